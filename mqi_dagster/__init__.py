@@ -1,0 +1,1 @@
+"""Delivered proton beams become verified DICOM RT Doses, as Dagster assets."""

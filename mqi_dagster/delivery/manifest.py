@@ -1,0 +1,108 @@
+"""The validated inventory of a case: what `case_manifest` publishes and every later step reads.
+
+Real paths stand here and nowhere else; the file is written with mode 0600.
+"""
+
+from __future__ import annotations
+
+from datetime import datetime
+from pathlib import Path
+from typing import Annotated
+
+from pydantic import BaseModel, ConfigDict, Field
+
+Sha256 = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
+
+
+class Part(BaseModel):
+    """A part of the manifest: immutable, without unknown keys."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class FileEntry(Part):
+    """One input file."""
+
+    path: Path
+    sha256: Sha256
+    size: int
+
+
+class RecordPart(Part):
+    """One machine record (`.ptn`) of a layer; a resumed layer has two, in time order."""
+
+    delivery: int
+    """1-based number of the delivery in time order within the case."""
+    range_code: int
+    """DOSE1_RANGE of PlanRange."""
+    rows: int
+    record: FileEntry
+    machine_plan: FileEntry | None
+    """The `.mgn`, where the machine wrote one."""
+
+
+class LayerEntry(Part):
+    """One layer of a delivered beam."""
+
+    number: int
+    """LAYER_NO."""
+    energy_mev: float
+    planned_mu: float
+    delivered_mu: float
+    """Beam-on monitor units of all parts."""
+    parts: tuple[RecordPart, ...]
+
+
+class BeamEntry(Part):
+    """One delivered treatment beam."""
+
+    number: int
+    """DICOM BeamNumber."""
+    name: str
+    complete: bool
+    """Whether every planned layer was delivered."""
+    layers: tuple[LayerEntry, ...]
+
+
+class DeliveryEntry(Part):
+    """One folder that the machine wrote."""
+
+    number: int
+    folder: Path
+    beam_number: int
+    irradiated_at: datetime
+    """The machine's own time, in UTC."""
+    first_layer: int
+    last_layer: int
+    plan_info: FileEntry
+    plan_range: FileEntry
+    files: tuple[FileEntry, ...]
+
+
+class CaseManifest(Part):
+    """One fraction of one plan, checked."""
+
+    case: str
+    plan: FileEntry
+    plan_sop_instance_uid: str
+    machine_id: str
+    fraction: int
+    """The NNNN of the case key: order of first sight."""
+    clinical_fraction: int | None
+    """Order of delivery among the known fractions of the plan, as far as known."""
+    partial: bool
+    """Whether a treatment beam of the plan, or a layer of a delivered one, is absent."""
+    missing_beams: tuple[int, ...]
+    deliveries: tuple[DeliveryEntry, ...]
+    beams: tuple[BeamEntry, ...]
+    ct_series: tuple[FileEntry, ...] = ()
+    """The CT that came with the case, if any, by instance."""
+    duplicates: tuple[FileEntry, ...] = ()
+    """Files that repeat another's content byte for byte and were set aside."""
+
+    def beam(self, number: int) -> BeamEntry:
+        """The beam of a DICOM BeamNumber; KeyError if it was not delivered."""
+        for beam in self.beams:
+            if beam.number == number:
+                return beam
+        raise KeyError(number)

@@ -1,0 +1,179 @@
+"""The typed errors of the platform.
+
+Every error says where it happened by role (case, beam, delivery, layer, kind of file), never by a real
+path or a patient's identifier, and whether trying again can help.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, fields, replace
+from enum import StrEnum
+from typing import Self
+
+
+class Retry(StrEnum):
+    """What another try is worth."""
+
+    NEVER = "never"
+    """The same input gives the same error: a person has to change something."""
+    FROM_BUDGET = "from_budget"
+    """The engine failed: tried again until the attempt budget is used up."""
+    FOREVER = "forever"
+    """Infrastructure was lost: tried again without a limit, with back-off."""
+
+
+@dataclass(frozen=True, slots=True)
+class Where:
+    """The place of an error, named by role so that it can be logged anywhere."""
+
+    case: str | None = None
+    beam: str | None = None
+    delivery: int | None = None
+    """1-based number of the delivery in time order within its case."""
+    layer: int | None = None
+    kind: str | None = None
+    """Role of the file or step, for example ``record``, ``machine plan``, ``PlanRange``, ``RT plan``."""
+    sha256: str | None = None
+
+    def filled_from(self, other: Where) -> Where:
+        """This place, with the parts it does not know taken from ``other``."""
+        known = {f.name: getattr(self, f.name) for f in fields(self) if getattr(self, f.name) is not None}
+        return replace(other, **known)
+
+    def __str__(self) -> str:
+        parts = []
+        if self.case is not None:
+            parts.append(f"case {self.case}")
+        if self.beam is not None:
+            parts.append(f"beam {self.beam}")
+        if self.delivery is not None:
+            parts.append(f"delivery {self.delivery}")
+        if self.layer is not None:
+            parts.append(f"layer {self.layer}")
+        if self.kind is not None:
+            parts.append(self.kind)
+        if self.sha256 is not None:
+            parts.append(f"sha {self.sha256[:8]}")
+        return ", ".join(parts)
+
+
+class MqiError(Exception):
+    """Base of every error the platform raises on purpose.
+
+    Args:
+        message: What is wrong and, where it helps, what to do; without paths and identifiers.
+        where: The place by role.
+        first_cause: The text of the first error in the chain, if this one wraps another.
+    """
+
+    code = "error"
+    retry = Retry.NEVER
+
+    def __init__(self, message: str, *, where: Where | None = None, first_cause: str | None = None) -> None:
+        super().__init__(message)
+        self.message = message
+        self.where = where or Where()
+        self.first_cause = first_cause
+
+    def at(self, where: Where) -> Self:
+        """The same error with the unknown parts of its place filled in from ``where``."""
+        self.where = self.where.filled_from(where)
+        return self
+
+    def __str__(self) -> str:
+        place = str(self.where)
+        text = f"{place}: {self.message}" if place else self.message
+        return f"{text} (first cause: {self.first_cause})" if self.first_cause else text
+
+
+class ConfigurationError(MqiError):
+    """The site's settings or machine files are wrong or incomplete."""
+
+    code = "configuration"
+
+
+class InputError(MqiError):
+    """What arrived cannot be used as it is."""
+
+    code = "input"
+
+
+class PlanError(InputError):
+    """The RT Ion Plan cannot be read or contradicts itself."""
+
+    code = "plan"
+
+
+class DeliveryError(InputError):
+    """A delivery's files are missing, damaged, or contradict each other or the plan."""
+
+    code = "delivery"
+
+
+class UnknownMachineError(InputError):
+    """The plan names a machine, range shifter or range code that no machine file describes."""
+
+    code = "unknown-machine"
+
+
+class PrivacyError(InputError):
+    """An operation would have put a patient's identifier where it must not stand."""
+
+    code = "privacy"
+
+
+class EngineError(MqiError):
+    """The engine failed, or what it left behind is not a valid dose of this beam."""
+
+    code = "engine"
+    retry = Retry.FROM_BUDGET
+
+
+class EngineInputError(MqiError):
+    """The engine cannot be started with this input: energies outside the beam model, missing keys."""
+
+    code = "engine-input"
+
+
+class EngineTimeoutError(EngineError):
+    """The engine ran longer than its limit and was ended with its whole process group."""
+
+    code = "engine-timeout"
+
+
+class CommandError(MqiError):
+    """A site's own conversion command failed, hung, or left nothing usable behind."""
+
+    code = "command"
+
+
+class StoreError(MqiError):
+    """The store holds something other than its manifest says."""
+
+    code = "store"
+
+
+class DoseError(MqiError):
+    """A dose cannot be expressed as, or read back from, a DICOM RT Dose."""
+
+    code = "dose"
+
+
+class HandoverError(MqiError):
+    """A result could not be handed over, or the copy at the target differs."""
+
+    code = "handover"
+    retry = Retry.FOREVER
+
+
+class InfrastructureError(MqiError):
+    """A worker, disk, database or network was lost; the work itself is not to blame."""
+
+    code = "infrastructure"
+    retry = Retry.FOREVER
+
+
+class LeaseLostError(InfrastructureError):
+    """The lease passed to another owner, so this one must stop without touching the job."""
+
+    code = "lease-lost"

@@ -1,0 +1,97 @@
+"""A job, and what every executor can do with one."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from enum import StrEnum
+from pathlib import Path
+from typing import Protocol
+
+
+@dataclass(frozen=True, slots=True)
+class Job:
+    """One start of an engine."""
+
+    key: str
+    """Digest and attempt: submitting the same key twice finds the first job."""
+    name: str
+    """Beam key, for people."""
+    directory: Path
+    """Prepared inputs; also the working directory of the engine."""
+    manifest: Mapping[str, str]
+    """SHA-256 of every input by path relative to ``directory``."""
+    argv: tuple[str, ...]
+    outputs: tuple[str, ...]
+    """Wanted outputs, relative to ``directory``."""
+    log: str
+    """The engine's stdout and stderr, relative to ``directory``."""
+    timeout_seconds: float
+    environment: Mapping[str, str] = field(default_factory=dict)
+
+
+class JobState(StrEnum):
+    """State of a job, whatever runs it."""
+
+    WAITING = "waiting"
+    RUNNING = "running"
+    SUCCEEDED = "succeeded"
+    """The engine ended and its outputs exist; whether they are a valid dose is checked elsewhere."""
+    FAILED = "failed"
+    TIMED_OUT = "timed_out"
+    CANCELLED = "cancelled"
+    LOST = "lost"
+    """The job is gone without a verdict."""
+
+    @property
+    def ended(self) -> bool:
+        """Whether the job will not change any more."""
+        return self not in (JobState.WAITING, JobState.RUNNING)
+
+
+@dataclass(frozen=True, slots=True)
+class JobHandle:
+    """How to find a submitted job again; kept in the ledger as text."""
+
+    executor: str
+    job_id: str
+    """`<pid>:<start time>` locally, the Slurm job id on a cluster."""
+
+
+@dataclass(frozen=True, slots=True)
+class JobStatus:
+    """What a poll saw."""
+
+    state: JobState
+    exit_code: int | None = None
+    reason: str = ""
+
+
+class Executor(Protocol):
+    """Runs jobs; every operation may be repeated."""
+
+    name: str
+
+    def submit(self, job: Job) -> JobHandle:
+        """Start the job, or find it if its key was submitted before."""
+        ...
+
+    def poll(self, job: Job, handle: JobHandle) -> JobStatus:
+        """State of the job now."""
+        ...
+
+    def tail(self, job: Job, handle: JobHandle, offset: int) -> bytes:
+        """The log from a byte offset on; empty where there is nothing new."""
+        ...
+
+    def fetch(self, job: Job, handle: JobHandle) -> dict[str, Path]:
+        """Verified local paths of the outputs by their relative name.
+
+        Raises:
+            EngineError: A wanted output is missing or empty.
+        """
+        ...
+
+    def cancel(self, job: Job, handle: JobHandle) -> None:
+        """End the job and everything it started; returns when it is confirmed ended."""
+        ...

@@ -1,0 +1,219 @@
+"""The machine files: what one treatment machine's numbers mean.
+
+A machine file (YAML) holds the calibration of the delivery record, the timing of the scanned beam and the
+beam model for the engine. Code never holds such a number.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import yaml
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+
+from mqi_dagster.errors import ConfigurationError, UnknownMachineError
+
+Positive = Annotated[float, Field(gt=0)]
+
+
+class Section(BaseModel):
+    """A part of a machine file: immutable, without unknown keys."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class EnergyTable(Section):
+    """A quantity over the nominal energy, interpolated linearly and never extrapolated."""
+
+    energy_mev: tuple[Positive, ...]
+    value: tuple[float, ...]
+
+    @model_validator(mode="after")
+    def _ascending(self) -> EnergyTable:
+        if len(self.energy_mev) != len(self.value) or len(self.value) < 2:
+            raise ValueError("energy_mev and value must have the same length, at least 2")
+        if any(b <= a for a, b in zip(self.energy_mev, self.energy_mev[1:], strict=False)):
+            raise ValueError("energy_mev must ascend")
+        return self
+
+    def covers(self, energy_mev: float) -> bool:
+        """Whether the energy [MeV] lies inside the table."""
+        return self.energy_mev[0] <= energy_mev <= self.energy_mev[-1]
+
+    def at(self, energy_mev: float) -> float:
+        """The value at an energy [MeV].
+
+        Raises:
+            ConfigurationError: The energy lies outside the table.
+        """
+        if not self.covers(energy_mev):
+            raise ConfigurationError(
+                f"energy {energy_mev:g} MeV lies outside the table"
+                f" {self.energy_mev[0]:g} to {self.energy_mev[-1]:g} MeV"
+            )
+        for low, high, a, b in zip(
+            self.energy_mev, self.energy_mev[1:], self.value, self.value[1:], strict=False
+        ):
+            if energy_mev <= high:
+                return a + (b - a) * (energy_mev - low) / (high - low)
+        raise AssertionError("unreachable: covers() bounds the energy")
+
+
+class Record(Section):
+    """Calibration of the machine record (``.ptn``): position = (raw - offset) * gain at the isocentre plane."""
+
+    x_offset: int
+    y_offset: int
+    x_gain_mm: Positive
+    y_gain_mm: Positive
+    row_period_ms: Positive
+    mu_per_count: Positive
+    """Monitor units per count of dose monitor 1 in range code 2."""
+
+
+class Preset(Section):
+    """Calibration of the machine plan (``.mgn``)."""
+
+    x_offset: int
+    y_offset: int
+    x_gain_mm: Positive
+    y_gain_mm: Positive
+
+
+class Timing(Section):
+    """The planned timeline of a line-scanned layer (physics.md 4)."""
+
+    speed_cm_s: Positive = 2000.0
+    minimum_dose_rate_mu_s: Positive
+    maximum_dose_rate_mu_s: EnergyTable
+    """Highest dose rate of the machine over the energy [MU/s]."""
+
+
+class BeamModel(Section):
+    """What the engine needs to know of the beam in front of the patient."""
+
+    nozzle_to_isocenter_mm: Positive
+    mean_energy_mev: EnergyTable
+    energy_spread_mev: EnergyTable
+    """One standard deviation [MeV]."""
+    spot_sigma_mm: EnergyTable
+    """One standard deviation in air at the isocentre [mm]."""
+    angular_spread_rad: EnergyTable
+    """Divergence of the spot [rad], one standard deviation."""
+    protons_per_mu: EnergyTable
+    """Protons per monitor unit; only relative where ``commissioned`` is false."""
+    commissioned: bool
+    """Whether ``protons_per_mu`` is absolute, so that the dose is in Gy."""
+
+
+class RangeShifter(Section):
+    """One range shifter, addressed by its RangeShifterID."""
+
+    water_equivalent_thickness_mm: Positive
+    thickness_mm: Positive
+
+
+class Machine(Section):
+    """One treatment machine as its file describes it."""
+
+    id: Annotated[str, Field(pattern=r"^[A-Za-z0-9_-]+$")]
+    names: Annotated[tuple[str, ...], Field(min_length=1)]
+    """Every TreatmentMachineName that means this machine."""
+    nozzle: str
+    sad_mm: tuple[Positive, Positive]
+    """Virtual source-axis distances in x and y [mm]."""
+    range_shifter_offset_mm: float
+    """Added to the snout position where a range shifter is in the beam [mm]."""
+    gantry_number: int | None
+    """moqui's GantryNum; null where moqui has no model of this machine."""
+    exports_aperture: bool
+    """Whether block and MLC are exported beside the plan CSVs."""
+    monitor_full_scale_na: dict[int, Positive]
+    """Full scale of the dose monitor for each range code [nA]."""
+    record: Record
+    preset: Preset
+    timing: Timing
+    range_shifters: dict[str, RangeShifter]
+    beam_model: BeamModel
+
+    def range_factor(self, code: int) -> float:
+        """Monitor factor of a range code relative to code 2 (physics.md 2).
+
+        Raises:
+            UnknownMachineError: The machine has no such range code.
+        """
+        if code not in self.monitor_full_scale_na:
+            known = ", ".join(str(c) for c in sorted(self.monitor_full_scale_na))
+            raise UnknownMachineError(f"range code {code} is unknown to machine {self.id} (known: {known})")
+        return self.monitor_full_scale_na[code] / self.monitor_full_scale_na[2]
+
+    def range_shifter(self, shifter_id: str) -> RangeShifter:
+        """The range shifter of an ID.
+
+        Raises:
+            UnknownMachineError: The machine file does not describe it.
+        """
+        if shifter_id not in self.range_shifters:
+            raise UnknownMachineError(f"range shifter {shifter_id} is unknown to machine {self.id}")
+        return self.range_shifters[shifter_id]
+
+    def protons_per_count(self, energy_mev: float) -> float:
+        """K(E): protons per count of dose monitor 1 in range code 2."""
+        return self.beam_model.protons_per_mu.at(energy_mev) * self.record.mu_per_count
+
+
+class Machines:
+    """The machines a site has, found by TreatmentMachineName."""
+
+    def __init__(self, machines: list[Machine]) -> None:
+        self._by_name: dict[str, Machine] = {}
+        for machine in machines:
+            for name in machine.names:
+                if name in self._by_name:
+                    raise ConfigurationError(
+                        f"machine name {name} stands in two machine files:"
+                        f" {self._by_name[name].id} and {machine.id}"
+                    )
+                self._by_name[name] = machine
+        self.all = tuple(machines)
+
+    def named(self, name: str) -> Machine:
+        """The machine of a TreatmentMachineName.
+
+        Raises:
+            UnknownMachineError: No machine file names it.
+        """
+        if name not in self._by_name:
+            known = ", ".join(sorted(self._by_name)) or "none"
+            raise UnknownMachineError(f"machine {name or '(empty)'} is unknown (known: {known})")
+        return self._by_name[name]
+
+
+def read_machine(path: Path) -> Machine:
+    """Read one machine file.
+
+    Raises:
+        ConfigurationError: It is not YAML, lacks a key, has an unknown one, or a value out of range.
+    """
+    try:
+        content = yaml.safe_load(path.read_text(encoding="utf-8"))
+        return Machine.model_validate(content)
+    except (OSError, yaml.YAMLError, ValidationError) as error:
+        raise ConfigurationError(f"machine file {path.name}: {error}") from error
+
+
+def read_machines(folder: Path, only: tuple[str, ...] | None = None) -> Machines:
+    """Read every machine file (``*.yaml``) of a folder.
+
+    Args:
+        folder: The folder of the machine files.
+        only: File stems to read; all where None.
+
+    Raises:
+        ConfigurationError: The folder holds none, one cannot be read, or two claim the same name.
+    """
+    paths = [folder / f"{stem}.yaml" for stem in only] if only is not None else sorted(folder.glob("*.yaml"))
+    if not paths:
+        raise ConfigurationError(f"no machine files (*.yaml) in {folder.name}")
+    return Machines([read_machine(path) for path in paths])

@@ -61,7 +61,7 @@ class EnergyTable(Section):
 
 
 class Record(Section):
-    """Calibration of the machine record (``.ptn``): position = (raw - offset) * gain at the isocentre plane."""
+    """Calibration of the machine record (``.ptn``): position = (raw - offset) * gain, at the isocentre."""
 
     x_offset: int
     y_offset: int

@@ -174,7 +174,7 @@ class EngineProfile(Section):
     output_format: OutputFormat = Field(OutputFormat.MHD, description="`raw` or `mhd` (with header).")
     output_child: Annotated[int, Field(ge=1)] | None = Field(
         None,
-        description="Index in the output's name `<beam>_<index>_<scorer>`; null: 2 in 2 cm mode, else 1.",
+        description="Index in the output's name `<beam>_<index>_<scorer>`; null: see docs.",
     )
     absolute_paths: bool = Field(True, description="`UseAbsolutePath` of the TPS file.")
     histories_scale_power: Annotated[int, Field(ge=0, le=2)] = Field(
@@ -183,7 +183,7 @@ class EngineProfile(Section):
     reports_histories: bool = Field(True, description="Prints `Total histories (Particles)`.")
     reads_beam_model: bool = Field(False, description="Reads the beam model of the machine file.")
     success_exit_codes: tuple[int, ...] = Field(
-        (0,), description="Exit codes after which output is looked at."
+        (0,), description="Exit codes worth looking at the output."
     )
     patient_ct: bool = Field(False, description="Can simulate in a patient CT given as DICOM.")
     needs_gpu: bool = Field(False, description="Whether it needs a GPU rather than a CPU slot.")
@@ -225,7 +225,7 @@ class Embedded(Section):
         4, description="Independent single-thread parts of a simulation; fixed, so that results repeat."
     )
     cache: Path | None = Field(
-        None, description="Where the engine is unpacked; null: the user's cache folder."
+        None, description="Where the engine is unpacked; null: user cache."
     )
 
 
@@ -311,7 +311,7 @@ class Handover(Section):
             raise ValueError("known placeholders are <case>, <beam> and <beam_number>")
         if "<beam>" not in value and "<beam_number>" not in value:
             raise ValueError(
-                "the template must contain <beam> or <beam_number>: beams would overwrite each other"
+                "the template must contain <beam> or <beam_number>: beams would collide"
             )
         if "<case>" not in value:
             raise ValueError("the template must contain <case>: cases would overwrite each other")

@@ -1,0 +1,75 @@
+# Everything a person types. `make demo` and `make test` each work as the first command on a fresh clone.
+SHELL := /bin/bash
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+SITE ?= site
+
+.PHONY: install install-dev demo stop dev test test-all mutate lint docs benchmarks clean
+
+help:
+	@echo "make demo      a generated case through the whole platform, and its pages"
+	@echo "make test      the default suite"
+	@echo "make test-all  also what needs a browser or minutes"
+	@echo "make dev       Dagster's pages, daemon and code location of the site in ./$(SITE)"
+	@echo "make stop      end what demo or dev started"
+	@echo "make mutate    prove that the tests notice wrong code"
+
+$(VENV)/.base:
+	@$(PYTHON) -c 'import sys; sys.exit(0 if (3, 11) <= sys.version_info[:2] <= (3, 13) else "Python 3.11 to 3.13 is needed")'
+	@$(PYTHON) -c 'import venv, ensurepip' 2>/dev/null || { \
+	  echo "python3 has no venv: install Debian's package python3-venv (apt-get install python3-venv)" >&2; exit 1; }
+	@$(PYTHON) -m venv $(VENV)
+	@touch $@
+
+$(VENV)/.installed: requirements.lock pyproject.toml | $(VENV)/.base
+	@echo "installing the run-time requirements into $(VENV)"
+	@$(BIN)/pip install --quiet --disable-pip-version-check --require-hashes -r requirements.lock
+	@$(BIN)/pip install --quiet --disable-pip-version-check --no-deps --editable .
+	@touch $@
+
+$(VENV)/.installed-dev: requirements-dev.lock $(VENV)/.installed
+	@echo "installing the development requirements into $(VENV)"
+	@$(BIN)/pip install --quiet --disable-pip-version-check --require-hashes -r requirements-dev.lock
+	@touch $@
+
+install: $(VENV)/.installed
+
+install-dev: $(VENV)/.installed-dev
+
+demo: install
+	@$(BIN)/mqi demo --site $(SITE)
+
+dev: install
+	@test -f $(SITE)/mqi.yaml || $(BIN)/mqi init $(SITE)
+	@$(BIN)/mqi dev --site $(SITE)
+
+stop: install
+	@$(BIN)/mqi stop --site $(SITE)
+
+test: install-dev
+	@$(BIN)/python -m pytest -m "not slow" -n 2 --durations=$(or $(DURATIONS),0) --durations-min=$(or $(DURATIONS_MIN),5)
+
+test-all: install-dev
+	@tests/system-packages
+	@$(BIN)/python -m pytest -m slow --durations=0
+	@$(MAKE) --no-print-directory mutate
+
+mutate: install-dev
+	@$(BIN)/python tests/mutate.py
+
+lint: install-dev
+	@$(BIN)/ruff check .
+	@$(BIN)/ruff format --check .
+	@$(BIN)/mypy
+	@$(BIN)/lint-imports
+
+docs: install
+	@$(BIN)/mqi settings-reference > docs/settings.md
+
+benchmarks: install-dev
+	@$(BIN)/python benchmarks/interpret.py
+	@$(BIN)/python benchmarks/overhead.py
+
+clean:
+	@rm -rf $(VENV) build .pytest_cache .mypy_cache .ruff_cache .hypothesis

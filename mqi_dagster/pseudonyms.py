@@ -1,0 +1,101 @@
+"""Names that say nothing about a patient: keyed hashes of identifiers, under the secret of the site."""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+import hmac
+import os
+import re
+import secrets
+from pathlib import Path
+
+from mqi_dagster.errors import ConfigurationError, PrivacyError
+
+SECRET_BYTES = 32
+PLAN_PREFIX = "P"
+UNREADABLE_PREFIX = "X"
+
+
+class Pseudonyms:
+    """Keyed hashes of identifiers.
+
+    Args:
+        secret: The site's key, at least 16 bytes.
+    """
+
+    def __init__(self, secret: bytes) -> None:
+        if len(secret) < 16:
+            raise ConfigurationError("the site's secret is shorter than 16 bytes; run `mqi init` for a new one")
+        self._secret = secret
+
+    def keyed(self, *parts: str) -> str:
+        """Keyed SHA-256 of the parts, hexadecimal."""
+        message = "\x1f".join(parts).encode("utf-8")
+        return hmac.new(self._secret, message, hashlib.sha256).hexdigest()
+
+    def _short(self, *parts: str) -> str:
+        digest = bytes.fromhex(self.keyed(*parts))
+        return base64.b32encode(digest).decode("ascii")[:9]
+
+    def plan(self, sop_instance_uid: str) -> str:
+        """``P`` and 9 base-32 characters for a plan's SOP Instance UID."""
+        return PLAN_PREFIX + self._short("plan", sop_instance_uid)
+
+    def unreadable(self, relative_path: str) -> str:
+        """``X`` and 9 base-32 characters for an arrival without exactly one readable plan."""
+        return UNREADABLE_PREFIX + self._short("arrival", relative_path)
+
+
+def folder_name_key(name: str, patient_id: str) -> str:
+    """A folder name as the plan part of a case key.
+
+    Every character outside ``[A-Za-z0-9.-]`` becomes ``-`` and 8 hexadecimal characters of the name's hash
+    follow where anything was replaced, so that different names stay different.
+
+    Raises:
+        PrivacyError: The name contains the patient ID.
+    """
+    if patient_id and patient_id.lower() in name.lower():
+        raise PrivacyError("the folder name contains the patient ID; set site.case_names to pseudonym")
+    safe = re.sub(r"[^A-Za-z0-9.-]", "-", name)
+    if safe != name or not safe.strip(".-"):
+        safe = f"{safe.strip('.-') or 'case'}-{hashlib.sha256(name.encode('utf-8')).hexdigest()[:8]}"
+    return safe
+
+
+def read_secret(path: Path) -> bytes:
+    """The site's secret.
+
+    Raises:
+        ConfigurationError: The file is missing, open to others, or too short.
+    """
+    try:
+        mode = path.stat().st_mode & 0o777
+        text = path.read_text(encoding="ascii").strip()
+    except (OSError, UnicodeDecodeError) as error:
+        raise ConfigurationError("the site's secret cannot be read; run `mqi init` to make one") from error
+    if mode & 0o077:
+        raise ConfigurationError(f"the site's secret has mode {mode:04o}; make it 0600")
+    try:
+        return bytes.fromhex(text)
+    except ValueError as error:
+        raise ConfigurationError("the site's secret is not hexadecimal") from error
+
+
+def make_secret(path: Path) -> None:
+    """Write a new secret with mode 0600; an existing one stays."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    beside = path.with_name(f".{path.name}.{os.getpid()}")
+    descriptor = os.open(beside, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
+    try:
+        with os.fdopen(descriptor, "w", encoding="ascii") as stream:
+            stream.write(secrets.token_hex(SECRET_BYTES) + "\n")
+            stream.flush()
+            os.fsync(stream.fileno())
+        try:
+            os.link(beside, path)
+        except FileExistsError:
+            return
+    finally:
+        beside.unlink()

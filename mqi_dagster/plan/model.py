@@ -81,7 +81,7 @@ class PlanBeam:
     """In the patient's DICOM axes [mm]."""
     snout_position_mm: float
     meterset_mu: float
-    """BeamMeterset of the fraction group."""
+    """BeamMeterset of the fraction group; the unrounded weights where it is only their rounded copy."""
     range_shifters: tuple[PlanRangeShifter, ...]
     blocks: tuple[Block, ...]
     mlc: MultileafCollimator | None

@@ -1,0 +1,152 @@
+"""Arrivals: what came in, why it waits, and what was asked of Dagster for it."""
+
+from __future__ import annotations
+
+from collections.abc import Collection
+from dataclasses import dataclass
+from datetime import datetime
+
+from sqlalchemy import Row, Select, delete, insert, select, update
+
+from mqi_dagster.errors import InfrastructureError
+from mqi_dagster.ledger.database import Database
+from mqi_dagster.ledger.tables import ARRIVAL
+
+
+@dataclass(frozen=True, slots=True)
+class Arrival:
+    """One case as it was last seen in the inbox."""
+
+    case: str
+    arrival: str
+    """Keyed hash of the place in the inbox."""
+    fingerprint: str
+    ready: bool
+    reason: str
+    """Why it waits; empty where it does not."""
+    priority: int
+    first_seen: datetime
+    changed_at: datetime
+    next_check: datetime | None
+    requested_fingerprint: str | None
+    requested_at: datetime | None
+
+    @property
+    def is_open(self) -> bool:
+        """Whether a run has to be asked for."""
+        return self.ready and self.fingerprint != self.requested_fingerprint
+
+
+def _arrival(row: Row[tuple[object, ...]]) -> Arrival:
+    return Arrival(**row._mapping)
+
+
+class ArrivalRows(Database):
+    """The arrivals of the inbox, one row a case."""
+
+    def see_arrival(
+        self,
+        arrival: str,
+        case: str,
+        fingerprint: str,
+        ready: bool,
+        reason: str,
+        next_check: datetime | None,
+        priority: int = 0,
+    ) -> Arrival:
+        """Write down what the inbox shows of a case now; the time of first sight stays.
+
+        Args:
+            arrival: Keyed hash of the place in the inbox.
+            case: Case key.
+            fingerprint: Changes with every change of the files.
+            ready: Whether it can be taken.
+            reason: Why it waits, without paths; empty where it is ready.
+            next_check: When to look again, for people; None where nothing is waited for.
+            priority: Higher ones are taken first.
+        """
+        seen = {
+            "arrival": arrival,
+            "fingerprint": fingerprint,
+            "ready": ready,
+            "reason": reason,
+            "next_check": next_check,
+            "priority": priority,
+        }
+        query = select(ARRIVAL).where(ARRIVAL.c.case == case)
+        with self._read() as connection:
+            row = connection.execute(query).one_or_none()
+        # A scan meets every arrival again and again: only a change is worth a write.
+        if row is not None and all(row._mapping[name] == value for name, value in seen.items()):
+            return _arrival(row)
+        with self._write() as connection:
+            now = self._clock()
+            changed = connection.execute(
+                update(ARRIVAL).where(ARRIVAL.c.case == case).values(**seen, changed_at=now)
+            )
+            if changed.rowcount == 0:
+                connection.execute(insert(ARRIVAL).values(case=case, **seen, first_seen=now, changed_at=now))
+            return _arrival(connection.execute(query).one())
+
+    def open_arrivals(self, limit: int) -> list[Arrival]:
+        """Cases that are ready and for whose present files no run was asked yet, most urgent first."""
+        return self._arrivals(
+            select(ARRIVAL)
+            .where(ARRIVAL.c.ready, ARRIVAL.c.fingerprint.is_distinct_from(ARRIVAL.c.requested_fingerprint))
+            .order_by(ARRIVAL.c.priority.desc(), ARRIVAL.c.first_seen, ARRIVAL.c.case)
+            .limit(limit)
+        )
+
+    def waiting_arrivals(self) -> list[Arrival]:
+        """Cases that cannot be taken yet, oldest first."""
+        return self._arrivals(
+            select(ARRIVAL).where(~ARRIVAL.c.ready).order_by(ARRIVAL.c.first_seen, ARRIVAL.c.case)
+        )
+
+    def all_arrivals(self) -> list[Arrival]:
+        """Every case that was ever seen, oldest first."""
+        return self._arrivals(select(ARRIVAL).order_by(ARRIVAL.c.first_seen, ARRIVAL.c.case))
+
+    def arrival(self, case: str) -> Arrival | None:
+        """One case, or None where it was never seen."""
+        found = self._arrivals(select(ARRIVAL).where(ARRIVAL.c.case == case))
+        return found[0] if found else None
+
+    def mark_requested(self, case: str, fingerprint: str) -> None:
+        """Note that a run was asked for these files of the case.
+
+        Raises:
+            InfrastructureError: The case was never seen.
+        """
+        with self._write() as connection:
+            marked = connection.execute(
+                update(ARRIVAL)
+                .where(ARRIVAL.c.case == case)
+                .values(requested_fingerprint=fingerprint, requested_at=self._clock())
+            )
+            if marked.rowcount == 0:
+                raise InfrastructureError(f"case {case} was requested but never seen")
+
+    def forget_unrequested(self, arrival: str, keep: Collection[str]) -> int:
+        """Drop what a place in the inbox was taken for before it could be read.
+
+        Args:
+            arrival: Keyed hash of the place.
+            keep: Cases that it holds now.
+
+        Returns:
+            How many cases were dropped; those for which a run was ever asked stay.
+        """
+        with self._write() as connection:
+            dropped = connection.execute(
+                delete(ARRIVAL).where(
+                    ARRIVAL.c.arrival == arrival,
+                    ARRIVAL.c.case.not_in(sorted(keep)),
+                    ARRIVAL.c.requested_fingerprint.is_(None),
+                )
+            )
+            return int(dropped.rowcount)
+
+    def _arrivals(self, query: Select[tuple[object, ...]]) -> list[Arrival]:
+        with self._read() as connection:
+            return [_arrival(row) for row in connection.execute(query).all()]

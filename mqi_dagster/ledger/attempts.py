@@ -1,0 +1,139 @@
+"""Attempts: the starts of the engine for a beam."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from datetime import datetime
+from enum import StrEnum
+
+from sqlalchemy import Row, func, insert, select, update
+
+from mqi_dagster.errors import LeaseLostError
+from mqi_dagster.ledger.database import Database
+from mqi_dagster.ledger.tables import ATTEMPT
+
+
+class Outcome(StrEnum):
+    """How an attempt ended."""
+
+    SUCCEEDED = "succeeded"
+    FAILED = "failed"
+    """The engine failed: the only outcome that costs budget."""
+    CANCELLED = "cancelled"
+    LOST = "lost"
+    """The worker or another part of the infrastructure went away."""
+
+
+@dataclass(frozen=True, slots=True)
+class Attempt:
+    """One start of the engine for a beam, continued by every run that takes it over."""
+
+    id: int
+    beam: str
+    digest: str
+    number: int
+    run_id: str
+    started_at: datetime
+    ended_at: datetime | None
+    outcome: Outcome | None
+    cause: str | None
+
+    @property
+    def job_key(self) -> str:
+        """Key of the attempt's job: the same for every run that continues it."""
+        return f"{self.digest}-{self.number}"
+
+
+def _attempt(row: Row[tuple[object, ...]]) -> Attempt:
+    values = dict(row._mapping)
+    values["outcome"] = None if values["outcome"] is None else Outcome(values["outcome"])
+    return Attempt(**values)
+
+
+class AttemptRows(Database):
+    """The attempts of every beam; nothing that ended is ever overwritten."""
+
+    def begin_attempt(self, beam: str, digest: str, run_id: str) -> Attempt:
+        """The attempt that a run works on.
+
+        An unfinished one is continued and its run replaced. After a failure the number rises; after any
+        other end a new row carries the same number, so that the history stays.
+
+        Args:
+            beam: Beam key.
+            digest: Digest of what is to be made.
+            run_id: The run that works on it from now on.
+        """
+        with self._write() as connection:
+            last = connection.execute(
+                select(ATTEMPT)
+                .where(ATTEMPT.c.beam == beam, ATTEMPT.c.digest == digest)
+                .order_by(ATTEMPT.c.id.desc())
+                .limit(1)
+            ).one_or_none()
+            if last is not None and last.outcome is None:
+                row_id = int(last.id)
+                connection.execute(update(ATTEMPT).where(ATTEMPT.c.id == row_id).values(run_id=run_id))
+            else:
+                number = 1
+                if last is not None:
+                    number = int(last.number) + (1 if last.outcome == Outcome.FAILED else 0)
+                made = connection.execute(
+                    insert(ATTEMPT)
+                    .values(beam=beam, digest=digest, number=number, run_id=run_id, started_at=self._clock())
+                    .returning(ATTEMPT.c.id)
+                )
+                row_id = int(made.scalar_one())
+            return _attempt(connection.execute(select(ATTEMPT).where(ATTEMPT.c.id == row_id)).one())
+
+    def end_attempt(self, attempt: Attempt, outcome: Outcome | str, cause: str | None = None) -> Attempt:
+        """Write down how an attempt ended; saying the same twice changes nothing.
+
+        Args:
+            attempt: As its run knows it.
+            outcome: How it ended.
+            cause: Text of the first error, without paths and identifiers.
+
+        Raises:
+            LeaseLostError: Another run continues the attempt, or it has ended in another way.
+        """
+        ended = Outcome(outcome)
+        with self._write() as connection:
+            connection.execute(
+                update(ATTEMPT)
+                .where(
+                    ATTEMPT.c.id == attempt.id,
+                    ATTEMPT.c.run_id == attempt.run_id,
+                    ATTEMPT.c.outcome.is_(None),
+                )
+                .values(outcome=ended.value, cause=cause, ended_at=self._clock())
+            )
+            now = _attempt(connection.execute(select(ATTEMPT).where(ATTEMPT.c.id == attempt.id)).one())
+        if now.run_id != attempt.run_id:
+            raise LeaseLostError(f"attempt {now.number} of beam {now.beam} has passed to another run")
+        if now.outcome is not ended:
+            raise LeaseLostError(f"attempt {now.number} of beam {now.beam} has already ended: {now.outcome}")
+        return now
+
+    def attempts(self, beam: str) -> list[Attempt]:
+        """Every attempt of a beam, oldest first."""
+        with self._read() as connection:
+            rows = connection.execute(
+                select(ATTEMPT).where(ATTEMPT.c.beam == beam).order_by(ATTEMPT.c.id)
+            ).all()
+        return [_attempt(row) for row in rows]
+
+    def failures(self, beam: str, digest: str) -> int:
+        """How many attempts at this digest the engine has failed."""
+        with self._read() as connection:
+            return int(
+                connection.execute(
+                    select(func.count())
+                    .select_from(ATTEMPT)
+                    .where(
+                        ATTEMPT.c.beam == beam,
+                        ATTEMPT.c.digest == digest,
+                        ATTEMPT.c.outcome == Outcome.FAILED.value,
+                    )
+                ).scalar_one()
+            )

@@ -1,0 +1,192 @@
+"""Opening the ledger's database, and the one way to read from and write to it.
+
+The same code works on SQLite and PostgreSQL. Writes happen one at a time on both: a ``BEGIN IMMEDIATE``
+there, an advisory lock for the length of the transaction here. No connection outlives its transaction, so
+that a ledger may be used from any thread and on both sides of a fork.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, nullcontext
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any, Self
+
+from sqlalchemy import Connection, Engine, NullPool, create_engine, event, inspect, text
+from sqlalchemy.engine import URL, make_url
+from sqlalchemy.exc import ArgumentError, DBAPIError
+
+from mqi_dagster.errors import ConfigurationError, InfrastructureError
+from mqi_dagster.ledger.tables import REVISION, VERSION_TABLE
+
+_BUSY_SECONDS = 30
+_ADVISORY_KEY = 0x6D716C64
+_MIGRATIONS = Path(__file__).parent / "migrations"
+# Alembic keeps the revision it runs in module globals.
+_ALEMBIC = threading.Lock()
+
+
+def utc_now() -> datetime:
+    """The time of this machine, in UTC."""
+    return datetime.now(UTC)
+
+
+def sqlite_url(path: Path) -> str:
+    """The URL of a ledger in the file ``path``."""
+    return URL.create("sqlite", database=str(path.absolute())).render_as_string(hide_password=False)
+
+
+class Database:
+    """A database at the newest revision, with read and write transactions.
+
+    Args:
+        engine: Where to connect to.
+        clock: Tells the time in UTC; replaced in tests.
+    """
+
+    def __init__(self, engine: Engine, clock: Callable[[], datetime] = utc_now) -> None:
+        self._engine = engine
+        self._clock = clock
+
+    @classmethod
+    def open(cls, url: str, clock: Callable[[], datetime] = utc_now) -> Self:
+        """Open the ledger, making or migrating its tables first where needed.
+
+        Args:
+            url: ``sqlite:////folder/ledger.db`` or ``postgresql://…``.
+            clock: Tells the time in UTC; replaced in tests.
+
+        Raises:
+            ConfigurationError: The URL is of no known kind, or a newer program has written the ledger.
+            InfrastructureError: The database cannot be reached.
+        """
+        engine = _engine(url)
+        with _plain_errors():
+            if _revision(engine) != REVISION:
+                _migrate(engine)
+        return cls(engine, clock)
+
+    def close(self) -> None:
+        """Let go of the database; safe to call twice."""
+        self._engine.dispose()
+
+    @contextmanager
+    def _read(self) -> Iterator[Connection]:
+        with _plain_errors(), self._engine.connect() as connection:
+            yield connection
+
+    @contextmanager
+    def _write(self) -> Iterator[Connection]:
+        with _plain_errors(), _writing(self._engine) as connection:
+            yield connection
+
+
+@contextmanager
+def _writing(engine: Engine) -> Iterator[Connection]:
+    with engine.connect().execution_options(mqi_writes=True) as connection, connection.begin():
+        if engine.dialect.name == "postgresql":
+            connection.execute(text("SELECT pg_advisory_xact_lock(:key)"), {"key": _ADVISORY_KEY})
+        yield connection
+
+
+@contextmanager
+def _plain_errors() -> Iterator[None]:
+    try:
+        yield
+    except DBAPIError as error:
+        reason = str(error.orig).strip().splitlines() or [type(error.orig).__name__]
+        raise InfrastructureError(f"the ledger's database failed: {reason[0]}") from None
+
+
+def _engine(url: str) -> Engine:
+    try:
+        parsed = make_url(url)
+    except ArgumentError:
+        raise ConfigurationError("the ledger's URL cannot be read") from None
+    if parsed.drivername == "postgresql":
+        # SQLAlchemy 2.1 reads the bare name as psycopg 3; Dagster brings psycopg 2.
+        parsed = parsed.set(drivername="postgresql+psycopg2")
+    if parsed.get_backend_name() == "sqlite":
+        if not parsed.database or parsed.database == ":memory:":
+            raise ConfigurationError("the ledger must be a file or a server, several processes share it")
+        engine = create_engine(
+            parsed, poolclass=NullPool, hide_parameters=True, connect_args={"timeout": _BUSY_SECONDS}
+        )
+        event.listen(engine, "connect", _prepare_sqlite)
+        event.listen(engine, "begin", _begin_sqlite)
+        return engine
+    if parsed.get_backend_name() == "postgresql":
+        return create_engine(parsed, poolclass=NullPool, hide_parameters=True)
+    raise ConfigurationError("the ledger lives in SQLite or PostgreSQL, the URL names neither")
+
+
+def _prepare_sqlite(dbapi_connection: Any, _record: object) -> None:
+    # The driver must not begin transactions of its own: `_begin_sqlite` decides of which kind they are.
+    dbapi_connection.isolation_level = None
+    for pragma in (f"busy_timeout = {_BUSY_SECONDS * 1000}", "synchronous = FULL", "foreign_keys = ON"):
+        dbapi_connection.execute(f"PRAGMA {pragma}").close()
+
+
+def _begin_sqlite(connection: Connection) -> None:
+    writes = connection.get_execution_options().get("mqi_writes", False)
+    connection.exec_driver_sql("BEGIN IMMEDIATE" if writes else "BEGIN")
+
+
+def _revision(engine: Engine) -> str | None:
+    """The revision of the database: None where there is no ledger yet."""
+    if engine.dialect.name == "sqlite" and not Path(str(engine.url.database)).exists():
+        return None
+    with engine.connect() as connection:
+        if not inspect(connection).has_table(VERSION_TABLE):
+            return None
+        found = connection.execute(text(f"SELECT version_num FROM {VERSION_TABLE}")).scalar_one_or_none()
+        return None if found is None else str(found)
+
+
+def _migrate(engine: Engine) -> None:
+    from alembic import command
+    from alembic.config import Config
+    from alembic.script import ScriptDirectory
+
+    config = Config()
+    config.set_main_option("script_location", str(_MIGRATIONS).replace("%", "%%"))
+    with _ALEMBIC, _opened_by_one(engine):
+        found = _revision(engine)
+        known = {script.revision for script in ScriptDirectory.from_config(config).walk_revisions()}
+        if found is not None and found not in known:
+            raise ConfigurationError(
+                f"the ledger is at revision {found}, which this version does not know: it was written by a "
+                "newer one; update this installation or restore the backup"
+            )
+        with _writing(engine) as connection:
+            config.attributes["connection"] = connection
+            command.upgrade(config, "head")
+
+
+@contextmanager
+def _opened_by_one(engine: Engine) -> Iterator[None]:
+    """On SQLite a lock file, since turning WAL on answers "locked" to a second process without waiting."""
+    if engine.dialect.name != "sqlite":
+        with nullcontext():
+            yield
+        return
+    path = Path(str(engine.url.database))
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        lock = os.open(path.with_name(f"{path.name}.lock"), os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX)
+            os.close(os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600))
+            with engine.connect() as connection:
+                driver = connection.connection.driver_connection
+                assert driver is not None
+                driver.execute("PRAGMA journal_mode = WAL").close()
+            yield
+        finally:
+            os.close(lock)
+    except OSError as error:
+        raise InfrastructureError(f"the ledger's file cannot be made: {error.strerror}") from None

@@ -1,0 +1,74 @@
+"""Fraction numbers: given once, in the order of first sight."""
+
+from __future__ import annotations
+
+from collections.abc import Collection
+
+from sqlalchemy import func, insert, select
+
+from mqi_dagster.errors import InputError
+from mqi_dagster.ledger.database import Database
+from mqi_dagster.ledger.tables import DELIVERY, FRACTION
+
+
+class FractionRows(Database):
+    """The fractions of every plan and the deliveries by which they are recognised."""
+
+    def fraction_number(self, plan: str, deliveries: Collection[str]) -> int:
+        """The number of the fraction that these deliveries are.
+
+        A fraction is recognised by any delivery it shares with what is known of the plan; otherwise it gets
+        the plan's next number. Numbers are never reused and never move.
+
+        Args:
+            plan: Pseudonym of the plan.
+            deliveries: Identities of the fraction's deliveries, as keyed hashes.
+
+        Raises:
+            InputError: There is no delivery, or they belong to two fractions already known.
+        """
+        wanted = sorted(set(deliveries))
+        if not wanted:
+            raise InputError("a fraction without a delivery has no number")
+        with self._write() as connection:
+            rows = connection.execute(
+                select(DELIVERY.c.delivery, DELIVERY.c.number).where(DELIVERY.c.plan == plan)
+            ).all()
+            known = {row.delivery: row.number for row in rows}
+            numbers = sorted({known[delivery] for delivery in wanted if delivery in known})
+            if len(numbers) > 1:
+                raise InputError(
+                    "these deliveries belong to fractions that are already known as "
+                    + " and ".join(str(number) for number in numbers)
+                )
+            if numbers:
+                number = int(numbers[0])
+            else:
+                last = connection.execute(
+                    select(func.max(FRACTION.c.number)).where(FRACTION.c.plan == plan)
+                ).scalar()
+                number = int(last or 0) + 1
+                connection.execute(
+                    insert(FRACTION).values(plan=plan, number=number, first_seen=self._clock())
+                )
+            new = [
+                {"plan": plan, "delivery": delivery, "number": number}
+                for delivery in wanted
+                if delivery not in known
+            ]
+            if new:
+                connection.execute(insert(DELIVERY), new)
+            return number
+
+    def fractions_of(self, plan: str) -> dict[int, frozenset[str]]:
+        """The known deliveries of every fraction of a plan, by fraction number."""
+        with self._read() as connection:
+            rows = connection.execute(
+                select(DELIVERY.c.number, DELIVERY.c.delivery)
+                .where(DELIVERY.c.plan == plan)
+                .order_by(DELIVERY.c.number)
+            ).all()
+        found: dict[int, set[str]] = {}
+        for row in rows:
+            found.setdefault(int(row.number), set()).add(str(row.delivery))
+        return {number: frozenset(deliveries) for number, deliveries in found.items()}

@@ -1,0 +1,1 @@
+"""The ledger's revisions, one file each."""

@@ -1,0 +1,101 @@
+"""Live progress: where every beam is while its engine runs."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from datetime import datetime
+
+from sqlalchemy import Row, insert, select, update
+
+from mqi_dagster.ledger.database import Database
+from mqi_dagster.ledger.tables import PROGRESS
+
+
+@dataclass(frozen=True, slots=True)
+class Progress:
+    """The newest report on a beam."""
+
+    beam: str
+    run_id: str
+    attempt: int
+    phase: str
+    batch: int | None
+    batches: int | None
+    percent: float
+    histories: float | None
+    message: str
+    updated_at: datetime
+
+
+def _progress(row: Row[tuple[object, ...]]) -> Progress:
+    return Progress(**row._mapping)
+
+
+class ProgressRows(Database):
+    """One row a beam; the newest report replaces the one before."""
+
+    def report(
+        self,
+        beam: str,
+        run_id: str,
+        phase: str,
+        batch: int | None = None,
+        batches: int | None = None,
+        percent: float = 0.0,
+        histories: float | None = None,
+        message: str = "",
+        *,
+        attempt: int = 1,
+    ) -> Progress:
+        """Write down how far a beam is.
+
+        Args:
+            beam: Beam key.
+            run_id: The run that works on it.
+            phase: What it is doing.
+            batch: Batch in work, from 1.
+            batches: Number of batches.
+            percent: 0 to 100; never goes back within one attempt of one run.
+            histories: Histories simulated so far.
+            message: For people, without paths and identifiers.
+            attempt: Number of the attempt.
+        """
+        if not math.isfinite(percent):
+            raise ValueError("percent is not a number")
+        bounded = min(100.0, max(0.0, percent))
+        query = select(PROGRESS).where(PROGRESS.c.beam == beam)
+        with self._write() as connection:
+            row = connection.execute(query).one_or_none()
+            if row is not None and (row.run_id, row.attempt) == (run_id, attempt):
+                bounded = max(bounded, row.percent)
+            values = {
+                "run_id": run_id,
+                "attempt": attempt,
+                "phase": phase,
+                "batch": batch,
+                "batches": batches,
+                "percent": bounded,
+                "histories": histories,
+                "message": message,
+                "updated_at": self._clock(),
+            }
+            if row is None:
+                connection.execute(insert(PROGRESS).values(beam=beam, **values))
+            else:
+                connection.execute(update(PROGRESS).where(PROGRESS.c.beam == beam).values(**values))
+            return _progress(connection.execute(query).one())
+
+    def progress(self, beam: str) -> Progress | None:
+        """The newest report on a beam."""
+        with self._read() as connection:
+            row = connection.execute(select(PROGRESS).where(PROGRESS.c.beam == beam)).one_or_none()
+        return None if row is None else _progress(row)
+
+    def all_progress(self) -> list[Progress]:
+        """The newest report on every beam, newest first."""
+        with self._read() as connection:
+            rows = connection.execute(
+                select(PROGRESS).order_by(PROGRESS.c.updated_at.desc(), PROGRESS.c.beam)
+            ).all()
+        return [_progress(row) for row in rows]

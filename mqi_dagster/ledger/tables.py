@@ -1,0 +1,144 @@
+"""The ledger's tables as the newest revision leaves them.
+
+No column holds a path, a UID or a patient's identifier: plans, deliveries and arrivals stand here as keyed
+hashes. Every table is named ``mqi_…``, so that the ledger can share a PostgreSQL database with Dagster.
+"""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime
+
+from sqlalchemy import (
+    Boolean,
+    Column,
+    DateTime,
+    Dialect,
+    Float,
+    ForeignKeyConstraint,
+    Index,
+    Integer,
+    MetaData,
+    String,
+    Table,
+    TypeDecorator,
+    UniqueConstraint,
+    text,
+)
+
+REVISION = "0001"
+VERSION_TABLE = "mqi_ledger_version"
+
+
+class UtcDateTime(TypeDecorator[datetime]):
+    """A moment in UTC: refuses naive values, and gives back aware ones on every database."""
+
+    impl = DateTime(timezone=True)
+    cache_ok = True
+
+    def process_bind_param(self, value: datetime | None, dialect: Dialect) -> datetime | None:
+        """The value as the database stores it."""
+        if value is None:
+            return None
+        if value.tzinfo is None:
+            raise ValueError("a moment without a time zone")
+        return value.astimezone(UTC)
+
+    def process_result_value(self, value: datetime | None, dialect: Dialect) -> datetime | None:
+        """The stored value as an aware one; SQLite keeps no zone."""
+        if value is None:
+            return None
+        return value.replace(tzinfo=UTC) if value.tzinfo is None else value.astimezone(UTC)
+
+
+METADATA = MetaData()
+
+FRACTION = Table(
+    "mqi_fraction",
+    METADATA,
+    Column("plan", String(200), primary_key=True),
+    Column("number", Integer, primary_key=True, autoincrement=False),
+    Column("first_seen", UtcDateTime, nullable=False),
+)
+
+DELIVERY = Table(
+    "mqi_delivery",
+    METADATA,
+    Column("plan", String(200), primary_key=True),
+    Column("delivery", String(200), primary_key=True),
+    Column("number", Integer, nullable=False),
+    ForeignKeyConstraint(["plan", "number"], ["mqi_fraction.plan", "mqi_fraction.number"]),
+)
+
+ARRIVAL = Table(
+    "mqi_arrival",
+    METADATA,
+    Column("case", String(200), primary_key=True),
+    Column("arrival", String(200), nullable=False),
+    Column("fingerprint", String(200), nullable=False),
+    Column("ready", Boolean, nullable=False),
+    Column("reason", String, nullable=False),
+    Column("priority", Integer, nullable=False),
+    Column("first_seen", UtcDateTime, nullable=False),
+    Column("changed_at", UtcDateTime, nullable=False),
+    Column("next_check", UtcDateTime),
+    Column("requested_fingerprint", String(200)),
+    Column("requested_at", UtcDateTime),
+)
+
+SLOT = Table(
+    "mqi_slot",
+    METADATA,
+    Column("host", String(200), primary_key=True),
+    Column("kind", String(20), primary_key=True),
+    Column("slot_index", Integer, primary_key=True, autoincrement=False),
+    Column("uuid", String(200), nullable=False),
+    Column("memory_mb", Integer, nullable=False),
+    Column("in_service", Boolean, nullable=False),
+    # The lease is the rest of the row: one per slot by the key, one per beam by the constraint.
+    Column("token", Integer, nullable=False),
+    Column("beam", String(200)),
+    Column("owner", String(200)),
+    Column("acquired_at", UtcDateTime),
+    Column("heartbeat_at", UtcDateTime),
+    Column("executor", String(50)),
+    Column("job_id", String(200)),
+    UniqueConstraint("beam", name="mqi_slot_beam"),
+)
+
+ATTEMPT = Table(
+    "mqi_attempt",
+    METADATA,
+    Column("id", Integer, primary_key=True),
+    Column("beam", String(200), nullable=False),
+    Column("digest", String(64), nullable=False),
+    Column("number", Integer, nullable=False),
+    Column("run_id", String(200), nullable=False),
+    Column("started_at", UtcDateTime, nullable=False),
+    Column("ended_at", UtcDateTime),
+    Column("outcome", String(20)),
+    Column("cause", String),
+    Index("mqi_attempt_beam", "beam", "digest"),
+    Index(
+        "mqi_attempt_unfinished",
+        "beam",
+        "digest",
+        unique=True,
+        sqlite_where=text("outcome IS NULL"),
+        postgresql_where=text("outcome IS NULL"),
+    ),
+)
+
+PROGRESS = Table(
+    "mqi_progress",
+    METADATA,
+    Column("beam", String(200), primary_key=True),
+    Column("run_id", String(200), nullable=False),
+    Column("attempt", Integer, nullable=False),
+    Column("phase", String(50), nullable=False),
+    Column("batch", Integer),
+    Column("batches", Integer),
+    Column("percent", Float, nullable=False),
+    Column("histories", Float),
+    Column("message", String, nullable=False),
+    Column("updated_at", UtcDateTime, nullable=False),
+)

@@ -1,1 +1,18 @@
+"""The results on disk: digests, manifests, publishing."""
 
+from mqi_dagster.store.digests import canonical_json, digest_of
+from mqi_dagster.store.files import sha256_file, write_atomically
+from mqi_dagster.store.published import FileEntry, Manifest, Published
+from mqi_dagster.store.store import LAYOUT, Store
+
+__all__ = [
+    "LAYOUT",
+    "FileEntry",
+    "Manifest",
+    "Published",
+    "Store",
+    "canonical_json",
+    "digest_of",
+    "sha256_file",
+    "write_atomically",
+]

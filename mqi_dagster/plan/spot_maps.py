@@ -66,7 +66,8 @@ def _little_endian(value: object) -> bytes:
     if isinstance(value, bytes | bytearray):
         return bytes(value)
     if isinstance(value, str | int):
-        return str(value).encode()
+        plain = str(value).encode()
+        return plain + b" " * (len(plain) % 2)
     several: list[Any] = list(value) if isinstance(value, Iterable) else [value]
     return encode_floats(np.array([float(item) for item in several], dtype=np.float64))
 

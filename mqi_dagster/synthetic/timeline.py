@@ -1,0 +1,48 @@
+"""The simulator's own timing of a line-scanned layer (physics.md 4, with rounding)."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from mqi_dagster.machine import Timing
+from mqi_dagster.synthetic.source import Floats, SourceLayer
+
+NO_MU = 1e-7
+"""Below this [MU] a spot is only passed through."""
+
+
+@dataclass(frozen=True, slots=True)
+class Timeline:
+    """When each spot of a layer ends [s], from the first one, and the layer's dose rate [MU/s]."""
+
+    spot_s: Floats
+    rate_mu_s: float
+
+    def lead_in_s(self, layer: SourceLayer) -> float:
+        """How long the beam stays on the first spot before its time, to deliver that spot's own MU.
+
+        A machine's own layers begin with a spot of weight 0, so that this is 0; other vendors' do not.
+        """
+        return float(layer.spot_mu[0]) / self.rate_mu_s
+
+
+def planned_timeline(layer: SourceLayer, timing: Timing) -> Timeline:
+    """The planned timeline of a layer.
+
+    Raises:
+        ConfigurationError: The machine's dose-rate table does not cover the layer's energy.
+    """
+    steps_cm = np.hypot(*np.diff(layer.positions_mm, axis=0).T) / 10.0
+    path_cm = np.rint(10.0 * steps_cm) / 10.0
+    mu = layer.spot_mu[1:]
+    moving = path_cm > 0
+    speed, slowest = timing.speed_cm_s, timing.minimum_dose_rate_mu_s
+    rates = speed * mu[moving] / path_cm[moving]
+    wanted = rates[rates >= slowest].min(initial=np.inf)
+    wanted = slowest if np.isinf(wanted) else float(wanted)
+    rate = min(wanted, max(timing.maximum_dose_rate_mu_s.at(layer.energy_mev), slowest))
+    travel_s = path_cm / speed
+    steps_s = np.where(mu < NO_MU, travel_s, np.maximum(mu / rate, travel_s))
+    return Timeline(np.concatenate([[0.0], np.cumsum(steps_s)]), rate)

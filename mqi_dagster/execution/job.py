@@ -28,6 +28,8 @@ class Job:
     """The engine's stdout and stderr, relative to ``directory``."""
     timeout_seconds: float
     environment: Mapping[str, str] = field(default_factory=dict)
+    success_exit_codes: tuple[int, ...] = (0,)
+    """Exit codes worth looking at the outputs."""
 
 
 class JobState(StrEnum):

@@ -10,11 +10,11 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
+from mqi_dagster.delivery.summary import InterpretedLayer
 from mqi_dagster.errors import ConfigurationError, EngineInputError, Where
 from mqi_dagster.machine import Machine
 from mqi_dagster.settings import CsvDialect, EngineProfile
@@ -24,17 +24,6 @@ MAXIMUM_LOSS = 1e-3
 
 _COLUMNS = 4
 """time, x, y, count."""
-
-
-class CountedLayer(Protocol):
-    """What has to be known of an interpreted layer."""
-
-    @property
-    def number(self) -> int: ...
-    @property
-    def energy_mev(self) -> float: ...
-    @property
-    def count_sum(self) -> int: ...
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,7 +43,7 @@ def simulates_in_integers(profile: EngineProfile) -> bool:
     return profile.histories_scale_power == 2
 
 
-def written_protons(layers: Sequence[CountedLayer], machine: Machine) -> float:
+def written_protons(layers: Sequence[InterpretedLayer], machine: Machine) -> float:
     """Sum of N * K(E) over the layers, with the counts N as they stand in the CSVs.
 
     Raises:
@@ -66,7 +55,7 @@ def written_protons(layers: Sequence[CountedLayer], machine: Machine) -> float:
     return total
 
 
-def _protons_per_count(layer: CountedLayer, machine: Machine) -> float:
+def _protons_per_count(layer: InterpretedLayer, machine: Machine) -> float:
     try:
         return machine.protons_per_count(layer.energy_mev)
     except ConfigurationError as error:
@@ -82,7 +71,7 @@ def truncated_histories(
 
 
 def request_histories(
-    layers: Sequence[CountedLayer],
+    layers: Sequence[InterpretedLayer],
     machine: Machine,
     profile: EngineProfile,
     *,
@@ -130,7 +119,7 @@ def request_histories(
 
 
 def _simulated(
-    layers: Sequence[CountedLayer], machine: Machine, counts: dict[int, NDArray[np.int64]], ratio: float
+    layers: Sequence[InterpretedLayer], machine: Machine, counts: dict[int, NDArray[np.int64]], ratio: float
 ) -> tuple[int, int, float]:
     total, worst, greatest = 0, layers[0].number, 0.0
     for layer in layers:

@@ -129,7 +129,9 @@ BLANK = (
 """What the class demands and may be empty."""
 
 
-def write_reduced_plan(source: Path, target: Path, beam_number: int) -> None:
+def write_reduced_plan(
+    source: Path, target: Path, beam_number: int, *, as_number: int | None = None
+) -> None:
     """Write the copy of a plan that holds one treatment beam and no identity.
 
     The same source and beam give the same bytes. UIDs are replaced by ones derived from a hash of the
@@ -139,6 +141,7 @@ def write_reduced_plan(source: Path, target: Path, beam_number: int) -> None:
         source: The plan as it arrived.
         target: The file to write; its folder exists.
         beam_number: DICOM BeamNumber of a treatment beam.
+        as_number: BeamNumber of the beam in the copy, for engines that take it as an index; None keeps it.
 
     Raises:
         PlanError: The plan cannot be read, or has no such treatment beam.
@@ -154,6 +157,10 @@ def write_reduced_plan(source: Path, target: Path, beam_number: int) -> None:
             refuse(f"the plan has no treatment beam {beam_number}", beam_number)
         _refuse_identity(plan, chosen[0], beam_number)
         reduced = _reduce(plan, chosen[0], beam_number)
+        if as_number is not None:
+            reduced.IonBeamSequence[0].BeamNumber = as_number
+            for reference in reduced.FractionGroupSequence[0].ReferencedBeamSequence:
+                reference.ReferencedBeamNumber = as_number
         _write(reduced, target)
 
 

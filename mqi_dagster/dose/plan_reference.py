@@ -1,0 +1,95 @@
+"""What an RT Dose takes over from its plan: identity, study, frame of reference, and whom it refers to."""
+
+from __future__ import annotations
+
+import struct
+from dataclasses import dataclass
+from pathlib import Path
+
+from pydicom import dcmread
+from pydicom.dataset import Dataset, FileDataset
+from pydicom.errors import BytesLengthException, InvalidDicomError
+
+from mqi_dagster.errors import DoseError, MqiError, Where
+
+RT_ION_PLAN_CLASS = "1.2.840.10008.5.1.4.1.1.481.8"
+
+UNREADABLE = (
+    InvalidDicomError,
+    BytesLengthException,
+    EOFError,
+    ValueError,
+    KeyError,
+    TypeError,
+    AttributeError,
+    NotImplementedError,
+    struct.error,
+)
+"""What pydicom raises on a damaged file."""
+
+_PLACE = Where(kind="RT plan")
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class PlanReference:
+    """A plan's dataset and the beam of it that a dose is of."""
+
+    dataset: Dataset
+    """Holds identity; goes nowhere but into the DICOM file."""
+    beam_number: int
+    fraction_group_number: int
+
+    def uid(self, keyword: str) -> str:
+        """A UID of the plan.
+
+        Raises:
+            DoseError: The plan has none.
+        """
+        value = str(self.dataset.get(keyword) or "")
+        if not value:
+            raise DoseError(f"the plan has no {keyword}", where=_PLACE)
+        return value
+
+
+def dataset_of(path: Path, place: Where) -> FileDataset:
+    """A DICOM file, with every error rewritten so that it names no path and no identifier.
+
+    Raises:
+        DoseError: It cannot be read, or is no DICOM file.
+    """
+    try:
+        return dcmread(path)
+    except OSError as error:
+        raise DoseError("cannot be read", where=place, first_cause=error.strerror) from None
+    except UNREADABLE as error:
+        raise DoseError("is no readable DICOM file", where=place, first_cause=type(error).__name__) from None
+
+
+def read_plan_reference(path: Path, beam_number: int) -> PlanReference:
+    """The plan of a dose, and the fraction group that delivers the beam.
+
+    Raises:
+        DoseError: The file is no RT Ion Plan, has no such beam, or not exactly one fraction group for it.
+    """
+    dataset = dataset_of(path, _PLACE)
+    try:
+        if str(dataset.get("SOPClassUID", "")) != RT_ION_PLAN_CLASS:
+            raise DoseError("SOPClassUID is not that of an RT Ion Plan", where=_PLACE)
+        if beam_number not in [int(beam.BeamNumber) for beam in dataset.get("IonBeamSequence") or []]:
+            raise DoseError(f"the plan has no beam {beam_number}", where=_PLACE)
+        groups = [
+            int(group.FractionGroupNumber)
+            for group in dataset.get("FractionGroupSequence") or []
+            if beam_number
+            in [int(beam.ReferencedBeamNumber) for beam in group.get("ReferencedBeamSequence") or []]
+        ]
+    except MqiError:
+        raise
+    except UNREADABLE as error:
+        raise DoseError("is damaged", where=_PLACE, first_cause=type(error).__name__) from None
+    if len(groups) != 1:
+        raise DoseError(
+            f"FractionGroupSequence: {len(groups)} fraction groups refer to beam {beam_number}, not one",
+            where=_PLACE,
+        )
+    return PlanReference(dataset, beam_number, groups[0])

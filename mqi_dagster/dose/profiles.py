@@ -1,0 +1,192 @@
+"""What a physicist reads from a phantom dose: depth dose, range, lateral profiles, spot positions.
+
+In a phantom the beam travels along DICOM +y; plan x is DICOM x and plan y is DICOM z.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from mqi_dagster.dose.grid import DoseFrame, DoseGrid, Floats
+from mqi_dagster.errors import DoseError, Where
+
+_PLACE = Where(kind="dose profile")
+_CENTROID_STEPS = 200
+_CENTROID_PRECISION_MM = 1e-4
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class DepthDose:
+    """Dose over depth in water, integrated across the beam."""
+
+    depth_mm: Floats
+    """Depth of the voxel centres below the water surface, ascending [mm]."""
+    dose: Floats
+    """Integral over the plane across the beam [dose unit x mm2]."""
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class LateralPlane:
+    """Dose across the beam at one depth."""
+
+    x_mm: Floats
+    """Plan x = DICOM x, ascending [mm]."""
+    y_mm: Floats
+    """Plan y = DICOM z, ascending [mm]."""
+    dose: Floats
+    """Shape (len(y_mm), len(x_mm))."""
+    depth_mm: float
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class LateralProfiles:
+    """Two lines across the beam through one point."""
+
+    x_mm: Floats
+    along_x: Floats
+    y_mm: Floats
+    along_y: Floats
+    through_mm: tuple[float, float]
+    """Plan x, y of the point in which the lines cross [mm]."""
+    depth_mm: float
+
+
+def integral_depth_dose(grid: DoseGrid, water_surface_y_mm: float) -> DepthDose:
+    """Dose over depth, summed across the beam.
+
+    Args:
+        grid: A phantom dose with more than one plane along the beam.
+        water_surface_y_mm: DICOM y of the water surface [mm]; voxels before it are left out.
+
+    Raises:
+        DoseError: The grid is no phantom's, or has no depth.
+    """
+    values, x, y, z = _lateral_by_depth(grid)
+    if len(y) < 2:
+        raise DoseError("a single plane has no depth dose", where=_PLACE)
+    inside = y > water_surface_y_mm
+    if not np.any(inside):
+        raise DoseError("the grid ends before the water surface", where=_PLACE)
+    area_mm2 = _step(x, grid.column_spacing_mm) * _step(z, grid.frame_spacing_mm)
+    return DepthDose(y[inside] - water_surface_y_mm, values.sum(axis=(1, 2))[inside] * area_mm2)
+
+
+def distal_depth_mm(curve: DepthDose, fraction: float = 0.8) -> float:
+    """Depth behind the maximum where the dose has fallen to a fraction of it, linearly interpolated.
+
+    With ``fraction`` 0.8 this is R80, which for a narrow energy spread is the mean range of the protons.
+
+    Raises:
+        DoseError: The dose is zero, or does not fall that far within the grid.
+    """
+    level = fraction * float(curve.dose.max())
+    if level <= 0.0:
+        raise DoseError("the depth dose is zero everywhere", where=_PLACE)
+    last = int(np.flatnonzero(curve.dose >= level)[-1])
+    if last == len(curve.dose) - 1:
+        raise DoseError(f"the depth dose does not fall to {fraction:.0%} within the grid", where=_PLACE)
+    before, behind = curve.dose[last], curve.dose[last + 1]
+    part = (before - level) / (before - behind)
+    return float(curve.depth_mm[last] + part * (curve.depth_mm[last + 1] - curve.depth_mm[last]))
+
+
+def r80_mm(grid: DoseGrid, water_surface_y_mm: float) -> float:
+    """Distal 80 % depth in water of a phantom dose [mm]; see `distal_depth_mm`."""
+    return distal_depth_mm(integral_depth_dose(grid, water_surface_y_mm), 0.8)
+
+
+def lateral_plane(grid: DoseGrid, depth_mm: float, water_surface_y_mm: float) -> LateralPlane:
+    """The dose across the beam at a depth, linearly interpolated between voxel planes.
+
+    A grid that is a single plane is taken as it is, if the depth lies within its thickness.
+
+    Raises:
+        DoseError: The grid is no phantom's, or does not reach the depth.
+    """
+    values, x, y, z = _lateral_by_depth(grid)
+    wanted = water_surface_y_mm + depth_mm
+    thickness = grid.frame_spacing_mm if grid.is_plane else grid.row_spacing_mm
+    if wanted < y[0] - thickness / 2 or wanted > y[-1] + thickness / 2:
+        raise DoseError(f"the grid does not reach a depth of {depth_mm:g} mm", where=_PLACE)
+    place = float(np.interp(wanted, y, np.arange(len(y), dtype=np.float64)))
+    lower = int(place)
+    upper = min(lower + 1, len(y) - 1)
+    part = place - lower
+    return LateralPlane(x, z, (1.0 - part) * values[lower] + part * values[upper], depth_mm)
+
+
+def lateral_profiles(plane: LateralPlane, through_mm: tuple[float, float] | None = None) -> LateralProfiles:
+    """The lines along x and y through a point, linearly interpolated.
+
+    Args:
+        plane: Dose across the beam.
+        through_mm: Plan x, y of the point [mm]; without it the voxel of greatest dose.
+
+    Raises:
+        DoseError: The point lies outside the plane.
+    """
+    if through_mm is None:
+        row, column = np.unravel_index(int(np.argmax(plane.dose)), plane.dose.shape)
+        through_mm = float(plane.x_mm[column]), float(plane.y_mm[row])
+    x, y = through_mm
+    if not (plane.x_mm[0] <= x <= plane.x_mm[-1] and plane.y_mm[0] <= y <= plane.y_mm[-1]):
+        raise DoseError("the profiles cross outside the plane", where=_PLACE)
+    along_x = np.array([np.interp(y, plane.y_mm, column) for column in plane.dose.T])
+    along_y = np.array([np.interp(x, plane.x_mm, row) for row in plane.dose])
+    return LateralProfiles(plane.x_mm, along_x, plane.y_mm, along_y, through_mm, plane.depth_mm)
+
+
+def spot_centroid_mm(
+    plane: LateralPlane, near_mm: tuple[float, float], window_mm: float
+) -> tuple[float, float]:
+    """Position of the spot nearest a point.
+
+    The centroid of dose times a Gaussian window that follows it until it rests, so that neighbours do not
+    pull and the start does not matter.
+
+    Args:
+        plane: Dose across the beam.
+        near_mm: Plan x, y where the spot is expected [mm].
+        window_mm: Standard deviation of the window; about the spot's own [mm].
+
+    Raises:
+        DoseError: There is no dose near the point.
+    """
+    x, y = near_mm
+    for _ in range(_CENTROID_STEPS):
+        across_x = np.exp(-0.5 * ((plane.x_mm - x) / window_mm) ** 2)
+        across_y = np.exp(-0.5 * ((plane.y_mm - y) / window_mm) ** 2)
+        weight = plane.dose * across_y[:, np.newaxis] * across_x
+        total = float(weight.sum())
+        if total <= 0.0:
+            raise DoseError("there is no dose where the spot is expected", where=_PLACE)
+        new_x = float(weight.sum(axis=0) @ plane.x_mm) / total
+        new_y = float(weight.sum(axis=1) @ plane.y_mm) / total
+        moved = max(abs(new_x - x), abs(new_y - y))
+        x, y = new_x, new_y
+        if moved < _CENTROID_PRECISION_MM:
+            return x, y
+    raise DoseError("the spot's position does not settle", where=_PLACE)
+
+
+def _lateral_by_depth(grid: DoseGrid) -> tuple[Floats, Floats, Floats, Floats]:
+    """Values with axes (y, z, x), and the coordinates x, y, z, all ascending."""
+    if grid.frame is not DoseFrame.PHANTOM:
+        raise DoseError("depth profiles are taken of phantom doses only", where=_PLACE)
+    named = {name: (dimension, steps) for dimension in range(3) for name, steps in [grid.axis(dimension)]}
+    values = grid.values.transpose(*(named[name][0] for name in "yzx"))
+    ordered = []
+    for position, name in enumerate("yzx"):
+        steps = named[name][1]
+        if len(steps) > 1 and steps[1] < steps[0]:
+            values, steps = np.flip(values, position), steps[::-1]
+        ordered.append(steps)
+    y, z, x = ordered
+    return values, x, y, z
+
+
+def _step(steps: Floats, single: float) -> float:
+    """Distance of neighbouring coordinates; ``single`` where there is but one."""
+    return float(steps[1] - steps[0]) if len(steps) > 1 else single

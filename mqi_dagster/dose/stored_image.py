@@ -1,0 +1,137 @@
+"""The dose grid that stands in an RT Dose file, checked attribute by attribute."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+
+import numpy as np
+from pydicom.dataset import FileDataset
+from pydicom.uid import ExplicitVRLittleEndian, ImplicitVRLittleEndian
+
+from mqi_dagster.dose.encoding import DECIMAL_STRING_LENGTH, decode_dose, pixel_type
+from mqi_dagster.dose.grid import DoseFrame, DoseGrid, DoseUnits, Vector
+from mqi_dagster.dose.rt_dose import GRID_FRAME_OFFSET_VECTOR
+from mqi_dagster.errors import DoseError, Where
+
+_OFFSET_TOLERANCE_MM = 1e-3
+_COSINE_TOLERANCE = 1e-4
+
+_PLACE = Where(kind="RT Dose")
+
+
+def require(condition: bool, keyword: str, what: str) -> None:
+    """Raise a DoseError that names the attribute, unless the condition holds."""
+    if not condition:
+        raise DoseError(f"{keyword}: {what}", where=_PLACE)
+
+
+def stored_grid(dataset: FileDataset, frame: DoseFrame) -> DoseGrid:
+    """Decode the grid.
+
+    Raises:
+        DoseError: An attribute is missing or wrong; the message begins with its keyword.
+    """
+    values = _values(dataset)
+    row_direction, column_direction = _directions(dataset)
+    spacing = _numbers(dataset, "PixelSpacing", 2)
+    require(min(spacing) > 0.0, "PixelSpacing", "is not positive")
+    x, y, z = _numbers(dataset, "ImagePositionPatient", 3)
+    step = _frame_step(dataset, values.shape[0], z)
+    normal = np.cross(row_direction, column_direction) * math.copysign(1.0, step)
+    units = str(dataset.get("DoseUnits") or "")
+    require(units in list(DoseUnits), "DoseUnits", "is neither GY nor RELATIVE")
+    return DoseGrid(
+        values=values,
+        origin_mm=(x, y, z),
+        row_direction=row_direction,
+        column_direction=column_direction,
+        frame_direction=_vector(normal),
+        column_spacing_mm=spacing[1],
+        row_spacing_mm=spacing[0],
+        frame_spacing_mm=abs(step),
+        frame=frame,
+        units=DoseUnits(units),
+    )
+
+
+def scaling_of(dataset: FileDataset) -> float:
+    """Dose Grid Scaling.
+
+    Raises:
+        DoseError: It is missing, zero or negative, or longer than DICOM allows.
+    """
+    (scaling,) = _numbers(dataset, "DoseGridScaling", 1)
+    require(scaling > 0.0, "DoseGridScaling", "is not positive")
+    length = len(str(dataset.DoseGridScaling))
+    require(length <= DECIMAL_STRING_LENGTH, "DoseGridScaling", f"has {length} characters, more than 16")
+    return scaling
+
+
+def _values(dataset: FileDataset) -> np.ndarray[tuple[int, ...], np.dtype[np.float64]]:
+    syntax = dataset.file_meta.get("TransferSyntaxUID")
+    native = (ExplicitVRLittleEndian, ImplicitVRLittleEndian)
+    require(syntax in native, "TransferSyntaxUID", "is not uncompressed little-endian")
+    bits = _count(dataset, "BitsAllocated")
+    require(bits in (16, 32), "BitsAllocated", "is neither 16 nor 32")
+    fixed = {"SamplesPerPixel": 1, "BitsStored": bits, "HighBit": bits - 1, "PixelRepresentation": 0}
+    for keyword, value in fixed.items():
+        require(dataset.get(keyword) == value, keyword, f"is not {value}")
+    photometric = dataset.get("PhotometricInterpretation")
+    require(photometric == "MONOCHROME2", "PhotometricInterpretation", "is not MONOCHROME2")
+    frames = _count(dataset, "NumberOfFrames") if "NumberOfFrames" in dataset else 1
+    shape = (frames, _count(dataset, "Rows"), _count(dataset, "Columns"))
+    data = dataset.get("PixelData") or b""
+    length = math.prod(shape) * bits // 8
+    require(len(data) == length, "PixelData", f"holds {len(data)} bytes instead of {length}")
+    return decode_dose(np.frombuffer(data, pixel_type(bits)).reshape(shape), scaling_of(dataset))
+
+
+def _directions(dataset: FileDataset) -> tuple[Vector, Vector]:
+    """Unit vectors along rows and columns, free of the rounding of their decimal strings."""
+    cosines = np.array(_numbers(dataset, "ImageOrientationPatient", 6)).reshape(2, 3)
+    orthonormal = np.allclose(cosines @ cosines.T, np.eye(2), rtol=0, atol=_COSINE_TOLERANCE)
+    require(bool(orthonormal), "ImageOrientationPatient", "is no pair of orthogonal unit vectors")
+    along_row = cosines[0] / np.linalg.norm(cosines[0])
+    along_column = cosines[1] - (cosines[1] @ along_row) * along_row
+    return _vector(along_row), _vector(along_column / np.linalg.norm(along_column))
+
+
+def _frame_step(dataset: FileDataset, frames: int, first_z: float) -> float:
+    """Distance between frames along the normal [mm]; the thickness of a single one."""
+    if frames == 1:
+        thickness = dataset.get("SliceThickness")
+        return float(thickness) if thickness is not None and float(thickness) > 0.0 else 1.0
+    pointer = dataset.get("FrameIncrementPointer")
+    require(pointer == GRID_FRAME_OFFSET_VECTOR, "FrameIncrementPointer", "is not (3004,000C)")
+    offsets = np.array(_numbers(dataset, "GridFrameOffsetVector", frames))
+    starts_right = min(abs(offsets[0]), abs(offsets[0] - first_z)) < _OFFSET_TOLERANCE_MM
+    require(starts_right, "GridFrameOffsetVector", "starts neither at 0 nor at the first frame's z")
+    steps = np.diff(offsets)
+    even = float(np.ptp(steps)) < _OFFSET_TOLERANCE_MM and abs(float(steps[0])) > _OFFSET_TOLERANCE_MM
+    require(even, "GridFrameOffsetVector", "does not rise in equal steps")
+    return float(offsets[-1] - offsets[0]) / (frames - 1)
+
+
+def _numbers(dataset: FileDataset, keyword: str, count: int) -> list[float]:
+    value = dataset.get(keyword)
+    require(value is not None and value != "", keyword, "is missing")
+    parts = list(value) if isinstance(value, Sequence) and not isinstance(value, str) else [value]
+    require(len(parts) == count, keyword, f"has {len(parts)} values instead of {count}")
+    try:
+        numbers = [float(part) for part in parts]
+    except (TypeError, ValueError):
+        raise DoseError(f"{keyword}: is not a number", where=_PLACE) from None
+    require(all(math.isfinite(number) for number in numbers), keyword, "is not finite")
+    return numbers
+
+
+def _count(dataset: FileDataset, keyword: str) -> int:
+    (number,) = _numbers(dataset, keyword, 1)
+    require(number >= 1 and number == int(number), keyword, "is not a positive whole number")
+    return int(number)
+
+
+def _vector(parts: np.ndarray[tuple[int, ...], np.dtype[np.float64]]) -> Vector:
+    x, y, z = (float(part) for part in parts)
+    return x, y, z

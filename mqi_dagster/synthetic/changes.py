@@ -35,6 +35,8 @@ def requested_plan(plan: Dataset, request: DeliveryRequest) -> tuple[Dataset, bo
         ("PatientBirthDate", request.patient_birth_date),
     ):
         if value is not None:
+            if not value.isascii():
+                changed.SpecificCharacterSet = "ISO_IR 192"
             setattr(changed, keyword, value)
             touched = True
     if request.max_layers is not None or request.max_spots is not None:

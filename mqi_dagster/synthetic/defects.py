@@ -65,7 +65,7 @@ DEFECTS: dict[DefectKind, DefectSpec] = {
     DefectKind.OUT_OF_ORDER: DefectSpec("the beams are delivered in the reverse of the order asked for"),
     DefectKind.TWO_FRACTIONS: DefectSpec("the whole plan is delivered again one fraction interval later"),
     DefectKind.REPLAN: DefectSpec(
-        "this case is a re-plan of the same patient: other study and plan UIDs, percent more MU",
+        "a re-plan of the same patient: other study and plan UIDs, percent more MU, two hours later",
         amounts=("percent",),
     ),
     DefectKind.RESUMED: DefectSpec(

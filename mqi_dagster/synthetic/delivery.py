@@ -8,7 +8,6 @@ import tempfile
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-import numpy as np
 import pydicom
 from pydicom.dataset import Dataset
 from pydicom.errors import InvalidDicomError
@@ -81,8 +80,10 @@ def simulate_delivery(request: DeliveryRequest, machine: Machine, target: Path) 
         )
     broken, defective = broken_plan(plan, request)
     case_path = _case_path(request, machine, patient_id, study_uid)
-    target.parent.mkdir(parents=True, exist_ok=True)
-    work = Path(tempfile.mkdtemp(prefix=f".{target.name}-being-simulated-", dir=target.parent))
+    try:
+        work = _work_folder(target)
+    except OSError as error:
+        raise ConfigurationError("the target cannot be written", first_cause=error.strerror) from error
     try:
         case = work / "case"
         case.mkdir()
@@ -101,10 +102,20 @@ def simulate_delivery(request: DeliveryRequest, machine: Machine, target: Path) 
         if request.ct == "water":
             write_water_ct(case / "CT", plan, _isocenter(beams), request)
         final = publish(case, target, case_path, request.marker, grouped=request.layout is Layout.GROUPED)
+    except OSError as error:
+        raise ConfigurationError("the target cannot be written", first_cause=error.strerror) from error
     finally:
         shutil.rmtree(work, ignore_errors=True)
     placed = tuple(replace(d, folder=final / d.folder.name) for d in written)
     return SimulatedCase(final, final / plan_name, placed, sum(d.samples for d in placed))
+
+
+def _work_folder(target: Path) -> Path:
+    """A new folder on the target's file system, beside the target unless that is a mount of its own."""
+    target.parent.mkdir(parents=True, exist_ok=True)
+    mounted = target.is_dir() and target.stat().st_dev != target.parent.stat().st_dev
+    home = target if mounted else target.parent
+    return Path(tempfile.mkdtemp(prefix=f".{target.name}-", suffix=".extracting", dir=home))
 
 
 def _plan_of(request: DeliveryRequest, machine: Machine) -> tuple[Dataset, bytes | None]:
@@ -183,5 +194,5 @@ def _written(
         shutil.copytree(folder, case / f"{name}_copy")
     numbers = [part.number for part in delivery.layers]
     return SimulatedDelivery(
-        delivery.beam.number, folder, numbers[0], numbers[-1], delivery.fraction, int(np.int64(samples))
+        delivery.beam.number, folder, numbers[0], numbers[-1], delivery.fraction, samples
     )

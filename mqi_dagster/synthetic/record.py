@@ -63,7 +63,9 @@ def encode_record(delivery: LayerDelivery, encoding: Encoding) -> NDArray[np.uin
     period_s = machine.record.row_period_ms * 1e-3
     lag_s = rng.uniform(*request.lag_us) * 1e-6
     times_s, cumulative = _delivered_timeline(delivery)
-    start_s, end_s = np.interp(delivery.part, cumulative / cumulative[-1], times_s)
+    share_at = cumulative / cumulative[-1]
+    start_s = np.interp(delivery.part[0], share_at, times_s) if delivery.part[0] > 0 else times_s[0]
+    end_s = np.interp(delivery.part[1], share_at, times_s) if delivery.part[1] < 1 else times_s[-1]
     on_rows = int(np.ceil((end_s - start_s + lag_s) / period_s)) + 1
     planned_s = start_s - lag_s + np.arange(on_rows) * period_s
     edges_s = start_s - lag_s + (np.arange(on_rows + 1) - 0.5) * period_s

@@ -13,6 +13,7 @@ from mqi_dagster.synthetic.defects import Defect, DefectKind
 
 Positive = Annotated[float, Field(gt=0)]
 Count = Annotated[int, Field(ge=1)]
+FolderName = Annotated[str, Field(pattern=r"^[^./\\\x00-\x1f][^/\\\x00-\x1f]*$")]
 PathSafe = Annotated[str, Field(pattern=r"^[A-Za-z0-9._-]+$")]
 
 
@@ -62,9 +63,9 @@ class DeliveryRequest(_Frozen):
     plan: Path | BuiltInPlan = BuiltInPlan()
     seed: Annotated[int, Field(ge=0)] = 1
     layout: Layout = Layout.MACHINE
-    group: PathSafe | None = None
+    group: FolderName | None = None
     """First folder of the grouped layout; the machine's id where None."""
-    case_name: PathSafe | None = None
+    case_name: FolderName | None = None
     """Folder of the simple layout; ``case-<seed>`` where None."""
     marker: PathSafe | None = None
     """Marker file written last, for sites that wait for one."""

@@ -11,6 +11,7 @@ from mqi_dagster.synthetic.request import DeliveryRequest
 from mqi_dagster.synthetic.source import SourceBeam
 
 RESUME_AFTER = timedelta(minutes=2)
+REPLANNED_AFTER = timedelta(hours=2)
 RUNNING_NUMBER_STEP = 577
 FIRST_RUNNING_NUMBER = 1_010_000
 INTERRUPTIONS = (
@@ -67,8 +68,11 @@ def irradiations(beams: list[SourceBeam], request: DeliveryRequest) -> list[Irra
     wanted = set(request.deliver if request.deliver is not None else order) - withheld
     found: list[Irradiation] = []
     running = FIRST_RUNNING_NUMBER + 10_000 * (request.seed % 800)
+    running += 5 * RUNNING_NUMBER_STEP if request.has(DefectKind.REPLAN) else 0
     for fraction in range(1, fractions + 1):
         at = request.start + (fraction - 1) * request.fraction_interval
+        if request.has(DefectKind.REPLAN):
+            at += REPLANNED_AFTER
         for number in order:
             beam = by_number[number]
             parts = _parts(beam, request)

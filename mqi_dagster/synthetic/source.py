@@ -87,11 +87,18 @@ def source_beams(plan: Dataset) -> list[SourceBeam]:
         for group in plan.get("FractionGroupSequence") or []
         for reference in group.get("ReferencedBeamSequence") or []
     }
-    beams = [
-        _source_beam(beam, metersets.get(int(beam.BeamNumber)))
-        for beam in plan.get("IonBeamSequence") or []
-        if not is_setup(beam)
-    ]
+    try:
+        beams = [
+            _source_beam(beam, metersets.get(int(beam.BeamNumber)))
+            for beam in plan.get("IonBeamSequence") or []
+            if not is_setup(beam)
+        ]
+    except (AttributeError, TypeError, ValueError, IndexError) as error:
+        raise PlanError(
+            "the plan lacks what a delivery needs",
+            where=Where(kind="RT plan"),
+            first_cause=type(error).__name__,
+        ) from error
     if not beams:
         raise PlanError("the plan has no ion treatment beam", where=Where(kind="RT plan"))
     return beams

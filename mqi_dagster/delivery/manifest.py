@@ -99,6 +99,8 @@ class CaseManifest(Part):
     """The CT that came with the case, if any, by instance."""
     duplicates: tuple[FileEntry, ...] = ()
     """Files that repeat another's content byte for byte and were set aside."""
+    notes: tuple[str, ...] = ()
+    """What the checks found worth saying without failing the case, without paths and identifiers."""
 
     def beam(self, number: int) -> BeamEntry:
         """The beam of a DICOM BeamNumber; KeyError if it was not delivered."""
@@ -106,3 +108,33 @@ class CaseManifest(Part):
             if beam.number == number:
                 return beam
         raise KeyError(number)
+
+
+def beam_inputs(manifest: CaseManifest, beam_number: int) -> dict[str, object]:
+    """What a beam's results depend on, by content alone, as JSON values for a digest.
+
+    No times, paths or numbers of deliveries: the order of delivery, the names of folders and further
+    fractions or beams leave it unchanged.
+
+    Raises:
+        KeyError: The beam was not delivered.
+    """
+    return {
+        "plan": manifest.plan.sha256,
+        "beam": beam_number,
+        "layers": [
+            {
+                "layer": layer.number,
+                "energy_mev": layer.energy_mev,
+                "parts": [
+                    {
+                        "record": part.record.sha256,
+                        "range_code": part.range_code,
+                        "machine_plan": None if part.machine_plan is None else part.machine_plan.sha256,
+                    }
+                    for part in layer.parts
+                ],
+            }
+            for layer in sorted(manifest.beam(beam_number).layers, key=lambda layer: layer.number)
+        ],
+    }

@@ -1,0 +1,97 @@
+"""An arrival at a glance: its plan and its fractions, from the small files alone."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from datetime import timedelta
+from zoneinfo import ZoneInfo
+
+from mqi_dagster.delivery.discovery import Arrival
+from mqi_dagster.delivery.files import file_entry
+from mqi_dagster.delivery.fractions import Fraction, group_fractions, read_deliveries
+from mqi_dagster.delivery.inbox_tree import fingerprint, see_folder
+from mqi_dagster.delivery.manifest import FileEntry
+from mqi_dagster.errors import DeliveryError, InputError, PlanError, Where
+from mqi_dagster.plan.model import IonPlan
+from mqi_dagster.plan.reading import read_ion_plan
+
+KIND = "RT plan"
+
+
+@dataclass(frozen=True, slots=True)
+class PlanSource:
+    """The one plan of an arrival."""
+
+    plan: IonPlan
+    file: FileEntry
+    copies: tuple[FileEntry, ...]
+    """Further files with the same bytes."""
+
+
+@dataclass(frozen=True, slots=True)
+class Survey:
+    """What an arrival holds."""
+
+    arrival: Arrival
+    source: PlanSource | None
+    """The plan; None where there is not exactly one readable plan."""
+    plan_error: InputError | None
+    """Why there is none."""
+    fractions: tuple[Fraction, ...]
+    """In time order."""
+
+    def fingerprint(self, fraction: Fraction) -> str:
+        """A cheap hash that changes with the files of this fraction, its plan and CT, and nothing else.
+
+        Another fraction in the same case folder leaves it as it is.
+        """
+        base = self.arrival.folder
+        tree = see_folder(base, base)
+        wanted = {*fraction.folders, *(header.folder for header in fraction.duplicates)}
+        single = {*self.arrival.plans, *self.arrival.ct_files, *self.arrival.stray_files}
+        folders = [folder for folder in tree.walk() if folder.path in wanted]
+        files = [file for folder in tree.walk() for file in folder.files if file.path in single]
+        return fingerprint(base, folders, files)
+
+
+def find_plan(arrival: Arrival) -> PlanSource:
+    """The plan of an arrival.
+
+    Raises:
+        PlanError: There is none, it cannot be read, or there are several.
+        DeliveryError: A file cannot be read.
+    """
+    if not arrival.plans:
+        raise PlanError("there is no RT Ion Plan in the case folder", where=Where(kind=KIND))
+    by_content: dict[str, list[FileEntry]] = {}
+    for path in sorted(arrival.plans):
+        entry = file_entry(path, KIND)
+        by_content.setdefault(entry.sha256, []).append(entry)
+    first, *copies = next(iter(by_content.values()))
+    if len(by_content) == 1:
+        return PlanSource(read_ion_plan(first.path), first, tuple(copies))
+    plans = [read_ion_plan(entries[0].path) for entries in by_content.values()]
+    if len({plan.sop_instance_uid for plan in plans}) == 1:
+        fault = f"{len(plans)} different RT plans with the same SOP Instance UID are in the case folder"
+    else:
+        fault = f"{len(plans)} RT plans are in the case folder; a case has exactly one"
+    raise PlanError(fault, where=Where(kind=KIND))
+
+
+def survey_arrival(arrival: Arrival, zone: ZoneInfo, window: timedelta) -> Survey:
+    """Look at an arrival without opening its records.
+
+    Args:
+        arrival: The arrival.
+        zone: The zone in which the machine writes its times.
+        window: How long after its first delivery a fraction stays open.
+    """
+    source: PlanSource | None = None
+    plan_error: InputError | None = None
+    try:
+        source = find_plan(arrival)
+    except (PlanError, DeliveryError) as error:
+        plan_error = error
+    headers, broken = read_deliveries(arrival.delivery_folders, zone)
+    fractions = group_fractions(headers, source.plan if source else None, window, broken)
+    return Survey(arrival, source, plan_error, tuple(fractions))

@@ -1,0 +1,262 @@
+"""Every integrity check of a case (behaviours 19-26), and the manifest of one that passes.
+
+Nothing stops at the first fault: all of them are collected and ordered by delivery and layer.
+`build_manifest` raises the first, `check_case` reports all.
+"""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from mqi_dagster.delivery.files import file_entry, files_in
+from mqi_dagster.delivery.fractions import Fraction, overlap_errors
+from mqi_dagster.delivery.manifest import BeamEntry, CaseManifest, FileEntry, LayerEntry
+from mqi_dagster.delivery.survey import PlanSource, Survey
+from mqi_dagster.delivery.validation_case import check_ct, check_folder, check_machine
+from mqi_dagster.delivery.validation_delivery import CheckedDelivery, check_delivery
+from mqi_dagster.delivery.validation_findings import Findings, Severity
+from mqi_dagster.delivery.validation_layer import CheckedLayer
+from mqi_dagster.delivery.validation_report import BeamCheck, CaseCheck, DeliveryCheck, FractionCheck
+from mqi_dagster.errors import DeliveryError, PlanError, Where
+from mqi_dagster.machine import Machine, Machines
+from mqi_dagster.plan.model import PlanBeam
+
+RESUMED_LAYER_MU = 1.02
+"""Most MU, relative to the plan, that the parts of a layer may sum to and still be one irradiation."""
+
+
+@dataclass(frozen=True, slots=True)
+class _CheckedCase:
+    machine: Machine | None
+    ct_series: tuple[FileEntry, ...]
+    copies: tuple[FileEntry, ...]
+
+
+def build_manifest(
+    survey: Survey, fraction: Fraction | None, case: str, fraction_number: int, machines: Machines
+) -> CaseManifest:
+    """Check a fraction and make its manifest.
+
+    Args:
+        survey: The arrival with its plan and fractions.
+        fraction: The fraction; None for an arrival that has none.
+        case: Case key.
+        fraction_number: The NNNN of the case key.
+        machines: The machines of the site.
+
+    Raises:
+        InputError: The first fault, in the order of deliveries and layers.
+    """
+    if survey.source is None or fraction is None:
+        raise survey.plan_error or DeliveryError("the case holds no delivery of a treatment beam")
+    source = survey.source
+    findings = Findings()
+    checked_case = _check_whole(survey, source, machines, findings)
+    deliveries = _check_fraction(fraction, source, checked_case.machine, findings)
+    duplicates = list(checked_case.copies)
+    for header in fraction.duplicates:
+        with findings.collecting(Where()):
+            duplicates += [file_entry(path, "delivery") for path in files_in(header.folder, "delivery")]
+    for error in findings.errors():
+        raise error.at(Where(case=case))
+    machine = checked_case.machine
+    if machine is None:
+        raise PlanError("its machine is not known", where=Where(case=case, kind="RT plan"))
+    beams = _beam_entries(deliveries)
+    return CaseManifest(
+        case=case,
+        plan=source.file,
+        plan_sop_instance_uid=source.plan.sop_instance_uid,
+        machine_id=machine.id,
+        fraction=fraction_number,
+        clinical_fraction=survey.fractions.index(fraction) + 1 if fraction in survey.fractions else None,
+        partial=bool(fraction.missing_beams) or not all(beam.complete for beam in beams),
+        missing_beams=fraction.missing_beams,
+        deliveries=tuple(delivery.entry for delivery in deliveries),
+        beams=beams,
+        ct_series=checked_case.ct_series,
+        duplicates=tuple(duplicates),
+        notes=findings.notes(),
+    )
+
+
+def check_case(survey: Survey, machines: Machines) -> CaseCheck:
+    """Run every check on every fraction of an arrival and report all findings.
+
+    Args:
+        survey: The arrival with its plan and fractions.
+        machines: The machines of the site.
+    """
+    findings = Findings()
+    source = survey.source
+    if source is None:
+        if survey.plan_error is not None:
+            findings.error(survey.plan_error)
+        for fraction in survey.fractions:
+            _check_broken(fraction, findings)
+        return CaseCheck(passed=False, machine_id=None, ct_images=0, findings=findings.all(), fractions=())
+    if not survey.fractions:
+        findings.error(DeliveryError("the case holds no delivery of a treatment beam"))
+    whole = _check_whole(survey, source, machines, findings)
+    fractions = tuple(
+        _fraction_check(number, fraction, source, whole.machine)
+        for number, fraction in enumerate(survey.fractions, start=1)
+    )
+    every = [*findings.all(), *(finding for fraction in fractions for finding in fraction.findings)]
+    return CaseCheck(
+        passed=all(finding.severity is not Severity.ERROR for finding in every),
+        machine_id=whole.machine.id if whole.machine is not None else None,
+        ct_images=len(whole.ct_series),
+        findings=findings.all(),
+        fractions=fractions,
+    )
+
+
+def _check_whole(survey: Survey, source: PlanSource, machines: Machines, findings: Findings) -> _CheckedCase:
+    machine = check_machine(source.plan, machines, findings)
+    check_folder(survey.arrival, source.plan, findings)
+    images, copies = check_ct(survey.arrival, source.plan, findings)
+    if source.copies:
+        findings.note("a copy of the plan is set aside", Where(kind="RT plan"))
+    return _CheckedCase(machine, tuple(images), (*source.copies, *copies))
+
+
+def _check_fraction(
+    fraction: Fraction, source: PlanSource, machine: Machine | None, findings: Findings
+) -> list[CheckedDelivery]:
+    if not fraction.deliveries:
+        findings.error(DeliveryError("the case holds no readable delivery of a treatment beam"))
+    _check_broken(fraction, findings)
+    for error in overlap_errors(fraction):
+        findings.error(error)
+    checked = []
+    for header in fraction.deliveries:
+        number = fraction.number_of(header.folder)
+        with findings.collecting(Where(delivery=number)):
+            delivery = check_delivery(header, number, source.plan, machine, findings)
+            if delivery is not None:
+                checked.append(delivery)
+    _check_resumed(checked, findings)
+    for header in fraction.setup:
+        findings.note(
+            f"it belongs to setup beam {header.info.beam_number} and is set aside",
+            Where(delivery=fraction.number_of(header.folder)),
+        )
+    for header in fraction.duplicates:
+        original = next(h for h in (*fraction.deliveries, *fraction.setup) if h.identity == header.identity)
+        findings.note("an exact copy is set aside", Where(delivery=fraction.number_of(original.folder)))
+    if fraction.missing_beams:
+        missing = ", ".join(str(number) for number in fraction.missing_beams)
+        findings.note(f"partial fraction: no delivery of beam {missing}")
+    return checked
+
+
+def _check_broken(fraction: Fraction, findings: Findings) -> None:
+    for broken in fraction.broken:
+        findings.error(broken.error, Where(delivery=fraction.number_of(broken.folder)))
+
+
+def _check_resumed(deliveries: Sequence[CheckedDelivery], findings: Findings) -> None:
+    """A layer in two parts was resumed only if both together are not more than the plan."""
+    for _, number, parts in _layers_of_beams(deliveries):
+        sums = [part.check.delivered_mu for part in parts if part.check.delivered_mu is not None]
+        planned = parts[0].check.planned_mu
+        if len(parts) < 2 or len(sums) < len(parts) or planned is None:
+            continue
+        if sum(sums) > RESUMED_LAYER_MU * planned:
+            numbers = " and ".join(str(part.check.delivery) for part in parts)
+            findings.error(
+                DeliveryError(
+                    f"deliveries {numbers} of beam {parts[0].check.beam_number} sum to {sum(sums):.3f} MU in"
+                    f" this layer, planned {planned:.3f} MU: no parts of one irradiation",
+                    where=Where(delivery=parts[-1].check.delivery, layer=number),
+                )
+            )
+
+
+def _layers_of_beams(
+    deliveries: Sequence[CheckedDelivery],
+) -> list[tuple[PlanBeam, int, list[CheckedLayer]]]:
+    """Every delivered layer of every beam of the plan, its parts in time order."""
+    beams: dict[int, PlanBeam] = {}
+    parts: dict[tuple[int, int], list[CheckedLayer]] = defaultdict(list)
+    for delivery in deliveries:
+        if delivery.beam is not None:
+            beams[delivery.beam.number] = delivery.beam
+            for layer in delivery.layers:
+                parts[delivery.beam.number, layer.check.layer].append(layer)
+    return [(beams[beam], number, parts[beam, number]) for beam, number in sorted(parts)]
+
+
+def _beam_entries(deliveries: Sequence[CheckedDelivery]) -> tuple[BeamEntry, ...]:
+    layers: dict[int, list[LayerEntry]] = defaultdict(list)
+    beams: dict[int, PlanBeam] = {}
+    for beam, number, parts in _layers_of_beams(deliveries):
+        planned = beam.layer(number)
+        beams[beam.number] = beam
+        layers[beam.number].append(
+            LayerEntry(
+                number=number,
+                energy_mev=planned.energy_mev,
+                planned_mu=planned.meterset_mu,
+                delivered_mu=sum(part.check.delivered_mu or 0.0 for part in parts),
+                parts=tuple(part.part for part in parts),
+            )
+        )
+    return tuple(
+        BeamEntry(
+            number=number,
+            name=beams[number].name,
+            complete=len(layers[number]) == len(beams[number].layers),
+            layers=tuple(layers[number]),
+        )
+        for number in sorted(layers)
+    )
+
+
+def _fraction_check(
+    number: int, fraction: Fraction, source: PlanSource, machine: Machine | None
+) -> FractionCheck:
+    findings = Findings()
+    deliveries = _check_fraction(fraction, source, machine, findings)
+    beams: dict[int, list[CheckedLayer]] = defaultdict(list)
+    names: dict[int, PlanBeam] = {}
+    for beam, _, parts in _layers_of_beams(deliveries):
+        beams[beam.number] += parts
+        names[beam.number] = beam
+    return FractionCheck(
+        fraction=number,
+        complete=fraction.complete,
+        missing_beams=fraction.missing_beams,
+        deliveries=tuple(
+            DeliveryCheck(
+                number=fraction.number_of(header.folder),
+                beam_number=header.info.beam_number,
+                irradiated_at=header.irradiated_at,
+                first_layer=header.info.first_layer,
+                last_layer=header.info.last_layer,
+            )
+            for header in fraction.deliveries
+        ),
+        beams=tuple(_beam_check(names[beam], parts) for beam, parts in sorted(beams.items())),
+        layers=tuple(layer.check for delivery in deliveries for layer in delivery.layers),
+        findings=findings.all(),
+    )
+
+
+def _beam_check(beam: PlanBeam, parts: Sequence[CheckedLayer]) -> BeamCheck:
+    layers = {part.check.layer for part in parts}
+    planned = sum(layer.meterset_mu for layer in beam.layers if layer.number in layers)
+    sums = [part.check.delivered_mu for part in parts if part.check.delivered_mu is not None]
+    delivered = sum(sums) if len(sums) == len(parts) else None
+    return BeamCheck(
+        number=beam.number,
+        name=beam.name,
+        layers=len(layers),
+        planned_layers=len(beam.layers),
+        delivered_mu=delivered,
+        planned_mu=planned,
+        ratio=delivered / planned if delivered is not None and planned else None,
+    )

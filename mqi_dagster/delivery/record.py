@@ -5,7 +5,7 @@ Columns: 0, 1 position x, y; 2, 3 beam size; 4, 5 dose monitors 1, 2; 6 layer nu
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import numpy as np
@@ -44,12 +44,15 @@ def _checked_rows(path: Path) -> int:
     return size // ROW_BYTES
 
 
-def record_chunks(path: Path, rows_per_chunk: int = CHUNK_ROWS) -> Iterator[Words]:
+def record_chunks(
+    path: Path, rows_per_chunk: int = CHUNK_ROWS, on_bytes: Callable[[bytes], object] | None = None
+) -> Iterator[Words]:
     """The record in pieces of at most ``rows_per_chunk`` rows, so that its length costs no memory.
 
     Args:
         path: The ``.ptn`` file.
         rows_per_chunk: Most rows of a piece.
+        on_bytes: Called with each piece as it stands in the file, for digests.
 
     Yields:
         Arrays of shape (rows, 8) in native byte order, in the order of time.
@@ -65,6 +68,8 @@ def record_chunks(path: Path, rows_per_chunk: int = CHUNK_ROWS) -> Iterator[Word
                 raw = stream.read(min(rows_per_chunk, expected - seen) * ROW_BYTES)
                 if not raw or len(raw) % ROW_BYTES:
                     raise DeliveryError("the record became shorter while it was read", where=_WHERE)
+                if on_bytes is not None:
+                    on_bytes(raw)
                 words = np.frombuffer(raw, dtype=">u2").astype(np.uint16).reshape(-1, COLUMNS)
                 seen += len(words)
                 yield words

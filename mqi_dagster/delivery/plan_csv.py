@@ -1,0 +1,47 @@
+"""The planned beam in the form of a delivered one: samples on the planned timeline."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from math import ceil
+
+import numpy as np
+
+from mqi_dagster.delivery.counting import RunningCounts
+from mqi_dagster.delivery.layer_samples import SampleChunk
+from mqi_dagster.delivery.planned_timeline import PlannedTimeline
+from mqi_dagster.delivery.record import CHUNK_ROWS
+from mqi_dagster.machine import Record
+
+
+def planned_samples(
+    timeline: PlannedTimeline, record: Record, divisor: float, samples_per_chunk: int = CHUNK_ROWS
+) -> Iterator[SampleChunk]:
+    """A planned layer sampled at the machine's row period: t = 0, TG, 2 TG, ... past the last spot.
+
+    Positions and cumulative monitor units are linear between spots; the count of a sample is what was
+    planned since the one before, in whole counts with the layer's sum preserved. What is planned at the
+    first spot stands in the first sample. Counts carry the dividing factor of the log CSVs, so that the
+    two can be compared.
+
+    Args:
+        timeline: The planned layer.
+        record: Row period and MU per count.
+        divisor: The dose dividing factor.
+        samples_per_chunk: Most samples of a piece.
+    """
+    period_s = record.row_period_ms * 1e-3
+    # A timeline that ends on a sample must not get another one from the last bit of a division.
+    total = ceil(float(timeline.time_s[-1]) / period_s - 1e-6) + 1
+    running = RunningCounts()
+    per_mu = 1.0 / (record.mu_per_count * divisor)
+    for start in range(0, total, samples_per_chunk):
+        row = np.arange(start, min(start + samples_per_chunk, total))
+        time_s = row.astype(np.float64) * period_s
+        if row[-1] == total - 1:
+            time_s[-1] = max(time_s[-1], timeline.time_s[-1])
+        yield SampleChunk(
+            (row * record.row_period_ms).astype(np.float32),
+            timeline.positions_at(time_s).astype(np.float32),
+            running.follow(timeline.mu_at(time_s) * per_mu),
+        )

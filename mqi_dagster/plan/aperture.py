@@ -99,8 +99,9 @@ def _write(path: Path, text: str) -> Path:
             os.fsync(file.fileno())
         beside.replace(path)
     except OSError as error:
-        beside.unlink(missing_ok=True)
         raise InfrastructureError(
             f"the aperture cannot be written: {error.strerror}", where=Where(kind="aperture")
         ) from None
+    finally:
+        beside.unlink(missing_ok=True)
     return path

@@ -60,8 +60,8 @@ def _long_enough(part: str) -> bool:
 
 
 def patient_texts(dataset: Dataset) -> tuple[str, ...]:
-    """The patient's ID and every part of the patient's names, each long enough to identify."""
-    found = _values(dataset, "PatientID")
+    """The patient's IDs and every part of the patient's names, each long enough to identify."""
+    found = _values(dataset, "PatientID") + _values(dataset, "OtherPatientIDs")
     for keyword in ("PatientName", "OtherPatientNames", "PatientBirthName"):
         for name in _values(dataset, keyword):
             found.extend(_name_parts(name))

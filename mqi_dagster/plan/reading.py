@@ -5,7 +5,8 @@ from __future__ import annotations
 import io
 import re
 import struct
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
@@ -38,6 +39,7 @@ DAMAGE = (
     InvalidDicomError,
     BytesLengthException,
     EOFError,
+    OSError,
     ValueError,
     TypeError,
     KeyError,
@@ -48,7 +50,7 @@ DAMAGE = (
     RecursionError,
     struct.error,
 )
-"""What pydicom raises on damaged bytes."""
+"""What pydicom raises on damaged bytes (OSError too, though it reads from memory)."""
 
 STEADY_MM_DEG = 0.01
 """Gantry, couch, isocentre and snout within this stand still."""
@@ -64,10 +66,20 @@ def read_ion_plan(path: Path) -> IonPlan:
         PlanError: The file cannot be read, is no RT Ion Plan, or contradicts itself. The message names the
             beam and layer, never the path or the patient.
     """
-    with config.disable_value_validation():  # warnings on values would print the values
-        dataset = read_dataset(path)
+    with reading_elements():
+        return _plan(read_dataset(path))
+
+
+@contextmanager
+def reading_elements() -> Iterator[None]:
+    """Reads elements without printing their values, and names what damaged ones raise.
+
+    Raises:
+        PlanError: An element is damaged; with the first cause.
+    """
+    with config.disable_value_validation():  # its warnings would print the values
         try:
-            return _plan(dataset)
+            yield
         except DAMAGE as error:
             raise PlanError(
                 "the plan holds damaged elements", where=Where(kind=KIND), first_cause=_cause(error)

@@ -8,6 +8,7 @@ from copy import deepcopy
 from pathlib import Path
 
 from pydicom import config
+from pydicom.datadict import dictionary_description, dictionary_VR
 from pydicom.dataset import Dataset, FileDataset, FileMetaDataset
 from pydicom.sequence import Sequence
 from pydicom.uid import UID, ImplicitVRLittleEndian, RTIonPlanStorage
@@ -15,7 +16,7 @@ from pydicom.uid import UID, ImplicitVRLittleEndian, RTIonPlanStorage
 from mqi_dagster.errors import InfrastructureError, PrivacyError, Where
 from mqi_dagster.plan.elements import KIND, integer, items, refuse, required_text, text
 from mqi_dagster.plan.identifiers import patient_texts
-from mqi_dagster.plan.reading import is_setup, read_dataset, read_ion_plan
+from mqi_dagster.plan.reading import is_setup, read_dataset, read_ion_plan, reading_elements
 from mqi_dagster.plan.spot_maps import CREATOR, GROUP, private_block
 
 IMPLEMENTATION_UID = "2.25.329800735698586629295641978511506172918"
@@ -129,9 +130,7 @@ BLANK = (
 """What the class demands and may be empty."""
 
 
-def write_reduced_plan(
-    source: Path, target: Path, beam_number: int, *, as_number: int | None = None
-) -> None:
+def write_reduced_plan(source: Path, target: Path, beam_number: int, *, as_number: int | None = None) -> None:
     """Write the copy of a plan that holds one treatment beam and no identity.
 
     The same source and beam give the same bytes. UIDs are replaced by ones derived from a hash of the
@@ -149,7 +148,7 @@ def write_reduced_plan(
         InfrastructureError: The copy cannot be written.
     """
     read_ion_plan(source)
-    with config.disable_value_validation():  # warnings on values would print the values
+    with reading_elements():
         plan = read_dataset(source)
         beams = [beam for beam in items(plan, "IonBeamSequence") if not is_setup(beam)]
         chosen = [beam for beam in beams if integer(beam, "BeamNumber") == beam_number]
@@ -161,6 +160,7 @@ def write_reduced_plan(
             reduced.IonBeamSequence[0].BeamNumber = as_number
             for reference in reduced.FractionGroupSequence[0].ReferencedBeamSequence:
                 reference.ReferencedBeamNumber = as_number
+    with config.disable_value_validation():  # its warnings would print the values
         _write(reduced, target)
 
 
@@ -208,7 +208,11 @@ def _reduce(plan: Dataset, beam: Dataset, number: int) -> Dataset:
 
 
 def _copy(item: Dataset, sequence: str) -> Dataset:
-    """The kept elements of a sequence's item, deep."""
+    """The kept elements of a sequence's item, deep.
+
+    Raises:
+        PlanError: An element is damaged.
+    """
     copy = Dataset()
     for keyword in KEPT[sequence]:
         if keyword not in item:
@@ -216,7 +220,10 @@ def _copy(item: Dataset, sequence: str) -> Dataset:
         if keyword in KEPT:
             setattr(copy, keyword, Sequence(_copy(inner, keyword) for inner in items(item, keyword)))
         else:
-            copy.add(deepcopy(item[keyword]))
+            element = item[keyword]
+            if element.VR != dictionary_VR(element.tag):  # pydicom reads a damaged number as text
+                refuse(f"{dictionary_description(keyword)} is damaged")
+            copy.add(deepcopy(element))
     if sequence == "IonControlPointSequence" and (spots := private_block(item)):
         block = copy.private_block(GROUP, CREATOR, create=True)
         for offset, raw in spots.items():
@@ -246,7 +253,8 @@ def _write(reduced: Dataset, target: Path) -> None:
         finally:
             os.close(folder)
     except OSError as error:
-        beside.unlink(missing_ok=True)
         raise InfrastructureError(
             f"the reduced plan cannot be written: {error.strerror}", where=Where(kind=KIND)
         ) from None
+    finally:
+        beside.unlink(missing_ok=True)

@@ -8,13 +8,13 @@ from copy import deepcopy
 from pathlib import Path
 
 from pydicom import config
-from pydicom.datadict import dictionary_description, dictionary_VR
+from pydicom.datadict import dictionary_VR
 from pydicom.dataset import Dataset, FileDataset, FileMetaDataset
 from pydicom.sequence import Sequence
 from pydicom.uid import UID, ImplicitVRLittleEndian, RTIonPlanStorage
 
 from mqi_dagster.errors import InfrastructureError, PrivacyError, Where
-from mqi_dagster.plan.elements import KIND, integer, items, refuse, required_text, text
+from mqi_dagster.plan.elements import KIND, integer, items, numbers, refuse, required_text, text
 from mqi_dagster.plan.identifiers import patient_texts
 from mqi_dagster.plan.reading import is_setup, read_dataset, read_ion_plan, reading_elements
 from mqi_dagster.plan.spot_maps import CREATOR, GROUP, private_block
@@ -109,6 +109,9 @@ KEPT: dict[str, tuple[str, ...]] = {
     ),
 }
 """What the copy keeps of each sequence; everything else of it, private or not, stays behind."""
+
+NUMERIC = ("DS", "IS", "FL")
+"""Representations of numbers."""
 
 BLANK = (
     "StudyDate",
@@ -211,7 +214,7 @@ def _copy(item: Dataset, sequence: str) -> Dataset:
     """The kept elements of a sequence's item, deep.
 
     Raises:
-        PlanError: An element is damaged.
+        PlanError: What should be a number is none.
     """
     copy = Dataset()
     for keyword in KEPT[sequence]:
@@ -221,8 +224,8 @@ def _copy(item: Dataset, sequence: str) -> Dataset:
             setattr(copy, keyword, Sequence(_copy(inner, keyword) for inner in items(item, keyword)))
         else:
             element = item[keyword]
-            if element.VR != dictionary_VR(element.tag):  # pydicom reads a damaged number as text
-                refuse(f"{dictionary_description(keyword)} is damaged")
+            if dictionary_VR(element.tag) in NUMERIC:  # pydicom hands a damaged number on as text
+                numbers(item, keyword)
             copy.add(deepcopy(element))
     if sequence == "IonControlPointSequence" and (spots := private_block(item)):
         block = copy.private_block(GROUP, CREATOR, create=True)

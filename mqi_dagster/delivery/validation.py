@@ -150,6 +150,12 @@ def _check_fraction(
     if fraction.missing_beams:
         missing = ", ".join(str(number) for number in fraction.missing_beams)
         findings.note(f"partial fraction: no delivery of beam {missing}")
+    for beam in _beam_entries(checked):
+        if not beam.complete:
+            planned = len(source.plan.beam(beam.number).layers)
+            findings.note(
+                f"partial fraction: {len(beam.layers)} of {planned} layers of beam {beam.number} delivered"
+            )
     return checked
 
 

@@ -111,7 +111,7 @@ def encode_record(delivery: LayerDelivery, encoding: Encoding) -> NDArray[np.uin
         rows[moving, axis] = raw
     rows[first:last, 2:4] = BEAM_SIZE_RAW
     scale = machine.monitor_full_scale_na[2] / factor
-    rows[:, 4] = np.rint(rng.integers(0, 31, size=len(rows)) * scale)
+    rows[:, 4] = np.rint(rng.integers(0, 21, size=len(rows)) * scale)
     rows[first:last, 4] = counts
     tail = np.array([0.3, 0.06])[:actual_on] * counts[-1]
     rows[last : last + actual_on, 4] = np.rint(tail)

@@ -107,17 +107,19 @@ class LayerSamples:
         for words in record_chunks(part.record.path, rows_per_chunk, digest.update):
             row = np.arange(self.rows, self.rows + len(words))
             self.rows += len(words)
-            on = beam_on(words)
-            if first_on is None and on.any():
-                first_on = int(row[int(np.argmax(on))])
+            on = _where_true(beam_on(words))
+            on_row = row[on]
+            if first_on is None and len(on_row):
+                first_on = int(on_row[0])
             xy = positions_mm(words, self._machine.record)
-            self._add_beam_on(words[on], factor)
+            on_words, on_xy = words[on], xy[on]
+            self._add_beam_on(on_words, factor)
             if self._comparison is not None and first_on is not None:
-                mu = words[on, DOSE_1].astype(np.float64) * (factor * self._machine.record.mu_per_count)
-                since_on_s = (row[on] - first_on).astype(np.float64) * (period_ms * 1e-3)
-                self._comparison.add(index, since_on_s, xy[on], mu)
+                mu = on_words[:, DOSE_1].astype(np.float64) * (factor * self._machine.record.mu_per_count)
+                since_on_s = (on_row - first_on).astype(np.float64) * (period_ms * 1e-3)
+                self._comparison.add(index, since_on_s, on_xy, mu)
             if self._options.samples is Samples.BEAM_ON:
-                words, row, xy = words[on], row[on], xy[on]
+                words, row, xy = on_words, on_row, on_xy
             self.samples += len(words)
             yield SampleChunk(
                 (row * period_ms).astype(np.float32), xy.astype(np.float32), counts.follow(words[:, DOSE_1])
@@ -160,3 +162,10 @@ class LayerSamples:
             position_difference_mm=None if comparison is None else comparison.mean_mm,
             compared_samples=0 if comparison is None else comparison.samples,
         )
+
+
+def _where_true(flags: NDArray[np.bool_]) -> slice | NDArray[np.bool_]:
+    """The flags as an index: a slice, which copies nothing, where they are one run, as in most records."""
+    first = int(np.argmax(flags))
+    count = int(np.count_nonzero(flags))
+    return slice(first, first + count) if flags[first : first + count].all() else flags

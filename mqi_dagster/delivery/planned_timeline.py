@@ -159,4 +159,6 @@ class PositionComparison:
 
 
 def _weighted(difference: NDArray[np.float64], mu: NDArray[np.float64]) -> NDArray[np.float64]:
-    return np.array([mu @ difference[:, 0], mu @ difference[:, 1], mu.sum()])
+    # Plain sums: a threaded dot product would make the last bits depend on the machine.
+    dx, dy = (difference[:, axis] * mu for axis in range(2))
+    return np.array([dx.sum(), dy.sum(), mu.sum()])

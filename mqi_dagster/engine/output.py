@@ -25,8 +25,8 @@ Floats = NDArray[np.float64]
 Vector = tuple[float, float, float]
 Shape = tuple[int, int, int]
 
-_PLANE_MM = (-1.0, 1.0)
-"""z of the slab that 2 cm mode scores, 20 mm below the surface of the water [mm]."""
+_PLANE_THICKNESS_MM = 2.0
+"""Of moqui's slab around z = 0, 20 mm below the surface; the embedded engine's is one voxel thick."""
 
 _PLANE_LAYERS = (1, 3)
 """Forks of moqui score the slab as one layer, or as three that are averaged here."""
@@ -212,9 +212,9 @@ def _expected_header(tps: TpsFile, voxels: int, *, plane: bool) -> _Header | Non
     if not plane:
         return _Header((nx, ny, nz), (float(x), float(y), float(z)), (float(dx), float(dy), float(dz)))
     layers = voxels // (nx * ny)
-    low, high = _PLANE_MM
-    thickness = (high - low) / max(layers, 1)
-    return _Header((nx, ny, layers), (float(x), float(y), low), (float(dx), float(dy), thickness))
+    thickness = float(dz) if tps.beam_model_file is not None else _PLANE_THICKNESS_MM
+    spacing = (float(dx), float(dy), thickness / max(layers, 1))
+    return _Header((nx, ny, layers), (float(x), float(y), -thickness / 2), spacing)
 
 
 def _require_same_grid(header: _Header, expected: _Header, *, plane: bool) -> None:

@@ -79,7 +79,7 @@ _FAILURES: tuple[tuple[re.Pattern[str], FailureKind, str], ...] = (
         FailureKind.ENGINE,
         "the engine crashed",
     ),
-    (re.compile(r"^mqi-engine: error: "), FailureKind.ENGINE, "the embedded engine reported an error"),
+    (re.compile(r"^mqi-engine: "), FailureKind.ENGINE, "the embedded engine reported an error"),
 )
 
 _EXIT_INPUT = 2

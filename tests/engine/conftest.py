@@ -1,0 +1,7 @@
+"""Fixtures of the engine's tests."""
+
+from __future__ import annotations
+
+from engine_cases import beam_case, plan
+
+__all__ = ["beam_case", "plan"]

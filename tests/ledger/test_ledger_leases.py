@@ -1,0 +1,251 @@
+"""Slots and leases: one beam a slot, one slot a beam, whatever happens to their owners."""
+
+from __future__ import annotations
+
+import functools
+import os
+import signal
+import time
+from collections.abc import Callable
+from datetime import timedelta
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import pytest
+
+from mqi_dagster.errors import ConfigurationError, InfrastructureError, LeaseLostError
+from mqi_dagster.ledger import Lease, LeaseKeeper, Ledger, Refusal, Slot, SlotKind
+
+if TYPE_CHECKING:
+    from conftest import Clock, Forked
+
+    Fork = Callable[[Callable[[], None]], Forked]
+
+MINUTE = timedelta(seconds=60)
+
+
+def _cpus(count: int) -> list[Slot]:
+    return [Slot(SlotKind.CPU, index) for index in range(count)]
+
+
+def _lease(found: Lease | Refusal) -> Lease:
+    assert isinstance(found, Lease), found
+    return found
+
+
+def _take(ledger: Ledger, beam: str, owner: str) -> Lease | Refusal:
+    return ledger.acquire(beam, owner, stale_after=MINUTE, kind="cpu")
+
+
+def test_slots_are_declared_again_without_touching_leases(ledger: Ledger) -> None:
+    ledger.declare_slots(
+        "here", [Slot(SlotKind.GPU, 0, "GPU-a", 24000), Slot(SlotKind.GPU, 1, "GPU-b", 24000)]
+    )
+    ledger.declare_slots("there", _cpus(1))
+    lease = _lease(ledger.acquire("b1", "run1", stale_after=MINUTE, kind="gpu"))
+    assert (lease.uuid, lease.index, lease.memory_mb) == ("GPU-a", 0, 24000)
+    ledger.declare_slots("here", [Slot(SlotKind.CPU, 0)])
+    assert [(slot.host, slot.kind, slot.index, slot.in_service) for slot in ledger.slots()] == [
+        ("here", "cpu", 0, True),
+        ("here", "gpu", 0, False),
+        ("there", "cpu", 0, True),
+    ]
+    assert ledger.lease_of("b1") == lease
+    assert ledger.release(lease)
+    assert ledger.acquire("b2", "run2", stale_after=MINUTE, kind="gpu") == Refusal("no free slot")
+    ledger.declare_slots("here", [Slot(SlotKind.CPU, 0)])
+    assert [(slot.host, slot.kind) for slot in ledger.slots()] == [("here", "cpu"), ("there", "cpu")]
+    with pytest.raises(ConfigurationError):
+        ledger.declare_slots("here", [Slot(SlotKind.CPU, 0), Slot(SlotKind.CPU, 0)])
+
+
+def test_a_beam_has_one_lease_and_a_slot_one_beam(ledger: Ledger) -> None:
+    ledger.declare_slots("here", _cpus(2))
+    first = _lease(_take(ledger, "b1", "run1"))
+    assert _lease(_take(ledger, "b1", "run1")).token == first.token, "the same owner gets it again"
+    assert _take(ledger, "b1", "run2") == Refusal("beam is being simulated by run run1")
+    second = _lease(_take(ledger, "b2", "run2"))
+    assert {first.index, second.index} == {0, 1}
+    assert _take(ledger, "b3", "run3") == Refusal("no free slot")
+    assert ledger.release(first)
+    assert not ledger.release(first), "what is free is not freed again"
+    assert _lease(_take(ledger, "b3", "run3")).index == first.index
+
+
+def test_only_slots_of_the_wanted_kind_and_host_are_given(ledger: Ledger) -> None:
+    ledger.declare_slots("here", [Slot(SlotKind.CPU, 0), Slot(SlotKind.CPU, 1, in_service=False)])
+    ledger.declare_slots("there", [Slot(SlotKind.GPU, 0)])
+    assert ledger.acquire("b1", "run1", stale_after=MINUTE, kind="gpu", host="here") == Refusal(
+        "no free slot"
+    )
+    assert _lease(ledger.acquire("b1", "run1", stale_after=MINUTE, kind="gpu")).host == "there"
+    assert _lease(_take(ledger, "b2", "run2")).index == 0
+    assert _take(ledger, "b3", "run3") == Refusal("no free slot"), "out of service"
+
+
+def test_a_stale_lease_of_the_same_beam_passes_on_with_its_job(ledger: Ledger, clock: Clock) -> None:
+    ledger.declare_slots("here", _cpus(1))
+    old = _lease(_take(ledger, "b1", "run1"))
+    old = ledger.set_job(old, "slurm", "4711")
+    clock.forward(59)
+    assert isinstance(_take(ledger, "b1", "run2"), Refusal)
+    clock.forward(2)
+    new = _lease(_take(ledger, "b1", "run2"))
+    assert (new.owner, new.token, new.executor, new.job_id) == ("run2", old.token + 1, "slurm", "4711")
+    for late in (ledger.renew, lambda lease: ledger.set_job(lease, "slurm", "1")):
+        with pytest.raises(LeaseLostError):
+            late(old)
+    assert not ledger.release(old)
+    assert ledger.lease_of("b1") == new
+
+
+def test_a_renewed_lease_does_not_become_stale(ledger: Ledger, clock: Clock) -> None:
+    ledger.declare_slots("here", _cpus(1))
+    lease = _lease(_take(ledger, "b1", "run1"))
+    for _ in range(4):
+        clock.forward(40)
+        ledger.renew(lease)
+    assert isinstance(_take(ledger, "b1", "run2"), Refusal)
+
+
+def test_a_heartbeat_from_the_future_does_not_hold_a_slot_for_ever(ledger: Ledger, clock: Clock) -> None:
+    ledger.declare_slots("here", _cpus(1))
+    _take(ledger, "b1", "run1")
+    clock.forward(-7200)
+    assert _lease(_take(ledger, "b1", "run2")).owner == "run2"
+
+
+def test_a_stale_lease_of_another_beam_is_freed_only_when_its_job_has_ended(
+    ledger: Ledger, clock: Clock
+) -> None:
+    ledger.declare_slots("here", _cpus(2))
+    dead = ledger.set_job(_lease(_take(ledger, "b1", "run1")), "local", "1:1")
+    clock.forward(30)
+    _take(ledger, "b2", "run2")
+    clock.forward(40)
+    asked: list[str] = []
+
+    def ask(answer: bool) -> Lease | Refusal:
+        def confirm(lease: Lease) -> bool:
+            asked.append(lease.beam)
+            return answer
+
+        return ledger.acquire("b3", "run3", stale_after=MINUTE, kind="cpu", confirm_ended=confirm)
+
+    assert _take(ledger, "b3", "run3") == Refusal("no free slot"), "nobody was asked"
+    assert ask(False) == Refusal("no free slot")
+    assert ledger.lease_of("b1") == dead
+    got = _lease(ask(True))
+    assert asked == ["b1", "b1"], "b2 is alive and never asked about"
+    assert (got.index, got.token, got.job_id) == (dead.index, dead.token + 1, None)
+    assert ledger.lease_of("b1") is None
+    with pytest.raises(LeaseLostError):
+        ledger.renew(dead)
+
+
+def test_an_owner_that_wakes_up_while_its_job_is_asked_about_keeps_its_lease(
+    ledger: Ledger, clock: Clock
+) -> None:
+    ledger.declare_slots("here", _cpus(1))
+    lease = _lease(_take(ledger, "b1", "run1"))
+    clock.forward(61)
+
+    def confirm(stale: Lease) -> bool:
+        ledger.renew(lease)
+        return True
+
+    refused = ledger.acquire("b2", "run2", stale_after=MINUTE, kind="cpu", confirm_ended=confirm)
+    assert refused == Refusal("no free slot")
+
+
+def _hold_three_times(url: str, me: int, start: float, events: Path) -> None:
+    ledger = Ledger.open(url)
+    time.sleep(max(0.0, start - time.monotonic()))
+    held, limit = 0, time.monotonic() + 60
+    with events.open("w") as stream:
+        while held < 3:
+            assert time.monotonic() < limit, "starved"
+            lease = _take(ledger, f"beam{me}", f"run{me}")
+            if isinstance(lease, Lease):
+                stream.write(f"{time.monotonic_ns()} take {lease.index}\n")
+                time.sleep(0.02)
+                stream.write(f"{time.monotonic_ns()} give {lease.index}\n")
+                assert ledger.release(lease)
+                held += 1
+            time.sleep(0.005)
+
+
+def test_eight_processes_never_share_three_slots(url: str, fork: Fork, tmp_path: Path) -> None:
+    Ledger.open(url).declare_slots("here", _cpus(3))
+    start = time.monotonic() + 0.3
+    children = [
+        fork(functools.partial(_hold_three_times, url, me, start, tmp_path / f"events{me}"))
+        for me in range(8)
+    ]
+    assert [child.wait() for child in children] == [0] * 8
+    events = sorted(
+        (int(moment), kind, int(index))
+        for path in tmp_path.glob("events*")
+        for moment, kind, index in (line.split() for line in path.read_text().splitlines())
+    )
+    assert len(events) == 8 * 3 * 2
+    busy: set[int] = set()
+    for _, kind, index in events:
+        assert (index in busy) == (kind == "give"), "two beams in one slot"
+        busy ^= {index}
+
+
+def test_a_killed_holder_loses_its_lease_after_it_went_stale(url: str, fork: Fork, tmp_path: Path) -> None:
+    ledger = Ledger.open(url)
+    ledger.declare_slots("here", _cpus(1))
+    stale = timedelta(seconds=1.5)
+
+    def hold() -> None:
+        own = Ledger.open(url)
+        lease = _lease(own.acquire("b1", "run1", stale_after=stale, kind="cpu"))
+        with LeaseKeeper(own, lease, every=timedelta(seconds=0.2), stale_after=stale):
+            (tmp_path / "held").touch()
+            time.sleep(60)
+
+    holder = fork(hold)
+    while not (tmp_path / "held").exists():
+        time.sleep(0.01)
+    time.sleep(2)
+    assert isinstance(ledger.acquire("b1", "run2", stale_after=stale, kind="cpu"), Refusal), "kept alive"
+    os.kill(holder.pid, signal.SIGKILL)
+    assert holder.wait() == -9
+    killed = time.monotonic()
+    while isinstance(found := ledger.acquire("b1", "run2", stale_after=stale, kind="cpu"), Refusal):
+        assert time.monotonic() - killed < 5
+        time.sleep(0.05)
+    assert time.monotonic() - killed > 0.5, "not before it was stale"
+    assert (found.owner, found.token) == ("run2", 2)
+
+
+def test_the_keeper_says_when_the_lease_has_passed_on(ledger: Ledger, clock: Clock) -> None:
+    ledger.declare_slots("here", _cpus(1))
+    lease = _lease(_take(ledger, "b1", "run1"))
+    with LeaseKeeper(ledger, lease, every=timedelta(seconds=0.02), stale_after=MINUTE) as keeper:
+        time.sleep(0.1)
+        keeper.check()
+        ledger.release(lease)
+        assert keeper.lost.wait(5)
+        with pytest.raises(LeaseLostError):
+            keeper.check()
+
+
+def test_the_keeper_gives_up_only_when_the_ledger_was_away_too_long(
+    ledger: Ledger, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ledger.declare_slots("here", _cpus(1))
+    lease = _lease(_take(ledger, "b1", "run1"))
+
+    def away(_lease: Lease) -> Lease:
+        raise InfrastructureError("the ledger's database failed: gone")
+
+    monkeypatch.setattr(ledger, "renew", away)
+    started = time.monotonic()
+    beat, limit = timedelta(seconds=0.02), timedelta(seconds=0.4)
+    with LeaseKeeper(ledger, lease, every=beat, stale_after=limit) as keeper:
+        assert keeper.lost.wait(5)
+        assert time.monotonic() - started > 0.4

@@ -1,0 +1,85 @@
+"""One look for every picture, and the way from a figure to bytes.
+
+Colours are from Okabe and Ito, which colour-blind people can tell apart; maps grow darker with the value.
+"""
+
+from __future__ import annotations
+
+import base64
+import io
+from typing import Literal
+
+from matplotlib.axes import Axes
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.figure import Figure
+
+PLANNED = "#d55e00"
+"""Vermilion: what was planned."""
+DELIVERED = "#0072b2"
+"""Blue: what was delivered, and its dose."""
+SECOND = "#009e73"
+"""Green: the second of two equal lines."""
+INK = "#333333"
+QUIET = "#8a8a8a"
+GRID = "#e4e4e4"
+DENSITY_MAP = "Blues"
+DOSE_MAP = "cividis"
+
+_COARSER = (100, 80, 64, 50)
+"""Dots per inch to try, until a picture of noise is small enough."""
+
+BYTES_AT_MOST = 60_000
+"""Metadata are read whole by every page that lists them."""
+
+
+def new_figure(width_in: float, height_in: float) -> Figure:
+    """A white figure that no other part of the process knows of."""
+    figure = Figure(figsize=(width_in, height_in), dpi=_COARSER[0], layout="constrained")
+    figure.patch.set_facecolor("white")
+    FigureCanvasAgg(figure)
+    return figure
+
+
+def dress(axes: Axes, title: str, x_label: str, y_label: str) -> None:
+    """Title, labels, and thin lines that stay behind the data."""
+    axes.set_title(title, fontsize=11, color=INK, loc="left")
+    axes.set_xlabel(x_label, fontsize=9, color=INK)
+    axes.set_ylabel(y_label, fontsize=9, color=INK)
+    axes.tick_params(labelsize=8, colors=INK, length=3)
+    axes.grid(visible=True, color=GRID, linewidth=0.6)
+    axes.set_axisbelow(True)
+    for side, spine in axes.spines.items():
+        spine.set_visible(side in ("left", "bottom"))
+        spine.set_color(QUIET)
+
+
+def legend(axes: Axes, place: Literal["upper left", "upper right"], anchor: tuple[float, float]) -> None:
+    """A legend without a box, in one row.
+
+    Args:
+        axes: Whose.
+        place: The corner of the legend that stands at the anchor.
+        anchor: In fractions of the axes.
+    """
+    axes.legend(loc=place, bbox_to_anchor=anchor, ncols=2, fontsize=8, frameon=False, labelcolor=INK)
+
+
+def as_png(figure: Figure) -> bytes:
+    """The figure as PNG of at most `BYTES_AT_MOST`; the same figure gives the same bytes."""
+    for dots in _COARSER:
+        buffer = io.BytesIO()
+        figure.savefig(buffer, format="png", dpi=dots, metadata={"Software": None})
+        if buffer.tell() <= BYTES_AT_MOST:
+            break
+    return buffer.getvalue()
+
+
+def as_markdown(png: bytes, alt: str) -> str:
+    """A picture that carries its data with it, for markdown metadata.
+
+    Args:
+        png: The picture.
+        alt: What it shows, in words.
+    """
+    words = " ".join(alt.replace("[", "(").replace("]", ")").split())
+    return f"![{words}](data:image/png;base64,{base64.b64encode(png).decode('ascii')})"

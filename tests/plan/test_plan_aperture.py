@@ -81,6 +81,10 @@ def test_leaves_at_home_are_not_written(collimated: PlanBeam, tmp_path: Path) ->
     home = replace(layer, left_mm=np.array([-90.0, -90.0]), right_mm=np.array([-90.0, -95.0]))
     beam = replace(collimated, blocks=(), mlc=replace(collimated.mlc, layers=(home,)))
     assert export_aperture(beam, tmp_path) == []
+    out = replace(home, left_mm=np.array([-95.0, -89.9]))
+    beam = replace(beam, mlc=replace(collimated.mlc, layers=(home, out)))
+    (written,) = export_aperture(beam, tmp_path)
+    assert written.read_text().splitlines()[-1] == "120,2,-8.99,-9.5"
     out = replace(home, right_mm=np.array([-89.9, -95.0]))
     beam = replace(beam, mlc=replace(collimated.mlc, layers=(home, out)))
     (written,) = export_aperture(beam, tmp_path)

@@ -251,6 +251,10 @@ CONTRADICTIONS: dict[str, tuple[Change, str]] = {
         lambda p: _private(p, 0x96, b"\0" * 6),
         r"beam 2, layer 2.*6 bytes of weights \(not 8\)",
     ),
+    "half a position": (
+        lambda p: _private(p, 0x94, b"\0" * 12),
+        r"beam 2, layer 2.*12 bytes of positions \(not 16\)",
+    ),
     "count is no number": (lambda p: _private(p, 0x92, b"ab"), "beam 2, layer 2.*count is not a number"),
     "no weights": (
         lambda p: point(p, 2, 2).__delitem__((0x300B, 0x1096)),
@@ -495,3 +499,17 @@ def test_identifiers_hold_everything_that_names_somebody(mosaiq: Dataset, saved:
     assert "홍" not in identifiers
     assert not {text for text in identifiers if len(text) < 2 or (len(text) < 3 and text.isascii())}
     assert [len(text) for text in identifiers] == sorted((len(text) for text in identifiers), reverse=True)
+
+
+def test_words_of_a_name_in_one_component_are_identifiers(mosaiq: Dataset, saved: Save) -> None:
+    mosaiq.PatientName = "KIM MINSU"
+    assert {"KIM MINSU", "KIM", "MINSU"} <= set(read_ion_plan(saved(mosaiq)).identifiers)
+
+
+def test_first_cause_quotes_no_value(mosaiq: Dataset, saved: Save) -> None:
+    first = point(mosaiq, 3, 0)
+    del first[0x300B, 0x1094]
+    first.add_new((0x300B, 0x1094), "SH", ["SECRET", "1"])
+    with pytest.raises(PlanError, match="damaged elements") as caught:
+        read_ion_plan(saved(mosaiq, syntax=ExplicitVRLittleEndian, bare=False))
+    assert caught.value.first_cause == "ValueError: could not convert string to float: '...'"

@@ -28,6 +28,9 @@ _MOST_HISTORIES_OF_A_PART = 2_500_000
 
 _SEEDS = 2**31 - 2
 _OUTSIDE_MAXIMUM = 0.01
+_OUTSIDE_PER_MM = 0.0012
+"""Share of protons that interact in each mm of water, whose secondaries leave a range shifter sideways."""
+
 _PERCENT = re.compile(r"^\s*(\d+(?:\.\d+)?) %", re.MULTILINE)
 _SIMULATED = re.compile(r"Nbr primaries simulated: (\d+)(?: \((\d+) generated outside the geometry\))?")
 _NOT_A_NUMBER = re.compile(r"(?<![A-Za-z])-?nan(?![A-Za-z])")
@@ -116,6 +119,7 @@ def run_parts(
     folder: Path,
     parts: list[Part],
     at_once: int,
+    shifter_mm: float,
     on_progress: Callable[[int, float], None],
 ) -> None:
     """Run every part, at most ``at_once`` at a time, and check what each says.
@@ -127,6 +131,7 @@ def run_parts(
         folder: Working folder with the inputs; each part writes its own folder of output.
         parts: The parts.
         at_once: Processes at a time.
+        shifter_mm: Water-equivalent thickness in the beam before the volume [mm].
         on_progress: Called with a part's index and its percentage.
 
     Raises:
@@ -152,7 +157,7 @@ def run_parts(
                     selector.unregister(key.fileobj)
                     code = one.process.wait()
                     del running[one.part.index]
-                    _require_success(one, code)
+                    _require_success(one, code, _OUTSIDE_MAXIMUM + _OUTSIDE_PER_MM * shifter_mm)
                     on_progress(one.part.index, 100.0)
         finally:
             _end(running)
@@ -184,7 +189,7 @@ def _follow(one: _Running, chunk: bytes, on_progress: Callable[[int, float], Non
         on_progress(one.part.index, float(percents[-1]))
 
 
-def _require_success(one: _Running, code: int) -> None:
+def _require_success(one: _Running, code: int, outside_maximum: float) -> None:
     part = f"part {one.part.index + 1} of the simulation"
     complaint = _COMPLAINT.search(one.text)
     said = f": {complaint[0].strip()[:200]}" if complaint else ""
@@ -198,7 +203,7 @@ def _require_success(one: _Running, code: int) -> None:
     if found is None:
         raise EngineError(f"{part} does not say how many protons it simulated")
     simulated, outside = int(found[1]), int(found[2] or 0)
-    if outside > _OUTSIDE_MAXIMUM * simulated:
+    if outside > outside_maximum * simulated:
         raise EngineError(
             f"{100 * outside / simulated:.1f} % of the protons were generated outside the geometry:"
             " the field lies beside the volume, or the beam model is degenerate"

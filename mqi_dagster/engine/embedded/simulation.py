@@ -105,7 +105,9 @@ def simulate(request: Request, installation: Installation, at_once: int) -> None
         _write_inputs(folder, request)
         progress = Progress(histories)
         progress.begin()
-        driver.run_parts(installation, folder, list(request.parts), at_once, progress.update)
+        shifter = request.field.shifter
+        thickness = 0.0 if shifter is None else shifter.water_equivalent_thickness_mm
+        driver.run_parts(installation, folder, list(request.parts), at_once, thickness, progress.update)
         dose = combine(folder, request.volume, request.parts, request.protons)
         progress.finish()
     _write_outputs(target, names, request, dose)

@@ -45,7 +45,9 @@ class Ct:
     position: str = "HFS"
 
 
-def write_job(folder: Path, beam: Beam, machine: Machine, ct: Ct | None = None, histories: float = 20000) -> Path:
+def write_job(
+    folder: Path, beam: Beam, machine: Machine, ct: Ct | None = None, histories: float = 20000
+) -> Path:
     """Write a whole job; returns the TPS file."""
     dicom, logs = folder / "Log_csv" / "plan", folder / "Log_csv" / "log" / "1G000"
     dicom.mkdir(parents=True)

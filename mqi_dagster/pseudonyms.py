@@ -26,7 +26,9 @@ class Pseudonyms:
 
     def __init__(self, secret: bytes) -> None:
         if len(secret) < 16:
-            raise ConfigurationError("the site's secret is shorter than 16 bytes; run `mqi init` for a new one")
+            raise ConfigurationError(
+                "the site's secret is shorter than 16 bytes; run `mqi init` for a new one"
+            )
         self._secret = secret
 
     def keyed(self, *parts: str) -> str:

@@ -1,0 +1,94 @@
+"""Which cases an arrival holds: its fractions, each under the key that the ledger gave it."""
+
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+
+from mqi_dagster.delivery.discovery import Arrival, arrival_of, find_arrivals
+from mqi_dagster.delivery.fractions import Fraction
+from mqi_dagster.delivery.survey import Survey, survey_arrival
+from mqi_dagster.errors import InputError, Where
+from mqi_dagster.partitions import case_key, split_case_key
+from mqi_dagster.plan.model import IonPlan
+from mqi_dagster.pseudonyms import folder_name_key
+from mqi_dagster.resources.site import Site
+from mqi_dagster.settings import CaseNames
+
+
+@dataclass(frozen=True, slots=True)
+class ArrivedCase:
+    """One case as it stands in the inbox."""
+
+    case: str
+    place: str
+    """Keyed hash of the arrival's place in the inbox."""
+    survey: Survey
+    fraction: Fraction | None
+    """None where the arrival holds no delivery that can be grouped, or no single plan."""
+    fingerprint: str
+    """Changes with every change of the files of this case alone."""
+
+    @property
+    def arrival(self) -> Arrival:
+        """Where it was found."""
+        return self.survey.arrival
+
+    @property
+    def number(self) -> int:
+        """The NNNN of the case key."""
+        return split_case_key(self.case)[1]
+
+
+def survey(site: Site, arrival: Arrival) -> Survey:
+    """Plan and fractions of an arrival."""
+    window = timedelta(minutes=site.settings.intake.fraction_window_minutes)
+    return survey_arrival(arrival, site.timezone, window)
+
+
+def _plan_name(site: Site, plan: IonPlan, folder: Path) -> str:
+    if site.settings.site.case_names is CaseNames.FOLDER:
+        return folder_name_key(folder.name, plan.patient_id)
+    return site.pseudonyms.plan(plan.sop_instance_uid)
+
+
+def cases_of(site: Site, arrival: Arrival) -> list[ArrivedCase]:
+    """The cases that one arrival holds; at least one, so that nothing is skipped.
+
+    A fraction's number is given by the ledger in the order of first sight.
+    """
+    place = site.pseudonyms.keyed("place", arrival.relative)
+    seen = survey(site, arrival)
+    unreadable = case_key(site.pseudonyms.unreadable(arrival.relative), 1)
+    if seen.source is None:
+        return [ArrivedCase(unreadable, place, seen, None, arrival.fingerprint)]
+    name = _plan_name(site, seen.source.plan, arrival.folder)
+    found = []
+    for fraction in seen.fractions:
+        known = [site.pseudonyms.keyed("delivery", identity) for identity in fraction.identities]
+        case = case_key(name, site.ledger.fraction_number(name, known)) if known else unreadable
+        found.append(ArrivedCase(case, place, seen, fraction, seen.fingerprint(fraction)))
+    return found or [ArrivedCase(unreadable, place, seen, None, arrival.fingerprint)]
+
+
+def arrivals_in(site: Site, now: datetime) -> list[Arrival]:
+    """Every arrival in the site's inbox."""
+    return find_arrivals(site.inbox, site.settings.intake, now)
+
+
+def given_folder(site: Site, folder: Path) -> list[ArrivedCase]:
+    """The cases of a folder that a person named."""
+    return cases_of(site, arrival_of(folder))
+
+
+def find_case(site: Site, case: str) -> ArrivedCase:
+    """The case of a key, looked up in the inbox anew: paths are kept nowhere else.
+
+    Raises:
+        InputError: It is not in the inbox any more.
+    """
+    candidates = [arrival_of(site.given)] if site.given is not None else arrivals_in(site, datetime.now(UTC))
+    for arrival in candidates:
+        for found in cases_of(site, arrival):
+            if found.case == case:
+                return found
+    raise InputError("the case is not in the inbox any more", where=Where(case=case))

@@ -1,0 +1,119 @@
+"""One beam at work: its place in the case, its plan, its machine, and what of them a digest depends on."""
+
+import functools
+import subprocess
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import dagster as dg
+
+from mqi_dagster.assets.lineage import resolve
+from mqi_dagster.delivery.manifest import BeamEntry, CaseManifest, FileEntry, beam_inputs
+from mqi_dagster.errors import ConfigurationError, InputError, Where
+from mqi_dagster.execution.processes import resolve_program
+from mqi_dagster.machine import Machine
+from mqi_dagster.partitions import split_beam_key
+from mqi_dagster.plan.model import IonPlan, PlanBeam
+from mqi_dagster.plan.reading import read_ion_plan
+from mqi_dagster.resources.site import Site
+from mqi_dagster.settings import EngineProfile
+from mqi_dagster.store.files import sha256_file
+
+MANIFEST_FILE = "case_manifest.json"
+
+
+@dataclass(frozen=True, slots=True)
+class BeamAtWork:
+    """Everything a step needs to know of its beam."""
+
+    key: str
+    case: str
+    number: int
+    manifest: CaseManifest
+    entry: BeamEntry
+    plan: IonPlan
+    plan_beam: PlanBeam
+    machine: Machine
+
+    @property
+    def where(self) -> Where:
+        """The beam as the place of an error."""
+        return Where(case=self.case, beam=self.key)
+
+    @property
+    def inputs(self) -> dict[str, Any]:
+        """Content of this beam's inputs alone; nothing of other beams, order, paths or times."""
+        return beam_inputs(self.manifest, self.number)
+
+
+def read_manifest(instance: dg.DagsterInstance, site: Site, case: str) -> CaseManifest:
+    """The published manifest of a case."""
+    published = resolve(instance, site, "case_manifest", case)
+    return CaseManifest.model_validate_json(published.path(MANIFEST_FILE).read_bytes())
+
+
+def require_unchanged(entry: FileEntry, kind: str) -> Path:
+    """The path of an input whose content is still what the manifest says.
+
+    Raises:
+        InputError: It is gone or has changed since the case was taken in.
+    """
+    where = Where(kind=kind, sha256=entry.sha256)
+    try:
+        same = sha256_file(entry.path) == entry.sha256
+    except OSError as error:
+        raise InputError(
+            f"the file cannot be read any more ({error.strerror}); materialise case_manifest again",
+            where=where,
+        ) from error
+    if not same:
+        raise InputError(
+            "the file changed after the case was taken in; materialise case_manifest", where=where
+        )
+    return entry.path
+
+
+def load_beam(instance: dg.DagsterInstance, site: Site, key: str) -> BeamAtWork:
+    """The beam of a partition key, from the published manifest of its case."""
+    case, number = split_beam_key(key)
+    manifest = read_manifest(instance, site, case)
+    try:
+        entry = manifest.beam(number)
+    except KeyError as error:
+        raise InputError(
+            "the case holds no delivery of this beam", where=Where(case=case, beam=key)
+        ) from error
+    plan = read_ion_plan(require_unchanged(manifest.plan, "RT plan"))
+    plan_beam = plan.beam(number)
+    return BeamAtWork(
+        key=key,
+        case=case,
+        number=number,
+        manifest=manifest,
+        entry=entry,
+        plan=plan,
+        plan_beam=plan_beam,
+        machine=site.machines.named(plan_beam.machine_name),
+    )
+
+
+@functools.cache
+def _asked_version(command: tuple[str, ...]) -> str:
+    argv = (str(resolve_program(command[0])), *command[1:])
+    try:
+        answer = subprocess.run(argv, capture_output=True, text=True, timeout=60, check=True)
+    except (OSError, subprocess.SubprocessError) as error:
+        raise ConfigurationError(
+            "the engine does not tell its version; see `mqi doctor`", where=Where(kind="engine")
+        ) from error
+    return answer.stdout.strip()
+
+
+def engine_version(profile: EngineProfile) -> str:
+    """The engine's version, asked or as the settings say."""
+    if profile.version_command is not None:
+        return _asked_version(profile.version_command)
+    if profile.version is None:
+        raise ConfigurationError("the engine profile has neither version nor version_command")
+    return profile.version

@@ -1,0 +1,67 @@
+"""Where errors leave our code: what Dagster stores of them names no path and no person."""
+
+import os
+import traceback
+from pathlib import Path
+from types import TracebackType
+
+import dagster as dg
+
+from mqi_dagster.errors import MqiError, Retry, Where
+
+_PACKAGE = Path(__file__).resolve().parents[1]
+
+
+def _origin(trace: TracebackType | None) -> str:
+    frames = [f for f in traceback.extract_tb(trace) if Path(f.filename).is_relative_to(_PACKAGE)]
+    if not frames:
+        return "unknown place"
+    last = frames[-1]
+    return f"{Path(last.filename).relative_to(_PACKAGE)}:{last.lineno} in {last.name}"
+
+
+class Boundary:
+    """Turns every exception of a step into a `dagster.Failure` that is safe to store.
+
+    A typed error keeps its text, place and retry rule. Of any other exception only the type, the place in
+    our code and an operating-system error's own words remain: its text may hold a path or an identifier.
+    Interrupts pass unchanged.
+
+    Args:
+        where: Case and beam of the step.
+        retries_left: Whether the attempt budget allows another automatic try.
+    """
+
+    def __init__(self, where: Where, *, retries_left: bool = False) -> None:
+        self.where = where
+        self.retries_left = retries_left
+
+    def __enter__(self) -> "Boundary":
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if error is None or not isinstance(error, Exception) or isinstance(error, dg.Failure):
+            return
+        if isinstance(error, MqiError):
+            raise self._typed(error.at(self.where)) from None
+        raise self._untyped(error, trace) from None
+
+    def _typed(self, error: MqiError) -> dg.Failure:
+        again = error.retry is Retry.FOREVER or (error.retry is Retry.FROM_BUDGET and self.retries_left)
+        return dg.Failure(
+            description=str(error),
+            metadata={"error": error.code, "retry": error.retry.value},
+            allow_retries=again,
+        )
+
+    def _untyped(self, error: Exception, trace: TracebackType | None) -> dg.Failure:
+        text = f"{self.where}: {type(error).__name__} at {_origin(trace)}"
+        if isinstance(error, OSError) and error.errno is not None:
+            text += f": {os.strerror(error.errno)}"
+        return dg.Failure(
+            description=text,
+            metadata={"error": "unexpected", "retry": Retry.NEVER.value},
+            allow_retries=False,
+        )

@@ -1,0 +1,123 @@
+"""What each result depends on: the only place that decides when something is computed again.
+
+Never in a digest: case key, GPU, host, executor, paths, dates, run, attempt.
+"""
+
+from collections.abc import Mapping
+from pathlib import PurePath
+from typing import Any
+
+from mqi_dagster.assets.beam import BeamAtWork
+from mqi_dagster.settings import Engine, EngineProfile, Interpretation, RtDose, SiteCommand
+from mqi_dagster.store.digests import digest_of
+
+INTERPRETED_CSVS_CODE = "1"
+SIMULATION_CODE = "1"
+RT_DOSE_CODE = "1"
+CASE_MANIFEST_CODE = "1"
+HANDED_OVER_CODE = "1"
+
+
+def _command(command: SiteCommand | None) -> list[str] | None:
+    """A site's command without the folders it lies in."""
+    return None if command is None else [PurePath(part).name or part for part in command.argv]
+
+
+def interpreted_csvs_digest(beam: BeamAtWork, options: Interpretation, profile: EngineProfile) -> str:
+    """Digest of a beam's interpreted CSVs."""
+    machine = beam.machine
+    return digest_of(
+        asset="interpreted_csvs",
+        code=INTERPRETED_CSVS_CODE,
+        inputs=beam.inputs,
+        settings={
+            **options.model_dump(mode="json", exclude={"mu_ratio_minimum", "mu_ratio_maximum", "command"}),
+            "command": _command(options.command),
+            "csv_dialect": profile.csv_dialect.value,
+        },
+        machine=machine.model_dump(
+            mode="json",
+            include={"id", "record", "preset", "timing", "monitor_full_scale_na", "exports_aperture"},
+        ),
+    )
+
+
+def engine_settings(engine: Engine, profile: EngineProfile, version: str) -> dict[str, Any]:
+    """The settings that change what an engine computes."""
+    return {
+        "profile": engine.profile,
+        "version": version,
+        "histories": engine.histories,
+        "seed": engine.seed,
+        "histories_per_batch": engine.histories_per_batch,
+        "phantom": engine.phantom.model_dump(mode="json"),
+        "shards": engine.embedded.shards if profile.reads_beam_model else None,
+        "behaviour": profile.model_dump(
+            mode="json",
+            exclude={
+                "command",
+                "version_command",
+                "version",
+                "absolute_paths",
+                "success_exit_codes",
+                "needs_gpu",
+            },
+        ),
+    }
+
+
+def simulation_inputs(beam: BeamAtWork, csvs: str, engine: Engine, version: str) -> dict[str, Any]:
+    """What TPS file and raw dose depend on."""
+    profile = engine.in_use()
+    return {
+        "code": SIMULATION_CODE,
+        "interpreted_csvs": csvs,
+        "plan": beam.manifest.plan.sha256,
+        "beam": beam.number,
+        "ct": sorted(entry.sha256 for entry in beam.manifest.ct_series) if profile.patient_ct else [],
+        "settings": engine_settings(engine, profile, version),
+        "machine": beam.machine.model_dump(
+            mode="json",
+            include={
+                "id",
+                "sad_mm",
+                "range_shifter_offset_mm",
+                "range_shifters",
+                "gantry_number",
+                "beam_model",
+                "record",
+            },
+        ),
+    }
+
+
+def raw_dose_digest(beam: BeamAtWork, csvs: str, engine: Engine, version: str) -> str:
+    """Digest of a beam's raw dose."""
+    return digest_of(asset="raw_dose", **simulation_inputs(beam, csvs, engine, version))
+
+
+def tps_file_digest(
+    beam: BeamAtWork, csvs: str, engine: Engine, version: str, content: Mapping[str, object]
+) -> str:
+    """Digest of a beam's TPS file.
+
+    Args:
+        content: The file's keys with GPU and paths as placeholders (`TpsFile.for_digest`).
+    """
+    return digest_of(asset="tps_file", content=content, **simulation_inputs(beam, csvs, engine, version))
+
+
+def rt_dose_digest(beam: BeamAtWork, raw_dose: str, options: RtDose) -> str:
+    """Digest of a beam's RT Dose."""
+    return digest_of(
+        asset="rt_dose",
+        code=RT_DOSE_CODE,
+        raw_dose=raw_dose,
+        plan=beam.manifest.plan.sha256,
+        beam=beam.number,
+        settings={
+            **options.model_dump(mode="json", exclude={"command"}),
+            "command": _command(options.command),
+        },
+        commissioned=beam.machine.beam_model.commissioned,
+    )

@@ -1,0 +1,171 @@
+"""Station 4: the raw dose becomes a DICOM RT Dose, checked by reading it back."""
+
+from pathlib import Path
+
+import dagster as dg
+
+from mqi_dagster import __version__
+from mqi_dagster.assets import appearance, figures
+from mqi_dagster.assets.beam import BeamAtWork, load_beam, require_unchanged
+from mqi_dagster.assets.boundary import Boundary
+from mqi_dagster.assets.digests import RT_DOSE_CODE, rt_dose_digest
+from mqi_dagster.assets.lineage import DIGEST, require_passed, resolve, reusable, store_place
+from mqi_dagster.assets.raw_dose_files import RawDoseRecord, Role, read_raw_dose
+from mqi_dagster.dose.grid import DoseGrid
+from mqi_dagster.dose.readback import RtDoseReport, verify_rt_dose
+from mqi_dagster.dose.rt_dose import EngineStamp, RtDoseRequest, as_written, write_rt_dose
+from mqi_dagster.errors import MqiError, Where
+from mqi_dagster.execution.scrub import Scrubber
+from mqi_dagster.execution.site_command import run_site_command
+from mqi_dagster.partitions import BEAMS
+from mqi_dagster.resources.site import Site
+from mqi_dagster.store.published import Published
+
+FILES: dict[Role, str] = {"box": "rt_dose.dcm", "plane": "rt_dose_plane.dcm"}
+
+
+def _request(site: Site, beam: BeamAtWork, record: RawDoseRecord, digest: str) -> RtDoseRequest:
+    options = site.settings.rt_dose
+    return RtDoseRequest(
+        plan_path=require_unchanged(beam.manifest.plan, "RT plan"),
+        beam_number=beam.number,
+        digest=digest,
+        engine=EngineStamp(
+            name=record.engine,
+            version=record.version,
+            seed=record.seed,
+            histories=round(record.histories),
+            uncertainty_percent=record.uncertainty_percent,
+        ),
+        software_versions=(f"mqi_dagster {__version__}",),
+        dose_type=options.dose_type,
+        rbe=options.rbe,
+        bits=options.bits,
+    )
+
+
+def verify(
+    site: Site,
+    beam: BeamAtWork,
+    record: RawDoseRecord,
+    grids: dict[Role, DoseGrid],
+    folder: Path,
+    digest: str,
+) -> dict[Role, RtDoseReport]:
+    """Open every RT Dose of a folder and check it against the raw dose."""
+    request = _request(site, beam, record, digest)
+    built_in = site.settings.rt_dose.command is None
+    surface = record.water_surface_mm
+    reports: dict[Role, RtDoseReport] = {}
+    for role, grid in grids.items():
+        path = folder / FILES[role]
+        if not built_in and role == "plane" and not path.is_file():
+            continue
+        reports[role] = verify_rt_dose(
+            path,
+            plan_path=request.plan_path,
+            beam_number=beam.number,
+            frame=grid.frame,
+            units=grid.units,
+            dose_type=request.dose_type,
+            expected=as_written(grid, request),
+            digest=digest if built_in else None,
+            water_surface_y_mm=None if surface is None else -surface,
+        )
+    return reports
+
+
+def _make(site: Site, beam: BeamAtWork, raw: Published, digest: str) -> Published:
+    record, grids = read_raw_dose(raw)
+    request = _request(site, beam, record, digest)
+    command = site.settings.rt_dose.command
+    case, folder = store_place(beam.key)
+    with site.store.stage(case, folder, "rt_dose") as staging:
+        if command is None:
+            for role, grid in grids.items():
+                write_rt_dose(staging / FILES[role], grid, request)
+        else:
+            run_site_command(
+                command,
+                {
+                    "raw_dose": raw.folder,
+                    "plan": request.plan_path,
+                    "beam_number": str(beam.number),
+                    "output": staging,
+                },
+                wanted=staging,
+                scrubber=Scrubber(beam.plan.identifiers),
+            )
+        reports = verify(site, beam, record, grids, staging, digest)
+        main = reports.get("box") or reports["plane"]
+        meta = {
+            "units": main.units.value,
+            "maximum": main.maximum,
+            "r80_mm": main.r80_mm,
+            "engine": record.engine,
+            "engine_version": record.version,
+            "histories": record.histories,
+            "uncertainty_percent": record.uncertainty_percent,
+        }
+        return site.store.publish(staging, case, folder, "rt_dose", digest, meta=meta, private=True)
+
+
+@dg.asset(
+    partitions_def=BEAMS,
+    deps=["raw_dose"],
+    code_version=RT_DOSE_CODE,
+    group_name=appearance.BEAM,
+    kinds={"dicom"},
+    owners=appearance.OWNERS,
+)
+def rt_dose(context: dg.AssetExecutionContext, site: dg.ResourceParam[Site]) -> dg.MaterializeResult[None]:
+    """DICOM RT Dose of the delivered beam: the 3-D grid, and in 2 cm mode the plane as well."""
+    key = context.partition_key
+    with Boundary(Where(beam=key)):
+        require_passed(context.instance, "raw_dose", "engine_output", key)
+        beam = load_beam(context.instance, site, key)
+        raw = resolve(context.instance, site, "raw_dose", key)
+        digest = rt_dose_digest(beam, raw.digest, site.settings.rt_dose)
+        published = reusable(site, "rt_dose", key, digest) or _make(site, beam, raw, digest)
+        record, grids = read_raw_dose(raw)
+        reports = verify(site, beam, record, grids, published.folder, digest)
+        main = reports.get("box") or reports["plane"]
+        return dg.MaterializeResult(
+            data_version=dg.DataVersion(digest),
+            metadata={
+                DIGEST: digest,
+                "units": main.units.value,
+                "maximum": main.maximum,
+                "R80 [mm]": main.r80_mm if main.r80_mm is not None else "none",
+                "grid": f"{main.columns} x {main.rows} x {main.frames}",
+                "spacing [mm]": " x ".join(f"{step:g}" for step in main.spacing_mm),
+                "engine": f"{record.engine} {record.version}",
+                "seed": record.seed,
+                "histories": record.histories,
+                **figures.of_rt_dose(grids, record),
+            },
+        )
+
+
+@dg.asset_check(
+    asset="rt_dose",
+    partitions_def=BEAMS,
+    blocking=True,
+    description="Tags, references, geometry, units and values of the file equal those of plan and raw dose.",
+)
+def readback(context: dg.AssetCheckExecutionContext, site: dg.ResourceParam[Site]) -> dg.AssetCheckResult:
+    """Opens the published RT Dose again and compares it with the raw dose."""
+    key = context.partition_key
+    with Boundary(Where(beam=key)):
+        beam = load_beam(context.instance, site, key)
+        raw = resolve(context.instance, site, "raw_dose", key)
+        published = resolve(context.instance, site, "rt_dose", key)
+        record, grids = read_raw_dose(raw)
+        try:
+            reports = verify(site, beam, record, grids, published.folder, published.digest)
+        except MqiError as error:
+            return dg.AssetCheckResult(passed=False, description=error.message)
+        return dg.AssetCheckResult(
+            passed=True,
+            metadata={f"maximum ({role})": report.maximum for role, report in reports.items()},
+        )

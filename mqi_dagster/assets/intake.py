@@ -1,0 +1,141 @@
+"""Station 1: an arrived case becomes a checked inventory."""
+
+from typing import Any
+
+import dagster as dg
+
+from mqi_dagster.assets import appearance
+from mqi_dagster.assets.arrivals import ArrivedCase, find_case
+from mqi_dagster.assets.beam import MANIFEST_FILE, read_manifest, require_unchanged
+from mqi_dagster.assets.boundary import Boundary
+from mqi_dagster.assets.digests import CASE_MANIFEST_CODE
+from mqi_dagster.assets.lineage import DIGEST, reusable
+from mqi_dagster.delivery.manifest import CaseManifest, FileEntry, beam_inputs
+from mqi_dagster.delivery.validation import build_manifest
+from mqi_dagster.errors import MqiError, Where
+from mqi_dagster.partitions import CASES
+from mqi_dagster.resources.site import Site
+from mqi_dagster.store.digests import digest_of
+
+
+def every_file(manifest: CaseManifest) -> list[tuple[str, FileEntry]]:
+    """Every input of a case with its role."""
+    files = [("RT plan", manifest.plan)]
+    files += [("CT image", entry) for entry in manifest.ct_series]
+    for delivery in manifest.deliveries:
+        files += [("PlanInfo", delivery.plan_info), ("PlanRange", delivery.plan_range)]
+        files += [("delivery file", entry) for entry in delivery.files]
+    return files
+
+
+def manifest_digest(site: Site, manifest: CaseManifest) -> str:
+    """Digest of an inventory: the content of its files and, under the site's key, where they stand.
+
+    A case folder that was moved gives a new inventory, and leaves every beam's results as they are.
+    """
+    return digest_of(
+        asset="case_manifest",
+        code=CASE_MANIFEST_CODE,
+        beams=[beam_inputs(manifest, beam.number) for beam in manifest.beams],
+        files=sorted(entry.sha256 for _, entry in every_file(manifest)),
+        places=[
+            site.pseudonyms.keyed("file", str(path))
+            for path in sorted(str(entry.path) for _, entry in every_file(manifest))
+        ],
+        machine=manifest.machine_id,
+        missing_beams=list(manifest.missing_beams),
+        clinical_fraction=manifest.clinical_fraction,
+    )
+
+
+def _metadata(manifest: CaseManifest) -> dict[str, Any]:
+    return {
+        "machine": manifest.machine_id,
+        "fraction": manifest.fraction,
+        "clinical fraction": manifest.clinical_fraction or 0,
+        "partial": manifest.partial,
+        "missing beams": ", ".join(str(number) for number in manifest.missing_beams) or "none",
+        "deliveries": len(manifest.deliveries),
+        "files": len(every_file(manifest)),
+        "CT images": len(manifest.ct_series),
+        "beam table": dg.MetadataValue.table(
+            records=[
+                dg.TableRecord(
+                    {
+                        "beam": beam.number,
+                        "complete": beam.complete,
+                        "layers": len(beam.layers),
+                        "planned MU": round(sum(layer.planned_mu for layer in beam.layers), 3),
+                        "delivered MU": round(sum(layer.delivered_mu for layer in beam.layers), 3),
+                    }
+                )
+                for beam in sorted(manifest.beams, key=lambda beam: beam.number)
+            ]
+            or [dg.TableRecord({"beam": 0})]
+        ),
+        "notes": "; ".join(manifest.notes) or "none",
+    }
+
+
+def _build(site: Site, found: ArrivedCase) -> CaseManifest:
+    return build_manifest(found.survey, found.fraction, found.case, found.number, site.machines)
+
+
+@dg.asset(
+    partitions_def=CASES,
+    code_version=CASE_MANIFEST_CODE,
+    group_name=appearance.CASE,
+    kinds={"dicom", "json"},
+    owners=appearance.OWNERS,
+)
+def case_manifest(
+    context: dg.AssetExecutionContext, site: dg.ResourceParam[Site]
+) -> dg.MaterializeResult[None]:
+    """The validated inventory of a case: plan, fraction, deliveries, beams, layers, every file by SHA-256."""
+    case = context.partition_key
+    with Boundary(Where(case=case)):
+        manifest = _build(site, find_case(site, case))
+        digest = manifest_digest(site, manifest)
+        published = reusable(site, "case_manifest", case, digest)
+        if published is None:
+            with site.store.stage(case, None, "case_manifest") as staging:
+                (staging / MANIFEST_FILE).write_text(manifest.model_dump_json(indent=1), encoding="utf-8")
+                meta = {"beams": len(manifest.beams), "partial": manifest.partial}
+                site.store.publish(staging, case, None, "case_manifest", digest, meta=meta, private=True)
+        return dg.MaterializeResult(
+            data_version=dg.DataVersion(digest), metadata={DIGEST: digest, **_metadata(manifest)}
+        )
+
+
+@dg.asset_check(
+    asset="case_manifest",
+    partitions_def=CASES,
+    blocking=True,
+    description="Every listed file still has its content, and each beam's MU ratio is inside the limits.",
+)
+def integrity(context: dg.AssetCheckExecutionContext, site: dg.ResourceParam[Site]) -> dg.AssetCheckResult:
+    """Opens the published manifest and every file it lists again."""
+    case = context.partition_key
+    with Boundary(Where(case=case)):
+        try:
+            manifest = read_manifest(context.instance, site, case)
+            for kind, entry in every_file(manifest):
+                require_unchanged(entry, kind)
+        except MqiError as error:
+            return dg.AssetCheckResult(passed=False, description=str(error))
+        ratios = {
+            f"beam {beam.number}": sum(layer.delivered_mu for layer in beam.layers)
+            / sum(layer.planned_mu for layer in beam.layers)
+            for beam in manifest.beams
+        }
+        limits = site.settings.interpretation
+        outside = [
+            f"{beam}: {ratio:.4f}"
+            for beam, ratio in ratios.items()
+            if not limits.mu_ratio_minimum <= ratio <= limits.mu_ratio_maximum
+        ]
+        return dg.AssetCheckResult(
+            passed=not outside,
+            description="logged/planned MU outside the limits: " + ", ".join(outside) if outside else None,
+            metadata=dict(ratios),
+        )

@@ -1,0 +1,133 @@
+"""Station 2: the delivery records of a beam become the engine's CSVs."""
+
+import dagster as dg
+
+from mqi_dagster.assets import appearance, figures
+from mqi_dagster.assets.beam import BeamAtWork, load_beam, require_unchanged
+from mqi_dagster.assets.boundary import Boundary
+from mqi_dagster.assets.digests import INTERPRETED_CSVS_CODE, interpreted_csvs_digest
+from mqi_dagster.assets.lineage import DIGEST, resolve, reusable, store_place
+from mqi_dagster.assets.site_interpreter import run_site_interpreter
+from mqi_dagster.delivery.csv_verification import verify_interpreted
+from mqi_dagster.delivery.interpretation import interpret_beam
+from mqi_dagster.delivery.summary import InterpretedBeam, read_summary
+from mqi_dagster.errors import Where
+from mqi_dagster.partitions import BEAMS
+from mqi_dagster.resources.site import Site
+from mqi_dagster.store.published import Published
+
+
+def _make(site: Site, beam: BeamAtWork, digest: str) -> Published:
+    options, profile = site.settings.interpretation, site.settings.engine.in_use()
+    for layer in beam.entry.layers:
+        for part in layer.parts:
+            require_unchanged(part.record, "record")
+            if part.machine_plan is not None:
+                require_unchanged(part.machine_plan, "machine plan")
+    case, folder = store_place(beam.key)
+    with site.store.stage(case, folder, "interpreted_csvs") as staging:
+        if options.command is None:
+            interpreted = interpret_beam(
+                beam.entry, beam.plan_beam, beam.machine, options, profile.csv_dialect, staging
+            )
+        else:
+            run_site_interpreter(site, beam, staging)
+            interpreted = verify_interpreted(
+                staging,
+                beam.entry,
+                beam.machine,
+                options,
+                plan_beam=beam.plan_beam,
+                dialect=profile.csv_dialect,
+            )
+        meta = {"mu_ratio": interpreted.ratio, "layers": len(interpreted.layers)}
+        return site.store.publish(staging, case, folder, "interpreted_csvs", digest, meta=meta)
+
+
+@dg.asset(
+    partitions_def=BEAMS,
+    deps=["case_manifest"],
+    code_version=INTERPRETED_CSVS_CODE,
+    group_name=appearance.BEAM,
+    kinds={"csv", "polars"},
+    owners=appearance.OWNERS,
+)
+def interpreted_csvs(
+    context: dg.AssetExecutionContext, site: dg.ResourceParam[Site]
+) -> dg.MaterializeResult[None]:
+    """One CSV per layer of the delivered beam (time, x, y, count), with counts, monitor units and ratios."""
+    key = context.partition_key
+    with Boundary(Where(beam=key)):
+        beam = load_beam(context.instance, site, key)
+        digest = interpreted_csvs_digest(beam, site.settings.interpretation, site.settings.engine.in_use())
+        published = reusable(site, "interpreted_csvs", key, digest)
+        if published is None:
+            context.log.info("interpreting %d layers", len(beam.entry.layers))
+            published = _make(site, beam, digest)
+        interpreted = read_summary(published.folder)
+        return dg.MaterializeResult(
+            data_version=dg.DataVersion(digest),
+            metadata={
+                DIGEST: digest,
+                "layers": len(interpreted.layers),
+                "samples": sum(layer.samples for layer in interpreted.layers),
+                "delivered MU": interpreted.delivered_mu,
+                "planned MU": interpreted.planned_mu,
+                "MU ratio": interpreted.ratio or 0.0,
+                "MU per count": interpreted.mu_per_count,
+                "layer table": _layer_table(interpreted),
+                **figures.of_interpretation(beam, interpreted, published),
+            },
+        )
+
+
+def _layer_table(interpreted: InterpretedBeam) -> dg.TableMetadataValue:
+    return dg.MetadataValue.table(
+        records=[
+            dg.TableRecord(
+                {
+                    "layer": layer.number,
+                    "energy [MeV]": layer.energy_mev,
+                    "rows": layer.rows,
+                    "beam-on": layer.beam_on_samples,
+                    "planned MU": round(layer.planned_mu, 4),
+                    "delivered MU": round(layer.delivered_mu, 4),
+                    "ratio": round(layer.ratio or 0.0, 4),
+                    "range code": ", ".join(str(code) for code in layer.range_codes),
+                }
+            )
+            for layer in interpreted.layers
+        ]
+    )
+
+
+@dg.asset_check(
+    asset="interpreted_csvs",
+    partitions_def=BEAMS,
+    blocking=True,
+    description="Counts in the CSVs equal those of the records; logged/planned MU inside the site's limits.",
+)
+def counts(context: dg.AssetCheckExecutionContext, site: dg.ResourceParam[Site]) -> dg.AssetCheckResult:
+    """Opens the published CSVs again and compares them with the records."""
+    key = context.partition_key
+    with Boundary(Where(beam=key)):
+        beam = load_beam(context.instance, site, key)
+        published = resolve(context.instance, site, "interpreted_csvs", key)
+        options = site.settings.interpretation
+        verify_interpreted(
+            published.folder,
+            beam.entry,
+            beam.machine,
+            options,
+            plan_beam=beam.plan_beam,
+            dialect=site.settings.engine.in_use().csv_dialect,
+        )
+        ratio = read_summary(published.folder).ratio
+        passed = ratio is not None and options.mu_ratio_minimum <= ratio <= options.mu_ratio_maximum
+        return dg.AssetCheckResult(
+            passed=passed,
+            description=None
+            if passed
+            else f"logged/planned MU {ratio} is outside the limits of the settings",
+            metadata={"MU ratio": ratio if ratio is not None else 0.0},
+        )

@@ -1,0 +1,91 @@
+"""Finding what earlier steps published: by the digest in Dagster's event log, verified in the store."""
+
+import dagster as dg
+from dagster._core.event_api import PartitionKeyFilter
+
+from mqi_dagster.errors import StoreError, Where
+from mqi_dagster.partitions import beam_folder, split_beam_key
+from mqi_dagster.resources.site import Site
+from mqi_dagster.store.published import Published
+
+DIGEST = "digest"
+
+
+def store_place(key: str) -> tuple[str, str | None]:
+    """Case and beam folder in the store of a case or beam key."""
+    if "__" not in key:
+        return key, None
+    case, number = split_beam_key(key)
+    return case, beam_folder(number)
+
+
+def latest_digest(instance: dg.DagsterInstance, asset: str, key: str) -> str | None:
+    """Digest of the latest materialisation of an asset's partition, None if there is none."""
+    records = instance.fetch_materializations(
+        dg.AssetRecordsFilter(asset_key=dg.AssetKey(asset), asset_partitions=[key]), limit=1
+    ).records
+    if not records or records[0].asset_materialization is None:
+        return None
+    value = records[0].asset_materialization.metadata[DIGEST].value
+    return str(value)
+
+
+def resolve(instance: dg.DagsterInstance, site: Site, asset: str, key: str) -> Published:
+    """The published result that the event log names, verified against its manifest.
+
+    Raises:
+        StoreError: It was never made, is gone, or differs from its manifest.
+    """
+    case, beam = store_place(key)
+    place = Where(case=case, beam=key if beam else None, kind=asset)
+    digest = latest_digest(instance, asset, key)
+    if digest is None:
+        raise StoreError(f"{asset} has not been made yet; materialise it first", where=place)
+    return site.store.resolve(case, beam, asset, digest)
+
+
+def reusable(site: Site, asset: str, key: str, digest: str) -> Published | None:
+    """A result that was made before and is still what its manifest says; a damaged one is set aside."""
+    case, beam = store_place(key)
+    try:
+        found = site.store.find(case, beam, asset, digest)
+        if found is not None:
+            found.verify()
+        return found
+    except StoreError:
+        site.store.set_aside(case, beam, asset, digest)
+        return None
+
+
+def passed(instance: dg.DagsterInstance, asset: str, check: str, key: str) -> bool:
+    """Whether the latest materialisation of a partition has passed a check.
+
+    A materialisation event alone proves nothing: the check has to have looked at that very one.
+    """
+    made = instance.fetch_materializations(
+        dg.AssetRecordsFilter(asset_key=dg.AssetKey(asset), asset_partitions=[key]), limit=1
+    ).records
+    if not made:
+        return False
+    checked = instance.event_log_storage.get_asset_check_execution_history(
+        dg.AssetCheckKey(dg.AssetKey(asset), check), limit=1, partition_filter=PartitionKeyFilter(key=key)
+    )
+    if not checked or checked[0].event is None or checked[0].event.asset_check_evaluation is None:
+        return False
+    evaluation = checked[0].event.asset_check_evaluation
+    target = evaluation.target_materialization_data
+    return bool(evaluation.passed) and target is not None and target.storage_id == made[0].storage_id
+
+
+def require_passed(instance: dg.DagsterInstance, asset: str, check: str, key: str) -> None:
+    """Stop a step whose input has not passed its check.
+
+    Raises:
+        StoreError: The latest materialisation was not checked, or failed.
+    """
+    if not passed(instance, asset, check, key):
+        case, beam = store_place(key)
+        raise StoreError(
+            f"the latest {asset} has not passed the check {check}; materialise it again",
+            where=Where(case=case, beam=key if beam else None, kind=asset),
+        )

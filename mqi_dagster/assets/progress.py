@@ -1,0 +1,78 @@
+"""Live progress of an engine: the ledger at every step, run tags and an observation every 10 %."""
+
+import dagster as dg
+
+from mqi_dagster.engine.progress import Progress
+from mqi_dagster.ledger.ledger import Ledger
+
+_STEP_PERCENT = 10
+PROGRESS_TAG = "mqi/progress"
+SLOT_TAG = "mqi/slot"
+JOB_TAG = "mqi/job"
+PHASE_TAG = "mqi/phase"
+
+
+class LiveProgress:
+    """Tells the ledger, the run's tags and the event log how far a beam is.
+
+    Args:
+        context: Of the step.
+        ledger: Where the board reads it.
+        beam: Beam key.
+        attempt: Number of the attempt.
+    """
+
+    def __init__(self, context: dg.AssetExecutionContext, ledger: Ledger, beam: str, attempt: int) -> None:
+        self._context = context
+        self._ledger = ledger
+        self._beam = beam
+        self._attempt = attempt
+        self._observed = 0
+
+    def _tag(self, tags: dict[str, str]) -> None:
+        self._context.instance.add_run_tags(self._context.run.run_id, tags)
+
+    def _report(
+        self, phase: str, percent: float, event: Progress | None = None, histories: float | None = None
+    ) -> None:
+        self._ledger.report(
+            self._beam,
+            self._context.run.run_id,
+            phase,
+            event.batch if event else None,
+            event.batches if event else None,
+            percent,
+            histories,
+            attempt=self._attempt,
+        )
+
+    def phase(self, phase: str) -> None:
+        """A change of state: a log line, a tag and a row."""
+        self._context.log.info("%s (attempt %d)", phase, self._attempt)
+        self._tag({PHASE_TAG: phase})
+        self._report(phase, 0.0)
+
+    def started(self, slot: str, job_id: str) -> None:
+        """The engine runs; its job is written down before anybody waits for it."""
+        self._context.log.info("simulating on %s (attempt %d)", slot, self._attempt)
+        self._tag({PHASE_TAG: "simulating", SLOT_TAG: slot, JOB_TAG: job_id, PROGRESS_TAG: "0 %"})
+        self._report("simulating", 0.0)
+
+    def event(self, event: Progress) -> None:
+        """One step of the engine."""
+        percent = 100.0 * event.fraction
+        self._report("simulating", percent, event)
+        reached = int(percent // _STEP_PERCENT) * _STEP_PERCENT
+        if reached > self._observed:
+            self._observed = reached
+            self._tag({PROGRESS_TAG: f"{reached} %"})
+            self._context.log_event(
+                dg.AssetObservation(
+                    asset_key="raw_dose", partition=self._beam, metadata={"progress [%]": reached}
+                )
+            )
+
+    def done(self, histories: int | None) -> None:
+        """The output is verified and published."""
+        self._tag({PHASE_TAG: "simulated", PROGRESS_TAG: "100 %"})
+        self._report("simulated", 100.0, histories=float(histories) if histories is not None else None)

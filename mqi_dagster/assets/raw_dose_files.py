@@ -1,0 +1,121 @@
+"""The published raw dose: what the engine wrote, under neutral names, and a record of how to read it."""
+
+import shutil
+from pathlib import Path
+from typing import Literal
+
+import numpy as np
+from pydantic import BaseModel, ConfigDict
+
+from mqi_dagster.dose.grid import DoseGrid, DoseUnits, from_patient, from_phantom, plane_from_phantom
+from mqi_dagster.engine.job_view import JobView
+from mqi_dagster.engine.output import RawDose, ScoredDose
+from mqi_dagster.store.published import Published
+
+RECORD_FILE = "raw_dose.json"
+
+Role = Literal["box", "plane"]
+
+
+class ScoredFile(BaseModel):
+    """One file of raw values: float64, little-endian, x fastest, then y, then z."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    role: Role
+    """``box``: the 3-D dose; ``plane``: the plane of 2 cm mode."""
+    file: str
+    layers: int
+    """Planes along z as written; those of a ``plane`` are averaged."""
+    shape: tuple[int, int]
+    """y, x."""
+    origin_mm: tuple[float, float, float]
+    """Centre of the first voxel (of the averaged plane), x, y, z."""
+    spacing_mm: tuple[float, float, float]
+    axes: Literal["phantom", "patient"]
+
+
+class RawDoseRecord(BaseModel):
+    """How a raw dose was made and how its files are read."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    beam_name: str
+    engine: str
+    version: str
+    seed: int
+    histories: float
+    protons: float
+    """Protons of the delivered beam, which the dose stands for; relative where not commissioned."""
+    particles_per_history: float
+    dose_factor: float
+    """Raw values times this are the dose of all ``protons``."""
+    uncertainty_percent: float | None
+    """Mean statistical uncertainty above half of the maximum dose."""
+    commissioned: bool
+    """Whether the dose is in Gy."""
+    interpreted_csvs: str
+    """Digest of the CSVs it was made from."""
+    water_surface_mm: float | None
+    """Engine z of the phantom's water surface."""
+    files: tuple[ScoredFile, ...]
+
+
+def copy_files(
+    view: JobView, fetched: dict[str, Path], dose: RawDose, target: Path
+) -> tuple[ScoredFile, ...]:
+    """Copy the engine's raw files beside their record and describe them.
+
+    Args:
+        view: What was asked of the engine.
+        fetched: Local paths of the outputs by their name in ``view.outputs``.
+        dose: The checked output.
+        target: Folder to copy to.
+    """
+    files = []
+    scored: list[tuple[Role, str | None, ScoredDose | None]] = [
+        ("box", view.box_stem, dose.box),
+        ("plane", view.plane_stem, dose.plane),
+    ]
+    for role, stem, output in scored:
+        if stem is None or output is None:
+            continue
+        source = next(path for name, path in fetched.items() if name.endswith(f"/{stem}.raw"))
+        name = f"{role}.raw"
+        shutil.copyfile(source, target / name)
+        _, ny, nx = output.values.shape
+        files.append(
+            ScoredFile(
+                role=role,
+                file=name,
+                layers=source.stat().st_size // (8 * nx * ny),
+                shape=(ny, nx),
+                origin_mm=output.grid.origin_mm,
+                spacing_mm=output.grid.spacing_mm,
+                axes=output.grid.axes,
+            )
+        )
+    return tuple(files)
+
+
+def read_record(published: Published) -> RawDoseRecord:
+    """The record of a published raw dose."""
+    return RawDoseRecord.model_validate_json(published.path(RECORD_FILE).read_bytes())
+
+
+def read_raw_dose(published: Published) -> tuple[RawDoseRecord, dict[Role, DoseGrid]]:
+    """A published raw dose as grids in DICOM axes, scaled to all protons of the beam."""
+    record = read_record(published)
+    units = DoseUnits.GY if record.commissioned else DoseUnits.RELATIVE
+    grids: dict[Role, DoseGrid] = {}
+    for entry in record.files:
+        values = np.fromfile(published.path(entry.file), dtype="<f8").reshape(entry.layers, *entry.shape)
+        values = values * record.dose_factor
+        if entry.axes == "patient":
+            grids[entry.role] = from_patient(values, entry.origin_mm, entry.spacing_mm, units)
+        elif entry.role == "plane":
+            plane = values.mean(axis=0, keepdims=True)
+            grids[entry.role] = plane_from_phantom(plane, entry.origin_mm, entry.spacing_mm, units)
+        else:
+            grids[entry.role] = from_phantom(values, entry.origin_mm, entry.spacing_mm, units)
+    return record, grids

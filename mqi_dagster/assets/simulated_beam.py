@@ -1,0 +1,283 @@
+"""One simulation of one beam: from the lease to the published raw dose, with live progress."""
+
+import shutil
+import time
+from collections.abc import Callable
+from datetime import timedelta
+from pathlib import Path
+from types import TracebackType
+from typing import Self
+
+import dagster as dg
+
+from mqi_dagster.assets.beam import BeamAtWork, engine_version, require_unchanged
+from mqi_dagster.assets.digests import tps_file_digest
+from mqi_dagster.assets.lineage import store_place
+from mqi_dagster.assets.progress import LiveProgress
+from mqi_dagster.assets.raw_dose_files import RECORD_FILE, RawDoseRecord, copy_files
+from mqi_dagster.assets.slots import declare_local_slots, engine_environment, free_ended_leases
+from mqi_dagster.delivery.summary import InterpretedBeam, read_summary
+from mqi_dagster.engine.job_view import TPS_NAME, JobView, mark_start
+from mqi_dagster.engine.output import RawDose, read_output
+from mqi_dagster.engine.progress import ProgressParser, engine_failure
+from mqi_dagster.engine.view import prepare_view
+from mqi_dagster.errors import EngineTimeoutError, InfrastructureError, MqiError, Retry
+from mqi_dagster.execution.job import Job, JobHandle, JobState, JobStatus
+from mqi_dagster.execution.scrub import Scrubber
+from mqi_dagster.ledger.attempts import Attempt, Outcome
+from mqi_dagster.ledger.heartbeat import LeaseKeeper
+from mqi_dagster.ledger.leases import Lease, Refusal
+from mqi_dagster.resources.site import Site
+from mqi_dagster.store.published import Published
+
+_POLL_SECONDS = 0.25
+LOG_NAME = "engine.log"
+WATER_SURFACE_MM = 20.0
+"""Engine z of the water surface in 2 cm mode."""
+
+Made = tuple[Published, Published]
+
+
+class SimulatedBeam:
+    """One run's work on one beam; as a context manager it gives back what it holds, however it ends.
+
+    Args:
+        context: Of the step.
+        site: The installation.
+        beam: The beam.
+        csvs: Its published CSVs.
+        digest: Digest of the raw dose to be made.
+    """
+
+    def __init__(
+        self, context: dg.AssetExecutionContext, site: Site, beam: BeamAtWork, csvs: Published, digest: str
+    ) -> None:
+        self._context = context
+        self._site = site
+        self._beam = beam
+        self._csvs = csvs
+        self._digest = digest
+        self._run_id = context.run.run_id
+        self._profile = site.settings.engine.in_use()
+        self._version = engine_version(self._profile)
+        self._scrubber = Scrubber(beam.plan.identifiers)
+        self._lease: Lease | None = None
+        self._keeper: LeaseKeeper | None = None
+        self._attempt: Attempt | None = None
+        self._progress: LiveProgress | None = None
+        self._running: tuple[Job, JobHandle] | None = None
+
+    def acquire(self, made_meanwhile: Callable[[], Made | None]) -> Made | None:
+        """Wait for a slot.
+
+        Args:
+            made_meanwhile: The result, if another run has made it while this one waited.
+
+        Returns:
+            That result, or None when the slot is held.
+        """
+        kind = declare_local_slots(self._site.ledger, self._site.settings)
+        waiting = ""
+        while True:
+            free_ended_leases(self._context.instance, self._site.ledger)
+            found = self._site.ledger.acquire(
+                self._beam.key, self._run_id, stale_after=self._site.stale_after, kind=kind.value
+            )
+            if isinstance(found, Lease):
+                self._lease = found
+                made = made_meanwhile()
+                if made is not None:
+                    self._site.ledger.release(found)
+                return made
+            waiting = self._say_waiting(found, waiting)
+            time.sleep(self._site.settings.execution.lease_poll_seconds)
+
+    def _say_waiting(self, refusal: Refusal, before: str) -> str:
+        if refusal.reason != before:
+            self._context.log.info("waiting: %s", refusal.reason)
+        if refusal.reason.startswith("no free slot"):
+            self._site.ledger.report(self._beam.key, self._run_id, "waiting", message=refusal.reason)
+        return refusal.reason
+
+    @property
+    def _held(self) -> Lease:
+        if self._lease is None:
+            raise InfrastructureError("the step works without a lease")
+        return self._lease
+
+    @property
+    def slot(self) -> str:
+        """Name of the leased slot."""
+        return f"{self._held.host}/{self._held.kind.value}{self._held.index}"
+
+    def __enter__(self) -> Self:
+        execution = self._site.settings.execution
+        self._keeper = LeaseKeeper(
+            self._site.ledger,
+            self._held,
+            every=timedelta(seconds=execution.heartbeat_seconds),
+            stale_after=self._site.stale_after,
+        )
+        self._keeper.__enter__()
+        self._attempt = self._site.ledger.begin_attempt(self._beam.key, self._digest, self._run_id)
+        self._progress = LiveProgress(self._context, self._site.ledger, self._beam.key, self._attempt.number)
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        try:
+            if self._running is not None:
+                self._site.executor.cancel(*self._running)
+            if self._attempt is not None:
+                outcome, cause = self._outcome(error)
+                self._site.ledger.end_attempt(self._attempt, outcome, cause)
+        finally:
+            if self._keeper is not None:
+                self._keeper.__exit__(kind, error, trace)
+            self._site.ledger.release(self._held)
+            shutil.rmtree(self._work, ignore_errors=True)
+
+    def _outcome(self, error: BaseException | None) -> tuple[Outcome, str | None]:
+        if error is None:
+            return Outcome.SUCCEEDED, None
+        if isinstance(error, MqiError):
+            failed = error.retry is not Retry.FOREVER
+            return (Outcome.FAILED if failed else Outcome.LOST), str(error.at(self._beam.where))
+        run = self._context.instance.get_run_by_id(self._run_id)
+        if run is not None and run.status is dg.DagsterRunStatus.CANCELING:
+            return Outcome.CANCELLED, "cancelled by an operator"
+        return Outcome.LOST, f"interrupted: {type(error).__name__}"
+
+    @property
+    def _work(self) -> Path:
+        return self._site.work / self._beam.key
+
+    def _interpreted(self) -> InterpretedBeam:
+        return read_summary(self._csvs.folder)
+
+    def prepare(self) -> tuple[Published, JobView]:
+        """Write the engine's view of the beam and publish its TPS file."""
+        assert self._progress is not None and self._attempt is not None
+        self._progress.phase("preparing")
+        settings = self._site.settings
+        self._work.parent.mkdir(parents=True, exist_ok=True)
+        view = prepare_view(
+            self._work,
+            profile=self._profile,
+            plan_source=require_unchanged(self._beam.manifest.plan, "RT plan"),
+            plan_beam=self._beam.plan_beam,
+            machine=self._beam.machine,
+            interpreted_dir=self._csvs.folder,
+            interpreted=self._interpreted(),
+            ct_files=self._beam.manifest.ct_series,
+            engine=settings.engine,
+            # The engine sees only the GPU it was given, so its index there is always the first.
+            gpu_index=0,
+        )
+        digest = tps_file_digest(
+            self._beam, self._csvs.digest, settings.engine, self._version, view.tps.for_digest()
+        )
+        case, folder = store_place(self._beam.key)
+        with self._site.store.stage(case, folder, "tps_file") as staging:
+            shutil.copyfile(view.tps_path, staging / TPS_NAME)
+            meta = {
+                "particles_per_history": view.particles_per_history,
+                "expected_histories": view.expected_histories,
+            }
+            tps = self._site.store.publish(staging, case, folder, "tps_file", digest, meta=meta)
+        return tps, view
+
+    def simulate(self, view: JobView, tps: Published) -> Published:
+        """Run the engine, watch it, verify what it wrote, and publish it.
+
+        Raises:
+            EngineError: It failed, ran too long, or left no valid dose of this beam.
+        """
+        assert self._progress is not None and self._attempt is not None
+        job = Job(
+            key=self._attempt.job_key,
+            name=self._beam.key,
+            directory=view.directory,
+            manifest=view.manifest,
+            argv=view.argv,
+            outputs=view.outputs,
+            log=LOG_NAME,
+            timeout_seconds=self._site.settings.engine.timeout_seconds,
+            environment=engine_environment(self._held, self._site.settings),
+            success_exit_codes=self._profile.success_exit_codes,
+        )
+        started = mark_start(view)
+        handle = self._site.executor.submit(job)
+        self._running = (job, handle)
+        self._lease = self._site.ledger.set_job(self._held, handle.executor, handle.job_id)
+        self._progress.started(self.slot, handle.job_id)
+        parser = ProgressParser()
+        status = self._watch(job, handle, parser)
+        self._running = None
+        self._raise_failure(status, parser)
+        self._progress.phase("verifying")
+        fetched = self._site.executor.fetch(job, handle)
+        dose = read_output(view, self._profile, started, parser.histories, fetched)
+        published = self._publish(view, tps, fetched, dose, parser)
+        self._progress.done(parser.histories)
+        return published
+
+    def _watch(self, job: Job, handle: JobHandle, parser: ProgressParser) -> JobStatus:
+        assert self._progress is not None and self._keeper is not None
+        offset = 0
+        while True:
+            self._keeper.check()
+            status = self._site.executor.poll(job, handle)
+            chunk = self._site.executor.tail(job, handle, offset)
+            offset += len(chunk)
+            for event in parser.feed(chunk):
+                self._progress.event(event)
+            if status.state.ended:
+                for event in parser.close():
+                    self._progress.event(event)
+                return status
+            time.sleep(_POLL_SECONDS)
+
+    def _raise_failure(self, status: JobStatus, parser: ProgressParser) -> None:
+        if status.state is JobState.TIMED_OUT:
+            raise EngineTimeoutError(status.reason)
+        if status.state in (JobState.LOST, JobState.CANCELLED):
+            raise InfrastructureError(f"the engine's job is {status.state.value}: {status.reason}")
+        failure = engine_failure(self._profile, status.exit_code, parser, self._scrubber.text)
+        if failure is not None:
+            raise failure
+
+    def _publish(
+        self,
+        view: JobView,
+        tps: Published,
+        fetched: dict[str, Path],
+        dose: RawDose,
+        parser: ProgressParser,
+    ) -> Published:
+        case, folder = store_place(self._beam.key)
+        phantom = view.tps.using_phantom_geo
+        with self._site.store.stage(case, folder, "raw_dose") as staging:
+            record = RawDoseRecord(
+                beam_name=view.beam_name,
+                engine=self._site.settings.engine.profile,
+                version=self._version,
+                seed=self._site.settings.engine.seed,
+                histories=dose.histories,
+                protons=view.protons,
+                particles_per_history=view.particles_per_history,
+                dose_factor=view.dose_factor,
+                uncertainty_percent=parser.uncertainty_percent,
+                commissioned=self._beam.machine.beam_model.commissioned,
+                interpreted_csvs=self._csvs.digest,
+                water_surface_mm=WATER_SURFACE_MM if phantom and view.tps.two_centimeter_mode else None,
+                files=copy_files(view, fetched, dose, staging),
+            )
+            (staging / RECORD_FILE).write_text(record.model_dump_json(indent=1) + "\n", encoding="utf-8")
+            meta = {
+                "tps_file": tps.digest,
+                "histories": dose.histories,
+                "uncertainty_percent": parser.uncertainty_percent,
+            }
+            return self._site.store.publish(staging, case, folder, "raw_dose", self._digest, meta=meta)

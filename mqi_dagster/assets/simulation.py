@@ -1,0 +1,179 @@
+"""Station 3: lease, TPS file, engine, verified raw dose. One step, since the lease spans both assets."""
+
+from collections.abc import Iterator
+
+import dagster as dg
+
+from mqi_dagster.assets import appearance
+from mqi_dagster.assets.beam import BeamAtWork, engine_version, load_beam
+from mqi_dagster.assets.boundary import Boundary
+from mqi_dagster.assets.digests import SIMULATION_CODE, raw_dose_digest
+from mqi_dagster.assets.lineage import DIGEST, latest_digest, resolve, reusable
+from mqi_dagster.assets.raw_dose_files import RawDoseRecord, read_raw_dose, read_record
+from mqi_dagster.assets.simulated_beam import SimulatedBeam
+from mqi_dagster.errors import MqiError, StoreError, Where
+from mqi_dagster.partitions import BEAMS
+from mqi_dagster.resources.site import Site
+from mqi_dagster.store.published import Published
+
+POOL = "gpu"
+
+
+def _reused(site: Site, key: str, digest: str) -> tuple[Published, Published] | None:
+    raw = reusable(site, "raw_dose", key, digest)
+    if raw is None:
+        return None
+    tps = reusable(site, "tps_file", key, str(raw.meta["tps_file"]))
+    return None if tps is None else (tps, raw)
+
+
+def _tps_result(published: Published, gpu: str) -> dg.MaterializeResult[None]:
+    text = published.path("moqui_tps.in").read_text(encoding="utf-8")
+    return dg.MaterializeResult(
+        asset_key="tps_file",
+        data_version=dg.DataVersion(published.digest),
+        metadata={
+            DIGEST: published.digest,
+            "slot": gpu,
+            "particles per history": float(published.meta["particles_per_history"]),
+            "histories wanted": float(published.meta["expected_histories"]),
+            "keys": dg.MetadataValue.int(sum(1 for line in text.splitlines() if line)),
+        },
+    )
+
+
+def _raw_result(
+    beam: BeamAtWork, published: Published, record: RawDoseRecord, reused: bool
+) -> dg.MaterializeResult[None]:
+    return dg.MaterializeResult(
+        asset_key="raw_dose",
+        data_version=dg.DataVersion(published.digest),
+        metadata={
+            DIGEST: published.digest,
+            "engine": record.engine,
+            "version": record.version,
+            "seed": record.seed,
+            "histories": record.histories,
+            "protons": record.protons,
+            "uncertainty [%]": (
+                record.uncertainty_percent if record.uncertainty_percent is not None else "not reported"
+            ),
+            "computed in this run": not reused,
+        },
+    )
+
+
+def simulation(attempts: int) -> dg.AssetsDefinition:
+    """The step that makes ``tps_file`` and ``raw_dose``.
+
+    Args:
+        attempts: Engine failures after which a beam is given up.
+    """
+
+    @dg.multi_asset(
+        name="simulation",
+        specs=[
+            dg.AssetSpec(
+                "tps_file",
+                deps=["interpreted_csvs"],
+                description="The engine's input file, written for the slot that the beam has leased.",
+                code_version=SIMULATION_CODE,
+                group_name=appearance.BEAM,
+                kinds={"text"},
+                owners=appearance.OWNERS,
+            ),
+            dg.AssetSpec(
+                "raw_dose",
+                deps=["tps_file"],
+                description="What the Monte Carlo engine wrote, opened and verified.",
+                code_version=SIMULATION_CODE,
+                group_name=appearance.BEAM,
+                kinds={"monte_carlo", "numpy"},
+                owners=appearance.OWNERS,
+            ),
+        ],
+        partitions_def=BEAMS,
+        pool=POOL,
+        retry_policy=dg.RetryPolicy(
+            max_retries=max(0, attempts - 1), delay=1, backoff=dg.Backoff.EXPONENTIAL
+        ),
+    )
+    def simulate(
+        context: dg.AssetExecutionContext, site: dg.ResourceParam[Site]
+    ) -> Iterator[dg.MaterializeResult[None]]:
+        key = context.partition_key
+        with Boundary(Where(beam=key), retries_left=context.retry_number < attempts - 1):
+            beam = load_beam(context.instance, site, key)
+            csvs = resolve(context.instance, site, "interpreted_csvs", key)
+            engine = site.settings.engine
+            digest = raw_dose_digest(beam, csvs.digest, engine, engine_version(engine.in_use()))
+            found = _reused(site, key, digest)
+            if found is None:
+                run = SimulatedBeam(context, site, beam, csvs, digest)
+                found = run.acquire(lambda: _reused(site, key, digest))
+                if found is None:
+                    with run:
+                        tps, view = run.prepare()
+                        yield _tps_result(tps, run.slot)
+                        raw = run.simulate(view, tps)
+                    yield _raw_result(beam, raw, read_record(raw), reused=False)
+                    return
+            tps, raw = found
+            context.log.info("found in the store; no engine is started")
+            yield _tps_result(tps, "none")
+            yield _raw_result(beam, raw, read_record(raw), reused=True)
+
+    return simulate
+
+
+@dg.asset_check(
+    asset="raw_dose",
+    partitions_def=BEAMS,
+    blocking=True,
+    description="The dose is finite, not zero, of this beam, and its histories are those of the counts.",
+)
+def engine_output(
+    context: dg.AssetCheckExecutionContext, site: dg.ResourceParam[Site]
+) -> dg.AssetCheckResult:
+    """Opens the published raw dose again."""
+    key = context.partition_key
+    with Boundary(Where(beam=key)):
+        published = resolve(context.instance, site, "raw_dose", key)
+        csvs = latest_digest(context.instance, "interpreted_csvs", key)
+        try:
+            record, grids = read_raw_dose(published)
+            if record.interpreted_csvs != csvs:
+                raise StoreError("the raw dose was made from other CSVs than the present ones")
+            for grid in grids.values():
+                grid.require_a_dose()
+        except MqiError as error:
+            return dg.AssetCheckResult(passed=False, description=error.message)
+        return dg.AssetCheckResult(
+            passed=True,
+            metadata={"maximum": max(float(grid.values.max()) for grid in grids.values())},
+        )
+
+
+@dg.asset_check(
+    asset="raw_dose",
+    partitions_def=BEAMS,
+    blocking=True,
+    description="Mean statistical uncertainty above half of the maximum dose is below the site's limit.",
+)
+def uncertainty(context: dg.AssetCheckExecutionContext, site: dg.ResourceParam[Site]) -> dg.AssetCheckResult:
+    """Compares what the engine reported with the limit in the settings."""
+    key = context.partition_key
+    with Boundary(Where(beam=key)):
+        record = read_record(resolve(context.instance, site, "raw_dose", key))
+        limit = site.settings.engine.uncertainty_maximum_percent
+        if record.uncertainty_percent is None:
+            return dg.AssetCheckResult(
+                passed=False,
+                severity=dg.AssetCheckSeverity.WARN,
+                description="the engine reports no uncertainty",
+            )
+        return dg.AssetCheckResult(
+            passed=record.uncertainty_percent <= limit,
+            description=f"{record.uncertainty_percent:.2f} %, limit {limit:g} %",
+            metadata={"uncertainty [%]": record.uncertainty_percent},
+        )

@@ -1,0 +1,44 @@
+"""Everything meets here, and only here: assets, checks, sensors, jobs, resources, executor."""
+
+import dagster as dg
+
+from mqi_dagster.assets import dose, handover, intake, interpretation, simulation
+from mqi_dagster.assets.jobs import beam_job, conclusion_job, intake_job
+from mqi_dagster.resources.site import Site
+from mqi_dagster.sensors.arrivals import case_arrivals
+from mqi_dagster.sensors.beams import beams_to_simulate
+from mqi_dagster.sensors.conclusion import cases_to_conclude
+
+_UNCONFIGURED_INTERVAL = 30
+
+
+def build_definitions(site: Site) -> dg.Definitions:
+    """The code location of one site."""
+    configured = site.settings_file.is_file()
+    interval = site.settings.intake.scan_interval_seconds if configured else _UNCONFIGURED_INTERVAL
+    attempts = site.settings.execution.attempts if configured else 1
+    return dg.Definitions(
+        assets=[
+            intake.case_manifest,
+            interpretation.interpreted_csvs,
+            simulation.simulation(attempts),
+            dose.rt_dose,
+            handover.handed_over,
+            handover.case_handed_over,
+        ],
+        asset_checks=[
+            intake.integrity,
+            interpretation.counts,
+            simulation.engine_output,
+            simulation.uncertainty,
+            dose.readback,
+        ],
+        jobs=[intake_job, beam_job, conclusion_job],
+        sensors=[case_arrivals(interval), beams_to_simulate(interval), cases_to_conclude(interval)],
+        resources={"site": site},
+        # Also governs runs that the pages start, which know nothing of our jobs.
+        executor=dg.in_process_executor,
+    )
+
+
+defs = build_definitions(Site.from_environment())

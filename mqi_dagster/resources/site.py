@@ -1,0 +1,97 @@
+"""One installation: its settings, and the rooms opened with them."""
+
+import os
+from datetime import timedelta
+from functools import cached_property
+from pathlib import Path
+from zoneinfo import ZoneInfo
+
+from mqi_dagster.errors import ConfigurationError
+from mqi_dagster.execution.local import LocalExecutor
+from mqi_dagster.handover.folder import FolderTarget
+from mqi_dagster.ledger.database import sqlite_url
+from mqi_dagster.ledger.ledger import Ledger
+from mqi_dagster.machine import Machines, read_machines
+from mqi_dagster.pseudonyms import Pseudonyms, read_secret
+from mqi_dagster.settings import Settings, read_settings
+from mqi_dagster.store.store import Store
+
+SETTINGS_VARIABLE = "MQI_SETTINGS"
+
+
+class Site:
+    """A site's rooms, each opened at its first use.
+
+    Args:
+        settings_file: The site's settings; read at first use.
+        given: A case folder named by a person, looked at instead of the inbox.
+    """
+
+    def __init__(self, settings_file: Path, *, given: Path | None = None) -> None:
+        self.settings_file = settings_file
+        self.given = given
+
+    @classmethod
+    def from_environment(cls) -> "Site":
+        """The site whose settings file the environment variable ``MQI_SETTINGS`` names."""
+        return cls(Path(os.environ.get(SETTINGS_VARIABLE, "site/mqi.yaml")))
+
+    @cached_property
+    def settings(self) -> Settings:
+        """The settings; ConfigurationError where they cannot be read."""
+        if not self.settings_file.is_file():
+            raise ConfigurationError(
+                f"no settings file; run `mqi init` and set {SETTINGS_VARIABLE} to the file it writes"
+            )
+        return read_settings(self.settings_file)
+
+    @property
+    def inbox(self) -> Path:
+        """Where cases arrive."""
+        return self.settings.paths.inbox
+
+    @cached_property
+    def machines(self) -> Machines:
+        """The machines of the site."""
+        return read_machines(self.settings.paths.machines)
+
+    @cached_property
+    def pseudonyms(self) -> Pseudonyms:
+        """Keyed hashes under the site's secret."""
+        return Pseudonyms(read_secret(self.settings.site.secret_file))
+
+    @cached_property
+    def timezone(self) -> ZoneInfo:
+        """Zone of the machines' times."""
+        return ZoneInfo(self.settings.site.timezone)
+
+    @cached_property
+    def ledger(self) -> Ledger:
+        """The ledger, migrated to this code's revision."""
+        self.settings.paths.state.mkdir(parents=True, exist_ok=True)
+        return Ledger.open(sqlite_url(self.settings.paths.state / "ledger.sqlite"))
+
+    @cached_property
+    def store(self) -> Store:
+        """The store."""
+        return Store(self.settings.paths.data)
+
+    @cached_property
+    def executor(self) -> LocalExecutor:
+        """Runs engines on this machine."""
+        return LocalExecutor(self.settings.paths.state)
+
+    @cached_property
+    def target(self) -> FolderTarget:
+        """Where results are handed over."""
+        return FolderTarget(self.settings.handover.folder)
+
+    @property
+    def work(self) -> Path:
+        """Folder of running jobs."""
+        return self.settings.paths.state / "work"
+
+    @property
+    def stale_after(self) -> timedelta:
+        """Age of a heartbeat from which on a lease is stale."""
+        return timedelta(seconds=self.settings.execution.stale_seconds)

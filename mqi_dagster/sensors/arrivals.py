@@ -1,0 +1,103 @@
+"""Arrived cases become case partitions and intake runs."""
+
+import time
+from datetime import UTC, datetime, timedelta
+
+import dagster as dg
+
+from mqi_dagster.assets.arrivals import ArrivedCase, arrivals_in, cases_of
+from mqi_dagster.assets.jobs import CASE_TAG, intake_job
+from mqi_dagster.delivery.discovery import Arrival
+from mqi_dagster.errors import MqiError
+from mqi_dagster.partitions import CASES
+from mqi_dagster.resources.site import Site
+from mqi_dagster.sensors.queue import REQUESTS_PER_TICK, SECONDS_PER_TICK, room_in_queue
+
+
+def _readiness(
+    site: Site, found: ArrivedCase, first_seen: datetime, now: datetime
+) -> tuple[bool, str, datetime | None]:
+    """Whether the case can be taken, why not, and when to look again."""
+    arrival, fraction = found.arrival, found.fraction
+    if not arrival.ready:
+        return False, arrival.reason, arrival.next_check
+    source = found.survey.source
+    if fraction is None or fraction.complete or source is None:
+        return True, "", None
+    # Measured from arrival: the machine's clock groups deliveries, it does not make people wait.
+    closes = first_seen + timedelta(minutes=site.settings.intake.fraction_window_minutes)
+    if now >= closes:
+        return True, "", None
+    planned = len(source.plan.beams)
+    come = planned - len(fraction.missing_beams)
+    return False, f"{come} of {planned} beams have come; layers or beams are missing", closes
+
+
+def see(site: Site, arrival: Arrival, now: datetime) -> None:
+    """Write what the inbox shows of one arrival into the ledger."""
+    cases = cases_of(site, arrival)
+    for found in cases:
+        row = site.ledger.arrival(found.case)
+        ready, reason, next_check = _readiness(site, found, row.first_seen if row else now, now)
+        priority = row.priority if row else 0
+        site.ledger.see_arrival(
+            found.place, found.case, found.fingerprint, ready, reason, next_check, priority
+        )
+    site.ledger.forget_unrequested(cases[0].place, [found.case for found in cases])
+
+
+def case_arrivals(interval: int) -> dg.SensorDefinition:
+    """The sensor that looks at the inbox every ``interval`` seconds."""
+
+    @dg.sensor(
+        name="case_arrivals",
+        job=intake_job,
+        minimum_interval_seconds=interval,
+        default_status=dg.DefaultSensorStatus.RUNNING,
+        description="Scans the inbox; adds a case partition and requests its intake when a case is ready.",
+    )
+    def sensor(context: dg.SensorEvaluationContext, site: dg.ResourceParam[Site]) -> dg.SensorResult:
+        started, now = time.monotonic(), datetime.now(UTC)
+        failed = 0
+        for arrival in arrivals_in(site, now):
+            try:
+                see(site, arrival, now)
+            except MqiError as error:
+                failed += 1
+                context.log.error("an arrival cannot be looked at: %s", error)
+        limit = min(REQUESTS_PER_TICK, room_in_queue(context.instance))
+        requests: list[dg.RunRequest] = []
+        for row in site.ledger.open_arrivals(limit):
+            if time.monotonic() - started > SECONDS_PER_TICK and requests:
+                break
+            requests.append(
+                dg.RunRequest(
+                    run_key=f"{row.case}:{row.fingerprint}",
+                    partition_key=row.case,
+                    tags={CASE_TAG: row.case, "dagster/priority": str(row.priority)},
+                )
+            )
+        _settle_requested(context, site)
+        waiting = len(site.ledger.waiting_arrivals())
+        skip = None if requests else f"nothing new is ready; {waiting} cases wait, {failed} cannot be read"
+        return dg.SensorResult(
+            run_requests=requests,
+            dynamic_partitions_requests=[
+                CASES.build_add_request(
+                    [request.partition_key for request in requests if request.partition_key]
+                )
+            ],
+            skip_reason=None if requests else dg.SkipReason(skip),
+        )
+
+    return sensor
+
+
+def _settle_requested(context: dg.SensorEvaluationContext, site: Site) -> None:
+    """Mark the cases whose requested run exists: only then is a request safe from a crash of the tick."""
+    for row in site.ledger.open_arrivals(REQUESTS_PER_TICK):
+        runs = context.instance.get_runs_count(
+            dg.RunsFilter(tags={"dagster/run_key": f"{row.case}:{row.fingerprint}"})
+        )
+        if runs:
+            site.ledger.mark_requested(row.case, row.fingerprint)

@@ -1,0 +1,107 @@
+"""Manifests that passed their check become beam partitions and beam runs."""
+
+import dagster as dg
+
+from mqi_dagster.assets.beam import read_manifest
+from mqi_dagster.assets.jobs import beam_job, beam_tags
+from mqi_dagster.assets.lineage import passed
+from mqi_dagster.delivery.manifest import CaseManifest, beam_inputs
+from mqi_dagster.errors import MqiError
+from mqi_dagster.partitions import BEAMS, beam_key
+from mqi_dagster.resources.site import Site
+from mqi_dagster.sensors.queue import (
+    REQUESTS_PER_TICK,
+    any_unfinished,
+    latest_run_succeeded,
+    read_cursor,
+    room_in_queue,
+    write_cursor,
+)
+from mqi_dagster.store.digests import digest_of
+
+MANIFEST = dg.AssetKey("case_manifest")
+
+
+def beam_fingerprint(manifest: CaseManifest, number: int) -> str:
+    """Digest of one beam's inputs alone, so that nothing else about the case runs it again."""
+    return digest_of(inputs=beam_inputs(manifest, number))[:16]
+
+
+def beam_requests(manifest: CaseManifest, priority: int) -> list[dg.RunRequest]:
+    """One run request per delivered beam of a case."""
+    return [
+        dg.RunRequest(
+            run_key=f"{beam_key(manifest.case, entry.number)}:{beam_fingerprint(manifest, entry.number)}",
+            partition_key=beam_key(manifest.case, entry.number),
+            tags={**beam_tags(manifest.case), "dagster/priority": str(priority)},
+        )
+        for entry in manifest.beams
+    ]
+
+
+def _touched(context: dg.SensorEvaluationContext) -> tuple[list[str], int]:
+    """Cases with a manifest since the last tick, and those that were put off; and the new position."""
+    after, put_off = read_cursor(context.cursor)
+    records = context.instance.fetch_materializations(
+        dg.AssetRecordsFilter(asset_key=MANIFEST, after_storage_id=after or None),
+        limit=100,
+        ascending=True,
+    ).records
+    cases = dict.fromkeys(put_off)
+    cases.update(dict.fromkeys(record.partition_key for record in records if record.partition_key))
+    return list(cases), max([record.storage_id for record in records], default=after)
+
+
+def beams_to_simulate(interval: int) -> dg.SensorDefinition:
+    """The sensor that turns checked manifests into beam runs."""
+
+    @dg.sensor(
+        name="beams_to_simulate",
+        job=beam_job,
+        minimum_interval_seconds=interval,
+        default_status=dg.DefaultSensorStatus.RUNNING,
+        description="Adds all delivered beams of a checked case at once and requests one run a beam.",
+    )
+    def sensor(context: dg.SensorEvaluationContext, site: dg.ResourceParam[Site]) -> dg.SensorResult:
+        cases, after = _touched(context)
+        limit = min(REQUESTS_PER_TICK, room_in_queue(context.instance))
+        requests: list[dg.RunRequest] = []
+        keys: list[str] = []
+        pending: list[str] = []
+        for case in cases:
+            if any_unfinished(context.instance, [case]):
+                pending.append(case)
+                continue
+            if not latest_run_succeeded(context.instance, case):
+                continue
+            if not passed(context.instance, "case_manifest", "integrity", case):
+                continue
+            try:
+                manifest = read_manifest(context.instance, site, case)
+            except MqiError as error:
+                context.log.error("%s", error)
+                continue
+            row = site.ledger.arrival(case)
+            wanted = [
+                request
+                for request in beam_requests(manifest, row.priority if row else 0)
+                if not _has_run(context.instance, request)
+            ]
+            keys += [beam_key(case, entry.number) for entry in manifest.beams]
+            room = max(0, limit - len(requests))
+            requests += wanted[:room]
+            # A case stays pending until every run it asked for exists, so a crash of this tick loses none.
+            if wanted:
+                pending.append(case)
+        return dg.SensorResult(
+            run_requests=requests,
+            dynamic_partitions_requests=[BEAMS.build_add_request(keys)] if keys else [],
+            cursor=write_cursor(after, pending),
+            skip_reason=None if requests else dg.SkipReason("no new manifest that passed its check"),
+        )
+
+    return sensor
+
+
+def _has_run(instance: dg.DagsterInstance, request: dg.RunRequest) -> bool:
+    return instance.get_runs_count(dg.RunsFilter(tags={"dagster/run_key": str(request.run_key)})) > 0

@@ -1,0 +1,76 @@
+"""Cases whose beams are all handed over are concluded, once for each set of results."""
+
+import dagster as dg
+
+from mqi_dagster.assets.beam import read_manifest
+from mqi_dagster.assets.jobs import CASE_TAG, conclusion_job
+from mqi_dagster.assets.lineage import latest_digest
+from mqi_dagster.delivery.manifest import CaseManifest
+from mqi_dagster.errors import MqiError
+from mqi_dagster.partitions import beam_key, split_beam_key
+from mqi_dagster.resources.site import Site
+from mqi_dagster.sensors.queue import any_unfinished, latest_run_succeeded, read_cursor, write_cursor
+from mqi_dagster.store.digests import digest_of
+
+HANDED_OVER = dg.AssetKey("handed_over")
+
+
+def conclusion_request(instance: dg.DagsterInstance, manifest: CaseManifest) -> dg.RunRequest | None:
+    """The conclusion run of a case, None while a beam is in work, has failed, or was never handed over."""
+    beams = [beam_key(manifest.case, entry.number) for entry in manifest.beams]
+    versions: dict[str, str] = {}
+    for beam in beams:
+        digest = latest_digest(instance, "handed_over", beam)
+        dose = latest_digest(instance, "rt_dose", beam)
+        if digest is None or dose is None or not latest_run_succeeded(instance, beam):
+            return None
+        versions[beam] = f"{dose}:{digest}"
+    signature = digest_of(versions=versions, partial=manifest.partial)[:16]
+    return dg.RunRequest(
+        run_key=f"{manifest.case}:{signature}", partition_key=manifest.case, tags={CASE_TAG: manifest.case}
+    )
+
+
+def cases_to_conclude(interval: int) -> dg.SensorDefinition:
+    """The sensor that concludes cases."""
+
+    @dg.sensor(
+        name="cases_to_conclude",
+        job=conclusion_job,
+        minimum_interval_seconds=interval,
+        default_status=dg.DefaultSensorStatus.RUNNING,
+        description="Requests a conclusion run when no beam of a case is unfinished and all are handed over.",
+    )
+    def sensor(context: dg.SensorEvaluationContext, site: dg.ResourceParam[Site]) -> dg.SensorResult:
+        after, put_off = read_cursor(context.cursor)
+        records = context.instance.fetch_materializations(
+            dg.AssetRecordsFilter(asset_key=HANDED_OVER, after_storage_id=after or None),
+            limit=500,
+            ascending=True,
+        ).records
+        touched = set(put_off) | {
+            split_beam_key(record.partition_key)[0] for record in records if record.partition_key
+        }
+        requests: list[dg.RunRequest] = []
+        pending: list[str] = []
+        for case in sorted(touched):
+            try:
+                manifest = read_manifest(context.instance, site, case)
+            except MqiError as error:
+                context.log.error("%s", error)
+                continue
+            beams = [beam_key(case, entry.number) for entry in manifest.beams]
+            if any_unfinished(context.instance, [case, *beams]):
+                pending.append(case)
+                continue
+            request = conclusion_request(context.instance, manifest)
+            if request is not None:
+                requests.append(request)
+        after = max([record.storage_id for record in records], default=after)
+        return dg.SensorResult(
+            run_requests=requests,
+            cursor=write_cursor(after, pending),
+            skip_reason=None if requests else dg.SkipReason("no case has become complete"),
+        )
+
+    return sensor

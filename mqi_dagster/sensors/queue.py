@@ -1,0 +1,47 @@
+"""What a sensor needs to know of the runs that Dagster has in hand."""
+
+import json
+from collections.abc import Sequence
+
+import dagster as dg
+from dagster._core.storage.dagster_run import FINISHED_STATUSES
+
+REQUESTS_PER_TICK = 20
+SECONDS_PER_TICK = 5.0
+QUEUED_AT_MOST = 200
+PARTITION_TAG = "dagster/partition"
+
+UNFINISHED = [status for status in dg.DagsterRunStatus if status not in FINISHED_STATUSES]
+
+
+def room_in_queue(instance: dg.DagsterInstance) -> int:
+    """How many more runs may be asked for, so that the queue stays short and priorities count."""
+    queued = instance.get_runs_count(dg.RunsFilter(statuses=[dg.DagsterRunStatus.QUEUED]))
+    return max(0, QUEUED_AT_MOST - queued)
+
+
+def any_unfinished(instance: dg.DagsterInstance, partitions: list[str]) -> bool:
+    """Whether a run of one of the partitions is queued or running, however it was started."""
+    if not partitions:
+        return False
+    tags = {PARTITION_TAG: partitions}
+    return instance.get_runs_count(dg.RunsFilter(tags=tags, statuses=UNFINISHED)) > 0
+
+
+def latest_run_succeeded(instance: dg.DagsterInstance, partition: str) -> bool:
+    """Whether the latest run that targeted a partition, however it was started, ended in success."""
+    records = instance.get_run_records(dg.RunsFilter(tags={PARTITION_TAG: partition}), limit=1)
+    return bool(records) and records[0].dagster_run.status is dg.DagsterRunStatus.SUCCESS
+
+
+def read_cursor(text: str | None) -> tuple[int, list[str]]:
+    """Position in the event log, and the keys that the last tick put off."""
+    if not text:
+        return 0, []
+    content = json.loads(text)
+    return int(content["after"]), [str(key) for key in content["pending"]]
+
+
+def write_cursor(after: int, pending: Sequence[str]) -> str:
+    """The cursor that `read_cursor` reads."""
+    return json.dumps({"after": after, "pending": list(pending)})

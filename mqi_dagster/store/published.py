@@ -61,7 +61,7 @@ def plain_os_errors(where: Where) -> Iterator[None]:
         raise InfrastructureError(f"the store's disk failed: {reason}", where=where) from None
 
 
-def list_files(folder: Path) -> dict[str, Path]:
+def list_files(folder: Path, where: Where) -> dict[str, Path]:
     """Every file below a folder by its relative name, in the order of names.
 
     Raises:
@@ -70,7 +70,7 @@ def list_files(folder: Path) -> dict[str, Path]:
     found: dict[str, Path] = {}
     for path in sorted(folder.rglob("*")):
         if path.is_symlink() or not (path.is_dir() or path.is_file()):
-            raise StoreError("a result holds something that is neither a file nor a folder")
+            raise StoreError("a result holds something that is neither a file nor a folder", where=where)
         if path.is_file():
             found[path.relative_to(folder).as_posix()] = path
     return found
@@ -116,7 +116,7 @@ class Published:
             InfrastructureError: A file cannot be read.
         """
         with plain_os_errors(self.where):
-            present = list_files(self.folder)
+            present = list_files(self.folder, self.where)
             present.pop(MANIFEST, None)
             listed = self.manifest.files
             if present.keys() != listed.keys():

@@ -212,10 +212,7 @@ class Store:
     def _write_manifest(
         staging: Path, asset: str, digest: str, meta: Mapping[str, Any], private: bool, where: Where
     ) -> None:
-        try:
-            files = list_files(staging)
-        except StoreError as error:
-            raise error.at(where) from None
+        files = list_files(staging, where)
         if MANIFEST in files:
             raise StoreError("a result brings its own manifest", where=where)
         if not files:

@@ -17,7 +17,7 @@ from mqi_dagster.errors import ConfigurationError, InfrastructureError, LeaseLos
 from mqi_dagster.ledger import Lease, LeaseKeeper, Ledger, Refusal, Slot, SlotKind
 
 if TYPE_CHECKING:
-    from conftest import Clock, Forked
+    from ledger_doubles import Clock, Forked
 
     Fork = Callable[[Callable[[], None]], Forked]
 

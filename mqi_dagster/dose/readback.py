@@ -32,8 +32,8 @@ from mqi_dagster.dose.stored_image import require, scaling_of, stored_grid
 from mqi_dagster.errors import DoseError, Where
 from mqi_dagster.settings import DoseType
 
-_ROUNDING = 0.5 + 1e-6
-"""Half a scaling, and the last bits of float64 arithmetic."""
+_ROUNDING = 0.5 + 2e-6
+"""Half a scaling, and what float64 loses at 2**32 steps in a quotient and a product (2 x 2**32 x 2**-53)."""
 
 _PLACE = Where(kind="RT Dose")
 

@@ -71,9 +71,9 @@ def beam_of(record: Path, samples: int) -> tuple[BeamEntry, PlanBeam]:
     return BeamEntry(number=1, name="1S150", complete=True, layers=(layer,)), plan_beam
 
 
-def interpret(folder: Path, samples: int, dialect: CsvDialect) -> Path:
+def interpret(folder: Path, views: tuple[BeamEntry, PlanBeam], dialect: CsvDialect) -> Path:
     """The platform's way; returns the CSV."""
-    entry, plan_beam = beam_of(folder / "layer.ptn", samples)
+    entry, plan_beam = views
     out = folder / dialect.value
     beam = interpret_beam(
         entry, plan_beam, read_machine(MACHINE), Interpretation.model_validate({}), dialect, out
@@ -83,9 +83,8 @@ def interpret(folder: Path, samples: int, dialect: CsvDialect) -> Path:
     return out / file
 
 
-def arrays_of(folder: Path, samples: int, machine: Machine) -> list[NDArray[np.generic]]:
+def arrays_of(entry: BeamEntry, machine: Machine) -> list[NDArray[np.generic]]:
     """The columns that stand in the CSV: time, x, y as float32, count as int64."""
-    entry, _ = beam_of(folder / "layer.ptn", samples)
     chunks = list(LayerSamples(entry.layers[0], machine, Interpretation.model_validate({})).chunks())
     positions = np.concatenate([chunk.positions_mm for chunk in chunks])
     return [
@@ -134,7 +133,7 @@ def peak_memory_mb(folder: Path, samples: int, dialect: CsvDialect) -> float:
 
 def _report_own_memory(folder: Path, samples: int, dialect: CsvDialect) -> None:
     after_imports = _resident_mb()
-    interpret(folder, samples, dialect)
+    interpret(folder, beam_of(folder / "layer.ptn", samples), dialect)
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
     print(json.dumps({"megabytes": peak - after_imports}))
 
@@ -160,13 +159,14 @@ def main() -> int:
         make_record(folder / "layer.ptn", samples)
         machine = read_machine(MACHINE)
         memory = {dialect: peak_memory_mb(folder, samples, dialect) for dialect in CsvDialect}
+        views = beam_of(folder / "layer.ptn", samples)
         seconds: dict[str, float] = {}
         files: dict[CsvDialect, Path] = {}
         for dialect in CsvDialect:
             start = time.perf_counter()
-            files[dialect] = interpret(folder, samples, dialect)
+            files[dialect] = interpret(folder, views, dialect)
             seconds[dialect.value] = time.perf_counter() - start
-        columns = arrays_of(folder, samples, machine)
+        columns = arrays_of(views[0], machine)
         start = time.perf_counter()
         with (folder / "plain.csv").open("w", newline="") as stream:
             csv.writer(stream).writerows(zip(*(column.tolist() for column in columns), strict=True))

@@ -1,0 +1,18 @@
+"""The benchmark runs, compares the values it wrote, and says so."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+
+BENCHMARK = Path(__file__).resolve().parents[2] / "benchmarks" / "interpret.py"
+
+
+def test_the_benchmark_finds_all_values_equal_and_stays_in_memory() -> None:
+    done = subprocess.run(
+        [sys.executable, str(BENCHMARK), "--samples", "200000"], capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert done.stdout.count("equal") == 3 and "DIFFERENT" not in done.stdout
+    assert "peak below 150 MB: met" in done.stdout

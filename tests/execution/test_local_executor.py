@@ -4,51 +4,19 @@ from __future__ import annotations
 
 import os
 import signal
-import subprocess
 import sys
 import threading
 import time
-from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from execution_jobs import finish, make_job, wait_for
+from execution_jobs import DEAF_WITH_CHILD, HANGS, WRITES, finish, gone, make_job, wait_for
 
-from mqi_dagster.errors import ConfigurationError, EngineError, EngineInputError, InfrastructureError
-from mqi_dagster.execution import launch
-from mqi_dagster.execution.job import JobHandle, JobState
+from mqi_dagster.errors import ConfigurationError, EngineError, EngineInputError
+from mqi_dagster.execution.job import JobState
 from mqi_dagster.execution.local import LocalExecutor
-from mqi_dagster.execution.processes import process_alive, process_id
-
-WRITES = "print('started', flush=True)\nopen('dose.raw', 'wb').write(b'dose')\n"
-HANGS = "import time\nopen('pid', 'w').write('x')\nprint('started', flush=True)\ntime.sleep(100)\n"
-DEAF_WITH_CHILD = """
-import os, signal, subprocess, sys, time
-signal.signal(signal.SIGTERM, signal.SIG_IGN)
-child = subprocess.Popen([sys.executable, "-c",
-    "import signal, time; signal.signal(signal.SIGTERM, signal.SIG_IGN); time.sleep(100)"])
-open("child.part", "w").write(str(child.pid))
-os.rename("child.part", "child")
-time.sleep(100)
-"""
-
-
-@pytest.fixture
-def executor(tmp_path: Path) -> Iterator[LocalExecutor]:
-    made = LocalExecutor(tmp_path / "state")
-    yield made
-    for child in made._children.values():
-        if child.process.returncode is None:
-            os.killpg(child.process.pid, signal.SIGKILL)
-            child.process.wait()
-
-
-def _gone(pid: int) -> bool:
-    try:
-        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] in "ZX"
-    except (FileNotFoundError, ProcessLookupError):
-        return True
+from mqi_dagster.execution.processes import process_alive
 
 
 def test_an_engine_that_writes_its_output_succeeds(executor: LocalExecutor, work: Path) -> None:
@@ -199,7 +167,7 @@ def test_an_engine_that_runs_too_long_is_ended_with_all_it_started(
     child = int((work / "child").read_text())
     status = finish(executor, job, handle)
     assert (status.state, status.reason) == (JobState.TIMED_OUT, "ran longer than 2 s")
-    assert _gone(child)
+    assert gone(child)
     assert not process_alive(handle.job_id)
 
 
@@ -211,7 +179,7 @@ def test_what_an_engine_leaves_behind_is_ended_with_it(executor: LocalExecutor, 
     )
     job = make_job(work, program)
     assert finish(executor, job, executor.submit(job)).state is JobState.SUCCEEDED
-    assert _gone(int((work / "dose.raw").read_text()))
+    assert gone(int((work / "dose.raw").read_text()))
 
 
 def test_a_killed_engine_is_a_failure_and_its_group_is_ended(executor: LocalExecutor, work: Path) -> None:
@@ -221,89 +189,4 @@ def test_a_killed_engine_is_a_failure_and_its_group_is_ended(executor: LocalExec
     os.kill(int(handle.job_id.split(":")[0]), signal.SIGKILL)
     assert process_alive(handle.job_id), "its child lives on, so the slot is not free"
     assert finish(executor, job, handle).reason == "ended by signal 9"
-    assert _gone(int((work / "child").read_text()))
-
-
-_WORKER = """
-import sys, time
-from pathlib import Path
-sys.path.insert(0, sys.argv[2])
-from execution_jobs import make_job
-from mqi_dagster.execution.local import LocalExecutor
-executor = LocalExecutor(Path(sys.argv[1]) / "state")
-job = make_job(Path(sys.argv[1]) / "work", Path(sys.argv[1], "program").read_text())
-print(executor.submit(job).job_id, flush=True)
-time.sleep(100)
-"""
-
-
-def _worker(tmp_path: Path, program: str) -> tuple[subprocess.Popen[str], str]:
-    (tmp_path / "program").write_text(program)
-    command = [sys.executable, "-c", _WORKER, str(tmp_path), str(Path(__file__).parent)]
-    worker = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
-    assert worker.stdout is not None
-    return worker, worker.stdout.readline().strip()
-
-
-def test_the_engine_dies_with_its_killed_worker(tmp_path: Path) -> None:
-    worker, job_id = _worker(tmp_path, HANGS)
-    wait_for((tmp_path / "work" / "pid").exists)
-    assert process_alive(job_id)
-    worker.kill()
-    worker.communicate()
-    assert wait_for(lambda: not process_alive(job_id)) < 2.0
-
-
-def test_an_engine_killed_with_its_worker_while_it_starts_does_not_stay(tmp_path: Path) -> None:
-    worker, job_id = _worker(tmp_path, HANGS)
-    worker.kill()
-    worker.communicate()
-    assert wait_for(lambda: not process_alive(job_id)) < 2.0
-
-
-def test_the_next_worker_ends_what_the_killed_one_left_and_starts_anew(
-    executor: LocalExecutor, tmp_path: Path, work: Path
-) -> None:
-    worker, job_id = _worker(tmp_path, DEAF_WITH_CHILD)
-    wait_for((work / "child").exists)
-    worker.kill()
-    worker.communicate()
-    child = int((work / "child").read_text())
-    job = make_job(work, WRITES)
-    assert executor.poll(job, JobHandle("local", job_id)).state is JobState.RUNNING, "its child lives on"
-    handle = executor.submit(job)
-    assert _gone(child)
-    assert not process_alive(job_id)
-    assert executor.poll(job, JobHandle("local", job_id)).state is JobState.LOST
-    assert finish(executor, job, handle).state is JobState.SUCCEEDED
-    assert executor.starts.read_text() == "d1-1\nd1-1\n"
-
-
-def test_a_job_of_another_worker_can_be_cancelled_but_not_fetched(
-    executor: LocalExecutor, tmp_path: Path, work: Path
-) -> None:
-    worker, job_id = _worker(tmp_path, HANGS)
-    job, handle = make_job(work, HANGS), JobHandle("local", job_id)
-    with pytest.raises(InfrastructureError):
-        executor.fetch(job, handle)
-    executor.cancel(job, handle)
-    assert not process_alive(job_id)
-    worker.kill()
-    worker.communicate()
-
-
-def test_a_pid_that_was_given_out_again_is_not_the_job() -> None:
-    mine = process_id(os.getpid())
-    assert process_alive(mine)
-    assert not process_alive(f"{os.getpid()}:1")
-    with pytest.raises(InfrastructureError):
-        process_alive("4711")
-
-
-def test_a_program_whose_parent_died_before_it_was_tied_never_starts(tmp_path: Path) -> None:
-    launcher = Path(launch.__file__)
-    program = ["/bin/touch", "touch", str(tmp_path / "started")]
-    for parent, code, started in ((os.getppid(), 127, False), (os.getpid(), 0, True)):
-        done = subprocess.run([sys.executable, "-I", "-S", str(launcher), str(parent), *program], check=False)
-        assert done.returncode == code
-        assert (tmp_path / "started").exists() is started
+    assert gone(int((work / "child").read_text()))

@@ -50,7 +50,8 @@ def build_manifest(
         InputError: The first fault, in the order of deliveries and layers.
     """
     if survey.source is None or fraction is None:
-        raise survey.plan_error or DeliveryError("the case holds no delivery of a treatment beam")
+        error = survey.plan_error or DeliveryError("the case holds no delivery of a treatment beam")
+        raise error.at(Where(case=case))
     source = survey.source
     findings = Findings()
     checked_case = _check_whole(survey, source, machines, findings)

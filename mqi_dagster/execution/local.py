@@ -21,7 +21,7 @@ from mqi_dagster.errors import (
 from mqi_dagster.execution.job import Job, JobHandle, JobState, JobStatus
 from mqi_dagster.execution.processes import end_group, exit_code, process_alive, process_id, start_tied
 
-_KEY = re.compile(r"[A-Za-z0-9_-][A-Za-z0-9._-]*")
+_SAFE = re.compile(r"[A-Za-z0-9_-][A-Za-z0-9._-]*")
 _GRACE_SECONDS = 5.0
 _ENGINE = Where(kind="engine")
 
@@ -56,9 +56,9 @@ class LocalExecutor:
             raise _disk(error) from None
 
     def submit(self, job: Job) -> JobHandle:
-        """Start the engine, or find it where this process started the same key before.
+        """Start the engine, or find it where this process started the same key of the same beam before.
 
-        What another worker may have left of the same key is ended first.
+        What another worker may have left of it is ended first.
 
         Raises:
             ConfigurationError: The program is missing, or this is not the main thread: a child is tied to
@@ -68,24 +68,22 @@ class LocalExecutor:
         """
         if threading.current_thread() is not threading.main_thread():
             raise ConfigurationError("an engine can only be started from the main thread of its worker")
-        if not _KEY.fullmatch(job.key):
-            raise ConfigurationError("a job's key must be a safe file name")
-        known = self._children.get(job.key)
+        known = self._children.get(_identity(job))
         if known is not None and self._status(job, known).state is not JobState.CANCELLED:
             return known.handle
-        record = self._records / job.key
+        record = self._records / _identity(job)
         self._end_leftover(record)
         _verify_inputs(job)
         try:
             child = self._start(job)
-            beside = record.with_name(f".{job.key}.{os.getpid()}")
+            beside = record.with_name(f".{record.name}.{os.getpid()}")
             beside.write_text(child.handle.job_id, encoding="ascii")
             beside.replace(record)
             with self.starts.open("a", encoding="ascii") as stream:
                 stream.write(f"{job.key}\n")
         except OSError as error:
             raise _disk(error) from None
-        self._children[job.key] = child
+        self._children[_identity(job)] = child
         return child.handle
 
     def poll(self, job: Job, handle: JobHandle) -> JobStatus:
@@ -140,7 +138,7 @@ class LocalExecutor:
             end_group(handle.job_id, _GRACE_SECONDS)
             child.process.wait()
             child.verdict = JobStatus(JobState.CANCELLED, child.process.returncode, "cancelled")
-        self._forget(job.key)
+        self._forget(job)
 
     def _start(self, job: Job) -> _Child:
         log = job.directory / job.log
@@ -170,7 +168,7 @@ class LocalExecutor:
             child.verdict = self._verdict(job, child)
             if child.verdict is None:
                 return JobStatus(JobState.RUNNING)
-            self._forget(job.key)
+            self._forget(job)
         return child.verdict
 
     def _verdict(self, job: Job, child: _Child) -> JobStatus | None:
@@ -190,7 +188,7 @@ class LocalExecutor:
         return JobStatus(JobState.FAILED if fault else JobState.SUCCEEDED, code, fault)
 
     def _child(self, job: Job, handle: JobHandle) -> _Child | None:
-        child = self._children.get(job.key)
+        child = self._children.get(_identity(job))
         return child if child is not None and child.handle == handle else None
 
     def _end_leftover(self, record: Path) -> None:
@@ -202,8 +200,18 @@ class LocalExecutor:
             raise _disk(error) from None
         end_group(job_id, grace_seconds=0)
 
-    def _forget(self, key: str) -> None:
-        (self._records / key).unlink(missing_ok=True)
+    def _forget(self, job: Job) -> None:
+        try:
+            (self._records / _identity(job)).unlink(missing_ok=True)
+        except OSError as error:
+            raise _disk(error) from None
+
+
+def _identity(job: Job) -> str:
+    # Two beams with equal inputs have equal digests, and so equal keys, but each its own folder and engine.
+    if not (_SAFE.fullmatch(job.name) and _SAFE.fullmatch(job.key)):
+        raise ConfigurationError("a job's name and key must be safe file names")
+    return f"{job.name}.{job.key}"
 
 
 def _disk(error: OSError) -> InfrastructureError:

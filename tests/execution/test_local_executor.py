@@ -46,6 +46,21 @@ def test_the_same_key_is_started_once_and_a_cancelled_one_anew(executor: LocalEx
     executor.cancel(job, again)
 
 
+def test_two_beams_with_equal_digests_do_not_disturb_each_other(
+    executor: LocalExecutor, tmp_path: Path, work: Path
+) -> None:
+    first = make_job(work, HANGS)
+    running = executor.submit(first)
+    second = make_job(tmp_path / "other", WRITES, name="P2.fx0001__b01")
+    other_worker = LocalExecutor(tmp_path / "state")
+    handle = other_worker.submit(second)
+    assert finish(other_worker, second, handle).state is JobState.SUCCEEDED
+    assert executor.poll(first, running).state is JobState.RUNNING
+    executor.cancel(first, running)
+    with pytest.raises(ConfigurationError, match="safe file names"):
+        executor.submit(make_job(work, WRITES, key="../x"))
+
+
 @pytest.mark.parametrize(
     ("program", "code", "reason"),
     [

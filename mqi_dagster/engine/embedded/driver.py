@@ -99,9 +99,7 @@ def plan_parts(histories: int, shards: int, seed: int) -> list[Part]:
     vectors = max(shards, round(histories / VECTOR))
     count = max(shards, -(-vectors * VECTOR // _MOST_HISTORIES_OF_A_PART))
     each, left = divmod(vectors, count)
-    return [
-        Part(index, part_seed(seed, index), VECTOR * (each + (index < left))) for index in range(count)
-    ]
+    return [Part(index, part_seed(seed, index), VECTOR * (each + (index < left))) for index in range(count)]
 
 
 def part_seed(seed: int, index: int) -> int:

@@ -27,9 +27,7 @@ _DENSITIES: Table = (
 _MATERIALS: Table = ((-2000.0, _AIR), (-999.0, _WATER))
 
 
-def water_fraction(
-    lower_mm: float, unit_mm: float, voxels: int, surface_mm: float
-) -> NDArray[np.float64]:
+def water_fraction(lower_mm: float, unit_mm: float, voxels: int, surface_mm: float) -> NDArray[np.float64]:
     """Share of each voxel below the water surface, along the engine's z, shape (voxels,)."""
     edges = lower_mm + unit_mm * np.arange(voxels)
     return np.asarray(np.clip((surface_mm - edges) / unit_mm, 0.0, 1.0))

@@ -27,6 +27,7 @@ from mqi_dagster.plan.reading import read_ion_plan
 
 DEFAULT_SHARDS = 4
 _TPS = Where(kind="TPS file")
+_PLAN = Where(kind="RT plan")
 _HISTORIES_TOLERANCE = 0.001
 _SCRATCH = ".mcsquare-"
 
@@ -143,14 +144,14 @@ def _beam(dicom: Path, number: int) -> PlanBeam:
     try:
         paths = sorted(path for path in dicom.iterdir() if path.name.startswith("RP"))
     except OSError as error:
-        raise EngineInputError(f"DICOM folder: {error.strerror}", where=Where(kind="RT plan")) from error
+        raise EngineInputError(f"DICOM folder: {error.strerror}", where=_PLAN) from error
     if len(paths) != 1:
-        raise EngineInputError(f"{len(paths)} plans (RP*) instead of one", where=Where(kind="RT plan"))
+        raise EngineInputError(f"{len(paths)} plans (RP*) instead of one", where=_PLAN)
     plan = read_ion_plan(paths[0])
     try:
         return plan.beam(number)
     except KeyError as error:
-        raise EngineInputError(f"the plan has no beam {number}", where=Where(kind="RT plan")) from error
+        raise EngineInputError(f"the plan has no beam {number}", where=_PLAN) from error
 
 
 def _range_shifter(beam: PlanBeam, model: EngineBeamModel) -> bdl.RangeShifterInBeam | None:
@@ -158,7 +159,7 @@ def _range_shifter(beam: PlanBeam, model: EngineBeamModel) -> bdl.RangeShifterIn
     if not beam.range_shifters:
         return None
     if len(beam.range_shifters) > 1:
-        raise EngineInputError("more than one range shifter in a beam", where=Where(kind="RT plan"))
+        raise EngineInputError("more than one range shifter in a beam", where=_PLAN)
     planned = beam.range_shifters[0]
     known = model.range_shifters.get(planned.shifter_id)
     if known is None:
@@ -168,6 +169,8 @@ def _range_shifter(beam: PlanBeam, model: EngineBeamModel) -> bdl.RangeShifterIn
     if distance is None:
         # The offset leads from the snout to the shifter's upstream face, where moqui starts the beam.
         distance = beam.snout_position_mm + model.range_shifter_offset_mm - known.thickness_mm
+    if distance < 0:
+        raise EngineInputError(f"the range shifter lies {-distance:g} mm behind the isocentre", where=_PLAN)
     return bdl.RangeShifterInBeam(
         known.water_equivalent_thickness_mm if thickness is None else thickness, distance
     )
@@ -189,9 +192,7 @@ def _write_outputs(target: Path, names: Sequence[str], request: Request, dose: S
     tps, volume = request.tps, request.volume
     header = tps.output_format == "mhd"
     if not tps.using_phantom_geo:
-        x, y, z = (
-            first - step / 2 for first, step in zip(volume.first_mm, volume.spacing_mm, strict=True)
-        )
+        x, y, z = (first - step / 2 for first, step in zip(volume.first_mm, volume.spacing_mm, strict=True))
         output.write(target, names[0], output.OutputGrid(dose.values, (x, y, z), volume.spacing_mm), header)
         return
     values = phantom.to_engine_axes(dose.values)

@@ -202,6 +202,13 @@ def test_a_phantom_dose_in_the_patients_frame_is_refused(tmp_path: Path, plan_pa
         verify(path, plan_path, phantom_grid(), frame=DoseFrame.PATIENT, digest=None)
 
 
+def test_a_sites_phantom_dose_in_the_plans_frame_is_refused(tmp_path: Path, plan_path: Path) -> None:
+    path = written(tmp_path, plan_path, phantom_grid())
+    change(path, put("FrameOfReferenceUID", FRAME_UID))
+    with pytest.raises(DoseError, match="FrameOfReferenceUID: is the plan's, but the dose is a phantom's"):
+        verify(path, plan_path, phantom_grid(), digest=None)
+
+
 @pytest.mark.parametrize("size", [0, 100, 1000])
 def test_a_truncated_file_is_refused_without_its_path(tmp_path: Path, plan_path: Path, size: int) -> None:
     path = written(tmp_path, plan_path, phantom_grid())

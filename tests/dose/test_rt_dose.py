@@ -235,6 +235,19 @@ def test_errors_about_the_plan_name_neither_path_nor_patient(tmp_path: Path) -> 
         assert str(tmp_path) not in str(caught.value)
 
 
+def test_no_warning_quotes_a_value_of_the_plan(
+    tmp_path: Path, plan_path: Path, recwarn: pytest.WarningsRecorder
+) -> None:
+    plan = plan_path.read_bytes()
+    assert plan.count(b"1.2.3.4.5.200") == 1
+    plan_path.write_bytes(plan.replace(b"1.2.3.4.5.200", b"1.2.3.Marker0"))
+    assert pydicom.dcmread(plan_path).StudyInstanceUID == "1.2.3.Marker0"
+    assert any("Marker" in str(warning.message) for warning in recwarn.list)
+    recwarn.clear()
+    write_rt_dose(tmp_path / "dose.dcm", phantom_grid(), request(plan_path))
+    assert recwarn.list == []
+
+
 def test_every_dose_of_the_real_plan_can_be_written(tmp_path: Path, shared: Path) -> None:
     (plan,) = (shared / "cases" / "qa_9spots_g2").rglob("RP.*.dcm")
     for number in (2, 3, 4, 5):

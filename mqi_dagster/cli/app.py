@@ -1,0 +1,28 @@
+"""The command ``mqi`` and its groups."""
+
+import sys
+
+import typer
+from rich.console import Console
+from rich.text import Text
+
+from mqi_dagster.cli.case import case_app
+from mqi_dagster.errors import MqiError
+
+app = typer.Typer(
+    name="mqi",
+    help="Delivered proton beams become verified DICOM RT Doses.",
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+app.add_typer(case_app, name="case")
+
+
+def main() -> None:
+    """Run the command; an expected error is one line on standard error and exit code 1."""
+    try:
+        app()
+    except MqiError as error:
+        Console(stderr=True).print(Text(f"mqi: {error}", style="red"), soft_wrap=True)
+        sys.exit(1)

@@ -1,0 +1,44 @@
+"""The site's configuration: one YAML file, typed, without unknown keys."""
+
+from mqi_dagster.settings.choices import CaseNames, CsvDialect, DoseType, OutputFormat, Ready, Samples
+from mqi_dagster.settings.engine import Embedded, Engine, EngineProfile, Phantom, built_in_profiles
+from mqi_dagster.settings.model import Settings, parse_settings, read_settings
+from mqi_dagster.settings.section import Section
+from mqi_dagster.settings.sections import (
+    Execution,
+    Handover,
+    Intake,
+    Interpretation,
+    Paths,
+    RtDose,
+    Site,
+    SiteCommand,
+    Ui,
+)
+
+__all__ = [
+    "CaseNames",
+    "CsvDialect",
+    "DoseType",
+    "Embedded",
+    "Engine",
+    "EngineProfile",
+    "Execution",
+    "Handover",
+    "Intake",
+    "Interpretation",
+    "OutputFormat",
+    "Paths",
+    "Phantom",
+    "Ready",
+    "RtDose",
+    "Samples",
+    "Section",
+    "Settings",
+    "Site",
+    "SiteCommand",
+    "Ui",
+    "built_in_profiles",
+    "parse_settings",
+    "read_settings",
+]

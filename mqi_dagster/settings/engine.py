@@ -1,0 +1,118 @@
+"""The Monte Carlo simulation: the engine in use, its profile, histories and phantom."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Self
+
+from pydantic import Field, model_validator
+
+from mqi_dagster.settings.choices import CsvDialect, OutputFormat
+from mqi_dagster.settings.section import Count, Seconds, Section
+
+
+class Phantom(Section):
+    """The water phantom and scoring grid, in the engine's frame (beam along -z), in whole mm."""
+
+    two_centimeter_mode: bool = Field(
+        True, description="Water surface 20 mm above the isocentre; the plane at 20 mm depth is scored too."
+    )
+    dimension: tuple[Count, Count, Count] = Field((200, 200, 200), description="Voxels in x, y, z.")
+    unit_mm: tuple[Count, Count, Count] = Field((2, 2, 2), description="Voxel size in x, y, z [mm].")
+    position_mm: tuple[int, int, int] = Field(
+        (-200, -200, -379), description="Lower edge of the grid in x, y, z [mm]."
+    )
+
+
+class EngineProfile(Section):
+    """One Monte Carlo engine: how it is called, what it reads, what it leaves behind."""
+
+    command: Annotated[tuple[str, ...], Field(min_length=1)] = Field(
+        description="Program and arguments; `{tps}` is replaced by the path of the TPS file."
+    )
+    version_command: tuple[str, ...] | None = Field(None, description="Prints the engine's version.")
+    version: str | None = Field(None, description="The engine's version where it cannot be asked.")
+    csv_dialect: CsvDialect = Field(CsvDialect.ROWS, description="`rows` or `flat`.")
+    output_format: OutputFormat = Field(OutputFormat.MHD, description="`raw` or `mhd` (with header).")
+    output_child: Annotated[int, Field(ge=1)] | None = Field(
+        None,
+        description="Index in the output's name `<beam>_<index>_<scorer>`; null: see docs.",
+    )
+    absolute_paths: bool = Field(True, description="`UseAbsolutePath` of the TPS file.")
+    histories_scale_power: Annotated[int, Field(ge=0, le=2)] = Field(
+        0, description="The raw dose is divided by ParticlesPerHistory to this power (physics.md 5)."
+    )
+    reports_histories: bool = Field(True, description="Prints `Total histories (Particles)`.")
+    reads_beam_model: bool = Field(False, description="Reads the beam model of the machine file.")
+    success_exit_codes: tuple[int, ...] = Field((0,), description="Exit codes worth looking at the output.")
+    patient_ct: bool = Field(False, description="Can simulate in a patient CT given as DICOM.")
+    needs_gpu: bool = Field(False, description="Whether it needs a GPU rather than a CPU slot.")
+    extra_keys: dict[str, str] = Field(
+        default_factory=dict, description="Further keys of the TPS file for this engine, from the known ones."
+    )
+
+    @model_validator(mode="after")
+    def _addressed(self) -> Self:
+        if not any("{tps}" in part for part in self.command):
+            raise ValueError("command must name the TPS file as {tps}")
+        return self
+
+
+def built_in_profiles() -> dict[str, EngineProfile]:
+    """The profiles every site has: the embedded engine and moqui as its public forks behave."""
+    return {
+        "embedded": EngineProfile(
+            command=("mqi-engine", "{tps}"),
+            version_command=("mqi-engine", "--version"),
+            reads_beam_model=True,
+            patient_ct=True,
+        ),
+        "moqui": EngineProfile(
+            command=("moqui_SMC", "{tps}"),
+            version="unknown",
+            csv_dialect=CsvDialect.FLAT,
+            output_format=OutputFormat.RAW,
+            histories_scale_power=2,
+            needs_gpu=True,
+        ),
+    }
+
+
+class Embedded(Section):
+    """The embedded engine (MCsquare)."""
+
+    shards: Annotated[int, Field(ge=2)] = Field(
+        4, description="Independent single-thread parts of a simulation; fixed, so that results repeat."
+    )
+    cache: Path | None = Field(None, description="Where the engine is unpacked; null: user cache.")
+
+
+class Engine(Section):
+    """The Monte Carlo simulation."""
+
+    profile: str = Field("embedded", description="Name of the engine profile in use.")
+    histories: Annotated[float, Field(ge=1000, le=1e11)] = Field(
+        1e6, description="Histories per beam; sets ParticlesPerHistory."
+    )
+    seed: int = Field(-1932780356, ge=-(2**31), lt=2**31, description="RandomSeed of the TPS file.")
+    histories_per_batch: Count = Field(10_000_000, description="MaxHistoriesPerBatch of the TPS file.")
+    timeout_seconds: Seconds = Field(14_400.0, description="The engine is ended after this time.")
+    uncertainty_maximum_percent: Annotated[float, Field(gt=0)] = Field(
+        30.0, description="Greatest mean uncertainty above half of the maximum dose."
+    )
+    phantom: Phantom = Field(default_factory=lambda: Phantom.model_validate({}))
+    embedded: Embedded = Field(default_factory=lambda: Embedded.model_validate({}))
+    profiles: dict[Annotated[str, Field(pattern=r"^[A-Za-z0-9_-]+$")], EngineProfile] = Field(
+        default_factory=dict, description="Further profiles, or changes of the built-in ones as a whole."
+    )
+
+    def in_use(self) -> EngineProfile:
+        """The profile that simulations use."""
+        return {**built_in_profiles(), **self.profiles}[self.profile]
+
+    @model_validator(mode="after")
+    def _known_profile(self) -> Self:
+        known = {**built_in_profiles(), **self.profiles}
+        if self.profile not in known:
+            raise ValueError(f"profile {self.profile!r} is unknown (known: {', '.join(sorted(known))})")
+        return self

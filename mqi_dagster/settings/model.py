@@ -1,0 +1,79 @@
+"""The settings as a whole: one YAML file, typed, without unknown keys.
+
+Relative paths resolve against the folder of the file, never against the working directory.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import yaml
+from pydantic import Field, ValidationError
+
+from mqi_dagster.errors import ConfigurationError
+from mqi_dagster.settings.engine import Engine
+from mqi_dagster.settings.section import Section
+from mqi_dagster.settings.sections import Execution, Handover, Intake, Interpretation, Paths, RtDose, Site, Ui
+
+
+class Settings(Section):
+    """The settings of a site."""
+
+    site: Site
+    paths: Paths = Field(default_factory=lambda: Paths.model_validate({}))
+    intake: Intake = Field(default_factory=lambda: Intake.model_validate({}))
+    interpretation: Interpretation = Field(default_factory=lambda: Interpretation.model_validate({}))
+    engine: Engine = Field(default_factory=lambda: Engine.model_validate({}))
+    execution: Execution = Field(default_factory=lambda: Execution.model_validate({}))
+    rt_dose: RtDose = Field(default_factory=lambda: RtDose.model_validate({}))
+    handover: Handover = Field(default_factory=lambda: Handover.model_validate({}))
+    ui: Ui = Field(default_factory=lambda: Ui.model_validate({}))
+
+
+def _absolute(settings: Settings, base: Path) -> Settings:
+    def below(path: Path) -> Path:
+        return path if path.is_absolute() else base / path
+
+    paths = {name: below(value) for name, value in settings.paths}
+    cache = settings.engine.embedded.cache
+    embedded = settings.engine.embedded.model_copy(update={"cache": None if cache is None else below(cache)})
+    return settings.model_copy(
+        update={
+            "site": settings.site.model_copy(update={"secret_file": below(settings.site.secret_file)}),
+            "paths": settings.paths.model_copy(update=paths),
+            "engine": settings.engine.model_copy(update={"embedded": embedded}),
+            "handover": settings.handover.model_copy(update={"folder": below(settings.handover.folder)}),
+        }
+    )
+
+
+def parse_settings(content: Any, base: Path) -> Settings:
+    """Settings from parsed YAML, with relative paths resolved against ``base``.
+
+    Raises:
+        ConfigurationError: A key is missing, unknown, or out of range; the message names it.
+    """
+    try:
+        return _absolute(Settings.model_validate(content), base)
+    except ValidationError as error:
+        lines = [
+            f"{'.'.join(str(part) for part in item['loc']) or 'settings'}: {item['msg']}"
+            for item in error.errors(include_url=False, include_input=False)
+        ]
+        raise ConfigurationError("settings: " + "; ".join(lines)) from error
+
+
+def read_settings(path: Path) -> Settings:
+    """Read a site's settings file.
+
+    Raises:
+        ConfigurationError: The file cannot be read, is not YAML, or does not fit the types.
+    """
+    try:
+        content = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except (OSError, yaml.YAMLError) as error:
+        raise ConfigurationError(f"settings file {path.name} cannot be read: {error}") from error
+    if not isinstance(content, dict):
+        raise ConfigurationError(f"settings file {path.name} holds no keys")
+    return parse_settings(content, path.resolve().parent)

@@ -1,0 +1,159 @@
+"""The other parts of the settings, one per station of a beam's way."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Self
+from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
+
+from pydantic import Field, field_validator, model_validator
+
+from mqi_dagster.settings.choices import CaseNames, DoseType, Ready, Samples
+from mqi_dagster.settings.section import Count, Seconds, Section
+
+
+class Site(Section):
+    """Who and where this installation is."""
+
+    name: str = Field("MQI site", description="Shown on pages and in hand-over summaries.")
+    timezone: str = Field(description="IANA name of the zone in which the machines write their times.")
+    case_names: CaseNames = Field(
+        CaseNames.PSEUDONYM,
+        description="`pseudonym` (keyed hash of the plan's UID) or `folder` (the arrival's folder name).",
+    )
+    secret_file: Path = Field(
+        Path("secret"), description="Key of the pseudonyms, mode 0600. Losing it renames all cases."
+    )
+
+    @field_validator("timezone")
+    @classmethod
+    def _known_zone(cls, value: str) -> str:
+        try:
+            ZoneInfo(value)
+        except (ZoneInfoNotFoundError, ValueError) as error:
+            raise ValueError(f"{value!r} is no IANA time zone") from error
+        return value
+
+
+class Paths(Section):
+    """Folders of the site."""
+
+    inbox: Path = Field(Path("inbox"), description="Where plans and deliveries arrive. Never written to.")
+    data: Path = Field(Path("data"), description="The store: results by case, beam, asset and digest.")
+    state: Path = Field(Path("state"), description="Ledger, work folders and logs.")
+    machines: Path = Field(Path("config/machines"), description="The machine files (`*.yaml`).")
+    dagster_home: Path = Field(Path("dagster"), description="Dagster's own instance folder.")
+
+
+class Intake(Section):
+    """When an arrival is taken."""
+
+    ready: Ready = Field(Ready.STABLE, description="`marker` waits for a file, `stable` for quiet files.")
+    marker: str = Field(
+        "_CASE_READY", pattern=r"^[A-Za-z0-9._-]+$", description="Name of the marker file (`ready: marker`)."
+    )
+    stable_seconds: Annotated[float, Field(ge=0)] = Field(
+        60.0, description="How long nothing may have changed (`ready: stable`)."
+    )
+    fraction_window_minutes: Annotated[float, Field(gt=0)] = Field(
+        60.0, description="Deliveries within this time of a fraction's first one belong to it."
+    )
+    scan_interval_seconds: Annotated[int, Field(ge=1)] = Field(30, description="How often the sensors look.")
+
+
+class SiteCommand(Section):
+    """A site's own program in place of a built-in conversion, called with the paths as arguments."""
+
+    argv: Annotated[tuple[str, ...], Field(min_length=1)] = Field(
+        description="Program and arguments; `{input}`-like placeholders are replaced, see docs/settings.md."
+    )
+    timeout_seconds: Seconds = Field(600.0, description="The command is ended after this time.")
+
+
+class Interpretation(Section):
+    """Delivery records to the engine's CSVs."""
+
+    samples: Samples = Field(
+        Samples.BEAM_ON, description="`beam_on`: samples with both beam bits; `all`: every sample."
+    )
+    dose_dividing_factor: Annotated[float, Field(gt=0)] = Field(
+        1.0, description="Counts are divided by this before they are written."
+    )
+    log_csv: bool = Field(True, description="Write the delivered beam's CSVs (needed for simulation).")
+    plan_csv: bool = Field(False, description="Also write the planned beam's CSVs.")
+    mu_ratio_minimum: float = Field(0.9, description="Least logged/planned MU of a beam.")
+    mu_ratio_maximum: float = Field(1.1, description="Greatest logged/planned MU of a beam.")
+    command: SiteCommand | None = Field(None, description="The site's own interpreter.")
+
+    @model_validator(mode="after")
+    def _something_to_write(self) -> Self:
+        if not (self.log_csv or self.plan_csv):
+            raise ValueError("log_csv and plan_csv are both off: at least one must be on")
+        if self.mu_ratio_minimum >= self.mu_ratio_maximum:
+            raise ValueError("mu_ratio_minimum must be below mu_ratio_maximum")
+        return self
+
+
+class Execution(Section):
+    """How much runs at once on this machine."""
+
+    max_runs: Count = Field(10, description="Dagster runs at once.")
+    slots: Count = Field(1, description="Simulations at once on this machine without a GPU.")
+    threads_per_slot: Annotated[int, Field(ge=0)] = Field(
+        0, description="Processes of the embedded engine in a slot; 0: the cores divided by the slots."
+    )
+    pool_buffer: Annotated[int, Field(ge=0)] = Field(
+        2, description="Runs allowed beyond the slots, so that conversions overlap simulations."
+    )
+    attempts: Count = Field(3, description="Engine failures after which a beam is given up.")
+    heartbeat_seconds: Seconds = Field(5.0, description="How often a lease is renewed.")
+    stale_seconds: Seconds = Field(60.0, description="A lease without renewal for this long is stale.")
+    lease_poll_seconds: Seconds = Field(2.0, description="How often a waiting beam looks for a free slot.")
+
+    @model_validator(mode="after")
+    def _stale_after_heartbeats(self) -> Self:
+        if self.stale_seconds < 3 * self.heartbeat_seconds:
+            raise ValueError("stale_seconds must be at least three times heartbeat_seconds")
+        return self
+
+
+class RtDose(Section):
+    """Raw dose to DICOM RT Dose."""
+
+    bits: Annotated[int, Field(multiple_of=16, ge=16, le=32)] = Field(
+        32, description="Bits per pixel: 16 or 32."
+    )
+    dose_type: DoseType = Field(DoseType.PHYSICAL, description="`PHYSICAL`, or `EFFECTIVE` (times `rbe`).")
+    rbe: Annotated[float, Field(gt=0)] = Field(1.1, description="Constant RBE for `EFFECTIVE`.")
+    command: SiteCommand | None = Field(None, description="The site's own converter.")
+
+
+class Handover(Section):
+    """Where results go."""
+
+    folder: Path = Field(Path("handover"), description="Target folder.")
+    template: str = Field("<case>/<beam>/", description="Folder of a beam below the target.")
+    raw_dose: bool = Field(False, description="Also hand over the raw dose.")
+    tps_file: bool = Field(False, description="Also hand over the TPS file.")
+    csv: bool = Field(False, description="Also hand over the interpreted CSVs.")
+
+    @field_validator("template")
+    @classmethod
+    def _safe_template(cls, value: str) -> str:
+        rest = value.replace("<case>", "").replace("<beam>", "").replace("<beam_number>", "")
+        if "<" in rest or ">" in rest:
+            raise ValueError("known placeholders are <case>, <beam> and <beam_number>")
+        if "<beam>" not in value and "<beam_number>" not in value:
+            raise ValueError("the template must contain <beam> or <beam_number>: beams would collide")
+        if "<case>" not in value:
+            raise ValueError("the template must contain <case>: cases would overwrite each other")
+        if value.startswith("/") or ".." in value.split("/"):
+            raise ValueError("the template must stay below the target folder")
+        return value
+
+
+class Ui(Section):
+    """Dagster's pages."""
+
+    host: str = Field("127.0.0.1", description="Address to listen on; there is no login on these pages.")
+    port: Annotated[int, Field(ge=1, le=65535)] = Field(3000, description="Port to listen on.")

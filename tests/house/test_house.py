@@ -1,0 +1,72 @@
+"""The house rules that a machine can check."""
+
+from __future__ import annotations
+
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[2]
+BIN = Path(sys.executable).parent
+
+
+def run(*argv: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(argv, cwd=ROOT, capture_output=True, text=True, timeout=280, check=False)
+
+
+def tracked(*patterns: str) -> list[Path]:
+    listed = run("git", "ls-files", "--", *patterns)
+    if listed.returncode != 0:
+        pytest.skip("not a git checkout")
+    return [ROOT / name for name in listed.stdout.splitlines()]
+
+
+@pytest.mark.parametrize(
+    "command",
+    [("ruff", "check", "."), ("ruff", "format", "--check", "."), ("mypy",), ("lint-imports",)],
+    ids=["ruff", "format", "mypy", "imports"],
+)
+def test_checkers_find_nothing(command: tuple[str, ...]) -> None:
+    found = run(str(BIN / command[0]), *command[1:])
+    assert found.returncode == 0, found.stdout + found.stderr
+
+
+def test_locks_hold_names_versions_and_hashes_only() -> None:
+    for name in ("requirements.lock", "requirements-dev.lock"):
+        text = (ROOT / name).read_text()
+        assert "==" in text and "--hash=sha256:" in text
+        assert not re.search(r"https?://|file:|--index|--find-links|--trusted-host", text), name
+
+
+def test_run_time_lock_is_part_of_the_development_lock() -> None:
+    def pins(name: str) -> set[str]:
+        return set(re.findall(r"^[A-Za-z0-9_.\[\]-]+==[^ ;\\]+", (ROOT / name).read_text(), re.MULTILINE))
+
+    assert pins("requirements.lock") <= pins("requirements-dev.lock")
+
+
+def test_no_file_has_a_name_that_says_nothing() -> None:
+    nothing = re.compile(r"^(utils?|helpers?|common|misc|manager)", re.IGNORECASE)
+    assert [path.name for path in tracked("*.py") if nothing.match(path.stem)] == []
+
+
+def test_no_tracked_file_names_a_registry_or_a_folder_of_one_machine() -> None:
+    host = re.compile(rb"https?://[^ ]*(?:pypi|pythonhosted|npmjs)\.|/(?:root|home)/[a-z]+/")
+    found = [
+        path.relative_to(ROOT).as_posix()
+        for path in tracked()
+        if path.is_file() and path != Path(__file__) and host.search(path.read_bytes())
+    ]
+    assert found == []
+
+
+def test_every_file_of_the_package_fits_in_the_head() -> None:
+    long = {
+        path.relative_to(ROOT).as_posix(): lines
+        for path in tracked("mqi_dagster/*.py")
+        if (lines := len(path.read_text().splitlines())) > 350
+    }
+    assert long == {}

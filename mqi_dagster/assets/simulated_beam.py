@@ -15,7 +15,13 @@ from mqi_dagster.assets.digests import tps_file_digest
 from mqi_dagster.assets.lineage import store_place
 from mqi_dagster.assets.progress import LiveProgress
 from mqi_dagster.assets.raw_dose_files import RECORD_FILE, RawDoseRecord, copy_files
-from mqi_dagster.assets.slots import declare_local_slots, engine_environment, free_ended_leases
+from mqi_dagster.assets.slots import (
+    declare_local_slots,
+    engine_environment,
+    free_ended_leases,
+    job_ended,
+    this_host,
+)
 from mqi_dagster.delivery.summary import InterpretedBeam, read_summary
 from mqi_dagster.engine.job_view import TPS_NAME, JobView, mark_start
 from mqi_dagster.engine.output import RawDose, read_output
@@ -28,6 +34,7 @@ from mqi_dagster.ledger.attempts import Attempt, Outcome
 from mqi_dagster.ledger.heartbeat import LeaseKeeper
 from mqi_dagster.ledger.leases import Lease, Refusal
 from mqi_dagster.resources.site import Site
+from mqi_dagster.store.files import write_atomically
 from mqi_dagster.store.published import Published
 
 _POLL_SECONDS = 0.25
@@ -81,7 +88,12 @@ class SimulatedBeam:
         while True:
             free_ended_leases(self._context.instance, self._site.ledger)
             found = self._site.ledger.acquire(
-                self._beam.key, self._run_id, stale_after=self._site.stale_after, kind=kind.value
+                self._beam.key,
+                self._run_id,
+                stale_after=self._site.stale_after,
+                kind=kind.value,
+                host=this_host(),
+                confirm_ended=job_ended,
             )
             if isinstance(found, Lease):
                 self._lease = found
@@ -128,15 +140,26 @@ class SimulatedBeam:
     ) -> None:
         try:
             if self._running is not None:
+                # Where this fails the engine may still run, and then the slot is not free.
                 self._site.executor.cancel(*self._running)
+            self._keep_log()
             if self._attempt is not None:
                 outcome, cause = self._outcome(error)
                 self._site.ledger.end_attempt(self._attempt, outcome, cause)
+            self._site.ledger.release(self._held)
         finally:
             if self._keeper is not None:
                 self._keeper.__exit__(kind, error, trace)
-            self._site.ledger.release(self._held)
-            shutil.rmtree(self._work, ignore_errors=True)
+        shutil.rmtree(self._work, ignore_errors=True)
+
+    def _keep_log(self) -> None:
+        """Keep what the engine printed, scrubbed of identifiers and paths."""
+        raw = self._work / LOG_NAME
+        if self._attempt is None or not raw.is_file():
+            return
+        folder = self._site.engine_logs / self._beam.key
+        folder.mkdir(parents=True, exist_ok=True)
+        write_atomically(folder / f"{self._attempt.job_key}.log", self._scrubber.bytes(raw.read_bytes()))
 
     def _outcome(self, error: BaseException | None) -> tuple[Outcome, str | None]:
         if error is None:
@@ -151,7 +174,7 @@ class SimulatedBeam:
 
     @property
     def _work(self) -> Path:
-        return self._site.work / self._beam.key
+        return self._site.work / f"{self._beam.key}.{self._run_id}"
 
     def _interpreted(self) -> InterpretedBeam:
         return read_summary(self._csvs.folder)
@@ -160,6 +183,9 @@ class SimulatedBeam:
         """Write the engine's view of the beam and publish its TPS file."""
         assert self._progress is not None and self._attempt is not None
         self._progress.phase("preparing")
+        # The lease is ours, so whatever an earlier run of this beam left is nobody's.
+        for left in self._site.work.glob(f"{self._beam.key}.*"):
+            shutil.rmtree(left, ignore_errors=True)
         settings = self._site.settings
         self._work.parent.mkdir(parents=True, exist_ok=True)
         view = prepare_view(

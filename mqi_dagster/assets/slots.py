@@ -57,13 +57,14 @@ def engine_environment(lease: Lease, settings: Settings) -> dict[str, str]:
     return environment if cache is None else {**environment, "MQI_ENGINE_CACHE": str(cache)}
 
 
+def job_ended(lease: Lease) -> bool:
+    """Whether the job of a lease is known to have ended: only this machine's processes can be asked."""
+    return lease.host == this_host() and (lease.job_id is None or not process_alive(lease.job_id))
+
+
 def free_ended_leases(instance: dg.DagsterInstance, ledger: Ledger) -> None:
     """Free what runs hold that Dagster knows to have ended and whose engine is gone as well."""
     for lease in ledger.leases():
-        if lease.host != this_host():
-            continue
         run = instance.get_run_by_id(lease.owner)
-        if run is not None and not run.is_finished:
-            continue
-        if lease.job_id is None or not process_alive(lease.job_id):
+        if run is not None and run.is_finished and job_ended(lease):
             ledger.release(lease)

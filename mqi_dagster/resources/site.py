@@ -92,6 +92,11 @@ class Site:
         return self.settings.paths.state / "work"
 
     @property
+    def engine_logs(self) -> Path:
+        """What engines printed, scrubbed, by beam and attempt."""
+        return self.settings.paths.state / "logs" / "engine"
+
+    @property
     def stale_after(self) -> timedelta:
         """Age of a heartbeat from which on a lease is stale."""
         return timedelta(seconds=self.settings.execution.stale_seconds)

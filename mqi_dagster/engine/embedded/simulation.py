@@ -29,6 +29,7 @@ DEFAULT_SHARDS = 4
 _TPS = Where(kind="TPS file")
 _PLAN = Where(kind="RT plan")
 _HISTORIES_TOLERANCE = 0.001
+_SHIFTER_TOLERANCE_MM = 1.0
 _SCRATCH = ".mcsquare-"
 
 
@@ -155,7 +156,7 @@ def _beam(dicom: Path, number: int) -> PlanBeam:
 
 
 def _range_shifter(beam: PlanBeam, model: EngineBeamModel) -> bdl.RangeShifterInBeam | None:
-    """The beam's range shifter; the plan's own thickness and distance come before the machine's."""
+    """The beam's range shifter: the machine's thickness, at the plan's distance where it gives one."""
     if not beam.range_shifters:
         return None
     if len(beam.range_shifters) > 1:
@@ -164,16 +165,20 @@ def _range_shifter(beam: PlanBeam, model: EngineBeamModel) -> bdl.RangeShifterIn
     known = model.range_shifters.get(planned.shifter_id)
     if known is None:
         raise EngineInputError(f"no range shifter {planned.shifter_id}", where=Where(kind="beam model"))
-    thickness = planned.water_equivalent_thickness_mm
+    thickness = known.water_equivalent_thickness_mm
+    stated = planned.water_equivalent_thickness_mm
+    if stated is not None and abs(stated - thickness) > _SHIFTER_TOLERANCE_MM:
+        raise EngineInputError(
+            f"range shifter {planned.shifter_id} is {stated:g} mm of water in the plan"
+            f" and {thickness:g} mm in the machine file",
+            where=_PLAN,
+        )
     distance = planned.isocenter_distance_mm
     if distance is None:
-        # The offset leads from the snout to the shifter's upstream face, where moqui starts the beam.
-        distance = beam.snout_position_mm + model.range_shifter_offset_mm - known.thickness_mm
+        distance = beam.snout_position_mm + model.range_shifter_offset_mm
     if distance < 0:
         raise EngineInputError(f"the range shifter lies {-distance:g} mm behind the isocentre", where=_PLAN)
-    return bdl.RangeShifterInBeam(
-        known.water_equivalent_thickness_mm if thickness is None else thickness, distance
-    )
+    return bdl.RangeShifterInBeam(thickness, distance)
 
 
 def _write_inputs(folder: Path, request: Request) -> None:

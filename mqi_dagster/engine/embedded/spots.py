@@ -105,6 +105,10 @@ def _read_samples(path: Path, where: Where) -> tuple[Floats, NDArray[np.int64]]:
             more = bool(stream.read(1))
         if tokens == 4:
             frame = pl.read_csv(path, has_header=False, new_columns=list(_ROW), schema=pl.Schema(_ROW))
+            if any(frame.null_count().row(0)):
+                raise EngineInputError(
+                    "a row is shorter than four values, or one of them is missing", where=where
+                )
             columns = [frame[name].to_numpy() for name in _ROW]
         else:
             if more or tokens % 4:
@@ -117,7 +121,7 @@ def _read_samples(path: Path, where: Where) -> tuple[Floats, NDArray[np.int64]]:
     positions = np.column_stack(columns[1:3]).astype(np.float64)
     counts = columns[3].astype(np.int64)
     if not np.isfinite(positions).all():
-        raise EngineInputError("a position is missing or not finite", where=where)
+        raise EngineInputError("a position is not finite", where=where)
     if (counts < 0).any():
         raise EngineInputError("a count is negative", where=where)
     return positions, counts

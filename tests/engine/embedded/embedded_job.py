@@ -31,6 +31,7 @@ class Beam:
     snout: float = 400.0
     shifter: str | None = None
     shifter_distance: float | None = None
+    shifter_thickness: float | None = None
     tps: dict[str, object] = field(default_factory=dict)
     """Keys of the TPS file that differ from the default."""
 
@@ -141,6 +142,8 @@ def write_plan(path: Path, beam: Beam) -> None:
         setting.RangeShifterSetting, setting.ReferencedRangeShifterNumber = "IN", 1
         if beam.shifter_distance is not None:
             setting.IsocenterToRangeShifterDistance = beam.shifter_distance
+        if beam.shifter_thickness is not None:
+            setting.RangeShifterWaterEquivalentThickness = beam.shifter_thickness
         first.RangeShifterSettingsSequence = [setting]
     item.IonControlPointSequence = points
     plan.IonBeamSequence = [item]

@@ -119,6 +119,10 @@ def test_parts_that_say_nothing_wrong_become_a_dose(
         (Beam({110.0: [(0.0, 0.0, 10)]}, tps={"ParticlesPerHistory": 1e-9}), "histories cannot be"),
         (Beam({110.0: [(0.0, 0.0, 10)]}, name="a/b"), "the name of the beam cannot be a file name"),
         (Beam({110.0: [(0.0, 0.0, 10)]}, shifter="RS_3CM", shifter_distance=-5), "5 mm behind the isocentre"),
+        (
+            Beam({110.0: [(0.0, 0.0, 10)]}, shifter="RS_3CM", shifter_thickness=40),
+            "is 40 mm of water in the plan",
+        ),
     ],
     ids=lambda value: value if isinstance(value, str) else "",
 )

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from embedded_job import Beam, Ct, write_ct, write_plan
+from embedded_job import Beam, Ct, write_ct, write_job, write_plan
 
 from mqi_dagster.engine.beam_model import EngineBeamModel, beam_model_for
 from mqi_dagster.engine.embedded.bdl import RangeShifterInBeam, render_bdl, spot_at_nozzle_mm
@@ -16,6 +16,7 @@ from mqi_dagster.engine.embedded.output import OutputGrid, write
 from mqi_dagster.engine.embedded.patient import averaging, patient_volume
 from mqi_dagster.engine.embedded.phantom import to_engine_axes, water_fraction
 from mqi_dagster.engine.embedded.plan_file import aimed
+from mqi_dagster.engine.embedded.simulation import read_request
 from mqi_dagster.engine.embedded.spots import SpotLayer, read_layers
 from mqi_dagster.errors import EngineInputError
 from mqi_dagster.machine import Machine
@@ -59,6 +60,15 @@ def test_a_range_shifter_stands_in_the_library(generic: Machine) -> None:
     library = render_bdl(generic.beam_model, generic.sad_mm, [150.0], RangeShifterInBeam(34.3, 300.0))
     assert "Range Shifter parameters\nRS_ID = RS\nRS_type = binary\n" in library
     assert "RS_WET = 34.300000\n" in library
+
+
+@pytest.mark.parametrize(("in_plan", "distance"), [(None, 343.0), (173.8, 173.8)])
+def test_the_plan_places_the_range_shifter_or_else_snout_and_offset(
+    in_plan: float | None, distance: float, generic: Machine, tmp_path: Path
+) -> None:
+    beam = Beam({150.0: [(0.0, 0.0, 10)]}, snout=300.0, shifter="RS_3CM", shifter_distance=in_plan)
+    request = read_request(write_job(tmp_path, beam, generic))
+    assert request.field.shifter == RangeShifterInBeam(34.3, distance)
 
 
 def test_y_is_aimed_so_that_the_second_turn_brings_it_back() -> None:
@@ -113,10 +123,10 @@ def test_layers_are_ordered_by_number_and_empty_ones_dropped(
         ({"01_110.13MeV.csv": "0.06,1.5,-2,1.5\r\n"}, "a count no integer"),
         ({"01_110.13MeV.csv": FLAT.replace("300", "2.5")}, "a count no integer"),
         ({"01_110.13MeV.csv": "0.06,1.5,-2,-1\r\n"}, "a count is negative"),
-        ({"01_110.13MeV.csv": "0.06,nan,-2,1\r\n"}, "a position is missing or not finite"),
+        ({"01_110.13MeV.csv": "0.06,nan,-2,1\r\n"}, "a position is not finite"),
         ({"01_110.13MeV.csv": "0.06,abc,-2,1\r\n"}, "a value is no number"),
-        ({"01_110.13MeV.csv": "0.06,,-2,1\r\n"}, "a position is missing or not finite"),
-        ({"01_110.13MeV.csv": ROWS + "0.24,1\r\n"}, ""),
+        ({"01_110.13MeV.csv": "0.06,,-2,1\r\n"}, "one of them is missing"),
+        ({"01_110.13MeV.csv": ROWS + "0.24,1\r\n"}, "a row is shorter"),
         ({"01_110.13MeV.csv": FLAT + ",1"}, "neither rows"),
         ({"01_110.13MeV.csv": FLAT + "\n" + FLAT}, "neither rows"),
         ({"01_110.13MeV.csv": ""}, "neither rows"),

@@ -68,7 +68,10 @@ def test_the_plan_places_the_range_shifter_or_else_snout_and_offset(
 ) -> None:
     beam = Beam({150.0: [(0.0, 0.0, 10)]}, snout=300.0, shifter="RS_3CM", shifter_distance=in_plan)
     request = read_request(write_job(tmp_path, beam, generic))
-    assert request.field.shifter == RangeShifterInBeam(34.3, distance)
+    shifter = request.field.shifter
+    assert shifter is not None
+    assert shifter.water_equivalent_thickness_mm == 34.3
+    assert shifter.isocenter_distance_mm == pytest.approx(distance)
 
 
 def test_y_is_aimed_so_that_the_second_turn_brings_it_back() -> None:

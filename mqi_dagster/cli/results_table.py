@@ -1,0 +1,128 @@
+"""What came of the beams of a case, as rows for JSON and as a table for people."""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import dagster as dg
+from pydantic import BaseModel, ConfigDict
+from rich.table import Table
+
+from mqi_dagster.assets.beam import read_manifest
+from mqi_dagster.assets.handover import RECEIPT_FILE
+from mqi_dagster.assets.lineage import latest_digest, store_place
+from mqi_dagster.cli.run_history import RunState, latest_run, latest_value
+from mqi_dagster.handover.target import Receipt
+from mqi_dagster.partitions import beam_key
+from mqi_dagster.resources.site import Site
+from mqi_dagster.store.published import Published
+
+
+class BeamRow(BaseModel):
+    """What came of one beam; figures of the dose only where its latest run has succeeded."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    case: str
+    beam: int
+    """DICOM BeamNumber."""
+    status: RunState
+    error: str | None = None
+    """First cause of the latest run's failure."""
+    layers: int | None = None
+    mu_ratio: float | None = None
+    """Logged to planned monitor units."""
+    histories: float | None = None
+    r80_mm: float | None = None
+    uncertainty_percent: float | None = None
+    units: str | None = None
+    rt_dose: str | None = None
+    """Path at the hand-over target, relative to the site's folder where it lies below it."""
+    digests: dict[str, str] = {}
+    """Of the assets that were made."""
+    computed: bool | None = None
+    """Whether the latest run has started the engine."""
+
+
+def beam_rows(instance: dg.DagsterInstance, site: Site, case: str) -> list[BeamRow]:
+    """The beams of a case that has a manifest, by number.
+
+    Raises:
+        StoreError: The case has no manifest.
+    """
+    manifest = read_manifest(instance, site, case)
+    return [_row(instance, site, case, number) for number in sorted(beam.number for beam in manifest.beams)]
+
+
+def results_table(rows: Sequence[BeamRow]) -> Table:
+    """The rows as a table."""
+    several = len({row.case for row in rows}) > 1
+    table = Table(box=None, header_style="bold", padding=(0, 2, 0, 0))
+    if several:
+        table.add_column("case", no_wrap=True)
+    for name in ("beam", "layers", "MU ratio", "histories", "R80 [mm]", "uncertainty"):
+        table.add_column(name, justify="right")
+    table.add_column("RT Dose", overflow="fold")
+    for row in rows:
+        cells = [
+            str(row.beam),
+            "-" if row.layers is None else str(row.layers),
+            _number(row.mu_ratio, "{:.4f}"),
+            _number(row.histories, "{:,.0f}"),
+            _number(row.r80_mm, "{:.1f}"),
+            _number(row.uncertainty_percent, "{:.1f} %"),
+            row.rt_dose or row.status.value,
+        ]
+        style = "red" if row.status is RunState.FAILED else None
+        table.add_row(*([row.case, *cells] if several else cells), style=style)
+    return table
+
+
+def _number(value: float | None, form: str) -> str:
+    return "-" if value is None else form.format(value)
+
+
+def _published(site: Site, asset: str, key: str, digest: str | None) -> Published | None:
+    if digest is None:
+        return None
+    return site.store.find(*store_place(key), asset, digest)
+
+
+def _row(instance: dg.DagsterInstance, site: Site, case: str, number: int) -> BeamRow:
+    key = beam_key(case, number)
+    run = latest_run(instance, key)
+    assets = ("interpreted_csvs", "tps_file", "raw_dose", "rt_dose", "handed_over")
+    digests = {asset: digest for asset in assets if (digest := latest_digest(instance, asset, key))}
+    if run.state is not RunState.DONE:
+        return BeamRow(case=case, beam=number, status=run.state, error=run.cause, digests=digests)
+    csvs, dose, receipt = (
+        _published(site, asset, key, digests.get(asset))
+        for asset in ("interpreted_csvs", "rt_dose", "handed_over")
+    )
+    figures = dose.meta if dose is not None else {}
+    return BeamRow(
+        case=case,
+        beam=number,
+        status=run.state,
+        layers=csvs.meta["layers"] if csvs is not None else None,
+        mu_ratio=csvs.meta["mu_ratio"] if csvs is not None else None,
+        histories=figures.get("histories"),
+        r80_mm=figures.get("r80_mm"),
+        uncertainty_percent=figures.get("uncertainty_percent"),
+        units=figures.get("units"),
+        rt_dose=_at_target(site, receipt),
+        digests=digests,
+        computed=latest_value(instance, "raw_dose", key, "computed in this run"),
+    )
+
+
+def _at_target(site: Site, receipt: Published | None) -> str | None:
+    """Where the 3-D RT Dose was handed over, or the plane where there is no other."""
+    if receipt is None:
+        return None
+    entries = Receipt.model_validate_json(receipt.path(RECEIPT_FILE).read_bytes()).entries
+    doses = [entry.name for entry in entries if entry.name.endswith(".dcm")]
+    if not doses:
+        return None
+    path = site.settings.handover.folder / min(doses, key=lambda name: (len(Path(name).name), name))
+    base = site.settings_file.resolve().parent
+    return path.relative_to(base).as_posix() if path.is_relative_to(base) else str(path)

@@ -33,8 +33,12 @@ def _readiness(
     return False, f"{come} of {planned} beams have come; layers or beams are missing", closes
 
 
-def see(site: Site, arrival: Arrival, now: datetime) -> None:
-    """Write what the inbox shows of one arrival into the ledger."""
+def see(site: Site, arrival: Arrival, now: datetime) -> bool:
+    """Write what the inbox shows of one arrival into the ledger.
+
+    Returns:
+        Whether it is settled: until its files change there is nothing to look at again.
+    """
     cases = cases_of(site, arrival)
     for found in cases:
         row = site.ledger.arrival(found.case)
@@ -44,10 +48,14 @@ def see(site: Site, arrival: Arrival, now: datetime) -> None:
             found.place, found.case, found.fingerprint, ready, reason, next_check, priority
         )
     site.ledger.forget_unrequested(cases[0].place, [found.case for found in cases])
+    rows = [site.ledger.arrival(found.case) for found in cases]
+    return all(row is not None and row.ready and not row.is_open for row in rows)
 
 
 def case_arrivals(interval: int) -> dg.SensorDefinition:
     """The sensor that looks at the inbox every ``interval`` seconds."""
+    # Opening the plan of every old case at every tick would make a full inbox outlast the tick.
+    settled: dict[str, str] = {}
 
     @dg.sensor(
         name="case_arrivals",
@@ -60,8 +68,12 @@ def case_arrivals(interval: int) -> dg.SensorDefinition:
         started, now = time.monotonic(), datetime.now(UTC)
         failed = 0
         for arrival in arrivals_in(site, now):
+            if arrival.ready and settled.get(arrival.relative) == arrival.fingerprint:
+                continue
+            settled.pop(arrival.relative, None)
             try:
-                see(site, arrival, now)
+                if see(site, arrival, now):
+                    settled[arrival.relative] = arrival.fingerprint
             except MqiError as error:
                 failed += 1
                 context.log.error("an arrival cannot be looked at: %s", error)

@@ -199,8 +199,19 @@ def read_machine(path: Path) -> Machine:
     try:
         content = yaml.safe_load(path.read_text(encoding="utf-8"))
         return Machine.model_validate(content)
-    except (OSError, yaml.YAMLError, ValidationError) as error:
-        raise ConfigurationError(f"machine file {path.name}: {error}") from error
+    except OSError as error:
+        raise ConfigurationError(f"machine file {path.name} cannot be read: {error.strerror}") from error
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise ConfigurationError(f"machine file {path.name} is not YAML: {error}") from error
+    except ValidationError as error:
+        raise ConfigurationError(
+            f"machine file {path.name}: "
+            + "; ".join(
+                f"{'.'.join(str(part) for part in item['loc']) or 'file'}:"
+                f" {item['msg'].removeprefix('Value error, ')}"
+                for item in error.errors(include_url=False, include_input=False)
+            )
+        ) from error
 
 
 def read_machines(folder: Path, only: tuple[str, ...] | None = None) -> Machines:

@@ -48,6 +48,24 @@ def _absolute(settings: Settings, base: Path) -> Settings:
     )
 
 
+def problems(error: ValidationError) -> list[str]:
+    """One line for each wrong key, without the values."""
+    return [
+        f"{'.'.join(str(part) for part in item['loc']) or 'settings'}:"
+        f" {item['msg'].removeprefix('Value error, ')}"
+        for item in error.errors(include_url=False, include_input=False)
+    ]
+
+
+def settings_problems(content: Any) -> list[str]:
+    """Every wrong key of parsed YAML with what is wrong about it, empty where it fits the types."""
+    try:
+        Settings.model_validate(content)
+    except ValidationError as error:
+        return problems(error)
+    return []
+
+
 def parse_settings(content: Any, base: Path) -> Settings:
     """Settings from parsed YAML, with relative paths resolved against ``base``.
 
@@ -57,11 +75,24 @@ def parse_settings(content: Any, base: Path) -> Settings:
     try:
         return _absolute(Settings.model_validate(content), base)
     except ValidationError as error:
-        lines = [
-            f"{'.'.join(str(part) for part in item['loc']) or 'settings'}: {item['msg']}"
-            for item in error.errors(include_url=False, include_input=False)
-        ]
-        raise ConfigurationError("settings: " + "; ".join(lines)) from error
+        raise ConfigurationError("settings: " + "; ".join(problems(error))) from error
+
+
+def read_content(path: Path) -> dict[str, Any]:
+    """The YAML of a settings file, before its types are looked at.
+
+    Raises:
+        ConfigurationError: The file cannot be read, or is not YAML with keys.
+    """
+    try:
+        content = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise ConfigurationError(f"settings file {path.name} cannot be read: {error.strerror}") from error
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise ConfigurationError(f"settings file {path.name} is not YAML: {error}") from error
+    if not isinstance(content, dict):
+        raise ConfigurationError(f"settings file {path.name} holds no keys")
+    return content
 
 
 def read_settings(path: Path) -> Settings:
@@ -70,10 +101,4 @@ def read_settings(path: Path) -> Settings:
     Raises:
         ConfigurationError: The file cannot be read, is not YAML, or does not fit the types.
     """
-    try:
-        content = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except (OSError, yaml.YAMLError) as error:
-        raise ConfigurationError(f"settings file {path.name} cannot be read: {error}") from error
-    if not isinstance(content, dict):
-        raise ConfigurationError(f"settings file {path.name} holds no keys")
-    return parse_settings(content, path.resolve().parent)
+    return parse_settings(read_content(path), path.resolve().parent)

@@ -79,7 +79,9 @@ def beams_to_simulate(interval: int) -> dg.SensorDefinition:
             try:
                 manifest = read_manifest(context.instance, site, case)
             except MqiError as error:
+                # Kept, so that a case is not lost to a store that is away for a moment.
                 context.log.error("%s", error)
+                pending.append(case)
                 continue
             row = site.ledger.arrival(case)
             wanted = [

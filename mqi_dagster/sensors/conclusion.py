@@ -57,7 +57,9 @@ def cases_to_conclude(interval: int) -> dg.SensorDefinition:
             try:
                 manifest = read_manifest(context.instance, site, case)
             except MqiError as error:
+                # Kept, so that a case is not lost to a store that is away for a moment.
                 context.log.error("%s", error)
+                pending.append(case)
                 continue
             beams = [beam_key(case, entry.number) for entry in manifest.beams]
             if any_unfinished(context.instance, [case, *beams]):

@@ -74,14 +74,14 @@ def patient_volume(series: CtSeries) -> Volume:
     """
     hounsfield = np.clip(series.hounsfield, _AIR_HU, _HIGHEST_HU)
     # Relative to air, so that what lies outside the scan is air.
-    values = hounsfield.astype(np.float64) - _AIR_HU
+    values = hounsfield - np.float32(_AIR_HU)
     for axis, spacing in zip((2, 1, 0), series.spacing_mm, strict=True):
         count = values.shape[axis]
         target = math.ceil(count * spacing / VOXEL_MM - 1e-6)
-        weights = averaging(count, spacing, target, VOXEL_MM)
+        weights = averaging(count, spacing, target, VOXEL_MM).astype(np.float32)
         values = np.moveaxis(np.tensordot(weights, values, axes=(1, axis)), 0, axis)
     # A tenth of a HU hides the last bits, which follow from the order of additions in the linear algebra.
-    resampled: Hounsfield = np.round(values + _AIR_HU, 1).astype(np.float32)
+    resampled: Hounsfield = np.round(values + np.float32(_AIR_HU), 1)
     window = _body(resampled)
     first = [
         corner - step / 2 + VOXEL_MM / 2 + VOXEL_MM * span.start

@@ -172,6 +172,14 @@ def test_a_missing_tps_file_and_a_missing_engine_are_bad_input(
     assert (code, "run `mqi engine install`" in error) == (2, True)
 
 
+def test_the_version_names_both_programs(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(sys, "argv", ["mqi-engine", "--version"])
+    command.main()
+    assert capsys.readouterr().out == "mqi-engine 1.0 (MCsquare 1.1)\n"
+
+
 def test_results_are_not_overwritten_unless_asked(
     generic: Machine, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

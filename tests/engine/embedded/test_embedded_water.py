@@ -102,9 +102,10 @@ def test_relative_protons_per_mu_change_the_scale_only(
     model = generic.beam_model.model_copy(update={"protons_per_mu": faint})
     relative = generic.model_copy(update={"beam_model": model})
     doses = []
-    for name, machine in (("gray", generic), ("relative", relative)):
-        run(write_job(tmp_path / name, Beam({70.0: [(0.0, 0.0, 7), (8.0, 0.0, 9)]}), machine, histories=1600))
-        doses.append(read_raw(tmp_path / name / "Dose" / "1G000_1_Dose.mhd")[0])
+    for name, machine in (("환자 1", generic), ("relative", relative)):
+        beam = Beam({70.0: [(0.0, 0.0, 7), (8.0, 0.0, 9)]}, name="1G180:TX")
+        run(write_job(tmp_path / name, beam, machine, histories=1600))
+        doses.append(read_raw(tmp_path / name / "Dose" / "1G180:TX_1_Dose.mhd")[0])
     np.testing.assert_allclose(doses[1], doses[0] * 1e-12, rtol=1e-6)
 
 

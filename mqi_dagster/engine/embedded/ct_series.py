@@ -15,6 +15,16 @@ from mqi_dagster.errors import EngineInputError, Where
 
 _WHERE = Where(kind="CT")
 _CT_IMAGE_STORAGE = "1.2.840.10008.5.1.4.1.1.2"
+_REQUIRED = (
+    "PatientPosition",
+    "ImagePositionPatient",
+    "ImageOrientationPatient",
+    "PixelSpacing",
+    "Rows",
+    "Columns",
+    "RescaleSlope",
+    "RescaleIntercept",
+)
 _AXIAL = (1.0, 0.0, 0.0, 0.0, 1.0, 0.0)
 _SPACING_TOLERANCE_MM = 0.02
 _COSINE_TOLERANCE = 1e-4
@@ -81,14 +91,13 @@ def _slices(folder: Path) -> list[Dataset]:
 
 
 def _require_geometry(one: Dataset, first: Dataset) -> None:
-    required = ("ImagePositionPatient", "ImageOrientationPatient", "PixelSpacing", "Rows", "Columns")
-    missing = [keyword for keyword in required if one.get(keyword) is None]
+    missing = [keyword for keyword in _REQUIRED if one.get(keyword) is None]
     if missing:
         raise EngineInputError(f"a slice has no {missing[0]}", where=_WHERE)
     orientation = [float(value) for value in one.ImageOrientationPatient]
     if not np.allclose(orientation, _AXIAL, rtol=0, atol=_COSINE_TOLERANCE):
         raise EngineInputError("the slices are not axial in the order of the patient's axes", where=_WHERE)
-    if str(one.get("PatientPosition", "HFS")) != "HFS":
+    if str(one.PatientPosition) != "HFS":
         raise EngineInputError("only patients who lie head first supine (HFS) are supported", where=_WHERE)
     same = (one.Rows, one.Columns) == (first.Rows, first.Columns)
     if not same or list(one.PixelSpacing) != list(first.PixelSpacing):
@@ -100,5 +109,4 @@ def _hounsfield(one: Dataset) -> NDArray[np.float32]:
         stored = one.pixel_array
     except (AttributeError, ValueError, NotImplementedError, RuntimeError) as error:
         raise EngineInputError("the pixels of a slice cannot be read", where=_WHERE) from error
-    slope, intercept = float(one.get("RescaleSlope", 1.0)), float(one.get("RescaleIntercept", 0.0))
-    return (stored * slope + intercept).astype(np.float32)
+    return (stored * float(one.RescaleSlope) + float(one.RescaleIntercept)).astype(np.float32)

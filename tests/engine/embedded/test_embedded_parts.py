@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import numpy as np
+import pydicom
 import pytest
 from embedded_job import Beam, Ct, write_ct, write_job, write_plan
 
@@ -208,6 +209,25 @@ def test_a_missing_slice_is_refused(tmp_path: Path) -> None:
     write_ct(tmp_path, marked_ct())
     (tmp_path / "CT0000.dcm").unlink()  # the third of five
     with pytest.raises(EngineInputError, match="not evenly spaced"):
+        read_ct_series(tmp_path)
+
+
+@pytest.mark.parametrize("keyword", ["PatientPosition", "RescaleSlope", "ImagePositionPatient"])
+def test_a_slice_without_what_places_or_scales_it_is_refused(keyword: str, tmp_path: Path) -> None:
+    write_ct(tmp_path, marked_ct())
+    one = pydicom.dcmread(tmp_path / "CT0000.dcm")
+    delattr(one, keyword)
+    one.save_as(tmp_path / "CT0000.dcm")
+    with pytest.raises(EngineInputError, match=f"a slice has no {keyword}"):
+        read_ct_series(tmp_path)
+
+
+def test_slices_in_another_order_of_axes_are_refused(tmp_path: Path) -> None:
+    write_ct(tmp_path, marked_ct())
+    one = pydicom.dcmread(tmp_path / "CT0000.dcm")
+    one.ImageOrientationPatient = [1, 0, 0, 0, 0, -1]
+    one.save_as(tmp_path / "CT0000.dcm")
+    with pytest.raises(EngineInputError, match="not axial"):
         read_ct_series(tmp_path)
 
 

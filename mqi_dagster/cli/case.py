@@ -1,10 +1,141 @@
 """``mqi case …``: what a person does with one case."""
 
+import json
+import warnings
+from pathlib import Path
+from typing import Annotated
+
 import typer
+from rich.console import Console
+from rich.text import Text
+
+from mqi_dagster.errors import MqiError
 
 case_app = typer.Typer(help="Check, run and look at cases.", no_args_is_help=True)
+
+Folder = Annotated[
+    Path,
+    typer.Argument(exists=True, file_okay=False, help="The case: the RT plan and its delivery folders."),
+]
+SiteOption = Annotated[
+    Path, typer.Option("--site", exists=True, help="Folder (or settings file) of the site.")
+]
+JsonOption = Annotated[bool, typer.Option("--json", help="One JSON document on standard output.")]
+ZoneOption = Annotated[
+    str | None,
+    typer.Option("--timezone", help="IANA zone of the machines' times; else the site's or the computer's."),
+]
 
 
 @case_app.callback()
 def _group() -> None:
     """Check, run and look at cases."""
+
+
+def _note(text: str) -> None:
+    Console(stderr=True).print(Text(text, style="dim"), soft_wrap=True)
+
+
+def _print_json(content: object) -> None:
+    typer.echo(json.dumps(content, indent=1))
+
+
+@case_app.command("check")
+def check(
+    folder: Folder,
+    site: Annotated[
+        Path | None, typer.Option("--site", exists=True, help="Site whose settings and machines are used.")
+    ] = None,
+    machines: Annotated[
+        Path | None, typer.Option("--machines", exists=True, file_okay=False, help="Other machine files.")
+    ] = None,
+    timezone: ZoneOption = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Check that a delivered case is whole and consistent; nothing is simulated or written."""
+    from mqi_dagster.cli.case_check import check_folder, show_check
+
+    found, zone = check_folder(folder, site, machines, timezone)
+    if timezone is None and site is None:
+        _note(f"Machine times are read in {zone}, this computer's zone; --timezone names another.")
+    if as_json:
+        _print_json({"timezone": zone, **found.model_dump(mode="json")})
+    else:
+        show_check(Console(), found)
+    if not found.passed:
+        raise typer.Exit(1)
+
+
+@case_app.command("run")
+def run(
+    folder: Folder,
+    out: Annotated[
+        Path, typer.Option("--out", file_okay=False, help="Folder of the results: a site of its own.")
+    ],
+    site: Annotated[
+        Path | None, typer.Option("--site", exists=True, help="Site whose settings and machines are copied.")
+    ] = None,
+    settings: Annotated[
+        Path | None, typer.Option("--settings", exists=True, dir_okay=False, help="Settings to copy.")
+    ] = None,
+    histories: Annotated[
+        float | None, typer.Option("--histories", min=1000, help="Histories per beam.")
+    ] = None,
+    machine_files: Annotated[
+        list[Path] | None,
+        typer.Option("--machine-files", exists=True, help="Machine file or folder of them; may be repeated."),
+    ] = None,
+    beams_order: Annotated[
+        str | None, typer.Option("--beams-order", help="BeamNumbers to begin with, separated by commas.")
+    ] = None,
+    timezone: ZoneOption = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Take a case from delivery records to verified RT Doses, without services, into one folder.
+
+    DIR becomes a site of its own: settings, secret, machine files, store, ledger, hand-over and Dagster's
+    records all stand in it, and a later run into it computes only what has changed.
+    """
+    if site is not None and settings is not None:
+        raise typer.BadParameter("--site and --settings both name the settings: give one of them")
+    first = _numbers(beams_order)
+    import dagster as dg
+
+    warnings.simplefilter("ignore", category=dg.PreviewWarning)
+    from mqi_dagster.cli.beam_progress import BeamProgress, own_console
+    from mqi_dagster.cli.case_results import CaseResult, Verdict, overall, show_results
+    from mqi_dagster.cli.case_run import CaseRunner, RunRequest
+    from mqi_dagster.cli.case_site import RunOptions, settings_of
+
+    base = settings_of(site) if site is not None else settings
+    options = RunOptions(base, tuple(machine_files or ()), timezone, histories)
+    results: list[CaseResult] = []
+    error: str | None = None
+    try:
+        with BeamProgress(own_console()) as progress:
+            runner = CaseRunner(RunRequest(folder, out, options, first), progress)
+            zone = runner.site.settings.site.timezone
+            if timezone is None and base is None:
+                _note(f"Machine times are read in {zone}, as the folder's settings say.")
+            results = runner.run()
+    except MqiError as failure:
+        if not as_json:
+            raise
+        error = str(failure)
+    verdict = overall(results)
+    if as_json:
+        cases = [result.model_dump(mode="json") for result in results]
+        _print_json({"status": verdict.value, "error": error, "cases": cases})
+    else:
+        show_results(Console(), results)
+    if verdict is Verdict.FAILED:
+        raise typer.Exit(1)
+
+
+def _numbers(text: str | None) -> tuple[int, ...]:
+    if text is None:
+        return ()
+    parts = [part.strip() for part in text.split(",")]
+    if not all(part.isdigit() for part in parts) or len(set(parts)) != len(parts):
+        raise typer.BadParameter("--beams-order is a list of different numbers, like 3,2")
+    return tuple(int(part) for part in parts)

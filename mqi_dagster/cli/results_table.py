@@ -5,6 +5,8 @@ from pathlib import Path
 
 import dagster as dg
 from pydantic import BaseModel, ConfigDict
+from rich.console import Console
+from rich.measure import Measurement
 from rich.table import Table
 
 from mqi_dagster.assets.beam import read_manifest
@@ -15,6 +17,8 @@ from mqi_dagster.handover.target import Receipt
 from mqi_dagster.partitions import beam_key
 from mqi_dagster.resources.site import Site
 from mqi_dagster.store.published import Published
+
+_WIDEST = 400
 
 
 class BeamRow(BaseModel):
@@ -59,9 +63,9 @@ def results_table(rows: Sequence[BeamRow]) -> Table:
     table = Table(box=None, header_style="bold", padding=(0, 2, 0, 0))
     if several:
         table.add_column("case", no_wrap=True)
-    for name in ("beam", "layers", "MU ratio", "histories", "R80 [mm]", "uncertainty"):
-        table.add_column(name, justify="right")
-    table.add_column("RT Dose", overflow="fold")
+    for name in ("beam", "layers", "MU ratio", "histories", "R80 in mm", "uncertainty"):
+        table.add_column(name, justify="right", no_wrap=True)
+    table.add_column("RT Dose", no_wrap=True)
     for row in rows:
         cells = [
             str(row.beam),
@@ -75,6 +79,16 @@ def results_table(rows: Sequence[BeamRow]) -> Table:
         style = "red" if row.status is RunState.FAILED else None
         table.add_row(*([row.case, *cells] if several else cells), style=style)
     return table
+
+
+def print_results(console: Console, rows: Sequence[BeamRow]) -> None:
+    """Print the rows; paths stay whole, on a narrow terminal and in a file."""
+    table = results_table(rows)
+    wide = Measurement.get(console, console.options.update(max_width=_WIDEST), table).maximum
+    width = console.width
+    console.width = max(width, wide)
+    console.print(table, crop=False)
+    console.width = width
 
 
 def _number(value: float | None, form: str) -> str:

@@ -1,0 +1,122 @@
+"""How far the beams of a running case are: a bar each on a terminal, a line a change elsewhere."""
+
+import os
+import sys
+import threading
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from datetime import UTC, datetime
+from io import UnsupportedOperation
+from types import TracebackType
+from typing import Self
+
+from rich.console import Console
+from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeElapsedColumn
+from rich.text import Text
+
+from mqi_dagster.ledger.ledger import Ledger
+
+_EVERY_SECONDS = 0.3
+_LINE_EVERY_PERCENT = 20
+
+
+def own_console() -> Console:
+    """A console on standard error that stays ours while a step's output is captured."""
+    try:
+        return Console(file=os.fdopen(os.dup(sys.stderr.fileno()), "w", encoding="utf-8"))
+    except (UnsupportedOperation, AttributeError, OSError):
+        return Console(stderr=True)
+
+
+class BeamProgress:
+    """Shows the ledger's progress of the beam in work, from a thread of its own.
+
+    Args:
+        console: Where to show it; None shows nothing.
+    """
+
+    def __init__(self, console: Console | None) -> None:
+        self._console = console
+        self._bars: Progress | None = None
+        self._tasks: dict[str, TaskID] = {}
+        self._said: tuple[str, int] = ("", -1)
+        self.ledger: Ledger | None = None
+        if console is not None and console.is_terminal:
+            self._bars = Progress(
+                TextColumn("{task.description}"),
+                BarColumn(bar_width=30),
+                TextColumn("{task.percentage:>3.0f} %"),
+                TextColumn("{task.fields[phase]}"),
+                TimeElapsedColumn(),
+                console=console,
+            )
+
+    def __enter__(self) -> Self:
+        if self._bars is not None:
+            self._bars.start()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if self._bars is not None:
+            self._bars.stop()
+
+    def expect(self, keys: Sequence[str]) -> None:
+        """Show beams that will be in work, in their order."""
+        if self._bars is not None:
+            for key in keys:
+                self._tasks[key] = self._bars.add_task(key, total=100.0, start=False, phase="")
+
+    @contextmanager
+    def watching(self, key: str) -> Iterator[None]:
+        """Follow a beam while the block runs."""
+        if self._console is None or self.ledger is None:
+            yield
+            return
+        self._said = ("", -1)
+        if self._bars is not None:
+            self._bars.start_task(self._tasks[key])
+            self._bars.update(self._tasks[key], phase="interpreting")
+        else:
+            self._console.print(Text(f"{key}: started"))
+        stop = threading.Event()
+        follower = threading.Thread(
+            target=self._follow, args=(key, self.ledger, datetime.now(UTC), stop), daemon=True
+        )
+        follower.start()
+        try:
+            yield
+        finally:
+            stop.set()
+            follower.join()
+
+    def ended(self, key: str, error: str | None) -> None:
+        """Say how a beam's run has ended."""
+        if self._console is None:
+            return
+        phase = "done" if error is None else "failed"
+        if self._bars is not None:
+            task = self._tasks[key]
+            done = 100.0 if error is None else None
+            self._bars.update(task, phase=phase, completed=done)
+            self._bars.stop_task(task)
+        else:
+            self._console.print(Text(f"{key}: {phase}"))
+
+    def _follow(self, key: str, ledger: Ledger, since: datetime, stop: threading.Event) -> None:
+        while not stop.wait(_EVERY_SECONDS):
+            report = ledger.progress(key)
+            # The row of an earlier run says nothing of this one.
+            if report is not None and report.updated_at >= since:
+                self._show(key, report.phase, report.percent)
+
+    def _show(self, key: str, phase: str, percent: float) -> None:
+        if self._bars is not None:
+            words = "making the RT Dose" if phase == "simulated" else phase
+            self._bars.update(self._tasks[key], completed=min(percent, 99.0), phase=words)
+            return
+        step = int(percent // _LINE_EVERY_PERCENT)
+        if self._console is not None and (phase, step) != self._said:
+            self._said = (phase, step)
+            self._console.print(Text(f"{key}: {phase} {percent:.0f} %"))

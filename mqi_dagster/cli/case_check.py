@@ -1,0 +1,103 @@
+"""`mqi case check`: is a delivered case whole and consistent, without simulating anything."""
+
+from datetime import timedelta
+from pathlib import Path
+from zoneinfo import ZoneInfo
+
+from rich.console import Console, Group
+from rich.table import Table
+from rich.text import Text
+
+from mqi_dagster.cli.case_site import PACKAGED_MACHINES, local_zone, settings_of
+from mqi_dagster.delivery.discovery import arrival_of
+from mqi_dagster.delivery.survey import survey_arrival
+from mqi_dagster.delivery.validation import check_case
+from mqi_dagster.delivery.validation_findings import Finding, Severity
+from mqi_dagster.delivery.validation_report import BeamCheck, CaseCheck, FractionCheck
+from mqi_dagster.machine import read_machines
+from mqi_dagster.settings import Intake, read_settings
+
+
+def check_folder(
+    folder: Path, site: Path | None, machines: Path | None, timezone: str | None
+) -> tuple[CaseCheck, str]:
+    """Check the case of a folder.
+
+    Args:
+        folder: The case, or a folder that holds exactly one.
+        site: Folder or settings file of a site; without it the product's machine files are used.
+        machines: Folder of other machine files.
+        timezone: Zone of the machines' times; the site's or this computer's where None.
+
+    Returns:
+        What was found, and the zone that times were read in.
+
+    Raises:
+        MqiError: The folder holds no case, or the site or the machine files cannot be read.
+    """
+    intake, folder_of_machines, zone = Intake.model_validate({}), PACKAGED_MACHINES, local_zone()
+    if site is not None:
+        settings = read_settings(settings_of(site))
+        intake, folder_of_machines = settings.intake, settings.paths.machines
+        zone = settings.site.timezone
+    known = read_machines(machines or folder_of_machines)
+    name = timezone or zone
+    window = timedelta(minutes=intake.fraction_window_minutes)
+    return check_case(survey_arrival(arrival_of(folder), ZoneInfo(name), window), known), name
+
+
+def show_check(console: Console, check: CaseCheck) -> None:
+    """The findings as tables."""
+    several = len(check.fractions) > 1
+    for fraction in check.fractions:
+        if several:
+            console.print(Text(f"Fraction {fraction.fraction}", style="bold"))
+        console.print(_beams(fraction))
+    every: list[tuple[int | None, Finding]] = [(None, finding) for finding in check.findings]
+    every += [
+        (fraction.fraction if several else None, finding)
+        for fraction in check.fractions
+        for finding in fraction.findings
+    ]
+    if every:
+        console.print(Group(*(_finding(fraction, finding) for fraction, finding in every)))
+    faults = sum(finding.severity is Severity.ERROR for _, finding in every)
+    verdict = Text("passed", style="green") if check.passed else Text(f"not passed: {faults} faults", "red")
+    machine = f"machine {check.machine_id or 'unknown'}"
+    images = f", {check.ct_images} CT images" if check.ct_images else ""
+    console.print(Text.assemble(verdict, f" ({machine}{images})"))
+
+
+def _beams(fraction: FractionCheck) -> Table:
+    table = Table(box=None, header_style="bold", padding=(0, 2, 0, 0))
+    table.add_column("beam", justify="right")
+    table.add_column("name")
+    for column in ("layers", "planned MU", "delivered MU", "MU ratio", "samples", "energies [MeV]"):
+        table.add_column(column, justify="right")
+    for beam in fraction.beams:
+        table.add_row(*_beam(fraction, beam))
+    for number in fraction.missing_beams:
+        table.add_row(str(number), "", "none", "", "", "", "", "", style="yellow")
+    return table
+
+
+def _beam(fraction: FractionCheck, beam: BeamCheck) -> tuple[str, ...]:
+    layers = [layer for layer in fraction.layers if layer.beam_number == beam.number]
+    energies = [layer.energy_mev for layer in layers]
+    low, high = min(energies), max(energies)
+    return (
+        str(beam.number),
+        beam.name,
+        str(beam.layers) if beam.layers == beam.planned_layers else f"{beam.layers} of {beam.planned_layers}",
+        f"{beam.planned_mu:.3f}",
+        "-" if beam.delivered_mu is None else f"{beam.delivered_mu:.3f}",
+        "-" if beam.ratio is None else f"{beam.ratio:.4f}",
+        f"{sum(layer.rows for layer in layers):,}",
+        f"{high:g}" if low == high else f"{high:g} - {low:g}",
+    )
+
+
+def _finding(fraction: int | None, finding: Finding) -> Text:
+    place = "" if fraction is None else f"fraction {fraction}, "
+    style = "red" if finding.severity is Severity.ERROR else "dim"
+    return Text.assemble((f"{finding.severity.value}: ", style), f"{place}{finding}")

@@ -1,0 +1,143 @@
+"""The whole chain of a folder, headless: the assets and jobs that the sensors start, one after another."""
+
+import os
+from dataclasses import dataclass
+from pathlib import Path
+
+import dagster as dg
+
+from mqi_dagster.assets.arrivals import ArrivedCase, given_folder
+from mqi_dagster.assets.beam import read_manifest
+from mqi_dagster.cli.beam_progress import BeamProgress
+from mqi_dagster.cli.case_results import CaseResult, Verdict
+from mqi_dagster.cli.case_site import SETTINGS_NAME, RunOptions, make_run_site
+from mqi_dagster.cli.instance import open_instance
+from mqi_dagster.cli.results_table import beam_rows
+from mqi_dagster.cli.run_history import first_cause
+from mqi_dagster.delivery.manifest import CaseManifest
+from mqi_dagster.errors import InputError
+from mqi_dagster.partitions import BEAMS, CASES, beam_key
+from mqi_dagster.resources.site import SETTINGS_VARIABLE, Site
+
+_QUIET = {"loggers": {"console": {"config": {"log_level": "CRITICAL"}}}}
+_RUN_KEY = "dagster/run_key"
+
+
+@dataclass(frozen=True, slots=True)
+class RunRequest:
+    """What `mqi case run` was asked to do."""
+
+    folder: Path
+    out: Path
+    options: RunOptions
+    beams_first: tuple[int, ...] = ()
+    """BeamNumbers to begin with; the others follow by number."""
+
+
+class CaseRunner:
+    """Runs every case of a folder into a site.
+
+    Args:
+        request: What to run.
+        progress: Shows how far the beams are.
+    """
+
+    def __init__(self, request: RunRequest, progress: BeamProgress) -> None:
+        make_run_site(request.out, request.options)
+        self._folder = request.folder
+        self._first = request.beams_first
+        self.site = Site(request.out / SETTINGS_NAME, given=request.folder)
+        # The module of the definitions opens the site of the environment when it is imported.
+        os.environ[SETTINGS_VARIABLE] = str(self.site.settings_file.resolve())
+        from mqi_dagster.definitions import build_definitions
+
+        self._definitions = build_definitions(self.site)
+        self._progress = progress
+        progress.ledger = self.site.ledger
+
+    def run(self) -> list[CaseResult]:
+        """Run every case, each to its end, whatever becomes of the others.
+
+        Raises:
+            InputError: The folder holds no case, or not one.
+        """
+        with open_instance(self.site.settings) as instance:
+            return [self._case(instance, found) for found in given_folder(self.site, self._folder)]
+
+    def _case(self, instance: dg.DagsterInstance, found: ArrivedCase) -> CaseResult:
+        from mqi_dagster.sensors.beams import beam_requests
+
+        case = found.case
+        ledger = self.site.ledger
+        ledger.see_arrival(found.place, case, found.fingerprint, True, "", None)
+        instance.add_dynamic_partitions(CASES.name or "case", [case])
+        # As if the sensor had asked for it, so that services started later do not run it again.
+        ledger.mark_requested(case, found.fingerprint)
+        error = self._execute(instance, "intake", case, {})
+        if error is not None:
+            return CaseResult(case=case, status=Verdict.FAILED, error=error)
+        manifest = read_manifest(instance, self.site, case)
+        requests = {request.partition_key: request for request in beam_requests(manifest, 0)}
+        instance.add_dynamic_partitions(BEAMS.name or "beam", [key for key in requests if key is not None])
+        order = self._order(manifest)
+        self._progress.expect([beam_key(case, number) for number in order])
+        failed = False
+        for number in order:
+            key = beam_key(case, number)
+            request = requests[key]
+            with self._progress.watching(key):
+                error = self._execute(instance, "beam", key, {**request.tags, _RUN_KEY: str(request.run_key)})
+                self._progress.ended(key, error)
+            failed |= error is not None
+        error = None if failed else self._conclude(instance, manifest)
+        rows = tuple(beam_rows(instance, self.site, case))
+        verdict = Verdict.PARTIAL if manifest.partial else Verdict.COMPLETE
+        return CaseResult(
+            case=case,
+            status=Verdict.FAILED if failed or error is not None else verdict,
+            error=error,
+            missing_beams=manifest.missing_beams,
+            beams=rows,
+        )
+
+    def _conclude(self, instance: dg.DagsterInstance, manifest: CaseManifest) -> str | None:
+        from mqi_dagster.sensors.conclusion import conclusion_request
+
+        request = conclusion_request(instance, manifest)
+        if request is None:
+            return "not every beam of the case is handed over"
+        tags = {**request.tags, _RUN_KEY: str(request.run_key)}
+        return self._execute(instance, "conclusion", manifest.case, tags)
+
+    def _order(self, manifest: CaseManifest) -> list[int]:
+        present = sorted(beam.number for beam in manifest.beams)
+        unknown = [number for number in self._first if number not in present]
+        if unknown:
+            raise InputError(f"the case holds no delivery of beam {', '.join(map(str, unknown))}")
+        return [*self._first, *(number for number in present if number not in self._first)]
+
+    def _execute(
+        self, instance: dg.DagsterInstance, job: str, partition: str, tags: dict[str, str]
+    ) -> str | None:
+        """Run a job here; the first cause of its failure, None where it succeeded."""
+        result = self._definitions.resolve_job_def(job).execute_in_process(
+            instance=instance,
+            partition_key=partition,
+            tags=tags,
+            run_config=_QUIET,
+            raise_on_error=False,
+        )
+        self._keep_log(instance, result.run_id, f"{partition}.{job}")
+        if result.success:
+            return None
+        return first_cause(instance, result.run_id)[0]
+
+    def _keep_log(self, instance: dg.DagsterInstance, run_id: str, name: str) -> None:
+        folder = self.site.settings.paths.state / "logs"
+        folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+        lines = [
+            f"{entry.timestamp:.3f} {entry.step_key or '-'} {entry.message}\n"
+            for entry in instance.all_logs(run_id)
+        ]
+        with (folder / f"{name}.log").open("a", encoding="utf-8") as stream:
+            stream.writelines([f"run {run_id}\n", *lines])

@@ -1,0 +1,169 @@
+"""The site that a command works on: one that stands already, or the one that `mqi case run` makes of DIR."""
+
+import os
+import shutil
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
+
+import yaml
+
+from mqi_dagster.cli.instance import INSTANCE_FILE, write_instance
+from mqi_dagster.errors import ConfigurationError
+from mqi_dagster.pseudonyms import make_secret
+from mqi_dagster.resources.site import Site
+from mqi_dagster.settings import Settings, parse_settings, read_settings
+from mqi_dagster.store.files import write_atomically
+
+SETTINGS_NAME = "mqi.yaml"
+PACKAGED_MACHINES = Path(__file__).resolve().parents[1] / "config" / "machines"
+
+_MARK = "# Written by `mqi case run`; it is written anew where its options ask for something else.\n"
+_DAGSTER_YAML = """\
+# Nothing is printed by the steps: their log is in the event log.
+compute_logs: {module: dagster._core.storage.noop_compute_log_manager, class: NoOpComputeLogManager}
+"""
+
+
+@dataclass(frozen=True, slots=True)
+class RunOptions:
+    """What `mqi case run` was told about its site."""
+
+    settings: Path | None = None
+    """A settings file to begin with."""
+    machine_files: tuple[Path, ...] = ()
+    """Machine files, or folders of them."""
+    timezone: str | None = None
+    histories: float | None = None
+
+
+def settings_of(place: Path) -> Path:
+    """The settings file of a site named by its folder or by the file itself.
+
+    Raises:
+        ConfigurationError: There is none.
+    """
+    file = place / SETTINGS_NAME if place.is_dir() else place
+    if not file.is_file():
+        raise ConfigurationError(f"{place} is no site: it has no {SETTINGS_NAME}; `mqi init` makes one")
+    return file.resolve()
+
+
+def open_site(place: Path) -> Site:
+    """The site of a folder or settings file, its settings read."""
+    site = Site(settings_of(place))
+    _ = site.settings
+    return site
+
+
+def local_zone() -> str:
+    """This computer's time zone; UTC where it has none set."""
+    names = [os.environ.get("TZ", "").removeprefix(":")]
+    link = Path("/etc/localtime").resolve()
+    if "zoneinfo" in link.parts:
+        names.append("/".join(link.parts[link.parts.index("zoneinfo") + 1 :]))
+    for name in names:
+        try:
+            if name:
+                return ZoneInfo(name).key
+        except (ZoneInfoNotFoundError, ValueError):
+            continue
+    return "UTC"
+
+
+def make_run_site(out: Path, options: RunOptions) -> Settings:
+    """Make a folder a site of its own, or adapt one that an earlier run has made.
+
+    Args:
+        out: The folder; made if it is absent. Its settings, secret, machine files, store, ledger, hand-over
+            and Dagster's records all stand in it.
+        options: What was asked for.
+
+    Raises:
+        ConfigurationError: The options do not fit the types, or the folder is a site of a person's own whose
+            settings say something else.
+    """
+    file = out / SETTINGS_NAME
+    before = file.read_text(encoding="utf-8") if file.is_file() else None
+    if before is not None and not before.startswith(_MARK):
+        _require_same(file, options)
+    else:
+        content = _content(file if before is not None else None, options)
+        parse_settings(content, out)
+        text = _MARK + yaml.safe_dump(content, sort_keys=False, allow_unicode=True)
+        out.mkdir(parents=True, exist_ok=True)
+        _copy_machines(out / "config" / "machines", options)
+        if text != before:
+            write_atomically(file, text.encode("utf-8"))
+    settings = read_settings(file)
+    make_secret(settings.site.secret_file)
+    home = settings.paths.dagster_home
+    home.mkdir(parents=True, exist_ok=True)
+    if not (home / INSTANCE_FILE).exists():
+        write_atomically(home / INSTANCE_FILE, _DAGSTER_YAML.encode("ascii"))
+    write_instance(settings)
+    return settings
+
+
+def _require_same(file: Path, options: RunOptions) -> None:
+    """A person's own site is used as it is: what would change it is refused."""
+    settings = read_settings(file)
+    other_zone = options.timezone is not None and options.timezone != settings.site.timezone
+    other_histories = options.histories is not None and options.histories != settings.engine.histories
+    other_file = options.settings is not None and options.settings.resolve() != file.resolve()
+    if other_zone or other_histories or other_file or options.machine_files:
+        raise ConfigurationError(
+            f"the folder is a site of its own: change its {SETTINGS_NAME}, or name another folder"
+        )
+
+
+def _loaded(file: Path) -> dict[str, Any]:
+    read_settings(file)
+    content: dict[str, Any] = yaml.safe_load(file.read_text(encoding="utf-8"))
+    return content
+
+
+def _content(present: Path | None, options: RunOptions) -> dict[str, Any]:
+    """Settings as YAML values: of the file to begin with, with every folder below the site's own."""
+    base = options.settings or present
+    content: dict[str, Any] = {"site": {"name": "mqi case run"}} if base is None else _loaded(base)
+    # Left out, each of these stands below the site's folder.
+    content.pop("paths", None)
+    for section, name in (("site", "secret_file"), ("handover", "folder")):
+        if section in content:
+            content[section].pop(name, None)
+    if options.settings is not None:
+        cache = read_settings(options.settings).engine.embedded.cache
+        if cache is not None:
+            content["engine"]["embedded"]["cache"] = str(cache)
+    site = content.setdefault("site", {})
+    site["timezone"] = options.timezone or site.get("timezone") or local_zone()
+    if options.histories is not None:
+        content["engine"] = {**(content.get("engine") or {}), "histories": options.histories}
+    return content
+
+
+def _copy_machines(target: Path, options: RunOptions) -> None:
+    """Copy the machine files in; those of an earlier run stay where nothing names others."""
+    sources: list[Path] = []
+    for path in options.machine_files:
+        sources += sorted(path.glob("*.yaml")) if path.is_dir() else [path]
+    if not options.machine_files:
+        if options.settings is not None:
+            folder = read_settings(options.settings).paths.machines
+            sources = sorted(folder.glob("*.yaml"))
+        if not sources:
+            if target.is_dir():
+                return
+            sources = sorted(PACKAGED_MACHINES.glob("*.yaml"))
+    if not sources:
+        raise ConfigurationError("no machine files (*.yaml) where --machine-files points to")
+    target.mkdir(parents=True, exist_ok=True)
+    wanted = {source.name for source in sources}
+    for stale in target.glob("*.yaml"):
+        if stale.name not in wanted:
+            stale.unlink()
+    for source in sources:
+        if source.resolve() != (target / source.name).resolve():
+            shutil.copyfile(source, target / source.name)

@@ -16,6 +16,9 @@ from mqi_dagster.errors import ConfigurationError, UnknownMachineError
 
 Positive = Annotated[float, Field(gt=0)]
 
+PACKAGED_MACHINES = Path(__file__).parent / "config" / "machines"
+"""The machine files of the product, which every new site starts with."""
+
 
 class Section(BaseModel):
     """A part of a machine file: immutable, without unknown keys."""

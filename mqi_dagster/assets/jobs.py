@@ -6,6 +6,7 @@ from mqi_dagster.partitions import BEAMS, CASES
 
 CASE_TAG = "mqi/case"
 GPU_TAG = "mqi/gpu"
+POOL = "gpu"
 
 intake_job = dg.define_asset_job(
     "intake",

@@ -8,6 +8,7 @@ from mqi_dagster.assets import appearance
 from mqi_dagster.assets.beam import BeamAtWork, engine_version, load_beam
 from mqi_dagster.assets.boundary import Boundary
 from mqi_dagster.assets.digests import SIMULATION_CODE, raw_dose_digest
+from mqi_dagster.assets.jobs import POOL
 from mqi_dagster.assets.lineage import DIGEST, latest_digest, resolve, reusable
 from mqi_dagster.assets.raw_dose_files import RawDoseRecord, read_raw_dose, read_record
 from mqi_dagster.assets.simulated_beam import SimulatedBeam
@@ -15,8 +16,6 @@ from mqi_dagster.errors import MqiError, StoreError, Where
 from mqi_dagster.partitions import BEAMS
 from mqi_dagster.resources.site import Site
 from mqi_dagster.store.published import Published
-
-POOL = "gpu"
 
 
 def _reused(site: Site, key: str, digest: str) -> tuple[Published, Published] | None:

@@ -7,6 +7,9 @@ from rich.console import Console
 from rich.text import Text
 
 from mqi_dagster.cli.case import case_app
+from mqi_dagster.cli.checking import engine_app, reference, validate
+from mqi_dagster.cli.simulate import simulate
+from mqi_dagster.cli.site import dev, init, stop
 from mqi_dagster.errors import MqiError
 
 app = typer.Typer(
@@ -16,6 +19,11 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
+for _command in (init, dev, stop, validate):
+    app.command()(_command)
+app.command("simulate-delivery")(simulate)
+app.command("settings-reference")(reference)
+app.add_typer(engine_app, name="engine")
 app.add_typer(case_app, name="case")
 
 

@@ -1,0 +1,143 @@
+"""Dagster's instance of a site: its folder, its limits, and the runs that a dead service left behind."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from typing import Any
+
+import dagster as dg
+import yaml
+from dagster._core.storage.tags import GRPC_INFO_TAG
+
+from mqi_dagster.assets.jobs import CASE_TAG, GPU_TAG, POOL
+from mqi_dagster.assets.slots import local_slots
+from mqi_dagster.errors import ConfigurationError
+from mqi_dagster.settings import Settings
+
+INSTANCE_FILE = "dagster.yaml"
+RUNS_PER_CASE = 4
+_HEAD = """\
+# Dagster's instance of this site. `mqi init` and `mqi dev` keep the limits in step with mqi.yaml;
+# what else you write here (storage, for example) stays.
+"""
+_IN_WORK = [
+    dg.DagsterRunStatus.STARTING,
+    dg.DagsterRunStatus.STARTED,
+    dg.DagsterRunStatus.CANCELING,
+]
+
+
+def simulations_at_once(settings: Settings) -> int:
+    """The slots of this machine; as many as the settings say where the engine's GPU is not there (yet)."""
+    try:
+        return len(local_slots(settings))
+    except ConfigurationError:
+        return settings.execution.slots
+
+
+def instance_settings(settings: Settings, existing: Mapping[str, Any] | None = None) -> dict[str, Any]:
+    """Content of ``dagster.yaml``: the limits of the settings, and what a site has written beside them."""
+    content: dict[str, Any] = {
+        "telemetry": {"enabled": False},
+        "nux": {"enabled": False},
+        "run_queue": {"dequeue_interval_seconds": 1},
+        "run_monitoring": {
+            "enabled": True,
+            "poll_interval_seconds": 10,
+            "start_timeout_seconds": 180,
+            "cancel_timeout_seconds": 60,
+            "free_slots_after_run_end_seconds": 30,
+        },
+        # Dead workers only: what a step's own error is worth is decided by the step.
+        "run_retries": {"enabled": True, "max_retries": 10, "retry_on_asset_or_op_failure": False},
+        "sensors": {"use_threads": True, "num_workers": 4, "num_submit_workers": 8},
+        "backfills": {"use_threads": True, "num_workers": 2, "num_submit_workers": 4},
+        "retention": {"sensor": {"purge_after_days": {"skipped": 2, "success": 30, "failure": 90}}},
+    }
+    content.update(existing or {})
+    content["concurrency"] = {
+        "runs": {
+            "max_concurrent_runs": settings.execution.max_runs,
+            "tag_concurrency_limits": [
+                {"key": GPU_TAG, "limit": pool_limit(settings)},
+                {"key": CASE_TAG, "value": {"applyLimitPerUniqueValue": True}, "limit": RUNS_PER_CASE},
+            ],
+        },
+        "pools": {"granularity": "run"},
+    }
+    return content
+
+
+def pool_limit(settings: Settings) -> int:
+    """Runs that may hold or wait for a slot at once."""
+    return simulations_at_once(settings) + settings.execution.pool_buffer
+
+
+def write_instance(settings: Settings) -> bool:
+    """Bring ``dagster.yaml`` in step with the settings; whether it changed.
+
+    Raises:
+        ConfigurationError: The file that is there is not YAML.
+    """
+    home = settings.paths.dagster_home
+    home.mkdir(parents=True, exist_ok=True)
+    path = home / INSTANCE_FILE
+    existing: dict[str, Any] = {}
+    if path.is_file():
+        try:
+            existing = yaml.safe_load(path.read_text(encoding="utf-8")) or {}
+        except yaml.YAMLError as error:
+            raise ConfigurationError(f"{INSTANCE_FILE} of the site is not YAML: {error}") from error
+    wanted = instance_settings(settings, existing)
+    if wanted == existing:
+        return False
+    beside = path.with_name(f".{path.name}.{os.getpid()}")
+    beside.write_text(_HEAD + yaml.safe_dump(wanted, sort_keys=False), encoding="utf-8")
+    beside.rename(path)
+    return True
+
+
+def open_instance(settings: Settings) -> dg.DagsterInstance:
+    """Dagster's instance of the site; close it with ``with``.
+
+    Raises:
+        ConfigurationError: The site has no instance folder yet.
+    """
+    home = settings.paths.dagster_home
+    if not (home / INSTANCE_FILE).is_file():
+        raise ConfigurationError("the site has no Dagster instance yet; run `mqi init`")
+    return dg.DagsterInstance.from_config(str(home))
+
+
+def set_pool_limit(instance: dg.DagsterInstance, settings: Settings) -> bool:
+    """Set the limit of the pool that simulations stand in; whether it changed."""
+    limit = pool_limit(settings)
+    if pool_limit_of(instance) == limit:
+        return False
+    instance.event_log_storage.set_concurrency_slots(POOL, limit)
+    return True
+
+
+def pool_limit_of(instance: dg.DagsterInstance) -> int | None:
+    """The pool's limit as the instance holds it, None where none is set."""
+    for pool in instance.event_log_storage.get_pool_limits():
+        if pool.name == POOL:
+            return int(pool.limit)
+    return None
+
+
+def fail_orphaned_runs(instance: dg.DagsterInstance) -> int:
+    """Report every run as failed that was in the hands of a code server which is gone; how many.
+
+    Dagster cannot see that such a worker is dead. Reported as failed, the run is retried by the daemon.
+    """
+    orphaned = [
+        run for run in instance.get_runs(dg.RunsFilter(statuses=_IN_WORK)) if GRPC_INFO_TAG in run.tags
+    ]
+    for run in orphaned:
+        if run.status is dg.DagsterRunStatus.CANCELING:
+            instance.report_run_canceled(run, "The services were stopped while this run was cancelled.")
+        else:
+            instance.report_run_failed(run, "The services were stopped while this run was in work.")
+    return len(orphaned)

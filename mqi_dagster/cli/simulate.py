@@ -1,0 +1,191 @@
+"""``mqi simulate-delivery``: a realistic case, with any defect, for tests and for a first look."""
+
+from __future__ import annotations
+
+from datetime import datetime
+from pathlib import Path
+from typing import Annotated, Any
+
+import pydicom
+import typer
+from pydantic import ValidationError
+from pydicom.errors import InvalidDicomError
+from rich.console import Console
+from rich.markup import escape
+from rich.table import Table
+
+from mqi_dagster.cli.sites import require_site
+from mqi_dagster.errors import ConfigurationError, PlanError, Where
+from mqi_dagster.machine import PACKAGED_MACHINES, Machine, Machines, read_machines
+from mqi_dagster.settings import problems
+from mqi_dagster.synthetic.defects import DEFECTS, parse_defect
+from mqi_dagster.synthetic.delivery import simulate_delivery
+from mqi_dagster.synthetic.request import BuiltInPlan, DeliveryRequest, Layout
+
+DEFAULT_MACHINE = "GENERIC"
+
+
+def simulate(
+    target: Annotated[Path | None, typer.Argument(help="Folder to write the case into, an inbox.")] = None,
+    plan: Annotated[
+        Path | None, typer.Option(help="RT Ion Plan to deliver; a plan made in code where none is given.")
+    ] = None,
+    machine: Annotated[
+        str | None,
+        typer.Option(help="Treatment machine, by name or id; default: the plan's, or GENERIC."),
+    ] = None,
+    site: Annotated[
+        Path | None,
+        typer.Option(help="Site whose machine files count; else the packaged ones."),
+    ] = None,
+    seed: Annotated[int, typer.Option(help="The same seed gives the same bytes.", min=0)] = 1,
+    layout: Annotated[Layout, typer.Option(help="How the case lies in the inbox.")] = Layout.MACHINE,
+    defect: Annotated[
+        list[str] | None,
+        typer.Option(help="What goes wrong, for example mu-error:beam=3,layer=2,percent=5. Repeatable."),
+    ] = None,
+    list_defects: Annotated[bool, typer.Option("--list-defects", help="Name every defect and end.")] = False,
+    beams: Annotated[int | None, typer.Option(help="Beams of the plan made in code.", min=1)] = None,
+    layers: Annotated[
+        int | None, typer.Option(help="Layers of each beam; of a given plan only the first ones.", min=1)
+    ] = None,
+    spots: Annotated[
+        int | None, typer.Option(help="Spots of each layer; of a given plan only the first ones.", min=2)
+    ] = None,
+    energy: Annotated[
+        list[float] | None, typer.Option(help="Highest energy [MeV] of each beam made in code. Repeatable.")
+    ] = None,
+    gantry: Annotated[
+        list[float] | None, typer.Option(help="Gantry angle of each beam made in code. Repeatable.")
+    ] = None,
+    couch: Annotated[float | None, typer.Option(help="Couch angle of the plan made in code.")] = None,
+    range_shifter: Annotated[str | None, typer.Option(help="Range shifter of the plan made in code.")] = None,
+    order: Annotated[
+        list[int] | None, typer.Option(help="BeamNumbers in the order of delivery. Repeatable.")
+    ] = None,
+    deliver: Annotated[
+        list[int] | None, typer.Option(help="BeamNumbers to write now, all else as if all were. Repeatable.")
+    ] = None,
+    fractions: Annotated[int, typer.Option(help="Fractions to deliver.", min=1)] = 1,
+    start: Annotated[
+        datetime | None, typer.Option(help="The machine's own time of the first delivery.")
+    ] = None,
+    range_code: Annotated[int | None, typer.Option(help="Range of the dose monitor.", min=1)] = None,
+    mu_ratio: Annotated[float | None, typer.Option(help="Delivered to planned monitor units.")] = None,
+    ct: Annotated[str, typer.Option(help="none, or water: a CT of a water cube at the isocentre.")] = "none",
+    patient_id: Annotated[str | None, typer.Option(help="Patient ID in place of the plan's.")] = None,
+    patient_name: Annotated[str | None, typer.Option(help="Patient name in place of the plan's.")] = None,
+    birth_date: Annotated[
+        str | None, typer.Option(help="Birth date (YYYYMMDD) instead of the plan's.")
+    ] = None,
+    case_name: Annotated[str | None, typer.Option(help="Folder of the simple layout.")] = None,
+    group: Annotated[str | None, typer.Option(help="First folder of the grouped layout.")] = None,
+    marker: Annotated[
+        str | None, typer.Option(help="Marker file, written last, for sites that wait for one.")
+    ] = None,
+) -> None:
+    """Write a case as the machine would: plan, PlanInfo, PlanRange, records and machine plans."""
+    console = Console(highlight=False)
+    if list_defects:
+        console.print(_defects())
+        return
+    if target is None:
+        raise ConfigurationError("name the folder to write into: mqi simulate-delivery TARGET")
+    machines = read_machines(PACKAGED_MACHINES if site is None else _machine_folder(site))
+    made_in_code: dict[str, Any] = {
+        "beams": beams,
+        "energies_mev": energy,
+        "gantry_deg": gantry,
+        "couch_deg": couch,
+        "range_shifter": range_shifter,
+    }
+    given: dict[str, Any] = {
+        "seed": seed,
+        "layout": layout,
+        "fractions": fractions,
+        "ct": ct,
+        "beams": order,
+        "deliver": deliver,
+        "start": start,
+        "range_code": range_code,
+        "mu_ratio": mu_ratio,
+        "patient_id": patient_id,
+        "patient_name": patient_name,
+        "patient_birth_date": birth_date,
+        "case_name": case_name,
+        "group": group,
+        "marker": marker,
+        "defects": [parse_defect(text) for text in defect or []],
+    }
+    if plan is None:
+        given["plan"] = _built_in({**made_in_code, "layers": layers, "spots": spots})
+    else:
+        if unused := [name for name, value in made_in_code.items() if value is not None]:
+            raise ConfigurationError(f"{', '.join(unused)}: only for the plan made in code, not with --plan")
+        given |= {"plan": plan, "max_layers": layers, "max_spots": spots}
+    request = _request(given)
+    case = simulate_delivery(request, _machine(machines, machine, plan), target)
+    table = Table(box=None, header_style="bold", padding=(0, 2, 0, 0))
+    for name in ("beam", "fraction", "layers", "samples", "folder"):
+        table.add_column(name, justify="left" if name == "folder" else "right")
+    for one in case.deliveries:
+        layers_text = f"{one.first_layer}-{one.last_layer}"
+        table.add_row(str(one.beam), str(one.fraction), layers_text, f"{one.samples:,}", one.folder.name)
+    console.print(f"case: {escape(str(case.folder))}", soft_wrap=True)
+    console.print(table)
+
+
+def _defects() -> Table:
+    table = Table(box=None, header_style="bold", padding=(0, 2, 0, 0))
+    table.add_column("defect", no_wrap=True)
+    table.add_column("what is wrong", overflow="fold")
+    for kind, spec in DEFECTS.items():
+        form = ",".join(f"{parameter}=" for parameter in spec.parameters)
+        table.add_row(f"{kind.value}:{form}" if form else kind.value, spec.description)
+    return table
+
+
+def _request(given: dict[str, Any]) -> DeliveryRequest:
+    try:
+        return DeliveryRequest.model_validate({k: v for k, v in given.items() if v is not None})
+    except ValidationError as error:
+        raise ConfigurationError("; ".join(problems(error))) from error
+
+
+def _built_in(given: dict[str, Any]) -> BuiltInPlan:
+    values = {name: value for name, value in given.items() if value is not None}
+    if "energies_mev" in values:
+        values.setdefault("beams", len(values["energies_mev"]))
+    try:
+        return BuiltInPlan.model_validate(values)
+    except ValidationError as error:
+        raise ConfigurationError("; ".join(problems(error))) from error
+
+
+def _machine_folder(site: Path) -> Path:
+    return require_site(site)[1].paths.machines
+
+
+def _machine(machines: Machines, name: str | None, plan: Path | None) -> Machine:
+    """The machine by TreatmentMachineName or id; that of the plan where none is named."""
+    if name is None and plan is not None:
+        return machines.named(_machine_of(plan))
+    wanted = name or DEFAULT_MACHINE
+    for machine in machines.all:
+        if machine.id.lower() == wanted.lower():
+            return machine
+    return machines.named(wanted)
+
+
+def _machine_of(plan: Path) -> str:
+    where = Where(kind="RT plan")
+    try:
+        content = pydicom.dcmread(plan)
+    except OSError as error:
+        raise PlanError("the plan cannot be opened", where=where, first_cause=error.strerror) from error
+    except InvalidDicomError as error:
+        raise PlanError("the plan is not a DICOM file", where=where) from error
+    names = {str(beam.get("TreatmentMachineName", "")) for beam in content.get("IonBeamSequence", [])} - {""}
+    if len(names) != 1:
+        raise ConfigurationError("the plan names no single machine; give --machine")
+    return names.pop()

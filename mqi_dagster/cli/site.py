@@ -1,0 +1,136 @@
+"""``mqi init``, ``dev`` and ``stop``: a site and its services."""
+
+import signal
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from types import FrameType
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+from rich.console import Console
+from rich.markup import escape
+
+from mqi_dagster.cli.sites import SETTINGS_NAME, SiteOption, require_site
+from mqi_dagster.errors import ConfigurationError
+
+if TYPE_CHECKING:
+    from mqi_dagster.cli.services import Running, Services
+
+# What imports Dagster is imported by the command that needs it: `mqi --help` answers at once.
+
+_WATCH_SECONDS = 1.0
+
+
+def init(
+    folder: Annotated[Path, typer.Argument(help="Folder of the site; made if it is absent.")] = Path("site"),
+    timezone: Annotated[
+        str | None,
+        typer.Option(help="IANA zone of the machines' times, for example Asia/Seoul; else this computer's."),
+    ] = None,
+    histories: Annotated[float | None, typer.Option(help="Monte Carlo histories per beam.")] = None,
+) -> None:
+    """Make a folder a site: commented settings, secret, machine files, Dagster's instance.
+
+    A second call completes what is missing and changes nothing that is there.
+    """
+    from mqi_dagster.cli.case_site import local_zone
+    from mqi_dagster.cli.site_folder import initialise
+
+    console = Console(highlight=False)
+    present = (folder / SETTINGS_NAME).exists()
+    if present and (timezone is not None or histories is not None):
+        raise ConfigurationError(
+            f"{folder} is a site already: change its {SETTINGS_NAME} in place of --timezone and --histories"
+        )
+    zone = timezone or local_zone()
+    values: dict[str, str | float] = {"site.timezone": zone}
+    if histories is not None:
+        values["engine.histories"] = histories
+    made = initialise(folder, values)
+    for line in made:
+        console.print(f"made {escape(line)}")
+    if not present:
+        note = "" if timezone else " (this computer's; change site.timezone if the machines have another)"
+        console.print(f"time zone of the machines: {escape(zone)}{note}")
+    if not made:
+        console.print(f"{escape(str(folder))} is complete; nothing to do")
+    console.print(f"next: mqi doctor --site {escape(str(folder))}; mqi dev --site {escape(str(folder))}")
+
+
+def dev(
+    site: SiteOption = Path("site"),
+    detach: Annotated[bool, typer.Option("--detach", help="Return when the pages answer.")] = False,
+    port: Annotated[
+        int | None,
+        typer.Option(help="Port of the pages, not ui.port; 0: a free one.", min=0, max=65535),
+    ] = None,
+) -> None:
+    """Start Dagster's pages, daemon and code location for a site, with persistent storage."""
+    from mqi_dagster.cli.services import Services
+    from mqi_dagster.cli.site_services import start_services, stop_services
+
+    console = Console(highlight=False)
+    file, settings = require_site(site)
+    services = Services(file, settings)
+    found = services.running()
+    if found is not None:
+        console.print(f"already running: {found.pages.address}")
+        return
+    with console.status("starting the code location, the daemon and the pages"):
+        running = start_services(services, settings, port)
+    console.print(f"Dagster's pages: [bold]{running.pages.address}[/]")
+    console.print(f"inbox: {escape(str(settings.paths.inbox))}")
+    console.print(f"logs:  {escape(str(services.logs))}")
+    if detach:
+        console.print(f"end:   mqi stop --site {escape(str(site))}")
+        return
+    console.print("Ctrl-C ends them")
+    try:
+        with _ended_by_any_signal():
+            _watch(services, running)
+        console.print("ended by `mqi stop`")
+    except KeyboardInterrupt:
+        console.print("stopping")
+    finally:
+        if services.recorded() == running:
+            stop_services(services, settings)
+
+
+def _watch(services: "Services", running: "Running") -> None:
+    """Return when somebody else has ended the services; InfrastructureError where one died by itself."""
+    while services.recorded() == running:
+        if running.dead():
+            # `mqi stop` ends the processes before their record: only what nobody stops has died by itself.
+            with services.alone():
+                if services.recorded() == running:
+                    services.require_alive(running)
+        time.sleep(_WATCH_SECONDS)
+
+
+@contextmanager
+def _ended_by_any_signal() -> Iterator[None]:
+    """Within it, TERM and HUP end the command as Ctrl-C does."""
+
+    def end(number: int, frame: FrameType | None) -> None:
+        raise KeyboardInterrupt
+
+    before = {number: signal.signal(number, end) for number in (signal.SIGTERM, signal.SIGHUP)}
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+def stop(site: SiteOption = Path("site")) -> None:
+    """End a site's services and the runs in their hands; a later start continues those."""
+    from mqi_dagster.cli.services import Services
+    from mqi_dagster.cli.site_services import stop_services
+
+    console = Console(highlight=False)
+    file, settings = require_site(site)
+    with console.status("ending the services and their runs"):
+        ended = stop_services(Services(file, settings), settings)
+    console.print("ended" if ended else "nothing was running")

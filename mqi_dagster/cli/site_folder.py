@@ -1,0 +1,88 @@
+"""The folder of a site: settings, secret, machine files, and empty folders for what comes."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from mqi_dagster.cli.instance import open_instance, set_pool_limit, write_instance
+from mqi_dagster.cli.settings_text import settings_file
+from mqi_dagster.cli.sites import SETTINGS_NAME
+from mqi_dagster.errors import InfrastructureError
+from mqi_dagster.machine import PACKAGED_MACHINES
+from mqi_dagster.pseudonyms import make_secret
+from mqi_dagster.settings import Settings, parse_settings, read_settings
+from mqi_dagster.store.files import write_atomically
+
+
+def initialise(folder: Path, values: Mapping[str, Any]) -> list[str]:
+    """Make a folder a site, or complete one; what is there already stays as it is.
+
+    Args:
+        folder: The site's folder.
+        values: Settings of a new site by dotted name; an existing settings file is not touched.
+
+    Returns:
+        What was made, relative to the folder, in words for people.
+
+    Raises:
+        ConfigurationError: The settings that are there, or those that are wanted, do not fit their types.
+        InfrastructureError: The folder cannot be written.
+    """
+    try:
+        return _initialise(folder, values)
+    except OSError as error:
+        raise InfrastructureError(f"the site's folder cannot be written: {error.strerror}") from error
+
+
+def _initialise(folder: Path, values: Mapping[str, Any]) -> list[str]:
+    made: list[str] = []
+    file = folder / SETTINGS_NAME
+    if file.exists():
+        settings = read_settings(file)
+    else:
+        parse_settings(_nested(values), folder)
+        folder.mkdir(parents=True, exist_ok=True)
+        write_atomically(file, settings_file(values).encode("utf-8"))
+        settings = read_settings(file)
+        made.append(f"{SETTINGS_NAME} (every setting, commented)")
+    secret = settings.site.secret_file
+    if not secret.exists():
+        make_secret(secret)
+        made.append(f"{_shown(secret, folder)} (key of the pseudonyms: back it up, show it to nobody)")
+    paths = settings.paths
+    for path in (paths.inbox, paths.data, paths.state, settings.handover.folder, paths.machines):
+        if not path.is_dir():
+            path.mkdir(parents=True)
+            made.append(f"{_shown(path, folder)}/")
+    if not any(paths.machines.glob("*.yaml")):
+        for source in sorted(PACKAGED_MACHINES.glob("*.yaml")):
+            shutil.copyfile(source, paths.machines / source.name)
+            made.append(_shown(paths.machines / source.name, folder))
+    if write_instance(settings):
+        made.append(f"{_shown(paths.dagster_home, folder)}/dagster.yaml")
+    made += _limited(settings)
+    return made
+
+
+def _limited(settings: Settings) -> list[str]:
+    with open_instance(settings) as instance:
+        return ["the limit of the pool gpu"] if set_pool_limit(instance, settings) else []
+
+
+def _shown(path: Path, folder: Path) -> str:
+    base = folder.resolve()
+    return path.relative_to(base).as_posix() if path.is_relative_to(base) else str(path)
+
+
+def _nested(values: Mapping[str, Any]) -> dict[str, Any]:
+    content: dict[str, Any] = {}
+    for name, value in values.items():
+        *sections, key = name.split(".")
+        place = content
+        for section in sections:
+            place = place.setdefault(section, {})
+        place[key] = value
+    return content

@@ -1,0 +1,54 @@
+"""A declared test engine that a test steers while it runs: how long it takes, and which beams fail.
+
+    python steered.py <TPS file> <steering file> <trace file>
+
+The steering file is JSON: ``{"seconds": 1.5, "failing": ["2G000:TX"]}``. The trace gets one line when an
+engine starts and one when it ends by itself: ``start|end <pid> <monotonic seconds> <beam name>``.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+import time
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).parent))
+
+import quick
+
+BATCHES = 10
+
+
+def traced(trace: Path, what: str, name: str) -> None:
+    """One line of the trace, in one write."""
+    with trace.open("a") as stream:
+        stream.write(f"{what} {os.getpid()} {time.monotonic():.3f} {name}\n")
+
+
+def main() -> int:
+    """Simulate as the steering file says."""
+    keys = quick.keys_of(Path(sys.argv[1]))
+    trace = Path(sys.argv[3])
+    name = quick.beam_name(keys)
+    traced(trace, "start", name)
+    steering = json.loads(Path(sys.argv[2]).read_text())
+    layers = quick.samples_of(keys)
+    quick.say(f"Uploading particles with batch.. : Particle count --> {len(layers)} with {BATCHES} batches")
+    for batch in range(1, BATCHES + 1):
+        quick.say(f"Generating particles for ({batch} of {BATCHES} batches) in CPU ..")
+        time.sleep(steering["seconds"] / BATCHES)
+    if name in steering["failing"]:
+        quick.say("steered to fail")
+        traced(trace, "end", name)
+        return 3
+    quick.outputs(keys, quick.dose_of(keys, layers), name)
+    quick.say(f"Total histories (Particles) : {quick.histories_of(keys, layers)}")
+    quick.say("Uncertainty (mean above half maximum) : 1.50 %")
+    traced(trace, "end", name)
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

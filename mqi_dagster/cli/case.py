@@ -99,9 +99,7 @@ def run(
     if site is not None and settings is not None:
         raise typer.BadParameter("--site and --settings both name the settings: give one of them")
     first = _numbers(beams_order)
-    import dagster as dg
-
-    warnings.simplefilter("ignore", category=dg.PreviewWarning)
+    _quiet()
     from mqi_dagster.cli.beam_progress import BeamProgress, own_console
     from mqi_dagster.cli.case_results import CaseResult, Verdict, overall, show_results
     from mqi_dagster.cli.case_run import CaseRunner, RunRequest
@@ -130,6 +128,90 @@ def run(
         show_results(Console(), results)
     if verdict is Verdict.FAILED:
         raise typer.Exit(1)
+
+
+@case_app.command("list")
+def list_cases(
+    site: SiteOption,
+    state: Annotated[
+        list[str] | None, typer.Option("--state", help="Only cases in this state; may be repeated.")
+    ] = None,
+    limit: Annotated[int, typer.Option("--limit", min=0, help="The newest so many; 0 for all.")] = 50,
+    as_json: JsonOption = False,
+) -> None:
+    """List the cases of a site: where each stands, and why."""
+    _quiet()
+    from mqi_dagster.cli.case_show import show_cases
+    from mqi_dagster.cli.case_site import open_site
+    from mqi_dagster.cli.case_state import CaseState, case_rows
+    from mqi_dagster.cli.instance import open_instance
+
+    try:
+        states = [CaseState(name) for name in state or ()]
+    except ValueError:
+        known = ", ".join(repr(name.value) for name in CaseState)
+        raise typer.BadParameter(f"--state is one of {known}") from None
+    opened = open_site(site)
+    with open_instance(opened.settings) as instance:
+        rows = case_rows(instance, opened, states, limit)
+    if as_json:
+        _print_json([row.model_dump(mode="json") for row in rows])
+        return
+    show_cases(Console(), rows)
+    if limit and len(rows) == limit:
+        _note(f"The newest {limit}; --limit 0 lists all.")
+
+
+@case_app.command("show")
+def show(
+    case: Annotated[str, typer.Argument(help="Key of the case, as `mqi case list` names it.")],
+    site: SiteOption,
+    as_json: JsonOption = False,
+) -> None:
+    """Show everything about one case, with the real paths of its files, which stand nowhere else."""
+    _quiet()
+    from mqi_dagster.cli.case_show import case_report, show_case
+    from mqi_dagster.cli.case_site import open_site
+    from mqi_dagster.cli.instance import open_instance
+
+    opened = open_site(site)
+    with open_instance(opened.settings) as instance:
+        report = case_report(instance, opened, case)
+    if as_json:
+        _print_json(report.model_dump(mode="json"))
+    else:
+        show_case(Console(), report)
+
+
+@case_app.command("retry")
+def retry_failed(
+    name: Annotated[str, typer.Argument(metavar="CASE|BEAM", help="Key of a case or of a beam.")],
+    site: SiteOption,
+    beam: Annotated[int | None, typer.Option("--beam", help="Only the beam of this BeamNumber.")] = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Run once more what has failed of a case, in the running services."""
+    _quiet()
+    from mqi_dagster.cli.case_retry import partitions_of, retry, services_of
+    from mqi_dagster.cli.case_site import open_site
+    from mqi_dagster.cli.instance import open_instance
+
+    opened = open_site(site)
+    with open_instance(opened.settings) as instance:
+        partitions = partitions_of(instance, opened, name, beam)
+        launched = retry(instance, services_of(opened), partitions)
+    if as_json:
+        _print_json(launched)
+        return
+    for partition, identity in launched.items():
+        Console().print(Text(f"{partition}: runs again ({identity})"), soft_wrap=True)
+
+
+def _quiet() -> None:
+    """Dagster's notes on its own previews are for developers."""
+    import dagster as dg
+
+    warnings.simplefilter("ignore", category=dg.PreviewWarning)
 
 
 def _numbers(text: str | None) -> tuple[int, ...]:

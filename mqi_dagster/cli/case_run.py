@@ -13,14 +13,13 @@ from mqi_dagster.cli.case_results import CaseResult, Verdict
 from mqi_dagster.cli.case_site import SETTINGS_NAME, RunOptions, make_run_site
 from mqi_dagster.cli.instance import open_instance
 from mqi_dagster.cli.results_table import beam_rows
-from mqi_dagster.cli.run_history import first_cause
+from mqi_dagster.cli.run_history import RUN_KEY_TAG, first_cause
 from mqi_dagster.delivery.manifest import CaseManifest
 from mqi_dagster.errors import InputError
 from mqi_dagster.partitions import BEAMS, CASES, beam_key
 from mqi_dagster.resources.site import SETTINGS_VARIABLE, Site
 
 _QUIET = {"loggers": {"console": {"config": {"log_level": "CRITICAL"}}}}
-_RUN_KEY = "dagster/run_key"
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,7 +85,9 @@ class CaseRunner:
             key = beam_key(case, number)
             request = requests[key]
             with self._progress.watching(key):
-                error = self._execute(instance, "beam", key, {**request.tags, _RUN_KEY: str(request.run_key)})
+                error = self._execute(
+                    instance, "beam", key, {**request.tags, RUN_KEY_TAG: str(request.run_key)}
+                )
                 self._progress.ended(key, error)
             failed |= error is not None
         error = None if failed else self._conclude(instance, manifest)
@@ -106,7 +107,7 @@ class CaseRunner:
         request = conclusion_request(instance, manifest)
         if request is None:
             return "not every beam of the case is handed over"
-        tags = {**request.tags, _RUN_KEY: str(request.run_key)}
+        tags = {**request.tags, RUN_KEY_TAG: str(request.run_key)}
         return self._execute(instance, "conclusion", manifest.case, tags)
 
     def _order(self, manifest: CaseManifest) -> list[int]:

@@ -7,6 +7,8 @@ import dagster as dg
 
 from mqi_dagster.sensors.queue import PARTITION_TAG
 
+RUN_KEY_TAG = "dagster/run_key"
+
 
 class RunState(StrEnum):
     """How far the latest run of a partition is."""
@@ -87,12 +89,18 @@ def _failed_checks(instance: dg.DagsterInstance, run_id: str) -> str:
     return "; ".join(texts)
 
 
-def latest_value(instance: dg.DagsterInstance, asset: str, key: str, name: str) -> bool | None:
-    """A truth value in the metadata of the latest materialisation of a partition."""
+def latest_record(instance: dg.DagsterInstance, asset: str, key: str) -> dg.EventLogRecord | None:
+    """The latest materialisation of an asset's partition."""
     records = instance.fetch_materializations(
         dg.AssetRecordsFilter(asset_key=dg.AssetKey(asset), asset_partitions=[key]), limit=1
     ).records
-    if not records or records[0].asset_materialization is None:
+    return records[0] if records else None
+
+
+def latest_value(instance: dg.DagsterInstance, asset: str, key: str, name: str) -> bool | None:
+    """A truth value in the metadata of the latest materialisation of a partition."""
+    record = latest_record(instance, asset, key)
+    if record is None or record.asset_materialization is None:
         return None
-    value = records[0].asset_materialization.metadata.get(name)
+    value = record.asset_materialization.metadata.get(name)
     return bool(value.value) if value is not None else None

@@ -1,0 +1,233 @@
+"""`mqi case list` and `mqi case show`: where cases stand, and everything about one of them."""
+
+from collections.abc import Sequence
+from datetime import datetime
+from pathlib import Path
+
+import dagster as dg
+from pydantic import BaseModel, ConfigDict
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+
+from mqi_dagster.cli.case_state import CaseRow, CaseState, case_row, known_cases, manifest_of
+from mqi_dagster.cli.results_table import BeamRow, beam_rows, print_results
+from mqi_dagster.cli.run_history import RunState, latest_run
+from mqi_dagster.delivery.manifest import CaseManifest
+from mqi_dagster.errors import InputError
+from mqi_dagster.ledger.attempts import Attempt
+from mqi_dagster.partitions import beam_key
+from mqi_dagster.resources.site import Site
+
+_NEXT = {
+    "input": "correct the files in the inbox: the case is taken in anew by itself",
+    "configuration": "correct the settings or machine files (`mqi doctor`), then `mqi case retry`",
+    "engine": "look at the attempts below and at `mqi doctor`, then `mqi case retry`",
+    "check": "compare the numbers with the limits in the settings; a retry alone gives the same",
+    "other": "`mqi case retry` once the cause is gone",
+}
+_KINDS = {
+    "plan": "input",
+    "delivery": "input",
+    "unknown-machine": "configuration",
+    "privacy": "configuration",
+    "engine-timeout": "engine",
+    "engine-input": "configuration",
+    "command": "configuration",
+}
+_STYLES = {
+    CaseState.FAILED: "red",
+    CaseState.COMPLETE: "green",
+    CaseState.PARTIAL: "yellow",
+    CaseState.IN_WORK: "cyan",
+}
+
+
+class _Part(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class AttemptRow(_Part):
+    """One start of the engine."""
+
+    number: int
+    started_at: datetime
+    ended_at: datetime | None
+    outcome: str
+    cause: str | None
+
+
+class BeamReport(_Part):
+    """One beam of a case, and how it came to be where it is."""
+
+    result: BeamRow
+    phase: str | None
+    percent: float | None
+    slot: str | None
+    """Where it simulates now."""
+    attempts: tuple[AttemptRow, ...]
+
+
+class DeliveryReport(_Part):
+    """One delivery with its real place."""
+
+    number: int
+    beam: int
+    irradiated_at: datetime
+    layers: tuple[int, int]
+    folder: Path
+
+
+class CaseReport(_Part):
+    """Everything about one case; the only place where real paths are shown."""
+
+    row: CaseRow
+    machine: str | None = None
+    clinical_fraction: int | None = None
+    plan: Path | None = None
+    deliveries: tuple[DeliveryReport, ...] = ()
+    ct_images: int = 0
+    notes: tuple[str, ...] = ()
+    beams: tuple[BeamReport, ...] = ()
+    first_cause: str | None = None
+    next_step: str | None = None
+
+
+def show_cases(console: Console, rows: Sequence[CaseRow]) -> None:
+    """The list of cases as a table."""
+    table = Table(box=None, header_style="bold", padding=(0, 2, 0, 0))
+    for name in ("case", "fraction", "arrived (UTC)", "state", "beams"):
+        table.add_column(name, no_wrap=True)
+    table.add_column("why", overflow="fold")
+    for row in rows:
+        beams = "-" if row.beams_total is None else f"{row.beams_done} of {row.beams_total}"
+        arrived = "-" if row.arrived is None else f"{row.arrived:%Y-%m-%d %H:%M}"
+        state = Text(row.state.value, style=_STYLES.get(row.state, ""))
+        table.add_row(row.case, str(row.fraction), arrived, state, beams, Text(row.reason))
+    console.print(table if rows else Text("no case"))
+
+
+def case_report(instance: dg.DagsterInstance, site: Site, case: str) -> CaseReport:
+    """Everything about one case.
+
+    Raises:
+        InputError: Nobody knows it.
+    """
+    if case not in known_cases(instance, site):
+        raise InputError("the case is not known here; `mqi case list` names those that are")
+    row = case_row(instance, site, case)
+    manifest = manifest_of(instance, site, case)
+    cause, code = _first_cause(instance, case, manifest)
+    step = _NEXT[_KINDS.get(code or "", code if code in _NEXT else "other")] if cause is not None else None
+    if manifest is None:
+        return CaseReport(row=row, first_cause=cause, next_step=step)
+    return CaseReport(
+        row=row,
+        machine=manifest.machine_id,
+        clinical_fraction=manifest.clinical_fraction,
+        plan=manifest.plan.path,
+        deliveries=tuple(
+            DeliveryReport(
+                number=delivery.number,
+                beam=delivery.beam_number,
+                irradiated_at=delivery.irradiated_at,
+                layers=(delivery.first_layer, delivery.last_layer),
+                folder=delivery.folder,
+            )
+            for delivery in manifest.deliveries
+        ),
+        ct_images=len(manifest.ct_series),
+        notes=manifest.notes,
+        beams=tuple(_beam(site, case, result) for result in beam_rows(instance, site, case)),
+        first_cause=cause,
+        next_step=step,
+    )
+
+
+def _first_cause(
+    instance: dg.DagsterInstance, case: str, manifest: CaseManifest | None
+) -> tuple[str | None, str | None]:
+    keys = [] if manifest is None else [beam_key(case, beam.number) for beam in manifest.beams]
+    for key in [case, *keys]:
+        run = latest_run(instance, key)
+        if run.state is RunState.FAILED:
+            return run.cause, run.code
+    return None, None
+
+
+def _beam(site: Site, case: str, result: BeamRow) -> BeamReport:
+    key = beam_key(case, result.beam)
+    progress = site.ledger.progress(key)
+    lease = site.ledger.lease_of(key)
+    return BeamReport(
+        result=result,
+        phase=progress.phase if progress is not None else None,
+        percent=progress.percent if progress is not None else None,
+        slot=f"{lease.host}/{lease.kind.value}{lease.index}" if lease is not None else None,
+        attempts=tuple(_attempt(attempt) for attempt in site.ledger.attempts(key)),
+    )
+
+
+def _attempt(attempt: Attempt) -> AttemptRow:
+    return AttemptRow(
+        number=attempt.number,
+        started_at=attempt.started_at,
+        ended_at=attempt.ended_at,
+        outcome=attempt.outcome.value if attempt.outcome is not None else "in work",
+        cause=attempt.cause,
+    )
+
+
+def show_case(console: Console, report: CaseReport) -> None:
+    """Everything about one case, for people."""
+    row = report.row
+    state = (row.state.value, _STYLES.get(row.state, ""))
+    console.print(Text.assemble(f"case {row.case}: ", state, f"; {row.reason}" if row.reason else ""))
+    facts = [
+        ("arrived", f"{row.arrived:%Y-%m-%d %H:%M} UTC" if row.arrived is not None else None),
+        ("machine", report.machine),
+        ("clinical fraction", report.clinical_fraction),
+        ("RT plan", report.plan),
+        ("CT images", report.ct_images or None),
+    ]
+    for name, value in facts:
+        if value is not None:
+            console.print(Text(f"  {name}: {value}"), soft_wrap=True)
+    for delivery in report.deliveries:
+        first, last = delivery.layers
+        console.print(
+            Text(
+                f"  delivery {delivery.number}: beam {delivery.beam}, layers {first} to {last},"
+                f" {delivery.irradiated_at:%Y-%m-%d %H:%M:%S} UTC, {delivery.folder}"
+            ),
+            soft_wrap=True,
+        )
+    for note in report.notes:
+        console.print(Text(f"  note: {note}", style="dim"), soft_wrap=True)
+    if report.beams:
+        print_results(console, [beam.result for beam in report.beams])
+    for beam in report.beams:
+        _show_beam(console, beam)
+    if report.first_cause is not None:
+        console.print(Text(f"first cause: {report.first_cause}", style="red"), soft_wrap=True)
+        console.print(Text(f"what to do: {report.next_step}"), soft_wrap=True)
+
+
+def _show_beam(console: Console, beam: BeamReport) -> None:
+    number = beam.result.beam
+    if beam.result.status is RunState.WORKING:
+        place = f" on {beam.slot}" if beam.slot is not None else ""
+        console.print(
+            Text(f"  beam {number}: {beam.phase or 'interpreting'} {beam.percent or 0:.0f} %{place}")
+        )
+    for attempt in beam.attempts:
+        cause = f": {attempt.cause}" if attempt.cause else ""
+        console.print(
+            Text(
+                f"  beam {number}, attempt {attempt.number},"
+                f" {attempt.started_at:%Y-%m-%d %H:%M:%S} UTC: {attempt.outcome}{cause}"
+            ),
+            soft_wrap=True,
+        )
+    if beam.result.error is not None:
+        console.print(Text(f"  beam {number}: {beam.result.error}", style="red"), soft_wrap=True)

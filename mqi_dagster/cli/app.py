@@ -8,18 +8,20 @@ from rich.text import Text
 
 from mqi_dagster.cli.case import case_app
 from mqi_dagster.cli.checking import engine_app, reference, validate
+from mqi_dagster.cli.doctor import doctor
 from mqi_dagster.cli.simulate import simulate
-from mqi_dagster.cli.site import dev, init, stop
+from mqi_dagster.cli.site import demo, dev, init, stop
 from mqi_dagster.errors import MqiError
 
 app = typer.Typer(
     name="mqi",
     help="Delivered proton beams become verified DICOM RT Doses.",
     no_args_is_help=True,
+    add_completion=False,
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
-for _command in (init, dev, stop, validate):
+for _command in (demo, init, dev, stop, doctor, validate):
     app.command()(_command)
 app.command("simulate-delivery")(simulate)
 app.command("settings-reference")(reference)

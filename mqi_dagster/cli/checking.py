@@ -73,9 +73,7 @@ def install(
     wheel: Annotated[
         Path | None, typer.Option(help="The engine's wheel as a file, for sites without a network.")
     ] = None,
-    cache: Annotated[
-        Path | None, typer.Option(help="Folder to install below; else the user's cache.")
-    ] = None,
+    cache: Annotated[Path | None, typer.Option(help="Folder to install below, not the user's cache.")] = None,
 ) -> None:
     """Install the embedded engine (MCsquare), by name, version and SHA-256."""
     from mqi_dagster.engine.embedded.install import PACKAGE, PACKAGE_VERSION, VERSION, install_engine

@@ -236,6 +236,15 @@ def _answers(path: Path) -> bool:
     return True
 
 
+def port_is_free(host: str, port: int) -> bool:
+    """Whether the pages can listen there."""
+    try:
+        _usable_port(host, port)
+    except ConfigurationError:
+        return False
+    return True
+
+
 def _usable_port(host: str, port: int) -> int:
     """The port itself if it is free, or a free one for 0."""
     family = socket.AF_INET6 if ":" in host else socket.AF_INET

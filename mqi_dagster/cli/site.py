@@ -1,6 +1,7 @@
 """``mqi init``, ``dev`` and ``stop``: a site and its services."""
 
 import signal
+import sys
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -134,3 +135,18 @@ def stop(site: SiteOption = Path("site")) -> None:
     with console.status("ending the services and their runs"):
         ended = stop_services(Services(file, settings), settings)
     console.print("ended" if ended else "nothing was running")
+
+
+def demo(
+    site: SiteOption = Path("site"),
+    timeout: Annotated[float, typer.Option(help="Seconds until it explains what is stuck.", min=1)] = 280.0,
+) -> None:
+    """Carry a generated case of 3 beams from the inbox to its RT Doses, and leave the pages running.
+
+    The site is made if it is absent. A second call finds the case done.
+    """
+    from mqi_dagster.cli.demo import run_demo
+
+    # In a file or a pipe a table need not fit a screen.
+    console = Console(highlight=False) if sys.stdout.isatty() else Console(highlight=False, width=200)
+    run_demo(site, timeout, console)

@@ -1,0 +1,264 @@
+"""What `mqi doctor` looks at, one function a subject."""
+
+from __future__ import annotations
+
+import os
+import platform
+import shutil
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from enum import StrEnum
+from importlib import metadata
+from pathlib import Path
+
+from packaging.requirements import Requirement
+from sqlalchemy.exc import SQLAlchemyError
+
+from mqi_dagster.cli.case_site import local_zone
+from mqi_dagster.cli.checking import configuration_problems
+from mqi_dagster.cli.instance import open_instance, pool_limit, pool_limit_of
+from mqi_dagster.cli.services import Services
+from mqi_dagster.cli.sites import settings_path
+from mqi_dagster.engine.embedded.install import installed_engine
+from mqi_dagster.errors import MqiError
+from mqi_dagster.execution.gpus import local_gpus
+from mqi_dagster.execution.processes import resolve_program
+from mqi_dagster.ledger.database import REVISION, sqlite_url
+from mqi_dagster.ledger.ledger import Ledger
+from mqi_dagster.machine import read_machines
+from mqi_dagster.pseudonyms import read_secret
+from mqi_dagster.settings import Settings, read_settings
+
+PACKAGE = "mqi-dagster"
+_LITTLE_SPACE = 20 * 1000**3
+_NO_SPACE = 1 * 1000**3
+_ENGINE_SECONDS = 60
+
+
+class Verdict(StrEnum):
+    """What a finding is worth."""
+
+    OK = "ok"
+    WARNING = "warning"
+    FAULT = "fault"
+
+
+@dataclass(frozen=True, slots=True)
+class Finding:
+    """One thing that was looked at."""
+
+    subject: str
+    verdict: Verdict
+    found: str
+    advice: str = ""
+    """What to do; empty where nothing is wrong."""
+
+
+def examine(place: Path) -> Iterator[Finding]:
+    """Everything about this installation and a site of it; a fault hides only what cannot be looked at."""
+    yield _python()
+    yield from _dependencies()
+    try:
+        file = settings_path(place)
+    except MqiError as error:
+        yield Finding("site", Verdict.FAULT, error.message, f"mqi init {place}")
+        return
+    wrong = configuration_problems(file)
+    for problem in wrong:
+        yield Finding("settings", Verdict.FAULT, problem, "correct the file; mqi settings-reference")
+    if wrong:
+        return
+    settings = read_settings(file)
+    yield Finding("settings", Verdict.OK, "settings and machine files fit their types")
+    yield _machines(settings)
+    yield _zone(settings)
+    yield _secret(settings)
+    yield from _folders(settings)
+    yield _space(settings)
+    yield from _engine(settings)
+    yield _gpus(settings)
+    yield from _instance(settings)
+    yield _ledger(settings)
+    yield _services(file, settings)
+
+
+def _of(subject: str, advice: str, look: Callable[[], str]) -> Finding:
+    """The finding of a look that raises where something is wrong."""
+    try:
+        return Finding(subject, Verdict.OK, look())
+    except MqiError as error:
+        return Finding(subject, Verdict.FAULT, error.message, advice)
+    except OSError as error:
+        return Finding(subject, Verdict.FAULT, error.strerror or type(error).__name__, advice)
+
+
+def _python() -> Finding:
+    version = platform.python_version()
+    if not (3, 11) <= sys.version_info[:2] <= (3, 13):
+        return Finding("python", Verdict.FAULT, version, "use Python 3.11, 3.12 or 3.13")
+    return Finding("python", Verdict.OK, version)
+
+
+def _dependencies() -> Iterator[Finding]:
+    for text in metadata.requires(PACKAGE) or []:
+        wanted = Requirement(text)
+        if wanted.marker is not None and not wanted.marker.evaluate({"extra": ""}):
+            continue
+        try:
+            version = metadata.version(wanted.name)
+        except metadata.PackageNotFoundError:
+            yield Finding(wanted.name, Verdict.FAULT, "not installed", "make install")
+            continue
+        if not wanted.specifier.contains(version, prereleases=True):
+            yield Finding(wanted.name, Verdict.FAULT, f"{version}, not {wanted.specifier}", "make install")
+            continue
+        yield Finding(wanted.name, Verdict.OK, version)
+
+
+def _machines(settings: Settings) -> Finding:
+    def look() -> str:
+        machines = read_machines(settings.paths.machines).all
+        return ", ".join(
+            f"{one.id}{'' if one.beam_model.commissioned else ' (relative dose)'}" for one in machines
+        )
+
+    return _of("machines", "correct the machine files", look)
+
+
+def _zone(settings: Settings) -> Finding:
+    zone, here = settings.site.timezone, local_zone()
+    if zone != here:
+        found = f"{zone}; this computer is in {here}"
+        return Finding("time zone", Verdict.WARNING, found, "right if the machines' clocks show that zone")
+    return Finding("time zone", Verdict.OK, zone)
+
+
+def _secret(settings: Settings) -> Finding:
+    def look() -> str:
+        read_secret(settings.site.secret_file)
+        return "there, readable by this user alone"
+
+    return _of("secret", "chmod 600 on it, restore it from the backup, or mqi init", look)
+
+
+def _folders(settings: Settings) -> Iterator[Finding]:
+    paths = settings.paths
+    written = {
+        "data": paths.data,
+        "state": paths.state,
+        "dagster_home": paths.dagster_home,
+        "handover": settings.handover.folder,
+    }
+    yield _folder("inbox", paths.inbox, os.R_OK | os.X_OK, "readable")
+    for name, path in written.items():
+        yield _folder(name, path, os.R_OK | os.W_OK | os.X_OK, "writable")
+
+
+def _folder(name: str, path: Path, mode: int, word: str) -> Finding:
+    if not path.is_dir():
+        return Finding(name, Verdict.FAULT, f"{path} is not there", "mqi init makes it, or mount it")
+    if not os.access(path, mode):
+        return Finding(name, Verdict.FAULT, f"{path} is not {word}", "change its owner or mode")
+    return Finding(name, Verdict.OK, f"{path} is {word}")
+
+
+def _space(settings: Settings) -> Finding:
+    try:
+        free = shutil.disk_usage(settings.paths.data).free
+    except OSError as error:
+        return Finding("disk", Verdict.FAULT, error.strerror or "unknown", "see the data folder")
+    found = f"{free / 1e9:.1f} GB free for data"
+    if free < _NO_SPACE:
+        return Finding("disk", Verdict.FAULT, found, "make room: a simulation cannot be stored")
+    if free < _LITTLE_SPACE:
+        return Finding("disk", Verdict.WARNING, found, "a beam needs about 0.1 GB")
+    return Finding("disk", Verdict.OK, found)
+
+
+def _engine(settings: Settings) -> Iterator[Finding]:
+    profile = settings.engine.in_use()
+    name = f"engine {settings.engine.profile}"
+    if profile.reads_beam_model and profile.command[0] == "mqi-engine":
+        cache = settings.engine.embedded.cache
+        yield _of("MCsquare", "mqi engine install", lambda: f"{installed_engine(cache).version}, files whole")
+    yield _of(
+        name,
+        "install it, or set the command of the profile",
+        lambda: f"{Path(str(resolve_program(profile.command[0]))).name} found",
+    )
+    if profile.version_command is not None:
+        command = profile.version_command
+        yield _of(f"{name} version", "run the version_command by hand", lambda: _answer(command))
+
+
+def _answer(command: tuple[str, ...]) -> str:
+    argv = [str(resolve_program(command[0])), *command[1:]]
+    try:
+        done = subprocess.run(argv, capture_output=True, text=True, timeout=_ENGINE_SECONDS, check=False)
+    except subprocess.TimeoutExpired:
+        raise MqiError(f"no answer within {_ENGINE_SECONDS} s") from None
+    if done.returncode != 0:
+        raise MqiError(f"exit code {done.returncode}")
+    return done.stdout.strip()
+
+
+def _gpus(settings: Settings) -> Finding:
+    gpus = local_gpus()
+    needed = settings.engine.in_use().needs_gpu
+    if not gpus:
+        if needed:
+            return Finding("GPUs", Verdict.FAULT, "none seen by NVML", "install the driver; nvidia-smi")
+        return Finding("GPUs", Verdict.OK, "none here, none needed by this engine")
+    names = ", ".join(f"{gpu.index}: {gpu.name}, {gpu.memory_mb:,} MB" for gpu in gpus)
+    return Finding("GPUs", Verdict.OK, names if needed else f"{names} (not needed by this engine)")
+
+
+def _instance(settings: Settings) -> Iterator[Finding]:
+    wanted = pool_limit(settings)
+    try:
+        with open_instance(settings) as instance:
+            limit = pool_limit_of(instance)
+            runs = instance.get_runs_count()
+    except MqiError as error:
+        yield Finding("Dagster", Verdict.FAULT, error.message, "mqi init")
+        return
+    except (SQLAlchemyError, OSError, ValueError) as error:
+        yield Finding("Dagster", Verdict.FAULT, type(error).__name__, "see dagster.yaml and its storage")
+        return
+    yield Finding("Dagster", Verdict.OK, f"instance opens, {runs} runs so far")
+    if limit is None:
+        yield Finding("pool gpu", Verdict.FAULT, "no limit is set", "mqi init, or start with mqi dev")
+    elif limit != wanted:
+        found = f"limit {limit}, the settings say {wanted}"
+        yield Finding("pool gpu", Verdict.WARNING, found, "mqi init, or start again with mqi dev")
+    else:
+        yield Finding("pool gpu", Verdict.OK, f"limit {limit}")
+
+
+def _ledger(settings: Settings) -> Finding:
+    path = settings.paths.state / "ledger.sqlite"
+    if not path.is_file():
+        return Finding("ledger", Verdict.OK, "none yet; the first start makes it")
+
+    def look() -> str:
+        Ledger.open(sqlite_url(path)).close()
+        return f"revision {REVISION}"
+
+    return _of("ledger", "update this installation, or restore the backup", look)
+
+
+def _services(file: Path, settings: Settings) -> Finding:
+    services = Services(file, settings)
+    try:
+        found = services.recorded()
+        dead = found.dead() if found is not None else []
+    except MqiError as error:
+        return Finding("services", Verdict.FAULT, error.message, "mqi stop")
+    if found is None:
+        return Finding("services", Verdict.OK, "not running; mqi dev starts them")
+    if dead:
+        advice = f"see {services.logs}; mqi stop, then mqi dev"
+        return Finding("services", Verdict.FAULT, f"ended by themselves: {', '.join(dead)}", advice)
+    return Finding("services", Verdict.OK, f"running, pages at {found.pages.address}")

@@ -1,0 +1,42 @@
+"""``mqi doctor``: is everything here that this installation needs?"""
+
+import json
+from dataclasses import asdict
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+
+from mqi_dagster.cli.sites import SiteOption
+
+_STYLE = {"ok": "green", "warning": "yellow", "fault": "red"}
+
+
+def doctor(
+    site: SiteOption = Path("site"),
+    as_json: Annotated[bool, typer.Option("--json", help="The findings as JSON.")] = False,
+) -> None:
+    """Look at dependencies, settings, folders, engine, GPUs, Dagster and services; exit 1 on a fault."""
+    from mqi_dagster.cli.diagnosis import Verdict, examine
+
+    findings = list(examine(site))
+    faults = sum(finding.verdict is Verdict.FAULT for finding in findings)
+    if as_json:
+        typer.echo(json.dumps([asdict(finding) for finding in findings], indent=1))
+    else:
+        console = Console(highlight=False)
+        table = Table(box=None, header_style="bold", padding=(0, 2, 0, 0))
+        table.add_column("what", no_wrap=True)
+        table.add_column("", no_wrap=True)
+        table.add_column("found", overflow="fold")
+        table.add_column("what to do", overflow="fold")
+        for one in findings:
+            verdict = Text(one.verdict.value, style=_STYLE[one.verdict.value])
+            table.add_row(Text(one.subject), verdict, Text(one.found), Text(one.advice))
+        console.print(table)
+        console.print("no fault" if faults == 0 else f"[red]{faults} fault{'s' * (faults > 1)}[/]")
+    if faults:
+        raise typer.Exit(1)

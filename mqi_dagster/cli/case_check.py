@@ -4,7 +4,7 @@ from datetime import timedelta
 from pathlib import Path
 from zoneinfo import ZoneInfo
 
-from rich.console import Console, Group
+from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
@@ -59,10 +59,14 @@ def show_check(console: Console, check: CaseCheck) -> None:
         for fraction in check.fractions
         for finding in fraction.findings
     ]
-    if every:
-        console.print(Group(*(_finding(fraction, finding) for fraction, finding in every)))
+    for fraction_number, finding in every:
+        console.print(_finding(fraction_number, finding), soft_wrap=True)
     faults = sum(finding.severity is Severity.ERROR for _, finding in every)
-    verdict = Text("passed", style="green") if check.passed else Text(f"not passed: {faults} faults", "red")
+    verdict = (
+        Text("passed", style="green")
+        if check.passed
+        else Text(f"not passed: {faults} fault{'' if faults == 1 else 's'}", "red")
+    )
     machine = f"machine {check.machine_id or 'unknown'}"
     images = f", {check.ct_images} CT images" if check.ct_images else ""
     console.print(Text.assemble(verdict, f" ({machine}{images})"))

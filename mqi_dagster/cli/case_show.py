@@ -98,13 +98,15 @@ def show_cases(console: Console, rows: Sequence[CaseRow]) -> None:
     table = Table(box=None, header_style="bold", padding=(0, 2, 0, 0))
     for name in ("case", "fraction", "arrived (UTC)", "state", "beams"):
         table.add_column(name, no_wrap=True)
-    table.add_column("why", overflow="fold")
     for row in rows:
         beams = "-" if row.beams_total is None else f"{row.beams_done} of {row.beams_total}"
         arrived = "-" if row.arrived is None else f"{row.arrived:%Y-%m-%d %H:%M}"
         state = Text(row.state.value, style=_STYLES.get(row.state, ""))
-        table.add_row(row.case, str(row.fraction), arrived, state, beams, Text(row.reason))
+        table.add_row(row.case, str(row.fraction), arrived, state, beams)
     console.print(table if rows else Text("no case"))
+    for row in rows:
+        if row.reason:
+            console.print(Text(f"{row.case}: {row.reason}", style="dim"), soft_wrap=True)
 
 
 def case_report(instance: dg.DagsterInstance, site: Site, case: str) -> CaseReport:

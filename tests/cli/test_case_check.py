@@ -1,0 +1,104 @@
+"""`mqi case check` on whole and damaged cases, and what is refused before anything starts."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+from typer.testing import CliRunner, Result
+
+from mqi_dagster.cli.app import app
+from mqi_dagster.errors import ConfigurationError
+from mqi_dagster.machine import Machines
+from mqi_dagster.synthetic.defects import parse_defect
+from mqi_dagster.synthetic.delivery import simulate_delivery
+from mqi_dagster.synthetic.request import BuiltInPlan, DeliveryRequest, Layout
+
+
+def mqi(*arguments: object) -> Result:
+    return CliRunner().invoke(app, [str(argument) for argument in arguments])
+
+
+def case(inbox: Path, machines: Machines, *defects: str, **changes: Any) -> Path:
+    request = DeliveryRequest(
+        plan=BuiltInPlan(beams=2, layers=2, spots=9, layer_seconds=0.1),
+        layout=Layout.SIMPLE,
+        defects=tuple(parse_defect(text) for text in defects),
+        **changes,
+    )
+    return simulate_delivery(request, machines.named("GENERIC"), inbox).folder
+
+
+def test_a_whole_case_passes_with_the_counts_of_every_layer(tmp_path: Path, machines: Machines) -> None:
+    result = mqi("case", "check", case(tmp_path, machines), "--timezone", "Asia/Seoul", "--json")
+    assert result.exit_code == 0
+    found = json.loads(result.stdout)
+    assert (found["passed"], found["machine_id"], found["timezone"]) == (True, "GENERIC", "Asia/Seoul")
+    layers = found["fractions"][0]["layers"]
+    assert [(layer["beam_number"], layer["layer"]) for layer in layers] == [(2, 1), (2, 2), (3, 1), (3, 2)]
+    assert all(layer["raw_dose1_sum"] > 0 and abs(layer["ratio"] - 0.988) < 0.001 for layer in layers)
+
+
+def test_a_truncated_record_does_not_pass_and_is_named(tmp_path: Path, machines: Machines) -> None:
+    folder = case(tmp_path, machines, "truncated:beam=2,layer=1,bytes=8")
+    result = mqi("case", "check", folder, "--timezone", "UTC")
+    assert result.exit_code == 1
+    assert "delivery 1, layer 1, record" in result.stdout and "not passed" in result.stdout
+
+
+def test_the_qa_case_has_four_beams_of_0_990(shared: Path) -> None:
+    result = mqi("case", "check", shared / "cases" / "qa_9spots_g2", "--timezone", "Asia/Seoul", "--json")
+    fraction = json.loads(result.stdout)["fractions"][0]
+    assert [(beam["number"], beam["layers"]) for beam in fraction["beams"]] == [
+        (2, 9),
+        (3, 9),
+        (4, 9),
+        (5, 9),
+    ]
+    assert all(abs(beam["ratio"] - 0.990) < 0.001 for beam in fraction["beams"])
+    assert len(fraction["layers"]) == 36
+
+
+def test_an_unknown_machine_does_not_pass(tmp_path: Path, machines: Machines) -> None:
+    only = tmp_path / "machines"
+    only.mkdir()
+    packaged = Path(__file__).parents[2] / "mqi_dagster" / "config" / "machines"
+    (only / "g2.yaml").write_bytes((packaged / "g2.yaml").read_bytes())
+    folder = case(tmp_path, machines)
+    result = mqi("case", "check", folder, "--machines", only, "--timezone", "UTC", "--json")
+    assert result.exit_code == 1
+    assert "unknown-machine" in {finding["code"] for finding in json.loads(result.stdout)["findings"]}
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ["check", "no such folder"],
+        ["run", ".", "--out", "out", "--beams-order", "3,3"],
+        ["run", ".", "--out", "out", "--beams-order", "b3"],
+        ["run", ".", "--out", "out", "--histories", "1"],
+        ["run", "."],
+    ],
+)
+def test_wrong_usage_exits_2(arguments: list[str]) -> None:
+    assert mqi("case", *arguments).exit_code == 2
+
+
+def test_a_folder_without_a_case_is_one_json_document_and_exit_1(tmp_path: Path) -> None:
+    (tmp_path / "empty").mkdir()
+    result = mqi("case", "run", tmp_path / "empty", "--out", tmp_path / "out", "--timezone", "UTC", "--json")
+    assert result.exit_code == 1
+    summary = json.loads(result.stdout)
+    assert summary["status"] == "failed" and summary["cases"] == []
+    assert "holds no case" in summary["error"] and str(tmp_path) not in summary["error"]
+
+
+def test_a_site_of_a_person_is_not_rewritten(tmp_path: Path) -> None:
+    out = tmp_path / "site"
+    out.mkdir()
+    (out / "mqi.yaml").write_text("# mine\nsite: {timezone: UTC}\n")
+    result = mqi("case", "run", tmp_path, "--out", out, "--timezone", "Asia/Seoul")
+    assert isinstance(result.exception, ConfigurationError)
+    assert (out / "mqi.yaml").read_text() == "# mine\nsite: {timezone: UTC}\n"

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import platform
 import shutil
+import sqlite3
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
@@ -25,8 +26,7 @@ from mqi_dagster.engine.embedded.install import installed_engine
 from mqi_dagster.errors import MqiError
 from mqi_dagster.execution.gpus import local_gpus
 from mqi_dagster.execution.processes import resolve_program
-from mqi_dagster.ledger.database import REVISION, sqlite_url
-from mqi_dagster.ledger.ledger import Ledger
+from mqi_dagster.ledger.tables import REVISION
 from mqi_dagster.machine import read_machines
 from mqi_dagster.pseudonyms import read_secret
 from mqi_dagster.settings import Settings, read_settings
@@ -242,11 +242,21 @@ def _ledger(settings: Settings) -> Finding:
     if not path.is_file():
         return Finding("ledger", Verdict.OK, "none yet; the first start makes it")
 
-    def look() -> str:
-        Ledger.open(sqlite_url(path)).close()
-        return f"revision {REVISION}"
-
-    return _of("ledger", "update this installation, or restore the backup", look)
+    # Opening it as the services do would migrate it; a diagnosis changes nothing.
+    try:
+        connection = sqlite3.connect(f"{path.as_uri()}?mode=ro", uri=True)
+        try:
+            found = str(connection.execute("SELECT version_num FROM alembic_version").fetchone()[0])
+        finally:
+            connection.close()
+    except (sqlite3.Error, TypeError):
+        return Finding("ledger", Verdict.FAULT, "cannot be read", "restore the backup")
+    if found == REVISION:
+        return Finding("ledger", Verdict.OK, f"revision {found}")
+    text = f"revision {found}, this version writes {REVISION}"
+    if found < REVISION:
+        return Finding("ledger", Verdict.WARNING, text, "back it up; the next start migrates it")
+    return Finding("ledger", Verdict.FAULT, text, "update this installation, or restore the backup")
 
 
 def _services(file: Path, settings: Settings) -> Finding:

@@ -6,6 +6,11 @@ import dagster as dg
 
 CASES = dg.DynamicPartitionsDefinition(name="case")
 BEAMS = dg.DynamicPartitionsDefinition(name="beam")
+LINEAGE_ONLY = dg.SpecificPartitionsPartitionMapping([])
+"""Mapping between cases and beams: an edge in the graph that names no partition of the other side.
+
+Without it Dagster takes one key for the other, finds no case of a beam's name, and refuses every backfill.
+"""
 
 _CASE = re.compile(r"^(?P<plan>[A-Za-z0-9._-]+)\.fx(?P<fraction>\d{4,})$")
 _BEAM = re.compile(r"^(?P<case>[A-Za-z0-9._-]+)__b(?P<number>\d{2,})$")

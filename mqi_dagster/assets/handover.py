@@ -16,7 +16,7 @@ from mqi_dagster.delivery.summary import read_summary
 from mqi_dagster.errors import StoreError, Where
 from mqi_dagster.handover.naming import beam_folder, case_folder
 from mqi_dagster.handover.target import Receipt
-from mqi_dagster.partitions import BEAMS, CASES, beam_key, split_beam_key
+from mqi_dagster.partitions import BEAMS, CASES, LINEAGE_ONLY, beam_key, split_beam_key
 from mqi_dagster.resources.site import Site
 from mqi_dagster.store.digests import digest_of
 
@@ -135,7 +135,7 @@ def case_summary(instance: dg.DagsterInstance, site: Site, manifest: CaseManifes
 
 @dg.asset(
     partitions_def=CASES,
-    deps=["case_manifest", "handed_over"],
+    deps=["case_manifest", dg.AssetDep("handed_over", partition_mapping=LINEAGE_ONLY)],
     code_version=HANDED_OVER_CODE,
     group_name=appearance.CASE,
     kinds={"file", "json"},

@@ -12,7 +12,7 @@ from mqi_dagster.delivery.csv_verification import verify_interpreted
 from mqi_dagster.delivery.interpretation import interpret_beam
 from mqi_dagster.delivery.summary import InterpretedBeam, read_summary
 from mqi_dagster.errors import Where
-from mqi_dagster.partitions import BEAMS
+from mqi_dagster.partitions import BEAMS, LINEAGE_ONLY
 from mqi_dagster.resources.site import Site
 from mqi_dagster.store.published import Published
 
@@ -46,7 +46,7 @@ def _make(site: Site, beam: BeamAtWork, digest: str) -> Published:
 
 @dg.asset(
     partitions_def=BEAMS,
-    deps=["case_manifest"],
+    deps=[dg.AssetDep("case_manifest", partition_mapping=LINEAGE_ONLY)],
     code_version=INTERPRETED_CSVS_CODE,
     group_name=appearance.BEAM,
     kinds={"csv", "polars"},

@@ -2,8 +2,6 @@
 
 import dagster as dg
 
-from mqi_dagster.partitions import BEAMS, CASES
-
 CASE_TAG = "mqi/case"
 GPU_TAG = "mqi/gpu"
 POOL = "gpu"
@@ -11,19 +9,16 @@ POOL = "gpu"
 intake_job = dg.define_asset_job(
     "intake",
     selection=dg.AssetSelection.assets("case_manifest"),
-    partitions_def=CASES,
     description="Take an arrived case in: inventory and integrity.",
 )
 beam_job = dg.define_asset_job(
     "beam",
     selection=dg.AssetSelection.assets("interpreted_csvs", "tps_file", "raw_dose", "rt_dose", "handed_over"),
-    partitions_def=BEAMS,
     description="The whole way of one beam, from records to hand-over.",
 )
 conclusion_job = dg.define_asset_job(
     "conclusion",
     selection=dg.AssetSelection.assets("case_handed_over"),
-    partitions_def=CASES,
     description="Summary and completion marker of a case whose beams are all handed over.",
 )
 

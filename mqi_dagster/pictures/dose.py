@@ -133,9 +133,19 @@ def dose_slices(grid: SlicedDose) -> bytes:
         PNG.
     """
     values = np.asarray(grid.values, dtype=float)
-    greatest = float(values.max())
     centre = np.unravel_index(int(np.argmax(values)), values.shape)
-    axes_of = [_cut_axis(grid, dimension, values > _SHOWN_ABOVE * greatest) for dimension in range(3)]
+    greatest = float(values[centre])
+    # Two passes over the voxels give the greatest dose along each axis.
+    seen_along_frames, seen_along_columns = values.max(axis=0), values.max(axis=2)
+    greatest_of = (
+        seen_along_columns.max(axis=1),
+        seen_along_frames.max(axis=1),
+        seen_along_frames.max(axis=0),
+    )
+    axes_of = [
+        _cut_axis(grid, dimension, line > _SHOWN_ABOVE * greatest)
+        for dimension, line in enumerate(greatest_of)
+    ]
     cuts = [0] if values.shape[0] == 1 else [0, 2, 1]
     figure = new_figure(3.3 * len(cuts) + 1.0, 3.6)
     panels = np.atleast_1d(figure.subplots(1, len(cuts)))
@@ -177,8 +187,7 @@ class _CutAxis:
 def _cut_axis(grid: SlicedDose, dimension: int, dosed: NDArray[np.bool_]) -> _CutAxis:
     name, steps = grid.axis(dimension)
     step = float(steps[1] - steps[0]) if len(steps) > 1 else 1.0
-    others = tuple(other for other in range(3) if other != dimension)
-    where = np.flatnonzero(dosed.any(axis=others))
+    where = np.flatnonzero(dosed)
     around = int(np.ceil(_AROUND_MM / abs(step)))
     first, last = max(int(where[0]) - around, 0), min(int(where[-1]) + around, len(steps) - 1)
     return _CutAxis(

@@ -75,8 +75,14 @@ def verify(
     return reports
 
 
-def _make(site: Site, beam: BeamAtWork, raw: Published, digest: str) -> Published:
-    record, grids = read_raw_dose(raw)
+def _make(
+    site: Site,
+    beam: BeamAtWork,
+    raw: Published,
+    record: RawDoseRecord,
+    grids: dict[Role, DoseGrid],
+    digest: str,
+) -> tuple[Published, dict[Role, RtDoseReport]]:
     request = _request(site, beam, record, digest)
     command = site.settings.rt_dose.command
     case, folder = store_place(beam.key)
@@ -107,7 +113,7 @@ def _make(site: Site, beam: BeamAtWork, raw: Published, digest: str) -> Publishe
             "histories": record.histories,
             "uncertainty_percent": record.uncertainty_percent,
         }
-        return site.store.publish(staging, case, folder, "rt_dose", digest, meta=meta, private=True)
+        return site.store.publish(staging, case, folder, "rt_dose", digest, meta=meta, private=True), reports
 
 
 @dg.asset(
@@ -126,9 +132,12 @@ def rt_dose(context: dg.AssetExecutionContext, site: dg.ResourceParam[Site]) -> 
         beam = load_beam(context.instance, site, key)
         raw = resolve(context.instance, site, "raw_dose", key)
         digest = rt_dose_digest(beam, raw.digest, site.settings.rt_dose)
-        published = reusable(site, "rt_dose", key, digest) or _make(site, beam, raw, digest)
         record, grids = read_raw_dose(raw)
-        reports = verify(site, beam, record, grids, published.folder, digest)
+        published = reusable(site, "rt_dose", key, digest)
+        if published is None:
+            published, reports = _make(site, beam, raw, record, grids, digest)
+        else:
+            reports = verify(site, beam, record, grids, published.folder, digest)
         main = reports.get("box") or reports["plane"]
         return dg.MaterializeResult(
             data_version=dg.DataVersion(digest),

@@ -1,5 +1,7 @@
 """Finding what earlier steps published: by the digest in Dagster's event log, verified in the store."""
 
+from collections.abc import Collection
+
 import dagster as dg
 from dagster._core.event_api import PartitionKeyFilter
 
@@ -30,8 +32,17 @@ def latest_digest(instance: dg.DagsterInstance, asset: str, key: str) -> str | N
     return str(value)
 
 
-def resolve(instance: dg.DagsterInstance, site: Site, asset: str, key: str) -> Published:
+def resolve(
+    instance: dg.DagsterInstance, site: Site, asset: str, key: str, *, only: Collection[str] | None = None
+) -> Published:
     """The published result that the event log names, verified against its manifest.
+
+    Args:
+        instance: Dagster's records.
+        site: The site.
+        asset: Name of the asset.
+        key: Case or beam key.
+        only: Names of the files that will be read, where it is not all of them.
 
     Raises:
         StoreError: It was never made, is gone, or differs from its manifest.
@@ -41,7 +52,7 @@ def resolve(instance: dg.DagsterInstance, site: Site, asset: str, key: str) -> P
     digest = latest_digest(instance, asset, key)
     if digest is None:
         raise StoreError(f"{asset} has not been made yet; materialise it first", where=place)
-    return site.store.resolve(case, beam, asset, digest)
+    return site.store.resolve(case, beam, asset, digest, only=only)
 
 
 def reusable(site: Site, asset: str, key: str, digest: str) -> Published | None:

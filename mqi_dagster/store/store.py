@@ -10,7 +10,7 @@ import os
 import secrets
 import shutil
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from contextlib import contextmanager
 from datetime import timedelta
 from pathlib import Path
@@ -138,8 +138,17 @@ class Store:
             return None
         return read_published(target, asset, digest, _where(case, beam, asset))
 
-    def resolve(self, case: str, beam: str | None, asset: str, digest: str) -> Published:
+    def resolve(
+        self, case: str, beam: str | None, asset: str, digest: str, *, only: Collection[str] | None = None
+    ) -> Published:
         """A published result that was compared with its manifest: what a consumer reads.
+
+        Args:
+            case: Case key.
+            beam: Beam folder, or None for what belongs to the case.
+            asset: Name of the asset.
+            digest: Digest of everything it was made from.
+            only: Names of the files whose content is compared; all where None.
 
         Raises:
             StoreError: It is not there, or is not what its manifest says.
@@ -149,7 +158,7 @@ class Store:
             raise StoreError(
                 f"the store has no result of digest {digest[:8]}", where=_where(case, beam, asset)
             )
-        found.verify()
+        found.verify(only)
         return found
 
     def set_aside(self, case: str, beam: str | None, asset: str, digest: str) -> bool:

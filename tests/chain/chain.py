@@ -28,6 +28,8 @@ PLAN = BuiltInPlan(beams=2, layers=2, spots=9, layer_seconds=0.05, energies_mev=
 PHANTOM = {"dimension": [12, 12, 40], "unit_mm": [10, 10, 10], "position_mm": [-60, -60, -365]}
 """Coarse; the plane of 2 cm mode is one voxel around z = 0."""
 MC_PHANTOM = {"dimension": [40, 40, 70], "unit_mm": [4, 4, 4], "position_mm": [-80, -80, -242]}
+Results = dict[int, tuple[dict[str, str | None], dict[str, str]]]
+"""Digests by asset and published files by name, of every beam."""
 SENSORS = ("case_arrivals", "beams_to_simulate", "cases_to_conclude")
 
 
@@ -221,8 +223,8 @@ class Chain:
         )
         if context.instance_ref is None:
             # An instance in memory has none, and without one the partitions of a request are not looked up.
-            monkeypatched: Any = context
-            monkeypatched._instance_ref = True
+            without_reference: Any = context
+            without_reference._instance_ref = True
         data = sensor.evaluate_tick(context)
         for request in data.dynamic_partitions_requests or ():
             self.instance.add_dynamic_partitions(request.partitions_def_name, list(request.partition_keys))
@@ -296,9 +298,7 @@ class Chain:
             if path.is_file() and not any(part.is_symlink() for part in (path, *path.parents))
         }
 
-    def results(
-        self, case: str, beams: Sequence[int]
-    ) -> dict[int, tuple[dict[str, str | None], dict[str, str]]]:
+    def results(self, case: str, beams: Sequence[int]) -> Results:
         """Digests and published files of beams, by number."""
         found = {}
         for number in beams:

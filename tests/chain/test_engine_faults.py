@@ -34,7 +34,7 @@ def site(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Chain]:
     (folder / "mode").write_text("good")
     chain = Chain(
         folder,
-        {"engine": {**faulty_engine(folder / "mode"), "timeout_seconds": 2}},
+        {"engine": faulty_engine(folder / "mode")},
         given=deliver(folder / "in").folder,
     )
     assert chain.run_intake()[1].success
@@ -46,7 +46,7 @@ def test_an_engine_fault_ends_as_failed_and_the_retry_succeeds(site: Chain, mode
     code, cause = FAULTS[mode]
     # Another seed is another dose, so that nothing of the other modes' results can be taken.
     seed = 100 + list(FAULTS).index(mode)
-    site.change({"engine": {"seed": seed}})
+    site.change({"engine": {"seed": seed, "timeout_seconds": 2 if mode == "hang" else 60}})
     (case,) = site.cases()
     key = f"{case}__b02"
     shutil.rmtree(site.handover, ignore_errors=True)
@@ -70,6 +70,7 @@ def test_an_engine_fault_ends_as_failed_and_the_retry_succeeds(site: Chain, mode
     assert cause in (last.cause or "")
 
     (site.folder / "mode").write_text("good")
+    site.change({"engine": {"timeout_seconds": 60}})
     (again,) = site.run_beams(case, [BEAM])
 
     assert again.success, again.error

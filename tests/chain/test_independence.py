@@ -6,7 +6,7 @@ from datetime import datetime
 from pathlib import Path
 
 import pytest
-from chain import Chain, deliver, mcsquare_engine
+from chain import Chain, Results, deliver, mcsquare_engine
 
 from mqi_dagster.engine.embedded.install import Installation
 from mqi_dagster.synthetic.request import BuiltInPlan, Layout
@@ -14,8 +14,6 @@ from mqi_dagster.synthetic.request import BuiltInPlan, Layout
 BEAMS = (2, 3)
 PATHS_INSIDE = "tps_file/"
 """The TPS file names folders of its site; its digest does not."""
-
-Results = dict[int, tuple[dict[str, str | None], dict[str, str]]]
 
 
 def whole_case(chain: Chain, order: tuple[int, ...] = BEAMS) -> Results:

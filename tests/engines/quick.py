@@ -55,17 +55,14 @@ def geometry(keys: dict[str, str]) -> tuple[list[int], list[float], list[float]]
 def dose_of(keys: dict[str, str], layers: list[tuple[float, np.ndarray]]) -> np.ndarray:
     """Dose [z, y, x] in Gy-like numbers; depth runs along -z from the surface at z = 20 mm."""
     model = json.loads(Path(keys["beammodelfile"]).read_text())
-    (nx, ny, nz), (dx, dy, dz), (x0, y0, z0) = geometry(keys)
-    x, y, z = (
-        low + step * (np.arange(n) + 0.5) for n, step, low in zip((nx, ny, nz), (dx, dy, dz), (x0, y0, z0))
-    )
+    voxels, steps, edges = geometry(keys)
+    x, y, z = (e + s * (np.arange(n) + 0.5) for n, s, e in zip(voxels, steps, edges, strict=True))
     depth = 20.0 - z
-    dose = np.zeros((nz, ny, nx))
+    dose = np.zeros(voxels[::-1])
     for energy, rows in layers:
         reach = 0.022 * energy**1.77
-        curve = np.where(depth > 0, 0.3 + np.exp(-(((depth - reach) / 12.0) ** 2)), 0.0) * (
-            depth < reach + 15
-        )
+        peak = np.exp(-(((depth - reach) / 12.0) ** 2))
+        curve = np.where((depth > 0) & (depth < reach + 15), 0.3 + peak, 0.0)
         weight = rows[:, 3] * protons_per_count(model, energy)
         spread_x = np.exp(-(((x[None, :] - rows[:, 1:2]) / 8.0) ** 2))
         spread_y = np.exp(-(((y[None, :] - rows[:, 2:3]) / 8.0) ** 2))

@@ -1,0 +1,123 @@
+"""kill -9 of a worker or of its engine: nothing lives on, the slot is free, the retry gives the dose."""
+
+from __future__ import annotations
+
+import os
+import signal
+import time
+from pathlib import Path
+from typing import Any
+
+import dagster as dg
+import pytest
+from chain import Chain, deliver, mcsquare_engine, quick_engine
+from processes import living_below, start_worker, wait_for
+
+from mqi_dagster.engine.embedded.install import Installation
+from mqi_dagster.synthetic.request import BuiltInPlan
+
+SECONDS_TO_DIE = 2.0
+
+
+def dose_bytes(chain: Chain, key: str) -> bytes:
+    (path,) = chain.handover.glob(f"*/{key}/rt_dose.dcm")
+    return path.read_bytes()
+
+
+def require_dead_within(folder: Path, seconds: float) -> None:
+    wait_for(lambda: not living_below(folder), seconds)
+
+
+def chain_of(
+    tmp_path: Path, engine: dict[str, Any], instance: dg.DagsterInstance, plan: BuiltInPlan
+) -> Chain:
+    return Chain(
+        tmp_path / "site",
+        {"engine": engine, "execution": {"heartbeat_seconds": 0.3, "stale_seconds": 1}},
+        given=deliver(tmp_path / "in", plan=plan).folder,
+        instance=instance,
+    )
+
+
+QUICK_PLAN = BuiltInPlan(beams=2, layers=1, spots=9, layer_seconds=0.05, energies_mev=(120.0, 150.0))
+MC_PLAN = BuiltInPlan(beams=1, layers=1, spots=4, layer_seconds=0.02, energies_mev=(120.0,))
+
+
+@pytest.mark.parametrize("reported", [True, False], ids=["Dagster knows", "nobody knows"])
+def test_after_the_death_of_a_worker_the_retry_succeeds(
+    tmp_path: Path, disk_instance: dg.DagsterInstance, reported: bool
+) -> None:
+    trace = tmp_path / "trace"
+    chain = chain_of(
+        tmp_path, quick_engine("--seconds", "60", "--trace", str(trace)), disk_instance, QUICK_PLAN
+    )
+    case, _ = chain.run_intake()
+    key = f"{case}__b02"
+    disk_instance.add_dynamic_partitions("beam", [key])
+    with start_worker(chain, tmp_path / "dagster", "beam", key) as worker:
+        wait_for(trace.exists)
+        wait_for(lambda: any(lease.job_id for lease in chain.site.ledger.leases()))
+        assert any("quick.py" in command for command in living_below(chain.folder).values())
+        worker.send_signal(signal.SIGKILL)
+        worker.wait()
+        require_dead_within(chain.folder, SECONDS_TO_DIE)
+    assert chain.handed_over_files() == []
+    if reported:
+        for record in disk_instance.get_run_records(dg.RunsFilter(statuses=[dg.DagsterRunStatus.STARTED])):
+            disk_instance.report_run_failed(record.dagster_run)
+
+    chain.change({"engine": {"profiles": {"test": quick_engine()["profiles"]["test"]}}})
+    # The one slot is free for another beam as well.
+    other, again = chain.run_beams(case, [3, 2])
+
+    assert other.success, other.error
+    assert again.success, again.error
+    assert chain.site.ledger.leases() == []
+    attempts = [(a.number, a.outcome) for a in chain.site.ledger.attempts(key)]
+    # A lost worker costs no budget: the attempt is continued.
+    assert attempts == [(1, "succeeded")]
+    assert not living_below(chain.folder)
+
+    undisturbed = Chain(tmp_path / "undisturbed", {"engine": quick_engine()}, given=chain.given)
+    undisturbed.run_intake()
+    undisturbed.run_beams(case, [2])
+    assert dose_bytes(chain, key) == dose_bytes(undisturbed, key)
+
+
+@pytest.mark.parametrize("victim", ["worker", "engine"])
+def test_no_mcsquare_outlives_its_worker_or_its_engine(
+    tmp_path: Path, disk_instance: dg.DagsterInstance, mcsquare: Installation, victim: str
+) -> None:
+    chain = chain_of(tmp_path, mcsquare_engine(2e6), disk_instance, MC_PLAN)
+    case, _ = chain.run_intake()
+    key = f"{case}__b02"
+    disk_instance.add_dynamic_partitions("beam", [key])
+
+    def pids(text: str) -> list[int]:
+        return [pid for pid, command in living_below(chain.folder).items() if text in command]
+
+    with start_worker(chain, tmp_path / "dagster", "beam", key) as worker:
+        wait_for(lambda: pids("MCsquare"))
+        time.sleep(0.2)
+        (engine,) = pids("mqi-engine")
+        if victim == "worker":
+            worker.send_signal(signal.SIGKILL)
+            worker.wait()
+            require_dead_within(chain.folder, SECONDS_TO_DIE)
+        else:
+            os.kill(engine, signal.SIGKILL)
+            killed = time.monotonic()
+            wait_for(lambda: not pids("MCsquare") and not pids("mqi-engine"), SECONDS_TO_DIE)
+            assert time.monotonic() - killed < SECONDS_TO_DIE
+            assert worker.wait(60) == 1
+            assert chain.site.ledger.leases() == []
+            (attempt,) = chain.site.ledger.attempts(key)
+            assert attempt.outcome == "failed"
+            assert "exit code -9" in (attempt.cause or "")
+    assert chain.handed_over_files() == []
+    assert not living_below(chain.folder)
+
+    chain.change({"engine": {"histories": 20000}})
+    (again,) = chain.run_beams(case, [2])
+    assert again.success, again.error
+    assert chain.site.ledger.leases() == []

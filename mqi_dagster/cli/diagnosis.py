@@ -26,7 +26,7 @@ from mqi_dagster.engine.embedded.install import installed_engine
 from mqi_dagster.errors import MqiError
 from mqi_dagster.execution.gpus import local_gpus
 from mqi_dagster.execution.processes import resolve_program
-from mqi_dagster.ledger.tables import REVISION
+from mqi_dagster.ledger.tables import REVISION, VERSION_TABLE
 from mqi_dagster.machine import read_machines
 from mqi_dagster.pseudonyms import read_secret
 from mqi_dagster.settings import Settings, read_settings
@@ -246,7 +246,7 @@ def _ledger(settings: Settings) -> Finding:
     try:
         connection = sqlite3.connect(f"{path.as_uri()}?mode=ro", uri=True)
         try:
-            found = str(connection.execute("SELECT version_num FROM alembic_version").fetchone()[0])
+            found = str(connection.execute(f"SELECT version_num FROM {VERSION_TABLE}").fetchone()[0])
         finally:
             connection.close()
     except (sqlite3.Error, TypeError):

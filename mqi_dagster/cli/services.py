@@ -27,7 +27,8 @@ from mqi_dagster.settings import Settings
 from mqi_dagster.store.files import write_atomically
 
 CODE, DAEMON, WEBSERVER = "code-location", "daemon", "pages"
-_ORDER_OF_END = (DAEMON, CODE, WEBSERVER)
+# The pages hold calls to the code location open, for which it would wait.
+_ORDER_OF_END = (DAEMON, WEBSERVER, CODE)
 _GRACE_SECONDS = {DAEMON: 5.0, CODE: 15.0, WEBSERVER: 3.0}
 _READY_SECONDS = 120.0
 _POLL_SECONDS = 0.1

@@ -1,0 +1,87 @@
+"""`mqi doctor`: a sound site has no fault, and each fault is found and comes with advice."""
+
+from __future__ import annotations
+
+import json
+import sqlite3
+from pathlib import Path
+
+import pytest
+from typer.testing import CliRunner
+
+from mqi_dagster.cli.app import app
+from mqi_dagster.engine.embedded.install import Installation
+
+
+@pytest.fixture
+def site(tmp_path: Path) -> Path:
+    folder = tmp_path / "site"
+    result = CliRunner().invoke(
+        app, ["init", str(folder), "--timezone", "Asia/Seoul"], catch_exceptions=False
+    )
+    assert result.exit_code == 0
+    return folder
+
+
+def doctor(site: Path) -> tuple[int, dict[str, dict[str, str]]]:
+    result = CliRunner().invoke(app, ["doctor", "--site", str(site), "--json"], catch_exceptions=False)
+    return result.exit_code, {one["subject"]: one for one in json.loads(result.output)}
+
+
+def test_a_new_site_is_sound(site: Path, mcsquare: Installation, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("TZ", "Asia/Seoul")
+    code, found = doctor(site)
+    faults = [one for one in found.values() if one["verdict"] == "fault"]
+    assert (code, faults) == (0, [])
+    assert found["dagster"]["found"] == "1.13.27"
+    assert found["pool gpu"]["found"] == "limit 3"
+    assert found["engine embedded version"]["found"] == "mqi-engine 1.0 (MCsquare 1.1)"
+    assert found["services"]["found"].startswith("not running")
+
+
+def test_every_fault_is_found_with_advice(site: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("TZ", "Europe/Zurich")
+    (site / "secret").chmod(0o644)
+    (site / "inbox").rmdir()
+    (site / "dagster/dagster.yaml").unlink()
+    with sqlite3.connect(site / "state/ledger.sqlite") as ledger:
+        ledger.execute("CREATE TABLE mqi_ledger_version (version_num TEXT)")
+        ledger.execute("INSERT INTO mqi_ledger_version VALUES ('9999')")
+    (site / "mqi.yaml").write_text(
+        "site: {timezone: Asia/Seoul}\n"
+        "engine:\n"
+        "  profile: mine\n"
+        "  profiles: {mine: {command: [no-such-engine, '{tps}'], version: '1', needs_gpu: true}}\n"
+    )
+    monkeypatch.setattr("mqi_dagster.cli.diagnosis.local_gpus", lambda: [])
+    code, found = doctor(site)
+    assert code == 1
+    faults = {name for name, one in found.items() if one["verdict"] == "fault"}
+    assert faults == {"secret", "inbox", "Dagster", "ledger", "engine mine", "GPUs"}
+    assert all(found[name]["advice"] for name in faults)
+    assert found["secret"]["found"] == "the site's secret has mode 0644; make it 0600"
+    assert found["ledger"]["found"] == "revision 9999, this version writes 0001"
+    assert found["time zone"]["verdict"] == "warning"
+
+
+def test_wrong_settings_are_a_fault_that_names_the_key(site: Path) -> None:
+    (site / "mqi.yaml").write_text("site: {timezone: Asia/Seoul}\nui: {prot: 3000}\n")
+    code, found = doctor(site)
+    assert code == 1
+    assert found["settings"]["found"].startswith("mqi.yaml: ui.prot: ")
+
+
+def test_an_older_ledger_is_not_migrated_by_looking(site: Path) -> None:
+    with sqlite3.connect(site / "state/ledger.sqlite") as ledger:
+        ledger.execute("CREATE TABLE mqi_ledger_version (version_num TEXT)")
+        ledger.execute("INSERT INTO mqi_ledger_version VALUES ('0000')")
+    assert doctor(site)[1]["ledger"]["verdict"] == "warning"
+    with sqlite3.connect(site / "state/ledger.sqlite") as ledger:
+        assert ledger.execute("SELECT version_num FROM mqi_ledger_version").fetchall() == [("0000",)]
+
+
+def test_services_that_died_are_a_fault(site: Path) -> None:
+    record = {"host": "127.0.0.1", "port": 3999, "processes": {"daemon": "4194303:1"}}
+    (site / "state/services.json").write_text(json.dumps(record))
+    found = doctor(site)[1]["services"]
+    assert (found["verdict"], found["found"]) == ("fault", "ended by themselves: daemon")

@@ -1,0 +1,133 @@
+"""Starting and stopping a site's services: what is refused, and who is never ended."""
+
+from __future__ import annotations
+
+import json
+import socket
+import subprocess
+import sys
+import urllib.request
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from mqi_command import mqi
+
+from mqi_dagster.cli.services import Running, Services, port_is_free
+from mqi_dagster.errors import ConfigurationError, InfrastructureError
+from mqi_dagster.execution.processes import process_alive, process_id
+from mqi_dagster.settings import parse_settings
+
+
+@pytest.fixture
+def services(tmp_path: Path) -> Services:
+    settings = parse_settings({"site": {"timezone": "Asia/Seoul"}}, tmp_path)
+    settings.paths.state.mkdir()
+    return Services(tmp_path / "mqi.yaml", settings)
+
+
+@pytest.fixture
+def sleeper() -> Iterator[subprocess.Popen[bytes]]:
+    process = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(60)"], start_new_session=True)
+    yield process
+    process.kill()
+    process.wait()
+
+
+def record(folder: Path, **processes: str) -> None:
+    content = {"host": "127.0.0.1", "port": 3999, "processes": processes}
+    (folder / "state/services.json").write_text(json.dumps(content))
+
+
+def test_a_taken_port_is_refused_by_the_name_of_its_key(services: Services) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as other:
+        port = other.getsockname()[1]
+        assert not port_is_free("127.0.0.1", port)
+        with pytest.raises(
+            ConfigurationError, match=rf"{port} .*set another ui\.port in mqi\.yaml, or give --port"
+        ):
+            services.start(port)
+    assert services.recorded() is None
+
+
+def test_nothing_recorded_is_nothing_to_stop(services: Services) -> None:
+    assert services.running() is None
+    assert services.stop() is False
+
+
+def test_a_recorded_process_is_ended(
+    services: Services, tmp_path: Path, sleeper: subprocess.Popen[bytes]
+) -> None:
+    job = process_id(sleeper.pid)
+    record(tmp_path, daemon=job)
+    assert services.running() == Running("127.0.0.1", 3999, {"daemon": job})
+    assert services.stop() is True
+    assert not process_alive(job)
+    assert services.recorded() is None
+    assert services.stop() is False
+
+
+def test_a_pid_given_out_again_is_left_alone(
+    services: Services, tmp_path: Path, sleeper: subprocess.Popen[bytes]
+) -> None:
+    pid, started = process_id(sleeper.pid).split(":")
+    record(tmp_path, daemon=f"{pid}:{int(started) - 1}")
+    assert services.running() is None
+    assert services.stop() is False
+    assert sleeper.poll() is None
+
+
+def test_one_dead_service_means_not_running_and_its_last_words_are_told(
+    services: Services, tmp_path: Path, sleeper: subprocess.Popen[bytes]
+) -> None:
+    record(tmp_path, pages=process_id(sleeper.pid), daemon="4194303:1")
+    services.logs.mkdir()
+    (services.logs / "daemon.log").write_text("started\nthe disk is full\n\n")
+    found = services.recorded()
+    assert found is not None and found.dead() == ["daemon"]
+    assert services.running() is None
+    with pytest.raises(InfrastructureError, match="the service daemon has ended: the disk is full"):
+        services.require_alive(found)
+
+
+def test_a_damaged_record_is_an_error_and_not_an_empty_one(services: Services, tmp_path: Path) -> None:
+    (tmp_path / "state/services.json").write_text('{"host": "127')
+    with pytest.raises(InfrastructureError, match=r"services\.json"):
+        services.stop()
+
+
+def test_a_folder_that_is_no_site_is_refused(tmp_path: Path) -> None:
+    for command in ("dev", "stop"):
+        done = mqi(command, "--site", tmp_path)
+        assert (done.returncode, done.stdout) == (1, "")
+        assert done.stderr == f"mqi: {tmp_path} is no site: it has no mqi.yaml; `mqi init` makes one\n"
+
+
+@pytest.mark.slow
+def test_a_site_starts_once_answers_and_ends_without_a_trace(tmp_path: Path) -> None:
+    site = tmp_path / "site"
+    assert mqi("init", site, "--timezone", "Asia/Seoul").returncode == 0
+    started = mqi("dev", "--site", site, "--detach", "--port", "0")
+    try:
+        assert started.returncode == 0, started.stderr
+        running = json.loads((site / "state/services.json").read_text())
+        address = f"http://127.0.0.1:{running['port']}"
+        assert f"Dagster's pages: {address}\n" in started.stdout
+        query = json.dumps(
+            {"query": "{ repositoriesOrError { ... on RepositoryConnection { nodes { name } } } }"}
+        )
+        request = urllib.request.Request(
+            f"{address}/graphql", query.encode(), {"Content-Type": "application/json"}
+        )
+        with urllib.request.urlopen(request, timeout=20) as answer:
+            assert len(json.load(answer)["data"]["repositoriesOrError"]["nodes"]) == 1
+        again = mqi("dev", "--site", site, "--detach")
+        assert (again.returncode, again.stdout) == (0, f"already running: {address}\n")
+    finally:
+        ended = mqi("stop", "--site", site)
+    assert (ended.returncode, ended.stdout) == (0, "ended\n")
+    assert sorted(running["processes"]) == ["code-location", "daemon", "pages"]
+    assert not any(process_alive(job) for job in running["processes"].values())
+    assert mqi("stop", "--site", site).stdout == "nothing was running\n"
+    logs = "".join(path.read_text() for path in (site / "state/logs").glob("*.log"))
+    assert "Warning:" not in logs and "Traceback" not in logs

@@ -89,8 +89,13 @@ def command_tree() -> Any:
     return typer.main.get_command(app)
 
 
-def fault_of(words: list[str]) -> str:
-    """What is wrong with a command as it is written in a page, empty where nothing is."""
+def fault_of(words: list[str], *, whole: bool = False) -> str:
+    """What is wrong with a command as it is written in a page, empty where nothing is.
+
+    Args:
+        words: The command.
+        whole: Whether it is to be typed as it stands, so that no required part may be missing.
+    """
     command = command_tree()
     rest = words[1:]
     while hasattr(command, "commands") and rest and not rest[0].startswith("-"):
@@ -99,7 +104,7 @@ def fault_of(words: list[str]) -> str:
             return f"no command {rest[0]}"
         command, rest = found, rest[1:]
     options = {name: param for param in command.params for name in (*param.opts, *param.secondary_opts)}
-    given = 0
+    given, used = 0, set()
     while rest:
         word, *rest = rest
         if not word.startswith("-"):
@@ -109,6 +114,7 @@ def fault_of(words: list[str]) -> str:
         param = options.get(name)
         if param is None:
             return f"no option {name}"
+        used.add(param.name)
         if not param.is_flag and not equals:
             if not rest:
                 return f"{name} without a value"
@@ -116,6 +122,11 @@ def fault_of(words: list[str]) -> str:
     arguments = [param for param in command.params if param.param_type_name == "argument"]
     if given > len(arguments):
         return f"{given} arguments, it takes {len(arguments)}"
+    missing = [param.name for param in options.values() if param.required and param.name not in used]
+    if whole and (
+        set(missing) - {param.name for param in arguments} or given < sum(p.required for p in arguments)
+    ):
+        return "a required part is missing"
     return ""
 
 
@@ -129,7 +140,9 @@ def shell_lines() -> Iterator[tuple[str, list[str]]]:
 def test_every_command_in_a_shell_block_exists_with_its_options() -> None:
     commands = [(page, words) for page, words in shell_lines() if words[0] == "mqi"]
     assert len(commands) >= 10
-    assert [(page, " ".join(words), fault) for page, words in commands if (fault := fault_of(words))] == []
+    assert [
+        (page, " ".join(words), fault) for page, words in commands if (fault := fault_of(words, whole=True))
+    ] == []
     bare = [
         (page, words)
         for page, words in commands

@@ -1,0 +1,34 @@
+"""The services of one site, for all tests that need them."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+sys.path.insert(0, str(Path(__file__).parent))
+
+from stack import Stack
+
+
+@pytest.fixture(scope="session")
+def stack(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stack]:
+    """A site with running services; at the end no process of it is left."""
+    made = Stack(tmp_path_factory.mktemp("stack"))
+    try:
+        made.start()
+        yield made
+    finally:
+        made.stop()
+        left = made.processes()
+    assert left == {}
+
+
+@pytest.fixture
+def services(stack: Stack) -> Stack:
+    """The running services, with engines that work and take a third of a second."""
+    stack.start()
+    stack.steer()
+    return stack

@@ -4,12 +4,13 @@ Never in a digest: case key, GPU, host, executor, paths, dates, run, attempt.
 """
 
 from collections.abc import Mapping
-from pathlib import PurePath
+from pathlib import Path
 from typing import Any
 
 from mqi_dagster.assets.beam import BeamAtWork
 from mqi_dagster.settings import Engine, EngineProfile, Interpretation, RtDose, SiteCommand
 from mqi_dagster.store.digests import digest_of
+from mqi_dagster.store.files import sha256_file
 
 INTERPRETED_CSVS_CODE = "1"
 SIMULATION_CODE = "1"
@@ -19,8 +20,13 @@ HANDED_OVER_CODE = "1"
 
 
 def _command(command: SiteCommand | None) -> list[str] | None:
-    """A site's command without the folders it lies in."""
-    return None if command is None else [PurePath(part).name or part for part in command.argv]
+    """A site's command by content: programs and scripts by their SHA-256, never by where they lie."""
+    if command is None:
+        return None
+    return [
+        sha256_file(Path(part)) if part.startswith("/") and Path(part).is_file() else Path(part).name or part
+        for part in command.argv
+    ]
 
 
 def interpreted_csvs_digest(beam: BeamAtWork, options: Interpretation, profile: EngineProfile) -> str:

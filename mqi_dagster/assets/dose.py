@@ -41,7 +41,23 @@ def _request(site: Site, beam: BeamAtWork, record: RawDoseRecord, digest: str) -
         dose_type=options.dose_type,
         rbe=options.rbe,
         bits=options.bits,
+        comment=_comment(beam, record),
     )
+
+
+def not_simulated(beam: BeamAtWork) -> list[str]:
+    """What of the beam's hardware no engine here puts into the beam."""
+    devices = [("block", bool(beam.plan_beam.blocks)), ("MLC", beam.plan_beam.mlc is not None)]
+    return [name for name, present in devices if present]
+
+
+def _comment(beam: BeamAtWork, record: RawDoseRecord) -> str:
+    """What a reader of the dose must know; Dose Comment holds 64 characters."""
+    missing = not_simulated(beam)
+    parts = [f"WITHOUT {' and '.join(missing)}"] if missing else []
+    if any(entry.axes == "patient" for entry in record.files) and record.engine == "embedded":
+        parts.append("typical HU calibration")
+    return "; ".join(parts)
 
 
 def verify(
@@ -105,6 +121,7 @@ def _make(
         reports = verify(site, beam, record, grids, staging, digest)
         main = reports.get("box") or reports["plane"]
         meta = {
+            "not_simulated": not_simulated(beam),
             "units": main.units.value,
             "maximum": main.maximum,
             "r80_mm": main.r80_mm,
@@ -139,13 +156,19 @@ def rt_dose(context: dg.AssetExecutionContext, site: dg.ResourceParam[Site]) -> 
         else:
             reports = verify(site, beam, record, grids, published.folder, digest)
         main = reports.get("box") or reports["plane"]
+        missing = not_simulated(beam)
+        if missing:
+            context.log.warning(
+                "the dose is that of the open beam: no engine simulates %s", " and ".join(missing)
+            )
         return dg.MaterializeResult(
             data_version=dg.DataVersion(digest),
             metadata={
                 DIGEST: digest,
+                "not simulated": ", ".join(missing) or "nothing",
                 "units": main.units.value,
                 "maximum": main.maximum,
-                "R80 [mm]": main.r80_mm if main.r80_mm is not None else "none",
+                "R80 [mm]": round(main.r80_mm, 2) if main.r80_mm is not None else "none",
                 "grid": f"{main.columns} x {main.rows} x {main.frames}",
                 "spacing [mm]": " x ".join(f"{step:g}" for step in main.spacing_mm),
                 "engine": f"{record.engine} {record.version}",

@@ -20,6 +20,8 @@ from mqi_dagster.partitions import BEAMS, CASES, LINEAGE_ONLY, beam_key, split_b
 from mqi_dagster.resources.site import Site
 from mqi_dagster.store.digests import digest_of
 
+TRY_AGAIN = dg.RetryPolicy(max_retries=5, delay=5, backoff=dg.Backoff.EXPONENTIAL)
+"""A target that is away for less than three minutes costs nobody a click."""
 RECEIPT_FILE = "receipt.json"
 SUMMARY_FILE = "summary.json"
 COMPLETE_MARKER = "_COMPLETE"
@@ -48,6 +50,7 @@ def _files(instance: dg.DagsterInstance, site: Site, key: str) -> dict[str, Path
     partitions_def=BEAMS,
     deps=["rt_dose"],
     code_version=HANDED_OVER_CODE,
+    retry_policy=TRY_AGAIN,
     group_name=appearance.BEAM,
     kinds={"file"},
     owners=appearance.OWNERS,
@@ -137,6 +140,7 @@ def case_summary(instance: dg.DagsterInstance, site: Site, manifest: CaseManifes
     partitions_def=CASES,
     deps=["case_manifest", dg.AssetDep("handed_over", partition_mapping=LINEAGE_ONLY)],
     code_version=HANDED_OVER_CODE,
+    retry_policy=TRY_AGAIN,
     group_name=appearance.CASE,
     kinds={"file", "json"},
     owners=appearance.OWNERS,

@@ -19,7 +19,8 @@ from mqi_dagster.sensors.queue import (
 )
 from mqi_dagster.store.digests import digest_of
 
-MANIFEST = dg.AssetKey("case_manifest")
+INTEGRITY = dg.AssetCheckKey(dg.AssetKey("case_manifest"), "integrity")
+_PAGE = 100
 
 
 def beam_fingerprint(manifest: CaseManifest, number: int) -> str:
@@ -40,16 +41,23 @@ def beam_requests(manifest: CaseManifest, priority: int) -> list[dg.RunRequest]:
 
 
 def _touched(context: dg.SensorEvaluationContext) -> tuple[list[str], int]:
-    """Cases with a manifest since the last tick, and those that were put off; and the new position."""
+    """Cases whose check has passed since the last tick, and those that were put off; and the new position.
+
+    The check is what is watched, not the manifest: it may be repeated alone, once its limits are mended.
+    """
     after, put_off = read_cursor(context.cursor)
-    records = context.instance.fetch_materializations(
-        dg.AssetRecordsFilter(asset_key=MANIFEST, after_storage_id=after or None),
-        limit=100,
-        ascending=True,
-    ).records
     cases = dict.fromkeys(put_off)
-    cases.update(dict.fromkeys(record.partition_key for record in records if record.partition_key))
-    return list(cases), max([record.storage_id for record in records], default=after)
+    newest, page_end = after, None
+    while True:
+        page = context.instance.event_log_storage.get_asset_check_execution_history(
+            INTEGRITY, limit=_PAGE, cursor=page_end
+        )
+        new = [record for record in page if record.id > after]
+        cases.update(dict.fromkeys(record.partition for record in new if record.partition))
+        newest = max([newest, *(record.id for record in new)])
+        if len(new) < _PAGE:
+            return list(cases), newest
+        page_end = new[-1].id
 
 
 def beams_to_simulate(interval: int) -> dg.SensorDefinition:

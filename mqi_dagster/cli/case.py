@@ -79,7 +79,7 @@ def run(
         Path | None, typer.Option("--settings", exists=True, dir_okay=False, help="Settings to copy.")
     ] = None,
     histories: Annotated[
-        float | None, typer.Option("--histories", min=1000, help="Histories per beam.")
+        float | None, typer.Option("--histories", min=8000, help="Histories per beam.")
     ] = None,
     machine_files: Annotated[
         list[Path] | None,

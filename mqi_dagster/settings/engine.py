@@ -91,7 +91,7 @@ class Engine(Section):
     """The Monte Carlo simulation."""
 
     profile: str = Field("embedded", description="Name of the engine profile in use.")
-    histories: Annotated[float, Field(ge=1000, le=1e11)] = Field(
+    histories: Annotated[float, Field(ge=8000, le=1e11)] = Field(
         1e6, description="Histories per beam; sets ParticlesPerHistory."
     )
     seed: int = Field(-1932780356, ge=-(2**31), lt=2**31, description="RandomSeed of the TPS file.")

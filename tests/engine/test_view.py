@@ -120,7 +120,7 @@ def test_a_name_that_cannot_name_files_is_refused(name: str) -> None:
 
 
 def test_moqui_gets_flat_csvs_and_no_beam_model(beam_case: Make, tmp_path: Path) -> None:
-    view = view_of(beam_case(2, dialect=CsvDialect.FLAT), tmp_path / "job", MOQUI, gpu=3, histories=1e3)
+    view = view_of(beam_case(2, dialect=CsvDialect.FLAT), tmp_path / "job", MOQUI, gpu=3, histories=8e3)
     assert "Log_csv/beam_model.json" not in view.manifest
     assert view.outputs == ("Dose/1G180:TX_2_Dose.raw",)
     assert view.tps.gpu_id == 3

@@ -4,8 +4,8 @@
     python tests/pages/screenshots.py SITE
 
 The site should have one concluded case of the built-in plan. A second case is delivered here; the engine of
-its first beam is killed, so that there is a failed beam to be backfilled. When its case has concluded, take the
-graph once more, in green: `screenshots.py SITE graph`.
+its first beam is killed, so that there is a failed beam to be backfilled. When its case has concluded, take
+the graph once more, in green: `screenshots.py SITE graph`.
 """
 
 from __future__ import annotations

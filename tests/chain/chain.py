@@ -116,7 +116,7 @@ class Chain:
                 "attempts": 1,
                 "lease_poll_seconds": 0.05,
                 "heartbeat_seconds": 1,
-                "stale_seconds": 5,
+                "stale_seconds": 120,
             },
         }
         content = merged(base, settings or {})

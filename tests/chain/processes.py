@@ -5,22 +5,30 @@ from __future__ import annotations
 import subprocess
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 from chain import Chain
 
 
-def start_worker(chain: Chain, instance_folder: Path, job: str, key: str) -> subprocess.Popen[str]:
-    """A run in a process of its own."""
+@contextmanager
+def worker_of(chain: Chain, instance_folder: Path, job: str, key: str) -> Iterator[subprocess.Popen[bytes]]:
+    """A run in a process of its own, ended with the block at the latest."""
     assert chain.given is not None
     arguments = [chain.settings_file, chain.given, instance_folder, job, key]
-    return subprocess.Popen(
-        [sys.executable, str(Path(__file__).with_name("worker.py")), *map(str, arguments)],
-        stdout=subprocess.PIPE,
-        stderr=subprocess.DEVNULL,
-        text=True,
-    )
+    log = chain.folder / "worker.log"
+    with log.open("wb") as stream:
+        worker = subprocess.Popen(
+            [sys.executable, str(Path(__file__).with_name("worker.py")), *map(str, arguments)],
+            stdout=stream,
+            stderr=stream,
+        )
+    try:
+        yield worker
+    finally:
+        worker.kill()
+        worker.wait()
 
 
 def wait_for(condition: Callable[[], object], seconds: float = 60.0) -> None:
@@ -31,20 +39,38 @@ def wait_for(condition: Callable[[], object], seconds: float = 60.0) -> None:
         time.sleep(0.02)
 
 
-def living_below(folder: Path) -> dict[int, str]:
-    """Processes, zombies left out, that work in a folder or below: pid and command line."""
-    found = {}
+def descendants(ancestor: int) -> dict[int, str]:
+    """Living processes, zombies left out, that a process started, directly or not: pid and command line."""
+    parents: dict[int, int] = {}
+    commands: dict[int, str] = {}
     for entry in Path("/proc").iterdir():
         if not entry.name.isdigit():
             continue
         try:
-            state = (entry / "stat").read_text().rpartition(")")[2].split()[0]
+            fields = (entry / "stat").read_text().rpartition(")")[2].split()
             command = (entry / "cmdline").read_bytes().replace(b"\0", b" ").decode()
-            here = (entry / "cwd").readlink().is_relative_to(folder)
         except OSError:
             continue
-        if here and state not in "ZX":
-            found[int(entry.name)] = command
+        if fields[0] not in "ZX":
+            parents[int(entry.name)] = int(fields[1])
+            commands[int(entry.name)] = command
+    found = {ancestor}
+    while grown := {pid for pid, parent in parents.items() if parent in found} - found:
+        found |= grown
+    return {pid: commands[pid] for pid in found - {ancestor}}
+
+
+def alive(processes: dict[int, str]) -> dict[int, str]:
+    """Those of the processes that still live, and are no zombies."""
+    found = {}
+    for pid, command in processes.items():
+        try:
+            state = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0]
+            now = Path(f"/proc/{pid}/cmdline").read_bytes().replace(b"\0", b" ").decode()
+        except OSError:
+            continue
+        if state not in "ZX" and now == command:
+            found[pid] = command
     return found
 
 

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import dagster as dg
 from chain import Chain, deliver, quick_engine
-from processes import intervals, start_worker, wait_for
+from processes import intervals, wait_for, worker_of
 
 
 def slow_chain(tmp_path: Path, instance: dg.DagsterInstance, slots: int) -> Chain:
@@ -27,10 +27,10 @@ def test_a_beam_backfilled_while_it_runs_is_simulated_once(
     case, _ = chain.run_intake()
     key = f"{case}__b02"
     disk_instance.add_dynamic_partitions("beam", [key])
-    with start_worker(chain, tmp_path / "dagster", "beam", key) as worker:
+    with worker_of(chain, tmp_path / "dagster", "beam", key) as worker:
         wait_for((tmp_path / "trace").exists)
         (second,) = chain.run_beams(case, [2])
-        assert worker.wait(60) == 0
+        assert worker.wait(200) == 0
 
     assert second.success, second.error
     assert chain.engine_starts() == 1
@@ -48,10 +48,10 @@ def test_one_slot_never_holds_two_engines(tmp_path: Path, disk_instance: dg.Dags
     chain = slow_chain(tmp_path, disk_instance, slots=1)
     case, _ = chain.run_intake()
     disk_instance.add_dynamic_partitions("beam", [f"{case}__b02", f"{case}__b03"])
-    with start_worker(chain, tmp_path / "dagster", "beam", f"{case}__b02") as worker:
+    with worker_of(chain, tmp_path / "dagster", "beam", f"{case}__b02") as worker:
         wait_for((tmp_path / "trace").exists)
         (second,) = chain.run_beams(case, [3])
-        assert worker.wait(60) == 0
+        assert worker.wait(200) == 0
 
     assert second.success, second.error
     assert chain.engine_starts() == 2

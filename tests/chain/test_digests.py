@@ -24,6 +24,11 @@ def prepared(tmp_path: Path, **settings: object) -> tuple[Chain, str]:
     return chain, f"{case}__b02"
 
 
+def tps_files(chain: Chain) -> list[Path]:
+    found = chain.data.glob("cases/*/b02/tps_file/*/moqui_tps.in")
+    return [path for path in found if not path.parent.is_symlink()]
+
+
 def simulation_digests(chain: Chain, key: str) -> tuple[str | None, str | None]:
     return chain.digest("tps_file", key), chain.digest("raw_dose", key)
 
@@ -61,7 +66,7 @@ def test_gpu_host_and_slot_stand_in_no_digest(tmp_path: Path, monkeypatch: pytes
 def test_the_digest_of_a_tps_file_ignores_gpu_and_paths_and_nothing_else(tmp_path: Path) -> None:
     chain, key = prepared(tmp_path)
     assert chain.run_beams(key[:-5], [2])[0].success
-    (path,) = (p for p in chain.data.glob("cases/*/b02/tps_file/*/moqui_tps.in") if not p.parent.is_symlink())
+    (path,) = tps_files(chain)
     text = path.read_text()
     beam = load_beam(chain.instance, chain.site, key)
     csvs = chain.digest("interpreted_csvs", key)

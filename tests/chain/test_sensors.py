@@ -69,7 +69,7 @@ def test_a_late_beam_runs_alone_and_the_case_concludes_once_more(tmp_path: Path)
     assert waiting(chain) == ["1 of 2 beams have come; layers or beams are missing"]
     (row,) = chain.site.ledger.waiting_arrivals()
     assert row.next_check is not None
-    assert row.next_check - row.first_seen == timedelta(minutes=60)
+    assert abs(row.next_check - row.first_seen - timedelta(minutes=60)) < timedelta(seconds=10)
 
     # The window has passed: the case goes on as partial.
     chain.change({"intake": {"fraction_window_minutes": 1e-4}})
@@ -177,7 +177,7 @@ def test_urgent_cases_come_first(tmp_path: Path) -> None:
     )
     chain.change({"intake": {"stable_seconds": 0}})
     requests = chain.tick("case_arrivals", launch=False)
-    assert [request.partition_key for request in requests][0] == urgent.case
+    assert requests[0].partition_key == urgent.case
     assert [request.tags["dagster/priority"] for request in requests] == ["7", "0", "0"]
 
 
@@ -208,7 +208,8 @@ def test_with_the_marker_rule_only_the_marker_releases_a_case(tmp_path: Path) ->
     (case.folder / "_CASE_READY").unlink()
     chain.tick("case_arrivals")
     (case.folder / "_CASE_READY").touch()
-    assert chain.tick("case_arrivals") == []
+    chain.tick("case_arrivals")
+    assert len(chain.runs) == 1
 
 
 def test_fractions_are_numbered_by_first_sight_and_a_moved_folder_runs_no_beam(tmp_path: Path) -> None:

@@ -5,6 +5,7 @@ python site_interpreter.py <mode> <input> <plan> <beam number> <output>
 
 from __future__ import annotations
 
+import re
 import sys
 import time
 from pathlib import Path
@@ -29,7 +30,7 @@ def main() -> int:
     root = Path(given).parent / "elsewhere" if mode == "elsewhere" else Path(output)
     beams = pydicom.dcmread(plan).IonBeamSequence
     name = next(str(beam.BeamName) for beam in beams if int(beam.BeamNumber) == int(number))
-    folder = root / "log" / name
+    folder = root / "log" / re.sub(r"[^A-Za-z0-9_-]", "_", name)
     folder.mkdir(parents=True)
     for sheet in Path(given).rglob("PlanRange.txt"):
         lines = [line.split(",") for line in sheet.read_text().splitlines()]

@@ -9,9 +9,10 @@ from mqi_dagster.assets.arrivals import ArrivedCase, arrivals_in, cases_of
 from mqi_dagster.assets.jobs import CASE_TAG, intake_job
 from mqi_dagster.delivery.discovery import Arrival
 from mqi_dagster.errors import MqiError
+from mqi_dagster.ledger.arrivals import Arrival as Row
 from mqi_dagster.partitions import CASES
 from mqi_dagster.resources.site import Site
-from mqi_dagster.sensors.queue import REQUESTS_PER_TICK, SECONDS_PER_TICK, room_in_queue
+from mqi_dagster.sensors.queue import REQUESTS_PER_TICK, SECONDS_PER_TICK, asked_key, room_in_queue
 
 
 def _readiness(
@@ -82,9 +83,10 @@ def case_arrivals(interval: int) -> dg.SensorDefinition:
         for row in site.ledger.open_arrivals(limit):
             if time.monotonic() - started > SECONDS_PER_TICK and requests:
                 break
+            key, _ = _asked(context.instance, row)
             requests.append(
                 dg.RunRequest(
-                    run_key=f"{row.case}:{row.fingerprint}",
+                    run_key=key,
                     partition_key=row.case,
                     tags={CASE_TAG: row.case, "dagster/priority": str(row.priority)},
                 )
@@ -105,11 +107,12 @@ def case_arrivals(interval: int) -> dg.SensorDefinition:
     return sensor
 
 
+def _asked(instance: dg.DagsterInstance, row: Row) -> tuple[str, bool]:
+    return asked_key(instance, intake_job.name, row.case, f"{row.case}:{row.fingerprint}")
+
+
 def _settle_requested(context: dg.SensorEvaluationContext, site: Site) -> None:
     """Mark the cases whose requested run exists: only then is a request safe from a crash of the tick."""
     for row in site.ledger.open_arrivals(REQUESTS_PER_TICK):
-        runs = context.instance.get_runs_count(
-            dg.RunsFilter(tags={"dagster/run_key": f"{row.case}:{row.fingerprint}"})
-        )
-        if runs:
+        if _asked(context.instance, row)[1]:
             site.ledger.mark_requested(row.case, row.fingerprint)

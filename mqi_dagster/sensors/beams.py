@@ -12,6 +12,7 @@ from mqi_dagster.resources.site import Site
 from mqi_dagster.sensors.queue import (
     REQUESTS_PER_TICK,
     any_unfinished,
+    asked_key,
     latest_run_succeeded,
     read_cursor,
     room_in_queue,
@@ -92,11 +93,7 @@ def beams_to_simulate(interval: int) -> dg.SensorDefinition:
                 pending.append(case)
                 continue
             row = site.ledger.arrival(case)
-            wanted = [
-                request
-                for request in beam_requests(manifest, row.priority if row else 0)
-                if not _has_run(context.instance, request)
-            ]
+            wanted = _not_asked(context.instance, beam_requests(manifest, row.priority if row else 0))
             keys += [beam_key(case, entry.number) for entry in manifest.beams]
             room = max(0, limit - len(requests))
             requests += wanted[:room]
@@ -113,5 +110,12 @@ def beams_to_simulate(interval: int) -> dg.SensorDefinition:
     return sensor
 
 
-def _has_run(instance: dg.DagsterInstance, request: dg.RunRequest) -> bool:
-    return instance.get_runs_count(dg.RunsFilter(tags={"dagster/run_key": str(request.run_key)})) > 0
+def _not_asked(instance: dg.DagsterInstance, requests: list[dg.RunRequest]) -> list[dg.RunRequest]:
+    """The requests whose runs do not exist yet, each under the run key that is free for it."""
+    wanted = []
+    for request in requests:
+        beam = str(request.partition_key)
+        key, exists = asked_key(instance, beam_job.name, beam, str(request.run_key))
+        if not exists:
+            wanted.append(dg.RunRequest(run_key=key, partition_key=beam, tags=request.tags))
+    return wanted

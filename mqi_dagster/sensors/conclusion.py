@@ -9,7 +9,13 @@ from mqi_dagster.delivery.manifest import CaseManifest
 from mqi_dagster.errors import MqiError
 from mqi_dagster.partitions import beam_key, split_beam_key
 from mqi_dagster.resources.site import Site
-from mqi_dagster.sensors.queue import any_unfinished, latest_run_succeeded, read_cursor, write_cursor
+from mqi_dagster.sensors.queue import (
+    any_unfinished,
+    asked_key,
+    latest_run_succeeded,
+    read_cursor,
+    write_cursor,
+)
 from mqi_dagster.store.digests import digest_of
 
 HANDED_OVER = dg.AssetKey("handed_over")
@@ -26,9 +32,8 @@ def conclusion_request(instance: dg.DagsterInstance, manifest: CaseManifest) -> 
             return None
         versions[beam] = f"{dose}:{digest}"
     signature = digest_of(versions=versions, partial=manifest.partial)[:16]
-    return dg.RunRequest(
-        run_key=f"{manifest.case}:{signature}", partition_key=manifest.case, tags={CASE_TAG: manifest.case}
-    )
+    key, _ = asked_key(instance, conclusion_job.name, manifest.case, f"{manifest.case}:{signature}")
+    return dg.RunRequest(run_key=key, partition_key=manifest.case, tags={CASE_TAG: manifest.case})
 
 
 def cases_to_conclude(interval: int) -> dg.SensorDefinition:

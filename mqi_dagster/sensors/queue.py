@@ -10,6 +10,7 @@ REQUESTS_PER_TICK = 20
 SECONDS_PER_TICK = 5.0
 QUEUED_AT_MOST = 200
 PARTITION_TAG = "dagster/partition"
+RUN_KEY_TAG = "dagster/run_key"
 
 UNFINISHED = [status for status in dg.DagsterRunStatus if status not in FINISHED_STATUSES]
 
@@ -32,6 +33,22 @@ def latest_run_succeeded(instance: dg.DagsterInstance, partition: str) -> bool:
     """Whether the latest run that targeted a partition, however it was started, ended in success."""
     records = instance.get_run_records(dg.RunsFilter(tags={PARTITION_TAG: partition}), limit=1)
     return bool(records) and records[0].dagster_run.status is dg.DagsterRunStatus.SUCCESS
+
+
+def asked_key(instance: dg.DagsterInstance, job: str, partition: str, key: str) -> tuple[str, bool]:
+    """The run key under which something is to be asked of a partition now, and whether its run exists.
+
+    Dagster uses a run key up for ever. Where something else was asked for in between (files were taken out
+    and put back, a calibration was changed and changed back), the same is asked anew, under a key with a
+    number: else nothing would run, and what was made in between would pass for the present.
+    """
+    runs = instance.get_runs(dg.RunsFilter(job_name=job, tags={PARTITION_TAG: partition}))
+    # A re-execution repeats what was asked for; it asks for nothing itself.
+    asked = [run.tags[RUN_KEY_TAG] for run in runs if RUN_KEY_TAG in run.tags and run.parent_run_id is None]
+    same = [one == key or one.startswith(f"{key}:") for one in asked]
+    if not any(same):
+        return key, False
+    return (asked[0], True) if same[0] else (f"{key}:{len(asked) + 1}", False)
 
 
 def read_cursor(text: str | None) -> tuple[int, list[str]]:

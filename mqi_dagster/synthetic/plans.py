@@ -19,6 +19,8 @@ CLOCK_S = 1e-4
 """Step of the machine plan's clock: spots that last whole steps keep their planned time exactly."""
 MU_RATE_OVER_MINIMUM = 15 / 14
 """Dose rate of the light spot over the machine's least one: 1.5 of 1.4 MU/s, as on the real machines."""
+PROXIMAL_SHARE = 0.4
+"""MU of a layer over those of the next deeper one: few enough that the deepest Bragg peak stands out."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,7 +38,8 @@ def built_in_plan(
     """A plan with treatment beams 2, 3, … and a SETUP beam numbered 1.
 
     The spots of every layer fill an L, which tells mirrored and swapped axes apart. One of them is so
-    light that it sets the layer's dose rate, as the transit spots of real plans do.
+    light that it sets the layer's dose rate, as the transit spots of real plans do. The deepest layer
+    is the heaviest, so that R80 of a beam's depth dose is the range of its highest energy.
 
     Raises:
         ConfigurationError: The machine lacks the range shifter, or does not reach an energy.
@@ -187,7 +190,8 @@ def _treatment_beam(
     points, total = [], 0.0
     for layer in range(options.layers):
         energy = top_mev - layer * options.energy_step_mev
-        positions, mu = _spots(machine, options, energy, rng)
+        seconds = options.layer_seconds * PROXIMAL_SHARE**layer
+        positions, mu = _spots(machine, options, energy, seconds, rng)
         start = _control_point(2 * layer, energy, total)
         if layer == 0:
             _add_geometry(start, options, gantry)
@@ -246,15 +250,15 @@ def l_shape(spots: int, spacing_mm: float) -> Floats:
 
 
 def _spots(
-    machine: Machine, options: BuiltInPlan, energy_mev: float, rng: np.random.Generator
+    machine: Machine, options: BuiltInPlan, energy_mev: float, seconds: float, rng: np.random.Generator
 ) -> tuple[Floats, Floats]:
-    """Positions (n, 2) [mm] and MU (n,) of a layer that lasts about ``layer_seconds``."""
+    """Positions (n, 2) [mm] and MU (n,) of a layer that lasts about ``seconds``."""
     timing = machine.timing
     positions = l_shape(options.spots, options.spacing_mm)
     least = timing.minimum_dose_rate_mu_s
     rate = min(least * MU_RATE_OVER_MINIMUM, max(timing.maximum_dose_rate_mu_s.at(energy_mev), least))
     steps = np.rint(np.hypot(*np.diff(positions, axis=0).T)) / 10.0 / timing.speed_cm_s
-    lasting = options.layer_seconds / len(steps) * rng.uniform(0.6, 1.4, len(steps))
+    lasting = seconds / len(steps) * rng.uniform(0.6, 1.4, len(steps))
     lasting = np.maximum(np.rint(lasting / CLOCK_S) * CLOCK_S, np.maximum(steps, CLOCK_S))
     if len(steps) > 2:
         lasting[len(steps) // 2] = steps[len(steps) // 2]

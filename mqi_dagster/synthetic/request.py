@@ -43,7 +43,7 @@ class BuiltInPlan(_Frozen):
     """Highest energy of each beam; 110 to 190 MeV evenly where None."""
     energy_step_mev: Positive = 4.0
     layer_seconds: Positive = 0.2
-    """Planned time of a layer."""
+    """Planned time of the deepest layer; each shallower one is lighter and shorter."""
     spacing_mm: Positive = 5.997
     """The machine's own raster, which tells rounding from truncating timing models."""
     gantry_deg: tuple[float, ...] = (0.0,)

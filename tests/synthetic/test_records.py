@@ -45,9 +45,10 @@ def test_flags_run_through_the_machines_sequence(simulate: Simulate) -> None:
 def test_counts_of_a_layer_add_up_to_0_988_of_its_planned_mu(
     simulate: Simulate, machines: Machines, name: str, mu_per_count: float
 ) -> None:
-    case = simulate(machine=machines.named(name))
+    # Long enough that the idle rows around a layer weigh little, as around real ones.
+    case = simulate(machine=machines.named(name), plan=BuiltInPlan(spots=9, layer_seconds=0.4))
     for delivery in case.deliveries:
-        for layer in range(1, 5):
+        for layer in range(1, 4):
             (path,) = delivery.folder.glob(f"*_{layer:03d}.ptn")
             record = rows(path)
             _, _, mu = _planned(case.plan_path, delivery.beam, layer)

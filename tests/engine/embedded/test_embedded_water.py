@@ -14,6 +14,8 @@ from mqi_dagster.engine.embedded.command import run
 from mqi_dagster.engine.embedded.install import Installation
 from mqi_dagster.errors import EngineError
 from mqi_dagster.machine import Machine
+from mqi_dagster.plan.reading import read_ion_plan
+from mqi_dagster.synthetic.plans import built_in_plan
 
 PSTAR_CSDA_MM = {70.0: 40.80, 110.0: 91.38, 150.0: 157.71, 190.0: 237.65, 230.0: 329.46}
 
@@ -31,6 +33,19 @@ def test_the_range_in_water_is_that_of_pstar(
 ) -> None:
     run(write_job(tmp_path, Beam({energy: [(0.0, 0.0, 1000)]}), generic, histories=10000))
     assert water_r80(tmp_path) == pytest.approx(PSTAR_CSDA_MM[energy], abs=1.0)
+
+
+def test_the_built_in_plan_stops_at_the_range_of_its_highest_energy(
+    mcsquare: Installation, generic: Machine, tmp_path: Path
+) -> None:
+    built_in_plan(generic).save_as(tmp_path / "plan.dcm", enforce_file_format=True)
+    beams = read_ion_plan(tmp_path / "plan.dcm").beams
+    for beam, energy in zip(beams, (110.0, 150.0, 190.0), strict=True):
+        # All spots on the axis: the depth dose is the same, and the test's small phantom holds it.
+        layers = {layer.energy_mev: [(0.0, 0.0, round(1e5 * layer.meterset_mu))] for layer in beam.layers}
+        folder = tmp_path / str(beam.number)
+        run(write_job(folder, Beam(layers), generic, histories=10000))
+        assert water_r80(folder) == pytest.approx(PSTAR_CSDA_MM[energy], abs=1.5)
 
 
 def test_a_range_shifter_shortens_the_range_by_its_thickness(

@@ -65,7 +65,9 @@ def check_folder(arrival: Arrival, plan: IonPlan, findings: Findings) -> None:
 
 
 def check_ct(arrival: Arrival, plan: IonPlan, findings: Findings) -> tuple[list[FileEntry], list[FileEntry]]:
-    """The CT images that came with the case; each must be of the plan's patient.
+    """The CT images that came with the case; each must be of the plan's patient and frame of reference.
+
+    In another frame the plan's isocentre is another place, and the dose would be wrong without an error.
 
     Returns:
         The images in the order of their SOP Instance UIDs, and byte-for-byte copies of them.
@@ -73,20 +75,28 @@ def check_ct(arrival: Arrival, plan: IonPlan, findings: Findings) -> tuple[list[
     where = Where(kind="CT")
     images: dict[str, tuple[str, FileEntry]] = {}
     copies: list[FileEntry] = []
-    strangers = 0
+    strangers = displaced = 0
     for path in sorted(arrival.ct_files):
         with findings.collecting(where):
-            patient_id, instance = _ct_identity(path)
+            patient_id, instance, frame = _ct_identity(path)
             entry = file_entry(path, "CT image")
             if entry.sha256 in images:
                 copies.append(entry)
                 continue
             strangers += patient_id != plan.patient_id
+            displaced += not frame or frame != plan.frame_of_reference_uid
             images[entry.sha256] = (instance, entry)
     if strangers:
         findings.error(
             DeliveryError(
                 f"{strangers} of {len(images)} images are of another patient than the plan", where=where
+            )
+        )
+    if displaced:
+        findings.error(
+            DeliveryError(
+                f"{displaced} of {len(images)} images are in another frame of reference than the plan",
+                where=where,
             )
         )
     instances = [instance for instance, _ in images.values()]
@@ -95,12 +105,13 @@ def check_ct(arrival: Arrival, plan: IonPlan, findings: Findings) -> tuple[list[
     return [entry for _, entry in sorted(images.values(), key=lambda item: item[0])], copies
 
 
-def _ct_identity(path: Path) -> tuple[str, str]:
+def _ct_identity(path: Path) -> tuple[str, str, str]:
+    """Patient ID, SOP Instance UID and Frame of Reference UID; empty where absent."""
+    keywords = ["PatientID", "SOPInstanceUID", "FrameOfReferenceUID"]
     try:
-        dataset = pydicom.dcmread(
-            path, stop_before_pixels=True, specific_tags=["PatientID", "SOPInstanceUID"], force=True
-        )
-        return str(dataset.get("PatientID", "")), str(dataset.get("SOPInstanceUID", ""))
+        dataset = pydicom.dcmread(path, stop_before_pixels=True, specific_tags=list(keywords), force=True)
+        patient_id, instance, frame = (str(dataset.get(keyword) or "") for keyword in keywords)
+        return patient_id, instance, frame
     except OSError as error:
         raise DeliveryError(f"an image cannot be read: {error.strerror}") from None
     except (

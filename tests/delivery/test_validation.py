@@ -634,9 +634,21 @@ def test_nothing_readable_is_an_error(shared: Path, tmp_path: Path, machines: Ma
     assert "PlanInfo is missing" in messages
 
 
-@pytest.mark.parametrize(("patient", "passes"), [("QA0001", True), ("OTHER9", False)])
-def test_ct_images_must_be_of_the_plans_patient(
-    shared: Path, tmp_path: Path, machines: Machines, patient: str, passes: bool
+FRAME = "1.2.752.243.1.1.20200527162607614.6510.46061"
+"""The real plan's frame of reference."""
+
+
+@pytest.mark.parametrize(
+    ("patient", "frame", "fault"),
+    [
+        ("QA0001", FRAME, None),
+        ("OTHER9", FRAME, "CT: 2 of 2 images are of another patient than the plan"),
+        ("QA0001", "1.2.3.9", "CT: 2 of 2 images are in another frame of reference than the plan"),
+        ("QA0001", None, "CT: 2 of 2 images are in another frame of reference than the plan"),
+    ],
+)
+def test_ct_images_must_be_of_the_plans_patient_and_frame_of_reference(
+    shared: Path, tmp_path: Path, machines: Machines, patient: str, frame: str | None, fault: str | None
 ) -> None:
     case = real_copy(shared, tmp_path, BEAM_2)
     (case / "CT").mkdir()
@@ -647,10 +659,12 @@ def test_ct_images_must_be_of_the_plans_patient(
         image.SOPClassUID = image.file_meta.MediaStorageSOPClassUID = "1.2.840.10008.5.1.4.1.1.2"
         image.SOPInstanceUID = image.file_meta.MediaStorageSOPInstanceUID = f"1.2.3.{index}"
         image.PatientID = patient
+        if frame is not None:
+            image.FrameOfReferenceUID = frame
         image.save_as(case / "CT" / f"{9 - index}.dcm", enforce_file_format=True)
     shutil.copyfile(case / "CT" / "7.dcm", case / "CT" / "z.dcm")
-    if not passes:
-        assert "CT: 2 of 2 images are of another patient than the plan" in str(failure_of(case, machines))
+    if fault is not None:
+        assert fault in str(failure_of(case, machines))
         return
     manifest = manifest_of(case, machines)
     assert [entry.path.name for entry in manifest.ct_series] == ["8.dcm", "7.dcm"]

@@ -67,7 +67,19 @@ def cases_of(site: Site, arrival: Arrival) -> list[ArrivedCase]:
         known = [site.pseudonyms.keyed("delivery", identity) for identity in fraction.identities]
         case = case_key(name, site.ledger.fraction_number(name, known)) if known else unreadable
         found.append(ArrivedCase(case, place, seen, fraction, seen.fingerprint(fraction)))
+    if len({one.case for one in found}) < len(found):
+        # Under one key all but one of them would be lost.
+        raise InputError(
+            "deliveries that were one fraction are two now: one that came late, or another window, has parted"
+            " them; widen intake.fraction_window_minutes until they are one again"
+        )
     return found or [ArrivedCase(unreadable, place, seen, None, arrival.fingerprint)]
+
+
+def refused(site: Site, arrival: Arrival) -> tuple[str, str]:
+    """Place and case key under which an arrival is shown that cannot be looked at."""
+    place = site.pseudonyms.keyed("place", arrival.relative)
+    return place, case_key(site.pseudonyms.unreadable(arrival.relative), 1)
 
 
 def arrivals_in(site: Site, now: datetime) -> list[Arrival]:
@@ -87,8 +99,19 @@ def find_case(site: Site, case: str) -> ArrivedCase:
         InputError: It is not in the inbox any more.
     """
     candidates = [arrival_of(site.given)] if site.given is not None else arrivals_in(site, datetime.now(UTC))
+    row = site.ledger.arrival(case)
+    place = row.arrival if row is not None else None
+    # Where it was seen last comes first: opening the plan of every old case takes long.
+    candidates.sort(key=lambda arrival: site.pseudonyms.keyed("place", arrival.relative) != place)
     for arrival in candidates:
-        for found in cases_of(site, arrival):
+        try:
+            present = cases_of(site, arrival)
+        except InputError:
+            # The fault of another case must not stop this one; its own is told.
+            if len(candidates) == 1 or site.pseudonyms.keyed("place", arrival.relative) == place:
+                raise
+            continue
+        for found in present:
             if found.case == case:
                 return found
     raise InputError("the case is not in the inbox any more", where=Where(case=case))

@@ -20,6 +20,20 @@ def _origin(trace: TracebackType | None) -> str:
     return f"{Path(last.filename).relative_to(_PACKAGE)}:{last.lineno} in {last.name}"
 
 
+def safe_text(error: Exception) -> str:
+    """What may be stored of an error, whoever raised it: no path and no person.
+
+    A typed error keeps its text. Of any other only the type, the place in our code and an operating-system
+    error's own words remain.
+    """
+    if isinstance(error, MqiError):
+        return str(error)
+    text = f"{type(error).__name__} at {_origin(error.__traceback__)}"
+    if isinstance(error, OSError) and error.errno is not None:
+        text += f": {os.strerror(error.errno)}"
+    return text
+
+
 class Boundary:
     """Turns every exception of a step into a `dagster.Failure` that is safe to store.
 
@@ -46,7 +60,7 @@ class Boundary:
             return
         if isinstance(error, MqiError):
             raise self._typed(error.at(self.where)) from None
-        raise self._untyped(error, trace) from None
+        raise self._untyped(error) from None
 
     def _typed(self, error: MqiError) -> dg.Failure:
         again = error.retry is Retry.FOREVER or (error.retry is Retry.FROM_BUDGET and self.retries_left)
@@ -56,12 +70,9 @@ class Boundary:
             allow_retries=again,
         )
 
-    def _untyped(self, error: Exception, trace: TracebackType | None) -> dg.Failure:
-        text = f"{self.where}: {type(error).__name__} at {_origin(trace)}"
-        if isinstance(error, OSError) and error.errno is not None:
-            text += f": {os.strerror(error.errno)}"
+    def _untyped(self, error: Exception) -> dg.Failure:
         return dg.Failure(
-            description=text,
+            description=f"{self.where}: {safe_text(error)}",
             metadata={"error": "unexpected", "retry": Retry.NEVER.value},
             allow_retries=False,
         )

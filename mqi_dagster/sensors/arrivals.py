@@ -5,10 +5,11 @@ from datetime import UTC, datetime, timedelta
 
 import dagster as dg
 
-from mqi_dagster.assets.arrivals import ArrivedCase, arrivals_in, cases_of
+from mqi_dagster.assets.arrivals import ArrivedCase, arrivals_in, cases_of, refused
+from mqi_dagster.assets.boundary import safe_text
 from mqi_dagster.assets.jobs import CASE_TAG, intake_job
 from mqi_dagster.delivery.discovery import Arrival
-from mqi_dagster.errors import MqiError
+from mqi_dagster.errors import InfrastructureError
 from mqi_dagster.ledger.arrivals import Arrival as Row
 from mqi_dagster.partitions import CASES
 from mqi_dagster.resources.site import Site
@@ -75,9 +76,15 @@ def case_arrivals(interval: int) -> dg.SensorDefinition:
             try:
                 if see(site, arrival, now):
                     settled[arrival.relative] = arrival.fingerprint
-            except MqiError as error:
+            except InfrastructureError as error:
                 failed += 1
-                context.log.error("an arrival cannot be looked at: %s", error)
+                context.log.error("an arrival cannot be looked at now: %s", error)
+            except Exception as error:  # noqa: BLE001 - one arrival must not keep all others waiting
+                failed += 1
+                reason = safe_text(error)
+                context.log.error("an arrival cannot be looked at: %s", reason)
+                place, case = refused(site, arrival)
+                site.ledger.see_arrival(place, case, arrival.fingerprint, False, reason, None)
         limit = min(REQUESTS_PER_TICK, room_in_queue(context.instance))
         requests: list[dg.RunRequest] = []
         for row in site.ledger.open_arrivals(limit):

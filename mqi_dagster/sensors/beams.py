@@ -3,10 +3,10 @@
 import dagster as dg
 
 from mqi_dagster.assets.beam import read_manifest
+from mqi_dagster.assets.boundary import safe_text
 from mqi_dagster.assets.jobs import beam_job, beam_tags
 from mqi_dagster.assets.lineage import passed
 from mqi_dagster.delivery.manifest import CaseManifest, beam_inputs
-from mqi_dagster.errors import MqiError
 from mqi_dagster.partitions import BEAMS, beam_key
 from mqi_dagster.resources.site import Site
 from mqi_dagster.sensors.queue import (
@@ -78,23 +78,18 @@ def beams_to_simulate(interval: int) -> dg.SensorDefinition:
         keys: list[str] = []
         pending: list[str] = []
         for case in cases:
-            if any_unfinished(context.instance, [case]):
-                pending.append(case)
-                continue
-            if not latest_run_succeeded(context.instance, case):
-                continue
-            if not passed(context.instance, "case_manifest", "integrity", case):
-                continue
             try:
-                manifest = read_manifest(context.instance, site, case)
-            except MqiError as error:
+                found = _look(context.instance, site, case)
+            except Exception as error:  # noqa: BLE001 - one case must not keep all others waiting
                 # Kept, so that a case is not lost to a store that is away for a moment.
-                context.log.error("%s", error)
+                context.log.error("case %s: %s", case, safe_text(error))
                 pending.append(case)
                 continue
-            row = site.ledger.arrival(case)
-            wanted = _not_asked(context.instance, beam_requests(manifest, row.priority if row else 0))
-            keys += [beam_key(case, entry.number) for entry in manifest.beams]
+            if found is None:
+                pending.append(case)
+                continue
+            beams, wanted = found
+            keys += beams
             room = max(0, limit - len(requests))
             requests += wanted[:room]
             # A case stays pending until every run it asked for exists, so a crash of this tick loses none.
@@ -108,6 +103,20 @@ def beams_to_simulate(interval: int) -> dg.SensorDefinition:
         )
 
     return sensor
+
+
+def _look(
+    instance: dg.DagsterInstance, site: Site, case: str
+) -> tuple[list[str], list[dg.RunRequest]] | None:
+    """Beams of a case and the runs that are to be asked for; None where it has to be looked at again."""
+    if any_unfinished(instance, [case]):
+        return None
+    if not latest_run_succeeded(instance, case) or not passed(instance, "case_manifest", "integrity", case):
+        return [], []
+    manifest = read_manifest(instance, site, case)
+    row = site.ledger.arrival(case)
+    wanted = _not_asked(instance, beam_requests(manifest, row.priority if row else 0))
+    return [beam_key(case, entry.number) for entry in manifest.beams], wanted
 
 
 def _not_asked(instance: dg.DagsterInstance, requests: list[dg.RunRequest]) -> list[dg.RunRequest]:

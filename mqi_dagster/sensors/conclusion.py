@@ -3,10 +3,10 @@
 import dagster as dg
 
 from mqi_dagster.assets.beam import read_manifest
+from mqi_dagster.assets.boundary import safe_text
 from mqi_dagster.assets.jobs import CASE_TAG, conclusion_job
 from mqi_dagster.assets.lineage import latest_digest
 from mqi_dagster.delivery.manifest import CaseManifest
-from mqi_dagster.errors import MqiError
 from mqi_dagster.partitions import beam_key, split_beam_key
 from mqi_dagster.resources.site import Site
 from mqi_dagster.sensors.queue import (
@@ -36,6 +36,14 @@ def conclusion_request(instance: dg.DagsterInstance, manifest: CaseManifest) -> 
     return dg.RunRequest(run_key=key, partition_key=manifest.case, tags={CASE_TAG: manifest.case})
 
 
+def _case_of(record: dg.EventLogRecord) -> str | None:
+    """The case of a beam's materialisation; None where a person has invented the partition."""
+    try:
+        return split_beam_key(record.partition_key or "")[0]
+    except ValueError:
+        return None
+
+
 def cases_to_conclude(interval: int) -> dg.SensorDefinition:
     """The sensor that concludes cases."""
 
@@ -53,24 +61,22 @@ def cases_to_conclude(interval: int) -> dg.SensorDefinition:
             limit=500,
             ascending=True,
         ).records
-        touched = set(put_off) | {
-            split_beam_key(record.partition_key)[0] for record in records if record.partition_key
-        }
+        touched = set(put_off) | {case for record in records if (case := _case_of(record)) is not None}
         requests: list[dg.RunRequest] = []
         pending: list[str] = []
         for case in sorted(touched):
             try:
                 manifest = read_manifest(context.instance, site, case)
-            except MqiError as error:
+                beams = [beam_key(case, entry.number) for entry in manifest.beams]
+                if any_unfinished(context.instance, [case, *beams]):
+                    pending.append(case)
+                    continue
+                request = conclusion_request(context.instance, manifest)
+            except Exception as error:  # noqa: BLE001 - one case must not keep all others waiting
                 # Kept, so that a case is not lost to a store that is away for a moment.
-                context.log.error("%s", error)
+                context.log.error("case %s: %s", case, safe_text(error))
                 pending.append(case)
                 continue
-            beams = [beam_key(case, entry.number) for entry in manifest.beams]
-            if any_unfinished(context.instance, [case, *beams]):
-                pending.append(case)
-                continue
-            request = conclusion_request(context.instance, manifest)
             if request is not None:
                 requests.append(request)
         after = max([record.storage_id for record in records], default=after)

@@ -1,0 +1,85 @@
+"""What is wrong with one case is seen there, and keeps no other case waiting."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import dagster as dg
+import pytest
+from chain import PLAN, Chain
+
+from mqi_dagster.assets.arrivals import cases_of
+from mqi_dagster.delivery.discovery import Arrival
+from mqi_dagster.resources.site import Site
+from mqi_dagster.sensors import arrivals as arrivals_sensor
+from mqi_dagster.synthetic.request import BuiltInPlan
+
+ONE_BEAM = BuiltInPlan(beams=1, layers=1, spots=4, layer_seconds=0.05, energies_mev=(120.0,))
+
+
+def reasons(chain: Chain) -> list[str]:
+    return [row.reason for row in chain.site.ledger.waiting_arrivals()]
+
+
+def test_a_refused_folder_name_is_seen_and_stops_no_other_case(tmp_path: Path) -> None:
+    chain = Chain(tmp_path / "site", {"site": {"timezone": "Asia/Seoul", "case_names": "folder"}})
+    chain.deliver(plan=ONE_BEAM, case_name="A-PAT7431", patient_id="PAT7431")
+    chain.deliver(plan=ONE_BEAM, case_name="B-second", patient_id="PAT9")
+    chain.tick_sensors(rounds=2)
+
+    assert [outcome.error for _, _, outcome in chain.runs if not outcome.success] == []
+    assert chain.runs_of("conclusion") == ["B-second.fx0001"]
+    assert reasons(chain) == ["the folder name contains the patient ID; set site.case_names to pseudonym"]
+
+
+def test_an_arrival_on_which_our_code_breaks_is_seen_without_what_it_says(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def breaks(site: Site, arrival: Arrival) -> object:
+        if "broken" in arrival.relative:
+            raise ValueError("Hong^Gildong")
+        return cases_of(site, arrival)
+
+    monkeypatch.setattr(arrivals_sensor, "cases_of", breaks)
+    chain = Chain(tmp_path / "site")
+    chain.deliver(plan=ONE_BEAM, case_name="a-broken")
+    chain.deliver(plan=BuiltInPlan(**{**ONE_BEAM.model_dump(), "spots": 9}), case_name="b")
+    chain.tick_sensors(rounds=2)
+
+    assert len(chain.runs_of("conclusion")) == 1
+    (reason,) = reasons(chain)
+    assert reason.startswith("ValueError at ")
+    assert "Hong" not in reason
+
+
+def test_what_a_person_reports_in_the_pages_stops_no_sensor(tmp_path: Path) -> None:
+    chain = Chain(tmp_path / "site")
+    chain.deliver(plan=ONE_BEAM)
+    chain.tick("case_arrivals")
+    (case,) = chain.runs_of("intake")
+    for partition in ("not a beam", f"{case}__b02"):
+        chain.instance.report_runless_asset_event(
+            dg.AssetMaterialization(asset_key="handed_over", partition=partition)
+        )
+    chain.tick("cases_to_conclude")
+    assert chain.runs_of("conclusion") == []
+    chain.tick_sensors(rounds=2)
+    assert chain.runs_of("conclusion") == [case]
+
+
+def test_a_fraction_that_falls_apart_is_said_and_loses_no_beam(tmp_path: Path) -> None:
+    chain = Chain(tmp_path / "site")
+    chain.deliver(plan=PLAN)
+    chain.tick_sensors(rounds=2)
+    (case,) = chain.runs_of("conclusion")
+
+    chain.change({"intake": {"fraction_window_minutes": 1e-4}})
+    chain.tick_sensors(rounds=2)
+    assert chain.runs_of("intake") == [case]
+    (reason,) = reasons(chain)
+    assert "were one fraction are two now" in reason
+
+    chain.change({"intake": {"fraction_window_minutes": 60}})
+    chain.tick_sensors(rounds=2)
+    assert reasons(chain) == []
+    assert chain.runs_of("conclusion") == [case]

@@ -86,6 +86,8 @@ class PlanBeam:
     blocks: tuple[Block, ...]
     mlc: MultileafCollimator | None
     layers: tuple[PlanLayer, ...]
+    tilt_deg: float = 0.0
+    """Greatest pitch or roll of table top and gantry at any control point, without sign [degrees]."""
 
     def layer(self, number: int) -> PlanLayer:
         """The layer of a number; KeyError if the beam has none such."""

@@ -55,6 +55,8 @@ DAMAGE = (
 STEADY_MM_DEG = 0.01
 """Gantry, couch, isocentre and snout within this stand still."""
 
+TILTS = ("TableTopPitchAngle", "TableTopRollAngle", "GantryPitchAngle")
+
 
 def read_ion_plan(path: Path) -> IonPlan:
     """Read an RT Ion Plan with its treatment beams.
@@ -192,7 +194,14 @@ def _beam(item: Dataset, beam: int, beam_meterset: float) -> PlanBeam:
         blocks=read_blocks(item, beam),
         mlc=read_mlc(item, points, layers, beam),
         layers=layers,
+        tilt_deg=_tilt(points, beam),
     )
+
+
+def _tilt(points: Sequence[Dataset], beam: int) -> float:
+    """The greatest pitch or roll of any control point; 359.5 degrees are half a degree."""
+    angles = [angle for point in points for keyword in TILTS for angle in numbers(point, keyword, beam)]
+    return float(max((abs((angle + 180.0) % 360.0 - 180.0) for angle in angles), default=0.0))
 
 
 def _steady(points: Sequence[Dataset], keyword: str, length: int, beam: int) -> list[float]:

@@ -452,6 +452,14 @@ def test_odd_identifiers_print_no_warning(
     assert "SECRET" not in caplog.text
 
 
+def test_pitch_and_roll_of_any_control_point_are_noticed(mosaiq: Dataset, saved: Save) -> None:
+    points = beam_item(mosaiq, 3).IonControlPointSequence
+    points[0].TableTopPitchAngle, points[0].TableTopRollAngle = 0.25, 0.0
+    points[1].TableTopRollAngle = 359.0
+    assert read_ion_plan(saved(mosaiq)).beam(3).tilt_deg == pytest.approx(1.0)
+    assert read_ion_plan(saved(mosaiq)).beam(2).tilt_deg == 0.0
+
+
 def test_range_shifters_count_only_where_they_are_in_the_beam(mosaiq: Dataset, saved: Save) -> None:
     item = beam_item(mosaiq, 3)
     shifters, settings = [], []

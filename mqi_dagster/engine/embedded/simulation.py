@@ -30,6 +30,7 @@ _TPS = Where(kind="TPS file")
 _PLAN = Where(kind="RT plan")
 _HISTORIES_TOLERANCE = 0.001
 _SHIFTER_TOLERANCE_MM = 1.0
+_TILT_TOLERANCE_DEG = 0.05
 _SCRATCH = ".mcsquare-"
 
 
@@ -73,6 +74,7 @@ def read_request(tps_path: Path) -> Request:
         volume = phantom.water_phantom(tps)
         gantry, couch, isocenter = 0.0, 0.0, (0.0, 0.0, 0.0)
     else:
+        _require_upright(beam)
         volume = patient.patient_volume(ct_series.read_ct_series(dicom))
         gantry, couch, isocenter = beam.gantry_angle_deg, beam.couch_angle_deg, beam.isocenter_mm
     field = plan_file.Field(gantry, couch, volume.to_mcsquare(isocenter), _range_shifter(beam, model))
@@ -153,6 +155,16 @@ def _beam(dicom: Path, number: int) -> PlanBeam:
         return plan.beam(number)
     except KeyError as error:
         raise EngineInputError(f"the plan has no beam {number}", where=_PLAN) from error
+
+
+def _require_upright(beam: PlanBeam) -> None:
+    """Gantry and couch turn; pitch and roll of table or gantry are not simulated."""
+    if beam.tilt_deg > _TILT_TOLERANCE_DEG:
+        raise EngineInputError(
+            f"table or gantry is pitched or rolled by {beam.tilt_deg:g} degrees, which the engine cannot"
+            " simulate in a patient",
+            where=_PLAN,
+        )
 
 
 def _range_shifter(beam: PlanBeam, model: EngineBeamModel) -> bdl.RangeShifterInBeam | None:

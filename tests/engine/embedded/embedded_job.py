@@ -29,6 +29,7 @@ class Beam:
     couch: float = 0.0
     isocenter: tuple[float, float, float] = (0.0, 0.0, 0.0)
     snout: float = 400.0
+    roll: float = 0.0
     shifter: str | None = None
     shifter_distance: float | None = None
     shifter_thickness: float | None = None
@@ -124,6 +125,7 @@ def write_plan(path: Path, beam: Beam) -> None:
             points.append(point)
     first = points[0]
     first.GantryAngle, first.PatientSupportAngle = beam.gantry, beam.couch
+    first.TableTopPitchAngle, first.TableTopRollAngle = 0.0, beam.roll
     first.IsocenterPosition, first.SnoutPosition = list(beam.isocenter), beam.snout
     item = Dataset()
     item.BeamNumber, item.BeamName, item.BeamDescription = 1, beam.name, ""

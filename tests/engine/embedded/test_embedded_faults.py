@@ -203,6 +203,19 @@ def test_a_patient_who_does_not_lie_head_first_supine_is_refused(
     assert (code, "head first supine" in error) == (2, True)
 
 
+def test_a_rolled_table_is_refused_in_a_patient_and_means_nothing_in_water(
+    generic: Machine, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    engine = false_engine(tmp_path / "engine", f"{WRITES_ONES}; {SAYS_GOOD}")
+    monkeypatch.setattr(command, "installed_engine", lambda cache: engine)
+    ct = Ct(np.zeros((4, 8, 8), np.int16), (0.0, 0.0, 0.0), (2.0, 2.0, 2.0))
+    beam = Beam({110.0: [(0.0, 0.0, 10)]}, roll=359.0)
+    tps = write_job(tmp_path / "patient", beam, generic, ct, histories=1600)
+    code, error = exit_of(tps, monkeypatch, capsys)
+    assert (code, "pitched or rolled by 1 degrees" in error) == (2, True)
+    assert exit_of(write_job(tmp_path / "water", beam, generic, histories=1600), monkeypatch, capsys)[0] == 0
+
+
 def children_of(pid: int) -> list[int]:
     """Processes whose parent is ``pid`` and that have become MCsquare."""
     found = []

@@ -127,7 +127,8 @@ class Machine(Section):
     sad_mm: tuple[Positive, Positive]
     """Virtual source-axis distances in x and y [mm]."""
     range_shifter_offset_mm: float
-    """Added to the snout position where a range shifter is in the beam [mm]."""
+    """From the snout position to the side of a range shifter that faces the patient [mm], where the plan
+    does not place it."""
     gantry_number: int | None
     """moqui's GantryNum; null where moqui has no model of this machine."""
     exports_aperture: bool

@@ -27,7 +27,7 @@ class EngineBeamModel(BaseModel):
     counts_divided_by: Annotated[float, Field(gt=0)]
     """D: the counts of the CSVs are those of the monitor divided by this."""
     range_shifter_offset_mm: float
-    """Added to the snout position where a range shifter is in the beam [mm]."""
+    """From the snout position to the side of a range shifter that faces the patient [mm]."""
     range_shifters: dict[str, RangeShifter]
     """The range shifters of this beam by RangeShifterID."""
     tables: BeamModel

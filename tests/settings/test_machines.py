@@ -60,6 +60,11 @@ def test_an_unknown_range_shifter_is_an_error_that_names_it(machines: Machines) 
         machines.named("TR3").range_shifter("RS_5CM")
 
 
+def test_a_range_shifter_of_the_gantries_stands_on_the_snout(machines: Machines) -> None:
+    # moqui centres it half its thickness above the snout; 50 and 40 mm are where its protons start.
+    assert [machines.named(name).range_shifter_offset_mm for name in ("G1", "G2")] == [0.0, 0.0]
+
+
 def test_only_the_generic_machine_is_commissioned(machines: Machines) -> None:
     assert {m.id: m.beam_model.commissioned for m in machines.all} == {
         "G1": False,

@@ -27,7 +27,9 @@ from mqi_dagster.plan.model import PlanLayer
 RECORD = "record"
 MACHINE_PLAN = "machine plan"
 FLOAT_ROUNDING_MM = 0.005
-"""What a plan's float32 position may differ beyond half a step of the machine plan (behaviours 28)."""
+"""What a plan's float32 position may differ beyond the steps of the machine plan (behaviours 28)."""
+PRESET_STEPS = 1.5
+"""Half a step for rounding, one for the doubt about a preset's zero: 32767 or 32768 (formats.md 4)."""
 FIELD_MARGIN_MM = 10.0
 OUTSIDE_SHARE = 0.1
 """Share of a layer's counts beyond the margin around its planned spots that no delivery of it can have.
@@ -224,7 +226,7 @@ def _compare(path: Path, layer: PlanLayer, machine: Machine) -> None:
         )
     step = np.array([machine.preset.x_gain_mm, machine.preset.y_gain_mm])
     deviation = np.abs(positions - layer.positions_mm)
-    wrong = (deviation > step / 2 + FLOAT_ROUNDING_MM).any(axis=1)
+    wrong = (deviation > PRESET_STEPS * step + FLOAT_ROUNDING_MM).any(axis=1)
     if wrong.any():
         raise DeliveryError(
             f"{int(wrong.sum())} of {len(positions)} spots differ from the RT plan, by up to"

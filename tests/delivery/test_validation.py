@@ -671,6 +671,16 @@ def test_ct_images_must_be_of_the_plans_patient_and_frame_of_reference(
     assert [entry.path.name for entry in manifest.duplicates] == ["z.dcm"]
 
 
+def test_a_machine_plan_whose_zero_is_one_step_off_is_that_of_the_layer(
+    shared: Path, tmp_path: Path, machines: Machines
+) -> None:
+    # Whether G1's zero is 32767 or 32768 is not known: neither may refuse every case of that gantry.
+    case = real_copy(shared, tmp_path, BEAM_2)
+    g2 = machines.named("G2")
+    preset = g2.preset.model_copy(update={"x_offset": 32767, "y_offset": 32767})
+    assert manifest_of(case, Machines([g2.model_copy(update={"preset": preset})])).beam(2).complete
+
+
 def test_the_fourth_beam_alone_is_found_by_number_and_not_by_order(
     shared: Path, tmp_path: Path, machines: Machines
 ) -> None:

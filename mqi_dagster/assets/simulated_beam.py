@@ -142,11 +142,13 @@ class SimulatedBeam:
             if self._running is not None:
                 # Where this fails the engine may still run, and then the slot is not free.
                 self._site.executor.cancel(*self._running)
-            self._keep_log()
-            if self._attempt is not None:
-                outcome, cause = self._outcome(error)
-                self._site.ledger.end_attempt(self._attempt, outcome, cause)
-            self._site.ledger.release(self._held)
+            try:
+                self._keep_log()
+                if self._attempt is not None:
+                    outcome, cause = self._outcome(error)
+                    self._site.ledger.end_attempt(self._attempt, outcome, cause)
+            finally:
+                self._site.ledger.release(self._held)
         finally:
             if self._keeper is not None:
                 self._keeper.__exit__(kind, error, trace)
@@ -158,8 +160,12 @@ class SimulatedBeam:
         if self._attempt is None or not raw.is_file():
             return
         folder = self._site.engine_logs / self._beam.key
-        folder.mkdir(parents=True, exist_ok=True)
-        write_atomically(folder / f"{self._attempt.job_key}.log", self._scrubber.bytes(raw.read_bytes()))
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+            write_atomically(folder / f"{self._attempt.job_key}.log", self._scrubber.bytes(raw.read_bytes()))
+        except OSError as error:
+            # A full disk must not hide why the engine failed.
+            self._context.log.warning("the engine's log is not kept: %s", error.strerror)
 
     def _outcome(self, error: BaseException | None) -> tuple[Outcome, str | None]:
         if error is None:

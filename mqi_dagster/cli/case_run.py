@@ -14,6 +14,7 @@ from mqi_dagster.cli.case_site import SETTINGS_NAME, RunOptions, make_run_site
 from mqi_dagster.cli.instance import open_instance
 from mqi_dagster.cli.results_table import beam_rows
 from mqi_dagster.cli.run_history import RUN_KEY_TAG, first_cause
+from mqi_dagster.cli.site_services import clear_leftovers
 from mqi_dagster.delivery.manifest import CaseManifest
 from mqi_dagster.errors import InputError
 from mqi_dagster.partitions import BEAMS, CASES, beam_key
@@ -60,6 +61,7 @@ class CaseRunner:
         Raises:
             InputError: The folder holds no case, or not one.
         """
+        clear_leftovers(self.site.settings)
         with open_instance(self.site.settings) as instance:
             return [self._case(instance, found) for found in given_folder(self.site, self._folder)]
 

@@ -2,9 +2,33 @@
 
 from __future__ import annotations
 
+from datetime import timedelta
+
 from mqi_dagster.cli.instance import fail_orphaned_runs, open_instance, set_pool_limit, write_instance
 from mqi_dagster.cli.services import Running, Services
+from mqi_dagster.errors import InfrastructureError
 from mqi_dagster.settings import Settings
+from mqi_dagster.store.files import remove_unchanged
+from mqi_dagster.store.store import Store
+
+_LEFT = timedelta(days=1)
+"""What nothing has changed for so long is nobody's work any more."""
+
+
+def clear_leftovers(settings: Settings) -> int:
+    """Remove what dead workers have left half made: it costs space, and may hold copies of inputs.
+
+    Returns:
+        How many folders were removed.
+
+    Raises:
+        InfrastructureError: The site's disk cannot be read.
+    """
+    removed = Store(settings.paths.data).clean_staging(_LEFT)
+    try:
+        return removed + remove_unchanged(settings.paths.state / "work", _LEFT)
+    except OSError as error:
+        raise InfrastructureError(f"the work folder cannot be read: {error.strerror}") from None
 
 
 def start_services(services: Services, settings: Settings, port: int | None = None) -> Running:
@@ -25,6 +49,7 @@ def start_services(services: Services, settings: Settings, port: int | None = No
             with open_instance(settings) as instance:
                 set_pool_limit(instance, settings)
                 fail_orphaned_runs(instance)
+            clear_leftovers(settings)
             try:
                 found = services.start(port)
                 services.await_ready(found)

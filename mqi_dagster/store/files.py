@@ -5,6 +5,9 @@ from __future__ import annotations
 import hashlib
 import os
 import secrets
+import shutil
+import time
+from datetime import timedelta
 from pathlib import Path
 
 
@@ -60,3 +63,32 @@ def write_atomically(path: Path, data: bytes, mode: int = 0o644) -> None:
         beside.unlink(missing_ok=True)
         raise
     sync_folder(path.parent)
+
+
+def remove_unchanged(folder: Path, older_than: timedelta) -> int:
+    """Remove what crashes have left in a folder of work; how many entries were removed.
+
+    Args:
+        folder: Where work is done; it may be absent.
+        older_than: Age since the last change of an entry or anything in it.
+
+    Raises:
+        OSError: The folder cannot be read.
+    """
+    if not folder.is_dir():
+        return 0
+    limit = time.time() - older_than.total_seconds()
+    old = [entry for entry in sorted(folder.iterdir()) if entry.is_dir() and _last_change(entry) < limit]
+    for entry in old:
+        shutil.rmtree(entry, ignore_errors=True)
+    return len(old)
+
+
+def _last_change(folder: Path) -> float:
+    newest = 0.0
+    for path in (folder, *folder.rglob("*")):
+        try:
+            newest = max(newest, path.lstat().st_mtime)
+        except FileNotFoundError:
+            continue
+    return newest

@@ -9,7 +9,6 @@ import json
 import os
 import secrets
 import shutil
-import time
 from collections.abc import Collection, Iterator, Mapping
 from contextlib import contextmanager
 from datetime import timedelta
@@ -18,7 +17,7 @@ from typing import Any
 
 from mqi_dagster.errors import ConfigurationError, StoreError, Where
 from mqi_dagster.store.digests import canonical_json
-from mqi_dagster.store.files import sha256_file, sync_file, sync_folder, write_atomically
+from mqi_dagster.store.files import remove_unchanged, sha256_file, sync_file, sync_folder, write_atomically
 from mqi_dagster.store.published import (
     MANIFEST,
     FileEntry,
@@ -183,14 +182,8 @@ class Store:
         Returns:
             How many folders were removed.
         """
-        removed = 0
-        limit = time.time() - older_than.total_seconds()
         with plain_os_errors(Where(kind="store")):
-            for folder in sorted(self._staging.iterdir()):
-                if _last_change(folder) < limit:
-                    shutil.rmtree(folder, ignore_errors=True)
-                    removed += 1
-        return removed
+            return remove_unchanged(self._staging, older_than)
 
     def _folder(self, case: str, beam: str | None, asset: str) -> Path:
         if beam == _CASE_LEVEL:
@@ -270,13 +263,3 @@ def _where(case: str, beam: str | None, asset: str) -> Where:
         beam=None if beam is None else checked_name(beam, "beam folder"),
         kind=checked_name(asset, "asset"),
     )
-
-
-def _last_change(folder: Path) -> float:
-    newest = 0.0
-    for path in (folder, *folder.rglob("*")):
-        try:
-            newest = max(newest, path.lstat().st_mtime)
-        except FileNotFoundError:
-            continue
-    return newest

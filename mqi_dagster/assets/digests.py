@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from mqi_dagster.assets.beam import BeamAtWork
+from mqi_dagster.execution.processes import resolve_program
 from mqi_dagster.settings import Engine, EngineProfile, Interpretation, RtDose, SiteCommand
 from mqi_dagster.store.digests import digest_of
 from mqi_dagster.store.files import sha256_file
@@ -23,10 +24,16 @@ def _command(command: SiteCommand | None) -> list[str] | None:
     """A site's command by content: programs and scripts by their SHA-256, never by where they lie."""
     if command is None:
         return None
-    return [
-        sha256_file(Path(part)) if part.startswith("/") and Path(part).is_file() else Path(part).name or part
-        for part in command.argv
-    ]
+    program, *arguments = command.argv
+    return [sha256_file(resolve_program(program)), *(_argument(argument) for argument in arguments)]
+
+
+def _argument(argument: str) -> str:
+    option, mark, value = argument.rpartition("=")
+    if not value.startswith("/"):
+        return argument
+    path = Path(value)
+    return option + mark + (sha256_file(path) if path.is_file() else path.name)
 
 
 def interpreted_csvs_digest(beam: BeamAtWork, options: Interpretation, profile: EngineProfile) -> str:

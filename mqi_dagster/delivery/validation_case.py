@@ -7,6 +7,7 @@ import struct
 from pathlib import Path
 
 import pydicom
+from pydicom import config
 from pydicom.errors import InvalidDicomError
 
 from mqi_dagster.delivery.discovery import Arrival
@@ -109,9 +110,10 @@ def _ct_identity(path: Path) -> tuple[str, str, str]:
     """Patient ID, SOP Instance UID and Frame of Reference UID; empty where absent."""
     keywords = ["PatientID", "SOPInstanceUID", "FrameOfReferenceUID"]
     try:
-        dataset = pydicom.dcmread(path, stop_before_pixels=True, specific_tags=list(keywords), force=True)
-        patient_id, instance, frame = (str(dataset.get(keyword) or "") for keyword in keywords)
-        return patient_id, instance, frame
+        with config.disable_value_validation():  # its warnings would print the values
+            dataset = pydicom.dcmread(path, stop_before_pixels=True, specific_tags=list(keywords), force=True)
+            patient_id, instance, frame = (str(dataset.get(keyword) or "") for keyword in keywords)
+            return patient_id, instance, frame
     except OSError as error:
         raise DeliveryError(f"an image cannot be read: {error.strerror}") from None
     except (

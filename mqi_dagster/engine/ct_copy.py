@@ -6,6 +6,7 @@ import hashlib
 import io
 
 import pydicom
+from pydicom import config
 from pydicom.dataset import Dataset, FileDataset, FileMetaDataset
 from pydicom.errors import InvalidDicomError
 from pydicom.uid import UID
@@ -68,6 +69,11 @@ def blanked_ct(content: bytes) -> bytes:
     Raises:
         EngineInputError: It is no CT slice with position, orientation, spacing and pixels.
     """
+    with config.disable_value_validation():  # its warnings would print the values
+        return _blanked(content)
+
+
+def _blanked(content: bytes) -> bytes:
     try:
         source = pydicom.dcmread(io.BytesIO(content))
     except (InvalidDicomError, EOFError, ValueError, KeyError, AttributeError) as error:

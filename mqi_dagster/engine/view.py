@@ -150,6 +150,9 @@ def _same_beam(
 ) -> tuple[InterpretedLayer, ...]:
     if interpreted.number != plan_beam.number or interpreted.machine_id != machine.id:
         raise EngineInputError("the interpreted CSVs are of another beam or machine", where=_WHERE)
+    if len(plan_beam.range_shifters) > 1:
+        # moqui would take the thickness of the last one for all.
+        raise EngineInputError("more than one range shifter in a beam", where=_WHERE)
     if interpreted.dialect is not profile.csv_dialect:
         raise EngineInputError(
             f"the CSVs are in the dialect {interpreted.dialect}, the engine reads {profile.csv_dialect}",

@@ -150,7 +150,7 @@ def write_reduced_plan(source: Path, target: Path, beam_number: int, *, as_numbe
         PrivacyError: The beam's name or description holds the patient's ID or a part of the name.
         InfrastructureError: The copy cannot be written.
     """
-    read_ion_plan(source)
+    checked = read_ion_plan(source)
     with reading_elements():
         plan = read_dataset(source)
         beams = [beam for beam in items(plan, "IonBeamSequence") if not is_setup(beam)]
@@ -159,6 +159,8 @@ def write_reduced_plan(source: Path, target: Path, beam_number: int, *, as_numbe
             refuse(f"the plan has no treatment beam {beam_number}", beam_number)
         _refuse_identity(plan, chosen[0], beam_number)
         reduced = _reduce(plan, chosen[0], beam_number)
+        in_beam = {shifter.number for shifter in checked.beam(beam_number).range_shifters}
+        _drop_range_shifters(reduced.IonBeamSequence[0], in_beam)
         if as_number is not None:
             reduced.IonBeamSequence[0].BeamNumber = as_number
             for reference in reduced.FractionGroupSequence[0].ReferencedBeamSequence:
@@ -208,6 +210,25 @@ def _reduce(plan: Dataset, beam: Dataset, number: int) -> Dataset:
     reduced.FractionGroupSequence = Sequence([group])
     reduced.IonBeamSequence = Sequence([_copy(beam, "IonBeamSequence")])
     return reduced
+
+
+def _drop_range_shifters(beam: Dataset, in_beam: set[int]) -> None:
+    """Leave only the range shifters that stand in the beam: moqui does not read whether one is IN or OUT."""
+
+    def keep(item: Dataset, sequence: str, number: str) -> None:
+        kept = [one for one in items(item, sequence) if integer(one, number) in in_beam]
+        if len(kept) == len(items(item, sequence)):
+            return
+        if kept:
+            setattr(item, sequence, Sequence(kept))
+        else:
+            delattr(item, sequence)
+
+    keep(beam, "RangeShifterSequence", "RangeShifterNumber")
+    if "NumberOfRangeShifters" in beam:
+        beam.NumberOfRangeShifters = len(items(beam, "RangeShifterSequence"))
+    for point in items(beam, "IonControlPointSequence"):
+        keep(point, "RangeShifterSettingsSequence", "ReferencedRangeShifterNumber")
 
 
 def _copy(item: Dataset, sequence: str) -> Dataset:

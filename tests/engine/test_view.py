@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import re
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path, PurePosixPath
 
 import pydicom
@@ -17,6 +18,7 @@ from mqi_dagster.engine.job_view import JobView, checked_beam_name, log_folder_n
 from mqi_dagster.engine.tps import parse_tps
 from mqi_dagster.engine.view import open_view, prepare_view
 from mqi_dagster.errors import EngineInputError, InfrastructureError
+from mqi_dagster.plan.model import PlanRangeShifter
 from mqi_dagster.plan.reading import read_ion_plan
 from mqi_dagster.settings import CsvDialect, Engine, EngineProfile, built_in_profiles
 from mqi_dagster.synthetic.ct import write_water_ct
@@ -132,6 +134,14 @@ def test_csvs_in_another_dialect_are_refused(beam_case: Make, tmp_path: Path) ->
     with pytest.raises(EngineInputError, match=r"rows.*flat"):
         view_of(beam_case(2), tmp_path / "job", MOQUI)
     assert not (tmp_path / "job").exists()
+
+
+def test_two_range_shifters_are_refused_for_every_engine(beam_case: Make, tmp_path: Path) -> None:
+    case = beam_case(2)
+    shifters = tuple(PlanRangeShifter(n, "SNOUT_DEG_B", None, None) for n in (0, 1))
+    both = replace(case, beam=replace(case.beam, range_shifters=shifters))
+    with pytest.raises(EngineInputError, match="more than one range shifter"):
+        view_of(both, tmp_path / "job")
 
 
 def test_csvs_of_another_beam_are_refused(beam_case: Make, tmp_path: Path) -> None:

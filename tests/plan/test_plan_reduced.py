@@ -147,6 +147,35 @@ def test_blocks_and_leaves_survive(mosaiq: Dataset, saved: Save, tmp_path: Path)
     assert copy.mlc.layers[0].right_mm.tolist() == [10, 20]
 
 
+def test_a_range_shifter_out_of_the_beam_is_not_in_the_copy(
+    mosaiq: Dataset, saved: Save, tmp_path: Path
+) -> None:
+    beam = mosaiq.IonBeamSequence[1]
+    shifters, settings = [], []
+    for number, position in ((0, "OUT"), (1, "IN")):
+        shifter, setting = Dataset(), Dataset()
+        shifter.RangeShifterNumber, shifter.RangeShifterID = number, f"SNOUT_DEG_{number}"
+        setting.ReferencedRangeShifterNumber, setting.RangeShifterSetting = number, position
+        shifters.append(shifter)
+        settings.append(setting)
+    beam.RangeShifterSequence, beam.NumberOfRangeShifters = Sequence(shifters), 2
+    beam.IonControlPointSequence[0].RangeShifterSettingsSequence = Sequence(settings)
+    write_reduced_plan(saved(mosaiq), tmp_path / "reduced.dcm", 3)
+    copy = pydicom.dcmread(tmp_path / "reduced.dcm").IonBeamSequence[0]
+    assert ([s.RangeShifterID for s in copy.RangeShifterSequence], copy.NumberOfRangeShifters) == (
+        ["SNOUT_DEG_1"],
+        1,
+    )
+    assert len(copy.IonControlPointSequence[0].RangeShifterSettingsSequence) == 1
+    assert len(read_ion_plan(tmp_path / "reduced.dcm").beam(3).range_shifters) == 1
+
+    settings[1].RangeShifterSetting = "OUT"
+    write_reduced_plan(saved(mosaiq), tmp_path / "reduced.dcm", 3)
+    copy = pydicom.dcmread(tmp_path / "reduced.dcm").IonBeamSequence[0]
+    assert "RangeShifterSequence" not in copy
+    assert copy.NumberOfRangeShifters == 0
+
+
 @pytest.mark.parametrize(
     ("keyword", "value"),
     [

@@ -13,10 +13,10 @@ from chain import MACHINES, Chain, mcsquare_engine, quick_engine
 from mqi_dagster.engine.embedded.install import Installation
 
 PLANS = {
-    "eclipse_mono_323_spots": ("TR3", [1]),
-    "eclipse_sobp_3468_spots": ("TR3", [1]),
-    "raystation_ramp_2_beams": ("TR2", [1, 2]),
-    "raystation_sobp5_7912_spots": ("TR2", [1]),
+    "eclipse_mono_323_spots": ("TR2", [1]),
+    "eclipse_sobp_3468_spots": ("TR2", [1]),
+    "raystation_ramp_2_beams": ("TR3", [1, 2]),
+    "raystation_sobp5_7912_spots": ("TR3", [1]),
 }
 
 

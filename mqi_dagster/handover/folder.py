@@ -8,6 +8,8 @@ from collections.abc import Mapping
 from pathlib import Path, PurePosixPath
 from typing import BinaryIO
 
+from pydantic import ValidationError
+
 from mqi_dagster.errors import HandoverError, Where
 from mqi_dagster.handover.target import Receipt, ReceiptEntry
 
@@ -58,6 +60,7 @@ class FolderTarget:
             for name in sorted(files):
                 entries.append(self._copy(files[name], base / _relative(name)))
             receipt = Receipt(target=self.name, entries=tuple(entries))
+            self._remove_former(base / RECEIPT, receipt)
             self._write(base / RECEIPT, receipt.model_dump_json(indent=1).encode() + b"\n")
         except OSError as error:
             raise self._failure(error) from error
@@ -81,6 +84,26 @@ class FolderTarget:
                 _sync_folder(path.parent)
         except OSError as error:
             raise self._failure(error) from error
+
+    def _remove_former(self, former: Path, receipt: Receipt) -> None:
+        """Remove what the folder's former receipt lists and this one does not, where nobody has changed it.
+
+        A plane of an older calibration beside a new dose would pass for a part of it.
+        """
+        try:
+            listed = Receipt.model_validate_json(former.read_bytes()).entries
+        except (FileNotFoundError, ValidationError):
+            return
+        present = {entry.name for entry in receipt.entries}
+        for entry in listed:
+            path = self._root / _relative(entry.name)
+            if entry.name in present or not path.is_file() or not path.is_relative_to(former.parent):
+                continue
+            with path.open("rb") as stream:
+                unchanged = _hash(stream)[0] == entry.sha256
+            if unchanged:
+                path.unlink()
+                _sync_folder(path.parent)
 
     def _failure(self, error: OSError) -> HandoverError:
         return HandoverError(

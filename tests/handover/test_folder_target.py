@@ -49,6 +49,20 @@ def test_a_second_delivery_leaves_equal_files_as_they_are(tmp_path: Path, files:
     assert stands.stat().st_ino == inode
 
 
+def test_what_is_not_handed_over_any_more_goes_unless_somebody_changed_it(
+    tmp_path: Path, files: dict[str, Path]
+) -> None:
+    target = FolderTarget(tmp_path / "target")
+    target.deliver("c/b", files | {"old.dcm": files["csv/01.csv"]})
+    (tmp_path / "target/c/b/note.txt").write_text("a person's own")
+    (tmp_path / "target/c/b/csv/01.csv").write_bytes(b"a person's own")
+
+    target.deliver("c/b", {"rt_dose.dcm": files["rt_dose.dcm"]})
+
+    names = {p.relative_to(tmp_path / "target/c/b").as_posix() for p in (tmp_path / "target").rglob("*.*")}
+    assert names == {"rt_dose.dcm", "receipt.json", "note.txt", "csv/01.csv"}
+
+
 def test_a_damaged_copy_at_the_target_is_replaced(tmp_path: Path, files: dict[str, Path]) -> None:
     target = FolderTarget(tmp_path / "target")
     target.deliver("c/b", files)

@@ -45,9 +45,14 @@ def split_case_key(key: str) -> tuple[str, int]:
         ValueError: It is none.
     """
     match = _CASE.match(key)
-    if not match or "__" in key:
+    if not match or not is_case_key(key):
         raise ValueError(f"{key!r} is no case key")
     return match["plan"], int(match["fraction"])
+
+
+def is_case_key(key: str) -> bool:
+    """Whether a text is a case key."""
+    return _CASE.match(key) is not None and "__" not in key
 
 
 def split_beam_key(key: str) -> tuple[str, int]:

@@ -23,15 +23,20 @@ def store_place(key: str) -> tuple[str, str | None]:
     return case, beam_folder(number)
 
 
+def _digest_of(made: dg.AssetMaterialization) -> str | None:
+    """The digest of what was made; None where a person only reported it in the pages."""
+    value = made.metadata.get(DIGEST)
+    return None if value is None else str(value.value)
+
+
 def latest_digest(instance: dg.DagsterInstance, asset: str, key: str) -> str | None:
-    """Digest of the latest materialisation of an asset's partition, None if there is none."""
+    """Digest of the latest materialisation of an asset's partition, None if nothing was made."""
     records = instance.fetch_materializations(
         dg.AssetRecordsFilter(asset_key=dg.AssetKey(asset), asset_partitions=[key]), limit=1
     ).records
     if not records or records[0].asset_materialization is None:
         return None
-    value = records[0].asset_materialization.metadata[DIGEST].value
-    return str(value)
+    return _digest_of(records[0].asset_materialization)
 
 
 def resolve(
@@ -100,13 +105,13 @@ def _content_passed(instance: dg.DagsterInstance, asset: str, check: str, key: s
         dg.AssetRecordsFilter(asset_key=dg.AssetKey(asset), asset_partitions=[key]), limit=_RECENT
     ).records
     digests = {
-        record.storage_id: record.asset_materialization.metadata[DIGEST].value
+        record.storage_id: _digest_of(record.asset_materialization)
         for record in made
         if record.asset_materialization is not None
     }
-    if not made:
+    present = digests.get(made[0].storage_id) if made else None
+    if present is None:
         return False
-    present = digests.get(made[0].storage_id)
     history = instance.event_log_storage.get_asset_check_execution_history(
         dg.AssetCheckKey(dg.AssetKey(asset), check),
         limit=_RECENT,

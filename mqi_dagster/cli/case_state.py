@@ -12,7 +12,7 @@ from mqi_dagster.cli.run_history import RUN_KEY_TAG, LatestRun, RunState, latest
 from mqi_dagster.delivery.manifest import CaseManifest
 from mqi_dagster.errors import StoreError
 from mqi_dagster.ledger.arrivals import Arrival
-from mqi_dagster.partitions import CASES, beam_key, split_case_key
+from mqi_dagster.partitions import CASES, beam_key, is_case_key, split_case_key
 from mqi_dagster.resources.site import Site
 from mqi_dagster.sensors.conclusion import conclusion_request
 
@@ -51,8 +51,9 @@ _BROKEN = (RunState.FAILED, RunState.CANCELLED)
 def known_cases(instance: dg.DagsterInstance, site: Site) -> list[str]:
     """Every case that the ledger or Dagster knows, the latest arrival first."""
     arrived = [arrival.case for arrival in site.ledger.all_arrivals()]
-    others = set(instance.get_dynamic_partitions(CASES.name or "case")) - set(arrived)
-    return [*reversed(arrived), *sorted(others)]
+    # In the pages anybody can add a partition of any name: that is no case.
+    others = {key for key in instance.get_dynamic_partitions(CASES.name or "case") if is_case_key(key)}
+    return [*reversed(arrived), *sorted(others - set(arrived))]
 
 
 def case_rows(

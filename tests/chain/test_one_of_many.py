@@ -9,7 +9,10 @@ import pytest
 from chain import PLAN, Chain
 
 from mqi_dagster.assets.arrivals import cases_of
+from mqi_dagster.assets.lineage import latest_digest, require_passed
+from mqi_dagster.cli.case_state import case_rows
 from mqi_dagster.delivery.discovery import Arrival
+from mqi_dagster.errors import StoreError
 from mqi_dagster.resources.site import Site
 from mqi_dagster.sensors import arrivals as arrivals_sensor
 from mqi_dagster.synthetic.request import BuiltInPlan
@@ -61,8 +64,10 @@ def test_what_a_person_reports_in_the_pages_stops_no_sensor(tmp_path: Path) -> N
         chain.instance.report_runless_asset_event(
             dg.AssetMaterialization(asset_key="handed_over", partition=partition)
         )
+    chain.instance.add_dynamic_partitions("case", ["not a case"])
     chain.tick("cases_to_conclude")
     assert chain.runs_of("conclusion") == []
+    assert [row.case for row in case_rows(chain.instance, chain.site, (), 0)] == [case]
     chain.tick_sensors(rounds=2)
     assert chain.runs_of("conclusion") == [case]
 
@@ -83,3 +88,13 @@ def test_a_fraction_that_falls_apart_is_said_and_loses_no_beam(tmp_path: Path) -
     chain.tick_sensors(rounds=2)
     assert reasons(chain) == []
     assert chain.runs_of("conclusion") == [case]
+
+
+def test_a_digest_nobody_made_is_no_digest(tmp_path: Path) -> None:
+    chain = Chain(tmp_path / "site")
+    chain.instance.report_runless_asset_event(
+        dg.AssetMaterialization(asset_key="raw_dose", partition="P1.fx0001__b02")
+    )
+    assert latest_digest(chain.instance, "raw_dose", "P1.fx0001__b02") is None
+    with pytest.raises(StoreError, match="has not passed the check"):
+        require_passed(chain.instance, "raw_dose", "engine_output", "P1.fx0001__b02")

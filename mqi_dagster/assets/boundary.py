@@ -9,6 +9,9 @@ import dagster as dg
 
 from mqi_dagster.errors import MqiError, Retry, Where
 
+TRY_AGAIN = dg.RetryPolicy(max_retries=5, delay=5, backoff=dg.Backoff.EXPONENTIAL)
+"""A disk or a target that is away for less than three minutes costs nobody a click; see `Boundary`."""
+
 _PACKAGE = Path(__file__).resolve().parents[1]
 
 

@@ -6,8 +6,9 @@ import dagster as dg
 
 from mqi_dagster import __version__
 from mqi_dagster.assets import appearance, figures
+from mqi_dagster.assets.ancestry import RAW_DOSE
 from mqi_dagster.assets.beam import BeamAtWork, load_beam, require_unchanged
-from mqi_dagster.assets.boundary import Boundary
+from mqi_dagster.assets.boundary import TRY_AGAIN, Boundary
 from mqi_dagster.assets.digests import RT_DOSE_CODE, rt_dose_digest
 from mqi_dagster.assets.lineage import DIGEST, require_passed, resolve, reusable, store_place
 from mqi_dagster.assets.raw_dose_files import RawDoseRecord, Role, read_raw_dose
@@ -121,6 +122,7 @@ def _make(
         reports = verify(site, beam, record, grids, staging, digest)
         main = reports.get("box") or reports["plane"]
         meta = {
+            RAW_DOSE: raw.digest,
             "not_simulated": not_simulated(beam),
             "units": main.units.value,
             "maximum": main.maximum,
@@ -137,6 +139,7 @@ def _make(
     partitions_def=BEAMS,
     deps=["raw_dose"],
     code_version=RT_DOSE_CODE,
+    retry_policy=TRY_AGAIN,
     group_name=appearance.BEAM,
     kinds={"dicom"},
     owners=appearance.OWNERS,

@@ -7,10 +7,18 @@ from typing import Any
 import dagster as dg
 
 from mqi_dagster.assets import appearance
+from mqi_dagster.assets.ancestry import RT_DOSE, Ancestry, ancestry
 from mqi_dagster.assets.beam import read_manifest
-from mqi_dagster.assets.boundary import Boundary
+from mqi_dagster.assets.boundary import TRY_AGAIN, Boundary
 from mqi_dagster.assets.digests import HANDED_OVER_CODE
-from mqi_dagster.assets.lineage import DIGEST, require_passed, resolve, reusable, store_place
+from mqi_dagster.assets.lineage import (
+    DIGEST,
+    latest_digest,
+    require_passed,
+    resolve,
+    reusable,
+    store_place,
+)
 from mqi_dagster.delivery.manifest import CaseManifest
 from mqi_dagster.delivery.summary import read_summary
 from mqi_dagster.errors import StoreError, Where
@@ -20,29 +28,30 @@ from mqi_dagster.partitions import BEAMS, CASES, LINEAGE_ONLY, beam_key, split_b
 from mqi_dagster.resources.site import Site
 from mqi_dagster.store.digests import digest_of
 
-TRY_AGAIN = dg.RetryPolicy(max_retries=5, delay=5, backoff=dg.Backoff.EXPONENTIAL)
-"""A target that is away for less than three minutes costs nobody a click."""
 RECEIPT_FILE = "receipt.json"
 SUMMARY_FILE = "summary.json"
 COMPLETE_MARKER = "_COMPLETE"
 
 
-def _files(instance: dg.DagsterInstance, site: Site, key: str) -> dict[str, Path]:
-    """What the settings say is handed over, by name at the target."""
+def _files(site: Site, made: Ancestry) -> dict[str, tuple[Path, str]]:
+    """What the settings say is handed over, and its SHA-256, by name at the target.
+
+    Raw dose, TPS file and CSVs are those that the RT Dose was made from, whatever is newer.
+    """
     wanted = site.settings.handover
-    folders = {"": "rt_dose"}
+    chosen = {"": made.rt_dose}
     if wanted.raw_dose:
-        folders["raw_dose/"] = "raw_dose"
+        chosen["raw_dose/"] = made.raw_dose
     if wanted.tps_file:
-        folders["tps_file/"] = "tps_file"
+        chosen["tps_file/"] = made.tps_file
     if wanted.csv:
-        folders["csv/"] = "interpreted_csvs"
-    files: dict[str, Path] = {}
-    for prefix, asset in folders.items():
-        published = resolve(instance, site, asset, key)
-        for name in published.content_digests():
-            if asset != "rt_dose" or name.endswith(".dcm"):
-                files[prefix + name] = published.path(name)
+        chosen["csv/"] = made.interpreted_csvs
+    files: dict[str, tuple[Path, str]] = {}
+    for prefix, published in chosen.items():
+        published.verify()
+        for name, sha256 in published.content_digests().items():
+            if published is not made.rt_dose or name.endswith(".dcm"):
+                files[prefix + name] = (published.path(name), sha256)
     return files
 
 
@@ -63,14 +72,21 @@ def handed_over(
     case, number = split_beam_key(key)
     with Boundary(Where(case=case, beam=key)):
         require_passed(context.instance, "rt_dose", "readback", key)
-        files = _files(context.instance, site, key)
-        folder = beam_folder(site.settings.handover.template, case, key, number)
-        receipt = site.target.deliver(folder, files)
+        made = ancestry(context.instance, site, key)
+        files, dose = _files(site, made), made.rt_dose.digest
+        template = site.settings.handover.template
         digest = digest_of(
             asset="handed_over",
             code=HANDED_OVER_CODE,
-            target=receipt.target,
-            files={name: _entry_sha(receipt, folder, name) for name in sorted(files)},
+            target=site.target.name,
+            rt_dose=dose,
+            files={name: sha256 for name, (_, sha256) in sorted(files.items())},
+        )
+        if latest_digest(context.instance, "handed_over", key) != digest:
+            # The case is not complete at the target until its summary tells of this dose.
+            site.target.withdraw(case_folder(template, case), COMPLETE_MARKER)
+        receipt = site.target.deliver(
+            beam_folder(template, case, key, number), {name: path for name, (path, _) in files.items()}
         )
         if reusable(site, "handed_over", key, digest) is None:
             place, beam = store_place(key)
@@ -78,11 +94,13 @@ def handed_over(
                 (staging / RECEIPT_FILE).write_text(
                     receipt.model_dump_json(indent=1) + "\n", encoding="utf-8"
                 )
-                site.store.publish(staging, place, beam, "handed_over", digest, meta={"files": len(files)})
+                meta = {"files": len(files), RT_DOSE: dose}
+                site.store.publish(staging, place, beam, "handed_over", digest, meta=meta)
         return dg.MaterializeResult(
             data_version=dg.DataVersion(digest),
             metadata={
                 DIGEST: digest,
+                RT_DOSE: dose,
                 "files": len(receipt.entries),
                 "receipt": dg.MetadataValue.table(
                     records=[
@@ -94,29 +112,25 @@ def handed_over(
         )
 
 
-def _entry_sha(receipt: Receipt, folder: str, name: str) -> str:
-    for entry in receipt.entries:
-        if entry.name == f"{folder}/{name}":
-            return entry.sha256
-    raise StoreError("the receipt lacks a file that was handed over", where=Where(kind="receipt"))
-
-
 def _beam_summary(instance: dg.DagsterInstance, site: Site, key: str) -> dict[str, Any]:
     number = split_beam_key(key)[1]
-    interpreted = read_summary(resolve(instance, site, "interpreted_csvs", key).folder)
-    raw = resolve(instance, site, "raw_dose", key)
-    dose = resolve(instance, site, "rt_dose", key)
-    receipt = Receipt.model_validate_json(
-        resolve(instance, site, "handed_over", key).path(RECEIPT_FILE).read_bytes()
-    )
+    handed = resolve(instance, site, "handed_over", key)
+    made = ancestry(instance, site, key)
+    if handed.meta[RT_DOSE] != made.rt_dose.digest:
+        raise StoreError(
+            "the present rt_dose is not the one that was handed over; materialise handed_over",
+            where=Where(beam=key, kind="handed_over"),
+        )
+    interpreted = read_summary(made.interpreted_csvs.folder)
+    receipt = Receipt.model_validate_json(handed.path(RECEIPT_FILE).read_bytes())
     return {
         "beam": number,
         "layers": len(interpreted.layers),
         "delivered_mu": interpreted.delivered_mu,
         "planned_mu": interpreted.planned_mu,
         "mu_ratio": interpreted.ratio,
-        "raw_dose": {"digest": raw.digest, **raw.meta},
-        "rt_dose": {"digest": dose.digest, **dose.meta},
+        "raw_dose": {"digest": made.raw_dose.digest, **made.raw_dose.meta},
+        "rt_dose": {"digest": made.rt_dose.digest, **made.rt_dose.meta},
         "files": [entry.model_dump() for entry in receipt.entries],
     }
 

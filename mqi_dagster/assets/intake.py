@@ -7,7 +7,7 @@ import dagster as dg
 from mqi_dagster.assets import appearance
 from mqi_dagster.assets.arrivals import ArrivedCase, find_case
 from mqi_dagster.assets.beam import MANIFEST_FILE, read_manifest, require_unchanged
-from mqi_dagster.assets.boundary import Boundary
+from mqi_dagster.assets.boundary import TRY_AGAIN, Boundary
 from mqi_dagster.assets.digests import CASE_MANIFEST_CODE
 from mqi_dagster.assets.lineage import DIGEST, reusable
 from mqi_dagster.delivery.manifest import CaseManifest, FileEntry, beam_inputs
@@ -84,6 +84,7 @@ def _build(site: Site, found: ArrivedCase) -> CaseManifest:
 @dg.asset(
     partitions_def=CASES,
     code_version=CASE_MANIFEST_CODE,
+    retry_policy=TRY_AGAIN,
     group_name=appearance.CASE,
     kinds={"dicom", "json"},
     owners=appearance.OWNERS,

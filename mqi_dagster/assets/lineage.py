@@ -23,20 +23,25 @@ def store_place(key: str) -> tuple[str, str | None]:
     return case, beam_folder(number)
 
 
-def _digest_of(made: dg.AssetMaterialization) -> str | None:
-    """The digest of what was made; None where a person only reported it in the pages."""
-    value = made.metadata.get(DIGEST)
+def _text(made: dg.AssetMaterialization, name: str) -> str | None:
+    """A metadata value; None where a person only reported the materialisation in the pages."""
+    value = made.metadata.get(name)
     return None if value is None else str(value.value)
 
 
-def latest_digest(instance: dg.DagsterInstance, asset: str, key: str) -> str | None:
-    """Digest of the latest materialisation of an asset's partition, None if nothing was made."""
+def latest_text(instance: dg.DagsterInstance, asset: str, key: str, name: str) -> str | None:
+    """A metadata value of the latest materialisation of an asset's partition, None if there is none."""
     records = instance.fetch_materializations(
         dg.AssetRecordsFilter(asset_key=dg.AssetKey(asset), asset_partitions=[key]), limit=1
     ).records
     if not records or records[0].asset_materialization is None:
         return None
-    return _digest_of(records[0].asset_materialization)
+    return _text(records[0].asset_materialization, name)
+
+
+def latest_digest(instance: dg.DagsterInstance, asset: str, key: str) -> str | None:
+    """Digest of the latest materialisation of an asset's partition, None if nothing was made."""
+    return latest_text(instance, asset, key, DIGEST)
 
 
 def resolve(
@@ -105,7 +110,7 @@ def _content_passed(instance: dg.DagsterInstance, asset: str, check: str, key: s
         dg.AssetRecordsFilter(asset_key=dg.AssetKey(asset), asset_partitions=[key]), limit=_RECENT
     ).records
     digests = {
-        record.storage_id: _digest_of(record.asset_materialization)
+        record.storage_id: _text(record.asset_materialization, DIGEST)
         for record in made
         if record.asset_materialization is not None
     }

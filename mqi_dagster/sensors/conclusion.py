@@ -5,7 +5,7 @@ import dagster as dg
 from mqi_dagster.assets.beam import read_manifest
 from mqi_dagster.assets.boundary import safe_text
 from mqi_dagster.assets.jobs import CASE_TAG, conclusion_job
-from mqi_dagster.assets.lineage import latest_digest
+from mqi_dagster.assets.lineage import latest_digest, latest_text
 from mqi_dagster.delivery.manifest import CaseManifest
 from mqi_dagster.partitions import beam_key, split_beam_key
 from mqi_dagster.resources.site import Site
@@ -28,7 +28,9 @@ def conclusion_request(instance: dg.DagsterInstance, manifest: CaseManifest) -> 
     for beam in beams:
         digest = latest_digest(instance, "handed_over", beam)
         dose = latest_digest(instance, "rt_dose", beam)
-        if digest is None or dose is None or not latest_run_succeeded(instance, beam):
+        # A dose that was made again and not handed over is nobody's result yet.
+        handed = latest_text(instance, "handed_over", beam, "rt_dose")
+        if digest is None or dose is None or handed != dose or not latest_run_succeeded(instance, beam):
             return None
         versions[beam] = f"{dose}:{digest}"
     signature = digest_of(versions=versions, partial=manifest.partial)[:16]

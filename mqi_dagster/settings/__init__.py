@@ -2,7 +2,14 @@
 
 from mqi_dagster.settings.choices import CaseNames, CsvDialect, DoseType, OutputFormat, Ready, Samples
 from mqi_dagster.settings.engine import Embedded, Engine, EngineProfile, Phantom, built_in_profiles
-from mqi_dagster.settings.model import Settings, parse_settings, problems, read_content, read_settings, settings_problems
+from mqi_dagster.settings.model import (
+    Settings,
+    parse_settings,
+    problems,
+    read_content,
+    read_settings,
+    settings_problems,
+)
 from mqi_dagster.settings.section import Section
 from mqi_dagster.settings.sections import (
     Execution,

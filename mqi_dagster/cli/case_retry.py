@@ -1,6 +1,7 @@
 """`mqi case retry`: what failed of a case or beam runs once more, in the running services."""
 
 from collections.abc import Sequence
+from contextlib import suppress
 
 import dagster as dg
 
@@ -9,7 +10,7 @@ from mqi_dagster.cli.graphql import GraphQL
 from mqi_dagster.cli.pages import Pages
 from mqi_dagster.cli.run_history import LatestRun, RunState, latest_run
 from mqi_dagster.cli.services import Services
-from mqi_dagster.errors import InputError, MqiError, Where
+from mqi_dagster.errors import InfrastructureError, InputError, MqiError, Where
 from mqi_dagster.partitions import beam_key, split_beam_key, split_case_key
 from mqi_dagster.resources.site import Site
 
@@ -102,6 +103,8 @@ def _nothing(latest: dict[str, LatestRun]) -> str:
 
 def _launch(services: GraphQL, partition: str, run: LatestRun) -> str:
     if run.known_to_services and run.state is RunState.FAILED and run.run_id is not None:
-        return services.reexecute_from_failure(run.run_id)
+        # A run that died after its last step has nothing to repeat from; a backfill finds what it made.
+        with suppress(InfrastructureError):
+            return services.reexecute_from_failure(run.run_id)
     assets = _BEAM_ASSETS if "__" in partition else _CASE_ASSETS.get(run.job or "", ("case_manifest",))
     return services.backfill(assets, [partition], f"mqi case retry {partition}")

@@ -113,6 +113,7 @@ def test_other_secrets_give_other_names_and_the_same_doses(reference: Results, t
     assert [digests for digests, _ in results.values()] == [digests for digests, _ in reference.values()]
 
 
+@pytest.mark.slow
 def test_mcsquare_repeats_bit_for_bit_under_another_secret_and_order(
     mcsquare: Installation, tmp_path: Path
 ) -> None:

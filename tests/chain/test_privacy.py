@@ -37,6 +37,7 @@ SITUATIONS = [
     *(("converter", mode) for mode in CONVERTER_FAULTS if mode not in ("hang", "elsewhere")),
 ]
 """The hangs say nothing that others do not; a converter that writes elsewhere puts its own DICOM there."""
+QUICK = ("success", "input")
 
 
 def patterns(*, utf16: bool = True) -> list[tuple[str, bytes]]:
@@ -106,7 +107,15 @@ def deliver_marked(chain: Chain, *defects: str) -> Path:
 
 
 @pytest.mark.usefixtures("as_in_production")
-@pytest.mark.parametrize(("kind", "name"), SITUATIONS, ids=lambda value: value or "all")
+@pytest.mark.parametrize(
+    ("kind", "name"),
+    [
+        # Those of engines and site commands take seconds each: one of them here, all in `make test-all`.
+        pytest.param(kind, name, marks=() if kind in QUICK or name == "crash-text" else (pytest.mark.slow,))
+        for kind, name in SITUATIONS
+    ],
+    ids=lambda value: value or "all",
+)
 def test_the_markers_stand_nowhere_else(
     kind: str,
     name: str,

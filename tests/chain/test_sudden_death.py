@@ -83,6 +83,7 @@ def test_after_the_death_of_a_worker_the_retry_succeeds(
     assert dose_bytes(chain, key) == dose_bytes(undisturbed, key)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("victim", ["worker", "engine"])
 def test_no_mcsquare_outlives_its_worker_or_its_engine(
     tmp_path: Path, disk_instance: dg.DagsterInstance, mcsquare: Installation, victim: str

@@ -103,9 +103,10 @@ def run(
     from mqi_dagster.cli.beam_progress import BeamProgress, own_console
     from mqi_dagster.cli.case_results import CaseResult, Verdict, overall, show_results
     from mqi_dagster.cli.case_run import CaseRunner, RunRequest
-    from mqi_dagster.cli.case_site import RunOptions, settings_of
+    from mqi_dagster.cli.case_site import RunOptions
+    from mqi_dagster.cli.sites import settings_path
 
-    base = settings_of(site) if site is not None else settings
+    base = settings_path(site) if site is not None else settings
     options = RunOptions(base, tuple(machine_files or ()), timezone, histories)
     results: list[CaseResult] = []
     error: str | None = None

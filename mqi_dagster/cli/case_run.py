@@ -10,11 +10,12 @@ from mqi_dagster.assets.arrivals import ArrivedCase, given_folder
 from mqi_dagster.assets.beam import read_manifest
 from mqi_dagster.cli.beam_progress import BeamProgress
 from mqi_dagster.cli.case_results import CaseResult, Verdict
-from mqi_dagster.cli.case_site import SETTINGS_NAME, RunOptions, make_run_site
+from mqi_dagster.cli.case_site import RunOptions, make_run_site
 from mqi_dagster.cli.instance import open_instance
 from mqi_dagster.cli.results_table import beam_rows
 from mqi_dagster.cli.run_history import RUN_KEY_TAG, first_cause
 from mqi_dagster.cli.site_services import clear_leftovers
+from mqi_dagster.cli.sites import SETTINGS_NAME
 from mqi_dagster.delivery.manifest import CaseManifest
 from mqi_dagster.errors import InputError
 from mqi_dagster.partitions import BEAMS, CASES, beam_key

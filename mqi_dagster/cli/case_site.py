@@ -10,13 +10,13 @@ from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
 import yaml
 
 from mqi_dagster.cli.instance import INSTANCE_FILE, write_instance
+from mqi_dagster.cli.sites import SETTINGS_NAME, settings_path
 from mqi_dagster.errors import ConfigurationError
 from mqi_dagster.pseudonyms import make_secret
 from mqi_dagster.resources.site import Site
 from mqi_dagster.settings import Settings, parse_settings, read_settings
 from mqi_dagster.store.files import write_atomically
 
-SETTINGS_NAME = "mqi.yaml"
 PACKAGED_MACHINES = Path(__file__).resolve().parents[1] / "config" / "machines"
 
 _MARK = "# Written by `mqi case run`; it is written anew where its options ask for something else.\n"
@@ -38,21 +38,9 @@ class RunOptions:
     histories: float | None = None
 
 
-def settings_of(place: Path) -> Path:
-    """The settings file of a site named by its folder or by the file itself.
-
-    Raises:
-        ConfigurationError: There is none.
-    """
-    file = place / SETTINGS_NAME if place.is_dir() else place
-    if not file.is_file():
-        raise ConfigurationError(f"{place} is no site: it has no {SETTINGS_NAME}; `mqi init` makes one")
-    return file.resolve()
-
-
 def open_site(place: Path) -> Site:
     """The site of a folder or settings file, its settings read."""
-    site = Site(settings_of(place))
+    site = Site(settings_path(place))
     _ = site.settings
     return site
 

@@ -8,7 +8,8 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from mqi_dagster.cli.case_site import PACKAGED_MACHINES, local_zone, settings_of
+from mqi_dagster.cli.case_site import PACKAGED_MACHINES, local_zone
+from mqi_dagster.cli.sites import settings_path
 from mqi_dagster.delivery.discovery import arrival_of
 from mqi_dagster.delivery.survey import survey_arrival
 from mqi_dagster.delivery.validation import check_case
@@ -37,7 +38,7 @@ def check_folder(
     """
     intake, folder_of_machines, zone = Intake.model_validate({}), PACKAGED_MACHINES, local_zone()
     if site is not None:
-        settings = read_settings(settings_of(site))
+        settings = read_settings(settings_path(site))
         intake, folder_of_machines = settings.intake, settings.paths.machines
         zone = settings.site.timezone
     known = read_machines(machines or folder_of_machines)

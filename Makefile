@@ -48,7 +48,7 @@ stop: install
 	@$(BIN)/mqi stop --site $(SITE)
 
 test: install-dev
-	@$(BIN)/python -m pytest -m "not slow" -n 2 --durations=$(or $(DURATIONS),0) --durations-min=$(or $(DURATIONS_MIN),5)
+	@$(BIN)/python -m pytest -m "not slow" -n 2 --dist worksteal --durations=$(or $(DURATIONS),0) --durations-min=$(or $(DURATIONS_MIN),5)
 
 test-all: install-dev
 	@tests/system-packages

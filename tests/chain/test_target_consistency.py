@@ -6,7 +6,7 @@ import hashlib
 import json
 from pathlib import Path
 
-from chain import PLAN, Chain
+from chain import PLAN, Chain, quick_engine
 
 from mqi_dagster.partitions import beam_key
 
@@ -42,10 +42,12 @@ def test_the_same_dose_handed_over_again_leaves_the_marker(tmp_path: Path) -> No
 
 
 def test_a_raw_dose_made_again_alone_is_not_mixed_with_the_old_rt_dose(tmp_path: Path) -> None:
-    chain = Chain(tmp_path / "site", {"handover": {"raw_dose": True}, "engine": {"seed": 1}})
+    chain = Chain(
+        tmp_path / "site", {"handover": {"raw_dose": True}, "engine": {**quick_engine(), "seed": 1}}
+    )
     case = concluded(chain)
     before = chain.summary(case)
-    chain.change({"engine": {"seed": 2}})
+    chain.change({"engine": {**quick_engine(), "seed": 2}})
     key = beam_key(case, 2)
     assert chain.run_asset("raw_dose", key).success
     assert chain.digest("raw_dose", key) != before["beams"][0]["raw_dose"]["digest"]

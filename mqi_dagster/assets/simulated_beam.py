@@ -11,6 +11,7 @@ from typing import Self
 import dagster as dg
 
 from mqi_dagster.assets.beam import BeamAtWork, engine_version, require_unchanged
+from mqi_dagster.assets.boundary import safe_text
 from mqi_dagster.assets.digests import tps_file_digest
 from mqi_dagster.assets.lineage import store_place
 from mqi_dagster.assets.progress import LiveProgress
@@ -173,6 +174,8 @@ class SimulatedBeam:
         if isinstance(error, MqiError):
             failed = error.retry is not Retry.FOREVER
             return (Outcome.FAILED if failed else Outcome.LOST), str(error.at(self._beam.where))
+        if isinstance(error, Exception):
+            return Outcome.FAILED, safe_text(error)
         run = self._context.instance.get_run_by_id(self._run_id)
         if run is not None and run.status is dg.DagsterRunStatus.CANCELING:
             return Outcome.CANCELLED, "cancelled by an operator"

@@ -39,9 +39,6 @@ from mqi_dagster.store.files import write_atomically
 from mqi_dagster.store.published import Published
 
 _POLL_SECONDS = 0.25
-_SIGNALLED = 128
-"""Exit codes above are those of a program that a signal has ended."""
-_INTERRUPT_SECONDS = 5.0
 LOG_NAME = "engine.log"
 WATER_SURFACE_MM = 20.0
 """Engine z of the water surface in 2 cm mode."""
@@ -278,10 +275,6 @@ class SimulatedBeam:
             time.sleep(_POLL_SECONDS)
 
     def _raise_failure(self, status: JobStatus, parser: ProgressParser) -> None:
-        if status.exit_code is not None and (status.exit_code < 0 or status.exit_code > _SIGNALLED):
-            # Stopped services end the engine a moment before its worker: that is no fault of the engine, and
-            # the worker's own interrupt arrives while it waits here.
-            time.sleep(_INTERRUPT_SECONDS)
         if status.state is JobState.TIMED_OUT:
             raise EngineTimeoutError(status.reason)
         if status.state in (JobState.LOST, JobState.CANCELLED):

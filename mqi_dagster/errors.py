@@ -173,6 +173,18 @@ class InfrastructureError(MqiError):
     retry = Retry.FOREVER
 
 
+class UnreachableError(InfrastructureError):
+    """A host, or the scheduler behind it, cannot serve now: whoever needs it waits until it can."""
+
+    code = "unreachable"
+
+
+class JobCancelledError(MqiError):
+    """Somebody cancelled a beam's job on the cluster: whether it runs again is for a person to say."""
+
+    code = "job-cancelled"
+
+
 class LeaseLostError(InfrastructureError):
     """The lease passed to another owner, so this one must stop without touching the job."""
 

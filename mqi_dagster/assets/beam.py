@@ -1,7 +1,5 @@
 """One beam at work: its place in the case, its plan, its machine, and what of them a digest depends on."""
 
-import functools
-import subprocess
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -11,13 +9,11 @@ import dagster as dg
 from mqi_dagster.assets.lineage import resolve
 from mqi_dagster.delivery.manifest import BeamEntry, CaseManifest, FileEntry, beam_inputs
 from mqi_dagster.errors import ConfigurationError, InputError, Where
-from mqi_dagster.execution.processes import resolve_program
 from mqi_dagster.machine import Machine
 from mqi_dagster.partitions import split_beam_key
 from mqi_dagster.plan.model import IonPlan, PlanBeam
 from mqi_dagster.plan.reading import read_ion_plan
 from mqi_dagster.resources.site import Site
-from mqi_dagster.settings import EngineProfile
 from mqi_dagster.store.files import sha256_file
 
 MANIFEST_FILE = "case_manifest.json"
@@ -98,22 +94,16 @@ def load_beam(instance: dg.DagsterInstance, site: Site, key: str) -> BeamAtWork:
     )
 
 
-@functools.cache
-def _asked_version(command: tuple[str, ...]) -> str:
-    argv = (str(resolve_program(command[0])), *command[1:])
-    try:
-        answer = subprocess.run(argv, capture_output=True, text=True, timeout=60, check=True)
-    except (OSError, subprocess.SubprocessError) as error:
-        raise ConfigurationError(
-            "the engine does not tell its version; see `mqi doctor`", where=Where(kind="engine")
-        ) from error
-    return answer.stdout.strip()
+def engine_version(site: Site) -> str:
+    """The engine's version, asked where engines run, or as the settings say.
 
-
-def engine_version(profile: EngineProfile) -> str:
-    """The engine's version, asked or as the settings say."""
+    Raises:
+        ConfigurationError: It cannot be asked, and the settings do not say it.
+        UnreachableError: The cluster does not answer.
+    """
+    profile = site.settings.engine_profile()
     if profile.version_command is not None:
-        return _asked_version(profile.version_command)
+        return site.executor.answer(profile.version_command)
     if profile.version is None:
         raise ConfigurationError("the engine profile has neither version nor version_command")
     return profile.version

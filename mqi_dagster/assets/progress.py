@@ -9,6 +9,7 @@ _STEP_PERCENT = 10
 PROGRESS_TAG = "mqi/progress"
 SLOT_TAG = "mqi/slot"
 JOB_TAG = "mqi/job"
+JOB_KEY_TAG = "mqi/job_key"
 PHASE_TAG = "mqi/phase"
 
 
@@ -33,7 +34,12 @@ class LiveProgress:
         self._context.instance.add_run_tags(self._context.run.run_id, tags)
 
     def _report(
-        self, phase: str, percent: float, event: Progress | None = None, histories: float | None = None
+        self,
+        phase: str,
+        percent: float,
+        event: Progress | None = None,
+        histories: float | None = None,
+        message: str = "",
     ) -> None:
         self._ledger.report(
             self._beam,
@@ -43,6 +49,7 @@ class LiveProgress:
             event.batches if event else None,
             percent,
             histories,
+            message,
             attempt=self._attempt,
         )
 
@@ -52,11 +59,30 @@ class LiveProgress:
         self._tag({PHASE_TAG: phase})
         self._report(phase, 0.0)
 
-    def started(self, slot: str, job_id: str) -> None:
-        """The engine runs; its job is written down before anybody waits for it."""
-        self._context.log.info("simulating on %s (attempt %d)", slot, self._attempt)
-        self._tag({PHASE_TAG: "simulating", SLOT_TAG: slot, JOB_TAG: job_id, PROGRESS_TAG: "0 %"})
+    def waiting(self, phase: str, reason: str) -> None:
+        """The job waits, for a place or for the cluster: the reason stands where people look."""
+        self._context.log.info("%s: %s", phase, reason)
+        self._tag({PHASE_TAG: phase})
+        self._report(phase, 0.0, message=reason)
+
+    def started(self, slot: str, job_id: str, key: str) -> None:
+        """The job exists; it is written down before anybody waits for it."""
+        self._context.log.info("simulating on %s (attempt %d), job %s", slot, self._attempt, job_id)
+        self._tag(
+            {
+                PHASE_TAG: "simulating",
+                SLOT_TAG: slot,
+                JOB_TAG: job_id,
+                JOB_KEY_TAG: key,
+                PROGRESS_TAG: "0 %",
+            }
+        )
         self._report("simulating", 0.0)
+
+    def running(self, message: str) -> None:
+        """The job runs, after it has waited."""
+        self._tag({PHASE_TAG: "simulating"})
+        self._report("simulating", 0.0, message=message)
 
     def event(self, event: Progress) -> None:
         """One step of the engine."""

@@ -1,7 +1,6 @@
 """One simulation of one beam: from the lease to the published raw dose, with live progress."""
 
 import shutil
-import time
 from collections.abc import Callable
 from datetime import timedelta
 from pathlib import Path
@@ -10,35 +9,39 @@ from typing import Self
 
 import dagster as dg
 
-from mqi_dagster.assets.beam import BeamAtWork, engine_version, require_unchanged
+from mqi_dagster.assets.beam import BeamAtWork, require_unchanged
 from mqi_dagster.assets.boundary import safe_text
 from mqi_dagster.assets.digests import tps_file_digest
+from mqi_dagster.assets.engine_run import EngineRun
 from mqi_dagster.assets.lineage import store_place
+from mqi_dagster.assets.patience import Patience
 from mqi_dagster.assets.progress import LiveProgress
 from mqi_dagster.assets.raw_dose_files import RECORD_FILE, RawDoseRecord, copy_files
-from mqi_dagster.assets.slots import (
-    declare_local_slots,
-    engine_environment,
-    free_ended_leases,
-    job_ended,
-    this_host,
-)
+from mqi_dagster.assets.slots import engine_environment, intervals_of
+from mqi_dagster.assets.waiting import wait_for_slot
 from mqi_dagster.delivery.summary import InterpretedBeam, read_summary
 from mqi_dagster.engine.job_view import TPS_NAME, JobView, mark_start
 from mqi_dagster.engine.output import RawDose, read_output
 from mqi_dagster.engine.progress import ProgressParser, engine_failure
 from mqi_dagster.engine.view import prepare_view
-from mqi_dagster.errors import EngineTimeoutError, InfrastructureError, MqiError, Retry
+from mqi_dagster.errors import (
+    EngineError,
+    EngineTimeoutError,
+    InfrastructureError,
+    JobCancelledError,
+    MqiError,
+    Retry,
+)
 from mqi_dagster.execution.job import Job, JobHandle, JobState, JobStatus
 from mqi_dagster.execution.scrub import Scrubber
 from mqi_dagster.ledger.attempts import Attempt, Outcome
 from mqi_dagster.ledger.heartbeat import LeaseKeeper
-from mqi_dagster.ledger.leases import Lease, Refusal
+from mqi_dagster.ledger.leases import Lease
+from mqi_dagster.partitions import beam_folder
 from mqi_dagster.resources.site import Site
 from mqi_dagster.store.files import write_atomically
 from mqi_dagster.store.published import Published
 
-_POLL_SECONDS = 0.25
 LOG_NAME = "engine.log"
 WATER_SURFACE_MM = 20.0
 """Engine z of the water surface in 2 cm mode."""
@@ -55,10 +58,17 @@ class SimulatedBeam:
         beam: The beam.
         csvs: Its published CSVs.
         digest: Digest of the raw dose to be made.
+        version: The engine's version.
     """
 
     def __init__(
-        self, context: dg.AssetExecutionContext, site: Site, beam: BeamAtWork, csvs: Published, digest: str
+        self,
+        context: dg.AssetExecutionContext,
+        site: Site,
+        beam: BeamAtWork,
+        csvs: Published,
+        digest: str,
+        version: str,
     ) -> None:
         self._context = context
         self._site = site
@@ -66,14 +76,14 @@ class SimulatedBeam:
         self._csvs = csvs
         self._digest = digest
         self._run_id = context.run.run_id
-        self._profile = site.settings.engine.in_use()
-        self._version = engine_version(self._profile)
+        self._profile = site.settings.engine_profile()
+        self._version = version
         self._scrubber = Scrubber(beam.plan.identifiers)
         self._lease: Lease | None = None
         self._keeper: LeaseKeeper | None = None
         self._attempt: Attempt | None = None
         self._progress: LiveProgress | None = None
-        self._running: tuple[Job, JobHandle] | None = None
+        self._engine: EngineRun | None = None
 
     def acquire(self, made_meanwhile: Callable[[], Made | None]) -> Made | None:
         """Wait for a slot.
@@ -84,33 +94,11 @@ class SimulatedBeam:
         Returns:
             That result, or None when the slot is held.
         """
-        kind = declare_local_slots(self._site.ledger, self._site.settings)
-        waiting = ""
-        while True:
-            free_ended_leases(self._context.instance, self._site.ledger)
-            found = self._site.ledger.acquire(
-                self._beam.key,
-                self._run_id,
-                stale_after=self._site.stale_after,
-                kind=kind.value,
-                host=this_host(),
-                confirm_ended=job_ended,
-            )
-            if isinstance(found, Lease):
-                self._lease = found
-                made = made_meanwhile()
-                if made is not None:
-                    self._site.ledger.release(found)
-                return made
-            waiting = self._say_waiting(found, waiting)
-            time.sleep(self._site.settings.execution.lease_poll_seconds)
-
-    def _say_waiting(self, refusal: Refusal, before: str) -> str:
-        if refusal.reason != before:
-            self._context.log.info("waiting: %s", refusal.reason)
-        if refusal.reason.startswith("no free slot"):
-            self._site.ledger.report(self._beam.key, self._run_id, "waiting", message=refusal.reason)
-        return refusal.reason
+        self._lease = wait_for_slot(self._context, self._site, self._beam.key)
+        made = made_meanwhile()
+        if made is not None:
+            self._site.ledger.release(self._lease)
+        return made
 
     @property
     def _held(self) -> Lease:
@@ -140,9 +128,13 @@ class SimulatedBeam:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         try:
-            if self._running is not None:
+            if self._engine is not None and self._engine.in_flight:
+                if self._site.executor.survives_worker and not self._cancelling(error):
+                    # Job, attempt and lease stay as they are: the next run takes them over.
+                    self._context.log.info("detached: the job goes on, the next run continues with it")
+                    return
                 # Where this fails the engine may still run, and then the slot is not free.
-                self._site.executor.cancel(*self._running)
+                self._engine.cancel()
             try:
                 self._keep_log()
                 if self._attempt is not None:
@@ -153,7 +145,14 @@ class SimulatedBeam:
         finally:
             if self._keeper is not None:
                 self._keeper.__exit__(kind, error, trace)
-        shutil.rmtree(self._work, ignore_errors=True)
+            shutil.rmtree(self._work, ignore_errors=True)
+
+    def _cancelling(self, error: BaseException | None) -> bool:
+        """Whether an interrupt is an operator's wish: a service that stops interrupts in the same way."""
+        if error is None or isinstance(error, Exception):
+            return False
+        run = self._context.instance.get_run_by_id(self._run_id)
+        return run is not None and run.status is dg.DagsterRunStatus.CANCELING
 
     def _keep_log(self) -> None:
         """Keep what the engine printed, scrubbed of identifiers and paths."""
@@ -171,13 +170,14 @@ class SimulatedBeam:
     def _outcome(self, error: BaseException | None) -> tuple[Outcome, str | None]:
         if error is None:
             return Outcome.SUCCEEDED, None
+        if isinstance(error, JobCancelledError):
+            return Outcome.CANCELLED, str(error.at(self._beam.where))
         if isinstance(error, MqiError):
             failed = error.retry is not Retry.FOREVER
             return (Outcome.FAILED if failed else Outcome.LOST), str(error.at(self._beam.where))
         if isinstance(error, Exception):
             return Outcome.FAILED, safe_text(error)
-        run = self._context.instance.get_run_by_id(self._run_id)
-        if run is not None and run.status is dg.DagsterRunStatus.CANCELING:
+        if self._cancelling(error):
             return Outcome.CANCELLED, "cancelled by an operator"
         return Outcome.LOST, f"interrupted: {type(error).__name__}"
 
@@ -209,6 +209,7 @@ class SimulatedBeam:
             engine=settings.engine,
             # The engine sees only the GPU it was given, so its index there is always the first.
             gpu_index=0,
+            seen_as=self._site.executor.engine_folder,
         )
         digest = tps_file_digest(
             self._beam, self._csvs.digest, settings.engine, self._version, view.tps.for_digest()
@@ -229,10 +230,11 @@ class SimulatedBeam:
         Raises:
             EngineError: It failed, ran too long, or left no valid dose of this beam.
         """
-        assert self._progress is not None and self._attempt is not None
+        assert self._progress is not None and self._attempt is not None and self._keeper is not None
         job = Job(
             key=self._attempt.job_key,
             name=self._beam.key,
+            place=(self._beam.case, beam_folder(self._beam.number)),
             directory=view.directory,
             manifest=view.manifest,
             argv=view.argv,
@@ -243,40 +245,44 @@ class SimulatedBeam:
             success_exit_codes=self._profile.success_exit_codes,
         )
         started = mark_start(view)
-        handle = self._site.executor.submit(job)
-        self._running = (job, handle)
-        self._lease = self._site.ledger.set_job(self._held, handle.executor, handle.job_id)
-        self._progress.started(self.slot, handle.job_id)
-        parser = ProgressParser()
-        status = self._watch(job, handle, parser)
-        self._running = None
-        self._raise_failure(status, parser)
+        engine = EngineRun(
+            self._context.log,
+            self._site.executor,
+            job,
+            self._progress,
+            Patience(self._context.log, intervals_of(self._site.settings), self._pause),
+            self._keeper.check,
+            self._note_job,
+            self.slot,
+        )
+        self._engine = engine
+        status = engine.run()
+        self._raise_failure(status, engine.parser)
         self._progress.phase("verifying")
-        fetched = self._site.executor.fetch(job, handle)
-        dose = read_output(view, self._profile, started, parser.histories, fetched)
-        published = self._publish(view, tps, fetched, dose, parser)
-        self._progress.done(parser.histories)
+        fetched = engine.fetch()
+        dose = read_output(view, self._profile, started, engine.parser.histories, fetched)
+        published = self._publish(view, tps, fetched, dose, engine.parser)
+        engine.clear()
+        self._progress.done(engine.parser.histories)
         return published
 
-    def _watch(self, job: Job, handle: JobHandle, parser: ProgressParser) -> JobStatus:
-        assert self._progress is not None and self._keeper is not None
-        offset = 0
-        while True:
-            self._keeper.check()
-            status = self._site.executor.poll(job, handle)
-            chunk = self._site.executor.tail(job, handle, offset)
-            offset += len(chunk)
-            for event in parser.feed(chunk):
-                self._progress.event(event)
-            if status.state.ended:
-                for event in parser.close():
-                    self._progress.event(event)
-                return status
-            time.sleep(_POLL_SECONDS)
+    def _pause(self, reason: str) -> None:
+        """Between two tries: stop where the lease is gone, and say what is waited for."""
+        assert self._keeper is not None and self._progress is not None
+        self._keeper.check()
+        if reason:
+            self._progress.waiting("waiting for the cluster", reason)
+
+    def _note_job(self, handle: JobHandle) -> None:
+        self._lease = self._site.ledger.set_job(self._held, handle.executor, handle.job_id)
 
     def _raise_failure(self, status: JobStatus, parser: ProgressParser) -> None:
         if status.state is JobState.TIMED_OUT:
             raise EngineTimeoutError(status.reason)
+        if status.state is JobState.CANCELLED and self._site.executor.survives_worker:
+            raise JobCancelledError(f"{status.reason}; to run it again: mqi case retry {self._beam.case}")
+        if status.state is JobState.FAILED and status.exit_code is None:
+            raise EngineError(status.reason)
         if status.state in (JobState.LOST, JobState.CANCELLED):
             raise InfrastructureError(f"the engine's job is {status.state.value}: {status.reason}")
         failure = engine_failure(self._profile, status.exit_code, parser, self._scrubber.text)

@@ -10,8 +10,10 @@ from mqi_dagster.assets.boundary import Boundary
 from mqi_dagster.assets.digests import SIMULATION_CODE, raw_dose_digest
 from mqi_dagster.assets.jobs import POOL
 from mqi_dagster.assets.lineage import DIGEST, latest_digest, resolve, reusable
+from mqi_dagster.assets.patience import Patience
 from mqi_dagster.assets.raw_dose_files import RECORD_FILE, RawDoseRecord, read_raw_dose, read_record
 from mqi_dagster.assets.simulated_beam import SimulatedBeam
+from mqi_dagster.assets.slots import free_ended_leases, intervals_of
 from mqi_dagster.errors import MqiError, StoreError, Where
 from mqi_dagster.partitions import BEAMS
 from mqi_dagster.resources.site import Site
@@ -108,10 +110,12 @@ def simulation(attempts: int) -> dg.AssetsDefinition:
             beam = load_beam(context.instance, site, key)
             csvs = resolve(context.instance, site, "interpreted_csvs", key)
             engine = site.settings.engine
-            digest = raw_dose_digest(beam, csvs.digest, engine, engine_version(engine.in_use()))
+            patience = Patience(context.log, intervals_of(site.settings))
+            version = patience.persist("asking the engine's version", lambda: engine_version(site))
+            digest = raw_dose_digest(beam, csvs.digest, engine, version)
             found = _reused(site, key, digest)
             if found is None:
-                run = SimulatedBeam(context, site, beam, csvs, digest)
+                run = SimulatedBeam(context, site, beam, csvs, digest, version)
                 found = run.acquire(lambda: _reused(site, key, digest))
                 if found is None:
                     with run:
@@ -120,6 +124,8 @@ def simulation(attempts: int) -> dg.AssetsDefinition:
                         raw = run.simulate(view, tps)
                     yield _raw_result(beam, raw, read_record(raw), reused=False)
                     return
+            # An earlier run may have died between its result and the end of its lease.
+            free_ended_leases(context.instance, site)
             tps, raw = found
             context.log.info("found in the store; no engine is started")
             yield _tps_result(tps, "none")

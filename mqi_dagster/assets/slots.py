@@ -1,17 +1,17 @@
-"""The slots of this machine: what the pool leases, and what an engine in a slot sees."""
+"""The slots of simulations: what the pool leases, and what an engine in a slot is told."""
 
 import os
 import socket
 
 import dagster as dg
 
-from mqi_dagster.errors import ConfigurationError
+from mqi_dagster.errors import ConfigurationError, UnreachableError
 from mqi_dagster.execution.gpus import local_gpus
 from mqi_dagster.execution.processes import process_alive
 from mqi_dagster.ledger.leases import Lease
-from mqi_dagster.ledger.ledger import Ledger
 from mqi_dagster.ledger.slots import Slot, SlotKind
-from mqi_dagster.settings import Settings
+from mqi_dagster.resources.site import Site
+from mqi_dagster.settings import Intervals, Settings
 
 THREADS_VARIABLE = "MQI_ENGINE_THREADS"
 GPU_VARIABLE = "CUDA_VISIBLE_DEVICES"
@@ -38,15 +38,40 @@ def local_slots(settings: Settings) -> list[Slot]:
     return [Slot(SlotKind.GPU, gpu.index, uuid=gpu.uuid, memory_mb=gpu.memory_mb) for gpu in gpus]
 
 
-def declare_local_slots(ledger: Ledger, settings: Settings) -> SlotKind:
-    """Write this machine's slots into the ledger; the kind that the engine in use needs."""
-    slots = local_slots(settings)
-    ledger.declare_slots(this_host(), slots)
-    return slots[0].kind
+def simulation_slots(settings: Settings) -> tuple[str, list[Slot]]:
+    """Host and slots of the place where simulations run: this machine's, or jobs at once on a cluster.
+
+    Raises:
+        ConfigurationError: The engine needs a GPU of this machine and there is none.
+    """
+    place = settings.execution.simulation
+    cluster = settings.slurm_of(place)
+    if cluster is None:
+        return this_host(), local_slots(settings)
+    slurm = cluster[1]
+    kind = SlotKind.CPU if slurm.wanted_gpus is None else SlotKind.GPU
+    return place, [Slot(kind, index) for index in range(slurm.slots)]
+
+
+def intervals_of(settings: Settings) -> Intervals:
+    """How long the place where simulations run is waited for."""
+    cluster = settings.slurm_of(settings.execution.simulation)
+    return Intervals.model_validate({}) if cluster is None else cluster[1].intervals
+
+
+def declare_slots(site: Site) -> tuple[str, SlotKind]:
+    """Write the slots of simulations into the ledger; their host and kind."""
+    host, slots = simulation_slots(site.settings)
+    site.ledger.declare_slots(host, slots)
+    return host, slots[0].kind
 
 
 def engine_environment(lease: Lease, settings: Settings) -> dict[str, str]:
-    """What the engine in a slot sees of the machine: its own GPU, or its share of the cores."""
+    """What the engine in a slot is told of the machine: its own GPU, or its share of the cores."""
+    cluster = settings.slurm_of(settings.execution.simulation)
+    if cluster is not None:
+        # Which GPU it is, Slurm tells the job itself.
+        return {THREADS_VARIABLE: str(cluster[1].cpus)}
     if lease.kind is SlotKind.GPU:
         return {GPU_VARIABLE: lease.uuid}
     cores = len(os.sched_getaffinity(0))
@@ -57,14 +82,31 @@ def engine_environment(lease: Lease, settings: Settings) -> dict[str, str]:
     return environment if cache is None else {**environment, "MQI_ENGINE_CACHE": str(cache)}
 
 
-def job_ended(lease: Lease) -> bool:
-    """Whether the job of a lease is known to have ended: only this machine's processes can be asked."""
-    return lease.host == this_host() and (lease.job_id is None or not process_alive(lease.job_id))
+def job_ended(site: Site, lease: Lease) -> bool:
+    """Whether the job of a lease is known to have ended; where nobody can be asked now, it is not."""
+    if lease.host == this_host():
+        return lease.job_id is None or not process_alive(lease.job_id)
+    if lease.host != site.settings.execution.simulation:
+        return False
+    try:
+        return site.executor.ended(lease.job_id, lease.beam)
+    except UnreachableError:
+        return False
 
 
-def free_ended_leases(instance: dg.DagsterInstance, ledger: Ledger) -> None:
-    """Free what runs hold that Dagster knows to have ended and whose engine is gone as well."""
-    for lease in ledger.leases():
+def free_ended_leases(instance: dg.DagsterInstance, site: Site) -> None:
+    """Free what runs hold that Dagster knows to have ended and whose engine is gone as well.
+
+    A job on a cluster outlives its run, for the next one to take over; only that of a cancelled run goes.
+    """
+    for lease in site.ledger.leases():
         run = instance.get_run_by_id(lease.owner)
-        if run is not None and run.is_finished and job_ended(lease):
-            ledger.release(lease)
+        if run is None or not run.is_finished:
+            continue
+        if run.status is dg.DagsterRunStatus.CANCELED and lease.host == site.settings.execution.simulation:
+            try:
+                site.executor.cancel_beam(lease.beam)
+            except UnreachableError:
+                continue
+        if job_ended(site, lease):
+            site.ledger.release(lease)

@@ -11,12 +11,14 @@ import yaml
 from dagster._core.storage.tags import GRPC_INFO_TAG
 
 from mqi_dagster.assets.jobs import CASE_TAG, GPU_TAG, POOL
-from mqi_dagster.assets.slots import local_slots
+from mqi_dagster.assets.slots import simulation_slots
 from mqi_dagster.errors import ConfigurationError
 from mqi_dagster.settings import Settings
 
 INSTANCE_FILE = "dagster.yaml"
 RUNS_PER_CASE = 4
+RETRIES = 1000
+"""Deaths of its worker after which a run is given up."""
 _HEAD = """\
 # Dagster's instance of this site. `mqi init` and `mqi dev` keep the limits in step with mqi.yaml;
 # what else you write here (storage, for example) stays.
@@ -29,9 +31,9 @@ _IN_WORK = [
 
 
 def simulations_at_once(settings: Settings) -> int:
-    """The slots of this machine; as many as the settings say where the engine's GPU is not there (yet)."""
+    """The slots of simulations; as many as the settings say where the engine's GPU is not there (yet)."""
     try:
-        return len(local_slots(settings))
+        return len(simulation_slots(settings)[1])
     except ConfigurationError:
         return settings.execution.slots
 
@@ -49,8 +51,9 @@ def instance_settings(settings: Settings, existing: Mapping[str, Any] | None = N
             "cancel_timeout_seconds": 60,
             "free_slots_after_run_end_seconds": 30,
         },
-        # Dead workers only: what a step's own error is worth is decided by the step.
-        "run_retries": {"enabled": True, "max_retries": 10, "retry_on_asset_or_op_failure": False},
+        # Dead workers only: what a step's own error is worth is decided by the step. However often services
+        # are stopped or killed under a beam, it goes on.
+        "run_retries": {"enabled": True, "max_retries": RETRIES, "retry_on_asset_or_op_failure": False},
         "sensors": {"use_threads": True, "num_workers": 4, "num_submit_workers": 8},
         "backfills": {"use_threads": True, "num_workers": 2, "num_submit_workers": 4},
         "retention": {"sensor": {"purge_after_days": {"skipped": 2, "success": 30, "failure": 90}}},

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import StrEnum
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import Protocol
 
 
@@ -17,6 +17,8 @@ class Job:
     """Digest and attempt: submitting the same key twice finds the first job."""
     name: str
     """Beam key, for people."""
+    place: tuple[str, ...]
+    """Folders of the beam below an executor's own root: case and beam."""
     directory: Path
     """Prepared inputs; also the working directory of the engine."""
     manifest: Mapping[str, str]
@@ -73,6 +75,23 @@ class Executor(Protocol):
     """Runs jobs; every operation may be repeated."""
 
     name: str
+    survives_worker: bool
+    """Whether a job goes on when its worker dies, so that the next run can take it over."""
+    poll_seconds: float
+    """How often a waiting worker asks."""
+
+    @property
+    def engine_folder(self) -> PurePosixPath | None:
+        """The job's folder as its engine sees it, None where that is the job's own directory."""
+        ...
+
+    def answer(self, argv: Sequence[str]) -> str:
+        """What a short command prints where engines run.
+
+        Raises:
+            ConfigurationError: The command fails.
+        """
+        ...
 
     def submit(self, job: Job) -> JobHandle:
         """Start the job, or find it if its key was submitted before."""
@@ -94,6 +113,27 @@ class Executor(Protocol):
         """
         ...
 
-    def cancel(self, job: Job, handle: JobHandle) -> None:
-        """End the job and everything it started; returns when it is confirmed ended."""
+    def cancel(self, job: Job, handle: JobHandle | None) -> None:
+        """End the job and everything it started; returns when it is confirmed ended.
+
+        Args:
+            job: The job.
+            handle: None where the submission was interrupted, so that nobody knows whether there is one.
+        """
+        ...
+
+    def clear(self, job: Job, handle: JobHandle) -> str:
+        """Remove what the job needs no more, once its outputs are verified and published.
+
+        Returns:
+            An alarm for people, empty where there is none.
+        """
+        ...
+
+    def cancel_beam(self, beam: str) -> None:
+        """End whatever of a beam its dead workers have left."""
+        ...
+
+    def ended(self, job_id: str | None, beam: str) -> bool:
+        """Whether the job that a beam's lease names is known to have ended."""
         ...

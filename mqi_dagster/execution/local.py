@@ -8,6 +8,7 @@ import re
 import subprocess
 import threading
 import time
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
@@ -19,10 +20,18 @@ from mqi_dagster.errors import (
     Where,
 )
 from mqi_dagster.execution.job import Job, JobHandle, JobState, JobStatus
-from mqi_dagster.execution.processes import end_group, exit_code, process_alive, process_id, start_tied
+from mqi_dagster.execution.processes import (
+    end_group,
+    exit_code,
+    process_alive,
+    process_id,
+    resolve_program,
+    start_tied,
+)
 
 _SAFE = re.compile(r"[A-Za-z0-9_-][A-Za-z0-9._-]*")
 _GRACE_SECONDS = 5.0
+_ANSWER_SECONDS = 60
 _ENGINE = Where(kind="engine")
 
 
@@ -44,16 +53,44 @@ class LocalExecutor:
     """
 
     name = "local"
+    survives_worker = False
+    poll_seconds = 0.25
+    engine_folder = None
 
     def __init__(self, state: Path) -> None:
         self.starts = state / "engine_starts"
         """One line, the job's key, for every engine that was started."""
         self._records = state / "engine_jobs"
         self._children: dict[str, _Child] = {}
+        self._answers: dict[tuple[str, ...], str] = {}
         try:
             self._records.mkdir(mode=0o700, parents=True, exist_ok=True)
         except OSError as error:
             raise _disk(error) from None
+
+    def answer(self, argv: Sequence[str]) -> str:
+        """What a short command prints here; asked once a process.
+
+        Raises:
+            ConfigurationError: It is missing, fails, or takes longer than a minute.
+        """
+        command = tuple(argv)
+        if command not in self._answers:
+            program = str(resolve_program(command[0]))
+            try:
+                done = subprocess.run(
+                    [program, *command[1:]],
+                    capture_output=True,
+                    text=True,
+                    timeout=_ANSWER_SECONDS,
+                    check=True,
+                )
+            except (OSError, subprocess.SubprocessError) as error:
+                raise ConfigurationError(
+                    "the engine does not tell its version; see `mqi doctor`", where=_ENGINE
+                ) from error
+            self._answers[command] = done.stdout.strip()
+        return self._answers[command]
 
     def submit(self, job: Job) -> JobHandle:
         """Start the engine, or find it where this process started the same key of the same beam before.
@@ -125,12 +162,14 @@ class LocalExecutor:
             raise EngineError(fault, where=_ENGINE)
         return {name: job.directory / name for name in job.outputs}
 
-    def cancel(self, job: Job, handle: JobHandle) -> None:
-        """End the engine and everything it started.
+    def cancel(self, job: Job, handle: JobHandle | None) -> None:
+        """End the engine and everything it started; without a handle none was started.
 
         Raises:
             InfrastructureError: It cannot be ended.
         """
+        if handle is None:
+            return
         child = self._child(job, handle)
         if child is None:
             end_group(handle.job_id, _GRACE_SECONDS)
@@ -139,6 +178,17 @@ class LocalExecutor:
             child.process.wait()
             child.verdict = JobStatus(JobState.CANCELLED, child.process.returncode, "cancelled")
         self._forget(job)
+
+    def clear(self, job: Job, handle: JobHandle) -> str:
+        """Nothing: the job's folder is its worker's own, which removes it."""
+        return ""
+
+    def cancel_beam(self, beam: str) -> None:
+        """Nothing: an engine dies with its worker."""
+
+    def ended(self, job_id: str | None, beam: str) -> bool:
+        """Whether nothing of a job lives on this machine."""
+        return job_id is None or not process_alive(job_id)
 
     def _start(self, job: Job) -> _Child:
         log = job.directory / job.log

@@ -8,12 +8,10 @@ from collections.abc import Mapping
 from pathlib import Path, PurePosixPath
 from typing import BinaryIO
 
-from pydantic import ValidationError
-
-from mqi_dagster.errors import HandoverError, Where
+from mqi_dagster.errors import HandoverError
+from mqi_dagster.handover.receipts import RECEIPT, content_of, differs, failure, outlived, relative
 from mqi_dagster.handover.target import Receipt, ReceiptEntry
 
-RECEIPT = "receipt.json"
 _CHUNK = 1 << 20
 
 
@@ -33,13 +31,6 @@ def _sync_folder(folder: Path) -> None:
         os.close(descriptor)
 
 
-def _relative(name: str) -> PurePosixPath:
-    path = PurePosixPath(name)
-    if path.is_absolute() or ".." in path.parts or not path.parts:
-        raise HandoverError("a name at the target must stay below it", where=Where(kind="hand-over"))
-    return path
-
-
 class FolderTarget:
     """A folder as hand-over target.
 
@@ -54,21 +45,22 @@ class FolderTarget:
 
     def deliver(self, folder: str, files: Mapping[str, Path]) -> Receipt:
         """Copy files below ``folder``; see `Target.deliver`."""
-        base = self._root / _relative(folder)
+        below = relative(folder)
+        base = self._root / below
         entries = []
         try:
             for name in sorted(files):
-                entries.append(self._copy(files[name], base / _relative(name)))
+                entries.append(self._copy(files[name], base / relative(name)))
             receipt = Receipt(target=self.name, entries=tuple(entries))
-            self._remove_former(base / RECEIPT, receipt)
-            self._write(base / RECEIPT, receipt.model_dump_json(indent=1).encode() + b"\n")
+            self._remove_former(below, receipt)
+            self._write(base / RECEIPT, content_of(receipt))
         except OSError as error:
             raise self._failure(error) from error
         return receipt
 
     def state(self, folder: str, name: str, content: bytes) -> ReceiptEntry:
         """Write one small file; see `Target.state`."""
-        path = self._root / _relative(folder) / _relative(name)
+        path = self._root / relative(folder) / relative(name)
         try:
             self._write(path, content)
             return self._read_back(path, hashlib.sha256(content).hexdigest())
@@ -77,7 +69,7 @@ class FolderTarget:
 
     def withdraw(self, folder: str, name: str) -> None:
         """Remove one small file; see `Target.withdraw`."""
-        path = self._root / _relative(folder) / _relative(name)
+        path = self._root / relative(folder) / relative(name)
         try:
             path.unlink(missing_ok=True)
             if path.parent.is_dir():
@@ -85,19 +77,15 @@ class FolderTarget:
         except OSError as error:
             raise self._failure(error) from error
 
-    def _remove_former(self, former: Path, receipt: Receipt) -> None:
-        """Remove what the folder's former receipt lists and this one does not, where nobody has changed it.
-
-        A plane of an older calibration beside a new dose would pass for a part of it.
-        """
+    def _remove_former(self, folder: PurePosixPath, receipt: Receipt) -> None:
+        """Remove the files of the former receipt that are not in this one, where nobody has changed them."""
         try:
-            listed = Receipt.model_validate_json(former.read_bytes()).entries
-        except (FileNotFoundError, ValidationError):
+            former = (self._root / folder / RECEIPT).read_bytes()
+        except FileNotFoundError:
             return
-        present = {entry.name for entry in receipt.entries}
-        for entry in listed:
-            path = self._root / _relative(entry.name)
-            if entry.name in present or not path.is_file() or not path.is_relative_to(former.parent):
+        for entry in outlived(former, receipt, folder):
+            path = self._root / relative(entry.name)
+            if not path.is_file():
                 continue
             with path.open("rb") as stream:
                 unchanged = _hash(stream)[0] == entry.sha256
@@ -106,9 +94,7 @@ class FolderTarget:
                 _sync_folder(path.parent)
 
     def _failure(self, error: OSError) -> HandoverError:
-        return HandoverError(
-            f"the target folder cannot be written: {error.strerror}", where=Where(kind="hand-over")
-        )
+        return failure(f"the target folder cannot be written: {error.strerror}")
 
     def _copy(self, source: Path, target: Path) -> ReceiptEntry:
         with source.open("rb") as stream:
@@ -149,8 +135,6 @@ class FolderTarget:
         with path.open("rb") as stream:
             found, size = _hash(stream)
         if found != wanted:
-            raise HandoverError(
-                "a file at the target differs from its source", where=Where(kind="hand-over", sha256=wanted)
-            )
+            raise differs(wanted)
         final = path.with_name(path.name.removeprefix(".").removesuffix(".part"))
         return ReceiptEntry(name=final.relative_to(self._root).as_posix(), size=size, sha256=found)

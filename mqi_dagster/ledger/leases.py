@@ -86,6 +86,7 @@ class LeaseRows(Database):
         kind: str,
         host: str | None = None,
         confirm_ended: Callable[[Lease], bool] | None = None,
+        gone: str | None = None,
     ) -> Lease | Refusal:
         """A lease for the beam, or why there is none now.
 
@@ -101,10 +102,11 @@ class LeaseRows(Database):
             host: Only slots of this host.
             confirm_ended: Whether the job of a stale lease is known to have ended; called outside any
                 transaction. Without it no lease of another beam is freed.
+            gone: A run that is known to have ended: what this beam holds in its name passes on at once.
         """
         wanted = SlotKind(kind)
         with self._write() as connection:
-            found = self._own_or_free(connection, beam, owner, stale_after, wanted, host)
+            found = self._own_or_free(connection, beam, owner, stale_after, wanted, host, gone)
         if isinstance(found, Lease) or found.reason != NO_FREE_SLOT or confirm_ended is None:
             return found
         now = self._clock()
@@ -126,7 +128,7 @@ class LeaseRows(Database):
                     .where(*_held(lease), SLOT.c.heartbeat_at == lease.heartbeat_at)
                     .values(**_FREE)
                 )
-            return self._own_or_free(connection, beam, owner, stale_after, wanted, host)
+            return self._own_or_free(connection, beam, owner, stale_after, wanted, host, gone)
 
     def _own_or_free(
         self,
@@ -136,6 +138,7 @@ class LeaseRows(Database):
         stale_after: timedelta,
         kind: SlotKind,
         host: str | None,
+        gone: str | None,
     ) -> Lease | Refusal:
         now = self._clock()
         row = connection.execute(select(SLOT).where(SLOT.c.beam == beam)).one_or_none()
@@ -143,7 +146,7 @@ class LeaseRows(Database):
             lease = _lease(row)
             if lease.owner == owner:
                 return self._swap(connection, lease, heartbeat_at=now) or Refusal(NO_FREE_SLOT)
-            if not lease.is_stale(now, stale_after):
+            if lease.owner != gone and not lease.is_stale(now, stale_after):
                 return Refusal(f"beam is being simulated by run {lease.owner}")
             taken = self._swap(connection, lease, owner=owner, token=lease.token + 1, heartbeat_at=now)
             return taken or Refusal(f"beam is being simulated by run {lease.owner}")

@@ -4,14 +4,25 @@ from __future__ import annotations
 
 from mqi_dagster.ledger.arrivals import ArrivalRows
 from mqi_dagster.ledger.attempts import AttemptRows
+from mqi_dagster.ledger.cluster_jobs import ClusterJobRows
+from mqi_dagster.ledger.clusters import ClusterRows
 from mqi_dagster.ledger.fractions import FractionRows
 from mqi_dagster.ledger.leases import LeaseRows
 from mqi_dagster.ledger.progress import ProgressRows
 from mqi_dagster.ledger.slots import SlotRows
 
 
-class Ledger(FractionRows, ArrivalRows, SlotRows, LeaseRows, AttemptRows, ProgressRows):
-    """Arrivals, fractions, slots, leases, attempts and live progress of a site.
+class Ledger(
+    FractionRows,
+    ArrivalRows,
+    SlotRows,
+    LeaseRows,
+    AttemptRows,
+    ProgressRows,
+    ClusterJobRows,
+    ClusterRows,
+):
+    """Arrivals, fractions, slots, leases, attempts, live progress and jobs on clusters of a site.
 
     One object may be used by many threads, and by a process and the children it forks.
     """

@@ -25,7 +25,7 @@ from sqlalchemy import (
     text,
 )
 
-REVISION = "0001"
+REVISION = "0002"
 VERSION_TABLE = "mqi_ledger_version"
 
 
@@ -141,4 +141,46 @@ PROGRESS = Table(
     Column("histories", Float),
     Column("message", String, nullable=False),
     Column("updated_at", UtcDateTime, nullable=False),
+)
+
+CLUSTER_JOB = Table(
+    "mqi_cluster_job",
+    METADATA,
+    Column("cluster", String(200), primary_key=True),
+    Column("key", String(200), primary_key=True),
+    Column("beam", String(200), nullable=False),
+    Column("place", String(400), nullable=False),
+    Column("state", String(20), nullable=False),
+    Column("job_id", String(50)),
+    Column("retired", String, nullable=False),
+    Column("adopted", Boolean, nullable=False),
+    Column("submitted", String(50)),
+    Column("scheduler_state", String(50), nullable=False),
+    Column("reason", String, nullable=False),
+    Column("exit_code", Integer),
+    Column("result", String),
+    Column("missing_since", UtcDateTime),
+    Column("made_at", UtcDateTime, nullable=False),
+    Column("changed_at", UtcDateTime, nullable=False),
+    Column("ended_at", UtcDateTime),
+    Column("cancel_asked_at", UtcDateTime),
+    Column("removed_at", UtcDateTime),
+    Index("mqi_cluster_job_beam", "beam"),
+    Index("mqi_cluster_job_state", "cluster", "state"),
+)
+
+CLUSTER = Table(
+    "mqi_cluster",
+    METADATA,
+    Column("cluster", String(200), primary_key=True),
+    # One look at all jobs at a time: whoever holds the turn looks, the others read what it saw.
+    Column("turn", Integer, nullable=False),
+    Column("looking_until", UtcDateTime),
+    Column("next_look", UtcDateTime, nullable=False),
+    Column("interval_seconds", Float, nullable=False),
+    Column("looked_at", UtcDateTime),
+    Column("failing_since", UtcDateTime),
+    Column("failure", String, nullable=False),
+    Column("used_bytes", Float),
+    Column("measured_at", UtcDateTime),
 )

@@ -6,14 +6,20 @@ from functools import cached_property
 from pathlib import Path
 from zoneinfo import ZoneInfo
 
+from mqi_dagster.engine.job_view import TPS_NAME
 from mqi_dagster.errors import ConfigurationError
+from mqi_dagster.execution.job import Executor
 from mqi_dagster.execution.local import LocalExecutor
 from mqi_dagster.handover.folder import FolderTarget
+from mqi_dagster.handover.sftp import SftpTarget
+from mqi_dagster.handover.target import Target
+from mqi_dagster.hpc.connection import Connection
+from mqi_dagster.hpc.executor import SlurmExecutor
 from mqi_dagster.ledger.database import sqlite_url
 from mqi_dagster.ledger.ledger import Ledger
 from mqi_dagster.machine import Machines, read_machines
 from mqi_dagster.pseudonyms import Pseudonyms, read_secret
-from mqi_dagster.settings import Settings, read_settings
+from mqi_dagster.settings import LOCAL, Settings, read_settings
 from mqi_dagster.store.store import Store
 
 SETTINGS_VARIABLE = "MQI_SETTINGS"
@@ -77,14 +83,21 @@ class Site:
         return Store(self.settings.paths.data)
 
     @cached_property
-    def executor(self) -> LocalExecutor:
-        """Runs engines on this machine."""
-        return LocalExecutor(self.settings.paths.state)
+    def executor(self) -> Executor:
+        """Runs engines: on this machine, or on the cluster that the settings name."""
+        place = self.settings.execution.simulation
+        cluster = self.settings.slurm_of(place)
+        if cluster is None:
+            return LocalExecutor(self.settings.paths.state)
+        return SlurmExecutor(place, *cluster, self.ledger, TPS_NAME)
 
     @cached_property
-    def target(self) -> FolderTarget:
-        """Where results are handed over."""
-        return FolderTarget(self.settings.handover.folder)
+    def target(self) -> Target:
+        """Where results are handed over: a folder of this machine, or one of a host."""
+        handover = self.settings.handover
+        if handover.target == LOCAL:
+            return FolderTarget(handover.folder)
+        return SftpTarget(Connection(self.settings.hosts[handover.target]), str(handover.folder))
 
     @property
     def work(self) -> Path:

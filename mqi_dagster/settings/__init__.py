@@ -1,7 +1,8 @@
 """The site's configuration: one YAML file, typed, without unknown keys."""
 
-from mqi_dagster.settings.choices import CaseNames, CsvDialect, DoseType, OutputFormat, Ready, Samples
+from mqi_dagster.settings.choices import CaseNames, CsvDialect, DoseType, Keep, OutputFormat, Ready, Samples
 from mqi_dagster.settings.engine import Embedded, Engine, EngineProfile, Phantom, built_in_profiles
+from mqi_dagster.settings.hosts import Host, Intervals, JumpHost, Retention, Slurm
 from mqi_dagster.settings.model import (
     Settings,
     parse_settings,
@@ -12,6 +13,7 @@ from mqi_dagster.settings.model import (
 )
 from mqi_dagster.settings.section import Section
 from mqi_dagster.settings.sections import (
+    LOCAL,
     Execution,
     Handover,
     Intake,
@@ -24,6 +26,7 @@ from mqi_dagster.settings.sections import (
 )
 
 __all__ = [
+    "LOCAL",
     "CaseNames",
     "CsvDialect",
     "DoseType",
@@ -32,18 +35,24 @@ __all__ = [
     "EngineProfile",
     "Execution",
     "Handover",
+    "Host",
     "Intake",
     "Interpretation",
+    "Intervals",
+    "JumpHost",
+    "Keep",
     "OutputFormat",
     "Paths",
     "Phantom",
     "Ready",
+    "Retention",
     "RtDose",
     "Samples",
     "Section",
     "Settings",
     "Site",
     "SiteCommand",
+    "Slurm",
     "Ui",
     "built_in_profiles",
     "parse_settings",

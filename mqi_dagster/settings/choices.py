@@ -45,3 +45,10 @@ class DoseType(StrEnum):
 
     PHYSICAL = "PHYSICAL"
     EFFECTIVE = "EFFECTIVE"
+
+
+class Keep(StrEnum):
+    """Which folders of jobs stay on a cluster."""
+
+    FAILED = "failed"
+    ALL = "all"

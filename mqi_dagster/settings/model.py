@@ -6,15 +6,26 @@ Relative paths resolve against the folder of the file, never against the working
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any, Self
 
 import yaml
-from pydantic import Field, ValidationError
+from pydantic import Field, ValidationError, model_validator
 
 from mqi_dagster.errors import ConfigurationError
-from mqi_dagster.settings.engine import Engine
+from mqi_dagster.settings.engine import Engine, EngineProfile
+from mqi_dagster.settings.hosts import Host, Slurm
 from mqi_dagster.settings.section import Section
-from mqi_dagster.settings.sections import Execution, Handover, Intake, Interpretation, Paths, RtDose, Site, Ui
+from mqi_dagster.settings.sections import (
+    LOCAL,
+    Execution,
+    Handover,
+    Intake,
+    Interpretation,
+    Paths,
+    RtDose,
+    Site,
+    Ui,
+)
 
 
 class Settings(Section):
@@ -29,6 +40,50 @@ class Settings(Section):
     rt_dose: RtDose = Field(default_factory=lambda: RtDose.model_validate({}))
     handover: Handover = Field(default_factory=lambda: Handover.model_validate({}))
     ui: Ui = Field(default_factory=lambda: Ui.model_validate({}))
+    hosts: dict[Annotated[str, Field(pattern=r"^[A-Za-z0-9_-]+$")], Host] = Field(
+        default_factory=dict, description="Other machines, by a name of the site."
+    )
+
+    @model_validator(mode="after")
+    def _known_places(self) -> Self:
+        places = {
+            "execution.simulation": (self.execution.simulation, True),
+            "execution.gpu_monitoring": (self.execution.gpu_monitoring, True),
+            "handover.target": (self.handover.target, False),
+        }
+        if LOCAL in self.hosts:
+            raise ValueError(f"no host can be called {LOCAL!r}: that is this machine")
+        for key, (place, needs_slurm) in places.items():
+            if place == LOCAL:
+                continue
+            if place not in self.hosts:
+                raise ValueError(f"{key}: no host {place!r} stands under hosts")
+            if needs_slurm and self.hosts[place].slurm is None:
+                raise ValueError(f"{key}: the host {place!r} has no slurm section")
+        return self
+
+    def slurm_of(self, place: str) -> tuple[Host, Slurm] | None:
+        """The cluster of a stage, None where it runs on this machine."""
+        if place == LOCAL:
+            return None
+        host = self.hosts[place]
+        if host.slurm is None:
+            raise ConfigurationError(f"the host {place!r} has no slurm section")
+        return host, host.slurm
+
+    def engine_profile(self) -> EngineProfile:
+        """The profile in use, with the commands as they are called where simulations run."""
+        profile = self.engine.in_use()
+        cluster = self.slurm_of(self.execution.simulation)
+        if cluster is None:
+            return profile
+        slurm = cluster[1]
+        return profile.model_copy(
+            update={
+                "command": slurm.engine_command or profile.command,
+                "version_command": slurm.engine_version_command or profile.version_command,
+            }
+        )
 
 
 def _absolute(settings: Settings, base: Path) -> Settings:
@@ -38,12 +93,21 @@ def _absolute(settings: Settings, base: Path) -> Settings:
     paths = {name: below(value) for name, value in settings.paths}
     cache = settings.engine.embedded.cache
     embedded = settings.engine.embedded.model_copy(update={"cache": None if cache is None else below(cache)})
+    keys = ("key_file", "known_hosts")
+
+    def host_below(host: Host) -> Host:
+        jump = host.jump
+        if jump is not None:
+            jump = jump.model_copy(update={key: below(getattr(jump, key)) for key in keys})
+        return host.model_copy(update={"jump": jump, **{key: below(getattr(host, key)) for key in keys}})
+
     return settings.model_copy(
         update={
             "site": settings.site.model_copy(update={"secret_file": below(settings.site.secret_file)}),
             "paths": settings.paths.model_copy(update=paths),
             "engine": settings.engine.model_copy(update={"embedded": embedded}),
             "handover": settings.handover.model_copy(update={"folder": below(settings.handover.folder)}),
+            "hosts": {name: host_below(host) for name, host in settings.hosts.items()},
         }
     )
 

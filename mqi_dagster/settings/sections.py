@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 from typing import Annotated, Self
 from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
@@ -10,6 +11,8 @@ from pydantic import Field, field_validator, model_validator
 
 from mqi_dagster.settings.choices import CaseNames, DoseType, Ready, Samples
 from mqi_dagster.settings.section import Count, Seconds, Section
+
+_REMOTE_FOLDER = re.compile(r"(/[A-Za-z0-9_.+@=-]*[A-Za-z0-9_+@=-]){2,16}")
 
 
 class Site(Section):
@@ -94,9 +97,18 @@ class Interpretation(Section):
         return self
 
 
-class Execution(Section):
-    """How much runs at once on this machine."""
+LOCAL = "local"
+"""This machine, wherever a stage may also be given the name of a host."""
+Place = Annotated[str, Field(pattern=r"^[A-Za-z0-9_-]+$")]
 
+
+class Execution(Section):
+    """Where each stage runs, `local` or a name under `hosts`, and how much runs at once."""
+
+    simulation: Place = Field(LOCAL, description="Where engines run: `local`, or a host with `slurm`.")
+    gpu_monitoring: Place = Field(
+        LOCAL, description="Whose GPUs `mqi gpus` and `mqi doctor` show: `local`, or a host with `slurm`."
+    )
     max_runs: Count = Field(10, description="Dagster runs at once.")
     slots: Count = Field(1, description="Simulations at once on this machine without a GPU.")
     threads_per_slot: Annotated[int, Field(ge=0)] = Field(
@@ -131,7 +143,10 @@ class RtDose(Section):
 class Handover(Section):
     """Where results go."""
 
-    folder: Path = Field(Path("handover"), description="Target folder.")
+    target: Place = Field(LOCAL, description="Where results go: `local`, or a host (by SFTP).")
+    folder: Path = Field(
+        Path("handover"), description="Target folder; on a host an absolute path in plain characters."
+    )
     template: str = Field("<case>/<beam>/", description="Folder of a beam below the target.")
     raw_dose: bool = Field(False, description="Also hand over the raw dose.")
     tps_file: bool = Field(False, description="Also hand over the TPS file.")
@@ -150,6 +165,12 @@ class Handover(Section):
         if value.startswith("/") or ".." in value.split("/"):
             raise ValueError("the template must stay below the target folder")
         return value
+
+    @model_validator(mode="after")
+    def _place_on_a_host(self) -> Self:
+        if self.target != LOCAL and not _REMOTE_FOLDER.fullmatch(str(self.folder)):
+            raise ValueError("folder on a host must be absolute, of two parts or more, in plain characters")
+        return self
 
 
 class Ui(Section):

@@ -42,7 +42,6 @@ def test_gpu_host_and_slot_stand_in_no_digest(tmp_path: Path, monkeypatch: pytes
 
         monkeypatch.setattr(slots, "local_slots", slot_of)
         monkeypatch.setattr(slots, "this_host", lambda host=host: host)
-        monkeypatch.setattr(simulated_beam, "this_host", lambda host=host: host)
         # The TPS file itself may name another GPU than the first that the engine sees.
         real = simulated_beam.prepare_view
         monkeypatch.setattr(

@@ -145,7 +145,7 @@ def test_a_box_without_two_centimetres_is_water_up_to_its_edge(
     mcsquare: Installation, generic: Machine, tmp_path: Path
 ) -> None:
     beam = Beam({70.0: [(0.0, 0.0, 10)]}, tps={"TwoCentimeterMode": "false", "PhantomDimZ": 60})
-    run(write_job(tmp_path, beam, generic, histories=3200))
+    run(write_job(tmp_path, beam, generic, histories=50000))
     values, edge, spacing = read_raw(tmp_path / "Dose" / "1G000_1_Dose.mhd")
     depth = -259.0 - (edge[2] + spacing[2] * (np.arange(60) + 0.5))
     assert r80(depth[::-1], values.sum(axis=(1, 2))[::-1]) == pytest.approx(40.80, abs=1.0)

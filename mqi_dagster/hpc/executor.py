@@ -1,0 +1,310 @@
+"""The second executor: engines as Slurm jobs on a cluster reached by SSH.
+
+A job goes on when its worker dies, so nothing here ends one except `cancel`. Whatever is interrupted at any
+line is found again by the job's key: in the ledger, in its folder on the cluster, and in Slurm's queue.
+"""
+
+from __future__ import annotations
+
+import random
+import time
+from collections.abc import Sequence
+from datetime import UTC, datetime, timedelta
+from pathlib import Path, PurePosixPath
+
+from mqi_dagster.errors import (
+    ConfigurationError,
+    EngineError,
+    InfrastructureError,
+    UnreachableError,
+    Where,
+)
+from mqi_dagster.execution.job import Job, JobHandle, JobState, JobStatus
+from mqi_dagster.hpc import slurm as commands
+from mqi_dagster.hpc.connection import Connection
+from mqi_dagster.hpc.engine_log import EngineLog
+from mqi_dagster.hpc.errors import RemoteCommandError
+from mqi_dagster.hpc.files import get_resume
+from mqi_dagster.hpc.job_script import INPUT, MARK, job_script
+from mqi_dagster.hpc.naming import JobFolder, job_name
+from mqi_dagster.hpc.polling import Result, parse_result
+from mqi_dagster.hpc.retention import Housekeeping
+from mqi_dagster.hpc.shell import require, run
+from mqi_dagster.hpc.staging import Source, stage
+from mqi_dagster.hpc.watcher import Watcher, folder_of
+from mqi_dagster.ledger.cluster_jobs import ClusterJob
+from mqi_dagster.ledger.cluster_jobs import ClusterJobState as State
+from mqi_dagster.ledger.ledger import Ledger
+from mqi_dagster.settings import Host, Slurm
+
+_ENGINE = Where(kind="engine")
+_STATES = {
+    State.RESERVED: JobState.WAITING,
+    State.QUEUED: JobState.WAITING,
+    State.HELD: JobState.WAITING,
+    State.RUNNING: JobState.RUNNING,
+    State.FAILED: JobState.FAILED,
+    State.OUT_OF_MEMORY: JobState.FAILED,
+    State.TIMED_OUT: JobState.TIMED_OUT,
+    State.CANCELLED: JobState.CANCELLED,
+    State.LOST: JobState.LOST,
+}
+_GIVEN_UP = (State.LOST, State.CANCELLED)
+"""Ends after which the same key is submitted again when somebody asks for it."""
+_FAILURES = (State.FAILED, State.OUT_OF_MEMORY, State.TIMED_OUT)
+_CANCEL_LOOK_SECONDS = 1.0
+
+
+class SlurmExecutor:
+    """Runs jobs on one cluster.
+
+    Args:
+        cluster: Its name in the settings and in the ledger.
+        host: How to get there.
+        slurm: What Slurm needs to be told.
+        ledger: Where jobs and looks are shared with every other process.
+        tps_name: Name of the engine's input file, in which the job puts its own folder.
+    """
+
+    survives_worker = True
+
+    def __init__(self, cluster: str, host: Host, slurm: Slurm, ledger: Ledger, tps_name: str) -> None:
+        self.name = cluster
+        self.connection = Connection(host)
+        self._slurm = slurm
+        self._ledger = ledger
+        self._tps_name = tps_name
+        self._watcher = Watcher(cluster, self.connection, slurm, ledger)
+        self.housekeeping = Housekeeping(cluster, self.connection, slurm, ledger)
+        self._answers: dict[tuple[str, ...], str] = {}
+        self._logs: dict[str, EngineLog] = {}
+        self.poll_seconds = min(1.0, slurm.intervals.poll_seconds / 2)
+
+    @property
+    def engine_folder(self) -> PurePosixPath:
+        """What stands for the engine's folder until the job knows it."""
+        return PurePosixPath(MARK)
+
+    def answer(self, argv: Sequence[str]) -> str:
+        """What a short command of the engine prints on the login node; asked once a process.
+
+        Raises:
+            ConfigurationError: The command fails.
+            UnreachableError: The cluster cannot be reached.
+        """
+        command = tuple(argv)
+        if command not in self._answers:
+            try:
+                self._answers[command] = require(run(self.connection, command), "the command").text.strip()
+            except RemoteCommandError as error:
+                raise ConfigurationError(
+                    f"the engine does not tell its version on the cluster: {error.message}", where=_ENGINE
+                ) from None
+        return self._answers[command]
+
+    def submit(self, job: Job) -> JobHandle:
+        """Stage and submit the job, or find the one of its key that was submitted before.
+
+        Raises:
+            UnreachableError: The cluster does not answer; asking again goes on from there.
+            SubmitRejectedError: Slurm does not take the job.
+        """
+        folder = self._folder(job)
+        name = job_name(job.name)
+        asked_before = self._ledger.cluster_job(self.name, job.key) is not None
+        row = self._ledger.reserve_job(self.name, job.key, job.name, folder.below)
+        if self._given_up(row) and row.job_id is not None:
+            row = self._ledger.retire_job(self.name, job.key, row.job_id)
+        if row.job_id is None:
+            made = stage(self.connection, folder, self._files(job, folder))
+            memory, duration = self._factors(row)
+            options = commands.options_of(self._slurm, memory_factor=memory, time_factor=duration)
+            try:
+                job_id = commands.submit(self.connection, folder, name, row.retired, options)
+            except UnreachableError:
+                # sbatch may have got through: the queue has to be asked when that can be known.
+                time.sleep(self._slurm.intervals.unknown_submission_seconds * random.uniform(1.0, 1.2))
+                raise
+            adopted = not made and not asked_before
+            row = self._ledger.job_submitted(self.name, job.key, job_id, adopted=adopted)
+            self._ledger.look_soon(self.name)
+        assert row.job_id is not None
+        return JobHandle(self.name, row.job_id)
+
+    def poll(self, job: Job, handle: JobHandle) -> JobStatus:
+        """State of the job, from the newest look at the cluster, which is made here if it is due."""
+        self._watcher.look_if_due()
+        row = self._row(job.key)
+        if row.adopted and row.state in _FAILURES:
+            return JobStatus(
+                JobState.LOST, reason="an earlier installation's job of the same content had failed"
+            )
+        if row.result is not None and row.state in (State.SUCCEEDED, State.FAILED):
+            return self._by_result(job, row)
+        return JobStatus(_STATES[row.state], row.exit_code, self._reason(row))
+
+    @staticmethod
+    def _given_up(row: ClusterJob) -> bool:
+        return row.state in _GIVEN_UP or (row.adopted and row.state in _FAILURES)
+
+    def _by_result(self, job: Job, row: ClusterJob) -> JobStatus:
+        result = self._result(row)
+        if result.exit_code not in job.success_exit_codes:
+            why = f"ended with exit code {result.exit_code}"
+            if result.signal:
+                why = f"was interrupted by {result.signal}"
+            return JobStatus(JobState.FAILED, result.exit_code, why)
+        for number in range(1, len(job.outputs) + 1):
+            found = result.outputs.get(number)
+            if found is None or found.size == 0:
+                fault = "is empty" if found else "is missing"
+                why = f"output {number} of {len(job.outputs)} of the engine {fault}"
+                return JobStatus(JobState.FAILED, result.exit_code, why)
+        return JobStatus(JobState.SUCCEEDED, result.exit_code, row.reason)
+
+    def _reason(self, row: ClusterJob) -> str:
+        look = self._ledger.cluster_look(self.name)
+        if not row.state.ended and look is not None and look.failing_since is not None:
+            since = f"{look.failing_since:%Y-%m-%d %H:%M} UTC"
+            return f"cluster {self.name} has not answered since {since}: {look.failure}"
+        words = (row.scheduler_state, row.reason)
+        return ": ".join(word for word in words if word) if not row.state.ended else row.reason
+
+    def tail(self, job: Job, handle: JobHandle, offset: int) -> bytes:
+        """The engine's log from a byte offset on, at most 64 KiB.
+
+        While the job runs it is read at the settings' interval, once it has ended whenever this is called.
+
+        Raises:
+            UnreachableError: The cluster does not answer.
+        """
+        row = self._row(job.key)
+        if row.state in (State.RESERVED, State.QUEUED, State.HELD) or row.job_id is None:
+            return b""
+        log = self._logs.get(job.key)
+        if log is None or log.job_id != row.job_id:
+            seconds, requeue = self._slurm.intervals.tail_seconds, self._slurm.requeue
+            log = EngineLog(self.connection, folder_of(row, self._slurm.root), row.job_id, seconds, requeue)
+            self._logs[job.key] = log
+        result = parse_result(row.result) if row.result else None
+        if row.state.ended and result is None:
+            return b""
+        return log.read(offset, ended_in=result.start if result is not None else None)
+
+    def fetch(self, job: Job, handle: JobHandle) -> dict[str, Path]:
+        """Download the outputs, each equal to what its job has noted.
+
+        Raises:
+            EngineError: The job has left no such output.
+            UnreachableError: The cluster does not answer; asking again goes on from there.
+            IntegrityError: What is on the cluster is not what the job has noted.
+        """
+        row = self._row(job.key)
+        result = self._result(row)
+        folder = folder_of(row, self._slurm.root).start(result.job_id, result.start) / "outputs"
+        fetched: dict[str, Path] = {}
+        for number, name in enumerate(job.outputs, start=1):
+            noted = result.outputs.get(number)
+            if noted is None or noted.size == 0:
+                raise EngineError(f"the engine has ended without output {number}", where=_ENGINE)
+            target = job.directory / name
+            get_resume(self.connection, str(folder / str(number)), target, noted.sha256, noted.size)
+            fetched[name] = target
+        return fetched
+
+    def cancel(self, job: Job, handle: JobHandle | None) -> None:
+        """End the job, also one whose submission got no answer; returns when it is confirmed ended.
+
+        Raises:
+            UnreachableError: The cluster does not answer; that the job is not wanted is written down.
+        """
+        self.cancel_key(job.key)
+
+    def cancel_key(self, key: str) -> None:
+        """The same by the job's key."""
+        row = self._ledger.ask_cancel(self.name, key)
+        if row is None or row.state.ended:
+            return
+        folder = folder_of(row, self._slurm.root)
+        if row.job_id is None:
+            found = commands.find(self.connection, folder, job_name(row.beam), row.retired)
+            if found is None:
+                self._ledger.end_unsubmitted(self.name, key)
+                return
+            row = self._ledger.job_submitted(self.name, key, found)
+        assert row.job_id is not None
+        commands.cancel(self.connection, row.job_id, job_name(row.beam), key)
+        while not self._row(key).state.ended:
+            self._ledger.look_soon(self.name)
+            self._watcher.look_if_due()
+            look = self._ledger.cluster_look(self.name)
+            if look is not None and look.failing_since is not None:
+                raise UnreachableError(f"the cluster does not confirm that the job has ended: {look.failure}")
+            time.sleep(min(_CANCEL_LOOK_SECONDS, self._slurm.intervals.poll_seconds))
+
+    def clear(self, job: Job, handle: JobHandle) -> str:
+        """Remove what the retention does not keep; see `Housekeeping.clear`."""
+        return self.housekeeping.clear(self._row(job.key))
+
+    def ended(self, job_id: str | None, beam: str) -> bool:
+        """Whether nothing of a beam whose worker is gone can be on the cluster any more.
+
+        Raises:
+            UnreachableError: The cluster has to be asked and does not answer.
+        """
+        self._watcher.look_if_due()
+        for row in self._ledger.cluster_jobs(self.name, beam):
+            if row.state is State.RESERVED and row.job_id is None:
+                folder = folder_of(row, self._slurm.root)
+                found = commands.find(self.connection, folder, job_name(row.beam), row.retired)
+                if found is None:
+                    self._ledger.end_unsubmitted(self.name, row.key)
+                    continue
+                self._ledger.job_submitted(self.name, row.key, found)
+                return False
+            if not row.state.ended:
+                return False
+        return True
+
+    def cancel_beam(self, beam: str) -> None:
+        """Cancel whatever of a beam is on the cluster; see `cancel`."""
+        for row in self._ledger.cluster_jobs(self.name, beam):
+            if not row.state.ended:
+                self.cancel_key(row.key)
+
+    def alarm(self) -> str:
+        """What people should know of the cluster now, empty where there is nothing."""
+        look = self._ledger.cluster_look(self.name)
+        limit = timedelta(seconds=self._slurm.intervals.alarm_seconds)
+        if look is None or look.failing_since is None or datetime.now(UTC) - look.failing_since <= limit:
+            return ""
+        return f"cluster {self.name} has not answered since {look.failing_since:%H:%M} UTC: {look.failure}"
+
+    def _folder(self, job: Job) -> JobFolder:
+        return JobFolder(self._slurm.root, job.place, job.key)
+
+    def _files(self, job: Job, folder: JobFolder) -> dict[str, Source]:
+        files: dict[str, Source] = {f"{INPUT}/{name}": job.directory / name for name in job.manifest}
+        files[commands.JOB_SCRIPT] = job_script(job, folder, self._slurm, self._tps_name)
+        return files
+
+    def _factors(self, row: ClusterJob) -> tuple[int, int]:
+        """How much more memory and time this job gets after others of its beam had too little."""
+        earlier = [
+            other.state
+            for other in self._ledger.cluster_jobs(self.name, row.beam)
+            if other.key != row.key and other.key.rpartition("-")[0] == row.key.rpartition("-")[0]
+        ]
+        return 2 ** min(1, earlier.count(State.OUT_OF_MEMORY)), 2 ** min(1, earlier.count(State.TIMED_OUT))
+
+    def _row(self, key: str) -> ClusterJob:
+        row = self._ledger.cluster_job(self.name, key)
+        if row is None:
+            raise InfrastructureError("the ledger has lost the job", where=_ENGINE)
+        return row
+
+    def _result(self, row: ClusterJob) -> Result:
+        result = parse_result(row.result) if row.result else None
+        if result is None:
+            raise InfrastructureError("the ledger has lost the job's result", where=_ENGINE)
+        return result

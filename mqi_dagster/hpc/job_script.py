@@ -1,0 +1,75 @@
+"""The script of a job: a few quoted values above a body that is the same for every job."""
+
+from __future__ import annotations
+
+import re
+import shlex
+from collections.abc import Mapping, Sequence
+from pathlib import PurePosixPath
+
+from mqi_dagster.errors import ConfigurationError
+from mqi_dagster.execution.job import Job
+from mqi_dagster.hpc.naming import JobFolder
+from mqi_dagster.hpc.shell import script
+from mqi_dagster.settings import Slurm
+
+MARK = "/@job-folder@"
+"""Stands for the engine's folder in its input and its command: only the job knows where that will be."""
+INPUT = "input"
+_CONTROL = re.compile(r"[\x00-\x1f\x7f]")
+_VARIABLE = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
+_VALUE = re.compile(r"[A-Za-z0-9_./:+,@%=-]*")
+
+
+def job_script(job: Job, folder: JobFolder, slurm: Slurm, tps_name: str) -> bytes:
+    """The script that runs a job's engine.
+
+    Args:
+        job: The job; `MARK` in its command stands for the engine's folder.
+        folder: The job's folder on the cluster.
+        slurm: The cluster.
+        tps_name: The input in which `MARK` is replaced.
+
+    Raises:
+        ConfigurationError: A value holds a control character, or a variable one that a shell could mistake.
+    """
+    folders = sorted({str(PurePosixPath(name).parent) for name in job.outputs} - {"."})
+    lines = [
+        "#!/bin/bash",
+        f"folder={_quoted(str(folder.path))}",
+        f"key={_quoted(folder.key)}",
+        f"scratch={_quoted(slurm.scratch or '')}",
+        f"mark={_quoted(MARK)}",
+        f"tps={_quoted(tps_name)}",
+        f"argv=({_list(job.argv)})",
+        f"outputs=({_list(job.outputs)})",
+        f"folders=({_list(folders)})",
+        f"good_codes=({_list([str(code) for code in job.success_exit_codes])})",
+        "setup() {",
+        "  set +u",
+        *(f"  source {_quoted(path)} || return" for path in slurm.source),
+        *(f"  module load {_quoted(name)} || return" for name in slurm.modules),
+        *_exports({**job.environment, **slurm.environment}),
+        "}",
+        "",
+    ]
+    return ("\n".join(lines) + script("job")).encode()
+
+
+def _exports(environment: Mapping[str, str]) -> list[str]:
+    lines = []
+    for name, value in sorted(environment.items()):
+        if not (_VARIABLE.fullmatch(name) and _VALUE.fullmatch(value)):
+            raise ConfigurationError(f"the variable {name!r} holds a character that a job may not be given")
+        lines.append(f"  export {name}={_quoted(value)}")
+    return lines
+
+
+def _list(values: Sequence[str]) -> str:
+    return " ".join(_quoted(value) for value in values)
+
+
+def _quoted(value: str) -> str:
+    if _CONTROL.search(value):
+        raise ConfigurationError("a value of the job's script holds a control character")
+    return shlex.quote(value)

@@ -1,0 +1,90 @@
+"""What stays on a cluster: folders of jobs go when nobody needs them, and their sum is watched."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime, timedelta
+
+from mqi_dagster.hpc.connection import Connection
+from mqi_dagster.hpc.removal import remove_folder, used_bytes
+from mqi_dagster.hpc.watcher import folder_of
+from mqi_dagster.ledger.cluster_jobs import ClusterJob
+from mqi_dagster.ledger.ledger import Ledger
+from mqi_dagster.settings import Keep, Slurm
+
+_AT_ONCE = 10
+_MEASURED_EVERY = timedelta(hours=1)
+
+
+class Housekeeping:
+    """Removes and measures the folders of one cluster's jobs.
+
+    Args:
+        name: The cluster, as the settings and the ledger call it.
+        connection: To it.
+        slurm: Its settings.
+        ledger: Where its jobs stand.
+    """
+
+    def __init__(self, name: str, connection: Connection, slurm: Slurm, ledger: Ledger) -> None:
+        self._name = name
+        self._connection = connection
+        self._slurm = slurm
+        self._ledger = ledger
+
+    def clear(self, job: ClusterJob) -> str:
+        """Remove the folder of a job whose outputs are verified and published, unless everything is kept.
+
+        Returns:
+            An alarm for people, empty where there is none.
+
+        Raises:
+            UnreachableError: The cluster does not answer; a later clearing does what was left.
+            PathRejectedError: What lies there is not ours.
+        """
+        if self._slurm.retention.keep is Keep.FAILED:
+            self._remove(job)
+            self.remove_kept(limit=_AT_ONCE)
+        return self.measure()
+
+    def kept_too_long(self) -> list[ClusterJob]:
+        """The jobs whose folders have been kept as long as the settings say."""
+        if self._slurm.retention.keep is Keep.ALL:
+            return []
+        before = datetime.now(UTC) - timedelta(days=self._slurm.retention.failed_days)
+        return self._ledger.kept_jobs(self._name, before)
+
+    def remove_kept(self, *, limit: int | None = None) -> int:
+        """Remove those folders; how many.
+
+        Raises:
+            UnreachableError: The cluster does not answer.
+            PathRejectedError: What lies there is not ours.
+        """
+        kept = self.kept_too_long()[:limit]
+        for job in kept:
+            self._remove(job)
+        return len(kept)
+
+    def _remove(self, job: ClusterJob) -> None:
+        remove_folder(self._connection, folder_of(job, self._slurm.root))
+        self._ledger.mark_removed(self._name, job.key)
+
+    def measure(self) -> str:
+        """Compare what our folders take with the quota; measured at most once an hour.
+
+        Returns:
+            An alarm for people, empty where there is none.
+
+        Raises:
+            UnreachableError: The cluster does not answer.
+        """
+        look = self._ledger.cluster_look(self._name)
+        now = datetime.now(UTC)
+        if look is None or look.measured_at is None or now - look.measured_at > _MEASURED_EVERY:
+            self._ledger.measured(self._name, float(used_bytes(self._connection, self._slurm.root)))
+            look = self._ledger.cluster_look(self._name)
+        used = (look.used_bytes if look is not None else None) or 0.0
+        quota = self._slurm.retention.quota_gb * 1e9
+        if used <= quota:
+            return ""
+        return f"cluster {self._name}: {used / 1e9:.1f} GB below the root, the quota is {quota / 1e9:.1f} GB"

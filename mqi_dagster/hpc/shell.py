@@ -1,0 +1,187 @@
+"""Commands on a host: an argv or one of the project's own scripts, never a string that was put together."""
+
+from __future__ import annotations
+
+import functools
+import shlex
+import threading
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from importlib import resources
+from typing import BinaryIO, cast
+
+import paramiko
+
+from mqi_dagster.execution.scrub import Scrubber
+from mqi_dagster.hpc.connection import DEAD, Connection
+from mqi_dagster.hpc.errors import (
+    CommandTimeoutError,
+    ConnectionLostError,
+    DiskFullError,
+    RemoteCommandError,
+)
+
+_READ = 1 << 16
+_MOST_OUTPUT = 64 << 20
+_SAID = 400
+_NO_PATHS = Scrubber()
+_FULL = ("No space left on device", "Disk quota exceeded")
+
+Feed = Callable[[BinaryIO], None]
+"""Writes a command's standard input."""
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """What a command left."""
+
+    exit_code: int
+    out: bytes
+    err: bytes
+
+    @property
+    def text(self) -> str:
+        """Its output as text."""
+        return self.out.decode("utf-8", "replace")
+
+    @property
+    def complaint(self) -> str:
+        """The end of what it said on its standard error, without paths."""
+        return _NO_PATHS.text(self.err.decode("utf-8", "replace").strip()[-_SAID:])
+
+
+@functools.cache
+def script(name: str) -> str:
+    """The text of one of the project's scripts."""
+    return resources.files("mqi_dagster.hpc").joinpath("scripts", f"{name}.sh").read_text(encoding="utf-8")
+
+
+def run(
+    connection: Connection,
+    argv: Sequence[str],
+    *,
+    feed: bytes | Feed | None = None,
+    timeout: float | None = None,
+) -> Answer:
+    """Run a command on the host, and take its output while it runs.
+
+    Args:
+        connection: To the host.
+        argv: Program and arguments; each reaches the program as it is.
+        feed: Its standard input, or what writes it.
+        timeout: Limit for the whole call [s]; the host's where None.
+
+    Raises:
+        ConnectError: Nothing was sent.
+        ConnectionLostError: The connection died, or no answer came in time (`CommandTimeoutError`): it may
+            have run, and may go on.
+    """
+    limit = timeout or connection.host.call_seconds
+    end = time.monotonic() + limit
+    with connection.session(limit) as channel:
+        try:
+            channel.settimeout(limit)
+            channel.exec_command(shlex.join(argv))
+            errors = bytearray()
+            drain = threading.Thread(target=_drain, args=(channel, errors), daemon=True)
+            drain.start()
+            _write(channel, feed)
+            out = _read(channel, end)
+            drain.join(max(0.0, end - time.monotonic()))
+            if not channel.status_event.wait(max(0.0, end - time.monotonic())):
+                raise TimeoutError
+            code = channel.exit_status
+            if code == -1:
+                # The connection is gone and the status with it, or the host has ended the command.
+                if _alive(channel):
+                    raise ConnectionLostError("the host has ended a command before it was done")
+                raise EOFError("the session ended in the middle of the command")
+            return Answer(code, out, bytes(errors))
+        except TimeoutError:
+            connection.drop()
+            raise CommandTimeoutError(f"no answer within {limit:g} s") from None
+        except DEAD as error:
+            connection.drop()
+            raise ConnectionLostError(f"the connection was lost during a command: {_text(error)}") from None
+
+
+def run_script(
+    connection: Connection,
+    name: str,
+    *arguments: str,
+    feed: bytes | Feed | None = None,
+    timeout: float | None = None,
+) -> Answer:
+    """Run one of the project's scripts on the host with positional arguments; see `run`."""
+    return run(connection, ["sh", "-c", script(name), f"mqi-{name}", *arguments], feed=feed, timeout=timeout)
+
+
+def require(answer: Answer, what: str) -> Answer:
+    """The answer of a command that has to succeed.
+
+    Raises:
+        DiskFullError: The host has no space left.
+        RemoteCommandError: Any other failure.
+    """
+    if answer.exit_code == 0:
+        return answer
+    if any(text.encode() in answer.err for text in _FULL):
+        raise DiskFullError(f"{what}: the host's disk or quota is full")
+    raise RemoteCommandError(
+        f"{what}: exit code {answer.exit_code}: {answer.complaint or 'no word'}", answer.exit_code
+    )
+
+
+def _drain(channel: paramiko.Channel, into: bytearray) -> None:
+    try:
+        while part := channel.recv_stderr(_READ):
+            if len(into) < _MOST_OUTPUT:
+                into += part
+    except DEAD:
+        return
+
+
+def _write(channel: paramiko.Channel, feed: bytes | Feed | None) -> None:
+    try:
+        if callable(feed):
+            stream = cast("BinaryIO", channel.makefile_stdin("wb", 1 << 18))
+            feed(stream)
+            stream.flush()
+        elif feed is not None:
+            channel.sendall(feed)
+        channel.shutdown_write()
+    except TimeoutError:
+        raise
+    except OSError:
+        # The command has ended before it read everything: its exit code and words say why.
+        if not _alive(channel):
+            raise
+
+
+def _read(channel: paramiko.Channel, end: float) -> bytes:
+    out = bytearray()
+    while True:
+        left = end - time.monotonic()
+        if left <= 0:
+            raise TimeoutError
+        channel.settimeout(left)
+        part = channel.recv(_READ)
+        if not part:
+            return bytes(out)
+        if len(out) + len(part) > _MOST_OUTPUT:
+            raise EOFError("the command prints without an end")
+        out += part
+
+
+def _alive(channel: paramiko.Channel) -> bool:
+    # The thread that reads the socket needs a moment to notice that it was closed.
+    for _ in range(20):
+        if not channel.get_transport().is_active():
+            return False
+        time.sleep(0.005)
+    return True
+
+
+def _text(error: BaseException) -> str:
+    return _NO_PATHS.text(str(error)) or type(error).__name__

@@ -1,0 +1,205 @@
+"""What has become of a job: one verdict from the queue, the accounting and the job's own account.
+
+The live queue always wins. A record counts only where name and comment are the job's own, since ids are given
+out again. That a job is not in an answer proves nothing at first: accounting is late, files are late, and a
+controller that was restarted has forgotten its youngest jobs.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+
+from mqi_dagster.hpc.naming import job_name
+from mqi_dagster.hpc.polling import HistoryRecord, Look, QueueRecord, Result
+from mqi_dagster.hpc.states import needs_a_person, state_of
+from mqi_dagster.ledger.cluster_jobs import ClusterJob, Observation
+from mqi_dagster.ledger.cluster_jobs import ClusterJobState as State
+from mqi_dagster.settings import Intervals
+
+OWNED_BY_ANOTHER = 98
+INFRASTRUCTURE_CODES = (96, 97)
+"""The job script's own: the start was made before; its folder is not there or cannot be made."""
+SETUP_FAILED = 95
+_KILLED = 9
+_OUTPUT_PATH = 53
+_OWN_DEATHS = 3
+"""Jobs of one key that may die by themselves without a word before that is called a failure."""
+
+
+@dataclass(frozen=True, slots=True)
+class _Silence:
+    """How long a job has been without an answer that decides."""
+
+    since: datetime
+    now: datetime
+
+    def longer_than(self, seconds: float) -> bool:
+        return self.now - self.since > timedelta(seconds=seconds)
+
+
+def judge(job: ClusterJob, folder: str, look: Look, intervals: Intervals, now: datetime) -> Observation:
+    """The verdict on one submitted job.
+
+    Args:
+        job: As the ledger has it; it has an id.
+        folder: Its folder on the cluster.
+        look: What was seen.
+        intervals: How long silences are believed.
+        now: The time, UTC.
+    """
+    assert job.job_id is not None, "only a submitted job can be judged"
+    queued = _own(look.queue.get(job.job_id), job)
+    if queued is not None:
+        state = state_of(queued.state)
+        if state is None or not state.ended:
+            return _live(job, queued, state)
+    silence = _Silence(job.missing_since or now, now)
+    owner = look.owners.get(folder)
+    if owner is not None and owner != job.job_id and owner not in job.retired:
+        # Another job of the same key was first: it is the one that counts.
+        return _seen(job, State.RUNNING, f"adopted job {owner}", adopted_id=owner)
+    result = look.results.get(job.job_id)
+    past = _own(look.history.get(job.job_id), job)
+    return _ended(job, queued, past, result, intervals, silence)
+
+
+def _own(record: QueueRecord | HistoryRecord | None, job: ClusterJob) -> QueueRecord | HistoryRecord | None:
+    if record is None or record.name != job_name(job.beam):
+        return None
+    # Where accounting stores no comments the name and the time of submission have to do.
+    if record.comment not in (job.key, "") or (not record.comment and job.submitted != record.submitted):
+        return None
+    return record
+
+
+def _live(job: ClusterJob, queued: QueueRecord | HistoryRecord, state: State | None) -> Observation:
+    reason = queued.reason if isinstance(queued, QueueRecord) else ""
+    waits = state is State.QUEUED
+    if state is None:
+        # A word of a newer Slurm: never an end.
+        state = job.state if not job.state.ended else State.QUEUED
+    elif waits and needs_a_person(reason):
+        state = State.HELD
+    return _seen(
+        job,
+        state,
+        reason if reason != "None" and (waits or state is State.HELD) else "",
+        scheduler_state=queued.state,
+        submitted=queued.submitted,
+    )
+
+
+def _ended(
+    job: ClusterJob,
+    queued: QueueRecord | HistoryRecord | None,
+    past: QueueRecord | HistoryRecord | None,
+    result: Result | None,
+    intervals: Intervals,
+    silence: _Silence,
+) -> Observation:
+    history = past if isinstance(past, HistoryRecord) else None
+    record = queued or history
+    state = state_of(record.state) if record is not None else None
+    word = record.state if record is not None else ""
+    wait = _seen(job, job.state, job.reason, scheduler_state=word, missing_since=silence.since)
+    if state is None or not state.ended:
+        if result is not None:
+            # It has ended, whatever the controller has forgotten and the accounting believes.
+            return _by_result(job, result, word)
+        believed = history is not None
+        patience = intervals.lost_seconds if believed else intervals.absent_seconds
+        if not silence.longer_than(patience):
+            return wait
+        text = "only the accounting still believes in it" if believed else "nobody knows it any more"
+        return _seen(job, State.LOST, f"the job is lost: {text}", scheduler_state=word)
+    if state is State.SUCCEEDED:
+        if result is not None:
+            return _by_result(job, result, word)
+        if not silence.longer_than(intervals.result_wait_seconds):
+            return wait
+        return _silent_death(job, "the job completed without leaving its result", word)
+    if state is State.FAILED:
+        return _failed(job, record, history, result, intervals, silence)
+    if state is State.CANCELLED and job.cancel_asked_at is None:
+        return _seen(job, state, f"cancelled on the cluster ({word.lower()})", scheduler_state=word)
+    return _seen(job, state, f"Slurm says {word}", scheduler_state=word, result=result)
+
+
+def _by_result(job: ClusterJob, result: Result, word: str) -> Observation:
+    if result.exit_code == 128 + _KILLED:
+        text = "the engine was killed (signal 9): out of memory, most likely"
+        return _seen(job, State.OUT_OF_MEMORY, text, scheduler_state=word, result=result)
+    # Which other codes are good is the engine profile's business: the executor looks at the number.
+    state = State.SUCCEEDED if result.exit_code == 0 else State.FAILED
+    return _seen(job, state, "", scheduler_state=word, result=result, exit_code=result.exit_code)
+
+
+def _failed(
+    job: ClusterJob,
+    record: QueueRecord | HistoryRecord | None,
+    history: HistoryRecord | None,
+    result: Result | None,
+    intervals: Intervals,
+    silence: _Silence,
+) -> Observation:
+    word = record.state if record is not None else ""
+    if result is not None:
+        return _by_result(job, result, word)
+    reason = record.reason if isinstance(record, QueueRecord) else ""
+    code, number = _exit_code(history.exit_code if history is not None else "")
+    if history is None and not silence.longer_than(intervals.absent_seconds):
+        # The accounting tells more than the queue, a little later.
+        return _seen(job, job.state, job.reason, scheduler_state=word, missing_since=silence.since)
+    if code in INFRASTRUCTURE_CODES:
+        return _silent_death(job, "the job's folder was not there", word)
+    if code == OWNED_BY_ANOTHER:
+        return _seen(job, State.LOST, "the job's folder belongs to another job", scheduler_state=word)
+    if number == _OUTPUT_PATH:
+        return _silent_death(job, "Slurm could not open the job's output file", word)
+    if number == _KILLED:
+        text = "killed (signal 9): out of memory, most likely"
+        return _seen(job, State.OUT_OF_MEMORY, text, scheduler_state=word)
+    if "JobLaunchFailure" in reason or "launch failed" in reason:
+        return _silent_death(job, "Slurm could not launch the job", word)
+    if not silence.longer_than(intervals.result_wait_seconds):
+        return _seen(job, job.state, job.reason, scheduler_state=word, missing_since=silence.since)
+    return _silent_death(job, "the job failed without leaving its result", word)
+
+
+def _silent_death(job: ClusterJob, reason: str, word: str) -> Observation:
+    """Lost, to be submitted again, unless that was tried often enough."""
+    state = State.LOST if len(job.retired) + 1 < _OWN_DEATHS else State.FAILED
+    return _seen(job, state, reason, scheduler_state=word)
+
+
+def _exit_code(text: str) -> tuple[int, int]:
+    code, _, signal = text.partition(":")
+    return (int(code) if code.isdigit() else 0, int(signal) if signal.isdigit() else 0)
+
+
+def _seen(
+    job: ClusterJob,
+    state: State,
+    reason: str,
+    *,
+    scheduler_state: str = "",
+    submitted: str | None = None,
+    missing_since: datetime | None = None,
+    result: Result | None = None,
+    exit_code: int | None = None,
+    adopted_id: str | None = None,
+) -> Observation:
+    assert job.job_id is not None
+    return Observation(
+        key=job.key,
+        job_id=job.job_id,
+        state=state,
+        scheduler_state=scheduler_state,
+        reason=reason,
+        exit_code=exit_code,
+        result=result.text if result is not None else None,
+        submitted=submitted,
+        missing_since=missing_since,
+        adopted_id=adopted_id,
+    )

@@ -1,0 +1,94 @@
+"""The one look at a cluster that all waiting beams share, whichever process they wait in.
+
+Whoever finds the look due and gets the turn asks after every open job of the cluster, and writes what it saw
+into the ledger; everybody else only reads there. A look without an answer says nothing about any job.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from datetime import UTC, datetime, timedelta
+
+from mqi_dagster.errors import UnreachableError
+from mqi_dagster.hpc.connection import Connection
+from mqi_dagster.hpc.naming import JobFolder
+from mqi_dagster.hpc.polling import look
+from mqi_dagster.hpc.verdict import judge
+from mqi_dagster.ledger.cluster_jobs import ClusterJob
+from mqi_dagster.ledger.clusters import ClusterLook
+from mqi_dagster.ledger.ledger import Ledger
+from mqi_dagster.settings import Slurm
+
+_SLOWER = 1.5
+_FAILED_LOOKS_GROW = 2.0
+_HOLD_SECONDS = 180.0
+
+
+def folder_of(job: ClusterJob, root: str) -> JobFolder:
+    """Where a job's folder is on its cluster."""
+    return JobFolder(root, tuple(job.place.split("/")), job.key)
+
+
+class Watcher:
+    """Looks at the jobs of one cluster when it is this process's turn.
+
+    Args:
+        name: The cluster, as the settings and the ledger call it.
+        connection: To it.
+        slurm: Its settings.
+        ledger: Where looks and jobs are shared.
+        clock: Tells the time in UTC; replaced in tests.
+    """
+
+    def __init__(
+        self,
+        name: str,
+        connection: Connection,
+        slurm: Slurm,
+        ledger: Ledger,
+        clock: Callable[[], datetime] = lambda: datetime.now(UTC),
+    ) -> None:
+        self._name = name
+        self._connection = connection
+        self._root = slurm.root
+        self._intervals = slurm.intervals
+        self._ledger = ledger
+        self._clock = clock
+
+    def look_if_due(self) -> bool:
+        """Look at all open jobs, if a look is due and nobody else is looking; whether it was done."""
+        shortest = timedelta(seconds=self._intervals.poll_seconds)
+        turn = self._ledger.take_turn(self._name, shortest=shortest, hold=timedelta(seconds=_HOLD_SECONDS))
+        if turn is None:
+            return False
+        try:
+            changed = self._look()
+        except UnreachableError as error:
+            interval = timedelta(seconds=self._longer(turn, _FAILED_LOOKS_GROW))
+            self._ledger.end_turn(turn, next_in=interval, interval=interval, failure=error.message)
+            return False
+        except BaseException:
+            # Nobody else has to wait for one who was interrupted.
+            self._ledger.end_turn(turn, next_in=timedelta(0), interval=shortest, failure=turn.failure or None)
+            raise
+        interval = shortest if changed else timedelta(seconds=self._longer(turn, _SLOWER))
+        self._ledger.end_turn(turn, next_in=interval, interval=interval)
+        return True
+
+    def _longer(self, turn: ClusterLook, factor: float) -> float:
+        grown = max(turn.interval_seconds, self._intervals.poll_seconds) * factor
+        return min(grown, max(self._intervals.poll_maximum_seconds, self._intervals.poll_seconds))
+
+    def _look(self) -> int:
+        jobs = self._ledger.open_jobs(self._name)
+        if not jobs:
+            return 0
+        folders = {job.job_id: folder_of(job, self._root) for job in jobs if job.job_id is not None}
+        seen = look(self._connection, folders)
+        now = self._clock()
+        observations = [
+            judge(job, str(folders[job.job_id].path), seen, self._intervals, now)
+            for job in jobs
+            if job.job_id is not None
+        ]
+        return self._ledger.observe_jobs(self._name, observations)

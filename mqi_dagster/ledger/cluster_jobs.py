@@ -1,0 +1,289 @@
+"""Jobs on clusters: one row a job key, written before the job is submitted and for as long as it matters."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from enum import StrEnum
+from typing import Any
+
+from sqlalchemy import Connection, Row, insert, select, update
+
+from mqi_dagster.errors import InfrastructureError
+from mqi_dagster.ledger.database import Database
+from mqi_dagster.ledger.tables import CLUSTER_JOB
+
+
+class ClusterJobState(StrEnum):
+    """Where a job on a cluster is."""
+
+    RESERVED = "reserved"
+    """Written down; whether sbatch was called is not known here."""
+    QUEUED = "queued"
+    HELD = "held"
+    """It will not start or go on before a person or the scheduler lets it."""
+    RUNNING = "running"
+    SUCCEEDED = "succeeded"
+    FAILED = "failed"
+    TIMED_OUT = "timed_out"
+    OUT_OF_MEMORY = "out_of_memory"
+    CANCELLED = "cancelled"
+    LOST = "lost"
+    """Ended without a verdict on the engine: node, controller, preemption."""
+
+    @property
+    def ended(self) -> bool:
+        """Whether this job will not change any more."""
+        return self not in _OPEN
+
+
+_OPEN = (
+    ClusterJobState.RESERVED,
+    ClusterJobState.QUEUED,
+    ClusterJobState.HELD,
+    ClusterJobState.RUNNING,
+)
+
+
+@dataclass(frozen=True, slots=True)
+class ClusterJob:
+    """One job key on one cluster."""
+
+    cluster: str
+    key: str
+    """Digest and attempt: the job's comment on the cluster, and its folder's name."""
+    beam: str
+    place: str
+    """Folder below the cluster's root, without the key."""
+    state: ClusterJobState
+    job_id: str | None
+    retired: tuple[str, ...]
+    """Ids of earlier jobs of this key that were lost or cancelled and must never be taken for it again."""
+    adopted: bool
+    """Whether it was found on the cluster, where another ledger had asked for it: its failure is not ours."""
+    submitted: str | None
+    """When Slurm took the job, in Slurm's own words: tells it from another one with a reused id."""
+    scheduler_state: str
+    reason: str
+    exit_code: int | None
+    result: str | None
+    """What the job has written about its end, as JSON."""
+    missing_since: datetime | None
+    made_at: datetime
+    changed_at: datetime
+    ended_at: datetime | None
+    cancel_asked_at: datetime | None
+    removed_at: datetime | None
+
+
+@dataclass(frozen=True, slots=True)
+class Observation:
+    """What one look at the cluster says about one job."""
+
+    key: str
+    job_id: str
+    """The id that was looked at; where the row has another one by now, nothing is written."""
+    state: ClusterJobState
+    scheduler_state: str = ""
+    reason: str = ""
+    exit_code: int | None = None
+    result: str | None = None
+    submitted: str | None = None
+    missing_since: datetime | None = None
+    adopted_id: str | None = None
+    """The job that owns the folder, where it is another one."""
+
+
+def _job(row: Row[tuple[object, ...]]) -> ClusterJob:
+    values: dict[str, Any] = dict(row._mapping)
+    values["state"] = ClusterJobState(values["state"])
+    values["retired"] = tuple(part for part in values["retired"].split(",") if part)
+    return ClusterJob(**values)
+
+
+def _one(connection: Connection, cluster: str, key: str) -> ClusterJob | None:
+    row = connection.execute(
+        select(CLUSTER_JOB).where(CLUSTER_JOB.c.cluster == cluster, CLUSTER_JOB.c.key == key)
+    ).one_or_none()
+    return None if row is None else _job(row)
+
+
+def _known(connection: Connection, cluster: str, key: str) -> ClusterJob:
+    row = _one(connection, cluster, key)
+    if row is None:
+        raise InfrastructureError("the ledger knows no job of this key")
+    return row
+
+
+def _set(connection: Connection, cluster: str, key: str, **values: object) -> None:
+    connection.execute(
+        update(CLUSTER_JOB).where(CLUSTER_JOB.c.cluster == cluster, CLUSTER_JOB.c.key == key).values(**values)
+    )
+
+
+class ClusterJobRows(Database):
+    """The jobs of every cluster."""
+
+    def reserve_job(self, cluster: str, key: str, beam: str, place: str) -> ClusterJob:
+        """Write a job down before it is submitted; the one that stands there already is left as it is."""
+        with self._write() as connection:
+            if _one(connection, cluster, key) is None:
+                now = self._clock()
+                connection.execute(
+                    insert(CLUSTER_JOB).values(
+                        cluster=cluster,
+                        key=key,
+                        beam=beam,
+                        place=place,
+                        state=ClusterJobState.RESERVED.value,
+                        retired="",
+                        adopted=False,
+                        scheduler_state="",
+                        reason="",
+                        made_at=now,
+                        changed_at=now,
+                    )
+                )
+            return _known(connection, cluster, key)
+
+    def retire_job(self, cluster: str, key: str, job_id: str) -> ClusterJob:
+        """Set a job aside that ended without a verdict, so that the same key can be submitted again."""
+        with self._write() as connection:
+            row = _known(connection, cluster, key)
+            if row.job_id == job_id:
+                connection.execute(
+                    update(CLUSTER_JOB)
+                    .where(CLUSTER_JOB.c.cluster == cluster, CLUSTER_JOB.c.key == key)
+                    .values(
+                        state=ClusterJobState.RESERVED.value,
+                        job_id=None,
+                        retired=",".join(dict.fromkeys((*row.retired, job_id))),
+                        adopted=False,
+                        submitted=None,
+                        scheduler_state="",
+                        reason="",
+                        exit_code=None,
+                        result=None,
+                        missing_since=None,
+                        ended_at=None,
+                        cancel_asked_at=None,
+                        removed_at=None,
+                        changed_at=self._clock(),
+                    )
+                )
+            return _known(connection, cluster, key)
+
+    def job_submitted(self, cluster: str, key: str, job_id: str, *, adopted: bool = False) -> ClusterJob:
+        """Write down the id that a job was given; one that is known already changes nothing."""
+        with self._write() as connection:
+            row = _known(connection, cluster, key)
+            if row.job_id != job_id:
+                connection.execute(
+                    update(CLUSTER_JOB)
+                    .where(CLUSTER_JOB.c.cluster == cluster, CLUSTER_JOB.c.key == key)
+                    .values(
+                        job_id=job_id,
+                        adopted=adopted,
+                        state=ClusterJobState.QUEUED.value,
+                        submitted=None,
+                        missing_since=None,
+                        changed_at=self._clock(),
+                    )
+                )
+            return _known(connection, cluster, key)
+
+    def observe_jobs(self, cluster: str, observations: Sequence[Observation]) -> int:
+        """Write down what a look at the cluster has seen; how many rows it changed in their state.
+
+        A row whose job has ended, or has another id by now, is left as it is.
+        """
+        changed = 0
+        with self._write() as connection:
+            for seen in observations:
+                row = _one(connection, cluster, seen.key)
+                if row is None or row.job_id != seen.job_id or row.state.ended:
+                    continue
+                now = self._clock()
+                new = (seen.state, seen.scheduler_state, seen.reason)
+                moved = new != (row.state, row.scheduler_state, row.reason)
+                changed += moved
+                connection.execute(
+                    update(CLUSTER_JOB)
+                    .where(CLUSTER_JOB.c.cluster == cluster, CLUSTER_JOB.c.key == seen.key)
+                    .values(
+                        state=seen.state.value,
+                        job_id=seen.adopted_id or seen.job_id,
+                        scheduler_state=seen.scheduler_state,
+                        reason=seen.reason,
+                        exit_code=seen.exit_code,
+                        result=seen.result,
+                        submitted=row.submitted or seen.submitted,
+                        missing_since=seen.missing_since,
+                        changed_at=now if moved else row.changed_at,
+                        ended_at=now if seen.state.ended else None,
+                    )
+                )
+        return changed
+
+    def ask_cancel(self, cluster: str, key: str) -> ClusterJob | None:
+        """Write down that a job is not wanted any more, before the cluster is told; None where none is."""
+        with self._write() as connection:
+            row = _one(connection, cluster, key)
+            if row is not None and row.cancel_asked_at is None:
+                _set(connection, cluster, key, changed_at=self._clock(), cancel_asked_at=self._clock())
+            return _one(connection, cluster, key)
+
+    def end_unsubmitted(self, cluster: str, key: str) -> None:
+        """Write down that a reserved job never came to the cluster and is not wanted any more."""
+        with self._write() as connection:
+            row = _one(connection, cluster, key)
+            if row is not None and row.job_id is None:
+                _set(
+                    connection,
+                    cluster,
+                    key,
+                    changed_at=self._clock(),
+                    state=ClusterJobState.CANCELLED.value,
+                    ended_at=self._clock(),
+                )
+
+    def mark_removed(self, cluster: str, key: str) -> None:
+        """Write down that a job's folder is gone from the cluster."""
+        with self._write() as connection:
+            _set(connection, cluster, key, changed_at=self._clock(), removed_at=self._clock())
+
+    def cluster_job(self, cluster: str, key: str) -> ClusterJob | None:
+        """The job of a key."""
+        with self._read() as connection:
+            return _one(connection, cluster, key)
+
+    def cluster_jobs(self, cluster: str | None = None, beam: str | None = None) -> list[ClusterJob]:
+        """Every job, oldest first, of a cluster or a beam where one is named."""
+        query = select(CLUSTER_JOB).order_by(CLUSTER_JOB.c.made_at, CLUSTER_JOB.c.key)
+        if cluster is not None:
+            query = query.where(CLUSTER_JOB.c.cluster == cluster)
+        if beam is not None:
+            query = query.where(CLUSTER_JOB.c.beam == beam)
+        with self._read() as connection:
+            return [_job(row) for row in connection.execute(query).all()]
+
+    def open_jobs(self, cluster: str) -> list[ClusterJob]:
+        """The submitted jobs of a cluster that have not ended."""
+        query = select(CLUSTER_JOB).where(
+            CLUSTER_JOB.c.cluster == cluster,
+            CLUSTER_JOB.c.job_id.is_not(None),
+            CLUSTER_JOB.c.state.in_([state.value for state in _OPEN]),
+        )
+        with self._read() as connection:
+            return [_job(row) for row in connection.execute(query.order_by(CLUSTER_JOB.c.key)).all()]
+
+    def kept_jobs(self, cluster: str, ended_before: datetime) -> list[ClusterJob]:
+        """The jobs that ended before a moment and whose folders are still on the cluster."""
+        query = select(CLUSTER_JOB).where(
+            CLUSTER_JOB.c.cluster == cluster,
+            CLUSTER_JOB.c.ended_at < ended_before,
+            CLUSTER_JOB.c.removed_at.is_(None),
+        )
+        with self._read() as connection:
+            return [_job(row) for row in connection.execute(query.order_by(CLUSTER_JOB.c.ended_at)).all()]

@@ -1,0 +1,58 @@
+"""Drives one beam in a process of its own: ``beam_worker.py <spec.json>``; prints job id and outcome."""
+
+from __future__ import annotations
+
+import json
+import logging
+import sys
+from pathlib import Path
+from typing import Any
+
+from mqi_dagster.assets.engine_run import EngineRun
+from mqi_dagster.assets.patience import Patience
+from mqi_dagster.execution.job import Job, JobHandle
+from mqi_dagster.hpc.executor import SlurmExecutor
+from mqi_dagster.ledger.database import sqlite_url
+from mqi_dagster.ledger.ledger import Ledger
+from mqi_dagster.settings import Host
+
+
+class Silent:
+    """Nobody looks."""
+
+    def __getattr__(self, name: str) -> Any:
+        return lambda *arguments: None
+
+
+def main() -> int:
+    """Drive the beam of the spec."""
+    spec = json.loads(Path(sys.argv[1]).read_text())
+    host = Host.model_validate(spec["host"])
+    assert host.slurm is not None
+    job = Job(
+        **{
+            **spec["job"],
+            "directory": Path(spec["job"]["directory"]),
+            **{name: tuple(spec["job"][name]) for name in ("place", "argv", "outputs")},
+        }
+    )
+    ledger = Ledger.open(sqlite_url(Path(spec["ledger"])))
+    executor = SlurmExecutor("hpc", host, host.slurm, ledger, "moqui_tps.in")
+
+    def note(handle: JobHandle) -> None:
+        print("job", handle.job_id, flush=True)
+
+    log: Any = logging.getLogger("worker")
+    silent: Any = Silent()
+    patience = Patience(log, host.slurm.intervals)
+    run = EngineRun(log, executor, job, silent, patience, lambda: None, note, "hpc/gpu0")
+    print("begun", flush=True)
+    status = run.run()
+    if status.state == "succeeded":
+        run.fetch()
+    print("ended", status.state, flush=True)
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

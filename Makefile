@@ -4,11 +4,15 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 SITE ?= site
+SLURM_SITE ?= site-slurm
+CLUSTER ?= /var/tmp/mqi-cluster
 
-.PHONY: install install-dev demo stop dev test test-all mutate lint docs benchmarks clean
+.PHONY: install install-dev demo demo-slurm cluster cluster-stop stop dev test test-all mutate lint docs benchmarks clean
 
 help:
 	@echo "make demo      a generated case through the whole platform, and its pages"
+	@echo "make demo-slurm  the same on a real, throw-away Slurm cluster (needs root)"
+	@echo "make cluster   that cluster alone; make cluster-stop ends it"
 	@echo "make test      the default suite"
 	@echo "make test-all  also what needs a browser or minutes"
 	@echo "make dev       Dagster's pages, daemon and code location of the site in ./$(SITE)"
@@ -39,6 +43,17 @@ install-dev: $(VENV)/.installed-dev
 
 demo: install
 	@$(BIN)/mqi demo --site $(SITE)
+
+demo-slurm: install
+	@$(BIN)/python deploy/demo_slurm.py $(SLURM_SITE) $(CLUSTER)
+
+cluster:
+	@$(PYTHON) deploy/cluster install
+	@$(PYTHON) deploy/cluster start --root $(CLUSTER)
+	@$(PYTHON) deploy/cluster env --root $(CLUSTER)
+
+cluster-stop:
+	@$(PYTHON) deploy/cluster clean --root $(CLUSTER)
 
 dev: install
 	@test -f $(SITE)/mqi.yaml || $(BIN)/mqi init $(SITE)

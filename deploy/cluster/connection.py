@@ -155,6 +155,6 @@ LoginGraceTime 30
 ClientAliveInterval 15
 ClientAliveCountMax 4
 Subsystem sftp internal-sftp
-SetEnv SLURM_CONF={layout.slurm_conf}
+SetEnv SLURM_CONF={layout.slurm_conf} PATH={layout.bin}:/usr/local/bin:/usr/bin:/bin
 LogLevel VERBOSE
 """

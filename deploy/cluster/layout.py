@@ -126,9 +126,14 @@ class Layout:
         return self.settings.root / "dev"
 
     @property
+    def bin(self) -> Path:
+        """Comes first on the PATH of every login: a test puts a command there that behaves badly."""
+        return self.settings.root / "bin"
+
+    @property
     def folders(self) -> tuple[Path, ...]:
         """All that a start makes and a clean deletes."""
-        return self.etc, self.run, self.log, self.var, self.keys, self.dev
+        return self.etc, self.run, self.log, self.var, self.keys, self.dev, self.bin
 
     @property
     def slurm_conf(self) -> Path:

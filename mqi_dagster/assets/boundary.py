@@ -12,6 +12,9 @@ from mqi_dagster.errors import MqiError, Retry, Where
 TRY_AGAIN = dg.RetryPolicy(max_retries=5, delay=5, backoff=dg.Backoff.EXPONENTIAL)
 """A disk or a target that is away for less than three minutes costs nobody a click; see `Boundary`."""
 
+_WITHOUT_LIMIT = 1_000_000
+"""Whoever asks for a retry counts himself."""
+
 _PACKAGE = Path(__file__).resolve().parents[1]
 
 
@@ -47,11 +50,14 @@ class Boundary:
     Args:
         where: Case and beam of the step.
         retries_left: Whether the attempt budget allows another automatic try.
+        retry_in: Seconds until that try, where the step has no retry policy of its own: with one Dagster
+            repeats a step that an operator has cancelled.
     """
 
-    def __init__(self, where: Where, *, retries_left: bool = False) -> None:
+    def __init__(self, where: Where, *, retries_left: bool = False, retry_in: float | None = None) -> None:
         self.where = where
         self.retries_left = retries_left
+        self.retry_in = retry_in
 
     def __enter__(self) -> "Boundary":
         return self
@@ -62,7 +68,10 @@ class Boundary:
         if error is None or not isinstance(error, Exception) or isinstance(error, dg.Failure):
             return
         if isinstance(error, MqiError):
-            raise self._typed(error.at(self.where)) from None
+            failure = self._typed(error.at(self.where))
+            if failure.allow_retries and self.retries_left and self.retry_in is not None:
+                raise dg.RetryRequested(_WITHOUT_LIMIT, self.retry_in) from failure
+            raise failure from None
         raise self._untyped(error) from None
 
     def _typed(self, error: MqiError) -> dg.Failure:

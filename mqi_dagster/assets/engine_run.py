@@ -51,6 +51,7 @@ class EngineRun:
         self._handle: JobHandle | None = None
         self._offset = 0
         self._said = ""
+        self._alarmed = ""
         self.in_flight = False
         """Whether an engine may be running that only `cancel` or its own end stops."""
         self.parser = ProgressParser()
@@ -104,6 +105,10 @@ class EngineRun:
         return self._handle
 
     def _tell(self, status: JobStatus) -> None:
+        alarm = self._executor.alarm(self._job)
+        if alarm and alarm != self._alarmed:
+            self._log.error("%s", alarm)
+        self._alarmed = alarm
         words = f"{status.state}: {status.reason}"
         if words == self._said or not self._executor.survives_worker:
             return

@@ -95,18 +95,13 @@ def simulation(attempts: int) -> dg.AssetsDefinition:
         ],
         partitions_def=BEAMS,
         pool=POOL,
-        # With a policy that allows nothing Dagster takes an interrupted step for a failed one.
-        retry_policy=(
-            dg.RetryPolicy(max_retries=attempts - 1, delay=1, backoff=dg.Backoff.EXPONENTIAL)
-            if attempts > 1
-            else None
-        ),
     )
     def simulate(
         context: dg.AssetExecutionContext, site: dg.ResourceParam[Site]
     ) -> Iterator[dg.MaterializeResult[None]]:
         key = context.partition_key
-        with Boundary(Where(beam=key), retries_left=context.retry_number < attempts - 1):
+        left, wait = context.retry_number < attempts - 1, 2.0**context.retry_number
+        with Boundary(Where(beam=key), retries_left=left, retry_in=wait):
             beam = load_beam(context.instance, site, key)
             csvs = resolve(context.instance, site, "interpreted_csvs", key)
             engine = site.settings.engine

@@ -2,6 +2,7 @@
 
 import os
 import socket
+from datetime import UTC, datetime
 
 import dagster as dg
 
@@ -95,13 +96,14 @@ def job_ended(site: Site, lease: Lease) -> bool:
 
 
 def free_ended_leases(instance: dg.DagsterInstance, site: Site) -> None:
-    """Free what runs hold that Dagster knows to have ended and whose engine is gone as well.
+    """Free what runs hold that have ended or fallen silent, and whose engine is gone as well.
 
     A job on a cluster outlives its run, for the next one to take over; only that of a cancelled run goes.
     """
     for lease in site.ledger.leases():
         run = instance.get_run_by_id(lease.owner)
-        if run is None or not run.is_finished:
+        finished = run is not None and run.is_finished
+        if run is None or not (finished or lease.is_stale(datetime.now(UTC), site.stale_after)):
             continue
         if run.status is dg.DagsterRunStatus.CANCELED and lease.host == site.settings.execution.simulation:
             try:

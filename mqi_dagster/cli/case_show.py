@@ -16,6 +16,7 @@ from mqi_dagster.cli.run_history import RunState, latest_run
 from mqi_dagster.delivery.manifest import CaseManifest
 from mqi_dagster.errors import InputError
 from mqi_dagster.ledger.attempts import Attempt
+from mqi_dagster.ledger.cluster_jobs import ClusterJob
 from mqi_dagster.partitions import beam_key
 from mqi_dagster.resources.site import Site
 
@@ -34,6 +35,11 @@ _KINDS = {
     "engine-timeout": "engine",
     "engine-input": "configuration",
     "command": "configuration",
+    "host-key": "configuration",
+    "authentication": "configuration",
+    "credentials": "configuration",
+    "submit-rejected": "configuration",
+    "path-rejected": "configuration",
 }
 _STYLES = {
     CaseState.FAILED: "red",
@@ -65,6 +71,10 @@ class BeamReport(_Part):
     percent: float | None
     slot: str | None
     """Where it simulates now."""
+    message: str
+    """What it waits for; empty where it does not."""
+    jobs: tuple[str, ...]
+    """Its jobs on clusters, in words."""
     attempts: tuple[AttemptRow, ...]
 
 
@@ -166,8 +176,16 @@ def _beam(site: Site, case: str, result: BeamRow) -> BeamReport:
         phase=progress.phase if progress is not None else None,
         percent=progress.percent if progress is not None else None,
         slot=f"{lease.host}/{lease.kind.value}{lease.index}" if lease is not None else None,
+        message=progress.message if progress is not None else "",
+        jobs=tuple(_words(job) for job in site.ledger.cluster_jobs(beam=key)),
         attempts=tuple(_attempt(attempt) for attempt in site.ledger.attempts(key)),
     )
+
+
+def _words(job: ClusterJob) -> str:
+    scheduler = f" ({job.scheduler_state})" if job.scheduler_state else ""
+    before = f", after {', '.join(job.retired)}" if job.retired else ""
+    return f"job {job.job_id or 'not submitted'} on {job.cluster}{before}: {job.state.value}{scheduler}"
 
 
 def _attempt(attempt: Attempt) -> AttemptRow:
@@ -222,6 +240,10 @@ def _show_beam(console: Console, beam: BeamReport) -> None:
         console.print(
             Text(f"  beam {number}: {beam.phase or 'interpreting'} {beam.percent or 0:.0f} %{place}")
         )
+        if beam.message:
+            console.print(Text(f"  beam {number}: {beam.message}", style="dim"), soft_wrap=True)
+    for job in beam.jobs:
+        console.print(Text(f"  beam {number}, {job}"), soft_wrap=True)
     for attempt in beam.attempts:
         cause = f": {attempt.cause}" if attempt.cause else ""
         console.print(

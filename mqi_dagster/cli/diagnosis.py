@@ -8,9 +8,7 @@ import shutil
 import sqlite3
 import subprocess
 import sys
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass
-from enum import StrEnum
+from collections.abc import Iterator
 from importlib import metadata
 from pathlib import Path
 
@@ -19,6 +17,8 @@ from sqlalchemy.exc import SQLAlchemyError
 
 from mqi_dagster.cli.case_site import local_zone
 from mqi_dagster.cli.checking import configuration_problems
+from mqi_dagster.cli.diagnosis_hosts import examine_hosts
+from mqi_dagster.cli.findings import Finding, Verdict, finding
 from mqi_dagster.cli.instance import open_instance, pool_limit, pool_limit_of
 from mqi_dagster.cli.services import Services
 from mqi_dagster.cli.sites import settings_path
@@ -26,34 +26,18 @@ from mqi_dagster.engine.embedded.install import installed_engine
 from mqi_dagster.errors import MqiError
 from mqi_dagster.execution.gpus import local_gpus
 from mqi_dagster.execution.processes import resolve_program
+from mqi_dagster.ledger.database import sqlite_url
+from mqi_dagster.ledger.ledger import Ledger
 from mqi_dagster.ledger.tables import REVISION, VERSION_TABLE
 from mqi_dagster.machine import read_machines
 from mqi_dagster.pseudonyms import read_secret
-from mqi_dagster.settings import Settings, read_settings
+from mqi_dagster.settings import LOCAL, Settings, read_settings
 
 PACKAGE = "mqi-dagster"
+LEDGER = "ledger.sqlite"
 _LITTLE_SPACE = 20 * 1000**3
 _NO_SPACE = 1 * 1000**3
 _ENGINE_SECONDS = 60
-
-
-class Verdict(StrEnum):
-    """What a finding is worth."""
-
-    OK = "ok"
-    WARNING = "warning"
-    FAULT = "fault"
-
-
-@dataclass(frozen=True, slots=True)
-class Finding:
-    """One thing that was looked at."""
-
-    subject: str
-    verdict: Verdict
-    found: str
-    advice: str = ""
-    """What to do; empty where nothing is wrong."""
 
 
 def examine(place: Path) -> Iterator[Finding]:
@@ -77,21 +61,15 @@ def examine(place: Path) -> Iterator[Finding]:
     yield _secret(settings)
     yield from _folders(settings)
     yield _space(settings)
-    yield from _engine(settings)
-    yield _gpus(settings)
+    if settings.execution.simulation == LOCAL:
+        yield from _engine(settings)
+    if settings.execution.gpu_monitoring == LOCAL:
+        yield _gpus(settings)
     yield from _instance(settings)
-    yield _ledger(settings)
+    ledger = _ledger(settings)
+    yield ledger
+    yield from examine_hosts(settings, _opened(settings, ledger))
     yield _services(file, settings)
-
-
-def _of(subject: str, advice: str, look: Callable[[], str]) -> Finding:
-    """The finding of a look that raises where something is wrong."""
-    try:
-        return Finding(subject, Verdict.OK, look())
-    except MqiError as error:
-        return Finding(subject, Verdict.FAULT, error.message, advice)
-    except OSError as error:
-        return Finding(subject, Verdict.FAULT, error.strerror or type(error).__name__, advice)
 
 
 def _python() -> Finding:
@@ -124,7 +102,7 @@ def _machines(settings: Settings) -> Finding:
             f"{one.id}{'' if one.beam_model.commissioned else ' (relative dose)'}" for one in machines
         )
 
-    return _of("machines", "correct the machine files", look)
+    return finding("machines", "correct the machine files", look)
 
 
 def _zone(settings: Settings) -> Finding:
@@ -140,17 +118,14 @@ def _secret(settings: Settings) -> Finding:
         read_secret(settings.site.secret_file)
         return "there, readable by this user alone"
 
-    return _of("secret", "chmod 600 on it, restore it from the backup, or mqi init", look)
+    return finding("secret", "chmod 600 on it, restore it from the backup, or mqi init", look)
 
 
 def _folders(settings: Settings) -> Iterator[Finding]:
     paths = settings.paths
-    written = {
-        "data": paths.data,
-        "state": paths.state,
-        "dagster_home": paths.dagster_home,
-        "handover": settings.handover.folder,
-    }
+    written = {"data": paths.data, "state": paths.state, "dagster_home": paths.dagster_home}
+    if settings.handover.target == LOCAL:
+        written["handover"] = settings.handover.folder
     yield _folder("inbox", paths.inbox, os.R_OK | os.X_OK, "readable")
     for name, path in written.items():
         yield _folder(name, path, os.R_OK | os.W_OK | os.X_OK, "writable")
@@ -182,15 +157,21 @@ def _engine(settings: Settings) -> Iterator[Finding]:
     name = f"engine {settings.engine.profile}"
     if profile.reads_beam_model and profile.command[0] == "mqi-engine":
         cache = settings.engine.embedded.cache
-        yield _of("MCsquare", "mqi engine install", lambda: f"{installed_engine(cache).version}, files whole")
-    yield _of(
+        yield finding(
+            "MCsquare", "mqi engine install", lambda: f"{installed_engine(cache).version}, files whole"
+        )
+    yield finding(
         name,
         "install it, or set the command of the profile",
         lambda: f"{Path(str(resolve_program(profile.command[0]))).name} found",
     )
     if profile.version_command is not None:
         command = profile.version_command
-        yield _of(f"{name} version", "run the version_command by hand", lambda: _answer(command))
+        yield finding(f"{name} version", "run the version_command by hand", lambda: _answer(command))
+
+
+def _embedded(cache: Path | None) -> str:
+    return f"{installed_engine(cache).version}, files whole"
 
 
 def _answer(command: tuple[str, ...]) -> str:
@@ -238,7 +219,7 @@ def _instance(settings: Settings) -> Iterator[Finding]:
 
 
 def _ledger(settings: Settings) -> Finding:
-    path = settings.paths.state / "ledger.sqlite"
+    path = settings.paths.state / LEDGER
     if not path.is_file():
         return Finding("ledger", Verdict.OK, "none yet; the first start makes it")
 
@@ -257,6 +238,13 @@ def _ledger(settings: Settings) -> Finding:
     if found < REVISION:
         return Finding("ledger", Verdict.WARNING, text, "back it up; the next start migrates it")
     return Finding("ledger", Verdict.FAULT, text, "update this installation, or restore the backup")
+
+
+def _opened(settings: Settings, looked_at: Finding) -> Ledger | None:
+    """The ledger, where opening it changes nothing."""
+    if looked_at.verdict is not Verdict.OK or not (settings.paths.state / LEDGER).is_file():
+        return None
+    return Ledger.open(sqlite_url(settings.paths.state / LEDGER))
 
 
 def _services(file: Path, settings: Settings) -> Finding:

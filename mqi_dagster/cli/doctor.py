@@ -19,8 +19,9 @@ def doctor(
     site: SiteOption = Path("site"),
     as_json: Annotated[bool, typer.Option("--json", help="The findings as JSON.")] = False,
 ) -> None:
-    """Look at dependencies, settings, folders, engine, GPUs, Dagster and services; exit 1 on a fault."""
-    from mqi_dagster.cli.diagnosis import Verdict, examine
+    """Look at dependencies, settings, folders, engine, GPUs, Dagster, services, hosts; exit 1 on a fault."""
+    from mqi_dagster.cli.diagnosis import examine
+    from mqi_dagster.cli.findings import Verdict
 
     findings = list(examine(site))
     faults = sum(finding.verdict is Verdict.FAULT for finding in findings)

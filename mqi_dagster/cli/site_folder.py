@@ -13,7 +13,7 @@ from mqi_dagster.cli.sites import SETTINGS_NAME
 from mqi_dagster.errors import InfrastructureError
 from mqi_dagster.machine import PACKAGED_MACHINES
 from mqi_dagster.pseudonyms import make_secret
-from mqi_dagster.settings import Settings, parse_settings, read_settings
+from mqi_dagster.settings import LOCAL, Settings, parse_settings, read_settings
 from mqi_dagster.store.files import write_atomically
 
 
@@ -53,7 +53,8 @@ def _initialise(folder: Path, values: Mapping[str, Any]) -> list[str]:
         make_secret(secret)
         made.append(f"{_shown(secret, folder)} (key of the pseudonyms: back it up, show it to nobody)")
     paths = settings.paths
-    for path in (paths.inbox, paths.data, paths.state, settings.handover.folder, paths.machines):
+    handover = [settings.handover.folder] if settings.handover.target == LOCAL else []
+    for path in (paths.inbox, paths.data, paths.state, *handover, paths.machines):
         if not path.is_dir():
             path.mkdir(parents=True)
             made.append(f"{_shown(path, folder)}/")

@@ -130,6 +130,10 @@ class Executor(Protocol):
         """
         ...
 
+    def alarm(self, job: Job) -> str:
+        """What people should know of a waiting job now, empty where there is nothing."""
+        ...
+
     def cancel_beam(self, beam: str) -> None:
         """End whatever of a beam its dead workers have left."""
         ...

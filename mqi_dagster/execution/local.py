@@ -183,6 +183,10 @@ class LocalExecutor:
         """Nothing: the job's folder is its worker's own, which removes it."""
         return ""
 
+    def alarm(self, job: Job) -> str:
+        """Nothing: a local engine never waits."""
+        return ""
+
     def cancel_beam(self, beam: str) -> None:
         """Nothing: an engine dies with its worker."""
 

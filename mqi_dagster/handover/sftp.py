@@ -3,15 +3,19 @@
 from __future__ import annotations
 
 import os
+import random
 import re
+import secrets
 import stat
 import tempfile
+import time
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path, PurePosixPath
 
 import paramiko
 
+from mqi_dagster.errors import MqiError
 from mqi_dagster.handover.receipts import RECEIPT, content_of, differs, failure, outlived, relative
 from mqi_dagster.handover.target import Receipt, ReceiptEntry
 from mqi_dagster.hpc.connection import Connection
@@ -20,8 +24,12 @@ from mqi_dagster.hpc.files import local_hash, put_resume, remote_hash, remote_si
 from mqi_dagster.hpc.session import sftp
 
 _MOST_RECEIPT = 16 << 20
-_OF_HASH = 12
-_PART = re.compile(rf"\..+\.[0-9a-f]{{{_OF_HASH}}}\.part")
+_TRIES = 3
+_QUIET_SECONDS = 1.0
+_READ_BYTES_PER_SECOND = 20e6
+_OF_HASH, _OF_TRY = 12, 8
+_PART = re.compile(rf"\..+\.[0-9a-f]{{{_OF_HASH}}}\.[0-9a-f]{{{_OF_TRY}}}\.part")
+"""A file that is being sent: its name, the start of its SHA-256, and a word of the try that sends it."""
 
 
 class SftpTarget:
@@ -62,7 +70,7 @@ class SftpTarget:
         place = relative(folder) / relative(name)
         with _told():
             entry = self._write(place, content)
-            self._remove_parts({place.parent}, place.name)
+            self._remove_parts({place.parent}, f".{place.name}.")
         return entry
 
     def withdraw(self, folder: str, name: str) -> None:
@@ -81,24 +89,42 @@ class SftpTarget:
             return self._carry(Path(held.name), place)
 
     def _carry(self, source: Path, place: PurePosixPath) -> ReceiptEntry:
-        """Bring a file to its place, unless it stands there."""
+        """Bring a file to its place, unless it stands there.
+
+        Its part has a name of this try alone: what was verified is what is then renamed. What an earlier try
+        has sent of the same content is taken over, once it has ceased to grow.
+        """
         wanted, size, path = local_hash(source), source.stat().st_size, self._path(place)
-        # The name tells the content: of two tries at once both write the same there, and harm neither.
-        part = str(self._root / place.with_name(f".{place.name}.{wanted[:_OF_HASH]}.part"))
-        for is_last in (False, True):
-            if self._stands(path, size, wanted):
-                return ReceiptEntry(name=place.as_posix(), size=size, sha256=wanted)
+        entry = ReceiptEntry(name=place.as_posix(), size=size, sha256=wanted)
+        folder, stem = (self._root / place).parent, f".{place.name}.{wanted[:_OF_HASH]}."
+        own = str(folder / f"{stem}{secrets.token_hex(_OF_TRY // 2)}.part")
+        seen: dict[str, int] = {}
+        trouble: MqiError = differs(wanted)
+        tries = 0
+        while not self._stands(path, size, wanted):
+            if tries == _TRIES:
+                raise trouble
             with sftp(self._connection) as client:
-                _make(client, (self._root / place).parent)
+                _make(client, folder)
+                parts = _parts(client, folder, stem)
+                parts.pop(own, None)
+                if parts == seen:
+                    _take_over(client, parts, own)
+            if parts != seen:
+                # Somebody else may be sending it, or reading it back: then nothing has to be sent twice.
+                if parts:
+                    read_back = max(parts.values()) / _READ_BYTES_PER_SECOND
+                    time.sleep(random.uniform(1, 2) * _QUIET_SECONDS + read_back)
+                seen = parts
+                continue
             try:
-                put_resume(self._connection, source, path, part)
-            except (IntegrityError, RemoteCommandError):
-                # Another try at once may have brought the file, and taken the part away.
-                if is_last:
-                    raise
-        if not self._stands(path, size, wanted):
-            raise differs(wanted)
-        return ReceiptEntry(name=place.as_posix(), size=size, sha256=wanted)
+                put_resume(self._connection, source, path, own)
+            except (IntegrityError, RemoteCommandError) as error:
+                # Whose part was taken over finds it gone, and looks again.
+                trouble = error
+            tries += 1
+            seen = {}
+        return entry
 
     def _stands(self, path: str, size: int, sha256: str) -> bool:
         """Whether a file with this content is at the target, as read back there."""
@@ -122,23 +148,38 @@ class SftpTarget:
             if self._stands(path, entry.size, entry.sha256):
                 self._remove(path)
 
-    def _remove_parts(self, places: Iterable[PurePosixPath], name: str | None = None) -> None:
+    def _remove_parts(self, places: Iterable[PurePosixPath], stem: str = ".") -> None:
         """Remove what tries of other contents have left beside: no later try goes on with it."""
         for place in sorted(places):
             with sftp(self._connection) as client:
-                try:
-                    listed = client.listdir(self._path(place))
-                except (UnicodeDecodeError, FileNotFoundError):
-                    # Somebody's name in another encoding hides all others; parts are left, and do no harm.
-                    continue
-                for found in listed:
-                    if _PART.fullmatch(found) and (name is None or found.startswith(f".{name}.")):
-                        with suppress(FileNotFoundError):
-                            client.remove(self._path(place / found))
+                for part in _parts(client, self._root / place, stem):
+                    with suppress(FileNotFoundError):
+                        client.remove(part)
 
     def _remove(self, path: str) -> None:
         with sftp(self._connection) as client, suppress(FileNotFoundError):
             client.remove(path)
+
+
+def _parts(client: paramiko.SFTPClient, folder: PurePosixPath, stem: str = ".") -> dict[str, int]:
+    """Size of each file of a folder that is being sent, or was given up, the smallest first."""
+    try:
+        listed = client.listdir_attr(str(folder))
+    except (UnicodeDecodeError, FileNotFoundError):
+        # One name in another encoding hides all others: nothing is resumed, and parts are left.
+        return {}
+    found = {str(folder / one.filename): one.st_size or 0 for one in listed if _is_part(one.filename, stem)}
+    return dict(sorted(found.items(), key=lambda one: one[1]))
+
+
+def _is_part(name: str, stem: str) -> bool:
+    return name.startswith(stem) and _PART.fullmatch(name) is not None
+
+
+def _take_over(client: paramiko.SFTPClient, parts: Iterable[str], own: str) -> None:
+    for part in parts:
+        with suppress(FileNotFoundError):
+            client.posix_rename(part, own)
 
 
 def _make(client: paramiko.SFTPClient, folder: PurePosixPath) -> None:

@@ -20,6 +20,8 @@ class ChannelLimit:
     def __init__(self, wanted: int) -> None:
         self._limit = wanted
         self._open = 0
+        self._granted = 0
+        self._proven = 1
         self._changed = threading.Condition()
 
     @property
@@ -49,7 +51,22 @@ class ChannelLimit:
                 self._open -= 1
                 self._changed.notify()
 
-    def refused(self) -> None:
-        """The server has refused a channel while ours were open: from now on one less is asked for."""
+    @contextmanager
+    def granted(self) -> Iterator[None]:
+        """While a channel is open that the server has granted."""
         with self._changed:
-            self._limit = max(1, min(self._limit, self._open - 1))
+            self._granted += 1
+            self._proven = max(self._proven, self._granted)
+        try:
+            yield
+        finally:
+            with self._changed:
+                self._granted -= 1
+
+    def refused(self) -> None:
+        """The server has refused a channel while ours were open: from now on one less is asked for.
+
+        Never less than were granted at once before: a server that frees a session late refuses as well.
+        """
+        with self._changed:
+            self._limit = max(self._proven, min(self._limit, self._open - 1))

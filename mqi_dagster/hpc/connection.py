@@ -19,7 +19,7 @@ import paramiko
 
 from mqi_dagster.hpc.breaker import Breaker
 from mqi_dagster.hpc.channels import ChannelLimit
-from mqi_dagster.hpc.credentials import read_known_hosts, require_private_key
+from mqi_dagster.hpc.credentials import read_known_hosts, read_private_key
 from mqi_dagster.hpc.errors import AuthenticationError, ConnectError, ConnectionLostError, HostKeyError
 from mqi_dagster.settings import Host, JumpHost
 
@@ -38,7 +38,7 @@ DEAD = (paramiko.SSHException, EOFError, OSError)
 
 class _Refuse(paramiko.MissingHostKeyPolicy):
     def missing_host_key(self, client: paramiko.SSHClient, hostname: str, key: paramiko.PKey) -> None:
-        raise HostKeyError("the host shows a key of a kind that is not pinned; nothing was sent")
+        raise paramiko.BadHostKeyException(hostname, key, key)
 
 
 class Connection:
@@ -50,12 +50,12 @@ class Connection:
 
     def __init__(self, host: Host) -> None:
         self.host = host
-        self._breaker = Breaker(host.breaker_failures, host.breaker_seconds)
         self._reset()
 
     def _reset(self) -> None:
         self._process = os.getpid()
         self._lock = threading.Lock()
+        self._breaker = Breaker(self.host.breaker_failures, self.host.breaker_seconds)
         self._clients: list[paramiko.SSHClient] = []
         self.channels = ChannelLimit(self.host.channels)
 
@@ -117,10 +117,11 @@ class Connection:
         self._own()
         with self.channels.place(timeout):
             channel = self._open_channel(timeout)
-            try:
-                yield channel
-            finally:
-                quiet_close(channel)
+            with self.channels.granted():
+                try:
+                    yield channel
+                finally:
+                    quiet_close(channel)
 
     def _open_channel(self, timeout: float) -> paramiko.Channel:
         wait, refusal = _FIRST_WAIT_SECONDS, ""
@@ -170,11 +171,11 @@ class Connection:
             raise ConnectError(f"the jump host opens no way to the host: {_said(error)}") from None
 
     def _client(self, host: Host | JumpHost, through: paramiko.Channel | None) -> paramiko.SSHClient:
-        require_private_key(host.key_file)
+        key = read_private_key(host.key_file)
         client = paramiko.SSHClient()
         for name, keys in read_known_hosts(host.known_hosts, host.host, host.port).items():
-            for kind, key in keys.items():
-                client.get_host_keys().add(name, kind, key)
+            for kind, pinned in keys.items():
+                client.get_host_keys().add(name, kind, pinned)
         client.set_missing_host_key_policy(_Refuse())
         limit = self.host.connect_seconds
         try:
@@ -182,7 +183,7 @@ class Connection:
                 host.host,
                 host.port,
                 host.user,
-                key_filename=str(host.key_file),
+                pkey=key,
                 sock=through or _socket(host.host, host.port, limit),
                 allow_agent=False,
                 look_for_keys=False,
@@ -192,13 +193,18 @@ class Connection:
                 channel_timeout=limit,
             )
         except BaseException as error:
+            answered = _stands(client) and "timeout" not in str(error)
             quiet_close(client)
+            who = "the jump host" if isinstance(host, JumpHost) else "the host"
             if isinstance(error, paramiko.BadHostKeyException):
                 raise HostKeyError(
-                    "the host shows another key than the pinned one; nothing was sent"
+                    f"{who} shows another key than the one in known_hosts; nothing was sent. Ask its"
+                    " administrator whether the key was replaced, and only then put the new one there"
                 ) from None
-            if isinstance(error, paramiko.AuthenticationException):
-                raise AuthenticationError(f"the host does not let {host.user} in with this key") from None
+            if isinstance(error, paramiko.AuthenticationException) and answered:
+                raise AuthenticationError(
+                    f"{who} does not let {host.user} in with this key; see its authorized_keys"
+                ) from None
             if isinstance(error, DEAD):
                 raise ConnectError(f"no connection: {_said(error)}") from None
             raise
@@ -206,6 +212,12 @@ class Connection:
         if transport is not None:
             transport.set_keepalive(_KEEPALIVE_SECONDS)
         return client
+
+
+def _stands(client: paramiko.SSHClient) -> bool:
+    """Whether a connection stands: paramiko calls one that ends while it logs in a refusal."""
+    transport = client.get_transport()
+    return transport is not None and transport.is_active()
 
 
 def _socket(host: str, port: int, timeout: float) -> socket.socket:

@@ -118,7 +118,9 @@ class SlurmExecutor:
         if row.job_id is None:
             made = stage(self.connection, folder, self._files(job, folder))
             memory, duration = self._factors(row)
-            options = commands.options_of(self._slurm, memory_factor=memory, time_factor=duration)
+            options = commands.options_of(
+                self._slurm, job.timeout_seconds, memory_factor=memory, time_factor=duration
+            )
             try:
                 job_id = commands.submit(self.connection, folder, name, row.retired, options)
             except UnreachableError:
@@ -272,13 +274,24 @@ class SlurmExecutor:
             if not row.state.ended:
                 self.cancel_key(row.key)
 
-    def alarm(self) -> str:
-        """What people should know of the cluster now, empty where there is nothing."""
+    def jobs(self) -> list[ClusterJob]:
+        """Every job of this site on the cluster, oldest first."""
+        return self._ledger.cluster_jobs(self.name)
+
+    def alarm(self, job: Job) -> str:
+        """What people should know now: a cluster that has been silent for long, or a job held for long."""
+        now, limit = datetime.now(UTC), timedelta(seconds=self._slurm.intervals.alarm_seconds)
         look = self._ledger.cluster_look(self.name)
-        limit = timedelta(seconds=self._slurm.intervals.alarm_seconds)
-        if look is None or look.failing_since is None or datetime.now(UTC) - look.failing_since <= limit:
-            return ""
-        return f"cluster {self.name} has not answered since {look.failing_since:%H:%M} UTC: {look.failure}"
+        if look is not None and look.failing_since is not None and now - look.failing_since > limit:
+            return (
+                f"cluster {self.name} has not answered since {look.failing_since:%H:%M} UTC: {look.failure}"
+            )
+        row = self._row(job.key)
+        if row.state is State.HELD and now - row.changed_at > limit:
+            return (
+                f"job {row.job_id} is held in the queue of {self.name}: {row.reason or row.scheduler_state}"
+            )
+        return ""
 
     def _folder(self, job: Job) -> JobFolder:
         return JobFolder(self._slurm.root, job.place, job.key)

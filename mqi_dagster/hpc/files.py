@@ -6,7 +6,7 @@ import hashlib
 import os
 import posixpath
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, cast
 from weakref import WeakKeyDictionary
@@ -123,8 +123,7 @@ def put_resume(
         connection: To the host.
         source: Local file.
         target: Absolute path on the host; its folder exists.
-        part: Where it is written before it is renamed; ``.NAME.part`` where None. Several processes may
-            write there at once if all write the same.
+        part: Where it is written before it is renamed; ``.NAME.part`` where None.
 
     Returns:
         SHA-256, size, and how many bytes were there already.
@@ -137,14 +136,10 @@ def put_resume(
     size, wanted = source.stat().st_size, local_hash(source)
     there = remote_size(connection, part) or 0
     if there > size or (there and remote_hash(connection, part, there) != local_hash(source, there)):
-        with sftp(connection) as client, suppress(FileNotFoundError):
-            client.remove(part)
         there = 0
     with _space_for(connection, posixpath.dirname(target)):
         with sftp(connection) as client:
-            # Made, not emptied: another process may already have renamed it into its place.
-            client.open(part, "ab").close()
-            with source.open("rb") as reader, client.open(part, "r+b") as writer:
+            with source.open("rb") as reader, client.open(part, "r+b" if there else "wb") as writer:
                 writer.set_pipelined(True)
                 reader.seek(there)
                 writer.seek(there)
@@ -211,6 +206,9 @@ def get_resume(connection: Connection, source: str, target: Path, sha256: str, s
         InfrastructureError: The local disk failed.
     """
     part = target.with_name(f".{target.name}.part")
+    if target.is_file() and target.stat().st_size == size and local_hash(target) == sha256:
+        # Of several outputs a try that broke off had fetched some.
+        return size
     try:
         target.parent.mkdir(parents=True, exist_ok=True)
         there = part.stat().st_size if part.is_file() else 0

@@ -4,17 +4,19 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import PurePosixPath
 
 from mqi_dagster.execution.scrub import Scrubber
 from mqi_dagster.hpc.connection import Connection
-from mqi_dagster.hpc.errors import SchedulerUnavailableError
+from mqi_dagster.hpc.errors import PathRejectedError, RemoteCommandError, SchedulerUnavailableError
 from mqi_dagster.hpc.naming import JobFolder, checked_job_id
 from mqi_dagster.hpc.shell import require, run_script
 from mqi_dagster.hpc.states import LIVE
 
 _SEPARATOR = "\x1f"
+_QUEUE_HEAD = f"JOBID{_SEPARATOR}"
 _NO_PATHS = Scrubber()
 
 
@@ -66,6 +68,11 @@ class Result:
     text: str
     """As it was written."""
 
+    @property
+    def done(self) -> bool:
+        """Whether the engine has come to its end by itself, and says that it succeeded."""
+        return self.exit_code == 0 and not self.signal
+
 
 @dataclass(frozen=True, slots=True)
 class Look:
@@ -99,7 +106,7 @@ def parse_result(text: str) -> Result | None:
             outputs=outputs,
             text=text.strip(),
         )
-    except (ValueError, KeyError, TypeError):
+    except (ValueError, KeyError, TypeError, OverflowError):
         return None
 
 
@@ -115,11 +122,17 @@ def look(connection: Connection, jobs: Mapping[str, JobFolder]) -> Look:
     """
     wanted = "".join(f"{checked_job_id(job_id)} {folder.path}\n" for job_id, folder in jobs.items())
     answer = run_script(connection, "poll", " ".join(LIVE), feed=wanted.encode())
-    sections = _sections(require(answer, "the look at the jobs failed").text)
+    try:
+        sections = _sections(require(answer, "the look at the jobs failed").text)
+    except RemoteCommandError as error:
+        # A login node in trouble says as little about a job as a silent controller.
+        raise SchedulerUnavailableError(error.message) from None
     code, queue = sections.get("queue", (1, ""))
     if code != 0:
         said = _NO_PATHS.text(sections.get("complaint", (0, ""))[1].strip())
         raise SchedulerUnavailableError(f"squeue does not answer: {said or f'exit code {code}'}")
+    if not queue.startswith(_QUEUE_HEAD):
+        raise SchedulerUnavailableError("squeue does not answer: what it says is no list of jobs")
     past = {fields[0]: HistoryRecord(*fields[1:7]) for fields in _rows(sections.get("history", (0, ""))[1])}
     details = [_detail(line) for line in sections.get("details", (0, ""))[1].splitlines() if line]
     results, owners = _files(sections.get("results", (0, ""))[1])
@@ -167,7 +180,9 @@ def _files(text: str) -> tuple[dict[str, Result], dict[str, str]]:
             path = PurePosixPath(line[4:-4])
         elif path is not None and line.strip():
             if path.name == "owner":
-                owners[str(path.parent)] = line.strip()
+                # A damaged mark names no job.
+                with suppress(PathRejectedError):
+                    owners[str(path.parent)] = checked_job_id(line.strip())
             elif (result := parse_result(line)) is not None:
                 known = results.get(result.job_id)
                 if known is None or known.start < result.start:

@@ -7,12 +7,14 @@ from datetime import UTC, datetime, timedelta
 from mqi_dagster.hpc.connection import Connection
 from mqi_dagster.hpc.removal import remove_folder, used_bytes
 from mqi_dagster.hpc.watcher import folder_of
-from mqi_dagster.ledger.cluster_jobs import ClusterJob
+from mqi_dagster.ledger.cluster_jobs import ClusterJob, ClusterJobState
 from mqi_dagster.ledger.ledger import Ledger
 from mqi_dagster.settings import Keep, Slurm
 
 _AT_ONCE = 10
 _MEASURED_EVERY = timedelta(hours=1)
+_FETCHED_WITHIN = timedelta(days=14)
+"""How long the folder of a job that succeeded waits for whoever was to fetch its outputs."""
 
 
 class Housekeeping:
@@ -50,8 +52,13 @@ class Housekeeping:
         """The jobs whose folders have been kept as long as the settings say."""
         if self._slurm.retention.keep is Keep.ALL:
             return []
-        before = datetime.now(UTC) - timedelta(days=self._slurm.retention.failed_days)
-        return self._ledger.kept_jobs(self._name, before)
+        now, keep = datetime.now(UTC), timedelta(days=self._slurm.retention.failed_days)
+        return [
+            job
+            for job in self._ledger.kept_jobs(self._name, now - keep)
+            if job.state is not ClusterJobState.SUCCEEDED
+            or (job.ended_at is not None and now - job.ended_at > _FETCHED_WITHIN)
+        ]
 
     def remove_kept(self, *, limit: int | None = None) -> int:
         """Remove those folders; how many.

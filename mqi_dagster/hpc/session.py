@@ -4,14 +4,28 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from typing import Any
 
 import paramiko
 from paramiko.sftp import SFTPError
 
 from mqi_dagster.hpc.connection import DEAD, Connection, quiet_close
 from mqi_dagster.hpc.errors import CommandTimeoutError, ConnectionLostError, RemoteCommandError
+
+
+class _Client(paramiko.SFTPClient):
+    """An SFTP client whose thread that reads ahead says nothing when the connection ends."""
+
+    def _async_request(self, file: Any, kind: Any, *arguments: Any) -> Any:
+        try:
+            return super()._async_request(file, kind, *arguments)  # type: ignore[misc]
+        except DEAD:
+            if file is type(None):
+                raise
+            # Whoever waits for the answer finds out by himself.
+            return -1
 
 
 @contextmanager
@@ -26,8 +40,8 @@ def sftp(connection: Connection, timeout: float | None = None) -> Iterator[param
     with connection.session(limit) as channel:
         try:
             channel.settimeout(limit)
-            _invoke(channel, limit)
-            client = paramiko.SFTPClient(channel)
+            request(channel, limit, lambda: channel.invoke_subsystem("sftp"))
+            client = _Client(channel)
             # Without a limit of its own a read from a black hole never returns.
             client.get_channel().settimeout(limit)  # type: ignore[union-attr]
         except TimeoutError:
@@ -58,14 +72,18 @@ def sftp(connection: Connection, timeout: float | None = None) -> Iterator[param
             quiet_close(client)
 
 
-def _invoke(channel: paramiko.Channel, limit: float) -> None:
-    """Start SFTP in a channel; paramiko by itself waits without an end for the answer."""
+def request(channel: paramiko.Channel, limit: float, ask: Callable[[], None]) -> None:
+    """Ask a channel for a subsystem or a command; paramiko by itself waits without an end for the answer.
+
+    Raises:
+        TimeoutError: There was none in time.
+    """
     end = time.monotonic() + limit
     late = threading.Timer(limit, channel.event.set)
     late.daemon = True
     late.start()
     try:
-        channel.invoke_subsystem("sftp")
+        ask()
     except DEAD:
         if time.monotonic() >= end:
             raise TimeoutError from None

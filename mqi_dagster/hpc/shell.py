@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import functools
+import io
+import re
 import shlex
 import threading
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from importlib import resources
-from typing import BinaryIO, cast
+from typing import TYPE_CHECKING, BinaryIO, cast
 
 import paramiko
 
@@ -22,11 +24,16 @@ from mqi_dagster.hpc.errors import (
     RemoteCommandError,
 )
 
+if TYPE_CHECKING:
+    from _typeshed import ReadableBuffer
+from mqi_dagster.hpc.session import request
+
 _READ = 1 << 16
 _MOST_OUTPUT = 64 << 20
 _SAID = 400
 _NO_PATHS = Scrubber()
-_FULL = ("No space left on device", "Disk quota exceeded")
+_FULL = re.compile(rb"No space left on device|Disk quota exceeded|(?:printf|echo): I/O error")
+"""How commands say it in English; the last is all that dash says."""
 
 Feed = Callable[[BinaryIO], None]
 """Writes a command's standard input."""
@@ -82,7 +89,7 @@ def run(
     with connection.session(limit) as channel:
         try:
             channel.settimeout(limit)
-            channel.exec_command(shlex.join(argv))
+            request(channel, limit, lambda: channel.exec_command(shlex.join(argv)))
             errors = bytearray()
             drain = threading.Thread(target=_drain, args=(channel, errors), daemon=True)
             drain.start()
@@ -113,8 +120,17 @@ def run_script(
     feed: bytes | Feed | None = None,
     timeout: float | None = None,
 ) -> Answer:
-    """Run one of the project's scripts on the host with positional arguments; see `run`."""
-    return run(connection, ["sh", "-c", script(name), f"mqi-{name}", *arguments], feed=feed, timeout=timeout)
+    """Run one of the project's scripts on the host with positional arguments; see `run`.
+
+    In the C locale: an account may have a language of its own, and tar then other names.
+    """
+    argv = ["env", "LC_ALL=C", "sh", "-c", script(name), f"mqi-{name}", *arguments]
+    return run(connection, argv, feed=feed, timeout=timeout)
+
+
+def is_full(answer: Answer) -> bool:
+    """Whether a command complains of a disk or a quota that takes no more."""
+    return _FULL.search(answer.err) is not None
 
 
 def require(answer: Answer, what: str) -> Answer:
@@ -126,11 +142,35 @@ def require(answer: Answer, what: str) -> Answer:
     """
     if answer.exit_code == 0:
         return answer
-    if any(text.encode() in answer.err for text in _FULL):
+    if is_full(answer):
         raise DiskFullError(f"{what}: the host's disk or quota is full")
     raise RemoteCommandError(
         f"{what}: exit code {answer.exit_code}: {answer.complaint or 'no word'}", answer.exit_code
     )
+
+
+class _StandardInput(io.RawIOBase):
+    """Writes to a command; what follows a failure goes nowhere, so that whoever clears up waits no more.
+
+    Args:
+        channel: Of the command.
+    """
+
+    def __init__(self, channel: paramiko.Channel) -> None:
+        super().__init__()
+        self._channel = channel
+        self._broken = False
+
+    def writable(self) -> bool:
+        return True
+
+    def write(self, data: ReadableBuffer) -> int:
+        block = bytes(data)
+        if not self._broken:
+            self._broken = True
+            self._channel.sendall(block)
+            self._broken = False
+        return len(block)
 
 
 def _drain(channel: paramiko.Channel, into: bytearray) -> None:
@@ -145,9 +185,7 @@ def _drain(channel: paramiko.Channel, into: bytearray) -> None:
 def _write(channel: paramiko.Channel, feed: bytes | Feed | None) -> None:
     try:
         if callable(feed):
-            stream = cast("BinaryIO", channel.makefile_stdin("wb", 1 << 18))
-            feed(stream)
-            stream.flush()
+            feed(cast("BinaryIO", _StandardInput(channel)))
         elif feed is not None:
             channel.sendall(feed)
         channel.shutdown_write()

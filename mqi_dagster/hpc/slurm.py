@@ -2,17 +2,24 @@
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 
 from mqi_dagster.hpc.connection import Connection
-from mqi_dagster.hpc.errors import RemoteCommandError, SchedulerUnavailableError, SubmitRejectedError
+from mqi_dagster.hpc.errors import (
+    DiskFullError,
+    RemoteCommandError,
+    SchedulerUnavailableError,
+    SubmitRejectedError,
+)
 from mqi_dagster.hpc.naming import JobFolder, checked_job_id, checked_name
-from mqi_dagster.hpc.shell import Answer, run, run_script
+from mqi_dagster.hpc.shell import Answer, is_full, require, run, run_script
 from mqi_dagster.settings import Slurm
 
 _UNKNOWN = 75
+_NO_FOLDER = 3
 _AWAY = re.compile(
     r"Unable to contact|Socket timed out|temporarily unable|Zero Bytes|Connection refused|Connection reset"
     r"|Munge|authentication|Problem talking to the database|Slurm temporarily"
@@ -26,21 +33,25 @@ _GRES_GPUS = re.compile(r"gpu(?::[A-Za-z0-9_.-]+)?:(\d+)")
 JOB_SCRIPT = "job.sh"
 
 
-def options_of(slurm: Slurm, *, memory_factor: int = 1, time_factor: int = 1) -> list[str]:
+def options_of(
+    slurm: Slurm, timeout_seconds: float, *, memory_factor: int = 1, time_factor: int = 1
+) -> list[str]:
     """The options of sbatch for a job; every value has passed the settings' allow-lists.
 
     Args:
         slurm: The cluster.
+        timeout_seconds: How long the engine may run, where the cluster's settings do not say it.
         memory_factor: How much more memory than the settings say.
         time_factor: How much more time.
     """
+    minutes = slurm.time_limit_minutes or math.ceil(timeout_seconds / 60)
     options = [
         "--export=NIL",
         "--open-mode=append",
         "--nodes=1",
         "--ntasks=1",
         f"--cpus-per-task={slurm.cpus}",
-        f"--time={slurm.time_limit_minutes * time_factor}",
+        f"--time={minutes * time_factor}",
         "--requeue" if slurm.requeue else "--no-requeue",
     ]
     if slurm.memory_mb is not None:
@@ -83,10 +94,13 @@ def find(connection: Connection, folder: JobFolder, name: str, retired: Sequence
 
     Raises:
         UnreachableError: No answer: nothing is known.
+        RemoteCommandError: Something is wrong with the folder: nothing is known either.
     """
     try:
         return _ask(connection, folder, name, retired, "find", ()) or None
-    except RemoteCommandError:
+    except RemoteCommandError as error:
+        if error.exit_code != _NO_FOLDER:
+            raise
         # Without the folder there was never a job in it.
         return None
 
@@ -110,15 +124,16 @@ def _ask(
         mode,
         *options,
     )
-    if answer.exit_code == 0:
-        words = answer.text.split()
-        return words[-1] if words else ""
-    _raise(answer)
-    raise RemoteCommandError(f"submitting failed: {answer.complaint}", answer.exit_code)
+    if answer.exit_code != 0:
+        _raise(answer)
+    words = require(answer, "submitting failed").text.split()
+    return words[-1] if words else ""
 
 
 def _raise(answer: Answer) -> None:
     said = answer.err.decode("utf-8", "replace")
+    if is_full(answer):
+        raise DiskFullError("the disk or quota of the jobs' folders is full")
     if answer.exit_code == _UNKNOWN or _AWAY.search(said):
         raise SchedulerUnavailableError(f"the scheduler does not answer: {answer.complaint}")
     reasons = _REJECTED.findall(answer.complaint)

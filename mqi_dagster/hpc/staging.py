@@ -10,8 +10,8 @@ from pathlib import Path
 from typing import BinaryIO
 
 from mqi_dagster.hpc.connection import Connection
-from mqi_dagster.hpc.errors import IntegrityError
-from mqi_dagster.hpc.files import local_hash, put_resume
+from mqi_dagster.hpc.errors import CommandTimeoutError, IntegrityError, PathRejectedError
+from mqi_dagster.hpc.files import local_hash, put_resume, remote_size
 from mqi_dagster.hpc.naming import JobFolder
 from mqi_dagster.hpc.shell import Answer, require, run_script
 
@@ -19,6 +19,8 @@ MANIFEST = "MANIFEST.sha256"
 BIG_BYTES = 16 << 20
 """From this size on a file is sent by itself, so that a broken transfer can be resumed."""
 _DAMAGED = 6
+_BLOCK = 256 << 10
+_BUSY = 75
 _BYTES_PER_SECOND = 1e6
 
 Source = Path | bytes
@@ -42,10 +44,14 @@ def stage(
         Whether anything was sent.
 
     Raises:
+        PathRejectedError: A file would lie outside of the folder.
         UnreachableError: The cluster cannot be reached, or its disk is full.
         IntegrityError: What arrived is not what was sent; it was removed.
         RemoteCommandError: The cluster refuses, for example because the root may not be written.
     """
+    for name in files:
+        if "\0" in name or any(part in ("", ".", "..") for part in name.split("/")):
+            raise PathRejectedError("a file of the job would lie outside of its folder")
     manifest = "".join(_line(_hash(files[name]), name) for name in sorted(files)).encode()
     wanted = hashlib.sha256(manifest).hexdigest()
     look = _stage(connection, folder, wanted, "look")
@@ -66,7 +72,10 @@ def stage(
     _stage(connection, folder, wanted, "unpack", send, limit)
     for name, source in sorted(big.items()):
         assert isinstance(source, Path)
-        put_resume(connection, source, str(folder.part / name))
+        target = str(folder.part / name)
+        # It gets its name when it is verified: an earlier try may have brought it before it broke off.
+        if remote_size(connection, target) != _size(source):
+            put_resume(connection, source, target)
     _stage(connection, folder, wanted, "publish", timeout=limit)
     return True
 
@@ -90,13 +99,15 @@ def _stage(
         feed=feed if callable(feed) else None,
         timeout=timeout,
     )
+    if answer.exit_code == _BUSY:
+        raise CommandTimeoutError("an earlier transfer into the job's folder is still under way")
     if answer.exit_code == _DAMAGED:
         raise IntegrityError("the files that arrived are not those that were sent")
     return require(answer, "the job's folder cannot be made").text.strip()
 
 
 def _write_tar(stream: BinaryIO, files: Mapping[str, Source], folders: list[str]) -> None:
-    with tarfile.open(fileobj=stream, mode="w|", format=tarfile.PAX_FORMAT) as archive:
+    with tarfile.open(fileobj=stream, mode="w|", bufsize=_BLOCK, format=tarfile.PAX_FORMAT) as archive:
         for name in sorted({name for name in folders if name}):
             entry = tarfile.TarInfo(name)
             entry.type, entry.mode = tarfile.DIRTYPE, 0o700

@@ -18,7 +18,7 @@ from mqi_dagster.ledger.cluster_jobs import ClusterJobState as State
 from mqi_dagster.settings import Intervals
 
 OWNED_BY_ANOTHER = 98
-INFRASTRUCTURE_CODES = (96, 97)
+INFRASTRUCTURE_CODES = {96: "Slurm has made the same start twice", 97: "the job's folder was missing or full"}
 """The job script's own: the start was made before; its folder is not there or cannot be made."""
 SETUP_FAILED = 95
 _KILLED = 9
@@ -103,6 +103,9 @@ def _ended(
     state = state_of(record.state) if record is not None else None
     word = record.state if record is not None else ""
     wait = _seen(job, job.state, job.reason, scheduler_state=word, missing_since=silence.since)
+    if result is not None and result.done and job.cancel_asked_at is None:
+        # A controller that was restarted or a node that fails ends jobs that had done their work.
+        return _by_result(job, result, word)
     if state is None or not state.ended:
         if result is not None:
             # It has ended, whatever the controller has forgotten and the accounting believes.
@@ -122,7 +125,11 @@ def _ended(
     if state is State.FAILED:
         return _failed(job, record, history, result, intervals, silence)
     if state is State.CANCELLED and job.cancel_asked_at is None:
-        return _seen(job, state, f"cancelled on the cluster ({word.lower()})", scheduler_state=word)
+        # Only the accounting knows by whom, a little later.
+        who = history.state if history is not None and history.state.startswith("CANCELLED") else ""
+        if not who and not silence.longer_than(intervals.absent_seconds):
+            return wait
+        return _seen(job, state, f"cancelled on the cluster ({(who or word).lower()})", scheduler_state=word)
     return _seen(job, state, f"Slurm says {word}", scheduler_state=word, result=result)
 
 
@@ -152,7 +159,7 @@ def _failed(
         # The accounting tells more than the queue, a little later.
         return _seen(job, job.state, job.reason, scheduler_state=word, missing_since=silence.since)
     if code in INFRASTRUCTURE_CODES:
-        return _silent_death(job, "the job's folder was not there", word)
+        return _silent_death(job, INFRASTRUCTURE_CODES[code], word)
     if code == OWNED_BY_ANOTHER:
         return _seen(job, State.LOST, "the job's folder belongs to another job", scheduler_state=word)
     if number == _OUTPUT_PATH:

@@ -126,10 +126,22 @@ class ClusterJobRows(Database):
     """The jobs of every cluster."""
 
     def reserve_job(self, cluster: str, key: str, beam: str, place: str) -> ClusterJob:
-        """Write a job down before it is submitted; the one that stands there already is left as it is."""
+        """Write a job down before it is submitted; one that has come to the cluster is left as it is."""
         with self._write() as connection:
-            if _one(connection, cluster, key) is None:
-                now = self._clock()
+            row, now = _one(connection, cluster, key), self._clock()
+            if row is not None and row.state.ended and row.job_id is None:
+                # It never came to the cluster, and now it is wanted again.
+                _set(
+                    connection,
+                    cluster,
+                    key,
+                    state=ClusterJobState.RESERVED.value,
+                    ended_at=None,
+                    cancel_asked_at=None,
+                    removed_at=None,
+                    changed_at=now,
+                )
+            if row is None:
                 connection.execute(
                     insert(CLUSTER_JOB).values(
                         cluster=cluster,
@@ -184,6 +196,8 @@ class ClusterJobRows(Database):
                     .where(CLUSTER_JOB.c.cluster == cluster, CLUSTER_JOB.c.key == key)
                     .values(
                         job_id=job_id,
+                        # Slurm may give an id out again, and a job that was given up may live after all.
+                        retired=",".join(one for one in row.retired if one != job_id),
                         adopted=adopted,
                         state=ClusterJobState.QUEUED.value,
                         submitted=None,
@@ -218,7 +232,8 @@ class ClusterJobRows(Database):
                         reason=seen.reason,
                         exit_code=seen.exit_code,
                         result=seen.result,
-                        submitted=row.submitted or seen.submitted,
+                        # A requeued job, and one that owns the folder, has a time of its own.
+                        submitted=seen.submitted or (None if seen.adopted_id else row.submitted),
                         missing_since=seen.missing_since,
                         changed_at=now if moved else row.changed_at,
                         ended_at=now if seen.state.ended else None,

@@ -10,6 +10,9 @@ from sqlalchemy import Connection, Row, insert, select, update
 from mqi_dagster.ledger.database import Database
 from mqi_dagster.ledger.tables import CLUSTER
 
+_CLOCKS_DIFFER = timedelta(minutes=5)
+"""By less, those of machines that share a ledger."""
+
 
 @dataclass(frozen=True, slots=True)
 class ClusterLook:
@@ -65,10 +68,11 @@ class ClusterRows(Database):
                 )
                 row = _row_of(connection, cluster)
                 assert row is not None
-            if row.looking_until is not None and row.looking_until > now:
+            # A moment further ahead than anybody could have meant is of a clock that was set back.
+            furthest = now + timedelta(seconds=row.interval_seconds) + _CLOCKS_DIFFER
+            if row.looking_until is not None and now < row.looking_until <= now + hold + _CLOCKS_DIFFER:
                 return None
-            # A moment far ahead is of a clock that was set back.
-            if now < row.next_look <= now + timedelta(hours=1):
+            if now < row.next_look <= furthest:
                 return None
             taken = connection.execute(
                 update(CLUSTER)

@@ -95,7 +95,9 @@ class Slurm(Section):
     gpus: Resource | None = Field(None, description="GPUs of a job (`--gpus`), in place of `gres`.")
     cpus: Count = Field(1, description="Cores of a job.")
     memory_mb: Count | None = Field(None, description="Memory of a job [MB]; doubled after a job ran out.")
-    time_limit_minutes: Count = Field(240, description="Time limit of a job; doubled after one ran into it.")
+    time_limit_minutes: Count | None = Field(
+        None, description="Time limit of a job; null: `engine.timeout_seconds`. Doubled after a job hit it."
+    )
     requeue: bool = Field(False, description="Let Slurm requeue jobs (for partitions that preempt).")
     modules: tuple[Module, ...] = Field((), description="Environment modules to load.")
     source: tuple[RemotePath, ...] = Field((), description="Scripts to source before the engine.")
@@ -121,7 +123,7 @@ class Slurm(Section):
 
     @model_validator(mode="after")
     def _fits_together(self) -> Self:
-        if "gpus" in self.model_fields_set and self.gpus is not None and "gres" in self.model_fields_set:
+        if self.gpus is not None and self.gres is not None and "gres" in self.model_fields_set:
             raise ValueError("give gres or gpus, not both")
         if self.engine_command is not None and not any("{tps}" in part for part in self.engine_command):
             raise ValueError("engine_command must name the TPS file as {tps}")

@@ -118,7 +118,7 @@ def test_the_instance_has_the_limits(site: Path) -> None:
     }
     assert content["run_retries"] == {
         "enabled": True,
-        "max_retries": 10,
+        "max_retries": 1000,
         "retry_on_asset_or_op_failure": False,
     }
     with open_instance(read_settings(site / "mqi.yaml")) as instance:

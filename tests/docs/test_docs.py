@@ -14,6 +14,7 @@ import typer
 import yaml
 
 from mqi_dagster import errors
+from mqi_dagster.hpc import errors as remote_errors
 from mqi_dagster.machine import Machine
 from mqi_dagster.settings import parse_settings
 from mqi_dagster.synthetic.defects import list_defects
@@ -25,7 +26,18 @@ PACKAGE = ROOT / "mqi_dagster"
 LINK = re.compile(r"!?\[[^\]]*\]\(([^)\s]+)\)")
 BLOCK = re.compile(r"^```(\w*)\n(.*?)^```", re.MULTILINE | re.DOTALL)
 CODE = re.compile(r"`([^`\n]+)`")
-SECTIONS = ("site", "paths", "intake", "interpretation", "engine", "execution", "rt_dose", "handover", "ui")
+SECTIONS = (
+    "site",
+    "paths",
+    "intake",
+    "interpretation",
+    "engine",
+    "execution",
+    "rt_dose",
+    "handover",
+    "ui",
+    "hosts",
+)
 
 
 def name_of(path: Path) -> str:
@@ -219,7 +231,7 @@ def test_the_error_codes_of_the_page_are_those_of_the_code() -> None:
     rows = set(re.findall(r"^\| `([a-z-]+)` \|", text, re.MULTILINE))
     codes = {
         one.code
-        for one in vars(errors).values()
+        for one in [*vars(errors).values(), *vars(remote_errors).values()]
         if isinstance(one, type) and issubclass(one, errors.MqiError) and one is not errors.MqiError
     }
     assert rows == codes | {"unexpected", "check"}

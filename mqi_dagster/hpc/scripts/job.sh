@@ -3,22 +3,35 @@ set -uo pipefail
 umask 077
 # Slurm goes to /tmp in silence where the folder is missing, and the job would "complete" there.
 cd -- "$folder" || exit 97
-me=$SLURM_JOB_ID start=${SLURM_RESTART_COUNT:-0}
+me=$SLURM_JOB_ID start=${SLURM_RESTART_COUNT:-0} node=${SLURMD_NODENAME:-}
 # The first job that starts owns the folder: a second one of the same key leaves at once.
 ( set -C; printf '%s\n' "$me" >owner ) 2>/dev/null || [ "$(cat owner)" = "$me" ] ||
   { echo "the folder belongs to job $(cat owner)"; exit 98; }
+leave() { # with the engine's exit code as Slurm should see it
+  local good
+  for good in "${good_codes[@]}"; do [ "$1" -ne "$good" ] || exit 0; done
+  [ "$1" -lt 96 ] || [ "$1" -gt 98 ] || exit 1
+  exit "$1"
+}
 # Each start has its own folder: after a node failure the processes of the last one may still write to theirs.
 mine=$folder/starts/$me-$start
-mkdir -p -- starts && mkdir -- "$mine" || { echo "this start of the job was made before"; exit 96; }
+if ! { mkdir -p -- starts && mkdir -- "$mine"; }; then
+  # A controller that has forgotten a start makes it again.
+  echo "this start of the job was made before"
+  code=$(sed -n 's/.*"exit_code":\([0-9]*\),.*/\1/p' "$mine/result.json" 2>/dev/null)
+  [ -n "$code" ] || exit 96
+  leave "$code"
+fi
 log=$mine/engine.log
 : >"$log"
 here=$mine/work
 [ -z "$scratch" ] || here=$scratch/$key.$me-$start
 began=$(date +%s) signal= engine=
 
+clear() { cd -- "$folder" && rm -rf -- "$here"; }
 finish() { # the job's own account of its end, whole or not there
   local code=$1 number=0 name file entries= entry
-  mkdir -p -- "$mine/outputs" || return
+  mkdir -p -- "$mine/outputs"
   for name in "${outputs[@]}"; do
     number=$((number + 1))
     file=$here/$name
@@ -26,15 +39,19 @@ finish() { # the job's own account of its end, whole or not there
       sync -d -- "$mine/outputs/$number" 2>/dev/null
       entry=$(sha256sum <"$mine/outputs/$number") &&
         entries+="${entries:+,}{\"number\":$number,\"sha256\":\"${entry%% *}\",\"size\":$(stat -c %s -- "$mine/outputs/$number")}"
+    else
+      # Half of one, where it came from another file system and did not fit.
+      rm -f -- "$mine/outputs/$number"
     fi
   done
+  # On a full disk this makes the room for what follows.
+  clear
   printf '{"job":"%s","start":%s,"node":"%s","gpus":"%s","exit_code":%s,"signal":"%s","began":%s,"ended":%s,"outputs":[%s]}\n' \
-    "$me" "$start" "${SLURMD_NODENAME//[^A-Za-z0-9._-]/}" "$(tr -cd '0-9A-Za-z,._-' <<<"${CUDA_VISIBLE_DEVICES:-}")" \
-    "$code" "$signal" "$began" "$(date +%s)" "$entries" >"$mine/.result.part" &&
-    sync -d -- "$mine/.result.part" 2>/dev/null
+    "$me" "$start" "${node//[^A-Za-z0-9._-]/}" "$(tr -cd '0-9A-Za-z,._-' <<<"${CUDA_VISIBLE_DEVICES:-}")" \
+    "$code" "$signal" "$began" "$(date +%s)" "$entries" >"$mine/.result.part" || return
+  sync -d -- "$mine/.result.part" 2>/dev/null
   mv -f -- "$mine/.result.part" "$mine/result.json"
 }
-clear() { cd -- "$folder" && rm -rf -- "$here"; }
 interrupted() {
   signal=$1
   [ -z "$engine" ] || kill -TERM "$engine" 2>/dev/null
@@ -69,7 +86,4 @@ done
 wait "$engine"
 code=$?
 finish "$code"
-clear
-for good in "${good_codes[@]}"; do [ "$code" -ne "$good" ] || exit 0; done
-[ "$code" -lt 96 ] || [ "$code" -gt 98 ] || exit 1
-exit "$code"
+leave "$code"

@@ -6,7 +6,8 @@ sep=$(printf '\037')
 wanted=$(cat)
 errors=$(mktemp) || exit 1
 trap 'rm -f -- "$errors"' EXIT
-queue=$(squeue -h -u "$(id -un)" -t all -o "%A$sep%T$sep%r$sep%j$sep%k$sep%V$sep%N" 2>"$errors")
+# With its head: an answer without one is none, even with exit code 0.
+queue=$(squeue -u "$(id -un)" -t all -o "%A$sep%T$sep%r$sep%j$sep%k$sep%V$sep%N" 2>"$errors")
 code=$?
 echo "@queue $code"
 printf '%s\n' "$queue"
@@ -43,4 +44,5 @@ while read -r id folder; do
 done <<END
 $gone
 END
-[ $# -eq 0 ] || head -v -c 65536 -- "$@"
+# One that has just gone is no reason to say nothing of the others.
+[ $# -eq 0 ] || head -v -c 65536 -- "$@" 2>/dev/null || :

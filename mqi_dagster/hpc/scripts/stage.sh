@@ -1,12 +1,13 @@
 # Makes the folder of a job, all or nothing: stage.sh ROOT PLACE KEY MANIFEST_SHA256 look|unpack|publish|all
 # "look" says whether there is anything to do; "unpack" takes a tar stream; "publish" verifies and renames.
+# Exit code 6: what came is not what was sent; 75: an earlier call still works there.
 set -eu
 umask 077
 place=$1/$2 key=$3 want=$4 mode=$5
 folder=$place/$key part=$place/.$key.part trash=$1/.trash
 mkdir -p -- "$place" "$trash"
 exec 9>"$place/.$key.lock"
-flock -w 60 9
+flock -w 60 9 || exit 75
 
 present() { # whether the folder is the wanted one, or its job was submitted already
   [ -d "$folder" ] || return 1

@@ -1,0 +1,119 @@
+"""``mqi cluster``: what of ours is on a cluster; ``mqi gpus``: the GPUs, there or here."""
+
+import json
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+
+from mqi_dagster.cli.sites import SiteOption, require_site
+from mqi_dagster.errors import ConfigurationError
+
+if TYPE_CHECKING:
+    from mqi_dagster.hpc.executor import SlurmExecutor
+    from mqi_dagster.settings import Settings
+
+cluster_app = typer.Typer(help="Jobs and folders of this site on its cluster.", no_args_is_help=True)
+JsonOption = Annotated[bool, typer.Option("--json", help="As JSON.")]
+
+
+@cluster_app.command()
+def jobs(
+    site: SiteOption = Path("site"),
+    as_json: JsonOption = False,
+    every: Annotated[bool, typer.Option("--all", help="Also those whose folders are gone.")] = False,
+) -> None:
+    """List the jobs of this site, as the last look at the cluster saw them."""
+    _, executor = _cluster(site)
+    rows: list[dict[str, Any]] = [
+        {
+            "job": job.job_id,
+            "beam": job.beam,
+            "state": job.state.value,
+            "slurm": job.scheduler_state,
+            "reason": job.reason,
+            "folder": f"{job.place}/{job.key}",
+            "removed": job.removed_at is not None,
+        }
+        for job in executor.jobs()
+        if every or job.removed_at is None
+    ]
+    _show(rows, as_json, ("job", "beam", "state", "slurm", "reason"), "no job has a folder on the cluster")
+
+
+@cluster_app.command()
+def clean(
+    site: SiteOption = Path("site"),
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Only say what would go.")] = False,
+) -> None:
+    """Remove the folders of ended jobs that have been kept as long as `retention` says."""
+    _, executor = _cluster(site)
+    console = Console(highlight=False)
+    kept = executor.housekeeping.kept_too_long()
+    if dry_run:
+        for job in kept:
+            console.print(Text(f"would remove {job.place}/{job.key} ({job.state.value})"))
+        console.print(f"{len(kept)} folders")
+        return
+    console.print(f"removed {executor.housekeeping.remove_kept()} folders")
+    alarm = executor.housekeeping.measure()
+    if alarm:
+        console.print(Text(alarm, style="yellow"))
+
+
+def gpus(site: SiteOption = Path("site"), as_json: JsonOption = False) -> None:
+    """List the GPUs of the place that `execution.gpu_monitoring` names."""
+    from mqi_dagster.execution.gpus import local_gpus
+    from mqi_dagster.hpc.connection import Connection
+    from mqi_dagster.hpc.slurm import gpus_of
+
+    settings = require_site(site)[1]
+    cluster = settings.slurm_of(settings.execution.gpu_monitoring)
+    if cluster is None:
+        here = [
+            {"gpu": one.index, "name": one.name, "memory_mb": one.memory_mb, "uuid": one.uuid}
+            for one in local_gpus()
+        ]
+        _show(here, as_json, ("gpu", "name", "memory_mb", "uuid"), "NVML sees no GPU on this machine")
+        return
+    host, slurm = cluster
+    connection = Connection(host)
+    nodes = [
+        {"node": one.node, "state": one.state, "gpus": one.total, "in_use": one.used}
+        for one in gpus_of(connection, slurm)
+    ]
+    connection.drop()
+    _show(nodes, as_json, ("node", "state", "gpus", "in_use"), "the partition has no node")
+
+
+def _cluster(place: Path) -> tuple["Settings", "SlurmExecutor"]:
+    from mqi_dagster.hpc.executor import SlurmExecutor
+    from mqi_dagster.resources.site import Site
+
+    file, settings = require_site(place)
+    opened: Site = Site(file)
+    executor = opened.executor
+    if not isinstance(executor, SlurmExecutor):
+        raise ConfigurationError(
+            "simulations run on this machine (execution.simulation); there is no cluster"
+        )
+    return settings, executor
+
+
+def _show(rows: list[dict[str, Any]], as_json: bool, columns: tuple[str, ...], nothing: str) -> None:
+    if as_json:
+        typer.echo(json.dumps(rows, indent=1))
+        return
+    console = Console(highlight=False)
+    if not rows:
+        console.print(nothing)
+        return
+    table = Table(box=None, header_style="bold", padding=(0, 2, 0, 0))
+    for name in columns:
+        table.add_column(name, overflow="fold")
+    for row in rows:
+        table.add_row(*(Text(str(row[name]) if row[name] is not None else "") for name in columns))
+    console.print(table)

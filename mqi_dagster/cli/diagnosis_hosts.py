@@ -1,0 +1,159 @@
+"""What `mqi doctor` looks at of other machines: the way there, Slurm behind it, and the hand-over target."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from datetime import UTC, datetime, timedelta
+
+from mqi_dagster.cli.findings import Finding, Verdict, finding
+from mqi_dagster.errors import MqiError
+from mqi_dagster.hpc.connection import Connection
+from mqi_dagster.hpc.session import sftp
+from mqi_dagster.hpc.shell import require, run
+from mqi_dagster.hpc.slurm import gpus_of, options_of, scheduler_facts
+from mqi_dagster.ledger.ledger import Ledger
+from mqi_dagster.settings import Host, Settings, Slurm
+
+_POLLS_PER_AGE = 2
+
+
+def examine_hosts(settings: Settings, ledger: Ledger | None) -> Iterator[Finding]:
+    """Every host of the settings.
+
+    Args:
+        settings: Of the site.
+        ledger: For what is known of clusters from earlier; None where there is none yet.
+    """
+    for name, host in settings.hosts.items():
+        connection = Connection(host)
+        try:
+            yield from _host(settings, name, host, connection, ledger)
+        finally:
+            connection.drop()
+
+
+def _host(
+    settings: Settings, name: str, host: Host, connection: Connection, ledger: Ledger | None
+) -> Iterator[Finding]:
+    reached = finding(
+        f"host {name}",
+        "see docs/slurm.md: key file, known hosts, account",
+        lambda: f"{connection.transport().remote_version.removeprefix('SSH-2.0-')} lets {host.user} in",
+    )
+    yield reached
+    if reached.verdict is not Verdict.OK:
+        return
+    if host.slurm is not None and name in (settings.execution.simulation, settings.execution.gpu_monitoring):
+        yield from _slurm(settings, name, host.slurm, connection, ledger)
+    if settings.handover.target == name:
+        yield finding(
+            f"hand-over to {name}",
+            "make the folder, or let the account write there",
+            lambda: _listed(connection, str(settings.handover.folder)),
+        )
+
+
+def _slurm(
+    settings: Settings, name: str, slurm: Slurm, connection: Connection, ledger: Ledger | None
+) -> Iterator[Finding]:
+    facts: dict[str, str] = {}
+
+    def scheduler() -> str:
+        facts.update(scheduler_facts(connection))
+        return f"Slurm {facts.get('SLURM_VERSION', '?')}, cluster {facts.get('ClusterName', '?')}"
+
+    found = finding(f"Slurm of {name}", "is slurmctld up? scontrol ping", scheduler)
+    yield found
+    if found.verdict is not Verdict.OK:
+        return
+    yield _accounting(name, slurm, facts)
+    yield finding(
+        f"job options of {name}",
+        "correct partition, account, qos, gres or the limits under hosts",
+        lambda: _accepted(connection, slurm, settings.engine.timeout_seconds),
+    )
+    yield finding(
+        f"root on {name}",
+        "let the account write there, on storage that the nodes share",
+        lambda: _writable(connection, slurm.root),
+    )
+    if settings.execution.simulation == name:
+        command = settings.engine_profile().command[0]
+        yield finding(
+            f"engine on {name}",
+            "install it there, or set engine_command under hosts",
+            lambda: _there(connection, command),
+        )
+    yield finding(f"GPUs of {name}", "see sinfo -o '%N %G'", lambda: _gpus(connection, slurm))
+    yield from _known(name, slurm, ledger)
+
+
+def _accounting(name: str, slurm: Slurm, facts: dict[str, str]) -> Finding:
+    subject = f"accounting of {name}"
+    kind = facts.get("AccountingStorageType", "")
+    age = int("".join(c for c in facts.get("MinJobAge", "0").split()[0] if c.isdigit()) or 0)
+    if kind and not kind.endswith("/none") and kind != "(null)":
+        comments = "job_comment" in facts.get("AccountingStoreFlags", "")
+        kept = "comments are kept" if comments else "comments are not kept: names and times have to do"
+        return Finding(subject, Verdict.OK, f"sacct answers for ended jobs; {kept}")
+    longest = slurm.intervals.poll_maximum_seconds
+    found = f"none: ended jobs are known for {age} s (MinJobAge), then only by their results"
+    if age < _POLLS_PER_AGE * longest:
+        advice = f"set poll_maximum_seconds below {age // _POLLS_PER_AGE}, or MinJobAge higher"
+        return Finding(subject, Verdict.WARNING, found, advice)
+    return Finding(subject, Verdict.OK, found)
+
+
+def _accepted(connection: Connection, slurm: Slurm, timeout_seconds: float) -> str:
+    options = [
+        option for option in options_of(slurm, timeout_seconds) if not option.startswith("--open-mode")
+    ]
+    require(run(connection, ["sbatch", "--test-only", *options, "--wrap=true"]), "sbatch --test-only")
+    return " ".join(option for option in options if option.startswith(("--part", "--g", "--mem", "--time")))
+
+
+def _writable(connection: Connection, root: str) -> str:
+    trial = 'mkdir -p -- "$1" && f=$(mktemp -- "$1/.mqi-doctor.XXXXXX") && rm -f -- "$f" && df -P -k -- "$1"'
+    answer = require(run(connection, ["sh", "-c", trial, "mqi-doctor", root]), "writing below the root")
+    free = int(answer.text.splitlines()[-1].split()[3]) * 1024
+    return f"{root} is writable, {free / 1e9:.1f} GB free"
+
+
+def _there(connection: Connection, command: str) -> str:
+    require(
+        run(connection, ["sh", "-c", 'command -v -- "$1"', "mqi-doctor", command]), f"looking for {command}"
+    )
+    return f"{command} found on the login node"
+
+
+def _gpus(connection: Connection, slurm: Slurm) -> str:
+    nodes = gpus_of(connection, slurm)
+    total, used = sum(node.total for node in nodes), sum(node.used for node in nodes)
+    if not nodes:
+        raise MqiError("the partition has no node")
+    return f"{total} on {len(nodes)} nodes, {used} in use; {slurm.slots} slots of ours"
+
+
+def _listed(connection: Connection, folder: str) -> str:
+    with sftp(connection) as client:
+        try:
+            client.listdir_attr(folder)
+        except OSError as error:
+            raise MqiError(f"{folder}: {error.strerror or 'cannot be read'}") from None
+    return f"{folder} is there"
+
+
+def _known(name: str, slurm: Slurm, ledger: Ledger | None) -> Iterator[Finding]:
+    look = ledger.cluster_look(name) if ledger is not None else None
+    if look is None:
+        return
+    limit = timedelta(seconds=slurm.intervals.alarm_seconds)
+    if look.failing_since is not None and datetime.now(UTC) - look.failing_since > limit:
+        since = f"no answer to the beams since {look.failing_since:%Y-%m-%d %H:%M} UTC: {look.failure}"
+        yield Finding(f"looks at {name}", Verdict.FAULT, since, "beams wait; mend what the words say")
+    if look.used_bytes is not None:
+        quota = slurm.retention.quota_gb
+        found = f"{look.used_bytes / 1e9:.1f} GB of our folders, quota {quota:g} GB"
+        full = look.used_bytes > quota * 1e9
+        advice = "mqi cluster clean, or keep less (retention)" if full else ""
+        yield Finding(f"space on {name}", Verdict.WARNING if full else Verdict.OK, found, advice)

@@ -1,0 +1,84 @@
+"""Channels at once: no more than wanted, fewer where the server says so, never none."""
+
+from __future__ import annotations
+
+import threading
+import time
+
+import pytest
+
+from mqi_dagster.hpc.channels import ChannelLimit
+from mqi_dagster.hpc.errors import ConnectError
+
+
+def test_no_more_are_open_than_wanted() -> None:
+    channels, most, now = ChannelLimit(3), [0], [0]
+    lock = threading.Lock()
+
+    def work() -> None:
+        with channels.place(20):
+            with lock:
+                now[0] += 1
+                most[0] = max(most[0], now[0])
+            time.sleep(0.005)
+            with lock:
+                now[0] -= 1
+
+    threads = [threading.Thread(target=work) for _ in range(20)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(20)
+    assert (most[0], now[0]) == (3, 0)
+
+
+def test_who_gets_no_place_in_time_is_told() -> None:
+    channels = ChannelLimit(1)
+    with channels.place(1):
+        began = time.monotonic()
+        with pytest.raises(ConnectError), channels.place(0.05):
+            pass
+        assert 0.04 < time.monotonic() - began < 5
+    with channels.place(0):
+        pass
+
+
+def test_a_place_is_given_back_by_an_error_too() -> None:
+    channels = ChannelLimit(1)
+    with pytest.raises(ValueError, match="x"), channels.place(1):
+        raise ValueError("x")
+    with channels.place(0):
+        pass
+
+
+def test_a_refusal_lowers_the_limit_to_what_the_server_had_taken() -> None:
+    channels = ChannelLimit(6)
+    with channels.place(1), channels.place(1), channels.place(1):
+        channels.refused()
+        assert channels.limit == 2
+        with pytest.raises(ConnectError), channels.place(0.01):
+            pass
+    with channels.place(1):
+        assert channels.limit == 2
+        channels.refused()
+        assert channels.limit == 1, "one is always tried"
+        channels.refused()
+        assert channels.limit == 1
+    with channels.place(0):
+        pass
+
+
+def test_a_refusal_never_raises_the_limit() -> None:
+    channels = ChannelLimit(2)
+    with channels.place(1):
+        channels.refused()
+    assert channels.limit == 1
+
+
+def test_the_limit_does_not_fall_below_what_the_server_has_granted_at_once() -> None:
+    channels = ChannelLimit(6)
+    with channels.place(1), channels.granted(), channels.place(1), channels.granted():
+        pass
+    with channels.place(1), channels.place(1):
+        channels.refused()
+        assert channels.limit == 2, "it frees a session a little late"

@@ -1,0 +1,155 @@
+"""The shared look: what it writes down, when the next one is due, and that no answer changes no job."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from datetime import datetime, timedelta
+from pathlib import Path
+
+import pytest
+from hpc_cases import BEAM, NAME, NOW, SUBMITTED, make_slurm
+
+from mqi_dagster.hpc import watcher
+from mqi_dagster.hpc.connection import Connection
+from mqi_dagster.hpc.errors import ConnectError, SchedulerUnavailableError
+from mqi_dagster.hpc.naming import JobFolder
+from mqi_dagster.hpc.polling import Look, QueueRecord
+from mqi_dagster.hpc.watcher import Watcher
+from mqi_dagster.ledger import Ledger, sqlite_url
+from mqi_dagster.ledger.cluster_jobs import ClusterJobState as State
+
+
+class Clock:
+    """A clock that tests turn."""
+
+    def __init__(self) -> None:
+        self.now = NOW
+
+    def __call__(self) -> datetime:
+        return self.now
+
+    def forward(self, seconds: float) -> None:
+        self.now += timedelta(seconds=seconds)
+
+
+class Cluster:
+    """What a look sees, and what was asked after."""
+
+    def __init__(self) -> None:
+        self.queue: dict[str, QueueRecord] = {}
+        self.fails: BaseException | None = None
+        self.asked: list[list[str]] = []
+
+    def look(self, connection: Connection, folders: dict[str, JobFolder]) -> Look:
+        self.asked.append(sorted(folders))
+        if self.fails is not None:
+            raise self.fails
+        return Look(self.queue, {}, {}, {})
+
+
+@pytest.fixture
+def clock() -> Clock:
+    return Clock()
+
+
+@pytest.fixture
+def ledger(tmp_path: Path, clock: Clock) -> Iterator[Ledger]:
+    opened = Ledger.open(sqlite_url(tmp_path / "ledger.db"), clock)
+    yield opened
+    opened.close()
+
+
+@pytest.fixture
+def cluster(monkeypatch: pytest.MonkeyPatch) -> Cluster:
+    made = Cluster()
+    monkeypatch.setattr(watcher, "look", made.look)
+    return made
+
+
+@pytest.fixture
+def watching(ledger: Ledger, cluster: Cluster, clock: Clock, nowhere: Connection) -> Watcher:
+    slurm = make_slurm(intervals={"poll_seconds": 10, "poll_maximum_seconds": 30})
+    return Watcher("hpc", nowhere, slurm, ledger, clock)
+
+
+def submitted(ledger: Ledger, cluster: Cluster, number: int, state: str = "RUNNING") -> None:
+    key, job_id = f"d{number}-1", str(100 + number)
+    ledger.reserve_job("hpc", key, BEAM, "P1.fx0001/b01")
+    ledger.job_submitted("hpc", key, job_id)
+    cluster.queue[job_id] = QueueRecord(state, "None", NAME, key, SUBMITTED, "n1")
+
+
+def states(ledger: Ledger) -> list[State]:
+    return [job.state for job in ledger.cluster_jobs("hpc")]
+
+
+def test_one_look_asks_after_every_open_job_and_no_other(
+    ledger: Ledger, cluster: Cluster, watching: Watcher
+) -> None:
+    for number in range(3):
+        submitted(ledger, cluster, number)
+    ledger.reserve_job("hpc", "d9-1", BEAM, "P1.fx0001/b01")
+    ledger.reserve_job("other", "d8-1", BEAM, "P1.fx0001/b01")
+    ledger.job_submitted("other", "d8-1", "108")
+    assert watching.look_if_due() is True
+    assert cluster.asked == [["100", "101", "102"]]
+    assert states(ledger) == [State.RUNNING] * 3 + [State.RESERVED]
+
+
+def test_without_jobs_the_cluster_is_not_asked(cluster: Cluster, watching: Watcher) -> None:
+    assert watching.look_if_due() is True
+    assert cluster.asked == []
+
+
+def test_looks_grow_rarer_while_nothing_changes_and_not_beyond_the_limit(
+    ledger: Ledger, cluster: Cluster, watching: Watcher, clock: Clock
+) -> None:
+    submitted(ledger, cluster, 0)
+    looks = []
+    for second in range(140):
+        if watching.look_if_due():
+            looks.append(second)
+        clock.forward(1)
+    assert looks == [0, 10, 25, 48, 78, 108, 138]
+    cluster.queue["100"] = QueueRecord("COMPLETING", "None", NAME, "d0-1", SUBMITTED, "n1")
+    clock.forward(30)
+    assert watching.look_if_due() is True
+    clock.forward(11)
+    assert watching.look_if_due() is True, "something had changed"
+
+
+def test_a_look_without_an_answer_changes_no_job_and_is_noted(
+    ledger: Ledger, cluster: Cluster, watching: Watcher, clock: Clock
+) -> None:
+    submitted(ledger, cluster, 0)
+    assert watching.look_if_due() is True
+    before = ledger.cluster_jobs("hpc")
+    cluster.queue.clear()
+    for failure in (SchedulerUnavailableError("squeue does not answer"), ConnectError("no route")):
+        cluster.fails = failure
+        for _ in range(10):
+            clock.forward(60)
+            assert watching.look_if_due() is False
+    assert ledger.cluster_jobs("hpc") == before, "for as long as it takes"
+    look = ledger.cluster_look("hpc")
+    assert look is not None
+    assert (look.failing_since, look.failure) == (NOW + timedelta(seconds=60), "no route")
+    assert (look.looked_at, look.interval_seconds) == (NOW, 30)
+    cluster.fails = None
+    clock.forward(60)
+    assert watching.look_if_due() is True
+    look = ledger.cluster_look("hpc")
+    assert look is not None and (look.failing_since, look.failure) == (None, "")
+    assert states(ledger) == [State.RUNNING], "the silence begins when the queue has answered"
+
+
+def test_who_is_interrupted_gives_the_turn_back_at_once(
+    ledger: Ledger, cluster: Cluster, watching: Watcher
+) -> None:
+    submitted(ledger, cluster, 0)
+    cluster.fails = KeyboardInterrupt()
+    with pytest.raises(KeyboardInterrupt):
+        watching.look_if_due()
+    cluster.fails = None
+    assert watching.look_if_due() is True
+    assert states(ledger) == [State.RUNNING]

@@ -105,6 +105,8 @@ def on_a_cluster() -> Iterator[tuple[Any, Path]]:
 
 @pytest.mark.slow
 def test_the_beam_in_flight_goes_on_and_is_handed_over(on_a_cluster: tuple[Any, Path]) -> None:
+    from beams import wait
+
     from mqi_dagster.definitions import build_definitions
 
     cluster, folder = on_a_cluster
@@ -120,7 +122,7 @@ def test_the_beam_in_flight_goes_on_and_is_handed_over(on_a_cluster: tuple[Any, 
     assert (job.state.value, job.retired) == ("succeeded", ("2",))
     assert site.ledger.leases() == []
     assert [(one.number, one.outcome) for one in site.ledger.attempts(IN_FLIGHT)] == [(1, "succeeded")]
-    listed = cluster.slurm(
-        "sacct", "-a", "-X", "-n", "-P", "-o", "JobIDRaw,State,Comment"
-    ).stdout.splitlines()
-    assert f"{job.job_id}|COMPLETED|{job.key}" in listed
+    done = f"{job.job_id}|COMPLETED|{job.key}"
+    argv = ("sacct", "-a", "-X", "-n", "-P", "-o", "JobIDRaw,State,Comment")
+    # The accounting is late by some seconds.
+    wait(lambda: done in cluster.slurm(*argv).stdout.splitlines(), "accounting", 30)

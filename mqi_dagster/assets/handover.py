@@ -19,6 +19,7 @@ from mqi_dagster.assets.lineage import (
     reusable,
     store_place,
 )
+from mqi_dagster.assets.waiting_target import WaitingTarget
 from mqi_dagster.delivery.manifest import CaseManifest
 from mqi_dagster.delivery.summary import read_summary
 from mqi_dagster.errors import StoreError, Where
@@ -75,6 +76,7 @@ def handed_over(
         made = ancestry(context.instance, site, key)
         files, dose = _files(site, made), made.rt_dose.digest
         template = site.settings.handover.template
+        target = WaitingTarget(context, site, key)
         digest = digest_of(
             asset="handed_over",
             code=HANDED_OVER_CODE,
@@ -84,8 +86,8 @@ def handed_over(
         )
         if latest_digest(context.instance, "handed_over", key) != digest:
             # The case is not complete at the target until its summary tells of this dose.
-            site.target.withdraw(case_folder(template, case), COMPLETE_MARKER)
-        receipt = site.target.deliver(
+            target.withdraw(case_folder(template, case), COMPLETE_MARKER)
+        receipt = target.deliver(
             beam_folder(template, case, key, number), {name: path for name, (path, _) in files.items()}
         )
         if reusable(site, "handed_over", key, digest) is None:
@@ -169,10 +171,11 @@ def case_handed_over(
         summary = case_summary(context.instance, site, manifest)
         content = json.dumps(summary, indent=1, sort_keys=True).encode() + b"\n"
         folder = case_folder(site.settings.handover.template, case)
+        target = WaitingTarget(context, site, None)
         # A marker beside an older summary would lie while the new one is written.
-        site.target.withdraw(folder, COMPLETE_MARKER)
-        entry = site.target.state(folder, SUMMARY_FILE, content)
-        site.target.state(folder, COMPLETE_MARKER, f"{entry.sha256}  {SUMMARY_FILE}\n".encode())
+        target.withdraw(folder, COMPLETE_MARKER)
+        entry = target.state(folder, SUMMARY_FILE, content)
+        target.state(folder, COMPLETE_MARKER, f"{entry.sha256}  {SUMMARY_FILE}\n".encode())
         digest = digest_of(asset="case_handed_over", code=HANDED_OVER_CODE, summary=entry.sha256)
         if reusable(site, "case_handed_over", case, digest) is None:
             with site.store.stage(case, None, "case_handed_over") as staging:

@@ -82,3 +82,14 @@ def test_the_limit_does_not_fall_below_what_the_server_has_granted_at_once() -> 
     with channels.place(1), channels.place(1):
         channels.refused()
         assert channels.limit == 2, "it frees a session a little late"
+
+
+def test_a_refusal_does_not_take_back_what_was_granted_at_once() -> None:
+    channels = ChannelLimit(6)
+    with channels.place(1), channels.granted(), channels.place(1), channels.granted(), channels.place(1):
+        channels.refused()
+    assert channels.limit == 2
+    # A server that frees a session late.
+    with channels.place(1), channels.granted(), channels.place(1):
+        channels.refused()
+    assert channels.limit == 2

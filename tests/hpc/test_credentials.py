@@ -34,6 +34,16 @@ def test_a_key_of_this_user_alone_is_read(key: Path) -> None:
     assert read_private_key(key).can_sign()
 
 
+@pytest.mark.parametrize("kind", ["rsa", "ecdsa"])
+def test_a_key_of_any_usual_kind_is_read(tmp_path: Path, kind: str) -> None:
+    # Not every ECDSA key is one that paramiko can read by itself.
+    for number in range(8 if kind == "ecdsa" else 1):
+        path = tmp_path / f"key{number}"
+        subprocess.run(["ssh-keygen", "-q", "-t", kind, "-N", "", "-C", "", "-f", path], check=True)
+        key, public = read_private_key(path), path.with_suffix(".pub").read_text().split()
+        assert (key.get_name(), key.get_base64()) == (public[0], public[1])
+
+
 @pytest.mark.parametrize("mode", [0o640, 0o604, 0o660, 0o601, 0o620])
 def test_a_key_that_others_can_read_is_refused_with_the_remedy(key: Path, mode: int) -> None:
     key.chmod(mode)

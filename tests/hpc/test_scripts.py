@@ -451,3 +451,15 @@ class TestPoll:
         self.start(staged, "101-0", result_text("101"))
         found = polling.look(nowhere, {"100": folder, "101": folder})
         assert list(found.results) == ["101"]
+
+    def test_a_thousand_files_hide_none_also_without_line_ends(
+        self, node: LoginNode, folder: JobFolder, staged: Path, nowhere: Connection
+    ) -> None:
+        self.queue(node)
+        ids = [str(number) for number in range(1000, 1600)]
+        for job_id in ids:
+            self.start(staged, f"{job_id}-0", result_text(job_id))
+        (staged / "owner").write_text("1000")
+        found = polling.look(nowhere, dict.fromkeys(ids, folder))
+        assert sorted(found.results) == ids
+        assert found.owners == {str(folder.path): "1000"}

@@ -1,0 +1,57 @@
+"""The hand-over target of the settings; where it is a host that is away, it is waited for."""
+
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import TypeVar
+
+import dagster as dg
+
+from mqi_dagster.assets.patience import Patience
+from mqi_dagster.handover.target import Receipt, ReceiptEntry
+from mqi_dagster.resources.site import Site
+from mqi_dagster.settings import LOCAL, Intervals
+
+T = TypeVar("T")
+
+
+class WaitingTarget:
+    """A target whose host may be away for as long as it likes.
+
+    Args:
+        context: Of the step.
+        site: The installation.
+        beam: Beam key, whose row tells people what is waited for; None for a case.
+    """
+
+    def __init__(self, context: dg.AssetExecutionContext, site: Site, beam: str | None) -> None:
+        self._context = context
+        self._site = site
+        self._beam = beam
+        self._patience = Patience(context.log, Intervals.model_validate({}), self._say)
+
+    @property
+    def name(self) -> str:
+        """Kind of the target."""
+        return self._site.target.name
+
+    def deliver(self, folder: str, files: Mapping[str, Path]) -> Receipt:
+        """See `Target.deliver`."""
+        return self._persist(lambda: self._site.target.deliver(folder, files))
+
+    def state(self, folder: str, name: str, content: bytes) -> ReceiptEntry:
+        """See `Target.state`."""
+        return self._persist(lambda: self._site.target.state(folder, name, content))
+
+    def withdraw(self, folder: str, name: str) -> None:
+        """See `Target.withdraw`."""
+        self._persist(lambda: self._site.target.withdraw(folder, name))
+
+    def _persist(self, call: Callable[[], T]) -> T:
+        # A folder of this machine is tried again by the step: nothing of it can be away for hours.
+        local = self._site.settings.handover.target == LOCAL
+        return call() if local else self._patience.persist("handing over", call)
+
+    def _say(self, reason: str) -> None:
+        if reason and self._beam is not None:
+            run_id = self._context.run.run_id
+            self._site.ledger.report(self._beam, run_id, "waiting for the target", message=reason)

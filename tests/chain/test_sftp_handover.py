@@ -1,0 +1,93 @@
+"""A case is handed over to another machine by SFTP, also when that machine is away for a while."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import pwd
+import sys
+import threading
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+sys.path.insert(0, str(Path(__file__).parents[1] / "handover"))
+
+from chain import Chain
+from sftp_server import SftpServer
+
+
+@pytest.fixture
+def server(tmp_path: Path) -> Iterator[SftpServer]:
+    """A host with SFTP alone."""
+    made = SftpServer(tmp_path / "server", shell=False)
+    made.start()
+    yield made
+    made.kill()
+
+
+def chain_to(server: SftpServer, folder: Path) -> Chain:
+    host = {
+        "host": "127.0.0.1",
+        "port": server.port,
+        "user": pwd.getpwuid(os.geteuid()).pw_name,
+        "key_file": str(server.folder / "user"),
+        "known_hosts": str(server.folder / "known_hosts"),
+        "connect_seconds": 3,
+        "breaker_failures": 1000,
+    }
+    target = {"target": "pc_localdata", "folder": str(folder / "far" / "results")}
+    return Chain(folder / "site", {"handover": target, "hosts": {"pc_localdata": host}})
+
+
+def test_results_and_marker_arrive_and_are_what_the_receipts_say(server: SftpServer, tmp_path: Path) -> None:
+    chain = chain_to(server, tmp_path)
+    chain.deliver()
+    chain.tick_sensors(2)
+    assert [outcome.error for _, _, outcome in chain.runs] == [""] * 4
+    (case,) = chain.runs_of("conclusion")
+    far = tmp_path / "far" / "results"
+    listed = {}
+    for number in ("02", "03"):
+        receipt = json.loads((far / case / f"{case}__b{number}" / "receipt.json").read_text())
+        assert receipt["target"] == "sftp"
+        listed |= {entry["name"]: (entry["sha256"], entry["size"]) for entry in receipt["entries"]}
+    assert len(listed) == 4
+    for name, (sha256, size) in listed.items():
+        content = (far / name).read_bytes()
+        assert (hashlib.sha256(content).hexdigest(), len(content)) == (sha256, size)
+    summary = (far / case / "summary.json").read_bytes()
+    assert (far / case / "_COMPLETE").read_text() == f"{hashlib.sha256(summary).hexdigest()}  summary.json\n"
+    assert not (tmp_path / "site" / "handover").exists()
+
+
+def test_a_host_that_is_away_is_waited_for_in_sight(server: SftpServer, tmp_path: Path) -> None:
+    chain = chain_to(server, tmp_path)
+    chain.deliver()
+    chain.tick("case_arrivals")
+    server.kill()
+    seen: list[str] = []
+
+    def back() -> None:
+        end = time.monotonic() + 60
+        while time.monotonic() < end and not seen:
+            seen.extend(
+                one.message
+                for one in chain.site.ledger.all_progress()
+                if one.phase == "waiting for the target"
+            )
+            time.sleep(0.05)
+        server.start()
+
+    thread = threading.Thread(target=back)
+    thread.start()
+    chain.tick("beams_to_simulate")
+    thread.join()
+    assert seen and "no connection" in seen[0]
+    assert [outcome.error for job, _, outcome in chain.runs if job == "beam"] == ["", ""]
+    chain.tick("cases_to_conclude")
+    (case,) = chain.runs_of("conclusion")
+    assert (tmp_path / "far" / "results" / case / "_COMPLETE").is_file()

@@ -23,6 +23,8 @@ INFRASTRUCTURE_CODES = {96: "Slurm has made the same start twice", 97: "the job'
 SETUP_FAILED = 95
 _KILLED = 9
 _OUTPUT_PATH = 53
+_BY_ROOT = "CANCELLED by 0"
+_NOWHERE = ("", "None assigned")
 _OWN_DEATHS = 3
 """Jobs of one key that may die by themselves without a word before that is called a failure."""
 
@@ -61,7 +63,7 @@ def judge(job: ClusterJob, folder: str, look: Look, intervals: Intervals, now: d
         return _seen(job, State.RUNNING, f"adopted job {owner}", adopted_id=owner)
     result = look.results.get(job.job_id)
     past = _own(look.history.get(job.job_id), job)
-    return _ended(job, queued, past, result, intervals, silence)
+    return _ended(job, queued, past, result, owner, intervals, silence)
 
 
 def _own(record: QueueRecord | HistoryRecord | None, job: ClusterJob) -> QueueRecord | HistoryRecord | None:
@@ -95,6 +97,7 @@ def _ended(
     queued: QueueRecord | HistoryRecord | None,
     past: QueueRecord | HistoryRecord | None,
     result: Result | None,
+    owner: str | None,
     intervals: Intervals,
     silence: _Silence,
 ) -> Observation:
@@ -129,6 +132,9 @@ def _ended(
         who = history.state if history is not None and history.state.startswith("CANCELLED") else ""
         if not who and not silence.longer_than(intervals.absent_seconds):
             return wait
+        if history is not None and who == _BY_ROOT and history.node not in _NOWHERE and owner != job.job_id:
+            # A node that remembers another job of this id ends this one in place of starting it.
+            return _silent_death(job, "a node has ended the job in place of starting it", word)
         return _seen(job, state, f"cancelled on the cluster ({(who or word).lower()})", scheduler_state=word)
     return _seen(job, state, f"Slurm says {word}", scheduler_state=word, result=result)
 

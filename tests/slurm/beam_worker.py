@@ -1,9 +1,13 @@
-"""Drives one beam in a process of its own: ``beam_worker.py <spec.json>``; prints job id and outcome."""
+"""Drives one beam in a process of its own: ``beam_worker.py <spec.json>``; prints job id and outcome.
+
+As several processes at once they only submit it.
+"""
 
 from __future__ import annotations
 
 import json
 import logging
+import os
 import sys
 from pathlib import Path
 from typing import Any
@@ -36,6 +40,9 @@ def main() -> int:
             **{name: tuple(spec["job"][name]) for name in ("place", "argv", "outputs")},
         }
     )
+    for _ in range(spec["processes"] - 1):
+        if os.fork() == 0:
+            break
     ledger = Ledger.open(sqlite_url(Path(spec["ledger"])))
     executor = SlurmExecutor("hpc", host, host.slurm, ledger, "moqui_tps.in")
 
@@ -45,6 +52,9 @@ def main() -> int:
     log: Any = logging.getLogger("worker")
     silent: Any = Silent()
     patience = Patience(log, host.slurm.intervals)
+    if spec["processes"] > 1:
+        note(patience.persist("submitting", lambda: executor.submit(job)))
+        return 0
     run = EngineRun(log, executor, job, silent, patience, lambda: None, note, "hpc/gpu0")
     print("begun", flush=True)
     status = run.run()

@@ -18,7 +18,7 @@ import time
 import uuid
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path, PurePosixPath
 from typing import Any
 
@@ -151,8 +151,16 @@ class Bench:
         beside.chmod(0o644)
         beside.rename(self.steering)
 
-    def beam(self, number: int = 2, *, counts: tuple[int, int] = (4000, 1000), seconds: float = 0.5) -> Beam:
-        """A beam of a case of its own, ready to be submitted."""
+    def beam(
+        self,
+        number: int = 2,
+        *,
+        counts: tuple[int, int] = (4000, 1000),
+        seconds: float = 0.5,
+        name: str | None = None,
+        phantom: dict[str, Any] | None = None,
+    ) -> Beam:
+        """A beam of a case of its own, ready to be submitted; under another name than its plan's if given."""
         case = f"P{uuid.uuid4().hex[:9].upper()}.fx0001"
         place = (case, f"b{number:02d}")
         trace = ["--trace", str(self.trace), "--steer", str(self.steering)]
@@ -166,11 +174,11 @@ class Bench:
                 "profile": "steady",
                 "profiles": {"steady": profile},
                 "histories": 100000,
-                "phantom": PHANTOM,
+                "phantom": phantom or PHANTOM,
             }
         )
         folder = self.folder / case
-        plan, beam, interpreted = _interpreted(folder, number, counts)
+        plan, beam, interpreted = _interpreted(folder, number, counts, name)
 
         def view_in(directory: Path, seen_as: PurePosixPath | None) -> Any:
             return prepare_view(
@@ -204,6 +212,13 @@ class Bench:
             timeout_seconds=120,
         )
         made = Beam(job, {name: sha256(here.directory / name) for name in view.outputs})
+        self.beams.append(made)
+        return made
+
+    def next_attempt(self, beam: Beam) -> Beam:
+        """The same beam as the platform tries it again after a failure: by a key of its own."""
+        digest, _, attempt = beam.job.key.rpartition("-")
+        made = Beam(replace(beam.job, key=f"{digest}-{int(attempt) + 1}"), beam.expected)
         self.beams.append(made)
         return made
 
@@ -244,6 +259,9 @@ class Bench:
             except BaseException as error:  # noqa: BLE001 - shown by the test that waits
                 beam.error = error
 
+        for beam in beams:
+            beam.status = beam.handle = beam.error = None
+            beam.stopped.clear()
         threads = [threading.Thread(target=one, args=(beam,), daemon=True) for beam in beams]
         for thread in threads:
             thread.start()
@@ -283,11 +301,24 @@ def sha256(path: Path) -> str:
 
 
 def jobs_of(cluster: Any, beam: Beam) -> list[tuple[str, str]]:
-    """Id and state of every job that the accounting knows of a beam, by its comment."""
-    done = cluster.slurm("sacct", "-a", "-X", "-n", "-P", "-S", "now-1days", "-o", "JobIDRaw,State,Comment")
+    """Id and state of every job that the accounting knows of a beam, by its comment.
+
+    It has the comment when a job ends, and never that of one whose controller died: there the name has to do.
+    """
+    if cluster.settings.accounting == "none":
+        # The controller's own list of ended jobs, which knows no comments.
+        text = (cluster.layout.log / "jobcomp.log").read_text()
+        ended = [dict(word.partition("=")[::2] for word in line.split()) for line in text.splitlines()]
+        return [(job["JobId"], job["JobState"]) for job in ended if job["Name"] == f"moqui_{beam.job.name}"]
+    done = cluster.slurm(
+        "sacct", "-a", "-X", "-n", "-P", "-S", "now-1days", "-o", "JobIDRaw,State,Comment,JobName"
+    )
     assert done.returncode == 0, done.stderr
     rows = [line.split("|") for line in done.stdout.splitlines()]
-    return [(row[0], row[1].split()[0]) for row in rows if row[2] == beam.job.key]
+    ours = [
+        row for row in rows if row[2] == beam.job.key or (not row[2] and row[3] == f"moqui_{beam.job.name}")
+    ]
+    return [(job, state.split()[0]) for job, state, *_ in ours]
 
 
 def live_jobs(cluster: Any) -> list[str]:
@@ -297,24 +328,31 @@ def live_jobs(cluster: Any) -> list[str]:
     return sorted(done.stdout.split())
 
 
-def assert_done_once(cluster: Any, bench: Bench, *beams: Beam) -> None:
-    """Each beam has exactly one successful job and the outputs of its own content, and nothing is left."""
+def assert_done_once(cluster: Any, bench: Bench, *beams: Beam, ended: str = "COMPLETED") -> None:
+    """Each beam has exactly one successful job and the outputs of its own content, and nothing is left.
+
+    Args:
+        cluster: Where they ran.
+        bench: Whose they are.
+        beams: All of them succeeded.
+        ended: What Slurm says of a job that has succeeded.
+    """
     for beam in beams:
         assert beam.status is not None and beam.status.state == "succeeded", (beam.status, beam.spoken.words)
         assert {name: sha256(path) for name, path in beam.fetched.items()} == beam.expected
         # The accounting is late by some seconds.
-        wait(lambda beam=beam: jobs_of(cluster, beam) and not unfinished(cluster, beam), "accounting", 30)
-        done = [job for job, state in jobs_of(cluster, beam) if state == "COMPLETED"]
+        wait(lambda beam=beam: settled(cluster, beam, ended), f"{beam.job.key} {ended} in the accounting", 30)
+        done = [job for job, state in jobs_of(cluster, beam) if state == ended]
         assert len(done) == 1, jobs_of(cluster, beam)
         row = bench.ledger.cluster_job(NAME, beam.job.key)
         assert row is not None and row.job_id == done[0]
     wait(lambda: not live_jobs(cluster), "an empty queue", 30)
 
 
-def unfinished(cluster: Any, beam: Beam) -> list[tuple[str, str]]:
-    """Jobs of a beam that the accounting holds as not ended and the queue still knows."""
-    live = live_jobs(cluster)
-    return [job for job in jobs_of(cluster, beam) if job[0] in live]
+def settled(cluster: Any, beam: Beam, ended: str) -> bool:
+    """Whether the accounting knows of a job that has ended so, and of none that still lives."""
+    live, known = live_jobs(cluster), jobs_of(cluster, beam)
+    return ended in (state for _, state in known) and not any(job in live for job, _ in known)
 
 
 def wait(condition: Callable[[], Any], what: str, seconds: float = 60) -> Any:
@@ -342,10 +380,17 @@ def make_shared(folder: Path, user: str) -> Path:
     return folder
 
 
-def worker(bench: Bench, beam: Beam) -> subprocess.Popen[bytes]:
-    """Drive a beam in a process of its own, which the test may kill; it prints the outcome."""
+def worker(bench: Bench, beam: Beam, *, processes: int = 1) -> subprocess.Popen[bytes]:
+    """Drive a beam in a process of its own, which the test may kill; it prints the outcome.
+
+    Args:
+        bench: Whose beam it is.
+        beam: It is driven to its end, by one process.
+        processes: Several only submit it, all at once.
+    """
     job = beam.job
     spec = {
+        "processes": processes,
         "ledger": str(bench.folder / "ledger.sqlite"),
         "host": json.loads(bench.host.model_dump_json()),
         "job": {
@@ -369,12 +414,17 @@ def worker(bench: Bench, beam: Beam) -> subprocess.Popen[bytes]:
     )
 
 
-def _interpreted(folder: Path, number: int, counts: tuple[int, int]) -> tuple[Path, Any, InterpretedBeam]:
+def _interpreted(
+    folder: Path, number: int, counts: tuple[int, int], name: str | None
+) -> tuple[Path, Any, InterpretedBeam]:
     """A plan of G2 and two hand-written layers of one of its beams."""
     machine = read_machines(MACHINES).named("G2")
     options = BuiltInPlan(beams=2, layers=2, spots=4, energies_mev=(150.0, 150.0), energy_step_mev=40.0)
     patient = Patient(MARKERS[0], f"{MARKERS[1]}^HONG", MARKERS[2])
     dataset = built_in_plan(machine, options, patient=patient)
+    if name is not None:
+        dataset.SpecificCharacterSet = "ISO_IR 192"
+        dataset.IonBeamSequence[number - 1].BeamName = name
     plan = folder / "source" / "RP.dcm"
     plan.parent.mkdir(parents=True)
     dataset.save_as(plan, enforce_file_format=True)

@@ -16,6 +16,7 @@ sys.path.insert(0, str(Path(__file__).parents[1] / "cluster"))
 
 from beams import Bench, live_jobs, make_shared, wait
 from slurm_cluster import running_cluster
+from wire import Gate
 
 
 @pytest.fixture(scope="session")
@@ -54,3 +55,34 @@ def bench(cluster: Any, shared: Path, tmp_path: Path) -> Callable[..., Bench]:
         return Bench(tmp_path, cluster.connection(), shared, **changes)
 
     return make
+
+
+@pytest.fixture
+def gate(cluster: Any, tmp_path: Path) -> Iterator[Gate]:
+    """A gate in front of the cluster's sshd."""
+    made = Gate(cluster.connection().port, cluster.connection().known_hosts, tmp_path)
+    yield made
+    made.close()
+
+
+@pytest.fixture(scope="session")
+def empty_instance(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """An instance on disk without a run; making one takes seconds, copying it does not."""
+    import dagster as dg
+
+    folder = tmp_path_factory.mktemp("instance") / "empty"
+    folder.mkdir()
+    dg.DagsterInstance.local_temp(str(folder)).dispose()
+    return folder
+
+
+@pytest.fixture
+def disk_instance(empty_instance: Path, tmp_path: Path) -> Iterator[Any]:
+    """An instance on disk, in ``tmp_path/dagster``, which several processes can open."""
+    import dagster as dg
+
+    folder = tmp_path / "dagster"
+    shutil.copytree(empty_instance, folder)
+    instance = dg.DagsterInstance.local_temp(str(folder))
+    yield instance
+    instance.dispose()

@@ -1,0 +1,156 @@
+"""Beams on the cluster under Dagster's real services: stopped, killed, queued and cancelled."""
+
+from __future__ import annotations
+
+import sys
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import dagster as dg
+import pytest
+
+sys.path.insert(0, str(Path(__file__).parents[1] / "services"))
+
+from beams import live_jobs
+from site_on_slurm import HOST, jobs_of_root, sections, steer, traced
+from stack import Stack
+
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(900)]
+
+TERMINATE = """
+mutation Terminate($runId: String!) {
+  terminateRun(runId: $runId, terminatePolicy: SAFE_TERMINATE) { __typename }
+}
+"""
+
+
+@pytest.fixture
+def site(cluster: Any, shared: Path, tmp_path: Path) -> Iterator[Callable[..., Stack]]:
+    """Makes a site on the cluster with running services; at the end no process of it is left."""
+    made: list[Stack] = []
+
+    def make(**slurm: Any) -> Stack:
+        given = sections(cluster.connection(), shared, tmp_path.name, **slurm)
+        steer(shared, tmp_path.name, seconds=2)
+        stack = Stack(tmp_path / "stack", given)
+        made.append(stack)
+        stack.start()
+        return stack
+
+    yield make
+    for stack in made:
+        stack.stop()
+        assert stack.processes() == {}
+
+
+def wait(condition: Callable[[], Any], what: str, seconds: float) -> None:
+    """Return when a condition is true; it is looked at once a second, since each look opens databases."""
+    end = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < end, f"{what}: not within {seconds:g} s"
+        time.sleep(1)
+
+
+def starts(shared: Path, name: str) -> list[str]:
+    """Beams whose engines were started, each as often as it was."""
+    return [beam for what, _, _, _, _, beam in traced(shared, name) if what == "start"]
+
+
+def test_beams_in_flight_outlive_three_stops_of_the_whole_service(
+    site: Callable[..., Stack], cluster: Any, shared: Path, tmp_path: Path
+) -> None:
+    name = tmp_path.name
+    stack = site()
+    steer(shared, name, seconds=3600)
+    cases = [stack.case_of(stack.deliver(seed=seed, beams=4)) for seed in (21, 22)]
+    wait(lambda: len(starts(shared, name)) == 8, "eight engines run", 300)
+    for end in (stack.stop, stack.kill_everything, stack.stop):
+        end()
+        assert stack.processes() == {}
+        # Every heartbeat is stale after three seconds.
+        time.sleep(10)
+        assert len(live_jobs(cluster)) == 8
+        stack.start()
+        wait(lambda: len(working(stack)) == 8, "eight runs watch their jobs again", 300)
+    steer(shared, name, seconds=1)
+    for case in cases:
+        stack.wait_for_conclusion(case)
+    wait(lambda: not live_jobs(cluster), "an empty queue", 30)
+    assert len(starts(shared, name)) == 8, "an engine was started twice"
+    wait(lambda: states(cluster, shared / name) == ["COMPLETED"] * 8, "eight jobs in the accounting", 40)
+    assert stack.ledger().leases() == []
+    for asset in ("raw_dose", "rt_dose", "handed_over"):
+        assert sorted(stack.materialised(asset).values()) == [1] * 8, asset
+    assert not list((shared / name).glob("*/*/*/job.sh")), "a folder of a job is left on the cluster"
+
+
+def working(stack: Stack) -> list[str]:
+    """Beams whose lease is renewed by a run that is in work now."""
+    started = {run.run_id for run in stack.runs("beam") if run.status is dg.DagsterRunStatus.STARTED}
+    return [lease.beam for lease in stack.ledger().leases() if lease.owner in started]
+
+
+def states(cluster: Any, root: Path) -> list[str]:
+    return [state for _, state, _ in jobs_of_root(cluster, root)]
+
+
+def test_fifty_beams_on_eight_gpus_never_share_one(
+    site: Callable[..., Stack], cluster: Any, shared: Path, tmp_path: Path
+) -> None:
+    name = tmp_path.name
+    stack = site()
+    steer(shared, name, seconds=4)
+    cases = [stack.case_of(stack.deliver(seed=seed, beams=10)) for seed in range(31, 36)]
+    most = 0
+
+    def concluded() -> bool:
+        nonlocal most
+        runs = stack.runs("beam")
+        most = max(most, sum(run.status is dg.DagsterRunStatus.STARTED for run in runs))
+        return set(cases) <= set(stack.markers()) and not stack.unfinished()
+
+    wait(concluded, "five cases concluded", 800)
+    trace = traced(shared, name)
+    assert len(starts(shared, name)) == 50
+    wait(lambda: states(cluster, shared / name) == ["COMPLETED"] * 50, "fifty jobs in the accounting", 60)
+    assert most <= 10, "more run workers than the pool allows: eight slots and a buffer of two"
+    begun: dict[str, tuple[str, str]] = {}
+    held: dict[tuple[str, str], str] = {}
+    for what, job, node, gpus, _, _ in sorted(trace, key=lambda line: line[4]):
+        if what == "start":
+            assert gpus in {"0", "1", "2", "3"}, "a job without exactly one GPU of its node"
+            assert (node, gpus) not in held, "two jobs on one GPU"
+            held[(node, gpus)] = job
+            begun[job] = (node, gpus)
+        else:
+            assert held.pop(begun[job]) == job
+    assert held == {}
+    assert len(set(begun.values())) == 8
+
+
+def test_a_cancelled_run_cancels_its_job_and_a_retry_submits_another(
+    site: Callable[..., Stack], cluster: Any, shared: Path, tmp_path: Path
+) -> None:
+    name = tmp_path.name
+    stack = site()
+    steer(shared, name, seconds=3600)
+    case = stack.case_of(stack.deliver(seed=41, beams=1))
+    wait(lambda: starts(shared, name), "the engine runs", 120)
+    (run,) = stack.runs("beam")
+    stack.graphql(TERMINATE, runId=run.run_id)
+    wait(lambda: not live_jobs(cluster), "the job is cancelled", 60)
+    wait(lambda: not stack.unfinished(), "the run has ended", 60)
+    assert [run.status for run in stack.runs("beam")] == [dg.DagsterRunStatus.CANCELED]
+    assert stack.ledger().leases() == []
+    (job,) = stack.ledger().cluster_jobs(HOST)
+    assert job.state == "cancelled"
+    steer(shared, name, seconds=1)
+    stack._mqi("case", "retry", case, "--site", str(stack.site))
+    stack.wait_for_conclusion(case)
+    wait(
+        lambda: sorted(states(cluster, shared / name)) == ["CANCELLED", "COMPLETED"],
+        "one cancelled and one completed job",
+        40,
+    )

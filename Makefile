@@ -85,6 +85,8 @@ docs: install
 benchmarks: install-dev
 	@$(BIN)/python benchmarks/interpret.py
 	@$(BIN)/python benchmarks/overhead.py
+	@if [ "$$(id -u)" -eq 0 ]; then $(PYTHON) deploy/cluster install && $(BIN)/python benchmarks/hpc.py; \
+	  else echo "benchmarks/hpc.py was left out: its cluster needs root"; fi
 
 clean:
 	@rm -rf $(VENV) build .pytest_cache .mypy_cache .ruff_cache .hypothesis

@@ -3,11 +3,12 @@
 It starts the throw-away cluster of `deploy/cluster`, makes a site that simulates there, runs `mqi demo` on
 it, and shows each beam's job as the cluster's own accounting has it.
 
-    python deploy/demo_slurm.py SITE CLUSTER_ROOT
+    python deploy/demo_slurm.py SITE CLUSTER_ROOT [--histories 200000]
 """
 
 from __future__ import annotations
 
+import argparse
 import json
 import os
 import subprocess
@@ -62,14 +63,14 @@ def sections(connection: dict[str, Any], work: Path, engine_folder: Path) -> dic
     }
 
 
-def make_site(site: Path, connection: dict[str, Any], work: Path) -> None:
+def make_site(site: Path, connection: dict[str, Any], work: Path, histories: float) -> None:
     """Make the site, or bring the host of an earlier demo's one in step with the cluster."""
     file = site / "mqi.yaml"
     if not file.is_file():
         zone = ["--timezone", local_zone()]
         subprocess.run([MQI, "init", site, *zone], check=True, stdout=subprocess.DEVNULL)
     content = yaml.safe_load(file.read_text())
-    for name, value in SETTINGS.items():
+    for name, value in {**SETTINGS, "engine.histories": histories}.items():
         section, key = name.split(".")
         content[section] = {**(content.get(section) or {}), key: value}
     installed = install_engine()
@@ -103,11 +104,16 @@ def show_jobs(site: Path, connection: dict[str, Any]) -> None:
 
 def main() -> int:
     """Run the demo."""
-    site, root = Path(sys.argv[1]), Path(sys.argv[2])
+    parser = argparse.ArgumentParser()
+    parser.add_argument("site", type=Path)
+    parser.add_argument("cluster_root", type=Path)
+    parser.add_argument("--histories", type=float, default=SETTINGS["engine.histories"])
+    arguments = parser.parse_args()
+    site, root = arguments.site, arguments.cluster_root
     cluster("install")
     cluster("start", "--root", str(root), "--root-login")
     connection = json.loads((root / "connection.json").read_text())
-    make_site(site, connection, root.with_name(f"{root.name}-work"))
+    make_site(site, connection, root.with_name(f"{root.name}-work"), arguments.histories)
     done = subprocess.run([MQI, "demo", "--site", site], check=False)
     if done.returncode == 0:
         show_jobs(site, connection)

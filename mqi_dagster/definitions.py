@@ -8,6 +8,7 @@ from mqi_dagster.resources.site import Site
 from mqi_dagster.sensors.arrivals import case_arrivals
 from mqi_dagster.sensors.beams import beams_to_simulate
 from mqi_dagster.sensors.conclusion import cases_to_conclude
+from mqi_dagster.sensors.reaper import reaper
 
 _UNCONFIGURED_INTERVAL = 30
 
@@ -34,7 +35,12 @@ def build_definitions(site: Site) -> dg.Definitions:
             dose.readback,
         ],
         jobs=[intake_job, beam_job, conclusion_job],
-        sensors=[case_arrivals(interval), beams_to_simulate(interval), cases_to_conclude(interval)],
+        sensors=[
+            case_arrivals(interval),
+            beams_to_simulate(interval),
+            cases_to_conclude(interval),
+            reaper(interval),
+        ],
         resources={"site": site},
         # Also governs runs that the pages start, which know nothing of our jobs.
         executor=dg.in_process_executor,

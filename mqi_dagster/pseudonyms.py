@@ -49,17 +49,24 @@ class Pseudonyms:
         return UNREADABLE_PREFIX + self._short("arrival", relative_path)
 
 
-def folder_name_key(name: str, patient_id: str) -> str:
+_SHORTEST_NAME = 2
+"""Letters of a part of a name that is looked for: Korean and Chinese ones have two."""
+
+
+def folder_name_key(name: str, patient_id: str, patient_name: str = "") -> str:
     """A folder name as the plan part of a case key.
 
     Every character outside ``[A-Za-z0-9.-]`` becomes ``-`` and 8 hexadecimal characters of the name's hash
     follow where anything was replaced, so that different names stay different.
 
     Raises:
-        PrivacyError: The name contains the patient ID.
+        PrivacyError: The name contains the patient ID, or a part of the patient's name.
     """
     if patient_id and patient_id.lower() in name.lower():
         raise PrivacyError("the folder name contains the patient ID; set site.case_names to pseudonym")
+    parts = [part for part in re.split(r"[\^=\s,]+", patient_name.lower()) if len(part) >= _SHORTEST_NAME]
+    if any(part in name.lower() for part in parts):
+        raise PrivacyError("the folder name contains the patient's name; set site.case_names to pseudonym")
     safe = re.sub(r"[^A-Za-z0-9.-]", "-", name)
     if safe != name or not safe.strip(".-"):
         safe = f"{safe.strip('.-') or 'case'}-{hashlib.sha256(name.encode('utf-8')).hexdigest()[:8]}"

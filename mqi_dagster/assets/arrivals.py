@@ -47,7 +47,7 @@ def survey(site: Site, arrival: Arrival) -> Survey:
 
 def _plan_name(site: Site, plan: IonPlan, folder: Path) -> str:
     if site.settings.site.case_names is CaseNames.FOLDER:
-        return folder_name_key(folder.name, plan.patient_id)
+        return folder_name_key(folder.name, plan.patient_id, plan.patient_name)
     return site.pseudonyms.plan(plan.sop_instance_uid)
 
 

@@ -9,9 +9,9 @@ import dagster as dg
 
 from mqi_dagster.errors import MqiError, Retry, Where
 
-TRY_AGAIN = dg.RetryPolicy(max_retries=5, delay=5, backoff=dg.Backoff.EXPONENTIAL)
-"""A disk or a target that is away for less than three minutes costs nobody a click; see `Boundary`."""
-
+_TRIES = 5
+"""A disk or a target that is away for less than three minutes costs nobody a click."""
+_FIRST_WAIT_SECONDS = 5.0
 _WITHOUT_LIMIT = 1_000_000
 """Whoever asks for a retry counts himself."""
 
@@ -88,3 +88,14 @@ class Boundary:
             metadata={"error": "unexpected", "retry": Retry.NEVER.value},
             allow_retries=False,
         )
+
+
+def tried_again(context: dg.AssetExecutionContext, where: Where) -> Boundary:
+    """The boundary of a step that is repeated some times while infrastructure is lost.
+
+    Args:
+        context: Of the step.
+        where: Case and beam of the step.
+    """
+    left = context.retry_number < _TRIES
+    return Boundary(where, retries_left=left, retry_in=_FIRST_WAIT_SECONDS * 2.0**context.retry_number)

@@ -8,7 +8,7 @@ from mqi_dagster import __version__
 from mqi_dagster.assets import appearance, figures
 from mqi_dagster.assets.ancestry import RAW_DOSE
 from mqi_dagster.assets.beam import BeamAtWork, load_beam, require_unchanged
-from mqi_dagster.assets.boundary import TRY_AGAIN, Boundary
+from mqi_dagster.assets.boundary import Boundary, tried_again
 from mqi_dagster.assets.digests import RT_DOSE_CODE, rt_dose_digest
 from mqi_dagster.assets.lineage import DIGEST, require_passed, resolve, reusable, store_place
 from mqi_dagster.assets.raw_dose_files import RawDoseRecord, Role, read_raw_dose
@@ -139,7 +139,6 @@ def _make(
     partitions_def=BEAMS,
     deps=["raw_dose"],
     code_version=RT_DOSE_CODE,
-    retry_policy=TRY_AGAIN,
     group_name=appearance.BEAM,
     kinds={"dicom"},
     owners=appearance.OWNERS,
@@ -147,7 +146,7 @@ def _make(
 def rt_dose(context: dg.AssetExecutionContext, site: dg.ResourceParam[Site]) -> dg.MaterializeResult[None]:
     """DICOM RT Dose of the delivered beam: the 3-D grid, and in 2 cm mode the plane as well."""
     key = context.partition_key
-    with Boundary(Where(beam=key)):
+    with tried_again(context, Where(beam=key)):
         require_passed(context.instance, "raw_dose", "engine_output", key)
         beam = load_beam(context.instance, site, key)
         raw = resolve(context.instance, site, "raw_dose", key)

@@ -10,7 +10,8 @@ from mqi_dagster.assets.patience import Patience
 from mqi_dagster.assets.progress import LiveProgress
 from mqi_dagster.engine.progress import ProgressParser
 from mqi_dagster.errors import InfrastructureError, MqiError, UnreachableError
-from mqi_dagster.execution.job import Executor, Job, JobHandle, JobState, JobStatus
+from mqi_dagster.execution.job import Executor, Job, JobHandle, JobState, JobStatus, LogPiece
+from mqi_dagster.hpc.errors import IntegrityError
 
 T = TypeVar("T")
 
@@ -49,7 +50,7 @@ class EngineRun:
         self._note_job = note_job
         self._slot = slot
         self._handle: JobHandle | None = None
-        self._offset = 0
+        self._offset = self._start = 0
         self._said = ""
         self._alarmed = ""
         self.in_flight = False
@@ -75,7 +76,7 @@ class EngineRun:
             self._patience.sleep(min(2.0**lost, 300.0))
 
     def _submit(self) -> None:
-        self.parser, self._offset = ProgressParser(), 0
+        self.parser, self._offset, self._start = ProgressParser(), 0, 0
         self.in_flight = True
         try:
             self._handle = self._persist("submitting", lambda: self._executor.submit(self._job))
@@ -121,22 +122,27 @@ class EngineRun:
     def _read_log(self, *, whole: bool) -> None:
         while True:
             try:
-                chunk = self._tail() if not whole else self._persist("reading the log", self._tail)
+                piece = self._tail() if not whole else self._persist("reading the log", self._tail)
             except UnreachableError:
                 # What the poll says of it is enough while the engine runs.
                 return
-            if not chunk:
+            log = self._job.directory / self._job.log
+            if piece.start > self._start:
+                # The cluster has started the job again: what the engine said before is not of this result.
+                self.parser, self._offset, self._start = ProgressParser(), 0, piece.start
+                log.unlink(missing_ok=True)
+            if not piece.text:
                 return
-            self._offset += len(chunk)
+            self._offset += len(piece.text)
             if self._executor.survives_worker:
-                with (self._job.directory / self._job.log).open("ab") as stream:
-                    stream.write(chunk)
-            for event in self.parser.feed(chunk):
+                with log.open("ab") as stream:
+                    stream.write(piece.text)
+            for event in self.parser.feed(piece.text):
                 self._progress.event(event)
             if not whole:
                 return
 
-    def _tail(self) -> bytes:
+    def _tail(self) -> LogPiece:
         return self._executor.tail(self._job, self._submitted, self._offset)
 
     def fetch(self) -> dict[str, Path]:
@@ -145,7 +151,12 @@ class EngineRun:
         Raises:
             MqiError: An output is not there or not what it should be.
         """
-        return self._persist("fetching", lambda: self._executor.fetch(self._job, self._submitted))
+        try:
+            return self._persist("fetching", lambda: self._executor.fetch(self._job, self._submitted))
+        except IntegrityError as error:
+            # What is there is no result: the same key starts anew.
+            self._executor.give_up(self._job, error.message)
+            raise
 
     def clear(self) -> None:
         """Remove what the job needs no more; where that fails now, a later clearing does it."""

@@ -9,7 +9,7 @@ import dagster as dg
 from mqi_dagster.assets import appearance
 from mqi_dagster.assets.ancestry import RT_DOSE, Ancestry, ancestry
 from mqi_dagster.assets.beam import read_manifest
-from mqi_dagster.assets.boundary import TRY_AGAIN, Boundary
+from mqi_dagster.assets.boundary import tried_again
 from mqi_dagster.assets.digests import HANDED_OVER_CODE
 from mqi_dagster.assets.lineage import (
     DIGEST,
@@ -60,7 +60,6 @@ def _files(site: Site, made: Ancestry) -> dict[str, tuple[Path, str]]:
     partitions_def=BEAMS,
     deps=["rt_dose"],
     code_version=HANDED_OVER_CODE,
-    retry_policy=TRY_AGAIN,
     group_name=appearance.BEAM,
     kinds={"file"},
     owners=appearance.OWNERS,
@@ -71,7 +70,7 @@ def handed_over(
     """This beam's results at the target, each read back there and listed in a receipt."""
     key = context.partition_key
     case, number = split_beam_key(key)
-    with Boundary(Where(case=case, beam=key)):
+    with tried_again(context, Where(case=case, beam=key)):
         require_passed(context.instance, "rt_dose", "readback", key)
         made = ancestry(context.instance, site, key)
         files, dose = _files(site, made), made.rt_dose.digest
@@ -156,7 +155,6 @@ def case_summary(instance: dg.DagsterInstance, site: Site, manifest: CaseManifes
     partitions_def=CASES,
     deps=["case_manifest", dg.AssetDep("handed_over", partition_mapping=LINEAGE_ONLY)],
     code_version=HANDED_OVER_CODE,
-    retry_policy=TRY_AGAIN,
     group_name=appearance.CASE,
     kinds={"file", "json"},
     owners=appearance.OWNERS,
@@ -166,7 +164,7 @@ def case_handed_over(
 ) -> dg.MaterializeResult[None]:
     """The case's summary and, last of all, its completion marker at the target."""
     case = context.partition_key
-    with Boundary(Where(case=case)):
+    with tried_again(context, Where(case=case)):
         manifest = read_manifest(context.instance, site, case)
         summary = case_summary(context.instance, site, manifest)
         content = json.dumps(summary, indent=1, sort_keys=True).encode() + b"\n"

@@ -7,7 +7,7 @@ import dagster as dg
 from mqi_dagster.assets import appearance
 from mqi_dagster.assets.arrivals import ArrivedCase, find_case
 from mqi_dagster.assets.beam import MANIFEST_FILE, read_manifest, require_unchanged
-from mqi_dagster.assets.boundary import TRY_AGAIN, Boundary
+from mqi_dagster.assets.boundary import Boundary, tried_again
 from mqi_dagster.assets.digests import CASE_MANIFEST_CODE
 from mqi_dagster.assets.lineage import DIGEST, reusable
 from mqi_dagster.delivery.manifest import CaseManifest, FileEntry, beam_inputs
@@ -84,7 +84,6 @@ def _build(site: Site, found: ArrivedCase) -> CaseManifest:
 @dg.asset(
     partitions_def=CASES,
     code_version=CASE_MANIFEST_CODE,
-    retry_policy=TRY_AGAIN,
     group_name=appearance.CASE,
     kinds={"dicom", "json"},
     owners=appearance.OWNERS,
@@ -94,7 +93,7 @@ def case_manifest(
 ) -> dg.MaterializeResult[None]:
     """The validated inventory of a case: plan, fraction, deliveries, beams, layers, every file by SHA-256."""
     case = context.partition_key
-    with Boundary(Where(case=case)):
+    with tried_again(context, Where(case=case)):
         manifest = _build(site, find_case(site, case))
         digest = manifest_digest(site, manifest)
         published = reusable(site, "case_manifest", case, digest)

@@ -4,7 +4,7 @@ import dagster as dg
 
 from mqi_dagster.assets import appearance, figures
 from mqi_dagster.assets.beam import BeamAtWork, load_beam, require_unchanged
-from mqi_dagster.assets.boundary import TRY_AGAIN, Boundary
+from mqi_dagster.assets.boundary import Boundary, tried_again
 from mqi_dagster.assets.digests import INTERPRETED_CSVS_CODE, interpreted_csvs_digest
 from mqi_dagster.assets.lineage import DIGEST, resolve, reusable, store_place
 from mqi_dagster.assets.site_interpreter import run_site_interpreter
@@ -48,7 +48,6 @@ def _make(site: Site, beam: BeamAtWork, digest: str) -> Published:
     partitions_def=BEAMS,
     deps=[dg.AssetDep("case_manifest", partition_mapping=LINEAGE_ONLY)],
     code_version=INTERPRETED_CSVS_CODE,
-    retry_policy=TRY_AGAIN,
     group_name=appearance.BEAM,
     kinds={"csv", "polars"},
     owners=appearance.OWNERS,
@@ -58,7 +57,7 @@ def interpreted_csvs(
 ) -> dg.MaterializeResult[None]:
     """One CSV per layer of the delivered beam (time, x, y, count), with counts, monitor units and ratios."""
     key = context.partition_key
-    with Boundary(Where(beam=key)):
+    with tried_again(context, Where(beam=key)):
         beam = load_beam(context.instance, site, key)
         digest = interpreted_csvs_digest(beam, site.settings.interpretation, site.settings.engine.in_use())
         published = reusable(site, "interpreted_csvs", key, digest)

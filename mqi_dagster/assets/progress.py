@@ -29,6 +29,7 @@ class LiveProgress:
         self._beam = beam
         self._attempt = attempt
         self._observed = 0
+        self._percent = 0.0
 
     def _tag(self, tags: dict[str, str]) -> None:
         self._context.instance.add_run_tags(self._context.run.run_id, tags)
@@ -63,7 +64,7 @@ class LiveProgress:
         """The job waits, for a place or for the cluster: the reason stands where people look."""
         self._context.log.info("%s: %s", phase, reason)
         self._tag({PHASE_TAG: phase})
-        self._report(phase, 0.0, message=reason)
+        self._report(phase, self._percent, message=reason)
 
     def started(self, slot: str, job_id: str, key: str) -> None:
         """The job exists; it is written down before anybody waits for it."""
@@ -77,16 +78,17 @@ class LiveProgress:
                 PROGRESS_TAG: "0 %",
             }
         )
+        self._percent = 0.0
         self._report("simulating", 0.0)
 
     def running(self, message: str) -> None:
         """The job runs, after it has waited."""
         self._tag({PHASE_TAG: "simulating"})
-        self._report("simulating", 0.0, message=message)
+        self._report("simulating", self._percent, message=message)
 
     def event(self, event: Progress) -> None:
         """One step of the engine."""
-        percent = 100.0 * event.fraction
+        self._percent = percent = 100.0 * event.fraction
         self._report("simulating", percent, event)
         reached = int(percent // _STEP_PERCENT) * _STEP_PERCENT
         if reached > self._observed:

@@ -1,5 +1,6 @@
 """One simulation of one beam: from the lease to the published raw dose, with live progress."""
 
+import hashlib
 import shutil
 from collections.abc import Callable
 from datetime import timedelta
@@ -133,8 +134,14 @@ class SimulatedBeam:
                     # Job, attempt and lease stay as they are: the next run takes them over.
                     self._context.log.info("detached: the job goes on, the next run continues with it")
                     return
-                # Where this fails the engine may still run, and then the slot is not free.
-                self._engine.cancel()
+                try:
+                    self._engine.cancel()
+                except MqiError as failure:
+                    if not self._cancelling(error):
+                        raise
+                    # The engine may still run, so the slot is not free; the reaper sees to both.
+                    self._context.log.error("the job is not confirmed to have ended: %s", failure.message)
+                    return
             try:
                 self._keep_log()
                 if self._attempt is not None:
@@ -152,7 +159,8 @@ class SimulatedBeam:
         if error is None or isinstance(error, Exception):
             return False
         run = self._context.instance.get_run_by_id(self._run_id)
-        return run is not None and run.status is dg.DagsterRunStatus.CANCELING
+        ending = (dg.DagsterRunStatus.CANCELING, dg.DagsterRunStatus.CANCELED)
+        return run is not None and run.status in ending
 
     def _keep_log(self) -> None:
         """Keep what the engine printed, scrubbed of identifiers and paths."""
@@ -232,7 +240,7 @@ class SimulatedBeam:
         """
         assert self._progress is not None and self._attempt is not None and self._keeper is not None
         job = Job(
-            key=self._attempt.job_key,
+            key=f"{self._beam_mark}-{self._attempt.job_key}",
             name=self._beam.key,
             place=(self._beam.case, beam_folder(self._beam.number)),
             directory=view.directory,
@@ -257,7 +265,12 @@ class SimulatedBeam:
         )
         self._engine = engine
         status = engine.run()
-        self._raise_failure(status, engine.parser)
+        try:
+            self._raise_failure(status, engine.parser)
+        except InfrastructureError as error:
+            # The attempt is repeated under the same key, and must not find this job again.
+            self._site.executor.give_up(job, error.message)
+            raise
         self._progress.phase("verifying")
         fetched = engine.fetch()
         dose = read_output(view, self._profile, started, engine.parser.histories, fetched)
@@ -265,6 +278,11 @@ class SimulatedBeam:
         engine.clear()
         self._progress.done(engine.parser.histories)
         return published
+
+    @property
+    def _beam_mark(self) -> str:
+        """Tells the jobs of beams apart whose content, and so whose digest, is the same."""
+        return hashlib.sha256(self._beam.key.encode()).hexdigest()[:8]
 
     def _pause(self, reason: str) -> None:
         """Between two tries: stop where the lease is gone, and say what is waited for."""

@@ -1,6 +1,6 @@
 """Station 3: lease, TPS file, engine, verified raw dose. One step, since the lease spans both assets."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 import dagster as dg
 
@@ -64,6 +64,16 @@ def _raw_result(
     )
 
 
+def _waits(context: dg.AssetExecutionContext, site: Site, key: str) -> Callable[[str], None]:
+    """Tells people that a beam waits for the cluster, before it has a slot."""
+
+    def say(reason: str) -> None:
+        if reason:
+            site.ledger.report(key, context.run.run_id, "waiting for the cluster", message=reason)
+
+    return say
+
+
 def simulation(attempts: int) -> dg.AssetsDefinition:
     """The step that makes ``tps_file`` and ``raw_dose``.
 
@@ -105,7 +115,7 @@ def simulation(attempts: int) -> dg.AssetsDefinition:
             beam = load_beam(context.instance, site, key)
             csvs = resolve(context.instance, site, "interpreted_csvs", key)
             engine = site.settings.engine
-            patience = Patience(context.log, intervals_of(site.settings))
+            patience = Patience(context.log, intervals_of(site.settings), _waits(context, site, key))
             version = patience.persist("asking the engine's version", lambda: engine_version(site))
             digest = raw_dose_digest(beam, csvs.digest, engine, version)
             found = _reused(site, key, digest)

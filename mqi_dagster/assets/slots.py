@@ -6,7 +6,7 @@ from datetime import UTC, datetime
 
 import dagster as dg
 
-from mqi_dagster.errors import ConfigurationError, UnreachableError
+from mqi_dagster.errors import ConfigurationError, MqiError
 from mqi_dagster.execution.gpus import local_gpus
 from mqi_dagster.execution.processes import process_alive
 from mqi_dagster.ledger.leases import Lease
@@ -85,13 +85,13 @@ def engine_environment(lease: Lease, settings: Settings) -> dict[str, str]:
 
 def job_ended(site: Site, lease: Lease) -> bool:
     """Whether the job of a lease is known to have ended; where nobody can be asked now, it is not."""
-    if lease.host == this_host():
-        return lease.job_id is None or not process_alive(lease.job_id)
-    if lease.host != site.settings.execution.simulation:
-        return False
+    executor = site.executor_on(lease.host)
+    if executor is None:
+        return lease.host == this_host() and (lease.job_id is None or not process_alive(lease.job_id))
     try:
-        return site.executor.ended(lease.job_id, lease.beam)
-    except UnreachableError:
+        return executor.ended(lease.job_id, lease.beam)
+    except MqiError:
+        # One beam's damaged folder must not stop all others.
         return False
 
 
@@ -105,10 +105,15 @@ def free_ended_leases(instance: dg.DagsterInstance, site: Site) -> None:
         finished = run is not None and run.is_finished
         if run is None or not (finished or lease.is_stale(datetime.now(UTC), site.stale_after)):
             continue
-        if run.status is dg.DagsterRunStatus.CANCELED and lease.host == site.settings.execution.simulation:
+        executor = site.executor_on(lease.host)
+        if run.status is dg.DagsterRunStatus.CANCELED and executor is not None:
+            held = site.ledger.lease_of(lease.beam)
+            # Ending another beam's job takes a while: meanwhile this one may have passed to somebody else.
+            if held is None or held.token != lease.token:
+                continue
             try:
-                site.executor.cancel_beam(lease.beam)
-            except UnreachableError:
+                executor.cancel_beam(lease.beam)
+            except MqiError:
                 continue
         if job_ended(site, lease):
             site.ledger.release(lease)

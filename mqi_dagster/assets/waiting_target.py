@@ -27,6 +27,7 @@ class WaitingTarget:
         self._context = context
         self._site = site
         self._beam = beam
+        self._waited = False
         self._patience = Patience(context.log, Intervals.model_validate({}), self._say)
 
     @property
@@ -48,10 +49,20 @@ class WaitingTarget:
 
     def _persist(self, call: Callable[[], T]) -> T:
         # A folder of this machine is tried again by the step: nothing of it can be away for hours.
-        local = self._site.settings.handover.target == LOCAL
-        return call() if local else self._patience.persist("handing over", call)
+        if self._site.settings.handover.target == LOCAL:
+            return call()
+        done = self._patience.persist("handing over", call)
+        if self._waited:
+            self._report("simulated", "")
+            self._waited = False
+        return done
 
     def _say(self, reason: str) -> None:
-        if reason and self._beam is not None:
+        if reason:
+            self._waited = True
+            self._report("waiting for the target", reason)
+
+    def _report(self, phase: str, message: str) -> None:
+        if self._beam is not None:
             run_id = self._context.run.run_id
-            self._site.ledger.report(self._beam, run_id, "waiting for the target", message=reason)
+            self._site.ledger.report(self._beam, run_id, phase, percent=100.0, message=message)

@@ -170,10 +170,6 @@ def _engine(settings: Settings) -> Iterator[Finding]:
         yield finding(f"{name} version", "run the version_command by hand", lambda: _answer(command))
 
 
-def _embedded(cache: Path | None) -> str:
-    return f"{installed_engine(cache).version}, files whole"
-
-
 def _answer(command: tuple[str, ...]) -> str:
     argv = [str(resolve_program(command[0])), *command[1:]]
     try:

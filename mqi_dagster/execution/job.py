@@ -71,6 +71,15 @@ class JobStatus:
     reason: str = ""
 
 
+@dataclass(frozen=True, slots=True)
+class LogPiece:
+    """A part of an engine's log."""
+
+    text: bytes = b""
+    start: int = 0
+    """Which start of the job has written it: one that is requeued begins its log anew."""
+
+
 class Executor(Protocol):
     """Runs jobs; every operation may be repeated."""
 
@@ -101,8 +110,11 @@ class Executor(Protocol):
         """State of the job now."""
         ...
 
-    def tail(self, job: Job, handle: JobHandle, offset: int) -> bytes:
-        """The log from a byte offset on; empty where there is nothing new."""
+    def tail(self, job: Job, handle: JobHandle, offset: int) -> LogPiece:
+        """The log from a byte offset on, that of a start that nobody has read of from its beginning.
+
+        Empty where there is nothing new.
+        """
         ...
 
     def fetch(self, job: Job, handle: JobHandle) -> dict[str, Path]:
@@ -128,6 +140,10 @@ class Executor(Protocol):
         Returns:
             An alarm for people, empty where there is none.
         """
+        ...
+
+    def give_up(self, job: Job, reason: str) -> None:
+        """Let the next submission of the same key start the engine anew, though this job has ended."""
         ...
 
     def alarm(self, job: Job) -> str:

@@ -19,7 +19,7 @@ from mqi_dagster.errors import (
     InfrastructureError,
     Where,
 )
-from mqi_dagster.execution.job import Job, JobHandle, JobState, JobStatus
+from mqi_dagster.execution.job import Job, JobHandle, JobState, JobStatus, LogPiece
 from mqi_dagster.execution.processes import (
     end_group,
     exit_code,
@@ -132,7 +132,7 @@ class LocalExecutor:
             return JobStatus(JobState.LOST, reason="its worker is gone")
         return self._status(job, child)
 
-    def tail(self, job: Job, handle: JobHandle, offset: int) -> bytes:
+    def tail(self, job: Job, handle: JobHandle, offset: int) -> LogPiece:
         """The engine's output from a byte offset on.
 
         Raises:
@@ -141,9 +141,9 @@ class LocalExecutor:
         try:
             with (job.directory / job.log).open("rb") as stream:
                 stream.seek(offset)
-                return stream.read()
+                return LogPiece(stream.read())
         except FileNotFoundError:
-            return b""
+            return LogPiece()
         except OSError as error:
             raise _disk(error) from None
 
@@ -182,6 +182,9 @@ class LocalExecutor:
     def clear(self, job: Job, handle: JobHandle) -> str:
         """Nothing: the job's folder is its worker's own, which removes it."""
         return ""
+
+    def give_up(self, job: Job, reason: str) -> None:
+        """Nothing: each submission of a run starts an engine of its own."""
 
     def alarm(self, job: Job) -> str:
         """Nothing: a local engine never waits."""

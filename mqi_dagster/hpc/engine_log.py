@@ -3,20 +3,13 @@
 from __future__ import annotations
 
 import time
-from dataclasses import dataclass
 
+from mqi_dagster.execution.job import LogPiece
 from mqi_dagster.hpc.connection import Connection
 from mqi_dagster.hpc.files import remote_size, tail
 from mqi_dagster.hpc.naming import JobFolder
 
 LOG = "engine.log"
-
-
-@dataclass(slots=True)
-class _Place:
-    start: int = 0
-    begins_at: int = 0
-    """Offset in all that was read at which this start's log begins."""
 
 
 class EngineLog:
@@ -38,32 +31,35 @@ class EngineLog:
         self._folder = folder
         self._every = every_seconds
         self._requeue = requeue
-        self._place = _Place()
+        self._start = 0
+        self._given = 0
+        """The start of which the caller's offset is."""
         self._read_at: float | None = None
 
-    def read(self, offset: int, *, ended_in: int | None = None) -> bytes:
-        """What the log holds from an offset on, at most 64 KiB; nothing where it is not time yet.
+    def read(self, offset: int, *, ended_in: int | None = None) -> LogPiece:
+        """What the newest start's log holds, at most 64 KiB of it; nothing where it is not time yet.
 
         Args:
-            offset: How many bytes were given out so far.
+            offset: How many bytes were given out so far of the start that was read last; a newer one is read
+                from its beginning.
             ended_in: The start that has ended the job; None while it runs.
 
         Raises:
             UnreachableError: The cluster does not answer.
         """
-        now = time.monotonic()
-        if ended_in is None:
+        if ended_in is not None:
+            self._start = max(self._start, ended_in)
+        else:
+            now = time.monotonic()
             if self._read_at is not None and now - self._read_at < self._every:
-                return b""
+                return LogPiece(start=self._given)
             self._read_at = now
-        place = self._place
-        begun_again = ended_in is not None and ended_in > place.start
-        while begun_again or (ended_in is None and self._requeue and self._begun(place.start + 1)):
-            place.start = ended_in if ended_in is not None else place.start + 1
-            place.begins_at = offset
-            begun_again = False
-        path = self._folder.start(self.job_id, place.start) / LOG
-        return tail(self._connection, str(path), offset - place.begins_at)
+            while self._requeue and self._begun(self._start + 1):
+                self._start += 1
+        path = self._folder.start(self.job_id, self._start) / LOG
+        text = tail(self._connection, str(path), offset if self._start == self._given else 0)
+        self._given = self._start
+        return LogPiece(text, self._start)
 
     def _begun(self, start: int) -> bool:
         path = self._folder.start(self.job_id, start) / LOG

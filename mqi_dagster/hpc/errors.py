@@ -83,6 +83,12 @@ class DiskFullError(UnreachableError):
     code = "remote-disk-full"
 
 
+class HostFilesError(UnreachableError):
+    """A file system of the host does not answer now (a file server is away, a disk is in trouble)."""
+
+    code = "remote-files"
+
+
 class IntegrityError(MqiError):
     """What arrived is not what was sent."""
 

@@ -19,11 +19,12 @@ from mqi_dagster.errors import (
     UnreachableError,
     Where,
 )
-from mqi_dagster.execution.job import Job, JobHandle, JobState, JobStatus
+from mqi_dagster.execution.job import Job, JobHandle, JobState, JobStatus, LogPiece
 from mqi_dagster.hpc import slurm as commands
+from mqi_dagster.hpc.cancellation import Cancellation
 from mqi_dagster.hpc.connection import Connection
 from mqi_dagster.hpc.engine_log import EngineLog
-from mqi_dagster.hpc.errors import RemoteCommandError
+from mqi_dagster.hpc.errors import PathRejectedError, RemoteCommandError, SubmitRejectedError
 from mqi_dagster.hpc.files import get_resume
 from mqi_dagster.hpc.job_script import INPUT, MARK, job_script
 from mqi_dagster.hpc.naming import JobFolder, job_name
@@ -52,7 +53,6 @@ _STATES = {
 _GIVEN_UP = (State.LOST, State.CANCELLED)
 """Ends after which the same key is submitted again when somebody asks for it."""
 _FAILURES = (State.FAILED, State.OUT_OF_MEMORY, State.TIMED_OUT)
-_CANCEL_LOOK_SECONDS = 1.0
 
 
 class SlurmExecutor:
@@ -76,6 +76,7 @@ class SlurmExecutor:
         self._tps_name = tps_name
         self._watcher = Watcher(cluster, self.connection, slurm, ledger)
         self.housekeeping = Housekeeping(cluster, self.connection, slurm, ledger)
+        self._cancellation = Cancellation(cluster, self.connection, slurm, ledger, self._watcher)
         self._answers: dict[tuple[str, ...], str] = {}
         self._logs: dict[str, EngineLog] = {}
         self.poll_seconds = min(1.0, slurm.intervals.poll_seconds / 2)
@@ -116,22 +117,29 @@ class SlurmExecutor:
         if self._given_up(row) and row.job_id is not None:
             row = self._ledger.retire_job(self.name, job.key, row.job_id)
         if row.job_id is None:
-            made = stage(self.connection, folder, self._files(job, folder))
-            memory, duration = self._factors(row)
-            options = commands.options_of(
-                self._slurm, job.timeout_seconds, memory_factor=memory, time_factor=duration
-            )
             try:
-                job_id = commands.submit(self.connection, folder, name, row.retired, options)
-            except UnreachableError:
-                # sbatch may have got through: the queue has to be asked when that can be known.
-                time.sleep(self._slurm.intervals.unknown_submission_seconds * random.uniform(1.0, 1.2))
+                made = stage(self.connection, folder, self._files(job, folder))
+                job_id = self._submitted(job, folder, name, row)
+            except (SubmitRejectedError, RemoteCommandError, PathRejectedError):
+                self._ledger.end_unsubmitted(self.name, job.key)
                 raise
             adopted = not made and not asked_before
             row = self._ledger.job_submitted(self.name, job.key, job_id, adopted=adopted)
             self._ledger.look_soon(self.name)
         assert row.job_id is not None
         return JobHandle(self.name, row.job_id)
+
+    def _submitted(self, job: Job, folder: JobFolder, name: str, row: ClusterJob) -> str:
+        memory, duration = self._factors(row)
+        options = commands.options_of(
+            self._slurm, job.timeout_seconds, memory_factor=memory, time_factor=duration
+        )
+        try:
+            return commands.submit(self.connection, folder, name, row.retired, options)
+        except UnreachableError:
+            # sbatch may have got through: the queue has to be asked when that can be known.
+            time.sleep(self._slurm.intervals.unknown_submission_seconds * random.uniform(1.0, 1.2))
+            raise
 
     def poll(self, job: Job, handle: JobHandle) -> JobStatus:
         """State of the job, from the newest look at the cluster, which is made here if it is due."""
@@ -147,11 +155,15 @@ class SlurmExecutor:
 
     @staticmethod
     def _given_up(row: ClusterJob) -> bool:
-        return row.state in _GIVEN_UP or (row.adopted and row.state in _FAILURES)
+        removed = row.state.ended and row.removed_at is not None
+        return row.state in _GIVEN_UP or removed or (row.adopted and row.state in _FAILURES)
 
     def _by_result(self, job: Job, row: ClusterJob) -> JobStatus:
         result = self._result(row)
         if result.exit_code not in job.success_exit_codes:
+            if row.reason:
+                # Not the engine's own end, so its profile knows nothing of the code.
+                return JobStatus(JobState.FAILED, reason=row.reason)
             why = f"ended with exit code {result.exit_code}"
             if result.signal:
                 why = f"was interrupted by {result.signal}"
@@ -172,8 +184,8 @@ class SlurmExecutor:
         words = (row.scheduler_state, row.reason)
         return ": ".join(word for word in words if word) if not row.state.ended else row.reason
 
-    def tail(self, job: Job, handle: JobHandle, offset: int) -> bytes:
-        """The engine's log from a byte offset on, at most 64 KiB.
+    def tail(self, job: Job, handle: JobHandle, offset: int) -> LogPiece:
+        """The engine's log from a byte offset on, at most 64 KiB; see `EngineLog.read`.
 
         While the job runs it is read at the settings' interval, once it has ended whenever this is called.
 
@@ -182,7 +194,7 @@ class SlurmExecutor:
         """
         row = self._row(job.key)
         if row.state in (State.RESERVED, State.QUEUED, State.HELD) or row.job_id is None:
-            return b""
+            return LogPiece()
         log = self._logs.get(job.key)
         if log is None or log.job_id != row.job_id:
             seconds, requeue = self._slurm.intervals.tail_seconds, self._slurm.requeue
@@ -190,7 +202,7 @@ class SlurmExecutor:
             self._logs[job.key] = log
         result = parse_result(row.result) if row.result else None
         if row.state.ended and result is None:
-            return b""
+            return LogPiece()
         return log.read(offset, ended_in=result.start if result is not None else None)
 
     def fetch(self, job: Job, handle: JobHandle) -> dict[str, Path]:
@@ -215,64 +227,24 @@ class SlurmExecutor:
         return fetched
 
     def cancel(self, job: Job, handle: JobHandle | None) -> None:
-        """End the job, also one whose submission got no answer; returns when it is confirmed ended.
+        """End the job; see `Cancellation.cancel`."""
+        self._cancellation.cancel(job.key)
 
-        Raises:
-            UnreachableError: The cluster does not answer; that the job is not wanted is written down.
-        """
-        self.cancel_key(job.key)
-
-    def cancel_key(self, key: str) -> None:
-        """The same by the job's key."""
-        row = self._ledger.ask_cancel(self.name, key)
-        if row is None or row.state.ended:
-            return
-        folder = folder_of(row, self._slurm.root)
-        if row.job_id is None:
-            found = commands.find(self.connection, folder, job_name(row.beam), row.retired)
-            if found is None:
-                self._ledger.end_unsubmitted(self.name, key)
-                return
-            row = self._ledger.job_submitted(self.name, key, found)
-        assert row.job_id is not None
-        commands.cancel(self.connection, row.job_id, job_name(row.beam), key)
-        while not self._row(key).state.ended:
-            self._ledger.look_soon(self.name)
-            self._watcher.look_if_due()
-            look = self._ledger.cluster_look(self.name)
-            if look is not None and look.failing_since is not None:
-                raise UnreachableError(f"the cluster does not confirm that the job has ended: {look.failure}")
-            time.sleep(min(_CANCEL_LOOK_SECONDS, self._slurm.intervals.poll_seconds))
+    def give_up(self, job: Job, reason: str) -> None:
+        """Let the next submission of this key start the engine anew: what this job left is of no use."""
+        self._ledger.give_up_job(self.name, job.key, reason)
 
     def clear(self, job: Job, handle: JobHandle) -> str:
         """Remove what the retention does not keep; see `Housekeeping.clear`."""
         return self.housekeeping.clear(self._row(job.key))
 
     def ended(self, job_id: str | None, beam: str) -> bool:
-        """Whether nothing of a beam whose worker is gone can be on the cluster any more.
-
-        Raises:
-            UnreachableError: The cluster has to be asked and does not answer.
-        """
-        self._watcher.look_if_due()
-        for row in self._ledger.cluster_jobs(self.name, beam):
-            if row.state is State.RESERVED and row.job_id is None:
-                folder = folder_of(row, self._slurm.root)
-                found = commands.find(self.connection, folder, job_name(row.beam), row.retired)
-                if found is None:
-                    self._ledger.end_unsubmitted(self.name, row.key)
-                    continue
-                self._ledger.job_submitted(self.name, row.key, found)
-                return False
-            if not row.state.ended:
-                return False
-        return True
+        """Whether nothing of a beam can be on the cluster any more; see `Cancellation.ended`."""
+        return self._cancellation.ended(beam)
 
     def cancel_beam(self, beam: str) -> None:
-        """Cancel whatever of a beam is on the cluster; see `cancel`."""
-        for row in self._ledger.cluster_jobs(self.name, beam):
-            if not row.state.ended:
-                self.cancel_key(row.key)
+        """Cancel whatever of a beam is on the cluster; see `Cancellation.cancel`."""
+        self._cancellation.cancel_beam(beam)
 
     def jobs(self) -> list[ClusterJob]:
         """Every job of this site on the cluster, oldest first."""

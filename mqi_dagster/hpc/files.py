@@ -23,7 +23,7 @@ from mqi_dagster.hpc.errors import (
     IntegrityError,
     RemoteCommandError,
 )
-from mqi_dagster.hpc.session import sftp
+from mqi_dagster.hpc.session import reading, sftp
 from mqi_dagster.hpc.shell import run
 
 _BLOCK = 32 << 10
@@ -47,8 +47,13 @@ def local_hash(path: Path, length: int | None = None) -> str:
 
 
 def remote_size(connection: Connection, path: str) -> int | None:
-    """Size of a file on the host, None where there is none."""
-    with sftp(connection) as client:
+    """Size of a file on the host, None where there is none.
+
+    Raises:
+        UnreachableError: The host, or its file system, does not answer.
+        RemoteCommandError: The account may not look at it.
+    """
+    with reading(connection, "the size of a file") as client:
         try:
             return client.stat(path).st_size
         except FileNotFoundError:
@@ -60,6 +65,8 @@ def remote_hash(connection: Connection, path: str, length: int) -> str:
 
     Raises:
         IntegrityError: The file is shorter, or not there.
+        UnreachableError: The host, or its file system, does not answer.
+        RemoteCommandError: The account may not read it.
     """
     limit = connection.host.call_seconds + length / _HASH_BYTES_PER_SECOND
     known = _TAKES_COMMANDS.get(connection)
@@ -67,7 +74,7 @@ def remote_hash(connection: Connection, path: str, length: int) -> str:
         _TAKES_COMMANDS[connection] = True
         return found
     digest, left = hashlib.sha256(), length
-    with sftp(connection, limit) as client:
+    with reading(connection, "a file", limit) as client:
         try:
             with client.open(path, "rb") as stream:
                 for block in _blocks(stream, 0, length):
@@ -201,8 +208,9 @@ def get_resume(connection: Connection, source: str, target: Path, sha256: str, s
         How many bytes were there already.
 
     Raises:
-        UnreachableError: The connection died; the next try goes on from there.
+        UnreachableError: The connection died, or the host's file system; the next try goes on from there.
         IntegrityError: The file is not what it has to be; what was downloaded is removed.
+        RemoteCommandError: The account may not read it.
         InfrastructureError: The local disk failed.
     """
     part = target.with_name(f".{target.name}.part")
@@ -216,7 +224,7 @@ def get_resume(connection: Connection, source: str, target: Path, sha256: str, s
         raise _local(error) from None
     if there > size:
         there = 0
-    with sftp(connection) as client:
+    with reading(connection, "an output") as client:
         try:
             reader = client.open(source, "rb")
         except FileNotFoundError:
@@ -259,14 +267,22 @@ def _opened(part: Path, there: int) -> Iterator[int]:
         raise _local(error) from None
     try:
         yield descriptor
-        os.fsync(descriptor)
+        try:
+            os.fsync(descriptor)
+        except OSError as error:
+            raise _local(error) from None
     finally:
         os.close(descriptor)
 
 
 def tail(connection: Connection, path: str, offset: int) -> bytes:
-    """What a growing file holds from a byte offset on, at most 64 KiB a call; empty where it is not there."""
-    with sftp(connection) as client:
+    """What a growing file holds from a byte offset on, at most 64 KiB a call; empty where it is not there.
+
+    Raises:
+        UnreachableError: The host, or its file system, does not answer.
+        RemoteCommandError: The account may not read it.
+    """
+    with reading(connection, "the engine's log") as client:
         try:
             with client.open(path, "rb") as stream:
                 size = stream.stat().st_size or 0

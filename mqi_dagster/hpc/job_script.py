@@ -11,14 +11,12 @@ from mqi_dagster.errors import ConfigurationError
 from mqi_dagster.execution.job import Job
 from mqi_dagster.hpc.naming import JobFolder
 from mqi_dagster.hpc.shell import script
-from mqi_dagster.settings import Slurm
+from mqi_dagster.settings import VARIABLE_NAME, VARIABLE_VALUE, Slurm
 
 MARK = "/@job-folder@"
 """Stands for the engine's folder in its input and its command: only the job knows where that will be."""
 INPUT = "input"
 _CONTROL = re.compile(r"[\x00-\x1f\x7f]")
-_VARIABLE = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
-_VALUE = re.compile(r"[A-Za-z0-9_./:+,@%=-]*")
 
 
 def job_script(job: Job, folder: JobFolder, slurm: Slurm, tps_name: str) -> bytes:
@@ -47,6 +45,7 @@ def job_script(job: Job, folder: JobFolder, slurm: Slurm, tps_name: str) -> byte
         f"good_codes=({_list([str(code) for code in job.success_exit_codes])})",
         "setup() {",
         "  set +u",
+        *(["  module_command"] if slurm.modules else []),
         *(f"  source {_quoted(path)} || return" for path in slurm.source),
         *(f"  module load {_quoted(name)} || return" for name in slurm.modules),
         *_exports({**job.environment, **slurm.environment}),
@@ -59,7 +58,7 @@ def job_script(job: Job, folder: JobFolder, slurm: Slurm, tps_name: str) -> byte
 def _exports(environment: Mapping[str, str]) -> list[str]:
     lines = []
     for name, value in sorted(environment.items()):
-        if not (_VARIABLE.fullmatch(name) and _VALUE.fullmatch(value)):
+        if not (re.fullmatch(VARIABLE_NAME, name) and re.fullmatch(VARIABLE_VALUE, value)):
             raise ConfigurationError(f"the variable {name!r} holds a character that a job may not be given")
         lines.append(f"  export {name}={_quoted(value)}")
     return lines

@@ -7,9 +7,10 @@ from dataclasses import dataclass
 from pathlib import PurePosixPath
 
 from mqi_dagster.hpc.errors import PathRejectedError
+from mqi_dagster.settings import REMOTE_PATH
 
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,199}")
-_ROOT = re.compile(r"(/[A-Za-z0-9_.+@=-]*[A-Za-z0-9_+@=-]){2,16}")
+_ROOT = re.compile(REMOTE_PATH)
 _NUMBER = re.compile(r"[0-9]{1,10}")
 JOB_NAME_PREFIX = "moqui_"
 
@@ -57,6 +58,11 @@ class JobFolder:
     def below(self) -> str:
         """The folder that holds the job's, relative to the root."""
         return "/".join(self.place)
+
+    @property
+    def text(self) -> str:
+        """The folder as text; a path of a thousand jobs takes longer to make than to ask after them."""
+        return f"{self.root}/{self.below}/{self.key}"
 
     @property
     def path(self) -> PurePosixPath:

@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
-from pathlib import PurePosixPath
 
 from mqi_dagster.execution.scrub import Scrubber
 from mqi_dagster.hpc.connection import Connection
@@ -61,8 +60,6 @@ class Result:
     start: int
     exit_code: int
     signal: str
-    node: str
-    gpus: str
     outputs: Mapping[int, Output]
     """By the number of the wanted output, from 1; one that was not there is missing."""
     text: str
@@ -82,8 +79,8 @@ class Look:
     """By job id: every job of the account that squeue still shows."""
     history: Mapping[str, HistoryRecord]
     """By job id: those asked after that the queue holds no more as live, as far as somebody knows them."""
-    results: Mapping[str, Result]
-    """By job id: the newest start's account."""
+    results: Mapping[tuple[str, str], Result]
+    """By folder and job id, since an id may be given out again: the newest start's account."""
     owners: Mapping[str, str]
     """By folder: the job that owns it."""
 
@@ -101,8 +98,6 @@ def parse_result(text: str) -> Result | None:
             start=int(content["start"]),
             exit_code=int(content["exit_code"]),
             signal=str(content["signal"]),
-            node=str(content["node"]),
-            gpus=str(content["gpus"]),
             outputs=outputs,
             text=text.strip(),
         )
@@ -110,17 +105,17 @@ def parse_result(text: str) -> Result | None:
         return None
 
 
-def look(connection: Connection, jobs: Mapping[str, JobFolder]) -> Look:
+def look(connection: Connection, jobs: Iterable[tuple[str, JobFolder]]) -> Look:
     """Ask after jobs.
 
     Args:
         connection: To the cluster.
-        jobs: The folder of each, by job id.
+        jobs: The id of each, and its folder; two may have the same id.
 
     Raises:
         UnreachableError: The cluster cannot be reached, or its queue does not answer: nothing is known then.
     """
-    wanted = "".join(f"{checked_job_id(job_id)} {folder.path}\n" for job_id, folder in jobs.items())
+    wanted = "".join(f"{checked_job_id(job_id)} {folder.text}\n" for job_id, folder in jobs)
     answer = run_script(connection, "poll", " ".join(LIVE), feed=wanted.encode())
     try:
         sections = _sections(require(answer, "the look at the jobs failed").text)
@@ -170,21 +165,23 @@ def _detail(line: str) -> tuple[str, HistoryRecord]:
     return values.get("JobId", ""), HistoryRecord(*(values.get(key, "") for key in keys))
 
 
-def _files(text: str) -> tuple[dict[str, Result], dict[str, str]]:
+def _files(text: str) -> tuple[dict[tuple[str, str], Result], dict[str, str]]:
     """The accounts and marks in the output of ``head -v``."""
-    results: dict[str, Result] = {}
+    results: dict[tuple[str, str], Result] = {}
     owners: dict[str, str] = {}
-    path: PurePosixPath | None = None
+    place = name = ""
     for line in text.splitlines():
         if line.startswith("==> ") and line.endswith(" <=="):
-            path = PurePosixPath(line[4:-4])
-        elif path is not None and line.strip():
-            if path.name == "owner":
+            place, _, name = line[4:-4].rpartition("/")
+        elif name and line.strip():
+            if name == "owner":
                 # A damaged mark names no job.
                 with suppress(PathRejectedError):
-                    owners[str(path.parent)] = checked_job_id(line.strip())
+                    owners[place] = checked_job_id(line.strip())
             elif (result := parse_result(line)) is not None:
-                known = results.get(result.job_id)
+                # FOLDER/starts/ID-START
+                whose = place.rsplit("/", 2)[0], result.job_id
+                known = results.get(whose)
                 if known is None or known.start < result.start:
-                    results[result.job_id] = result
+                    results[whose] = result
     return results, owners

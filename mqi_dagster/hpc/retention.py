@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from datetime import UTC, datetime, timedelta
 
+from mqi_dagster.errors import MqiError, UnreachableError
 from mqi_dagster.hpc.connection import Connection
 from mqi_dagster.hpc.removal import remove_folder, used_bytes
 from mqi_dagster.hpc.watcher import folder_of
@@ -42,11 +43,14 @@ class Housekeeping:
         Raises:
             UnreachableError: The cluster does not answer; a later clearing does what was left.
             PathRejectedError: What lies there is not ours.
+            RemoteCommandError: It cannot be removed.
         """
-        if self._slurm.retention.keep is Keep.FAILED:
-            self._remove(job)
-            self.remove_kept(limit=_AT_ONCE)
-        return self.measure()
+        if self._slurm.retention.keep is Keep.ALL:
+            return self.measure()
+        self._remove(job)
+        left = self._remove_kept(_AT_ONCE)[1]
+        alarms = [left[0].message] if left else []
+        return "; ".join(alarm for alarm in (*alarms, self.measure()) if alarm)
 
     def kept_too_long(self) -> list[ClusterJob]:
         """The jobs whose folders have been kept as long as the settings say."""
@@ -61,20 +65,39 @@ class Housekeeping:
         ]
 
     def remove_kept(self, *, limit: int | None = None) -> int:
-        """Remove those folders; how many.
+        """Remove those folders, as many as can be; how many.
 
         Raises:
             UnreachableError: The cluster does not answer.
-            PathRejectedError: What lies there is not ours.
+            MqiError: The first that cannot be removed, after all others.
         """
-        kept = self.kept_too_long()[:limit]
-        for job in kept:
-            self._remove(job)
-        return len(kept)
+        removed, left = self._remove_kept(limit)
+        if left:
+            raise left[0]
+        return removed
 
-    def _remove(self, job: ClusterJob) -> None:
+    def _remove_kept(self, limit: int | None) -> tuple[int, list[MqiError]]:
+        removed, left = 0, list[MqiError]()
+        for job in self.kept_too_long():
+            if removed == limit:
+                break
+            try:
+                removed += self._remove(job)
+            except UnreachableError:
+                raise
+            except MqiError as error:
+                error.message = f"the folder {job.place}/{job.key} stays on the cluster: {error.message}"
+                left.append(error)
+        return removed, left
+
+    def _remove(self, job: ClusterJob) -> bool:
+        """Remove a job's folder, unless the same key has been submitted again meanwhile."""
+        now = self._ledger.cluster_job(self._name, job.key)
+        if now is None or not now.state.ended or now.job_id != job.job_id:
+            return False
         remove_folder(self._connection, folder_of(job, self._slurm.root))
         self._ledger.mark_removed(self._name, job.key)
+        return True
 
     def measure(self) -> str:
         """Compare what our folders take with the quota; measured at most once an hour.

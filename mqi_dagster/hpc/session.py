@@ -12,7 +12,12 @@ import paramiko
 from paramiko.sftp import SFTPError
 
 from mqi_dagster.hpc.connection import DEAD, Connection, quiet_close
-from mqi_dagster.hpc.errors import CommandTimeoutError, ConnectionLostError, RemoteCommandError
+from mqi_dagster.hpc.errors import (
+    CommandTimeoutError,
+    ConnectionLostError,
+    HostFilesError,
+    RemoteCommandError,
+)
 
 
 class _Client(paramiko.SFTPClient):
@@ -70,6 +75,24 @@ def sftp(connection: Connection, timeout: float | None = None) -> Iterator[param
             raise ConnectionLostError(f"the connection was lost during a transfer: {reason}") from None
         finally:
             quiet_close(client)
+
+
+@contextmanager
+def reading(connection: Connection, what: str, timeout: float | None = None) -> Iterator[paramiko.SFTPClient]:
+    """An SFTP session that reads: what the host's file system refuses is told from what it cannot do now.
+
+    Raises:
+        HostFilesError: The connection stands, and the file system behind it fails.
+        RemoteCommandError: The account may not read it.
+    """
+    try:
+        with sftp(connection, timeout) as client:
+            yield client
+    except PermissionError:
+        raise RemoteCommandError(f"the account may not read {what}", 1) from None
+    except OSError:
+        # SFTP has one word for all its failures.
+        raise HostFilesError(f"the host's file system does not give {what} now") from None
 
 
 def request(channel: paramiko.Channel, limit: float, ask: Callable[[], None]) -> None:

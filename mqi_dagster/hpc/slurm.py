@@ -7,6 +7,7 @@ import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from mqi_dagster.errors import UnreachableError
 from mqi_dagster.hpc.connection import Connection
 from mqi_dagster.hpc.errors import (
     DiskFullError,
@@ -23,11 +24,13 @@ _NO_FOLDER = 3
 _AWAY = re.compile(
     r"Unable to contact|Socket timed out|temporarily unable|Zero Bytes|Connection refused|Connection reset"
     r"|Munge|authentication|Problem talking to the database|Slurm temporarily"
-    r"|Resource temporarily unavailable|violates accounting/QOS policy"
+    r"|Resource temporarily unavailable"
     r"|Transport endpoint|Slurm backup controller|Controller is in standby|Unexpected message received"
     r"|failure to send|Message receive failure",
     re.IGNORECASE,
 )
+_LIMIT = re.compile(r"violates accounting/QOS policy", re.IGNORECASE)
+"""Most often as many jobs as the account may submit: it goes away when some of them have ended."""
 _REJECTED = re.compile(r"(?:sbatch: )?error: (?:Batch job submission failed: )?(.*)")
 _GRES_GPUS = re.compile(r"gpu(?::[A-Za-z0-9_.-]+)?:(\d+)")
 JOB_SCRIPT = "job.sh"
@@ -137,6 +140,9 @@ def _raise(answer: Answer) -> None:
     if answer.exit_code == _UNKNOWN or _AWAY.search(said):
         raise SchedulerUnavailableError(f"the scheduler does not answer: {answer.complaint}")
     reasons = _REJECTED.findall(answer.complaint)
+    if _LIMIT.search(said):
+        words = "; ".join(reasons) or answer.complaint
+        raise UnreachableError(f"a limit of the account or QOS is reached: {words}")
     if "sbatch" in said and reasons:
         raise SubmitRejectedError(f"Slurm does not take the job: {'; '.join(reasons)}")
 

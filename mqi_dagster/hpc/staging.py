@@ -21,6 +21,7 @@ BIG_BYTES = 16 << 20
 _DAMAGED = 6
 _BLOCK = 256 << 10
 _BUSY = 75
+_THERE = "present"
 _BYTES_PER_SECOND = 1e6
 
 Source = Path | bytes
@@ -41,7 +42,7 @@ def stage(
         big_bytes: Size from which on a file is sent by itself.
 
     Returns:
-        Whether anything was sent.
+        Whether this call has made it: somebody else may be faster.
 
     Raises:
         PathRejectedError: A file would lie outside of the folder.
@@ -54,8 +55,7 @@ def stage(
             raise PathRejectedError("a file of the job would lie outside of its folder")
     manifest = "".join(_line(_hash(files[name]), name) for name in sorted(files)).encode()
     wanted = hashlib.sha256(manifest).hexdigest()
-    look = _stage(connection, folder, wanted, "look")
-    if look == "present":
+    if _stage(connection, folder, wanted, "look") == _THERE:
         return False
     big = {name: source for name, source in files.items() if _is_big(source, big_bytes)}
     small = {name: source for name, source in files.items() if name not in big}
@@ -67,17 +67,16 @@ def stage(
         _write_tar(stream, content, [name.rpartition("/")[0] for name in big])
 
     if not big:
-        _stage(connection, folder, wanted, "all", send, limit)
-        return True
-    _stage(connection, folder, wanted, "unpack", send, limit)
+        return _stage(connection, folder, wanted, "all", send, limit) != _THERE
+    if _stage(connection, folder, wanted, "unpack", send, limit) == _THERE:
+        return False
     for name, source in sorted(big.items()):
         assert isinstance(source, Path)
         target = str(folder.part / name)
         # It gets its name when it is verified: an earlier try may have brought it before it broke off.
         if remote_size(connection, target) != _size(source):
             put_resume(connection, source, target)
-    _stage(connection, folder, wanted, "publish", timeout=limit)
-    return True
+    return _stage(connection, folder, wanted, "publish", timeout=limit) != _THERE
 
 
 def _stage(

@@ -46,6 +46,8 @@ _NEEDS_A_PERSON = (
     "Assoc",
     "PartitionDown",
     "PartitionInactive",
+    "PartitionTimeLimit",
+    "PartitionNodeLimit",
     "BadConstraints",
     "InvalidAccount",
     "InvalidQOS",

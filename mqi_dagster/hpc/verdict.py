@@ -21,6 +21,7 @@ OWNED_BY_ANOTHER = 98
 INFRASTRUCTURE_CODES = {96: "Slurm has made the same start twice", 97: "the job's folder was missing or full"}
 """The job script's own: the start was made before; its folder is not there or cannot be made."""
 SETUP_FAILED = 95
+"""The job script's own, unless the engine ends with the same code: it was never started."""
 _KILLED = 9
 _OUTPUT_PATH = 53
 _BY_ROOT = "CANCELLED by 0"
@@ -56,12 +57,13 @@ def judge(job: ClusterJob, folder: str, look: Look, intervals: Intervals, now: d
         state = state_of(queued.state)
         if state is None or not state.ended:
             return _live(job, queued, state)
-    silence = _Silence(job.missing_since or now, now)
+    # A silence that begins in the future is of a clock that was set back.
+    silence = _Silence(min(job.missing_since or now, now), now)
     owner = look.owners.get(folder)
     if owner is not None and owner != job.job_id and owner not in job.retired:
         # Another job of the same key was first: it is the one that counts.
         return _seen(job, State.RUNNING, f"adopted job {owner}", adopted_id=owner)
-    result = look.results.get(job.job_id)
+    result = look.results.get((folder, job.job_id))
     past = _own(look.history.get(job.job_id), job)
     return _ended(job, queued, past, result, owner, intervals, silence)
 
@@ -83,10 +85,14 @@ def _live(job: ClusterJob, queued: QueueRecord | HistoryRecord, state: State | N
         state = job.state if not job.state.ended else State.QUEUED
     elif waits and needs_a_person(reason):
         state = State.HELD
+    if waits or state is State.HELD:
+        words = reason if reason != "None" else ""
+    else:
+        words = f"on {queued.node}" if queued.node else ""
     return _seen(
         job,
         state,
-        reason if reason != "None" and (waits or state is State.HELD) else "",
+        words,
         scheduler_state=queued.state,
         submitted=queued.submitted,
     )
@@ -145,7 +151,15 @@ def _by_result(job: ClusterJob, result: Result, word: str) -> Observation:
         return _seen(job, State.OUT_OF_MEMORY, text, scheduler_state=word, result=result)
     # Which other codes are good is the engine profile's business: the executor looks at the number.
     state = State.SUCCEEDED if result.exit_code == 0 else State.FAILED
-    return _seen(job, state, "", scheduler_state=word, result=result, exit_code=result.exit_code)
+    text = "the modules or scripts of the settings could not be loaded (exit code 95)"
+    return _seen(
+        job,
+        state,
+        text if result.exit_code == SETUP_FAILED else "",
+        scheduler_state=word,
+        result=result,
+        exit_code=result.exit_code,
+    )
 
 
 def _failed(

@@ -69,7 +69,7 @@ class Watcher:
             return False
         except BaseException:
             # Nobody else has to wait for one who was interrupted.
-            self._ledger.end_turn(turn, next_in=timedelta(0), interval=shortest, failure=turn.failure or None)
+            self._ledger.leave_turn(turn)
             raise
         interval = shortest if changed else timedelta(seconds=self._longer(turn, _SLOWER))
         self._ledger.end_turn(turn, next_in=interval, interval=interval)
@@ -83,12 +83,8 @@ class Watcher:
         jobs = self._ledger.open_jobs(self._name)
         if not jobs:
             return 0
-        folders = {job.job_id: folder_of(job, self._root) for job in jobs if job.job_id is not None}
-        seen = look(self._connection, folders)
+        placed = [(job, folder_of(job, self._root)) for job in jobs]
+        seen = look(self._connection, ((job.job_id, folder) for job, folder in placed if job.job_id))
         now = self._clock()
-        observations = [
-            judge(job, str(folders[job.job_id].path), seen, self._intervals, now)
-            for job in jobs
-            if job.job_id is not None
-        ]
+        observations = [judge(job, folder.text, seen, self._intervals, now) for job, folder in placed]
         return self._ledger.observe_jobs(self._name, observations)

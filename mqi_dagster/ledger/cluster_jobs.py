@@ -164,25 +164,24 @@ class ClusterJobRows(Database):
         with self._write() as connection:
             row = _known(connection, cluster, key)
             if row.job_id == job_id:
-                connection.execute(
-                    update(CLUSTER_JOB)
-                    .where(CLUSTER_JOB.c.cluster == cluster, CLUSTER_JOB.c.key == key)
-                    .values(
-                        state=ClusterJobState.RESERVED.value,
-                        job_id=None,
-                        retired=",".join(dict.fromkeys((*row.retired, job_id))),
-                        adopted=False,
-                        submitted=None,
-                        scheduler_state="",
-                        reason="",
-                        exit_code=None,
-                        result=None,
-                        missing_since=None,
-                        ended_at=None,
-                        cancel_asked_at=None,
-                        removed_at=None,
-                        changed_at=self._clock(),
-                    )
+                _set(
+                    connection,
+                    cluster,
+                    key,
+                    state=ClusterJobState.RESERVED.value,
+                    job_id=None,
+                    retired=",".join(dict.fromkeys((*row.retired, job_id))),
+                    adopted=False,
+                    submitted=None,
+                    scheduler_state="",
+                    reason="",
+                    exit_code=None,
+                    result=None,
+                    missing_since=None,
+                    ended_at=None,
+                    cancel_asked_at=None,
+                    removed_at=None,
+                    changed_at=self._clock(),
                 )
             return _known(connection, cluster, key)
 
@@ -191,19 +190,20 @@ class ClusterJobRows(Database):
         with self._write() as connection:
             row = _known(connection, cluster, key)
             if row.job_id != job_id:
-                connection.execute(
-                    update(CLUSTER_JOB)
-                    .where(CLUSTER_JOB.c.cluster == cluster, CLUSTER_JOB.c.key == key)
-                    .values(
-                        job_id=job_id,
-                        # Slurm may give an id out again, and a job that was given up may live after all.
-                        retired=",".join(one for one in row.retired if one != job_id),
-                        adopted=adopted,
-                        state=ClusterJobState.QUEUED.value,
-                        submitted=None,
-                        missing_since=None,
-                        changed_at=self._clock(),
-                    )
+                _set(
+                    connection,
+                    cluster,
+                    key,
+                    job_id=job_id,
+                    # Slurm may give an id out again, and a job that was given up may live after all.
+                    retired=",".join(one for one in row.retired if one != job_id),
+                    adopted=adopted,
+                    state=ClusterJobState.QUEUED.value,
+                    submitted=None,
+                    missing_since=None,
+                    ended_at=None,
+                    removed_at=None,
+                    changed_at=self._clock(),
                 )
             return _known(connection, cluster, key)
 
@@ -222,22 +222,21 @@ class ClusterJobRows(Database):
                 new = (seen.state, seen.scheduler_state, seen.reason)
                 moved = new != (row.state, row.scheduler_state, row.reason)
                 changed += moved
-                connection.execute(
-                    update(CLUSTER_JOB)
-                    .where(CLUSTER_JOB.c.cluster == cluster, CLUSTER_JOB.c.key == seen.key)
-                    .values(
-                        state=seen.state.value,
-                        job_id=seen.adopted_id or seen.job_id,
-                        scheduler_state=seen.scheduler_state,
-                        reason=seen.reason,
-                        exit_code=seen.exit_code,
-                        result=seen.result,
-                        # A requeued job, and one that owns the folder, has a time of its own.
-                        submitted=seen.submitted or (None if seen.adopted_id else row.submitted),
-                        missing_since=seen.missing_since,
-                        changed_at=now if moved else row.changed_at,
-                        ended_at=now if seen.state.ended else None,
-                    )
+                _set(
+                    connection,
+                    cluster,
+                    seen.key,
+                    state=seen.state.value,
+                    job_id=seen.adopted_id or seen.job_id,
+                    scheduler_state=seen.scheduler_state,
+                    reason=seen.reason,
+                    exit_code=seen.exit_code,
+                    result=seen.result,
+                    # A requeued job, and one that owns the folder, has a time of its own.
+                    submitted=seen.submitted or (None if seen.adopted_id else row.submitted),
+                    missing_since=seen.missing_since,
+                    changed_at=now if moved else row.changed_at,
+                    ended_at=now if seen.state.ended else None,
                 )
         return changed
 
@@ -263,10 +262,20 @@ class ClusterJobRows(Database):
                     ended_at=self._clock(),
                 )
 
-    def mark_removed(self, cluster: str, key: str) -> None:
-        """Write down that a job's folder is gone from the cluster."""
+    def give_up_job(self, cluster: str, key: str, reason: str) -> None:
+        """Count a job that has ended as lost: what it left behind is of no use."""
         with self._write() as connection:
-            _set(connection, cluster, key, changed_at=self._clock(), removed_at=self._clock())
+            row = _one(connection, cluster, key)
+            if row is not None and row.state.ended:
+                state = ClusterJobState.LOST.value
+                _set(connection, cluster, key, changed_at=self._clock(), state=state, reason=reason)
+
+    def mark_removed(self, cluster: str, key: str) -> None:
+        """Write down that the folder of a job that has ended is gone from the cluster."""
+        with self._write() as connection:
+            row = _one(connection, cluster, key)
+            if row is not None and row.state.ended:
+                _set(connection, cluster, key, changed_at=self._clock(), removed_at=self._clock())
 
     def cluster_job(self, cluster: str, key: str) -> ClusterJob | None:
         """The job of a key."""
@@ -297,6 +306,7 @@ class ClusterJobRows(Database):
         """The jobs that ended before a moment and whose folders are still on the cluster."""
         query = select(CLUSTER_JOB).where(
             CLUSTER_JOB.c.cluster == cluster,
+            CLUSTER_JOB.c.state.not_in([state.value for state in _OPEN]),
             CLUSTER_JOB.c.ended_at < ended_before,
             CLUSTER_JOB.c.removed_at.is_(None),
         )

@@ -25,7 +25,7 @@ class ClusterLook:
     next_look: datetime
     interval_seconds: float
     looked_at: datetime | None
-    """The last look that got an answer."""
+    """The last look that got an answer; for people who read the ledger after an outage."""
     failing_since: datetime | None
     failure: str
     used_bytes: float | None
@@ -108,6 +108,15 @@ class ClusterRows(Database):
                 update(CLUSTER)
                 .where(CLUSTER.c.cluster == look.cluster, CLUSTER.c.turn == look.turn)
                 .values(**values)
+            )
+
+    def leave_turn(self, look: ClusterLook) -> None:
+        """Give the turn back without having seen anything: the next look is due at once."""
+        with self._write() as connection:
+            connection.execute(
+                update(CLUSTER)
+                .where(CLUSTER.c.cluster == look.cluster, CLUSTER.c.turn == look.turn)
+                .values(looking_until=None, next_look=self._clock())
             )
 
     def look_soon(self, cluster: str) -> None:

@@ -144,6 +144,9 @@ class LeaseRows(Database):
         row = connection.execute(select(SLOT).where(SLOT.c.beam == beam)).one_or_none()
         if row is not None:
             lease = _lease(row)
+            if host is not None and lease.host != host:
+                # Its job there must have ended first: two engines would work for one beam.
+                return Refusal(f"the beam still holds a slot of {lease.host}")
             if lease.owner == owner:
                 return self._swap(connection, lease, heartbeat_at=now) or Refusal(NO_FREE_SLOT)
             if lease.owner != gone and not lease.is_stale(now, stale_after):

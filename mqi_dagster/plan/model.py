@@ -105,6 +105,7 @@ class IonPlan:
     study_instance_uid: str
     frame_of_reference_uid: str
     patient_id: str
+    patient_name: str
     """Stands nowhere but in memory and the DICOM hand-over."""
     fraction_group_number: int
     fractions_planned: int | None

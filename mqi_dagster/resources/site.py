@@ -36,6 +36,7 @@ class Site:
     def __init__(self, settings_file: Path, *, given: Path | None = None) -> None:
         self.settings_file = settings_file
         self.given = given
+        self._clusters: dict[str, SlurmExecutor] = {}
 
     @classmethod
     def from_environment(cls) -> "Site":
@@ -85,11 +86,21 @@ class Site:
     @cached_property
     def executor(self) -> Executor:
         """Runs engines: on this machine, or on the cluster that the settings name."""
-        place = self.settings.execution.simulation
-        cluster = self.settings.slurm_of(place)
-        if cluster is None:
-            return LocalExecutor(self.settings.paths.state)
-        return SlurmExecutor(place, *cluster, self.ledger, TPS_NAME)
+        return self.executor_on(self.settings.execution.simulation) or LocalExecutor(
+            self.settings.paths.state
+        )
+
+    def executor_on(self, host: str) -> SlurmExecutor | None:
+        """The executor of a cluster by its name, None for a name that is none.
+
+        Jobs may still be on a cluster that the settings do not simulate on any more.
+        """
+        known = self.settings.hosts.get(host)
+        if known is None or known.slurm is None:
+            return None
+        if host not in self._clusters:
+            self._clusters[host] = SlurmExecutor(host, known, known.slurm, self.ledger, TPS_NAME)
+        return self._clusters[host]
 
     @cached_property
     def target(self) -> Target:

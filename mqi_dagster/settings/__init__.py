@@ -11,7 +11,7 @@ from mqi_dagster.settings.model import (
     read_settings,
     settings_problems,
 )
-from mqi_dagster.settings.section import Section
+from mqi_dagster.settings.section import REMOTE_PATH, VARIABLE_NAME, VARIABLE_VALUE, Section
 from mqi_dagster.settings.sections import (
     LOCAL,
     Execution,
@@ -27,6 +27,9 @@ from mqi_dagster.settings.sections import (
 
 __all__ = [
     "LOCAL",
+    "REMOTE_PATH",
+    "VARIABLE_NAME",
+    "VARIABLE_VALUE",
     "CaseNames",
     "CsvDialect",
     "DoseType",

@@ -13,20 +13,24 @@ from typing import Annotated, Self
 from pydantic import Field, field_validator, model_validator
 
 from mqi_dagster.settings.choices import Keep
-from mqi_dagster.settings.section import Count, Seconds, Section
+from mqi_dagster.settings.section import (
+    REMOTE_PATH,
+    VARIABLE_NAME,
+    VARIABLE_VALUE,
+    Count,
+    Seconds,
+    Section,
+)
 
 Port = Annotated[int, Field(ge=1, le=65535)]
 Word = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]{0,99}$")]
 """A name of Slurm's: partition, account, QOS, user."""
 HostName = Annotated[str, Field(pattern=r"^[A-Za-z0-9:][A-Za-z0-9.:-]{0,252}$")]
-RemotePath = Annotated[str, Field(pattern=r"^(/[A-Za-z0-9_.+@=-]*[A-Za-z0-9_+@=-]){2,16}$")]
-"""An absolute path of at least two parts in plain characters; no part is ``.`` or ``..``."""
+RemotePath = Annotated[str, Field(pattern=f"^{REMOTE_PATH}$")]
 Module = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.+/-]{0,99}$")]
-VariableValue = Annotated[str, Field(pattern=r"^[A-Za-z0-9_./:+,@%=-]{0,1000}$")]
+VariableValue = Annotated[str, Field(pattern=f"^{VARIABLE_VALUE}$")]
 Resource = Annotated[str, Field(pattern=r"^[A-Za-z0-9_][A-Za-z0-9_.:,-]{0,99}$")]
 Argument = Annotated[str, Field(pattern=r"^[^\x00-\x1f\x7f]{1,1000}$")]
-
-_VARIABLE = re.compile(r"[A-Za-z_][A-Za-z0-9_]{0,99}")
 
 
 class JumpHost(Section):
@@ -117,7 +121,7 @@ class Slurm(Section):
     @classmethod
     def _variable_names(cls, value: dict[str, str]) -> dict[str, str]:
         for name in value:
-            if not _VARIABLE.fullmatch(name):
+            if not re.fullmatch(VARIABLE_NAME, name):
                 raise ValueError(f"{name!r} is no name of a variable")
         return value
 

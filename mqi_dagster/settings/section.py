@@ -8,6 +8,11 @@ from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 Count = Annotated[int, Field(ge=1)]
 Seconds = Annotated[float, Field(gt=0)]
+REMOTE_PATH = r"(/[A-Za-z0-9_.+@=-]*[A-Za-z0-9_+@=-]){2,16}"
+"""An absolute path of at least two parts in plain characters; no part is ``.`` or ``..``."""
+VARIABLE_NAME = r"[A-Za-z_][A-Za-z0-9_]{0,99}"
+VARIABLE_VALUE = r"[A-Za-z0-9_./:+,@%=-]{0,1000}"
+"""What a variable of a job may hold: nothing that a shell could mistake."""
 
 
 class Section(BaseModel):

@@ -10,9 +10,7 @@ from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
 from pydantic import Field, field_validator, model_validator
 
 from mqi_dagster.settings.choices import CaseNames, DoseType, Ready, Samples
-from mqi_dagster.settings.section import Count, Seconds, Section
-
-_REMOTE_FOLDER = re.compile(r"(/[A-Za-z0-9_.+@=-]*[A-Za-z0-9_+@=-]){2,16}")
+from mqi_dagster.settings.section import REMOTE_PATH, Count, Seconds, Section
 
 
 class Site(Section):
@@ -168,7 +166,7 @@ class Handover(Section):
 
     @model_validator(mode="after")
     def _place_on_a_host(self) -> Self:
-        if self.target != LOCAL and not _REMOTE_FOLDER.fullmatch(str(self.folder)):
+        if self.target != LOCAL and not re.fullmatch(REMOTE_PATH, str(self.folder)):
             raise ValueError("folder on a host must be absolute, of two parts or more, in plain characters")
         return self
 

@@ -25,7 +25,7 @@ from mqi_dagster.errors import (
     LeaseLostError,
     UnreachableError,
 )
-from mqi_dagster.execution.job import Job, JobHandle, JobState, JobStatus
+from mqi_dagster.execution.job import Job, JobHandle, JobState, JobStatus, LogPiece
 from mqi_dagster.hpc.errors import ConnectError, HostKeyError, IntegrityError, SubmitRejectedError
 from mqi_dagster.settings import Intervals
 
@@ -62,10 +62,12 @@ class FakeExecutor:
         self.calls: list[str] = []
         self.alarms: list[str] = []
         self.tails: list[BaseException] = []
+        self.starts: list[int] = []
+        """Of the job, one after the other as the log is read."""
         self.clears: str | BaseException = ""
         self._polls, self._submits = list(polls), list(submits)
         self._log, self._piece, self._readable = list(log), piece, b""
-        self._jobs = 0
+        self._jobs = self._start = 0
 
     def submit(self, job: Job) -> JobHandle:
         self.calls.append("submit")
@@ -83,10 +85,13 @@ class FakeExecutor:
             raise seen
         return seen
 
-    def tail(self, job: Job, handle: JobHandle, offset: int) -> bytes:
+    def tail(self, job: Job, handle: JobHandle, offset: int) -> LogPiece:
         if self.tails:
             raise self.tails.pop(0)
-        return self._readable[offset : offset + self._piece]
+        start = self.starts.pop(0) if self.starts else self._start
+        if start != self._start:
+            self._start, offset = start, 0
+        return LogPiece(self._readable[offset : offset + self._piece], start)
 
     def fetch(self, job: Job, handle: JobHandle) -> dict[str, Path]:
         self.calls.append(f"fetch {handle.job_id}")
@@ -249,6 +254,17 @@ def test_the_log_is_read_to_its_end_in_pieces_and_written_down(bench: Make) -> N
     assert on.log.read_bytes() == whole
     assert sorted({event.batch for event in on.told.events if event.batch}) == list(range(1, 11))
     assert on.run.parser.histories == 107940, "also a last line without an end"
+
+
+def test_the_log_of_a_start_that_is_over_is_not_of_the_result(bench: Make) -> None:
+    first = b"Total histories (Particles) : 5\nhalf a line"
+    second = b"Total histories (Particles) : 107940\nend\n"
+    executor = FakeExecutor([RUNNING, WAITING, RUNNING, SUCCEEDED], log=[first, b"", second[:40], second])
+    executor.starts = [0, 0, 1, 1]
+    on = bench(executor)
+    assert on.run.run() == SUCCEEDED
+    assert on.run.parser.histories == 107940
+    assert on.log.read_bytes() == second
 
 
 def test_a_local_log_is_the_engines_own_and_not_written_twice(bench: Make) -> None:

@@ -264,8 +264,10 @@ def written_texts() -> list[str]:
 
 
 def test_every_message_that_the_page_explains_is_one_that_the_code_can_say() -> None:
-    page = (ROOT / "docs" / "checks.md").read_text(encoding="utf-8").partition("## Error codes")[0]
-    cells = re.findall(r"^\| (`.+?`) \| ", page, re.MULTILINE)
+    pages = {name: (ROOT / "docs" / f"{name}.md").read_text(encoding="utf-8") for name in ("checks", "slurm")}
+    of_cluster = pages["slurm"].partition("## What each error means")[2].partition("\n## ")[0]
+    parts = [pages["checks"].partition("## Error codes")[0], of_cluster]
+    cells = [cell for part in parts for cell in re.findall(r"^\| (`.+?`) \| ", part, re.MULTILINE)]
     messages = {code for cell in cells for code in CODE.findall(cell)} - {"interpreted_csvs"}
     texts = [text for text in written_texts() if len(text.replace("…", "").strip()) >= 6]
     # A text whose beginning is a value stands for any beginning.
@@ -278,5 +280,5 @@ def test_every_message_that_the_page_explains_is_one_that_the_code_can_say() -> 
             for text, form in zip(texts, forms, strict=True)
         )
 
-    assert len(messages) > 80
+    assert len(messages) > 120
     assert sorted(message for message in messages if not said(message)) == []

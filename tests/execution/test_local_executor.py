@@ -25,8 +25,8 @@ def test_an_engine_that_writes_its_output_succeeds(executor: LocalExecutor, work
     status = finish(executor, job, handle)
     assert (status.state, status.exit_code, status.reason) == (JobState.SUCCEEDED, 0, "")
     assert executor.fetch(job, handle) == {"dose.raw": work / "dose.raw"}
-    assert executor.tail(job, handle, 0) == b"started\n"
-    assert executor.tail(job, handle, 5) == b"ed\n"
+    assert executor.tail(job, handle, 0).text == b"started\n"
+    assert executor.tail(job, handle, 5).text == b"ed\n"
     assert (work / "engine.log").stat().st_mode & 0o777 == 0o600
     assert executor.starts.read_text() == "d1-1\n"
 

@@ -273,6 +273,51 @@ def test_a_setup_that_fails_starts_no_engine(node: Node, slurm: dict[str, object
     assert "ran" not in node.file("engine.log").read_text().splitlines()
 
 
+PROFILE = """
+echo "$SOME_UNSET_VARIABLE"
+umask 000
+module() { echo "loads $2"; export LOADED=$2; }
+false
+"""
+
+
+@pytest.mark.parametrize(
+    ("profile", "code"),
+    [(PROFILE, 0), ("false\n", 95), (None, 95)],
+    ids=["by the profile", "by nothing", "without a profile"],
+)
+def test_modules_are_loaded_by_what_a_login_shell_would_have(
+    node: Node, tmp_path: Path, profile: str | None, code: int
+) -> None:
+    login = tmp_path / "profile"
+    if profile is not None:
+        login.write_text(profile)
+    node.write('echo "with $LOADED"; umask', modules=["cuda/12.2"])
+    script = node.path / "job.sh"
+    script.write_text(script.read_text().replace("/etc/profile", str(login)))
+    assert node.run() == code
+    lines = node.file("engine.log").read_text().splitlines()
+    if code == 0:
+        assert lines == ["", "loads cuda/12.2", "with cuda/12.2", "0077"]
+    else:
+        assert lines[-1] == "the modules or scripts of the settings could not be loaded"
+        assert "command not found" in lines[0]
+
+
+def test_a_module_command_that_is_there_is_taken_as_it_is(node: Node, tmp_path: Path) -> None:
+    login = tmp_path / "profile"
+    login.write_text("echo never read\n")
+    node.write("echo with", modules=["cuda/12.2"])
+    script = node.path / "job.sh"
+    script.write_text(script.read_text().replace("/etc/profile", str(login)))
+    programs = tmp_path / "bin"
+    programs.mkdir()
+    (programs / "module").write_text('#!/bin/sh\necho "$@"\n')
+    (programs / "module").chmod(0o755)
+    assert node.run(PATH=f"{programs}:/usr/bin:/bin") == 0
+    assert node.file("engine.log").read_text().splitlines() == ["load cuda/12.2", "with"]
+
+
 def test_a_scratch_folder_is_used_and_removed(node: Node, tmp_path: Path) -> None:
     scratch = tmp_path / "node" / "scratch"
     node.write(f"{WRITES}; pwd; [ ! -L Log_csv ]", scratch=str(scratch))

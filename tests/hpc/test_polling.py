@@ -29,7 +29,7 @@ def look(monkeypatch: pytest.MonkeyPatch, nowhere: Connection) -> Asked:
     def asked(text: str, code: int = 0, err: str = "") -> Look:
         answer = Answer(code, text.encode(), err.encode())
         monkeypatch.setattr(polling, "run_script", lambda *_, **__: answer)
-        return polling.look(nowhere, {"100": make_folder()})
+        return polling.look(nowhere, [("100", make_folder())])
 
     return asked
 
@@ -49,8 +49,8 @@ def test_a_whole_answer_is_taken_apart(look: Asked) -> None:
     assert found.queue == {"200": QueueRecord("PENDING", "Priority", NAME, KEY, SUBMITTED, "")}
     assert found.history == {"100": HistoryRecord("FAILED", "3:0", NAME, KEY, SUBMITTED, "n1")}
     assert found.owners == {FOLDER: "100"}
-    result = found.results["100"]
-    assert (result.exit_code, result.start, result.node, result.gpus) == (3, 0, "n1", "0")
+    result = found.results[FOLDER, "100"]
+    assert (result.exit_code, result.start) == (3, 0)
     assert (result.outputs[1].size, result.text) == (4, result_text(exit_code=3))
 
 
@@ -122,7 +122,7 @@ def test_of_several_starts_the_newest_account_counts(look: Asked) -> None:
         f"==> {FOLDER}/starts/100-{start}/result.json <==\n{result_text(start=start, exit_code=code)}\n\n"
         for start, code in ((2, 7), (10, 0), (1, 8))
     )
-    result = look(queue() + "@results 0\n" + files).results["100"]
+    result = look(queue() + "@results 0\n" + files).results[FOLDER, "100"]
     assert (result.start, result.exit_code) == (10, 0)
 
 
@@ -174,4 +174,4 @@ def test_a_damaged_mark_of_an_owner_names_no_job(look: Asked, damaged: str) -> N
 
 def test_only_numbers_are_asked_after(nowhere: Connection) -> None:
     with pytest.raises(PathRejectedError):
-        polling.look(nowhere, {"100; reboot": make_folder()})
+        polling.look(nowhere, [("100; reboot", make_folder())])

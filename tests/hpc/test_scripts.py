@@ -239,6 +239,20 @@ class TestSubmitErrors:
         with pytest.raises(SchedulerUnavailableError):
             slurm.submit(nowhere, folder, NAME, (), [])
 
+    def test_a_limit_that_is_reached_is_waited_for_in_words_of_its_own(
+        self, node: LoginNode, staged: Path, folder: JobFolder, nowhere: Connection
+    ) -> None:
+        words = (
+            "sbatch: error: AssocMaxSubmitJobLimit\nsbatch: error: Batch job submission failed: Job violates"
+            " accounting/QOS policy (job submit limit, user's size and/or time limits)"
+        )
+        node.tell("sbatch", err=words, code=1, before="")
+        with pytest.raises(UnreachableError) as raised:
+            slurm.submit(nowhere, folder, NAME, (), [])
+        assert raised.value.message.startswith(
+            "a limit of the account or QOS is reached: AssocMaxSubmitJobLimit"
+        )
+
     def test_a_refusal_says_why(
         self, node: LoginNode, staged: Path, folder: JobFolder, nowhere: Connection
     ) -> None:
@@ -394,21 +408,43 @@ class TestPoll:
         self.start(staged, "101-0", result_text("101") + "\n")
         self.start(staged, "1010-0", result_text("1010") + "\n")
         (staged / "owner").write_text("101\n")
-        found = polling.look(nowhere, dict.fromkeys(("100", "101", "102", "103"), folder))
+        found = polling.look(nowhere, [(one, folder) for one in ("100", "101", "102", "103")])
         assert sorted(found.queue) == ["100", "101", "103", "900"]
         assert list(found.history) == ["101"]
-        assert list(found.results) == ["101"]
+        assert list(found.results) == [(str(folder.path), "101")]
         assert found.owners == {str(folder.path): "101"}
         (call,) = node.calls("sacct")
         assert "[-j] [101,102,103]" in call
         assert len(node.calls("squeue")) == 1
         assert node.calls("scontrol") == []
 
+    def test_an_id_that_was_given_out_again_hides_no_end(
+        self, node: LoginNode, folder: JobFolder, staged: Path, nowhere: Connection
+    ) -> None:
+        other = JobFolder(folder.root, ("P2.fx0001", "b01"), "e2-1")
+        self.queue(node, ("100", "RUNNING", "None", "moqui_P2.fx0001__b01", other.key, SUBMITTED, "n1"))
+        node.tell("sacct", self.rows(("100", "RUNNING", "0:0", "other", other.key, SUBMITTED, "n1")))
+        self.start(staged, "100-0", result_text(exit_code=3) + "\n")
+        (staged / "owner").write_text("100\n")
+        found = polling.look(nowhere, [("100", folder), ("100", other)])
+        assert {whose: one.exit_code for whose, one in found.results.items()} == {
+            (str(folder.path), "100"): 3
+        }
+        assert found.owners == {str(folder.path): "100"}
+        self.start(Path(other.path), "100-0", result_text(exit_code=0) + "\n")
+        self.queue(node)
+        found = polling.look(nowhere, [("100", folder), ("100", other)])
+        assert {folder: one.exit_code for (folder, _), one in found.results.items()} == {
+            str(folder.path): 3,
+            str(other.path): 0,
+        }
+        assert "[-j] [100]" in node.calls("sacct")[-1]
+
     def test_where_every_job_lives_one_question_is_enough(
         self, node: LoginNode, folder: JobFolder, nowhere: Connection
     ) -> None:
         self.queue(node, ("100", "PENDING", "Priority", NAME, KEY, SUBMITTED, ""))
-        assert polling.look(nowhere, {"100": folder}).queue["100"].reason == "Priority"
+        assert polling.look(nowhere, [("100", folder)]).queue["100"].reason == "Priority"
         assert node.calls("sacct") == []
 
     def test_a_queue_that_fails_ends_the_look(
@@ -417,7 +453,7 @@ class TestPoll:
         node.tell("squeue", err="slurm_load_jobs error: @Unable to contact slurm controller", code=1)
         self.start(staged, "100-0", result_text())
         with pytest.raises(SchedulerUnavailableError, match="Unable to contact slurm controller"):
-            polling.look(nowhere, {"100": folder})
+            polling.look(nowhere, [("100", folder)])
         assert node.calls("sacct") == []
 
     def test_without_accounting_the_controller_is_asked_for_what_has_no_result(
@@ -427,10 +463,10 @@ class TestPoll:
         node.tell("sacct", code=1, err="slurmdbd is down")
         node.tell("scontrol", f"JobId=101 JobName={NAME} Comment={KEY} JobState=TIMEOUT ExitCode=0:15\n")
         self.start(staged, "100-0", result_text() + "\n")
-        found = polling.look(nowhere, {"100": folder, "101": folder})
+        found = polling.look(nowhere, [("100", folder), ("101", folder)])
         assert node.calls("scontrol") == ["scontrol [-o] [show] [job] [101]"]
         assert found.history["101"].state == "TIMEOUT"
-        assert list(found.results) == ["100"]
+        assert list(found.results) == [(str(folder.path), "100")]
 
     def test_a_file_that_goes_while_it_is_read_hides_no_other(
         self, node: LoginNode, folder: JobFolder, staged: Path, nowhere: Connection
@@ -440,8 +476,8 @@ class TestPoll:
         (staged / "owner").write_text("100\n")
         real = shutil.which("head")
         node.install("head", f'#!/bin/sh\nrm -f "{staged}/owner"\nexec {real} "$@"\n')
-        found = polling.look(nowhere, {"100": folder})
-        assert (list(found.results), found.owners) == (["100"], {})
+        found = polling.look(nowhere, [("100", folder)])
+        assert (list(found.results), found.owners) == ([(str(folder.path), "100")], {})
 
     def test_a_half_written_result_hides_no_other(
         self, node: LoginNode, folder: JobFolder, staged: Path, nowhere: Connection
@@ -449,8 +485,8 @@ class TestPoll:
         self.queue(node)
         self.start(staged, "100-0", result_text("100")[:40])
         self.start(staged, "101-0", result_text("101"))
-        found = polling.look(nowhere, {"100": folder, "101": folder})
-        assert list(found.results) == ["101"]
+        found = polling.look(nowhere, [("100", folder), ("101", folder)])
+        assert list(found.results) == [(str(folder.path), "101")]
 
     def test_a_thousand_files_hide_none_also_without_line_ends(
         self, node: LoginNode, folder: JobFolder, staged: Path, nowhere: Connection
@@ -460,6 +496,6 @@ class TestPoll:
         for job_id in ids:
             self.start(staged, f"{job_id}-0", result_text(job_id))
         (staged / "owner").write_text("1000")
-        found = polling.look(nowhere, dict.fromkeys(ids, folder))
-        assert sorted(found.results) == ids
+        found = polling.look(nowhere, [(one, folder) for one in ids])
+        assert sorted(job_id for _, job_id in found.results) == ids
         assert found.owners == {str(folder.path): "1000"}

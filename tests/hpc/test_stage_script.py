@@ -188,6 +188,34 @@ def test_big_files_go_by_themselves_and_are_verified_with_the_others(
     assert stage(files, big_bytes=500) is False
 
 
+@pytest.mark.parametrize("big_bytes", [3, 500])
+def test_who_finds_that_another_worker_was_faster_sends_nothing_more(
+    stage: Stage,
+    node: LoginNode,
+    folder: JobFolder,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    big_bytes: int,
+) -> None:
+    big = tmp_path / "ct.dcm"
+    big.write_bytes(b"x" * 100)
+    files: dict[str, Source] = {**FILES, "input/ct.dcm": big}
+    asked: list[str] = []
+
+    def run_script(connection: object, name: str, *arguments: str, **options: object) -> Answer:
+        asked.append(arguments[-1])
+        if arguments[-1] != "look":
+            with monkeypatch.context() as other:
+                other.setattr(staging, "run_script", node.run_script)
+                assert stage(files) is True
+            (Path(folder.path) / "job.id").touch()
+        return node.run_script(connection, name, *arguments, **options)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(staging, "run_script", run_script)
+    assert stage(files, big_bytes=big_bytes) is False
+    assert asked == ["look", "unpack" if big_bytes == 3 else "all"]
+
+
 def test_a_transfer_that_still_goes_on_is_waited_for(stage: Stage, node: LoginNode) -> None:
     node.install("flock", "#!/bin/sh\nexit 1\n")
     with pytest.raises(UnreachableError):

@@ -78,7 +78,7 @@ def seen(
     return Look(
         queue={} if queue is None else {JOB_ID: queue},
         history={} if history is None else {JOB_ID: history},
-        results={} if result is None else {JOB_ID: result},
+        results={} if result is None else {(FOLDER, JOB_ID): result},
         owners={} if owner is None else {FOLDER: owner},
     )
 
@@ -155,6 +155,8 @@ def test_an_unknown_word_in_the_accounting_alone_is_as_good_as_running() -> None
         "QOSMaxJobsPerUserLimit",
         "AssocGrpGRES",
         "PartitionDown",
+        "PartitionTimeLimit",
+        "PartitionNodeLimit",
         "BadConstraints",
         "InvalidAccount",
     ],
@@ -171,9 +173,9 @@ def test_a_job_that_only_waits_its_turn_is_queued(reason: str) -> None:
     assert (found.state, found.reason) == (State.QUEUED, "" if reason == "None" else reason)
 
 
-def test_the_reason_of_a_running_job_is_nobodys_business() -> None:
+def test_a_running_job_says_where_and_not_why_it_waited() -> None:
     found = verdict(seen(queued("RUNNING", "JobHeldUser")), state=State.HELD, reason="JobHeldUser")
-    assert (found.state, found.reason) == (State.RUNNING, "")
+    assert (found.state, found.reason) == (State.RUNNING, "on n1")
 
 
 @pytest.mark.parametrize("strange", [{"name": "moqui_P2.fx0001__b01"}, {"comment": "d1-2"}])
@@ -235,6 +237,17 @@ def test_a_job_that_nobody_knows_is_lost_after_a_while() -> None:
     assert verdict(seen()).missing_since == NOW
     assert waits(verdict(seen(), silent=30))
     assert verdict(seen(), silent=31).state is State.LOST
+
+
+def test_a_silence_that_begins_in_the_future_begins_now() -> None:
+    found = verdict(seen(), silent=-86_400)
+    assert (found.state, found.missing_since) == (State.QUEUED, NOW)
+
+
+def test_a_setup_that_failed_is_not_the_engines_end() -> None:
+    found = verdict(seen(history=past("FAILED", "95:0"), result=account(95)))
+    assert (found.state, found.exit_code, found.result) == (State.FAILED, 95, result_text(exit_code=95))
+    assert found.reason.startswith("the modules or scripts of the settings could not be loaded")
 
 
 def test_a_sign_of_life_ends_the_silence() -> None:
@@ -383,7 +396,7 @@ def test_no_look_makes_a_success_without_a_result_or_an_end_of_a_live_job(
     found = judge(row, FOLDER, look, INTERVALS, NOW)
     assert (found.key, found.job_id) == (KEY, JOB_ID)
     if found.state is State.SUCCEEDED:
-        result = look.results[JOB_ID]
+        result = look.results[FOLDER, JOB_ID]
         assert result.exit_code == 0
         assert (found.exit_code, found.result) == (0, result.text)
     record = look.queue.get(JOB_ID)

@@ -2,18 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from datetime import datetime, timedelta
 from pathlib import Path
 
 import pytest
-from hpc_cases import BEAM, NAME, NOW, SUBMITTED, make_slurm
+from hpc_cases import BEAM, NAME, NOW, ROOT, SUBMITTED, make_slurm, result_text
 
 from mqi_dagster.hpc import watcher
 from mqi_dagster.hpc.connection import Connection
 from mqi_dagster.hpc.errors import ConnectError, SchedulerUnavailableError
 from mqi_dagster.hpc.naming import JobFolder
-from mqi_dagster.hpc.polling import Look, QueueRecord
+from mqi_dagster.hpc.polling import Look, QueueRecord, Result, parse_result
 from mqi_dagster.hpc.watcher import Watcher
 from mqi_dagster.ledger import Ledger, sqlite_url
 from mqi_dagster.ledger.cluster_jobs import ClusterJobState as State
@@ -37,14 +37,15 @@ class Cluster:
 
     def __init__(self) -> None:
         self.queue: dict[str, QueueRecord] = {}
+        self.results: dict[tuple[str, str], Result] = {}
         self.fails: BaseException | None = None
         self.asked: list[list[str]] = []
 
-    def look(self, connection: Connection, folders: dict[str, JobFolder]) -> Look:
-        self.asked.append(sorted(folders))
+    def look(self, connection: Connection, jobs: Iterable[tuple[str, JobFolder]]) -> Look:
+        self.asked.append(sorted(job_id for job_id, _ in jobs))
         if self.fails is not None:
             raise self.fails
-        return Look(self.queue, {}, {}, {})
+        return Look(self.queue, {}, self.results, {})
 
 
 @pytest.fixture
@@ -94,6 +95,22 @@ def test_one_look_asks_after_every_open_job_and_no_other(
     assert watching.look_if_due() is True
     assert cluster.asked == [["100", "101", "102"]]
     assert states(ledger) == [State.RUNNING] * 3 + [State.RESERVED]
+
+
+def test_two_jobs_of_one_id_are_each_judged_by_their_own_folder(
+    ledger: Ledger, cluster: Cluster, watching: Watcher
+) -> None:
+    # A controller that was restarted without its state gives out an id again.
+    for beam, code in (("b01", 3), ("b02", 0)):
+        key, place = f"{beam}-1", f"P1.fx0001/{beam}"
+        ledger.reserve_job("hpc", key, f"P1.fx0001__{beam}", place)
+        ledger.job_submitted("hpc", key, "100")
+        found = parse_result(result_text(exit_code=code))
+        assert found is not None
+        cluster.results[f"{ROOT}/{place}/{key}", "100"] = found
+    assert watching.look_if_due() is True
+    ends = {job.key: (job.state, job.exit_code) for job in ledger.cluster_jobs("hpc")}
+    assert ends == {"b01-1": (State.FAILED, 3), "b02-1": (State.SUCCEEDED, 0)}
 
 
 def test_without_jobs_the_cluster_is_not_asked(cluster: Cluster, watching: Watcher) -> None:
@@ -150,6 +167,16 @@ def test_who_is_interrupted_gives_the_turn_back_at_once(
     cluster.fails = KeyboardInterrupt()
     with pytest.raises(KeyboardInterrupt):
         watching.look_if_due()
+    look = ledger.cluster_look("hpc")
+    assert look is not None and look.looked_at is None, "nothing was seen"
+    cluster.fails = ConnectError("no route")
+    assert watching.look_if_due() is False
+    cluster.fails = KeyboardInterrupt()
+    ledger.look_soon("hpc")
+    with pytest.raises(KeyboardInterrupt):
+        watching.look_if_due()
+    look = ledger.cluster_look("hpc")
+    assert look is not None and (look.failing_since, look.failure) == (NOW, "no route")
     cluster.fails = None
     assert watching.look_if_due() is True
     assert states(ledger) == [State.RUNNING]

@@ -7,11 +7,13 @@ from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING
 
 import pytest
+from sqlalchemy import update
 
 from mqi_dagster.errors import InfrastructureError
 from mqi_dagster.ledger import Ledger
 from mqi_dagster.ledger.cluster_jobs import ClusterJob, Observation
 from mqi_dagster.ledger.cluster_jobs import ClusterJobState as State
+from mqi_dagster.ledger.tables import CLUSTER_JOB
 
 if TYPE_CHECKING:
     from ledger_doubles import Clock
@@ -245,6 +247,25 @@ def test_jobs_are_listed_oldest_first_by_cluster_and_beam(ledger: Ledger, clock:
     assert [one.key for one in ledger.cluster_jobs("hpc", "b1")] == ["b-1", "c-1"]
     assert [one.key for one in ledger.cluster_jobs(beam="b2")] == ["a-1"]
     assert ledger.cluster_jobs("other") == []
+
+
+def test_a_job_that_is_found_after_all_has_not_ended_and_keeps_its_folder(
+    ledger: Ledger, clock: Clock
+) -> None:
+    reserve(ledger)
+    ledger.ask_cancel("hpc", KEY)
+    ledger.end_unsubmitted("hpc", KEY)
+    clock.forward(60)
+    # sbatch had got through, and its answer came late.
+    found = ledger.job_submitted("hpc", KEY, "100")
+    assert (found.state, found.ended_at, found.cancel_asked_at) == (State.QUEUED, None, NOON)
+    assert ledger.kept_jobs("hpc", NOON + timedelta(days=100)) == []
+    ledger.mark_removed("hpc", KEY)
+    assert job(ledger).removed_at is None, "only the folder of a job that has ended goes"
+    with ledger._write() as connection:
+        # As it stands in ledgers in which that moment was left.
+        connection.execute(update(CLUSTER_JOB).values(ended_at=NOON))
+    assert ledger.kept_jobs("hpc", NOON + timedelta(days=100)) == []
 
 
 def test_folders_are_kept_until_they_are_removed(ledger: Ledger, clock: Clock) -> None:

@@ -94,6 +94,21 @@ def test_the_turn_of_one_who_is_gone_passes_on_and_his_late_word_counts_no_more(
     assert look(ledger).failure == "twice", "his own turn may be ended twice, nobody has it yet"
 
 
+def test_who_has_seen_nothing_leaves_everything_as_it_was(ledger: Ledger, clock: Clock) -> None:
+    end(ledger, turn(ledger), 15, failure="no route")
+    before = look(ledger)
+    clock.forward(15)
+    first = turn(ledger)
+    ledger.leave_turn(first)
+    after = look(ledger)
+    assert (after.failing_since, after.failure, after.looked_at) == (NOON, "no route", None)
+    assert after.interval_seconds == before.interval_seconds
+    second = turn(ledger)
+    ledger.leave_turn(first)
+    assert take(ledger) is None, "the turn has passed on"
+    end(ledger, second)
+
+
 def test_an_outage_is_told_from_its_beginning(ledger: Ledger, clock: Clock) -> None:
     end(ledger, turn(ledger))
     for number in range(3):

@@ -74,3 +74,10 @@ def test_a_folder_name_with_the_patient_id_is_refused() -> None:
     with pytest.raises(PrivacyError) as raised:
         folder_name_key("case of AB1234", "ab1234")
     assert "ab1234" not in str(raised.value).lower()
+
+
+@pytest.mark.parametrize("folder", ["HONG_QA", "case of gildong", "fx1-홍길동", "x-길동"])
+def test_a_folder_name_with_the_patients_name_is_refused(folder: str) -> None:
+    with pytest.raises(PrivacyError, match="patient's name"):
+        folder_name_key(folder, "ab1234", "HONG^GILDONG=洪^吉洞=홍길동^길동")
+    assert folder_name_key("QA-2026.01", "ab1234", "HONG^GILDONG") == "QA-2026.01"

@@ -47,7 +47,9 @@ def main() -> int:
     executor = SlurmExecutor("hpc", host, host.slurm, ledger, "moqui_tps.in")
 
     def note(handle: JobHandle) -> None:
-        print("job", handle.job_id, flush=True)
+        # In one piece, beside what the others say.
+        sys.stdout.write(f"job {handle.job_id}\n")
+        sys.stdout.flush()
 
     log: Any = logging.getLogger("worker")
     silent: Any = Silent()

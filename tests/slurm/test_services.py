@@ -101,8 +101,11 @@ def test_fifty_beams_on_eight_gpus_never_share_one(
 ) -> None:
     name = tmp_path.name
     stack = site()
-    steer(shared, name, seconds=4)
+    steer(shared, name, seconds=3600)
     cases = [stack.case_of(stack.deliver(seed=seed, beams=10)) for seed in range(31, 36)]
+    wait(lambda: len(starts(shared, name)) == 8, "every GPU is taken", 300)
+    assert len(live_jobs(cluster)) <= 8, "more jobs than slots"
+    steer(shared, name, seconds=1)
     most = 0
 
     def concluded() -> bool:
@@ -154,3 +157,27 @@ def test_a_cancelled_run_cancels_its_job_and_a_retry_submits_another(
         "one cancelled and one completed job",
         40,
     )
+
+
+def test_a_cancel_that_the_cluster_does_not_answer_is_done_when_it_is_back(
+    site: Callable[..., Stack], cluster: Any, shared: Path, tmp_path: Path
+) -> None:
+    name = tmp_path.name
+    stack = site()
+    steer(shared, name, seconds=3600)
+    stack.deliver(seed=51, beams=1)
+    wait(lambda: starts(shared, name), "the engine runs", 120)
+    (run,) = stack.runs("beam")
+    cluster.freeze("slurmctld")
+    stack.graphql(TERMINATE, runId=run.run_id)
+    wait(lambda: not stack.unfinished(), "the run has ended without the cluster", 120)
+    assert [lease.job_id for lease in stack.ledger().leases()] == [run_job(stack)]
+    cluster.thaw("slurmctld")
+    wait(lambda: not live_jobs(cluster), "the job is cancelled", 90)
+    wait(lambda: stack.ledger().leases() == [], "the slot is free", 60)
+    assert [run.status for run in stack.runs("beam")] == [dg.DagsterRunStatus.CANCELED]
+
+
+def run_job(stack: Stack) -> str | None:
+    (job,) = stack.ledger().cluster_jobs(HOST)
+    return job.job_id

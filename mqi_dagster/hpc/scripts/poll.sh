@@ -15,13 +15,14 @@ echo '@complaint 0'
 tr -d '\037@' <"$errors" | tail -c 600
 echo
 [ "$code" -eq 0 ] || exit 0
-# What the queue holds no more, or holds as ended: whose end is looked for elsewhere.
+# What the queue holds no more, or holds as ended: whose end is looked for elsewhere. A job of another comment has
+# been given the same id; the comment is the name of the folder.
 gone=$(printf '%s\n@\n%s\n' "$queue" "$wanted" | awk -v FS="$sep" -v live=" $1 " '
   $0 == "@" { past = 1; FS = " "; next }
-  !past { if (index(live, " " $2 " ")) on[$1] = 1; next }
-  NF { split($0, part, " "); if (!(part[1] in on)) print $0 }')
+  !past { if (index(live, " " $2 " ")) on[$1, $5] = 1; next }
+  NF { split($0, part, " "); name = part[2]; sub(".*/", "", name); if (!((part[1], name) in on)) print $0 }')
 [ -n "$gone" ] || exit 0
-ids=$(printf '%s\n' "$gone" | cut -d' ' -f1 | paste -s -d, -)
+ids=$(printf '%s\n' "$gone" | cut -d' ' -f1 | sort -n -u | paste -s -d, -)
 history=$(sacct -X -n -P --delimiter="$sep" -j "$ids" -o JobIDRaw,State,ExitCode,JobName,Comment,Submit,NodeList 2>/dev/null)
 code=$?
 echo "@history $code"

@@ -44,9 +44,9 @@ look() { # the id of a job of this name and comment, from whoever knows it; 75 w
     BEGIN { split(ended, part, " "); for (i in part) over[part[i]] = 1 }
     $2 == k && !($3 in over) { print $1 }' | tail -n 1)
   if [ -z "$found" ]; then found=$id; fi
-  # The job's own mark counts more than any answer: it has started.
+  # The job's own mark counts more than any answer: it has started. Marks of those set aside are gone with them.
   id=$(cat owner 2>/dev/null) || id=
-  if counts "$id"; then found=$id; fi
+  if counts "$id" || { [ -n "$id" ] && [ ! -e job.id ]; }; then found=$id; fi
 }
 answer() { # the job that somebody knows; goes on where there is none
   look || { cat .queue.err >&2; exit 75; }

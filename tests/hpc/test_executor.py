@@ -1,0 +1,47 @@
+"""What a job's end says to whoever waits for it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from hpc_cases import BEAM, FOLDER, JOB_ID, KEY, NOW, SUBMITTED, make_job, make_row, make_slurm, result_text
+
+from mqi_dagster.execution.job import JobHandle, JobState, JobStatus
+from mqi_dagster.hpc.connection import Connection
+from mqi_dagster.hpc.executor import SlurmExecutor
+from mqi_dagster.hpc.polling import Look, parse_result
+from mqi_dagster.hpc.verdict import judge
+from mqi_dagster.ledger import Ledger, sqlite_url
+
+
+@pytest.fixture
+def ledger(tmp_path: Path) -> Iterator[Ledger]:
+    opened = Ledger.open(sqlite_url(tmp_path / "ledger.db"))
+    yield opened
+    opened.close()
+
+
+def ended(ledger: Ledger, nowhere: Connection, code: int, good: tuple[int, ...] = (0,)) -> JobStatus:
+    """The state of a job that has left a result with an exit code."""
+    slurm = make_slurm()
+    result = parse_result(result_text(exit_code=code))
+    assert result is not None
+    look = Look({}, {}, {(FOLDER, JOB_ID): result}, {})
+    ledger.reserve_job("hpc", KEY, BEAM, "P1.fx0001/b01")
+    ledger.job_submitted("hpc", KEY, JOB_ID)
+    ledger.observe_jobs("hpc", [judge(make_row(submitted=SUBMITTED), FOLDER, look, slurm.intervals, NOW)])
+    executor = SlurmExecutor("hpc", nowhere.host, slurm, ledger, "moqui_tps.in")
+    job = make_job(Path("/x"), success_exit_codes=good)
+    return executor.poll(job, JobHandle("hpc", JOB_ID))
+
+
+def test_a_setup_that_failed_is_not_told_as_an_end_of_the_engine(ledger: Ledger, nowhere: Connection) -> None:
+    found = ended(ledger, nowhere, 95)
+    assert (found.state, found.exit_code) == (JobState.FAILED, None), "the profile knows nothing of this code"
+    assert found.reason.startswith("the modules or scripts of the settings could not be loaded")
+
+
+def test_another_exit_code_is_the_engines(ledger: Ledger, nowhere: Connection) -> None:
+    assert ended(ledger, nowhere, 3) == JobStatus(JobState.FAILED, 3, "ended with exit code 3")

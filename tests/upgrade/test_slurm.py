@@ -27,8 +27,8 @@ sys.path.insert(0, str(HERE.parent / "cluster"))
 ARCHIVE = HERE / "slurm" / "site.tar.xz"
 BASE = Path("/var/tmp/mqi-upgrade")
 """Where the archive was made: its manifests name their inputs there."""
-IN_FLIGHT = "P2HKAVJZLF.fx0001__b02"
-CONCLUDED = "PHSD2A3YOU.fx0001__b02"
+IN_FLIGHT = "PGDG2HA7DO.fx0001__b02"
+CONCLUDED = "PUCH6L4LHM.fx0001__b02"
 
 
 def extracted(target: Path) -> Path:
@@ -46,7 +46,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def test_the_concluded_beam_is_found_and_whole(folder: Path) -> None:
     site = Site(folder / "mqi.yaml")
     with open_instance(read_settings(folder / "mqi.yaml")) as instance:
-        assert sorted(instance.get_dynamic_partitions("beam")) == [IN_FLIGHT, CONCLUDED]
+        assert set(instance.get_dynamic_partitions("beam")) == {IN_FLIGHT, CONCLUDED}
         for asset in ("interpreted_csvs", "tps_file", "raw_dose", "rt_dose", "handed_over"):
             resolve(instance, site, asset, CONCLUDED)
         assert passed(instance, "rt_dose", "readback", CONCLUDED)

@@ -97,6 +97,7 @@ def small_plan(beams: tuple[int, ...] = (2, 3, 4), layers: int = 9) -> IonPlan:
         study_instance_uid="1.2.3.4.5",
         frame_of_reference_uid="1.2.3.8",
         patient_id="PAT7",
+        patient_name="",
         fraction_group_number=1,
         fractions_planned=1,
         beams=tuple(

@@ -93,6 +93,17 @@ def known(cluster: Any, beam: Beam) -> list[str]:
     return [job for job, key in (row.split("|") for row in listed) if key == beam.job.key]
 
 
+def submitted(beam: Beam) -> str:
+    """The job's id, as soon as there is one."""
+    handle = wait(lambda: beam.handle, "submitted")
+    return str(handle.job_id)
+
+
+def ends(bench: Bench) -> int:
+    """How many engines have come to their end."""
+    return len([one for one in bench.traced() if one[0] == "end"])
+
+
 def running(cluster: Any, bench: Bench, job_id: str) -> None:
     """Wait until a job's engine runs."""
     wait(lambda: any(one[:2] == ("start", job_id) for one in bench.traced()), "the engine runs", 30)

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 from beams import NAME, Beam, Bench, assert_done_once, jobs_of, wait
-from faults import closed, done, queued, running, start_again_now
+from faults import closed, done, ends, queued, running, start_again_now, submitted
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(240)]
 
@@ -17,9 +17,9 @@ LONG = 60.0
 
 def long_job(cluster: Any, bench: Bench, beam: Beam) -> str:
     """The id of the beam's job, once its engine runs."""
-    handle = wait(lambda: beam.handle, "submitted")
-    running(cluster, bench, handle.job_id)
-    return str(handle.job_id)
+    job = submitted(beam)
+    running(cluster, bench, job)
+    return job
 
 
 def fresh(bench: Bench) -> Beam:
@@ -29,9 +29,9 @@ def fresh(bench: Bench) -> Beam:
     return beam
 
 
-def starts(bench: Bench, what: str = "start") -> int:
-    """How many engines have begun, or come to their end."""
-    return len([one for one in bench.traced() if one[0] == what])
+def starts(bench: Bench) -> int:
+    """How many engines have begun."""
+    return len([one for one in bench.traced() if one[0] == "start"])
 
 
 @pytest.mark.parametrize("requeue", [True, False])
@@ -105,9 +105,9 @@ def test_out_of_memory_is_reported_and_the_next_attempt_has_twice_the_memory(
     beam = on.beam()
     on.steer(memory_mb=170, seconds=8)
     with on.driven(beam):
-        job = wait(lambda: beam.handle, "submitted").job_id
+        job = submitted(beam)
         running(cluster, on, job)
-        wait(lambda: starts(on, "end") or queued(cluster, job) == "FAILED", "the job's end")
+        wait(lambda: ends(on) or queued(cluster, job) == "FAILED", "the job's end")
     assert beam.status is not None and beam.status.state == "failed"
     assert "out of memory" in beam.status.reason
     row = on.ledger.cluster_job(NAME, beam.job.key)
@@ -145,7 +145,7 @@ def test_folder_removed_while_the_job_waits(cluster: Any, bench: Callable[..., B
     beam = on.beam()
     with on.driven(beam):
         with closed(cluster):
-            job = wait(lambda: beam.handle, "submitted").job_id
+            job = submitted(beam)
             shutil.rmtree(on.folder_of(beam))
         wait(lambda: queued(cluster, job) == "FAILED", "the job's end", 30)
     assert_done_once(cluster, on, beam)

@@ -10,14 +10,15 @@ CLUSTER ?= /var/tmp/mqi-cluster
 .PHONY: install install-dev demo demo-slurm cluster cluster-stop stop dev test test-all mutate lint docs benchmarks clean
 
 help:
-	@echo "make demo      a generated case through the whole platform, and its pages"
-	@echo "make demo-slurm  the same on a real, throw-away Slurm cluster (needs root)"
-	@echo "make cluster   that cluster alone; make cluster-stop ends it"
-	@echo "make test      the default suite"
-	@echo "make test-all  also what needs a browser or minutes"
-	@echo "make dev       Dagster's pages, daemon and code location of the site in ./$(SITE)"
-	@echo "make stop      end what demo or dev started"
-	@echo "make mutate    prove that the tests notice wrong code"
+	@echo "make demo          a generated case through the whole platform, and its pages"
+	@echo "make demo-slurm    the same on a real, throw-away Slurm cluster (needs root)"
+	@echo "make cluster       that cluster alone; make cluster-stop ends it"
+	@echo "make test          the default suite"
+	@echo "make test-all      also what needs root, servers, a browser or minutes"
+	@echo "make dev           Dagster's pages, daemon and code location of the site in ./$(SITE)"
+	@echo "make stop          end what demo or dev started"
+	@echo "make mutate        prove that the tests notice wrong code"
+	@echo "make benchmarks    figures side by side with the alternatives"
 
 $(VENV)/.base:
 	@$(PYTHON) -c 'import sys; sys.exit(0 if (3, 11) <= sys.version_info[:2] <= (3, 13) else "Python 3.11 to 3.13 is needed")'
@@ -67,7 +68,7 @@ test: install-dev
 
 test-all: install-dev
 	@tests/system-packages
-	@$(BIN)/python -m pytest -m slow --durations=0
+	@$(BIN)/python -m pytest -m slow -n 2 --dist worksteal --durations=0
 	@$(MAKE) --no-print-directory mutate
 
 mutate: install-dev

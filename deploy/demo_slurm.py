@@ -53,6 +53,7 @@ def sections(connection: dict[str, Any], work: Path, engine_folder: Path) -> dic
                 "known_hosts": connection["known_hosts"],
                 "slurm": {
                     "root": str(work),
+                    "memory_mb": 1500,
                     "engine_command": [str(ENGINE), "{tps}"],
                     "engine_version_command": [str(ENGINE), "--version"],
                     "environment": {"MQI_ENGINE_CACHE": str(engine_folder)},

@@ -59,8 +59,9 @@ def past(
     name: str = NAME,
     comment: str = KEY,
     submitted: str = SUBMITTED,
+    node: str = "n1",
 ) -> HistoryRecord:
-    return HistoryRecord(state, exit_code, name, comment, submitted, "n1")
+    return HistoryRecord(state, exit_code, name, comment, submitted, node)
 
 
 def account(exit_code: int = 0, signal: str = "") -> Result:
@@ -280,6 +281,34 @@ def test_a_cancellation_says_whether_it_was_ours() -> None:
     assert theirs.reason == "cancelled on the cluster (cancelled by 1000)"
     ours = verdict(seen(history=past("CANCELLED by 1000")), cancel_asked_at=NOW)
     assert (ours.state, "on the cluster" in ours.reason) == (State.CANCELLED, False)
+
+
+def test_who_has_cancelled_is_waited_for() -> None:
+    only_queued = seen(queued("CANCELLED"))
+    late = seen(queued("CANCELLED"), past("RUNNING"))
+    for look in (only_queued, late):
+        assert waits(verdict(look, silent=30))
+        assert verdict(look, silent=31).reason == "cancelled on the cluster (cancelled)"
+    known = verdict(seen(queued("CANCELLED"), past("CANCELLED by 1000")))
+    assert known.reason == "cancelled on the cluster (cancelled by 1000)"
+
+
+def test_a_job_that_a_node_has_ended_in_place_of_starting_it_is_lost() -> None:
+    by_root = past("CANCELLED by 0")
+    assert verdict(seen(history=by_root)).state is State.LOST
+    assert verdict(seen(history=by_root, owner=JOB_ID)).state is State.CANCELLED
+    for node in ("", "None assigned"):
+        assert verdict(seen(history=past("CANCELLED by 0", node=node))).state is State.CANCELLED
+
+
+@pytest.mark.parametrize("word", ["CANCELLED by 0", "CANCELLED by 1000", "NODE_FAIL", "PREEMPTED", "FAILED"])
+def test_an_engine_that_had_done_its_work_has_succeeded_whatever_became_of_its_job(word: str) -> None:
+    found = verdict(seen(history=past(word), result=account()))
+    assert (found.state, found.exit_code, found.scheduler_state) == (State.SUCCEEDED, 0, word)
+    told = seen(history=past("CANCELLED by 1000"), result=account())
+    assert verdict(told, cancel_asked_at=NOW).state is State.CANCELLED
+    interrupted = seen(history=past("TIMEOUT"), result=account(0, "TERM"))
+    assert verdict(interrupted).state is State.TIMED_OUT
 
 
 @pytest.mark.parametrize("word", ["CANCELLED", "NODE_FAIL", "COMPLETED", "FAILED"])

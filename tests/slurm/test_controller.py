@@ -20,6 +20,8 @@ def test_controller_killed_after_a_submission(
 ) -> None:
     on = bench()
     beam = on.beam(seconds=lasts)
+    # The ends of earlier jobs, which would come back to life.
+    cluster.save()
     with on.driven(beam):
         submitted(beam)
         # Not when something has happened, but so long after: what the controller has saved by then decides.

@@ -112,6 +112,9 @@ def _ended(
     state = state_of(record.state) if record is not None else None
     word = record.state if record is not None else ""
     wait = _seen(job, job.state, job.reason, scheduler_state=word, missing_since=silence.since)
+    if result is not None and result.signal and result.exit_code != 0:
+        # Slurm has interrupted the engine: what became of the job only Slurm can tell.
+        result = None
     if result is not None and result.done and job.cancel_asked_at is None:
         # A controller that was restarted or a node that fails ends jobs that had done their work.
         return _by_result(job, result, word)

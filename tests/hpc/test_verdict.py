@@ -435,3 +435,12 @@ def test_no_look_makes_a_success_without_a_result_or_an_end_of_a_live_job(
         assert found.adopted_id is None
     if not found.state.ended and found.adopted_id is None and record is None:
         assert found.missing_since is not None, "a silence is always measured"
+
+
+def test_an_engine_that_slurm_interrupted_has_not_failed_by_itself() -> None:
+    ended = seen(history=past("FAILED", "143:0"), result=account(143, "TERM"))
+    assert waits(verdict(ended, silent=30))
+    assert verdict(ended, silent=61).state is State.LOST
+    assert waits(verdict(seen(result=account(143, "TERM")), silent=29))
+    # It has done its work before the signal could end it.
+    assert verdict(seen(history=past("COMPLETED"), result=account(0, "TERM"))).state is State.SUCCEEDED

@@ -89,7 +89,7 @@ def job_ended(site: Site, lease: Lease) -> bool:
     if executor is None:
         return lease.host == this_host() and (lease.job_id is None or not process_alive(lease.job_id))
     try:
-        return executor.ended(lease.job_id, lease.beam)
+        return executor.ended(lease.beam)
     except MqiError:
         # One beam's damaged folder must not stop all others.
         return False

@@ -14,7 +14,6 @@ from mqi_dagster.errors import ConfigurationError
 
 if TYPE_CHECKING:
     from mqi_dagster.hpc.executor import SlurmExecutor
-    from mqi_dagster.settings import Settings
 
 cluster_app = typer.Typer(help="Jobs and folders of this site on its cluster.", no_args_is_help=True)
 JsonOption = Annotated[bool, typer.Option("--json", help="As JSON.")]
@@ -27,7 +26,7 @@ def jobs(
     every: Annotated[bool, typer.Option("--all", help="Also those whose folders are gone.")] = False,
 ) -> None:
     """List the jobs of this site, as the last look at the cluster saw them."""
-    _, executor = _cluster(site)
+    executor = _cluster(site)
     rows: list[dict[str, Any]] = [
         {
             "job": job.job_id,
@@ -50,7 +49,7 @@ def clean(
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Only say what would go.")] = False,
 ) -> None:
     """Remove the folders of ended jobs that have been kept as long as `retention` says."""
-    _, executor = _cluster(site)
+    executor = _cluster(site)
     console = Console(highlight=False)
     kept = executor.housekeeping.kept_too_long()
     if dry_run:
@@ -89,18 +88,16 @@ def gpus(site: SiteOption = Path("site"), as_json: JsonOption = False) -> None:
     _show(nodes, as_json, ("node", "state", "gpus", "in_use"), "the partition has no node")
 
 
-def _cluster(place: Path) -> tuple["Settings", "SlurmExecutor"]:
+def _cluster(place: Path) -> "SlurmExecutor":
     from mqi_dagster.hpc.executor import SlurmExecutor
     from mqi_dagster.resources.site import Site
 
-    file, settings = require_site(place)
-    opened: Site = Site(file)
-    executor = opened.executor
+    executor = Site(require_site(place)[0]).executor
     if not isinstance(executor, SlurmExecutor):
         raise ConfigurationError(
             "simulations run on this machine (execution.simulation); there is no cluster"
         )
-    return settings, executor
+    return executor
 
 
 def _show(rows: list[dict[str, Any]], as_json: bool, columns: tuple[str, ...], nothing: str) -> None:

@@ -149,11 +149,3 @@ class Executor(Protocol):
     def alarm(self, job: Job) -> str:
         """What people should know of a waiting job now, empty where there is nothing."""
         ...
-
-    def cancel_beam(self, beam: str) -> None:
-        """End whatever of a beam its dead workers have left."""
-        ...
-
-    def ended(self, job_id: str | None, beam: str) -> bool:
-        """Whether the job that a beam's lease names is known to have ended."""
-        ...

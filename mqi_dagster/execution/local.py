@@ -190,13 +190,6 @@ class LocalExecutor:
         """Nothing: a local engine never waits."""
         return ""
 
-    def cancel_beam(self, beam: str) -> None:
-        """Nothing: an engine dies with its worker."""
-
-    def ended(self, job_id: str | None, beam: str) -> bool:
-        """Whether nothing of a job lives on this machine."""
-        return job_id is None or not process_alive(job_id)
-
     def _start(self, job: Job) -> _Child:
         log = job.directory / job.log
         descriptor = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_APPEND | os.O_CLOEXEC, 0o600)

@@ -238,7 +238,7 @@ class SlurmExecutor:
         """Remove what the retention does not keep; see `Housekeeping.clear`."""
         return self.housekeeping.clear(self._row(job.key))
 
-    def ended(self, job_id: str | None, beam: str) -> bool:
+    def ended(self, beam: str) -> bool:
         """Whether nothing of a beam can be on the cluster any more; see `Cancellation.ended`."""
         return self._cancellation.ended(beam)
 

@@ -67,7 +67,7 @@ class JobFolder:
     @property
     def path(self) -> PurePosixPath:
         """The folder."""
-        return PurePosixPath(self.root, *self.place, self.key)
+        return PurePosixPath(self.text)
 
     @property
     def part(self) -> PurePosixPath:

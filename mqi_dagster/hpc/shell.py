@@ -23,10 +23,10 @@ from mqi_dagster.hpc.errors import (
     DiskFullError,
     RemoteCommandError,
 )
+from mqi_dagster.hpc.session import request
 
 if TYPE_CHECKING:
     from _typeshed import ReadableBuffer
-from mqi_dagster.hpc.session import request
 
 _READ = 1 << 16
 _MOST_OUTPUT = 64 << 20

@@ -127,13 +127,14 @@ def _ask(
         mode,
         *options,
     )
-    if answer.exit_code != 0:
-        _raise(answer)
-    words = require(answer, "submitting failed").text.split()
+    words = _require(answer, "submitting failed").text.split()
     return words[-1] if words else ""
 
 
-def _raise(answer: Answer) -> None:
+def _require(answer: Answer, what: str) -> Answer:
+    """The answer of a command of Slurm that has to succeed; tells why one did not as far as Slurm says it."""
+    if answer.exit_code == 0:
+        return answer
     said = answer.err.decode("utf-8", "replace")
     if is_full(answer):
         raise DiskFullError("the disk or quota of the jobs' folders is full")
@@ -145,6 +146,7 @@ def _raise(answer: Answer) -> None:
         raise UnreachableError(f"a limit of the account or QOS is reached: {words}")
     if "sbatch" in said and reasons:
         raise SubmitRejectedError(f"Slurm does not take the job: {'; '.join(reasons)}")
+    return require(answer, what)
 
 
 def cancel(connection: Connection, job_id: str, name: str, key: str) -> None:
@@ -153,11 +155,7 @@ def cancel(connection: Connection, job_id: str, name: str, key: str) -> None:
     Raises:
         UnreachableError: No answer.
     """
-    answer = run_script(connection, "cancel", checked_job_id(job_id), name, key)
-    if answer.exit_code == 0:
-        return
-    _raise(answer)
-    raise RemoteCommandError(f"cancelling failed: {answer.complaint}", answer.exit_code)
+    _require(run_script(connection, "cancel", checked_job_id(job_id), name, key), "cancelling failed")
 
 
 @dataclass(frozen=True, slots=True)
@@ -180,10 +178,7 @@ def gpus_of(connection: Connection, slurm: Slurm) -> list[NodeGpus]:
     argv = ["sinfo", "-h", "-N", "-O", "NodeList:100,StateLong:30,Gres:200,GresUsed:200"]
     if slurm.partition is not None:
         argv.append(f"--partition={slurm.partition}")
-    answer = run(connection, argv)
-    if answer.exit_code != 0:
-        _raise(answer)
-        raise RemoteCommandError(f"sinfo fails: {answer.complaint}", answer.exit_code)
+    answer = _require(run(connection, argv), "sinfo fails")
     found: dict[str, NodeGpus] = {}
     for line in answer.text.splitlines():
         fields = line.split()
@@ -204,9 +199,6 @@ def scheduler_facts(connection: Connection) -> dict[str, str]:
         UnreachableError: No answer.
         RemoteCommandError: scontrol fails.
     """
-    answer = run(connection, ["scontrol", "show", "config"])
-    if answer.exit_code != 0:
-        _raise(answer)
-        raise RemoteCommandError(f"scontrol fails: {answer.complaint}", answer.exit_code)
+    answer = _require(run(connection, ["scontrol", "show", "config"]), "scontrol fails")
     pairs = (line.partition("=") for line in answer.text.splitlines())
     return {name.strip(): value.strip() for name, mark, value in pairs if mark}

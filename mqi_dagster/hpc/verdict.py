@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from datetime import datetime, timedelta
+from typing import TypeVar
 
 from mqi_dagster.hpc.naming import job_name
 from mqi_dagster.hpc.polling import HistoryRecord, Look, QueueRecord, Result
@@ -17,6 +18,7 @@ from mqi_dagster.ledger.cluster_jobs import ClusterJob, Observation
 from mqi_dagster.ledger.cluster_jobs import ClusterJobState as State
 from mqi_dagster.settings import Intervals
 
+_Record = TypeVar("_Record", QueueRecord, HistoryRecord)
 OWNED_BY_ANOTHER = 98
 INFRASTRUCTURE_CODES = {96: "Slurm has made the same start twice", 97: "the job's folder was missing or full"}
 """The job script's own: the start was made before; its folder is not there or cannot be made."""
@@ -64,11 +66,11 @@ def judge(job: ClusterJob, folder: str, look: Look, intervals: Intervals, now: d
         # Another job of the same key was first: it is the one that counts.
         return _seen(job, State.RUNNING, f"adopted job {owner}", adopted_id=owner)
     result = look.results.get((folder, job.job_id))
-    past = _own(look.history.get(job.job_id), job)
-    return _ended(job, queued, past, result, owner, intervals, silence)
+    history = _own(look.history.get(job.job_id), job)
+    return _ended(job, queued, history, result, owner, intervals, silence)
 
 
-def _own(record: QueueRecord | HistoryRecord | None, job: ClusterJob) -> QueueRecord | HistoryRecord | None:
+def _own(record: _Record | None, job: ClusterJob) -> _Record | None:
     if record is None or record.name != job_name(job.beam):
         return None
     # Where accounting stores no comments the name and the time of submission have to do.
@@ -77,8 +79,8 @@ def _own(record: QueueRecord | HistoryRecord | None, job: ClusterJob) -> QueueRe
     return record
 
 
-def _live(job: ClusterJob, queued: QueueRecord | HistoryRecord, state: State | None) -> Observation:
-    reason = queued.reason if isinstance(queued, QueueRecord) else ""
+def _live(job: ClusterJob, queued: QueueRecord, state: State | None) -> Observation:
+    reason = queued.reason
     waits = state is State.QUEUED
     if state is None:
         # A word of a newer Slurm: never an end.
@@ -100,14 +102,13 @@ def _live(job: ClusterJob, queued: QueueRecord | HistoryRecord, state: State | N
 
 def _ended(
     job: ClusterJob,
-    queued: QueueRecord | HistoryRecord | None,
-    past: QueueRecord | HistoryRecord | None,
+    queued: QueueRecord | None,
+    history: HistoryRecord | None,
     result: Result | None,
     owner: str | None,
     intervals: Intervals,
     silence: _Silence,
 ) -> Observation:
-    history = past if isinstance(past, HistoryRecord) else None
     record = queued or history
     state = state_of(record.state) if record is not None else None
     word = record.state if record is not None else ""
@@ -135,7 +136,7 @@ def _ended(
             return wait
         return _silent_death(job, "the job completed without leaving its result", word)
     if state is State.FAILED:
-        return _failed(job, record, history, result, intervals, silence)
+        return _failed(job, queued, history, result, wait, intervals, silence)
     if state is State.CANCELLED and job.cancel_asked_at is None:
         # Only the accounting knows by whom, a little later.
         who = history.state if history is not None and history.state.startswith("CANCELLED") else ""
@@ -167,20 +168,21 @@ def _by_result(job: ClusterJob, result: Result, word: str) -> Observation:
 
 def _failed(
     job: ClusterJob,
-    record: QueueRecord | HistoryRecord | None,
+    queued: QueueRecord | None,
     history: HistoryRecord | None,
     result: Result | None,
+    wait: Observation,
     intervals: Intervals,
     silence: _Silence,
 ) -> Observation:
-    word = record.state if record is not None else ""
+    word = wait.scheduler_state
     if result is not None:
         return _by_result(job, result, word)
-    reason = record.reason if isinstance(record, QueueRecord) else ""
+    reason = queued.reason if queued is not None else ""
     code, number = _exit_code(history.exit_code if history is not None else "")
     if history is None and not silence.longer_than(intervals.absent_seconds):
         # The accounting tells more than the queue, a little later.
-        return _seen(job, job.state, job.reason, scheduler_state=word, missing_since=silence.since)
+        return wait
     if code in INFRASTRUCTURE_CODES:
         return _silent_death(job, INFRASTRUCTURE_CODES[code], word)
     if code == OWNED_BY_ANOTHER:
@@ -193,7 +195,7 @@ def _failed(
     if "JobLaunchFailure" in reason or "launch failed" in reason:
         return _silent_death(job, "Slurm could not launch the job", word)
     if not silence.longer_than(intervals.result_wait_seconds):
-        return _seen(job, job.state, job.reason, scheduler_state=word, missing_since=silence.since)
+        return wait
     return _silent_death(job, "the job failed without leaving its result", word)
 
 

@@ -42,6 +42,14 @@ def _row_of(connection: Connection, cluster: str) -> ClusterLook | None:
     return None if row is None else _look(row)
 
 
+def _is_due(row: ClusterLook, now: datetime, hold: timedelta) -> bool:
+    """Whether a look is due and nobody looks."""
+    # A moment further ahead than anybody could have meant is of a clock that was set back.
+    furthest = now + timedelta(seconds=row.interval_seconds) + _CLOCKS_DIFFER
+    looks = row.looking_until is not None and now < row.looking_until <= now + hold + _CLOCKS_DIFFER
+    return not looks and not now < row.next_look <= furthest
+
+
 class ClusterRows(Database):
     """One row a cluster."""
 
@@ -53,6 +61,11 @@ class ClusterRows(Database):
             shortest: Interval of the first look.
             hold: Time after which a looker that has not come back counts as gone.
         """
+        # Every waiting beam asks at every poll: one that only reads keeps no writer waiting.
+        with self._read() as connection:
+            row = _row_of(connection, cluster)
+        if row is not None and not _is_due(row, self._clock(), hold):
+            return None
         with self._write() as connection:
             now = self._clock()
             row = _row_of(connection, cluster)
@@ -68,11 +81,7 @@ class ClusterRows(Database):
                 )
                 row = _row_of(connection, cluster)
                 assert row is not None
-            # A moment further ahead than anybody could have meant is of a clock that was set back.
-            furthest = now + timedelta(seconds=row.interval_seconds) + _CLOCKS_DIFFER
-            if row.looking_until is not None and now < row.looking_until <= now + hold + _CLOCKS_DIFFER:
-                return None
-            if now < row.next_look <= furthest:
+            if not _is_due(row, now, hold):
                 return None
             taken = connection.execute(
                 update(CLUSTER)

@@ -113,12 +113,6 @@ class FakeExecutor:
     def answer(self, argv: Sequence[str]) -> str:
         return ""
 
-    def cancel_beam(self, beam: str) -> None:
-        return
-
-    def ended(self, job_id: str | None, beam: str) -> bool:
-        return True
-
     def fails_next(self, *errors: BaseException) -> None:
         self._submits = list(errors)
 

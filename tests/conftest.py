@@ -2,13 +2,19 @@
 
 from __future__ import annotations
 
+import shutil
+from collections.abc import Iterator
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import pytest
 
 from mqi_dagster.engine.embedded.install import Installation, install_engine
 from mqi_dagster.errors import InfrastructureError
 from mqi_dagster.machine import Machines, read_machines
+
+if TYPE_CHECKING:
+    from dagster import DagsterInstance
 
 
 @pytest.fixture(scope="session")
@@ -33,3 +39,26 @@ def mcsquare() -> Installation:
         return install_engine()
     except InfrastructureError as error:
         pytest.skip(f"MCsquare cannot be fetched: {error}")
+
+
+@pytest.fixture(scope="session")
+def empty_instance(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """An instance on disk without a run; making one takes seconds, copying it does not."""
+    import dagster as dg
+
+    folder = tmp_path_factory.mktemp("instance") / "empty"
+    folder.mkdir()
+    dg.DagsterInstance.local_temp(str(folder)).dispose()
+    return folder
+
+
+@pytest.fixture
+def disk_instance(empty_instance: Path, tmp_path: Path) -> Iterator[DagsterInstance]:
+    """An instance on disk, in ``tmp_path/dagster``, which several processes can open."""
+    import dagster as dg
+
+    folder = tmp_path / "dagster"
+    shutil.copytree(empty_instance, folder)
+    instance = dg.DagsterInstance.local_temp(str(folder))
+    yield instance
+    instance.dispose()

@@ -3,12 +3,9 @@
 from __future__ import annotations
 
 import os
-import shutil
 import sys
-from collections.abc import Iterator
 from pathlib import Path
 
-import dagster as dg
 import pytest
 
 sys.path.insert(0, str(Path(__file__).parent))
@@ -33,22 +30,3 @@ def plain_and_quick(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPa
 @pytest.fixture
 def as_in_production() -> None:
     """Leaves pictures and poll times as they are."""
-
-
-@pytest.fixture(scope="session")
-def empty_instance(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """An instance on disk without a run; making one takes seconds, copying it does not."""
-    folder = tmp_path_factory.mktemp("instance") / "empty"
-    folder.mkdir()
-    dg.DagsterInstance.local_temp(str(folder)).dispose()
-    return folder
-
-
-@pytest.fixture
-def disk_instance(empty_instance: Path, tmp_path: Path) -> Iterator[dg.DagsterInstance]:
-    """An instance on disk, in ``tmp_path/dagster``, which several processes can open."""
-    folder = tmp_path / "dagster"
-    shutil.copytree(empty_instance, folder)
-    instance = dg.DagsterInstance.local_temp(str(folder))
-    yield instance
-    instance.dispose()

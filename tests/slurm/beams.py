@@ -355,7 +355,7 @@ def settled(cluster: Any, beam: Beam, ended: str) -> bool:
     return ended in (state for _, state in known) and not any(job in live for job, _ in known)
 
 
-def wait(condition: Callable[[], Any], what: str, seconds: float = 60) -> Any:
+def wait(condition: Callable[[], Any], what: str, seconds: float = 60, *, every: float = 0.05) -> Any:
     """The first true value of a condition.
 
     Raises:
@@ -366,7 +366,7 @@ def wait(condition: Callable[[], Any], what: str, seconds: float = 60) -> Any:
         found = condition()
         if found:
             return found
-        time.sleep(0.05)
+        time.sleep(every)
     raise AssertionError(f"{what}: not within {seconds:g} s")
 
 

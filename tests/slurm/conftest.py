@@ -63,26 +63,3 @@ def gate(cluster: Any, tmp_path: Path) -> Iterator[Gate]:
     made = Gate(cluster.connection().port, cluster.connection().known_hosts, tmp_path)
     yield made
     made.close()
-
-
-@pytest.fixture(scope="session")
-def empty_instance(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """An instance on disk without a run; making one takes seconds, copying it does not."""
-    import dagster as dg
-
-    folder = tmp_path_factory.mktemp("instance") / "empty"
-    folder.mkdir()
-    dg.DagsterInstance.local_temp(str(folder)).dispose()
-    return folder
-
-
-@pytest.fixture
-def disk_instance(empty_instance: Path, tmp_path: Path) -> Iterator[Any]:
-    """An instance on disk, in ``tmp_path/dagster``, which several processes can open."""
-    import dagster as dg
-
-    folder = tmp_path / "dagster"
-    shutil.copytree(empty_instance, folder)
-    instance = dg.DagsterInstance.local_temp(str(folder))
-    yield instance
-    instance.dispose()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import sys
 import time
 from collections.abc import Callable, Iterator
@@ -13,6 +14,7 @@ import pytest
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "services"))
 
+import beams
 from beams import live_jobs
 from site_on_slurm import HOST, jobs_of_root, sections, steer, traced
 from stack import Stack
@@ -45,12 +47,8 @@ def site(cluster: Any, shared: Path, tmp_path: Path) -> Iterator[Callable[..., S
         assert stack.processes() == {}
 
 
-def wait(condition: Callable[[], Any], what: str, seconds: float) -> None:
-    """Return when a condition is true; it is looked at once a second, since each look opens databases."""
-    end = time.monotonic() + seconds
-    while not condition():
-        assert time.monotonic() < end, f"{what}: not within {seconds:g} s"
-        time.sleep(1)
+wait = functools.partial(beams.wait, every=1.0)
+"""Looked at once a second, since each look opens databases."""
 
 
 def starts(shared: Path, name: str) -> list[str]:

@@ -33,14 +33,18 @@ Resource = Annotated[str, Field(pattern=r"^[A-Za-z0-9_][A-Za-z0-9_.:,-]{0,99}$")
 Argument = Annotated[str, Field(pattern=r"^[^\x00-\x1f\x7f]{1,1000}$")]
 
 
-class JumpHost(Section):
-    """A machine through which the connection goes."""
+class Login(Section):
+    """How to log in to a machine."""
 
     host: HostName = Field(description="Name or address.")
     port: Port = Field(22, description="Port of its SSH server.")
     user: Word = Field(description="Account there.")
     key_file: Path = Field(description="Private key, mode 0600, without a passphrase.")
     known_hosts: Path = Field(description="Its host key in OpenSSH's form; no other key is accepted.")
+
+
+class JumpHost(Login):
+    """A machine through which the connection goes."""
 
 
 class Retention(Section):
@@ -141,14 +145,10 @@ class Slurm(Section):
         return None if self.gres is None else ("--gres", self.gres)
 
 
-class Host(Section):
+class Host(Login):
     """A machine of another name, reached by SSH."""
 
-    host: HostName = Field(description="Name or address.")
-    port: Port = Field(22, description="Port of its SSH server.")
     user: Word = Field(description="Account there: an ordinary one.")
-    key_file: Path = Field(description="Private key, mode 0600, without a passphrase.")
-    known_hosts: Path = Field(description="Its host key in OpenSSH's form; no other key is accepted.")
     jump: JumpHost | None = Field(None, description="A machine through which the connection goes.")
     connect_seconds: Seconds = Field(10.0, description="Limit for a connection to stand.")
     call_seconds: Seconds = Field(60.0, description="Limit for an answer to a command.")

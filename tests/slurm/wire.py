@@ -51,7 +51,8 @@ class Gate:
 
     def cut(self) -> None:
         """End every connection, as a firewall does that has lost its memory."""
-        for pair in self._pairs:
+        # A copy: who comes while the old ones are ended is let through.
+        for pair in tuple(self._pairs):
             for end in pair:
                 with suppress(OSError):
                     end.shutdown(socket.SHUT_RDWR)

@@ -28,13 +28,13 @@ from mqi_dagster.execution.gpus import local_gpus
 from mqi_dagster.execution.processes import resolve_program
 from mqi_dagster.ledger.database import sqlite_url
 from mqi_dagster.ledger.ledger import Ledger
+from mqi_dagster.ledger.place import ledger_file
 from mqi_dagster.ledger.tables import REVISION, VERSION_TABLE
 from mqi_dagster.machine import read_machines
 from mqi_dagster.pseudonyms import read_secret
 from mqi_dagster.settings import LOCAL, Settings, read_settings
 
 PACKAGE = "mqi-dagster"
-LEDGER = "ledger.sqlite"
 _LITTLE_SPACE = 20 * 1000**3
 _NO_SPACE = 1 * 1000**3
 _ENGINE_SECONDS = 60
@@ -215,7 +215,7 @@ def _instance(settings: Settings) -> Iterator[Finding]:
 
 
 def _ledger(settings: Settings) -> Finding:
-    path = settings.paths.state / LEDGER
+    path = ledger_file(settings)
     if not path.is_file():
         return Finding("ledger", Verdict.OK, "none yet; the first start makes it")
 
@@ -238,9 +238,9 @@ def _ledger(settings: Settings) -> Finding:
 
 def _opened(settings: Settings, looked_at: Finding) -> Ledger | None:
     """The ledger, where opening it changes nothing."""
-    if looked_at.verdict is not Verdict.OK or not (settings.paths.state / LEDGER).is_file():
+    if looked_at.verdict is not Verdict.OK or not ledger_file(settings).is_file():
         return None
-    return Ledger.open(sqlite_url(settings.paths.state / LEDGER))
+    return Ledger.open(sqlite_url(ledger_file(settings)))
 
 
 def _services(file: Path, settings: Settings) -> Finding:

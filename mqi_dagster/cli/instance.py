@@ -13,6 +13,7 @@ from dagster._core.storage.tags import GRPC_INFO_TAG
 from mqi_dagster.assets.jobs import CASE_TAG, GPU_TAG, POOL
 from mqi_dagster.assets.slots import simulation_slots
 from mqi_dagster.errors import ConfigurationError
+from mqi_dagster.ledger.place import DATABASE_VARIABLE, announce_server
 from mqi_dagster.settings import Settings
 
 INSTANCE_FILE = "dagster.yaml"
@@ -23,6 +24,8 @@ _HEAD = """\
 # Dagster's instance of this site. `mqi init` and `mqi dev` keep the limits in step with mqi.yaml;
 # what else you write here (storage, for example) stays.
 """
+_ON_THE_SERVER = {"postgres": {"postgres_url": {"env": DATABASE_VARIABLE}}}
+"""The URL holds the password, so it comes from the environment and stands in no file of Dagster."""
 _IN_WORK = [
     dg.DagsterRunStatus.STARTING,
     dg.DagsterRunStatus.STARTED,
@@ -59,6 +62,10 @@ def instance_settings(settings: Settings, existing: Mapping[str, Any] | None = N
         "retention": {"sensor": {"purge_after_days": {"skipped": 2, "success": 30, "failure": 90}}},
     }
     content.update(existing or {})
+    if settings.database.host is not None:
+        content["storage"] = _ON_THE_SERVER
+    elif content.get("storage") == _ON_THE_SERVER:
+        del content["storage"]
     content["concurrency"] = {
         "runs": {
             "max_concurrent_runs": settings.execution.max_runs,
@@ -105,11 +112,12 @@ def open_instance(settings: Settings) -> dg.DagsterInstance:
     """Dagster's instance of the site; close it with ``with``.
 
     Raises:
-        ConfigurationError: The site has no instance folder yet.
+        ConfigurationError: The site has no instance folder yet, or its database's password cannot be read.
     """
     home = settings.paths.dagster_home
     if not (home / INSTANCE_FILE).is_file():
         raise ConfigurationError("the site has no Dagster instance yet; run `mqi init`")
+    announce_server(settings)
     return dg.DagsterInstance.from_config(str(home))
 
 

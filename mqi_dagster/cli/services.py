@@ -22,6 +22,7 @@ from pathlib import Path
 from mqi_dagster.cli.pages import Pages
 from mqi_dagster.errors import ConfigurationError, InfrastructureError
 from mqi_dagster.execution.processes import end_group, process_alive, process_id, resolve_program
+from mqi_dagster.ledger.place import announce_server
 from mqi_dagster.resources.site import SETTINGS_VARIABLE
 from mqi_dagster.settings import Settings
 from mqi_dagster.store.files import write_atomically
@@ -95,6 +96,7 @@ class Services:
             ConfigurationError: Somebody else listens on the port.
         """
         self.logs.mkdir(parents=True, exist_ok=True)
+        announce_server(self._settings)
         host = self._settings.ui.host
         wanted = self._settings.ui.port if port is None else port
         number = _usable_port(host, wanted)

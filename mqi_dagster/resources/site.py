@@ -15,8 +15,8 @@ from mqi_dagster.handover.sftp import SftpTarget
 from mqi_dagster.handover.target import Target
 from mqi_dagster.hpc.connection import Connection
 from mqi_dagster.hpc.executor import SlurmExecutor
-from mqi_dagster.ledger.database import sqlite_url
 from mqi_dagster.ledger.ledger import Ledger
+from mqi_dagster.ledger.place import ledger_url
 from mqi_dagster.machine import Machines, read_machines
 from mqi_dagster.pseudonyms import Pseudonyms, read_secret
 from mqi_dagster.settings import LOCAL, Settings, read_settings
@@ -76,7 +76,7 @@ class Site:
     def ledger(self) -> Ledger:
         """The ledger, migrated to this code's revision."""
         self.settings.paths.state.mkdir(parents=True, exist_ok=True)
-        return Ledger.open(sqlite_url(self.settings.paths.state / "ledger.sqlite"))
+        return Ledger.open(ledger_url(self.settings))
 
     @cached_property
     def store(self) -> Store:

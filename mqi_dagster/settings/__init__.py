@@ -1,6 +1,7 @@
 """The site's configuration: one YAML file, typed, without unknown keys."""
 
 from mqi_dagster.settings.choices import CaseNames, CsvDialect, DoseType, Keep, OutputFormat, Ready, Samples
+from mqi_dagster.settings.database import Database
 from mqi_dagster.settings.engine import Embedded, Engine, EngineProfile, Phantom, built_in_profiles
 from mqi_dagster.settings.hosts import Host, Intervals, JumpHost, Retention, Slurm
 from mqi_dagster.settings.model import (
@@ -32,6 +33,7 @@ __all__ = [
     "VARIABLE_VALUE",
     "CaseNames",
     "CsvDialect",
+    "Database",
     "DoseType",
     "Embedded",
     "Engine",

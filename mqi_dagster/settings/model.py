@@ -12,6 +12,7 @@ import yaml
 from pydantic import Field, ValidationError, model_validator
 
 from mqi_dagster.errors import ConfigurationError
+from mqi_dagster.settings.database import Database
 from mqi_dagster.settings.engine import Engine, EngineProfile
 from mqi_dagster.settings.hosts import Host, Slurm
 from mqi_dagster.settings.section import Section
@@ -39,6 +40,7 @@ class Settings(Section):
     execution: Execution = Field(default_factory=lambda: Execution.model_validate({}))
     rt_dose: RtDose = Field(default_factory=lambda: RtDose.model_validate({}))
     handover: Handover = Field(default_factory=lambda: Handover.model_validate({}))
+    database: Database = Field(default_factory=lambda: Database.model_validate({}))
     ui: Ui = Field(default_factory=lambda: Ui.model_validate({}))
     hosts: dict[Annotated[str, Field(pattern=r"^[A-Za-z0-9_-]+$")], Host] = Field(
         default_factory=dict, description="Other machines, by a name of the site."
@@ -93,6 +95,10 @@ def _absolute(settings: Settings, base: Path) -> Settings:
     paths = {name: below(value) for name, value in settings.paths}
     cache = settings.engine.embedded.cache
     embedded = settings.engine.embedded.model_copy(update={"cache": None if cache is None else below(cache)})
+    password = settings.database.password_file
+    database = settings.database.model_copy(
+        update={"password_file": None if password is None else below(password)}
+    )
     keys = ("key_file", "known_hosts")
 
     def host_below(host: Host) -> Host:
@@ -107,6 +113,7 @@ def _absolute(settings: Settings, base: Path) -> Settings:
             "paths": settings.paths.model_copy(update=paths),
             "engine": settings.engine.model_copy(update={"embedded": embedded}),
             "handover": settings.handover.model_copy(update={"folder": below(settings.handover.folder)}),
+            "database": database,
             "hosts": {name: host_below(host) for name, host in settings.hosts.items()},
         }
     )

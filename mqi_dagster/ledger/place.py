@@ -1,0 +1,86 @@
+"""Where a site's ledger is: a file below its state, or the server that Dagster's records are on."""
+
+from __future__ import annotations
+
+import os
+import stat
+from pathlib import Path
+
+from sqlalchemy.engine import URL
+
+from mqi_dagster.errors import ConfigurationError
+from mqi_dagster.ledger.database import sqlite_url
+from mqi_dagster.settings import Settings
+
+LEDGER_FILE = "ledger.sqlite"
+DATABASE_VARIABLE = "MQI_DATABASE_URL"
+"""Tells Dagster's processes the server's URL, so that no password stands in its own file."""
+DRIVER = "postgresql+psycopg2"
+"""Named in full: SQLAlchemy 2.1 reads the bare name as psycopg 3."""
+
+
+def ledger_file(settings: Settings) -> Path:
+    """The ledger's file where there is no server."""
+    return settings.paths.state / LEDGER_FILE
+
+
+def ledger_url(settings: Settings) -> str:
+    """The URL of a site's ledger.
+
+    Raises:
+        ConfigurationError: The file with the password cannot be used.
+    """
+    return server_url(settings) or sqlite_url(ledger_file(settings))
+
+
+def server_url(settings: Settings) -> str | None:
+    """The URL of a site's PostgreSQL database, None where everything lies in files.
+
+    Raises:
+        ConfigurationError: The file with the password cannot be used.
+    """
+    database = settings.database
+    if database.host is None:
+        return None
+    password = None if database.password_file is None else read_password(database.password_file)
+    socket = database.host.startswith("/")
+    url = URL.create(
+        DRIVER,
+        username=database.user,
+        password=password,
+        host=None if socket else database.host,
+        port=None if socket else database.port,
+        database=database.name,
+        query={"host": database.host, "port": str(database.port)} if socket else {},
+    )
+    return url.render_as_string(hide_password=False)
+
+
+def read_password(path: Path) -> str:
+    """The password in a file of this user that nobody else can read.
+
+    Raises:
+        ConfigurationError: It is missing, open to others, or empty.
+    """
+    try:
+        mode = path.stat().st_mode
+        text = path.read_text(encoding="utf-8").strip()
+    except (OSError, UnicodeDecodeError) as error:
+        reason = error.strerror if isinstance(error, OSError) else "it is no text"
+        raise ConfigurationError(f"the database's password file cannot be read: {reason}") from None
+    if mode & (stat.S_IRWXG | stat.S_IRWXO):
+        raise ConfigurationError("the database's password file can be read by others; chmod 600")
+    if not text:
+        raise ConfigurationError("the database's password file is empty")
+    return text
+
+
+def announce_server(settings: Settings) -> None:
+    """Tell Dagster in this process, and in those that it starts, where the server is.
+
+    Raises:
+        ConfigurationError: The file with the password cannot be used.
+    """
+    url = server_url(settings)
+    if url is not None:
+        os.environ[DATABASE_VARIABLE] = url

@@ -1,0 +1,59 @@
+"""Where the ledger is: beside the state, or on the server that the settings name."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from mqi_dagster.cli.instance import instance_settings
+from mqi_dagster.errors import ConfigurationError
+from mqi_dagster.ledger.place import ledger_url
+from mqi_dagster.settings import Settings, parse_settings
+
+
+def site(base: Path, **database: Any) -> Settings:
+    return parse_settings({"site": {"timezone": "Asia/Seoul"}, "database": database}, base)
+
+
+def test_without_a_server_the_ledger_is_a_file_below_the_state(tmp_path: Path) -> None:
+    assert ledger_url(site(tmp_path)) == f"sqlite:///{tmp_path}/state/ledger.sqlite"
+
+
+def test_a_server_is_reached_by_its_name_and_a_password_from_a_file(tmp_path: Path) -> None:
+    secret = tmp_path / "db-password"
+    secret.write_text("s/e:c@r t\n")
+    secret.chmod(0o600)
+    settings = site(tmp_path, host="db.example.org", port=5433, user="qa", password_file="db-password")
+    assert ledger_url(settings) == "postgresql+psycopg2://qa:s%2Fe%3Ac%40r t@db.example.org:5433/mqi"
+    assert "c@r" not in str(instance_settings(settings))
+    assert instance_settings(settings)["storage"] == {
+        "postgres": {"postgres_url": {"env": "MQI_DATABASE_URL"}}
+    }
+
+
+def test_a_socket_needs_no_name(tmp_path: Path) -> None:
+    settings = site(tmp_path, host="/run/postgresql")
+    assert ledger_url(settings) == "postgresql+psycopg2://mqi@/mqi?host=%2Frun%2Fpostgresql&port=5432"
+
+
+def test_a_site_that_goes_back_to_files_does_not_keep_the_server(tmp_path: Path) -> None:
+    before = instance_settings(site(tmp_path, host="/run/postgresql"))
+    assert "storage" not in instance_settings(site(tmp_path), before)
+    own = {"storage": {"sqlite": {"base_dir": "elsewhere"}}}
+    assert instance_settings(site(tmp_path), own)["storage"] == own["storage"]
+
+
+@pytest.mark.parametrize(
+    ("mode", "content", "word"),
+    [(0o644, "secret", "chmod 600"), (0o600, "\n", "empty"), (None, "", "cannot be read")],
+)
+def test_a_password_file_that_cannot_be_trusted_is_refused(
+    tmp_path: Path, mode: int | None, content: str, word: str
+) -> None:
+    if mode is not None:
+        (tmp_path / "password").write_text(content)
+        (tmp_path / "password").chmod(mode)
+    with pytest.raises(ConfigurationError, match=word):
+        ledger_url(site(tmp_path, host="db", password_file="password"))

@@ -2,6 +2,7 @@
 
 from mqi_dagster.settings.choices import CaseNames, CsvDialect, DoseType, Keep, OutputFormat, Ready, Samples
 from mqi_dagster.settings.engine import Embedded, Engine, EngineProfile, Phantom, built_in_profiles
+from mqi_dagster.settings.gpus import DeclaredGpu
 from mqi_dagster.settings.hosts import Host, Intervals, JumpHost, Retention, Slurm
 from mqi_dagster.settings.model import (
     Settings,
@@ -32,6 +33,7 @@ __all__ = [
     "VARIABLE_VALUE",
     "CaseNames",
     "CsvDialect",
+    "DeclaredGpu",
     "DoseType",
     "Embedded",
     "Engine",

@@ -52,6 +52,12 @@ def simulation_slots(settings: Settings) -> tuple[str, list[Slot]]:
     return place, [Slot(kind, index) for index in range(slurm.slots)]
 
 
+def slots_of_a_beam(settings: Settings) -> int:
+    """How many slots of the place where simulations run a beam takes; on a cluster a slot is a job."""
+    cluster = settings.slurm_of(settings.execution.simulation)
+    return settings.engine.in_use().gpus_per_beam if cluster is None else 1
+
+
 def intervals_of(settings: Settings) -> Intervals:
     """How long the place where simulations run is waited for."""
     cluster = settings.slurm_of(settings.execution.simulation)
@@ -64,13 +70,11 @@ def declare_slots(site: Site) -> Need:
     host, slots = simulation_slots(settings)
     site.ledger.declare_slots(host, slots)
     profile = settings.engine.in_use()
-    if settings.slurm_of(settings.execution.simulation) is not None:
-        # A slot there is a job, and Slurm gives it its GPUs.
-        return Need(slots[0].kind, host)
-    if not profile.needs_gpu:
+    if not profile.needs_gpu or settings.slurm_of(settings.execution.simulation) is not None:
+        # What is free on a cluster, Slurm knows.
         return Need(slots[0].kind, host)
     look = timedelta(seconds=settings.execution.gpu_look_seconds)
-    return Need(SlotKind.GPU, host, profile.gpus_per_beam, profile.gpu_memory_mb, look)
+    return Need(SlotKind.GPU, host, slots_of_a_beam(settings), profile.gpu_memory_mb, look)
 
 
 def gpus_seen(lease: Lease, settings: Settings) -> int:

@@ -2,6 +2,7 @@
 
 import json
 import re
+import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -22,7 +23,16 @@ gpu_app = typer.Typer(help="The GPUs and slots of simulations.", no_args_is_help
 SlotArgument = Annotated[
     str, typer.Argument(metavar="HOST/GPU", help="Host and index or UUID, as `mqi gpu list` shows them.")
 ]
-_COLUMNS = ("slot", "state", "beam", "memory_mb", "used_mb", "utilisation_percent", "temperature_c", "name")
+_COLUMNS = {
+    "slot": "slot",
+    "state": "state",
+    "beam": "beam",
+    "memory_mb": "MB",
+    "used_mb": "used",
+    "utilisation_percent": "%",
+    "temperature_c": "°C",
+    "name": "GPU",
+}
 _REASON = re.compile(r"[^\x00-\x1f\x7f]{1,200}")
 
 
@@ -43,13 +53,14 @@ def list_gpus(
     if as_json:
         typer.echo(json.dumps(rows, indent=1))
         return
-    console = Console(highlight=False)
+    # In a file or a pipe a table need not fit a screen.
+    console = Console(highlight=False) if sys.stdout.isatty() else Console(highlight=False, width=200)
     if not rows:
         console.print("no slot and no GPU is known here")
         return
     table = Table(box=None, header_style="bold", padding=(0, 2, 0, 0))
-    for name in _COLUMNS:
-        table.add_column(name, overflow="fold")
+    for title in _COLUMNS.values():
+        table.add_column(title, overflow="fold")
     for row in rows:
         table.add_row(*(_cell(row[name]) for name in _COLUMNS))
     console.print(table)

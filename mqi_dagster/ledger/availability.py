@@ -63,7 +63,9 @@ def usable_slots(connection: Connection, need: Need, now: datetime) -> Free | Re
     if need.host is not None:
         wanted.append(SLOT.c.host == need.host)
     rows = connection.execute(select(SLOT).where(*wanted).order_by(SLOT.c.host, SLOT.c.slot_index)).all()
-    looks = {(row.host, row.uuid): usage(row) for row in connection.execute(select(GPU)).all()}
+    looks = {}
+    if need.look:
+        looks = {(row.host, row.uuid): usage(row) for row in connection.execute(select(GPU)).all()}
     free: dict[str, list[Row[Any]]] = {}
     hindered: list[tuple[str, str]] = []
     by_look = False

@@ -132,8 +132,6 @@ class LeaseRows(Database):
                         connection,
                         Waiting(beam, owner, host, kind, priority, found.reason, now, until),
                     )
-            if isinstance(found, Lease):
-                remove_waiting(connection, beam)
             return found
 
     def _own(
@@ -164,7 +162,7 @@ class LeaseRows(Database):
         found = usable_slots(connection, need, now)
         if isinstance(found, Refusal):
             return found
-        ahead = ahead_of(connection, beam, need.kind.value, need.host, priority, now)
+        ahead, waits = ahead_of(connection, beam, need.kind.value, need.host, priority, now)
         if ahead >= found.beams:
             return Refusal(f"{NO_FREE_SLOT}: {ahead} more urgent or earlier beams wait as well")
         token = max(row.token for row in found.slots) + 1
@@ -184,6 +182,8 @@ class LeaseRows(Database):
                 if taken.rowcount != 1:
                     all_or_none.rollback()
                     return Refusal(NO_FREE_SLOT)
+        if waits:
+            remove_waiting(connection, beam)
         lease = _of(connection, beam)
         return lease if lease is not None else Refusal(NO_FREE_SLOT)
 

@@ -59,8 +59,8 @@ def remove_waiting(connection: Connection, beam: str, owner: str | None = None) 
 
 def ahead_of(
     connection: Connection, beam: str, kind: str, host: str | None, priority: int, now: datetime
-) -> int:
-    """How many others wait for the same slots and come first.
+) -> tuple[int, bool]:
+    """How many others wait for the same slots and come first, and whether the beam itself is written down.
 
     Args:
         connection: Inside the transaction that would give the slot.
@@ -70,16 +70,14 @@ def ahead_of(
         priority: Of the asking beam, now.
         now: Rows whose time is over, or lies beyond any that is ever given, are of runs that are gone.
     """
-    rows = connection.execute(
-        select(WAITING).where(
-            WAITING.c.kind == kind, WAITING.c.until >= now, WAITING.c.until <= now + LONGEST
-        )
-    ).all()
-    own = next((row for row in rows if row.beam == beam), None)
+    rows = connection.execute(select(WAITING)).all()
+    alive = [row for row in rows if row.kind == kind and now <= row.until <= now + LONGEST]
+    own = next((row for row in alive if row.beam == beam), None)
     since, owner = (now, "") if own is None else (own.since, own.owner)
-    others = (row for row in rows if row.beam != beam and (host is None or not row.host or row.host == host))
+    others = [row for row in alive if row.beam != beam and (host is None or row.host in ("", host))]
     place = (-priority, since, owner, beam)
-    return sum((-row.priority, row.since, row.owner, row.beam) < place for row in others)
+    ahead = sum((-row.priority, row.since, row.owner, row.beam) < place for row in others)
+    return ahead, any(row.beam == beam for row in rows)
 
 
 def note_waiting(connection: Connection, asked: Waiting) -> None:

@@ -8,6 +8,7 @@ from mqi_dagster.resources.site import Site
 from mqi_dagster.sensors.arrivals import case_arrivals
 from mqi_dagster.sensors.beams import beams_to_simulate
 from mqi_dagster.sensors.conclusion import cases_to_conclude
+from mqi_dagster.sensors.gpu_monitor import gpu_monitor
 from mqi_dagster.sensors.reaper import reaper
 
 _UNCONFIGURED_INTERVAL = 30
@@ -40,6 +41,7 @@ def build_definitions(site: Site) -> dg.Definitions:
             beams_to_simulate(interval),
             cases_to_conclude(interval),
             reaper(interval),
+            gpu_monitor(interval),
         ],
         resources={"site": site},
         # Also governs runs that the pages start, which know nothing of our jobs.

@@ -74,6 +74,8 @@ def engine_settings(engine: Engine, profile: EngineProfile, version: str) -> dic
                 "absolute_paths",
                 "success_exit_codes",
                 "needs_gpu",
+                "gpus_per_beam",
+                "gpu_memory_mb",
             },
         ),
     }

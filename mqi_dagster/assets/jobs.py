@@ -4,6 +4,8 @@ import dagster as dg
 
 CASE_TAG = "mqi/case"
 GPU_TAG = "mqi/gpu"
+UPLOAD_TAG = "mqi/upload"
+PRIORITY_TAG = "dagster/priority"
 POOL = "gpu"
 
 intake_job = dg.define_asset_job(
@@ -23,6 +25,17 @@ conclusion_job = dg.define_asset_job(
 )
 
 
-def beam_tags(case: str) -> dict[str, str]:
-    """Tags of a beam's run: what the run queue limits."""
-    return {CASE_TAG: case, GPU_TAG: "simulation"}
+def beam_tags(case: str, target: str, priority: int) -> dict[str, str]:
+    """Tags of a beam's run: what the run queue limits, and how urgent it is.
+
+    Args:
+        case: Case key.
+        target: ``handover.target``.
+        priority: Of the case.
+    """
+    return {**upload_tags(case, target, priority), GPU_TAG: "simulation"}
+
+
+def upload_tags(case: str, target: str, priority: int) -> dict[str, str]:
+    """Tags of a run that hands something over."""
+    return {CASE_TAG: case, UPLOAD_TAG: target, PRIORITY_TAG: str(priority)}

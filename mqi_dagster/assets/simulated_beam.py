@@ -18,7 +18,7 @@ from mqi_dagster.assets.lineage import store_place
 from mqi_dagster.assets.patience import Patience
 from mqi_dagster.assets.progress import LiveProgress
 from mqi_dagster.assets.raw_dose_files import RECORD_FILE, RawDoseRecord, copy_files
-from mqi_dagster.assets.slots import engine_environment, intervals_of
+from mqi_dagster.assets.slots import engine_environment, gpus_seen, intervals_of
 from mqi_dagster.assets.waiting import wait_for_slot
 from mqi_dagster.delivery.summary import InterpretedBeam, read_summary
 from mqi_dagster.engine.job_view import TPS_NAME, JobView, mark_start
@@ -110,7 +110,7 @@ class SimulatedBeam:
     @property
     def slot(self) -> str:
         """Name of the leased slot."""
-        return f"{self._held.host}/{self._held.kind.value}{self._held.index}"
+        return self._held.name
 
     def __enter__(self) -> Self:
         execution = self._site.settings.execution
@@ -215,8 +215,9 @@ class SimulatedBeam:
             interpreted=self._interpreted(),
             ct_files=self._beam.manifest.ct_series,
             engine=settings.engine,
-            # The engine sees only the GPU it was given, so its index there is always the first.
+            # The engine sees only the GPUs it was given, so it counts them from 0.
             gpu_index=0,
+            gpu_count=gpus_seen(self._held, settings),
             seen_as=self._site.executor.engine_folder,
         )
         digest = tps_file_digest(

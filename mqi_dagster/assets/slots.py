@@ -1,14 +1,15 @@
 """The slots of simulations: what the pool leases, and what an engine in a slot is told."""
 
 import os
-import socket
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 
 import dagster as dg
 
+from mqi_dagster.assets.gpu_looks import this_host
 from mqi_dagster.errors import ConfigurationError, MqiError
-from mqi_dagster.execution.gpus import local_gpus
+from mqi_dagster.execution.gpus import local_gpus, pool_gpus
 from mqi_dagster.execution.processes import process_alive
+from mqi_dagster.ledger.availability import Need
 from mqi_dagster.ledger.leases import Lease
 from mqi_dagster.ledger.slots import Slot, SlotKind
 from mqi_dagster.resources.site import Site
@@ -18,32 +19,29 @@ THREADS_VARIABLE = "MQI_ENGINE_THREADS"
 GPU_VARIABLE = "CUDA_VISIBLE_DEVICES"
 
 
-def this_host() -> str:
-    """Name of this machine in the ledger."""
-    return socket.gethostname()
-
-
 def local_slots(settings: Settings) -> list[Slot]:
     """The slots that this machine has for the engine in use: its GPUs, or CPU slots as the settings say.
 
     Raises:
-        ConfigurationError: The engine needs a GPU and there is none.
+        ConfigurationError: The engine needs more GPUs for a beam than there are, or ``execution.gpus``
+            contradicts what NVML sees.
     """
     if not settings.engine.in_use().needs_gpu:
         return [Slot(SlotKind.CPU, index) for index in range(settings.execution.slots)]
-    gpus = local_gpus()
-    if not gpus:
+    gpus, wanted = pool_gpus(settings.execution.gpus, local_gpus()), settings.engine.in_use().gpus_per_beam
+    if len(gpus) < wanted:
         raise ConfigurationError(
-            f"engine profile {settings.engine.profile} needs a GPU, none is here; see `mqi doctor`"
+            f"engine profile {settings.engine.profile} needs {wanted} GPUs for a beam, {len(gpus)} are here;"
+            " see `mqi doctor`"
         )
-    return [Slot(SlotKind.GPU, gpu.index, uuid=gpu.uuid, memory_mb=gpu.memory_mb) for gpu in gpus]
+    return [Slot(SlotKind.GPU, gpu.index, uuid=gpu.uuid, memory_mb=gpu.memory_mb or 0) for gpu in gpus]
 
 
 def simulation_slots(settings: Settings) -> tuple[str, list[Slot]]:
     """Host and slots of the place where simulations run: this machine's, or jobs at once on a cluster.
 
     Raises:
-        ConfigurationError: The engine needs a GPU of this machine and there is none.
+        ConfigurationError: See `local_slots`.
     """
     place = settings.execution.simulation
     cluster = settings.slurm_of(place)
@@ -54,27 +52,46 @@ def simulation_slots(settings: Settings) -> tuple[str, list[Slot]]:
     return place, [Slot(kind, index) for index in range(slurm.slots)]
 
 
+def slots_of_a_beam(settings: Settings) -> int:
+    """How many slots of the place where simulations run a beam takes; on a cluster a slot is a job."""
+    cluster = settings.slurm_of(settings.execution.simulation)
+    return settings.engine.in_use().gpus_per_beam if cluster is None else 1
+
+
 def intervals_of(settings: Settings) -> Intervals:
     """How long the place where simulations run is waited for."""
     cluster = settings.slurm_of(settings.execution.simulation)
     return Intervals.model_validate({}) if cluster is None else cluster[1].intervals
 
 
-def declare_slots(site: Site) -> tuple[str, SlotKind]:
-    """Write the slots of simulations into the ledger; their host and kind."""
-    host, slots = simulation_slots(site.settings)
+def declare_slots(site: Site) -> Need:
+    """Write the slots of simulations into the ledger; what a beam needs of them."""
+    settings = site.settings
+    host, slots = simulation_slots(settings)
     site.ledger.declare_slots(host, slots)
-    return host, slots[0].kind
+    profile = settings.engine.in_use()
+    if not profile.needs_gpu or settings.slurm_of(settings.execution.simulation) is not None:
+        # What is free on a cluster, Slurm knows.
+        return Need(slots[0].kind, host)
+    look = timedelta(seconds=settings.execution.gpu_look_seconds)
+    return Need(SlotKind.GPU, host, slots_of_a_beam(settings), profile.gpu_memory_mb, look)
+
+
+def gpus_seen(lease: Lease, settings: Settings) -> int:
+    """How many GPUs the engine under a lease sees, at least 1: what it counts from 0 in its TPS file."""
+    if settings.slurm_of(settings.execution.simulation) is not None:
+        return settings.engine.in_use().gpus_per_beam
+    return len(lease.slots)
 
 
 def engine_environment(lease: Lease, settings: Settings) -> dict[str, str]:
-    """What the engine in a slot is told of the machine: its own GPU, or its share of the cores."""
+    """What the engine in a slot is told of the machine: its own GPUs, or its share of the cores."""
     cluster = settings.slurm_of(settings.execution.simulation)
     if cluster is not None:
         # Which GPU it is, Slurm tells the job itself.
         return {THREADS_VARIABLE: str(cluster[1].cpus)}
     if lease.kind is SlotKind.GPU:
-        return {GPU_VARIABLE: lease.uuid}
+        return {GPU_VARIABLE: ",".join(slot.uuid for slot in lease.slots)}
     cores = len(os.sched_getaffinity(0))
     execution = settings.execution
     threads = execution.threads_per_slot or max(1, cores // execution.slots)
@@ -98,15 +115,16 @@ def job_ended(site: Site, lease: Lease) -> bool:
 def free_ended_leases(instance: dg.DagsterInstance, site: Site) -> None:
     """Free what runs hold that have ended or fallen silent, and whose engine is gone as well.
 
-    A job on a cluster outlives its run, for the next one to take over; only that of a cancelled run goes.
+    The only way in which a lease of another beam ends. A job on a cluster outlives its run, for the next one
+    to take over; only that of a cancelled run goes.
     """
     for lease in site.ledger.leases():
         run = instance.get_run_by_id(lease.owner)
         finished = run is not None and run.is_finished
-        if run is None or not (finished or lease.is_stale(datetime.now(UTC), site.stale_after)):
+        if not (finished or lease.is_stale(datetime.now(UTC), site.stale_after)):
             continue
         executor = site.executor_on(lease.host)
-        if run.status is dg.DagsterRunStatus.CANCELED and executor is not None:
+        if run is not None and run.status is dg.DagsterRunStatus.CANCELED and executor is not None:
             held = site.ledger.lease_of(lease.beam)
             # Ending another beam's job takes a while: meanwhile this one may have passed to somebody else.
             if held is None or held.token != lease.token:
@@ -116,4 +134,5 @@ def free_ended_leases(instance: dg.DagsterInstance, site: Site) -> None:
             except MqiError:
                 continue
         if job_ended(site, lease):
-            site.ledger.release(lease)
+            # A silent owner that has woken meanwhile keeps it.
+            site.ledger.release(lease, unless_renewed=not finished)

@@ -1,12 +1,21 @@
 """Waiting for a slot, in sight: the reason stands where people look."""
 
 import time
+from contextlib import suppress
+from datetime import UTC, datetime, timedelta
 
 import dagster as dg
 
-from mqi_dagster.assets.slots import declare_slots, free_ended_leases, job_ended
-from mqi_dagster.ledger.leases import NO_FREE_SLOT, Lease, Refusal
+from mqi_dagster.assets.gpu_looks import look_here
+from mqi_dagster.assets.slots import declare_slots, free_ended_leases
+from mqi_dagster.errors import InfrastructureError
+from mqi_dagster.ledger.availability import NO_FREE_SLOT, Need, Refusal
+from mqi_dagster.ledger.leases import Lease
+from mqi_dagster.partitions import split_beam_key
 from mqi_dagster.resources.site import Site
+
+_POLLS_MISSED = 10
+"""After so many polls that did not come, a run does not count as waiting any more."""
 
 
 def wait_for_slot(context: dg.AssetExecutionContext, site: Site, beam: str) -> Lease:
@@ -17,23 +26,43 @@ def wait_for_slot(context: dg.AssetExecutionContext, site: Site, beam: str) -> L
         site: The installation.
         beam: Beam key.
     """
-    host, kind = declare_slots(site)
-    run_id, waiting = context.run.run_id, ""
-    while True:
-        free_ended_leases(context.instance, site)
-        found = site.ledger.acquire(
-            beam,
-            run_id,
-            stale_after=site.stale_after,
-            kind=kind.value,
-            host=host,
-            confirm_ended=lambda lease: job_ended(site, lease),
-            gone=_ended_owner(context, site, beam),
-        )
-        if isinstance(found, Lease):
-            return found
-        waiting = _say(context, site, beam, found, waiting)
-        time.sleep(site.settings.execution.lease_poll_seconds)
+    need = declare_slots(site)
+    run_id, waiting, doubtful = context.run.run_id, "", False
+    poll = site.settings.execution.lease_poll_seconds
+    case = split_beam_key(beam)[0]
+    try:
+        while True:
+            free_ended_leases(context.instance, site)
+            _look(site, need, again=doubtful)
+            found = site.ledger.acquire(
+                beam,
+                run_id,
+                need,
+                stale_after=site.stale_after,
+                priority=site.ledger.priorities([case]).get(case, 0),
+                wait=timedelta(seconds=_POLLS_MISSED * poll),
+                gone=_ended_owner(context, site, beam),
+            )
+            if isinstance(found, Lease):
+                return found
+            doubtful = found.by_look
+            waiting = _say(context, site, beam, found, waiting)
+            time.sleep(poll)
+    except BaseException:
+        # A ledger that is away forgets it by itself, and the first cause is what people need.
+        with suppress(InfrastructureError):
+            site.ledger.stop_waiting(beam, run_id)
+        raise
+
+
+def _look(site: Site, need: Need, *, again: bool) -> None:
+    """Look at the GPUs of this machine where the last look is too old to decide, or has just refused one."""
+    if not need.look:
+        return
+    now = datetime.now(UTC)
+    seen = [gpu for gpu in site.ledger.gpus() if gpu.host == need.host]
+    if again or not seen or not all(gpu.is_fresh(now, need.look) for gpu in seen):
+        look_here(site)
 
 
 def _ended_owner(context: dg.AssetExecutionContext, site: Site, beam: str) -> str | None:

@@ -8,8 +8,9 @@ from rich.text import Text
 
 from mqi_dagster.cli.case import case_app
 from mqi_dagster.cli.checking import engine_app, reference, validate
-from mqi_dagster.cli.cluster import cluster_app, gpus
+from mqi_dagster.cli.cluster import cluster_app
 from mqi_dagster.cli.doctor import doctor
+from mqi_dagster.cli.gpu import gpu_app
 from mqi_dagster.cli.simulate import simulate
 from mqi_dagster.cli.site import demo, dev, init, stop
 from mqi_dagster.errors import MqiError
@@ -22,13 +23,14 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
-for _command in (demo, init, dev, stop, doctor, validate, gpus):
+for _command in (demo, init, dev, stop, doctor, validate):
     app.command()(_command)
 app.command("simulate-delivery")(simulate)
 app.command("settings-reference")(reference)
 app.add_typer(engine_app, name="engine")
 app.add_typer(case_app, name="case")
 app.add_typer(cluster_app, name="cluster")
+app.add_typer(gpu_app, name="gpu")
 
 
 def main() -> None:

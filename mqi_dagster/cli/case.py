@@ -26,6 +26,11 @@ ZoneOption = Annotated[
     typer.Option("--timezone", help="IANA zone of the machines' times; else the site's or the computer's."),
 ]
 
+PriorityOption = Annotated[
+    int | None,
+    typer.Option("--priority", min=-100, max=100, help="How urgent; higher comes first, 0 is ordinary."),
+]
+
 
 @case_app.callback()
 def _group() -> None:
@@ -88,6 +93,7 @@ def run(
     beams_order: Annotated[
         str | None, typer.Option("--beams-order", help="BeamNumbers to begin with, separated by commas.")
     ] = None,
+    priority: PriorityOption = None,
     timezone: ZoneOption = None,
     as_json: JsonOption = False,
 ) -> None:
@@ -112,7 +118,7 @@ def run(
     error: str | None = None
     try:
         with BeamProgress(own_console()) as progress:
-            runner = CaseRunner(RunRequest(folder, out, options, first), progress)
+            runner = CaseRunner(RunRequest(folder, out, options, first, priority), progress)
             zone = runner.site.settings.site.timezone
             if timezone is None and base is None:
                 _note(f"Machine times are read in {zone}, as the folder's settings say.")
@@ -206,6 +212,26 @@ def retry_failed(
         return
     for partition, identity in launched.items():
         Console().print(Text(f"{partition}: runs again ({identity})"), soft_wrap=True)
+
+
+@case_app.command("priority")
+def set_priority(
+    case: Annotated[str, typer.Argument(help="Key of the case, as `mqi case list` names it.")],
+    priority: Annotated[int, typer.Argument(min=-100, max=100, help="Higher comes first, 0 is ordinary.")],
+    site: SiteOption,
+) -> None:
+    """Say how urgent a case is: what of it waits overtakes what is less urgent."""
+    _quiet()
+    from mqi_dagster.cli.case_priority import make_urgent
+    from mqi_dagster.cli.case_site import open_site
+    from mqi_dagster.cli.instance import open_instance
+
+    opened = open_site(site)
+    with open_instance(opened.settings) as instance:
+        moved = make_urgent(instance, opened, case, priority)
+    Console().print(
+        Text(f"{case}: priority {priority}; {moved} of its runs are in the queue"), soft_wrap=True
+    )
 
 
 def _quiet() -> None:

@@ -33,6 +33,8 @@ class RunRequest:
     options: RunOptions
     beams_first: tuple[int, ...] = ()
     """BeamNumbers to begin with; the others follow by number."""
+    priority: int | None = None
+    """Of the case; of several runs that wait for a slot the most urgent is next. None: as it is."""
 
 
 class CaseRunner:
@@ -47,6 +49,7 @@ class CaseRunner:
         make_run_site(request.out, request.options)
         self._folder = request.folder
         self._first = request.beams_first
+        self._priority = request.priority
         self.site = Site(request.out / SETTINGS_NAME, given=request.folder)
         # The module of the definitions opens the site of the environment when it is imported.
         os.environ[SETTINGS_VARIABLE] = str(self.site.settings_file.resolve())
@@ -71,7 +74,7 @@ class CaseRunner:
 
         case = found.case
         ledger = self.site.ledger
-        ledger.see_arrival(found.place, case, found.fingerprint, True, "", None)
+        row = ledger.see_arrival(found.place, case, found.fingerprint, True, "", None, self._priority)
         instance.add_dynamic_partitions(CASES.name or "case", [case])
         # As if the sensor had asked for it, so that services started later do not run it again.
         ledger.mark_requested(case, found.fingerprint)
@@ -79,7 +82,10 @@ class CaseRunner:
         if error is not None:
             return CaseResult(case=case, status=Verdict.FAILED, error=error)
         manifest = read_manifest(instance, self.site, case)
-        requests = {request.partition_key: request for request in beam_requests(manifest, 0)}
+        target = self.site.settings.handover.target
+        requests = {
+            request.partition_key: request for request in beam_requests(manifest, target, row.priority)
+        }
         instance.add_dynamic_partitions(BEAMS.name or "beam", [key for key in requests if key is not None])
         order = self._order(manifest)
         self._progress.expect([beam_key(case, number) for number in order])
@@ -105,9 +111,9 @@ class CaseRunner:
         )
 
     def _conclude(self, instance: dg.DagsterInstance, manifest: CaseManifest) -> str | None:
-        from mqi_dagster.sensors.conclusion import conclusion_request
+        from mqi_dagster.sensors.conclusion import conclusion_request, conclusion_tags
 
-        request = conclusion_request(instance, manifest)
+        request = conclusion_request(instance, manifest, conclusion_tags(self.site, manifest.case))
         if request is None:
             return "not every beam of the case is handed over"
         tags = {**request.tags, RUN_KEY_TAG: str(request.run_key)}

@@ -175,7 +175,7 @@ def _beam(site: Site, case: str, result: BeamRow) -> BeamReport:
         result=result,
         phase=progress.phase if progress is not None else None,
         percent=progress.percent if progress is not None else None,
-        slot=f"{lease.host}/{lease.kind.value}{lease.index}" if lease is not None else None,
+        slot=lease.name if lease is not None else None,
         message=progress.message if progress is not None else "",
         jobs=tuple(_words(job) for job in site.ledger.cluster_jobs(beam=key)),
         attempts=tuple(_attempt(attempt) for attempt in site.ledger.attempts(key)),

@@ -1,4 +1,4 @@
-"""``mqi cluster``: what of ours is on a cluster; ``mqi gpus``: the GPUs, there or here."""
+"""``mqi cluster``: what of ours is on a cluster."""
 
 import json
 from pathlib import Path
@@ -61,31 +61,6 @@ def clean(
     alarm = executor.housekeeping.measure()
     if alarm:
         console.print(Text(alarm, style="yellow"))
-
-
-def gpus(site: SiteOption = Path("site"), as_json: JsonOption = False) -> None:
-    """List the GPUs of the place that `execution.gpu_monitoring` names."""
-    from mqi_dagster.execution.gpus import local_gpus
-    from mqi_dagster.hpc.connection import Connection
-    from mqi_dagster.hpc.slurm import gpus_of
-
-    settings = require_site(site)[1]
-    cluster = settings.slurm_of(settings.execution.gpu_monitoring)
-    if cluster is None:
-        here = [
-            {"gpu": one.index, "name": one.name, "memory_mb": one.memory_mb, "uuid": one.uuid}
-            for one in local_gpus()
-        ]
-        _show(here, as_json, ("gpu", "name", "memory_mb", "uuid"), "NVML sees no GPU on this machine")
-        return
-    host, slurm = cluster
-    connection = Connection(host)
-    nodes = [
-        {"node": one.node, "state": one.state, "gpus": one.total, "in_use": one.used}
-        for one in gpus_of(connection, slurm)
-    ]
-    connection.drop()
-    _show(nodes, as_json, ("node", "state", "gpus", "in_use"), "the partition has no node")
 
 
 def _cluster(place: Path) -> "SlurmExecutor":

@@ -24,7 +24,7 @@ from mqi_dagster.cli.services import Services
 from mqi_dagster.cli.sites import settings_path
 from mqi_dagster.engine.embedded.install import installed_engine
 from mqi_dagster.errors import MqiError
-from mqi_dagster.execution.gpus import local_gpus
+from mqi_dagster.execution.gpus import local_gpus, pool_gpus
 from mqi_dagster.execution.processes import resolve_program
 from mqi_dagster.ledger.database import sqlite_url
 from mqi_dagster.ledger.ledger import Ledger
@@ -65,10 +65,11 @@ def examine(place: Path) -> Iterator[Finding]:
         yield from _engine(settings)
     if settings.execution.gpu_monitoring == LOCAL:
         yield _gpus(settings)
-    yield from _instance(settings)
     ledger = _ledger(settings)
+    opened = _opened(settings, ledger)
+    yield from _instance(settings, opened)
     yield ledger
-    yield from examine_hosts(settings, _opened(settings, ledger))
+    yield from examine_hosts(settings, opened)
     yield _services(file, settings)
 
 
@@ -182,18 +183,21 @@ def _answer(command: tuple[str, ...]) -> str:
 
 
 def _gpus(settings: Settings) -> Finding:
-    gpus = local_gpus()
     needed = settings.engine.in_use().needs_gpu
+    try:
+        gpus = pool_gpus(settings.execution.gpus, local_gpus())
+    except MqiError as error:
+        return Finding("GPUs", Verdict.FAULT, error.message, "correct execution.gpus; nvidia-smi -L")
     if not gpus:
         if needed:
             return Finding("GPUs", Verdict.FAULT, "none seen by NVML", "install the driver; nvidia-smi")
         return Finding("GPUs", Verdict.OK, "none here, none needed by this engine")
-    names = ", ".join(f"{gpu.index}: {gpu.name}, {gpu.memory_mb:,} MB" for gpu in gpus)
+    names = ", ".join(f"{gpu.index}: {gpu.name}, {gpu.memory_mb or 0:,} MB" for gpu in gpus)
     return Finding("GPUs", Verdict.OK, names if needed else f"{names} (not needed by this engine)")
 
 
-def _instance(settings: Settings) -> Iterator[Finding]:
-    wanted = pool_limit(settings)
+def _instance(settings: Settings, ledger: Ledger | None) -> Iterator[Finding]:
+    wanted = pool_limit(settings, ledger)
     try:
         with open_instance(settings) as instance:
             limit = pool_limit_of(instance)
@@ -208,7 +212,7 @@ def _instance(settings: Settings) -> Iterator[Finding]:
     if limit is None:
         yield Finding("pool gpu", Verdict.FAULT, "no limit is set", "mqi init, or start with mqi dev")
     elif limit != wanted:
-        found = f"limit {limit}, the settings say {wanted}"
+        found = f"limit {limit}, settings and pool say {wanted}"
         yield Finding("pool gpu", Verdict.WARNING, found, "mqi init, or start again with mqi dev")
     else:
         yield Finding("pool gpu", Verdict.OK, f"limit {limit}")

@@ -8,6 +8,7 @@ from datetime import UTC, datetime, timedelta
 from mqi_dagster.cli.findings import Finding, Verdict, finding
 from mqi_dagster.errors import MqiError
 from mqi_dagster.hpc.connection import Connection
+from mqi_dagster.hpc.nvidia_smi import gpus_of_host
 from mqi_dagster.hpc.session import sftp
 from mqi_dagster.hpc.shell import require, run
 from mqi_dagster.hpc.slurm import gpus_of, options_of, scheduler_facts
@@ -45,6 +46,8 @@ def _host(
         return
     if host.slurm is not None and name in (settings.execution.simulation, settings.execution.gpu_monitoring):
         yield from _slurm(settings, name, host.slurm, connection, ledger)
+    if host.slurm is None and name == settings.execution.gpu_monitoring:
+        yield finding(f"GPUs of {name}", "install the driver there; nvidia-smi", lambda: _seen(connection))
     if settings.handover.target == name:
         yield finding(
             f"hand-over to {name}",
@@ -132,6 +135,10 @@ def _gpus(connection: Connection, slurm: Slurm) -> str:
     if not nodes:
         raise MqiError("the partition has no node")
     return f"{total} on {len(nodes)} nodes, {used} in use; {slurm.slots} slots of ours"
+
+
+def _seen(connection: Connection) -> str:
+    return ", ".join(f"{gpu.index}: {gpu.name}" for gpu in gpus_of_host(connection)) or "none"
 
 
 def _listed(connection: Connection, folder: str) -> str:

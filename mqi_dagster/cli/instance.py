@@ -10,9 +10,10 @@ import dagster as dg
 import yaml
 from dagster._core.storage.tags import GRPC_INFO_TAG
 
-from mqi_dagster.assets.jobs import CASE_TAG, GPU_TAG, POOL
-from mqi_dagster.assets.slots import simulation_slots
+from mqi_dagster.assets.jobs import CASE_TAG, GPU_TAG, POOL, UPLOAD_TAG
+from mqi_dagster.assets.slots import simulation_slots, slots_of_a_beam
 from mqi_dagster.errors import ConfigurationError
+from mqi_dagster.ledger.ledger import Ledger
 from mqi_dagster.ledger.place import DATABASE_VARIABLE, announce_server
 from mqi_dagster.settings import Settings
 
@@ -33,12 +34,23 @@ _IN_WORK = [
 ]
 
 
-def simulations_at_once(settings: Settings) -> int:
-    """The slots of simulations; as many as the settings say where the engine's GPU is not there (yet)."""
+def simulations_at_once(settings: Settings, ledger: Ledger | None = None) -> int:
+    """How many beams the slots are enough for; as the settings say where the engine's GPU is not there (yet).
+
+    Args:
+        settings: Of the site.
+        ledger: Knows what is switched off; without one nothing is.
+    """
     try:
-        return len(simulation_slots(settings)[1])
+        host, slots = simulation_slots(settings)
     except ConfigurationError:
         return settings.execution.slots
+    known = () if ledger is None else ledger.slots()
+    off = {
+        (slot.kind, slot.uuid or slot.index) for slot in known if slot.host == host and slot.switched_off_at
+    }
+    usable = [slot for slot in slots if (slot.kind, slot.uuid or slot.index) not in off]
+    return len(usable) // slots_of_a_beam(settings)
 
 
 def instance_settings(settings: Settings, existing: Mapping[str, Any] | None = None) -> dict[str, Any]:
@@ -66,22 +78,31 @@ def instance_settings(settings: Settings, existing: Mapping[str, Any] | None = N
         content["storage"] = _ON_THE_SERVER
     elif content.get("storage") == _ON_THE_SERVER:
         del content["storage"]
+    each = {"applyLimitPerUniqueValue": True}
+    tags: list[dict[str, Any]] = [
+        # The daemon reads it at its start only: the most that the pool's own limit can become meanwhile.
+        {"key": GPU_TAG, "limit": pool_limit(settings)},
+        {"key": CASE_TAG, "value": each, "limit": RUNS_PER_CASE},
+    ]
+    if settings.handover.max_runs is not None:
+        tags.append({"key": UPLOAD_TAG, "value": each, "limit": settings.handover.max_runs})
     content["concurrency"] = {
-        "runs": {
-            "max_concurrent_runs": settings.execution.max_runs,
-            "tag_concurrency_limits": [
-                {"key": GPU_TAG, "limit": pool_limit(settings)},
-                {"key": CASE_TAG, "value": {"applyLimitPerUniqueValue": True}, "limit": RUNS_PER_CASE},
-            ],
-        },
+        "runs": {"max_concurrent_runs": settings.execution.max_runs, "tag_concurrency_limits": tags},
         "pools": {"granularity": "run"},
     }
     return content
 
 
-def pool_limit(settings: Settings) -> int:
-    """Runs that may hold or wait for a slot at once."""
-    return simulations_at_once(settings) + settings.execution.pool_buffer
+def pool_limit(settings: Settings, ledger: Ledger | None = None) -> int:
+    """Runs that may hold or wait for a slot at once, at least one, so that somebody says why it waits.
+
+    Args:
+        settings: Of the site.
+        ledger: Knows which slots are switched off and what limit a person has set; None: neither.
+    """
+    most = simulations_at_once(settings, ledger) + settings.execution.pool_buffer
+    wanted = None if ledger is None else ledger.pool_limit(POOL)
+    return max(1, most if wanted is None else min(most, wanted))
 
 
 def write_instance(settings: Settings) -> bool:
@@ -121,9 +142,9 @@ def open_instance(settings: Settings) -> dg.DagsterInstance:
     return dg.DagsterInstance.from_config(str(home))
 
 
-def set_pool_limit(instance: dg.DagsterInstance, settings: Settings) -> bool:
+def set_pool_limit(instance: dg.DagsterInstance, settings: Settings, ledger: Ledger) -> bool:
     """Set the limit of the pool that simulations stand in; whether it changed."""
-    limit = pool_limit(settings)
+    limit = pool_limit(settings, ledger)
     if pool_limit_of(instance) == limit:
         return False
     instance.event_log_storage.set_concurrency_slots(POOL, limit)

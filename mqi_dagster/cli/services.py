@@ -65,7 +65,7 @@ class Services:
     """
 
     def __init__(self, settings_file: Path, settings: Settings) -> None:
-        self._settings_file = settings_file.resolve()
+        self.settings_file = settings_file.resolve()
         self._settings = settings
         self._state = settings.paths.state
         self._record = self._state / "services.json"
@@ -198,7 +198,7 @@ class Services:
         environment = {
             **os.environ,
             "DAGSTER_HOME": str(self._settings.paths.dagster_home),
-            SETTINGS_VARIABLE: str(self._settings_file),
+            SETTINGS_VARIABLE: str(self.settings_file),
             "DAGSTER_DISABLE_TELEMETRY": "1",
             "PYTHONUNBUFFERED": "1",
         }

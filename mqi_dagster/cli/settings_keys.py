@@ -90,6 +90,9 @@ def _member(
     if "patternProperties" in target:
         inner = _resolved(next(iter(target["patternProperties"].values())), types)
         return _section(f"{name}.<name>", inner, types, optional=True, description=description)
+    item = _resolved(target["items"], types) if "items" in target else {}
+    if "properties" in item:
+        return _section(f"{name}.<each>", item, types, optional=True, description=description)
     default = field.get("default", {} if target.get("type") == "object" else None)
     nullable = "anyOf" in field
     kind = _type(target, types) + (" or null" if nullable else "")

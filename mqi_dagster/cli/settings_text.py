@@ -12,6 +12,7 @@ from mqi_dagster.cli.settings_keys import Key, SectionKeys, every_key, settings_
 from mqi_dagster.settings import built_in_profiles
 
 _WIDTH = 100
+_EMPTY = {"<name>": "{}", "<each>": "[]"}
 _HEAD = """\
 # Settings of this site. Every key there is stands here, with its default.
 # A line "#key: value" is a key at its default: take away the "#" to change it. Relative paths begin at the
@@ -42,11 +43,11 @@ def settings_file(values: Mapping[str, Any]) -> str:
 
 def _section(section: SectionKeys, values: Mapping[str, Any], depth: int) -> list[str]:
     indent = "  " * depth
-    if section.name.endswith(".<name>"):
-        parent = section.name.removesuffix(".<name>").rpartition(".")[2]
+    parent, _, many = section.name.rpartition(".")
+    if many in _EMPTY:
         return [
             *_comment(f"{section.description} Keys: see the settings reference.", indent),
-            f"{indent}#{parent}: {{}}",
+            f"{indent}#{parent.rpartition('.')[2]}: {_EMPTY[many]}",
         ]
     if section.optional:
         return [

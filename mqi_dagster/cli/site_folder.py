@@ -13,6 +13,7 @@ from mqi_dagster.cli.sites import SETTINGS_NAME
 from mqi_dagster.errors import InfrastructureError
 from mqi_dagster.machine import PACKAGED_MACHINES
 from mqi_dagster.pseudonyms import make_secret
+from mqi_dagster.resources.site import Site
 from mqi_dagster.settings import LOCAL, Settings, parse_settings, read_settings
 from mqi_dagster.store.files import write_atomically
 
@@ -64,13 +65,14 @@ def _initialise(folder: Path, values: Mapping[str, Any]) -> list[str]:
             made.append(_shown(paths.machines / source.name, folder))
     if write_instance(settings):
         made.append(f"{_shown(paths.dagster_home, folder)}/dagster.yaml")
-    made += _limited(settings)
+    made += _limited(file, settings)
     return made
 
 
-def _limited(settings: Settings) -> list[str]:
+def _limited(file: Path, settings: Settings) -> list[str]:
     with open_instance(settings) as instance:
-        return ["the limit of the pool gpu"] if set_pool_limit(instance, settings) else []
+        changed = set_pool_limit(instance, settings, Site(file).ledger)
+        return ["the limit of the pool gpu"] if changed else []
 
 
 def _shown(path: Path, folder: Path) -> str:

@@ -7,6 +7,7 @@ from datetime import timedelta
 from mqi_dagster.cli.instance import fail_orphaned_runs, open_instance, set_pool_limit, write_instance
 from mqi_dagster.cli.services import Running, Services
 from mqi_dagster.errors import InfrastructureError
+from mqi_dagster.resources.site import Site
 from mqi_dagster.settings import Settings
 from mqi_dagster.store.files import remove_unchanged
 from mqi_dagster.store.store import Store
@@ -47,7 +48,7 @@ def start_services(services: Services, settings: Settings, port: int | None = No
             services.stop()
             write_instance(settings)
             with open_instance(settings) as instance:
-                set_pool_limit(instance, settings)
+                set_pool_limit(instance, settings, Site(services.settings_file).ledger)
                 fail_orphaned_runs(instance)
             clear_leftovers(settings)
             try:

@@ -44,6 +44,9 @@ MOQUI_PLANE_BOX = Phantom(
 )
 """moqui's geometry in 2 cm mode is fixed; these are the numbers its own platform writes for it."""
 
+MULTI_GPU_FOLDER = "multi_gpu"
+"""In the output folder, which exists wherever the engine runs: moqui makes folders one level deep only."""
+
 _WHERE = Where(kind="TPS file")
 _FIELD_OF = {key.name.lower(): name for name, key in KEYS.items()}
 _INTEGER = re.compile(r"[+-]?[0-9]+")
@@ -226,7 +229,7 @@ def tps_for_beam(
     profile: EngineProfile,
     machine: Machine,
     particles_per_history: float,
-    gpu_index: int,
+    gpus: tuple[int, ...],
     paths: EnginePaths,
     *,
     patient_ct: bool = False,
@@ -238,7 +241,7 @@ def tps_for_beam(
         profile: The engine.
         machine: The beam's machine.
         particles_per_history: See `histories.request_histories`.
-        gpu_index: GPU among those the engine sees; 0 without a GPU.
+        gpus: GPUs among those the engine sees, (0,) without a GPU; over several its layers are spread.
         paths: Folders as the engine sees them.
         patient_ct: Simulate in the CT that lies beside the plan instead of water.
 
@@ -246,7 +249,7 @@ def tps_for_beam(
         EngineInputError: The engine does not know the machine, or a key is missing, unknown or out of range.
     """
     values: dict[str, object] = {
-        "gpu_id": gpu_index,
+        "gpu_id": gpus[0],
         "random_seed": engine.seed,
         "use_absolute_path": profile.absolute_paths,
         "total_threads": -1,
@@ -283,4 +286,10 @@ def tps_for_beam(
     if profile.reads_beam_model:
         values["beam_model_file"] = paths.beam_model_file
         values["embedded_shards"] = engine.embedded.shards
+    if len(gpus) > 1:
+        values["enable_multi_gpu"] = True
+        values["allowed_gpu_ids"] = ",".join(str(gpu) for gpu in gpus)
+        # As moqui's own platform writes it: as many workers as there are GPUs.
+        values["multi_gpu_workers"] = 0
+        values["multi_gpu_temp_root"] = f"{paths.output_dir}/{MULTI_GPU_FOLDER}"
     return validated({**values, **_further_keys(profile, values)})

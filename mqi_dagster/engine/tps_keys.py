@@ -18,8 +18,9 @@ class Key:
 
     name: str
     group: int
-    digest: Literal["value", "gpu", "path"] = "value"
-    """``gpu`` and ``path`` values depend on where a beam runs, so a digest sees a placeholder."""
+    digest: Literal["value", "gpu", "path", "absent"] = "value"
+    """``gpu`` and ``path`` values depend on where a beam runs, so a digest sees a placeholder; whether an
+    ``absent`` key stands in the file does as well, so a digest sees nothing of it."""
 
 
 Count = Annotated[int, Field(ge=1)]
@@ -114,10 +115,10 @@ class TpsFile(BaseModel):
     output_format: Annotated[Literal["raw", "mhd", "mha", "npz", "dcm"], Key("OutputFormat", 6)]
     overwrite_results: Annotated[bool, Key("OverwriteResults", 6)]
 
-    enable_multi_gpu: Annotated[bool | None, Key("EnableBeamLayerMultiGpu", 7, "gpu")] = None
-    allowed_gpu_ids: Annotated[Text, Key("BeamLayerMultiGpuAllowedGpuIds", 7, "gpu")] = None
-    multi_gpu_workers: Annotated[int | None, Key("BeamLayerMultiGpuMaxWorkers", 7, "gpu")] = None
-    multi_gpu_temp_root: Annotated[Text, Key("BeamLayerMultiGpuTempRoot", 7, "path")] = None
+    enable_multi_gpu: Annotated[bool | None, Key("EnableBeamLayerMultiGpu", 7, "absent")] = None
+    allowed_gpu_ids: Annotated[Text, Key("BeamLayerMultiGpuAllowedGpuIds", 7, "absent")] = None
+    multi_gpu_workers: Annotated[int | None, Key("BeamLayerMultiGpuMaxWorkers", 7, "absent")] = None
+    multi_gpu_temp_root: Annotated[Text, Key("BeamLayerMultiGpuTempRoot", 7, "absent")] = None
 
     @model_validator(mode="after")
     def _whole(self) -> Self:
@@ -161,7 +162,7 @@ class TpsFile(BaseModel):
         content: dict[str, object] = {}
         for name, key in KEYS.items():
             value = getattr(self, name)
-            if value is None:
+            if value is None or key.digest == "absent":
                 continue
             content[key.name] = value if key.digest == "value" else f"<{key.digest}>"
         return content

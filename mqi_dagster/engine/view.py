@@ -67,6 +67,7 @@ def prepare_view(
     ct_files: Sequence[FileEntry],
     engine: Engine,
     gpu_index: int = 0,
+    gpu_count: int = 1,
     seen_as: PurePosixPath | None = None,
 ) -> JobView:
     """Write the folder of a job; an earlier one of the same name is replaced as a whole.
@@ -82,6 +83,7 @@ def prepare_view(
         ct_files: The CT of the case; used where the engine can simulate in it.
         engine: The site's settings of the simulation.
         gpu_index: GPU among those the engine will see.
+        gpu_count: How many of them simulate the beam together, counted from 0; ``gpu_index`` where 1.
         seen_as: ``directory`` as the engine sees it, where that is another machine.
 
     Raises:
@@ -108,7 +110,8 @@ def prepare_view(
         beam_model_file=f"{seen}/{BEAM_MODEL_NAME}",
     )
     ratio = request.particles_per_history
-    tps = tps_for_beam(engine, profile, machine, ratio, gpu_index, paths, patient_ct=patient_ct)
+    gpus = range(gpu_count) if gpu_count > 1 else (gpu_index,)
+    tps = tps_for_beam(engine, profile, machine, ratio, tuple(gpus), paths, patient_ct=patient_ct)
     contents = {TPS_NAME: render(tps).encode()}
     if profile.reads_beam_model:
         model = beam_model_for(machine, plan_beam, interpreted.dose_dividing_factor)

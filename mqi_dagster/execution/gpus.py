@@ -1,24 +1,54 @@
-"""The GPUs of this machine, asked through NVML."""
+"""The GPUs of this machine: what NVML sees of them, or what the settings declare where it sees none.
+
+Whose a process on a GPU is, is decided by its pid alone. It is ours where it is, or descends from, a process
+of an engine's process group or session: the job ids in the leases name those. A compute process that holds no
+memory is a display server's and counts for nothing. Every other one is foreign: also one whose memory the
+driver does not tell, and one that lives in another container, whose pid means nothing here.
+"""
 
 from __future__ import annotations
 
+from collections.abc import Callable, Collection, Iterable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
+from typing import Any, TypeVar
 
 import pynvml
+
+from mqi_dagster.errors import ConfigurationError
+from mqi_dagster.execution.processes import descends_from, living_members
+from mqi_dagster.settings import DeclaredGpu
+
+T = TypeVar("T")
+
+
+@dataclass(frozen=True, slots=True)
+class ComputeProcess:
+    """A process that computes on a GPU."""
+
+    pid: int
+    used_bytes: int | None
+    """Memory it holds on the GPU; None where the driver does not tell."""
 
 
 @dataclass(frozen=True, slots=True)
 class Gpu:
-    """One GPU as NVML shows it."""
+    """One GPU at one look; None where its driver does not tell."""
 
     index: int
     uuid: str
     name: str
-    memory_mb: int
+    memory_mb: int | None
+    used_mb: int | None = None
+    utilisation_percent: int | None = None
+    temperature_c: int | None = None
+    sm_clock_mhz: int | None = None
+    memory_clock_mhz: int | None = None
+    processes: tuple[ComputeProcess, ...] = ()
 
 
 def local_gpus() -> list[Gpu]:
-    """Every GPU of this machine, empty where there is no driver."""
+    """Every GPU of this machine that answers, empty where there is no driver."""
     try:
         pynvml.nvmlInit()
     except pynvml.NVMLError:
@@ -26,16 +56,86 @@ def local_gpus() -> list[Gpu]:
     try:
         found = []
         for index in range(pynvml.nvmlDeviceGetCount()):
-            handle = pynvml.nvmlDeviceGetHandleByIndex(index)
-            memory = pynvml.nvmlDeviceGetMemoryInfo(handle)
-            found.append(
-                Gpu(
-                    index,
-                    str(pynvml.nvmlDeviceGetUUID(handle)),
-                    str(pynvml.nvmlDeviceGetName(handle)),
-                    int(memory.total) >> 20,
-                )
-            )
+            # One that has fallen off the bus must not hide the others.
+            with suppress(pynvml.NVMLError):
+                found.append(_look(index, pynvml.nvmlDeviceGetHandleByIndex(index)))
         return found
     finally:
         pynvml.nvmlShutdown()
+
+
+def _look(index: int, handle: Any) -> Gpu:
+    memory = _told(lambda: pynvml.nvmlDeviceGetMemoryInfo(handle))
+    rates = _told(lambda: pynvml.nvmlDeviceGetUtilizationRates(handle))
+    clock = pynvml.nvmlDeviceGetClockInfo
+    return Gpu(
+        index=index,
+        uuid=str(pynvml.nvmlDeviceGetUUID(handle)),
+        name=str(pynvml.nvmlDeviceGetName(handle)),
+        memory_mb=None if memory is None else int(memory.total) >> 20,
+        used_mb=None if memory is None else int(memory.used) >> 20,
+        utilisation_percent=None if rates is None else int(rates.gpu),
+        temperature_c=_told(
+            lambda: int(pynvml.nvmlDeviceGetTemperature(handle, pynvml.NVML_TEMPERATURE_GPU))
+        ),
+        sm_clock_mhz=_told(lambda: int(clock(handle, pynvml.NVML_CLOCK_SM))),
+        memory_clock_mhz=_told(lambda: int(clock(handle, pynvml.NVML_CLOCK_MEM))),
+        processes=tuple(
+            ComputeProcess(int(one.pid), None if one.usedGpuMemory is None else int(one.usedGpuMemory))
+            for one in _told(lambda: pynvml.nvmlDeviceGetComputeRunningProcesses(handle)) or ()
+        ),
+    )
+
+
+def _told(ask: Callable[[], T]) -> T | None:
+    try:
+        return ask()
+    except pynvml.NVMLError_NotSupported:
+        return None
+
+
+def foreign(processes: Iterable[ComputeProcess], engines: Collection[str]) -> int:
+    """How many of the processes on a GPU are neither an engine of this site nor hold nothing.
+
+    Args:
+        processes: On one GPU.
+        engines: Job ids of the engines that run under a lease.
+
+    Raises:
+        InfrastructureError: A job id is not that of a process.
+    """
+    holding = [one.pid for one in processes if one.used_bytes != 0]
+    if not holding:
+        return 0
+    ours = {pid for job_id in engines for pid in living_members(job_id)}
+    return sum(not descends_from(pid, ours) for pid in holding)
+
+
+def pool_gpus(declared: Sequence[DeclaredGpu], seen: Sequence[Gpu]) -> list[Gpu]:
+    """The GPUs of the pool: those that are declared, or without a declaration all that are seen.
+
+    Args:
+        declared: ``execution.gpus``.
+        seen: What NVML sees.
+
+    Raises:
+        ConfigurationError: The declaration contradicts what NVML sees.
+    """
+    if not declared:
+        return list(seen)
+    if not seen:
+        return [Gpu(one.index, one.uuid, "declared", one.memory_mb) for one in declared]
+    known = {gpu.uuid: gpu for gpu in seen}
+    for one in declared:
+        gpu = known.get(one.uuid)
+        if gpu is None:
+            raise ConfigurationError(f"execution.gpus: NVML sees no GPU {one.uuid} here")
+        if gpu.index != one.index:
+            raise ConfigurationError(
+                f"execution.gpus: NVML gives {one.uuid} the index {gpu.index}, not {one.index}"
+            )
+        if gpu.memory_mb is not None and one.memory_mb > gpu.memory_mb:
+            raise ConfigurationError(
+                f"execution.gpus: {one.uuid} has {gpu.memory_mb} MB, not {one.memory_mb} MB"
+            )
+    return [known[one.uuid] for one in declared]

@@ -11,7 +11,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import IO
@@ -27,6 +27,7 @@ _CONFIRM_SECONDS = 10.0
 @dataclass(frozen=True, slots=True)
 class _Stat:
     state: str
+    parent: int
     group: int
     session: int
     started: int
@@ -42,7 +43,8 @@ def _stat(pid: int) -> _Stat | None:
         fields = Path(f"/proc/{pid}/stat").read_text(errors="replace").rpartition(")")[2].split()
     except (FileNotFoundError, ProcessLookupError):
         return None
-    return _Stat(state=fields[0], group=int(fields[2]), session=int(fields[3]), started=int(fields[19]))
+    state, parent, group, session = fields[0], *(int(field) for field in fields[1:4])
+    return _Stat(state=state, parent=parent, group=group, session=session, started=int(fields[19]))
 
 
 def process_id(pid: int) -> str:
@@ -92,6 +94,16 @@ def process_alive(job_id: str) -> bool:
         InfrastructureError: The name is not that of a process.
     """
     return bool(living_members(job_id))
+
+
+def descends_from(pid: int, ancestors: Collection[int]) -> bool:
+    """Whether a process is one of these or was started by one, however far back."""
+    while pid not in ancestors:
+        stat = _stat(pid)
+        if stat is None or stat.parent <= 0:
+            return False
+        pid = stat.parent
+    return True
 
 
 def end_group(job_id: str, grace_seconds: float) -> None:

@@ -71,6 +71,12 @@ class RemoteCommandError(MqiError):
         self.exit_code = exit_code
 
 
+class AnswerError(MqiError):
+    """A program on the host answered, and what it says is not understood."""
+
+    code = "remote-answer"
+
+
 class PathRejectedError(MqiError):
     """A remote path does not lie where it may, or what lies there is not ours."""
 

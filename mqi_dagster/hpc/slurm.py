@@ -33,6 +33,9 @@ _LIMIT = re.compile(r"violates accounting/QOS policy", re.IGNORECASE)
 """Most often as many jobs as the account may submit: it goes away when some of them have ended."""
 _REJECTED = re.compile(r"(?:sbatch: )?error: (?:Batch job submission failed: )?(.*)")
 _GRES_GPUS = re.compile(r"gpu(?::[A-Za-z0-9_.-]+)?:(\d+)")
+_GRES_INDICES = re.compile(
+    r"gpu(?::[A-Za-z0-9_.-]+)?:\d+\(IDX:([0-9]+(?:-[0-9]+)?(?:,[0-9]+(?:-[0-9]+)?)*)\)"
+)
 JOB_SCRIPT = "job.sh"
 
 
@@ -166,6 +169,14 @@ class NodeGpus:
     state: str
     total: int
     used: int
+    indices: tuple[int, ...] = ()
+    """Which of them jobs have, as far as Slurm tells."""
+
+    def allocated(self, index: int) -> bool | None:
+        """Whether a job has this one; None where Slurm tells only how many are taken."""
+        if len(self.indices) == self.used:
+            return index in self.indices
+        return True if self.used >= self.total else None
 
 
 def gpus_of(connection: Connection, slurm: Slurm) -> list[NodeGpus]:
@@ -184,12 +195,17 @@ def gpus_of(connection: Connection, slurm: Slurm) -> list[NodeGpus]:
         fields = line.split()
         if len(fields) == 4:
             node, state, gres, used = fields
-            found[node] = NodeGpus(node, state, _gpus(gres), _gpus(used))
+            found[node] = NodeGpus(node, state, _gpus(gres), _gpus(used), _indices(used))
     return [found[name] for name in sorted(found)]
 
 
 def _gpus(gres: str) -> int:
     return sum(int(number) for number in _GRES_GPUS.findall(gres))
+
+
+def _indices(gres: str) -> tuple[int, ...]:
+    spans = [span.split("-") for held in _GRES_INDICES.findall(gres) for span in held.split(",")]
+    return tuple(index for span in spans for index in range(int(span[0]), int(span[-1]) + 1))
 
 
 def scheduler_facts(connection: Connection) -> dict[str, str]:

@@ -8,7 +8,7 @@ from datetime import datetime
 
 from sqlalchemy import Row, Select, delete, insert, select, update
 
-from mqi_dagster.errors import InfrastructureError
+from mqi_dagster.errors import ConfigurationError, InfrastructureError
 from mqi_dagster.ledger.database import Database
 from mqi_dagster.ledger.tables import ARRIVAL
 
@@ -52,7 +52,7 @@ class ArrivalRows(Database):
         ready: bool,
         reason: str,
         next_check: datetime | None,
-        priority: int = 0,
+        priority: int | None = None,
     ) -> Arrival:
         """Write down what the inbox shows of a case now; the time of first sight stays.
 
@@ -63,7 +63,7 @@ class ArrivalRows(Database):
             ready: Whether it can be taken.
             reason: Why it waits, without paths; empty where it is ready.
             next_check: When to look again, for people; None where nothing is waited for.
-            priority: Higher ones are taken first.
+            priority: Higher ones are taken first; None: as before, 0 at first.
         """
         seen = {
             "arrival": arrival,
@@ -71,8 +71,9 @@ class ArrivalRows(Database):
             "ready": ready,
             "reason": reason,
             "next_check": next_check,
-            "priority": priority,
         }
+        if priority is not None:
+            seen["priority"] = priority
         query = select(ARRIVAL).where(ARRIVAL.c.case == case)
         with self._read() as connection:
             row = connection.execute(query).one_or_none()
@@ -85,8 +86,27 @@ class ArrivalRows(Database):
                 update(ARRIVAL).where(ARRIVAL.c.case == case).values(**seen, changed_at=now)
             )
             if changed.rowcount == 0:
-                connection.execute(insert(ARRIVAL).values(case=case, **seen, first_seen=now, changed_at=now))
+                new = {"priority": 0, **seen, "case": case, "first_seen": now, "changed_at": now}
+                connection.execute(insert(ARRIVAL).values(**new))
             return _arrival(connection.execute(query).one())
+
+    def set_priority(self, case: str, priority: int) -> Arrival:
+        """Say how urgent a case is: higher ones come first, 0 is ordinary.
+
+        Raises:
+            ConfigurationError: The case was never seen.
+        """
+        with self._write() as connection:
+            this = ARRIVAL.c.case == case
+            if connection.execute(update(ARRIVAL).where(this).values(priority=priority)).rowcount == 0:
+                raise ConfigurationError(f"no case {case} is known here; see `mqi case list`")
+            return _arrival(connection.execute(select(ARRIVAL).where(this)).one())
+
+    def priorities(self, cases: Collection[str]) -> dict[str, int]:
+        """How urgent cases are; those that were never seen are left out."""
+        query = select(ARRIVAL.c.case, ARRIVAL.c.priority).where(ARRIVAL.c.case.in_(sorted(cases)))
+        with self._read() as connection:
+            return {str(row.case): int(row.priority) for row in connection.execute(query).all()}
 
     def open_arrivals(self, limit: int) -> list[Arrival]:
         """Cases that are ready and for whose present files no run was asked yet, most urgent first."""

@@ -1,8 +1,9 @@
 """Opening the ledger's database, and the one way to read from and write to it.
 
 The same code works on SQLite and PostgreSQL. Writes happen one at a time on both: a ``BEGIN IMMEDIATE``
-there, an advisory lock for the length of the transaction here. No connection outlives its transaction, so
-that a ledger may be used from any thread and on both sides of a fork.
+there, an advisory lock for the length of the transaction here. A ledger may be used from any thread and on
+both sides of a fork: a connection to a file does not outlive its transaction, those to a server (which starts
+a process for each) are kept, and a forked child makes its own.
 """
 
 from __future__ import annotations
@@ -10,6 +11,7 @@ from __future__ import annotations
 import fcntl
 import os
 import threading
+import weakref
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, nullcontext
 from datetime import UTC, datetime
@@ -26,6 +28,7 @@ from mqi_dagster.ledger.tables import REVISION, VERSION_TABLE
 _BUSY_SECONDS = 30
 _ADVISORY_KEY = 0x6D716C64
 _MIGRATIONS = Path(__file__).parent / "migrations"
+_SERVERS: weakref.WeakSet[Engine] = weakref.WeakSet()
 # Alembic keeps the revision it runs in module globals.
 _ALEMBIC = threading.Lock()
 
@@ -102,6 +105,15 @@ def _plain_errors() -> Iterator[None]:
         raise InfrastructureError(f"the ledger's database failed: {reason[0]}") from None
 
 
+def _forget_connections() -> None:
+    for engine in list(_SERVERS):
+        # They are the parent's: not even a farewell may be sent on them.
+        engine.dispose(close=False)
+
+
+os.register_at_fork(after_in_child=_forget_connections)
+
+
 def _engine(url: str) -> Engine:
     try:
         parsed = make_url(url)
@@ -120,7 +132,9 @@ def _engine(url: str) -> Engine:
         event.listen(engine, "begin", _begin_sqlite)
         return engine
     if parsed.get_backend_name() == "postgresql":
-        return create_engine(parsed, poolclass=NullPool, hide_parameters=True)
+        engine = create_engine(parsed, pool_size=1, max_overflow=20, pool_pre_ping=True, hide_parameters=True)
+        _SERVERS.add(engine)
+        return engine
     raise ConfigurationError("the ledger lives in SQLite or PostgreSQL, the URL names neither")
 
 

@@ -7,9 +7,12 @@ from mqi_dagster.ledger.attempts import AttemptRows
 from mqi_dagster.ledger.cluster_jobs import ClusterJobRows
 from mqi_dagster.ledger.clusters import ClusterRows
 from mqi_dagster.ledger.fractions import FractionRows
+from mqi_dagster.ledger.gpus import GpuRows
 from mqi_dagster.ledger.leases import LeaseRows
+from mqi_dagster.ledger.pools import PoolRows
 from mqi_dagster.ledger.progress import ProgressRows
 from mqi_dagster.ledger.slots import SlotRows
+from mqi_dagster.ledger.waiting import WaitingRows
 
 
 class Ledger(
@@ -17,12 +20,15 @@ class Ledger(
     ArrivalRows,
     SlotRows,
     LeaseRows,
+    WaitingRows,
+    GpuRows,
+    PoolRows,
     AttemptRows,
     ProgressRows,
     ClusterJobRows,
     ClusterRows,
 ):
-    """Arrivals, fractions, slots, leases, attempts, live progress and jobs on clusters of a site.
+    """Arrivals, fractions, slots, leases, GPUs, attempts, live progress and jobs on clusters of a site.
 
     One object may be used by many threads, and by a process and the children it forks.
     """

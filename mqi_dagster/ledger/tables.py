@@ -25,7 +25,7 @@ from sqlalchemy import (
     text,
 )
 
-REVISION = "0002"
+REVISION = "0003"
 VERSION_TABLE = "mqi_ledger_version"
 
 
@@ -94,15 +94,66 @@ SLOT = Table(
     Column("uuid", String(200), nullable=False),
     Column("memory_mb", Integer, nullable=False),
     Column("in_service", Boolean, nullable=False),
-    # The lease is the rest of the row: one per slot by the key, one per beam by the constraint.
+    # A person's switch: a declaration leaves it as it is.
+    Column("switched_off_at", UtcDateTime),
+    Column("switched_off_reason", String),
+    # The lease is the rest of the row: one per slot by the key, one per part of a beam by the constraint.
     Column("token", Integer, nullable=False),
     Column("beam", String(200)),
+    Column("part", Integer),
     Column("owner", String(200)),
     Column("acquired_at", UtcDateTime),
     Column("heartbeat_at", UtcDateTime),
     Column("executor", String(50)),
     Column("job_id", String(200)),
-    UniqueConstraint("beam", name="mqi_slot_beam"),
+    UniqueConstraint("beam", "part", name="mqi_slot_beam_part"),
+    Index(
+        "mqi_slot_uuid",
+        "host",
+        "uuid",
+        unique=True,
+        sqlite_where=text("uuid <> ''"),
+        postgresql_where=text("uuid <> ''"),
+    ),
+)
+
+GPU = Table(
+    "mqi_gpu",
+    METADATA,
+    Column("host", String(200), primary_key=True),
+    Column("uuid", String(200), primary_key=True),
+    Column("gpu_index", Integer, nullable=False),
+    Column("name", String(200), nullable=False),
+    Column("memory_mb", Integer),
+    Column("used_mb", Integer),
+    Column("utilisation_percent", Integer),
+    Column("temperature_c", Integer),
+    Column("sm_clock_mhz", Integer),
+    Column("memory_clock_mhz", Integer),
+    Column("foreign_processes", Integer, nullable=False),
+    Column("allocated", Boolean),
+    Column("seen_at", UtcDateTime, nullable=False),
+)
+
+WAITING = Table(
+    "mqi_waiting",
+    METADATA,
+    Column("beam", String(200), primary_key=True),
+    Column("owner", String(200), nullable=False),
+    Column("host", String(200), nullable=False),
+    Column("kind", String(20), nullable=False),
+    Column("priority", Integer, nullable=False),
+    Column("reason", String, nullable=False),
+    Column("since", UtcDateTime, nullable=False),
+    Column("until", UtcDateTime, nullable=False),
+)
+
+POOL = Table(
+    "mqi_pool",
+    METADATA,
+    Column("name", String(50), primary_key=True),
+    Column("most_runs", Integer, nullable=False),
+    Column("set_at", UtcDateTime, nullable=False),
 )
 
 ATTEMPT = Table(

@@ -37,6 +37,7 @@ class Site:
         self.settings_file = settings_file
         self.given = given
         self._clusters: dict[str, SlurmExecutor] = {}
+        self._connections: dict[str, Connection] = {}
 
     @classmethod
     def from_environment(cls) -> "Site":
@@ -101,6 +102,12 @@ class Site:
         if host not in self._clusters:
             self._clusters[host] = SlurmExecutor(host, known, known.slurm, self.ledger, TPS_NAME)
         return self._clusters[host]
+
+    def connection_to(self, host: str) -> Connection:
+        """A connection to a host of the settings, kept for as long as this process lives."""
+        if host not in self._connections:
+            self._connections[host] = Connection(self.settings.hosts[host])
+        return self._connections[host]
 
     @cached_property
     def target(self) -> Target:

@@ -7,13 +7,13 @@ import dagster as dg
 
 from mqi_dagster.assets.arrivals import ArrivedCase, arrivals_in, cases_of, refused
 from mqi_dagster.assets.boundary import safe_text
-from mqi_dagster.assets.jobs import CASE_TAG, intake_job
+from mqi_dagster.assets.jobs import CASE_TAG, PRIORITY_TAG, intake_job
 from mqi_dagster.delivery.discovery import Arrival
 from mqi_dagster.errors import InfrastructureError
 from mqi_dagster.ledger.arrivals import Arrival as Row
 from mqi_dagster.partitions import CASES
 from mqi_dagster.resources.site import Site
-from mqi_dagster.sensors.queue import REQUESTS_PER_TICK, SECONDS_PER_TICK, asked_key, room_in_queue
+from mqi_dagster.sensors.queue import REQUESTS_PER_TICK, SECONDS_PER_TICK, Room, asked_key
 
 
 def _readiness(
@@ -45,10 +45,7 @@ def see(site: Site, arrival: Arrival, now: datetime) -> bool:
     for found in cases:
         row = site.ledger.arrival(found.case)
         ready, reason, next_check = _readiness(site, found, row.first_seen if row else now, now)
-        priority = row.priority if row else 0
-        site.ledger.see_arrival(
-            found.place, found.case, found.fingerprint, ready, reason, next_check, priority
-        )
+        site.ledger.see_arrival(found.place, found.case, found.fingerprint, ready, reason, next_check)
     site.ledger.forget_unrequested(cases[0].place, [found.case for found in cases])
     rows = [site.ledger.arrival(found.case) for found in cases]
     return all(row is not None and row.ready and not row.is_open for row in rows)
@@ -85,17 +82,19 @@ def case_arrivals(interval: int) -> dg.SensorDefinition:
                 context.log.error("an arrival cannot be looked at: %s", reason)
                 place, case = refused(site, arrival)
                 site.ledger.see_arrival(place, case, arrival.fingerprint, False, reason, None)
-        limit = min(REQUESTS_PER_TICK, room_in_queue(context.instance))
+        room = Room(context.instance)
         requests: list[dg.RunRequest] = []
-        for row in site.ledger.open_arrivals(limit):
+        for row in site.ledger.open_arrivals(REQUESTS_PER_TICK):
             if time.monotonic() - started > SECONDS_PER_TICK and requests:
+                break
+            if not room.take(1, row.priority):
                 break
             key, _ = _asked(context.instance, row)
             requests.append(
                 dg.RunRequest(
                     run_key=key,
                     partition_key=row.case,
-                    tags={CASE_TAG: row.case, "dagster/priority": str(row.priority)},
+                    tags={CASE_TAG: row.case, PRIORITY_TAG: str(row.priority)},
                 )
             )
         _settle_requested(context, site)

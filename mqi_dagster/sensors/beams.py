@@ -10,12 +10,11 @@ from mqi_dagster.delivery.manifest import CaseManifest, beam_inputs
 from mqi_dagster.partitions import BEAMS, beam_key
 from mqi_dagster.resources.site import Site
 from mqi_dagster.sensors.queue import (
-    REQUESTS_PER_TICK,
+    Room,
     any_unfinished,
     asked_key,
     latest_run_succeeded,
     read_cursor,
-    room_in_queue,
     write_cursor,
 )
 from mqi_dagster.store.digests import digest_of
@@ -29,13 +28,19 @@ def beam_fingerprint(manifest: CaseManifest, number: int) -> str:
     return digest_of(inputs=beam_inputs(manifest, number))[:16]
 
 
-def beam_requests(manifest: CaseManifest, priority: int) -> list[dg.RunRequest]:
-    """One run request per delivered beam of a case."""
+def beam_requests(manifest: CaseManifest, target: str, priority: int) -> list[dg.RunRequest]:
+    """One run request per delivered beam of a case.
+
+    Args:
+        manifest: Of the case.
+        target: ``handover.target``.
+        priority: Of the case.
+    """
     return [
         dg.RunRequest(
             run_key=f"{beam_key(manifest.case, entry.number)}:{beam_fingerprint(manifest, entry.number)}",
             partition_key=beam_key(manifest.case, entry.number),
-            tags={**beam_tags(manifest.case), "dagster/priority": str(priority)},
+            tags=beam_tags(manifest.case, target, priority),
         )
         for entry in manifest.beams
     ]
@@ -73,13 +78,16 @@ def beams_to_simulate(interval: int) -> dg.SensorDefinition:
     )
     def sensor(context: dg.SensorEvaluationContext, site: dg.ResourceParam[Site]) -> dg.SensorResult:
         cases, after = _touched(context)
-        limit = min(REQUESTS_PER_TICK, room_in_queue(context.instance))
+        priorities = site.ledger.priorities(cases)
+        room = Room(context.instance)
         requests: list[dg.RunRequest] = []
         keys: list[str] = []
         pending: list[str] = []
-        for case in cases:
+        # Those that were put off stand before the new ones, and an urgent one before both.
+        for case in sorted(cases, key=lambda case: -priorities.get(case, 0)):
+            priority = priorities.get(case, 0)
             try:
-                found = _look(context.instance, site, case)
+                found = _look(context.instance, site, case, priority)
             except Exception as error:  # noqa: BLE001 - one case must not keep all others waiting
                 # Kept, so that a case is not lost to a store that is away for a moment.
                 context.log.error("case %s: %s", case, safe_text(error))
@@ -90,8 +98,7 @@ def beams_to_simulate(interval: int) -> dg.SensorDefinition:
                 continue
             beams, wanted = found
             keys += beams
-            room = max(0, limit - len(requests))
-            requests += wanted[:room]
+            requests += wanted[: room.take(len(wanted), priority)]
             # A case stays pending until every run it asked for exists, so a crash of this tick loses none.
             if wanted:
                 pending.append(case)
@@ -106,7 +113,7 @@ def beams_to_simulate(interval: int) -> dg.SensorDefinition:
 
 
 def _look(
-    instance: dg.DagsterInstance, site: Site, case: str
+    instance: dg.DagsterInstance, site: Site, case: str, priority: int
 ) -> tuple[list[str], list[dg.RunRequest]] | None:
     """Beams of a case and the runs that are to be asked for; None where it has to be looked at again."""
     if any_unfinished(instance, [case]):
@@ -114,8 +121,7 @@ def _look(
     if not latest_run_succeeded(instance, case) or not passed(instance, "case_manifest", "integrity", case):
         return [], []
     manifest = read_manifest(instance, site, case)
-    row = site.ledger.arrival(case)
-    wanted = _not_asked(instance, beam_requests(manifest, row.priority if row else 0))
+    wanted = _not_asked(instance, beam_requests(manifest, site.settings.handover.target, priority))
     return [beam_key(case, entry.number) for entry in manifest.beams], wanted
 
 

@@ -1,10 +1,12 @@
 """Cases whose beams are all handed over are concluded, once for each set of results."""
 
+from collections.abc import Mapping
+
 import dagster as dg
 
 from mqi_dagster.assets.beam import read_manifest
 from mqi_dagster.assets.boundary import safe_text
-from mqi_dagster.assets.jobs import CASE_TAG, conclusion_job
+from mqi_dagster.assets.jobs import conclusion_job, upload_tags
 from mqi_dagster.assets.lineage import latest_digest, latest_text
 from mqi_dagster.delivery.manifest import CaseManifest
 from mqi_dagster.partitions import beam_key, split_beam_key
@@ -21,8 +23,16 @@ from mqi_dagster.store.digests import digest_of
 HANDED_OVER = dg.AssetKey("handed_over")
 
 
-def conclusion_request(instance: dg.DagsterInstance, manifest: CaseManifest) -> dg.RunRequest | None:
-    """The conclusion run of a case, None while a beam is in work, has failed, or was never handed over."""
+def conclusion_request(
+    instance: dg.DagsterInstance, manifest: CaseManifest, tags: Mapping[str, str] | None = None
+) -> dg.RunRequest | None:
+    """The conclusion run of a case, None while a beam is in work, has failed, or was never handed over.
+
+    Args:
+        instance: Dagster's.
+        manifest: Of the case.
+        tags: Of the run.
+    """
     beams = [beam_key(manifest.case, entry.number) for entry in manifest.beams]
     versions: dict[str, str] = {}
     for beam in beams:
@@ -35,7 +45,13 @@ def conclusion_request(instance: dg.DagsterInstance, manifest: CaseManifest) -> 
         versions[beam] = f"{dose}:{digest}"
     signature = digest_of(versions=versions, partial=manifest.partial)[:16]
     key, _ = asked_key(instance, conclusion_job.name, manifest.case, f"{manifest.case}:{signature}")
-    return dg.RunRequest(run_key=key, partition_key=manifest.case, tags={CASE_TAG: manifest.case})
+    return dg.RunRequest(run_key=key, partition_key=manifest.case, tags=dict(tags or {}))
+
+
+def conclusion_tags(site: Site, case: str) -> dict[str, str]:
+    """Tags of the conclusion run of a case."""
+    priority = site.ledger.priorities([case]).get(case, 0)
+    return upload_tags(case, site.settings.handover.target, priority)
 
 
 def _case_of(record: dg.EventLogRecord) -> str | None:
@@ -73,7 +89,7 @@ def cases_to_conclude(interval: int) -> dg.SensorDefinition:
                 if any_unfinished(context.instance, [case, *beams]):
                     pending.append(case)
                     continue
-                request = conclusion_request(context.instance, manifest)
+                request = conclusion_request(context.instance, manifest, conclusion_tags(site, case))
             except Exception as error:  # noqa: BLE001 - one case must not keep all others waiting
                 # Kept, so that a case is not lost to a store that is away for a moment.
                 context.log.error("case %s: %s", case, safe_text(error))

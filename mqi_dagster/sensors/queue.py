@@ -9,16 +9,38 @@ from dagster._core.storage.dagster_run import FINISHED_STATUSES
 REQUESTS_PER_TICK = 20
 SECONDS_PER_TICK = 5.0
 QUEUED_AT_MOST = 200
+URGENT_AT_MOST = 40
+"""Runs of cases with a priority that may stand in the queue beyond: else a full queue keeps them out."""
 PARTITION_TAG = "dagster/partition"
 RUN_KEY_TAG = "dagster/run_key"
 
 UNFINISHED = [status for status in dg.DagsterRunStatus if status not in FINISHED_STATUSES]
 
 
-def room_in_queue(instance: dg.DagsterInstance) -> int:
-    """How many more runs may be asked for, so that the queue stays short and priorities count."""
-    queued = instance.get_runs_count(dg.RunsFilter(statuses=[dg.DagsterRunStatus.QUEUED]))
-    return max(0, QUEUED_AT_MOST - queued)
+class Room:
+    """How many more runs a tick may ask for, so that the queue stays short and priorities count.
+
+    Args:
+        instance: Dagster's.
+    """
+
+    def __init__(self, instance: dg.DagsterInstance) -> None:
+        queued = instance.get_runs_count(dg.RunsFilter(statuses=[dg.DagsterRunStatus.QUEUED]))
+        self._tick = REQUESTS_PER_TICK
+        self._queue = QUEUED_AT_MOST - queued
+
+    def take(self, wanted: int, priority: int) -> int:
+        """How many of the wanted runs may be asked for now; they count from then on.
+
+        Args:
+            wanted: Runs of one case.
+            priority: Of the case; above 0 the queue may become longer.
+        """
+        beyond = URGENT_AT_MOST if priority > 0 else 0
+        given = max(0, min(wanted, self._tick, self._queue + beyond))
+        self._tick -= given
+        self._queue -= given
+        return given
 
 
 def any_unfinished(instance: dg.DagsterInstance, partitions: list[str]) -> bool:

@@ -3,6 +3,7 @@
 from mqi_dagster.settings.choices import CaseNames, CsvDialect, DoseType, Keep, OutputFormat, Ready, Samples
 from mqi_dagster.settings.database import Database
 from mqi_dagster.settings.engine import Embedded, Engine, EngineProfile, Phantom, built_in_profiles
+from mqi_dagster.settings.gpus import DeclaredGpu
 from mqi_dagster.settings.hosts import Host, Intervals, JumpHost, Retention, Slurm
 from mqi_dagster.settings.model import (
     Settings,
@@ -34,6 +35,7 @@ __all__ = [
     "CaseNames",
     "CsvDialect",
     "Database",
+    "DeclaredGpu",
     "DoseType",
     "Embedded",
     "Engine",

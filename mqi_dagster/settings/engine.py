@@ -47,6 +47,12 @@ class EngineProfile(Section):
     success_exit_codes: tuple[int, ...] = Field((0,), description="Exit codes worth looking at the output.")
     patient_ct: bool = Field(False, description="Can simulate in a patient CT given as DICOM.")
     needs_gpu: bool = Field(False, description="Whether it needs a GPU rather than a CPU slot.")
+    gpus_per_beam: Annotated[int, Field(ge=1, le=64)] = Field(
+        1, description="GPUs that simulate one beam together; above 1 its layers are spread over them."
+    )
+    gpu_memory_mb: Annotated[int, Field(ge=0)] = Field(
+        0, description="Free memory that it needs on each GPU [MB]; 0: any. One with less is not free."
+    )
     extra_keys: dict[str, str] = Field(
         default_factory=dict, description="Further keys of the TPS file for this engine, from the known ones."
     )
@@ -55,6 +61,8 @@ class EngineProfile(Section):
     def _addressed(self) -> Self:
         if not any("{tps}" in part for part in self.command):
             raise ValueError("command must name the TPS file as {tps}")
+        if not self.needs_gpu and (self.gpus_per_beam > 1 or self.gpu_memory_mb):
+            raise ValueError("gpus_per_beam and gpu_memory_mb are of an engine with needs_gpu")
         return self
 
 

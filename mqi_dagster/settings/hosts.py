@@ -99,7 +99,10 @@ class Slurm(Section):
     partition: Word | None = Field(None, description="Partition; null: the cluster's default.")
     account: Word | None = Field(None, description="Account.")
     qos: Word | None = Field(None, description="Quality of service.")
-    gres: Resource | None = Field("gpu:1", description="Generic resources of a job (`--gres`).")
+    gres: Resource | None = Field(
+        "gpu:1",
+        description="Generic resources of a job (`--gres`); unless set, the engine's `gpus_per_beam` GPUs.",
+    )
     gpus: Resource | None = Field(None, description="GPUs of a job (`--gpus`), in place of `gres`.")
     cpus: Count = Field(1, description="Cores of a job.")
     memory_mb: Count | None = Field(None, description="Memory of a job [MB]; doubled after a job ran out.")
@@ -143,6 +146,22 @@ class Slurm(Section):
         if self.gpus is not None:
             return "--gpus", self.gpus
         return None if self.gres is None else ("--gres", self.gres)
+
+    @property
+    def asks_by_default(self) -> bool:
+        """Whether the site leaves it to the engine's profile how many GPUs a job asks for."""
+        return self.gpus is None and "gres" not in self.model_fields_set
+
+    @property
+    def gpus_of_a_job(self) -> int:
+        """How many GPUs a job asks for."""
+        wanted = self.wanted_gpus
+        if wanted is None:
+            return 0
+        option, resource = wanted
+        parts = [part for part in resource.split(",") if option == "--gpus" or part.split(":")[0] == "gpu"]
+        counts = [part.rpartition(":")[2] for part in parts]
+        return sum(int(count) if count.isdigit() else 1 for count in counts)
 
 
 class Host(Login):

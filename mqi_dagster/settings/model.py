@@ -50,7 +50,7 @@ class Settings(Section):
     def _known_places(self) -> Self:
         places = {
             "execution.simulation": (self.execution.simulation, True),
-            "execution.gpu_monitoring": (self.execution.gpu_monitoring, True),
+            "execution.gpu_monitoring": (self.execution.gpu_monitoring, False),
             "handover.target": (self.handover.target, False),
         }
         if LOCAL in self.hosts:
@@ -62,6 +62,23 @@ class Settings(Section):
                 raise ValueError(f"{key}: no host {place!r} stands under hosts")
             if needs_slurm and self.hosts[place].slurm is None:
                 raise ValueError(f"{key}: the host {place!r} has no slurm section")
+        return self
+
+    @model_validator(mode="after")
+    def _gpus_of_a_beam(self) -> Self:
+        place, wanted = self.execution.simulation, self.engine.in_use().gpus_per_beam
+        cluster = self.slurm_of(place)
+        if cluster is None:
+            declared = len(self.execution.gpus)
+            if 0 < declared < wanted:
+                raise ValueError(
+                    f"execution.gpus: {declared} declared, the engine's gpus_per_beam is {wanted}"
+                )
+        elif wanted > 1 and not cluster[1].asks_by_default and cluster[1].gpus_of_a_job != wanted:
+            raise ValueError(
+                f"hosts.{place}.slurm: gres or gpus ask for {cluster[1].gpus_of_a_job} GPUs,"
+                f" the engine's gpus_per_beam is {wanted}"
+            )
         return self
 
     def slurm_of(self, place: str) -> tuple[Host, Slurm] | None:
@@ -88,7 +105,9 @@ class Settings(Section):
         )
 
 
-def _absolute(settings: Settings, base: Path) -> Settings:
+def _resolved(settings: Settings, base: Path) -> Settings:
+    """With absolute paths, and with as many GPUs for a job as a beam needs where the site says nothing."""
+
     def below(path: Path) -> Path:
         return path if path.is_absolute() else base / path
 
@@ -100,6 +119,12 @@ def _absolute(settings: Settings, base: Path) -> Settings:
         update={"password_file": None if password is None else below(password)}
     )
     keys = ("key_file", "known_hosts")
+
+    def with_gpus(name: str, host: Host) -> Host:
+        wanted = settings.engine.in_use().gpus_per_beam
+        if name != settings.execution.simulation or host.slurm is None or not host.slurm.asks_by_default:
+            return host
+        return host.model_copy(update={"slurm": host.slurm.model_copy(update={"gres": f"gpu:{wanted}"})})
 
     def host_below(host: Host) -> Host:
         jump = host.jump
@@ -114,7 +139,7 @@ def _absolute(settings: Settings, base: Path) -> Settings:
             "engine": settings.engine.model_copy(update={"embedded": embedded}),
             "handover": settings.handover.model_copy(update={"folder": below(settings.handover.folder)}),
             "database": database,
-            "hosts": {name: host_below(host) for name, host in settings.hosts.items()},
+            "hosts": {name: with_gpus(name, host_below(host)) for name, host in settings.hosts.items()},
         }
     )
 
@@ -144,7 +169,7 @@ def parse_settings(content: Any, base: Path) -> Settings:
         ConfigurationError: A key is missing, unknown, or out of range; the message names it.
     """
     try:
-        return _absolute(Settings.model_validate(content), base)
+        return _resolved(Settings.model_validate(content), base)
     except ValidationError as error:
         raise ConfigurationError("settings: " + "; ".join(problems(error))) from error
 

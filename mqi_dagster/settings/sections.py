@@ -10,6 +10,7 @@ from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
 from pydantic import Field, field_validator, model_validator
 
 from mqi_dagster.settings.choices import CaseNames, DoseType, Ready, Samples
+from mqi_dagster.settings.gpus import DeclaredGpu
 from mqi_dagster.settings.section import REMOTE_PATH, Count, Seconds, Section
 
 
@@ -105,7 +106,15 @@ class Execution(Section):
 
     simulation: Place = Field(LOCAL, description="Where engines run: `local`, or a host with `slurm`.")
     gpu_monitoring: Place = Field(
-        LOCAL, description="Whose GPUs `mqi gpus` and `mqi doctor` show: `local`, or a host with `slurm`."
+        LOCAL,
+        description="Whose GPUs the sensor gpu_monitor looks at: `local`, a host (by nvidia-smi), or a host "
+        "with `slurm` (by sinfo).",
+    )
+    gpus: tuple[DeclaredGpu, ...] = Field(
+        (), description="GPUs of the pool, each with `index`, `uuid`, `memory_mb`; empty: all that NVML sees."
+    )
+    gpu_look_seconds: Seconds = Field(
+        30.0, description="A look at the GPUs older than this does not decide whether one is free."
     )
     max_runs: Count = Field(10, description="Dagster runs at once.")
     slots: Count = Field(1, description="Simulations at once on this machine without a GPU.")
@@ -119,6 +128,13 @@ class Execution(Section):
     heartbeat_seconds: Seconds = Field(5.0, description="How often a lease is renewed.")
     stale_seconds: Seconds = Field(60.0, description="A lease without renewal for this long is stale.")
     lease_poll_seconds: Seconds = Field(2.0, description="How often a waiting beam looks for a free slot.")
+
+    @field_validator("gpus")
+    @classmethod
+    def _different_gpus(cls, value: tuple[DeclaredGpu, ...]) -> tuple[DeclaredGpu, ...]:
+        if len({gpu.index for gpu in value}) != len(value) or len({gpu.uuid for gpu in value}) != len(value):
+            raise ValueError("two GPUs have the same index or UUID")
+        return value
 
     @model_validator(mode="after")
     def _stale_after_heartbeats(self) -> Self:
@@ -146,6 +162,9 @@ class Handover(Section):
         Path("handover"), description="Target folder; on a host an absolute path in plain characters."
     )
     template: str = Field("<case>/<beam>/", description="Folder of a beam below the target.")
+    max_runs: Count | None = Field(
+        None, description="Runs at once that hand over to this target (run tag `mqi/upload`); null: any."
+    )
     raw_dose: bool = Field(False, description="Also hand over the raw dose.")
     tps_file: bool = Field(False, description="Also hand over the TPS file.")
     csv: bool = Field(False, description="Also hand over the interpreted CSVs.")

@@ -68,7 +68,7 @@ def engine(**changes: object) -> Engine:
 
 def moqui_tps(machines: Machines, gpu: int = 3, **changes: object) -> TpsFile:
     profile = built_in_profiles()["moqui"].model_copy(update=changes)
-    return tps_for_beam(engine(), profile, machines.named("G2"), 1.0, gpu, PATHS)
+    return tps_for_beam(engine(), profile, machines.named("G2"), 1.0, (gpu,), PATHS)
 
 
 def test_moqui_gets_every_key_it_needs_in_groups(machines: Machines) -> None:
@@ -83,7 +83,7 @@ def test_what_is_written_is_read_back_equal(machines: Machines) -> None:
 def test_the_embedded_engine_gets_beam_model_shards_and_the_box_of_the_settings(machines: Machines) -> None:
     settings = engine(embedded={"shards": 6}, seed=5)
     profile = built_in_profiles()["embedded"]
-    lines = render(tps_for_beam(settings, profile, machines.named("GENERIC"), 2e-5, 0, PATHS)).splitlines()
+    lines = render(tps_for_beam(settings, profile, machines.named("GENERIC"), 2e-5, (0,), PATHS)).splitlines()
     assert "BeamModelFile /w/job 1/Log_csv/beam_model.json" in lines
     assert "EmbeddedShards 6" in lines
     assert "PhantomPositionZ -379" in lines
@@ -95,7 +95,7 @@ def test_the_embedded_engine_gets_beam_model_shards_and_the_box_of_the_settings(
 
 def test_a_machine_that_moqui_has_no_model_of_is_refused_by_name(machines: Machines) -> None:
     with pytest.raises(EngineInputError, match="GENERIC"):
-        tps_for_beam(engine(), built_in_profiles()["moqui"], machines.named("GENERIC"), 1.0, 0, PATHS)
+        tps_for_beam(engine(), built_in_profiles()["moqui"], machines.named("GENERIC"), 1.0, (0,), PATHS)
 
 
 def test_relative_paths_name_the_folders_below_the_parent(machines: Machines) -> None:
@@ -107,7 +107,7 @@ def test_relative_paths_name_the_folders_below_the_parent(machines: Machines) ->
 
 def test_a_patient_ct_writes_no_phantom(machines: Machines) -> None:
     profile = built_in_profiles()["embedded"]
-    text = render(tps_for_beam(engine(), profile, machines.named("G2"), 1.0, 0, PATHS, patient_ct=True))
+    text = render(tps_for_beam(engine(), profile, machines.named("G2"), 1.0, (0,), PATHS, patient_ct=True))
     assert "UsingPhantomGeo false\nTwoCentimeterMode false\n" in text
     assert "PhantomDim" not in text
 
@@ -176,13 +176,34 @@ def test_a_path_that_the_file_cannot_carry_fails_before_start(machines: Machines
 def test_a_digest_sees_neither_gpu_nor_paths(machines: Machines) -> None:
     first = moqui_tps(machines, gpu=0).for_digest()
     other = tps_for_beam(
-        engine(), built_in_profiles()["moqui"], machines.named("G2"), 1.0, 7, EnginePaths(*("/x/plan",) * 5)
+        engine(),
+        built_in_profiles()["moqui"],
+        machines.named("G2"),
+        1.0,
+        (7,),
+        EnginePaths(*("/x/plan",) * 5),
     )
     assert first == other.for_digest()
     assert first["GPUID"] == "<gpu>"
     assert "/w" not in json.dumps(first)
     assert first["RandomSeed"] == -1932780356
     assert moqui_tps(machines, extra_keys={"RBE": "1.1"}).for_digest() != first
+
+
+def test_over_several_gpus_the_layers_are_spread_as_moqui_reads_it(machines: Machines) -> None:
+    profile = built_in_profiles()["moqui"]
+    tps = tps_for_beam(engine(), profile, machines.named("G2"), 1.0, (0, 1, 2), PATHS)
+    assert render(tps).endswith(
+        "OverwriteResults true\n"
+        "\n"
+        "EnableBeamLayerMultiGpu true\n"
+        "BeamLayerMultiGpuAllowedGpuIds 0,1,2\n"
+        "BeamLayerMultiGpuMaxWorkers 0\n"
+        f"BeamLayerMultiGpuTempRoot {PATHS.output_dir}/multi_gpu\n"
+    )
+    assert render(tps).startswith("GPUID 0\n")
+    assert "MultiGpu" not in render(moqui_tps(machines))
+    assert tps.for_digest() == moqui_tps(machines, gpu=0).for_digest(), "how many GPUs is no part of a result"
 
 
 def test_every_built_in_profile_is_one_of_the_tested() -> None:

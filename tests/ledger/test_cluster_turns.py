@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from mqi_dagster.ledger import Lease, Ledger, Refusal, Slot, SlotKind
+from mqi_dagster.ledger import Lease, Ledger, Need, Refusal, Slot, SlotKind
 from mqi_dagster.ledger.clusters import ClusterLook
 
 if TYPE_CHECKING:
@@ -232,7 +232,7 @@ def test_a_killed_looker_holds_the_turn_no_longer_than_agreed(url: str, fork: Fo
 
 
 def _acquire(ledger: Ledger, owner: str, gone: str | None = None, beam: str = "b1") -> Lease | Refusal:
-    return ledger.acquire(beam, owner, stale_after=MINUTE, kind="gpu", host="hpc", gone=gone)
+    return ledger.acquire(beam, owner, Need(SlotKind.GPU, "hpc"), stale_after=MINUTE, gone=gone)
 
 
 @pytest.fixture
@@ -248,7 +248,7 @@ def test_what_an_ended_run_has_held_passes_on_at_once_with_its_job(ledger: Ledge
     assert _acquire(ledger, "run2") == Refusal("beam is being simulated by run run1")
     taken = _acquire(ledger, "run2", gone="run1")
     assert isinstance(taken, Lease)
-    assert (taken.owner, taken.index, taken.token) == ("run2", held.index, held.token + 1)
+    assert (taken.owner, taken.slots, taken.token) == ("run2", held.slots, held.token + 1)
     assert (taken.executor, taken.job_id) == ("hpc", "100")
     assert not ledger.release(held), "the ended run has no right to it any more"
 
@@ -257,5 +257,5 @@ def test_only_the_lease_of_the_ended_run_passes_on(ledger: Ledger, held: Lease) 
     assert _acquire(ledger, "run3", gone="run2") == Refusal("beam is being simulated by run run1")
     other = _acquire(ledger, "run3", gone="run1", beam="b2")
     assert isinstance(other, Lease)
-    assert other.index != held.index, "another beam's lease is not touched"
+    assert other.slots != held.slots, "another beam's lease is not touched"
     assert ledger.lease_of("b1") == held

@@ -17,7 +17,7 @@ from alembic.autogenerate import compare_metadata
 from alembic.migration import MigrationContext
 
 from mqi_dagster.errors import ConfigurationError, InfrastructureError
-from mqi_dagster.ledger import Lease, Ledger, Slot, SlotKind, sqlite_url
+from mqi_dagster.ledger import Lease, Ledger, Need, Slot, SlotKind, sqlite_url
 from mqi_dagster.ledger.tables import METADATA
 
 if TYPE_CHECKING:
@@ -37,7 +37,7 @@ def test_the_migrations_make_exactly_the_declared_tables(url: str) -> None:
             connection, opts={"version_table": "mqi_ledger_version", "compare_type": True}
         )
         assert compare_metadata(context, METADATA) == []
-        assert connection.exec_driver_sql("SELECT version_num FROM mqi_ledger_version").all() == [("0002",)]
+        assert connection.exec_driver_sql("SELECT version_num FROM mqi_ledger_version").all() == [("0003",)]
 
 
 def test_a_ledger_of_a_newer_program_is_refused_and_left_alone(url: str) -> None:
@@ -102,14 +102,14 @@ def test_times_do_not_depend_on_the_zone_of_a_process(url: str, fork: Fork, zone
     def work() -> None:
         os.environ["TZ"] = zone
         time.tzset()
-        Ledger.open(url).acquire("b1", "run1", stale_after=timedelta(seconds=60), kind="cpu")
+        Ledger.open(url).acquire("b1", "run1", Need(SlotKind.CPU), stale_after=timedelta(seconds=60))
 
     assert fork(work).wait() == 0
     lease = ledger.lease_of("b1")
     assert lease is not None
     assert lease.heartbeat_at.utcoffset() == timedelta(0)
     assert abs(datetime.now(UTC) - lease.heartbeat_at) < timedelta(seconds=30)
-    refused = ledger.acquire("b1", "run2", stale_after=timedelta(seconds=60), kind="cpu")
+    refused = ledger.acquire("b1", "run2", Need(SlotKind.CPU), stale_after=timedelta(seconds=60))
     assert not isinstance(refused, Lease)
 
 

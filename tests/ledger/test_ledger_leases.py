@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from mqi_dagster.errors import ConfigurationError, InfrastructureError, LeaseLostError
-from mqi_dagster.ledger import Lease, LeaseKeeper, Ledger, Refusal, Slot, SlotKind
+from mqi_dagster.ledger import Lease, LeaseKeeper, Ledger, Need, Refusal, Slot, SlotKind
 
 if TYPE_CHECKING:
     from ledger_doubles import Clock, Forked
@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     Fork = Callable[[Callable[[], None]], Forked]
 
 MINUTE = timedelta(seconds=60)
+CPU, GPU = Need(SlotKind.CPU), Need(SlotKind.GPU)
 
 
 def _cpus(count: int) -> list[Slot]:
@@ -33,8 +34,13 @@ def _lease(found: Lease | Refusal) -> Lease:
     return found
 
 
+def _index(lease: Lease) -> int:
+    (slot,) = lease.slots
+    return slot.index
+
+
 def _take(ledger: Ledger, beam: str, owner: str) -> Lease | Refusal:
-    return ledger.acquire(beam, owner, stale_after=MINUTE, kind="cpu")
+    return ledger.acquire(beam, owner, CPU, stale_after=MINUTE)
 
 
 def test_slots_are_declared_again_without_touching_leases(ledger: Ledger) -> None:
@@ -42,8 +48,9 @@ def test_slots_are_declared_again_without_touching_leases(ledger: Ledger) -> Non
         "here", [Slot(SlotKind.GPU, 0, "GPU-a", 24000), Slot(SlotKind.GPU, 1, "GPU-b", 24000)]
     )
     ledger.declare_slots("there", _cpus(1))
-    lease = _lease(ledger.acquire("b1", "run1", stale_after=MINUTE, kind="gpu"))
-    assert (lease.uuid, lease.index, lease.memory_mb) == ("GPU-a", 0, 24000)
+    lease = _lease(ledger.acquire("b1", "run1", GPU, stale_after=MINUTE))
+    assert [(slot.uuid, slot.index, slot.memory_mb) for slot in lease.slots] == [("GPU-a", 0, 24000)]
+    assert (lease.kind, lease.name) == (SlotKind.GPU, "here/gpu0")
     ledger.declare_slots("here", [Slot(SlotKind.CPU, 0)])
     assert [(slot.host, slot.kind, slot.index, slot.in_service) for slot in ledger.slots()] == [
         ("here", "cpu", 0, True),
@@ -52,7 +59,9 @@ def test_slots_are_declared_again_without_touching_leases(ledger: Ledger) -> Non
     ]
     assert ledger.lease_of("b1") == lease
     assert ledger.release(lease)
-    assert ledger.acquire("b2", "run2", stale_after=MINUTE, kind="gpu") == Refusal("no free slot")
+    assert ledger.acquire("b2", "run2", GPU, stale_after=MINUTE) == Refusal(
+        "no free slot: 1 not there any more: gpu0"
+    )
     ledger.declare_slots("here", [Slot(SlotKind.CPU, 0)])
     assert [(slot.host, slot.kind) for slot in ledger.slots()] == [("here", "cpu"), ("there", "cpu")]
     with pytest.raises(ConfigurationError):
@@ -65,22 +74,21 @@ def test_a_beam_has_one_lease_and_a_slot_one_beam(ledger: Ledger) -> None:
     assert _lease(_take(ledger, "b1", "run1")).token == first.token, "the same owner gets it again"
     assert _take(ledger, "b1", "run2") == Refusal("beam is being simulated by run run1")
     second = _lease(_take(ledger, "b2", "run2"))
-    assert {first.index, second.index} == {0, 1}
-    assert _take(ledger, "b3", "run3") == Refusal("no free slot")
+    assert {_index(first), _index(second)} == {0, 1}
+    assert _take(ledger, "b3", "run3") == Refusal("no free slot: 2 leased")
     assert ledger.release(first)
     assert not ledger.release(first), "what is free is not freed again"
-    assert _lease(_take(ledger, "b3", "run3")).index == first.index
+    assert _index(_lease(_take(ledger, "b3", "run3"))) == _index(first)
 
 
 def test_only_slots_of_the_wanted_kind_and_host_are_given(ledger: Ledger) -> None:
     ledger.declare_slots("here", [Slot(SlotKind.CPU, 0), Slot(SlotKind.CPU, 1, in_service=False)])
     ledger.declare_slots("there", [Slot(SlotKind.GPU, 0)])
-    assert ledger.acquire("b1", "run1", stale_after=MINUTE, kind="gpu", host="here") == Refusal(
-        "no free slot"
-    )
-    assert _lease(ledger.acquire("b1", "run1", stale_after=MINUTE, kind="gpu")).host == "there"
-    assert _lease(_take(ledger, "b2", "run2")).index == 0
-    assert _take(ledger, "b3", "run3") == Refusal("no free slot"), "out of service"
+    nothing = ledger.acquire("b1", "run1", Need(SlotKind.GPU, "here"), stale_after=MINUTE)
+    assert nothing == Refusal("no free slot: there is none")
+    assert _lease(ledger.acquire("b1", "run1", GPU, stale_after=MINUTE)).host == "there"
+    assert _index(_lease(_take(ledger, "b2", "run2"))) == 0
+    assert _take(ledger, "b3", "run3") == Refusal("no free slot: 1 leased; 1 not there any more: cpu1")
 
 
 def test_a_stale_lease_of_the_same_beam_passes_on_with_its_job(ledger: Ledger, clock: Clock) -> None:
@@ -115,30 +123,17 @@ def test_a_heartbeat_from_the_future_does_not_hold_a_slot_for_ever(ledger: Ledge
     assert _lease(_take(ledger, "b1", "run2")).owner == "run2"
 
 
-def test_a_stale_lease_of_another_beam_is_freed_only_when_its_job_has_ended(
+def test_a_stale_lease_of_another_beam_is_freed_by_nobody_but_who_confirms_its_end(
     ledger: Ledger, clock: Clock
 ) -> None:
-    ledger.declare_slots("here", _cpus(2))
+    ledger.declare_slots("here", _cpus(1))
     dead = ledger.set_job(_lease(_take(ledger, "b1", "run1")), "local", "1:1")
-    clock.forward(30)
-    _take(ledger, "b2", "run2")
-    clock.forward(40)
-    asked: list[str] = []
-
-    def ask(answer: bool) -> Lease | Refusal:
-        def confirm(lease: Lease) -> bool:
-            asked.append(lease.beam)
-            return answer
-
-        return ledger.acquire("b3", "run3", stale_after=MINUTE, kind="cpu", confirm_ended=confirm)
-
-    assert _take(ledger, "b3", "run3") == Refusal("no free slot"), "nobody was asked"
-    assert ask(False) == Refusal("no free slot")
+    clock.forward(61)
+    assert _take(ledger, "b2", "run2") == Refusal("no free slot: 1 leased")
     assert ledger.lease_of("b1") == dead
-    got = _lease(ask(True))
-    assert asked == ["b1", "b1"], "b2 is alive and never asked about"
-    assert (got.index, got.token, got.job_id) == (dead.index, dead.token + 1, None)
-    assert ledger.lease_of("b1") is None
+    assert ledger.release(dead, unless_renewed=True)
+    got = _lease(_take(ledger, "b2", "run2"))
+    assert (got.token, got.job_id) == (dead.token + 1, None)
     with pytest.raises(LeaseLostError):
         ledger.renew(dead)
 
@@ -147,15 +142,11 @@ def test_an_owner_that_wakes_up_while_its_job_is_asked_about_keeps_its_lease(
     ledger: Ledger, clock: Clock
 ) -> None:
     ledger.declare_slots("here", _cpus(1))
-    lease = _lease(_take(ledger, "b1", "run1"))
+    stale = _lease(_take(ledger, "b1", "run1"))
     clock.forward(61)
-
-    def confirm(stale: Lease) -> bool:
-        ledger.renew(lease)
-        return True
-
-    refused = ledger.acquire("b2", "run2", stale_after=MINUTE, kind="cpu", confirm_ended=confirm)
-    assert refused == Refusal("no free slot")
+    awake = ledger.renew(stale)
+    assert not ledger.release(stale, unless_renewed=True)
+    assert ledger.lease_of("b1") == awake
 
 
 def _hold_three_times(url: str, me: int, start: float, events: Path) -> None:
@@ -167,9 +158,9 @@ def _hold_three_times(url: str, me: int, start: float, events: Path) -> None:
             assert time.monotonic() < limit, "starved"
             lease = _take(ledger, f"beam{me}", f"run{me}")
             if isinstance(lease, Lease):
-                stream.write(f"{time.monotonic_ns()} take {lease.index}\n")
+                stream.write(f"{time.monotonic_ns()} take {_index(lease)}\n")
                 time.sleep(0.02)
-                stream.write(f"{time.monotonic_ns()} give {lease.index}\n")
+                stream.write(f"{time.monotonic_ns()} give {_index(lease)}\n")
                 assert ledger.release(lease)
                 held += 1
             time.sleep(0.005)
@@ -202,7 +193,7 @@ def test_a_killed_holder_loses_its_lease_after_it_went_stale(url: str, fork: For
 
     def hold() -> None:
         own = Ledger.open(url)
-        lease = _lease(own.acquire("b1", "run1", stale_after=stale, kind="cpu"))
+        lease = _lease(own.acquire("b1", "run1", CPU, stale_after=stale))
         with LeaseKeeper(own, lease, every=timedelta(seconds=0.2), stale_after=stale):
             (tmp_path / "held").touch()
             time.sleep(60)
@@ -211,11 +202,11 @@ def test_a_killed_holder_loses_its_lease_after_it_went_stale(url: str, fork: For
     while not (tmp_path / "held").exists():
         time.sleep(0.01)
     time.sleep(2)
-    assert isinstance(ledger.acquire("b1", "run2", stale_after=stale, kind="cpu"), Refusal), "kept alive"
+    assert isinstance(ledger.acquire("b1", "run2", CPU, stale_after=stale), Refusal), "kept alive"
     os.kill(holder.pid, signal.SIGKILL)
     assert holder.wait() == -9
     killed = time.monotonic()
-    while isinstance(found := ledger.acquire("b1", "run2", stale_after=stale, kind="cpu"), Refusal):
+    while isinstance(found := ledger.acquire("b1", "run2", CPU, stale_after=stale), Refusal):
         assert time.monotonic() - killed < 5
         time.sleep(0.05)
     assert time.monotonic() - killed > 0.5, "not before it was stale"

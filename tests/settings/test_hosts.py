@@ -179,7 +179,6 @@ def test_a_command_on_the_cluster_holds_no_control_character(part: str) -> None:
         ({"execution.gpu_monitoring": "gone"}, "execution.gpu_monitoring: no host 'gone'"),
         ({"handover.target": "gone", "handover.folder": "/a/b"}, "handover.target: no host 'gone'"),
         ({"hosts.pc": HOST, "execution.simulation": "pc"}, "the host 'pc' has no slurm section"),
-        ({"hosts.pc": HOST, "execution.gpu_monitoring": "pc"}, "the host 'pc' has no slurm section"),
         ({"hosts.hpc.slurm": None}, "the host 'hpc' has no slurm section"),
         ({"hosts.local": HOST}, "no host can be called 'local'"),
         ({"hosts.a b": HOST}, "hosts.a b"),

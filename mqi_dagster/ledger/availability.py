@@ -1,0 +1,106 @@
+"""Which slots a beam could have now, and in words why the others are none."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+from typing import Any
+
+from sqlalchemy import Connection, Row, select
+
+from mqi_dagster.ledger.gpus import usage
+from mqi_dagster.ledger.slots import SlotKind
+from mqi_dagster.ledger.tables import GPU, SLOT
+
+NO_FREE_SLOT = "no free slot"
+
+
+@dataclass(frozen=True, slots=True)
+class Need:
+    """What a beam needs to be simulated."""
+
+    kind: SlotKind
+    host: str | None = None
+    """Only slots of this host."""
+    count: int = 1
+    """Slots at once, all of one host."""
+    memory_mb: int = 0
+    """Free memory of each GPU [MB]; 0 for any."""
+    look: timedelta = timedelta(0)
+    """A look at a GPU decides whether it is free only while it is not older than this."""
+
+
+@dataclass(frozen=True, slots=True)
+class Refusal:
+    """Why there is no lease now."""
+
+    reason: str
+    by_look: bool = False
+    """Whether another look at the GPUs could change it."""
+
+
+@dataclass(frozen=True, slots=True)
+class Free:
+    """What can be leased now."""
+
+    slots: Sequence[Row[Any]]
+    """As many as one beam needs, of one host."""
+    beams: int
+    """How many beams could have theirs."""
+
+
+def usable_slots(connection: Connection, need: Need, now: datetime) -> Free | Refusal:
+    """The free slots, or why there are not enough for one beam.
+
+    Args:
+        connection: Inside the transaction that takes them.
+        need: Of the beam.
+        now: The time.
+    """
+    wanted = [SLOT.c.kind == need.kind.value]
+    if need.host is not None:
+        wanted.append(SLOT.c.host == need.host)
+    rows = connection.execute(select(SLOT).where(*wanted).order_by(SLOT.c.host, SLOT.c.slot_index)).all()
+    looks = {}
+    if need.look:
+        looks = {(row.host, row.uuid): usage(row) for row in connection.execute(select(GPU)).all()}
+    free: dict[str, list[Row[Any]]] = {}
+    hindered: list[tuple[str, str]] = []
+    by_look = False
+    for row in rows:
+        why = _hindrance(row)
+        seen = looks.get((row.host, row.uuid))
+        if not why and seen is not None and seen.is_fresh(now, need.look):
+            why = seen.unfit(need.memory_mb)
+            by_look |= bool(why)
+        if why:
+            hindered.append((why, f"{row.kind}{row.slot_index}"))
+        else:
+            free.setdefault(row.host, []).append(row)
+    enough = [rows for rows in free.values() if len(rows) >= need.count]
+    if enough:
+        return Free(enough[0][: need.count], sum(len(rows) // need.count for rows in enough))
+    return Refusal(_reason(need, free.values(), hindered), by_look)
+
+
+def _hindrance(row: Row[Any]) -> str:
+    if row.beam is not None:
+        return "leased"
+    if not row.in_service:
+        return "not there any more"
+    if row.switched_off_at is not None:
+        return f"switched off ({row.switched_off_reason})"
+    return ""
+
+
+def _reason(need: Need, free: Iterable[Sequence[Row[Any]]], hindered: list[tuple[str, str]]) -> str:
+    words = []
+    for why, count in Counter(why for why, _ in hindered).items():
+        names = ", ".join(name for one, name in hindered if one == why)
+        words.append(f"{count} leased" if why == "leased" else f"{count} {why}: {names}")
+    most = max((len(rows) for rows in free), default=0)
+    if need.count > 1:
+        words.append(f"{most} of the {need.count} that a beam needs are free")
+    return f"{NO_FREE_SLOT}: {'; '.join(words)}" if words else f"{NO_FREE_SLOT}: there is none"

@@ -1,0 +1,76 @@
+"""Processes that take and give back GPUs as fast as they can, and a log by which they are judged."""
+
+from __future__ import annotations
+
+import functools
+import os
+import time
+from collections import Counter
+from datetime import timedelta
+from pathlib import Path
+
+from ledger_doubles import Forked
+
+from mqi_dagster.ledger import Lease, Ledger, Need, Slot, SlotKind
+
+GPUS, PROCESSES = 3, 8
+STALE, WAIT = timedelta(seconds=60), timedelta(seconds=5)
+LIMIT_SECONDS = 1100.0
+
+
+def _hold(url: str, zone: str, me: int, times: int, log: Path) -> None:
+    os.environ["TZ"] = zone
+    time.tzset()
+    ledger = Ledger.open(url)
+    stream = os.open(log, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o600)
+
+    def note(what: str, lease: Lease) -> None:
+        now = time.clock_gettime_ns(time.CLOCK_MONOTONIC)
+        os.write(stream, f"{now} {what} {lease.slots[0].uuid} {os.getpid()}\n".encode())
+
+    limit = time.monotonic() + LIMIT_SECONDS
+    for number in range(times):
+        beam, owner = f"P{me}.fx0001__b{number:02d}", f"run-{me}-{number}"
+        need = Need(SlotKind.GPU, "here")
+        while not isinstance(found := ledger.acquire(beam, owner, need, stale_after=STALE, wait=WAIT), Lease):
+            assert time.monotonic() < limit, f"starved after {number} of {times}: {found.reason}"
+            time.sleep(0.01)
+        note("acquire", found)
+        note("release", found)
+        assert ledger.release(found)
+
+
+def hold_all(url: str, zone: str, times: int, log: Path) -> float:
+    """Let every process take a GPU so many times; the seconds it took.
+
+    Args:
+        url: Of the ledger.
+        zone: Time zone of the processes.
+        times: Acquisitions of each process.
+        log: Gets a line at each acquisition and release.
+    """
+    ledger = Ledger.open(url)
+    ledger.declare_slots("here", [Slot(SlotKind.GPU, index, f"GPU-{index}", 24000) for index in range(GPUS)])
+    began = time.monotonic()
+    children = [Forked(functools.partial(_hold, url, zone, me, times, log)) for me in range(PROCESSES)]
+    assert [child.wait() for child in children] == [0] * PROCESSES
+    return time.monotonic() - began
+
+
+def owners_by_log(log: Path) -> Counter[str]:
+    """How often each GPU was held, from the log alone; AssertionError where one had two owners at once."""
+    lines = sorted(
+        (int(moment), what == "acquire", gpu, pid)
+        for moment, what, gpu, pid in (line.split() for line in log.read_text().splitlines())
+    )
+    holders: dict[str, str] = {}
+    held: Counter[str] = Counter()
+    for moment, acquired, gpu, pid in lines:
+        if acquired:
+            assert gpu not in holders, f"{gpu} had two owners at {moment}: {holders[gpu]} and {pid}"
+            holders[gpu] = pid
+            held[gpu] += 1
+        else:
+            assert holders.pop(gpu, None) == pid, f"{gpu} was given back by {pid}, which did not have it"
+    assert holders == {}
+    return held

@@ -18,6 +18,7 @@ import tarfile
 import time
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
+from typing import Any
 
 import yaml
 
@@ -30,13 +31,13 @@ from mqi_dagster.synthetic.request import BuiltInPlan, DeliveryRequest
 HERE = Path(__file__).parent
 ARCHIVE = HERE / "gpu_pool" / "site.tar.xz"
 BASE = Path("/var/tmp/mqi-upgrade-gpu")
-"""The manifests name their inputs there, and the settings the engine."""
+"""The manifests name their inputs there."""
 WAITING = "PWAITING00.fx0001__b02"
 
 
-def settings(seconds: float) -> dict[str, object]:
-    command = [str(BASE / "python"), str(BASE / "quick.py"), "{tps}", "--seconds", str(seconds)]
-    command += ["--trace", str(BASE / "trace")]
+def settings(seconds: float) -> dict[str, Any]:
+    command = [sys.executable, str(HERE.parent / "engines" / "quick.py"), "{tps}"]
+    command += ["--seconds", str(seconds), "--trace", str(BASE / "trace")]
     profile = {"command": command, "version": "test engine 1", "reads_beam_model": True, "needs_gpu": True}
     gpus = [{"index": index, "uuid": f"GPU-{index}{index}", "memory_mb": 24000} for index in range(4)]
     return {
@@ -84,8 +85,6 @@ def main() -> None:
     plan = BuiltInPlan(beams=1, layers=2, spots=4, layer_seconds=0.02)
     BASE.mkdir(mode=0o755)
     try:
-        shutil.copyfile(HERE.parent / "engines" / "quick.py", BASE / "quick.py")
-        (BASE / "python").symlink_to(sys.executable)
         (BASE / "trace").touch()
         for seed, seconds in ((7, 0.2), (8, 3600)):
             (BASE / "mqi.yaml").write_text(yaml.safe_dump(settings(seconds)))
@@ -98,6 +97,10 @@ def main() -> None:
                 kill=seed == 8,
             )
         note_pool()
+        # A test puts the engine of its own machine in its place.
+        content = settings(0)
+        content["engine"]["profiles"]["declared"]["command"] = ["engine", "{tps}"]
+        (BASE / "site" / "mqi.yaml").write_text(yaml.safe_dump(content))
         ARCHIVE.parent.mkdir(exist_ok=True)
         with tarfile.open(ARCHIVE, "w:xz", preset=9) as archive:
             for name in ("site", "inbox-8"):

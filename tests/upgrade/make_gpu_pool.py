@@ -55,7 +55,8 @@ def settings(seconds: float) -> dict[str, Any]:
 def run(folder: Path, *, kill: bool) -> None:
     mqi = Path(sys.executable).parent / "mqi"
     command = [str(mqi), "case", "run", str(folder), "--out", str(BASE / "site"), "--priority", "3"]
-    command += ["--settings", str(BASE / "mqi.yaml")]
+    if not kill:
+        command += ["--settings", str(BASE / "mqi.yaml")]
     with subprocess.Popen(command) as running:
         if kill:
             while len((BASE / "trace").read_text().splitlines()) < 3:
@@ -87,9 +88,8 @@ def main() -> None:
     try:
         (BASE / "trace").touch()
         for seed, seconds in ((7, 0.2), (8, 3600)):
-            (BASE / "mqi.yaml").write_text(yaml.safe_dump(settings(seconds)))
-            if seed == 8:
-                shutil.copyfile(BASE / "mqi.yaml", BASE / "site" / "mqi.yaml")
+            place = BASE if seed == 7 else BASE / "site"
+            (place / "mqi.yaml").write_text(yaml.safe_dump(settings(seconds)))
             inbox = BASE / f"inbox-{seed}"
             inbox.mkdir()
             run(

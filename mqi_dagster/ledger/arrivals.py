@@ -103,8 +103,12 @@ class ArrivalRows(Database):
             return _arrival(connection.execute(select(ARRIVAL).where(this)).one())
 
     def priorities(self, cases: Collection[str]) -> dict[str, int]:
-        """How urgent cases are; those that were never seen are left out."""
-        query = select(ARRIVAL.c.case, ARRIVAL.c.priority).where(ARRIVAL.c.case.in_(sorted(cases)))
+        """How urgent cases are, the most urgent first, then as they came; those never seen are left out."""
+        query = (
+            select(ARRIVAL.c.case, ARRIVAL.c.priority)
+            .where(ARRIVAL.c.case.in_(sorted(cases)))
+            .order_by(ARRIVAL.c.priority.desc(), ARRIVAL.c.first_seen, ARRIVAL.c.case)
+        )
         with self._read() as connection:
             return {str(row.case): int(row.priority) for row in connection.execute(query).all()}
 

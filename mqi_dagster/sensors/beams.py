@@ -83,8 +83,8 @@ def beams_to_simulate(interval: int) -> dg.SensorDefinition:
         requests: list[dg.RunRequest] = []
         keys: list[str] = []
         pending: list[str] = []
-        # Those that were put off stand before the new ones, and an urgent one before both.
-        for case in sorted(cases, key=lambda case: -priorities.get(case, 0)):
+        # Urgent ones first, whether they are new or were put off; what nobody has seen arrive comes last.
+        for case in dict.fromkeys([*priorities, *cases]):
             priority = priorities.get(case, 0)
             try:
                 found = _look(context.instance, site, case, priority)

@@ -32,6 +32,8 @@ def pool(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stack]:
         {
             "engine": {**given["engine"], "profiles": {"steered": profile}},
             "execution": {**given["execution"], "gpus": GPUS},
+            # Twenty beams are irradiated in more than an hour.
+            "intake": {**given["intake"], "fraction_window_minutes": 600},
         },
     )
     try:
@@ -112,7 +114,8 @@ def test_a_gpu_taken_out_of_the_pool_halves_what_runs_and_a_waiting_beam_says_wh
 
     (name,) = {row["host"] for row in json.loads(mqi("list", "--json"))}
     assert "at most 3 runs" in mqi("off", f"{name}/GPU-00", "--reason", "fan broken")
-    pool.steer(seconds=4)
+    # Longer than a run takes to start on a busy machine, so that the second one has to wait.
+    pool.steer(seconds=45)
     before = len(pool.traced())
     case = pool.case_of(pool.deliver(seed=44, beams=3))
 

@@ -18,6 +18,7 @@ import tarfile
 import time
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
+from typing import Any
 
 import yaml
 
@@ -30,13 +31,13 @@ from mqi_dagster.synthetic.request import BuiltInPlan, DeliveryRequest
 HERE = Path(__file__).parent
 ARCHIVE = HERE / "gpu_pool" / "site.tar.xz"
 BASE = Path("/var/tmp/mqi-upgrade-gpu")
-"""The manifests name their inputs there, and the settings the engine."""
+"""The manifests name their inputs there."""
 WAITING = "PWAITING00.fx0001__b02"
 
 
-def settings(seconds: float) -> dict[str, object]:
-    command = [str(BASE / "python"), str(BASE / "quick.py"), "{tps}", "--seconds", str(seconds)]
-    command += ["--trace", str(BASE / "trace")]
+def settings(seconds: float) -> dict[str, Any]:
+    command = [sys.executable, str(HERE.parent / "engines" / "quick.py"), "{tps}"]
+    command += ["--seconds", str(seconds), "--trace", str(BASE / "trace")]
     profile = {"command": command, "version": "test engine 1", "reads_beam_model": True, "needs_gpu": True}
     gpus = [{"index": index, "uuid": f"GPU-{index}{index}", "memory_mb": 24000} for index in range(4)]
     return {
@@ -54,7 +55,8 @@ def settings(seconds: float) -> dict[str, object]:
 def run(folder: Path, *, kill: bool) -> None:
     mqi = Path(sys.executable).parent / "mqi"
     command = [str(mqi), "case", "run", str(folder), "--out", str(BASE / "site"), "--priority", "3"]
-    command += ["--settings", str(BASE / "mqi.yaml")]
+    if not kill:
+        command += ["--settings", str(BASE / "mqi.yaml")]
     with subprocess.Popen(command) as running:
         if kill:
             while len((BASE / "trace").read_text().splitlines()) < 3:
@@ -84,13 +86,10 @@ def main() -> None:
     plan = BuiltInPlan(beams=1, layers=2, spots=4, layer_seconds=0.02)
     BASE.mkdir(mode=0o755)
     try:
-        shutil.copyfile(HERE.parent / "engines" / "quick.py", BASE / "quick.py")
-        (BASE / "python").symlink_to(sys.executable)
         (BASE / "trace").touch()
         for seed, seconds in ((7, 0.2), (8, 3600)):
-            (BASE / "mqi.yaml").write_text(yaml.safe_dump(settings(seconds)))
-            if seed == 8:
-                shutil.copyfile(BASE / "mqi.yaml", BASE / "site" / "mqi.yaml")
+            place = BASE if seed == 7 else BASE / "site"
+            (place / "mqi.yaml").write_text(yaml.safe_dump(settings(seconds)))
             inbox = BASE / f"inbox-{seed}"
             inbox.mkdir()
             run(
@@ -98,6 +97,10 @@ def main() -> None:
                 kill=seed == 8,
             )
         note_pool()
+        # A test puts the engine of its own machine in its place.
+        content = settings(0)
+        content["engine"]["profiles"]["declared"]["command"] = ["engine", "{tps}"]
+        (BASE / "site" / "mqi.yaml").write_text(yaml.safe_dump(content))
         ARCHIVE.parent.mkdir(exist_ok=True)
         with tarfile.open(ARCHIVE, "w:xz", preset=9) as archive:
             for name in ("site", "inbox-8"):

@@ -62,9 +62,8 @@ def where_it_was_made() -> Iterator[Path]:
     BASE.mkdir(mode=0o755)
     try:
         folder = extracted(BASE)
-        shutil.copyfile(HERE.parent / "engines" / "quick.py", BASE / "quick.py")
         content = yaml.safe_load((folder / "mqi.yaml").read_text())
-        command = [sys.executable, str(BASE / "quick.py"), "{tps}"]
+        command = [sys.executable, str(HERE.parent / "engines" / "quick.py"), "{tps}"]
         content["engine"]["profiles"]["declared"]["command"] = command
         (folder / "mqi.yaml").write_text(yaml.safe_dump(content))
         yield folder

@@ -5,6 +5,12 @@ import dagster as dg
 CASE_TAG = "mqi/case"
 GPU_TAG = "mqi/gpu"
 POOL = "gpu"
+RETRY_OF_TAG = "mqi/retry_of"
+"""On a run that goes on by itself after infrastructure was lost: the run before it."""
+FAILURES_TAG = "mqi/engine_failures"
+"""On such a run: how often the engine had failed before it."""
+
+BEAM_ASSETS = ("interpreted_csvs", "tps_file", "raw_dose", "rt_dose", "handed_over")
 
 intake_job = dg.define_asset_job(
     "intake",
@@ -13,7 +19,7 @@ intake_job = dg.define_asset_job(
 )
 beam_job = dg.define_asset_job(
     "beam",
-    selection=dg.AssetSelection.assets("interpreted_csvs", "tps_file", "raw_dose", "rt_dose", "handed_over"),
+    selection=dg.AssetSelection.assets(*BEAM_ASSETS),
     description="The whole way of one beam, from records to hand-over.",
 )
 conclusion_job = dg.define_asset_job(

@@ -1,6 +1,17 @@
 """The site's configuration: one YAML file, typed, without unknown keys."""
 
-from mqi_dagster.settings.choices import CaseNames, CsvDialect, DoseType, Keep, OutputFormat, Ready, Samples
+from mqi_dagster.settings.alarms import Alarms, Mail, Notifications, Webhook
+from mqi_dagster.settings.choices import (
+    CaseNames,
+    CsvDialect,
+    DoseType,
+    Keep,
+    MailSecurity,
+    OutputFormat,
+    Ready,
+    Samples,
+    Tell,
+)
 from mqi_dagster.settings.engine import Embedded, Engine, EngineProfile, Phantom, built_in_profiles
 from mqi_dagster.settings.hosts import Host, Intervals, JumpHost, Retention, Slurm
 from mqi_dagster.settings.model import (
@@ -30,6 +41,7 @@ __all__ = [
     "REMOTE_PATH",
     "VARIABLE_NAME",
     "VARIABLE_VALUE",
+    "Alarms",
     "CaseNames",
     "CsvDialect",
     "DoseType",
@@ -44,6 +56,9 @@ __all__ = [
     "Intervals",
     "JumpHost",
     "Keep",
+    "Mail",
+    "MailSecurity",
+    "Notifications",
     "OutputFormat",
     "Paths",
     "Phantom",
@@ -56,7 +71,9 @@ __all__ = [
     "Site",
     "SiteCommand",
     "Slurm",
+    "Tell",
     "Ui",
+    "Webhook",
     "built_in_profiles",
     "parse_settings",
     "problems",

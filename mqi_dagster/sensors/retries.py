@@ -15,7 +15,7 @@ from mqi_dagster.assets.jobs import (
 )
 from mqi_dagster.assets.slots import engine_failures
 from mqi_dagster.ledger.outcomes import RunOutcome
-from mqi_dagster.partitions import split_beam_key
+from mqi_dagster.partitions import BEAMS, CASES, split_beam_key
 from mqi_dagster.resources.site import Site
 from mqi_dagster.sensors.queue import PARTITION_TAG, REQUESTS_PER_TICK, room_in_queue
 
@@ -36,7 +36,12 @@ def retry_requests(instance: dg.DagsterInstance, site: Site) -> list[dg.RunReque
     settled, requests = [], []
     for outcome in due:
         run = instance.get_run_by_id(outcome.run_id)
-        if run is None or newest.get(outcome.partition) != outcome.run_id:
+        if (
+            run is None
+            or newest.get(outcome.partition) != outcome.run_id
+            # Of a partition that a person has removed Dagster makes no run, nor any other of the same tick.
+            or not _is_there(instance, outcome.partition)
+        ):
             settled.append(outcome.run_id)
             continue
         request = _request(instance, site, run, outcome)
@@ -46,6 +51,11 @@ def retry_requests(instance: dg.DagsterInstance, site: Site) -> list[dg.RunReque
             requests.append(request)
     site.ledger.settle_retries(settled)
     return requests
+
+
+def _is_there(instance: dg.DagsterInstance, partition: str) -> bool:
+    kind = BEAMS if "__" in partition else CASES
+    return instance.has_dynamic_partition(str(kind.name), partition)
 
 
 def _newest(instance: dg.DagsterInstance, partitions: list[str]) -> dict[str, str]:

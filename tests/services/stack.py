@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -149,6 +150,17 @@ class Stack:
             (self.site / "state" / "services.json").write_text(json.dumps(record))
 
         return again
+
+    def answers(self, service: str) -> bool:
+        """Whether somebody listens on the socket of a service."""
+        pid = int(self.services["processes"][service].split(":")[0])
+        command = Path(f"/proc/{pid}/cmdline").read_bytes().decode().split("\0")
+        with socket.socket(socket.AF_UNIX) as client:
+            try:
+                client.connect(command[command.index("--socket") + 1])
+            except OSError:
+                return False
+        return True
 
     def kill_everything(self) -> None:
         """kill -9 of every process of the site at once, as in a loss of power."""

@@ -72,28 +72,28 @@ def _look(context: dg.SensorEvaluationContext, site: Site) -> tuple[str, bool]:
     Returns:
         The new cursor, and whether a run has ended whose beam still holds a slot.
     """
-    instance, started = context.instance, time.monotonic()
+    instance, until = context.instance, time.monotonic() + SECONDS_PER_TICK
     after, seen = _read(context.cursor)
-    events = _new_events(instance, after, seen)
-    run_ids = {event.run_id for event in events}
-    records = instance.get_run_records(dg.RunsFilter(run_ids=sorted(run_ids))) if run_ids else []
-    runs = {record.dagster_run.run_id: record for record in records}
-    known = site.ledger.outcomes_of(run_ids)
     alarmed = {alarm.subject for alarm in site.ledger.alarms() if alarm.kind in _OF_A_RUN}
     leased = {lease.owner for lease in site.ledger.leases()}
     held = False
-    for event in events:
-        if time.monotonic() - started > SECONDS_PER_TICK:
-            break
-        record = runs.get(event.run_id)
-        if record is not None and event.run_id not in known:
-            subject = _judge(context, site, record, event, alarmed)
-            alarmed |= {subject} if subject else set()
-            held |= event.run_id in leased
-        seen.add(event.storage_id)
-    newest = max(seen, default=after)
-    recent = sorted(number for number in seen if number > newest - _OVERLAP)
-    return json.dumps({"after": newest, "seen": recent}), held
+    while time.monotonic() < until and (events := _new_events(instance, after, seen)):
+        run_ids = sorted({event.run_id for event in events})
+        records = instance.get_run_records(dg.RunsFilter(run_ids=run_ids))
+        runs = {record.dagster_run.run_id: record for record in records}
+        known = site.ledger.outcomes_of(run_ids)
+        for event in events:
+            if time.monotonic() > until:
+                break
+            record = runs.get(event.run_id)
+            if record is not None and event.run_id not in known:
+                subject = _judge(context, site, record, event, alarmed)
+                alarmed |= {subject} if subject else set()
+                held |= event.run_id in leased
+            seen.add(event.storage_id)
+        after = max(seen, default=after)
+        seen = {number for number in seen if number > after - _OVERLAP}
+    return json.dumps({"after": after, "seen": sorted(seen)}), held
 
 
 def _read(text: str | None) -> tuple[int, set[int]]:

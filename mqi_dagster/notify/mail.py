@@ -7,8 +7,8 @@ import ssl
 from email.message import EmailMessage
 from email.utils import format_datetime
 
-from mqi_dagster.errors import ConfigurationError
-from mqi_dagster.notify.message import Message, NotTakenError, read_password
+from mqi_dagster.errors import ConfigurationError, NotTakenError
+from mqi_dagster.notify.message import Message, read_password
 from mqi_dagster.settings import Mail, MailSecurity
 
 

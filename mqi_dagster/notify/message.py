@@ -8,7 +8,7 @@ from datetime import datetime
 from pathlib import Path
 from typing import Protocol
 
-from mqi_dagster.errors import ConfigurationError, InfrastructureError
+from mqi_dagster.errors import ConfigurationError
 from mqi_dagster.settings import Notifications
 
 _WORDS = {
@@ -39,12 +39,6 @@ class Message:
         """One line for people."""
         what = " ".join(part for part in (self.kind.replace("_", " "), self.subject) if part)
         return f"[{self.site}] {_WORDS[self.event]}: {what}"
-
-
-class NotTakenError(InfrastructureError):
-    """A receiver of notices is away, or does not take one."""
-
-    code = "not-taken"
 
 
 class Channel(Protocol):

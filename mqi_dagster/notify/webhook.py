@@ -11,7 +11,8 @@ import urllib.request
 from dataclasses import asdict
 from typing import IO
 
-from mqi_dagster.notify.message import Message, NotTakenError, read_password
+from mqi_dagster.errors import NotTakenError
+from mqi_dagster.notify.message import Message, read_password
 from mqi_dagster.settings import Webhook
 
 SIGNATURE = "X-MQI-Signature"

@@ -16,9 +16,9 @@ import pytest
 from pydantic import ValidationError
 from receivers import Mails, Posted, http_receiver, mail_receiver, own_certificate
 
-from mqi_dagster.errors import ConfigurationError
+from mqi_dagster.errors import ConfigurationError, NotTakenError
 from mqi_dagster.notify.mail import MailChannel
-from mqi_dagster.notify.message import Message, NotTakenError
+from mqi_dagster.notify.message import Message
 from mqi_dagster.notify.webhook import WebhookChannel
 from mqi_dagster.settings import Mail, Webhook
 

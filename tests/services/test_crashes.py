@@ -80,7 +80,7 @@ def test_after_a_machine_crash_the_beam_is_taken_up_again_with_the_same_attempt(
 
 
 def test_a_worker_that_stands_still_longer_than_its_heartbeat_keeps_its_run(site: Stack) -> None:
-    site.steer(seconds=6)
+    site.steer(seconds=60)
     case = site.case_of(site.deliver(seed=72, beams=1))
     worker = worker_of(engine_of(site))
     os.kill(worker, signal.SIGSTOP)

@@ -113,7 +113,7 @@ def test_a_cancelled_run_whose_worker_is_gone_is_ended_and_frees_its_slot(site: 
     )
     site.crash("code-location", worker)()
     wait(lambda: not site.unfinished(), "the run has ended", 120, site.report)
-    wait(lambda: site.ledger().leases() == [], "the slot is free", 30, site.report)
+    wait(lambda: site.ledger().leases() == [], "the slot is free", 120, site.report)
     assert [run.status for run in site.runs("beam")] == [dg.DagsterRunStatus.CANCELED]
     assert site.concluded(case) == 0
     assert site.ledger().alarms() == []

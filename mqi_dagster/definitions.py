@@ -4,11 +4,15 @@ import dagster as dg
 
 from mqi_dagster.assets import dose, handover, intake, interpretation, simulation
 from mqi_dagster.assets.jobs import beam_job, conclusion_job, intake_job
+from mqi_dagster.resources.run_worker import watched_executor
 from mqi_dagster.resources.site import Site
+from mqi_dagster.sensors.alarms import alarms
 from mqi_dagster.sensors.arrivals import case_arrivals
 from mqi_dagster.sensors.beams import beams_to_simulate
 from mqi_dagster.sensors.conclusion import cases_to_conclude
 from mqi_dagster.sensors.gpu_monitor import gpu_monitor
+from mqi_dagster.sensors.notifications import notifications
+from mqi_dagster.sensors.outcomes import run_outcomes
 from mqi_dagster.sensors.reaper import reaper
 
 _UNCONFIGURED_INTERVAL = 30
@@ -40,12 +44,15 @@ def build_definitions(site: Site) -> dg.Definitions:
             case_arrivals(interval),
             beams_to_simulate(interval),
             cases_to_conclude(interval),
+            run_outcomes(interval),
             reaper(interval),
             gpu_monitor(interval),
+            alarms(interval),
+            notifications(interval),
         ],
         resources={"site": site},
         # Also governs runs that the pages start, which know nothing of our jobs.
-        executor=dg.in_process_executor,
+        executor=watched_executor(site),
     )
 
 

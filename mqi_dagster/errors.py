@@ -189,3 +189,9 @@ class LeaseLostError(InfrastructureError):
     """The lease passed to another owner, so this one must stop without touching the job."""
 
     code = "lease-lost"
+
+
+class NotTakenError(InfrastructureError):
+    """A receiver of notices is away, or does not take one."""
+
+    code = "not-taken"

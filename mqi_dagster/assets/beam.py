@@ -6,9 +6,10 @@ from typing import Any
 
 import dagster as dg
 
+from mqi_dagster.assets.boundary import lost_infrastructure
 from mqi_dagster.assets.lineage import resolve
 from mqi_dagster.delivery.manifest import BeamEntry, CaseManifest, FileEntry, beam_inputs
-from mqi_dagster.errors import ConfigurationError, InputError, Where
+from mqi_dagster.errors import ConfigurationError, InfrastructureError, InputError, Where
 from mqi_dagster.machine import Machine
 from mqi_dagster.partitions import split_beam_key
 from mqi_dagster.plan.model import IonPlan, PlanBeam
@@ -59,6 +60,9 @@ def require_unchanged(entry: FileEntry, kind: str) -> Path:
     try:
         same = sha256_file(entry.path) == entry.sha256
     except OSError as error:
+        away = lost_infrastructure(error)
+        if away is not None:
+            raise InfrastructureError(f"the inbox is in trouble: {away}", where=where) from None
         raise InputError(
             f"the file cannot be read any more ({error.strerror}); materialise case_manifest again",
             where=where,

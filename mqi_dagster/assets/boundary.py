@@ -1,17 +1,29 @@
 """Where errors leave our code: what Dagster stores of them names no path and no person."""
 
+import errno
 import os
 import traceback
+from collections.abc import Callable
 from pathlib import Path
 from types import TracebackType
 
 import dagster as dg
+from sqlalchemy.exc import DBAPIError
+from sqlalchemy.exc import TimeoutError as PoolTimeoutError
 
-from mqi_dagster.errors import MqiError, Retry, Where
+from mqi_dagster.errors import InfrastructureError, MqiError, Retry, Where
 
-_TRIES = 5
-"""A disk or a target that is away for less than three minutes costs nobody a click."""
-_FIRST_WAIT_SECONDS = 5.0
+_TRIES = 2
+"""Within the step, of what is away for a moment; what is away for longer must not hold a worker."""
+_FIRST_WAIT_SECONDS = 3.0
+_AWAY = frozenset(
+    {
+        *(errno.ENOSPC, errno.EDQUOT, errno.EIO, errno.ESTALE, errno.EROFS, errno.ENOTCONN, errno.ETIMEDOUT),
+        *(errno.ECONNREFUSED, errno.ECONNRESET, errno.EHOSTUNREACH, errno.ENETUNREACH, errno.EHOSTDOWN),
+        *(errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.EAGAIN),
+    }
+)
+"""What the operating system says where a disk, a share, a network or the machine itself is in trouble."""
 _WITHOUT_LIMIT = 1_000_000
 """Whoever asks for a retry counts himself."""
 
@@ -40,6 +52,23 @@ def safe_text(error: Exception) -> str:
     return text
 
 
+def lost_infrastructure(error: BaseException) -> str | None:
+    """What is away, in words that may be stored, where an untyped error or a cause of it says so.
+
+    Dagster's own database is one such thing: it fails in the middle of any step that writes an event.
+    """
+    seen: BaseException | None = error
+    while seen is not None:
+        if isinstance(seen, (DBAPIError, PoolTimeoutError)) or type(seen).__module__.startswith(
+            "dagster_postgres"
+        ):
+            return f"Dagster's database failed ({type(seen).__name__})"
+        if isinstance(seen, OSError) and seen.errno in _AWAY:
+            return os.strerror(seen.errno)
+        seen = seen.__cause__ or seen.__context__
+    return None
+
+
 class Boundary:
     """Turns every exception of a step into a `dagster.Failure` that is safe to store.
 
@@ -49,15 +78,24 @@ class Boundary:
 
     Args:
         where: Case and beam of the step.
-        retries_left: Whether the attempt budget allows another automatic try.
-        retry_in: Seconds until that try, where the step has no retry policy of its own: with one Dagster
-            repeats a step that an operator has cancelled.
+        budget_left: Whether the attempt budget allows another start of the engine.
+        tries_left: Whether what is away is tried again within the step.
+        retry_in: Seconds until that try. No retry policy of the step does it: with one Dagster repeats a
+            step that an operator has cancelled.
     """
 
-    def __init__(self, where: Where, *, retries_left: bool = False, retry_in: float | None = None) -> None:
+    def __init__(
+        self,
+        where: Where,
+        *,
+        budget_left: Callable[[], bool] = lambda: False,
+        tries_left: bool = False,
+        retry_in: float = 0.0,
+    ) -> None:
         self.where = where
-        self.retries_left = retries_left
-        self.retry_in = retry_in
+        self._budget_left = budget_left
+        self._tries_left = tries_left
+        self._retry_in = retry_in
 
     def __enter__(self) -> "Boundary":
         return self
@@ -67,19 +105,32 @@ class Boundary:
     ) -> None:
         if error is None or not isinstance(error, Exception) or isinstance(error, dg.Failure):
             return
-        if isinstance(error, MqiError):
-            failure = self._typed(error.at(self.where))
-            if failure.allow_retries and self.retries_left and self.retry_in is not None:
-                raise dg.RetryRequested(_WITHOUT_LIMIT, self.retry_in) from failure
-            raise failure from None
-        raise self._untyped(error) from None
+        if not isinstance(error, MqiError):
+            away = lost_infrastructure(error)
+            if away is None:
+                raise self._untyped(error) from None
+            error = InfrastructureError(away)
+        failure = self._typed(error.at(self.where))
+        if self._again_now(error):
+            raise dg.RetryRequested(_WITHOUT_LIMIT, self._retry_in) from failure
+        raise failure from None
+
+    def _again_now(self, error: MqiError) -> bool:
+        if error.retry is Retry.FOREVER:
+            return self._tries_left
+        if error.retry is Retry.NEVER:
+            return False
+        try:
+            return self._budget_left()
+        except InfrastructureError:
+            # Who cannot count what is used up lets the next run do it.
+            return False
 
     def _typed(self, error: MqiError) -> dg.Failure:
-        again = error.retry is Retry.FOREVER or (error.retry is Retry.FROM_BUDGET and self.retries_left)
         return dg.Failure(
             description=str(error),
             metadata={"error": error.code, "retry": error.retry.value},
-            allow_retries=again,
+            allow_retries=False,
         )
 
     def _untyped(self, error: Exception) -> dg.Failure:
@@ -91,11 +142,13 @@ class Boundary:
 
 
 def tried_again(context: dg.AssetExecutionContext, where: Where) -> Boundary:
-    """The boundary of a step that is repeated some times while infrastructure is lost.
+    """The boundary of a step that is repeated at once where infrastructure is away for a moment.
+
+    What is away for longer ends the run: `run_outcomes` has it executed again later.
 
     Args:
         context: Of the step.
         where: Case and beam of the step.
     """
-    left = context.retry_number < _TRIES
-    return Boundary(where, retries_left=left, retry_in=_FIRST_WAIT_SECONDS * 2.0**context.retry_number)
+    wait = _FIRST_WAIT_SECONDS * 2.0**context.retry_number
+    return Boundary(where, tries_left=context.retry_number < _TRIES, retry_in=wait)

@@ -7,6 +7,12 @@ GPU_TAG = "mqi/gpu"
 UPLOAD_TAG = "mqi/upload"
 PRIORITY_TAG = "dagster/priority"
 POOL = "gpu"
+RETRY_OF_TAG = "mqi/retry_of"
+"""On a run that goes on by itself after infrastructure was lost: the run before it."""
+FAILURES_TAG = "mqi/engine_failures"
+"""On such a run: how often the engine had failed before it."""
+
+BEAM_ASSETS = ("interpreted_csvs", "tps_file", "raw_dose", "rt_dose", "handed_over")
 
 intake_job = dg.define_asset_job(
     "intake",
@@ -15,7 +21,7 @@ intake_job = dg.define_asset_job(
 )
 beam_job = dg.define_asset_job(
     "beam",
-    selection=dg.AssetSelection.assets("interpreted_csvs", "tps_file", "raw_dose", "rt_dose", "handed_over"),
+    selection=dg.AssetSelection.assets(*BEAM_ASSETS),
     description="The whole way of one beam, from records to hand-over.",
 )
 conclusion_job = dg.define_asset_job(

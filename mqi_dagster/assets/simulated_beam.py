@@ -118,7 +118,6 @@ class SimulatedBeam:
             self._site.ledger,
             self._held,
             every=timedelta(seconds=execution.heartbeat_seconds),
-            stale_after=self._site.stale_after,
         )
         self._keeper.__enter__()
         self._attempt = self._site.ledger.begin_attempt(self._beam.key, self._digest, self._run_id)

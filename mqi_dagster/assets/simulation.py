@@ -3,17 +3,18 @@
 from collections.abc import Callable, Iterator
 
 import dagster as dg
+from dagster._core.storage.tags import PARENT_RUN_ID_TAG
 
 from mqi_dagster.assets import appearance
 from mqi_dagster.assets.beam import BeamAtWork, engine_version, load_beam
 from mqi_dagster.assets.boundary import Boundary
 from mqi_dagster.assets.digests import SIMULATION_CODE, raw_dose_digest
-from mqi_dagster.assets.jobs import POOL
+from mqi_dagster.assets.jobs import FAILURES_TAG, POOL, RETRY_OF_TAG
 from mqi_dagster.assets.lineage import DIGEST, latest_digest, resolve, reusable
 from mqi_dagster.assets.patience import Patience
 from mqi_dagster.assets.raw_dose_files import RECORD_FILE, RawDoseRecord, read_raw_dose, read_record
 from mqi_dagster.assets.simulated_beam import SimulatedBeam
-from mqi_dagster.assets.slots import free_ended_leases, intervals_of
+from mqi_dagster.assets.slots import engine_failures, free_ended_leases, intervals_of
 from mqi_dagster.errors import MqiError, StoreError, Where
 from mqi_dagster.partitions import BEAMS
 from mqi_dagster.resources.site import Site
@@ -74,6 +75,19 @@ def _waits(context: dg.AssetExecutionContext, site: Site, key: str) -> Callable[
     return say
 
 
+def _budget_left(context: dg.AssetExecutionContext, site: Site, key: str, attempts: int) -> bool:
+    """Whether the engine may be started once more, after what it has failed in this run and those before.
+
+    A run that a person has started begins anew; one that goes on after infrastructure was lost does not.
+    """
+    tags = context.run.tags
+    goes_on = RETRY_OF_TAG in tags and tags[RETRY_OF_TAG] == tags.get(PARENT_RUN_ID_TAG)
+    before = int(tags.get(FAILURES_TAG, "0")) if goes_on else 0
+    return context.retry_number < attempts - 1 and (
+        before + engine_failures(site, key, context.run.run_id) < attempts
+    )
+
+
 def simulation(attempts: int) -> dg.AssetsDefinition:
     """The step that makes ``tps_file`` and ``raw_dose``.
 
@@ -110,8 +124,12 @@ def simulation(attempts: int) -> dg.AssetsDefinition:
         context: dg.AssetExecutionContext, site: dg.ResourceParam[Site]
     ) -> Iterator[dg.MaterializeResult[None]]:
         key = context.partition_key
-        left, wait = context.retry_number < attempts - 1, 2.0**context.retry_number
-        with Boundary(Where(beam=key), retries_left=left, retry_in=wait):
+        boundary = Boundary(
+            Where(beam=key),
+            budget_left=lambda: _budget_left(context, site, key, attempts),
+            retry_in=2.0**context.retry_number,
+        )
+        with boundary:
             beam = load_beam(context.instance, site, key)
             csvs = resolve(context.instance, site, "interpreted_csvs", key)
             engine = site.settings.engine

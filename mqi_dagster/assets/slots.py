@@ -9,8 +9,11 @@ from mqi_dagster.assets.gpu_looks import this_host
 from mqi_dagster.errors import ConfigurationError, MqiError
 from mqi_dagster.execution.gpus import local_gpus, pool_gpus
 from mqi_dagster.execution.processes import process_alive
+from mqi_dagster.execution.sign_of_life import Life
+from mqi_dagster.ledger.attempts import Outcome
 from mqi_dagster.ledger.availability import Need
 from mqi_dagster.ledger.leases import Lease
+from mqi_dagster.ledger.outcomes import RunVerdict
 from mqi_dagster.ledger.slots import Slot, SlotKind
 from mqi_dagster.resources.site import Site
 from mqi_dagster.settings import Intervals, Settings
@@ -100,11 +103,22 @@ def engine_environment(lease: Lease, settings: Settings) -> dict[str, str]:
     return environment if cache is None else {**environment, "MQI_ENGINE_CACHE": str(cache)}
 
 
+def engine_failures(site: Site, beam: str, run_id: str) -> int:
+    """How often the engine has failed a beam within one run."""
+    return sum(
+        attempt.run_id == run_id and attempt.outcome is Outcome.FAILED
+        for attempt in site.ledger.attempts(beam)
+    )
+
+
 def job_ended(site: Site, lease: Lease) -> bool:
     """Whether the job of a lease is known to have ended; where nobody can be asked now, it is not."""
     executor = site.executor_on(lease.host)
     if executor is None:
-        return lease.host == this_host() and (lease.job_id is None or not process_alive(lease.job_id))
+        if lease.host != this_host() or site.signs_of_life.of(lease.owner) is Life.ALIVE:
+            # A worker that is only slow, or that a clock makes look so, may start its engine any moment.
+            return False
+        return lease.job_id is None or not process_alive(lease.job_id)
     try:
         return executor.ended(lease.beam)
     except MqiError:
@@ -116,15 +130,22 @@ def free_ended_leases(instance: dg.DagsterInstance, site: Site) -> None:
     """Free what runs hold that have ended or fallen silent, and whose engine is gone as well.
 
     The only way in which a lease of another beam ends. A job on a cluster outlives its run, for the next one
-    to take over; only that of a cancelled run goes.
+    to take over. It goes only where an operator has cancelled the run, or where the run has failed for good
+    and nothing is going to take the job over.
     """
-    for lease in site.ledger.leases():
+    leases = site.ledger.leases()
+    outcomes = site.ledger.outcomes_of([lease.owner for lease in leases])
+    for lease in leases:
         run = instance.get_run_by_id(lease.owner)
+        # One that is not known here may be of another instance, or was deleted: its heartbeat speaks for it.
         finished = run is not None and run.is_finished
         if not (finished or lease.is_stale(datetime.now(UTC), site.stale_after)):
             continue
         executor = site.executor_on(lease.host)
-        if run is not None and run.status is dg.DagsterRunStatus.CANCELED and executor is not None:
+        cancelled = run is not None and run.status is dg.DagsterRunStatus.CANCELED
+        outcome = outcomes.get(lease.owner)
+        given_up = finished and outcome is not None and outcome.verdict is RunVerdict.FAILED
+        if (cancelled or given_up) and executor is not None:
             held = site.ledger.lease_of(lease.beam)
             # Ending another beam's job takes a while: meanwhile this one may have passed to somebody else.
             if held is None or held.token != lease.token:

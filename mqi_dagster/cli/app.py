@@ -6,6 +6,7 @@ import typer
 from rich.console import Console
 from rich.text import Text
 
+from mqi_dagster.cli.alarms import alarms, notify
 from mqi_dagster.cli.case import case_app
 from mqi_dagster.cli.checking import engine_app, reference, validate
 from mqi_dagster.cli.cluster import cluster_app
@@ -23,7 +24,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
-for _command in (demo, init, dev, stop, doctor, validate):
+for _command in (demo, init, dev, stop, doctor, validate, alarms, notify):
     app.command()(_command)
 app.command("simulate-delivery")(simulate)
 app.command("settings-reference")(reference)

@@ -5,7 +5,6 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import dagster as dg
-from dagster._core.storage.tags import WILL_RETRY_TAG
 
 from mqi_dagster.assets.beam import read_manifest
 from mqi_dagster.assets.lineage import latest_digest
@@ -62,7 +61,7 @@ class CaseBoard:
         run = latest_run(self._instance, self._case)
         numbers = self._numbers()
         if not numbers:
-            return Board(_before_beams(self._instance, self._site, self._case, run), {})
+            return Board(_before_beams(self._site, self._case, run), {})
         beams = {n: _beam(self._instance, self._site, beam_key(self._case, n)) for n in numbers}
         done = all(beam.done for beam in beams.values())
         return Board(_case(self._instance, self._case, run, done), beams)
@@ -76,33 +75,27 @@ class CaseBoard:
         return self._beams[1]
 
 
-def _retried(instance: dg.DagsterInstance, run: LatestRun) -> bool:
-    """Whether the daemon will start a failed run again by itself."""
-    stored = instance.get_run_by_id(run.run_id) if run.run_id is not None else None
-    return stored is not None and stored.tags.get(WILL_RETRY_TAG) == "true"
-
-
-def _ended_badly(instance: dg.DagsterInstance, run: LatestRun) -> Station | None:
+def _ended_badly(run: LatestRun) -> Station | None:
     if run.state is RunState.CANCELLED:
         return Station("cancelled", failed="the run was cancelled")
+    if run.state is RunState.AGAIN:
+        return Station(f"tried again by itself: {run.cause}")
     if run.state is not RunState.FAILED:
         return None
-    if _retried(instance, run):
-        return Station("its worker was lost; tried again")
     return Station("failed", failed=run.cause or "failed without a cause")
 
 
-def _before_beams(instance: dg.DagsterInstance, site: Site, case: str, run: LatestRun) -> Station:
+def _before_beams(site: Site, case: str, run: LatestRun) -> Station:
     if run.state is RunState.NONE:
         row = site.ledger.arrival(case)
         if row is None:
             return Station("in the inbox, not seen yet")
         return Station(row.reason if not row.ready else "taken in soon")
-    return _ended_badly(instance, run) or Station(f"being taken in ({run.state.value})")
+    return _ended_badly(run) or Station(f"being taken in ({run.state.value})")
 
 
 def _case(instance: dg.DagsterInstance, case: str, run: LatestRun, beams_done: bool) -> Station:
-    bad = _ended_badly(instance, run)
+    bad = _ended_badly(run)
     if bad is not None:
         return bad
     if run.job == "intake":
@@ -117,7 +110,7 @@ def _case(instance: dg.DagsterInstance, case: str, run: LatestRun, beams_done: b
 
 def _beam(instance: dg.DagsterInstance, site: Site, key: str) -> Station:
     run = latest_run(instance, key)
-    bad = _ended_badly(instance, run)
+    bad = _ended_badly(run)
     if bad is not None:
         return bad
     if run.state is RunState.DONE:

@@ -5,6 +5,7 @@ from contextlib import suppress
 
 import dagster as dg
 
+from mqi_dagster.assets.jobs import BEAM_ASSETS
 from mqi_dagster.cli.case_state import manifest_of
 from mqi_dagster.cli.graphql import GraphQL
 from mqi_dagster.cli.pages import Pages
@@ -14,8 +15,7 @@ from mqi_dagster.errors import InfrastructureError, InputError, MqiError, Where
 from mqi_dagster.partitions import beam_key, split_beam_key, split_case_key
 from mqi_dagster.resources.site import Site
 
-_RETRIED = (RunState.FAILED, RunState.CANCELLED)
-_BEAM_ASSETS = ("interpreted_csvs", "tps_file", "raw_dose", "rt_dose", "handed_over")
+_RETRIED = (RunState.FAILED, RunState.AGAIN, RunState.CANCELLED)
 _CASE_ASSETS = {"intake": ("case_manifest",), "conclusion": ("case_handed_over",)}
 
 
@@ -102,9 +102,9 @@ def _nothing(latest: dict[str, LatestRun]) -> str:
 
 
 def _launch(services: GraphQL, partition: str, run: LatestRun) -> str:
-    if run.known_to_services and run.state is RunState.FAILED and run.run_id is not None:
+    if run.known_to_services and run.state is not RunState.CANCELLED and run.run_id is not None:
         # A run that died after its last step has nothing to repeat from; a backfill finds what it made.
         with suppress(InfrastructureError):
             return services.reexecute_from_failure(run.run_id)
-    assets = _BEAM_ASSETS if "__" in partition else _CASE_ASSETS.get(run.job or "", ("case_manifest",))
+    assets = BEAM_ASSETS if "__" in partition else _CASE_ASSETS.get(run.job or "", ("case_manifest",))
     return services.backfill(assets, [partition], f"mqi case retry {partition}")

@@ -19,28 +19,8 @@ from mqi_dagster.ledger.attempts import Attempt
 from mqi_dagster.ledger.cluster_jobs import ClusterJob
 from mqi_dagster.partitions import beam_key
 from mqi_dagster.resources.site import Site
+from mqi_dagster.sensors.causes import next_step
 
-_NEXT = {
-    "input": "correct the files in the inbox: the case is taken in anew by itself",
-    "configuration": "correct the settings or machine files (`mqi doctor`), then `mqi case retry`",
-    "engine": "look at the attempts below and at `mqi doctor`, then `mqi case retry`",
-    "check": "compare the numbers with the limits in the settings; a retry alone gives the same",
-    "other": "`mqi case retry` once the cause is gone",
-}
-_KINDS = {
-    "plan": "input",
-    "delivery": "input",
-    "unknown-machine": "configuration",
-    "privacy": "configuration",
-    "engine-timeout": "engine",
-    "engine-input": "configuration",
-    "command": "configuration",
-    "host-key": "configuration",
-    "authentication": "configuration",
-    "credentials": "configuration",
-    "submit-rejected": "configuration",
-    "path-rejected": "configuration",
-}
 _STYLES = {
     CaseState.FAILED: "red",
     CaseState.COMPLETE: "green",
@@ -130,7 +110,7 @@ def case_report(instance: dg.DagsterInstance, site: Site, case: str) -> CaseRepo
     row = case_row(instance, site, case)
     manifest = manifest_of(instance, site, case)
     cause, code = _first_cause(instance, case, manifest)
-    step = _NEXT[_KINDS.get(code or "", code if code in _NEXT else "other")] if cause is not None else None
+    step = next_step(code) if cause is not None else None
     if manifest is None:
         return CaseReport(row=row, first_cause=cause, next_step=step)
     return CaseReport(

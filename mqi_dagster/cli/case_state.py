@@ -44,7 +44,7 @@ class CaseRow(BaseModel):
     """None where it has no manifest yet."""
 
 
-_GOING_ON = (RunState.WAITING, RunState.WORKING)
+_GOING_ON = (RunState.WAITING, RunState.WORKING, RunState.AGAIN)
 _BROKEN = (RunState.FAILED, RunState.CANCELLED)
 
 
@@ -95,7 +95,7 @@ def case_row(instance: dg.DagsterInstance, site: Site, case: str) -> CaseRow:
         if (manifest)
         else {}
     )
-    state, reason = _state(instance, case, arrival, own, manifest, runs)
+    state, reason = _state(instance, site, case, arrival, own, manifest, runs)
     return CaseRow(
         case=case,
         fraction=split_case_key(case)[1],
@@ -107,8 +107,22 @@ def case_row(instance: dg.DagsterInstance, site: Site, case: str) -> CaseRow:
     )
 
 
+def _put_off(site: Site, runs: Collection[LatestRun]) -> str:
+    """When runs go on that infrastructure has ended, and why they ended; empty where there are none."""
+    put_off = [run for run in runs if run.state is RunState.AGAIN and run.run_id is not None]
+    known = site.ledger.outcomes_of([run.run_id for run in put_off if run.run_id is not None])
+    words = []
+    for run in put_off:
+        outcome = known.get(run.run_id or "")
+        when = outcome.next_try_at if outcome is not None else None
+        at = f" at {when:%Y-%m-%d %H:%M:%S} UTC" if when is not None else ""
+        words.append(f"goes on by itself{at}: {run.cause}")
+    return "; ".join(dict.fromkeys(words))
+
+
 def _state(
     instance: dg.DagsterInstance,
+    site: Site,
     case: str,
     arrival: Arrival | None,
     own: LatestRun,
@@ -117,7 +131,7 @@ def _state(
 ) -> tuple[CaseState, str]:
     every = [own, *runs.values()]
     if any(run.state in _GOING_ON for run in every):
-        return CaseState.IN_WORK, ""
+        return CaseState.IN_WORK, _put_off(site, every)
     if arrival is not None and not arrival.ready and own.state is RunState.NONE:
         return CaseState.WAITING, arrival.reason
     for run in every:

@@ -17,6 +17,7 @@ from sqlalchemy.exc import SQLAlchemyError
 
 from mqi_dagster.cli.case_site import local_zone
 from mqi_dagster.cli.checking import configuration_problems
+from mqi_dagster.cli.diagnosis_alarms import examine_alarms
 from mqi_dagster.cli.diagnosis_hosts import examine_hosts
 from mqi_dagster.cli.findings import Finding, Verdict, finding
 from mqi_dagster.cli.instance import open_instance, pool_limit, pool_limit_of
@@ -70,6 +71,7 @@ def examine(place: Path) -> Iterator[Finding]:
     yield from _instance(settings, opened)
     yield ledger
     yield from examine_hosts(settings, opened)
+    yield from examine_alarms(settings, opened)
     yield _services(file, settings)
 
 

@@ -19,8 +19,6 @@ from mqi_dagster.settings import Settings
 
 INSTANCE_FILE = "dagster.yaml"
 RUNS_PER_CASE = 4
-RETRIES = 1000
-"""Deaths of its worker after which a run is given up."""
 _HEAD = """\
 # Dagster's instance of this site. `mqi init` and `mqi dev` keep the limits in step with mqi.yaml;
 # what else you write here (storage, for example) stays.
@@ -66,9 +64,6 @@ def instance_settings(settings: Settings, existing: Mapping[str, Any] | None = N
             "cancel_timeout_seconds": 60,
             "free_slots_after_run_end_seconds": 30,
         },
-        # Dead workers only: what a step's own error is worth is decided by the step. However often services
-        # are stopped or killed under a beam, it goes on.
-        "run_retries": {"enabled": True, "max_retries": RETRIES, "retry_on_asset_or_op_failure": False},
         "sensors": {"use_threads": True, "num_workers": 4, "num_submit_workers": 8},
         "backfills": {"use_threads": True, "num_workers": 2, "num_submit_workers": 4},
         "retention": {"sensor": {"purge_after_days": {"skipped": 2, "success": 30, "failure": 90}}},
@@ -86,6 +81,9 @@ def instance_settings(settings: Settings, existing: Mapping[str, Any] | None = N
     ]
     if settings.handover.max_runs is not None:
         tags.append({"key": UPLOAD_TAG, "value": each, "limit": settings.handover.max_runs})
+    # What is tried again, when, and for how long is for the sensor `run_outcomes` alone. Dagster's own retry
+    # has no wait, and gives a run up where the code location is away for that moment.
+    content["run_retries"] = {"enabled": False}
     content["concurrency"] = {
         "runs": {"max_concurrent_runs": settings.execution.max_runs, "tag_concurrency_limits": tags},
         "pools": {"granularity": "run"},
@@ -162,7 +160,7 @@ def pool_limit_of(instance: dg.DagsterInstance) -> int | None:
 def fail_orphaned_runs(instance: dg.DagsterInstance) -> int:
     """Report every run as failed that was in the hands of a code server which is gone; how many.
 
-    Dagster cannot see that such a worker is dead. Reported as failed, the run is retried by the daemon.
+    Dagster cannot see that such a worker is dead. Reported as failed, the run is executed again.
     """
     orphaned = [
         run for run in instance.get_runs(dg.RunsFilter(statuses=_IN_WORK)) if GRPC_INFO_TAG in run.tags

@@ -5,6 +5,7 @@ from enum import StrEnum
 
 import dagster as dg
 
+from mqi_dagster.sensors.causes import first_cause
 from mqi_dagster.sensors.queue import PARTITION_TAG
 
 RUN_KEY_TAG = "dagster/run_key"
@@ -17,6 +18,8 @@ class RunState(StrEnum):
     WAITING = "queued"
     WORKING = "in work"
     DONE = "done"
+    AGAIN = "tried again"
+    """Infrastructure has ended it; it goes on by itself."""
     FAILED = "failed"
     CANCELLED = "cancelled"
 
@@ -51,42 +54,13 @@ def latest_run(instance: dg.DagsterInstance, partition: str) -> LatestRun:
     if not records:
         return LatestRun(RunState.NONE)
     run = records[0].dagster_run
-    state = _STATES.get(run.status, RunState.WORKING)
-    cause, code = first_cause(instance, run.run_id) if state is RunState.FAILED else (None, None)
-    return LatestRun(state, run.run_id, run.job_name, cause, code, run.remote_job_origin is not None)
-
-
-def first_cause(instance: dg.DagsterInstance, run_id: str) -> tuple[str, str | None]:
-    """Text and class of the error that a failed run ended with.
-
-    A failing check fails its run with a text that names only the check: what the check found is told.
-    """
-    entries = instance.all_logs(run_id, of_type=dg.DagsterEventType.STEP_FAILURE)
-    for entry in entries:
-        data = entry.get_dagster_event().step_failure_data if entry.dagster_event else None
-        if data is None:
-            continue
-        if data.user_failure_data is not None:
-            code = data.user_failure_data.metadata.get("error")
-            text = data.user_failure_data.description or "failed without a word"
-            return text, str(code.value) if code is not None else None
-        found = _failed_checks(instance, run_id)
-        if found:
-            return found, "check"
-        kind = data.error.cls_name if data.error is not None else None
-        return f"step {entry.step_key} failed: {kind or 'unknown error'}", None
-    return "the run ended without an error of its own: its worker is gone", None
-
-
-def _failed_checks(instance: dg.DagsterInstance, run_id: str) -> str:
-    texts = []
-    for entry in instance.all_logs(run_id, of_type=dg.DagsterEventType.ASSET_CHECK_EVALUATION):
-        evaluation = entry.asset_check_evaluation
-        if evaluation is None or evaluation.passed or evaluation.severity is not dg.AssetCheckSeverity.ERROR:
-            continue
-        place = f"{evaluation.asset_key.to_user_string()} has not passed {evaluation.check_name}"
-        texts.append(f"{place}: {evaluation.description}" if evaluation.description else place)
-    return "; ".join(texts)
+    state, served = _STATES.get(run.status, RunState.WORKING), run.remote_job_origin is not None
+    if state is not RunState.FAILED:
+        return LatestRun(state, run.run_id, run.job_name, known_to_services=served)
+    cause = first_cause(instance, run.run_id)
+    if cause.again and served:
+        state = RunState.AGAIN
+    return LatestRun(state, run.run_id, run.job_name, cause.text, cause.code, served)
 
 
 def latest_record(instance: dg.DagsterInstance, asset: str, key: str) -> dg.EventLogRecord | None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import threading
-import time
 from datetime import timedelta
 from types import TracebackType
 from typing import Self
@@ -15,21 +14,20 @@ from mqi_dagster.ledger.leases import Lease, LeaseRows
 class LeaseKeeper:
     """Renews a lease from a thread of its own, as a context manager.
 
-    ``lost`` is set when the lease has passed to another owner, or when the ledger could not be reached for
-    so long that it may have: from then on the owner must stop and touch neither job nor slot.
+    ``lost`` is set when the lease has passed to another owner: from then on this one must stop and touch
+    neither job nor slot. A ledger that is away takes no lease from anybody; once it is back, the first
+    renewal says whether the lease is still held.
 
     Args:
         ledger: Where the lease stands.
         lease: The lease to keep.
         every: Time between renewals.
-        stale_after: Age at which others may take the lease.
     """
 
-    def __init__(self, ledger: LeaseRows, lease: Lease, *, every: timedelta, stale_after: timedelta) -> None:
+    def __init__(self, ledger: LeaseRows, lease: Lease, *, every: timedelta) -> None:
         self._ledger = ledger
         self._lease = lease
         self._every = every.total_seconds()
-        self._stale_after = stale_after.total_seconds()
         self._stop = threading.Event()
         self._thread = threading.Thread(target=self._beat, name=f"lease-{lease.beam}", daemon=True)
         self.lost = threading.Event()
@@ -54,15 +52,11 @@ class LeaseKeeper:
             raise LeaseLostError(f"the lease of beam {self._lease.beam} is lost")
 
     def _beat(self) -> None:
-        renewed = time.monotonic()
         while not self._stop.wait(self._every):
             try:
                 self._ledger.renew(self._lease)
-                renewed = time.monotonic()
             except LeaseLostError:
                 self.lost.set()
                 return
             except InfrastructureError:
-                if time.monotonic() - renewed > self._stale_after:
-                    self.lost.set()
-                    return
+                continue

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from mqi_dagster.ledger.alarms import AlarmRows
 from mqi_dagster.ledger.arrivals import ArrivalRows
 from mqi_dagster.ledger.attempts import AttemptRows
 from mqi_dagster.ledger.cluster_jobs import ClusterJobRows
@@ -9,6 +10,7 @@ from mqi_dagster.ledger.clusters import ClusterRows
 from mqi_dagster.ledger.fractions import FractionRows
 from mqi_dagster.ledger.gpus import GpuRows
 from mqi_dagster.ledger.leases import LeaseRows
+from mqi_dagster.ledger.outcomes import RunOutcomeRows
 from mqi_dagster.ledger.pools import PoolRows
 from mqi_dagster.ledger.progress import ProgressRows
 from mqi_dagster.ledger.slots import SlotRows
@@ -27,8 +29,10 @@ class Ledger(
     ProgressRows,
     ClusterJobRows,
     ClusterRows,
+    RunOutcomeRows,
+    AlarmRows,
 ):
-    """Arrivals, fractions, slots, leases, GPUs, attempts, live progress and jobs on clusters of a site.
+    """Arrivals, slots, leases, GPUs, attempts, progress, cluster jobs, outcomes and alarms of a site.
 
     One object may be used by many threads, and by a process and the children it forks.
     """

@@ -25,7 +25,7 @@ from sqlalchemy import (
     text,
 )
 
-REVISION = "0003"
+REVISION = "0004"
 VERSION_TABLE = "mqi_ledger_version"
 
 
@@ -234,4 +234,75 @@ CLUSTER = Table(
     Column("failure", String, nullable=False),
     Column("used_bytes", Float),
     Column("measured_at", UtcDateTime),
+)
+
+RUN_OUTCOME = Table(
+    "mqi_run_outcome",
+    METADATA,
+    Column("run_id", String(200), primary_key=True),
+    Column("job", String(200), nullable=False),
+    Column("partition", String(200), nullable=False),
+    Column("verdict", String(20), nullable=False),
+    Column("code", String(50), nullable=False),
+    Column("cause", String, nullable=False),
+    Column("ended_at", UtcDateTime, nullable=False),
+    # Of the tries in a row that only infrastructure has ended.
+    Column("first_at", UtcDateTime, nullable=False),
+    Column("tries", Integer, nullable=False),
+    Column("next_try_at", UtcDateTime),
+    Column("settled_at", UtcDateTime),
+    Index("mqi_run_outcome_partition", "partition", "ended_at"),
+    Index(
+        "mqi_run_outcome_due",
+        "next_try_at",
+        sqlite_where=text("settled_at IS NULL"),
+        postgresql_where=text("settled_at IS NULL"),
+    ),
+)
+
+ALARM = Table(
+    "mqi_alarm",
+    METADATA,
+    Column("id", Integer, primary_key=True),
+    Column("kind", String(50), nullable=False),
+    Column("subject", String(200), nullable=False),
+    Column("text", String, nullable=False),
+    Column("first_at", UtcDateTime, nullable=False),
+    Column("last_at", UtcDateTime, nullable=False),
+    Column("count", Integer, nullable=False),
+    Column("cleared_at", UtcDateTime),
+    Column("told_at", UtcDateTime),
+    Index(
+        "mqi_alarm_open",
+        "kind",
+        "subject",
+        unique=True,
+        sqlite_where=text("cleared_at IS NULL"),
+        postgresql_where=text("cleared_at IS NULL"),
+    ),
+)
+
+NOTICE = Table(
+    "mqi_notice",
+    METADATA,
+    Column("id", Integer, primary_key=True),
+    Column("event", String(50), nullable=False),
+    Column("reference", String(200), nullable=False),
+    Column("kind", String(50), nullable=False),
+    Column("subject", String(200), nullable=False),
+    Column("text", String, nullable=False),
+    Column("happened_at", UtcDateTime, nullable=False),
+    UniqueConstraint("event", "reference", name="mqi_notice_once"),
+)
+
+NOTICE_CHANNEL = Table(
+    "mqi_notice_channel",
+    METADATA,
+    Column("channel", String(50), primary_key=True),
+    Column("told_id", Integer, nullable=False),
+    Column("told_at", UtcDateTime),
+    Column("tries", Integer, nullable=False),
+    Column("next_try_at", UtcDateTime),
+    Column("failing_since", UtcDateTime),
+    Column("failure", String, nullable=False),
 )

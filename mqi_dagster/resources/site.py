@@ -10,6 +10,7 @@ from mqi_dagster.engine.job_view import TPS_NAME
 from mqi_dagster.errors import ConfigurationError
 from mqi_dagster.execution.job import Executor
 from mqi_dagster.execution.local import LocalExecutor
+from mqi_dagster.execution.sign_of_life import SignsOfLife
 from mqi_dagster.handover.folder import FolderTarget
 from mqi_dagster.handover.sftp import SftpTarget
 from mqi_dagster.handover.target import Target
@@ -121,6 +122,11 @@ class Site:
     def work(self) -> Path:
         """Folder of running jobs."""
         return self.settings.paths.state / "work"
+
+    @cached_property
+    def signs_of_life(self) -> SignsOfLife:
+        """Which run workers of this machine live."""
+        return SignsOfLife(self.settings.paths.state / "workers")
 
     @property
     def engine_logs(self) -> Path:

@@ -6,6 +6,8 @@ from collections.abc import Sequence
 import dagster as dg
 from dagster._core.storage.dagster_run import FINISHED_STATUSES
 
+from mqi_dagster.assets.jobs import RETRY_OF_TAG
+
 REQUESTS_PER_TICK = 20
 SECONDS_PER_TICK = 5.0
 QUEUED_AT_MOST = 200
@@ -66,7 +68,11 @@ def asked_key(instance: dg.DagsterInstance, job: str, partition: str, key: str) 
     """
     runs = instance.get_runs(dg.RunsFilter(job_name=job, tags={PARTITION_TAG: partition}))
     # A re-execution repeats what was asked for; it asks for nothing itself.
-    asked = [run.tags[RUN_KEY_TAG] for run in runs if RUN_KEY_TAG in run.tags and run.parent_run_id is None]
+    asked = [
+        run.tags[RUN_KEY_TAG]
+        for run in runs
+        if RUN_KEY_TAG in run.tags and run.parent_run_id is None and RETRY_OF_TAG not in run.tags
+    ]
     same = [one == key or one.startswith(f"{key}:") for one in asked]
     if not any(same):
         return key, False

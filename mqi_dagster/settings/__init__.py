@@ -1,6 +1,17 @@
 """The site's configuration: one YAML file, typed, without unknown keys."""
 
-from mqi_dagster.settings.choices import CaseNames, CsvDialect, DoseType, Keep, OutputFormat, Ready, Samples
+from mqi_dagster.settings.alarms import Alarms, Mail, Notifications, Webhook
+from mqi_dagster.settings.choices import (
+    CaseNames,
+    CsvDialect,
+    DoseType,
+    Keep,
+    MailSecurity,
+    OutputFormat,
+    Ready,
+    Samples,
+    Tell,
+)
 from mqi_dagster.settings.database import Database
 from mqi_dagster.settings.engine import Embedded, Engine, EngineProfile, Phantom, built_in_profiles
 from mqi_dagster.settings.gpus import DeclaredGpu
@@ -32,6 +43,7 @@ __all__ = [
     "REMOTE_PATH",
     "VARIABLE_NAME",
     "VARIABLE_VALUE",
+    "Alarms",
     "CaseNames",
     "CsvDialect",
     "Database",
@@ -48,6 +60,9 @@ __all__ = [
     "Intervals",
     "JumpHost",
     "Keep",
+    "Mail",
+    "MailSecurity",
+    "Notifications",
     "OutputFormat",
     "Paths",
     "Phantom",
@@ -60,7 +75,9 @@ __all__ = [
     "Site",
     "SiteCommand",
     "Slurm",
+    "Tell",
     "Ui",
+    "Webhook",
     "built_in_profiles",
     "parse_settings",
     "problems",

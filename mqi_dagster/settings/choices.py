@@ -52,3 +52,19 @@ class Keep(StrEnum):
 
     FAILED = "failed"
     ALL = "all"
+
+
+class MailSecurity(StrEnum):
+    """How the connection to a mail server is protected."""
+
+    STARTTLS = "starttls"
+    TLS = "tls"
+    NONE = "none"
+
+
+class Tell(StrEnum):
+    """What people are told."""
+
+    ALARM_RAISED = "alarm_raised"
+    ALARM_CLEARED = "alarm_cleared"
+    CASE_CONCLUDED = "case_concluded"

@@ -6,12 +6,13 @@ Relative paths resolve against the folder of the file, never against the working
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated, Any, Self
+from typing import Annotated, Any, Self, TypeVar
 
 import yaml
 from pydantic import Field, ValidationError, model_validator
 
 from mqi_dagster.errors import ConfigurationError
+from mqi_dagster.settings.alarms import Alarms, Notifications
 from mqi_dagster.settings.database import Database
 from mqi_dagster.settings.engine import Engine, EngineProfile
 from mqi_dagster.settings.hosts import Host, Slurm
@@ -28,6 +29,8 @@ from mqi_dagster.settings.sections import (
     Ui,
 )
 
+_Files = TypeVar("_Files", bound=Section)
+
 
 class Settings(Section):
     """The settings of a site."""
@@ -42,6 +45,8 @@ class Settings(Section):
     handover: Handover = Field(default_factory=lambda: Handover.model_validate({}))
     database: Database = Field(default_factory=lambda: Database.model_validate({}))
     ui: Ui = Field(default_factory=lambda: Ui.model_validate({}))
+    alarms: Alarms = Field(default_factory=lambda: Alarms.model_validate({}))
+    notifications: Notifications = Field(default_factory=lambda: Notifications.model_validate({}))
     hosts: dict[Annotated[str, Field(pattern=r"^[A-Za-z0-9_-]+$")], Host] = Field(
         default_factory=dict, description="Other machines, by a name of the site."
     )
@@ -132,6 +137,19 @@ def _resolved(settings: Settings, base: Path) -> Settings:
             jump = jump.model_copy(update={key: below(getattr(jump, key)) for key in keys})
         return host.model_copy(update={"jump": jump, **{key: below(getattr(host, key)) for key in keys}})
 
+    def files_below(section: _Files, *names: str) -> _Files:
+        given = {name: path for name in names if (path := getattr(section, name)) is not None}
+        return section.model_copy(update={name: below(path) for name, path in given.items()})
+
+    def notifications_below(section: Notifications) -> Notifications:
+        webhook, mail = section.webhook, section.mail
+        return section.model_copy(
+            update={
+                "webhook": None if webhook is None else files_below(webhook, "secret_file"),
+                "mail": None if mail is None else files_below(mail, "password_file", "ca_file"),
+            }
+        )
+
     return settings.model_copy(
         update={
             "site": settings.site.model_copy(update={"secret_file": below(settings.site.secret_file)}),
@@ -140,6 +158,7 @@ def _resolved(settings: Settings, base: Path) -> Settings:
             "handover": settings.handover.model_copy(update={"folder": below(settings.handover.folder)}),
             "database": database,
             "hosts": {name: with_gpus(name, host_below(host)) for name, host in settings.hosts.items()},
+            "notifications": notifications_below(settings.notifications),
         }
     )
 

@@ -125,6 +125,11 @@ class Execution(Section):
         2, description="Runs allowed beyond the slots, so that conversions overlap simulations."
     )
     attempts: Count = Field(3, description="Engine failures after which a beam is given up.")
+    retry_seconds: Seconds = Field(
+        10.0,
+        description="First wait before a run is tried again that lost infrastructure has ended; doubles.",
+    )
+    retry_maximum_seconds: Seconds = Field(600.0, description="Longest wait between two such tries.")
     heartbeat_seconds: Seconds = Field(5.0, description="How often a lease is renewed.")
     stale_seconds: Seconds = Field(60.0, description="A lease without renewal for this long is stale.")
     lease_poll_seconds: Seconds = Field(2.0, description="How often a waiting beam looks for a free slot.")

@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
+import errno
 import json
+import os
 
 import dagster as dg
 import pytest
+from sqlalchemy.exc import OperationalError
 
 from mqi_dagster.assets.boundary import Boundary
-from mqi_dagster.errors import DeliveryError, EngineError, HandoverError, Where
+from mqi_dagster.errors import DeliveryError, EngineError, HandoverError, InfrastructureError, Where
 
 
-def failure_of(error: BaseException, *, retries_left: bool = True) -> dg.Failure:
-    with pytest.raises(dg.Failure) as raised, Boundary(Where(case="P1.fx0001"), retries_left=retries_left):
+def failure_of(error: BaseException) -> dg.Failure:
+    with pytest.raises(dg.Failure) as raised, Boundary(Where(case="P1.fx0001")):
         raise error
     return raised.value
 
@@ -26,10 +29,62 @@ def test_a_typed_error_keeps_its_place_and_gains_the_case() -> None:
     assert failure.allow_retries is False
 
 
-def test_only_engine_failures_cost_the_budget() -> None:
-    assert failure_of(EngineError("died")).allow_retries is True
-    assert failure_of(EngineError("died"), retries_left=False).allow_retries is False
-    assert failure_of(HandoverError("share away"), retries_left=False).allow_retries is True
+@pytest.mark.parametrize(
+    ("error", "budget", "tries", "again"),
+    [
+        (EngineError("died"), True, False, True),
+        (EngineError("died"), False, True, False),
+        (HandoverError("share away"), True, False, False),
+        (HandoverError("share away"), False, True, True),
+        (InfrastructureError("the ledger's database failed"), False, True, True),
+        (DeliveryError("bad"), True, True, False),
+        (ValueError("ours"), True, True, False),
+    ],
+    ids=lambda value: type(value).__name__,
+)
+def test_each_kind_of_error_is_tried_again_within_the_step_by_its_own_rule(
+    error: Exception, budget: bool, tries: bool, again: bool
+) -> None:
+    boundary = Boundary(Where(), budget_left=lambda: budget, tries_left=tries, retry_in=3)
+    with pytest.raises(Exception) as raised, boundary:
+        raise error
+    assert type(raised.value) is (dg.RetryRequested if again else dg.Failure)
+
+
+def test_a_budget_that_cannot_be_counted_is_left_to_the_next_run() -> None:
+    def away() -> bool:
+        raise InfrastructureError("the ledger's database failed")
+
+    with pytest.raises(dg.Failure) as raised, Boundary(Where(), budget_left=away):
+        raise EngineError("died")
+    assert raised.value.metadata["retry"].value == "from_budget"
+
+
+def test_a_database_of_dagster_that_is_away_is_lost_infrastructure() -> None:
+    gone = OperationalError("INSERT INTO event_logs VALUES (Hong^Gildong)", {}, Exception("server closed"))
+    wrapped = RuntimeError("a step of Dagster's")
+    wrapped.__cause__ = gone
+    for error in (gone, wrapped):
+        failure = failure_of(error)
+        assert failure.metadata["retry"].value == "forever"
+        assert failure.metadata["error"].value == "infrastructure"
+        assert "Hong" not in str(failure.description)
+
+
+@pytest.mark.parametrize(
+    ("number", "retry"),
+    [
+        (errno.ENOSPC, "forever"),
+        (errno.ESTALE, "forever"),
+        (errno.EIO, "forever"),
+        (errno.ENOENT, "never"),
+        (errno.EACCES, "never"),
+    ],
+)
+def test_a_disk_in_trouble_is_lost_infrastructure_and_a_missing_file_is_not(number: int, retry: str) -> None:
+    failure = failure_of(OSError(number, os.strerror(number), "/data/Hong^Gildong"))
+    assert failure.metadata["retry"].value == retry
+    assert "Hong" not in str(failure.description)
 
 
 def test_any_other_exception_loses_its_text() -> None:

@@ -116,15 +116,11 @@ def test_the_instance_has_the_limits(site: Path) -> None:
         },
         "pools": {"granularity": "run"},
     }
-    assert content["run_retries"] == {
-        "enabled": True,
-        "max_retries": 1000,
-        "retry_on_asset_or_op_failure": False,
-    }
+    assert content["run_retries"] == {"enabled": False}
     with open_instance(read_settings(site / "mqi.yaml")) as instance:
         assert pool_limit_of(instance) == 3
         assert not instance.telemetry_enabled
-        assert instance.run_retries_enabled
+        assert not instance.run_retries_enabled
         assert instance.run_monitoring_enabled
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -18,7 +19,7 @@ import dagster as dg
 import pydicom
 import yaml
 
-from mqi_dagster.execution.processes import process_alive
+from mqi_dagster.execution.processes import process_alive, process_id
 from mqi_dagster.ledger.database import sqlite_url
 from mqi_dagster.ledger.ledger import Ledger
 from mqi_dagster.machine import read_machines
@@ -114,6 +115,52 @@ class Stack:
             pid = int(self.services["processes"][name].split(":")[0])
             os.kill(pid, signal.SIGKILL)
         wait(lambda: not any(process_alive(self.services["processes"][n]) for n in names), "death", 5)
+
+    def crash(self, service: str, *pids: int) -> Callable[[], None]:
+        """kill -9 of a service and of other processes at one moment; what a service manager does then.
+
+        Returns:
+            Starts that service again, as it was started.
+        """
+        pid = int(self.services["processes"][service].split(":")[0])
+        place = Path(f"/proc/{pid}")
+        command = (place / "cmdline").read_bytes().decode().rstrip("\0").split("\0")
+        pairs = (place / "environ").read_bytes().decode().rstrip("\0").split("\0")
+        environment = dict(pair.split("=", 1) for pair in pairs)
+        folder = (place / "cwd").readlink()
+        for one in (*pids, pid):
+            os.kill(one, signal.SIGKILL)
+        wait(lambda: not process_alive(self.services["processes"][service]), "death", 5)
+
+        def again() -> None:
+            if "--socket" in command:
+                Path(command[command.index("--socket") + 1]).unlink(missing_ok=True)
+            with (self.site / "state" / "logs" / f"{service}.log").open("ab") as log:
+                process = subprocess.Popen(
+                    command,
+                    cwd=folder,
+                    env=environment,
+                    stdin=subprocess.DEVNULL,
+                    stdout=log,
+                    stderr=log,
+                    start_new_session=True,
+                )
+            record = self.services
+            record["processes"][service] = process_id(process.pid)
+            (self.site / "state" / "services.json").write_text(json.dumps(record))
+
+        return again
+
+    def answers(self, service: str) -> bool:
+        """Whether somebody listens on the socket of a service."""
+        pid = int(self.services["processes"][service].split(":")[0])
+        command = Path(f"/proc/{pid}/cmdline").read_bytes().decode().split("\0")
+        with socket.socket(socket.AF_UNIX) as client:
+            try:
+                client.connect(command[command.index("--socket") + 1])
+            except OSError:
+                return False
+        return True
 
     def kill_everything(self) -> None:
         """kill -9 of every process of the site at once, as in a loss of power."""

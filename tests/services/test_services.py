@@ -113,7 +113,7 @@ def test_a_run_whose_worker_is_killed_is_retried_and_its_engine_dies_with_it(ser
     services.wait_for_conclusion(case)
     made_once(services, case, interrupted=True)
     assert len(services.starts(beam)) == before + 1
-    retried = [run for run in services.runs("beam", **{"mqi/case": case}) if run.parent_run_id]
+    retried = [run for run in services.runs("beam", **{"mqi/case": case}) if "mqi/retry_of" in run.tags]
     assert [run.status for run in retried] == [dg.DagsterRunStatus.SUCCESS]
     assert services.ledger().leases() == []
 

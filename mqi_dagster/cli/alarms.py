@@ -1,0 +1,105 @@
+"""``mqi alarms``: what a person should know now; ``mqi notify``: do notices reach their receivers?"""
+
+import json
+from dataclasses import asdict
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+
+from mqi_dagster.cli.sites import SiteOption, require_site
+from mqi_dagster.errors import ConfigurationError, MqiError
+
+if TYPE_CHECKING:
+    from mqi_dagster.ledger.alarms import Alarm
+    from mqi_dagster.notify.message import Channel
+
+
+def alarms(
+    site: SiteOption = Path("site"),
+    as_json: Annotated[bool, typer.Option("--json", help="As JSON.")] = False,
+    every: Annotated[bool, typer.Option("--all", help="Also those that are cleared.")] = False,
+    dismiss: Annotated[
+        int | None, typer.Option(help="Clear the alarm of this number; a state that goes on raises it anew.")
+    ] = None,
+) -> None:
+    """List what a person should know now, the newest first."""
+    from mqi_dagster.resources.site import Site
+
+    ledger = Site(require_site(site)[0]).ledger
+    if dismiss is not None:
+        ledger.dismiss_alarm(dismiss)
+    found = ledger.alarms(open_only=not every)
+    if as_json:
+        typer.echo(json.dumps([asdict(alarm) for alarm in found], indent=1, default=datetime.isoformat))
+        return
+    _show(found)
+
+
+def _show(found: "list[Alarm]") -> None:
+    console = Console(highlight=False)
+    if not found:
+        console.print("no alarm")
+        return
+    table = Table(box=None, header_style="bold", padding=(0, 2, 0, 0))
+    for name in ("number", "alarm", "about", "since (UTC)", "times", "cleared (UTC)"):
+        table.add_column(name, no_wrap=True)
+    for alarm in found:
+        cleared = f"{alarm.cleared_at:%Y-%m-%d %H:%M}" if alarm.cleared_at is not None else ""
+        style = "dim" if cleared else "red"
+        values = (str(alarm.id), alarm.kind.value, alarm.subject, f"{alarm.first_at:%Y-%m-%d %H:%M}")
+        table.add_row(*(Text(value) for value in (*values, str(alarm.count), cleared)), style=style)
+    console.print(table)
+    for alarm in found:
+        console.print(Text(f"{alarm.id}: {alarm.text}"), soft_wrap=True)
+
+
+def notify(
+    site: SiteOption = Path("site"),
+    test: Annotated[bool, typer.Option("--test", help="Send a test message by every channel.")] = False,
+) -> None:
+    """Say whether notices reach their receivers, or send a test message; exit 1 where it is not taken."""
+    from mqi_dagster.notify.message import channels_of
+    from mqi_dagster.resources.site import Site
+
+    file, settings = require_site(site)
+    channels = list(channels_of(settings.notifications))
+    if not channels:
+        raise ConfigurationError("nobody is told anything: set notifications.webhook or notifications.mail")
+    console = Console(highlight=False)
+    if test:
+        _test(console, settings.site.name, channels)
+        return
+    ledger = Site(file).ledger
+    for channel in channels:
+        state = ledger.open_channel(channel.name)
+        left = f"not taken since {state.failing_since:%Y-%m-%d %H:%M} UTC" if state.failing_since else "works"
+        words = f"{channel.name}: {left}{f': {state.failure}' if state.failure else ''}"
+        console.print(Text(words, style="red" if state.failing_since else ""), soft_wrap=True)
+
+
+def _test(console: Console, name: str, channels: "list[Channel]") -> None:
+    from mqi_dagster.notify.message import Message
+
+    message = Message(
+        id=0,
+        site=name,
+        event="test",
+        kind="",
+        subject="",
+        text="This is a test of the notifications of this site.",
+        happened_at=datetime.now(UTC),
+    )
+    failed = False
+    for channel in channels:
+        try:
+            console.print(Text(f"{channel.name}: {channel.send(message)}"), soft_wrap=True)
+        except MqiError as error:
+            failed = True
+            console.print(Text(f"{channel.name}: {error.message}", style="red"), soft_wrap=True)
+    if failed:
+        raise typer.Exit(1)

@@ -1,0 +1,169 @@
+"""Notices: what is told to people outside, in order, by every channel at least once."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+from enum import StrEnum
+
+from sqlalchemy import Connection, Row, func, insert, select, update
+
+from mqi_dagster.ledger.database import Database
+from mqi_dagster.ledger.tables import ALARM, NOTICE, NOTICE_CHANNEL
+
+
+class NoticeEvent(StrEnum):
+    """What has happened."""
+
+    RAISED = "alarm_raised"
+    CLEARED = "alarm_cleared"
+    CONCLUDED = "case_concluded"
+
+
+@dataclass(frozen=True, slots=True)
+class Notice:
+    """One thing to tell."""
+
+    id: int
+    """Rises with every notice; a receiver that gets one twice knows it by this."""
+    event: NoticeEvent
+    reference: str
+    kind: str
+    """Kind of the alarm; empty where it is none."""
+    subject: str
+    """Case key, beam key, or name of a host or folder role."""
+    text: str
+    happened_at: datetime
+
+
+@dataclass(frozen=True, slots=True)
+class ChannelState:
+    """How far a channel has come."""
+
+    channel: str
+    told_id: int
+    """Everything up to this notice is told."""
+    told_at: datetime | None
+    tries: int
+    """In vain, since the last success."""
+    next_try_at: datetime | None
+    failing_since: datetime | None
+    failure: str
+
+
+def _notice(row: Row[tuple[object, ...]]) -> Notice:
+    values = dict(row._mapping)
+    values["event"] = NoticeEvent(values["event"])
+    return Notice(**values)
+
+
+def _state(connection: Connection, channel: str) -> ChannelState | None:
+    row = connection.execute(select(NOTICE_CHANNEL).where(NOTICE_CHANNEL.c.channel == channel)).one_or_none()
+    return None if row is None else ChannelState(**row._mapping)
+
+
+def add_notice(
+    connection: Connection,
+    event: NoticeEvent,
+    reference: str,
+    kind: str,
+    subject: str,
+    text: str,
+    happened_at: datetime,
+) -> None:
+    """Write a notice in the transaction of what it tells; the same event and reference once."""
+    known = select(NOTICE.c.id).where(NOTICE.c.event == event.value, NOTICE.c.reference == reference)
+    if connection.execute(known).one_or_none() is None:
+        connection.execute(
+            insert(NOTICE).values(
+                event=event.value,
+                reference=reference,
+                kind=kind,
+                subject=subject,
+                text=text,
+                happened_at=happened_at,
+            )
+        )
+
+
+class NoticeRows(Database):
+    """The notices and the channels that tell them."""
+
+    def note_conclusion(self, run_id: str, case: str, text: str, happened_at: datetime) -> None:
+        """Write down that a case has concluded; the same run once."""
+        event = NoticeEvent.CONCLUDED
+        with self._write() as connection:
+            add_notice(connection, event, run_id, "", case, text, happened_at)
+
+    def open_channel(self, channel: str) -> ChannelState:
+        """How far a channel has come; a new one begins with what happens from now on."""
+        with self._read() as connection:
+            found = _state(connection, channel)
+        if found is not None:
+            return found
+        with self._write() as connection:
+            found = _state(connection, channel)
+            if found is None:
+                newest = connection.execute(select(func.max(NOTICE.c.id))).scalar_one() or 0
+                connection.execute(
+                    insert(NOTICE_CHANNEL).values(channel=channel, told_id=newest, tries=0, failure="")
+                )
+                found = _state(connection, channel)
+            assert found is not None
+            return found
+
+    def channels(self) -> list[ChannelState]:
+        """Every channel that was ever open, by name."""
+        with self._read() as connection:
+            rows = connection.execute(select(NOTICE_CHANNEL).order_by(NOTICE_CHANNEL.c.channel)).all()
+        return [ChannelState(**row._mapping) for row in rows]
+
+    def untold(self, channel: str, limit: int) -> list[Notice]:
+        """What a channel has to tell now, oldest first; nothing while it waits for its next try."""
+        state, now = self.open_channel(channel), self._clock()
+        # A moment further away than any wait is of a clock that was set back.
+        if state.next_try_at is not None and now < state.next_try_at <= now + timedelta(days=1):
+            return []
+        query = select(NOTICE).where(NOTICE.c.id > state.told_id).order_by(NOTICE.c.id).limit(limit)
+        with self._read() as connection:
+            return [_notice(row) for row in connection.execute(query).all()]
+
+    def told(self, channel: str, notice: Notice) -> None:
+        """Write down that a channel has told a notice, and with it all before."""
+        with self._write() as connection:
+            now = self._clock()
+            connection.execute(
+                update(NOTICE_CHANNEL)
+                .where(NOTICE_CHANNEL.c.channel == channel, NOTICE_CHANNEL.c.told_id < notice.id)
+                .values(
+                    told_id=notice.id,
+                    told_at=now,
+                    tries=0,
+                    next_try_at=None,
+                    failing_since=None,
+                    failure="",
+                )
+            )
+            if notice.event is NoticeEvent.RAISED:
+                connection.execute(
+                    update(ALARM)
+                    .where(ALARM.c.id == int(notice.reference), ALARM.c.told_at.is_(None))
+                    .values(told_at=now)
+                )
+
+    def not_told(self, channel: str, failure: str, next_in: timedelta) -> None:
+        """Write down that a channel's receiver does not take what is told, and when to try again."""
+        with self._write() as connection:
+            now = self._clock()
+            state = _state(connection, channel)
+            if state is not None:
+                connection.execute(
+                    update(NOTICE_CHANNEL)
+                    .where(NOTICE_CHANNEL.c.channel == channel)
+                    .values(
+                        tries=state.tries + 1,
+                        next_try_at=now + next_in,
+                        failing_since=state.failing_since or now,
+                        failure=failure,
+                    )
+                )

@@ -1,0 +1,1 @@
+"""Telling people outside: a webhook and e-mail, each optional."""

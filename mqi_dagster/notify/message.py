@@ -1,0 +1,88 @@
+"""What is told, whatever tells it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from datetime import datetime
+from pathlib import Path
+from typing import Protocol
+
+from mqi_dagster.errors import ConfigurationError
+from mqi_dagster.settings import Notifications
+
+_WORDS = {
+    "alarm_raised": "Alarm",
+    "alarm_cleared": "Alarm cleared",
+    "case_concluded": "Case concluded",
+    "test": "Test",
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Message:
+    """One message; it names cases and beams by their keys, never a patient."""
+
+    id: int
+    """Rises with every notice of a site; a receiver that gets one twice knows it by this."""
+    site: str
+    event: str
+    """``alarm_raised``, ``alarm_cleared``, ``case_concluded`` or ``test``."""
+    kind: str
+    """Kind of the alarm; empty where it is none."""
+    subject: str
+    text: str
+    happened_at: datetime
+
+    @property
+    def title(self) -> str:
+        """One line for people."""
+        what = " ".join(part for part in (self.kind.replace("_", " "), self.subject) if part)
+        return f"[{self.site}] {_WORDS[self.event]}: {what}"
+
+
+class Channel(Protocol):
+    """A way to tell people."""
+
+    name: str
+
+    def send(self, message: Message) -> str:
+        """Tell a message.
+
+        Returns:
+            What the receiver has answered, for people.
+
+        Raises:
+            NotTakenError: The receiver is away or does not take it.
+            ConfigurationError: A secret cannot be used as it is.
+        """
+        ...
+
+
+def read_password(path: Path, what: str) -> str:
+    """A secret from its file.
+
+    Raises:
+        ConfigurationError: The file is missing, open to others, or empty.
+    """
+    try:
+        mode = path.stat().st_mode & 0o777
+        text = path.read_text(encoding="utf-8").strip()
+    except (OSError, UnicodeDecodeError):
+        raise ConfigurationError(f"{what} cannot be read") from None
+    if mode & 0o077:
+        raise ConfigurationError(f"{what} has mode {mode:04o}; make it 0600")
+    if not text:
+        raise ConfigurationError(f"{what} is empty")
+    return text
+
+
+def channels_of(notifications: Notifications) -> Iterator[Channel]:
+    """The channels that the settings name."""
+    from mqi_dagster.notify.mail import MailChannel
+    from mqi_dagster.notify.webhook import WebhookChannel
+
+    if notifications.webhook is not None:
+        yield WebhookChannel(notifications.webhook)
+    if notifications.mail is not None:
+        yield MailChannel(notifications.mail)

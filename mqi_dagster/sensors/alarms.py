@@ -1,0 +1,136 @@
+"""What is wrong now, whoever has noticed it: engines that stand still, queues, clusters, disks, the inbox."""
+
+import os
+import shutil
+from collections.abc import Iterator
+from datetime import datetime, timedelta
+from pathlib import Path
+
+import dagster as dg
+
+from mqi_dagster.ledger.alarms import AlarmKind
+from mqi_dagster.ledger.database import utc_now
+from mqi_dagster.resources.site import Site
+from mqi_dagster.settings import LOCAL
+
+_WATCHED = (
+    AlarmKind.BEAM_STUCK,
+    AlarmKind.BEAMS_WAITING,
+    AlarmKind.CLUSTER_AWAY,
+    AlarmKind.QUOTA,
+    AlarmKind.DISK_FULL,
+    AlarmKind.INBOX_AWAY,
+)
+"""What is looked at anew each time, so that an alarm goes with its cause."""
+_WORKING = ("preparing", "simulating", "verifying")
+"""Phases in which something should happen; in all others the beam waits for something."""
+
+Standing = dict[tuple[AlarmKind, str], str]
+
+
+def alarms(interval: int) -> dg.SensorDefinition:
+    """The sensor that raises and clears what can be seen of the site's state."""
+
+    @dg.sensor(
+        name="alarms",
+        minimum_interval_seconds=interval,
+        default_status=dg.DefaultSensorStatus.RUNNING,
+        description="Raises and clears alarms: engines without progress, queue, clusters, disks, inbox.",
+    )
+    def sensor(context: dg.SensorEvaluationContext, site: dg.ResourceParam[Site]) -> dg.SkipReason:
+        standing = look(context.instance, site, utc_now())
+        for (kind, subject), text in standing.items():
+            site.ledger.raise_alarm(kind, subject, text)
+        for alarm in site.ledger.alarms():
+            if alarm.kind in _WATCHED and (alarm.kind, alarm.subject) not in standing:
+                site.ledger.clear_alarm(alarm.kind, alarm.subject)
+        return dg.SkipReason(f"{len(standing)} alarms stand" if standing else "all is well")
+
+    return sensor
+
+
+def look(instance: dg.DagsterInstance, site: Site, now: datetime) -> Standing:
+    """Every alarm of the site's state that stands now, by kind and subject: its text."""
+    return {
+        (kind, subject): text
+        for kind, subject, text in (
+            *_stuck(site, now),
+            *_waiting(instance, site, now),
+            *_clusters(site, now),
+            *_disks(site),
+            *_inbox(site),
+        )
+    }
+
+
+def _stuck(site: Site, now: datetime) -> Iterator[tuple[AlarmKind, str, str]]:
+    limit = timedelta(minutes=site.settings.alarms.stuck_minutes)
+    for lease in site.ledger.leases():
+        report = site.ledger.progress(lease.beam)
+        if report is None or report.phase not in _WORKING or report.run_id != lease.owner:
+            continue
+        if now - max(report.updated_at, lease.acquired_at) > limit:
+            text = (
+                f"no progress since {report.updated_at:%Y-%m-%d %H:%M} UTC ({report.phase}"
+                f" {report.percent:.0f} %, attempt {report.attempt}). Look at the engine's log; to give it"
+                " up, terminate the run in the pages, then `mqi case retry`"
+            )
+            yield AlarmKind.BEAM_STUCK, lease.beam, text
+
+
+def _waiting(instance: dg.DagsterInstance, site: Site, now: datetime) -> Iterator[tuple[AlarmKind, str, str]]:
+    oldest = instance.get_run_records(
+        dg.RunsFilter(statuses=[dg.DagsterRunStatus.QUEUED]), limit=1, ascending=True
+    )
+    limit = timedelta(minutes=site.settings.alarms.waiting_minutes)
+    if oldest and now - oldest[0].create_timestamp > limit:
+        since = oldest[0].create_timestamp
+        text = (
+            f"a run has stood in the queue since {since:%Y-%m-%d %H:%M} UTC. Is the daemon running"
+            " (`mqi doctor`), and is a GPU in service?"
+        )
+        yield AlarmKind.BEAMS_WAITING, "queue", text
+
+
+def _clusters(site: Site, now: datetime) -> Iterator[tuple[AlarmKind, str, str]]:
+    waited_for = {lease.host for lease in site.ledger.leases()}
+    for name, host in site.settings.hosts.items():
+        look = site.ledger.cluster_look(name) if host.slurm is not None else None
+        if look is None or host.slurm is None:
+            continue
+        limit = timedelta(seconds=host.slurm.intervals.alarm_seconds)
+        # Without a beam nobody looks, so nobody would see that it is back.
+        if name in waited_for and look.failing_since is not None and now - look.failing_since > limit:
+            since = f"no answer since {look.failing_since:%Y-%m-%d %H:%M} UTC: {look.failure}"
+            yield AlarmKind.CLUSTER_AWAY, name, f"{since}. Its beams wait and go on by themselves"
+        quota = host.slurm.retention.quota_gb
+        if look.used_bytes is not None and look.used_bytes > quota * 1e9:
+            used = f"{look.used_bytes / 1e9:.1f} GB of our folders, the quota is {quota:g} GB"
+            yield AlarmKind.QUOTA, name, f"{used}. Make room: `mqi cluster clean`, or keep less (retention)"
+
+
+def _disks(site: Site) -> Iterator[tuple[AlarmKind, str, str]]:
+    settings = site.settings
+    watched: dict[str, Path] = {"data": settings.paths.data, "state": settings.paths.state}
+    if settings.handover.target == LOCAL:
+        watched["handover"] = settings.handover.folder
+    for role, path in watched.items():
+        try:
+            free = shutil.disk_usage(path).free
+        except OSError as error:
+            # The first beam makes these folders; only one that was there can be away.
+            if not isinstance(error, FileNotFoundError):
+                yield AlarmKind.DISK_FULL, role, f"the folder cannot be looked at: {error.strerror}"
+            continue
+        if free < settings.alarms.disk_free_gb * 1e9:
+            text = f"{free / 1e9:.1f} GB free, the limit is {settings.alarms.disk_free_gb:g} GB. Make room"
+            yield AlarmKind.DISK_FULL, role, text
+
+
+def _inbox(site: Site) -> Iterator[tuple[AlarmKind, str, str]]:
+    try:
+        with os.scandir(site.inbox) as entries:
+            next(entries, None)
+    except OSError as error:
+        text = f"it cannot be read: {error.strerror or 'unknown'}. Mount it, or correct paths.inbox"
+        yield AlarmKind.INBOX_AWAY, "inbox", text

@@ -1,0 +1,77 @@
+"""Notices leave the house: every channel tells them in order, and tries again until they are taken."""
+
+import time
+from datetime import timedelta
+
+import dagster as dg
+
+from mqi_dagster.errors import MqiError
+from mqi_dagster.ledger.notices import ChannelState, Notice
+from mqi_dagster.notify.message import Channel, Message, channels_of
+from mqi_dagster.resources.site import Site
+from mqi_dagster.sensors.queue import SECONDS_PER_TICK
+
+_AT_ONCE = 50
+
+
+def notifications(interval: int) -> dg.SensorDefinition:
+    """The sensor that tells alarms and conclusions to the channels of the settings."""
+
+    @dg.sensor(
+        name="notifications",
+        minimum_interval_seconds=interval,
+        default_status=dg.DefaultSensorStatus.RUNNING,
+        description="Tells alarms and concluded cases by webhook and e-mail, each at least once.",
+    )
+    def sensor(context: dg.SensorEvaluationContext, site: dg.ResourceParam[Site]) -> dg.SkipReason:
+        told = 0
+        for channel in channels_of(site.settings.notifications):
+            sent, failure = tell(site, channel)
+            told += sent
+            if failure is not None:
+                context.log.error("%s: %s", channel.name, failure)
+        return dg.SkipReason(f"{told} notices told" if told else "nothing to tell")
+
+    return sensor
+
+
+def tell(site: Site, channel: Channel) -> tuple[int, str | None]:
+    """Tell what a channel has to tell now, for some seconds at most.
+
+    Returns:
+        How many notices were taken, and why the next one was not.
+    """
+    wanted = {event.value for event in site.settings.notifications.tell}
+    started, sent = time.monotonic(), 0
+    for notice in site.ledger.untold(channel.name, _AT_ONCE):
+        if notice.event.value in wanted:
+            if time.monotonic() - started > SECONDS_PER_TICK:
+                break
+            try:
+                channel.send(message_of(site, notice))
+            except MqiError as error:
+                state = site.ledger.open_channel(channel.name)
+                site.ledger.not_told(channel.name, error.message, _wait(site, state))
+                return sent, error.message
+            sent += 1
+        site.ledger.told(channel.name, notice)
+    return sent, None
+
+
+def _wait(site: Site, state: ChannelState) -> timedelta:
+    limits = site.settings.notifications
+    seconds = limits.retry_seconds * 2.0 ** min(state.tries, 40)
+    return timedelta(seconds=min(limits.retry_maximum_seconds, seconds))
+
+
+def message_of(site: Site, notice: Notice) -> Message:
+    """A notice as it is told."""
+    return Message(
+        id=notice.id,
+        site=site.settings.site.name,
+        event=notice.event.value,
+        kind=notice.kind,
+        subject=notice.subject,
+        text=notice.text,
+        happened_at=notice.happened_at,
+    )

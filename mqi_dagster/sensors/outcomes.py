@@ -1,0 +1,230 @@
+"""How runs end: the first cause is written down once a run, and what infrastructure has ended goes on later.
+
+One cursor over Dagster's event log sees the runs of every job, of the pages and of backfills. What is found
+is judged by the type of the error; each judgement is a row of the ledger, so that a try that is still to come
+costs no process and can be seen.
+"""
+
+import json
+import time
+from datetime import UTC, datetime, timedelta
+
+import dagster as dg
+from dagster._core.event_api import RunStatusChangeEventType
+
+from mqi_dagster.assets.boundary import safe_text
+from mqi_dagster.assets.jobs import RETRY_OF_TAG, beam_job, conclusion_job, intake_job
+from mqi_dagster.assets.slots import free_ended_leases
+from mqi_dagster.ledger.alarms import AlarmKind
+from mqi_dagster.ledger.outcomes import RunOutcome, RunVerdict
+from mqi_dagster.resources.site import Site
+from mqi_dagster.sensors.causes import first_cause, next_step
+from mqi_dagster.sensors.queue import PARTITION_TAG, SECONDS_PER_TICK
+from mqi_dagster.sensors.retries import retry_requests
+
+PROMPT_SECONDS = 10
+"""How often, at the most, it is looked whether something has ended: nobody should wait for it for long."""
+_PAGE = 100
+_OVERLAP = 200
+"""Events that are looked at again: PostgreSQL shows some only after others with a higher number."""
+_ENDS: tuple[RunStatusChangeEventType, ...] = (
+    dg.DagsterEventType.RUN_FAILURE,
+    dg.DagsterEventType.RUN_CANCELED,
+    dg.DagsterEventType.RUN_SUCCESS,
+)
+_BAD = {
+    dg.DagsterRunStatus.FAILURE: dg.DagsterEventType.RUN_FAILURE,
+    dg.DagsterRunStatus.CANCELED: dg.DagsterEventType.RUN_CANCELED,
+}
+_OF_A_RUN = (AlarmKind.BEAM_FAILED, AlarmKind.CASE_FAILED, AlarmKind.RETRIED_LONG, AlarmKind.BEAM_STUCK)
+
+
+def run_outcomes(interval: int) -> dg.SensorDefinition:
+    """The sensor that judges every run that has ended, at most every ``interval`` seconds."""
+
+    @dg.sensor(
+        name="run_outcomes",
+        jobs=[intake_job, beam_job, conclusion_job],
+        minimum_interval_seconds=min(interval, PROMPT_SECONDS),
+        default_status=dg.DefaultSensorStatus.RUNNING,
+        description="Writes down why runs have ended; has those executed again that lost infrastructure.",
+    )
+    def sensor(context: dg.SensorEvaluationContext, site: dg.ResourceParam[Site]) -> dg.SensorResult:
+        cursor, held = _look(context, site)
+        if held:
+            try:
+                free_ended_leases(context.instance, site)
+            except Exception as error:  # noqa: BLE001 - the reaper does it again
+                context.log.warning("what ended runs hold stays for now: %s", safe_text(error))
+        requests = retry_requests(context.instance, site)
+        return dg.SensorResult(
+            run_requests=requests,
+            cursor=cursor,
+            skip_reason=None if requests else dg.SkipReason("nothing is to be executed again now"),
+        )
+
+    return sensor
+
+
+def _look(context: dg.SensorEvaluationContext, site: Site) -> tuple[str, bool]:
+    """Judge what has ended since the last tick.
+
+    Returns:
+        The new cursor, and whether a run has ended whose beam still holds a slot.
+    """
+    instance, until = context.instance, time.monotonic() + SECONDS_PER_TICK
+    after, seen = _read(context.cursor)
+    alarmed = {alarm.subject for alarm in site.ledger.alarms() if alarm.kind in _OF_A_RUN}
+    leased = {lease.owner for lease in site.ledger.leases()}
+    held = False
+    while time.monotonic() < until and (events := _new_events(instance, after, seen)):
+        run_ids = sorted({event.run_id for event in events})
+        records = instance.get_run_records(dg.RunsFilter(run_ids=run_ids))
+        runs = {record.dagster_run.run_id: record for record in records}
+        known = site.ledger.outcomes_of(run_ids)
+        for event in events:
+            if time.monotonic() > until:
+                break
+            record = runs.get(event.run_id)
+            if record is not None and event.run_id not in known:
+                subject = _judge(context, site, record, event, alarmed)
+                alarmed |= {subject} if subject else set()
+                held |= event.run_id in leased
+            seen.add(event.storage_id)
+        after = max(seen, default=after)
+        seen = {number for number in seen if number > after - _OVERLAP}
+    return json.dumps({"after": after, "seen": sorted(seen)}), held
+
+
+def _read(text: str | None) -> tuple[int, set[int]]:
+    if not text:
+        return 0, set()
+    content = json.loads(text)
+    return int(content["after"]), {int(number) for number in content["seen"]}
+
+
+def _new_events(instance: dg.DagsterInstance, after: int, seen: set[int]) -> list[dg.EventLogRecord]:
+    """The ends of runs that were not looked at yet, in their order, as far as every kind of them is known."""
+    found: list[dg.EventLogRecord] = []
+    horizon: int | None = None
+    for kind in _ENDS:
+        page = instance.fetch_run_status_changes(
+            dg.RunStatusChangeRecordsFilter(kind, after_storage_id=max(0, after - _OVERLAP)),
+            limit=_PAGE + len(seen),
+            ascending=True,
+        )
+        found += page.records
+        if page.has_more and page.records:
+            last = page.records[-1].storage_id
+            horizon = last if horizon is None else min(horizon, last)
+    new = [event for event in found if event.storage_id not in seen]
+    return sorted(
+        (event for event in new if horizon is None or event.storage_id <= horizon),
+        key=lambda event: event.storage_id,
+    )
+
+
+def _judge(
+    context: dg.SensorEvaluationContext,
+    site: Site,
+    record: dg.RunRecord,
+    event: dg.EventLogRecord,
+    alarmed: set[str],
+) -> str | None:
+    """Judge one end of a run; the subject of an alarm that it has raised."""
+    run, ledger = record.dagster_run, site.ledger
+    partition = run.tags.get(PARTITION_TAG)
+    if partition is None:
+        return None
+    ended_at = datetime.fromtimestamp(event.timestamp, UTC)
+    if run.status is dg.DagsterRunStatus.SUCCESS:
+        if partition in alarmed:
+            ledger.clear_alarms(_OF_A_RUN, [partition])
+        if run.job_name == conclusion_job.name:
+            ledger.note_conclusion(run.run_id, partition, f"case {partition} has concluded", ended_at)
+        return None
+    if _BAD.get(run.status) is not event.event_log_entry.get_dagster_event().event_type:
+        return None
+    if run.status is dg.DagsterRunStatus.CANCELED:
+        if partition in alarmed:
+            ledger.clear_alarms(_OF_A_RUN, [partition])
+        verdict, cause, code, again = RunVerdict.CANCELLED, "cancelled by an operator", "", False
+    else:
+        found = first_cause(context.instance, run.run_id)
+        # What a person runs in a terminal is in that person's hands.
+        again = found.again and run.remote_job_origin is not None
+        verdict = RunVerdict.RETRY if again else RunVerdict.FAILED
+        cause, code = found.text, found.code or ""
+    first_at, tries = _streak(site, record, ended_at) if again else (ended_at, 1)
+    outcome = RunOutcome(
+        run_id=run.run_id,
+        job=run.job_name,
+        partition=partition,
+        verdict=verdict,
+        code=code,
+        cause=cause,
+        ended_at=ended_at,
+        first_at=first_at,
+        tries=tries,
+        next_try_at=datetime.now(UTC) + _wait(site, code, tries) if again else None,
+    )
+    if outcome.next_try_at is not None:
+        when = f"{outcome.next_try_at:%Y-%m-%d %H:%M:%S} UTC"
+        context.instance.report_engine_event(f"Goes on by itself at {when}: {cause}", run)
+    raised = _alarm(context, site, outcome)
+    ledger.note_outcome(outcome)
+    return raised
+
+
+def _streak(site: Site, record: dg.RunRecord, ended_at: datetime) -> tuple[datetime, int]:
+    """When the tries in a row began that only infrastructure has ended, and how many there were.
+
+    A run that has worked for longer than the longest wait shows that it was not away all the time.
+    """
+    parent = record.dagster_run.tags.get(RETRY_OF_TAG)
+    before = site.ledger.outcomes_of([parent]).get(parent) if parent is not None else None
+    began = record.start_time or record.create_timestamp.timestamp()
+    worked = ended_at.timestamp() - began
+    if before is None or worked > site.settings.execution.retry_maximum_seconds:
+        return ended_at, 1
+    return before.first_at, before.tries + 1
+
+
+def _wait(site: Site, code: str, tries: int) -> timedelta:
+    """How long the next try is put off; a worker that has died once is replaced at once."""
+    limits = site.settings.execution
+    doubled = tries - 1 if code else tries - 2
+    if doubled < 0:
+        return timedelta(0)
+    # More than so many doublings are beyond every limit.
+    return timedelta(
+        seconds=min(limits.retry_maximum_seconds, limits.retry_seconds * 2.0 ** min(doubled, 40))
+    )
+
+
+def _alarm(context: dg.SensorEvaluationContext, site: Site, outcome: RunOutcome) -> str | None:
+    """Raise the alarm that an end calls for; its subject."""
+    subject, ledger = outcome.partition, site.ledger
+    if outcome.verdict is RunVerdict.RETRY:
+        limit = timedelta(minutes=site.settings.alarms.retried_minutes)
+        if outcome.ended_at - outcome.first_at < limit:
+            return None
+        text = (
+            f"tried {outcome.tries} times since {outcome.first_at:%Y-%m-%d %H:%M} UTC, the next time at"
+            f" {outcome.next_try_at:%H:%M:%S}: {outcome.cause}. It goes on by itself once that is mended"
+        )
+        ledger.raise_alarm(AlarmKind.RETRIED_LONG, subject, text, outcome.ended_at)
+        return subject
+    if outcome.verdict is RunVerdict.FAILED and _is_latest(context.instance, outcome):
+        ledger.clear_alarm(AlarmKind.RETRIED_LONG, subject)
+        kind = AlarmKind.BEAM_FAILED if "__" in subject else AlarmKind.CASE_FAILED
+        text = f"{outcome.cause}. What to do: {next_step(outcome.code or None)}"
+        ledger.raise_alarm(kind, subject, text, outcome.ended_at)
+        return subject
+    return None
+
+
+def _is_latest(instance: dg.DagsterInstance, outcome: RunOutcome) -> bool:
+    """Whether nothing was started of the case or beam since that run."""
+    latest = instance.get_run_records(dg.RunsFilter(tags={PARTITION_TAG: outcome.partition}), limit=1)
+    return not latest or latest[0].dagster_run.run_id == outcome.run_id

@@ -1,0 +1,112 @@
+"""Runs that go on by themselves after infrastructure was lost, each when its time has come."""
+
+import dagster as dg
+from dagster._core.storage.tags import PARENT_RUN_ID_TAG, PRIORITY_TAG, ROOT_RUN_ID_TAG
+
+from mqi_dagster.assets.jobs import (
+    BEAM_ASSETS,
+    CASE_TAG,
+    FAILURES_TAG,
+    RETRY_OF_TAG,
+    beam_job,
+    beam_tags,
+    conclusion_job,
+    intake_job,
+)
+from mqi_dagster.assets.slots import engine_failures
+from mqi_dagster.ledger.outcomes import RunOutcome
+from mqi_dagster.partitions import BEAMS, CASES, split_beam_key
+from mqi_dagster.resources.site import Site
+from mqi_dagster.sensors.queue import PARTITION_TAG, REQUESTS_PER_TICK, room_in_queue
+
+_STEPS = {"simulation": "tps_file"}
+"""First asset of a step that makes several."""
+_CASE_ASSETS = {intake_job.name: "case_manifest", conclusion_job.name: "case_handed_over"}
+
+
+def retry_requests(instance: dg.DagsterInstance, site: Site) -> list[dg.RunRequest]:
+    """The runs that are due; those that nobody waits for any more are settled.
+
+    A request is settled only once its run exists, so that a crash of the tick loses none.
+    """
+    due = site.ledger.due_retries(min(REQUESTS_PER_TICK, room_in_queue(instance)))
+    if not due:
+        return []
+    newest = _newest(instance, [outcome.partition for outcome in due])
+    settled, requests = [], []
+    for outcome in due:
+        run = instance.get_run_by_id(outcome.run_id)
+        if (
+            run is None
+            or newest.get(outcome.partition) != outcome.run_id
+            # Of a partition that a person has removed Dagster makes no run, nor any other of the same tick.
+            or not _is_there(instance, outcome.partition)
+        ):
+            settled.append(outcome.run_id)
+            continue
+        request = _request(instance, site, run, outcome)
+        if request is None:
+            settled.append(outcome.run_id)
+        else:
+            requests.append(request)
+    site.ledger.settle_retries(settled)
+    return requests
+
+
+def _is_there(instance: dg.DagsterInstance, partition: str) -> bool:
+    kind = BEAMS if "__" in partition else CASES
+    return instance.has_dynamic_partition(str(kind.name), partition)
+
+
+def _newest(instance: dg.DagsterInstance, partitions: list[str]) -> dict[str, str]:
+    """The run that was made last of each partition, however it was started."""
+    newest: dict[str, str] = {}
+    for partition in dict.fromkeys(partitions):
+        records = instance.get_run_records(dg.RunsFilter(tags={PARTITION_TAG: partition}), limit=1)
+        if records:
+            newest[partition] = records[0].dagster_run.run_id
+    return newest
+
+
+def _request(
+    instance: dg.DagsterInstance, site: Site, run: dg.DagsterRun, outcome: RunOutcome
+) -> dg.RunRequest | None:
+    """The run that goes on where another one ended, under a key that Dagster uses once."""
+    tags = {
+        PRIORITY_TAG: run.tags.get(PRIORITY_TAG, "0"),
+        RETRY_OF_TAG: run.run_id,
+        PARENT_RUN_ID_TAG: run.run_id,
+        ROOT_RUN_ID_TAG: run.tags.get(ROOT_RUN_ID_TAG, run.run_id),
+    }
+    key, wanted = outcome.partition, _left(instance, run)
+    if not wanted:
+        return None
+    if "__" in key:
+        failures = int(run.tags.get(FAILURES_TAG, "0")) + engine_failures(site, key, run.run_id)
+        tags |= {**beam_tags(split_beam_key(key)[0]), FAILURES_TAG: str(failures)}
+        job = beam_job.name
+    else:
+        tags |= {CASE_TAG: key}
+        job = conclusion_job.name if wanted == ["case_handed_over"] else intake_job.name
+    return dg.RunRequest(
+        run_key=f"retry:{run.run_id}",
+        job_name=job,
+        partition_key=key,
+        asset_selection=[dg.AssetKey(asset) for asset in wanted],
+        tags=tags,
+    )
+
+
+def _left(instance: dg.DagsterInstance, run: dg.DagsterRun) -> list[str]:
+    """The assets that a run was to make, from the step on in which it ended."""
+    asked = {asset.to_user_string() for asset in run.asset_selection or ()}
+    if "__" not in run.tags[PARTITION_TAG]:
+        wanted = _CASE_ASSETS.get(run.job_name)
+        return [wanted] if wanted is not None else [one for one in _CASE_ASSETS.values() if one in asked][:1]
+    chain = [asset for asset in BEAM_ASSETS if not asked or asset in asked]
+    started = {
+        _STEPS.get(str(entry.step_key), str(entry.step_key))
+        for entry in instance.all_logs(run.run_id, of_type=dg.DagsterEventType.STEP_START)
+    }
+    last = max((number for number, asset in enumerate(chain) if asset in started), default=0)
+    return chain[last:]

@@ -1,0 +1,167 @@
+"""Runs are dead when their worker is, whatever clocks and heartbeats say; what ended runs hold goes."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+
+import dagster as dg
+import pytest
+from chain import Chain
+from ended_runs import BEAM, evaluate, started
+
+from mqi_dagster.assets.slots import declare_slots, free_ended_leases, job_ended
+from mqi_dagster.ledger.leases import Lease
+from mqi_dagster.sensors.reaper import NO_SIGN_SECONDS, end_dead_runs
+
+WORKER = """
+import sys, time
+from pathlib import Path
+from mqi_dagster.execution.sign_of_life import SignsOfLife
+SignsOfLife(Path(sys.argv[1])).give(sys.argv[2])
+print("given", flush=True)
+time.sleep(300)
+"""
+
+
+@pytest.fixture
+def chain(tmp_path: Path) -> Chain:
+    return Chain(tmp_path / "site", {"execution": {"slots": 2, "stale_seconds": 60}})
+
+
+@contextmanager
+def worker_of(chain: Chain, run: dg.DagsterRun) -> Iterator[subprocess.Popen[str]]:
+    """A process that is the worker of a run."""
+    folder = chain.site.settings.paths.state / "workers"
+    process = subprocess.Popen(
+        [sys.executable, "-c", WORKER, str(folder), run.run_id], stdout=subprocess.PIPE, text=True
+    )
+    try:
+        assert process.stdout is not None and process.stdout.readline() == "given\n"
+        yield process
+    finally:
+        process.kill()
+        process.wait()
+
+
+def lease_of(chain: Chain, run: dg.DagsterRun, *, age_seconds: float = 0.0) -> Lease:
+    """A lease of a run, as old as a test wants."""
+    declare_slots(chain.site)
+    ledger = chain.site.ledger
+    with pytest.MonkeyPatch.context() as then:
+        then.setattr(ledger, "_clock", lambda: datetime.now(UTC) - timedelta(seconds=age_seconds))
+        lease = ledger.acquire(BEAM, run.run_id, stale_after=timedelta(seconds=60), kind="cpu")
+    assert isinstance(lease, Lease)
+    return lease
+
+
+def status(chain: Chain, run: dg.DagsterRun) -> str:
+    found = chain.instance.get_run_by_id(run.run_id)
+    assert found is not None
+    return found.status.value
+
+
+def test_a_run_whose_worker_is_gone_is_ended_and_goes_on(chain: Chain) -> None:
+    run = started(chain)
+    lease_of(chain, run)
+    with worker_of(chain, run):
+        evaluate(chain, "reaper")
+        assert status(chain, run) == "STARTED"
+    evaluate(chain, "reaper")
+    assert status(chain, run) == "FAILURE"
+    assert chain.site.ledger.leases() == []
+    (request,) = evaluate(chain, "run_outcomes")
+    assert request.tags["mqi/retry_of"] == run.run_id
+    evaluate(chain, "reaper")
+    assert chain.site.signs_of_life.known() == [], "no sign of an ended run stays"
+
+
+@pytest.mark.parametrize("age", [3600.0, -3600.0], ids=["silent or clock forward", "clock set back"])
+def test_a_living_worker_keeps_run_and_lease_however_stale_its_heartbeat(chain: Chain, age: float) -> None:
+    run = started(chain)
+    lease = lease_of(chain, run, age_seconds=age)
+    assert lease.is_stale(datetime.now(UTC), timedelta(seconds=60))
+    with worker_of(chain, run):
+        for _ in range(3):
+            evaluate(chain, "reaper")
+        assert status(chain, run) == "STARTED"
+        assert chain.site.ledger.lease_of(BEAM) == lease
+        assert not job_ended(chain.site, lease), "nor does any other beam get its slot"
+
+
+def test_a_run_that_is_being_cancelled_without_a_worker_is_cancelled(chain: Chain) -> None:
+    run = started(chain)
+    with worker_of(chain, run):
+        chain.instance.report_run_canceling(run)
+        evaluate(chain, "reaper")
+        assert status(chain, run) == "CANCELING"
+    evaluate(chain, "reaper")
+    assert status(chain, run) == "CANCELED"
+    assert evaluate(chain, "run_outcomes") == []
+
+
+def test_a_run_without_any_sign_is_given_time_and_its_heartbeat_counts(chain: Chain) -> None:
+    crashed, old = started(chain), started(chain, partition=BEAM)
+    lease_of(chain, old)
+    now, seen = [1000.0], dict[str, float]()
+
+    def look() -> int:
+        return end_dead_runs(chain.instance, chain.site, seen, print, lambda: now[0])
+
+    assert look() == 0
+    now[0] += NO_SIGN_SECONDS - 1
+    assert look() == 0
+    now[0] += 2
+    assert look() == 1
+    assert (status(chain, crashed), status(chain, old)) == ("FAILURE", "STARTED")
+    chain.site.ledger.release(chain.site.ledger.leases()[0])
+    lease_of(chain, old, age_seconds=3600)
+    assert look() == 1
+    assert status(chain, old) == "FAILURE"
+    assert look() == 0
+    assert seen == {}
+
+
+def test_a_run_in_a_terminal_is_left_alone(chain: Chain) -> None:
+    from dagster._core.test_utils import create_run_for_test
+
+    run = create_run_for_test(chain.instance, "beam", status=dg.DagsterRunStatus.STARTED)
+    seen = dict[str, float]()
+    for moment in (0.0, 1e6):
+        assert end_dead_runs(chain.instance, chain.site, seen, print, lambda now=moment: now) == 0
+    assert status(chain, run) == "STARTED"
+
+
+def test_one_run_that_cannot_be_looked_at_keeps_no_other_waiting(
+    chain: Chain, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    broken, dead = started(chain), started(chain)
+    for run in (broken, dead):
+        with worker_of(chain, run):
+            pass
+    real = chain.instance.get_run_by_id
+
+    def get(run_id: str) -> dg.DagsterRun | None:
+        if run_id == broken.run_id:
+            raise OSError(5, "Input/output error", "/dagster/Hong^Gildong")
+        return real(run_id)
+
+    said: list[str] = []
+    with monkeypatch.context() as patched:
+        patched.setattr(chain.instance, "get_run_by_id", get)
+        assert end_dead_runs(chain.instance, chain.site, {}, said.append) == 1
+    assert status(chain, dead) == "FAILURE"
+    (words,) = said
+    assert "Input/output error" in words and "Hong" not in words
+
+
+def test_what_a_deleted_run_held_is_free_again(chain: Chain) -> None:
+    run = started(chain)
+    lease_of(chain, run)
+    chain.instance.delete_run(run.run_id)
+    free_ended_leases(chain.instance, chain.site)
+    assert chain.site.ledger.leases() == []

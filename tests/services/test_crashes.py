@@ -1,0 +1,135 @@
+"""Crashes that nobody reports: the worker of a run and the code location that would have told of it."""
+
+from __future__ import annotations
+
+import os
+import signal
+import time
+from collections.abc import Iterator
+from contextlib import suppress
+from pathlib import Path
+
+import dagster as dg
+import pytest
+from stack import Stack, wait
+
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(600)]
+
+STALE_SECONDS = 5
+TERMINATE = """
+mutation Terminate($runId: String!) {
+  terminateRun(runId: $runId, terminatePolicy: SAFE_TERMINATE) { __typename }
+}
+"""
+
+
+@pytest.fixture
+def site(tmp_path: Path) -> Iterator[Stack]:
+    """A site of its own: these tests leave nothing for others."""
+    made = Stack(tmp_path / "stack", {"execution": {"retry_seconds": 1}})
+    try:
+        made.start()
+        yield made
+    finally:
+        made.stop()
+    assert made.processes() == {}
+
+
+def engine_of(site: Stack) -> int:
+    """The one engine that runs now, once it has begun its work."""
+
+    def at_work() -> list[int]:
+        alive = site.engines()
+        return [pid for what, pid, _, _ in site.traced() if what == "start" and pid in alive]
+
+    return int(wait(at_work, "an engine runs", 240, site.report)[-1])
+
+
+def worker_of(engine: int) -> int:
+    """The run worker that started an engine."""
+    return int(Path(f"/proc/{engine}/stat").read_text().rpartition(")")[2].split()[1])
+
+
+def test_after_a_machine_crash_the_beam_is_taken_up_again_with_the_same_attempt(site: Stack) -> None:
+    site.steer(seconds=600)
+    case = site.case_of(site.deliver(seed=71, beams=1))
+    engine = engine_of(site)
+    (crashed,) = site.runs("beam")
+    lease = site.ledger().lease_of(f"{case}__b02")
+    assert lease is not None and lease.owner == crashed.run_id
+    start_again = site.crash("code-location", worker_of(engine))
+    killed = time.monotonic()
+    wait(lambda: engine not in site.engines(), "the engine dies with its worker", 10)
+    site.steer(seconds=0.3)
+    start_again()
+    wait(lambda: site.answers("code-location"), "the code location is there again", 120)
+    # How long the service manager and a new interpreter take is not ours.
+    stale = max(time.monotonic(), killed + STALE_SECONDS)
+    wait(lambda: len(site.runs("beam")) == 2, "the beam is taken up again", 120, site.report)
+    assert time.monotonic() - stale < 60
+    wait(lambda: len(site.starts()) == 2, "an engine runs again", 120, site.report)
+    site.wait_for_conclusion(case)
+    first, second = site.runs("beam")
+    assert (first.run_id, first.status) == (crashed.run_id, dg.DagsterRunStatus.FAILURE)
+    assert second.status is dg.DagsterRunStatus.SUCCESS
+    assert second.tags["mqi/retry_of"] == first.run_id
+    attempts = [(one.number, one.outcome) for one in site.ledger().attempts(f"{case}__b02")]
+    assert attempts == [(1, "succeeded")]
+    assert site.ledger().leases() == []
+    assert site.ledger().alarms(open_only=False) == [], "what goes on by itself is no alarm"
+    assert site.materialised("interpreted_csvs") == {f"{case}__b02": 1}, "a finished step is not repeated"
+
+
+def test_a_worker_that_stands_still_longer_than_its_heartbeat_keeps_its_run(site: Stack) -> None:
+    site.steer(seconds=60)
+    case = site.case_of(site.deliver(seed=72, beams=1))
+    worker = worker_of(engine_of(site))
+    os.kill(worker, signal.SIGSTOP)
+    try:
+        lease = site.ledger().lease_of(f"{case}__b02")
+        assert lease is not None
+        # The reaper looks once a second.
+        time.sleep(4 * STALE_SECONDS)
+        assert site.ledger().lease_of(f"{case}__b02") == lease
+        assert [run.status for run in site.runs("beam")] == [dg.DagsterRunStatus.STARTED]
+    finally:
+        os.kill(worker, signal.SIGCONT)
+    site.wait_for_conclusion(case)
+    assert [run.status for run in site.runs("beam")] == [dg.DagsterRunStatus.SUCCESS]
+    assert len(site.starts()) == 1
+
+
+def test_a_cancelled_run_whose_worker_is_gone_is_ended_and_frees_its_slot(site: Stack) -> None:
+    site.steer(seconds=600)
+    case = site.case_of(site.deliver(seed=73, beams=1))
+    worker = worker_of(engine_of(site))
+    (run,) = site.runs("beam")
+    os.kill(worker, signal.SIGSTOP)
+    # The pages wait for the worker, which cannot answer.
+    with suppress(TimeoutError):
+        site.graphql(TERMINATE, runId=run.run_id)
+    wait(
+        lambda: site.runs("beam")[0].status is dg.DagsterRunStatus.CANCELING,
+        "the run is being cancelled",
+        30,
+        site.report,
+    )
+    site.crash("code-location", worker)()
+    wait(lambda: not site.unfinished(), "the run has ended", 120, site.report)
+    wait(lambda: site.ledger().leases() == [], "the slot is free", 120, site.report)
+    assert [run.status for run in site.runs("beam")] == [dg.DagsterRunStatus.CANCELED]
+    assert site.concluded(case) == 0
+    assert site.ledger().alarms() == []
+
+
+def test_an_engine_that_fails_for_good_is_an_alarm_with_its_cause_until_it_succeeds(site: Stack) -> None:
+    site.steer(seconds=0, failing=("1G000:TX",))
+    case = site.case_of(site.deliver(seed=74, beams=1))
+    (alarm,) = wait(lambda: site.ledger().alarms(), "an alarm", 240, site.report)
+    assert (alarm.kind, alarm.subject, alarm.count) == ("beam_failed", f"{case}__b02", 1)
+    assert "exit code" in alarm.text and "mqi case retry" in alarm.text
+    assert [run.status for run in site.runs("beam")] == [dg.DagsterRunStatus.FAILURE]
+    site.steer()
+    site._mqi("case", "retry", case, "--site", str(site.site))
+    site.wait_for_conclusion(case)
+    wait(lambda: not site.ledger().alarms(), "the alarm is cleared", 60, site.report)

@@ -1,23 +1,23 @@
 """Runs that go on by themselves after infrastructure was lost, each when its time has come."""
 
 import dagster as dg
-from dagster._core.storage.tags import PARENT_RUN_ID_TAG, PRIORITY_TAG, ROOT_RUN_ID_TAG
+from dagster._core.storage.tags import PARENT_RUN_ID_TAG, ROOT_RUN_ID_TAG
 
 from mqi_dagster.assets.jobs import (
     BEAM_ASSETS,
-    CASE_TAG,
     FAILURES_TAG,
     RETRY_OF_TAG,
     beam_job,
     beam_tags,
     conclusion_job,
     intake_job,
+    upload_tags,
 )
 from mqi_dagster.assets.slots import engine_failures
 from mqi_dagster.ledger.outcomes import RunOutcome
 from mqi_dagster.partitions import BEAMS, CASES, split_beam_key
 from mqi_dagster.resources.site import Site
-from mqi_dagster.sensors.queue import PARTITION_TAG, REQUESTS_PER_TICK, room_in_queue
+from mqi_dagster.sensors.queue import PARTITION_TAG, REQUESTS_PER_TICK, Room
 
 _STEPS = {"simulation": "tps_file"}
 """First asset of a step that makes several."""
@@ -29,7 +29,8 @@ def retry_requests(instance: dg.DagsterInstance, site: Site) -> list[dg.RunReque
 
     A request is settled only once its run exists, so that a crash of the tick loses none.
     """
-    due = site.ledger.due_retries(min(REQUESTS_PER_TICK, room_in_queue(instance)))
+    # What has begun goes on, also where ordinary new runs have to wait for a shorter queue.
+    due = site.ledger.due_retries(Room(instance).take(REQUESTS_PER_TICK, 1))
     if not due:
         return []
     newest = _newest(instance, [outcome.partition for outcome in due])
@@ -73,7 +74,6 @@ def _request(
 ) -> dg.RunRequest | None:
     """The run that goes on where another one ended, under a key that Dagster uses once."""
     tags = {
-        PRIORITY_TAG: run.tags.get(PRIORITY_TAG, "0"),
         RETRY_OF_TAG: run.run_id,
         PARENT_RUN_ID_TAG: run.run_id,
         ROOT_RUN_ID_TAG: run.tags.get(ROOT_RUN_ID_TAG, run.run_id),
@@ -81,12 +81,14 @@ def _request(
     key, wanted = outcome.partition, _left(instance, run)
     if not wanted:
         return None
+    case = split_beam_key(key)[0] if "__" in key else key
+    urgency = (case, site.settings.handover.target, site.ledger.priorities([case]).get(case, 0))
     if "__" in key:
         failures = int(run.tags.get(FAILURES_TAG, "0")) + engine_failures(site, key, run.run_id)
-        tags |= {**beam_tags(split_beam_key(key)[0]), FAILURES_TAG: str(failures)}
+        tags |= {**beam_tags(*urgency), FAILURES_TAG: str(failures)}
         job = beam_job.name
     else:
-        tags |= {CASE_TAG: key}
+        tags |= upload_tags(*urgency)
         job = conclusion_job.name if wanted == ["case_handed_over"] else intake_job.name
     return dg.RunRequest(
         run_key=f"retry:{run.run_id}",

@@ -5,14 +5,14 @@ from contextlib import suppress
 
 import dagster as dg
 
-from mqi_dagster.cli.case_state import manifest_of
 from mqi_dagster.cli.graphql import GraphQL
 from mqi_dagster.cli.pages import Pages
-from mqi_dagster.cli.run_history import LatestRun, RunState, latest_run
 from mqi_dagster.cli.services import Services
 from mqi_dagster.errors import InfrastructureError, InputError, MqiError, Where
 from mqi_dagster.partitions import beam_key, split_beam_key, split_case_key
 from mqi_dagster.resources.site import Site
+from mqi_dagster.worklist.manifests import manifest_of
+from mqi_dagster.worklist.run_history import LatestRun, RunState, latest_run
 
 _RETRIED = (RunState.FAILED, RunState.CANCELLED)
 _BEAM_ASSETS = ("interpreted_csvs", "tps_file", "raw_dose", "rt_dose", "handed_over")

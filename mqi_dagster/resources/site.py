@@ -76,7 +76,15 @@ class Site:
     def ledger(self) -> Ledger:
         """The ledger, migrated to this code's revision."""
         self.settings.paths.state.mkdir(parents=True, exist_ok=True)
-        return Ledger.open(sqlite_url(self.settings.paths.state / "ledger.sqlite"))
+        return Ledger.open(self._ledger_url)
+
+    def open_ledger_for_reading(self) -> Ledger:
+        """The ledger as it stands, for one who must not change anything; see `Ledger.open_reading`."""
+        return Ledger.open_reading(self._ledger_url)
+
+    @property
+    def _ledger_url(self) -> str:
+        return sqlite_url(self.settings.paths.state / "ledger.sqlite")
 
     @cached_property
     def store(self) -> Store:

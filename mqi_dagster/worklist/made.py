@@ -27,6 +27,7 @@ class EventBook:
         self._instance = instance
         self._made: dict[str, dict[str, int]] = {asset: {} for asset in _ASSETS}
         self._newest = 0
+        self._last: int | None = None
         self._keys: dict[str, dict[str, None]] = {}
         self._of_case: dict[str, dict[int, str]] = {}
         self._pages: dict[str, str | None] = {}
@@ -56,16 +57,17 @@ class EventBook:
         whole = self._whole_at is None or now - self._whole_at > _WHOLE_EVERY_SECONDS
         if whole:
             self._made = {asset: {} for asset in _ASSETS}
-            self._newest = 0
+            self._newest, self._last = 0, None
             self._pages.clear()
             self._keys.clear()
             self._of_case.clear()
         changed: set[str] = set()
-        newest = self._newest
-        for asset in _ASSETS:
+        newest, last = self._newest, self._instance.event_log_storage.get_maximum_record_id()
+        # Where no event is new, nothing was made.
+        for asset in () if last == self._last else _ASSETS:
             changed |= self._read(asset)
             newest = max([newest, *self._made[asset].values()]) if whole else max(newest, self._newest)
-        self._newest = newest
+        self._newest, self._last = newest, last
         for definition in (CASES, BEAMS):
             changed |= self._read_keys(definition.name or "")
         if whole:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Mapping
 
 import dagster as dg
@@ -10,6 +11,7 @@ from mqi_dagster.ledger.progress import Progress
 
 _STEP_PERCENT = 10
 _AT_MOST = 1000
+_EVERY_SECONDS = 2.0
 _RAW_DOSE = dg.AssetKey("raw_dose")
 
 
@@ -25,6 +27,7 @@ class Pace:
         self._steps: dict[str, list[tuple[float, float]]] = {}
         """Seconds and percent by run, from a start of the engine on."""
         self._after: int | None = None
+        self._read_at = -_EVERY_SECONDS
 
     def refresh(self, simulating: Mapping[str, Progress]) -> None:
         """Read the new steps, where there can be some.
@@ -39,8 +42,9 @@ class Pace:
             for run_id, step in reached.items()
         )
         self._steps = known
-        if not behind:
+        if not behind or time.monotonic() - self._read_at < _EVERY_SECONDS:
             return
+        self._read_at = time.monotonic()
         records = self._instance.fetch_observations(
             dg.AssetRecordsFilter(
                 _RAW_DOSE, asset_partitions=sorted(simulating), after_storage_id=self._after

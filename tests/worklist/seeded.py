@@ -10,6 +10,8 @@ from typing import Any
 
 import dagster as dg
 import yaml
+from dagster._core.events import DagsterEvent, StepMaterializationData
+from dagster._core.events.log import EventLogEntry
 from dagster._core.remote_origin import (
     GrpcServerCodeLocationOrigin,
     RemoteJobOrigin,
@@ -43,12 +45,12 @@ class Seeded:
 
     Args:
         folder: Everything of the site lies below it.
-        instance: Dagster's records.
+        instance: Dagster's records; set later where None, once the settings have made its folder.
         settings: Sections of the settings.
     """
 
     def __init__(
-        self, folder: Path, instance: dg.DagsterInstance, settings: Mapping[str, Any] | None = None
+        self, folder: Path, instance: dg.DagsterInstance | None, settings: Mapping[str, Any] | None = None
     ) -> None:
         folder.mkdir(parents=True, exist_ok=True)
         base = {"site": {"timezone": "Asia/Seoul"}, "paths": {"machines": str(MACHINES)}}
@@ -56,7 +58,7 @@ class Seeded:
         secret = folder / "secret"
         secret.touch(mode=0o600)
         secret.write_text("5a" * 32 + "\n")
-        self.instance = instance
+        self.instance: Any = instance
         self.site = Site(folder / "mqi.yaml")
         self.now = BEGAN
 
@@ -187,13 +189,13 @@ class Seeded:
             )
 
     def made(self, asset: str, partitions: Iterable[str]) -> None:
-        """Materialisations, in the index of the event log; what they hold is never looked into here."""
+        """Materialisations without metadata, in the index of the event log."""
         storage = self.instance.event_log_storage
         assert isinstance(storage, SqlEventLogStorage)
         rows = [
             {
                 "run_id": "",
-                "event": "{}",
+                "event": serialize_value(self._materialised(asset, partition)),
                 "dagster_event_type": "ASSET_MATERIALIZATION",
                 "timestamp": self.now.replace(tzinfo=None),
                 "step_key": asset,
@@ -204,6 +206,15 @@ class Seeded:
         ]
         with storage.index_connection() as connection:
             connection.execute(SqlEventLogStorageTable.insert(), rows)
+
+    def _materialised(self, asset: str, partition: str) -> EventLogEntry:
+        made = dg.AssetMaterialization(asset, partition=partition)
+        event = DagsterEvent(
+            dg.DagsterEventType.ASSET_MATERIALIZATION.value,
+            "beam",
+            event_specific_data=StepMaterializationData(made),
+        )
+        return EventLogEntry(None, "info", "", "", self.now.timestamp(), dagster_event=event)
 
     def daemon_alive(self) -> None:
         """A heartbeat of Dagster's daemon at the seeded time."""

@@ -1,0 +1,83 @@
+"""The keyboard of a terminal, key by key, and the terminal as it was afterwards."""
+
+from __future__ import annotations
+
+import os
+import select
+import termios
+import tty
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+
+_ESCAPES = {
+    "[A": "up",
+    "[B": "down",
+    "OA": "up",
+    "OB": "down",
+    "[5~": "page up",
+    "[6~": "page down",
+    "[H": "home",
+    "[F": "end",
+    "OH": "home",
+    "OF": "end",
+    "[1~": "home",
+    "[4~": "end",
+}
+_PLAIN = {"\r": "enter", "\n": "enter", "\x7f": "backspace", "\x08": "backspace", "\x1b": "escape"}
+_REST_SECONDS = 0.05
+"""The rest of an escape sequence comes at once; a lone Esc has none."""
+
+
+class Keys:
+    """Reads keys of a terminal.
+
+    Args:
+        descriptor: The terminal.
+    """
+
+    def __init__(self, descriptor: int) -> None:
+        self._descriptor = descriptor
+        self._woken, self._waker = os.pipe()
+        os.set_blocking(self._waker, False)
+
+    def wake(self) -> None:
+        """Make a `read` that waits return; from another thread or a signal handler."""
+        with suppress(BlockingIOError):
+            os.write(self._waker, b".")
+
+    @contextmanager
+    def raw(self) -> Iterator[None]:
+        """Within it keys come at once and are not echoed; Ctrl-C still interrupts."""
+        before = termios.tcgetattr(self._descriptor)
+        tty.setcbreak(self._descriptor)
+        try:
+            yield
+        finally:
+            termios.tcsetattr(self._descriptor, termios.TCSADRAIN, before)
+
+    def read(self, seconds: float) -> str | None:
+        """The next key by its name or character; None where none comes in time, or it was woken.
+
+        Raises:
+            EOFError: The terminal is gone.
+        """
+        ready = select.select([self._descriptor, self._woken], [], [], seconds)[0]
+        if self._woken in ready:
+            os.read(self._woken, 4096)
+        if self._descriptor not in ready:
+            return None
+        first = os.read(self._descriptor, 1)
+        if not first:
+            raise EOFError
+        more = 0 if first[0] < 0xC0 else 1 if first[0] < 0xE0 else 2 if first[0] < 0xF0 else 3
+        key = (first + (os.read(self._descriptor, more) if more else b"")).decode(errors="replace")
+        if key != "\x1b":
+            return _PLAIN.get(key, key)
+        rest = ""
+        while select.select([self._descriptor], [], [], _REST_SECONDS)[0]:
+            rest += os.read(self._descriptor, 1).decode(errors="replace")
+            if rest in _ESCAPES:
+                return _ESCAPES[rest]
+            if len(rest) > 1 and (rest[-1].isalpha() or rest[-1] == "~"):
+                return None
+        return "escape"

@@ -52,29 +52,28 @@ def bar(percent: float, width: int) -> str:
     return ("█" * full + (_BLOCKS[rest] if rest else "")).ljust(width, "·")[:width]
 
 
-def summary(work: Work, name: str, error: str | None, now: datetime) -> list[Text]:
+def summary(work: Work, name: str, error: str | None, now: datetime, width: int) -> list[Text]:
     """The head: time, counts, and whether what is shown is of now."""
-    beams = [
-        f"{count} {word}"
-        for word, count in (
-            ("in work", sum(row.stage.at_work for row in work.beams)),
-            ("queued", work.queue.queued),
-            ("waiting", work.queue.waiting_beams),
-            ("failed", sum(row.state is CaseState.FAILED for row in work.beams)),
-        )
-        if count
-    ]
+    beams = {
+        "in work": sum(row.stage.at_work for row in work.beams),
+        "queued": work.queue.queued,
+        "waiting": work.queue.waiting_beams,
+        "failed": sum(row.state is CaseState.FAILED for row in work.beams),
+    }
+    said = ", ".join(f"{count} {word}" for word, count in beams.items() if count) or "no beam waits"
     open_cases = len(work.cases) - sum(row.stage is Stage.CONCLUDED for row in work.cases)
-    head = Text.assemble(
-        (f"mqi top {name}", "bold"),
-        f"  {work.at:%Y-%m-%d %H:%M:%S} UTC  cases: {open_cases} open, {work.concluded_cases} concluded",
-        f"  beams: {', '.join(beams) or 'none'}",
-    )
-    lines = [head]
-    if error is not None:
-        age = lasting((now - work.at).total_seconds())
-        lines.append(Text(f"{error}; what is shown is {age} old", style="bold red"))
-    return lines
+    if width < _WIDE:
+        head = Text.assemble(("mqi top", "bold"), f" {work.at:%H:%M:%S} UTC  {said}; {open_cases} cases open")
+    else:
+        head = Text.assemble(
+            (f"mqi top {name}", "bold"),
+            f"  {work.at:%Y-%m-%d %H:%M:%S} UTC  beams: {said}"
+            f"  cases: {open_cases} open, {work.concluded_cases} concluded",
+        )
+    if error is None:
+        return [head]
+    age = lasting((now - work.at).total_seconds())
+    return [head, Text(f"{age} old: {error}", style="bold red")]
 
 
 def pool_lines(
@@ -93,11 +92,11 @@ def pool_lines(
         if gpu.leased_at is not None:
             parts.append(lasting((now - gpu.leased_at).total_seconds()).rjust(6))
         if gpu.used_mb is not None and gpu.memory_mb:
-            parts.append(f"{gpu.used_mb / 1024:.1f}/{gpu.memory_mb / 1024:.0f} GB")
+            parts.append(f"{gpu.used_mb / 1024:4.1f}/{gpu.memory_mb / 1024:.0f} GB")
         elif gpu.memory_mb:
             parts.append(f"{gpu.memory_mb / 1024:.0f} GB")
         if gpu.utilisation_percent is not None:
-            parts.append(f"{gpu.utilisation_percent:.0f} %")
+            parts.append(f"{gpu.utilisation_percent:3.0f} %")
         if gpu.temperature_c is not None:
             parts.append(f"{gpu.temperature_c:.0f} °C")
         if gpu.name and width >= _WIDE:
@@ -133,36 +132,42 @@ def alarm_lines(alarms: list[Alarm], at_most: int) -> list[Text]:
 
 def head_line(cases: bool, width: int) -> Text:
     """Titles of the columns."""
+    key, stage, progress = _widths(cases, width)
+    cells = [("case" if cases else "beam", key), ("stage", stage), ("", progress + 6)]
     if cases:
-        cells = [("case", _key_width(True, width)), ("stage", _stage_width(width)), ("done", 7)]
-        cells += [("", _bar_width(width) + 6), ("since (UTC)", 12), ("prio", 5), ("why", 0)]
+        cells += [("done", 6), ("since (UTC)", 11), ("prio", 4), ("why", 0)]
     else:
-        cells = [("beam", _key_width(False, width)), ("stage", _stage_width(width))]
-        cells += [("", _bar_width(width) + 6), ("batch", 7), ("time", 6), ("left", 6), ("where", 0)]
+        cells += [("batch", 5), (" time", 5), (" left", 5), ("where", 0)]
     return Text(" ".join(set_cell_size(name, size) if size else name for name, size in cells), style="bold")
 
 
 def row_line(row: CaseStand | BeamStand, width: int, chosen: bool) -> Text:
     """One row of the list."""
+    key, stage, progress = _widths(isinstance(row, CaseStand), width)
     words = row.stage.words if width >= _WIDE else _SHORT.get(row.stage, row.stage.words)
-    style = STYLES[row.state] + (" reverse" if chosen else "")
-    percent = f"{row.percent:3.0f} %" if row.percent else "     "
-    shown_bar = f"{bar(row.percent, _bar_width(width))} {percent}"
+    begun = row.stage.at_work or row.percent > 0
+    cells = [
+        set_cell_size(row.case if isinstance(row, CaseStand) else row.beam, key),
+        set_cell_size(words, stage),
+    ]
     if isinstance(row, CaseStand):
         done = "-" if row.beams_total is None else f"{row.beams_done} of {row.beams_total}"
-        cells = [set_cell_size(row.case, _key_width(True, width)), set_cell_size(words, _stage_width(width))]
         since = f"{row.since:%m-%d %H:%M}" if row.since is not None else "-"
-        cells += [f"{done:7}", shown_bar, f"{since:12}", f"{row.priority or '':5}", row.reason]
-    else:
+        cells.append(f"{bar(row.percent, progress)} {row.percent:3.0f} %" if begun else " " * (progress + 6))
+        cells += [f"{done:6}", f"{since:11}", f"{row.priority or '':4}", row.reason]
+    elif begun:
         batch = f"{row.batch}/{row.batches}" if row.batch is not None and row.batches is not None else ""
         left = lasting(row.remaining_seconds) if row.remaining_seconds is not None else ""
-        cells = [set_cell_size(row.beam, _key_width(False, width)), set_cell_size(words, _stage_width(width))]
-        cells += [shown_bar, f"{batch:7}", f"{lasting(row.elapsed_seconds):>6}", f"{left:>6}", _where(row)]
-    return Text(" ".join(cells), style=style.strip())
+        cells += [f"{bar(row.percent, progress)} {row.percent:3.0f} %", f"{batch:5}"]
+        cells += [f"{lasting(row.elapsed_seconds):>5}", f"{left:>5}", _where(row, width)]
+    else:
+        cells.append(_where(row, width))
+    return Text(" ".join(cells), style=(STYLES[row.state] + (" reverse" if chosen else "")).strip())
 
 
-def _where(row: BeamStand) -> str:
-    parts = [row.place or ""]
+def _where(row: BeamStand, width: int) -> str:
+    place = row.place or ""
+    parts = [place if width >= _WIDE else place.rpartition("/")[2]]
     if row.job is not None:
         parts.append(f"job {row.job} {row.job_state or ''}".rstrip())
     if row.attempt is not None and row.attempt > 1:
@@ -181,13 +186,7 @@ def detail_line(row: CaseStand | BeamStand) -> Text:
     return Text(": ".join(parts), style=STYLES[row.state])
 
 
-def _key_width(cases: bool, width: int) -> int:
-    return (17 if cases else 22) + (3 if width >= _WIDE else 0)
-
-
-def _stage_width(width: int) -> int:
-    return 25 if width >= _WIDE else 13
-
-
-def _bar_width(width: int) -> int:
-    return 20 if width >= _WIDE else 6
+def _widths(cases: bool, width: int) -> tuple[int, int, int]:
+    """Columns of the key, the stage and the bar."""
+    wide = width >= _WIDE
+    return (17 if cases else 22) + (3 if wide else 0), 25 if wide else 13, 20 if wide else 5

@@ -59,7 +59,7 @@ class Screen:
             return [Text(f"mqi top {self._name}", style="bold"), Text(self._error or "reading …")]
         if view.log is not None:
             return self._log(height)
-        lines = summary(work, self._name, self._error, self._now)
+        lines = summary(work, self._name, self._error, self._now, width)
         beams = {row.beam: row for row in work.beams if row.place is not None}
         slots = pool_lines(work.gpus, beams, self._now, width)
         room = max(2, height // 4)
@@ -115,7 +115,7 @@ def print_once(console: Console, work: Work, view: View, name: str) -> None:
     """The same as plain text, every line whole."""
     width = max(console.width, 120)
     rows = view.rows(work)
-    lines = summary(work, name, None, work.at)
+    lines = summary(work, name, None, work.at, width)
     lines += pool_lines(work.gpus, {row.beam: row for row in work.beams}, work.at, width)
     lines += [queue_line(work), *alarm_lines(work.alarms, len(work.alarms)), head_line(view.cases, width)]
     lines += [row_line(row, width, False) for row in rows[:_ROWS_ONCE]]

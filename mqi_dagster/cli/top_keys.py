@@ -39,6 +39,8 @@ class Keys:
         self._descriptor = descriptor
         self._woken, self._waker = os.pipe()
         os.set_blocking(self._waker, False)
+        self._left = ""
+        """A key that was read too far."""
 
     def wake(self) -> None:
         """Make a `read` that waits return; from another thread or a signal handler."""
@@ -61,23 +63,38 @@ class Keys:
         Raises:
             EOFError: The terminal is gone.
         """
-        ready = select.select([self._descriptor, self._woken], [], [], seconds)[0]
-        if self._woken in ready:
-            os.read(self._woken, 4096)
-        if self._descriptor not in ready:
-            return None
+        if not self._left:
+            ready = select.select([self._descriptor, self._woken], [], [], seconds)[0]
+            if self._woken in ready:
+                os.read(self._woken, 4096)
+            if self._descriptor not in ready:
+                return None
+        key = self._character()
+        if key != "\x1b":
+            return _PLAIN.get(key, key)
+        rest = ""
+        while self._follows():
+            character = self._character()
+            if not rest and character not in "[O":
+                # Esc by itself, and another key right after it.
+                self._left = character
+                break
+            rest += character
+            if rest in _ESCAPES:
+                return _ESCAPES[rest]
+            if len(rest) > 1 and (character.isalpha() or character == "~"):
+                return None
+        return "escape"
+
+    def _follows(self) -> bool:
+        return bool(self._left or select.select([self._descriptor], [], [], _REST_SECONDS)[0])
+
+    def _character(self) -> str:
+        if self._left:
+            character, self._left = self._left, ""
+            return character
         first = os.read(self._descriptor, 1)
         if not first:
             raise EOFError
         more = 0 if first[0] < 0xC0 else 1 if first[0] < 0xE0 else 2 if first[0] < 0xF0 else 3
-        key = (first + (os.read(self._descriptor, more) if more else b"")).decode(errors="replace")
-        if key != "\x1b":
-            return _PLAIN.get(key, key)
-        rest = ""
-        while select.select([self._descriptor], [], [], _REST_SECONDS)[0]:
-            rest += os.read(self._descriptor, 1).decode(errors="replace")
-            if rest in _ESCAPES:
-                return _ESCAPES[rest]
-            if len(rest) > 1 and (rest[-1].isalpha() or rest[-1] == "~"):
-                return None
-        return "escape"
+        return (first + (os.read(self._descriptor, more) if more else b"")).decode(errors="replace")

@@ -154,7 +154,7 @@ def _beam(before: Snapshot, row: dict[str, Any], after: Snapshot) -> list[str]:
     old, new = before.runs.get(beam), after.runs.get(beam)
     found = _run(old, row["run"], new)
     stages = _stages(before, beam, row["run"]) | _stages(after, beam, row["run"])
-    moved = (old, before.progress.get(beam)) != (new, after.progress.get(beam))
+    moved = _moved(before, beam, after)
     if moved and row["run"] is not None:
         # Between the two it may have been anywhere on its way.
         stages |= AT_WORK | {"queued"}
@@ -164,7 +164,7 @@ def _beam(before: Snapshot, row: dict[str, Any], after: Snapshot) -> list[str]:
         found.append(f"stage {row['stage']}, not one of {sorted(stages)}")
     found += _progress(before, row, after)
     places = {seen.leases.get(beam, (None, ""))[0] for seen in (before, after)}
-    if row["stage"] in AT_WORK and row["place"] not in places | ({None} if moved else set()):
+    if row["stage"] in AT_WORK and not moved and row["place"] not in places:
         found.append(f"place {row['place']}, not {places}")
     if old is not None and old == new and old.started is not None and row["elapsed_seconds"] is not None:
         least = (old.ended or before.at.timestamp()) - old.started
@@ -172,6 +172,13 @@ def _beam(before: Snapshot, row: dict[str, Any], after: Snapshot) -> list[str]:
         if not least - SLACK_SECONDS <= row["elapsed_seconds"] <= most + SLACK_SECONDS:
             found.append(f"{row['elapsed_seconds']} s, not between {least} and {most}")
     return found
+
+
+def _moved(before: Snapshot, beam: str, after: Snapshot) -> bool:
+    old, new = (
+        (seen.runs.get(beam), seen.progress.get(beam), seen.leases.get(beam)) for seen in (before, after)
+    )
+    return old != new
 
 
 def _run(old: RunSeen | None, run: str | None, new: RunSeen | None) -> list[str]:
@@ -293,7 +300,9 @@ def _slots(before: Snapshot, said: dict[str, Any], after: Snapshot) -> list[str]
             {beam for beam, (where, _) in seen.leases.items() if where == place} or {None}
             for seen in (before, after)
         ]
-        if owners[0] == owners[1] and slot["owner"] not in owners[0]:
+        # A beam that moved may have had the slot in between.
+        passed = slot["owner"] is not None and _moved(before, slot["owner"], after)
+        if owners[0] == owners[1] and slot["owner"] not in owners[0] and not passed:
             found.append(f"{place} is of {slot['owner']}, not of {owners[0]}")
     return found
 

@@ -41,10 +41,6 @@ class Manifests:
             self._read[case] = found
         return found[1]
 
-    def forget(self, case: str) -> None:
-        """Let go of a manifest that is not needed any more."""
-        self._read.pop(case, None)
-
     def handed_over(self, beam: str) -> bool:
         """Whether the latest dose of a beam was handed over."""
         handed, dose = self._events.latest(BEAM_HANDED, beam), self._events.latest(DOSE, beam)

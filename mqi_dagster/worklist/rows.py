@@ -68,7 +68,7 @@ class BeamStand(Row):
     job_state: str | None = None
     """State of that job, with Slurm's own word for it."""
     attempt: int | None = None
-    """Number of the attempt at the simulation; None before the first."""
+    """Number of the attempt at the simulation; None before the first, and once it is handed over."""
     priority: int = 0
     since: datetime | None = None
     """When its run was asked for, started or ended, whichever came last."""

@@ -86,6 +86,7 @@ docs: install
 benchmarks: install-dev
 	@$(BIN)/python benchmarks/interpret.py
 	@$(BIN)/python benchmarks/overhead.py
+	@$(BIN)/python benchmarks/top.py
 	@if [ "$$(id -u)" -eq 0 ]; then $(PYTHON) deploy/cluster install && $(BIN)/python benchmarks/hpc.py; \
 	  else echo "benchmarks/hpc.py was left out: its cluster needs root"; fi
 

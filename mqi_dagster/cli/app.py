@@ -14,6 +14,7 @@ from mqi_dagster.cli.doctor import doctor
 from mqi_dagster.cli.gpu import gpu_app
 from mqi_dagster.cli.simulate import simulate
 from mqi_dagster.cli.site import demo, dev, init, stop
+from mqi_dagster.cli.top import top
 from mqi_dagster.errors import MqiError
 
 app = typer.Typer(
@@ -24,7 +25,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
-for _command in (demo, init, dev, stop, doctor, validate, alarms, notify):
+for _command in (demo, init, dev, stop, top, doctor, validate, alarms, notify):
     app.command()(_command)
 app.command("simulate-delivery")(simulate)
 app.command("settings-reference")(reference)

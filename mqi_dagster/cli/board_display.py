@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 
 from rich.console import Console, Group
@@ -11,9 +11,10 @@ from rich.progress_bar import ProgressBar
 from rich.table import Table
 from rich.text import Text
 
-from mqi_dagster.cli.case_board import Board, Station
+from mqi_dagster.worklist import BeamStand, CaseStand, CaseState
 
 _LINE_EVERY_PERCENT = 25
+_STYLES = {CaseState.FAILED: "red", CaseState.COMPLETE: "green"}
 
 
 class BoardDisplay:
@@ -41,34 +42,45 @@ class BoardDisplay:
             yield
         self._live = None
 
-    def show(self, board: Board, seconds: float) -> None:
-        """Show where the case stands."""
-        if self._live is not None:
-            self._live.update(self._table(board, seconds))
-            return
-        self._say(f"case {self._case}", board.case, seconds)
-        for number in sorted(board.beams):
-            self._say(f"beam {number}", board.beams[number], seconds)
+    def show(self, case: CaseStand | None, beams: Sequence[BeamStand], seconds: float) -> None:
+        """Show where the case stands.
 
-    def _say(self, name: str, station: Station, seconds: float) -> None:
-        words = station.words
-        if 0 < station.percent < 100:
-            words += f" {int(station.percent // _LINE_EVERY_PERCENT) * _LINE_EVERY_PERCENT} %"
+        Args:
+            case: None where it was not seen yet.
+            beams: Its beams, in the order of their numbers.
+            seconds: Since the beginning.
+        """
+        if self._live is not None:
+            self._live.update(self._table(case, beams, seconds))
+            return
+        self._say(f"case {self._case}", case_words(case), 0.0, seconds)
+        for beam in beams:
+            self._say(f"beam {beam.number}", beam.stage.words, beam.percent, seconds)
+
+    def _say(self, name: str, words: str, percent: float, seconds: float) -> None:
+        if 0 < percent < 100:
+            words += f" {int(percent // _LINE_EVERY_PERCENT) * _LINE_EVERY_PERCENT} %"
         if self._said.get(name) != words:
             self._said[name] = words
             self._console.print(Text(f"{seconds:5.0f} s  {name}: {words}"), soft_wrap=True)
 
-    def _table(self, board: Board, seconds: float) -> Group:
+    def _table(self, case: CaseStand | None, beams: Sequence[BeamStand], seconds: float) -> Group:
         table = Table(box=None, padding=(0, 2, 0, 0), show_header=False)
         table.add_column(no_wrap=True)
         table.add_column(width=30)
         table.add_column(justify="right", no_wrap=True)
         table.add_column(no_wrap=True)
-        for number in sorted(board.beams):
-            station = board.beams[number]
-            style = "red" if station.failed else "green" if station.done else ""
-            bar = ProgressBar(total=100.0, completed=station.percent)
-            percent = f"{station.percent:.0f} %" if station.percent else ""
-            table.add_row(f"beam {number}", bar, percent, Text(station.words, style=style))
-        case = Text.assemble(f"case {self._case}: ", (board.case.words, "bold"), f"  ({seconds:.0f} s)")
-        return Group(case, table)
+        for beam in beams:
+            bar = ProgressBar(total=100.0, completed=beam.percent)
+            percent = f"{beam.percent:.0f} %" if beam.percent else ""
+            words = Text(beam.stage.words, style=_STYLES.get(beam.state, ""))
+            table.add_row(f"beam {beam.number}", bar, percent, words)
+        head = Text.assemble(f"case {self._case}: ", (case_words(case), "bold"), f"  ({seconds:.0f} s)")
+        return Group(head, table)
+
+
+def case_words(case: CaseStand | None) -> str:
+    """Where a case stands, in a few words; None where it was not seen yet."""
+    if case is None:
+        return "in the inbox, not seen yet"
+    return case.reason if case.state is CaseState.WAITING and case.reason else case.stage.words

@@ -2,6 +2,7 @@
 
 import json
 import warnings
+from itertools import islice
 from pathlib import Path
 from typing import Annotated
 
@@ -150,8 +151,8 @@ def list_cases(
     _quiet()
     from mqi_dagster.cli.case_show import show_cases
     from mqi_dagster.cli.case_site import open_site
-    from mqi_dagster.cli.case_state import CaseState, case_rows
     from mqi_dagster.cli.instance import open_instance
+    from mqi_dagster.worklist import CaseState, Worklist
 
     try:
         states = [CaseState(name) for name in state or ()]
@@ -160,7 +161,10 @@ def list_cases(
         raise typer.BadParameter(f"--state is one of {known}") from None
     opened = open_site(site)
     with open_instance(opened.settings) as instance:
-        rows = case_rows(instance, opened, states, limit)
+        work = Worklist(instance, opened, opened.ledger)
+        work.look()
+        wanted = (row for row in work.stands() if not states or row.state in states)
+        rows = list(islice(wanted, limit or None))
     if as_json:
         _print_json([row.model_dump(mode="json") for row in rows])
         return

@@ -6,14 +6,14 @@ from contextlib import suppress
 import dagster as dg
 
 from mqi_dagster.assets.jobs import BEAM_ASSETS
-from mqi_dagster.cli.case_state import manifest_of
 from mqi_dagster.cli.graphql import GraphQL
 from mqi_dagster.cli.pages import Pages
-from mqi_dagster.cli.run_history import LatestRun, RunState, latest_run
 from mqi_dagster.cli.services import Services
 from mqi_dagster.errors import InfrastructureError, InputError, MqiError, Where
 from mqi_dagster.partitions import beam_key, split_beam_key, split_case_key
 from mqi_dagster.resources.site import Site
+from mqi_dagster.worklist.manifests import manifest_of
+from mqi_dagster.worklist.run_history import LatestRun, RunState, latest_run
 
 _RETRIED = (RunState.FAILED, RunState.AGAIN, RunState.CANCELLED)
 _CASE_ASSETS = {"intake": ("case_manifest",), "conclusion": ("case_handed_over",)}

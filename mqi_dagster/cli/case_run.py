@@ -13,7 +13,6 @@ from mqi_dagster.cli.case_results import CaseResult, Verdict
 from mqi_dagster.cli.case_site import RunOptions, make_run_site
 from mqi_dagster.cli.instance import open_instance
 from mqi_dagster.cli.results_table import beam_rows
-from mqi_dagster.cli.run_history import RUN_KEY_TAG
 from mqi_dagster.cli.site_services import clear_leftovers
 from mqi_dagster.cli.sites import SETTINGS_NAME
 from mqi_dagster.delivery.manifest import CaseManifest
@@ -21,6 +20,7 @@ from mqi_dagster.errors import InputError
 from mqi_dagster.partitions import BEAMS, CASES, beam_key
 from mqi_dagster.resources.site import SETTINGS_VARIABLE, Site
 from mqi_dagster.sensors.causes import first_cause
+from mqi_dagster.worklist.run_history import RUN_KEY_TAG
 
 _QUIET = {"loggers": {"console": {"config": {"log_level": "CRITICAL"}}}}
 

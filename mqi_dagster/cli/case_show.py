@@ -10,16 +10,15 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from mqi_dagster.cli.case_state import CaseRow, CaseState, case_row, known_cases, manifest_of
 from mqi_dagster.cli.results_table import BeamRow, beam_rows, print_results
-from mqi_dagster.cli.run_history import RunState, latest_run
-from mqi_dagster.delivery.manifest import CaseManifest
 from mqi_dagster.errors import InputError
 from mqi_dagster.ledger.attempts import Attempt
 from mqi_dagster.ledger.cluster_jobs import ClusterJob
 from mqi_dagster.partitions import beam_key
 from mqi_dagster.resources.site import Site
-from mqi_dagster.sensors.causes import next_step
+from mqi_dagster.worklist import BeamStand, CaseStand, CaseState, Worklist
+from mqi_dagster.worklist.manifests import manifest_of
+from mqi_dagster.worklist.run_history import RunState
 
 _STYLES = {
     CaseState.FAILED: "red",
@@ -71,7 +70,7 @@ class DeliveryReport(_Part):
 class CaseReport(_Part):
     """Everything about one case; the only place where real paths are shown."""
 
-    row: CaseRow
+    row: CaseStand
     machine: str | None = None
     clinical_fraction: int | None = None
     plan: Path | None = None
@@ -83,7 +82,7 @@ class CaseReport(_Part):
     next_step: str | None = None
 
 
-def show_cases(console: Console, rows: Sequence[CaseRow]) -> None:
+def show_cases(console: Console, rows: Sequence[CaseStand]) -> None:
     """The list of cases as a table."""
     table = Table(box=None, header_style="bold", padding=(0, 2, 0, 0))
     for name in ("case", "fraction", "arrived (UTC)", "state", "beams"):
@@ -105,12 +104,15 @@ def case_report(instance: dg.DagsterInstance, site: Site, case: str) -> CaseRepo
     Raises:
         InputError: Nobody knows it.
     """
-    if case not in known_cases(instance, site):
+    work = Worklist(instance, site, site.ledger)
+    work.look()
+    row = work.case(case)
+    if row is None:
         raise InputError("the case is not known here; `mqi case list` names those that are")
-    row = case_row(instance, site, case)
+    stands: list[CaseStand | BeamStand] = [row, *work.beams_of(case)]
+    broken = next((stand for stand in stands if stand.state is CaseState.FAILED), None)
+    cause, step = (broken.reason, broken.next_step) if broken is not None else (None, None)
     manifest = manifest_of(instance, site, case)
-    cause, code = _first_cause(instance, case, manifest)
-    step = next_step(code) if cause is not None else None
     if manifest is None:
         return CaseReport(row=row, first_cause=cause, next_step=step)
     return CaseReport(
@@ -134,17 +136,6 @@ def case_report(instance: dg.DagsterInstance, site: Site, case: str) -> CaseRepo
         first_cause=cause,
         next_step=step,
     )
-
-
-def _first_cause(
-    instance: dg.DagsterInstance, case: str, manifest: CaseManifest | None
-) -> tuple[str | None, str | None]:
-    keys = [] if manifest is None else [beam_key(case, beam.number) for beam in manifest.beams]
-    for key in [case, *keys]:
-        run = latest_run(instance, key)
-        if run.state is RunState.FAILED:
-            return run.cause, run.code
-    return None, None
 
 
 def _beam(site: Site, case: str, result: BeamRow) -> BeamReport:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Sequence
 from pathlib import Path
 
 import dagster as dg
@@ -11,8 +12,7 @@ from rich.markup import escape
 from rich.text import Text
 
 from mqi_dagster.assets.arrivals import given_folder
-from mqi_dagster.cli.board_display import BoardDisplay
-from mqi_dagster.cli.case_board import Board, CaseBoard, Station
+from mqi_dagster.cli.board_display import BoardDisplay, case_words
 from mqi_dagster.cli.case_site import local_zone
 from mqi_dagster.cli.instance import open_instance
 from mqi_dagster.cli.results_table import beam_rows, results_table
@@ -28,6 +28,7 @@ from mqi_dagster.settings import Settings
 from mqi_dagster.synthetic.delivery import simulate_delivery
 from mqi_dagster.synthetic.plans import built_in_plan
 from mqi_dagster.synthetic.request import BuiltInPlan, DeliveryRequest
+from mqi_dagster.worklist import BeamStand, CaseStand, CaseState, Stage, Worklist
 
 MACHINE = "GENERIC"
 SETTINGS = {
@@ -114,28 +115,31 @@ def _watch(
     console: Console,
 ) -> None:
     began = time.monotonic()
-    cases, display = CaseBoard(instance, site, case), BoardDisplay(console, case)
+    work, display = Worklist(instance, site, site.ledger), BoardDisplay(console, case)
     with display.shown():
         while True:
-            board = cases.look()
-            display.show(board, time.monotonic() - began)
-            if board.case.done or board.failures:
+            work.look()
+            stand, beams = work.case(case), work.beams_of(case)
+            display.show(stand, beams, time.monotonic() - began)
+            failed = [row for row in (*beams, stand) if row is not None and row.state is CaseState.FAILED]
+            if failed or (stand is not None and stand.stage is Stage.CONCLUDED):
                 break
             services.require_alive(running)
             if time.monotonic() > limit:
-                raise DemoError(f"the time is over; what is stuck: {_stuck(board)}; logs: {services.logs}")
+                stuck = _stuck(stand, beams)
+                raise DemoError(f"the time is over; what is stuck: {stuck}; logs: {services.logs}")
             time.sleep(_POLL_SECONDS)
-    if board.failures:
-        for number, station in sorted(board.beams.items()):
-            if station.failed:
-                console.print(Text(f"beam {number} failed: {station.failed}", style="red"), soft_wrap=True)
-        raise DemoError(f"{board.failures[0]} (to try again once the cause is gone: mqi case retry {case})")
+    if failed:
+        for row in failed:
+            if isinstance(row, BeamStand):
+                console.print(Text(f"beam {row.number} failed: {row.reason}", style="red"), soft_wrap=True)
+        raise DemoError(f"{failed[0].reason} (to try again once the cause is gone: mqi case retry {case})")
 
 
-def _stuck(board: Board) -> str:
-    def words(name: str, station: Station) -> str:
-        return f"{name}: {station.words}" + (f" {station.percent:.0f} %" if station.percent else "")
-
-    stuck = [words("case", board.case)]
-    stuck += [words(f"beam {n}", station) for n, station in sorted(board.beams.items()) if not station.done]
+def _stuck(case: CaseStand | None, beams: Sequence[BeamStand]) -> str:
+    stuck = [f"case: {case_words(case)}"]
+    for beam in beams:
+        if beam.stage is not Stage.HANDED_OVER:
+            percent = f" {beam.percent:.0f} %" if beam.percent else ""
+            stuck.append(f"beam {beam.number}: {beam.stage.words}{percent}")
     return ", ".join(stuck)

@@ -12,11 +12,11 @@ from rich.table import Table
 from mqi_dagster.assets.beam import read_manifest
 from mqi_dagster.assets.handover import RECEIPT_FILE
 from mqi_dagster.assets.lineage import latest_digest, store_place
-from mqi_dagster.cli.run_history import RunState, latest_run, latest_value
 from mqi_dagster.handover.target import Receipt
 from mqi_dagster.partitions import beam_key
 from mqi_dagster.resources.site import Site
 from mqi_dagster.store.published import Published
+from mqi_dagster.worklist.run_history import RunState, latest_run, latest_value
 
 _WIDEST = 400
 

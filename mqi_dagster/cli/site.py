@@ -89,7 +89,7 @@ def dev(
         return
     console.print("Ctrl-C ends them")
     try:
-        with _ended_by_any_signal():
+        with ended_by_any_signal():
             _watch(services, running)
         console.print("ended by `mqi stop`")
     except KeyboardInterrupt:
@@ -111,7 +111,7 @@ def _watch(services: "Services", running: "Running") -> None:
 
 
 @contextmanager
-def _ended_by_any_signal() -> Iterator[None]:
+def ended_by_any_signal() -> Iterator[None]:
     """Within it, TERM and HUP end the command as Ctrl-C does."""
 
     def end(number: int, frame: FrameType | None) -> None:

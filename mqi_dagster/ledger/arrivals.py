@@ -6,7 +6,7 @@ from collections.abc import Collection
 from dataclasses import dataclass
 from datetime import datetime
 
-from sqlalchemy import Row, Select, delete, insert, select, update
+from sqlalchemy import Row, Select, delete, func, insert, or_, select, update
 
 from mqi_dagster.errors import ConfigurationError, InfrastructureError
 from mqi_dagster.ledger.database import Database
@@ -130,6 +130,14 @@ class ArrivalRows(Database):
     def all_arrivals(self) -> list[Arrival]:
         """Every case that was ever seen, oldest first."""
         return self._arrivals(select(ARRIVAL).order_by(ARRIVAL.c.first_seen, ARRIVAL.c.case))
+
+    def arrivals_since(self, moment: datetime) -> tuple[int, list[Arrival]]:
+        """How many cases there are, and those that were seen changed or asked for at or after a moment."""
+        newer = or_(ARRIVAL.c.changed_at >= moment, ARRIVAL.c.requested_at >= moment)
+        with self._read() as connection:
+            count = connection.execute(select(func.count()).select_from(ARRIVAL)).scalar_one()
+            rows = connection.execute(select(ARRIVAL).where(newer)).all()
+        return int(count), [_arrival(row) for row in rows]
 
     def arrival(self, case: str) -> Arrival | None:
         """One case, or None where it was never seen."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from enum import StrEnum
@@ -11,7 +11,7 @@ from typing import Any
 from sqlalchemy import Connection, Row, insert, select, update
 
 from mqi_dagster.errors import InfrastructureError
-from mqi_dagster.ledger.database import Database
+from mqi_dagster.ledger.database import Database, batched
 from mqi_dagster.ledger.tables import CLUSTER_JOB
 
 
@@ -301,6 +301,16 @@ class ClusterJobRows(Database):
         )
         with self._read() as connection:
             return [_job(row) for row in connection.execute(query.order_by(CLUSTER_JOB.c.key)).all()]
+
+    def last_jobs(self, beams: Collection[str]) -> dict[str, ClusterJob]:
+        """The newest job of each of some beams that have one, in one question for every few hundred."""
+        found: dict[str, ClusterJob] = {}
+        with self._read() as connection:
+            for some in batched(beams):
+                query = select(CLUSTER_JOB).where(CLUSTER_JOB.c.beam.in_(some))
+                rows = connection.execute(query.order_by(CLUSTER_JOB.c.made_at, CLUSTER_JOB.c.key)).all()
+                found.update((row.beam, _job(row)) for row in rows)
+        return found
 
     def kept_jobs(self, cluster: str, ended_before: datetime) -> list[ClusterJob]:
         """The jobs that ended before a moment and whose folders are still on the cluster."""

@@ -140,6 +140,11 @@ class ClusterRows(Database):
         with self._read() as connection:
             return _row_of(connection, cluster)
 
+    def cluster_looks(self) -> list[ClusterLook]:
+        """How looking at every cluster goes."""
+        with self._read() as connection:
+            return [_look(row) for row in connection.execute(select(CLUSTER).order_by(CLUSTER.c.cluster))]
+
     def measured(self, cluster: str, used_bytes: float) -> None:
         """Write down how much our folders take on a cluster."""
         with self._write() as connection:

@@ -12,11 +12,12 @@ import fcntl
 import os
 import threading
 import weakref
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager, nullcontext
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any, Self
+from typing import TYPE_CHECKING, Any, Self
+from urllib.parse import quote, unquote
 
 from sqlalchemy import Connection, Engine, NullPool, create_engine, event, inspect, text
 from sqlalchemy.engine import URL, make_url
@@ -25,8 +26,12 @@ from sqlalchemy.exc import ArgumentError, DBAPIError
 from mqi_dagster.errors import ConfigurationError, InfrastructureError
 from mqi_dagster.ledger.tables import REVISION, VERSION_TABLE
 
+if TYPE_CHECKING:
+    from alembic.config import Config
+
 _BUSY_SECONDS = 30
 _ADVISORY_KEY = 0x6D716C64
+_KEYS_AT_ONCE = 500
 _MIGRATIONS = Path(__file__).parent / "migrations"
 _SERVERS: weakref.WeakSet[Engine] = weakref.WeakSet()
 # Alembic keeps the revision it runs in module globals.
@@ -36,6 +41,13 @@ _ALEMBIC = threading.Lock()
 def utc_now() -> datetime:
     """The time of this machine, in UTC."""
     return datetime.now(UTC)
+
+
+def batched(keys: Iterable[str]) -> Iterator[list[str]]:
+    """The keys, in lists that one question may name on every database."""
+    rest = sorted(keys)
+    for begin in range(0, len(rest), _KEYS_AT_ONCE):
+        yield rest[begin : begin + _KEYS_AT_ONCE]
 
 
 def sqlite_url(path: Path) -> str:
@@ -71,6 +83,32 @@ class Database:
         with _plain_errors():
             if _revision(engine) != REVISION:
                 _migrate(engine)
+        return cls(engine, clock)
+
+    @classmethod
+    def open_reading(cls, url: str, clock: Callable[[], datetime] = utc_now) -> Self:
+        """Open the ledger for reading alone: nothing is made, migrated or locked, and writing fails.
+
+        Args:
+            url: As for `open`.
+            clock: Tells the time in UTC; replaced in tests.
+
+        Raises:
+            ConfigurationError: The URL is of no known kind, or the ledger is of another revision.
+            InfrastructureError: The database cannot be reached, or holds no ledger yet.
+        """
+        engine = _engine(url, reading=True)
+        with _plain_errors():
+            found = _revision(engine)
+        if found is None:
+            raise InfrastructureError("there is no ledger yet; the services make it when they start")
+        if found != REVISION:
+            raise ConfigurationError(
+                _newer(found)
+                if found not in _known_revisions()
+                else f"the ledger is at revision {found} and this version reads {REVISION}: the services "
+                "migrate it when they start"
+            )
         return cls(engine, clock)
 
     def close(self) -> None:
@@ -114,7 +152,7 @@ def _forget_connections() -> None:
 os.register_at_fork(after_in_child=_forget_connections)
 
 
-def _engine(url: str) -> Engine:
+def _engine(url: str, *, reading: bool = False) -> Engine:
     try:
         parsed = make_url(url)
     except ArgumentError:
@@ -125,6 +163,10 @@ def _engine(url: str) -> Engine:
     if parsed.get_backend_name() == "sqlite":
         if not parsed.database or parsed.database == ":memory:":
             raise ConfigurationError("the ledger must be a file or a server, several processes share it")
+        if reading:
+            parsed = parsed.set(database=f"file:{quote(parsed.database)}").update_query_dict(
+                {"mode": "ro", "uri": "true"}
+            )
         engine = create_engine(
             parsed, poolclass=NullPool, hide_parameters=True, connect_args={"timeout": _BUSY_SECONDS}
         )
@@ -132,7 +174,14 @@ def _engine(url: str) -> Engine:
         event.listen(engine, "begin", _begin_sqlite)
         return engine
     if parsed.get_backend_name() == "postgresql":
-        engine = create_engine(parsed, pool_size=1, max_overflow=20, pool_pre_ping=True, hide_parameters=True)
+        engine = create_engine(
+            parsed,
+            pool_size=1,
+            max_overflow=20,
+            pool_pre_ping=True,
+            hide_parameters=True,
+            connect_args={"options": "-c default_transaction_read_only=on"} if reading else {},
+        )
         _SERVERS.add(engine)
         return engine
     raise ConfigurationError("the ledger lives in SQLite or PostgreSQL, the URL names neither")
@@ -152,7 +201,7 @@ def _begin_sqlite(connection: Connection) -> None:
 
 def _revision(engine: Engine) -> str | None:
     """The revision of the database: None where there is no ledger yet."""
-    if engine.dialect.name == "sqlite" and not Path(str(engine.url.database)).exists():
+    if engine.dialect.name == "sqlite" and not _sqlite_file(engine).exists():
         return None
     with engine.connect() as connection:
         if not inspect(connection).has_table(VERSION_TABLE):
@@ -161,21 +210,39 @@ def _revision(engine: Engine) -> str | None:
         return None if found is None else str(found)
 
 
-def _migrate(engine: Engine) -> None:
-    from alembic import command
+def _sqlite_file(engine: Engine) -> Path:
+    return Path(unquote(str(engine.url.database).removeprefix("file:")))
+
+
+def _newer(found: str) -> str:
+    return (
+        f"the ledger is at revision {found}, which this version does not know: it was written by a "
+        "newer one; update this installation or restore the backup"
+    )
+
+
+def _alembic_config() -> Config:
     from alembic.config import Config
-    from alembic.script import ScriptDirectory
 
     config = Config()
     config.set_main_option("script_location", str(_MIGRATIONS).replace("%", "%%"))
+    return config
+
+
+def _known_revisions() -> set[str]:
+    from alembic.script import ScriptDirectory
+
+    return {script.revision for script in ScriptDirectory.from_config(_alembic_config()).walk_revisions()}
+
+
+def _migrate(engine: Engine) -> None:
+    from alembic import command
+
+    config = _alembic_config()
     with _ALEMBIC, _opened_by_one(engine):
         found = _revision(engine)
-        known = {script.revision for script in ScriptDirectory.from_config(config).walk_revisions()}
-        if found is not None and found not in known:
-            raise ConfigurationError(
-                f"the ledger is at revision {found}, which this version does not know: it was written by a "
-                "newer one; update this installation or restore the backup"
-            )
+        if found is not None and found not in _known_revisions():
+            raise ConfigurationError(_newer(found))
         with _writing(engine) as connection:
             config.attributes["connection"] = connection
             command.upgrade(config, "head")

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Collection
 from dataclasses import dataclass
 from datetime import datetime
 
 from sqlalchemy import Row, insert, select, update
 
-from mqi_dagster.ledger.database import Database
+from mqi_dagster.ledger.database import Database, batched
 from mqi_dagster.ledger.tables import PROGRESS
 
 
@@ -91,6 +92,15 @@ class ProgressRows(Database):
         with self._read() as connection:
             row = connection.execute(select(PROGRESS).where(PROGRESS.c.beam == beam)).one_or_none()
         return None if row is None else _progress(row)
+
+    def progress_of(self, beams: Collection[str]) -> dict[str, Progress]:
+        """The newest report on each of some beams that have one, in one question for every few hundred."""
+        found: dict[str, Progress] = {}
+        with self._read() as connection:
+            for some in batched(beams):
+                rows = connection.execute(select(PROGRESS).where(PROGRESS.c.beam.in_(some))).all()
+                found.update((row.beam, _progress(row)) for row in rows)
+        return found
 
     def all_progress(self) -> list[Progress]:
         """The newest report on every beam, newest first."""

@@ -80,6 +80,10 @@ class Site:
         self.settings.paths.state.mkdir(parents=True, exist_ok=True)
         return Ledger.open(ledger_url(self.settings))
 
+    def open_ledger_for_reading(self) -> Ledger:
+        """The ledger as it stands, for one who must not change anything; see `Ledger.open_reading`."""
+        return Ledger.open_reading(ledger_url(self.settings))
+
     @cached_property
     def store(self) -> Store:
         """The store."""

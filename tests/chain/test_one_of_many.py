@@ -10,12 +10,12 @@ from chain import PLAN, Chain
 
 from mqi_dagster.assets.arrivals import cases_of
 from mqi_dagster.assets.lineage import latest_digest, require_passed
-from mqi_dagster.cli.case_state import case_rows
 from mqi_dagster.delivery.discovery import Arrival
 from mqi_dagster.errors import StoreError
 from mqi_dagster.resources.site import Site
 from mqi_dagster.sensors import arrivals as arrivals_sensor
 from mqi_dagster.synthetic.request import BuiltInPlan
+from mqi_dagster.worklist import Worklist
 
 ONE_BEAM = BuiltInPlan(beams=1, layers=1, spots=4, layer_seconds=0.05, energies_mev=(120.0,))
 
@@ -67,7 +67,9 @@ def test_what_a_person_reports_in_the_pages_stops_no_sensor(tmp_path: Path) -> N
     chain.instance.add_dynamic_partitions("case", ["not a case"])
     chain.tick("cases_to_conclude")
     assert chain.runs_of("conclusion") == []
-    assert [row.case for row in case_rows(chain.instance, chain.site, (), 0)] == [case]
+    work = Worklist(chain.instance, chain.site, chain.site.ledger)
+    work.look()
+    assert [row.case for row in work.stands()] == [case]
     chain.tick_sensors(rounds=2)
     assert chain.runs_of("conclusion") == [case]
 

@@ -48,13 +48,18 @@ class LatestRun:
     """Whether the daemon has launched it, so that it can be re-executed as a run."""
 
 
+def run_state(status: dg.DagsterRunStatus) -> RunState:
+    """How far a run of this status is."""
+    return _STATES.get(status, RunState.WORKING)
+
+
 def latest_run(instance: dg.DagsterInstance, partition: str) -> LatestRun:
     """The latest run that targeted a partition, however it was started."""
     records = instance.get_run_records(dg.RunsFilter(tags={PARTITION_TAG: partition}), limit=1)
     if not records:
         return LatestRun(RunState.NONE)
     run = records[0].dagster_run
-    state, served = _STATES.get(run.status, RunState.WORKING), run.remote_job_origin is not None
+    state, served = run_state(run.status), run.remote_job_origin is not None
     if state is not RunState.FAILED:
         return LatestRun(state, run.run_id, run.job_name, known_to_services=served)
     cause = first_cause(instance, run.run_id)

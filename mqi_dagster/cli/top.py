@@ -1,0 +1,62 @@
+"""``mqi top``: where every case and beam stands, in a terminal, once, or as JSON."""
+
+import sys
+import warnings
+from datetime import timedelta
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from rich.console import Console
+
+from mqi_dagster.cli.sites import SiteOption, require_site
+
+
+def top(
+    site: SiteOption = Path("site"),
+    once: Annotated[bool, typer.Option("--once", help="Print the board once, and end.")] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="Everything once, as one JSON document.")] = False,
+    interval: Annotated[float, typer.Option(help="Seconds from one look to the next.", min=0.2)] = 1.0,
+    hours: Annotated[float, typer.Option(help="How long a concluded case is still listed.", min=0)] = 24.0,
+    state: Annotated[str | None, typer.Option(help="Begin with what is in this state.")] = None,
+    text: Annotated[str, typer.Option(help="Begin with what holds this text.")] = "",
+    cases: Annotated[bool, typer.Option("--cases", help="Begin with cases in place of beams.")] = False,
+) -> None:
+    """Show every case and beam, the GPUs, the queue and the alarms; keys filter, move and open logs.
+
+    It only reads, and may be started as often as you like. Without a terminal it prints once.
+    """
+    import dagster as dg
+
+    from mqi_dagster.cli.top_reader import BoardReader
+    from mqi_dagster.cli.top_report import report
+    from mqi_dagster.cli.top_screen import print_once
+    from mqi_dagster.cli.top_view import View
+    from mqi_dagster.resources.site import Site
+    from mqi_dagster.worklist import CaseState
+    from mqi_dagster.worklist.reading import read_only_process
+
+    warnings.simplefilter("ignore", category=dg.PreviewWarning)
+    try:
+        wanted = CaseState(state) if state is not None else None
+    except ValueError:
+        known = ", ".join(repr(name.value) for name in CaseState)
+        raise typer.BadParameter(f"--state is one of {known}") from None
+    opened = Site(require_site(site)[0])
+    read_only_process()
+    console = Console()
+    live = sys.stdin.isatty() and console.is_terminal and not once and not as_json
+    view = View(cases=cases, state=wanted, text=text)
+    reader = BoardReader(opened, timedelta(hours=hours), _CAUSES_AT_ONCE if live else None)
+    if live:
+        from mqi_dagster.cli.top_app import Board
+
+        Board(opened, reader, interval, view, console).run()
+    elif as_json:
+        typer.echo(report(reader.look()).model_dump_json(indent=1))
+    else:
+        print_once(console, reader.look(), view, opened.settings.site.name)
+
+
+_CAUSES_AT_ONCE = 20
+"""A board that has just been opened shows at once, and the causes of many failures one after the other."""

@@ -1,0 +1,108 @@
+"""Reading the board again and again in the background, whatever is away."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Callable
+from datetime import timedelta
+
+import dagster as dg
+
+from mqi_dagster.cli.instance import open_instance
+from mqi_dagster.errors import ConfigurationError, InfrastructureError
+from mqi_dagster.resources.site import Site
+from mqi_dagster.worklist import Work, Worklist
+from mqi_dagster.worklist.reading import plain_errors
+
+
+class BoardReader:
+    """Opens a site's records for reading, and again after they were away.
+
+    Args:
+        site: The site.
+        history: How long a concluded case is still listed.
+        causes_at_once: First causes of failures that one look reads at most; None for all.
+    """
+
+    def __init__(self, site: Site, history: timedelta, causes_at_once: int | None = None) -> None:
+        self._site = site
+        self._history = history
+        self._causes_at_once = causes_at_once
+        self._instance: dg.DagsterInstance | None = None
+        self._worklist: Worklist | None = None
+
+    @property
+    def instance(self) -> dg.DagsterInstance | None:
+        """Dagster's records, once they could be opened."""
+        return self._instance
+
+    def look(self) -> Work:
+        """Everything at this moment.
+
+        Raises:
+            ConfigurationError: The ledger is of another revision.
+            InfrastructureError: Something is away.
+        """
+        try:
+            if self._worklist is None:
+                with plain_errors():
+                    self._instance = self._instance or open_instance(self._site.settings)
+                self._worklist = Worklist(
+                    self._instance,
+                    self._site,
+                    self._site.open_ledger_for_reading(),
+                    history=self._history,
+                    causes_at_once=self._causes_at_once,
+                )
+            return self._worklist.look()
+        except InfrastructureError:
+            # Whoever comes back may be of another revision: that is looked at anew.
+            self._worklist = None
+            raise
+
+
+class BackgroundReader:
+    """Looks in a thread of its own: a database that does not answer keeps no key waiting.
+
+    Args:
+        reader: What looks.
+        seconds: From one look to the next.
+        tell: Called after every look.
+    """
+
+    def __init__(self, reader: BoardReader, seconds: float, tell: Callable[[], None]) -> None:
+        self._reader = reader
+        self._seconds = seconds
+        self._tell = tell
+        self._stop = threading.Event()
+        self._thread = threading.Thread(target=self._run, daemon=True)
+        self.work: Work | None = None
+        """What was read last."""
+        self.error: str | None = None
+        """Why the last look failed."""
+        self.refused: ConfigurationError | None = None
+        """Why no further look is worth while."""
+
+    def start(self) -> None:
+        """Begin to look."""
+        self._thread.start()
+
+    def stop(self) -> None:
+        """Look no more; a look that hangs is left behind."""
+        self._stop.set()
+        self._thread.join(timeout=1.0)
+
+    def _run(self) -> None:
+        while not self._stop.is_set():
+            began = time.monotonic()
+            try:
+                self.work, self.error = self._reader.look(), None
+            except InfrastructureError as error:
+                self.error = error.message
+            except ConfigurationError as error:
+                self.refused = error
+                self._tell()
+                return
+            self._tell()
+            self._stop.wait(max(0.05, self._seconds - (time.monotonic() - began)))

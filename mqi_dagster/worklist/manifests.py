@@ -1,0 +1,101 @@
+"""The manifests of cases, each read once, and whether a case is concluded with what its beams have now."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import dagster as dg
+
+from mqi_dagster.assets.beam import read_manifest
+from mqi_dagster.delivery.manifest import CaseManifest
+from mqi_dagster.errors import StoreError
+from mqi_dagster.partitions import beam_key
+from mqi_dagster.resources.site import Site
+from mqi_dagster.sensors.conclusion import conclusion_request
+from mqi_dagster.worklist.made import BEAM_HANDED, CASE_HANDED, DOSE, MANIFEST, EventBook
+from mqi_dagster.worklist.run_history import RUN_KEY_TAG
+
+
+class Manifests:
+    """What the manifests of cases say, as far as it is needed.
+
+    Args:
+        instance: Dagster's records.
+        site: The site.
+        events: What was made.
+    """
+
+    def __init__(self, instance: dg.DagsterInstance, site: Site, events: EventBook) -> None:
+        self._instance = instance
+        self._site = site
+        self._events = events
+        self._read: dict[str, tuple[int | None, CaseManifest | None]] = {}
+        self._known: dict[str, tuple[object, bool]] = {}
+
+    def of(self, case: str) -> CaseManifest | None:
+        """The manifest of a case; None where it has none, or it is damaged."""
+        made = self._events.latest(MANIFEST, case)
+        found = self._read.get(case)
+        if found is None or found[0] != made:
+            found = (made, manifest_of(self._instance, self._site, case) if made is not None else None)
+            self._read[case] = found
+        return found[1]
+
+    def handed_over(self, beam: str) -> bool:
+        """Whether the latest dose of a beam was handed over."""
+        handed, dose = self._events.latest(BEAM_HANDED, beam), self._events.latest(DOSE, beam)
+        return handed is not None and dose is not None and dose < handed
+
+    def concluded(self, case: str, beams: Mapping[int, str]) -> bool:
+        """Whether a case was concluded with the results that its beams have now.
+
+        Args:
+            case: Case key.
+            beams: Beam keys of the case by number.
+        """
+        concluded = self._events.latest(CASE_HANDED, case)
+        if concluded is None:
+            return False
+        if all(
+            self.handed_over(beam) and (self._events.latest(BEAM_HANDED, beam) or 0) < concluded
+            for beam in beams.values()
+        ):
+            return True
+        # A beam was handed over once more: whether that is another result, only the digests tell.
+        marks = tuple(
+            (self._events.latest(asset, beam)) for beam in beams.values() for asset in (DOSE, BEAM_HANDED)
+        )
+        known = self._known.get(case)
+        if known is None or known[0] != (concluded, marks):
+            known = ((concluded, marks), self._asked_and_done(case))
+            self._known[case] = known
+        return known[1]
+
+    def _asked_and_done(self, case: str) -> bool:
+        manifest = self.of(case)
+        request = conclusion_request(self._instance, manifest) if manifest is not None else None
+        if request is None:
+            return False
+        asked = self._instance.get_runs(dg.RunsFilter(tags={RUN_KEY_TAG: str(request.run_key)}), limit=1)
+        return bool(asked) and asked[0].status is dg.DagsterRunStatus.SUCCESS
+
+
+def manifest_of(instance: dg.DagsterInstance, site: Site, case: str) -> CaseManifest | None:
+    """The manifest of a case; None where it has none, or it is damaged."""
+    try:
+        return read_manifest(instance, site, case)
+    except StoreError:
+        return None
+
+
+def missing(manifest: CaseManifest) -> str:
+    """What a partial case lacks."""
+    if manifest.missing_beams:
+        return "no delivery of beam " + ", ".join(str(number) for number in manifest.missing_beams)
+    beams = ", ".join(str(beam.number) for beam in manifest.beams if not beam.complete)
+    return f"layers of beam {beams} were not delivered"
+
+
+def beams_of(manifest: CaseManifest) -> dict[int, str]:
+    """Beam keys of a manifest by number."""
+    return {number: beam_key(manifest.case, number) for number in sorted(b.number for b in manifest.beams)}

@@ -1,0 +1,60 @@
+"""The slots of the pool, and what is known of the devices behind them."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+from mqi_dagster.ledger.gpus import GpuUsage
+from mqi_dagster.ledger.leases import Lease
+from mqi_dagster.ledger.slots import Slot
+from mqi_dagster.worklist.rows import GpuStand
+
+
+def gpu_stands(slots: Iterable[Slot], leases: Iterable[Lease], seen: Iterable[GpuUsage]) -> list[GpuStand]:
+    """Every slot with its owner and its device, and then the devices that were seen and are no slots."""
+    held = {(lease.host, one.kind, one.index): lease for lease in leases for one in lease.slots}
+    usage = {(one.host, one.uuid): one for one in seen}
+    stands = [
+        _slot(slot, held.get((slot.host, slot.kind, slot.index)), usage.pop((slot.host, slot.uuid), None))
+        for slot in slots
+    ]
+    return stands + [_seen(one) for one in usage.values()]
+
+
+def _slot(slot: Slot, lease: Lease | None, seen: GpuUsage | None) -> GpuStand:
+    stand = GpuStand(
+        host=slot.host,
+        kind=slot.kind.value,
+        index=slot.index,
+        uuid=slot.uuid,
+        in_service=slot.usable,
+        owner=lease.beam if lease is not None else None,
+        leased_at=lease.acquired_at if lease is not None else None,
+        heartbeat_at=lease.heartbeat_at if lease is not None else None,
+        memory_mb=slot.memory_mb,
+    )
+    return stand if seen is None else stand.model_copy(update=_usage(seen))
+
+
+def _seen(one: GpuUsage) -> GpuStand:
+    return GpuStand(
+        host=one.host,
+        kind="gpu",
+        index=one.index,
+        uuid=one.uuid,
+        in_service=False,
+        owner=None,
+        leased_at=None,
+        heartbeat_at=None,
+        memory_mb=one.memory_mb or 0,
+    ).model_copy(update=_usage(one))
+
+
+def _usage(seen: GpuUsage) -> dict[str, object]:
+    return {
+        "name": seen.name,
+        "used_mb": seen.used_mb,
+        "utilisation_percent": seen.utilisation_percent,
+        "temperature_c": seen.temperature_c,
+        "seen_at": seen.seen_at,
+    }

@@ -1,0 +1,209 @@
+"""The whole work of a site at one moment, read in bulk, and read again at little cost."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterable, Iterator
+from datetime import UTC, datetime, timedelta
+
+import dagster as dg
+
+from mqi_dagster.ledger.ledger import Ledger
+from mqi_dagster.partitions import is_case_key, split_beam_key
+from mqi_dagster.resources.site import Site
+from mqi_dagster.worklist.alarms import alarms
+from mqi_dagster.worklist.case_book import CaseBook, Known
+from mqi_dagster.worklist.ledger_look import LedgerLook
+from mqi_dagster.worklist.made import EventBook
+from mqi_dagster.worklist.pace import Pace
+from mqi_dagster.worklist.pool import gpu_stands
+from mqi_dagster.worklist.queue import Heartbeat, Limits, Queue
+from mqi_dagster.worklist.reading import plain_errors
+from mqi_dagster.worklist.rows import BeamStand, CaseStand, QueueStand, Work
+from mqi_dagster.worklist.run_history import RunState
+from mqi_dagster.worklist.runs import RunBook
+from mqi_dagster.worklist.stages import Stage
+
+_EVENTS_EVERY = timedelta(seconds=2)
+_LIMITS_EVERY = timedelta(seconds=60)
+_HEARTBEAT_EVERY = timedelta(seconds=5)
+
+
+class Worklist:
+    """Where every case and beam of a site stands.
+
+    Args:
+        instance: Dagster's records.
+        site: The site.
+        ledger: Its ledger, opened for reading.
+        history: How long a concluded case is still listed; None for all of them.
+        causes_at_once: First causes of failures that one look reads at most; None for all.
+    """
+
+    def __init__(
+        self,
+        instance: dg.DagsterInstance,
+        site: Site,
+        ledger: Ledger,
+        *,
+        history: timedelta | None = timedelta(hours=24),
+        causes_at_once: int | None = None,
+    ) -> None:
+        self._instance = instance
+        self._site = site
+        self._runs = RunBook(instance)
+        self._events = EventBook(instance)
+        self._ledger = LedgerLook(ledger)
+        self._pace = Pace(instance)
+        self._queue = Queue({}, 0, 0)
+        self._book = CaseBook(
+            instance,
+            site,
+            Known(self._runs, self._events, self._ledger, self._pace),
+            history=history,
+            causes_at_once=causes_at_once,
+        )
+        self._events_at: datetime | None = None
+        self._limits: tuple[datetime, Limits] | None = None
+        self._heartbeat: tuple[datetime, Heartbeat] | None = None
+
+    def look(self, now: datetime | None = None) -> Work:
+        """Everything at this moment.
+
+        Args:
+            now: UTC; the machine's own time where None.
+
+        Raises:
+            InfrastructureError: Dagster's records or the ledger are away.
+        """
+        at = now or datetime.now(UTC)
+        with plain_errors():
+            return self._look(at)
+
+    def _look(self, now: datetime) -> Work:
+        arrivals = self._ledger.refresh(now)
+        runs = self._runs.refresh()
+        events = self._read_events(now, bool(runs))
+        heartbeat, limits = self._daemon(now), self._read_limits(now)
+        before, self._queue = self._queue, Queue.of(self._runs, limits, heartbeat.alive)
+        if runs is None or events is None:
+            changed = self._every_case()
+        else:
+            changed = {case for key in runs | events if (case := _case_of(key)) is not None} | arrivals
+            changed |= self._requeued(before)
+        working = self._working()
+        self._ledger.look_at(self._to_look_at(working, changed))
+        self._pace.refresh(
+            {
+                beam: row
+                for beam in working
+                if (row := self._ledger.progress.get(beam)) is not None and row.phase == "simulating"
+            }
+        )
+        changed |= {case for beam in working if (case := _case_of(beam)) is not None}
+        self._book.update(changed, self._queue, now)
+        return self._work(now, heartbeat, limits)
+
+    def _read_events(self, now: datetime, runs_changed: bool) -> set[str] | None:
+        """Nothing is made without a run, but for what a person reports; partitions may come by themselves."""
+        if self._events_at is not None and not runs_changed and now - self._events_at < _EVENTS_EVERY:
+            return set()
+        self._events_at = now
+        return self._events.refresh()
+
+    def _every_case(self) -> set[str]:
+        self._book.clear()
+        keys: Iterable[str] = (*self._ledger.arrivals, *self._events.cases, *self._events.beams)
+        return {case for key in keys if (case := _case_of(key)) is not None}
+
+    def _requeued(self, before: Queue) -> set[str]:
+        """Cases of queued runs that wait for another reason now."""
+        changed = {
+            run.partition
+            for run_id, run in self._runs.unfinished.items()
+            if before.reasons.get(run_id) != self._queue.reasons.get(run_id) and run.partition
+        }
+        return {case for key in changed if (case := _case_of(key)) is not None}
+
+    def _working(self) -> set[str]:
+        """Beams that a worker is busy with, or whose lease is not given back."""
+        working = {
+            run.partition
+            for run in self._runs.unfinished.values()
+            if run.partition is not None and run.state is RunState.WORKING and "__" in run.partition
+        }
+        return working | self._ledger.leases.keys()
+
+    def _to_look_at(self, working: set[str], changed: Collection[str]) -> set[str]:
+        wanted = set(working)
+        for case in changed:
+            for beam in self._events.beams_of(case).values():
+                run = self._runs.latest.get(beam)
+                # One that was handed over or never started has nothing to tell.
+                if run is not None and run.state is not RunState.DONE:
+                    wanted.add(beam)
+        return wanted
+
+    def _daemon(self, now: datetime) -> Heartbeat:
+        if self._heartbeat is None or now - self._heartbeat[0] >= _HEARTBEAT_EVERY:
+            self._heartbeat = (now, Heartbeat.of(self._instance, now))
+        return self._heartbeat[1]
+
+    def _read_limits(self, now: datetime) -> Limits:
+        if self._limits is None or now - self._limits[0] >= _LIMITS_EVERY:
+            self._limits = (now, Limits.of(self._instance))
+        return self._limits[1]
+
+    def _work(self, now: datetime, heartbeat: Heartbeat, limits: Limits) -> Work:
+        book = self._book
+        reasons: dict[str, int] = {}
+        for reason, _ in self._queue.reasons.values():
+            reasons[reason] = reasons.get(reason, 0) + 1
+        leases = self._ledger.leases.values()
+        return Work(
+            at=now,
+            daemon_seen=heartbeat.seen,
+            daemon_alive=heartbeat.alive,
+            cases=book.cases(),
+            beams=book.beams(),
+            concluded_cases=book.concluded,
+            gpus=gpu_stands(self._ledger.slots, leases, self._ledger.gpus),
+            queue=QueueStand(
+                queued=len(self._queue.reasons),
+                in_work=self._queue.in_work,
+                max_runs=limits.runs,
+                pool_in_use=self._queue.pool_in_use,
+                pool_limit=limits.simulations,
+                waiting_beams=book.beams_in(Stage.WAITING),
+                waiting_cases=book.cases_in(Stage.READY),
+                inbox=book.cases_in(Stage.INBOX),
+                reasons=reasons,
+            ),
+            alarms=alarms(heartbeat, len(self._runs.unfinished), self._ledger.alarms),
+        )
+
+    def stands(self) -> Iterator[CaseStand]:
+        """The cases as the last look saw them, the latest arrival first, those without one at the end."""
+        arrived = list(reversed(self._ledger.arrivals))
+        others = sorted(case for case in self._book.known if case not in self._ledger.arrivals)
+        for case in (*arrived, *others):
+            stand = self._book.case(case)
+            if stand is not None:
+                yield stand
+
+    def case(self, case: str) -> CaseStand | None:
+        """One case as the last look saw it; None where nobody knows it."""
+        return self._book.case(case)
+
+    def beams_of(self, case: str) -> list[BeamStand]:
+        """The beams of a case as the last look saw them, by number."""
+        return self._book.beams_of(case)
+
+
+def _case_of(key: str) -> str | None:
+    """The case of a partition; None where a person has invented it in the pages."""
+    if is_case_key(key):
+        return key
+    try:
+        return split_beam_key(key)[0]
+    except ValueError:
+        return None

@@ -1,0 +1,32 @@
+"""Seeded sites, on disk where several processes open them."""
+
+from __future__ import annotations
+
+import shutil
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import dagster as dg
+import pytest
+
+sys.path.insert(0, str(Path(__file__).parent))
+
+from seeded import Seeded
+
+from mqi_dagster.cli.instance import write_instance
+
+
+@pytest.fixture
+def seeded(empty_instance: Path, tmp_path: Path) -> Iterator[Seeded]:
+    """A site without a case; its limits are 10 runs, 4 of one case, 3 simulations."""
+    home = tmp_path / "site" / "dagster"
+    home.parent.mkdir()
+    shutil.copytree(empty_instance, home)
+    made = Seeded(tmp_path / "site", None)
+    write_instance(made.site.settings)
+    with dg.DagsterInstance.from_config(str(home)) as instance:
+        made.instance = instance
+        made.ledger()
+        yield made
+    made.site.ledger.close()

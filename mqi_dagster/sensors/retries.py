@@ -6,6 +6,7 @@ from dagster._core.storage.tags import PARENT_RUN_ID_TAG, ROOT_RUN_ID_TAG
 from mqi_dagster.assets.jobs import (
     BEAM_ASSETS,
     FAILURES_TAG,
+    PRIORITY_TAG,
     RETRY_OF_TAG,
     beam_job,
     beam_tags,
@@ -82,7 +83,8 @@ def _request(
     if not wanted:
         return None
     case = split_beam_key(key)[0] if "__" in key else key
-    urgency = (case, site.settings.handover.target, site.ledger.priorities([case]).get(case, 0))
+    own = int(run.tags.get(PRIORITY_TAG, "0"))
+    urgency = (case, site.settings.handover.target, site.ledger.priorities([case]).get(case, own))
     if "__" in key:
         failures = int(run.tags.get(FAILURES_TAG, "0")) + engine_failures(site, key, run.run_id)
         tags |= {**beam_tags(*urgency), FAILURES_TAG: str(failures)}

@@ -78,9 +78,10 @@ def test_a_cluster_is_away_only_for_those_who_wait_for_it(
         ledger.end_turn(turn, next_in=minute, interval=minute, failure="no route to host")
     assert standing(chain) == {}
     from mqi_dagster.ledger import Slot, SlotKind
+    from mqi_dagster.ledger.availability import Need
 
     ledger.declare_slots("hpc", [Slot(SlotKind.GPU, 0)])
-    ledger.acquire(BEAM, "run1", stale_after=minute, kind="gpu", host="hpc")
+    ledger.acquire(BEAM, "run1", Need(SlotKind.GPU, "hpc"), stale_after=minute)
     assert standing(chain) == {"cluster_away": "hpc"}
     turn = ledger.take_turn("hpc", shortest=minute, hold=minute)
     assert turn is not None

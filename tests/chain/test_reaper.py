@@ -15,7 +15,9 @@ from chain import Chain
 from ended_runs import BEAM, evaluate, started
 
 from mqi_dagster.assets.slots import declare_slots, free_ended_leases, job_ended
+from mqi_dagster.ledger.availability import Need
 from mqi_dagster.ledger.leases import Lease
+from mqi_dagster.ledger.slots import SlotKind
 from mqi_dagster.sensors.reaper import NO_SIGN_SECONDS, end_dead_runs
 
 WORKER = """
@@ -54,7 +56,7 @@ def lease_of(chain: Chain, run: dg.DagsterRun, *, age_seconds: float = 0.0) -> L
     ledger = chain.site.ledger
     with pytest.MonkeyPatch.context() as then:
         then.setattr(ledger, "_clock", lambda: datetime.now(UTC) - timedelta(seconds=age_seconds))
-        lease = ledger.acquire(BEAM, run.run_id, stale_after=timedelta(seconds=60), kind="cpu")
+        lease = ledger.acquire(BEAM, run.run_id, Need(SlotKind.CPU), stale_after=timedelta(seconds=60))
     assert isinstance(lease, Lease)
     return lease
 
@@ -159,9 +161,12 @@ def test_one_run_that_cannot_be_looked_at_keeps_no_other_waiting(
     assert "Input/output error" in words and "Hong" not in words
 
 
-def test_what_a_deleted_run_held_is_free_again(chain: Chain) -> None:
+@pytest.mark.parametrize(("age", "kept"), [(0.0, 1), (61.0, 0)])
+def test_what_a_deleted_run_held_is_free_again_once_its_heartbeat_is_stale(
+    chain: Chain, age: float, kept: int
+) -> None:
     run = started(chain)
-    lease_of(chain, run)
+    lease_of(chain, run, age_seconds=age)
     chain.instance.delete_run(run.run_id)
     free_ended_leases(chain.instance, chain.site)
-    assert chain.site.ledger.leases() == []
+    assert len(chain.site.ledger.leases()) == kept

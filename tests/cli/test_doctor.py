@@ -45,8 +45,7 @@ def test_every_fault_is_found_with_advice(site: Path, monkeypatch: pytest.Monkey
     (site / "inbox").rmdir()
     (site / "dagster/dagster.yaml").unlink()
     with sqlite3.connect(site / "state/ledger.sqlite") as ledger:
-        ledger.execute("CREATE TABLE mqi_ledger_version (version_num TEXT)")
-        ledger.execute("INSERT INTO mqi_ledger_version VALUES ('9999')")
+        ledger.execute("UPDATE mqi_ledger_version SET version_num = '9999'")
     (site / "mqi.yaml").write_text(
         "site: {timezone: Asia/Seoul}\n"
         "engine:\n"
@@ -60,7 +59,7 @@ def test_every_fault_is_found_with_advice(site: Path, monkeypatch: pytest.Monkey
     assert faults == {"secret", "inbox", "Dagster", "ledger", "engine mine", "GPUs"}
     assert all(found[name]["advice"] for name in faults)
     assert found["secret"]["found"] == "the site's secret has mode 0644; make it 0600"
-    assert found["ledger"]["found"] == "revision 9999, this version writes 0002"
+    assert found["ledger"]["found"] == "revision 9999, this version writes 0004"
     assert found["time zone"]["verdict"] == "warning"
 
 
@@ -73,8 +72,7 @@ def test_wrong_settings_are_a_fault_that_names_the_key(site: Path) -> None:
 
 def test_an_older_ledger_is_not_migrated_by_looking(site: Path) -> None:
     with sqlite3.connect(site / "state/ledger.sqlite") as ledger:
-        ledger.execute("CREATE TABLE mqi_ledger_version (version_num TEXT)")
-        ledger.execute("INSERT INTO mqi_ledger_version VALUES ('0000')")
+        ledger.execute("UPDATE mqi_ledger_version SET version_num = '0000'")
     assert doctor(site)[1]["ledger"]["verdict"] == "warning"
     with sqlite3.connect(site / "state/ledger.sqlite") as ledger:
         assert ledger.execute("SELECT version_num FROM mqi_ledger_version").fetchall() == [("0000",)]

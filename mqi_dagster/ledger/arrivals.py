@@ -88,6 +88,12 @@ class ArrivalRows(Database):
                 connection.execute(insert(ARRIVAL).values(case=case, **seen, first_seen=now, changed_at=now))
             return _arrival(connection.execute(query).one())
 
+    def priorities(self, cases: Collection[str]) -> dict[str, int]:
+        """How urgent cases are; those that were never seen are left out."""
+        query = select(ARRIVAL.c.case, ARRIVAL.c.priority).where(ARRIVAL.c.case.in_(sorted(cases)))
+        with self._read() as connection:
+            return {str(row.case): int(row.priority) for row in connection.execute(query).all()}
+
     def open_arrivals(self, limit: int) -> list[Arrival]:
         """Cases that are ready and for whose present files no run was asked yet, most urgent first."""
         return self._arrivals(

@@ -12,10 +12,11 @@ from mqi_dagster.resources.site import Site
 from mqi_dagster.sensors.queue import (
     REQUESTS_PER_TICK,
     any_unfinished,
-    asked_key,
+    asked_keys,
     latest_run_succeeded,
     read_cursor,
     room_in_queue,
+    within_a_tick,
     write_cursor,
 )
 from mqi_dagster.store.digests import digest_of
@@ -73,36 +74,54 @@ def beams_to_simulate(interval: int) -> dg.SensorDefinition:
     )
     def sensor(context: dg.SensorEvaluationContext, site: dg.ResourceParam[Site]) -> dg.SensorResult:
         cases, after = _touched(context)
-        limit = min(REQUESTS_PER_TICK, room_in_queue(context.instance))
+        room = min(REQUESTS_PER_TICK, room_in_queue(context.instance))
+        # Nobody is looked at for whom there is no room: a tick must not last longer because more are waiting.
+        coming = _most_urgent_first(site, cases) if room else cases
         requests: list[dg.RunRequest] = []
         keys: list[str] = []
-        pending: list[str] = []
-        for case in cases:
+        half_asked: list[str] = []
+        put_off: list[str] = []
+        looked_at: set[str] = set()
+        for case in within_a_tick(coming):
+            if len(requests) == room:
+                break
+            looked_at.add(case)
             try:
                 found = _look(context.instance, site, case)
             except Exception as error:  # noqa: BLE001 - one case must not keep all others waiting
                 # Kept, so that a case is not lost to a store that is away for a moment.
                 context.log.error("case %s: %s", case, safe_text(error))
-                pending.append(case)
+                put_off.append(case)
                 continue
             if found is None:
-                pending.append(case)
+                put_off.append(case)
                 continue
             beams, wanted = found
             keys += beams
-            room = max(0, limit - len(requests))
-            requests += wanted[:room]
+            taken = wanted[: room - len(requests)]
+            requests += taken
             # A case stays pending until every run it asked for exists, so a crash of this tick loses none.
-            if wanted:
-                pending.append(case)
+            if len(taken) < len(wanted):
+                half_asked.append(case)
+            elif wanted:
+                put_off.append(case)
+        # Last, so that those who cannot go on keep nobody behind them from being looked at.
+        pending = [*half_asked, *(case for case in coming if case not in looked_at), *put_off]
         return dg.SensorResult(
             run_requests=requests,
             dynamic_partitions_requests=[BEAMS.build_add_request(keys)] if keys else [],
             cursor=write_cursor(after, pending),
-            skip_reason=None if requests else dg.SkipReason("no new manifest that passed its check"),
+            skip_reason=None
+            if requests
+            else dg.SkipReason(f"nothing new to ask for; {len(pending)} cases wait"),
         )
 
     return sensor
+
+
+def _most_urgent_first(site: Site, cases: list[str]) -> list[str]:
+    priorities = site.ledger.priorities(cases)
+    return sorted(cases, key=lambda case: -priorities.get(case, 0))
 
 
 def _look(
@@ -121,10 +140,11 @@ def _look(
 
 def _not_asked(instance: dg.DagsterInstance, requests: list[dg.RunRequest]) -> list[dg.RunRequest]:
     """The requests whose runs do not exist yet, each under the run key that is free for it."""
-    wanted = []
-    for request in requests:
-        beam = str(request.partition_key)
-        key, exists = asked_key(instance, beam_job.name, beam, str(request.run_key))
-        if not exists:
-            wanted.append(dg.RunRequest(run_key=key, partition_key=beam, tags=request.tags))
-    return wanted
+    asked = asked_keys(
+        instance, beam_job.name, {str(request.partition_key): str(request.run_key) for request in requests}
+    )
+    return [
+        dg.RunRequest(run_key=asked[beam][0], partition_key=beam, tags=request.tags)
+        for request in requests
+        if not asked[beam := str(request.partition_key)][1]
+    ]

@@ -1,7 +1,8 @@
 """What a sensor needs to know of the runs that Dagster has in hand."""
 
 import json
-from collections.abc import Sequence
+import time
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 
 import dagster as dg
 from dagster._core.storage.dagster_run import FINISHED_STATUSES
@@ -42,13 +43,37 @@ def asked_key(instance: dg.DagsterInstance, job: str, partition: str, key: str) 
     and put back, a calibration was changed and changed back), the same is asked anew, under a key with a
     number: else nothing would run, and what was made in between would pass for the present.
     """
-    runs = instance.get_runs(dg.RunsFilter(job_name=job, tags={PARTITION_TAG: partition}))
-    # A re-execution repeats what was asked for; it asks for nothing itself.
-    asked = [run.tags[RUN_KEY_TAG] for run in runs if RUN_KEY_TAG in run.tags and run.parent_run_id is None]
-    same = [one == key or one.startswith(f"{key}:") for one in asked]
-    if not any(same):
-        return key, False
-    return (asked[0], True) if same[0] else (f"{key}:{len(asked) + 1}", False)
+    return asked_keys(instance, job, {partition: key})[partition]
+
+
+def asked_keys(
+    instance: dg.DagsterInstance, job: str, keys: Mapping[str, str]
+) -> dict[str, tuple[str, bool]]:
+    """`asked_key` of several partitions, by one query."""
+    runs = instance.get_runs(dg.RunsFilter(job_name=job, tags={PARTITION_TAG: list(keys)})) if keys else []
+    found = {}
+    for partition, key in keys.items():
+        # A re-execution repeats what was asked for; it asks for nothing itself.
+        asked = [
+            run.tags[RUN_KEY_TAG]
+            for run in runs
+            if run.tags[PARTITION_TAG] == partition and RUN_KEY_TAG in run.tags and run.parent_run_id is None
+        ]
+        same = [one == key or one.startswith(f"{key}:") for one in asked]
+        if not any(same):
+            found[partition] = (key, False)
+        else:
+            found[partition] = (asked[0], True) if same[0] else (f"{key}:{len(asked) + 1}", False)
+    return found
+
+
+def within_a_tick(keys: Iterable[str]) -> Iterator[str]:
+    """The keys in their order, until a tick has lasted its time; at least one."""
+    began = time.monotonic()
+    for key in keys:
+        yield key
+        if time.monotonic() - began > SECONDS_PER_TICK:
+            return
 
 
 def read_cursor(text: str | None) -> tuple[int, list[str]]:

@@ -95,7 +95,7 @@ def case_arrivals(interval: int) -> dg.SensorDefinition:
                 site.ledger.see_arrival(place, case, arrival.fingerprint, False, reason, None)
         # First, so that what was asked for at the last tick does not take the place of what is new.
         _settle_requested(context, site)
-        limit = min(REQUESTS_PER_TICK, room_in_queue(context.instance))
+        limit = min(REQUESTS_PER_TICK, room_in_queue(context.instance, intake_job.name))
         requests = [
             dg.RunRequest(
                 run_key=_asked(context.instance, row)[0],

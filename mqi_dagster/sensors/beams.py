@@ -74,16 +74,18 @@ def beams_to_simulate(interval: int) -> dg.SensorDefinition:
     )
     def sensor(context: dg.SensorEvaluationContext, site: dg.ResourceParam[Site]) -> dg.SensorResult:
         cases, after = _touched(context)
-        room = min(REQUESTS_PER_TICK, room_in_queue(context.instance))
+        coming, urgent = _most_urgent_first(site, cases)
         # Nobody is looked at for whom there is no room: a tick must not last longer because more are waiting.
-        coming = _most_urgent_first(site, cases) if room else cases
+        room = min(REQUESTS_PER_TICK, room_in_queue(context.instance))
+        room_urgent = min(REQUESTS_PER_TICK, room_in_queue(context.instance, urgent=True))
         requests: list[dg.RunRequest] = []
         keys: list[str] = []
         half_asked: list[str] = []
         put_off: list[str] = []
         looked_at: set[str] = set()
         for case in within_a_tick(coming):
-            if len(requests) == room:
+            left = (room_urgent if case in urgent else room) - len(requests)
+            if left <= 0:
                 break
             looked_at.add(case)
             try:
@@ -98,7 +100,7 @@ def beams_to_simulate(interval: int) -> dg.SensorDefinition:
                 continue
             beams, wanted = found
             keys += beams
-            taken = wanted[: room - len(requests)]
+            taken = wanted[:left]
             requests += taken
             # A case stays pending until every run it asked for exists, so a crash of this tick loses none.
             if len(taken) < len(wanted):
@@ -119,9 +121,11 @@ def beams_to_simulate(interval: int) -> dg.SensorDefinition:
     return sensor
 
 
-def _most_urgent_first(site: Site, cases: list[str]) -> list[str]:
+def _most_urgent_first(site: Site, cases: list[str]) -> tuple[list[str], set[str]]:
+    """Cases in the order in which to look, and those of them that are more urgent than others."""
     priorities = site.ledger.priorities(cases)
-    return sorted(cases, key=lambda case: -priorities.get(case, 0))
+    ordered = sorted(cases, key=lambda case: -priorities.get(case, 0))
+    return ordered, {case for case, priority in priorities.items() if priority > 0}
 
 
 def _look(

@@ -16,10 +16,16 @@ RUN_KEY_TAG = "dagster/run_key"
 UNFINISHED = [status for status in dg.DagsterRunStatus if status not in FINISHED_STATUSES]
 
 
-def room_in_queue(instance: dg.DagsterInstance) -> int:
-    """How many more runs may be asked for, so that the queue stays short and priorities count."""
-    queued = instance.get_runs_count(dg.RunsFilter(statuses=[dg.DagsterRunStatus.QUEUED]))
-    return max(0, QUEUED_AT_MOST - queued)
+def room_in_queue(instance: dg.DagsterInstance, job: str | None = None, *, urgent: bool = False) -> int:
+    """How many more runs may be asked for, so that the queue stays short and priorities count.
+
+    Args:
+        instance: Dagster's records.
+        job: Count only the runs of this job: a queue full of beams holds up no intake.
+        urgent: Whether something urgent asks, which gets past a full queue; it has as much room once more.
+    """
+    queued = instance.get_runs_count(dg.RunsFilter(job_name=job, statuses=[dg.DagsterRunStatus.QUEUED]))
+    return max(0, (2 if urgent else 1) * QUEUED_AT_MOST - queued)
 
 
 def any_unfinished(instance: dg.DagsterInstance, partitions: list[str]) -> bool:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+import dagster as dg
 import pytest
 from chain import Chain
 
@@ -90,6 +91,29 @@ def test_the_beams_of_an_urgent_case_are_asked_for_first(
     requests = chain.tick("beams_to_simulate")
     assert [request.partition_key for request in requests] == [f"{cases[1]}__b02", f"{cases[1]}__b03"]
     assert [request.tags["dagster/priority"] for request in requests] == ["5", "5"]
+
+
+def test_an_urgent_case_gets_past_a_queue_that_is_full_of_beams(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    chain = Chain(tmp_path / "site")
+    ordinary, urgent = taken_in(chain, 2)
+    row = chain.site.ledger.arrival(urgent)
+    assert row is not None
+    chain.site.ledger.see_arrival(row.arrival, row.case, row.fingerprint, True, "", None, 5)
+    job = chain.definitions.resolve_job_def("beam")
+    for number in (1, 2):
+        chain.instance.create_run_for_job(
+            job, tags={"dagster/partition": f"{number}"}, status=dg.DagsterRunStatus.QUEUED
+        )
+    monkeypatch.setattr(queue, "QUEUED_AT_MOST", 2)
+    requests = chain.tick("beams_to_simulate")
+    assert [request.partition_key for request in requests] == [f"{urgent}__b02", f"{urgent}__b03"]
+    new = chain.deliver(plan=TINY, seed=9)
+    assert new.folder.is_dir()
+    assert len(chain.tick("case_arrivals")) == 1
+    assert chain.tick("beams_to_simulate") == []
+    assert ordinary not in cases_of(chain.runs_of("beam"))
 
 
 def test_a_case_that_cannot_be_opened_holds_up_nobody_behind_it(

@@ -46,6 +46,7 @@ def instance_settings(settings: Settings, existing: Mapping[str, Any] | None = N
     content: dict[str, Any] = {
         "telemetry": {"enabled": False},
         "nux": {"enabled": False},
+        "run_queue": {"dequeue_interval_seconds": 1},
         "run_monitoring": {
             "enabled": True,
             "poll_interval_seconds": 10,
@@ -61,9 +62,6 @@ def instance_settings(settings: Settings, existing: Mapping[str, Any] | None = N
         "retention": {"sensor": {"purge_after_days": {"skipped": 2, "success": 30, "failure": 90}}},
     }
     content.update(existing or {})
-    # A code server that is just being started again must not fail the runs that it was to start.
-    again = {"max_user_code_failure_retries": 1000, "user_code_failure_retry_delay": 5}
-    content["run_queue"] = {"dequeue_interval_seconds": 1, **again, **content.get("run_queue", {})}
     if settings.database.host is not None:
         content["storage"] = _ON_THE_SERVER
     elif content.get("storage") == _ON_THE_SERVER:

@@ -12,10 +12,14 @@ from chaos_site import RESTART_SECONDS, ChaosSite
 from own_postgres import Postgres
 
 FAULT_SECONDS = 20.0
-LONGER_SECONDS = 300.0
-"""How much longer than asked the faults go on, until a beam has been completed after each kind."""
+LONGER_SECONDS = 600.0
+"""How much longer than asked the faults may go on, until a beam has been completed after each kind."""
+LATE_FAULT_SECONDS = 60.0
+"""Between two faults in that time: a machine that has other work may need minutes for one beam."""
 BACKLOG = 2
 """Cases that wait at a site before the next one arrives."""
+LAST_SECONDS = 45.0
+"""Before the end of the faults only as much arrives as keeps a site at work."""
 BEAMS = 2
 DOWN_SECONDS = 3.0
 """Between the stop of everything and its start."""
@@ -37,6 +41,7 @@ class Log:
 
     seed: int
     began: float = field(default_factory=time.monotonic)
+    lines: list[str] = field(default_factory=list)
     faults: list[Fault] = field(default_factory=list)
     completed: dict[str, float] = field(default_factory=dict)
     """Seconds since the start, by beam."""
@@ -48,7 +53,8 @@ class Log:
 
     def say(self, text: str) -> None:
         """One line with its time."""
-        print(f"{self.now:7.1f} s  {text}", flush=True)
+        self.lines.append(f"{self.now:7.1f} s  {text}")
+        print(self.lines[-1], flush=True)
 
     def fault(self, kind: str, whom: str) -> None:
         """Note one that was done."""
@@ -94,7 +100,7 @@ class Chaos:
         due, kind = FAULT_SECONDS / 2, ""
         while not (self.log.now > 60 * minutes and self.every_kind()):
             assert self.log.now < 60 * minutes + LONGER_SECONDS, f"no beam after {self.missing()}"
-            self._look(arriving=True)
+            self._look(backlog=BACKLOG if self.log.now < 60 * minutes - LAST_SECONDS else 1)
             if self.log.now < due or self._whole is not None:
                 continue
             kind = kind or self._schedule.next(self.log.now)
@@ -109,7 +115,8 @@ class Chaos:
                     continue
                 whom = found
             self.log.fault(kind, whom)
-            kind, due = "", max(due + FAULT_SECONDS, self.log.now + FAULT_SECONDS / 2)
+            late = self.log.now > 60 * minutes
+            kind, due = "", self.log.now + (LATE_FAULT_SECONDS if late else FAULT_SECONDS)
         self.log.say("the faults have ended")
         return self.log.now
 
@@ -125,7 +132,7 @@ class Chaos:
         """Wait until every case is concluded and nothing is in work."""
         limit = time.monotonic() + 60 * minutes
         while True:
-            self._look(arriving=False)
+            self._look(backlog=0)
             left = self._left()
             if not left:
                 self.log.say("drained")
@@ -161,7 +168,7 @@ class Chaos:
 
     # One look
 
-    def _look(self, *, arriving: bool) -> None:
+    def _look(self, *, backlog: int) -> None:
         time.sleep(0.5)
         self._supervise()
         for site in self.sites:
@@ -170,7 +177,7 @@ class Chaos:
                 if beam not in self.log.completed:
                     self.log.completed[beam] = self.log.now
                     self.log.say(f"completed: {beam}")
-            if arriving and len(site.waiting()) < BACKLOG:
+            if len(site.waiting()) < backlog:
                 self._next_seed += 1
                 site.deliver(self._next_seed, BEAMS)
                 self.log.say(f"arrived: {site.name} {site.cases[-1]}")
@@ -229,10 +236,11 @@ class Chaos:
 
     # The end
 
-    def table(self, until: float) -> str:
+    def tell_counts(self, until: float) -> None:
         """Beams completed after each kind of fault, while faults went on."""
-        rows = [f"{kind:32} {self.log.after(kind, until):4}" for kind in KINDS]
-        return "\n".join([f"{'beams completed during the faults after':32}", *rows])
+        self.log.say("beams completed during the faults after")
+        for kind in KINDS:
+            self.log.say(f"    {kind:32} {self.log.after(kind, until):4}")
 
     def stuck(self) -> str:
         """What a person would look at who finds the sites not drained."""

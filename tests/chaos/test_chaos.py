@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import shutil
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -63,7 +63,13 @@ def sites(postgres: Postgres, cluster: Any, shared: Path, tmp_path: Path) -> Ite
     made = []
     for name in ("local", "slurm"):
         given = sections(cluster.connection(), shared, name, slots=SLOTS)
-        given["execution"] |= {"attempts": 20, "slots": SLOTS, "stale_seconds": 8, "heartbeat_seconds": 1}
+        given["execution"] |= {
+            "attempts": 20,
+            "slots": SLOTS,
+            "max_runs": 4,
+            "stale_seconds": 8,
+            "heartbeat_seconds": 1,
+        }
         if name == "local":
             given["execution"] |= {"simulation": "local", "gpu_monitoring": "local"}
         given["database"] = postgres.create(name)
@@ -77,17 +83,23 @@ def sites(postgres: Postgres, cluster: Any, shared: Path, tmp_path: Path) -> Ite
 
 
 def test_every_case_is_concluded_once_however_much_dies(
-    sites: list[ChaosSite], postgres: Postgres, cluster: Any, shared: Path, tmp_path: Path
+    sites: list[ChaosSite],
+    postgres: Postgres,
+    cluster: Any,
+    shared: Path,
+    tmp_path: Path,
+    record_property: Callable[[str, object], None],
 ) -> None:
     chaos = Chaos(sites, postgres, cluster, SEED)
     chaos.wait_until_standing()
     try:
         ended = chaos.disturb(MINUTES)
-        print(chaos.table(ended))
+        chaos.tell_counts(ended)
         chaos.drain(DRAIN_MINUTES)
+        found = violations(chaos, shared, tmp_path / "undisturbed")
     except AssertionError:
-        print(chaos.table(chaos.log.now))
         print(chaos.stuck())
         raise
-    found = violations(chaos, shared, tmp_path / "undisturbed")
+    finally:
+        record_property("what happened", "\n".join(chaos.log.lines))
     assert found == [], "\n".join([f"seed {SEED}", *found])

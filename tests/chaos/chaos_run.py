@@ -216,8 +216,7 @@ class Chaos:
             return
         if self._whole == "stopping":
             for site in self.sites:
-                for pid, command in site.stack.processes().items():
-                    self.log.say(f"LEFT by mqi stop: {site.name} {pid} {command[:150]}")
+                site.end_left_over_workers(self.log.say)
             for name in ("slurmctld", "sshd"):
                 self.cluster.stop_one(name)
             self.postgres.stop()

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import signal
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
@@ -196,6 +197,16 @@ class ChaosSite:
         found = self.stack.processes("multiprocessing.spawn")
         mine = [pid for pid in found if pid not in services and "resource_tracker" not in found[pid]]
         return sorted(pid for pid in mine if parent(pid) in {1, self.pid("code-location")})
+
+    def end_left_over_workers(self, say: Callable[[str], None]) -> None:
+        """End what a stop of the services has left to itself: workers whose code server had died before.
+
+        A machine that is shut down ends them as well.
+        """
+        for pid, command in self.stack.processes().items():
+            say(f"left to itself: {self.name}, {command[:100]}")
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGKILL)
 
     def engines(self) -> list[int]:
         """Pids of the engines of this site, here or in a job."""

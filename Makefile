@@ -71,7 +71,7 @@ test: install-dev
 
 test-all: install-dev
 	@tests/system-packages
-	@$(BIN)/python -m pytest -m slow -n 2 --dist worksteal --durations=0
+	@$(BIN)/python -m pytest -m slow -n 3 --dist worksteal --durations=0
 	@$(MAKE) --no-print-directory mutate
 
 test-chaos: install-dev

@@ -7,7 +7,8 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 import dagster as dg
 from dagster._core.storage.dagster_run import FINISHED_STATUSES
 
-REQUESTS_PER_TICK = 20
+REQUESTS_PER_TICK = 10
+"""Dagster needs about half a second for each on a small machine, and a tick should end within ten."""
 SECONDS_PER_TICK = 5.0
 QUEUED_AT_MOST = 200
 PARTITION_TAG = "dagster/partition"

@@ -101,11 +101,14 @@ def test_an_urgent_case_gets_past_a_queue_that_is_full_of_beams(
     row = chain.site.ledger.arrival(urgent)
     assert row is not None
     chain.site.ledger.see_arrival(row.arrival, row.case, row.fingerprint, True, "", None, 5)
-    job = chain.definitions.resolve_job_def("beam")
-    for number in (1, 2):
-        chain.instance.create_run_for_job(
-            job, tags={"dagster/partition": f"{number}"}, status=dg.DagsterRunStatus.QUEUED
-        )
+    counted = chain.instance.get_runs_count
+
+    def two_beams_queued(filters: dg.RunsFilter) -> int:
+        """In place of runs in the queue, which only a daemon can have put there."""
+        queued = [dg.DagsterRunStatus.QUEUED]
+        return 2 if filters.statuses == queued and filters.job_name is None else counted(filters)
+
+    monkeypatch.setattr(chain.instance, "get_runs_count", two_beams_queued)
     monkeypatch.setattr(queue, "QUEUED_AT_MOST", 2)
     requests = chain.tick("beams_to_simulate")
     assert [request.partition_key for request in requests] == [f"{urgent}__b02", f"{urgent}__b03"]

@@ -18,8 +18,8 @@ from chaos_site import ChaosSite
 from site_on_slurm import jobs_of_root
 from stack import SERVICES
 
-KEPT = (".staging", ".quarantine")
-"""Folders of the store that are always there."""
+KEPT = (".staging", ".quarantine", ".trash")
+"""Folders that are always there; what lies in the first and the last is temporary."""
 
 
 def violations(chaos: Chaos, shared: Path, folder: Path) -> list[str]:
@@ -119,7 +119,10 @@ def _temporary(site: ChaosSite, remote: Path) -> Iterator[str]:
     for root in (site.stack.site / "data", site.stack.handover, site.stack.inbox, remote):
         for path in sorted(root.rglob("*")) if root.is_dir() else []:
             name = path.relative_to(root)
-            if (path.name.startswith(".") and path.name not in KEPT) or path.parent.name == ".staging":
+            if (path.name.startswith(".") and path.name not in KEPT) or path.parent.name in (
+                KEPT[0],
+                KEPT[2],
+            ):
                 yield f"temporary: {root.name}/{name}"
     state = site.stack.site / "state"
     yield from (f"temporary: state/{path.relative_to(state)}" for path in state.rglob(".*"))

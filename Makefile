@@ -7,7 +7,8 @@ SITE ?= site
 SLURM_SITE ?= site-slurm
 CLUSTER ?= /var/tmp/mqi-cluster
 
-.PHONY: install install-dev demo demo-slurm cluster cluster-stop stop dev test test-all mutate lint docs benchmarks clean
+.PHONY: install install-dev demo demo-slurm cluster cluster-stop stop dev test test-all test-chaos mutate lint docs \
+  benchmarks benchmark-load clean
 
 help:
 	@echo "make demo          a generated case through the whole platform, and its pages"
@@ -15,10 +16,12 @@ help:
 	@echo "make cluster       that cluster alone; make cluster-stop ends it"
 	@echo "make test          the default suite"
 	@echo "make test-all      also what needs root, servers, a browser or minutes"
+	@echo "make test-chaos    the two sites under faults; CHAOS_MINUTES=30 CHAOS_DRAIN_MINUTES=15 CHAOS_SEED=n for long"
 	@echo "make dev           Dagster's pages, daemon and code location of the site in ./$(SITE)"
 	@echo "make stop          end what demo or dev started"
 	@echo "make mutate        prove that the tests notice wrong code"
 	@echo "make benchmarks    figures side by side with the alternatives"
+	@echo "make benchmark-load  10,000 waiting beams on SQLite and on PostgreSQL, about 45 minutes"
 
 $(VENV)/.base:
 	@$(PYTHON) -c 'import sys; sys.exit(0 if (3, 11) <= sys.version_info[:2] <= (3, 13) else "Python 3.11 to 3.13 is needed")'
@@ -71,6 +74,10 @@ test-all: install-dev
 	@$(BIN)/python -m pytest -m slow -n 3 --dist worksteal --durations=0
 	@$(MAKE) --no-print-directory mutate
 
+test-chaos: install-dev
+	@tests/system-packages
+	@$(BIN)/python -m pytest tests/chaos -m slow -s
+
 mutate: install-dev
 	@$(BIN)/python tests/mutate.py
 
@@ -89,6 +96,9 @@ benchmarks: install-dev
 	@$(BIN)/python benchmarks/top.py
 	@if [ "$$(id -u)" -eq 0 ]; then $(PYTHON) deploy/cluster install && $(BIN)/python benchmarks/hpc.py; \
 	  else echo "benchmarks/hpc.py was left out: its cluster needs root"; fi
+
+benchmark-load: install-dev
+	@$(BIN)/python benchmarks/load.py
 
 clean:
 	@rm -rf $(VENV) build .pytest_cache .mypy_cache .ruff_cache .hypothesis

@@ -17,6 +17,17 @@ if TYPE_CHECKING:
     from dagster import DagsterInstance
 
 
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter, config: pytest.Config) -> None:
+    """Show what a test reports of itself also where it has passed, and in another process."""
+    if config.getoption("capture") == "no":
+        return
+    for reports in (terminalreporter.getreports(outcome) for outcome in ("passed", "failed")):
+        for report in reports:
+            for name, value in report.user_properties:
+                terminalreporter.section(f"{name}: {report.nodeid}")
+                terminalreporter.write_line(str(value))
+
+
 @pytest.fixture(scope="session")
 def shared() -> Path:
     """The folder of real input beside the checkout; tests that need it skip where it is absent."""

@@ -225,11 +225,11 @@ def _refused(root: Path, tree: SeenFolder, arrivals: list[Arrival]) -> list[Arri
     known = [arrival.folder for arrival in arrivals if arrival.folder != root]
     refused = []
     for folder in tree.walk():
-        if any(folder.path.is_relative_to(case) for case in known):
-            continue
         faults = [(link, "is a link that leads out of the inbox or nowhere") for link in folder.refused_links]
         if folder.unreadable:
             faults.append((folder.path, f"cannot be read: {folder.unreadable}"))
+        if not faults or any(folder.path.is_relative_to(case) for case in known):
+            continue
         for path, reason in faults:
             empty = fingerprint(path, [])
             relative = path.relative_to(root).as_posix()

@@ -1,6 +1,6 @@
 """Arrived cases become case partitions and intake runs."""
 
-import time
+from collections.abc import Mapping
 from datetime import UTC, datetime, timedelta
 
 import dagster as dg
@@ -13,7 +13,7 @@ from mqi_dagster.errors import InfrastructureError
 from mqi_dagster.ledger.arrivals import Arrival as Row
 from mqi_dagster.partitions import CASES
 from mqi_dagster.resources.site import Site
-from mqi_dagster.sensors.queue import REQUESTS_PER_TICK, SECONDS_PER_TICK, Room, asked_key
+from mqi_dagster.sensors.queue import REQUESTS_PER_TICK, Room, asked_key, within_a_tick
 
 
 def _readiness(
@@ -39,22 +39,24 @@ def see(site: Site, arrival: Arrival, now: datetime) -> bool:
     """Write what the inbox shows of one arrival into the ledger.
 
     Returns:
-        Whether it is settled: until its files change there is nothing to look at again.
+        Whether it can be taken: until its files change there is nothing to look at again.
     """
     cases = cases_of(site, arrival)
+    taken: list[bool] = []
     for found in cases:
         row = site.ledger.arrival(found.case)
         ready, reason, next_check = _readiness(site, found, row.first_seen if row else now, now)
         site.ledger.see_arrival(found.place, found.case, found.fingerprint, ready, reason, next_check)
+        taken.append(ready)
     site.ledger.forget_unrequested(cases[0].place, [found.case for found in cases])
-    rows = [site.ledger.arrival(found.case) for found in cases]
-    return all(row is not None and row.ready and not row.is_open for row in rows)
+    return all(taken)
 
 
 def case_arrivals(interval: int) -> dg.SensorDefinition:
     """The sensor that looks at the inbox every ``interval`` seconds."""
-    # Opening the plan of every old case at every tick would make a full inbox outlast the tick.
+    # Opening the plan of every case that is there at every tick would make a full inbox outlast the tick.
     settled: dict[str, str] = {}
+    last_look: dict[str, datetime] = {}
 
     @dg.sensor(
         name="case_arrivals",
@@ -64,15 +66,21 @@ def case_arrivals(interval: int) -> dg.SensorDefinition:
         description="Scans the inbox; adds a case partition and requests its intake when a case is ready.",
     )
     def sensor(context: dg.SensorEvaluationContext, site: dg.ResourceParam[Site]) -> dg.SensorResult:
-        started, now = time.monotonic(), datetime.now(UTC)
+        now = datetime.now(UTC)
+        arrived = {arrival.relative: arrival for arrival in arrivals_in(site, now)}
+        for gone in last_look.keys() - arrived.keys():
+            del last_look[gone]
+            settled.pop(gone, None)
+        open_ones = [
+            name for name, one in arrived.items() if not (one.ready and settled.get(name) == one.fingerprint)
+        ]
         failed = 0
-        for arrival in arrivals_in(site, now):
-            if arrival.ready and settled.get(arrival.relative) == arrival.fingerprint:
-                continue
-            settled.pop(arrival.relative, None)
+        for name in within_a_tick(_new_ones_first(site, open_ones, last_look)):
+            arrival, last_look[name] = arrived[name], now
+            settled.pop(name, None)
             try:
                 if see(site, arrival, now):
-                    settled[arrival.relative] = arrival.fingerprint
+                    settled[name] = arrival.fingerprint
             except InfrastructureError as error:
                 failed += 1
                 context.log.error("an arrival cannot be looked at now: %s", error)
@@ -82,22 +90,19 @@ def case_arrivals(interval: int) -> dg.SensorDefinition:
                 context.log.error("an arrival cannot be looked at: %s", reason)
                 place, case = refused(site, arrival)
                 site.ledger.see_arrival(place, case, arrival.fingerprint, False, reason, None)
-        room = Room(context.instance)
-        requests: list[dg.RunRequest] = []
-        for row in site.ledger.open_arrivals(REQUESTS_PER_TICK):
-            if time.monotonic() - started > SECONDS_PER_TICK and requests:
-                break
-            if not room.take(1, row.priority):
-                break
-            key, _ = _asked(context.instance, row)
-            requests.append(
-                dg.RunRequest(
-                    run_key=key,
-                    partition_key=row.case,
-                    tags={CASE_TAG: row.case, PRIORITY_TAG: str(row.priority)},
-                )
-            )
+        # First, so that what was asked for at the last tick does not take the place of what is new.
         _settle_requested(context, site)
+        # A queue full of beams holds up no intake.
+        room = Room(context.instance, intake_job.name)
+        requests = [
+            dg.RunRequest(
+                run_key=_asked(context.instance, row)[0],
+                partition_key=row.case,
+                tags={CASE_TAG: row.case, PRIORITY_TAG: str(row.priority)},
+            )
+            for row in site.ledger.open_arrivals(REQUESTS_PER_TICK)
+            if room.take(1, row.priority)
+        ]
         waiting = len(site.ledger.waiting_arrivals())
         skip = None if requests else f"nothing new is ready; {waiting} cases wait, {failed} cannot be read"
         return dg.SensorResult(
@@ -111,6 +116,17 @@ def case_arrivals(interval: int) -> dg.SensorDefinition:
         )
 
     return sensor
+
+
+def _new_ones_first(site: Site, names: list[str], last_look: Mapping[str, datetime]) -> list[str]:
+    """Arrivals in the order in which to look: those never seen, then those not looked at for longest."""
+    known = {row.arrival for row in site.ledger.all_arrivals()} if names else set()
+    never = datetime.min.replace(tzinfo=UTC)
+
+    def place(name: str) -> tuple[bool, datetime]:
+        return site.pseudonyms.keyed("place", name) in known, last_look.get(name, never)
+
+    return sorted(names, key=place)
 
 
 def _asked(instance: dg.DagsterInstance, row: Row) -> tuple[str, bool]:

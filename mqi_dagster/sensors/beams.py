@@ -12,9 +12,10 @@ from mqi_dagster.resources.site import Site
 from mqi_dagster.sensors.queue import (
     Room,
     any_unfinished,
-    asked_key,
+    asked_keys,
     latest_run_succeeded,
     read_cursor,
+    within_a_tick,
     write_cursor,
 )
 from mqi_dagster.store.digests import digest_of
@@ -52,17 +53,18 @@ def _touched(context: dg.SensorEvaluationContext) -> tuple[list[str], int]:
     The check is what is watched, not the manifest: it may be repeated alone, once its limits are mended.
     """
     after, put_off = read_cursor(context.cursor)
-    cases = dict.fromkeys(put_off)
+    found: list[str] = []
     newest, page_end = after, None
     while True:
         page = context.instance.event_log_storage.get_asset_check_execution_history(
             INTEGRITY, limit=_PAGE, cursor=page_end
         )
         new = [record for record in page if record.id > after]
-        cases.update(dict.fromkeys(record.partition for record in new if record.partition))
+        found += [record.partition for record in new if record.partition]
         newest = max([newest, *(record.id for record in new)])
         if len(new) < _PAGE:
-            return list(cases), newest
+            # The history begins with the newest; who was put off has waited longest.
+            return list(dict.fromkeys([*put_off, *reversed(found)])), newest
         page_end = new[-1].id
 
 
@@ -78,38 +80,56 @@ def beams_to_simulate(interval: int) -> dg.SensorDefinition:
     )
     def sensor(context: dg.SensorEvaluationContext, site: dg.ResourceParam[Site]) -> dg.SensorResult:
         cases, after = _touched(context)
-        priorities = site.ledger.priorities(cases)
+        coming, priorities = _most_urgent_first(site, cases)
+        # Nobody is looked at for whom there is no room: a tick must not last longer because more are waiting.
         room = Room(context.instance)
         requests: list[dg.RunRequest] = []
         keys: list[str] = []
-        pending: list[str] = []
-        # Urgent ones first, whether they are new or were put off; what nobody has seen arrive comes last.
-        for case in dict.fromkeys([*priorities, *cases]):
+        half_asked: list[str] = []
+        put_off: list[str] = []
+        looked_at: set[str] = set()
+        for case in within_a_tick(coming):
             priority = priorities.get(case, 0)
+            if not room.left(priority):
+                break
+            looked_at.add(case)
             try:
                 found = _look(context.instance, site, case, priority)
             except Exception as error:  # noqa: BLE001 - one case must not keep all others waiting
                 # Kept, so that a case is not lost to a store that is away for a moment.
                 context.log.error("case %s: %s", case, safe_text(error))
-                pending.append(case)
+                put_off.append(case)
                 continue
             if found is None:
-                pending.append(case)
+                put_off.append(case)
                 continue
             beams, wanted = found
             keys += beams
-            requests += wanted[: room.take(len(wanted), priority)]
+            taken = wanted[: room.take(len(wanted), priority)]
+            requests += taken
             # A case stays pending until every run it asked for exists, so a crash of this tick loses none.
-            if wanted:
-                pending.append(case)
+            if len(taken) < len(wanted):
+                half_asked.append(case)
+            elif wanted:
+                put_off.append(case)
+        # Last, so that those who cannot go on keep nobody behind them from being looked at.
+        pending = [*half_asked, *(case for case in coming if case not in looked_at), *put_off]
         return dg.SensorResult(
             run_requests=requests,
             dynamic_partitions_requests=[BEAMS.build_add_request(keys)] if keys else [],
             cursor=write_cursor(after, pending),
-            skip_reason=None if requests else dg.SkipReason("no new manifest that passed its check"),
+            skip_reason=None
+            if requests
+            else dg.SkipReason(f"nothing new to ask for; {len(pending)} cases wait"),
         )
 
     return sensor
+
+
+def _most_urgent_first(site: Site, cases: list[str]) -> tuple[list[str], dict[str, int]]:
+    """Cases in the order in which to look, as they came among equals, and how urgent they are."""
+    priorities = site.ledger.priorities(cases)
+    return sorted(cases, key=lambda case: -priorities.get(case, 0)), priorities
 
 
 def _look(
@@ -127,10 +147,11 @@ def _look(
 
 def _not_asked(instance: dg.DagsterInstance, requests: list[dg.RunRequest]) -> list[dg.RunRequest]:
     """The requests whose runs do not exist yet, each under the run key that is free for it."""
-    wanted = []
-    for request in requests:
-        beam = str(request.partition_key)
-        key, exists = asked_key(instance, beam_job.name, beam, str(request.run_key))
-        if not exists:
-            wanted.append(dg.RunRequest(run_key=key, partition_key=beam, tags=request.tags))
-    return wanted
+    asked = asked_keys(
+        instance, beam_job.name, {str(request.partition_key): str(request.run_key) for request in requests}
+    )
+    return [
+        dg.RunRequest(run_key=asked[beam][0], partition_key=beam, tags=request.tags)
+        for request in requests
+        if not asked[beam := str(request.partition_key)][1]
+    ]

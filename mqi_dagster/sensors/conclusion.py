@@ -12,10 +12,12 @@ from mqi_dagster.delivery.manifest import CaseManifest
 from mqi_dagster.partitions import beam_key, split_beam_key
 from mqi_dagster.resources.site import Site
 from mqi_dagster.sensors.queue import (
+    REQUESTS_PER_TICK,
     any_unfinished,
     asked_key,
     latest_run_succeeded,
     read_cursor,
+    within_a_tick,
     write_cursor,
 )
 from mqi_dagster.store.digests import digest_of
@@ -79,10 +81,14 @@ def cases_to_conclude(interval: int) -> dg.SensorDefinition:
             limit=500,
             ascending=True,
         ).records
-        touched = set(put_off) | {case for record in records if (case := _case_of(record)) is not None}
+        touched = list(dict.fromkeys([*put_off, *(case for record in records if (case := _case_of(record)))]))
         requests: list[dg.RunRequest] = []
         pending: list[str] = []
-        for case in sorted(touched):
+        looked_at: set[str] = set()
+        for case in within_a_tick(touched):
+            if len(requests) == REQUESTS_PER_TICK:
+                break
+            looked_at.add(case)
             try:
                 manifest = read_manifest(context.instance, site, case)
                 beams = [beam_key(case, entry.number) for entry in manifest.beams]
@@ -97,6 +103,7 @@ def cases_to_conclude(interval: int) -> dg.SensorDefinition:
                 continue
             if request is not None:
                 requests.append(request)
+        pending = [*(case for case in touched if case not in looked_at), *pending]
         after = max([record.storage_id for record in records], default=after)
         return dg.SensorResult(
             run_requests=requests,

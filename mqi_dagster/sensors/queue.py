@@ -1,14 +1,16 @@
 """What a sensor needs to know of the runs that Dagster has in hand."""
 
 import json
-from collections.abc import Sequence
+import time
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 
 import dagster as dg
 from dagster._core.storage.dagster_run import FINISHED_STATUSES
 
 from mqi_dagster.assets.jobs import RETRY_OF_TAG
 
-REQUESTS_PER_TICK = 20
+REQUESTS_PER_TICK = 10
+"""Dagster needs about half a second for each on a small machine, and a tick should end within ten."""
 SECONDS_PER_TICK = 5.0
 QUEUED_AT_MOST = 200
 URGENT_AT_MOST = 40
@@ -24,22 +26,27 @@ class Room:
 
     Args:
         instance: Dagster's.
+        job: Count only the queued runs of this job; None counts all.
     """
 
-    def __init__(self, instance: dg.DagsterInstance) -> None:
-        queued = instance.get_runs_count(dg.RunsFilter(statuses=[dg.DagsterRunStatus.QUEUED]))
+    def __init__(self, instance: dg.DagsterInstance, job: str | None = None) -> None:
+        waiting = dg.RunsFilter(job_name=job, statuses=[dg.DagsterRunStatus.QUEUED])
         self._tick = REQUESTS_PER_TICK
-        self._queue = QUEUED_AT_MOST - queued
+        self._queue = QUEUED_AT_MOST - instance.get_runs_count(waiting)
+
+    def left(self, priority: int) -> int:
+        """How many runs may still be asked for of a case; above priority 0 the queue may become longer."""
+        beyond = URGENT_AT_MOST if priority > 0 else 0
+        return max(0, min(self._tick, self._queue + beyond))
 
     def take(self, wanted: int, priority: int) -> int:
         """How many of the wanted runs may be asked for now; they count from then on.
 
         Args:
             wanted: Runs of one case.
-            priority: Of the case; above 0 the queue may become longer.
+            priority: Of the case.
         """
-        beyond = URGENT_AT_MOST if priority > 0 else 0
-        given = max(0, min(wanted, self._tick, self._queue + beyond))
+        given = min(wanted, self.left(priority))
         self._tick -= given
         self._queue -= given
         return given
@@ -66,17 +73,40 @@ def asked_key(instance: dg.DagsterInstance, job: str, partition: str, key: str) 
     and put back, a calibration was changed and changed back), the same is asked anew, under a key with a
     number: else nothing would run, and what was made in between would pass for the present.
     """
-    runs = instance.get_runs(dg.RunsFilter(job_name=job, tags={PARTITION_TAG: partition}))
-    # A re-execution repeats what was asked for; it asks for nothing itself.
-    asked = [
-        run.tags[RUN_KEY_TAG]
-        for run in runs
-        if RUN_KEY_TAG in run.tags and run.parent_run_id is None and RETRY_OF_TAG not in run.tags
-    ]
-    same = [one == key or one.startswith(f"{key}:") for one in asked]
-    if not any(same):
-        return key, False
-    return (asked[0], True) if same[0] else (f"{key}:{len(asked) + 1}", False)
+    return asked_keys(instance, job, {partition: key})[partition]
+
+
+def asked_keys(
+    instance: dg.DagsterInstance, job: str, keys: Mapping[str, str]
+) -> dict[str, tuple[str, bool]]:
+    """`asked_key` of several partitions, by one query."""
+    runs = instance.get_runs(dg.RunsFilter(job_name=job, tags={PARTITION_TAG: list(keys)})) if keys else []
+    found = {}
+    for partition, key in keys.items():
+        # A re-execution repeats what was asked for; it asks for nothing itself.
+        asked = [
+            run.tags[RUN_KEY_TAG]
+            for run in runs
+            if run.tags[PARTITION_TAG] == partition
+            and RUN_KEY_TAG in run.tags
+            and run.parent_run_id is None
+            and RETRY_OF_TAG not in run.tags
+        ]
+        same = [one == key or one.startswith(f"{key}:") for one in asked]
+        if not any(same):
+            found[partition] = (key, False)
+        else:
+            found[partition] = (asked[0], True) if same[0] else (f"{key}:{len(asked) + 1}", False)
+    return found
+
+
+def within_a_tick(keys: Iterable[str]) -> Iterator[str]:
+    """The keys in their order, until a tick has lasted its time; at least one."""
+    began = time.monotonic()
+    for key in keys:
+        yield key
+        if time.monotonic() - began > SECONDS_PER_TICK:
+            return
 
 
 def read_cursor(text: str | None) -> tuple[int, list[str]]:

@@ -1,0 +1,152 @@
+"""What has to be true after the chaos, looked at past the product's own boards."""
+
+from __future__ import annotations
+
+import hashlib
+import shutil
+from collections import Counter
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import dagster as dg
+import psycopg2
+from beams import live_jobs
+from chain import Chain
+from chaos_run import Chaos
+from chaos_site import ChaosSite
+from site_on_slurm import jobs_of_root
+from stack import SERVICES
+
+KEPT = (".staging", ".quarantine", ".trash")
+"""Folders that are always there; what lies in the first and the last is temporary."""
+
+
+def violations(chaos: Chaos, shared: Path, folder: Path) -> list[str]:
+    """Everything that is not as it has to be; the services are stopped on the way.
+
+    Args:
+        chaos: After its drain.
+        shared: Folder of the cluster's jobs; each site's lies below it.
+        folder: Where the undisturbed run is made.
+    """
+    found = list(_jobs(chaos, shared))
+    for site in chaos.sites:
+        texts = [*_conclusions(site), *_records(site), *_processes(site)]
+        site.stack.stop()
+        texts += [f"lives on after the stop: {one}" for one in site.stack.processes().values()]
+        texts += [*_temporary(site, shared / site.name), *_doses(site, folder / site.name)]
+        found += [f"{site.name}: {text}" for text in texts]
+    return found
+
+
+def _conclusions(site: ChaosSite) -> Iterator[str]:
+    succeeded = Counter(
+        str(run.tags["dagster/partition"])
+        for run in site.stack.runs("conclusion")
+        if run.status is dg.DagsterRunStatus.SUCCESS
+    )
+    for case in site.cases:
+        if succeeded[case] != 1:
+            yield f"case {case} has {succeeded[case]} successful conclusion runs"
+        target = site.stack.handover / case
+        summary, marker = target / "summary.json", target / "_COMPLETE"
+        if not marker.is_file():
+            yield f"case {case} has no completion marker"
+        elif marker.read_text().split()[0] != hashlib.sha256(summary.read_bytes()).hexdigest():
+            yield f"the completion marker of {case} is of another summary"
+    for case in set(succeeded) - set(site.cases):
+        yield f"case {case} was concluded and never arrived"
+
+
+def _query(site: ChaosSite, sql: str) -> list[tuple[Any, ...]]:
+    database = site.database
+    with psycopg2.connect(
+        host=database["host"], dbname=database["name"], user=database["user"]
+    ) as connection:
+        cursor = connection.cursor()
+        cursor.execute(sql)
+        return list(cursor.fetchall())
+
+
+def _records(site: ChaosSite) -> Iterator[str]:
+    for host, kind, index, beam in _query(
+        site, "SELECT host, kind, slot_index, beam FROM mqi_slot WHERE beam IS NOT NULL"
+    ):
+        yield f"slot {host}/{kind}{index} is still leased to {beam}"
+    attempts: dict[str, list[tuple[int, str | None]]] = {}
+    for beam, number, outcome in _query(site, "SELECT beam, number, outcome FROM mqi_attempt ORDER BY id"):
+        attempts.setdefault(beam, []).append((number, outcome))
+    for beam, made in attempts.items():
+        outcomes = [outcome for _, outcome in made]
+        if outcomes.count("succeeded") != 1 or outcomes[-1] != "succeeded" or None in outcomes:
+            yield f"beam {beam} has the attempts {made}"
+        number = 1
+        for given, outcome in made:
+            if given != number:
+                yield f"beam {beam} has the attempts {made}: {number} was due where {given} stands"
+                break
+            number += outcome == "failed"
+    beams = {str(receipt.parent.name) for receipt in site.receipts()}
+    if set(attempts) != beams:
+        yield f"beams with attempts and beams handed over differ: {sorted(set(attempts) ^ beams)}"
+
+
+def _processes(site: ChaosSite) -> Iterator[str]:
+    services = {site.pid(name) for name in SERVICES}
+    if workers := site.workers():
+        yield f"run workers live after the drain: {workers}"
+    if engines := site.engines():
+        yield f"engines live after the drain: {engines}"
+    yield from (f"a service does not live: {pid}" for pid in services - set(site.stack.processes()))
+
+
+def _jobs(chaos: Chaos, shared: Path) -> Iterator[str]:
+    yield from (f"job {job} is still in the queue" for job in live_jobs(chaos.cluster))
+    (site,) = [site for site in chaos.sites if site.name == "slurm"]
+    states: dict[str, list[str]] = {}
+    for _, state, name in jobs_of_root(chaos.cluster, shared / site.name):
+        states.setdefault(name.removeprefix("moqui_"), []).append(state)
+    for beam in {receipt.parent.name for receipt in site.receipts()}:
+        if states.get(beam, []).count("COMPLETED") != 1:
+            yield f"the accounting knows the jobs {states.get(beam)} of beam {beam}"
+    for beam, ended in states.items():
+        if set(ended) & {"RUNNING", "PENDING"}:
+            yield f"the accounting holds jobs of {beam} as {ended}"
+
+
+def _temporary(site: ChaosSite, remote: Path) -> Iterator[str]:
+    for root in (site.stack.site / "data", site.stack.handover, site.stack.inbox, remote):
+        for path in sorted(root.rglob("*")) if root.is_dir() else []:
+            name = path.relative_to(root)
+            if (path.name.startswith(".") and path.name not in KEPT) or path.parent.name in (
+                KEPT[0],
+                KEPT[2],
+            ):
+                yield f"temporary: {root.name}/{name}"
+    state = site.stack.site / "state"
+    yield from (f"temporary: state/{path.relative_to(state)}" for path in state.rglob(".*"))
+    yield from (f"temporary: state/work/{path.name}" for path in (state / "work").glob("*"))
+    yield from (f"of a job: {path.relative_to(remote)}" for path in remote.glob("*/*/*"))
+
+
+def _doses(site: ChaosSite, folder: Path) -> Iterator[str]:
+    """Differences from an undisturbed run of the same cases by the same engine, in one process."""
+    secret = (site.stack.site / "secret").read_text().strip()
+    settings = {"engine": site.engine, "execution": {"slots": 1}}
+    chain = Chain(folder, settings, secret=secret)
+    shutil.rmtree(chain.inbox)
+    shutil.copytree(site.stack.inbox, chain.inbox)
+    chain.tick_sensors(rounds=2 + len(site.cases) // 10)
+    for case in site.cases:
+        for expected in sorted((chain.handover / case).rglob("*")):
+            if not expected.is_file() or expected.suffix != ".dcm":
+                continue
+            name = expected.relative_to(chain.handover)
+            here = site.stack.handover / name
+            if not here.is_file():
+                yield f"{name} was not handed over"
+            elif here.read_bytes() != expected.read_bytes():
+                yield f"{name} differs from that of an undisturbed run"
+        if not (chain.handover / case / "_COMPLETE").is_file():
+            yield f"the undisturbed run has not concluded {case}"

@@ -7,7 +7,7 @@ SITE ?= site
 SLURM_SITE ?= site-slurm
 CLUSTER ?= /var/tmp/mqi-cluster
 
-.PHONY: install install-dev demo demo-slurm cluster cluster-stop stop dev test test-all mutate lint docs benchmarks clean
+.PHONY: install install-dev demo demo-slurm cluster cluster-stop stop dev test test-all test-postgres mutate lint docs benchmarks clean
 
 help:
 	@echo "make demo          a generated case through the whole platform, and its pages"
@@ -15,6 +15,7 @@ help:
 	@echo "make cluster       that cluster alone; make cluster-stop ends it"
 	@echo "make test          the default suite"
 	@echo "make test-all      also what needs root, servers, a browser or minutes"
+	@echo "make test-postgres what runs on a PostgreSQL server, on one that it installs and starts"
 	@echo "make dev           Dagster's pages, daemon and code location of the site in ./$(SITE)"
 	@echo "make stop          end what demo or dev started"
 	@echo "make mutate        prove that the tests notice wrong code"
@@ -70,6 +71,11 @@ test-all: install-dev
 	@tests/system-packages
 	@$(BIN)/python -m pytest -m slow -n 2 --dist worksteal --durations=0
 	@$(MAKE) --no-print-directory mutate
+
+test-postgres: install-dev
+	@$(PYTHON) deploy/postgres install
+	@$(BIN)/python -m pytest -m postgres -n 2 --dist worksteal --durations=10 tests/postgres tests/ledger \
+	  tests/chain/test_sensors.py tests/services/test_services_on_postgres.py tests/production
 
 mutate: install-dev
 	@$(BIN)/python tests/mutate.py

@@ -7,7 +7,8 @@ from types import TracebackType
 
 import dagster as dg
 
-from mqi_dagster.errors import MqiError, Retry, Where
+from mqi_dagster.errors import InfrastructureError, MqiError, Retry, Where
+from mqi_dagster.ledger.place import database_lost
 
 _TRIES = 5
 """A disk or a target that is away for less than three minutes costs nobody a click."""
@@ -67,6 +68,8 @@ class Boundary:
     ) -> None:
         if error is None or not isinstance(error, Exception) or isinstance(error, dg.Failure):
             return
+        if not isinstance(error, MqiError) and database_lost(error):
+            error = InfrastructureError(f"Dagster's database failed ({type(error).__name__})")
         if isinstance(error, MqiError):
             failure = self._typed(error.at(self.where))
             if failure.allow_retries and self.retries_left and self.retry_in is not None:

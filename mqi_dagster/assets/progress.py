@@ -1,9 +1,14 @@
 """Live progress of an engine: the ledger at every step, run tags and an observation every 10 %."""
 
+from collections.abc import Iterator
+from contextlib import contextmanager
+
 import dagster as dg
 
 from mqi_dagster.engine.progress import Progress
+from mqi_dagster.errors import InfrastructureError
 from mqi_dagster.ledger.ledger import Ledger
+from mqi_dagster.ledger.place import database_lost
 
 _STEP_PERCENT = 10
 PROGRESS_TAG = "mqi/progress"
@@ -31,8 +36,21 @@ class LiveProgress:
         self._observed = 0
         self._percent = 0.0
 
+    @contextmanager
+    def _spared(self) -> Iterator[None]:
+        """A report that a database does not take now is lost; the engine that it tells of goes on."""
+        try:
+            yield
+        except InfrastructureError as error:
+            self._context.log.warning("progress is not written down: %s", error.message)
+        except Exception as error:
+            if not database_lost(error):
+                raise
+            self._context.log.warning("progress is not shown: Dagster's database is away")
+
     def _tag(self, tags: dict[str, str]) -> None:
-        self._context.instance.add_run_tags(self._context.run.run_id, tags)
+        with self._spared():
+            self._context.instance.add_run_tags(self._context.run.run_id, tags)
 
     def _report(
         self,
@@ -42,17 +60,18 @@ class LiveProgress:
         histories: float | None = None,
         message: str = "",
     ) -> None:
-        self._ledger.report(
-            self._beam,
-            self._context.run.run_id,
-            phase,
-            event.batch if event else None,
-            event.batches if event else None,
-            percent,
-            histories,
-            message,
-            attempt=self._attempt,
-        )
+        with self._spared():
+            self._ledger.report(
+                self._beam,
+                self._context.run.run_id,
+                phase,
+                event.batch if event else None,
+                event.batches if event else None,
+                percent,
+                histories,
+                message,
+                attempt=self._attempt,
+            )
 
     def phase(self, phase: str) -> None:
         """A change of state: a log line, a tag and a row."""
@@ -94,11 +113,11 @@ class LiveProgress:
         if reached > self._observed:
             self._observed = reached
             self._tag({PROGRESS_TAG: f"{reached} %"})
-            self._context.log_event(
-                dg.AssetObservation(
-                    asset_key="raw_dose", partition=self._beam, metadata={"progress [%]": reached}
-                )
+            observation = dg.AssetObservation(
+                asset_key="raw_dose", partition=self._beam, metadata={"progress [%]": reached}
             )
+            with self._spared():
+                self._context.log_event(observation)
 
     def done(self, histories: int | None) -> None:
         """The output is verified and published."""

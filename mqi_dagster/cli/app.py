@@ -6,12 +6,13 @@ import typer
 from rich.console import Console
 from rich.text import Text
 
+from mqi_dagster.cli.backup import backup, restore
 from mqi_dagster.cli.case import case_app
 from mqi_dagster.cli.checking import engine_app, reference, validate
 from mqi_dagster.cli.cluster import cluster_app, gpus
 from mqi_dagster.cli.doctor import doctor
 from mqi_dagster.cli.simulate import simulate
-from mqi_dagster.cli.site import demo, dev, init, stop
+from mqi_dagster.cli.site import demo, dev, init, service, stop
 from mqi_dagster.errors import MqiError
 
 app = typer.Typer(
@@ -22,7 +23,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
-for _command in (demo, init, dev, stop, doctor, validate, gpus):
+for _command in (demo, init, dev, stop, service, doctor, validate, gpus, backup, restore):
     app.command()(_command)
 app.command("simulate-delivery")(simulate)
 app.command("settings-reference")(reference)

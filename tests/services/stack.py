@@ -18,12 +18,14 @@ import dagster as dg
 import pydicom
 import yaml
 
+from mqi_dagster.cli.instance import open_instance
 from mqi_dagster.execution.processes import process_alive
-from mqi_dagster.ledger.database import sqlite_url
 from mqi_dagster.ledger.ledger import Ledger
+from mqi_dagster.ledger.place import ledger_url
 from mqi_dagster.machine import read_machines
 from mqi_dagster.partitions import case_key
 from mqi_dagster.resources.site import Site
+from mqi_dagster.settings import read_settings
 from mqi_dagster.synthetic.delivery import SimulatedCase, simulate_delivery
 from mqi_dagster.synthetic.request import BuiltInPlan, DeliveryRequest, Layout
 
@@ -184,12 +186,12 @@ class Stack:
     @contextmanager
     def opened(self) -> Iterator[dg.DagsterInstance]:
         """The site's instance, beside the services."""
-        with dg.DagsterInstance.from_config(str(self.site / "dagster")) as instance:
+        with open_instance(read_settings(self.settings_file)) as instance:
             yield instance
 
     def ledger(self) -> Ledger:
         """The site's ledger."""
-        return Ledger.open(sqlite_url(self.site / "state" / "ledger.sqlite"))
+        return Ledger.open(ledger_url(read_settings(self.settings_file)))
 
     def runs(self, job: str | None = None, **tags: str) -> list[dg.DagsterRun]:
         """Runs, the oldest first."""

@@ -1,0 +1,83 @@
+"""The processes in which runs are in work, and which of them live."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from pathlib import Path
+
+import dagster as dg
+from dagster._core.storage.tags import GRPC_INFO_TAG
+
+_IN_WORK = [
+    dg.DagsterRunStatus.STARTING,
+    dg.DagsterRunStatus.STARTED,
+    dg.DagsterRunStatus.CANCELING,
+]
+_CLOCK_SECONDS = 5.0
+"""How far the kernel's count of seconds and the clock may drift apart."""
+
+
+def worker_lives(instance: dg.DagsterInstance, run: dg.DagsterRun) -> bool:
+    """Whether the process that has a run in work lives on this machine.
+
+    A worker says its pid when it starts. Whoever has that pid and is older than those words is the worker.
+    A run whose worker has not yet said so counts as living: Dagster's own time-out fails it otherwise.
+    """
+    records = instance.get_records_for_run(run.run_id, of_type=dg.DagsterEventType.ENGINE_EVENT).records
+    said = [
+        (int(str(event.engine_event_data.metadata["pid"].value)), record.event_log_entry.timestamp)
+        for record in records
+        if (event := record.event_log_entry.dagster_event) is not None
+        and (event.message or "").startswith("Started process for run")
+    ]
+    if not said:
+        return run.status is dg.DagsterRunStatus.STARTING
+    pid, at = said[-1]
+    started = _started(pid)
+    return started is not None and started <= at + _CLOCK_SECONDS
+
+
+def _started(pid: int) -> float | None:
+    """When a living process was started, in seconds since 1970."""
+    try:
+        fields = Path(f"/proc/{pid}/stat").read_text(errors="replace").rpartition(")")[2].split()
+    except (FileNotFoundError, ProcessLookupError):
+        return None
+    if fields[0] in "ZXx":
+        return None
+    boot = next(
+        int(line.split()[1])
+        for line in Path("/proc/stat").read_text().splitlines()
+        if line.startswith("btime ")
+    )
+    return boot + int(fields[19]) / os.sysconf("SC_CLK_TCK")
+
+
+def fail_orphaned_runs(
+    instance: dg.DagsterInstance,
+    lives: Callable[[dg.DagsterInstance, dg.DagsterRun], bool] = lambda instance, run: False,
+) -> int:
+    """Report every run as failed that was in the hands of a code server which is gone; how many.
+
+    Dagster cannot see that such a worker is dead. Reported as failed, the run is retried by the daemon.
+
+    Args:
+        instance: Dagster's.
+        lives: Says of which run the worker has outlived the code server; of none where all were ended.
+    """
+    suspected = [
+        run.run_id
+        for run in instance.get_runs(dg.RunsFilter(statuses=_IN_WORK))
+        if GRPC_INFO_TAG in run.tags and not lives(instance, run)
+    ]
+    # A worker may have ended its run, and then itself, between the two looks.
+    orphaned = [
+        run for one in suspected if (run := instance.get_run_by_id(one)) is not None and not run.is_finished
+    ]
+    for run in orphaned:
+        if run.status is dg.DagsterRunStatus.CANCELING:
+            instance.report_run_canceled(run, "The services were stopped while this run was cancelled.")
+        else:
+            instance.report_run_failed(run, "The services were stopped while this run was in work.")
+    return len(orphaned)

@@ -9,6 +9,7 @@ from mqi_dagster.sensors.arrivals import case_arrivals
 from mqi_dagster.sensors.beams import beams_to_simulate
 from mqi_dagster.sensors.conclusion import cases_to_conclude
 from mqi_dagster.sensors.reaper import reaper
+from mqi_dagster.sensors.retention import retention
 
 _UNCONFIGURED_INTERVAL = 30
 
@@ -40,6 +41,7 @@ def build_definitions(site: Site) -> dg.Definitions:
             beams_to_simulate(interval),
             cases_to_conclude(interval),
             reaper(interval),
+            retention(configured and site.settings.retention.daily),
         ],
         resources={"site": site},
         # Also governs runs that the pages start, which know nothing of our jobs.

@@ -11,6 +11,7 @@ from mqi_dagster.cli.case import case_app
 from mqi_dagster.cli.checking import engine_app, reference, validate
 from mqi_dagster.cli.cluster import cluster_app, gpus
 from mqi_dagster.cli.doctor import doctor
+from mqi_dagster.cli.retention import retention
 from mqi_dagster.cli.simulate import simulate
 from mqi_dagster.cli.site import demo, dev, init, service, stop
 from mqi_dagster.errors import MqiError
@@ -23,7 +24,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
-for _command in (demo, init, dev, stop, service, doctor, validate, gpus, backup, restore):
+for _command in (demo, init, dev, stop, service, doctor, validate, gpus, backup, restore, retention):
     app.command()(_command)
 app.command("simulate-delivery")(simulate)
 app.command("settings-reference")(reference)

@@ -21,6 +21,7 @@ from mqi_dagster.ledger.place import LEDGER_FILE, ledger_file, ledger_url, serve
 from mqi_dagster.ledger.tables import REVISION
 from mqi_dagster.settings import Settings
 from mqi_dagster.store.files import sync_file, sync_folder, write_atomically
+from mqi_dagster.store.store import Store
 
 PACKAGE = "mqi-dagster"
 LAST_BACKUP = "last-backup.json"
@@ -57,8 +58,7 @@ def make_backup(settings_file: Path, settings: Settings, folder: Path, *, data: 
         _copy_records(settings, beside, exists=revision is not None)
         if data:
             # Last: the store may hold more than the event log names, and must not hold less.
-            _copy_tree(settings.paths.data / "cases", beside / DATA / "cases")
-            _copy_file(settings.paths.data / "layout", beside / DATA / "layout")
+            _copy_tree(Store(settings.paths.data).root, beside / DATA)
         made = write_manifest(
             beside,
             version=metadata.version(PACKAGE),
@@ -111,10 +111,18 @@ def _copy_records(settings: Settings, target: Path, *, exists: bool) -> None:
 
 
 def _copy_tree(source: Path, target: Path) -> None:
-    for path in sorted(source.rglob("*")):
-        # The links `current` are for people, and turn by themselves.
-        if path.is_file() and not any(part.is_symlink() for part in (path, *path.parents)):
-            _copy_file(path, target / path.relative_to(source))
+    for folder, names, files in os.walk(source, onerror=_raise):
+        # Half-made and damaged results are no results; the links `current` are for people.
+        names[:] = [name for name in sorted(names) if not name.startswith(".")]
+        for file in sorted(files):
+            path = Path(folder) / file
+            if not path.is_symlink():
+                _copy_file(path, target / path.relative_to(source))
+
+
+def _raise(error: OSError) -> None:
+    # A folder that cannot be read must not be missing in silence.
+    raise error
 
 
 def _copy_file(source: Path, target: Path) -> None:

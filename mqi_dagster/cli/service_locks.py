@@ -49,6 +49,11 @@ def held(settings: Settings) -> list[Service]:
     return [service for service in Service if _held(_path(settings, service))]
 
 
+def ever_held(settings: Settings) -> bool:
+    """Whether a service manager has ever run services of this site."""
+    return any(_path(settings, service).exists() for service in Service)
+
+
 def _held(path: Path) -> bool:
     try:
         lock = os.open(path, os.O_RDWR | os.O_CLOEXEC)

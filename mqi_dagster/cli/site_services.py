@@ -19,7 +19,7 @@ from mqi_dagster.cli.service_process import (
 )
 from mqi_dagster.cli.services import Running, Services
 from mqi_dagster.errors import ConfigurationError, InfrastructureError
-from mqi_dagster.sensors.run_workers import fail_orphaned_runs, worker_lives
+from mqi_dagster.sensors.run_workers import end_workers, fail_orphaned_runs
 from mqi_dagster.settings import Settings
 from mqi_dagster.store.files import remove_unchanged
 from mqi_dagster.store.store import Store
@@ -82,11 +82,16 @@ def stop_services(services: Services, settings: Settings) -> bool:
 
     Returns:
         Whether anything was running.
+
+    Raises:
+        ConfigurationError: A service manager runs services of this site, and would start them again.
     """
     with services.alone():
+        require_no_service_manager(settings)
         lived = services.stop()
-        if lived:
+        if lived or service_locks.ever_held(settings):
             with open_instance(settings) as instance:
+                lived = end_workers(instance) > 0 or lived
                 fail_orphaned_runs(instance)
         return lived
 
@@ -126,12 +131,14 @@ def become_service(service: Service, settings_file: Path, settings: Settings) ->
 
 
 def _make_ready(settings: Settings) -> None:
-    """What has to be so before a code location answers: limits, and no run that only seems to be in work."""
+    """What has to be so before a code location answers.
+
+    Run workers may have outlived the one before, and are left alone. Runs whose worker is dead are the
+    reaper's: failed now, they would be lost, since the daemon can retry them only through a code location.
+    """
     write_instance(settings)
     with open_instance(settings) as instance:
         set_pool_limit(instance, settings)
-        # Run workers outlive a code location; the engines that they watch must not be started twice.
-        fail_orphaned_runs(instance, worker_lives)
     clear_leftovers(settings)
     write_workspace(settings)
     socket_path(settings).unlink(missing_ok=True)

@@ -9,21 +9,49 @@ from pathlib import Path
 import dagster as dg
 from dagster._core.storage.tags import GRPC_INFO_TAG
 
+from mqi_dagster.execution.processes import end_group
+
 _IN_WORK = [
     dg.DagsterRunStatus.STARTING,
     dg.DagsterRunStatus.STARTED,
     dg.DagsterRunStatus.CANCELING,
 ]
+_GRACE_SECONDS = 15.0
 _CLOCK_SECONDS = 5.0
 """How far the kernel's count of seconds and the clock may drift apart."""
+
+
+def worker_of(instance: dg.DagsterInstance, run: dg.DagsterRun) -> str | None:
+    """The process that has a run in work, where it lives on this machine and has said its pid.
+
+    Whoever has that pid and is older than those words is the worker.
+    """
+    said = _said(instance, run)
+    if said is None:
+        return None
+    pid, at = said
+    try:
+        fields = Path(f"/proc/{pid}/stat").read_text(errors="replace").rpartition(")")[2].split()
+    except (FileNotFoundError, ProcessLookupError):
+        return None
+    started = _boot() + int(fields[19]) / os.sysconf("SC_CLK_TCK")
+    if fields[0] in "ZXx" or started > at + _CLOCK_SECONDS:
+        return None
+    return f"{pid}:{fields[19]}"
 
 
 def worker_lives(instance: dg.DagsterInstance, run: dg.DagsterRun) -> bool:
     """Whether the process that has a run in work lives on this machine.
 
-    A worker says its pid when it starts. Whoever has that pid and is older than those words is the worker.
-    A run whose worker has not yet said so counts as living: Dagster's own time-out fails it otherwise.
+    A run whose worker has not yet said its pid counts as living: Dagster's own time-out fails it otherwise.
     """
+    if run.status is dg.DagsterRunStatus.STARTING and _said(instance, run) is None:
+        return True
+    return worker_of(instance, run) is not None
+
+
+def _said(instance: dg.DagsterInstance, run: dg.DagsterRun) -> tuple[int, float] | None:
+    """The pid that a run's worker told when it started, and when."""
     records = instance.get_records_for_run(run.run_id, of_type=dg.DagsterEventType.ENGINE_EVENT).records
     said = [
         (int(str(event.engine_event_data.metadata["pid"].value)), record.event_log_entry.timestamp)
@@ -31,27 +59,28 @@ def worker_lives(instance: dg.DagsterInstance, run: dg.DagsterRun) -> bool:
         if (event := record.event_log_entry.dagster_event) is not None
         and (event.message or "").startswith("Started process for run")
     ]
-    if not said:
-        return run.status is dg.DagsterRunStatus.STARTING
-    pid, at = said[-1]
-    started = _started(pid)
-    return started is not None and started <= at + _CLOCK_SECONDS
+    return said[-1] if said else None
 
 
-def _started(pid: int) -> float | None:
-    """When a living process was started, in seconds since 1970."""
-    try:
-        fields = Path(f"/proc/{pid}/stat").read_text(errors="replace").rpartition(")")[2].split()
-    except (FileNotFoundError, ProcessLookupError):
-        return None
-    if fields[0] in "ZXx":
-        return None
-    boot = next(
-        int(line.split()[1])
-        for line in Path("/proc/stat").read_text().splitlines()
-        if line.startswith("btime ")
-    )
-    return boot + int(fields[19]) / os.sysconf("SC_CLK_TCK")
+def _boot() -> int:
+    """When this machine was started, in seconds since 1970."""
+    lines = Path("/proc/stat").read_text().splitlines()
+    return next(int(line.split()[1]) for line in lines if line.startswith("btime "))
+
+
+def end_workers(instance: dg.DagsterInstance) -> int:
+    """End the workers that have outlived their code location; how many.
+
+    Asked first, they leave a job on a cluster to the run that comes after them.
+
+    Raises:
+        InfrastructureError: One of them cannot be ended.
+    """
+    runs = instance.get_runs(dg.RunsFilter(statuses=_IN_WORK))
+    workers = [job for run in runs if GRPC_INFO_TAG in run.tags and (job := worker_of(instance, run))]
+    for job in workers:
+        end_group(job, _GRACE_SECONDS)
+    return len(workers)
 
 
 def fail_orphaned_runs(

@@ -15,6 +15,7 @@ from mqi_dagster.errors import ConfigurationError
 from mqi_dagster.settings.database import Database
 from mqi_dagster.settings.engine import Engine, EngineProfile
 from mqi_dagster.settings.hosts import Host, Slurm
+from mqi_dagster.settings.retention import SiteRetention
 from mqi_dagster.settings.section import Section
 from mqi_dagster.settings.sections import (
     LOCAL,
@@ -41,6 +42,7 @@ class Settings(Section):
     rt_dose: RtDose = Field(default_factory=lambda: RtDose.model_validate({}))
     handover: Handover = Field(default_factory=lambda: Handover.model_validate({}))
     database: Database = Field(default_factory=lambda: Database.model_validate({}))
+    retention: SiteRetention = Field(default_factory=lambda: SiteRetention.model_validate({}))
     ui: Ui = Field(default_factory=lambda: Ui.model_validate({}))
     hosts: dict[Annotated[str, Field(pattern=r"^[A-Za-z0-9_-]+$")], Host] = Field(
         default_factory=dict, description="Other machines, by a name of the site."

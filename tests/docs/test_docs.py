@@ -35,6 +35,8 @@ SECTIONS = (
     "execution",
     "rt_dose",
     "handover",
+    "database",
+    "retention",
     "ui",
     "hosts",
 )

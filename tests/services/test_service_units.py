@@ -76,6 +76,22 @@ def test_no_service_runs_twice_and_no_other_way_of_starting_them_joins_in(manage
     for arguments, word in [
         (("service", "daemon"), "the service daemon of this site runs already"),
         (("dev", "--detach"), "a service manager runs code, daemon, pages, viewer of this site"),
+        (("stop",), "a service manager runs code, daemon, pages, viewer of this site"),
     ]:
         done = managed.refused(*arguments)
         assert word in done, done
+
+
+def test_after_the_services_mqi_stop_ends_the_workers_that_outlived_them(managed: ManagedStack) -> None:
+    managed.steer(seconds=60)
+    case = managed.case_of(managed.deliver(seed=71, beams=2))
+    one_engine(managed)
+    for name in list(managed.running):
+        managed.end_one(name)
+    assert managed.engines() != {}
+    managed._mqi("stop", "--site", str(managed.site))
+    assert managed.processes() == {}
+    managed.steer()
+    managed.start()
+    managed.wait_for_conclusion(case)
+    made_once(managed, case, 2, interrupted=True)

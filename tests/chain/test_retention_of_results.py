@@ -13,7 +13,8 @@ from chain import PLAN, Chain
 from mqi_dagster.assets.retention import Kind, remove, spare, tidy
 
 DAY = 86400.0
-KEEP = {"retention": {"superseded_days": 10}}
+NO_LOGS = {"engine_log_days": None, "run_output_days": None}
+KEEP = {"retention": {"superseded_days": 10, **NO_LOGS}}
 
 
 def aged(folder: Path, days: float) -> None:
@@ -95,7 +96,7 @@ def test_a_concluded_case_goes_with_its_partitions_and_its_hand_over_stays(tmp_p
 
 
 def test_a_case_that_has_not_concluded_stays_however_old(tmp_path: Path) -> None:
-    chain = Chain(tmp_path / "site", {"retention": {"case_days": 1, "superseded_days": 1}})
+    chain = Chain(tmp_path / "site", {"retention": {"case_days": 1, "superseded_days": 1, **NO_LOGS}})
     chain.deliver(plan=PLAN)
     chain.tick("case_arrivals")
     chain.tick("beams_to_simulate")
@@ -114,7 +115,7 @@ def test_only_old_logs_go_and_without_a_number_none(tmp_path: Path) -> None:
     aged(old.parent, 91)
     aged(output.parent, 31)
     assert listed(chain) == ["engine log: P1.fx0001__b02", "output of a run: run"]
-    chain.change({"retention": {"engine_log_days": None, "run_output_days": None}})
+    chain.change({"retention": NO_LOGS})
     assert listed(chain) == []
     chain.change({"retention": {"engine_log_days": 90, "run_output_days": 30}})
     tidy(chain.instance, chain.site, datetime.now(UTC), 60)

@@ -36,7 +36,6 @@ SECTIONS = (
     "rt_dose",
     "handover",
     "database",
-    "retention",
     "ui",
     "hosts",
 )

@@ -34,10 +34,11 @@ def test_every_case_of_a_restored_site_concludes_once(stacks: tuple[Stack, Stack
     first.steer()
     done = first.case_of(first.deliver(seed=51, beams=2))
     first.wait_for_conclusion(done)
-    first.steer(seconds=20)
+    first.steer(seconds=240)
     in_work = first.case_of(first.deliver(seed=52, beams=2))
     one_engine(first)
     first._mqi("backup", str(tmp_path / "backup"), "--site", str(first.site), "--data")
+    assert len(first.engines()) == 1, "it was made in the middle of the work"
     # The machine is lost; the inbox and the hand-over folder are elsewhere.
     first.kill_everything()
     first.steer()

@@ -7,8 +7,8 @@ SITE ?= site
 SLURM_SITE ?= site-slurm
 CLUSTER ?= /var/tmp/mqi-cluster
 
-.PHONY: install install-dev demo demo-slurm cluster cluster-stop stop dev test test-all test-chaos mutate lint docs \
-  benchmarks benchmark-load clean
+.PHONY: install install-dev demo demo-slurm cluster cluster-stop stop dev test test-all test-chaos test-postgres mutate \
+  lint docs benchmarks benchmark-load clean
 
 help:
 	@echo "make demo          a generated case through the whole platform, and its pages"
@@ -17,6 +17,7 @@ help:
 	@echo "make test          the default suite"
 	@echo "make test-all      also what needs root, servers, a browser or minutes"
 	@echo "make test-chaos    the two sites under faults; CHAOS_MINUTES=30 CHAOS_DRAIN_MINUTES=15 CHAOS_SEED=n for long"
+	@echo "make test-postgres what runs on a PostgreSQL server, on one that it installs and starts"
 	@echo "make dev           Dagster's pages, daemon and code location of the site in ./$(SITE)"
 	@echo "make stop          end what demo or dev started"
 	@echo "make mutate        prove that the tests notice wrong code"
@@ -77,6 +78,11 @@ test-all: install-dev
 test-chaos: install-dev
 	@tests/system-packages
 	@$(BIN)/python -m pytest tests/chaos -m slow -s
+
+test-postgres: install-dev
+	@$(PYTHON) deploy/postgres install
+	@$(BIN)/python -m pytest -m postgres -n 2 --dist worksteal --durations=10 tests/postgres tests/ledger \
+	  tests/chain/test_sensors.py tests/services/test_services_on_postgres.py tests/production
 
 mutate: install-dev
 	@$(BIN)/python tests/mutate.py

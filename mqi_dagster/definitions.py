@@ -14,6 +14,7 @@ from mqi_dagster.sensors.gpu_monitor import gpu_monitor
 from mqi_dagster.sensors.notifications import notifications
 from mqi_dagster.sensors.outcomes import run_outcomes
 from mqi_dagster.sensors.reaper import reaper
+from mqi_dagster.sensors.retention import retention
 
 _UNCONFIGURED_INTERVAL = 30
 
@@ -49,6 +50,7 @@ def build_definitions(site: Site) -> dg.Definitions:
             gpu_monitor(interval),
             alarms(interval),
             notifications(interval),
+            retention(configured and site.settings.retention.daily),
         ],
         resources={"site": site},
         # Also governs runs that the pages start, which know nothing of our jobs.

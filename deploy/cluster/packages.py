@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import pwd
 import subprocess
+from collections.abc import Sequence
 from pathlib import Path
 
 from cluster.errors import ClusterError, NotPreparedError
@@ -20,7 +21,15 @@ _POLICY = Path("/usr/sbin/policy-rc.d")
 
 def missing_packages(accounting: Accounting = "slurmdbd") -> list[str]:
     """Names of the Debian packages that are not installed."""
-    wanted = [*_SLURM, *_SSH, *(_ACCOUNTING if accounting == "slurmdbd" else ())]
+    return absent([*_SLURM, *_SSH, *(_ACCOUNTING if accounting == "slurmdbd" else ())])
+
+
+def absent(wanted: Sequence[str]) -> list[str]:
+    """Those of some Debian packages that are not installed.
+
+    Raises:
+        NotPreparedError: This is no Debian.
+    """
     try:
         listed = subprocess.run(
             ["dpkg-query", "-W", "-f", "${Package} ${db:Status-Status}\n", *wanted],
@@ -29,7 +38,7 @@ def missing_packages(accounting: Accounting = "slurmdbd") -> list[str]:
             check=False,
         ).stdout
     except FileNotFoundError:
-        raise NotPreparedError("this is no Debian: the cluster is made of Debian's packages") from None
+        raise NotPreparedError("this is no Debian: what is wanted is made of Debian's packages") from None
     installed = {line.split()[0] for line in listed.splitlines() if line.endswith(" installed")}
     return [name for name in wanted if name not in installed]
 
@@ -51,12 +60,17 @@ def require(user: str, accounting: Accounting) -> None:
     """
     steps = []
     if missing := missing_packages(accounting):
-        names = " ".join(missing)
-        steps += [f"missing packages: {names}", f"apt-get install --no-install-recommends {names}"]
+        steps += how_to_install(missing)
     if not user_exists(user):
         steps += [f"missing user: {user}", " ".join(_new_user(user))]
     if steps:
         raise NotPreparedError("\n".join(steps))
+
+
+def how_to_install(packages: Sequence[str]) -> list[str]:
+    """What somebody with root's rights types for some packages."""
+    names = " ".join(packages)
+    return [f"missing packages: {names}", f"apt-get install --no-install-recommends {names}"]
 
 
 def install(user: str = "hpcuser", accounting: Accounting = "slurmdbd") -> list[str]:
@@ -73,7 +87,7 @@ def install(user: str = "hpcuser", accounting: Accounting = "slurmdbd") -> list[
         return []
     done = missing_packages(accounting)
     if done:
-        _install(done)
+        install_packages(done)
     if not user_exists(user):
         _run(*_new_user(user))
         done.append(f"user {user}")
@@ -85,7 +99,12 @@ def _new_user(user: str) -> list[str]:
     return ["useradd", "--create-home", "--shell", "/bin/bash", "--password", "*", user]
 
 
-def _install(packages: list[str]) -> None:
+def install_packages(packages: Sequence[str]) -> None:
+    """Install Debian packages as root, without starting any daemon.
+
+    Raises:
+        ClusterError: apt says that it cannot.
+    """
     forbids = not _POLICY.exists()
     if forbids:
         _POLICY.write_text("#!/bin/sh\nexit 101\n")

@@ -8,10 +8,10 @@ from pathlib import Path
 from types import TracebackType
 
 import dagster as dg
-from sqlalchemy.exc import DBAPIError
 from sqlalchemy.exc import TimeoutError as PoolTimeoutError
 
 from mqi_dagster.errors import InfrastructureError, MqiError, Retry, Where
+from mqi_dagster.ledger.place import database_lost
 
 _TRIES = 2
 """Within the step, of what is away for a moment; what is away for longer must not hold a worker."""
@@ -57,11 +57,11 @@ def lost_infrastructure(error: BaseException) -> str | None:
 
     Dagster's own database is one such thing: it fails in the middle of any step that writes an event.
     """
+    if database_lost(error):
+        return f"Dagster's database failed ({type(error).__name__})"
     seen: BaseException | None = error
     while seen is not None:
-        if isinstance(seen, (DBAPIError, PoolTimeoutError)) or type(seen).__module__.startswith(
-            "dagster_postgres"
-        ):
+        if isinstance(seen, PoolTimeoutError) or type(seen).__module__.startswith("dagster_postgres"):
             return f"Dagster's database failed ({type(seen).__name__})"
         if isinstance(seen, OSError) and seen.errno in _AWAY:
             return os.strerror(seen.errno)

@@ -7,13 +7,15 @@ from rich.console import Console
 from rich.text import Text
 
 from mqi_dagster.cli.alarms import alarms, notify
+from mqi_dagster.cli.backup import backup, restore
 from mqi_dagster.cli.case import case_app
 from mqi_dagster.cli.checking import engine_app, reference, validate
 from mqi_dagster.cli.cluster import cluster_app
 from mqi_dagster.cli.doctor import doctor
 from mqi_dagster.cli.gpu import gpu_app
+from mqi_dagster.cli.retention import retention
 from mqi_dagster.cli.simulate import simulate
-from mqi_dagster.cli.site import demo, dev, init, stop
+from mqi_dagster.cli.site import demo, dev, init, service, stop
 from mqi_dagster.cli.top import top
 from mqi_dagster.errors import MqiError
 
@@ -25,7 +27,9 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
-for _command in (demo, init, dev, stop, top, doctor, validate, alarms, notify):
+_SERVICES = (demo, init, dev, stop, service, backup, restore, retention)
+_LOOKS = (top, doctor, validate, alarms, notify)
+for _command in (*_SERVICES, *_LOOKS):
     app.command()(_command)
 app.command("simulate-delivery")(simulate)
 app.command("settings-reference")(reference)

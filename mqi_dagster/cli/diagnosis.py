@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import platform
 import shutil
-import sqlite3
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -19,6 +18,14 @@ from mqi_dagster.cli.case_site import local_zone
 from mqi_dagster.cli.checking import configuration_problems
 from mqi_dagster.cli.diagnosis_alarms import examine_alarms
 from mqi_dagster.cli.diagnosis_hosts import examine_hosts
+from mqi_dagster.cli.diagnosis_production import (
+    examine_backup,
+    examine_records,
+    examine_retention,
+    examine_schema,
+    examine_units,
+    examine_way_in,
+)
 from mqi_dagster.cli.findings import Finding, Verdict, finding
 from mqi_dagster.cli.instance import open_instance, pool_limit, pool_limit_of
 from mqi_dagster.cli.services import Services
@@ -27,10 +34,9 @@ from mqi_dagster.engine.embedded.install import installed_engine
 from mqi_dagster.errors import MqiError
 from mqi_dagster.execution.gpus import local_gpus, pool_gpus
 from mqi_dagster.execution.processes import resolve_program
-from mqi_dagster.ledger.database import sqlite_url
 from mqi_dagster.ledger.ledger import Ledger
-from mqi_dagster.ledger.place import ledger_file
-from mqi_dagster.ledger.tables import REVISION, VERSION_TABLE
+from mqi_dagster.ledger.place import ledger_url
+from mqi_dagster.ledger.tables import REVISION
 from mqi_dagster.machine import read_machines
 from mqi_dagster.pseudonyms import read_secret
 from mqi_dagster.settings import LOCAL, Settings, read_settings
@@ -61,18 +67,21 @@ def examine(place: Path) -> Iterator[Finding]:
     yield _zone(settings)
     yield _secret(settings)
     yield from _folders(settings)
-    yield _space(settings)
+    yield from _space(settings)
     if settings.execution.simulation == LOCAL:
         yield from _engine(settings)
     if settings.execution.gpu_monitoring == LOCAL:
         yield _gpus(settings)
-    ledger = _ledger(settings)
-    opened = _opened(settings, ledger)
+    records = list(examine_records(settings))
+    yield from records
+    opened = _opened(settings, records[-1])
     yield from _instance(settings, opened)
-    yield ledger
     yield from examine_hosts(settings, opened)
     yield from examine_alarms(settings, opened)
     yield _services(file, settings)
+    yield from examine_units(settings)
+    yield examine_way_in(settings)
+    yield examine_retention(settings)
 
 
 def _python() -> Finding:
@@ -142,17 +151,31 @@ def _folder(name: str, path: Path, mode: int, word: str) -> Finding:
     return Finding(name, Verdict.OK, f"{path} is {word}")
 
 
-def _space(settings: Settings) -> Finding:
+def _space(settings: Settings) -> Iterator[Finding]:
+    places = {
+        "data": settings.paths.data,
+        "state": settings.paths.state,
+        "Dagster": settings.paths.dagster_home,
+    }
+    if settings.handover.target == LOCAL:
+        places["handover"] = settings.handover.folder
+    disks: dict[int, list[str]] = {}
     try:
-        free = shutil.disk_usage(settings.paths.data).free
+        for name, path in places.items():
+            disks.setdefault(path.stat().st_dev, []).append(name)
+        free = {disk: shutil.disk_usage(places[names[0]]).free for disk, names in disks.items()}
     except OSError as error:
-        return Finding("disk", Verdict.FAULT, error.strerror or "unknown", "see the data folder")
-    found = f"{free / 1e9:.1f} GB free for data"
-    if free < _NO_SPACE:
-        return Finding("disk", Verdict.FAULT, found, "make room: a simulation cannot be stored")
-    if free < _LITTLE_SPACE:
-        return Finding("disk", Verdict.WARNING, found, "a beam needs about 0.1 GB")
-    return Finding("disk", Verdict.OK, found)
+        yield Finding("disk", Verdict.FAULT, error.strerror or "unknown", "see the folders")
+        return
+    for number, (disk, names) in enumerate(disks.items(), start=1):
+        subject = "disk" if number == 1 else f"disk {number}"
+        found = f"{free[disk] / 1e9:.1f} GB free for {', '.join(names)}"
+        if free[disk] < _NO_SPACE:
+            yield Finding(subject, Verdict.FAULT, found, "make room: nothing more can be stored")
+        elif free[disk] < _LITTLE_SPACE:
+            yield Finding(subject, Verdict.WARNING, found, "a beam needs about 0.1 GB")
+        else:
+            yield Finding(subject, Verdict.OK, found)
 
 
 def _engine(settings: Settings) -> Iterator[Finding]:
@@ -204,6 +227,7 @@ def _instance(settings: Settings, ledger: Ledger | None) -> Iterator[Finding]:
         with open_instance(settings) as instance:
             limit = pool_limit_of(instance)
             runs = instance.get_runs_count()
+            schema = examine_schema(instance)
     except MqiError as error:
         yield Finding("Dagster", Verdict.FAULT, error.message, "mqi init")
         return
@@ -211,6 +235,8 @@ def _instance(settings: Settings, ledger: Ledger | None) -> Iterator[Finding]:
         yield Finding("Dagster", Verdict.FAULT, type(error).__name__, "see dagster.yaml and its storage")
         return
     yield Finding("Dagster", Verdict.OK, f"instance opens, {runs} runs so far")
+    yield schema
+    yield examine_backup(settings, runs)
     if limit is None:
         yield Finding("pool gpu", Verdict.FAULT, "no limit is set", "mqi init, or start with mqi dev")
     elif limit != wanted:
@@ -220,33 +246,11 @@ def _instance(settings: Settings, ledger: Ledger | None) -> Iterator[Finding]:
         yield Finding("pool gpu", Verdict.OK, f"limit {limit}")
 
 
-def _ledger(settings: Settings) -> Finding:
-    path = ledger_file(settings)
-    if not path.is_file():
-        return Finding("ledger", Verdict.OK, "none yet; the first start makes it")
-
-    # Opening it as the services do would migrate it; a diagnosis changes nothing.
-    try:
-        connection = sqlite3.connect(f"{path.as_uri()}?mode=ro", uri=True)
-        try:
-            found = str(connection.execute(f"SELECT version_num FROM {VERSION_TABLE}").fetchone()[0])
-        finally:
-            connection.close()
-    except (sqlite3.Error, TypeError):
-        return Finding("ledger", Verdict.FAULT, "cannot be read", "restore the backup")
-    if found == REVISION:
-        return Finding("ledger", Verdict.OK, f"revision {found}")
-    text = f"revision {found}, this version writes {REVISION}"
-    if found < REVISION:
-        return Finding("ledger", Verdict.WARNING, text, "back it up; the next start migrates it")
-    return Finding("ledger", Verdict.FAULT, text, "update this installation, or restore the backup")
-
-
 def _opened(settings: Settings, looked_at: Finding) -> Ledger | None:
     """The ledger, where opening it changes nothing."""
-    if looked_at.verdict is not Verdict.OK or not ledger_file(settings).is_file():
+    if looked_at.subject != "ledger" or looked_at.found != f"revision {REVISION}":
         return None
-    return Ledger.open(sqlite_url(ledger_file(settings)))
+    return Ledger.open(ledger_url(settings))
 
 
 def _services(file: Path, settings: Settings) -> Finding:

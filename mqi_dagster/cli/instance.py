@@ -1,4 +1,4 @@
-"""Dagster's instance of a site: its folder, its limits, and the runs that a dead service left behind."""
+"""Dagster's instance of a site: its folder and its limits."""
 
 from __future__ import annotations
 
@@ -8,13 +8,12 @@ from typing import Any
 
 import dagster as dg
 import yaml
-from dagster._core.storage.tags import GRPC_INFO_TAG
 
 from mqi_dagster.assets.jobs import CASE_TAG, GPU_TAG, POOL, UPLOAD_TAG
 from mqi_dagster.assets.slots import simulation_slots, slots_of_a_beam
-from mqi_dagster.errors import ConfigurationError
+from mqi_dagster.errors import ConfigurationError, InfrastructureError
 from mqi_dagster.ledger.ledger import Ledger
-from mqi_dagster.ledger.place import DATABASE_VARIABLE, announce_server
+from mqi_dagster.ledger.place import DATABASE_VARIABLE, announce_server, database_lost
 from mqi_dagster.settings import Settings
 
 INSTANCE_FILE = "dagster.yaml"
@@ -25,11 +24,6 @@ _HEAD = """\
 """
 _ON_THE_SERVER = {"postgres": {"postgres_url": {"env": DATABASE_VARIABLE}}}
 """The URL holds the password, so it comes from the environment and stands in no file of Dagster."""
-_IN_WORK = [
-    dg.DagsterRunStatus.STARTING,
-    dg.DagsterRunStatus.STARTED,
-    dg.DagsterRunStatus.CANCELING,
-]
 
 
 def simulations_at_once(settings: Settings, ledger: Ledger | None = None) -> int:
@@ -132,12 +126,18 @@ def open_instance(settings: Settings) -> dg.DagsterInstance:
 
     Raises:
         ConfigurationError: The site has no instance folder yet, or its database's password cannot be read.
+        InfrastructureError: Dagster's database cannot be reached.
     """
     home = settings.paths.dagster_home
     if not (home / INSTANCE_FILE).is_file():
         raise ConfigurationError("the site has no Dagster instance yet; run `mqi init`")
     announce_server(settings)
-    return dg.DagsterInstance.from_config(str(home))
+    try:
+        return dg.DagsterInstance.from_config(str(home))
+    except Exception as error:
+        if not database_lost(error):
+            raise
+        raise InfrastructureError("Dagster's database cannot be reached") from None
 
 
 def set_pool_limit(instance: dg.DagsterInstance, settings: Settings, ledger: Ledger) -> bool:
@@ -155,19 +155,3 @@ def pool_limit_of(instance: dg.DagsterInstance) -> int | None:
         if pool.name == POOL:
             return int(pool.limit)
     return None
-
-
-def fail_orphaned_runs(instance: dg.DagsterInstance) -> int:
-    """Report every run as failed that was in the hands of a code server which is gone; how many.
-
-    Dagster cannot see that such a worker is dead. Reported as failed, the run is executed again.
-    """
-    orphaned = [
-        run for run in instance.get_runs(dg.RunsFilter(statuses=_IN_WORK)) if GRPC_INFO_TAG in run.tags
-    ]
-    for run in orphaned:
-        if run.status is dg.DagsterRunStatus.CANCELING:
-            instance.report_run_canceled(run, "The services were stopped while this run was cancelled.")
-        else:
-            instance.report_run_failed(run, "The services were stopped while this run was in work.")
-    return len(orphaned)

@@ -7,12 +7,9 @@ are known by pid and start time, so that nobody else's process is ever ended.
 from __future__ import annotations
 
 import fcntl
-import hashlib
 import json
-import os
 import socket
 import subprocess
-import tempfile
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -20,21 +17,26 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from mqi_dagster.cli.pages import Pages
+from mqi_dagster.cli.service_locks import Service
+from mqi_dagster.cli.service_process import (
+    answers,
+    command_of,
+    environment_of,
+    socket_path,
+    write_workspace,
+)
 from mqi_dagster.errors import ConfigurationError, InfrastructureError
-from mqi_dagster.execution.processes import end_group, process_alive, process_id, resolve_program
-from mqi_dagster.ledger.place import announce_server
-from mqi_dagster.resources.site import SETTINGS_VARIABLE
+from mqi_dagster.execution.processes import end_group, process_alive, process_id
 from mqi_dagster.settings import Settings
 from mqi_dagster.store.files import write_atomically
 
 CODE, DAEMON, WEBSERVER = "code-location", "daemon", "pages"
+_STARTED = {CODE: Service.CODE, DAEMON: Service.DAEMON, WEBSERVER: Service.PAGES}
 # The pages hold calls to the code location open, for which it would wait.
 _ORDER_OF_END = (DAEMON, WEBSERVER, CODE)
 _GRACE_SECONDS = {DAEMON: 5.0, CODE: 15.0, WEBSERVER: 3.0}
 _READY_SECONDS = 120.0
 _POLL_SECONDS = 0.1
-_SOCKET_LENGTH = 100
-"""A Unix socket's path may have 107 characters."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -96,20 +98,14 @@ class Services:
             ConfigurationError: Somebody else listens on the port.
         """
         self.logs.mkdir(parents=True, exist_ok=True)
-        announce_server(self._settings)
         host = self._settings.ui.host
         wanted = self._settings.ui.port if port is None else port
         number = _usable_port(host, wanted)
-        code_socket = self._socket()
+        code_socket = socket_path(self._settings)
         code_socket.unlink(missing_ok=True)
-        workspace = self._state / "workspace.yaml"
-        entry = {"grpc_server": {"socket": str(code_socket), "location_name": "mqi"}}
-        write_atomically(workspace, json.dumps({"load_from": [entry]}, indent=1).encode())
-        module = ["-m", "mqi_dagster.definitions", "--location-name", "mqi"]
+        write_workspace(self._settings)
         commands = {
-            CODE: ["dagster", "api", "grpc", "--socket", str(code_socket), *module],
-            DAEMON: ["dagster-daemon", "run", "-w", str(workspace)],
-            WEBSERVER: ["dagster-webserver", "-w", str(workspace), "-h", host, "-p", str(number)],
+            name: command_of(service, self._settings, host, number) for name, service in _STARTED.items()
         }
         started: dict[str, str] = {}
         for name, command in commands.items():
@@ -167,7 +163,7 @@ class Services:
             if name in found.processes and process_alive(found.processes[name]):
                 lived = True
                 end_group(found.processes[name], _GRACE_SECONDS[name])
-        self._socket().unlink(missing_ok=True)
+        socket_path(self._settings).unlink(missing_ok=True)
         self._record.unlink(missing_ok=True)
         return lived
 
@@ -179,34 +175,15 @@ class Services:
             fcntl.flock(lock, fcntl.LOCK_EX)
             yield
 
-    def _socket(self) -> Path:
-        """The code location's socket: only this user can reach it, unlike a port."""
-        inside = self._state.resolve() / "code-location.sock"
-        if len(os.fsencode(inside)) <= _SOCKET_LENGTH:
-            return inside
-        place = hashlib.sha256(os.fsencode(inside)).hexdigest()[:12]
-        folder = Path(tempfile.gettempdir()) / f"mqi-{os.getuid()}-{place}"
-        folder.mkdir(mode=0o700, exist_ok=True)
-        if folder.stat().st_uid != os.getuid():
-            raise ConfigurationError("the folder of the code location's socket belongs to another user")
-        return folder / "code-location.sock"
-
     def _start(self, name: str, command: list[str]) -> str:
         log = self.logs / f"{name}.log"
         if log.exists():
             log.rename(log.with_suffix(".log.1"))
-        environment = {
-            **os.environ,
-            "DAGSTER_HOME": str(self._settings.paths.dagster_home),
-            SETTINGS_VARIABLE: str(self.settings_file),
-            "DAGSTER_DISABLE_TELEMETRY": "1",
-            "PYTHONUNBUFFERED": "1",
-        }
         with log.open("ab") as output:
             process = subprocess.Popen(
-                [str(resolve_program(command[0])), *command[1:]],
+                command,
                 cwd=self._state,
-                env=environment,
+                env=environment_of(self.settings_file, self._settings),
                 stdin=subprocess.DEVNULL,
                 stdout=output,
                 stderr=subprocess.STDOUT,
@@ -216,7 +193,7 @@ class Services:
 
     def _await_socket(self, path: Path, job: str) -> None:
         limit = time.monotonic() + _READY_SECONDS
-        while not _answers(path):
+        while not answers(path):
             if not process_alive(job):
                 raise InfrastructureError(
                     f"the code location cannot be loaded: {self.last_words(CODE)};"
@@ -228,15 +205,6 @@ class Services:
 
     def _write(self, running: Running) -> None:
         write_atomically(self._record, json.dumps(asdict(running), indent=1).encode())
-
-
-def _answers(path: Path) -> bool:
-    with socket.socket(socket.AF_UNIX) as client:
-        try:
-            client.connect(str(path))
-        except OSError:
-            return False
-    return True
 
 
 def port_is_free(host: str, port: int) -> bool:

@@ -13,6 +13,7 @@ import typer
 from rich.console import Console
 from rich.markup import escape
 
+from mqi_dagster.cli.service_locks import Service
 from mqi_dagster.cli.sites import SETTINGS_NAME, SiteOption, require_site
 from mqi_dagster.errors import ConfigurationError
 
@@ -135,6 +136,16 @@ def stop(site: SiteOption = Path("site")) -> None:
     with console.status("ending the services and their runs"):
         ended = stop_services(Services(file, settings), settings)
     console.print("ended" if ended else "nothing was running")
+
+
+def service(
+    name: Annotated[Service, typer.Argument(help="Which service this process becomes.")],
+    site: SiteOption = Path("site"),
+) -> None:
+    """Become one service of a site, in the foreground; for systemd (docs/production.md), not for people."""
+    from mqi_dagster.cli.site_services import become_service
+
+    become_service(name, *require_site(site))
 
 
 def demo(

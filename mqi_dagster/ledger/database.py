@@ -2,8 +2,9 @@
 
 The same code works on SQLite and PostgreSQL. Writes happen one at a time on both: a ``BEGIN IMMEDIATE``
 there, an advisory lock for the length of the transaction here. A ledger may be used from any thread and on
-both sides of a fork: a connection to a file does not outlive its transaction, those to a server (which starts
-a process for each) are kept, and a forked child makes its own.
+both sides of a fork: a connection to a file does not outlive its transaction; those to a server, which starts
+a process for each, are kept, and a forked child makes its own. After a restart of the server new ones are
+made.
 """
 
 from __future__ import annotations
@@ -11,6 +12,7 @@ from __future__ import annotations
 import fcntl
 import os
 import threading
+import time
 import weakref
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager, nullcontext
@@ -21,7 +23,7 @@ from urllib.parse import quote, unquote
 
 from sqlalchemy import Connection, Engine, NullPool, create_engine, event, inspect, text
 from sqlalchemy.engine import URL, make_url
-from sqlalchemy.exc import ArgumentError, DBAPIError
+from sqlalchemy.exc import ArgumentError, DBAPIError, OperationalError
 
 from mqi_dagster.errors import ConfigurationError, InfrastructureError
 from mqi_dagster.ledger.tables import REVISION, VERSION_TABLE
@@ -30,6 +32,20 @@ if TYPE_CHECKING:
     from alembic.config import Config
 
 _BUSY_SECONDS = 30
+_SERVER = {
+    "application_name": "mqi-ledger",
+    # An address behind which nobody is must not hold a process for minutes, nor a line that was cut.
+    "connect_timeout": 10,
+    "keepalives_idle": 10,
+    "keepalives_interval": 5,
+    "keepalives_count": 3,
+    "tcp_user_timeout": 30_000,
+    "options": (
+        f"-c timezone=UTC -c lock_timeout={_BUSY_SECONDS}s -c statement_timeout={2 * _BUSY_SECONDS}s"
+        f" -c idle_in_transaction_session_timeout={2 * _BUSY_SECONDS}s"
+    ),
+}
+_FIRST_WAIT_SECONDS, _LONGEST_WAIT_SECONDS = 0.05, 1.0
 _ADVISORY_KEY = 0x6D716C64
 _KEYS_AT_ONCE = 500
 _MIGRATIONS = Path(__file__).parent / "migrations"
@@ -63,6 +79,9 @@ class Database:
         clock: Tells the time in UTC; replaced in tests.
     """
 
+    patience_seconds = float(_BUSY_SECONDS)
+    """How long a server that is away is waited for, as a busy file is."""
+
     def __init__(self, engine: Engine, clock: Callable[[], datetime] = utc_now) -> None:
         self._engine = engine
         self._clock = clock
@@ -81,7 +100,7 @@ class Database:
         """
         engine = _engine(url)
         with _plain_errors():
-            if _revision(engine) != REVISION:
+            if _revision(engine, cls.patience_seconds) != REVISION:
                 _migrate(engine)
         return cls(engine, clock)
 
@@ -116,19 +135,51 @@ class Database:
         self._engine.dispose()
 
     @contextmanager
+    def still(self) -> Iterator[None]:
+        """Hold off every writer: within it the ledger does not change."""
+        with self._write():
+            yield
+
+    @contextmanager
     def _read(self) -> Iterator[Connection]:
-        with _plain_errors(), self._engine.connect() as connection:
+        with _plain_errors(), _connected(self._engine, self.patience_seconds) as connection:
             yield connection
 
     @contextmanager
-    def _write(self) -> Iterator[Connection]:
-        with _plain_errors(), _writing(self._engine) as connection:
+    def _write(self, *, patient: bool = True) -> Iterator[Connection]:
+        """A transaction that nobody else writes beside.
+
+        Args:
+            patient: Whether a server that is away is waited for.
+        """
+        patience = self.patience_seconds if patient else 0.0
+        with _plain_errors(), _writing(self._engine, patience) as connection:
             yield connection
 
 
+def _connected(engine: Engine, patience_seconds: float) -> Connection:
+    """A connection; a server that does not take one now is asked again for a while.
+
+    Only connecting is repeated: nothing was sent yet.
+    """
+    limit, wait = time.monotonic() + patience_seconds, _FIRST_WAIT_SECONDS
+    while True:
+        try:
+            return engine.connect()
+        except OperationalError as error:
+            hopeless = engine.dialect.name != "postgresql" or any(
+                words in str(error.orig) for words in ("authentication failed", "does not exist")
+            )
+            if hopeless or time.monotonic() + wait > limit:
+                raise
+        time.sleep(wait)
+        wait = min(2 * wait, _LONGEST_WAIT_SECONDS)
+
+
 @contextmanager
-def _writing(engine: Engine) -> Iterator[Connection]:
-    with engine.connect().execution_options(mqi_writes=True) as connection, connection.begin():
+def _writing(engine: Engine, patience_seconds: float = 0.0) -> Iterator[Connection]:
+    connected = _connected(engine, patience_seconds).execution_options(mqi_writes=True)
+    with connected as connection, connection.begin():
         if engine.dialect.name == "postgresql":
             connection.execute(text("SELECT pg_advisory_xact_lock(:key)"), {"key": _ADVISORY_KEY})
         yield connection
@@ -174,13 +225,14 @@ def _engine(url: str, *, reading: bool = False) -> Engine:
         event.listen(engine, "begin", _begin_sqlite)
         return engine
     if parsed.get_backend_name() == "postgresql":
+        reads = " -c default_transaction_read_only=on" if reading else ""
         engine = create_engine(
             parsed,
             pool_size=1,
             max_overflow=20,
             pool_pre_ping=True,
             hide_parameters=True,
-            connect_args={"options": "-c default_transaction_read_only=on"} if reading else {},
+            connect_args={**_SERVER, "options": f"{_SERVER['options']}{reads}"},
         )
         _SERVERS.add(engine)
         return engine
@@ -199,11 +251,26 @@ def _begin_sqlite(connection: Connection) -> None:
     connection.exec_driver_sql("BEGIN IMMEDIATE" if writes else "BEGIN")
 
 
-def _revision(engine: Engine) -> str | None:
+def revision_of(url: str) -> str | None:
+    """The revision of a ledger, which is not migrated by looking; None where there is no ledger yet.
+
+    Raises:
+        ConfigurationError: The URL is of no known kind.
+        InfrastructureError: The database cannot be reached or read.
+    """
+    engine = _engine(url)
+    try:
+        with _plain_errors():
+            return _revision(engine)
+    finally:
+        engine.dispose()
+
+
+def _revision(engine: Engine, patience_seconds: float = 0.0) -> str | None:
     """The revision of the database: None where there is no ledger yet."""
     if engine.dialect.name == "sqlite" and not _sqlite_file(engine).exists():
         return None
-    with engine.connect() as connection:
+    with _connected(engine, patience_seconds) as connection:
         if not inspect(connection).has_table(VERSION_TABLE):
             return None
         found = connection.execute(text(f"SELECT version_num FROM {VERSION_TABLE}")).scalar_one_or_none()

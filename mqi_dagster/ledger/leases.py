@@ -188,12 +188,12 @@ class LeaseRows(Database):
         return lease if lease is not None else Refusal(NO_FREE_SLOT)
 
     def renew(self, lease: Lease) -> Lease:
-        """Show that the owner is alive.
+        """Show that the owner is alive; at once or not at all, since others count the seconds.
 
         Raises:
             LeaseLostError: The lease was freed or passed to another owner.
         """
-        return self._changed(lease, heartbeat_at=self._clock())
+        return self._changed(lease, patient=False, heartbeat_at=self._clock())
 
     def set_job(self, lease: Lease, executor: str, job_id: str) -> Lease:
         """Write down the job that runs under the lease, before anybody waits for it.
@@ -242,8 +242,8 @@ class LeaseRows(Database):
             return Refusal(f"beam is being simulated by another run than {lease.owner}")
         return now
 
-    def _changed(self, lease: Lease, **values: object) -> Lease:
-        with self._write() as connection:
+    def _changed(self, lease: Lease, *, patient: bool = True, **values: object) -> Lease:
+        with self._write(patient=patient) as connection:
             changed = self._swap(connection, lease, **values)
         if isinstance(changed, Refusal):
             raise LeaseLostError(f"the lease of beam {lease.beam} has passed to another owner")

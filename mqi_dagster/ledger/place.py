@@ -7,6 +7,7 @@ import stat
 from pathlib import Path
 
 from sqlalchemy.engine import URL
+from sqlalchemy.exc import DataError, DBAPIError, IntegrityError, ProgrammingError
 
 from mqi_dagster.errors import ConfigurationError
 from mqi_dagster.ledger.database import sqlite_url
@@ -84,3 +85,18 @@ def announce_server(settings: Settings) -> None:
     url = server_url(settings)
     if url is not None:
         os.environ[DATABASE_VARIABLE] = url
+
+
+def database_lost(error: BaseException) -> bool:
+    """Whether an error, or what it was raised from, is a database that failed or is away.
+
+    Dagster's own records raise the driver's errors as they are.
+    """
+    seen: BaseException | None = error
+    while seen is not None:
+        if isinstance(seen, DBAPIError) and not isinstance(
+            seen, IntegrityError | ProgrammingError | DataError
+        ):
+            return True
+        seen = seen.__cause__ or seen.__context__
+    return False

@@ -16,11 +16,16 @@ from mqi_dagster.execution.sign_of_life import Life
 from mqi_dagster.ledger.database import utc_now
 from mqi_dagster.resources.site import Site
 from mqi_dagster.sensors.outcomes import PROMPT_SECONDS
+from mqi_dagster.sensors.run_workers import worker_lives
 
 NO_SIGN_SECONDS = 30.0
 """How long a started run may be without a sign of life: its worker gives one before the first step."""
 _REMOVED_AT_ONCE = 200
-_WITH_A_WORKER = [dg.DagsterRunStatus.STARTED, dg.DagsterRunStatus.CANCELING]
+_WITH_A_WORKER = [
+    dg.DagsterRunStatus.STARTING,
+    dg.DagsterRunStatus.STARTED,
+    dg.DagsterRunStatus.CANCELING,
+]
 _DEAD = "The worker of this run is gone (the machine or its services have crashed)."
 
 
@@ -79,15 +84,25 @@ def end_dead_runs(
     ended = 0
     for run in runs:
         try:
-            if _is_dead(site, run.run_id, without_sign, monotonic):
+            if _is_dead(instance, site, run, without_sign, monotonic):
                 ended += _end(instance, run.run_id)
         except Exception as error:  # noqa: BLE001 - one run must not keep all others waiting
             say(f"run {run.run_id} cannot be looked at now: {safe_text(error)}")
     return ended
 
 
-def _is_dead(site: Site, run_id: str, without_sign: dict[str, float], monotonic: Callable[[], float]) -> bool:
+def _is_dead(
+    instance: dg.DagsterInstance,
+    site: Site,
+    run: dg.DagsterRun,
+    without_sign: dict[str, float],
+    monotonic: Callable[[], float],
+) -> bool:
+    run_id = run.run_id
     life = site.signs_of_life.of(run_id)
+    if run.status is dg.DagsterRunStatus.STARTING:
+        # It gives its sign a little later; until then it is known by the pid that it has told.
+        return life is Life.DEAD or (life is Life.NEVER_SEEN and not worker_lives(instance, run))
     if life is not Life.NEVER_SEEN:
         without_sign.pop(run_id, None)
         return life is Life.DEAD

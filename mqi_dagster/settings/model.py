@@ -16,6 +16,7 @@ from mqi_dagster.settings.alarms import Alarms, Notifications
 from mqi_dagster.settings.database import Database
 from mqi_dagster.settings.engine import Engine, EngineProfile
 from mqi_dagster.settings.hosts import Host, Slurm
+from mqi_dagster.settings.retention import SiteRetention
 from mqi_dagster.settings.section import Section
 from mqi_dagster.settings.sections import (
     LOCAL,
@@ -44,6 +45,7 @@ class Settings(Section):
     rt_dose: RtDose = Field(default_factory=lambda: RtDose.model_validate({}))
     handover: Handover = Field(default_factory=lambda: Handover.model_validate({}))
     database: Database = Field(default_factory=lambda: Database.model_validate({}))
+    retention: SiteRetention = Field(default_factory=lambda: SiteRetention.model_validate({}))
     ui: Ui = Field(default_factory=lambda: Ui.model_validate({}))
     alarms: Alarms = Field(default_factory=lambda: Alarms.model_validate({}))
     notifications: Notifications = Field(default_factory=lambda: Notifications.model_validate({}))

@@ -200,3 +200,6 @@ class Ui(Section):
 
     host: str = Field("127.0.0.1", description="Address to listen on; there is no login on these pages.")
     port: Annotated[int, Field(ge=1, le=65535)] = Field(3000, description="Port to listen on.")
+    viewer_port: Annotated[int, Field(ge=1, le=65535)] = Field(
+        3001, description="Port of `mqi service viewer`: the same pages, on which nothing can be changed."
+    )

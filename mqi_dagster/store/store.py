@@ -173,6 +173,21 @@ class Store:
             self._quarantined(target)
             return True
 
+    def discard(self, folder: Path) -> None:
+        """Remove a result or a case that nobody needs; it leaves its place at once and whole.
+
+        Raises:
+            InfrastructureError: The disk failed.
+        """
+        with plain_os_errors(Where(kind="store")):
+            aside = self._staging / f"discarded.{os.getpid()}.{secrets.token_hex(6)}"
+            try:
+                folder.rename(aside)
+            except FileNotFoundError:
+                return
+            sync_folder(folder.parent)
+            shutil.rmtree(aside, ignore_errors=True)
+
     def clean_staging(self, older_than: timedelta) -> int:
         """Remove what crashes have left behind.
 

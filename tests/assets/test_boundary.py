@@ -8,7 +8,7 @@ import os
 
 import dagster as dg
 import pytest
-from sqlalchemy.exc import OperationalError
+from sqlalchemy.exc import IntegrityError, OperationalError
 
 from mqi_dagster.assets.boundary import Boundary
 from mqi_dagster.errors import DeliveryError, EngineError, HandoverError, InfrastructureError, Where
@@ -105,6 +105,21 @@ def test_the_original_exception_does_not_hang_on_the_failure() -> None:
     assert failure.__cause__ is None
     assert failure.__suppress_context__
     assert "Hong" not in json.dumps({key: str(value.value) for key, value in failure.metadata.items()})
+
+
+def test_a_database_of_dagster_that_is_away_is_lost_infrastructure_and_no_fault_of_the_beam() -> None:
+    away = OperationalError("INSERT INTO event_logs", {}, Exception("server closed the connection"))
+    wrapped = RuntimeError("too many retries for DB connection")
+    wrapped.__cause__ = away
+    for error in (away, wrapped):
+        failure = failure_of(error)
+        assert (failure.metadata["error"].value, failure.metadata["retry"].value) == (
+            "infrastructure",
+            "forever",
+        )
+        assert failure.allow_retries is True
+        assert "event_logs" not in str(failure.description)
+    assert failure_of(IntegrityError("INSERT", {}, Exception("duplicate"))).allow_retries is False
 
 
 def test_interrupts_pass_unchanged() -> None:

@@ -4,11 +4,20 @@ from __future__ import annotations
 
 import os
 import sys
+from collections.abc import Iterator
+from contextlib import ExitStack
 from pathlib import Path
 
 import pytest
 
 sys.path.insert(0, str(Path(__file__).parent))
+sys.path.insert(0, str(Path(__file__).parents[1] / "postgres"))
+
+from chain import Chain
+from chain_places import Made, chain_on
+from postgres_server import Server, on_postgres, running_postgres
+
+from mqi_dagster.ledger.place import DATABASE_VARIABLE
 
 # The engine and Dagster's own records say nothing here that the tests need.
 os.environ.setdefault("DAGSTER_DISABLE_TELEMETRY", "1")
@@ -30,3 +39,22 @@ def plain_and_quick(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPa
 @pytest.fixture
 def as_in_production() -> None:
     """Leaves pictures and poll times as they are."""
+
+
+@pytest.fixture(scope="session")
+def postgres() -> Iterator[Server]:
+    """A PostgreSQL server of this session's own; skips where the package is missing."""
+    with running_postgres() as server:
+        yield server
+
+
+@pytest.fixture(params=["files", on_postgres])
+def made(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Iterator[Made]:
+    """Makes a chain whose records lie in files, or all on a PostgreSQL server."""
+    if request.param == "files":
+        yield Chain
+        return
+    server: Server = request.getfixturevalue("postgres")
+    monkeypatch.setenv(DATABASE_VARIABLE, server.new_database("chain"))
+    with ExitStack() as opened:
+        yield lambda folder, settings=None: chain_on(server, "chain", opened, folder, settings)

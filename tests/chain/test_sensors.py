@@ -11,6 +11,7 @@ from pathlib import Path
 import dagster as dg
 import pytest
 from chain import PLAN, Chain, faulty_engine
+from chain_places import Made
 
 from mqi_dagster.assets import arrivals
 from mqi_dagster.synthetic.request import BuiltInPlan, Layout
@@ -27,8 +28,8 @@ def run_keys(chain: Chain, job: str) -> list[str]:
     return sorted(record.dagster_run.tags["dagster/run_key"] for record in records)
 
 
-def test_a_case_goes_through_once_and_a_second_scan_asks_for_nothing(tmp_path: Path) -> None:
-    chain = Chain(tmp_path / "site")
+def test_a_case_goes_through_once_and_a_second_scan_asks_for_nothing(made: Made, tmp_path: Path) -> None:
+    chain = made(tmp_path / "site")
     chain.deliver(plan=ONE_LAYER)
 
     (intake,) = chain.tick("case_arrivals")
@@ -62,8 +63,8 @@ def test_a_case_goes_through_once_and_a_second_scan_asks_for_nothing(tmp_path: P
     assert len(chain.runs) == before
 
 
-def test_a_late_beam_runs_alone_and_the_case_concludes_once_more(tmp_path: Path) -> None:
-    chain = Chain(tmp_path / "site", {"intake": {"fraction_window_minutes": 60}})
+def test_a_late_beam_runs_alone_and_the_case_concludes_once_more(made: Made, tmp_path: Path) -> None:
+    chain = made(tmp_path / "site", {"intake": {"fraction_window_minutes": 60}})
     chain.deliver("late-beam:beam=3", plan=PLAN)
     assert chain.tick("case_arrivals") == []
     assert waiting(chain) == ["1 of 2 beams have come; layers or beams are missing"]
@@ -95,9 +96,9 @@ def test_a_late_beam_runs_alone_and_the_case_concludes_once_more(tmp_path: Path)
     assert chain.engine_starts() == 2
 
 
-def test_a_failed_beam_holds_the_conclusion_until_its_backfill(tmp_path: Path) -> None:
+def test_a_failed_beam_holds_the_conclusion_until_its_backfill(made: Made, tmp_path: Path) -> None:
     (tmp_path / "mode").write_text("nan")
-    chain = Chain(tmp_path / "site", {"engine": faulty_engine(tmp_path / "mode")})
+    chain = made(tmp_path / "site", {"engine": faulty_engine(tmp_path / "mode")})
     chain.deliver(plan=PLAN)
     chain.tick("case_arrivals")
     (case,) = chain.runs_of("intake")
@@ -121,8 +122,8 @@ def test_a_failed_beam_holds_the_conclusion_until_its_backfill(tmp_path: Path) -
 
 
 @pytest.mark.parametrize("sensor", ["case_arrivals", "beams_to_simulate", "cases_to_conclude"])
-def test_a_crash_between_a_request_and_its_run_loses_nothing(tmp_path: Path, sensor: str) -> None:
-    chain = Chain(tmp_path / "site")
+def test_a_crash_between_a_request_and_its_run_loses_nothing(made: Made, tmp_path: Path, sensor: str) -> None:
+    chain = made(tmp_path / "site")
     chain.deliver(plan=PLAN)
     for name in ("case_arrivals", "beams_to_simulate", "cases_to_conclude"):
         if name == sensor:
@@ -137,8 +138,8 @@ def test_a_crash_between_a_request_and_its_run_loses_nothing(tmp_path: Path, sen
     assert all(outcome.success for _, _, outcome in chain.runs)
 
 
-def test_half_of_the_requested_runs_are_created_and_the_rest_follow(tmp_path: Path) -> None:
-    chain = Chain(tmp_path / "site")
+def test_half_of_the_requested_runs_are_created_and_the_rest_follow(made: Made, tmp_path: Path) -> None:
+    chain = made(tmp_path / "site")
     chain.deliver(plan=PLAN)
     chain.tick("case_arrivals")
     first, second = chain.tick("beams_to_simulate", launch=False)
@@ -148,8 +149,8 @@ def test_half_of_the_requested_runs_are_created_and_the_rest_follow(tmp_path: Pa
     assert chain.runs_of("beam") == [first.partition_key, second.partition_key]
 
 
-def test_a_beam_that_is_simulated_just_now_holds_the_conclusion(tmp_path: Path) -> None:
-    chain = Chain(tmp_path / "site")
+def test_a_beam_that_is_simulated_just_now_holds_the_conclusion(made: Made, tmp_path: Path) -> None:
+    chain = made(tmp_path / "site")
     chain.deliver(plan=PLAN)
     chain.tick("case_arrivals")
     chain.tick("beams_to_simulate")
@@ -165,8 +166,8 @@ def test_a_beam_that_is_simulated_just_now_holds_the_conclusion(tmp_path: Path) 
     assert [request.partition_key for request in chain.tick("cases_to_conclude")] == [case]
 
 
-def test_urgent_cases_come_first(tmp_path: Path) -> None:
-    chain = Chain(tmp_path / "site", {"intake": {"stable_seconds": 3600}})
+def test_urgent_cases_come_first(made: Made, tmp_path: Path) -> None:
+    chain = made(tmp_path / "site", {"intake": {"stable_seconds": 3600}})
     for seed in (1, 2, 3):
         chain.deliver(plan=PLAN, seed=seed)
     assert chain.tick("case_arrivals") == []
@@ -181,8 +182,8 @@ def test_urgent_cases_come_first(tmp_path: Path) -> None:
     assert [request.tags["dagster/priority"] for request in requests] == ["7", "0", "0"]
 
 
-def test_an_arrival_waits_in_sight_until_its_files_are_quiet(tmp_path: Path) -> None:
-    chain = Chain(tmp_path / "site", {"intake": {"stable_seconds": 60}})
+def test_an_arrival_waits_in_sight_until_its_files_are_quiet(made: Made, tmp_path: Path) -> None:
+    chain = made(tmp_path / "site", {"intake": {"stable_seconds": 60}})
     case = chain.deliver(plan=PLAN)
     assert chain.tick("case_arrivals") == []
     assert waiting(chain) == ["files changed within the last 60 s"]
@@ -193,8 +194,8 @@ def test_an_arrival_waits_in_sight_until_its_files_are_quiet(tmp_path: Path) -> 
     assert waiting(chain) == []
 
 
-def test_with_the_marker_rule_only_the_marker_releases_a_case(tmp_path: Path) -> None:
-    chain = Chain(tmp_path / "site", {"intake": {"ready": "marker"}})
+def test_with_the_marker_rule_only_the_marker_releases_a_case(made: Made, tmp_path: Path) -> None:
+    chain = made(tmp_path / "site", {"intake": {"ready": "marker"}})
     case = chain.deliver(plan=PLAN)
     past = time.time() - 86400
     for path in (case.folder, *case.folder.rglob("*")):
@@ -212,8 +213,10 @@ def test_with_the_marker_rule_only_the_marker_releases_a_case(tmp_path: Path) ->
     assert len(chain.runs) == 1
 
 
-def test_fractions_are_numbered_by_first_sight_and_a_moved_folder_runs_no_beam(tmp_path: Path) -> None:
-    chain = Chain(tmp_path / "site")
+def test_fractions_are_numbered_by_first_sight_and_a_moved_folder_runs_no_beam(
+    made: Made, tmp_path: Path
+) -> None:
+    chain = made(tmp_path / "site")
     chain.deliver(plan=PLAN, layout=Layout.MACHINE, start=datetime(2026, 1, 7, 10, 0))
     chain.tick_sensors()
     chain.deliver(plan=PLAN, layout=Layout.MACHINE, start=datetime(2026, 1, 5, 10, 0))
@@ -231,8 +234,8 @@ def test_fractions_are_numbered_by_first_sight_and_a_moved_folder_runs_no_beam(t
     assert chain.engine_starts() == starts
 
 
-def test_a_case_that_is_not_in_the_inbox_any_more_says_so(tmp_path: Path) -> None:
-    chain = Chain(tmp_path / "site")
+def test_a_case_that_is_not_in_the_inbox_any_more_says_so(made: Made, tmp_path: Path) -> None:
+    chain = made(tmp_path / "site")
     case = chain.deliver(plan=PLAN)
     (request,) = chain.tick("case_arrivals", launch=False)
     shutil.rmtree(case.folder)

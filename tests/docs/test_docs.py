@@ -35,6 +35,7 @@ SECTIONS = (
     "execution",
     "rt_dose",
     "handover",
+    "database",
     "ui",
     "hosts",
 )

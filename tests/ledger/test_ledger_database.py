@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 
 
 def _raw(url: str) -> sqlalchemy.Engine:
-    return sqlalchemy.create_engine(url.replace("postgresql:", "postgresql+psycopg2:"))
+    return sqlalchemy.create_engine(url)
 
 
 def test_the_migrations_make_exactly_the_declared_tables(url: str) -> None:

@@ -1,0 +1,195 @@
+"""What a site does not need any more, and its removal: replaced results, old cases, old logs."""
+
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
+from enum import StrEnum
+from pathlib import Path
+
+import dagster as dg
+from dagster._core.storage.dagster_run import FINISHED_STATUSES
+
+from mqi_dagster.assets.ancestry import ancestry
+from mqi_dagster.assets.jobs import CASE_TAG
+from mqi_dagster.assets.lineage import latest_digest
+from mqi_dagster.errors import InfrastructureError, StoreError
+from mqi_dagster.partitions import BEAMS, CASES, is_case_key
+from mqi_dagster.resources.site import Site
+
+_BEAM_ASSETS = ("interpreted_csvs", "tps_file", "raw_dose", "rt_dose", "handed_over")
+_CASE_ASSETS = ("case_manifest", "case_handed_over")
+_CASE_LEVEL = "_case"
+_CURRENT = "current"
+_PARTITION_TAG = "dagster/partition"
+
+
+class Kind(StrEnum):
+    """What a thing is that may go."""
+
+    SUPERSEDED = "replaced result"
+    CASE = "case"
+    ENGINE_LOG = "engine log"
+    RUN_OUTPUT = "output of a run"
+
+
+@dataclass(frozen=True, slots=True)
+class Spare:
+    """A thing that may go."""
+
+    kind: Kind
+    name: str
+    """Without a path: case, beam, asset and digest, or run."""
+    path: Path
+    bytes: int
+    again: str
+    """Whether, and from what, it can be made again."""
+
+
+def spare(instance: dg.DagsterInstance, site: Site, now: datetime) -> Iterator[Spare]:
+    """Everything that may go now, as the settings say.
+
+    Nothing is listed of a case that has a run queued or in work.
+
+    Raises:
+        InfrastructureError: A folder cannot be read.
+    """
+    retention = site.settings.retention
+    try:
+        busy = _busy_cases(instance)
+        cases = site.settings.paths.data / "cases"
+        for folder in sorted(cases.iterdir()) if cases.is_dir() else []:
+            if not is_case_key(folder.name) or folder.name in busy:
+                continue
+            if retention.case_days is not None and _concluded_before(
+                instance, folder.name, now - timedelta(days=retention.case_days)
+            ):
+                again = "from its inputs, where they are kept"
+                yield Spare(Kind.CASE, folder.name, folder, _size(folder), again)
+            elif retention.superseded_days is not None:
+                limit = now - timedelta(days=retention.superseded_days)
+                yield from _superseded(instance, site, folder, limit)
+        if retention.engine_log_days is not None:
+            limit = now - timedelta(days=retention.engine_log_days)
+            yield from _old_files(Kind.ENGINE_LOG, site.engine_logs, "*/*.log", limit)
+        if retention.run_output_days is not None:
+            limit = now - timedelta(days=retention.run_output_days)
+            storage = site.settings.paths.dagster_home / "storage"
+            yield from _old_files(Kind.RUN_OUTPUT, storage, "*/compute_logs/*", limit)
+    except OSError as error:
+        raise InfrastructureError(f"what is old cannot be looked for: {error.strerror}") from None
+
+
+def remove(instance: dg.DagsterInstance, site: Site, thing: Spare) -> None:
+    """Remove a thing; where it is gone already nothing happens.
+
+    A result leaves its place at once and whole, so that nobody reads half of it. The partitions of a case
+    go with it; what Dagster has recorded of them stays.
+
+    Raises:
+        InfrastructureError: It cannot be removed.
+    """
+    try:
+        if thing.kind in (Kind.ENGINE_LOG, Kind.RUN_OUTPUT):
+            thing.path.unlink(missing_ok=True)
+            return
+        if thing.kind is Kind.CASE:
+            _forget_partitions(instance, thing.name)
+        site.store.discard(thing.path)
+    except OSError as error:
+        raise InfrastructureError(f"{thing.kind} {thing.name} cannot be removed: {error.strerror}") from None
+
+
+def tidy(instance: dg.DagsterInstance, site: Site, now: datetime, seconds: float) -> tuple[int, bool]:
+    """Remove what may go, for at most some seconds; how many things, and whether that was all."""
+    limit, count = time.monotonic() + seconds, 0
+    for thing in spare(instance, site, now):
+        if time.monotonic() > limit:
+            return count, False
+        remove(instance, site, thing)
+        count += 1
+    return count, True
+
+
+def _busy_cases(instance: dg.DagsterInstance) -> set[str]:
+    unfinished = [status for status in dg.DagsterRunStatus if status not in FINISHED_STATUSES]
+    tags = [run.tags for run in instance.get_runs(dg.RunsFilter(statuses=unfinished))]
+    return {tag.get(name, "").partition("__")[0] for tag in tags for name in (CASE_TAG, _PARTITION_TAG)}
+
+
+def _concluded_before(instance: dg.DagsterInstance, case: str, limit: datetime) -> bool:
+    """Whether the newest thing that was made of a case is its conclusion, and that is old."""
+    concluded = _made_at(instance, "case_handed_over", case)
+    if concluded is None or concluded >= limit:
+        return False
+    beams = [key for key in instance.get_dynamic_partitions(str(BEAMS.name)) if key.startswith(f"{case}__")]
+    later = [_made_at(instance, "handed_over", beam) for beam in beams]
+    return all(made is not None and made <= concluded for made in later)
+
+
+def _made_at(instance: dg.DagsterInstance, asset: str, key: str) -> datetime | None:
+    records = instance.fetch_materializations(
+        dg.AssetRecordsFilter(asset_key=dg.AssetKey(asset), asset_partitions=[key]), limit=1
+    ).records
+    return datetime.fromtimestamp(records[0].timestamp, UTC) if records else None
+
+
+def _superseded(instance: dg.DagsterInstance, site: Site, folder: Path, limit: datetime) -> Iterator[Spare]:
+    for level in sorted(path for path in folder.iterdir() if path.is_dir() and not path.is_symlink()):
+        whole = level.name == _CASE_LEVEL
+        key = folder.name if whole else f"{folder.name}__{level.name}"
+        needed = _needed(instance, site, key, _CASE_ASSETS if whole else _BEAM_ASSETS)
+        if needed is None:
+            continue
+        for asset in sorted(path for path in level.iterdir() if path.is_dir()):
+            for result in sorted(asset.iterdir()):
+                if result.name == _CURRENT or result.is_symlink() or (asset.name, result.name) in needed:
+                    continue
+                if _changed(result) < limit:
+                    name = f"{key} {asset.name} {result.name[:8]}"
+                    again = "only with the inputs and settings of then"
+                    yield Spare(Kind.SUPERSEDED, name, result, _size(result), again)
+
+
+def _needed(
+    instance: dg.DagsterInstance, site: Site, key: str, assets: tuple[str, ...]
+) -> set[tuple[str, str]] | None:
+    """The results that the newest materialisations name, and those that the present dose was made from.
+
+    None where that cannot be told: then everything stays.
+    """
+    named = {asset: latest_digest(instance, asset, key) for asset in assets}
+    needed = {(asset, digest) for asset, digest in named.items() if digest is not None}
+    if not needed:
+        return None
+    if named.get("rt_dose") is not None:
+        try:
+            chain = ancestry(instance, site, key)
+        except StoreError:
+            return None
+        for made in (chain.interpreted_csvs, chain.tps_file, chain.raw_dose, chain.rt_dose):
+            needed.add((made.manifest.asset, made.digest))
+    return needed
+
+
+def _forget_partitions(instance: dg.DagsterInstance, case: str) -> None:
+    beams = [key for key in instance.get_dynamic_partitions(str(BEAMS.name)) if key.startswith(f"{case}__")]
+    for beam in beams:
+        instance.delete_dynamic_partition(str(BEAMS.name), beam)
+    if instance.has_dynamic_partition(str(CASES.name), case):
+        instance.delete_dynamic_partition(str(CASES.name), case)
+
+
+def _old_files(kind: Kind, folder: Path, pattern: str, limit: datetime) -> Iterator[Spare]:
+    for path in sorted(folder.glob(pattern)):
+        if path.is_file() and _changed(path) < limit:
+            name = path.relative_to(folder).parts[0]
+            yield Spare(kind, name, path, path.stat().st_size, "never")
+
+
+def _changed(path: Path) -> datetime:
+    return datetime.fromtimestamp(path.stat().st_mtime, UTC)
+
+
+def _size(folder: Path) -> int:
+    return sum(path.lstat().st_size for path in folder.rglob("*") if path.is_file())

@@ -1,0 +1,52 @@
+"""``mqi backup`` and ``mqi restore``."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from rich.console import Console
+from rich.markup import escape
+
+from mqi_dagster.cli.sites import SiteOption, require_site
+
+
+def backup(
+    folder: Annotated[Path, typer.Argument(help="Folder of the backup; absent or empty.")],
+    site: SiteOption = Path("site"),
+    data: Annotated[bool, typer.Option("--data", help="Also the store, which can be large.")] = False,
+) -> None:
+    """Copy settings, secret, machine files, ledger and Dagster's records, also while the site works.
+
+    The inbox is never in it, nor the database's password. The secret is: keep the backup as you keep that.
+    """
+    from mqi_dagster.cli.backup_making import make_backup
+
+    console = Console(highlight=False)
+    with console.status("copying"):
+        made = make_backup(*require_site(site), folder, data=data)
+    size = sum(entry.size for entry in made.files.values())
+    console.print(
+        f"backup: {escape(str(folder))}, {len(made.files)} files, {size / 1e6:.1f} MB", soft_wrap=True
+    )
+
+
+def restore(
+    backup: Annotated[Path, typer.Argument(help="Folder of a backup.", exists=True, file_okay=False)],
+    folder: Annotated[Path, typer.Argument(help="Folder of the site that is made of it.")],
+    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace what is there.")] = False,
+    database: Annotated[
+        str | None, typer.Option(help="Another, empty database on the server that the settings name.")
+    ] = None,
+) -> None:
+    """Make a site of a backup; refused where services of it run, or where something would be lost."""
+    from mqi_dagster.cli.backup_restoring import restore_backup
+
+    console = Console(highlight=False)
+    with console.status("comparing and copying"):
+        made = restore_backup(backup, folder, overwrite=overwrite, database=database)
+    console.print(f"restored as of {made.made_at:%Y-%m-%d %H:%M} UTC: {escape(str(folder))}", soft_wrap=True)
+    if not made.data:
+        console.print(
+            "the store was not in the backup: what is missing there is computed anew when it is needed"
+        )
+    console.print(f"next: mqi doctor --site {escape(str(folder))}", soft_wrap=True)

@@ -1,0 +1,37 @@
+"""``mqi retention``: remove what the settings do not want kept."""
+
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from rich.console import Console
+from rich.text import Text
+
+from mqi_dagster.cli.sites import SiteOption, require_site
+
+
+def retention(
+    site: SiteOption = Path("site"),
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Only say what would go.")] = False,
+) -> None:
+    """Remove old results, cases and logs as the section `retention` says, and say what cannot be made again.
+
+    Jobs' folders on a cluster are `mqi cluster clean`'s.
+    """
+    from mqi_dagster.assets.retention import remove, spare
+    from mqi_dagster.cli.instance import open_instance
+    from mqi_dagster.resources.site import Site
+
+    console = Console(highlight=False)
+    file, settings = require_site(site)
+    opened, count, size = Site(file), 0, 0
+    with open_instance(settings) as instance:
+        for thing in spare(instance, opened, datetime.now(UTC)):
+            if not dry_run:
+                remove(instance, opened, thing)
+            word = "would remove" if dry_run else "removed"
+            line = f"{word} {thing.kind} {thing.name} ({thing.bytes / 1e6:.1f} MB; made again: {thing.again})"
+            console.print(Text(line), soft_wrap=True)
+            count, size = count + 1, size + thing.bytes
+    console.print(f"{count} things, {size / 1e6:.1f} MB")

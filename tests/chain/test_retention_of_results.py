@@ -1,0 +1,122 @@
+"""What retention takes away of a real chain's results, and what it never does."""
+
+from __future__ import annotations
+
+import os
+import time
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+
+import dagster as dg
+from chain import PLAN, Chain
+
+from mqi_dagster.assets.retention import Kind, remove, spare, tidy
+
+DAY = 86400.0
+NO_LOGS = {"engine_log_days": None, "run_output_days": None}
+KEEP = {"retention": {"superseded_days": 10, **NO_LOGS}}
+
+
+def aged(folder: Path, days: float) -> None:
+    past = time.time() - days * DAY
+    for path in (folder, *folder.rglob("*")):
+        if not path.is_symlink():
+            os.utime(path, (past, past))
+
+
+def digests(chain: Chain, asset: str, beam: str) -> set[str]:
+    case, _, number = beam.partition("__")
+    folder = chain.data / "cases" / case / number / asset
+    return {path.name for path in folder.iterdir() if not path.is_symlink()}
+
+
+def listed(chain: Chain) -> list[str]:
+    return [
+        f"{thing.kind.value}: {thing.name}" for thing in spare(chain.instance, chain.site, datetime.now(UTC))
+    ]
+
+
+def test_replaced_results_go_and_what_the_present_dose_needs_stays(tmp_path: Path) -> None:
+    chain = Chain(tmp_path / "site", KEEP)
+    chain.deliver(plan=PLAN)
+    chain.tick_sensors()
+    (case,) = chain.runs_of("intake")
+    beam = f"{case}__b02"
+    before = {asset: digests(chain, asset, beam) for asset in ("raw_dose", "rt_dose", "interpreted_csvs")}
+    assert listed(chain) == []
+    chain.change({"interpretation": {"dose_dividing_factor": 2.0}})
+    assert chain.run("beam", beam).success
+    after = {asset: {str(chain.digest(asset, beam))} for asset in before}
+    assert listed(chain) == [], "everything is new"
+    aged(chain.data / "cases", 30)
+
+    running = chain.instance.create_run_for_job(
+        chain.definitions.resolve_job_def("beam"),
+        tags={"dagster/partition": f"{case}__b03"},
+        status=dg.DagsterRunStatus.STARTED,
+    )
+    assert listed(chain) == [], "a beam of the case is in work"
+    chain.instance.report_run_failed(running)
+
+    found = listed(chain)
+    assert {line.split()[-2] for line in found} >= {"raw_dose", "rt_dose", "interpreted_csvs"}
+    assert all(line.startswith(f"replaced result: {beam} ") for line in found)
+    count, whole = tidy(chain.instance, chain.site, datetime.now(UTC), 60)
+    assert (count, whole) == (len(found), True)
+    for asset, kept in after.items():
+        assert digests(chain, asset, beam) == kept and kept != before[asset]
+    assert listed(chain) == []
+    # What stands there is whole: the beam is handed over again from it, without an engine.
+    starts = chain.engine_starts()
+    assert chain.run("beam", beam).success and chain.engine_starts() == starts
+    chain.tick("cases_to_conclude")
+    assert chain.runs[-1][2].success
+
+
+def test_a_concluded_case_goes_with_its_partitions_and_its_hand_over_stays(tmp_path: Path) -> None:
+    chain = Chain(tmp_path / "site", {"retention": {"case_days": 10}})
+    chain.deliver(plan=PLAN)
+    chain.tick_sensors()
+    (case,) = chain.runs_of("intake")
+    handed = chain.handed_over_files()
+    assert listed(chain) == []
+    later = datetime.now(UTC) + timedelta(days=11)
+    (thing,) = spare(chain.instance, chain.site, later)
+    assert (thing.kind, thing.name, thing.again) == (Kind.CASE, case, "from its inputs, where they are kept")
+    remove(chain.instance, chain.site, thing)
+    remove(chain.instance, chain.site, thing)
+    assert list((chain.data / "cases").iterdir()) == []
+    assert (
+        chain.instance.get_dynamic_partitions("case") == chain.instance.get_dynamic_partitions("beam") == []
+    )
+    assert chain.handed_over_files() == handed
+    runs = len(chain.runs)
+    chain.tick_sensors(rounds=2)
+    assert len(chain.runs) == runs, "nobody asked for it again"
+
+
+def test_a_case_that_has_not_concluded_stays_however_old(tmp_path: Path) -> None:
+    chain = Chain(tmp_path / "site", {"retention": {"case_days": 1, "superseded_days": 1, **NO_LOGS}})
+    chain.deliver(plan=PLAN)
+    chain.tick("case_arrivals")
+    chain.tick("beams_to_simulate")
+    aged(chain.data / "cases", 400)
+    assert list(spare(chain.instance, chain.site, datetime.now(UTC) + timedelta(days=400))) == []
+
+
+def test_only_old_logs_go_and_without_a_number_none(tmp_path: Path) -> None:
+    chain = Chain(tmp_path / "site")
+    old = chain.site.engine_logs / "P1.fx0001__b02" / "0123-1.log"
+    new = chain.site.engine_logs / "P1.fx0001__b03" / "0123-1.log"
+    output = chain.site.settings.paths.dagster_home / "storage" / "run" / "compute_logs" / "step.err"
+    for path in (old, new, output):
+        path.parent.mkdir(parents=True)
+        path.write_text("words")
+    aged(old.parent, 91)
+    aged(output.parent, 31)
+    assert listed(chain) == ["engine log: P1.fx0001__b02", "output of a run: run"]
+    chain.change({"retention": NO_LOGS})
+    assert listed(chain) == []
+    chain.change({"retention": {"engine_log_days": 90, "run_output_days": 30}})
+    tidy(chain.instance, chain.site, datetime.now(UTC), 60)
+    assert [path.exists() for path in (old, new, output)] == [False, True, False]

@@ -1,0 +1,128 @@
+"""What the ledger does when its server restarts, is away, or never answers."""
+
+from __future__ import annotations
+
+import socket
+import threading
+import time
+from collections.abc import Iterator
+from datetime import timedelta
+
+import pytest
+from postgres_server import Server
+
+from mqi_dagster.errors import InfrastructureError, Retry
+from mqi_dagster.ledger import Lease, LeaseKeeper, Ledger, Slot, SlotKind
+
+pytestmark = [pytest.mark.slow, pytest.mark.postgres]
+
+STALE = timedelta(seconds=60)
+
+
+@pytest.fixture
+def ledger(postgres: Server) -> Iterator[Ledger]:
+    opened = Ledger.open(postgres.new_database("away"))
+    opened.declare_slots("here", [Slot(SlotKind.CPU, 0)])
+    yield opened
+    opened.close()
+    postgres.start()
+
+
+def acquired(ledger: Ledger) -> Lease:
+    lease = ledger.acquire("b1", "run1", stale_after=STALE, kind="cpu")
+    assert isinstance(lease, Lease)
+    return lease
+
+
+def test_a_server_that_comes_back_is_waited_for(ledger: Ledger, postgres: Server) -> None:
+    lease = acquired(ledger)
+    postgres.kill()
+    back = threading.Timer(1.0, postgres.start)
+    back.start()
+    try:
+        assert ledger.report("b1", "run1", "simulating", percent=50).percent == 50
+        assert ledger.leases() == [lease]
+    finally:
+        back.join()
+    assert ledger.release(lease)
+
+
+def test_a_server_that_stays_away_is_an_error_that_is_worth_another_try(
+    ledger: Ledger, postgres: Server
+) -> None:
+    lease = acquired(ledger)
+    ledger.patience_seconds = 1.0
+    postgres.kill()
+    calls = [
+        lambda: ledger.acquire("b1", "run1", stale_after=STALE, kind="cpu"),
+        lambda: ledger.leases(),
+        lambda: ledger.report("b1", "run1", "simulating"),
+        lambda: ledger.release(lease),
+        lambda: ledger.fraction_number("P1", ["d1"]),
+        lambda: ledger.begin_attempt("b1", "0" * 64, "run1"),
+    ]
+    for call in calls:
+        with pytest.raises(InfrastructureError, match="the ledger's database failed") as caught:
+            call()
+        assert caught.value.retry is Retry.FOREVER
+    postgres.start()
+    assert ledger.leases() == [lease]
+
+
+def test_a_heartbeat_does_not_wait_and_the_lease_outlives_a_short_absence(
+    ledger: Ledger, postgres: Server
+) -> None:
+    lease = acquired(ledger)
+    every = timedelta(seconds=0.2)
+    with LeaseKeeper(ledger, lease, every=every, stale_after=STALE) as keeper:
+        postgres.kill()
+        began = time.monotonic()
+        with pytest.raises(InfrastructureError):
+            ledger.renew(lease)
+        assert time.monotonic() - began < 10
+        postgres.start()
+        limit = time.monotonic() + 60
+        while (found := ledger.lease_of("b1")) is None or found.heartbeat_at <= lease.heartbeat_at:
+            assert time.monotonic() < limit
+            time.sleep(0.1)
+        keeper.check()
+
+
+def test_a_port_behind_which_nobody_speaks_holds_nobody_for_minutes() -> None:
+    with socket.create_server(("127.0.0.1", 0)) as silent:
+        began = time.monotonic()
+
+        class Hasty(Ledger):
+            patience_seconds = 0.0
+
+        with pytest.raises(InfrastructureError):
+            Hasty.open(f"postgresql://mqi@127.0.0.1:{silent.getsockname()[1]}/mqi")
+        assert time.monotonic() - began < 60
+
+
+def test_a_wrong_password_is_told_at_once(postgres: Server) -> None:
+    began = time.monotonic()
+    with pytest.raises(InfrastructureError, match="password authentication failed"):
+        Ledger.open(f"postgresql://mqi:guessed@127.0.0.1:{postgres.port}/mqi")
+    assert time.monotonic() - began < 20
+
+
+def test_a_writer_that_hangs_does_not_hold_the_others_for_ever(ledger: Ledger, postgres: Server) -> None:
+    """Its connection is ended by the server, and what it had begun is undone."""
+    other = Ledger.open(postgres.url("away"))
+    entered, leave = threading.Event(), threading.Event()
+
+    def hang() -> None:
+        with pytest.raises(InfrastructureError), other.still():
+            entered.set()
+            leave.wait(120)
+
+    thread = threading.Thread(target=hang)
+    thread.start()
+    assert entered.wait(60)
+    terminate = "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE state = 'idle in transaction'"
+    postgres.sql(terminate, as_superuser=True)
+    assert isinstance(acquired(ledger), Lease)
+    leave.set()
+    thread.join(60)
+    assert not thread.is_alive()

@@ -1,0 +1,200 @@
+"""Backup and restore of a site's records: whole, private, and refused where something would be lost."""
+
+from __future__ import annotations
+
+import json
+import os
+import sqlite3
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import dagster as dg
+import pytest
+import yaml
+from typer.testing import CliRunner
+
+sys.path.insert(0, str(Path(__file__).parents[1] / "postgres"))
+
+from postgres_server import Server, on_postgres, running_postgres
+
+from mqi_dagster.cli import service_locks
+from mqi_dagster.cli.app import app
+from mqi_dagster.cli.instance import open_instance
+from mqi_dagster.cli.service_locks import Service
+from mqi_dagster.errors import ConfigurationError, MqiError
+from mqi_dagster.ledger import Ledger
+from mqi_dagster.ledger.place import ledger_url
+from mqi_dagster.settings import Settings, read_settings
+
+
+def mqi(*arguments: str | Path) -> str:
+    result = CliRunner().invoke(app, [str(one) for one in arguments])
+    if isinstance(result.exception, MqiError):
+        raise result.exception
+    assert result.exit_code == 0, result.output
+    return result.output
+
+
+@pytest.fixture(scope="session")
+def postgres() -> Iterator[Server]:
+    with running_postgres() as server:
+        yield server
+
+
+@pytest.fixture(params=["files", on_postgres])
+def site(request: pytest.FixtureRequest, tmp_path: Path) -> Path:
+    """A site in whose records stand a case, a run and a partition, and in whose store a result."""
+    folder = tmp_path / "site"
+    mqi("init", folder, "--timezone", "Asia/Seoul")
+    if request.param == "postgresql":
+        server: Server = request.getfixturevalue("postgres")
+        server.new_database("backed_up")
+        server.new_database("elsewhere")
+        content = yaml.safe_load((folder / "mqi.yaml").read_text())
+        content["database"] = {**server.section, "name": "backed_up"}
+        (folder / "mqi.yaml").write_text(yaml.safe_dump(content))
+        mqi("init", folder)
+    settings = read_settings(folder / "mqi.yaml")
+    fill(settings)
+    result = settings.paths.data / "cases/P1.fx0001/b02/rt_dose/0123"
+    result.mkdir(parents=True)
+    (result / "rt_dose.dcm").write_bytes(b"a dose")
+    (result.parent / "current").symlink_to("0123")
+    return folder
+
+
+def fill(settings: Settings) -> None:
+    ledger = Ledger.open(ledger_url(settings))
+    assert ledger.fraction_number("P1", ["d1"]) == 1
+    ledger.close()
+    with open_instance(settings) as instance:
+        instance.add_dynamic_partitions("case", ["P1.fx0001"])
+        instance.add_run(dg.DagsterRun(job_name="beam", run_id="0b" * 16, status=dg.DagsterRunStatus.SUCCESS))
+        instance.report_runless_asset_event(dg.AssetMaterialization("rt_dose", partition="P1.fx0001__b02"))
+
+
+def found(settings: Settings) -> tuple[object, ...]:
+    ledger = Ledger.open(ledger_url(settings))
+    fractions = ledger.fractions_of("P1")
+    ledger.close()
+    with open_instance(settings) as instance:
+        made = instance.fetch_materializations(dg.AssetKey("rt_dose"), limit=9).records
+        return (
+            fractions,
+            instance.get_dynamic_partitions("case"),
+            [run.run_id for run in instance.get_runs()],
+            [record.partition_key for record in made],
+        )
+
+
+EVERYTHING = ({1: frozenset({"d1"})}, ["P1.fx0001"], ["0b" * 16], ["P1.fx0001__b02"])
+
+
+def elsewhere(site: Path) -> list[str]:
+    """What a restore needs where the records are on a server."""
+    on_server = read_settings(site / "mqi.yaml").database.host is not None
+    return ["--database", "elsewhere"] if on_server else []
+
+
+def test_a_restored_site_knows_what_the_other_one_knew(site: Path, tmp_path: Path) -> None:
+    said = mqi("backup", tmp_path / "backup", "--site", site, "--data")
+    assert said.startswith(f"backup: {tmp_path}/backup, ")
+    mqi("restore", tmp_path / "backup", tmp_path / "other", *elsewhere(site))
+    restored = read_settings(tmp_path / "other/mqi.yaml")
+    assert found(restored) == EVERYTHING
+    assert (tmp_path / "other/secret").read_text() == (site / "secret").read_text()
+    assert (tmp_path / "other/secret").stat().st_mode & 0o777 == 0o600
+    result = tmp_path / "other/data/cases/P1.fx0001/b02/rt_dose"
+    assert [path.name for path in result.iterdir()] == ["0123"]
+    assert (result / "0123/rt_dose.dcm").read_bytes() == b"a dose"
+    assert found(read_settings(site / "mqi.yaml")) == EVERYTHING
+
+
+def test_nobody_else_can_read_a_backup(site: Path, tmp_path: Path) -> None:
+    mqi("backup", tmp_path / "backup", "--site", site)
+    for path in [tmp_path / "backup", *(tmp_path / "backup").rglob("*")]:
+        assert path.stat().st_mode & 0o077 == 0, path
+    manifest = json.loads((tmp_path / "backup/backup.json").read_text())
+    assert manifest["format"] == 1 and manifest["data"] is False
+    assert "data/cases/P1.fx0001/b02/rt_dose/0123/rt_dose.dcm" not in manifest["files"]
+    password = read_settings(site / "mqi.yaml").database.password_file
+    if password is not None:
+        secret = password.read_bytes().strip()
+        assert not [p for p in (tmp_path / "backup").rglob("*") if p.is_file() and secret in p.read_bytes()]
+
+
+def test_what_is_there_is_replaced_only_on_demand(site: Path, tmp_path: Path) -> None:
+    mqi("backup", tmp_path / "backup", "--site", site)
+    with pytest.raises(ConfigurationError, match="not empty"):
+        mqi("backup", tmp_path / "backup", "--site", site)
+    settings = read_settings(site / "mqi.yaml")
+    with open_instance(settings) as instance:
+        instance.add_dynamic_partitions("case", ["P2.fx0001"])
+    with pytest.raises(ConfigurationError, match="--overwrite"):
+        mqi("restore", tmp_path / "backup", site)
+    mqi("restore", tmp_path / "backup", site, "--overwrite")
+    assert found(settings) == EVERYTHING
+
+
+def test_a_site_whose_services_run_is_not_restored_over(site: Path, tmp_path: Path) -> None:
+    mqi("backup", tmp_path / "backup", "--site", site)
+    settings = read_settings(site / "mqi.yaml")
+    lock = service_locks.take(settings, Service.DAEMON)
+    try:
+        with pytest.raises(ConfigurationError, match="running"):
+            mqi("restore", tmp_path / "backup", site, "--overwrite")
+    finally:
+        os.close(lock)
+
+
+def test_a_run_that_was_in_work_is_in_nobodys_hands_after_a_restore(tmp_path: Path) -> None:
+    site = tmp_path / "site"
+    mqi("init", site, "--timezone", "Asia/Seoul")
+    with open_instance(read_settings(site / "mqi.yaml")) as instance:
+        tags = {".dagster/grpc_info": "{}"}
+        run = dg.DagsterRun(job_name="beam", run_id="0c" * 16, status=dg.DagsterRunStatus.STARTED, tags=tags)
+        instance.add_run(run)
+    mqi("backup", tmp_path / "backup", "--site", site)
+    mqi("restore", tmp_path / "backup", tmp_path / "other")
+    with open_instance(read_settings(tmp_path / "other/mqi.yaml")) as instance:
+        assert [one.status for one in instance.get_runs()] == [dg.DagsterRunStatus.FAILURE]
+
+
+@pytest.mark.parametrize("what", ["changed", "missing", "newer ledger", "newer format", "no backup"])
+def test_a_backup_that_cannot_be_trusted_makes_no_site(tmp_path: Path, what: str) -> None:
+    site, backup = tmp_path / "site", tmp_path / "backup"
+    mqi("init", site, "--timezone", "Asia/Seoul")
+    mqi("backup", backup, "--site", site)
+    manifest = json.loads((backup / "backup.json").read_text())
+    word = {
+        "changed": "secret of the backup is damaged",
+        "missing": "secret is missing",
+        "newer ledger": "revision 9999",
+        "newer format": "format 9",
+        "no backup": "no backup.json",
+    }[what]
+    if what == "changed":
+        (backup / "secret").write_text("5b" * 32)
+    elif what == "missing":
+        (backup / "secret").unlink()
+    elif what == "no backup":
+        (backup / "backup.json").unlink()
+    else:
+        change = {"ledger_revision": "9999"} if what == "newer ledger" else {"format": 9}
+        (backup / "backup.json").write_text(json.dumps({**manifest, **change}))
+    with pytest.raises(ConfigurationError, match=word):
+        mqi("restore", backup, tmp_path / "other")
+    assert not (tmp_path / "other").exists()
+
+
+def test_a_ledger_of_a_newer_program_is_not_backed_up_as_if_it_were_ours(tmp_path: Path) -> None:
+    site = tmp_path / "site"
+    mqi("init", site, "--timezone", "Asia/Seoul")
+    with sqlite3.connect(site / "state/ledger.sqlite") as ledger:
+        ledger.execute("CREATE TABLE mqi_ledger_version (version_num TEXT)")
+        ledger.execute("INSERT INTO mqi_ledger_version VALUES ('9999')")
+    with pytest.raises(ConfigurationError, match="revision 9999"):
+        mqi("backup", tmp_path / "backup", "--site", site)
+    assert not (tmp_path / "backup").exists()
+    assert [path.name for path in tmp_path.iterdir()] == ["site"]

@@ -1,0 +1,173 @@
+"""The proxy example in a real nginx on the loopback: a login in front of pages that have none."""
+
+from __future__ import annotations
+
+import base64
+import http.client
+import http.server
+import shutil
+import socket
+import ssl
+import subprocess
+import threading
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+
+pytestmark = pytest.mark.slow
+
+PRODUCTION = Path(__file__).resolve().parents[2] / "deploy" / "production"
+MAIN = """
+pid {root}/nginx.pid;
+error_log {root}/error.log;
+events {{}}
+http {{
+    access_log off;
+    client_body_temp_path {root}/tmp; proxy_temp_path {root}/tmp; fastcgi_temp_path {root}/tmp;
+    uwsgi_temp_path {root}/tmp; scgi_temp_path {root}/tmp;
+    include {root}/mqi.conf;
+}}
+"""
+
+
+class Pages(http.server.BaseHTTPRequestHandler):
+    """Stands in for Dagster's pages: answers who it is and what it was told; upgrades to a WebSocket."""
+
+    protocol_version = "HTTP/1.1"
+
+    def do_GET(self) -> None:
+        if self.headers.get("Upgrade") == "websocket":
+            self.send_response(101)
+            self.send_header("Upgrade", "websocket")
+            self.send_header("Connection", "Upgrade")
+            self.end_headers()
+            self.wfile.write(b"a frame")
+            self.close_connection = True
+            return
+        told = (
+            f"{self.server.server_port} {self.headers['X-Forwarded-Proto']} {self.headers['Authorization']}"
+        )
+        self.send_response(200)
+        self.send_header("Content-Length", str(len(told)))
+        self.end_headers()
+        self.wfile.write(told.encode())
+
+    def log_message(self, *arguments: object) -> None:
+        pass
+
+
+@dataclass
+class Proxy:
+    port: int
+    plain: int
+    pages: int
+    viewer: int
+    root: Path
+
+    def connection(self, host: str) -> http.client.HTTPSConnection:
+        trusted = ssl.create_default_context(cafile=str(self.root / "tls/fullchain.pem"))
+        made = http.client.HTTPSConnection("127.0.0.1", self.port, context=trusted, timeout=60)
+        plain = socket.create_connection(("127.0.0.1", self.port), timeout=60)
+        made.sock = trusted.wrap_socket(plain, server_hostname=host)
+        return made
+
+    def get(self, host: str, login: str | None, **headers: str) -> http.client.HTTPResponse:
+        if login is not None:
+            headers["Authorization"] = "Basic " + base64.b64encode(login.encode()).decode()
+        connection = self.connection(host)
+        connection.request("GET", "/", headers={"Host": host, **headers})
+        return connection.getresponse()
+
+
+def free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
+@pytest.fixture(scope="module")
+def proxy(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Proxy]:
+    nginx = shutil.which("nginx", path="/usr/sbin:/usr/bin")
+    if nginx is None or shutil.which("openssl") is None:
+        pytest.skip("nginx is not installed here")
+    root = tmp_path_factory.mktemp("nginx")
+    root.chmod(0o755)
+    for parent in root.parents[:2]:
+        parent.chmod(parent.stat().st_mode | 0o011)
+    (root / "tls").mkdir()
+    names = "subjectAltName=DNS:mqi.example.org,DNS:view.mqi.example.org"
+    key = [*("openssl", "req", "-x509", "-newkey", "rsa:2048", "-nodes", "-days", "2", "-subj", "/CN=mqi")]
+    files = ["-keyout", str(root / "tls/privkey.pem"), "-out", str(root / "tls/fullchain.pem")]
+    subprocess.run([*key, *files, "-addext", names], check=True, capture_output=True)
+    for file, name in (("operators", "anna"), ("viewers", "vera")):
+        hashed = subprocess.run(
+            ["openssl", "passwd", "-apr1", f"{name}'s password"], check=True, capture_output=True, text=True
+        ).stdout
+        (root / f"{file}.htpasswd").write_text(f"{name}:{hashed}")
+    servers = [http.server.ThreadingHTTPServer(("127.0.0.1", 0), Pages) for _ in range(2)]
+    for server in servers:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+    made = Proxy(free_port(), free_port(), servers[0].server_port, servers[1].server_port, root)
+    for name in ("nginx.conf", "nginx-pages.conf"):
+        text = (PRODUCTION / name).read_text().replace("/etc/mqi", str(root))
+        text = text.replace("listen 443", f"listen 127.0.0.1:{made.port}")
+        text = text.replace("listen 80", f"listen 127.0.0.1:{made.plain}")
+        text = text.replace("127.0.0.1:3000", f"127.0.0.1:{made.pages}")
+        text = text.replace("127.0.0.1:3001", f"127.0.0.1:{made.viewer}")
+        (root / name.replace("nginx.conf", "mqi.conf")).write_text(text)
+    (root / "main.conf").write_text(MAIN.format(root=root))
+    running = subprocess.Popen(
+        [nginx, "-c", str(root / "main.conf"), "-g", "daemon off;"], stderr=subprocess.PIPE, text=True
+    )
+    try:
+        limit = time.monotonic() + 60
+        while socket.socket().connect_ex(("127.0.0.1", made.port)) != 0:
+            assert running.poll() is None, running.stderr and running.stderr.read()
+            assert time.monotonic() < limit, "nginx does not answer"
+            time.sleep(0.05)
+        yield made
+    finally:
+        running.terminate()
+        running.wait(30)
+        for server in servers:
+            server.shutdown()
+
+
+def test_without_a_login_nobody_gets_in(proxy: Proxy) -> None:
+    for login in (None, "anna:guessed", "vera:vera's password"):
+        answer = proxy.get("mqi.example.org", login)
+        assert answer.status == 401
+        assert answer.headers["WWW-Authenticate"] == 'Basic realm="MQI operators"'
+        assert str(proxy.pages) not in answer.read().decode()
+
+
+def test_operators_and_viewers_each_get_their_pages(proxy: Proxy) -> None:
+    operator = proxy.get("mqi.example.org", "anna:anna's password")
+    assert (operator.status, operator.read().decode()) == (200, f"{proxy.pages} https None")
+    viewer = proxy.get("view.mqi.example.org", "vera:vera's password")
+    assert (viewer.status, viewer.read().decode()) == (200, f"{proxy.viewer} https None")
+
+
+def test_answers_carry_the_headers_that_keep_browsers_careful(proxy: Proxy) -> None:
+    headers = proxy.get("mqi.example.org", "anna:anna's password").headers
+    assert headers["Strict-Transport-Security"] == "max-age=31536000"
+    assert headers["X-Frame-Options"] == "DENY"
+    assert headers["X-Content-Type-Options"] == "nosniff"
+    assert headers["Cache-Control"] == "no-store"
+
+
+def test_a_websocket_of_the_pages_passes_with_a_login_only(proxy: Proxy) -> None:
+    wanted = {"Upgrade": "websocket", "Connection": "Upgrade"}
+    assert proxy.get("mqi.example.org", None, **wanted).status == 401
+    answer = proxy.get("mqi.example.org", "anna:anna's password", **wanted)
+    assert (answer.status, answer.headers["Upgrade"]) == (101, "websocket")
+
+
+def test_plain_http_leads_to_tls(proxy: Proxy) -> None:
+    connection = http.client.HTTPConnection("127.0.0.1", proxy.plain, timeout=60)
+    connection.request("GET", "/runs", headers={"Host": "mqi.example.org"})
+    answer = connection.getresponse()
+    assert (answer.status, answer.headers["Location"]) == (301, "https://mqi.example.org/runs")

@@ -117,7 +117,6 @@ def test_a_database_of_dagster_that_is_away_is_lost_infrastructure_and_no_fault_
             "infrastructure",
             "forever",
         )
-        assert failure.allow_retries is True
         assert "event_logs" not in str(failure.description)
     assert failure_of(IntegrityError("INSERT", {}, Exception("duplicate"))).allow_retries is False
 

@@ -12,13 +12,16 @@ ticks and the pages of an asset take.
 from __future__ import annotations
 
 import argparse
+import sys
 import tempfile
 import time
 from pathlib import Path
 
-from load_postgres import running_server
+sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "tests" / "postgres"))
+
 from load_site import LoadSite
 from load_watch import Watch, Watched, course, spread
+from postgres_server import running_postgres
 
 BEAMS = 10
 URGENT_BEAMS = 2
@@ -108,8 +111,8 @@ def main() -> int:
             if name == "sqlite":
                 found[name] = watched(name, options, folder, None)
             else:
-                with running_server() as server:
-                    found[name] = watched(name, options, folder, server.create("load"))
+                with running_postgres() as server:
+                    found[name] = watched(name, options, folder, server.section)
     return 0 if show(found) else 1
 
 

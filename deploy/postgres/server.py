@@ -218,6 +218,8 @@ class Server:
         settings = [
             f"listen_addresses = '{LOOPBACK}'",
             f"port = {self.port}",
+            # Two sites whose processes all come back at once need more than the hundred of a plain server.
+            "max_connections = 300",
             f"unix_socket_directories = '{self.socket_folder}'",
             "timezone = 'UTC'",
             *(() if self._durable else ("fsync = off",)),

@@ -7,7 +7,7 @@ from random import Random
 from typing import Any
 
 from chaos_site import ChaosSite, kill_one
-from own_postgres import Postgres
+from postgres_server import Server
 
 WORKER = "kill -9 of a run worker"
 ENGINE = "kill -9 of the engine"
@@ -60,7 +60,7 @@ class Faults:
         rng: Seeded.
     """
 
-    def __init__(self, sites: list[ChaosSite], postgres: Postgres, cluster: Any, rng: Random) -> None:
+    def __init__(self, sites: list[ChaosSite], postgres: Server, cluster: Any, rng: Random) -> None:
         self._sites = sites
         self._postgres = postgres
         self._cluster = cluster
@@ -94,7 +94,7 @@ class Faults:
         return None
 
     def _kill_postgres(self) -> str | None:
-        if self._postgres.process is None:
+        if self._postgres.pid() is None:
             return None
         self._postgres.kill()
         return "both sites' records"

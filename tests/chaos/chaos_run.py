@@ -9,7 +9,7 @@ from typing import Any
 
 from chaos_faults import EVERYTHING, KINDS, Faults, Schedule
 from chaos_site import RESTART_SECONDS, ChaosSite
-from own_postgres import Postgres
+from postgres_server import Server
 
 FAULT_SECONDS = 20.0
 LONGER_SECONDS = 600.0
@@ -77,7 +77,7 @@ class Chaos:
         seed: Of faults and cases.
     """
 
-    def __init__(self, sites: list[ChaosSite], postgres: Postgres, cluster: Any, seed: int) -> None:
+    def __init__(self, sites: list[ChaosSite], postgres: Server, cluster: Any, seed: int) -> None:
         self.sites = sites
         self.postgres = postgres
         self.cluster = cluster
@@ -153,7 +153,7 @@ class Chaos:
     def standing(self) -> bool:
         """Whether all that can be killed lives."""
         return (
-            self.postgres.process is not None
+            self.postgres.pid() is not None
             and all(site.up() for site in self.sites)
             and set(self.cluster.states().values()) == {"up"}
         )
@@ -186,7 +186,7 @@ class Chaos:
         if self._whole is not None:
             self._go_on()
             return
-        if self.postgres.process is None and self._long_dead("PostgreSQL"):
+        if self.postgres.pid() is None and self._long_dead("PostgreSQL"):
             self.postgres.start()
             self.log.say("started again: PostgreSQL")
         for name in ("slurmctld", "sshd"):

@@ -14,7 +14,7 @@ from beams import make_shared
 from chaos_checks import violations
 from chaos_run import Chaos
 from chaos_site import ChaosSite
-from own_postgres import Postgres
+from postgres_server import Server, running_postgres
 from site_on_slurm import sections, steer
 from slurm_cluster import running_cluster
 from stack import Stack
@@ -29,16 +29,10 @@ pytestmark = [pytest.mark.slow, pytest.mark.timeout(60 * (MINUTES + DRAIN_MINUTE
 
 
 @pytest.fixture
-def postgres() -> Iterator[Postgres]:
+def postgres() -> Iterator[Server]:
     """A server of this test's own."""
-    # Short, because a socket lies below it, and where the server's user can go.
-    base = Path(tempfile.mkdtemp(dir="/tmp", prefix="mqp"))
-    base.chmod(0o755)
-    server = Postgres(base / "pg")
-    server.start()
-    yield server
-    server.stop()
-    shutil.rmtree(base)
+    with running_postgres() as server:
+        yield server
 
 
 @pytest.fixture
@@ -58,7 +52,7 @@ def shared(cluster: Any) -> Iterator[Path]:
 
 
 @pytest.fixture
-def sites(postgres: Postgres, cluster: Any, shared: Path, tmp_path: Path) -> Iterator[list[ChaosSite]]:
+def sites(postgres: Server, cluster: Any, shared: Path, tmp_path: Path) -> Iterator[list[ChaosSite]]:
     """One site that simulates here and one on the cluster, by one engine, all records on PostgreSQL."""
     made = []
     for name in ("local", "slurm"):
@@ -72,7 +66,8 @@ def sites(postgres: Postgres, cluster: Any, shared: Path, tmp_path: Path) -> Ite
         }
         if name == "local":
             given["execution"] |= {"simulation": "local", "gpu_monitoring": "local"}
-        given["database"] = postgres.create(name)
+        postgres.new_database(name)
+        given["database"] = {**postgres.section, "name": name}
         steer(shared, name, seconds=ENGINE_SECONDS)
         made.append(ChaosSite(name, Stack(tmp_path / name, given), str(shared / f"{name}.trace")))
     for site in made:
@@ -84,7 +79,7 @@ def sites(postgres: Postgres, cluster: Any, shared: Path, tmp_path: Path) -> Ite
 
 def test_every_case_is_concluded_once_however_much_dies(
     sites: list[ChaosSite],
-    postgres: Postgres,
+    postgres: Server,
     cluster: Any,
     shared: Path,
     tmp_path: Path,

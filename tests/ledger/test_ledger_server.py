@@ -13,6 +13,7 @@ from postgres_server import Server
 
 from mqi_dagster.errors import InfrastructureError, Retry
 from mqi_dagster.ledger import Lease, LeaseKeeper, Ledger, Slot, SlotKind
+from mqi_dagster.ledger.availability import Need
 
 pytestmark = [pytest.mark.slow, pytest.mark.postgres]
 
@@ -29,7 +30,7 @@ def ledger(postgres: Server) -> Iterator[Ledger]:
 
 
 def acquired(ledger: Ledger) -> Lease:
-    lease = ledger.acquire("b1", "run1", stale_after=STALE, kind="cpu")
+    lease = ledger.acquire("b1", "run1", Need(SlotKind.CPU), stale_after=STALE)
     assert isinstance(lease, Lease)
     return lease
 
@@ -54,7 +55,7 @@ def test_a_server_that_stays_away_is_an_error_that_is_worth_another_try(
     ledger.patience_seconds = 1.0
     postgres.kill()
     calls = [
-        lambda: ledger.acquire("b1", "run1", stale_after=STALE, kind="cpu"),
+        lambda: ledger.acquire("b1", "run1", Need(SlotKind.CPU), stale_after=STALE),
         lambda: ledger.leases(),
         lambda: ledger.report("b1", "run1", "simulating"),
         lambda: ledger.release(lease),
@@ -74,7 +75,7 @@ def test_a_heartbeat_does_not_wait_and_the_lease_outlives_a_short_absence(
 ) -> None:
     lease = acquired(ledger)
     every = timedelta(seconds=0.2)
-    with LeaseKeeper(ledger, lease, every=every, stale_after=STALE) as keeper:
+    with LeaseKeeper(ledger, lease, every=every) as keeper:
         postgres.kill()
         began = time.monotonic()
         with pytest.raises(InfrastructureError):

@@ -192,8 +192,7 @@ def test_a_ledger_of_a_newer_program_is_not_backed_up_as_if_it_were_ours(tmp_pat
     site = tmp_path / "site"
     mqi("init", site, "--timezone", "Asia/Seoul")
     with sqlite3.connect(site / "state/ledger.sqlite") as ledger:
-        ledger.execute("CREATE TABLE mqi_ledger_version (version_num TEXT)")
-        ledger.execute("INSERT INTO mqi_ledger_version VALUES ('9999')")
+        ledger.execute("UPDATE mqi_ledger_version SET version_num = '9999'")
     with pytest.raises(ConfigurationError, match="revision 9999"):
         mqi("backup", tmp_path / "backup", "--site", site)
     assert not (tmp_path / "backup").exists()

@@ -72,12 +72,12 @@ test: install-dev
 
 test-all: install-dev
 	@tests/system-packages
-	@$(BIN)/python -m pytest -m slow -n 3 --dist worksteal --durations=0
+	@$(BIN)/python -m pytest -m "slow and not chaos" -n 2 --dist worksteal --durations=0
 	@$(MAKE) --no-print-directory mutate
 
 test-chaos: install-dev
 	@tests/system-packages
-	@$(BIN)/python -m pytest tests/chaos -m slow -s
+	@$(BIN)/python -m pytest tests/chaos -m chaos -s
 
 test-postgres: install-dev
 	@$(PYTHON) deploy/postgres install

@@ -17,6 +17,8 @@ from mqi_dagster.sensors.reaper import reaper
 from mqi_dagster.sensors.retention import retention
 
 _UNCONFIGURED_INTERVAL = 30
+_UNHURRIED_INTERVAL = 10
+"""Seconds; of what no case waits for, however often a site wants to look at its inbox."""
 
 
 def build_definitions(site: Site) -> dg.Definitions:
@@ -47,9 +49,7 @@ def build_definitions(site: Site) -> dg.Definitions:
             cases_to_conclude(interval),
             run_outcomes(interval),
             reaper(interval),
-            gpu_monitor(interval),
-            alarms(interval),
-            notifications(interval),
+            *(sensor(max(interval, _UNHURRIED_INTERVAL)) for sensor in (gpu_monitor, alarms, notifications)),
             retention(configured and site.settings.retention.daily),
         ],
         resources={"site": site},

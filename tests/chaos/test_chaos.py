@@ -25,7 +25,7 @@ DRAIN_MINUTES = float(os.environ.get("CHAOS_DRAIN_MINUTES", "4"))
 ENGINE_SECONDS = 4.0
 SLOTS = 2
 
-pytestmark = [pytest.mark.slow, pytest.mark.timeout(60 * (MINUTES + DRAIN_MINUTES + 15))]
+pytestmark = [pytest.mark.slow, pytest.mark.chaos, pytest.mark.timeout(60 * (MINUTES + DRAIN_MINUTES + 15))]
 
 
 @pytest.fixture

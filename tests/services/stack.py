@@ -79,6 +79,10 @@ class Stack:
         for name, section in {**settings_of(folder), **(settings or {})}.items():
             content[name] = {**(content.get(name) or {}), **section}
         self.settings_file.write_text(yaml.safe_dump(content))
+        if "database" in (settings or {}):
+            # Made before the site was told of its server.
+            for left in (self.site / "state").glob("ledger.sqlite*"):
+                left.unlink()
         self.inbox, self.handover = self.site / "inbox", self.site / "handover"
         self.trace = folder / "trace"
         self.steer()

@@ -66,6 +66,7 @@ class Terminal:
 
     def resize(self, columns: int, rows: int, *, tell: bool = True) -> None:
         """Give the terminal another size."""
+        self._rows = rows
         fcntl.ioctl(self._slave, termios.TIOCSWINSZ, struct.pack("HHHH", rows, columns, 0, 0))
         if tell:
             self.process.send_signal(signal.SIGWINCH)
@@ -85,9 +86,10 @@ class Terminal:
 
     @property
     def screen(self) -> list[str]:
-        """Lines of the newest whole frame."""
-        frames = self.output.split(_HOME)
-        frame = frames[-1] if len(frames) > 1 else b""
+        """Lines of the newest whole frame: of the last one the end may not have come yet."""
+        frames = self.output.split(_HOME)[1:]
+        whole = (frame for frame in reversed(frames[-2:]) if frame.count(b"\n") == self._rows - 1)
+        frame = next(whole, frames[-1] if frames else b"")
         return _CODES.sub(b"", frame).decode(errors="replace").replace("\r", "").split("\n")
 
     def wait_for(self, wanted: Callable[[list[str]], bool], what: str, seconds: float = 90.0) -> list[str]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 import json
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -123,17 +123,19 @@ def _do(given: dict[str, Any]) -> int:
     return 0
 
 
-def main(argv: Sequence[str] | None = None) -> int:
-    """Run a command.
-
-    Returns:
-        0; 1 for what failed; 2 for what a person has to do first.
-    """
+def ended(action: Callable[[], int]) -> int:
+    """What a command exits with: its own code, 1 for what failed, 2 for what a person has to do first."""
     try:
-        return _do(vars(_parser().parse_args(argv)))
+        return action()
     except NotPreparedError as error:
         sys.stderr.write(f"{error}\n")
         return 2
     except ClusterError as error:
         sys.stderr.write(f"{error}\n")
         return 1
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run a command; see `ended`."""
+    given = vars(_parser().parse_args(argv))
+    return ended(lambda: _do(given))

@@ -8,7 +8,8 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from cluster.errors import ClusterError, NotPreparedError
+from cluster.command import ended
+from cluster.errors import NotPreparedError
 
 from postgres.packages import install
 from postgres.server import DEFAULT_ROOT, Server
@@ -58,17 +59,6 @@ def _do(command: str, root: Path) -> int:
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run a command.
-
-    Returns:
-        0; 1 for what failed; 2 for what a person has to do first.
-    """
+    """Run a command; see `cluster.command.ended`."""
     given = _parser().parse_args(argv)
-    try:
-        return _do(given.command, given.root)
-    except NotPreparedError as error:
-        sys.stderr.write(f"{error}\n")
-        return 2
-    except ClusterError as error:
-        sys.stderr.write(f"{error}\n")
-        return 1
+    return ended(lambda: _do(given.command, given.root))

@@ -8,7 +8,6 @@ from pathlib import Path
 from types import TracebackType
 
 import dagster as dg
-from sqlalchemy.exc import TimeoutError as PoolTimeoutError
 
 from mqi_dagster.errors import InfrastructureError, MqiError, Retry, Where
 from mqi_dagster.ledger.place import database_lost
@@ -61,8 +60,6 @@ def lost_infrastructure(error: BaseException) -> str | None:
         return f"Dagster's database failed ({type(error).__name__})"
     seen: BaseException | None = error
     while seen is not None:
-        if isinstance(seen, PoolTimeoutError) or type(seen).__module__.startswith("dagster_postgres"):
-            return f"Dagster's database failed ({type(seen).__name__})"
         if isinstance(seen, OSError) and seen.errno in _AWAY:
             return os.strerror(seen.errno)
         seen = seen.__cause__ or seen.__context__

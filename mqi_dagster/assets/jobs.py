@@ -6,6 +6,8 @@ CASE_TAG = "mqi/case"
 GPU_TAG = "mqi/gpu"
 UPLOAD_TAG = "mqi/upload"
 PRIORITY_TAG = "dagster/priority"
+PARTITION_TAG = "dagster/partition"
+RUN_KEY_TAG = "dagster/run_key"
 POOL = "gpu"
 RETRY_OF_TAG = "mqi/retry_of"
 """On a run that goes on by itself after infrastructure was lost: the run before it."""
@@ -29,6 +31,9 @@ conclusion_job = dg.define_asset_job(
     selection=dg.AssetSelection.assets("case_handed_over"),
     description="Summary and completion marker of a case whose beams are all handed over.",
 )
+
+CASE_ASSETS = {intake_job.name: "case_manifest", conclusion_job.name: "case_handed_over"}
+"""The asset of a case that each of its jobs makes."""
 
 
 def beam_tags(case: str, target: str, priority: int) -> dict[str, str]:

@@ -29,14 +29,20 @@ def _text(made: dg.AssetMaterialization, name: str) -> str | None:
     return None if value is None else str(value.value)
 
 
-def latest_text(instance: dg.DagsterInstance, asset: str, key: str, name: str) -> str | None:
-    """A metadata value of the latest materialisation of an asset's partition, None if there is none."""
+def latest_record(instance: dg.DagsterInstance, asset: str, key: str) -> dg.EventLogRecord | None:
+    """The latest materialisation of an asset's partition."""
     records = instance.fetch_materializations(
         dg.AssetRecordsFilter(asset_key=dg.AssetKey(asset), asset_partitions=[key]), limit=1
     ).records
-    if not records or records[0].asset_materialization is None:
+    return records[0] if records else None
+
+
+def latest_text(instance: dg.DagsterInstance, asset: str, key: str, name: str) -> str | None:
+    """A metadata value of the latest materialisation of an asset's partition, None if there is none."""
+    record = latest_record(instance, asset, key)
+    if record is None or record.asset_materialization is None:
         return None
-    return _text(records[0].asset_materialization, name)
+    return _text(record.asset_materialization, name)
 
 
 def latest_digest(instance: dg.DagsterInstance, asset: str, key: str) -> str | None:
@@ -85,10 +91,8 @@ def passed(instance: dg.DagsterInstance, asset: str, check: str, key: str) -> bo
 
     A materialisation event alone proves nothing: the check has to have looked at that very one.
     """
-    made = instance.fetch_materializations(
-        dg.AssetRecordsFilter(asset_key=dg.AssetKey(asset), asset_partitions=[key]), limit=1
-    ).records
-    if not made:
+    made = latest_record(instance, asset, key)
+    if made is None:
         return False
     checked = instance.event_log_storage.get_asset_check_execution_history(
         dg.AssetCheckKey(dg.AssetKey(asset), check), limit=1, partition_filter=PartitionKeyFilter(key=key)
@@ -97,7 +101,7 @@ def passed(instance: dg.DagsterInstance, asset: str, check: str, key: str) -> bo
         return False
     evaluation = checked[0].event.asset_check_evaluation
     target = evaluation.target_materialization_data
-    return bool(evaluation.passed) and target is not None and target.storage_id == made[0].storage_id
+    return bool(evaluation.passed) and target is not None and target.storage_id == made.storage_id
 
 
 def _content_passed(instance: dg.DagsterInstance, asset: str, check: str, key: str) -> bool:

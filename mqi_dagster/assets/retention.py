@@ -11,17 +11,14 @@ import dagster as dg
 from dagster._core.storage.dagster_run import FINISHED_STATUSES
 
 from mqi_dagster.assets.ancestry import ancestry
-from mqi_dagster.assets.jobs import CASE_TAG
-from mqi_dagster.assets.lineage import latest_digest
+from mqi_dagster.assets.jobs import BEAM_ASSETS, CASE_ASSETS, CASE_TAG, PARTITION_TAG
+from mqi_dagster.assets.lineage import latest_digest, latest_record
 from mqi_dagster.errors import InfrastructureError, StoreError
 from mqi_dagster.partitions import BEAMS, CASES, is_case_key
 from mqi_dagster.resources.site import Site
 
-_BEAM_ASSETS = ("interpreted_csvs", "tps_file", "raw_dose", "rt_dose", "handed_over")
-_CASE_ASSETS = ("case_manifest", "case_handed_over")
 _CASE_LEVEL = "_case"
 _CURRENT = "current"
-_PARTITION_TAG = "dagster/partition"
 
 
 class Kind(StrEnum):
@@ -114,7 +111,7 @@ def tidy(instance: dg.DagsterInstance, site: Site, now: datetime, seconds: float
 def _busy_cases(instance: dg.DagsterInstance) -> set[str]:
     unfinished = [status for status in dg.DagsterRunStatus if status not in FINISHED_STATUSES]
     tags = [run.tags for run in instance.get_runs(dg.RunsFilter(statuses=unfinished))]
-    return {tag.get(name, "").partition("__")[0] for tag in tags for name in (CASE_TAG, _PARTITION_TAG)}
+    return {tag.get(name, "").partition("__")[0] for tag in tags for name in (CASE_TAG, PARTITION_TAG)}
 
 
 def _concluded_before(instance: dg.DagsterInstance, case: str, limit: datetime) -> bool:
@@ -128,17 +125,15 @@ def _concluded_before(instance: dg.DagsterInstance, case: str, limit: datetime) 
 
 
 def _made_at(instance: dg.DagsterInstance, asset: str, key: str) -> datetime | None:
-    records = instance.fetch_materializations(
-        dg.AssetRecordsFilter(asset_key=dg.AssetKey(asset), asset_partitions=[key]), limit=1
-    ).records
-    return datetime.fromtimestamp(records[0].timestamp, UTC) if records else None
+    record = latest_record(instance, asset, key)
+    return datetime.fromtimestamp(record.timestamp, UTC) if record is not None else None
 
 
 def _superseded(instance: dg.DagsterInstance, site: Site, folder: Path, limit: datetime) -> Iterator[Spare]:
     for level in sorted(path for path in folder.iterdir() if path.is_dir() and not path.is_symlink()):
         whole = level.name == _CASE_LEVEL
         key = folder.name if whole else f"{folder.name}__{level.name}"
-        needed = _needed(instance, site, key, _CASE_ASSETS if whole else _BEAM_ASSETS)
+        needed = _needed(instance, site, key, tuple(CASE_ASSETS.values()) if whole else BEAM_ASSETS)
         if needed is None:
             continue
         for asset in sorted(path for path in level.iterdir() if path.is_dir()):

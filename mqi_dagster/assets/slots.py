@@ -126,14 +126,14 @@ def job_ended(site: Site, lease: Lease) -> bool:
         return False
 
 
-def free_ended_leases(instance: dg.DagsterInstance, site: Site) -> None:
-    """Free what runs hold that have ended or fallen silent, and whose engine is gone as well.
+def free_ended_leases(instance: dg.DagsterInstance, site: Site) -> int:
+    """Free what ended or silent runs hold whose engine is gone as well; how many leases there were.
 
     The only way in which a lease of another beam ends. A job on a cluster outlives its run, for the next one
     to take over. It goes only where an operator has cancelled the run, or where the run has failed for good
     and nothing is going to take the job over.
     """
-    leases = site.ledger.leases()
+    leases, freed = site.ledger.leases(), 0
     outcomes = site.ledger.outcomes_of([lease.owner for lease in leases])
     for lease in leases:
         run = instance.get_run_by_id(lease.owner)
@@ -156,4 +156,5 @@ def free_ended_leases(instance: dg.DagsterInstance, site: Site) -> None:
                 continue
         if job_ended(site, lease):
             # A silent owner that has woken meanwhile keeps it.
-            site.ledger.release(lease, unless_renewed=not finished)
+            freed += site.ledger.release(lease, unless_renewed=not finished)
+    return freed

@@ -5,7 +5,7 @@ from contextlib import suppress
 
 import dagster as dg
 
-from mqi_dagster.assets.jobs import BEAM_ASSETS
+from mqi_dagster.assets.jobs import BEAM_ASSETS, CASE_ASSETS
 from mqi_dagster.cli.graphql import GraphQL
 from mqi_dagster.cli.pages import Pages
 from mqi_dagster.cli.services import Services
@@ -16,7 +16,6 @@ from mqi_dagster.worklist.manifests import manifest_of
 from mqi_dagster.worklist.run_history import LatestRun, RunState, latest_run
 
 _RETRIED = (RunState.FAILED, RunState.AGAIN, RunState.CANCELLED)
-_CASE_ASSETS = {"intake": ("case_manifest",), "conclusion": ("case_handed_over",)}
 
 
 def services_of(site: Site) -> GraphQL:
@@ -106,5 +105,5 @@ def _launch(services: GraphQL, partition: str, run: LatestRun) -> str:
         # A run that died after its last step has nothing to repeat from; a backfill finds what it made.
         with suppress(InfrastructureError):
             return services.reexecute_from_failure(run.run_id)
-    assets = BEAM_ASSETS if "__" in partition else _CASE_ASSETS.get(run.job or "", ("case_manifest",))
+    assets = BEAM_ASSETS if "__" in partition else (CASE_ASSETS.get(run.job or "", "case_manifest"),)
     return services.backfill(assets, [partition], f"mqi case retry {partition}")

@@ -8,6 +8,7 @@ import dagster as dg
 
 from mqi_dagster.assets.arrivals import ArrivedCase, given_folder
 from mqi_dagster.assets.beam import read_manifest
+from mqi_dagster.assets.jobs import RUN_KEY_TAG
 from mqi_dagster.cli.beam_progress import BeamProgress
 from mqi_dagster.cli.case_results import CaseResult, Verdict
 from mqi_dagster.cli.case_site import RunOptions, make_run_site
@@ -20,7 +21,6 @@ from mqi_dagster.errors import InputError
 from mqi_dagster.partitions import BEAMS, CASES, beam_key
 from mqi_dagster.resources.site import SETTINGS_VARIABLE, Site
 from mqi_dagster.sensors.causes import first_cause
-from mqi_dagster.worklist.run_history import RUN_KEY_TAG
 
 _QUIET = {"loggers": {"console": {"config": {"log_level": "CRITICAL"}}}}
 

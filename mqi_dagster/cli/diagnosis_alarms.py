@@ -8,8 +8,8 @@ from pathlib import Path
 
 from mqi_dagster.cli.findings import Finding, Verdict, finding
 from mqi_dagster.ledger.ledger import Ledger
-from mqi_dagster.notify.message import read_password
 from mqi_dagster.settings import Settings
+from mqi_dagster.settings.passwords import read_password
 
 
 def examine_alarms(settings: Settings, ledger: Ledger | None) -> Iterator[Finding]:

@@ -9,6 +9,7 @@ from mqi_dagster.ledger.gpus import GpuUsage
 from mqi_dagster.ledger.leases import Lease
 from mqi_dagster.ledger.ledger import Ledger
 from mqi_dagster.ledger.slots import Slot
+from mqi_dagster.worklist.pool import side_by_side
 
 _SEEN = (
     "name",
@@ -24,13 +25,8 @@ _SEEN = (
 
 def gpu_rows(ledger: Ledger) -> list[dict[str, Any]]:
     """One row a slot, and one a GPU that is seen and in no pool."""
-    looks = {(gpu.host, gpu.uuid): gpu for gpu in ledger.gpus()}
-    held = {(lease.host, slot.kind, slot.index): lease for lease in ledger.leases() for slot in lease.slots}
-    rows = []
-    for slot in ledger.slots():
-        look = looks.pop((slot.host, slot.uuid), None) if slot.uuid else None
-        rows.append(_row(slot, held.get((slot.host, slot.kind, slot.index)), look))
-    return rows + [_unpooled(look) for look in looks.values()]
+    rows, others = side_by_side(ledger.slots(), ledger.leases(), ledger.gpus())
+    return [*(_row(*row) for row in rows), *(_unpooled(look) for look in others)]
 
 
 def _row(slot: Slot, lease: Lease | None, look: GpuUsage | None) -> dict[str, Any]:

@@ -8,6 +8,7 @@ from enum import StrEnum
 from pathlib import Path
 
 from mqi_dagster.errors import ConfigurationError
+from mqi_dagster.execution.locks import is_held
 from mqi_dagster.settings import Settings
 
 
@@ -46,23 +47,9 @@ def take(settings: Settings, service: Service) -> int:
 
 def held(settings: Settings) -> list[Service]:
     """The services that a service manager runs now."""
-    return [service for service in Service if _held(_path(settings, service))]
+    return [service for service in Service if is_held(_path(settings, service))]
 
 
 def ever_held(settings: Settings) -> bool:
     """Whether a service manager has ever run services of this site."""
     return any(_path(settings, service).exists() for service in Service)
-
-
-def _held(path: Path) -> bool:
-    try:
-        lock = os.open(path, os.O_RDWR | os.O_CLOEXEC)
-    except FileNotFoundError:
-        return False
-    try:
-        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        return True
-    finally:
-        os.close(lock)
-    return False

@@ -25,26 +25,31 @@ _CONFIRM_SECONDS = 10.0
 
 
 @dataclass(frozen=True, slots=True)
-class _Stat:
+class ProcessStat:
+    """What the kernel says of a process."""
+
     state: str
     parent: int
     group: int
     session: int
     started: int
+    """Ticks of the kernel from its boot to the start of the process."""
 
     @property
     def lives(self) -> bool:
+        """Whether it is more than a zombie."""
         return self.state not in "ZXx"
 
 
-def _stat(pid: int) -> _Stat | None:
+def stat_of(pid: int) -> ProcessStat | None:
+    """A process; None where there is none of that pid."""
     try:
         # The name in parentheses may hold blanks and parentheses of its own: fields count from the last one.
         fields = Path(f"/proc/{pid}/stat").read_text(errors="replace").rpartition(")")[2].split()
     except (FileNotFoundError, ProcessLookupError):
         return None
     state, parent, group, session = fields[0], *(int(field) for field in fields[1:4])
-    return _Stat(state=state, parent=parent, group=group, session=session, started=int(fields[19]))
+    return ProcessStat(state=state, parent=parent, group=group, session=session, started=int(fields[19]))
 
 
 def process_id(pid: int) -> str:
@@ -53,7 +58,7 @@ def process_id(pid: int) -> str:
     Raises:
         InfrastructureError: There is no such process.
     """
-    stat = _stat(pid)
+    stat = stat_of(pid)
     if stat is None:
         raise InfrastructureError("the process ended before it could be named")
     return f"{pid}:{stat.started}"
@@ -73,7 +78,7 @@ def living_members(job_id: str) -> list[int]:
         InfrastructureError: The name is not that of a process.
     """
     leader, started = _parsed(job_id)
-    stat = _stat(leader)
+    stat = stat_of(leader)
     # The pid is only given out again once nothing is left of the group and the session it names.
     if stat is not None and stat.started != started:
         return []
@@ -81,7 +86,7 @@ def living_members(job_id: str) -> list[int]:
     for entry in os.listdir("/proc"):  # noqa: PTH208 - thousands of entries, only their names matter
         if not entry.isdigit():
             continue
-        member = _stat(int(entry))
+        member = stat_of(int(entry))
         if member is not None and member.lives and leader in (int(entry), member.group, member.session):
             living.append(int(entry))
     return living
@@ -99,7 +104,7 @@ def process_alive(job_id: str) -> bool:
 def descends_from(pid: int, ancestors: Collection[int]) -> bool:
     """Whether a process is one of these or was started by one, however far back."""
     while pid not in ancestors:
-        stat = _stat(pid)
+        stat = stat_of(pid)
         if stat is None or stat.parent <= 0:
             return False
         pid = stat.parent

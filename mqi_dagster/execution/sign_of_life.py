@@ -13,6 +13,7 @@ from enum import StrEnum
 from pathlib import Path
 
 from mqi_dagster.errors import InfrastructureError
+from mqi_dagster.execution.locks import is_held
 
 _SAFE = re.compile(r"[A-Za-z0-9_-]{1,100}")
 _held: list[int] = []
@@ -65,20 +66,10 @@ class SignsOfLife:
             InfrastructureError: The disk cannot be read.
         """
         try:
-            descriptor = os.open(self._path(run_id), os.O_RDWR | os.O_CLOEXEC)
-        except FileNotFoundError:
-            return Life.NEVER_SEEN
+            held = is_held(self._path(run_id))
         except OSError as error:
             raise InfrastructureError(f"a sign of life cannot be read: {error.strerror}") from None
-        try:
-            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            return Life.ALIVE
-        except OSError as error:
-            raise InfrastructureError(f"a sign of life cannot be read: {error.strerror}") from None
-        finally:
-            os.close(descriptor)
-        return Life.DEAD
+        return {None: Life.NEVER_SEEN, True: Life.ALIVE, False: Life.DEAD}[held]
 
     def known(self) -> list[str]:
         """The runs whose workers have given a sign that was not forgotten since."""

@@ -3,17 +3,18 @@
 from __future__ import annotations
 
 import os
-import stat
 from pathlib import Path
 
 from sqlalchemy.engine import URL
 from sqlalchemy.exc import DataError, DBAPIError, IntegrityError, ProgrammingError
+from sqlalchemy.exc import TimeoutError as PoolTimeoutError
 
-from mqi_dagster.errors import ConfigurationError
 from mqi_dagster.ledger.database import sqlite_url
 from mqi_dagster.settings import Settings
+from mqi_dagster.settings.passwords import read_password
 
 LEDGER_FILE = "ledger.sqlite"
+_PASSWORD = "the database's password file"
 DATABASE_VARIABLE = "MQI_DATABASE_URL"
 """Tells Dagster's processes the server's URL, so that no password stands in its own file."""
 DRIVER = "postgresql+psycopg2"
@@ -43,7 +44,7 @@ def server_url(settings: Settings) -> str | None:
     database = settings.database
     if database.host is None:
         return None
-    password = None if database.password_file is None else read_password(database.password_file)
+    password = None if database.password_file is None else read_password(database.password_file, _PASSWORD)
     socket = database.host.startswith("/")
     url = URL.create(
         DRIVER,
@@ -55,25 +56,6 @@ def server_url(settings: Settings) -> str | None:
         query={"host": database.host, "port": str(database.port)} if socket else {},
     )
     return url.render_as_string(hide_password=False)
-
-
-def read_password(path: Path) -> str:
-    """The password in a file of this user that nobody else can read.
-
-    Raises:
-        ConfigurationError: It is missing, open to others, or empty.
-    """
-    try:
-        mode = path.stat().st_mode
-        text = path.read_text(encoding="utf-8").strip()
-    except (OSError, UnicodeDecodeError) as error:
-        reason = error.strerror if isinstance(error, OSError) else "it is no text"
-        raise ConfigurationError(f"the database's password file cannot be read: {reason}") from None
-    if mode & (stat.S_IRWXG | stat.S_IRWXO):
-        raise ConfigurationError("the database's password file can be read by others; chmod 600")
-    if not text:
-        raise ConfigurationError("the database's password file is empty")
-    return text
 
 
 def announce_server(settings: Settings) -> None:
@@ -94,9 +76,10 @@ def database_lost(error: BaseException) -> bool:
     """
     seen: BaseException | None = error
     while seen is not None:
-        if isinstance(seen, DBAPIError) and not isinstance(
-            seen, IntegrityError | ProgrammingError | DataError
-        ):
+        if isinstance(seen, DBAPIError):
+            if not isinstance(seen, IntegrityError | ProgrammingError | DataError):
+                return True
+        elif isinstance(seen, PoolTimeoutError) or type(seen).__module__.startswith("dagster_postgres"):
             return True
         seen = seen.__cause__ or seen.__context__
     return False

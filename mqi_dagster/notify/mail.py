@@ -8,8 +8,9 @@ from email.message import EmailMessage
 from email.utils import format_datetime
 
 from mqi_dagster.errors import ConfigurationError, NotTakenError
-from mqi_dagster.notify.message import Message, read_password
+from mqi_dagster.notify.message import Message
 from mqi_dagster.settings import Mail, MailSecurity
+from mqi_dagster.settings.passwords import read_password
 
 
 class MailChannel:

@@ -5,10 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass
 from datetime import datetime
-from pathlib import Path
 from typing import Protocol
 
-from mqi_dagster.errors import ConfigurationError
 from mqi_dagster.settings import Notifications
 
 _WORDS = {
@@ -57,24 +55,6 @@ class Channel(Protocol):
             ConfigurationError: A secret cannot be used as it is.
         """
         ...
-
-
-def read_password(path: Path, what: str) -> str:
-    """A secret from its file.
-
-    Raises:
-        ConfigurationError: The file is missing, open to others, or empty.
-    """
-    try:
-        mode = path.stat().st_mode & 0o777
-        text = path.read_text(encoding="utf-8").strip()
-    except (OSError, UnicodeDecodeError):
-        raise ConfigurationError(f"{what} cannot be read") from None
-    if mode & 0o077:
-        raise ConfigurationError(f"{what} has mode {mode:04o}; make it 0600")
-    if not text:
-        raise ConfigurationError(f"{what} is empty")
-    return text
 
 
 def channels_of(notifications: Notifications) -> Iterator[Channel]:

@@ -12,8 +12,9 @@ from dataclasses import asdict
 from typing import IO
 
 from mqi_dagster.errors import NotTakenError
-from mqi_dagster.notify.message import Message, read_password
+from mqi_dagster.notify.message import Message
 from mqi_dagster.settings import Webhook
+from mqi_dagster.settings.passwords import read_password
 
 SIGNATURE = "X-MQI-Signature"
 """``sha256=`` and the hexadecimal HMAC-SHA256 of the body under the shared secret."""

@@ -10,6 +10,7 @@ import dagster as dg
 
 from mqi_dagster.ledger.alarms import AlarmKind
 from mqi_dagster.ledger.database import utc_now
+from mqi_dagster.ledger.leases import Lease
 from mqi_dagster.resources.site import Site
 from mqi_dagster.settings import LOCAL
 
@@ -51,22 +52,24 @@ def alarms(interval: int) -> dg.SensorDefinition:
 
 def look(instance: dg.DagsterInstance, site: Site, now: datetime) -> Standing:
     """Every alarm of the site's state that stands now, by kind and subject: its text."""
+    leases = site.ledger.leases()
     return {
         (kind, subject): text
         for kind, subject, text in (
-            *_stuck(site, now),
+            *_stuck(site, leases, now),
             *_waiting(instance, site, now),
-            *_clusters(site, now),
+            *_clusters(site, leases, now),
             *_disks(site),
             *_inbox(site),
         )
     }
 
 
-def _stuck(site: Site, now: datetime) -> Iterator[tuple[AlarmKind, str, str]]:
+def _stuck(site: Site, leases: list[Lease], now: datetime) -> Iterator[tuple[AlarmKind, str, str]]:
     limit = timedelta(minutes=site.settings.alarms.stuck_minutes)
-    for lease in site.ledger.leases():
-        report = site.ledger.progress(lease.beam)
+    reports = site.ledger.progress_of([lease.beam for lease in leases])
+    for lease in leases:
+        report = reports.get(lease.beam)
         if report is None or report.phase not in _WORKING or report.run_id != lease.owner:
             continue
         if now - max(report.updated_at, lease.acquired_at) > limit:
@@ -92,8 +95,8 @@ def _waiting(instance: dg.DagsterInstance, site: Site, now: datetime) -> Iterato
         yield AlarmKind.BEAMS_WAITING, "queue", text
 
 
-def _clusters(site: Site, now: datetime) -> Iterator[tuple[AlarmKind, str, str]]:
-    waited_for = {lease.host for lease in site.ledger.leases()}
+def _clusters(site: Site, leases: list[Lease], now: datetime) -> Iterator[tuple[AlarmKind, str, str]]:
+    waited_for = {lease.host for lease in leases}
     for name, host in site.settings.hosts.items():
         look = site.ledger.cluster_look(name) if host.slurm is not None else None
         if look is None or host.slurm is None:

@@ -6,6 +6,7 @@ import dagster as dg
 
 from mqi_dagster.errors import Retry
 
+CANCELLED = "cancelled by an operator"
 _GONE = "the run ended without an error of its own: its worker is gone"
 _CHECK = "check"
 _LOST = "infrastructure"

@@ -13,13 +13,13 @@ import dagster as dg
 from dagster._core.event_api import RunStatusChangeEventType
 
 from mqi_dagster.assets.boundary import safe_text
-from mqi_dagster.assets.jobs import RETRY_OF_TAG, beam_job, conclusion_job, intake_job
+from mqi_dagster.assets.jobs import PARTITION_TAG, RETRY_OF_TAG, beam_job, conclusion_job, intake_job
 from mqi_dagster.assets.slots import free_ended_leases
 from mqi_dagster.ledger.alarms import AlarmKind
 from mqi_dagster.ledger.outcomes import RunOutcome, RunVerdict
 from mqi_dagster.resources.site import Site
-from mqi_dagster.sensors.causes import first_cause, next_step
-from mqi_dagster.sensors.queue import PARTITION_TAG, SECONDS_PER_TICK
+from mqi_dagster.sensors.causes import CANCELLED, first_cause, next_step
+from mqi_dagster.sensors.queue import SECONDS_PER_TICK, latest_run_of
 from mqi_dagster.sensors.retries import retry_requests
 
 PROMPT_SECONDS = 10
@@ -148,7 +148,7 @@ def _judge(
     if run.status is dg.DagsterRunStatus.CANCELED:
         if partition in alarmed:
             ledger.clear_alarms(_OF_A_RUN, [partition])
-        verdict, cause, code, again = RunVerdict.CANCELLED, "cancelled by an operator", "", False
+        verdict, cause, code, again = RunVerdict.CANCELLED, CANCELLED, "", False
     else:
         found = first_cause(context.instance, run.run_id)
         # What a person runs in a terminal is in that person's hands.
@@ -226,5 +226,5 @@ def _alarm(context: dg.SensorEvaluationContext, site: Site, outcome: RunOutcome)
 
 def _is_latest(instance: dg.DagsterInstance, outcome: RunOutcome) -> bool:
     """Whether nothing was started of the case or beam since that run."""
-    latest = instance.get_run_records(dg.RunsFilter(tags={PARTITION_TAG: outcome.partition}), limit=1)
-    return not latest or latest[0].dagster_run.run_id == outcome.run_id
+    latest = latest_run_of(instance, outcome.partition)
+    return latest is None or latest.run_id == outcome.run_id

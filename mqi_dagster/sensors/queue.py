@@ -7,7 +7,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 import dagster as dg
 from dagster._core.storage.dagster_run import FINISHED_STATUSES
 
-from mqi_dagster.assets.jobs import RETRY_OF_TAG
+from mqi_dagster.assets.jobs import PARTITION_TAG, RETRY_OF_TAG, RUN_KEY_TAG
 
 REQUESTS_PER_TICK = 10
 """Dagster needs about half a second for each on a small machine, and a tick should end within ten."""
@@ -15,8 +15,6 @@ SECONDS_PER_TICK = 5.0
 QUEUED_AT_MOST = 200
 URGENT_AT_MOST = 40
 """Runs of cases with a priority that may stand in the queue beyond: else a full queue keeps them out."""
-PARTITION_TAG = "dagster/partition"
-RUN_KEY_TAG = "dagster/run_key"
 
 UNFINISHED = [status for status in dg.DagsterRunStatus if status not in FINISHED_STATUSES]
 
@@ -60,10 +58,16 @@ def any_unfinished(instance: dg.DagsterInstance, partitions: list[str]) -> bool:
     return instance.get_runs_count(dg.RunsFilter(tags=tags, statuses=UNFINISHED)) > 0
 
 
-def latest_run_succeeded(instance: dg.DagsterInstance, partition: str) -> bool:
-    """Whether the latest run that targeted a partition, however it was started, ended in success."""
+def latest_run_of(instance: dg.DagsterInstance, partition: str) -> dg.DagsterRun | None:
+    """The latest run that targeted a partition, however it was started."""
     records = instance.get_run_records(dg.RunsFilter(tags={PARTITION_TAG: partition}), limit=1)
-    return bool(records) and records[0].dagster_run.status is dg.DagsterRunStatus.SUCCESS
+    return records[0].dagster_run if records else None
+
+
+def latest_run_succeeded(instance: dg.DagsterInstance, partition: str) -> bool:
+    """Whether the latest run that targeted a partition ended in success."""
+    run = latest_run_of(instance, partition)
+    return run is not None and run.status is dg.DagsterRunStatus.SUCCESS
 
 
 def asked_key(instance: dg.DagsterInstance, job: str, partition: str, key: str) -> tuple[str, bool]:

@@ -43,13 +43,10 @@ def reaper(interval: int) -> dg.SensorDefinition:
     def sensor(context: dg.SensorEvaluationContext, site: dg.ResourceParam[Site]) -> dg.SkipReason:
         ended = end_dead_runs(context.instance, site, without_sign, context.log.warning)
         _forget_ended(context.instance, site)
-        before = {lease.beam for lease in site.ledger.leases()}
-        if before:
-            free_ended_leases(context.instance, site)
-        freed = before - {lease.beam for lease in site.ledger.leases()}
+        freed = free_ended_leases(context.instance, site)
         if not ended and not freed:
             return dg.SkipReason("every run in work has a living worker, and nothing is to be freed")
-        return dg.SkipReason(f"{ended} dead runs ended, {len(freed)} slots freed")
+        return dg.SkipReason(f"{ended} dead runs ended, {freed} slots freed")
 
     return sensor
 

@@ -5,7 +5,9 @@ from dagster._core.storage.tags import PARENT_RUN_ID_TAG, ROOT_RUN_ID_TAG
 
 from mqi_dagster.assets.jobs import (
     BEAM_ASSETS,
+    CASE_ASSETS,
     FAILURES_TAG,
+    PARTITION_TAG,
     PRIORITY_TAG,
     RETRY_OF_TAG,
     beam_job,
@@ -18,11 +20,10 @@ from mqi_dagster.assets.slots import engine_failures
 from mqi_dagster.ledger.outcomes import RunOutcome
 from mqi_dagster.partitions import BEAMS, CASES, split_beam_key
 from mqi_dagster.resources.site import Site
-from mqi_dagster.sensors.queue import PARTITION_TAG, REQUESTS_PER_TICK, Room
+from mqi_dagster.sensors.queue import REQUESTS_PER_TICK, Room, latest_run_of
 
 _STEPS = {"simulation": "tps_file"}
 """First asset of a step that makes several."""
-_CASE_ASSETS = {intake_job.name: "case_manifest", conclusion_job.name: "case_handed_over"}
 
 
 def retry_requests(instance: dg.DagsterInstance, site: Site) -> list[dg.RunRequest]:
@@ -34,13 +35,12 @@ def retry_requests(instance: dg.DagsterInstance, site: Site) -> list[dg.RunReque
     due = site.ledger.due_retries(Room(instance).take(REQUESTS_PER_TICK, 1))
     if not due:
         return []
-    newest = _newest(instance, [outcome.partition for outcome in due])
     settled, requests = [], []
     for outcome in due:
-        run = instance.get_run_by_id(outcome.run_id)
+        run = latest_run_of(instance, outcome.partition)
         if (
             run is None
-            or newest.get(outcome.partition) != outcome.run_id
+            or run.run_id != outcome.run_id
             # Of a partition that a person has removed Dagster makes no run, nor any other of the same tick.
             or not _is_there(instance, outcome.partition)
         ):
@@ -58,16 +58,6 @@ def retry_requests(instance: dg.DagsterInstance, site: Site) -> list[dg.RunReque
 def _is_there(instance: dg.DagsterInstance, partition: str) -> bool:
     kind = BEAMS if "__" in partition else CASES
     return instance.has_dynamic_partition(str(kind.name), partition)
-
-
-def _newest(instance: dg.DagsterInstance, partitions: list[str]) -> dict[str, str]:
-    """The run that was made last of each partition, however it was started."""
-    newest: dict[str, str] = {}
-    for partition in dict.fromkeys(partitions):
-        records = instance.get_run_records(dg.RunsFilter(tags={PARTITION_TAG: partition}), limit=1)
-        if records:
-            newest[partition] = records[0].dagster_run.run_id
-    return newest
 
 
 def _request(
@@ -105,8 +95,8 @@ def _left(instance: dg.DagsterInstance, run: dg.DagsterRun) -> list[str]:
     """The assets that a run was to make, from the step on in which it ended."""
     asked = {asset.to_user_string() for asset in run.asset_selection or ()}
     if "__" not in run.tags[PARTITION_TAG]:
-        wanted = _CASE_ASSETS.get(run.job_name)
-        return [wanted] if wanted is not None else [one for one in _CASE_ASSETS.values() if one in asked][:1]
+        wanted = CASE_ASSETS.get(run.job_name)
+        return [wanted] if wanted is not None else [one for one in CASE_ASSETS.values() if one in asked][:1]
     chain = [asset for asset in BEAM_ASSETS if not asked or asset in asked]
     started = {
         _STEPS.get(str(entry.step_key), str(entry.step_key))

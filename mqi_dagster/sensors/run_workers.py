@@ -8,7 +8,7 @@ from pathlib import Path
 import dagster as dg
 from dagster._core.storage.tags import GRPC_INFO_TAG
 
-from mqi_dagster.execution.processes import end_group
+from mqi_dagster.execution.processes import end_group, stat_of
 
 _IN_WORK = [
     dg.DagsterRunStatus.STARTING,
@@ -29,14 +29,11 @@ def worker_of(instance: dg.DagsterInstance, run: dg.DagsterRun) -> str | None:
     if said is None:
         return None
     pid, at = said
-    try:
-        fields = Path(f"/proc/{pid}/stat").read_text(errors="replace").rpartition(")")[2].split()
-    except (FileNotFoundError, ProcessLookupError):
+    stat = stat_of(pid)
+    if stat is None or not stat.lives:
         return None
-    started = _boot() + int(fields[19]) / os.sysconf("SC_CLK_TCK")
-    if fields[0] in "ZXx" or started > at + _CLOCK_SECONDS:
-        return None
-    return f"{pid}:{fields[19]}"
+    began = _boot() + stat.started / os.sysconf("SC_CLK_TCK")
+    return f"{pid}:{stat.started}" if began <= at + _CLOCK_SECONDS else None
 
 
 def worker_lives(instance: dg.DagsterInstance, run: dg.DagsterRun) -> bool:

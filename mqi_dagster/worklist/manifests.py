@@ -7,13 +7,13 @@ from collections.abc import Mapping
 import dagster as dg
 
 from mqi_dagster.assets.beam import read_manifest
+from mqi_dagster.assets.jobs import RUN_KEY_TAG
 from mqi_dagster.delivery.manifest import CaseManifest
 from mqi_dagster.errors import StoreError
 from mqi_dagster.partitions import beam_key
 from mqi_dagster.resources.site import Site
 from mqi_dagster.sensors.conclusion import conclusion_request
 from mqi_dagster.worklist.made import BEAM_HANDED, CASE_HANDED, DOSE, MANIFEST, EventBook
-from mqi_dagster.worklist.run_history import RUN_KEY_TAG
 
 
 class Manifests:

@@ -10,15 +10,27 @@ from mqi_dagster.ledger.slots import Slot
 from mqi_dagster.worklist.rows import GpuStand
 
 
-def gpu_stands(slots: Iterable[Slot], leases: Iterable[Lease], seen: Iterable[GpuUsage]) -> list[GpuStand]:
-    """Every slot with its owner and its device, and then the devices that were seen and are no slots."""
+def side_by_side(
+    slots: Iterable[Slot], leases: Iterable[Lease], seen: Iterable[GpuUsage]
+) -> tuple[list[tuple[Slot, Lease | None, GpuUsage | None]], list[GpuUsage]]:
+    """Every slot with its lease and the last look at its device; and the devices that are no slots."""
     held = {(lease.host, one.kind, one.index): lease for lease in leases for one in lease.slots}
-    usage = {(one.host, one.uuid): one for one in seen}
-    stands = [
-        _slot(slot, held.get((slot.host, slot.kind, slot.index)), usage.pop((slot.host, slot.uuid), None))
+    looks = {(one.host, one.uuid): one for one in seen}
+    rows = [
+        (
+            slot,
+            held.get((slot.host, slot.kind, slot.index)),
+            looks.pop((slot.host, slot.uuid), None) if slot.uuid else None,
+        )
         for slot in slots
     ]
-    return stands + [_seen(one) for one in usage.values()]
+    return rows, list(looks.values())
+
+
+def gpu_stands(slots: Iterable[Slot], leases: Iterable[Lease], seen: Iterable[GpuUsage]) -> list[GpuStand]:
+    """Every slot with its owner and its device, and then the devices that were seen and are no slots."""
+    rows, others = side_by_side(slots, leases, seen)
+    return [*(_slot(*row) for row in rows), *(_seen(one) for one in others)]
 
 
 def _slot(slot: Slot, lease: Lease | None, seen: GpuUsage | None) -> GpuStand:

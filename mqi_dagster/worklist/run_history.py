@@ -5,10 +5,9 @@ from enum import StrEnum
 
 import dagster as dg
 
+from mqi_dagster.assets.lineage import latest_record
 from mqi_dagster.sensors.causes import first_cause
-from mqi_dagster.sensors.queue import PARTITION_TAG
-
-RUN_KEY_TAG = "dagster/run_key"
+from mqi_dagster.sensors.queue import latest_run_of
 
 
 class RunState(StrEnum):
@@ -55,10 +54,9 @@ def run_state(status: dg.DagsterRunStatus) -> RunState:
 
 def latest_run(instance: dg.DagsterInstance, partition: str) -> LatestRun:
     """The latest run that targeted a partition, however it was started."""
-    records = instance.get_run_records(dg.RunsFilter(tags={PARTITION_TAG: partition}), limit=1)
-    if not records:
+    run = latest_run_of(instance, partition)
+    if run is None:
         return LatestRun(RunState.NONE)
-    run = records[0].dagster_run
     state, served = run_state(run.status), run.remote_job_origin is not None
     if state is not RunState.FAILED:
         return LatestRun(state, run.run_id, run.job_name, known_to_services=served)
@@ -66,14 +64,6 @@ def latest_run(instance: dg.DagsterInstance, partition: str) -> LatestRun:
     if cause.again and served:
         state = RunState.AGAIN
     return LatestRun(state, run.run_id, run.job_name, cause.text, cause.code, served)
-
-
-def latest_record(instance: dg.DagsterInstance, asset: str, key: str) -> dg.EventLogRecord | None:
-    """The latest materialisation of an asset's partition."""
-    records = instance.fetch_materializations(
-        dg.AssetRecordsFilter(asset_key=dg.AssetKey(asset), asset_partitions=[key]), limit=1
-    ).records
-    return records[0] if records else None
 
 
 def latest_value(instance: dg.DagsterInstance, asset: str, key: str, name: str) -> bool | None:

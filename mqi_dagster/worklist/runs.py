@@ -17,10 +17,9 @@ import dagster as dg
 from dagster._core.storage.dagster_run import FINISHED_STATUSES
 from dagster._core.storage.runs.schema import RunsTable
 from dagster._core.storage.runs.sql_run_storage import SqlRunStorage
-from dagster._core.storage.tags import PRIORITY_TAG
 from sqlalchemy import ColumnElement, Connection, func, select
 
-from mqi_dagster.assets.jobs import CASE_TAG, GPU_TAG
+from mqi_dagster.assets.jobs import CASE_TAG, GPU_TAG, PRIORITY_TAG
 from mqi_dagster.errors import ConfigurationError
 from mqi_dagster.worklist.run_history import RunState, run_state
 

@@ -11,7 +11,7 @@ from mqi_dagster.ledger.arrivals import Arrival
 from mqi_dagster.ledger.cluster_jobs import ClusterJob
 from mqi_dagster.ledger.progress import Progress
 from mqi_dagster.partitions import split_beam_key, split_case_key
-from mqi_dagster.sensors.causes import next_step
+from mqi_dagster.sensors.causes import CANCELLED, next_step
 from mqi_dagster.worklist.manifests import missing
 from mqi_dagster.worklist.rows import BeamStand, CaseStand
 from mqi_dagster.worklist.run_history import RunState
@@ -19,7 +19,6 @@ from mqi_dagster.worklist.runs import CONCLUSION, RunRow
 from mqi_dagster.worklist.stages import PHASES, CaseState, Stage
 
 _SIMULATION = frozenset({"interpreted_csvs", "simulation"})
-CANCELLED = "cancelled by an operator"
 NO_RUN_YET = "no run yet: at most 200 stand in the queue, the most urgent first"
 NOT_HANDED_OVER = "its latest dose has not been handed over: materialise handed_over"
 

@@ -20,12 +20,8 @@ def services(tmp_path: Path) -> Iterator[Stack]:
     """A site with running services, in which the engine of the second beam fails."""
     made = Stack(tmp_path)
     made.steer(seconds=0.1, failing=("2G000:TX",))
-    try:
-        made.start()
+    with made.running():
         yield made
-    finally:
-        made.stop()
-    assert made.processes() == {}
 
 
 def launches(request: Request) -> bool:

@@ -17,13 +17,8 @@ from stack import Stack
 def stack(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stack]:
     """A site with running services; at the end no process of it is left."""
     made = Stack(tmp_path_factory.mktemp("stack"))
-    try:
-        made.start()
+    with made.running():
         yield made
-    finally:
-        made.stop()
-        left = made.processes()
-    assert left == {}
 
 
 @pytest.fixture

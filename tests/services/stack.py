@@ -13,7 +13,7 @@ import urllib.request
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 import dagster as dg
 import pydicom
@@ -104,6 +104,16 @@ class Stack:
     def stop(self) -> None:
         """End every service."""
         self._mqi("stop", "--site", str(self.site))
+
+    @contextmanager
+    def running(self) -> Iterator[Self]:
+        """With services; at the end no process of the site is left."""
+        try:
+            self.start()
+            yield self
+        finally:
+            self.stop()
+        assert self.processes() == {}
 
     @property
     def services(self) -> dict[str, Any]:

@@ -27,12 +27,8 @@ mutation Terminate($runId: String!) {
 def site(tmp_path: Path) -> Iterator[Stack]:
     """A site of its own: these tests leave nothing for others."""
     made = Stack(tmp_path / "stack", {"execution": {"retry_seconds": 1}})
-    try:
-        made.start()
+    with made.running():
         yield made
-    finally:
-        made.stop()
-    assert made.processes() == {}
 
 
 def engine_of(site: Stack) -> int:

@@ -36,12 +36,8 @@ def pool(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stack]:
             "intake": {**given["intake"], "fraction_window_minutes": 600},
         },
     )
-    try:
-        made.start()
+    with made.running():
         yield made
-    finally:
-        made.stop()
-    assert made.processes() == {}
 
 
 def at_once(traced: list[tuple[str, int, float, str]]) -> int:

@@ -21,12 +21,8 @@ mutation Terminate($run: String!) { terminateRun(runId: $run) { __typename } }
 @pytest.fixture(scope="module")
 def managed(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ManagedStack]:
     made = ManagedStack(tmp_path_factory.mktemp("managed"))
-    try:
-        made.start()
+    with made.running():
         yield made
-    finally:
-        made.stop()
-    assert made.processes() == {}
 
 
 @pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGTERM], ids=["killed", "restarted"])

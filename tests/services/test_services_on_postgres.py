@@ -26,12 +26,8 @@ def server() -> Iterator[Server]:
 @pytest.fixture(scope="module")
 def on_server(server: Server, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stack]:
     made = Stack(tmp_path_factory.mktemp("onserver"), {"database": server.section})
-    try:
-        made.start()
+    with made.running():
         yield made
-    finally:
-        made.stop()
-    assert made.processes() == {}
 
 
 def test_a_case_is_handed_over_with_every_record_on_the_server(on_server: Stack, server: Server) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import http.client
 import http.server
+import os
 import shutil
 import socket
 import ssl
@@ -21,6 +22,7 @@ pytestmark = pytest.mark.slow
 
 PRODUCTION = Path(__file__).resolve().parents[2] / "deploy" / "production"
 MAIN = """
+{user}
 pid {root}/nginx.pid;
 error_log {root}/error.log;
 events {{}}
@@ -88,15 +90,17 @@ def free_port() -> int:
         return int(probe.getsockname()[1])
 
 
+def as_this_user() -> str:
+    """Workers of a root's nginx give up their rights and could not read what pytest keeps to itself."""
+    return "user root root;" if os.geteuid() == 0 else ""
+
+
 @pytest.fixture(scope="module")
 def proxy(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Proxy]:
     nginx = shutil.which("nginx", path="/usr/sbin:/usr/bin")
     if nginx is None or shutil.which("openssl") is None:
         pytest.skip("nginx is not installed here")
     root = tmp_path_factory.mktemp("nginx")
-    root.chmod(0o755)
-    for parent in root.parents[:2]:
-        parent.chmod(parent.stat().st_mode | 0o011)
     (root / "tls").mkdir()
     names = "subjectAltName=DNS:mqi.example.org,DNS:view.mqi.example.org"
     key = [*("openssl", "req", "-x509", "-newkey", "rsa:2048", "-nodes", "-days", "2", "-subj", "/CN=mqi")]
@@ -118,7 +122,7 @@ def proxy(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Proxy]:
         text = text.replace("127.0.0.1:3000", f"127.0.0.1:{made.pages}")
         text = text.replace("127.0.0.1:3001", f"127.0.0.1:{made.viewer}")
         (root / name.replace("nginx.conf", "mqi.conf")).write_text(text)
-    (root / "main.conf").write_text(MAIN.format(root=root))
+    (root / "main.conf").write_text(MAIN.format(root=root, user=as_this_user()))
     running = subprocess.Popen(
         [nginx, "-c", str(root / "main.conf"), "-g", "daemon off;"], stderr=subprocess.PIPE, text=True
     )

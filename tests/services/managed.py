@@ -37,7 +37,7 @@ class ManagedStack(Stack):
         self.port, self.viewer_port = free_ports(2)
         ui = {"port": self.port, "viewer_port": self.viewer_port}
         super().__init__(folder, {**(settings or {}), "ui": ui})
-        self.running: dict[str, subprocess.Popen[bytes]] = {}
+        self.units: dict[str, subprocess.Popen[bytes]] = {}
         (self.site / "state" / "logs").mkdir(parents=True, exist_ok=True)
 
     @property
@@ -54,7 +54,7 @@ class ManagedStack(Stack):
     def start_one(self, name: str) -> None:
         """Start a service, as its unit does."""
         with (self.site / f"state/logs/{name}.log").open("ab") as log:
-            self.running[name] = subprocess.Popen(
+            self.units[name] = subprocess.Popen(
                 [str(MQI), "service", name, "--site", str(self.site)],
                 stdin=subprocess.DEVNULL,
                 stdout=log,
@@ -65,7 +65,7 @@ class ManagedStack(Stack):
 
     def end_one(self, name: str, number: signal.Signals = signal.SIGKILL, seconds: float = 10) -> None:
         """Signal a service alone; after some seconds KILL it, as a unit's TimeoutStopSec does."""
-        process = self.running.pop(name)
+        process = self.units.pop(name)
         process.send_signal(number)
         try:
             process.wait(seconds)
@@ -75,7 +75,7 @@ class ManagedStack(Stack):
 
     def stop(self) -> None:
         """End everything, run workers too."""
-        for name in list(self.running):
+        for name in list(self.units):
             self.end_one(name)
         self.kill_everything()
 

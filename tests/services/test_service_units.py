@@ -82,7 +82,7 @@ def test_after_the_services_mqi_stop_ends_the_workers_that_outlived_them(managed
     managed.steer(seconds=60)
     case = managed.case_of(managed.deliver(seed=71, beams=2))
     one_engine(managed)
-    for name in list(managed.running):
+    for name in list(managed.units):
         managed.end_one(name)
     assert managed.engines() != {}
     managed._mqi("stop", "--site", str(managed.site))

@@ -87,7 +87,7 @@ def pool_lines(
         owner = beams.get(gpu.owner) if gpu.owner is not None else None
         percent = f" {owner.percent:3.0f} %" if owner is not None else ""
         style = "cyan" if gpu.owner is not None else "green"
-        free = "free" if gpu.in_service else "out of service"
+        free = ("free" if gpu.in_service else "out of service") if gpu.slot else "no slot"
         parts.append(set_cell_size((gpu.owner or free) + percent, 31))
         if gpu.leased_at is not None:
             parts.append(lasting((now - gpu.leased_at).total_seconds()).rjust(6))

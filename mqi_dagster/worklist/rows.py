@@ -77,13 +77,15 @@ class BeamStand(Row):
 
 
 class GpuStand(Row):
-    """One slot of the pool, and what is known of the device behind it."""
+    """One slot of the pool with what is known of the device behind it, or a device that is no slot."""
 
     host: str
     kind: str
     index: int
     uuid: str
     name: str = ""
+    slot: bool
+    """Whether beams lease it here; what a cluster gives to jobs by itself is only seen."""
     in_service: bool
     owner: str | None
     """Beam that has leased it."""

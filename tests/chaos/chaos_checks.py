@@ -10,12 +10,12 @@ from pathlib import Path
 from typing import Any
 
 import dagster as dg
-import psycopg2
 from beams import live_jobs
 from chain import Chain
 from chaos_run import Chaos
 from chaos_site import ChaosSite
 from site_on_slurm import jobs_of_root
+from sqlalchemy import NullPool, create_engine, text
 from stack import SERVICES
 
 KEPT = (".staging", ".quarantine", ".trash")
@@ -32,11 +32,11 @@ def violations(chaos: Chaos, shared: Path, folder: Path) -> list[str]:
     """
     found = list(_jobs(chaos, shared))
     for site in chaos.sites:
-        texts = [*_conclusions(site), *_records(site), *_processes(site)]
+        told = [*_conclusions(site), *_records(site, chaos.postgres.url(site.name)), *_processes(site)]
         site.stack.stop()
-        texts += [f"lives on after the stop: {one}" for one in site.stack.processes().values()]
-        texts += [*_temporary(site, shared / site.name), *_doses(site, folder / site.name)]
-        found += [f"{site.name}: {text}" for text in texts]
+        told += [f"lives on after the stop: {one}" for one in site.stack.processes().values()]
+        told += [*_temporary(site, shared / site.name), *_doses(site, folder / site.name)]
+        found += [f"{site.name}: {one}" for one in told]
     return found
 
 
@@ -59,23 +59,19 @@ def _conclusions(site: ChaosSite) -> Iterator[str]:
         yield f"case {case} was concluded and never arrived"
 
 
-def _query(site: ChaosSite, sql: str) -> list[tuple[Any, ...]]:
-    database = site.database
-    with psycopg2.connect(
-        host=database["host"], dbname=database["name"], user=database["user"]
-    ) as connection:
-        cursor = connection.cursor()
-        cursor.execute(sql)
-        return list(cursor.fetchall())
+def _query(url: str, sql: str) -> list[tuple[Any, ...]]:
+    engine = create_engine(url, poolclass=NullPool)
+    with engine.connect() as connection:
+        return [tuple(row) for row in connection.execute(text(sql))]
 
 
-def _records(site: ChaosSite) -> Iterator[str]:
+def _records(site: ChaosSite, url: str) -> Iterator[str]:
     for host, kind, index, beam in _query(
-        site, "SELECT host, kind, slot_index, beam FROM mqi_slot WHERE beam IS NOT NULL"
+        url, "SELECT host, kind, slot_index, beam FROM mqi_slot WHERE beam IS NOT NULL"
     ):
         yield f"slot {host}/{kind}{index} is still leased to {beam}"
     attempts: dict[str, list[tuple[int, str | None]]] = {}
-    for beam, number, outcome in _query(site, "SELECT beam, number, outcome FROM mqi_attempt ORDER BY id"):
+    for beam, number, outcome in _query(url, "SELECT beam, number, outcome FROM mqi_attempt ORDER BY id"):
         attempts.setdefault(beam, []).append((number, outcome))
     for beam, made in attempts.items():
         outcomes = [outcome for _, outcome in made]

@@ -6,5 +6,6 @@ import sys
 from pathlib import Path
 
 HERE = Path(__file__).parent
-for folder in (HERE, *(HERE.parent / name for name in ("cluster", "slurm", "services", "chain", "postgres"))):
+ROOMS = ("cluster", "slurm", "services", "chain", "postgres", "worklist")
+for folder in (HERE, *(HERE.parent / name for name in ROOMS)):
     sys.path.insert(0, str(folder))

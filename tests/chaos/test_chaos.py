@@ -11,6 +11,7 @@ from typing import Any
 
 import pytest
 from beams import make_shared
+from chaos_board import watching
 from chaos_checks import violations
 from chaos_run import Chaos
 from chaos_site import ChaosSite
@@ -88,13 +89,21 @@ def test_every_case_is_concluded_once_however_much_dies(
     chaos = Chaos(sites, postgres, cluster, SEED)
     chaos.wait_until_standing()
     try:
-        ended = chaos.disturb(MINUTES)
-        chaos.tell_counts(ended)
-        chaos.drain(DRAIN_MINUTES)
+        with watching(sites, tmp_path / "boards") as watches:
+            ended = chaos.disturb(MINUTES)
+            chaos.tell_counts(ended)
+            chaos.drain(DRAIN_MINUTES)
+        for watch in watches:
+            watch.tell(chaos.log.say)
         found = violations(chaos, shared, tmp_path / "undisturbed")
     except AssertionError:
         print(chaos.stuck())
         raise
     finally:
         record_property("what happened", "\n".join(chaos.log.lines))
+    found += [one for watch in watches for one in watch.wrong]
     assert found == [], "\n".join([f"seed {SEED}", *found])
+    for watch in watches:
+        assert watch.broken is None and watch.board.ended == 0
+        assert watch.compared > 20 * MINUTES / 3
+        assert watch.board.share < 0.05

@@ -8,6 +8,7 @@ import signal
 import socket
 import subprocess
 import sys
+import threading
 import time
 import urllib.request
 from collections.abc import Callable, Iterator, Mapping
@@ -36,6 +37,8 @@ MQI = Path(sys.executable).with_name("mqi")
 BEAM_ASSETS = ("interpreted_csvs", "tps_file", "raw_dose", "rt_dose", "handed_over")
 CASE_ASSETS = ("case_manifest", "case_handed_over")
 SERVICES = ("code-location", "daemon", "pages")
+_OPENING = threading.Lock()
+"""Dagster reads its server's address from this process's environment, one for the threads of all sites."""
 
 
 def settings_of(folder: Path) -> dict[str, Any]:
@@ -247,7 +250,9 @@ class Stack:
     @contextmanager
     def opened(self) -> Iterator[dg.DagsterInstance]:
         """The site's instance, beside the services."""
-        with open_instance(read_settings(self.settings_file)) as instance:
+        with _OPENING:
+            instance = open_instance(read_settings(self.settings_file))
+        with instance:
             yield instance
 
     def ledger(self) -> Ledger:

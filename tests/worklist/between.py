@@ -302,7 +302,7 @@ def _queue(before: Snapshot, said: dict[str, Any], after: Snapshot) -> list[str]
 
 def _slots(before: Snapshot, said: dict[str, Any], after: Snapshot) -> list[str]:
     found = []
-    for slot in said["gpus"]:
+    for slot in (one for one in said["gpus"] if one["slot"]):
         place = f"{slot['host']}/{slot['kind']}{slot['index']}"
         owners = [
             {beam for beam, (where, _) in seen.leases.items() if where == place} or {None}

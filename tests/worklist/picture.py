@@ -74,6 +74,7 @@ def work() -> Work:
             index=index,
             uuid=f"GPU-{index}",
             name="NVIDIA RTX A5000",
+            slot=True,
             in_service=True,
             owner=beams[index].beam,
             leased_at=NOW - timedelta(seconds=beams[index].elapsed_seconds or 0.0),

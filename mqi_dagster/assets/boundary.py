@@ -66,6 +66,13 @@ def lost_infrastructure(error: BaseException) -> str | None:
     return None
 
 
+def is_passing(error: BaseException) -> bool:
+    """Whether an exception says that infrastructure is away, so that the same may work later."""
+    if isinstance(error, MqiError):
+        return error.retry is Retry.FOREVER
+    return lost_infrastructure(error) is not None
+
+
 class Boundary:
     """Turns every exception of a step into a `dagster.Failure` that is safe to store.
 

@@ -1,5 +1,7 @@
 """The three runs of the platform: one per arrival, one per beam, one per concluded case."""
 
+from collections.abc import Mapping
+
 import dagster as dg
 
 CASE_TAG = "mqi/case"
@@ -45,6 +47,14 @@ def beam_tags(case: str, target: str, priority: int) -> dict[str, str]:
         priority: Of the case.
     """
     return {**upload_tags(case, target, priority), GPU_TAG: "simulation"}
+
+
+def priority_of(tags: Mapping[str, str]) -> int:
+    """How urgent a run is by its tags; 0 where a person has written something else than a number."""
+    try:
+        return int(tags.get(PRIORITY_TAG, "0"))
+    except ValueError:
+        return 0
 
 
 def upload_tags(case: str, target: str, priority: int) -> dict[str, str]:

@@ -40,6 +40,11 @@ class AlarmKind(StrEnum):
     """The inbox cannot be read."""
 
 
+def failed_kind(partition: str) -> AlarmKind:
+    """What the failure of a case or a beam is, by its key."""
+    return AlarmKind.BEAM_FAILED if "__" in partition else AlarmKind.CASE_FAILED
+
+
 @dataclass(frozen=True, slots=True)
 class Alarm:
     """One alarm, from its first raise to its end."""

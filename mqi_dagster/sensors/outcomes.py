@@ -12,18 +12,20 @@ from datetime import UTC, datetime, timedelta
 import dagster as dg
 from dagster._core.event_api import RunStatusChangeEventType
 
-from mqi_dagster.assets.boundary import safe_text
+from mqi_dagster.assets.boundary import is_passing, safe_text
 from mqi_dagster.assets.jobs import PARTITION_TAG, RETRY_OF_TAG, beam_job, conclusion_job, intake_job
 from mqi_dagster.assets.slots import free_ended_leases
-from mqi_dagster.ledger.alarms import AlarmKind
+from mqi_dagster.ledger.alarms import AlarmKind, failed_kind
 from mqi_dagster.ledger.outcomes import RunOutcome, RunVerdict
 from mqi_dagster.resources.site import Site
 from mqi_dagster.sensors.causes import CANCELLED, first_cause, next_step
 from mqi_dagster.sensors.queue import SECONDS_PER_TICK, latest_run_of
-from mqi_dagster.sensors.retries import retry_requests
+from mqi_dagster.sensors.retries import has_come_further, retry_requests
 
 PROMPT_SECONDS = 10
 """How often, at the most, it is looked whether something has ended: nobody should wait for it for long."""
+_LOSSES_OF_LONG_RUNS = 3
+"""In a row, from which on they are an alarm: two may be two restarts of the machine on one day."""
 _PAGE = 100
 _OVERLAP = 200
 """Events that are looked at again: PostgreSQL shows some only after others with a higher number."""
@@ -87,7 +89,7 @@ def _look(context: dg.SensorEvaluationContext, site: Site) -> tuple[str, bool]:
                 break
             record = runs.get(event.run_id)
             if record is not None and event.run_id not in known:
-                subject = _judge(context, site, record, event, alarmed)
+                subject = _judge_safely(context, site, record, event, alarmed)
                 alarmed |= {subject} if subject else set()
                 held |= event.run_id in leased
             seen.add(event.storage_id)
@@ -124,6 +126,28 @@ def _new_events(instance: dg.DagsterInstance, after: int, seen: set[int]) -> lis
     )
 
 
+def _judge_safely(
+    context: dg.SensorEvaluationContext,
+    site: Site,
+    record: dg.RunRecord,
+    event: dg.EventLogRecord,
+    alarmed: set[str],
+) -> str | None:
+    """`_judge`; an end that nobody understands is an alarm, and keeps no other from being judged."""
+    try:
+        return _judge(context, site, record, event, alarmed)
+    except Exception as error:
+        if is_passing(error):
+            raise
+        run = record.dagster_run
+        subject, why = run.tags.get(PARTITION_TAG, run.job_name), safe_text(error)
+        context.log.error("how run %s has ended cannot be judged: %s", run.run_id, why)
+        text = f"how a run has ended cannot be judged: {why}. What to do: {next_step(None)}"
+        ended_at = datetime.fromtimestamp(event.timestamp, UTC)
+        site.ledger.raise_alarm(failed_kind(subject), subject, text, ended_at)
+        return subject
+
+
 def _judge(
     context: dg.SensorEvaluationContext,
     site: Site,
@@ -155,7 +179,7 @@ def _judge(
         again = found.again and run.remote_job_origin is not None
         verdict = RunVerdict.RETRY if again else RunVerdict.FAILED
         cause, code = found.text, found.code or ""
-    first_at, tries = _streak(site, record, ended_at) if again else (ended_at, 1)
+    first_at, tries = _streak(context.instance, site, run, ended_at) if again else (ended_at, 1)
     outcome = RunOutcome(
         run_id=run.run_id,
         job=run.job_name,
@@ -171,23 +195,29 @@ def _judge(
     if outcome.next_try_at is not None:
         when = f"{outcome.next_try_at:%Y-%m-%d %H:%M:%S} UTC"
         context.instance.report_engine_event(f"Goes on by itself at {when}: {cause}", run)
-    raised = _alarm(context, site, outcome)
+    raised = _alarm(context, site, outcome, _worked_long(site, record, ended_at))
     ledger.note_outcome(outcome)
     return raised
 
 
-def _streak(site: Site, record: dg.RunRecord, ended_at: datetime) -> tuple[datetime, int]:
-    """When the tries in a row began that only infrastructure has ended, and how many there were.
+def _streak(
+    instance: dg.DagsterInstance, site: Site, run: dg.DagsterRun, ended_at: datetime
+) -> tuple[datetime, int]:
+    """When the tries of one step in a row began that only infrastructure has ended, and how many there were.
 
-    A run that has worked for longer than the longest wait shows that it was not away all the time.
+    However long one of them has worked: a worker that dies in each of them after an hour gets nowhere.
     """
-    parent = record.dagster_run.tags.get(RETRY_OF_TAG)
+    parent = run.tags.get(RETRY_OF_TAG)
     before = site.ledger.outcomes_of([parent]).get(parent) if parent is not None else None
-    began = record.start_time or record.create_timestamp.timestamp()
-    worked = ended_at.timestamp() - began
-    if before is None or worked > site.settings.execution.retry_maximum_seconds:
+    if before is None or has_come_further(instance, run):
         return ended_at, 1
     return before.first_at, before.tries + 1
+
+
+def _worked_long(site: Site, record: dg.RunRecord, ended_at: datetime) -> bool:
+    """Whether a run has worked for longer than the longest wait: infrastructure was not away meanwhile."""
+    began = record.start_time or record.create_timestamp.timestamp()
+    return ended_at.timestamp() - began > site.settings.execution.retry_maximum_seconds
 
 
 def _wait(site: Site, code: str, tries: int) -> timedelta:
@@ -202,12 +232,15 @@ def _wait(site: Site, code: str, tries: int) -> timedelta:
     )
 
 
-def _alarm(context: dg.SensorEvaluationContext, site: Site, outcome: RunOutcome) -> str | None:
+def _alarm(
+    context: dg.SensorEvaluationContext, site: Site, outcome: RunOutcome, worked_long: bool
+) -> str | None:
     """Raise the alarm that an end calls for; its subject."""
     subject, ledger = outcome.partition, site.ledger
     if outcome.verdict is RunVerdict.RETRY:
         limit = timedelta(minutes=site.settings.alarms.retried_minutes)
-        if outcome.ended_at - outcome.first_at < limit:
+        few = worked_long and outcome.tries < _LOSSES_OF_LONG_RUNS
+        if few or outcome.ended_at - outcome.first_at < limit:
             return None
         text = (
             f"tried {outcome.tries} times since {outcome.first_at:%Y-%m-%d %H:%M} UTC, the next time at"
@@ -217,9 +250,8 @@ def _alarm(context: dg.SensorEvaluationContext, site: Site, outcome: RunOutcome)
         return subject
     if outcome.verdict is RunVerdict.FAILED and _is_latest(context.instance, outcome):
         ledger.clear_alarm(AlarmKind.RETRIED_LONG, subject)
-        kind = AlarmKind.BEAM_FAILED if "__" in subject else AlarmKind.CASE_FAILED
         text = f"{outcome.cause}. What to do: {next_step(outcome.code or None)}"
-        ledger.raise_alarm(kind, subject, text, outcome.ended_at)
+        ledger.raise_alarm(failed_kind(subject), subject, text, outcome.ended_at)
         return subject
     return None
 

@@ -8,15 +8,17 @@ from mqi_dagster.assets.jobs import (
     CASE_ASSETS,
     FAILURES_TAG,
     PARTITION_TAG,
-    PRIORITY_TAG,
     RETRY_OF_TAG,
     beam_job,
     beam_tags,
     conclusion_job,
     intake_job,
+    priority_of,
     upload_tags,
 )
+from mqi_dagster.assets.boundary import is_passing, safe_text
 from mqi_dagster.assets.slots import engine_failures
+from mqi_dagster.ledger.alarms import failed_kind
 from mqi_dagster.ledger.outcomes import RunOutcome
 from mqi_dagster.partitions import BEAMS, CASES, split_beam_key
 from mqi_dagster.resources.site import Site
@@ -29,7 +31,8 @@ _STEPS = {"simulation": "tps_file"}
 def retry_requests(instance: dg.DagsterInstance, site: Site) -> list[dg.RunRequest]:
     """The runs that are due; those that nobody waits for any more are settled.
 
-    A request is settled only once its run exists, so that a crash of the tick loses none.
+    A request is settled only once its run exists, so that a crash of the tick loses none. One that cannot be
+    made at all is an alarm, and keeps no other waiting.
     """
     # What has begun goes on, also where ordinary new runs have to wait for a shorter queue.
     due = site.ledger.due_retries(Room(instance).take(REQUESTS_PER_TICK, 1))
@@ -46,13 +49,27 @@ def retry_requests(instance: dg.DagsterInstance, site: Site) -> list[dg.RunReque
         ):
             settled.append(outcome.run_id)
             continue
-        request = _request(instance, site, run, outcome)
+        try:
+            request = _request(instance, site, run, outcome)
+        except Exception as error:
+            if is_passing(error):
+                raise
+            request = None
+            _give_up(site, outcome, safe_text(error))
         if request is None:
             settled.append(outcome.run_id)
         else:
             requests.append(request)
     site.ledger.settle_retries(settled)
     return requests
+
+
+def _give_up(site: Site, outcome: RunOutcome, why: str) -> None:
+    text = (
+        f"{outcome.cause}. It cannot go on by itself: {why}. What to do: `mqi case retry`, or `mqi alarms"
+        " --dismiss` where nobody wants it"
+    )
+    site.ledger.raise_alarm(failed_kind(outcome.partition), outcome.partition, text, outcome.ended_at)
 
 
 def _is_there(instance: dg.DagsterInstance, partition: str) -> bool:
@@ -69,12 +86,12 @@ def _request(
         PARENT_RUN_ID_TAG: run.run_id,
         ROOT_RUN_ID_TAG: run.tags.get(ROOT_RUN_ID_TAG, run.run_id),
     }
-    key, wanted = outcome.partition, _left(instance, run)
+    key, wanted = outcome.partition, assets_left(instance, run)
     if not wanted:
         return None
     case = split_beam_key(key)[0] if "__" in key else key
-    own = int(run.tags.get(PRIORITY_TAG, "0"))
-    urgency = (case, site.settings.handover.target, site.ledger.priorities([case]).get(case, own))
+    priority = site.ledger.priorities([case]).get(case, priority_of(run.tags))
+    urgency = (case, site.settings.handover.target, priority)
     if "__" in key:
         failures = int(run.tags.get(FAILURES_TAG, "0")) + engine_failures(site, key, run.run_id)
         tags |= {**beam_tags(*urgency), FAILURES_TAG: str(failures)}
@@ -91,7 +108,13 @@ def _request(
     )
 
 
-def _left(instance: dg.DagsterInstance, run: dg.DagsterRun) -> list[str]:
+def has_come_further(instance: dg.DagsterInstance, run: dg.DagsterRun) -> bool:
+    """Whether a run that went on where another one had ended has finished the step it began with."""
+    asked = {asset.to_user_string() for asset in run.asset_selection or ()}
+    return len(assets_left(instance, run)) < sum(asset in asked for asset in BEAM_ASSETS)
+
+
+def assets_left(instance: dg.DagsterInstance, run: dg.DagsterRun) -> list[str]:
     """The assets that a run was to make, from the step on in which it ended."""
     asked = {asset.to_user_string() for asset in run.asset_selection or ()}
     if "__" not in run.tags[PARTITION_TAG]:

@@ -19,7 +19,7 @@ from dagster._core.storage.runs.schema import RunsTable
 from dagster._core.storage.runs.sql_run_storage import SqlRunStorage
 from sqlalchemy import ColumnElement, Connection, func, select
 
-from mqi_dagster.assets.jobs import CASE_TAG, GPU_TAG, PRIORITY_TAG
+from mqi_dagster.assets.jobs import CASE_TAG, GPU_TAG, priority_of
 from mqi_dagster.errors import ConfigurationError
 from mqi_dagster.worklist.run_history import RunState, run_state
 
@@ -182,10 +182,9 @@ _NOTHING = RunDetail(priority=0, case=None, simulates=False, served=False, steps
 
 
 def _detail(run: dg.DagsterRun) -> RunDetail:
-    priority = run.tags.get(PRIORITY_TAG, "0")
     pools = run.run_op_concurrency.all_pools if run.run_op_concurrency is not None else None
     return RunDetail(
-        priority=int(priority) if priority.removeprefix("-").isdigit() else 0,
+        priority=priority_of(run.tags),
         case=run.tags.get(CASE_TAG),
         simulates=bool(pools) or GPU_TAG in run.tags,
         served=run.remote_job_origin is not None,

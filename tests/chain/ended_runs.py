@@ -18,8 +18,15 @@ BEAM = "P123456789.fx0001__b02"
 CASE = "P123456789.fx0001"
 
 
-def started(chain: Chain, job: str = "beam", partition: str = BEAM, **tags: str) -> dg.DagsterRun:
-    """A run that the services have started."""
+def started(
+    chain: Chain,
+    job: str = "beam",
+    partition: str = BEAM,
+    *,
+    selection: frozenset[dg.AssetKey] | None = None,
+    **tags: str,
+) -> dg.DagsterRun:
+    """A run that the services have started, for some assets alone where a test says which."""
     chain.instance.add_dynamic_partitions("beam" if "__" in partition else "case", [partition])
     origin = RemoteJobOrigin(RemoteRepositoryOrigin(RegisteredCodeLocationOrigin("mqi"), "repository"), job)
     run = create_run_for_test(
@@ -27,6 +34,7 @@ def started(chain: Chain, job: str = "beam", partition: str = BEAM, **tags: str)
         job_name=job,
         tags={"dagster/partition": partition, **tags},
         remote_job_origin=origin,
+        asset_selection=selection,
         status=dg.DagsterRunStatus.STARTED,
     )
     assert isinstance(run, dg.DagsterRun)

@@ -11,7 +11,9 @@ import pytest
 from chain import Chain
 from ended_runs import BEAM, CASE, evaluate, failed, lost, started, step, succeeded
 
+from mqi_dagster.errors import InfrastructureError
 from mqi_dagster.ledger.outcomes import RunVerdict
+from mqi_dagster.sensors import outcomes
 from mqi_dagster.sensors.causes import first_cause
 
 SETTINGS = {"execution": {"retry_seconds": 10, "retry_maximum_seconds": 60}, "alarms": {"retried_minutes": 5}}
@@ -113,6 +115,110 @@ def test_an_outage_longer_than_the_limit_is_an_alarm_until_a_run_succeeds(tmp_pa
     succeeded(chain, started(chain))
     evaluate(chain, "run_outcomes")
     assert alarms(chain) == []
+
+
+def long_loss(chain: Chain, monkeypatch: pytest.MonkeyPatch, **tags: str) -> dg.DagsterRun:
+    """A run whose worker is lost after twenty minutes, a minute after the loss before."""
+    run = started(chain, **tags)
+    lost(chain, run)
+    (record,) = chain.instance.get_run_records(dg.RunsFilter(run_ids=[run.run_id]))
+    early = record._replace(start_time=record.create_timestamp.timestamp() - 1200)
+    with monkeypatch.context() as then:
+        then.setattr(chain.instance, "get_run_records", lambda *_a, **_k: [early])
+        evaluate(chain, "run_outcomes")
+    return run
+
+
+def test_a_worker_that_dies_each_time_after_a_while_is_an_alarm_and_waits_longer_each_time(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    chain = Chain(tmp_path / "site", {**SETTINGS, "alarms": {"retried_minutes": 1e-6}})
+    tags: dict[str, str] = {}
+    raised, tries, spans = [], [], []
+    for _ in range(4):
+        time.sleep(0.01)
+        run = long_loss(chain, monkeypatch, **tags)
+        tries.append(chain.site.ledger.outcomes_of([run.run_id])[run.run_id].tries)
+        spans.append(round(waits(chain, run) / 10) * 10)
+        raised.append([alarm.kind.value for alarm in chain.site.ledger.alarms()])
+        tags = {"mqi/retry_of": run.run_id, "dagster/parent_run_id": run.run_id}
+    assert tries == [1, 2, 3, 4]
+    assert spans == [0, 10, 20, 40]
+    assert raised == [[], [], ["retried_long"], ["retried_long"]], "two may be two restarts of the machine"
+
+
+def test_a_run_that_has_finished_the_step_before_it_is_lost_begins_a_new_streak(chain: Chain) -> None:
+    first = started(chain)
+    for key in ("interpreted_csvs", "simulation"):
+        step(chain, first, key)
+    lost(chain, first)
+    (request,) = evaluate(chain, "run_outcomes")
+    wanted = frozenset(request.asset_selection or ())
+    tries = []
+    parent = first
+    for steps in (["simulation"], ["simulation", "rt_dose"]):
+        run = started(chain, **{"mqi/retry_of": parent.run_id}, selection=wanted)
+        for key in steps:
+            step(chain, run, key)
+        lost(chain, run)
+        evaluate(chain, "run_outcomes")
+        tries.append(chain.site.ledger.outcomes_of([run.run_id])[run.run_id].tries)
+        parent = run
+    assert tries == [2, 1]
+
+
+def test_odd_tags_of_one_run_stop_no_other(chain: Chain) -> None:
+    odd = started(chain, partition="trial__x")
+    urgent = started(chain, **{"dagster/priority": "high"})
+    for run in (odd, urgent):
+        lost(chain, run)
+    (request,) = evaluate(chain, "run_outcomes")
+    assert (request.partition_key, request.tags["dagster/priority"]) == (BEAM, "0")
+    (alarm,) = chain.site.ledger.alarms()
+    assert (alarm.kind, alarm.subject) == ("beam_failed", "trial__x"), "it is not forgotten"
+    assert "cannot go on by itself" in alarm.text
+    (left,) = chain.site.ledger.open_retries()
+    assert left.partition == BEAM, "and not tried at every tick"
+
+
+def test_an_end_that_nobody_understands_stops_no_other_and_is_an_alarm(
+    chain: Chain, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    other = f"{BEAM[:-2]}03"
+    odd = started(chain)
+    for run in (odd, started(chain, partition=other)):
+        failed(chain, run, "died", "engine", "from_budget")
+
+    def cause(instance: dg.DagsterInstance, run_id: str) -> object:
+        if run_id == odd.run_id:
+            raise KeyError("an event of another Dagster")
+        return first_cause(instance, run_id)
+
+    monkeypatch.setattr(outcomes, "first_cause", cause)
+    evaluate(chain, "run_outcomes")
+    evaluate(chain, "run_outcomes")
+    found = {alarm.subject: alarm.text for alarm in chain.site.ledger.alarms()}
+    assert sorted(found) == [BEAM, other]
+    assert found[BEAM].startswith("how a run has ended cannot be judged: KeyError")
+    assert found[other].startswith("died")
+
+
+def test_a_database_that_is_away_while_an_end_is_judged_is_asked_again(
+    chain: Chain, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run = started(chain)
+    failed(chain, run, "died", "engine", "from_budget")
+
+    def away(*_: object) -> object:
+        raise InfrastructureError("the ledger's database failed")
+
+    with monkeypatch.context() as then:
+        then.setattr(outcomes, "first_cause", away)
+        with pytest.raises(Exception, match="the ledger's database failed"):
+            evaluate(chain, "run_outcomes")
+    assert alarms(chain) == []
+    evaluate(chain, "run_outcomes")
+    assert alarms(chain) == [("beam_failed", BEAM, 1)]
 
 
 @pytest.mark.parametrize(

@@ -195,3 +195,10 @@ class NotTakenError(InfrastructureError):
     """A receiver of notices is away, or does not take one."""
 
     code = "not-taken"
+
+
+class PartlyTakenError(NotTakenError):
+    """A receiver has taken a notice for some of its recipients: sent again, these would get it twice."""
+
+    code = "partly-taken"
+    retry = Retry.NEVER

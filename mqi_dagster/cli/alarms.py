@@ -77,8 +77,7 @@ def notify(
     ledger = Site(file).ledger
     for channel in channels:
         state = ledger.open_channel(channel.name)
-        left = f"not taken since {state.failing_since:%Y-%m-%d %H:%M} UTC" if state.failing_since else "works"
-        words = f"{channel.name}: {left}{f': {state.failure}' if state.failure else ''}"
+        words = f"{channel.name}: {state.trouble or 'works'}"
         console.print(Text(words, style="red" if state.failing_since else ""), soft_wrap=True)
 
 

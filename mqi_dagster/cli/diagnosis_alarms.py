@@ -34,9 +34,8 @@ def examine_alarms(settings: Settings, ledger: Ledger | None) -> Iterator[Findin
         yield Finding(f"alarm {alarm.kind.value}", Verdict.WARNING, f"{alarm.subject}, {found}", "mqi alarms")
     wanted = {"webhook": told.webhook, "mail": told.mail}
     for state in ledger.channels():
-        if state.failing_since is not None and wanted.get(state.channel) is not None:
-            found = f"not taken since {state.failing_since:%Y-%m-%d %H:%M} UTC: {state.failure}"
-            yield Finding(f"notices by {state.channel}", Verdict.WARNING, found, "mqi notify --test")
+        if state.trouble and wanted.get(state.channel) is not None:
+            yield Finding(f"notices by {state.channel}", Verdict.WARNING, state.trouble, "mqi notify --test")
 
 
 def _secret(path: Path) -> str:

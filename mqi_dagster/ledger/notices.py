@@ -48,7 +48,17 @@ class ChannelState:
     """In vain, since the last success."""
     next_try_at: datetime | None
     failing_since: datetime | None
+    """Since when nothing is taken, or not for everybody."""
     failure: str
+
+    @property
+    def trouble(self) -> str:
+        """What is wrong with it, for people; empty where nothing is."""
+        if self.failing_since is None:
+            return ""
+        # One that some recipients have is not tried again.
+        what = "not taken" if self.tries else "not for everybody"
+        return f"{what} since {self.failing_since:%Y-%m-%d %H:%M} UTC: {self.failure}"
 
 
 def _notice(row: Row[tuple[object, ...]]) -> Notice:
@@ -128,10 +138,17 @@ class NoticeRows(Database):
         with self._read() as connection:
             return [_notice(row) for row in connection.execute(query).all()]
 
-    def told(self, channel: str, notice: Notice) -> None:
-        """Write down that a channel has told a notice, and with it all before."""
+    def told(self, channel: str, notice: Notice, *, missed: str = "") -> None:
+        """Write down that a channel has told a notice, and with it all before.
+
+        Args:
+            channel: Name of the channel.
+            notice: What was told.
+            missed: Whom it did not reach; stands as the channel's failure until one reaches everybody.
+        """
         with self._write() as connection:
             now = self._clock()
+            failing = func.coalesce(NOTICE_CHANNEL.c.failing_since, now) if missed else None
             connection.execute(
                 update(NOTICE_CHANNEL)
                 .where(NOTICE_CHANNEL.c.channel == channel, NOTICE_CHANNEL.c.told_id < notice.id)
@@ -140,8 +157,8 @@ class NoticeRows(Database):
                     told_at=now,
                     tries=0,
                     next_try_at=None,
-                    failing_since=None,
-                    failure="",
+                    failing_since=failing,
+                    failure=missed,
                 )
             )
             if notice.event is NoticeEvent.RAISED:

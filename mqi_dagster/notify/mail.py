@@ -7,7 +7,7 @@ import ssl
 from email.message import EmailMessage
 from email.utils import format_datetime
 
-from mqi_dagster.errors import ConfigurationError, NotTakenError
+from mqi_dagster.errors import ConfigurationError, NotTakenError, PartlyTakenError
 from mqi_dagster.notify.message import Message
 from mqi_dagster.settings import Mail, MailSecurity
 from mqi_dagster.settings.passwords import read_password
@@ -47,8 +47,13 @@ class MailChannel:
         except (OSError, smtplib.SMTPException) as error:
             reason = getattr(error, "strerror", None) or type(error).__name__
             raise NotTakenError(f"the mail server cannot be used: {reason}") from None
-        taken = len(settings.recipients) - len(refused)
-        return f"taken for {taken} of {len(settings.recipients)} recipients"
+        everybody = len(settings.recipients)
+        if refused:
+            whom = ", ".join(f"{address} ({code})" for address, (code, _) in sorted(refused.items()))
+            raise PartlyTakenError(
+                f"the mail server refuses {len(refused)} of {everybody} recipients: {whom}"
+            )
+        return f"taken for {everybody} of {everybody} recipients"
 
     def _connected(self) -> smtplib.SMTP:
         settings = self._settings

@@ -51,6 +51,7 @@ class Channel(Protocol):
             What the receiver has answered, for people.
 
         Raises:
+            PartlyTakenError: Some recipients have it, others are refused.
             NotTakenError: The receiver is away or does not take it.
             ConfigurationError: A secret cannot be used as it is.
         """

@@ -5,7 +5,7 @@ from datetime import timedelta
 
 import dagster as dg
 
-from mqi_dagster.errors import MqiError
+from mqi_dagster.errors import MqiError, PartlyTakenError
 from mqi_dagster.ledger.notices import ChannelState, Notice
 from mqi_dagster.notify.message import Channel, Message, channels_of
 from mqi_dagster.resources.site import Site
@@ -39,9 +39,12 @@ def tell(site: Site, channel: Channel) -> tuple[int, str | None]:
     """Tell what a channel has to tell now, for some seconds at most.
 
     Returns:
-        How many notices were taken, and why the next one was not.
+        How many notices were taken, and why the next one was not, or whom the last one did not reach.
     """
     wanted = {event.value for event in site.settings.notifications.tell}
+    state = site.ledger.open_channel(channel.name)
+    # What is not told at all says nothing about whom the last one has missed.
+    missed = state.failure if state.tries == 0 else ""
     started, sent = time.monotonic(), 0
     for notice in site.ledger.untold(channel.name, _AT_ONCE):
         if notice.event.value in wanted:
@@ -49,13 +52,15 @@ def tell(site: Site, channel: Channel) -> tuple[int, str | None]:
                 break
             try:
                 channel.send(message_of(site, notice))
+                missed = ""
+            except PartlyTakenError as error:
+                missed = error.message
             except MqiError as error:
-                state = site.ledger.open_channel(channel.name)
                 site.ledger.not_told(channel.name, error.message, _wait(site, state))
                 return sent, error.message
             sent += 1
-        site.ledger.told(channel.name, notice)
-    return sent, None
+        site.ledger.told(channel.name, notice, missed=missed)
+    return sent, missed or None
 
 
 def _wait(site: Site, state: ChannelState) -> timedelta:

@@ -3,6 +3,7 @@
 import dagster as dg
 from dagster._core.storage.tags import PARENT_RUN_ID_TAG, ROOT_RUN_ID_TAG
 
+from mqi_dagster.assets.boundary import is_passing, safe_text
 from mqi_dagster.assets.jobs import (
     BEAM_ASSETS,
     CASE_ASSETS,
@@ -16,7 +17,6 @@ from mqi_dagster.assets.jobs import (
     priority_of,
     upload_tags,
 )
-from mqi_dagster.assets.boundary import is_passing, safe_text
 from mqi_dagster.assets.slots import engine_failures
 from mqi_dagster.ledger.alarms import failed_kind
 from mqi_dagster.ledger.outcomes import RunOutcome

@@ -18,7 +18,9 @@ from test_reaper import lease_of
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "notify"))
 
-from receivers import Posted, http_receiver
+from receivers import Posted, http_receiver, mail_receiver
+
+from mqi_dagster.cli.diagnosis_alarms import examine_alarms
 
 HOST: dict[str, Any] = {
     "host": "hpc.example",
@@ -157,3 +159,36 @@ def test_only_what_the_settings_name_is_told(tmp_path: Path, posted: Posted) -> 
     evaluate(chain, "notifications")
     assert [json.loads(body)["event"] for body in posted.bodies] == ["case_concluded"]
     assert ledger.untold("webhook", 10) == []
+
+
+def test_whom_a_mail_did_not_reach_is_shown_until_one_reaches_everybody(tmp_path: Path) -> None:
+    with mail_receiver() as mails:
+        mail = {
+            "host": "127.0.0.1",
+            "port": mails.port,
+            "security": "none",
+            "sender": "mqi@clinic.example",
+            "recipients": ["physics@clinic.example", "it@clinic.example"],
+        }
+        told = {"mail": mail, "tell": ["alarm_raised"], "retry_seconds": 1e-3}
+        chain = Chain(tmp_path / "site", {"notifications": told})
+        ledger = chain.site.ledger
+        evaluate(chain, "notifications")
+        mails.unknown = {"it@clinic.example": "550 unknown"}
+        ledger.raise_alarm("disk_full", "data", "4 GB")
+        # Not told, so it says nothing about the recipients.
+        ledger.note_conclusion("run1", "P123456789.fx0001", "concluded", datetime.now(UTC))
+        for _ in range(3):
+            evaluate(chain, "notifications")
+        assert len(mails.got) == 1, "nobody gets it twice"
+        assert ledger.untold("mail", 10) == [], "and nothing waits behind it"
+        *_, warning = examine_alarms(chain.site.settings, ledger)
+        assert (warning.subject, warning.verdict) == ("notices by mail", "warning")
+        assert warning.found.startswith("not for everybody since ")
+        assert "it@clinic.example (550)" in warning.found
+        mails.unknown = {}
+        ledger.raise_alarm("disk_full", "state", "4 GB")
+        evaluate(chain, "notifications")
+        assert len(mails.got) == 2
+        (state,) = ledger.channels()
+        assert (state.trouble, state.failing_since) == ("", None)

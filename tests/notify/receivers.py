@@ -74,8 +74,18 @@ class Mails:
 
     port: int = 0
     refuse: str = ""
+    unknown: dict[str, str] = field(default_factory=dict)
+    """What the server says to recipients that it does not take, by their address."""
     got: list[tuple[str, list[str], Message]] = field(default_factory=list)
     logins: list[str] = field(default_factory=list)
+
+    async def handle_RCPT(  # noqa: N802 - the name that aiosmtpd calls
+        self, server: SMTP, session: Session, envelope: Envelope, address: str, options: list[str]
+    ) -> str:
+        if address in self.unknown:
+            return self.unknown[address]
+        envelope.rcpt_tos.append(address)
+        return "250 OK"
 
     async def handle_DATA(  # noqa: N802 - the name that aiosmtpd calls
         self, server: SMTP, session: Session, envelope: Envelope

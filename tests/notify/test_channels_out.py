@@ -16,7 +16,7 @@ import pytest
 from pydantic import ValidationError
 from receivers import Mails, Posted, http_receiver, mail_receiver, own_certificate
 
-from mqi_dagster.errors import ConfigurationError, NotTakenError
+from mqi_dagster.errors import ConfigurationError, NotTakenError, PartlyTakenError
 from mqi_dagster.notify.mail import MailChannel
 from mqi_dagster.notify.message import Message
 from mqi_dagster.notify.webhook import WebhookChannel
@@ -182,6 +182,19 @@ def test_a_mail_server_that_refuses_or_is_away_says_so(mails: Mails) -> None:
         port = gone.port
     with pytest.raises(NotTakenError, match="Connection refused"):
         mail(port).send(MESSAGE)
+
+
+def test_a_mail_that_is_taken_for_some_recipients_only_names_the_others(mails: Mails) -> None:
+    mails.unknown = {"it@clinic.example": "550 no such user Hong^Gildong"}
+    with pytest.raises(PartlyTakenError) as raised:
+        mail(mails.port).send(MESSAGE)
+    assert raised.value.message == "the mail server refuses 1 of 2 recipients: it@clinic.example (550)"
+    ((_, recipients, _),) = mails.got
+    assert recipients == ["physics@clinic.example"]
+    mails.unknown["physics@clinic.example"] = "451 come back later"
+    with pytest.raises(NotTakenError, match="refuses every recipient: 451, 550") as none:
+        mail(mails.port).send(MESSAGE)
+    assert not isinstance(none.value, PartlyTakenError)
 
 
 @pytest.mark.parametrize(

@@ -7,6 +7,7 @@ from typing import TypeVar
 import dagster as dg
 
 from mqi_dagster.assets.patience import Patience
+from mqi_dagster.assets.progress import PHASE_TAG
 from mqi_dagster.handover.target import Receipt, ReceiptEntry
 from mqi_dagster.resources.site import Site
 from mqi_dagster.settings import LOCAL, Intervals
@@ -20,7 +21,7 @@ class WaitingTarget:
     Args:
         context: Of the step.
         site: The installation.
-        beam: Beam key, whose row tells people what is waited for; None for a case.
+        beam: Beam key, whose row tells people what is waited for; None for a case, whose run's tag does.
     """
 
     def __init__(self, context: dg.AssetExecutionContext, site: Site, beam: str | None) -> None:
@@ -53,7 +54,7 @@ class WaitingTarget:
             return call()
         done = self._patience.persist("handing over", call)
         if self._waited:
-            self._report("simulated", "")
+            self._report("simulated" if self._beam is not None else "concluding", "")
             self._waited = False
         return done
 
@@ -63,6 +64,8 @@ class WaitingTarget:
             self._report("waiting for the target", reason)
 
     def _report(self, phase: str, message: str) -> None:
+        run_id = self._context.run.run_id
         if self._beam is not None:
-            run_id = self._context.run.run_id
             self._site.ledger.report(self._beam, run_id, phase, percent=100.0, message=message)
+        else:
+            self._context.instance.add_run_tags(run_id, {PHASE_TAG: phase})

@@ -1,8 +1,8 @@
-"""What is wrong now, whoever has noticed it: engines that stand still, queues, clusters, disks, the inbox."""
+"""What is wrong now, whoever has noticed it: runs that stand still, clusters, GPUs, disks, the inbox."""
 
 import os
 import shutil
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator, Sequence
 from datetime import datetime, timedelta
 from pathlib import Path
 
@@ -11,20 +11,27 @@ import dagster as dg
 from mqi_dagster.ledger.alarms import AlarmKind
 from mqi_dagster.ledger.database import utc_now
 from mqi_dagster.ledger.leases import Lease
+from mqi_dagster.ledger.slots import SlotKind
 from mqi_dagster.resources.site import Site
+from mqi_dagster.sensors.overdue import Found, overdue
+from mqi_dagster.sensors.waits import WORKING, Wait, read_waits, waits_of, write_waits
 from mqi_dagster.settings import LOCAL
 
 _WATCHED = (
     AlarmKind.BEAM_STUCK,
     AlarmKind.BEAMS_WAITING,
     AlarmKind.CLUSTER_AWAY,
+    AlarmKind.TARGET_AWAY,
+    AlarmKind.JOBS_HELD,
+    AlarmKind.JOBS_LOST,
+    AlarmKind.GPU_LOST,
     AlarmKind.QUOTA,
     AlarmKind.DISK_FULL,
     AlarmKind.INBOX_AWAY,
 )
 """What is looked at anew each time, so that an alarm goes with its cause."""
-_WORKING = ("preparing", "simulating", "verifying")
-"""Phases in which something should happen; in all others the beam waits for something."""
+_GPU_UNSEEN = timedelta(minutes=2)
+"""For less a GPU may be away while its driver is loaded anew."""
 
 Standing = dict[tuple[AlarmKind, str], str]
 
@@ -36,41 +43,51 @@ def alarms(interval: int) -> dg.SensorDefinition:
         name="alarms",
         minimum_interval_seconds=interval,
         default_status=dg.DefaultSensorStatus.RUNNING,
-        description="Raises and clears alarms: engines without progress, queue, clusters, disks, inbox.",
+        description="Raises and clears alarms: engines and runs that stand, clusters, GPUs, disks, inbox.",
     )
-    def sensor(context: dg.SensorEvaluationContext, site: dg.ResourceParam[Site]) -> dg.SkipReason:
-        standing = look(context.instance, site, utc_now())
+    def sensor(context: dg.SensorEvaluationContext, site: dg.ResourceParam[Site]) -> dg.SensorResult:
+        now = utc_now()
+        waits = waits_of(context.instance, site, read_waits(context.cursor), now)
+        standing = look(context.instance, site, waits, now)
         for (kind, subject), text in standing.items():
             site.ledger.raise_alarm(kind, subject, text)
         for alarm in site.ledger.alarms():
             if alarm.kind in _WATCHED and (alarm.kind, alarm.subject) not in standing:
                 site.ledger.clear_alarm(alarm.kind, alarm.subject)
-        return dg.SkipReason(f"{len(standing)} alarms stand" if standing else "all is well")
+        said = f"{len(standing)} alarms stand" if standing else "all is well"
+        return dg.SensorResult(skip_reason=dg.SkipReason(said), cursor=write_waits(waits))
 
     return sensor
 
 
-def look(instance: dg.DagsterInstance, site: Site, now: datetime) -> Standing:
+def look(instance: dg.DagsterInstance, site: Site, waits: Sequence[Wait], now: datetime) -> Standing:
     """Every alarm of the site's state that stands now, by kind and subject: its text."""
     leases = site.ledger.leases()
+    silent = [look.cluster for look in site.ledger.cluster_looks() if look.failing_since is not None]
     return {
         (kind, subject): text
         for kind, subject, text in (
-            *_stuck(site, leases, now),
+            *_stuck(site, leases, silent, now),
             *_waiting(instance, site, now),
+            *overdue(site, waits, leases, now),
+            # After it: where a look has failed, that says more.
             *_clusters(site, leases, now),
+            *_gpus(site, now),
             *_disks(site),
             *_inbox(site),
         )
     }
 
 
-def _stuck(site: Site, leases: list[Lease], now: datetime) -> Iterator[tuple[AlarmKind, str, str]]:
+def _stuck(site: Site, leases: Sequence[Lease], silent: Collection[str], now: datetime) -> Iterator[Found]:
     limit = timedelta(minutes=site.settings.alarms.stuck_minutes)
     reports = site.ledger.progress_of([lease.beam for lease in leases])
     for lease in leases:
         report = reports.get(lease.beam)
-        if report is None or report.phase not in _WORKING or report.run_id != lease.owner:
+        if report is None or report.phase not in WORKING or report.run_id != lease.owner:
+            continue
+        # What an engine does on a cluster that is away nobody knows.
+        if lease.host in silent:
             continue
         if now - max(report.updated_at, lease.acquired_at) > limit:
             text = (
@@ -81,7 +98,7 @@ def _stuck(site: Site, leases: list[Lease], now: datetime) -> Iterator[tuple[Ala
             yield AlarmKind.BEAM_STUCK, lease.beam, text
 
 
-def _waiting(instance: dg.DagsterInstance, site: Site, now: datetime) -> Iterator[tuple[AlarmKind, str, str]]:
+def _waiting(instance: dg.DagsterInstance, site: Site, now: datetime) -> Iterator[Found]:
     oldest = instance.get_run_records(
         dg.RunsFilter(statuses=[dg.DagsterRunStatus.QUEUED]), limit=1, ascending=True
     )
@@ -95,7 +112,7 @@ def _waiting(instance: dg.DagsterInstance, site: Site, now: datetime) -> Iterato
         yield AlarmKind.BEAMS_WAITING, "queue", text
 
 
-def _clusters(site: Site, leases: list[Lease], now: datetime) -> Iterator[tuple[AlarmKind, str, str]]:
+def _clusters(site: Site, leases: Sequence[Lease], now: datetime) -> Iterator[Found]:
     waited_for = {lease.host for lease in leases}
     for name, host in site.settings.hosts.items():
         look = site.ledger.cluster_look(name) if host.slurm is not None else None
@@ -112,7 +129,26 @@ def _clusters(site: Site, leases: list[Lease], now: datetime) -> Iterator[tuple[
             yield AlarmKind.QUOTA, name, f"{used}. Make room: `mqi cluster clean`, or keep less (retention)"
 
 
-def _disks(site: Site) -> Iterator[tuple[AlarmKind, str, str]]:
+def _gpus(site: Site, now: datetime) -> Iterator[Found]:
+    """The GPUs of the pool that are not there any more, and that nobody has switched off."""
+    lost = [
+        slot
+        for slot in site.ledger.slots()
+        if slot.kind is SlotKind.GPU and slot.uuid and not slot.in_service and slot.switched_off_at is None
+    ]
+    looks = {(gpu.host, gpu.uuid): gpu.seen_at for gpu in site.ledger.gpus()} if lost else {}
+    for slot in lost:
+        seen_at = looks.get((slot.host, slot.uuid))
+        if seen_at is None or now - seen_at > _GPU_UNSEEN:
+            since = "is not seen" if seen_at is None else f"was not seen since {seen_at:%Y-%m-%d %H:%M} UTC"
+            text = (
+                f"the GPU {slot.uuid} {since}. Does its driver answer (`nvidia-smi`)? Beams use the others,"
+                " and this one again once it is back; one that is gone for good: `mqi gpu off`"
+            )
+            yield AlarmKind.GPU_LOST, slot.name, text
+
+
+def _disks(site: Site) -> Iterator[Found]:
     settings = site.settings
     watched: dict[str, Path] = {"data": settings.paths.data, "state": settings.paths.state}
     if settings.handover.target == LOCAL:
@@ -130,7 +166,7 @@ def _disks(site: Site) -> Iterator[tuple[AlarmKind, str, str]]:
             yield AlarmKind.DISK_FULL, role, text
 
 
-def _inbox(site: Site) -> Iterator[tuple[AlarmKind, str, str]]:
+def _inbox(site: Site) -> Iterator[Found]:
     try:
         with os.scandir(site.inbox) as entries:
             next(entries, None)

@@ -102,8 +102,8 @@ def _held(jobs: Sequence[ClusterJob]) -> str:
     count = "a job is" if len(jobs) == 1 else f"{len(jobs)} jobs are"
     return (
         f"{count} held in the cluster's queue, that of {first.beam} (job {first.job_id}) since"
-        f" {_time(first.changed_at)}: {first.reason or first.scheduler_state}. Somebody who may has to"
-        " release them there (`scontrol release`)"
+        f" {_time(first.changed_at)}: {first.reason or first.scheduler_state}. A person has to mend"
+        " that there (of JobHeld…: `scontrol release`); they go on by themselves then"
     )
 
 

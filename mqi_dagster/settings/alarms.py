@@ -28,8 +28,14 @@ def _is_loopback(host: str) -> bool:
 class Alarms(Section):
     """From when on something is an alarm (`mqi alarms`)."""
 
-    stuck_minutes: Minutes = Field(30.0, description="An engine without progress for this long.")
-    waiting_minutes: Minutes = Field(720.0, description="A run in the queue for this long.")
+    stuck_minutes: Minutes = Field(
+        30.0,
+        description="An engine without progress, or a beam without a slot while no engine runs, this long.",
+    )
+    waiting_minutes: Minutes = Field(
+        720.0,
+        description="A run in the queue, a beam without a slot or a job in a cluster's queue for this long.",
+    )
     retried_minutes: Minutes = Field(
         15.0, description="A case or beam that lost infrastructure has ended again and again for this long."
     )

@@ -58,7 +58,7 @@ class Retention(Section):
         14.0, description="Days after which the folder of a job that failed goes (`keep: failed`)."
     )
     quota_gb: Annotated[float, Field(gt=0)] = Field(
-        100.0, description="More than this below the root is an alarm, in the log and in `mqi doctor`."
+        100.0, description="More than this below the root is an alarm (`quota`)."
     )
 
 
@@ -83,7 +83,9 @@ class Intervals(Section):
     retry_seconds: Seconds = Field(2.0, description="First wait after a failed call; doubles each time.")
     retry_maximum_seconds: Seconds = Field(300.0, description="Longest wait between two tries.")
     alarm_seconds: Seconds = Field(
-        600.0, description="An outage, or a job held in the queue, of this length is an alarm."
+        600.0,
+        description="An outage (`cluster_away`), or a job held in the queue (`jobs_held`), of this length is an"
+        " alarm.",
     )
 
 

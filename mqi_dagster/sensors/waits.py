@@ -9,6 +9,7 @@ import dagster as dg
 
 from mqi_dagster.assets.jobs import PARTITION_TAG
 from mqi_dagster.assets.progress import PHASE_TAG
+from mqi_dagster.errors import InfrastructureError
 from mqi_dagster.execution.sign_of_life import Life
 from mqi_dagster.resources.site import Site
 
@@ -46,7 +47,7 @@ def waits_of(instance: dg.DagsterInstance, site: Site, before: Remembered, now: 
         (run.tags[PARTITION_TAG], run)
         for run in instance.get_runs(dg.RunsFilter(statuses=[dg.DagsterRunStatus.STARTED]))
         # One whose worker is gone waits for nothing but the reaper.
-        if PARTITION_TAG in run.tags and site.signs_of_life.of(run.run_id) is not Life.DEAD
+        if PARTITION_TAG in run.tags and not _is_dead(site, run.run_id)
     ]
     reports = site.ledger.progress_of({partition for partition, _ in runs})
     found = []
@@ -62,6 +63,14 @@ def waits_of(instance: dg.DagsterInstance, site: Site, before: Remembered, now: 
             since = since if known == phase else min(seen, now)
             found.append(Wait(run.run_id, partition, phase, message, since))
     return found
+
+
+def _is_dead(site: Site, run_id: str) -> bool:
+    try:
+        return site.signs_of_life.of(run_id) is Life.DEAD
+    except InfrastructureError:
+        # A disk that cannot be read is an alarm of its own, and hides no other.
+        return False
 
 
 def read_waits(cursor: str | None) -> Remembered:

@@ -84,8 +84,7 @@ class Intervals(Section):
     retry_maximum_seconds: Seconds = Field(300.0, description="Longest wait between two tries.")
     alarm_seconds: Seconds = Field(
         600.0,
-        description="An outage (`cluster_away`), or a job held in the queue (`jobs_held`), of this length is an"
-        " alarm.",
+        description="An outage (`cluster_away`) or a held job (`jobs_held`) of this length is an alarm.",
     )
 
 

@@ -12,9 +12,10 @@ import pytest
 from chain import Chain
 from ended_runs import BEAM, CASE, evaluate, lost, started
 from test_alarm_sensors import HOST, ago, standing
-from test_reaper import lease_of
+from test_reaper import lease_of, worker_of
 
 from mqi_dagster.assets import waiting_target
+from mqi_dagster.errors import InfrastructureError
 from mqi_dagster.ledger import Slot, SlotKind
 from mqi_dagster.ledger.availability import Need
 from mqi_dagster.ledger.cluster_jobs import ClusterJobState, Observation
@@ -79,6 +80,21 @@ def test_beams_that_wait_for_a_slot_while_nothing_works_are_one_alarm(
     chain.site.ledger.report(BEAM, first.run_id, "preparing")
     lost(chain, chain.instance.get_runs(dg.RunsFilter(tags={"dagster/partition": OTHER}))[0])
     assert standing(chain) == {}
+
+
+def test_a_run_whose_worker_is_gone_waits_for_nothing(
+    chain: Chain, reported: Reported, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run = reported(chain, "waiting", 31)
+    with worker_of(chain, run):
+        assert standing(chain) == {"beams_waiting": "slots"}
+    assert standing(chain) == {}, "the reaper has it executed again"
+
+    def unreadable(run_id: str) -> object:
+        raise InfrastructureError("a sign of life cannot be read: Input/output error")
+
+    monkeypatch.setattr(chain.site.signs_of_life, "of", unreadable)
+    assert standing(chain) == {"beams_waiting": "slots"}, "and a disk in trouble hides no alarm"
 
 
 @pytest.mark.parametrize(("minutes", "found"), [(31, {}), (719, {}), (721, {"beams_waiting": "slots"})])

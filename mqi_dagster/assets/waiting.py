@@ -9,7 +9,7 @@ import dagster as dg
 from mqi_dagster.assets.gpu_looks import look_here
 from mqi_dagster.assets.slots import declare_slots, free_ended_leases
 from mqi_dagster.errors import InfrastructureError
-from mqi_dagster.ledger.availability import NO_FREE_SLOT, Need, Refusal
+from mqi_dagster.ledger.availability import Need, Refusal
 from mqi_dagster.ledger.leases import Lease
 from mqi_dagster.partitions import split_beam_key
 from mqi_dagster.resources.site import Site
@@ -33,7 +33,9 @@ def wait_for_slot(context: dg.AssetExecutionContext, site: Site, beam: str) -> L
     try:
         while True:
             free_ended_leases(context.instance, site)
-            _look(site, need, again=doubtful)
+            if _look(site, need, again=doubtful):
+                # A GPU may have come back, or have been lost.
+                need = declare_slots(site)
             found = site.ledger.acquire(
                 beam,
                 run_id,
@@ -55,14 +57,20 @@ def wait_for_slot(context: dg.AssetExecutionContext, site: Site, beam: str) -> L
         raise
 
 
-def _look(site: Site, need: Need, *, again: bool) -> None:
-    """Look at the GPUs of this machine where the last look is too old to decide, or has just refused one."""
+def _look(site: Site, need: Need, *, again: bool) -> bool:
+    """Look at the GPUs of this machine where the last look is too old to decide, or has just refused one.
+
+    Returns:
+        Whether that was so.
+    """
     if not need.look:
-        return
+        return False
     now = datetime.now(UTC)
     seen = [gpu for gpu in site.ledger.gpus() if gpu.host == need.host]
     if again or not seen or not all(gpu.is_fresh(now, need.look) for gpu in seen):
         look_here(site)
+        return True
+    return False
 
 
 def _ended_owner(context: dg.AssetExecutionContext, site: Site, beam: str) -> str | None:
@@ -77,6 +85,6 @@ def _ended_owner(context: dg.AssetExecutionContext, site: Site, beam: str) -> st
 def _say(context: dg.AssetExecutionContext, site: Site, beam: str, refusal: Refusal, before: str) -> str:
     if refusal.reason != before:
         context.log.info("waiting: %s", refusal.reason)
-    if refusal.reason.startswith(NO_FREE_SLOT):
-        site.ledger.report(beam, context.run.run_id, "waiting", message=refusal.reason)
+        if not refusal.at_work:
+            site.ledger.report(beam, context.run.run_id, "waiting", message=refusal.reason)
     return refusal.reason

@@ -152,7 +152,7 @@ class LeaseRows(Database):
         if lease.owner == owner:
             return self._swap(connection, lease, heartbeat_at=now)
         if lease.owner != gone and not lease.is_stale(now, stale_after):
-            return Refusal(f"beam is being simulated by run {lease.owner}")
+            return Refusal(f"beam is being simulated by run {lease.owner}", at_work=True)
         return self._swap(connection, lease, owner=owner, token=lease.token + 1, heartbeat_at=now)
 
     def _free(
@@ -239,7 +239,7 @@ class LeaseRows(Database):
         changed = connection.execute(update(SLOT).where(*_held(lease)).values(**values))
         now = _of(connection, lease.beam)
         if changed.rowcount != len(lease.slots) or now is None:
-            return Refusal(f"beam is being simulated by another run than {lease.owner}")
+            return Refusal(f"beam is being simulated by another run than {lease.owner}", at_work=True)
         return now
 
     def _changed(self, lease: Lease, *, patient: bool = True, **values: object) -> Lease:

@@ -142,12 +142,21 @@ def engine_failures(site: Site, beam: str, run_id: str) -> int:
     )
 
 
-def job_ended(site: Site, lease: Lease) -> bool:
-    """Whether the job of a lease is known to have ended; where nobody can be asked now, it is not."""
+def job_ended(site: Site, lease: Lease, *, owner_finished: bool = False) -> bool:
+    """Whether the job of a lease is known to have ended; where nobody can be asked now, it is not.
+
+    Args:
+        site: The installation.
+        lease: The lease.
+        owner_finished: Whether its run is known to have ended. That alone counts on a host that is neither
+            this one nor a cluster: this machine was renamed, or the site was restored on it.
+    """
     executor = site.executor_on(lease.host)
     if executor is None:
-        if lease.host != this_host() or site.signs_of_life.of(lease.owner) is Life.ALIVE:
+        if site.signs_of_life.of(lease.owner) is Life.ALIVE:
             # A worker that is only slow, or that a clock makes look so, may start its engine any moment.
+            return False
+        if lease.host != this_host() and not owner_finished:
             return False
         return lease.job_id is None or not process_alive(lease.job_id)
     try:
@@ -185,7 +194,7 @@ def free_ended_leases(instance: dg.DagsterInstance, site: Site) -> int:
                 executor.cancel_beam(lease.beam)
             except MqiError:
                 continue
-        if job_ended(site, lease):
+        if job_ended(site, lease, owner_finished=finished):
             # A silent owner that has woken meanwhile keeps it.
             freed += site.ledger.release(lease, unless_renewed=not finished)
     return freed

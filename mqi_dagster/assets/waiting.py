@@ -7,7 +7,7 @@ from datetime import UTC, datetime, timedelta
 import dagster as dg
 
 from mqi_dagster.assets.gpu_looks import look_here
-from mqi_dagster.assets.slots import declare_slots, free_ended_leases
+from mqi_dagster.assets.slots import declare_slots, free_ended_leases, job_ended
 from mqi_dagster.errors import InfrastructureError
 from mqi_dagster.ledger.availability import Need, Refusal
 from mqi_dagster.ledger.leases import Lease
@@ -44,6 +44,7 @@ def wait_for_slot(context: dg.AssetExecutionContext, site: Site, beam: str) -> L
                 priority=site.ledger.priorities([case]).get(case, 0),
                 wait=timedelta(seconds=_POLLS_MISSED * poll),
                 gone=_ended_owner(context, site, beam),
+                living=_living_owner(site, beam),
             )
             if isinstance(found, Lease):
                 return found
@@ -80,6 +81,17 @@ def _ended_owner(context: dg.AssetExecutionContext, site: Site, beam: str) -> st
         return None
     run = context.instance.get_run_by_id(lease.owner)
     return lease.owner if run is not None and run.is_finished else None
+
+
+def _living_owner(site: Site, beam: str) -> str | None:
+    """The run that holds this beam's lease on a machine, unless its worker and engine have surely ended.
+
+    What has ended is freed for whoever is next; to take it over would be to work beside it.
+    """
+    lease = site.ledger.lease_of(beam)
+    if lease is None or site.executor_on(lease.host) is not None or job_ended(site, lease):
+        return None
+    return lease.owner
 
 
 def _say(context: dg.AssetExecutionContext, site: Site, beam: str, refusal: Refusal, before: str) -> str:

@@ -1,13 +1,14 @@
 """The slots of simulations: what the pool leases, and what an engine in a slot is told."""
 
 import os
+from collections.abc import Iterable
 from datetime import UTC, datetime, timedelta
 
 import dagster as dg
 
 from mqi_dagster.assets.gpu_looks import this_host
 from mqi_dagster.errors import ConfigurationError, MqiError
-from mqi_dagster.execution.gpus import local_gpus, pool_gpus
+from mqi_dagster.execution.gpus import local_gpus, present_gpus
 from mqi_dagster.execution.processes import process_alive
 from mqi_dagster.execution.sign_of_life import Life
 from mqi_dagster.ledger.attempts import Outcome
@@ -22,26 +23,52 @@ THREADS_VARIABLE = "MQI_ENGINE_THREADS"
 GPU_VARIABLE = "CUDA_VISIBLE_DEVICES"
 
 
-def local_slots(settings: Settings) -> list[Slot]:
+def local_slots(settings: Settings, known: Iterable[Slot]) -> list[Slot]:
     """The slots that this machine has for the engine in use: its GPUs, or CPU slots as the settings say.
 
+    A GPU that should be there and is not seen now is among them, out of service.
+
+    Args:
+        settings: Of the site.
+        known: The slots of every host as the ledger knows them.
+
     Raises:
-        ConfigurationError: The engine needs more GPUs for a beam than there are, or ``execution.gpus``
-            contradicts what NVML sees.
+        ConfigurationError: The engine needs more GPUs for a beam than this machine has ever shown, or
+            ``execution.gpus`` says more memory than a GPU has.
     """
     if not settings.engine.in_use().needs_gpu:
         return [Slot(SlotKind.CPU, index) for index in range(settings.execution.slots)]
-    gpus, wanted = pool_gpus(settings.execution.gpus, local_gpus()), settings.engine.in_use().gpus_per_beam
-    if len(gpus) < wanted:
+    declared = settings.execution.gpus
+    there = [
+        Slot(SlotKind.GPU, gpu.index, uuid=gpu.uuid, memory_mb=gpu.memory_mb or 0)
+        for gpu in present_gpus(declared, local_gpus())
+    ]
+    expected = {one.uuid: (one.index, one.memory_mb) for one in declared} or {
+        slot.uuid: (slot.index, slot.memory_mb)
+        for slot in known
+        if slot.host == this_host() and slot.kind is SlotKind.GPU and slot.uuid
+    }
+    seen = {slot.uuid for slot in there}
+    away = [
+        Slot(SlotKind.GPU, index, uuid=uuid, memory_mb=memory_mb, in_service=False)
+        for uuid, (index, memory_mb) in expected.items()
+        if uuid not in seen
+    ]
+    found, wanted = len(there) + len(away), settings.engine.in_use().gpus_per_beam
+    if found < wanted:
         raise ConfigurationError(
-            f"engine profile {settings.engine.profile} needs {wanted} GPUs for a beam, {len(gpus)} are here;"
+            f"engine profile {settings.engine.profile} needs {wanted} GPUs for a beam, {found} are here;"
             " see `mqi doctor`"
         )
-    return [Slot(SlotKind.GPU, gpu.index, uuid=gpu.uuid, memory_mb=gpu.memory_mb or 0) for gpu in gpus]
+    return [*there, *away]
 
 
-def simulation_slots(settings: Settings) -> tuple[str, list[Slot]]:
+def simulation_slots(settings: Settings, known: Iterable[Slot] = ()) -> tuple[str, list[Slot]]:
     """Host and slots of the place where simulations run: this machine's, or jobs at once on a cluster.
+
+    Args:
+        settings: Of the site.
+        known: The slots of every host as the ledger knows them.
 
     Raises:
         ConfigurationError: See `local_slots`.
@@ -49,7 +76,7 @@ def simulation_slots(settings: Settings) -> tuple[str, list[Slot]]:
     place = settings.execution.simulation
     cluster = settings.slurm_of(place)
     if cluster is None:
-        return this_host(), local_slots(settings)
+        return this_host(), local_slots(settings, known)
     slurm = cluster[1]
     kind = SlotKind.CPU if slurm.wanted_gpus is None else SlotKind.GPU
     return place, [Slot(kind, index) for index in range(slurm.slots)]
@@ -68,9 +95,13 @@ def intervals_of(settings: Settings) -> Intervals:
 
 
 def declare_slots(site: Site) -> Need:
-    """Write the slots of simulations into the ledger; what a beam needs of them."""
+    """Write the slots of simulations into the ledger; what a beam needs of them.
+
+    Raises:
+        ConfigurationError: See `local_slots`.
+    """
     settings = site.settings
-    host, slots = simulation_slots(settings)
+    host, slots = simulation_slots(settings, site.ledger.slots())
     site.ledger.declare_slots(host, slots)
     profile = settings.engine.in_use()
     if not profile.needs_gpu or settings.slurm_of(settings.execution.simulation) is not None:
@@ -111,12 +142,21 @@ def engine_failures(site: Site, beam: str, run_id: str) -> int:
     )
 
 
-def job_ended(site: Site, lease: Lease) -> bool:
-    """Whether the job of a lease is known to have ended; where nobody can be asked now, it is not."""
+def job_ended(site: Site, lease: Lease, *, owner_finished: bool = False) -> bool:
+    """Whether the job of a lease is known to have ended; where nobody can be asked now, it is not.
+
+    Args:
+        site: The installation.
+        lease: The lease.
+        owner_finished: Whether its run is known to have ended. That alone counts on a host that is neither
+            this one nor a cluster: this machine was renamed, or the site was restored on it.
+    """
     executor = site.executor_on(lease.host)
     if executor is None:
-        if lease.host != this_host() or site.signs_of_life.of(lease.owner) is Life.ALIVE:
+        if site.signs_of_life.of(lease.owner) is Life.ALIVE:
             # A worker that is only slow, or that a clock makes look so, may start its engine any moment.
+            return False
+        if lease.host != this_host() and not owner_finished:
             return False
         return lease.job_id is None or not process_alive(lease.job_id)
     try:
@@ -154,7 +194,7 @@ def free_ended_leases(instance: dg.DagsterInstance, site: Site) -> int:
                 executor.cancel_beam(lease.beam)
             except MqiError:
                 continue
-        if job_ended(site, lease):
+        if job_ended(site, lease, owner_finished=finished):
             # A silent owner that has woken meanwhile keeps it.
             freed += site.ledger.release(lease, unless_renewed=not finished)
     return freed

@@ -7,9 +7,9 @@ from datetime import UTC, datetime, timedelta
 import dagster as dg
 
 from mqi_dagster.assets.gpu_looks import look_here
-from mqi_dagster.assets.slots import declare_slots, free_ended_leases
+from mqi_dagster.assets.slots import declare_slots, free_ended_leases, job_ended
 from mqi_dagster.errors import InfrastructureError
-from mqi_dagster.ledger.availability import NO_FREE_SLOT, Need, Refusal
+from mqi_dagster.ledger.availability import Need, Refusal
 from mqi_dagster.ledger.leases import Lease
 from mqi_dagster.partitions import split_beam_key
 from mqi_dagster.resources.site import Site
@@ -33,7 +33,9 @@ def wait_for_slot(context: dg.AssetExecutionContext, site: Site, beam: str) -> L
     try:
         while True:
             free_ended_leases(context.instance, site)
-            _look(site, need, again=doubtful)
+            if _look(site, need, again=doubtful):
+                # A GPU may have come back, or have been lost.
+                need = declare_slots(site)
             found = site.ledger.acquire(
                 beam,
                 run_id,
@@ -42,6 +44,7 @@ def wait_for_slot(context: dg.AssetExecutionContext, site: Site, beam: str) -> L
                 priority=site.ledger.priorities([case]).get(case, 0),
                 wait=timedelta(seconds=_POLLS_MISSED * poll),
                 gone=_ended_owner(context, site, beam),
+                living=_living_owner(site, beam),
             )
             if isinstance(found, Lease):
                 return found
@@ -55,14 +58,20 @@ def wait_for_slot(context: dg.AssetExecutionContext, site: Site, beam: str) -> L
         raise
 
 
-def _look(site: Site, need: Need, *, again: bool) -> None:
-    """Look at the GPUs of this machine where the last look is too old to decide, or has just refused one."""
+def _look(site: Site, need: Need, *, again: bool) -> bool:
+    """Look at the GPUs of this machine where the last look is too old to decide, or has just refused one.
+
+    Returns:
+        Whether that was so.
+    """
     if not need.look:
-        return
+        return False
     now = datetime.now(UTC)
     seen = [gpu for gpu in site.ledger.gpus() if gpu.host == need.host]
     if again or not seen or not all(gpu.is_fresh(now, need.look) for gpu in seen):
         look_here(site)
+        return True
+    return False
 
 
 def _ended_owner(context: dg.AssetExecutionContext, site: Site, beam: str) -> str | None:
@@ -74,9 +83,20 @@ def _ended_owner(context: dg.AssetExecutionContext, site: Site, beam: str) -> st
     return lease.owner if run is not None and run.is_finished else None
 
 
+def _living_owner(site: Site, beam: str) -> str | None:
+    """The run that holds this beam's lease on a machine, unless its worker and engine have surely ended.
+
+    What has ended is freed for whoever is next; to take it over would be to work beside it.
+    """
+    lease = site.ledger.lease_of(beam)
+    if lease is None or site.executor_on(lease.host) is not None or job_ended(site, lease):
+        return None
+    return lease.owner
+
+
 def _say(context: dg.AssetExecutionContext, site: Site, beam: str, refusal: Refusal, before: str) -> str:
     if refusal.reason != before:
         context.log.info("waiting: %s", refusal.reason)
-    if refusal.reason.startswith(NO_FREE_SLOT):
-        site.ledger.report(beam, context.run.run_id, "waiting", message=refusal.reason)
+        if not refusal.at_work:
+            site.ledger.report(beam, context.run.run_id, "waiting", message=refusal.reason)
     return refusal.reason

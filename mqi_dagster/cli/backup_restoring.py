@@ -8,6 +8,7 @@ from pathlib import Path
 
 import yaml
 
+from mqi_dagster.assets.gpu_looks import this_host
 from mqi_dagster.cli import service_locks
 from mqi_dagster.cli.backup_making import DAGSTER, DATA, DUMP, MACHINES, SECRET
 from mqi_dagster.cli.backup_manifest import BackupManifest, read_manifest
@@ -104,11 +105,17 @@ def _put_back(backup: Path, manifest: BackupManifest, settings: Settings, *, ove
     if LEDGER_FILE in manifest.files:
         _copy(backup / LEDGER_FILE, ledger_file(settings), 0o600)
     _copy(backup / SECRET, settings.site.secret_file, 0o600)
-    write_instance(settings)
+    ledger = Ledger.open(ledger_url(settings))
+    write_instance(settings, ledger)
     with open_instance(settings) as instance:
-        set_pool_limit(instance, settings, Ledger.open(ledger_url(settings)))
+        set_pool_limit(instance, settings, ledger)
         # Whatever was in work then is in nobody's hands here.
         fail_orphaned_runs(instance)
+    for lease in ledger.leases():
+        host = settings.hosts.get(lease.host)
+        if lease.host != this_host() and (host is None or host.slurm is None):
+            # Of another machine, where nobody works for this site; a job on a cluster is taken over.
+            ledger.release(lease)
 
 
 def _copy(source: Path, target: Path, mode: int) -> None:

@@ -62,6 +62,11 @@ class BeamProgress:
         if self._bars is not None:
             self._bars.stop()
 
+    def note(self, text: str) -> None:
+        """Say something beside what is shown."""
+        if self._console is not None:
+            self._console.print(Text(text))
+
     def expect(self, keys: Sequence[str]) -> None:
         """Show beams that will be in work, in their order."""
         if self._bars is not None:

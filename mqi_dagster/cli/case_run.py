@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import dagster as dg
+from dagster._core.utils import make_new_run_id
 
 from mqi_dagster.assets.arrivals import ArrivedCase, given_folder
 from mqi_dagster.assets.beam import read_manifest
@@ -21,6 +22,7 @@ from mqi_dagster.errors import InputError
 from mqi_dagster.partitions import BEAMS, CASES, beam_key
 from mqi_dagster.resources.site import SETTINGS_VARIABLE, Site
 from mqi_dagster.sensors.causes import first_cause
+from mqi_dagster.sensors.reaper import end_dead_runs
 
 _QUIET = {"loggers": {"console": {"config": {"log_level": "CRITICAL"}}}}
 
@@ -68,6 +70,8 @@ class CaseRunner:
         """
         clear_leftovers(self.site.settings)
         with open_instance(self.site.settings) as instance:
+            # Runs of an earlier command that was killed would hold their slots, and look as if in work.
+            end_dead_runs(instance, self.site, {}, self._progress.note)
             return [self._case(instance, found) for found in given_folder(self.site, self._folder)]
 
     def _case(self, instance: dg.DagsterInstance, found: ArrivedCase) -> CaseResult:
@@ -131,13 +135,16 @@ class CaseRunner:
         self, instance: dg.DagsterInstance, job: str, partition: str, tags: dict[str, str]
     ) -> str | None:
         """Run a job here; the first cause of its failure, None where it succeeded."""
-        result = self._definitions.resolve_job_def(job).execute_in_process(
-            instance=instance,
-            partition_key=partition,
-            tags=tags,
-            run_config=_QUIET,
-            raise_on_error=False,
-        )
+        run_id = make_new_run_id()
+        with self.site.signs_of_life.giving(run_id):
+            result = self._definitions.resolve_job_def(job).execute_in_process(
+                instance=instance,
+                partition_key=partition,
+                tags=tags,
+                run_config=_QUIET,
+                raise_on_error=False,
+                run_id=run_id,
+            )
         self._keep_log(instance, result.run_id, f"{partition}.{job}")
         if result.success:
             return None

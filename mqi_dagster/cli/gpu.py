@@ -109,7 +109,8 @@ def set_limit(
         raise typer.BadParameter("the limit is a number from 1 on, or auto")
     opened = _opened(site)
     settings = opened.settings
-    at_once, buffer = simulations_at_once(settings), settings.execution.pool_buffer
+    at_once = simulations_at_once(settings, opened.ledger, switched_off_too=True)
+    buffer = settings.execution.pool_buffer
     if runs != "auto" and int(runs) > at_once + buffer:
         raise ConfigurationError(
             f"{runs} runs are more than {at_once} simulations and a buffer of {buffer}: the others would only"

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import asdict
 from typing import Any
 
+from mqi_dagster.ledger.availability import absence
 from mqi_dagster.ledger.gpus import GpuUsage
 from mqi_dagster.ledger.leases import Lease
 from mqi_dagster.ledger.ledger import Ledger
@@ -34,7 +35,7 @@ def _row(slot: Slot, lease: Lease | None, look: GpuUsage | None) -> dict[str, An
     if slot.switched_off_at is not None:
         state = f"off: {slot.switched_off_reason}"
     elif not slot.in_service:
-        state = "not there any more"
+        state = absence(None if look is None else look.seen_at)
     elif lease is None and look is not None and look.foreign_processes:
         state = f"{look.foreign_processes} foreign processes"
     return {

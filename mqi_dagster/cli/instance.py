@@ -26,26 +26,35 @@ _ON_THE_SERVER = {"postgres": {"postgres_url": {"env": DATABASE_VARIABLE}}}
 """The URL holds the password, so it comes from the environment and stands in no file of Dagster."""
 
 
-def simulations_at_once(settings: Settings, ledger: Ledger | None = None) -> int:
-    """How many beams the slots are enough for; as the settings say where the engine's GPU is not there (yet).
+def simulations_at_once(
+    settings: Settings, ledger: Ledger | None = None, *, switched_off_too: bool = False
+) -> int:
+    """How many beams the slots are enough for; as the settings say where no GPU was ever seen.
+
+    A GPU that is not seen now counts: it may come back at any time, and until then its beams wait in sight.
 
     Args:
         settings: Of the site.
-        ledger: Knows what is switched off; without one nothing is.
+        ledger: Knows the GPUs that are not seen now, and what is switched off; without one nothing is.
+        switched_off_too: Count what is switched off as well: the most that there can be.
     """
+    known = () if ledger is None else ledger.slots()
     try:
-        host, slots = simulation_slots(settings)
+        host, slots = simulation_slots(settings, known)
     except ConfigurationError:
         return settings.execution.slots
-    known = () if ledger is None else ledger.slots()
     off = {
-        (slot.kind, slot.uuid or slot.index) for slot in known if slot.host == host and slot.switched_off_at
+        (slot.kind, slot.uuid or slot.index)
+        for slot in known
+        if slot.host == host and slot.switched_off_at and not switched_off_too
     }
     usable = [slot for slot in slots if (slot.kind, slot.uuid or slot.index) not in off]
     return len(usable) // slots_of_a_beam(settings)
 
 
-def instance_settings(settings: Settings, existing: Mapping[str, Any] | None = None) -> dict[str, Any]:
+def instance_settings(
+    settings: Settings, existing: Mapping[str, Any] | None = None, ledger: Ledger | None = None
+) -> dict[str, Any]:
     """Content of ``dagster.yaml``: the limits of the settings, and what a site has written beside them."""
     content: dict[str, Any] = {
         "telemetry": {"enabled": False},
@@ -68,9 +77,10 @@ def instance_settings(settings: Settings, existing: Mapping[str, Any] | None = N
     elif content.get("storage") == _ON_THE_SERVER:
         del content["storage"]
     each = {"applyLimitPerUniqueValue": True}
+    # The daemon reads it at its start only: the most that the pool's own limit can become meanwhile.
+    most = simulations_at_once(settings, ledger, switched_off_too=True) + settings.execution.pool_buffer
     tags: list[dict[str, Any]] = [
-        # The daemon reads it at its start only: the most that the pool's own limit can become meanwhile.
-        {"key": GPU_TAG, "limit": pool_limit(settings)},
+        {"key": GPU_TAG, "limit": max(1, most)},
         {"key": CASE_TAG, "value": each, "limit": RUNS_PER_CASE},
     ]
     if settings.handover.max_runs is not None:
@@ -97,8 +107,12 @@ def pool_limit(settings: Settings, ledger: Ledger | None = None) -> int:
     return max(1, most if wanted is None else min(most, wanted))
 
 
-def write_instance(settings: Settings) -> bool:
+def write_instance(settings: Settings, ledger: Ledger | None = None) -> bool:
     """Bring ``dagster.yaml`` in step with the settings; whether it changed.
+
+    Args:
+        settings: Of the site.
+        ledger: Knows the GPUs that are not seen now.
 
     Raises:
         ConfigurationError: The file that is there is not YAML.
@@ -112,7 +126,7 @@ def write_instance(settings: Settings) -> bool:
             existing = yaml.safe_load(path.read_text(encoding="utf-8")) or {}
         except yaml.YAMLError as error:
             raise ConfigurationError(f"{INSTANCE_FILE} of the site is not YAML: {error}") from error
-    wanted = instance_settings(settings, existing)
+    wanted = instance_settings(settings, existing, ledger)
     if wanted == existing:
         return False
     beside = path.with_name(f".{path.name}.{os.getpid()}")

@@ -14,7 +14,7 @@ from mqi_dagster.errors import InfrastructureError
 from mqi_dagster.machine import PACKAGED_MACHINES
 from mqi_dagster.pseudonyms import make_secret
 from mqi_dagster.resources.site import Site
-from mqi_dagster.settings import LOCAL, Settings, parse_settings, read_settings
+from mqi_dagster.settings import LOCAL, parse_settings, read_settings
 from mqi_dagster.store.files import write_atomically
 
 
@@ -63,16 +63,13 @@ def _initialise(folder: Path, values: Mapping[str, Any]) -> list[str]:
         for source in sorted(PACKAGED_MACHINES.glob("*.yaml")):
             shutil.copyfile(source, paths.machines / source.name)
             made.append(_shown(paths.machines / source.name, folder))
-    if write_instance(settings):
+    ledger = Site(file).ledger
+    if write_instance(settings, ledger):
         made.append(f"{_shown(paths.dagster_home, folder)}/dagster.yaml")
-    made += _limited(file, settings)
-    return made
-
-
-def _limited(file: Path, settings: Settings) -> list[str]:
     with open_instance(settings) as instance:
-        changed = set_pool_limit(instance, settings, Site(file).ledger)
-        return ["the limit of the pool gpu"] if changed else []
+        if set_pool_limit(instance, settings, ledger):
+            made.append("the limit of the pool gpu")
+    return made
 
 
 def _shown(path: Path, folder: Path) -> str:

@@ -63,9 +63,10 @@ def start_services(services: Services, settings: Settings, port: int | None = No
             require_no_service_manager(settings)
             # What a crash has left over would hold the port, the socket and the slots.
             services.stop()
-            write_instance(settings)
+            ledger = Ledger.open(ledger_url(settings))
+            write_instance(settings, ledger)
             with open_instance(settings) as instance:
-                set_pool_limit(instance, settings, Ledger.open(ledger_url(settings)))
+                set_pool_limit(instance, settings, ledger)
                 # Those that have outlived a killed code location would go on beside their successors.
                 end_workers(instance)
                 fail_orphaned_runs(instance)
@@ -140,9 +141,10 @@ def _make_ready(settings: Settings) -> None:
     Run workers may have outlived the one before, and are left alone. Runs whose worker is dead are the
     reaper's: failed now, they would be lost, since the daemon can retry them only through a code location.
     """
-    write_instance(settings)
+    ledger = Ledger.open(ledger_url(settings))
+    write_instance(settings, ledger)
     with open_instance(settings) as instance:
-        set_pool_limit(instance, settings, Ledger.open(ledger_url(settings)))
+        set_pool_limit(instance, settings, ledger)
     clear_leftovers(settings)
     write_workspace(settings)
     socket_path(settings).unlink(missing_ok=True)

@@ -1,4 +1,4 @@
-"""The GPUs of this machine: what NVML sees of them, or what the settings declare where it sees none.
+"""The GPUs of this machine: what NVML sees of them, or what the settings declare where there is no NVML.
 
 Whose a process on a GPU is, is decided by its pid alone. It is ours where it is, or descends from, a process
 of an engine's process group or session: the job ids in the leases name those. A compute process that holds no
@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Collection, Iterable, Sequence
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, TypeVar
 
 import pynvml
@@ -62,6 +62,18 @@ def local_gpus() -> list[Gpu]:
         return found
     finally:
         pynvml.nvmlShutdown()
+
+
+def nvml_is_installed() -> bool:
+    """Whether this machine has NVML, also where its driver does not answer now."""
+    try:
+        pynvml.nvmlInit()
+    except pynvml.NVMLError_LibraryNotFound:
+        return False
+    except pynvml.NVMLError:
+        return True
+    pynvml.nvmlShutdown()
+    return True
 
 
 def _look(index: int, handle: Any) -> Gpu:
@@ -139,3 +151,24 @@ def pool_gpus(declared: Sequence[DeclaredGpu], seen: Sequence[Gpu]) -> list[Gpu]
                 f"execution.gpus: {one.uuid} has {gpu.memory_mb} MB, not {one.memory_mb} MB"
             )
     return [known[one.uuid] for one in declared]
+
+
+def present_gpus(declared: Sequence[DeclaredGpu], seen: Sequence[Gpu]) -> list[Gpu]:
+    """The GPUs of the pool that are there now; what is declared and not seen is left out.
+
+    A driver that is away, or a GPU that is lost, is no wrong declaration: whoever needs it waits for it.
+    Where a GPU is lost, NVML counts the others anew: each is known by its UUID and keeps its declared index.
+
+    Args:
+        declared: ``execution.gpus``.
+        seen: What NVML sees.
+
+    Raises:
+        ConfigurationError: A GPU has less memory than is declared.
+    """
+    if not declared or (not seen and not nvml_is_installed()):
+        return pool_gpus(declared, seen)
+    known = {gpu.uuid: gpu for gpu in seen}
+    there = [one for one in declared if one.uuid in known]
+    renumbered = [replace(known[one.uuid], index=one.index) for one in there]
+    return pool_gpus(there, renumbered) if there else []

@@ -9,6 +9,8 @@ from __future__ import annotations
 import fcntl
 import os
 import re
+from collections.abc import Iterator
+from contextlib import contextmanager
 from enum import StrEnum
 from pathlib import Path
 
@@ -40,8 +42,11 @@ class SignsOfLife:
     def __init__(self, folder: Path) -> None:
         self._folder = folder
 
-    def give(self, run_id: str) -> None:
+    def give(self, run_id: str) -> int:
         """Show from now on, until this process ends, that the worker of a run lives.
+
+        Returns:
+            The descriptor that holds the sign.
 
         Raises:
             InfrastructureError: The disk does not take it.
@@ -55,9 +60,27 @@ class SignsOfLife:
             fcntl.flock(descriptor, fcntl.LOCK_EX)
             # Under its own name only once it is locked: without a lock it would look dead.
             beside.rename(path)
+            return descriptor
         except OSError as error:
             reason = error.strerror or type(error).__name__
             raise InfrastructureError(f"the worker cannot give a sign of life: {reason}") from None
+
+    @contextmanager
+    def giving(self, run_id: str) -> Iterator[None]:
+        """Show that the worker of a run lives, while the block lasts: for one who works on many in turn.
+
+        The sign goes with the block where that ends well; otherwise it stays, and tells of a dead worker.
+
+        Raises:
+            InfrastructureError: The disk does not take it.
+        """
+        descriptor = self.give(run_id)
+        try:
+            yield
+            self.forget(run_id)
+        finally:
+            _held.remove(descriptor)
+            os.close(descriptor)
 
     def of(self, run_id: str) -> Life:
         """What is known of a run's worker.

@@ -10,11 +10,12 @@ from typing import Any
 
 from sqlalchemy import Connection, Row, select
 
-from mqi_dagster.ledger.gpus import usage
-from mqi_dagster.ledger.slots import SlotKind
+from mqi_dagster.ledger.gpus import GpuUsage, usage
+from mqi_dagster.ledger.slots import SlotKind, slot_of
 from mqi_dagster.ledger.tables import GPU, SLOT
 
 NO_FREE_SLOT = "no free slot"
+_LOST = "Does its driver run (nvidia-smi)? One that is gone for good: `mqi gpu off`"
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,6 +40,8 @@ class Refusal:
     reason: str
     by_look: bool = False
     """Whether another look at the GPUs could change it."""
+    at_work: bool = False
+    """Whether another run is at work on the beam: what is shown of it is that run's."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,30 +71,39 @@ def usable_slots(connection: Connection, need: Need, now: datetime) -> Free | Re
         looks = {(row.host, row.uuid): usage(row) for row in connection.execute(select(GPU)).all()}
     free: dict[str, list[Row[Any]]] = {}
     hindered: list[tuple[str, str]] = []
-    by_look = False
+    lost = by_look = False
     for row in rows:
-        why = _hindrance(row)
         seen = looks.get((row.host, row.uuid))
+        why = _hindrance(row, seen)
+        lost |= (gone := slot_of(row).lost)
         if not why and seen is not None and seen.is_fresh(now, need.look):
             why = seen.unfit(need.memory_mb)
             by_look |= bool(why)
         if why:
-            hindered.append((why, f"{row.kind}{row.slot_index}"))
+            name = f"{row.kind}{row.slot_index}"
+            hindered.append((why, f"{name} ({row.uuid})" if need.look and gone else name))
         else:
             free.setdefault(row.host, []).append(row)
     enough = [rows for rows in free.values() if len(rows) >= need.count]
     if enough:
         return Free(enough[0][: need.count], sum(len(rows) // need.count for rows in enough))
-    return Refusal(_reason(need, free.values(), hindered), by_look)
+    lost &= bool(need.look)
+    reason = _reason(need, free.values(), hindered)
+    return Refusal(f"{reason}. {_LOST}" if lost else reason, by_look or lost)
 
 
-def _hindrance(row: Row[Any]) -> str:
+def absence(seen_at: datetime | None) -> str:
+    """In words, that a slot is not there, and since when where somebody has looked at it."""
+    return "not there any more" if seen_at is None else f"not seen since {seen_at:%Y-%m-%d %H:%M} UTC"
+
+
+def _hindrance(row: Row[Any], seen: GpuUsage | None) -> str:
     if row.beam is not None:
         return "leased"
-    if not row.in_service:
-        return "not there any more"
     if row.switched_off_at is not None:
         return f"switched off ({row.switched_off_reason})"
+    if not row.in_service:
+        return absence(None if seen is None else seen.seen_at)
     return ""
 
 

@@ -10,7 +10,7 @@ from sqlalchemy import Row, delete, insert, select, update
 
 from mqi_dagster.errors import InfrastructureError
 from mqi_dagster.ledger.database import Database
-from mqi_dagster.ledger.tables import GPU
+from mqi_dagster.ledger.tables import GPU, SLOT
 
 _FORGOTTEN_AFTER = timedelta(days=7)
 
@@ -66,7 +66,7 @@ class GpuRows(Database):
     """The last look at every GPU; one that is not seen any more keeps the time of its last sight."""
 
     def record_gpus(self, host: str, gpus: Sequence[GpuUsage]) -> None:
-        """Write down a look at the GPUs of a host; those not seen for a week are forgotten.
+        """Write down a look at the GPUs of a host; those not seen for a week and in no pool are forgotten.
 
         Raises:
             InfrastructureError: A GPU of another host, or one twice.
@@ -75,7 +75,9 @@ class GpuRows(Database):
             raise InfrastructureError(f"a look at host {host} shows a GPU of another host, or one twice")
         with self._write() as connection:
             here = GPU.c.host == host
-            connection.execute(delete(GPU).where(here, GPU.c.seen_at < self._clock() - _FORGOTTEN_AFTER))
+            pooled = select(SLOT.c.uuid).where(SLOT.c.host == host)
+            old = GPU.c.seen_at < self._clock() - _FORGOTTEN_AFTER
+            connection.execute(delete(GPU).where(here, old, GPU.c.uuid.not_in(pooled)))
             for gpu in gpus:
                 values = asdict(gpu)
                 values["gpu_index"] = values.pop("index")

@@ -104,6 +104,7 @@ class LeaseRows(Database):
         priority: int = 0,
         wait: timedelta | None = None,
         gone: str | None = None,
+        living: str | None = None,
     ) -> Lease | Refusal:
         """A lease for the beam, or why there is none now.
 
@@ -119,9 +120,11 @@ class LeaseRows(Database):
             priority: Higher ones come first.
             wait: For how long after this call the beam counts as waiting where it gets none; None: not.
             gone: A run that is known to have ended: what this beam holds in its name passes on at once.
+            living: A run whose worker or engine may still be at work: what this beam holds in its name stays
+                its own, however stale.
         """
         with self._write() as connection:
-            found = self._own(connection, beam, owner, need, stale_after, gone)
+            found = self._own(connection, beam, owner, need, stale_after, gone, living)
             if found is None:
                 found = self._free(connection, beam, owner, need, priority)
                 if isinstance(found, Refusal) and wait is not None:
@@ -142,17 +145,25 @@ class LeaseRows(Database):
         need: Need,
         stale_after: timedelta,
         gone: str | None,
+        living: str | None,
     ) -> Lease | Refusal | None:
         now, lease = self._clock(), _of(connection, beam)
         if lease is None:
             return None
         if need.host is not None and lease.host != need.host:
             # Its job there must have ended first: two engines would work for one beam.
-            return Refusal(f"the beam still holds a slot of {lease.host}")
+            return Refusal(
+                f"the beam still holds a slot of {lease.host}, until its run {lease.owner} has ended"
+            )
         if lease.owner == owner:
             return self._swap(connection, lease, heartbeat_at=now)
         if lease.owner != gone and not lease.is_stale(now, stale_after):
-            return Refusal(f"beam is being simulated by run {lease.owner}")
+            return Refusal(f"beam is being simulated by run {lease.owner}", at_work=True)
+        if lease.owner == living:
+            return Refusal(
+                f"run {lease.owner} has the beam and is silent, and its worker or engine is not known to have"
+                " ended. If it is stopped, let it go on or terminate it in the pages"
+            )
         return self._swap(connection, lease, owner=owner, token=lease.token + 1, heartbeat_at=now)
 
     def _free(
@@ -239,7 +250,7 @@ class LeaseRows(Database):
         changed = connection.execute(update(SLOT).where(*_held(lease)).values(**values))
         now = _of(connection, lease.beam)
         if changed.rowcount != len(lease.slots) or now is None:
-            return Refusal(f"beam is being simulated by another run than {lease.owner}")
+            return Refusal(f"beam is being simulated by another run than {lease.owner}", at_work=True)
         return now
 
     def _changed(self, lease: Lease, *, patient: bool = True, **values: object) -> Lease:

@@ -16,7 +16,7 @@ from mqi_dagster.ledger.database import Database
 from mqi_dagster.ledger.tables import SLOT
 
 _ASIDE = 1000
-"""From this index on stand GPUs that are not there; no machine has so many."""
+"""From this index on stand GPUs that are not there and whose index another has; no machine has so many."""
 
 
 class SlotKind(StrEnum):
@@ -36,7 +36,7 @@ class Slot:
     """Identity of the GPU; empty for a CPU slot."""
     memory_mb: int = 0
     in_service: bool = True
-    """Whether it was there when its host declared its slots last."""
+    """Whether it was there when its host declared its slots last; declared without, it should be there."""
     host: str = ""
     """Filled in by the ledger, as is what follows."""
     switched_off_at: datetime | None = None
@@ -47,6 +47,11 @@ class Slot:
     def usable(self) -> bool:
         """Whether it is there and not switched off; it may be leased."""
         return self.in_service and self.switched_off_at is None
+
+    @property
+    def lost(self) -> bool:
+        """Whether it is a GPU that is not there and that nobody has switched off: it may come back."""
+        return self.kind is SlotKind.GPU and not self.in_service and self.switched_off_at is None
 
     @property
     def name(self) -> str:
@@ -75,22 +80,29 @@ class SlotRows(Database):
     def declare_slots(self, host: str, slots: Sequence[Slot]) -> None:
         """Make the ledger's slots of a host these; every lease and every switch stays as it is.
 
-        A slot that is no longer there is taken out of service while it is leased or switched off, and
-        removed otherwise. A GPU is known by its UUID: where it has another index now, its switch goes with
+        A slot that is declared out of service stays known, and gives way where another has its index. One
+        that is not declared any more is taken out of service while it is leased or switched off, and removed
+        otherwise. A GPU is known by its UUID: where it has another index now, its switch goes with
         it, and where it is still leased under the old one it joins the pool again once that lease has ended.
 
         Raises:
             ConfigurationError: Two slots have the same kind and index, or the same UUID.
         """
-        wanted = {(slot.kind.value, slot.index): slot for slot in slots}
+        there = [slot for slot in slots if slot.in_service]
+        wanted = {(slot.kind.value, slot.index): slot for slot in there}
         named = [slot.uuid for slot in slots if slot.uuid]
-        if len(wanted) != len(slots) or len(set(named)) != len(named):
+        if len(wanted) != len(there) or len(set(named)) != len(named):
             raise ConfigurationError(
                 f"host {host} declares two slots of the same kind and index, or one GPU twice"
             )
         with self._write() as connection:
             rows = connection.execute(select(SLOT).where(SLOT.c.host == host)).all()
             here = {(row.kind, row.slot_index): row for row in rows}
+            for slot in slots:
+                if not slot.in_service:
+                    key = slot.kind.value, slot.index
+                    others = {place for place, row in here.items() if row.uuid != slot.uuid}
+                    wanted[key if key not in wanted else _aside(key[0], {*others, *wanted})] = slot
             same = {key for key, row in here.items() if key in wanted and wanted[key].uuid == row.uuid}
             leased = {key for key, row in here.items() if row.beam is not None and key not in same}
             busy = {here[key].uuid for key in leased if here[key].uuid}
@@ -103,7 +115,10 @@ class SlotRows(Database):
             for (kind, index), slot in wanted.items():
                 values: dict[str, object] = {"memory_mb": slot.memory_mb, "in_service": slot.in_service}
                 if (kind, index) in same:
-                    connection.execute(update(SLOT).where(*_this(host, kind, index)).values(**values))
+                    row = here[kind, index]._mapping
+                    # Every look declares: a write that changes nothing would cost a disk's flush each time.
+                    if any(row[name] != value for name, value in values.items()):
+                        connection.execute(update(SLOT).where(*_this(host, kind, index)).values(**values))
                 elif (kind, index) in new:
                     values |= {"host": host, "kind": kind, "slot_index": index, "uuid": slot.uuid, "token": 0}
                     connection.execute(insert(SLOT).values(**values, **switches.get(slot.uuid, {})))
@@ -147,6 +162,10 @@ def _this(host: str, kind: str, index: int) -> list[ColumnElement[bool]]:
     return [SLOT.c.host == host, SLOT.c.kind == kind, SLOT.c.slot_index == index]
 
 
+def _aside(kind: str, taken: Collection[tuple[str, int]]) -> tuple[str, int]:
+    return kind, next(index for index in count(_ASIDE) if (kind, index) not in taken)
+
+
 def _make_way(
     connection: Connection,
     host: str,
@@ -172,8 +191,8 @@ def _make_way(
         values: dict[str, object] = {"in_service": False}
         if key in new:
             # Another GPU has its index now, and a switch must outlast the absence of its own.
-            aside = next(index for index in count(_ASIDE) if (key[0], index) not in taken)
-            taken.add((key[0], aside))
-            values["slot_index"] = aside
+            aside = _aside(key[0], taken)
+            taken.add(aside)
+            values["slot_index"] = aside[1]
         connection.execute(update(SLOT).where(*this).values(**values))
     return switches

@@ -1,10 +1,14 @@
-"""What the GPUs are doing: looked at, written into the ledger, and never assigned."""
+"""What the GPUs are doing, and which of the pool are there: looked at, written down, and never assigned."""
+
+from contextlib import suppress
 
 import dagster as dg
 
 from mqi_dagster.assets.gpu_looks import look_at
-from mqi_dagster.errors import UnreachableError
+from mqi_dagster.assets.slots import declare_slots
+from mqi_dagster.errors import ConfigurationError, UnreachableError
 from mqi_dagster.resources.site import Site
+from mqi_dagster.settings import LOCAL
 
 
 def gpu_monitor(interval: int) -> dg.SensorDefinition:
@@ -17,7 +21,12 @@ def gpu_monitor(interval: int) -> dg.SensorDefinition:
         description="Writes memory, use, temperature, clocks and foreign processes of the GPUs down.",
     )
     def sensor(context: dg.SensorEvaluationContext, site: dg.ResourceParam[Site]) -> dg.SkipReason:
-        place = site.settings.execution.gpu_monitoring
+        settings = site.settings
+        if settings.execution.simulation == LOCAL and settings.engine.in_use().needs_gpu:
+            # One that is lost while no beam asks for it should be known; wrong settings, each beam tells.
+            with suppress(ConfigurationError):
+                declare_slots(site)
+        place = settings.execution.gpu_monitoring
         try:
             seen = look_at(site, place)
         except UnreachableError as error:

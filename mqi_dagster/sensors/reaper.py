@@ -70,11 +70,12 @@ def end_dead_runs(
     Returns:
         How many there were.
     """
+    signed = set(site.signs_of_life.known())
     runs = [
         run
         for run in instance.get_runs(dg.RunsFilter(statuses=_WITH_A_WORKER))
-        # One that a person has started in a terminal ends in sight of that person.
-        if run.remote_job_origin is not None
+        # One that a person has started in a terminal has no worker of the services: its sign alone tells.
+        if run.remote_job_origin is not None or run.run_id in signed
     ]
     for gone in set(without_sign) - {run.run_id for run in runs}:
         del without_sign[gone]

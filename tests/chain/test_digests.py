@@ -37,7 +37,7 @@ def test_gpu_host_and_slot_stand_in_no_digest(tmp_path: Path, monkeypatch: pytes
     found = []
     for index, host in ((0, "alpha"), (1, "beta")):
 
-        def slot_of(settings: Settings, index: int = index) -> list[Slot]:
+        def slot_of(settings: Settings, known: object, index: int = index) -> list[Slot]:
             return [Slot(SlotKind.GPU, index, uuid=f"GPU-{index}{index}", memory_mb=1000)]
 
         monkeypatch.setattr(slots, "local_slots", slot_of)

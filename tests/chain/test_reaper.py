@@ -2,19 +2,27 @@
 
 from __future__ import annotations
 
+import logging
 import subprocess
 import sys
-from collections.abc import Iterator
+import threading
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
+from typing import Any
 
 import dagster as dg
 import pytest
 from chain import Chain
 from ended_runs import BEAM, evaluate, started
+from processes import wait_for
 
+from mqi_dagster.assets import slots
+from mqi_dagster.assets.gpu_looks import this_host
 from mqi_dagster.assets.slots import declare_slots, free_ended_leases, job_ended
+from mqi_dagster.assets.waiting import wait_for_slot
+from mqi_dagster.execution.processes import process_id
 from mqi_dagster.ledger.availability import Need
 from mqi_dagster.ledger.leases import Lease
 from mqi_dagster.ledger.slots import SlotKind
@@ -136,6 +144,117 @@ def test_a_run_in_a_terminal_is_left_alone(chain: Chain) -> None:
     for moment in (0.0, 1e6):
         assert end_dead_runs(chain.instance, chain.site, seen, print, lambda now=moment: now) == 0
     assert status(chain, run) == "STARTED"
+
+
+@pytest.mark.parametrize("status_now", [dg.DagsterRunStatus.STARTING, dg.DagsterRunStatus.STARTED])
+def test_a_run_of_a_terminal_that_was_killed_is_ended_by_its_sign(
+    chain: Chain, status_now: dg.DagsterRunStatus
+) -> None:
+    from dagster._core.test_utils import create_run_for_test
+
+    run = create_run_for_test(chain.instance, "beam", status=status_now)
+    with worker_of(chain, run):
+        evaluate(chain, "reaper")
+        assert status(chain, run) == status_now.value
+    evaluate(chain, "reaper")
+    assert status(chain, run) == "FAILURE"
+    evaluate(chain, "reaper")
+    assert chain.site.signs_of_life.known() == []
+
+
+@pytest.mark.parametrize("worker", ["gone", "living"])
+def test_what_a_run_held_under_another_name_of_this_machine_is_freed_with_its_end(
+    chain: Chain, monkeypatch: pytest.MonkeyPatch, worker: str
+) -> None:
+    run = started(chain)
+    with monkeypatch.context() as before:
+        before.setattr(slots, "this_host", lambda: "before")
+        lease = lease_of(chain, run, age_seconds=3600)
+    assert lease.host == "before"
+    free_ended_leases(chain.instance, chain.site)
+    assert chain.site.ledger.leases() == [lease], "its run may be at work on another machine"
+    with worker_of(chain, run):
+        chain.instance.report_run_failed(run)
+        if worker == "living":
+            free_ended_leases(chain.instance, chain.site)
+            assert chain.site.ledger.leases() == [lease]
+    free_ended_leases(chain.instance, chain.site)
+    assert chain.site.ledger.leases() == []
+
+
+class Step:
+    """What `wait_for_slot` knows of the step that it is called in."""
+
+    def __init__(self, chain: Chain, run: dg.DagsterRun) -> None:
+        self.instance, self.run, self.log = chain.instance, run, logging.getLogger("step")
+
+
+def wait_until_said(chain: Chain, run: dg.DagsterRun, then: Callable[[], None]) -> tuple[Lease, str]:
+    """The slot that a run gets once it has said why it waits, and something was done; and what it said."""
+    said: list[str] = []
+
+    def says() -> list[str]:
+        report = chain.site.ledger.progress(BEAM)
+        if report is not None:
+            said.append(report.message)
+        return said
+
+    def watch() -> None:
+        wait_for(says)
+        then()
+
+    watcher = threading.Thread(target=watch)
+    watcher.start()
+    step: Any = Step(chain, run)
+    lease = wait_for_slot(step, chain.site, BEAM)
+    watcher.join()
+    return lease, said[0]
+
+
+def test_a_silent_worker_that_lives_keeps_its_beam_from_another_run(chain: Chain) -> None:
+    first, second = started(chain), started(chain)
+    lease = lease_of(chain, first, age_seconds=3600)
+    with worker_of(chain, first) as worker:
+
+        def end() -> None:
+            assert chain.site.ledger.lease_of(BEAM) == lease
+            worker.kill()
+
+        found, said = wait_until_said(chain, second, end)
+    assert said.startswith(f"run {first.run_id} has the beam and is silent")
+    assert (found.owner, found.token > lease.token) == (second.run_id, True)
+
+
+def test_an_engine_without_its_worker_keeps_its_beam_from_another_run(chain: Chain) -> None:
+    first, second = started(chain), started(chain)
+    engine = subprocess.Popen(["sleep", "60"], start_new_session=True)
+    try:
+        lease = lease_of(chain, first, age_seconds=3600)
+        with pytest.MonkeyPatch.context() as then:
+            then.setattr(chain.site.ledger, "_clock", lambda: datetime.now(UTC) - timedelta(seconds=3600))
+            lease = chain.site.ledger.set_job(lease, "local", process_id(engine.pid))
+
+        def end() -> None:
+            assert chain.site.ledger.lease_of(BEAM) == lease
+            engine.kill()
+            engine.wait()
+
+        found, said = wait_until_said(chain, second, end)
+    finally:
+        engine.kill()
+        engine.wait()
+    assert "is silent" in said
+    assert found.owner == second.run_id
+
+
+def test_a_beam_that_holds_a_slot_elsewhere_says_so(chain: Chain, monkeypatch: pytest.MonkeyPatch) -> None:
+    first, second = started(chain), started(chain)
+    with monkeypatch.context() as before:
+        before.setattr(slots, "this_host", lambda: "before")
+        lease_of(chain, first)
+    found, said = wait_until_said(chain, second, lambda: chain.instance.report_run_failed(first))
+    assert said == f"the beam still holds a slot of before, until its run {first.run_id} has ended"
+    assert (found.owner, found.host) == (second.run_id, this_host())
 
 
 def test_one_run_that_cannot_be_looked_at_keeps_no_other_waiting(

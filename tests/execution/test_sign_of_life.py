@@ -52,6 +52,25 @@ def becomes(signs: SignsOfLife, run_id: str, life: Life) -> None:
         time.sleep(0.01)
 
 
+def test_a_process_that_works_on_many_runs_in_turn_keeps_no_sign_and_no_file_open(tmp_path: Path) -> None:
+    signs = SignsOfLife(tmp_path / "workers")
+    with signs.giving("run0"):
+        assert signs.of("run0") is Life.ALIVE
+    opened = len(list(Path("/proc/self/fd").iterdir()))
+    for number in range(5):
+        with signs.giving(f"run{number}"):
+            pass
+    assert len(list(Path("/proc/self/fd").iterdir())) == opened
+    assert signs.known() == []
+
+
+def test_a_run_that_was_left_by_an_error_is_known_to_be_in_nobodys_hands(tmp_path: Path) -> None:
+    signs = SignsOfLife(tmp_path / "workers")
+    with pytest.raises(KeyboardInterrupt), signs.giving("run1"):
+        raise KeyboardInterrupt
+    assert signs.of("run1") is Life.DEAD
+
+
 def test_a_worker_lives_until_it_is_killed(tmp_path: Path) -> None:
     signs = SignsOfLife(tmp_path / "workers")
     assert signs.of("run1") is Life.NEVER_SEEN

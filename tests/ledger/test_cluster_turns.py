@@ -245,7 +245,7 @@ def held(ledger: Ledger) -> Lease:
 
 
 def test_what_an_ended_run_has_held_passes_on_at_once_with_its_job(ledger: Ledger, held: Lease) -> None:
-    assert _acquire(ledger, "run2") == Refusal("beam is being simulated by run run1")
+    assert _acquire(ledger, "run2") == Refusal("beam is being simulated by run run1", at_work=True)
     taken = _acquire(ledger, "run2", gone="run1")
     assert isinstance(taken, Lease)
     assert (taken.owner, taken.slots, taken.token) == ("run2", held.slots, held.token + 1)
@@ -254,7 +254,9 @@ def test_what_an_ended_run_has_held_passes_on_at_once_with_its_job(ledger: Ledge
 
 
 def test_only_the_lease_of_the_ended_run_passes_on(ledger: Ledger, held: Lease) -> None:
-    assert _acquire(ledger, "run3", gone="run2") == Refusal("beam is being simulated by run run1")
+    assert _acquire(ledger, "run3", gone="run2") == Refusal(
+        "beam is being simulated by run run1", at_work=True
+    )
     other = _acquire(ledger, "run3", gone="run1", beam="b2")
     assert isinstance(other, Lease)
     assert other.slots != held.slots, "another beam's lease is not touched"

@@ -7,6 +7,7 @@ import os
 import sqlite3
 import sys
 from collections.abc import Iterator
+from datetime import timedelta
 from pathlib import Path
 
 import dagster as dg
@@ -18,12 +19,13 @@ sys.path.insert(0, str(Path(__file__).parents[1] / "postgres"))
 
 from postgres_server import Server, on_postgres, running_postgres
 
+from mqi_dagster.assets.gpu_looks import this_host
 from mqi_dagster.cli import service_locks
 from mqi_dagster.cli.app import app
 from mqi_dagster.cli.instance import open_instance
 from mqi_dagster.cli.service_locks import Service
 from mqi_dagster.errors import ConfigurationError, MqiError
-from mqi_dagster.ledger import Ledger
+from mqi_dagster.ledger import Lease, Ledger, Need, Slot, SlotKind
 from mqi_dagster.ledger.place import ledger_url
 from mqi_dagster.settings import Settings, read_settings
 
@@ -159,6 +161,27 @@ def test_a_run_that_was_in_work_is_in_nobodys_hands_after_a_restore(tmp_path: Pa
     mqi("restore", tmp_path / "backup", tmp_path / "other")
     with open_instance(read_settings(tmp_path / "other/mqi.yaml")) as instance:
         assert [one.status for one in instance.get_runs()] == [dg.DagsterRunStatus.FAILURE]
+
+
+def test_no_slot_of_another_machine_is_held_after_a_restore(tmp_path: Path) -> None:
+    site = tmp_path / "site"
+    mqi("init", site, "--timezone", "Asia/Seoul")
+    content = yaml.safe_load((site / "mqi.yaml").read_text())
+    host = {"host": "login.example", "user": "mqi", "key_file": "key", "known_hosts": "known_hosts"}
+    content["hosts"] = {"hpc": {**host, "slurm": {"root": "/srv/mqi"}}, "storage": host}
+    (site / "mqi.yaml").write_text(yaml.safe_dump(content))
+    ledger = Ledger.open(ledger_url(read_settings(site / "mqi.yaml")))
+    for number, name in enumerate(["hpc", "old-machine", "storage", this_host()]):
+        ledger.declare_slots(name, [Slot(SlotKind.CPU, 0)])
+        need, minute = Need(SlotKind.CPU, name), timedelta(seconds=60)
+        assert isinstance(ledger.acquire(f"b{number}", "run", need, stale_after=minute), Lease)
+    ledger.close()
+    mqi("backup", tmp_path / "backup", "--site", site)
+    mqi("restore", tmp_path / "backup", tmp_path / "other")
+    restored = Ledger.open(ledger_url(read_settings(tmp_path / "other/mqi.yaml")))
+    # The job on the cluster is taken over; what this machine holds, its workers' signs of life decide.
+    assert {lease.host for lease in restored.leases()} == {"hpc", this_host()}
+    restored.close()
 
 
 @pytest.mark.parametrize("what", ["changed", "missing", "newer ledger", "newer format", "no backup"])

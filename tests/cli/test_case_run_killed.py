@@ -1,0 +1,83 @@
+"""`mqi case run` that is killed: nothing looks as if in work for ever, and the next one goes on."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import dagster as dg
+import yaml
+from typer.testing import CliRunner
+
+from mqi_dagster.cli.app import app
+from mqi_dagster.cli.instance import open_instance
+from mqi_dagster.machine import Machines
+from mqi_dagster.resources.site import Site
+from mqi_dagster.sensors.reaper import end_dead_runs
+from mqi_dagster.synthetic.delivery import simulate_delivery
+from mqi_dagster.synthetic.request import BuiltInPlan, DeliveryRequest, Layout
+
+ROOT = Path(__file__).parents[2]
+ENGINE = """#!/bin/sh
+if [ -e "{slow}" ]; then exec sleep 300; fi
+exec "{python}" "{quick}" "$1"
+"""
+PHANTOM = {"dimension": [12, 12, 40], "unit_mm": [10, 10, 10], "position_mm": [-60, -60, -365]}
+
+
+def wait_for(condition: Callable[[], object]) -> None:
+    limit = time.monotonic() + 200
+    while not condition():
+        assert time.monotonic() < limit, "it did not happen in time"
+        time.sleep(0.1)
+
+
+def states(site: Site) -> dict[str, str]:
+    """The newest run of every partition, and how it stands."""
+    with open_instance(site.settings) as instance:
+        return {
+            run.tags["dagster/partition"]: run.status.value
+            for run in reversed(instance.get_runs(dg.RunsFilter(job_name="beam")))
+        }
+
+
+def test_a_killed_command_leaves_no_run_in_work(tmp_path: Path, machines: Machines) -> None:
+    plan = BuiltInPlan(beams=1, layers=1, spots=9, layer_seconds=0.05)
+    request = DeliveryRequest(plan=plan, layout=Layout.SIMPLE, case_name="a case")
+    folder = simulate_delivery(request, machines.named("GENERIC"), tmp_path / "in").folder
+    slow, engine, settings, out = (tmp_path / name for name in ("slow", "engine.sh", "settings.yaml", "out"))
+    slow.touch()
+    quick = ROOT / "tests" / "engines" / "quick.py"
+    engine.write_text(ENGINE.format(slow=slow, python=sys.executable, quick=quick))
+    engine.chmod(0o755)
+    profile = {"command": [str(engine), "{tps}"], "version": "1", "reads_beam_model": True}
+    content = {
+        "site": {"timezone": "Asia/Seoul"},
+        "engine": {"profile": "test", "profiles": {"test": profile}, "histories": 100000, "phantom": PHANTOM},
+        "paths": {"machines": str(ROOT / "mqi_dagster" / "config" / "machines")},
+    }
+    settings.write_text(yaml.safe_dump(content))
+    words = ["case", "run", str(folder), "--out", str(out), "--settings", str(settings), "--json"]
+    command = [str(Path(sys.executable).with_name("mqi")), *words]
+    with subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL) as running:
+        try:
+            wait_for((out / "state" / "engine_starts").exists)
+            site = Site(out / "mqi.yaml")
+            ((beam, state),) = states(site).items()
+            with open_instance(site.settings) as instance:
+                assert end_dead_runs(instance, site, {}, print) == 0, "it lives"
+        finally:
+            running.kill()
+    assert state == "STARTED"
+    with open_instance(site.settings) as instance:
+        assert end_dead_runs(instance, site, {}, print) == 1
+    assert states(site) == {beam: "FAILURE"}
+    slow.unlink()
+    result = CliRunner().invoke(app, words)
+    assert result.exit_code == 0, result.output
+    assert json.loads(result.stdout)["status"] == "complete"
+    assert states(site) == {beam: "SUCCESS"}

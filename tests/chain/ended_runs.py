@@ -20,6 +20,17 @@ CASE = "P123456789.fx0001"
 
 def started(chain: Chain, job: str = "beam", partition: str = BEAM, **tags: str) -> dg.DagsterRun:
     """A run that the services have started."""
+    return _made(chain, job, partition, dg.DagsterRunStatus.STARTED, tags)
+
+
+def queued(chain: Chain, job: str = "beam", partition: str = BEAM, **tags: str) -> dg.DagsterRun:
+    """A run that stands in Dagster's queue."""
+    return _made(chain, job, partition, dg.DagsterRunStatus.QUEUED, tags)
+
+
+def _made(
+    chain: Chain, job: str, partition: str, status: dg.DagsterRunStatus, tags: dict[str, str]
+) -> dg.DagsterRun:
     chain.instance.add_dynamic_partitions("beam" if "__" in partition else "case", [partition])
     origin = RemoteJobOrigin(RemoteRepositoryOrigin(RegisteredCodeLocationOrigin("mqi"), "repository"), job)
     run = create_run_for_test(
@@ -27,7 +38,7 @@ def started(chain: Chain, job: str = "beam", partition: str = BEAM, **tags: str)
         job_name=job,
         tags={"dagster/partition": partition, **tags},
         remote_job_origin=origin,
-        status=dg.DagsterRunStatus.STARTED,
+        status=status,
     )
     assert isinstance(run, dg.DagsterRun)
     return run

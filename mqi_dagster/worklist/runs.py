@@ -32,9 +32,11 @@ _COLUMNS = (
     RunsTable.c.create_timestamp,
     RunsTable.c.start_time,
     RunsTable.c.end_time,
+    RunsTable.c.update_timestamp,
 )
 _FINISHED = {status.value for status in FINISHED_STATUSES}
 _UNFINISHED = [status.value for status in dg.DagsterRunStatus if status.value not in _FINISHED]
+_WAITING = {status.value for status in dg.DagsterRunStatus if run_state(status) is RunState.WAITING}
 _FAILED = dg.DagsterRunStatus.FAILURE.value
 _BEHIND = timedelta(seconds=60)
 """A change that was written later than it says is still found within this time."""
@@ -55,6 +57,8 @@ class RunRow:
     created: datetime
     started: datetime | None
     ended: datetime | None
+    tagged: datetime | None
+    """When a run that waits was last given other tags, which order the queue; None of all others."""
 
     @property
     def state(self) -> RunState:
@@ -153,7 +157,7 @@ class RunBook:
             self.unfinished[row.run_id] = row
         else:
             self.unfinished.pop(row.run_id, None)
-        if before is not None and not row.unfinished:
+        if before is not None:
             self._details.pop(row.run_id, None)
         if row.partition is None:
             return None
@@ -205,9 +209,17 @@ def _by_id(connection: Connection, run_ids: list[str]) -> list[RunRow]:
 
 
 def _row(row: Any) -> RunRow:
-    number, run_id, job, status, partition, created, started, ended = row
+    number, run_id, job, status, partition, created, started, ended, updated = row
     return RunRow(
-        number, run_id, job, status, partition, created.replace(tzinfo=UTC), _moment(started), _moment(ended)
+        number,
+        run_id,
+        job,
+        status,
+        partition,
+        created.replace(tzinfo=UTC),
+        _moment(started),
+        _moment(ended),
+        updated if status in _WAITING else None,
     )
 
 

@@ -19,7 +19,7 @@ from dagster._core.storage.runs.schema import RunsTable
 from dagster._core.storage.runs.sql_run_storage import SqlRunStorage
 from sqlalchemy import ColumnElement, Connection, func, select
 
-from mqi_dagster.assets.jobs import CASE_TAG, GPU_TAG, PRIORITY_TAG
+from mqi_dagster.assets.jobs import CASE_TAG, GPU_TAG, PRIORITY_TAG, UPLOAD_TAG
 from mqi_dagster.errors import ConfigurationError
 from mqi_dagster.worklist.run_history import RunState, run_state
 
@@ -78,6 +78,8 @@ class RunDetail:
     priority: int
     case: str | None
     """Whose limit it counts for."""
+    target: str | None
+    """Where it hands over to, whose limit it counts for; None where it does not, or a page has started it."""
     simulates: bool
     """Whether it counts for the pool's limit."""
     served: bool
@@ -182,7 +184,7 @@ class RunBook:
         return self._details.get(run_id, _NOTHING)
 
 
-_NOTHING = RunDetail(priority=0, case=None, simulates=False, served=False, steps=frozenset())
+_NOTHING = RunDetail(priority=0, case=None, target=None, simulates=False, served=False, steps=frozenset())
 
 
 def _detail(run: dg.DagsterRun) -> RunDetail:
@@ -191,6 +193,7 @@ def _detail(run: dg.DagsterRun) -> RunDetail:
     return RunDetail(
         priority=int(priority) if priority.removeprefix("-").isdigit() else 0,
         case=run.tags.get(CASE_TAG),
+        target=run.tags.get(UPLOAD_TAG),
         simulates=bool(pools) or GPU_TAG in run.tags,
         served=run.remote_job_origin is not None,
         steps=frozenset(run.step_keys_to_execute or ()),

@@ -11,10 +11,11 @@ import dagster as dg
 from dagster._core.storage.dagster_run import FINISHED_STATUSES
 
 from mqi_dagster.assets.ancestry import ancestry
+from mqi_dagster.assets.beam import read_manifest
 from mqi_dagster.assets.jobs import BEAM_ASSETS, CASE_ASSETS, CASE_TAG, PARTITION_TAG
 from mqi_dagster.assets.lineage import latest_digest, latest_record
 from mqi_dagster.errors import InfrastructureError, StoreError
-from mqi_dagster.partitions import BEAMS, CASES, is_case_key
+from mqi_dagster.partitions import BEAMS, CASES, beam_key, is_case_key
 from mqi_dagster.resources.site import Site
 
 _CASE_LEVEL = "_case"
@@ -46,21 +47,25 @@ class Spare:
 def spare(instance: dg.DagsterInstance, site: Site, now: datetime) -> Iterator[Spare]:
     """Everything that may go now, as the settings say.
 
-    Nothing is listed of a case that has a run queued or in work.
+    Nothing is listed of a case that has a run queued, in work or still to be tried again. One of which more
+    has come since its conclusion stays whole.
 
     Raises:
         InfrastructureError: A folder cannot be read.
     """
     retention = site.settings.retention
     try:
-        busy = _busy_cases(instance)
+        busy = _busy_cases(instance, site)
         cases = site.settings.paths.data / "cases"
         for folder in sorted(cases.iterdir()) if cases.is_dir() else []:
             if not is_case_key(folder.name) or folder.name in busy:
                 continue
             if retention.case_days is not None and _concluded_before(
-                instance, folder.name, now - timedelta(days=retention.case_days)
+                instance, site, folder.name, now - timedelta(days=retention.case_days)
             ):
+                if folder.name in _busy_cases(instance, site):
+                    # Looking at the cases before it takes time, in which more of it may have come.
+                    continue
                 again = "from its inputs, where they are kept"
                 yield Spare(Kind.CASE, folder.name, folder, _size(folder), again)
             elif retention.superseded_days is not None:
@@ -108,20 +113,42 @@ def tidy(instance: dg.DagsterInstance, site: Site, now: datetime, seconds: float
     return count, True
 
 
-def _busy_cases(instance: dg.DagsterInstance) -> set[str]:
+def _busy_cases(instance: dg.DagsterInstance, site: Site) -> set[str]:
     unfinished = [status for status in dg.DagsterRunStatus if status not in FINISHED_STATUSES]
     tags = [run.tags for run in instance.get_runs(dg.RunsFilter(statuses=unfinished))]
-    return {tag.get(name, "").partition("__")[0] for tag in tags for name in (CASE_TAG, PARTITION_TAG)}
+    names = [tag.get(name, "") for tag in tags for name in (CASE_TAG, PARTITION_TAG)]
+    names += [outcome.partition for outcome in site.ledger.open_retries()]
+    return {name.partition("__")[0] for name in names}
 
 
-def _concluded_before(instance: dg.DagsterInstance, case: str, limit: datetime) -> bool:
-    """Whether the newest thing that was made of a case is its conclusion, and that is old."""
+def _concluded_before(instance: dg.DagsterInstance, site: Site, case: str, limit: datetime) -> bool:
+    """Whether the newest thing that was made of a case is its conclusion, and that is old.
+
+    What the case consists of its present manifest says: a beam that has come late is no partition yet, and
+    after an earlier removal no beam is one.
+    """
     concluded = _made_at(instance, "case_handed_over", case)
-    if concluded is None or concluded >= limit:
+    taken_in = _made_at(instance, "case_manifest", case)
+    if concluded is None or concluded >= limit or taken_in is None or taken_in > concluded:
         return False
-    beams = [key for key in instance.get_dynamic_partitions(str(BEAMS.name)) if key.startswith(f"{case}__")]
+    arrival = site.ledger.arrival(case)
+    if (
+        arrival is not None
+        and arrival.fingerprint != arrival.requested_fingerprint
+        and arrival.changed_at > taken_in
+    ):
+        return False
+    try:
+        beams = {beam_key(case, entry.number) for entry in read_manifest(instance, site, case).beams}
+    except StoreError:
+        return False
+    beams |= set(_beam_partitions(instance, case))
     later = [_made_at(instance, "handed_over", beam) for beam in beams]
     return all(made is not None and made <= concluded for made in later)
+
+
+def _beam_partitions(instance: dg.DagsterInstance, case: str) -> list[str]:
+    return [key for key in instance.get_dynamic_partitions(str(BEAMS.name)) if key.startswith(f"{case}__")]
 
 
 def _made_at(instance: dg.DagsterInstance, asset: str, key: str) -> datetime | None:
@@ -168,8 +195,7 @@ def _needed(
 
 
 def _forget_partitions(instance: dg.DagsterInstance, case: str) -> None:
-    beams = [key for key in instance.get_dynamic_partitions(str(BEAMS.name)) if key.startswith(f"{case}__")]
-    for beam in beams:
+    for beam in _beam_partitions(instance, case):
         instance.delete_dynamic_partition(str(BEAMS.name), beam)
     if instance.has_dynamic_partition(str(CASES.name), case):
         instance.delete_dynamic_partition(str(CASES.name), case)

@@ -15,8 +15,7 @@ from mqi_dagster.cli.backup_records import copy_sqlite, dagster_databases, dump_
 from mqi_dagster.cli.instance import INSTANCE_FILE
 from mqi_dagster.cli.sites import SETTINGS_NAME
 from mqi_dagster.errors import ConfigurationError, InfrastructureError
-from mqi_dagster.ledger.database import revision_of
-from mqi_dagster.ledger.ledger import Ledger
+from mqi_dagster.ledger.database import revision_of, standing_still
 from mqi_dagster.ledger.place import LEDGER_FILE, ledger_file, ledger_url, server_url
 from mqi_dagster.ledger.tables import REVISION
 from mqi_dagster.settings import Settings
@@ -45,17 +44,13 @@ def make_backup(settings_file: Path, settings: Settings, folder: Path, *, data: 
     """
     if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
         raise ConfigurationError(f"{folder} is not empty: a backup gets a folder of its own")
-    revision = revision_of(ledger_url(settings))
-    if revision is not None and revision > REVISION:
-        raise ConfigurationError(
-            f"the ledger is at revision {revision}, this version knows {REVISION}: update"
-        )
+    _require_known(revision_of(ledger_url(settings)))
     beside = folder.parent / f".{folder.name}.{secrets.token_hex(6)}"
     try:
         folder.parent.mkdir(parents=True, exist_ok=True)
         beside.mkdir(mode=0o700)
         _copy_settings(settings_file, settings, beside)
-        _copy_records(settings, beside, exists=revision is not None)
+        revision = _copy_records(settings, beside)
         if data:
             # Last: the store may hold more than the event log names, and must not hold less.
             _copy_tree(Store(settings.paths.data).root, beside / DATA)
@@ -90,24 +85,41 @@ def _copy_settings(settings_file: Path, settings: Settings, target: Path) -> Non
         _copy_file(instance, target / DAGSTER / INSTANCE_FILE)
 
 
-def _copy_records(settings: Settings, target: Path, *, exists: bool) -> None:
+def _require_known(revision: str | None) -> None:
+    if revision is not None and revision > REVISION:
+        raise ConfigurationError(
+            f"the ledger is at revision {revision}, this version knows {REVISION}: update"
+        )
+
+
+def _copy_records(settings: Settings, target: Path) -> str | None:
     """Copy the ledger and Dagster's records so that each knows what the other relies on.
 
     The ledger stands still meanwhile. It gives a case its number before Dagster hears of the case, and
     notes a run only once Dagster has it: so Dagster, copied while the ledger cannot change, has every run
-    that the ledger notes, and no case that the ledger does not know.
+    that the ledger notes, and no case that the ledger does not know. Nothing is migrated: what a backup is
+    made before stays as it is.
+
+    Returns:
+        The revision of the ledger in the copy; None where there is none.
     """
     server = server_url(settings)
     if server is not None:
         # One database, one moment.
+        before = revision_of(server)
         dump_server(server, target / DUMP)
-        return
-    ledger = Ledger.open(ledger_url(settings)) if exists else None
-    with ledger.still() if ledger is not None else nullcontext():
+        if revision_of(server) != before:
+            raise InfrastructureError("the ledger was migrated meanwhile: make the backup again")
+        return before
+    url = ledger_url(settings)
+    with standing_still(url) if revision_of(url) is not None else nullcontext():
+        revision = revision_of(url)
+        _require_known(revision)
         for path in dagster_databases(settings.paths.dagster_home):
             copy_sqlite(path, target / DAGSTER / path.relative_to(settings.paths.dagster_home))
-        if ledger is not None:
+        if revision is not None:
             copy_sqlite(ledger_file(settings), target / LEDGER_FILE)
+    return revision
 
 
 def _copy_tree(source: Path, target: Path) -> None:

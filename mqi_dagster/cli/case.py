@@ -29,7 +29,13 @@ ZoneOption = Annotated[
 
 PriorityOption = Annotated[
     int | None,
-    typer.Option("--priority", min=-100, max=100, help="How urgent; higher comes first, 0 is ordinary."),
+    typer.Option(
+        "--priority",
+        min=-100,
+        max=100,
+        help="Of several runs into one DIR that wait for a slot the highest is next; 0 is ordinary. It says"
+        " nothing to the services of another site: `mqi case priority` does.",
+    ),
 ]
 
 

@@ -37,7 +37,10 @@ class RunRequest:
     beams_first: tuple[int, ...] = ()
     """BeamNumbers to begin with; the others follow by number."""
     priority: int | None = None
-    """Of the case; of several runs that wait for a slot the most urgent is next. None: as it is."""
+    """Of the case; of several runs into one site that wait for a slot the most urgent is next.
+
+    None: as it is.
+    """
 
 
 class CaseRunner:

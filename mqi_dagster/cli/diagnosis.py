@@ -14,6 +14,7 @@ from pathlib import Path
 from packaging.requirements import Requirement
 from sqlalchemy.exc import SQLAlchemyError
 
+from mqi_dagster.cli import service_locks
 from mqi_dagster.cli.case_site import local_zone
 from mqi_dagster.cli.checking import configuration_problems
 from mqi_dagster.cli.diagnosis_alarms import examine_alarms
@@ -70,7 +71,6 @@ def examine(place: Path) -> Iterator[Finding]:
     yield from _space(settings)
     if settings.execution.simulation == LOCAL:
         yield from _engine(settings)
-    if settings.execution.gpu_monitoring == LOCAL:
         yield _gpus(settings)
     records = list(examine_records(settings))
     yield from records
@@ -78,7 +78,9 @@ def examine(place: Path) -> Iterator[Finding]:
     yield from _instance(settings, opened)
     yield from examine_hosts(settings, opened)
     yield from examine_alarms(settings, opened)
-    yield _services(file, settings)
+    if not service_locks.held(settings):
+        # Else the units are what runs; nothing of `mqi dev` is to be started beside them.
+        yield _services(file, settings)
     yield from examine_units(settings)
     yield examine_way_in(settings)
     yield examine_retention(settings)

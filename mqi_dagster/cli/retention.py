@@ -9,6 +9,7 @@ from rich.console import Console
 from rich.text import Text
 
 from mqi_dagster.cli.sites import SiteOption, require_site
+from mqi_dagster.errors import InfrastructureError
 
 
 def retention(
@@ -17,8 +18,9 @@ def retention(
 ) -> None:
     """Remove old results, cases and logs as the section `retention` says, and say what cannot be made again.
 
-    Jobs' folders on a cluster are `mqi cluster clean`'s.
+    Folders of ended jobs on clusters go as each cluster's own section `retention` says.
     """
+    from mqi_dagster.assets.cluster_retention import old_job_folders, tidy_clusters
     from mqi_dagster.assets.retention import remove, spare
     from mqi_dagster.cli.instance import open_instance
     from mqi_dagster.resources.site import Site
@@ -35,3 +37,13 @@ def retention(
             console.print(Text(line), soft_wrap=True)
             count, size = count + 1, size + thing.bytes
     console.print(f"{count} things, {size / 1e6:.1f} MB")
+    if dry_run:
+        for cluster, job in old_job_folders(opened):
+            line = f"would remove job folder {job.place}/{job.key} on {cluster} ({job.state.value})"
+            console.print(Text(line), soft_wrap=True)
+        return
+    folders, _, problems = tidy_clusters(opened, at_once=None)
+    if folders or problems:
+        console.print(f"{folders} job folders on clusters")
+    if problems:
+        raise InfrastructureError("; ".join(problems))

@@ -98,7 +98,8 @@ class ArrivalRows(Database):
         """
         with self._write() as connection:
             this = ARRIVAL.c.case == case
-            if connection.execute(update(ARRIVAL).where(this).values(priority=priority)).rowcount == 0:
+            values = {"priority": priority, "changed_at": self._clock()}
+            if connection.execute(update(ARRIVAL).where(this).values(**values)).rowcount == 0:
                 raise ConfigurationError(f"no case {case} is known here; see `mqi case list`")
             return _arrival(connection.execute(select(ARRIVAL).where(this)).one())
 

@@ -135,12 +135,6 @@ class Database:
         self._engine.dispose()
 
     @contextmanager
-    def still(self) -> Iterator[None]:
-        """Hold off every writer: within it the ledger does not change."""
-        with self._write():
-            yield
-
-    @contextmanager
     def _read(self) -> Iterator[Connection]:
         with _plain_errors(), _connected(self._engine, self.patience_seconds) as connection:
             yield connection
@@ -262,6 +256,21 @@ def revision_of(url: str) -> str | None:
     try:
         with _plain_errors():
             return _revision(engine)
+    finally:
+        engine.dispose()
+
+
+@contextmanager
+def standing_still(url: str) -> Iterator[None]:
+    """Hold off every writer of a ledger, of whatever revision: within it the ledger does not change.
+
+    Raises:
+        InfrastructureError: The database cannot be reached.
+    """
+    engine = _engine(url)
+    try:
+        with _plain_errors(), _writing(engine, Database.patience_seconds):
+            yield
     finally:
         engine.dispose()
 

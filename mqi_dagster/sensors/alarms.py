@@ -11,7 +11,6 @@ import dagster as dg
 from mqi_dagster.ledger.alarms import AlarmKind
 from mqi_dagster.ledger.database import utc_now
 from mqi_dagster.ledger.leases import Lease
-from mqi_dagster.ledger.slots import SlotKind
 from mqi_dagster.resources.site import Site
 from mqi_dagster.sensors.overdue import Found, overdue
 from mqi_dagster.sensors.waits import WORKING, Wait, read_waits, waits_of, write_waits
@@ -131,11 +130,7 @@ def _clusters(site: Site, leases: Sequence[Lease], now: datetime) -> Iterator[Fo
 
 def _gpus(site: Site, now: datetime) -> Iterator[Found]:
     """The GPUs of the pool that are not there any more, and that nobody has switched off."""
-    lost = [
-        slot
-        for slot in site.ledger.slots()
-        if slot.kind is SlotKind.GPU and slot.uuid and not slot.in_service and slot.switched_off_at is None
-    ]
+    lost = [slot for slot in site.ledger.slots() if slot.lost and slot.uuid]
     looks = {(gpu.host, gpu.uuid): gpu.seen_at for gpu in site.ledger.gpus()} if lost else {}
     for slot in lost:
         seen_at = looks.get((slot.host, slot.uuid))

@@ -6,6 +6,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 
 import dagster as dg
 from dagster._core.storage.dagster_run import FINISHED_STATUSES
+from dagster._core.storage.tags import SENSOR_NAME_TAG
 
 from mqi_dagster.assets.jobs import PARTITION_TAG, RETRY_OF_TAG, RUN_KEY_TAG
 
@@ -15,6 +16,8 @@ SECONDS_PER_TICK = 5.0
 QUEUED_AT_MOST = 200
 URGENT_AT_MOST = 40
 """Runs of cases with a priority that may stand in the queue beyond: else a full queue keeps them out."""
+SENSORS = ("case_arrivals", "beams_to_simulate", "cases_to_conclude", "run_outcomes")
+"""Those that ask for runs."""
 
 UNFINISHED = [status for status in dg.DagsterRunStatus if status not in FINISHED_STATUSES]
 
@@ -22,13 +25,18 @@ UNFINISHED = [status for status in dg.DagsterRunStatus if status not in FINISHED
 class Room:
     """How many more runs a tick may ask for, so that the queue stays short and priorities count.
 
+    Only what the sensors have asked for counts: what a person has put into the queue by a backfill, however
+    much it is, keeps nothing out.
+
     Args:
         instance: Dagster's.
         job: Count only the queued runs of this job; None counts all.
     """
 
     def __init__(self, instance: dg.DagsterInstance, job: str | None = None) -> None:
-        waiting = dg.RunsFilter(job_name=job, statuses=[dg.DagsterRunStatus.QUEUED])
+        waiting = dg.RunsFilter(
+            job_name=job, statuses=[dg.DagsterRunStatus.QUEUED], tags={SENSOR_NAME_TAG: SENSORS}
+        )
         self._tick = REQUESTS_PER_TICK
         self._queue = QUEUED_AT_MOST - instance.get_runs_count(waiting)
 

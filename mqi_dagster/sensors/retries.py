@@ -22,7 +22,7 @@ from mqi_dagster.ledger.alarms import failed_kind
 from mqi_dagster.ledger.outcomes import RunOutcome
 from mqi_dagster.partitions import BEAMS, CASES, split_beam_key
 from mqi_dagster.resources.site import Site
-from mqi_dagster.sensors.queue import REQUESTS_PER_TICK, Room, latest_run_of
+from mqi_dagster.sensors.queue import REQUESTS_PER_TICK, latest_run_of
 
 _STEPS = {"simulation": "tps_file"}
 """First asset of a step that makes several."""
@@ -34,8 +34,8 @@ def retry_requests(instance: dg.DagsterInstance, site: Site) -> list[dg.RunReque
     A request is settled only once its run exists, so that a crash of the tick loses none. One that cannot be
     made at all is an alarm, and keeps no other waiting.
     """
-    # What has begun goes on, also where ordinary new runs have to wait for a shorter queue.
-    due = site.ledger.due_retries(Room(instance).take(REQUESTS_PER_TICK, 1))
+    # What has begun goes on, also where new runs have to wait for a shorter queue.
+    due = site.ledger.due_retries(REQUESTS_PER_TICK)
     if not due:
         return []
     settled, requests = [], []

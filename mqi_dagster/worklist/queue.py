@@ -8,7 +8,7 @@ from datetime import UTC, datetime, timedelta
 
 import dagster as dg
 
-from mqi_dagster.assets.jobs import CASE_TAG, GPU_TAG, POOL
+from mqi_dagster.assets.jobs import CASE_TAG, GPU_TAG, POOL, UPLOAD_TAG
 from mqi_dagster.worklist.run_history import RunState
 from mqi_dagster.worklist.runs import RunBook, RunRow
 
@@ -24,6 +24,8 @@ class Limits:
     runs: int | None
     simulations: int | None
     per_case: int | None
+    uploads: int | None
+    """Runs that hand over to one target."""
 
     @classmethod
     def of(cls, instance: dg.DagsterInstance) -> Limits:
@@ -41,6 +43,7 @@ class Limits:
             runs if runs is not None and runs >= 0 else None,
             min(found, default=None),
             tags.get(CASE_TAG),
+            tags.get(UPLOAD_TAG),
         )
 
 
@@ -80,6 +83,7 @@ class Queue:
         details = {run.run_id: runs.detail(run.run_id) for run in runs.unfinished.values()}
         simulating = sum(details[run.run_id].simulates for run in working)
         of_case = Counter(details[run.run_id].case for run in working)
+        to_target = Counter(details[run.run_id].target for run in working)
 
         def why(run: RunRow) -> str:
             detail = details[run.run_id]
@@ -92,6 +96,9 @@ class Queue:
             same = of_case[detail.case] if detail.case is not None else 0
             if limits.per_case is not None and same >= limits.per_case:
                 return f"{same} runs of its case are in work"
+            same = to_target[detail.target] if detail.target is not None else 0
+            if limits.uploads is not None and same >= limits.uploads:
+                return f"{same} runs that hand over to {detail.target} are in work (handover.max_runs)"
             return "starts next"
 
         reasons: dict[str, tuple[str, str]] = {}

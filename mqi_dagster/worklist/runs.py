@@ -19,7 +19,7 @@ from dagster._core.storage.runs.schema import RunsTable
 from dagster._core.storage.runs.sql_run_storage import SqlRunStorage
 from sqlalchemy import ColumnElement, Connection, func, select
 
-from mqi_dagster.assets.jobs import CASE_TAG, GPU_TAG, priority_of
+from mqi_dagster.assets.jobs import CASE_TAG, GPU_TAG, UPLOAD_TAG, priority_of
 from mqi_dagster.errors import ConfigurationError
 from mqi_dagster.worklist.run_history import RunState, run_state
 
@@ -32,9 +32,11 @@ _COLUMNS = (
     RunsTable.c.create_timestamp,
     RunsTable.c.start_time,
     RunsTable.c.end_time,
+    RunsTable.c.update_timestamp,
 )
 _FINISHED = {status.value for status in FINISHED_STATUSES}
 _UNFINISHED = [status.value for status in dg.DagsterRunStatus if status.value not in _FINISHED]
+_WAITING = {status.value for status in dg.DagsterRunStatus if run_state(status) is RunState.WAITING}
 _FAILED = dg.DagsterRunStatus.FAILURE.value
 _BEHIND = timedelta(seconds=60)
 """A change that was written later than it says is still found within this time."""
@@ -55,6 +57,8 @@ class RunRow:
     created: datetime
     started: datetime | None
     ended: datetime | None
+    tagged: datetime | None
+    """When a run that waits was last given other tags, which order the queue; None of all others."""
 
     @property
     def state(self) -> RunState:
@@ -74,6 +78,8 @@ class RunDetail:
     priority: int
     case: str | None
     """Whose limit it counts for."""
+    target: str | None
+    """Where it hands over to, whose limit it counts for; None where it does not, or a page has started it."""
     simulates: bool
     """Whether it counts for the pool's limit."""
     served: bool
@@ -153,7 +159,7 @@ class RunBook:
             self.unfinished[row.run_id] = row
         else:
             self.unfinished.pop(row.run_id, None)
-        if before is not None and not row.unfinished:
+        if before is not None:
             self._details.pop(row.run_id, None)
         if row.partition is None:
             return None
@@ -178,7 +184,7 @@ class RunBook:
         return self._details.get(run_id, _NOTHING)
 
 
-_NOTHING = RunDetail(priority=0, case=None, simulates=False, served=False, steps=frozenset())
+_NOTHING = RunDetail(priority=0, case=None, target=None, simulates=False, served=False, steps=frozenset())
 
 
 def _detail(run: dg.DagsterRun) -> RunDetail:
@@ -186,6 +192,7 @@ def _detail(run: dg.DagsterRun) -> RunDetail:
     return RunDetail(
         priority=priority_of(run.tags),
         case=run.tags.get(CASE_TAG),
+        target=run.tags.get(UPLOAD_TAG),
         simulates=bool(pools) or GPU_TAG in run.tags,
         served=run.remote_job_origin is not None,
         steps=frozenset(run.step_keys_to_execute or ()),
@@ -204,9 +211,17 @@ def _by_id(connection: Connection, run_ids: list[str]) -> list[RunRow]:
 
 
 def _row(row: Any) -> RunRow:
-    number, run_id, job, status, partition, created, started, ended = row
+    number, run_id, job, status, partition, created, started, ended, updated = row
     return RunRow(
-        number, run_id, job, status, partition, created.replace(tzinfo=UTC), _moment(started), _moment(ended)
+        number,
+        run_id,
+        job,
+        status,
+        partition,
+        created.replace(tzinfo=UTC),
+        _moment(started),
+        _moment(ended),
+        updated if status in _WAITING else None,
     )
 
 

@@ -27,6 +27,22 @@ def started(
     **tags: str,
 ) -> dg.DagsterRun:
     """A run that the services have started, for some assets alone where a test says which."""
+    return _made(chain, job, partition, dg.DagsterRunStatus.STARTED, tags, selection)
+
+
+def queued(chain: Chain, job: str = "beam", partition: str = BEAM, **tags: str) -> dg.DagsterRun:
+    """A run that stands in Dagster's queue."""
+    return _made(chain, job, partition, dg.DagsterRunStatus.QUEUED, tags)
+
+
+def _made(
+    chain: Chain,
+    job: str,
+    partition: str,
+    status: dg.DagsterRunStatus,
+    tags: dict[str, str],
+    selection: frozenset[dg.AssetKey] | None = None,
+) -> dg.DagsterRun:
     chain.instance.add_dynamic_partitions("beam" if "__" in partition else "case", [partition])
     origin = RemoteJobOrigin(RemoteRepositoryOrigin(RegisteredCodeLocationOrigin("mqi"), "repository"), job)
     run = create_run_for_test(
@@ -35,7 +51,7 @@ def started(
         tags={"dagster/partition": partition, **tags},
         remote_job_origin=origin,
         asset_selection=selection,
-        status=dg.DagsterRunStatus.STARTED,
+        status=status,
     )
     assert isinstance(run, dg.DagsterRun)
     return run

@@ -8,6 +8,7 @@ from typing import Any
 import dagster as dg
 import pytest
 from chain import Chain
+from ended_runs import queued
 
 from mqi_dagster.sensors import arrivals, beams, conclusion, queue
 from mqi_dagster.synthetic.request import BuiltInPlan
@@ -116,6 +117,30 @@ def test_an_urgent_case_gets_past_a_queue_that_is_full_of_beams(
     assert new.folder.is_dir()
     assert len(chain.tick("case_arrivals")) == 1
     assert chain.tick("beams_to_simulate") == []
+    assert ordinary not in cases_of(chain.runs_of("beam"))
+
+
+def test_a_queue_full_of_what_a_person_has_started_in_the_pages_keeps_nobody_out(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    chain = Chain(tmp_path / "site")
+    ordinary, urgent = taken_in(chain, 2)
+    chain.site.ledger.set_priority(urgent, 5)
+    monkeypatch.setattr(queue, "QUEUED_AT_MOST", 2)
+    monkeypatch.setattr(queue, "URGENT_AT_MOST", 2)
+
+    def wanted() -> list[str]:
+        return [str(request.partition_key) for request in chain.tick("beams_to_simulate", launch=False)]
+
+    for _ in range(5):
+        queued(chain, **{"dagster/backfill": "chqrvmpx"})
+    assert wanted() == [f"{urgent}__b02", f"{urgent}__b03"], "two find room, the urgent ones first"
+    for _ in range(2):
+        queued(chain, **{"dagster/sensor_name": "beams_to_simulate"})
+    assert wanted() == [f"{urgent}__b02", f"{urgent}__b03"], "there is room beyond for urgent ones"
+    for _ in range(2):
+        queued(chain, **{"dagster/sensor_name": "run_outcomes"})
+    assert wanted() == []
     assert ordinary not in cases_of(chain.runs_of("beam"))
 
 

@@ -11,6 +11,7 @@ import dagster as dg
 from chain import PLAN, Chain
 
 from mqi_dagster.assets.retention import Kind, remove, spare, tidy
+from mqi_dagster.ledger.outcomes import RunOutcome, RunVerdict
 
 DAY = 86400.0
 NO_LOGS = {"engine_log_days": None, "run_output_days": None}
@@ -93,6 +94,63 @@ def test_a_concluded_case_goes_with_its_partitions_and_its_hand_over_stays(tmp_p
     runs = len(chain.runs)
     chain.tick_sensors(rounds=2)
     assert len(chain.runs) == runs, "nobody asked for it again"
+
+
+def test_a_concluded_case_of_which_more_has_come_stays(tmp_path: Path) -> None:
+    chain = Chain(
+        tmp_path / "site", {"retention": {"case_days": 10}, "intake": {"fraction_window_minutes": 1e-4}}
+    )
+    chain.deliver("late-beam:beam=3", plan=PLAN)
+    chain.tick("case_arrivals")
+    time.sleep(0.05)
+    chain.tick_sensors()
+    (case,) = chain.runs_of("conclusion")
+    later = datetime.now(UTC) + timedelta(days=11)
+
+    def goes() -> list[str]:
+        return [thing.name for thing in spare(chain.instance, chain.site, later)]
+
+    assert goes() == [case]
+    # As after a removal that was cut short: no beam is a partition any more.
+    chain.instance.delete_dynamic_partition("beam", f"{case}__b02")
+    assert goes() == [case]
+
+    chain.change({"intake": {"fraction_window_minutes": 60}})
+    chain.deliver(plan=PLAN, deliver=(3,))
+    chain.tick("case_arrivals", launch=False)
+    assert goes() == [], "its new files wait for their intake"
+    chain.tick("case_arrivals")
+    assert chain.runs_of("intake") == [case, case]
+    chain.tick("case_arrivals", launch=False)
+    assert goes() == [], "the beam that came late is no partition yet"
+    chain.tick_sensors()
+    assert chain.runs_of("beam") == [f"{case}__b02", f"{case}__b03"]
+    assert goes() == [case], "it has concluded once more"
+
+
+def test_a_concluded_case_with_a_try_still_to_come_stays(tmp_path: Path) -> None:
+    chain = Chain(tmp_path / "site", {"retention": {"case_days": 10}})
+    chain.deliver(plan=PLAN)
+    chain.tick_sensors()
+    (case,) = chain.runs_of("conclusion")
+    now = datetime.now(UTC)
+    later = now + timedelta(days=11)
+    outcome = RunOutcome(
+        run_id="0b1",
+        job="intake",
+        partition=case,
+        verdict=RunVerdict.RETRY,
+        code="InfrastructureError",
+        cause="the inbox is in trouble",
+        ended_at=now,
+        first_at=now,
+        tries=1,
+        next_try_at=later,
+    )
+    chain.site.ledger.note_outcome(outcome)
+    assert list(spare(chain.instance, chain.site, later)) == []
+    chain.site.ledger.settle_retries(["0b1"])
+    assert [thing.name for thing in spare(chain.instance, chain.site, later)] == [case]
 
 
 def test_a_case_that_has_not_concluded_stays_however_old(tmp_path: Path) -> None:

@@ -9,11 +9,11 @@ from pathlib import Path
 import dagster as dg
 import pytest
 from chain import Chain
-from ended_runs import BEAM, CASE, evaluate, failed, lost, started, step, succeeded
+from ended_runs import BEAM, CASE, evaluate, failed, lost, queued, started, step, succeeded
 
 from mqi_dagster.errors import InfrastructureError
 from mqi_dagster.ledger.outcomes import RunVerdict
-from mqi_dagster.sensors import outcomes
+from mqi_dagster.sensors import outcomes, queue
 from mqi_dagster.sensors.causes import first_cause
 
 SETTINGS = {"execution": {"retry_seconds": 10, "retry_maximum_seconds": 60}, "alarms": {"retried_minutes": 5}}
@@ -67,6 +67,16 @@ def test_what_is_asked_for_is_asked_until_it_exists_and_then_never_again(chain: 
     assert evaluate(chain, "run_outcomes") == []
     assert evaluate(chain, "run_outcomes") == []
     assert chain.site.ledger.open_retries() == []
+
+
+def test_a_full_queue_keeps_no_run_from_going_on(chain: Chain, monkeypatch: pytest.MonkeyPatch) -> None:
+    lost(chain, started(chain))
+    monkeypatch.setattr(queue, "QUEUED_AT_MOST", 1)
+    monkeypatch.setattr(queue, "URGENT_AT_MOST", 1)
+    for number in (3, 4, 5):
+        queued(chain, partition=f"{CASE}__b0{number}", **{"dagster/sensor_name": "beams_to_simulate"})
+    (request,) = evaluate(chain, "run_outcomes")
+    assert request.partition_key == BEAM
 
 
 @pytest.mark.parametrize(

@@ -250,3 +250,9 @@ def test_retry_without_services_says_how_to_start_them(failed_site: Path) -> Non
     case = json.loads(mqi("case", "list", "--site", failed_site, "--json").stdout)[0]["case"]
     result = mqi("case", "retry", case, "--site", failed_site)
     assert isinstance(result.exception, ConfigurationError) and "mqi dev" in str(result.exception)
+
+
+def test_whoever_wants_the_services_to_hurry_is_sent_to_the_right_command() -> None:
+    said = CliRunner().invoke(app, ["case", "run", "--help"], env={"COLUMNS": "400"}).output
+    assert "Of several runs into one DIR that wait for a slot the highest is next" in said
+    assert "`mqi case priority` does" in said

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import sqlite3
 from pathlib import Path
 
@@ -10,7 +11,9 @@ import pytest
 from typer.testing import CliRunner
 
 from mqi_dagster.cli.app import app
+from mqi_dagster.cli.service_locks import Service, take
 from mqi_dagster.engine.embedded.install import Installation
+from mqi_dagster.settings import read_settings
 
 
 @pytest.fixture
@@ -83,3 +86,33 @@ def test_services_that_died_are_a_fault(site: Path) -> None:
     (site / "state/services.json").write_text(json.dumps(record))
     found = doctor(site)[1]["services"]
     assert (found["verdict"], found["found"]) == ("fault", "ended by themselves: daemon")
+
+
+@pytest.mark.parametrize(("simulation", "gpu_monitoring"), [("hpc", "local"), ("local", "hpc")])
+def test_gpus_of_this_machine_matter_where_it_simulates(
+    site: Path, monkeypatch: pytest.MonkeyPatch, simulation: str, gpu_monitoring: str
+) -> None:
+    (site / "mqi.yaml").write_text(
+        "site: {timezone: Asia/Seoul}\n"
+        f"execution: {{simulation: {simulation}, gpu_monitoring: {gpu_monitoring}}}\n"
+        "engine:\n"
+        "  profile: mine\n"
+        "  profiles: {mine: {command: ['true', '{tps}'], version: '1', needs_gpu: true}}\n"
+        "hosts:\n"
+        "  hpc: {host: 127.0.0.1, port: 9, user: moqui, key_file: no/key, known_hosts: no/hosts,"
+        " slurm: {root: /scratch/moqui}}\n"
+    )
+    monkeypatch.setattr("mqi_dagster.cli.diagnosis.local_gpus", lambda: [])
+    faults = [subject for subject, one in doctor(site)[1].items() if one["verdict"] == "fault"]
+    assert ("GPUs" in faults) == (simulation == "local")
+
+
+def test_where_a_service_manager_runs_the_services_nobody_is_told_to_start_them(site: Path) -> None:
+    locks = [take(read_settings(site / "mqi.yaml"), service) for service in Service]
+    try:
+        found = doctor(site)[1]
+    finally:
+        for lock in locks:
+            os.close(lock)
+    assert found["units"]["verdict"] == "ok"
+    assert "services" not in found

@@ -14,6 +14,7 @@ from postgres_server import Server
 from mqi_dagster.errors import InfrastructureError, Retry
 from mqi_dagster.ledger import Lease, LeaseKeeper, Ledger, Slot, SlotKind
 from mqi_dagster.ledger.availability import Need
+from mqi_dagster.ledger.database import standing_still
 
 pytestmark = [pytest.mark.slow, pytest.mark.postgres]
 
@@ -110,11 +111,10 @@ def test_a_wrong_password_is_told_at_once(postgres: Server) -> None:
 
 def test_a_writer_that_hangs_does_not_hold_the_others_for_ever(ledger: Ledger, postgres: Server) -> None:
     """Its connection is ended by the server, and what it had begun is undone."""
-    other = Ledger.open(postgres.url("away"))
     entered, leave = threading.Event(), threading.Event()
 
     def hang() -> None:
-        with pytest.raises(InfrastructureError), other.still():
+        with pytest.raises(InfrastructureError), standing_still(postgres.url("away")):
             entered.set()
             leave.wait(120)
 

@@ -220,3 +220,22 @@ def test_a_ledger_of_a_newer_program_is_not_backed_up_as_if_it_were_ours(tmp_pat
         mqi("backup", tmp_path / "backup", "--site", site)
     assert not (tmp_path / "backup").exists()
     assert [path.name for path in tmp_path.iterdir()] == ["site"]
+
+
+def test_a_backup_before_an_upgrade_holds_the_ledger_as_it_is(tmp_path: Path) -> None:
+    site = tmp_path / "site"
+    mqi("init", site, "--timezone", "Asia/Seoul")
+    old = site / "state/ledger.sqlite"
+    with sqlite3.connect(old) as ledger:
+        for table in ("mqi_run_outcome", "mqi_alarm", "mqi_notice", "mqi_notice_channel"):
+            ledger.execute(f"DROP TABLE {table}")
+        ledger.execute("UPDATE mqi_ledger_version SET version_num = '0003'")
+    mqi("backup", tmp_path / "backup", "--site", site)
+    for place in (old, tmp_path / "backup/ledger.sqlite"):
+        with sqlite3.connect(place) as ledger:
+            assert ledger.execute("SELECT version_num FROM mqi_ledger_version").fetchall() == [("0003",)]
+    assert json.loads((tmp_path / "backup/backup.json").read_text())["ledger_revision"] == "0003"
+    # The next start migrates it, here and where the backup is restored.
+    mqi("restore", tmp_path / "backup", tmp_path / "other")
+    for settings in (read_settings(site / "mqi.yaml"), read_settings(tmp_path / "other/mqi.yaml")):
+        assert Ledger.open(ledger_url(settings)).open_retries() == []

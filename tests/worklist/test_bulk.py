@@ -15,6 +15,7 @@ from between import Snapshot, snapshot, wrong
 from seeded import BEGAN, Seeded
 from sqlalchemy import Engine, event
 
+from mqi_dagster.cli.case_priority import make_urgent
 from mqi_dagster.cli.top_report import report
 from mqi_dagster.partitions import beam_key
 from mqi_dagster.worklist import CaseState, Stage, Work
@@ -127,6 +128,43 @@ def test_runs_and_cases_that_were_deleted_are_gone(seeded: Seeded) -> None:
     seeded.ledger().forget_unrequested("elsewhere", [])
     seen = work.look(BEGAN + timedelta(seconds=32))
     assert (seen.queue.queued, seen.queue.in_work, seen.queue.inbox) == (0, 0, 0)
+
+
+def test_a_board_that_is_open_shows_what_was_made_urgent_meanwhile(seeded: Seeded) -> None:
+    cases = ["P000000001.fx0001", "P000000002.fx0001"]
+    for case in cases:
+        seeded.arrive(case)
+        seeded.partitions("case", [case])
+        seeded.run("intake", case, "SUCCESS")
+        seeded.made("case_manifest", [case])
+        seeded.partitions("beam", [f"{case}__b01"])
+        seeded.run("beam", f"{case}__b01", "QUEUED", tags={**GPU, "mqi/case": case})
+    seeded.daemon_alive()
+    work = seeded.worklist()
+    work.look(BEGAN + timedelta(seconds=60))
+
+    def shown() -> list[tuple[int, int, str]]:
+        stands = [work.case(case) for case in cases]
+        beams = [work.beams_of(case)[0] for case in cases]
+        return [
+            (stand.priority, beam.priority, beam.reason)
+            for stand, beam in zip(stands, beams, strict=True)
+            if stand is not None
+        ]
+
+    assert shown() == [(0, 0, "starts next"), (0, 0, "starts next")]
+    seeded.now = BEGAN + timedelta(seconds=70)
+    assert make_urgent(seeded.instance, seeded.site, cases[1], 5) == 1
+    work.look(BEGAN + timedelta(seconds=71))
+    assert shown() == [(0, 0, "starts next; 1 of higher priority go first"), (5, 5, "starts next")]
+    # Whom nothing in the queue speaks for: only its arrival says so.
+    seeded.arrive("P000000003.fx0001", asked=False)
+    work.look(BEGAN + timedelta(seconds=100))
+    seeded.now = BEGAN + timedelta(seconds=110)
+    make_urgent(seeded.instance, seeded.site, "P000000003.fx0001", 7)
+    work.look(BEGAN + timedelta(seconds=111))
+    urgent = work.case("P000000003.fx0001")
+    assert urgent is not None and urgent.priority == 7
 
 
 def test_old_cases_are_counted_and_not_listed(seeded: Seeded) -> None:

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import dagster as dg
 import pytest
+import yaml
 from dagster._core.events import AssetObservationData, DagsterEvent
 from dagster._core.events.log import EventLogEntry
 from seeded import BEGAN, Seeded
@@ -101,6 +102,28 @@ def test_a_beam_waits_behind_its_own_case_or_for_the_daemon(seeded: Seeded) -> N
     later = seeded.worklist()
     later.look(BEGAN + timedelta(seconds=300))
     assert later.beams_of(CASE)[0].reason == "Dagster's daemon does not run"
+
+
+def test_a_run_waits_for_those_that_hand_over_to_its_target(seeded: Seeded) -> None:
+    taken_in(seeded)
+    configuration = Path(seeded.instance.root_directory) / "dagster.yaml"
+    upload = {"key": "mqi/upload", "value": {"applyLimitPerUniqueValue": True}, "limit": 2}
+    for number, target in enumerate(("clinic", "clinic", "elsewhere"), start=1):
+        seeded.run("conclusion", f"P0000000B{number}.fx0001", "STARTED", tags={"mqi/upload": target})
+    for key, target in ((BEAM, "clinic"), (f"{CASE}__b03", "elsewhere"), (f"{CASE}__b04", None)):
+        seeded.partitions("beam", [key])
+        seeded.run("beam", key, "QUEUED", tags={**GPU, **({"mqi/upload": target} if target else {})})
+    content = yaml.safe_load(configuration.read_text())
+    content["concurrency"]["runs"]["tag_concurrency_limits"].append(upload)
+    configuration.write_text(yaml.safe_dump(content))
+    with dg.DagsterInstance.from_config(str(seeded.instance.root_directory)) as seeded.instance:
+        work = seeded.worklist()
+        work.look(BEGAN + timedelta(seconds=31))
+        assert [beam.reason for beam in work.beams_of(CASE)] == [
+            "2 runs that hand over to clinic are in work (handover.max_runs)",
+            "starts next",
+            "starts next",
+        ]
 
 
 @pytest.mark.parametrize(

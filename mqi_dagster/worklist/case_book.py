@@ -164,6 +164,8 @@ class CaseBook:
             return False
         if self._now - run.ended < self._history or (arrival is not None and arrival.is_open):
             return False
+        if self._is_removed(case):
+            return True
         beams = self._from.events.beams_of(case)
         done = all(
             (latest := self._from.runs.latest.get(beam)) is not None and latest.state is RunState.DONE
@@ -171,18 +173,24 @@ class CaseBook:
         )
         return done and bool(beams) and self._manifests.concluded(case, beams)
 
+    def _is_removed(self, case: str) -> bool:
+        """Whether only the records of a concluded case are left, as after `retention.case_days`."""
+        run = self._from.runs.latest.get(case)
+        concluded = run is not None and run.state is RunState.DONE and run.job == CONCLUSION
+        return concluded and case not in self._from.events.cases
+
     # One case
 
     def _rows(self, case: str) -> tuple[CaseStand, dict[int, BeamStand]]:
         events, arrival = self._from.events, self._from.ledger.arrivals.get(case)
         latest = self._facts(case, arrival.priority if arrival is not None else 0)
         if events.latest(MANIFEST, case) is None:
-            return case_stand(case, arrival, latest, None, None, False), {}
+            return case_stand(case, arrival, latest, None, None, self._is_removed(case)), {}
         keys, manifest = events.beams_of(case), None
         if not keys or self._from.runs.intakes[case] > 1:
             manifest, keys = self._by_manifest(case, keys)
         if not keys:
-            return case_stand(case, arrival, latest, None, None, False), {}
+            return case_stand(case, arrival, latest, None, None, self._is_removed(case)), {}
         beams = self._beam_rows(case, keys)
         if manifest is None and self._to_be_told_apart(latest, beams):
             manifest, named = self._by_manifest(case, keys)

@@ -171,7 +171,8 @@ def case_stand(
         latest: Its latest run.
         manifest: Its manifest, where that makes a difference.
         beams: Where its beams stand; None where it has not been taken in.
-        concluded: Whether it was concluded with the results that its beams have now.
+        concluded: Whether it was concluded with the results that its beams have now, or had when they were
+            removed.
     """
     state, stage, reason, step = _case_state(arrival, latest, manifest, beams, concluded)
     rows = beams or ()
@@ -235,6 +236,8 @@ def _not_failed(
     waiting = CaseState.WAITING
     if arrival is not None and arrival.is_open:
         return waiting, Stage.READY, "its intake has not been started yet", None
+    if beams is None and concluded:
+        return CaseState.COMPLETE, Stage.CONCLUDED, "its results were removed since", None
     if beams is None:
         return waiting, Stage.READY, "it has not been taken in yet", None
     for row in beams:

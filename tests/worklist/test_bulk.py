@@ -197,6 +197,21 @@ def done(site: Seeded, case: str) -> None:
     site.made("case_handed_over", [case])
 
 
+def test_a_case_that_retention_has_removed_does_not_wait_for_anything(seeded: Seeded) -> None:
+    case = "P000000001.fx0001"
+    done(seeded, case)
+    seeded.instance.delete_dynamic_partition("case", case)
+    for number in (1, 2):
+        seeded.instance.delete_dynamic_partition("beam", beam_key(case, number))
+    seen = seeded.worklist().look(BEGAN + timedelta(days=11))
+    assert [(row.case, row.state, row.stage, row.reason) for row in seen.cases] == [
+        (case, CaseState.COMPLETE, Stage.CONCLUDED, "its results were removed since")
+    ]
+    assert list(seen.beams) == []
+    seen = seeded.worklist(history=timedelta(hours=24)).look(BEGAN + timedelta(days=11))
+    assert (list(seen.cases), seen.concluded_cases) == ([], 1)
+
+
 def said(work: Work) -> dict[str, Any]:
     return dict(json.loads(report(work).model_dump_json()))
 

@@ -35,7 +35,8 @@ def violations(chaos: Chaos, shared: Path, folder: Path) -> list[str]:
         told = [*_conclusions(site), *_records(site, chaos.postgres.url(site.name)), *_processes(site)]
         site.stack.stop()
         told += [f"lives on after the stop: {one}" for one in site.stack.processes().values()]
-        told += [*_temporary(site, shared / site.name), *_doses(site, folder / site.name)]
+        kept = _kept_by_policy(chaos.postgres.url(site.name))
+        told += [*_temporary(site, shared / site.name, kept), *_doses(site, folder / site.name)]
         found += [f"{site.name}: {one}" for one in told]
     return found
 
@@ -111,10 +112,24 @@ def _jobs(chaos: Chaos, shared: Path) -> Iterator[str]:
             yield f"the accounting holds jobs of {beam} as {ended}"
 
 
-def _temporary(site: ChaosSite, remote: Path) -> Iterator[str]:
+def _kept_by_policy(url: str) -> set[tuple[str, str]]:
+    """Beam and number of the attempts that failed: what they left on a cluster stays there for some days."""
+    failed = _query(url, "SELECT beam, number FROM mqi_attempt WHERE outcome = 'failed'")
+    return {(str(beam), str(number)) for beam, number in failed}
+
+
+def _is_kept(path: Path, kept: set[tuple[str, str]]) -> bool:
+    """Whether a path below the root of a cluster's jobs is of one of those attempts."""
+    case, beam, job = path.parts[:3] if len(path.parts) >= 3 else ("", "", "")
+    return (f"{case}__{beam}", job.removesuffix(".lock").rpartition("-")[2]) in kept
+
+
+def _temporary(site: ChaosSite, remote: Path, kept: set[tuple[str, str]]) -> Iterator[str]:
     for root in (site.stack.site / "data", site.stack.handover, site.stack.inbox, remote):
         for path in sorted(root.rglob("*")) if root.is_dir() else []:
             name = path.relative_to(root)
+            if root == remote and _is_kept(name, kept):
+                continue
             if (path.name.startswith(".") and path.name not in KEPT) or path.parent.name in (
                 KEPT[0],
                 KEPT[2],
@@ -123,7 +138,8 @@ def _temporary(site: ChaosSite, remote: Path) -> Iterator[str]:
     state = site.stack.site / "state"
     yield from (f"temporary: state/{path.relative_to(state)}" for path in state.rglob(".*"))
     yield from (f"temporary: state/work/{path.name}" for path in (state / "work").glob("*"))
-    yield from (f"of a job: {path.relative_to(remote)}" for path in remote.glob("*/*/*"))
+    jobs = (path.relative_to(remote) for path in remote.glob("*/*/*"))
+    yield from (f"of a job: {path}" for path in jobs if not _is_kept(path, kept))
 
 
 def _doses(site: ChaosSite, folder: Path) -> Iterator[str]:

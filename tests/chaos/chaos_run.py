@@ -14,7 +14,7 @@ from postgres_server import Server
 FAULT_SECONDS = 20.0
 LONGER_SECONDS = 600.0
 """How much longer than asked the faults may go on, until a beam has been completed after each kind."""
-LATE_FAULT_SECONDS = 60.0
+LATE_FAULT_SECONDS = 40.0
 """Between two faults in that time: a machine that has other work may need minutes for one beam."""
 BACKLOG = 2
 """Cases that wait at a site before the next one arrives."""

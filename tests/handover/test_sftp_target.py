@@ -373,7 +373,7 @@ def test_a_server_that_falls_silent_is_left_in_time_and_resumed(
 ) -> None:
     server = servers(shell=False)
     wanted = {"big.raw": big_file(tmp_path)}
-    target = SftpTarget(server.connection(call_seconds=1, connect_seconds=2), str(root))
+    target = SftpTarget(server.connection(call_seconds=2, connect_seconds=2), str(root))
     watcher = when_a_part_holds(root, BIG // 5, server.freeze)
     began = time.monotonic()
     with pytest.raises(CommandTimeoutError):

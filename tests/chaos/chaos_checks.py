@@ -6,6 +6,8 @@ import hashlib
 import shutil
 from collections import Counter
 from collections.abc import Iterator
+from contextlib import redirect_stderr, redirect_stdout
+from io import StringIO
 from pathlib import Path
 from typing import Any
 
@@ -149,7 +151,8 @@ def _doses(site: ChaosSite, folder: Path) -> Iterator[str]:
     chain = Chain(folder, settings, secret=secret)
     shutil.rmtree(chain.inbox)
     shutil.copytree(site.stack.inbox, chain.inbox)
-    chain.tick_sensors(rounds=2 + len(site.cases) // 10)
+    with redirect_stdout(StringIO()), redirect_stderr(StringIO()):
+        chain.tick_sensors(rounds=2 + len(site.cases) // 10)
     for case in site.cases:
         for expected in sorted((chain.handover / case).rglob("*")):
             if not expected.is_file() or expected.suffix != ".dcm":

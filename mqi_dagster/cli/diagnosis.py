@@ -33,7 +33,7 @@ from mqi_dagster.cli.services import Services
 from mqi_dagster.cli.sites import settings_path
 from mqi_dagster.engine.embedded.install import installed_engine
 from mqi_dagster.errors import MqiError
-from mqi_dagster.execution.gpus import local_gpus, pool_gpus
+from mqi_dagster.execution.gpus import local_gpus, pool_gpus, present_gpus
 from mqi_dagster.execution.processes import resolve_program
 from mqi_dagster.ledger.ledger import Ledger
 from mqi_dagster.ledger.place import ledger_url
@@ -210,15 +210,18 @@ def _answer(command: tuple[str, ...]) -> str:
 
 
 def _gpus(settings: Settings) -> Finding:
-    needed = settings.engine.in_use().needs_gpu
+    needed, declared = settings.engine.in_use().needs_gpu, settings.execution.gpus
     try:
-        gpus = pool_gpus(settings.execution.gpus, local_gpus())
+        seen = local_gpus()
+        gpus, there = pool_gpus(declared, seen), {gpu.uuid for gpu in present_gpus(declared, seen)}
     except MqiError as error:
         return Finding("GPUs", Verdict.FAULT, error.message, "correct execution.gpus; nvidia-smi -L")
     if not gpus:
         if needed:
             return Finding("GPUs", Verdict.FAULT, "none seen by NVML", "install the driver; nvidia-smi")
         return Finding("GPUs", Verdict.OK, "none here, none needed by this engine")
+    if away := ", ".join(gpu.uuid for gpu in gpus if gpu.uuid not in there):
+        return Finding("GPUs", Verdict.FAULT, f"declared and not seen by NVML: {away}", "nvidia-smi")
     names = ", ".join(f"{gpu.index}: {gpu.name}, {gpu.memory_mb or 0:,} MB" for gpu in gpus)
     return Finding("GPUs", Verdict.OK, names if needed else f"{names} (not needed by this engine)")
 

@@ -107,6 +107,25 @@ def test_gpus_of_this_machine_matter_where_it_simulates(
     assert ("GPUs" in faults) == (simulation == "local")
 
 
+@pytest.mark.parametrize("installed", [True, False])
+def test_declared_gpus_whose_driver_does_not_answer_are_a_fault(
+    site: Path, monkeypatch: pytest.MonkeyPatch, installed: bool
+) -> None:
+    (site / "mqi.yaml").write_text(
+        "site: {timezone: Asia/Seoul}\n"
+        "execution: {gpus: [{index: 0, uuid: GPU-a, memory_mb: 24000}]}\n"
+        "engine:\n"
+        "  profile: mine\n"
+        "  profiles: {mine: {command: ['true', '{tps}'], version: '1', needs_gpu: true}}\n"
+    )
+    monkeypatch.setattr("mqi_dagster.cli.diagnosis.local_gpus", lambda: [])
+    monkeypatch.setattr("mqi_dagster.execution.gpus.nvml_is_installed", lambda: installed)
+    found = doctor(site)[1]["GPUs"]
+    # Where there is no NVML at all, the declaration is all there is.
+    assert found["verdict"] == ("fault" if installed else "ok")
+    assert "GPU-a" in found["found"] or not installed
+
+
 def test_where_a_service_manager_runs_the_services_nobody_is_told_to_start_them(site: Path) -> None:
     locks = [take(read_settings(site / "mqi.yaml"), service) for service in Service]
     try:

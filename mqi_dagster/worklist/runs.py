@@ -129,7 +129,6 @@ class RunBook:
                 self._put(row)
             # What comes of a failure is written down a little after it.
             changed |= {row.partition for row in failed if row.partition is not None}
-        with storage.connect() as connection:
             count = connection.execute(select(func.count()).select_from(RunsTable)).scalar_one()
             # Runs were deleted: which ones, only the whole can tell.
             if count == len(self._rows):

@@ -36,6 +36,7 @@ def wait_for_slot(context: dg.AssetExecutionContext, site: Site, beam: str) -> L
             if _look(site, need, again=doubtful):
                 # A GPU may have come back, or have been lost.
                 need = declare_slots(site)
+            held = site.ledger.lease_of(beam)
             found = site.ledger.acquire(
                 beam,
                 run_id,
@@ -43,8 +44,8 @@ def wait_for_slot(context: dg.AssetExecutionContext, site: Site, beam: str) -> L
                 stale_after=site.stale_after,
                 priority=site.ledger.priorities([case]).get(case, 0),
                 wait=timedelta(seconds=_POLLS_MISSED * poll),
-                gone=_ended_owner(context, site, beam),
-                living=_living_owner(site, beam),
+                gone=_ended_owner(context, site, held),
+                living=_living_owner(site, held),
             )
             if isinstance(found, Lease):
                 return found
@@ -74,21 +75,19 @@ def _look(site: Site, need: Need, *, again: bool) -> bool:
     return False
 
 
-def _ended_owner(context: dg.AssetExecutionContext, site: Site, beam: str) -> str | None:
-    """The run that holds this beam's lease, where it has ended and its job goes on without it."""
-    lease = site.ledger.lease_of(beam)
+def _ended_owner(context: dg.AssetExecutionContext, site: Site, lease: Lease | None) -> str | None:
+    """The run that holds the beam's lease, where it has ended and its job goes on without it."""
     if lease is None or not site.executor.survives_worker:
         return None
     run = context.instance.get_run_by_id(lease.owner)
     return lease.owner if run is not None and run.is_finished else None
 
 
-def _living_owner(site: Site, beam: str) -> str | None:
-    """The run that holds this beam's lease on a machine, unless its worker and engine have surely ended.
+def _living_owner(site: Site, lease: Lease | None) -> str | None:
+    """The run that holds the beam's lease on a machine, unless its worker and engine have surely ended.
 
     What has ended is freed for whoever is next; to take it over would be to work beside it.
     """
-    lease = site.ledger.lease_of(beam)
     if lease is None or site.executor_on(lease.host) is not None or job_ended(site, lease):
         return None
     return lease.owner

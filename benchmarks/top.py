@@ -8,7 +8,6 @@ many, and eight beams whose progress is reported as their workers do it.
 
 from __future__ import annotations
 
-import os
 import sys
 import tempfile
 import threading
@@ -28,13 +27,6 @@ from mqi_dagster.cli.instance import write_instance
 SIZES = (10, 1000, 10_000)
 REPORTS_PER_SECOND = 2
 WORKING = 8
-TICK = os.sysconf("SC_CLK_TCK")
-
-
-def cpu_seconds(pid: int) -> float:
-    """User and system time of a process so far."""
-    fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
-    return (int(fields[11]) + int(fields[12])) / TICK
 
 
 def looks(site: Seeded) -> tuple[float, float, float]:
@@ -71,10 +63,10 @@ def open_board(site: Seeded, seconds: float) -> float:
     try:
         with Terminal("top", "--site", str(folder), columns=120, rows=40) as terminal:
             terminal.see("simulating", seconds=300)
-            began, cpu = time.monotonic(), cpu_seconds(terminal.process.pid)
+            began, cpu = time.monotonic(), terminal.cpu_seconds
             while time.monotonic() - began < seconds:
                 terminal._read(0.5)
-            spent, passed = cpu_seconds(terminal.process.pid) - cpu, time.monotonic() - began
+            spent, passed = terminal.cpu_seconds - cpu, time.monotonic() - began
             terminal.press("q")
             terminal.end(60)
     finally:

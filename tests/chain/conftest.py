@@ -12,6 +12,7 @@ import pytest
 
 sys.path.insert(0, str(Path(__file__).parent))
 sys.path.insert(0, str(Path(__file__).parents[1] / "postgres"))
+sys.path.insert(0, str(Path(__file__).parents[1] / "hpc"))
 
 from chain import Chain
 from chain_places import Made, chain_on

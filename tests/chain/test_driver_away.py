@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import threading
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -10,7 +9,7 @@ from typing import Any
 import pytest
 from chain import Chain, deliver, quick_engine
 from ended_runs import evaluate
-from processes import wait_for
+from waiting_beams import once_it_waits
 
 from mqi_dagster.assets import gpu_looks, slots
 from mqi_dagster.cli.instance import instance_settings, pool_limit
@@ -59,22 +58,8 @@ def site(tmp_path: Path, execution: dict[str, Any] | None = None) -> tuple[Chain
 
 def run_until_it_waits(chain: Chain, case: str, then: Callable[[], None]) -> str:
     """Run beam 2; once it says why it waits, do something, and it succeeds. What it said."""
-    said: list[str] = []
-
-    def says() -> list[str]:
-        report = chain.site.ledger.progress(f"{case}__b02")
-        if report is not None and report.phase == "waiting":
-            said.append(report.message)
-        return said
-
-    def watch() -> None:
-        wait_for(says)
-        then()
-
-    watcher = threading.Thread(target=watch)
-    watcher.start()
-    (outcome,) = chain.run_beams(case, [2])
-    watcher.join()
+    with once_it_waits(chain, f"{case}__b02", then) as said:
+        (outcome,) = chain.run_beams(case, [2])
     assert outcome.success, outcome.error
     return said[0]
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 import logging
 import subprocess
 import sys
-import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from datetime import UTC, datetime, timedelta
@@ -16,7 +15,7 @@ import dagster as dg
 import pytest
 from chain import Chain
 from ended_runs import BEAM, evaluate, started
-from processes import wait_for
+from waiting_beams import once_it_waits
 
 from mqi_dagster.assets import slots
 from mqi_dagster.assets.gpu_looks import this_host
@@ -191,23 +190,9 @@ class Step:
 
 def wait_until_said(chain: Chain, run: dg.DagsterRun, then: Callable[[], None]) -> tuple[Lease, str]:
     """The slot that a run gets once it has said why it waits, and something was done; and what it said."""
-    said: list[str] = []
-
-    def says() -> list[str]:
-        report = chain.site.ledger.progress(BEAM)
-        if report is not None:
-            said.append(report.message)
-        return said
-
-    def watch() -> None:
-        wait_for(says)
-        then()
-
-    watcher = threading.Thread(target=watch)
-    watcher.start()
     step: Any = Step(chain, run)
-    lease = wait_for_slot(step, chain.site, BEAM)
-    watcher.join()
+    with once_it_waits(chain, BEAM, then) as said:
+        lease = wait_for_slot(step, chain.site, BEAM)
     return lease, said[0]
 
 

@@ -9,15 +9,14 @@ from typing import Any
 import dagster as dg
 import pytest
 from chain import Chain
+from removed_folders import RemovedFolders
 from typer.testing import CliRunner
 
 from mqi_dagster.cli.app import app
 from mqi_dagster.cli.instance import write_instance
 from mqi_dagster.errors import MqiError
 from mqi_dagster.hpc import retention
-from mqi_dagster.hpc.connection import Connection
 from mqi_dagster.hpc.errors import ConnectError
-from mqi_dagster.hpc.naming import JobFolder
 from mqi_dagster.ledger.cluster_jobs import ClusterJobState, Observation
 
 HOST: dict[str, Any] = {
@@ -30,22 +29,9 @@ HOST: dict[str, Any] = {
 LONG_AGO = datetime.now(UTC) - timedelta(days=30)
 
 
-class Clusters:
-    """What was removed on all of them, and of which jobs nothing can be."""
-
-    def __init__(self) -> None:
-        self.removed: list[str] = []
-        self.fails: dict[str, MqiError] = {}
-
-    def remove(self, connection: Connection, folder: JobFolder) -> None:
-        if folder.key in self.fails:
-            raise self.fails[folder.key]
-        self.removed.append(folder.key)
-
-
 @pytest.fixture
-def clusters(monkeypatch: pytest.MonkeyPatch) -> Clusters:
-    made = Clusters()
+def clusters(monkeypatch: pytest.MonkeyPatch) -> RemovedFolders:
+    made = RemovedFolders()
     monkeypatch.setattr(retention, "remove_folder", made.remove)
     return made
 
@@ -76,7 +62,7 @@ def tick(chain: Chain, cursor: str | None = None) -> tuple[str | None, str]:
     return data.cursor, str(data.skip_message)
 
 
-def test_the_daily_removal_takes_job_folders_some_a_tick(chain: Chain, clusters: Clusters) -> None:
+def test_the_daily_removal_takes_job_folders_some_a_tick(chain: Chain, clusters: RemovedFolders) -> None:
     clusters.fails = {"d01-1": ConnectError("no route")}
     today = datetime.now(UTC).date().isoformat()
     assert tick(chain) == (None, "10 things removed, more with the next tick")
@@ -87,7 +73,7 @@ def test_the_daily_removal_takes_job_folders_some_a_tick(chain: Chain, clusters:
     assert clusters.removed[-1] == "d01-1", "the cluster that was away answers again"
 
 
-def test_by_hand_all_go_and_what_cannot_is_said(chain: Chain, clusters: Clusters) -> None:
+def test_by_hand_all_go_and_what_cannot_is_said(chain: Chain, clusters: RemovedFolders) -> None:
     write_instance(chain.site.settings)
     arguments = ["retention", "--site", str(chain.folder)]
     would = CliRunner().invoke(app, [*arguments, "--dry-run"], catch_exceptions=False).output

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import subprocess
 import threading
 import time
@@ -28,15 +27,8 @@ SECONDS = 2.0
 """From one comparison to the next; and within it an open board has to show what is new."""
 COMMAND_EVERY = 20
 """Of so many comparisons one is with the command itself, which is started anew."""
-TICK = os.sysconf("SC_CLK_TCK")
 FRAME = b"\x1b[H"
 KEPT_BYTES = 100_000
-
-
-def cpu_seconds(pid: int) -> float:
-    """User and system time of a process so far."""
-    fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
-    return (int(fields[11]) + int(fields[12])) / TICK
 
 
 class OpenBoard:
@@ -60,7 +52,7 @@ class OpenBoard:
     def open(self) -> None:
         """Return when it shows the site."""
         self._terminal.see("beams", seconds=120)
-        self._began, self._cpu = time.monotonic(), cpu_seconds(self._terminal.process.pid)
+        self._began, self._cpu = time.monotonic(), self._terminal.cpu_seconds
         self._thread.start()
 
     def _follow(self) -> None:
@@ -75,7 +67,7 @@ class OpenBoard:
         """Press q."""
         alive = self._terminal.process.poll() is None
         if alive:
-            spent = cpu_seconds(self._terminal.process.pid) - self._cpu
+            spent = self._terminal.cpu_seconds - self._cpu
             self.share = spent / (time.monotonic() - self._began)
         self._stop.set()
         self._thread.join()

@@ -8,12 +8,12 @@ from pathlib import Path
 
 import pytest
 from hpc_cases import BEAM, make_slurm
+from removed_folders import RemovedFolders
 
 from mqi_dagster.errors import MqiError
 from mqi_dagster.hpc import retention
 from mqi_dagster.hpc.connection import Connection
 from mqi_dagster.hpc.errors import ConnectError, PathRejectedError, RemoteCommandError
-from mqi_dagster.hpc.naming import JobFolder
 from mqi_dagster.hpc.retention import Housekeeping
 from mqi_dagster.ledger import Ledger, sqlite_url
 from mqi_dagster.ledger.cluster_jobs import ClusterJob, Observation
@@ -22,22 +22,9 @@ from mqi_dagster.ledger.cluster_jobs import ClusterJobState as State
 LONG_AGO = datetime.now(UTC) - timedelta(days=30)
 
 
-class Folders:
-    """The cluster's folders: what was removed, and what stands in the way."""
-
-    def __init__(self) -> None:
-        self.removed: list[str] = []
-        self.fails: dict[str, MqiError] = {}
-
-    def remove(self, connection: Connection, folder: JobFolder) -> None:
-        if folder.key in self.fails:
-            raise self.fails[folder.key]
-        self.removed.append(folder.key)
-
-
 @pytest.fixture
-def folders(monkeypatch: pytest.MonkeyPatch) -> Folders:
-    made = Folders()
+def folders(monkeypatch: pytest.MonkeyPatch) -> RemovedFolders:
+    made = RemovedFolders()
     monkeypatch.setattr(retention, "remove_folder", made.remove)
     monkeypatch.setattr(retention, "used_bytes", lambda *_: 200_000_000_000)
     return made
@@ -68,7 +55,7 @@ def ended(ledger: Ledger, number: int, state: State = State.FAILED) -> ClusterJo
 
 @pytest.mark.parametrize("error", [PathRejectedError("not ours"), RemoteCommandError("busy", 1)])
 def test_a_folder_that_cannot_go_holds_up_no_other(
-    ledger: Ledger, folders: Folders, housekeeping: Housekeeping, error: MqiError
+    ledger: Ledger, folders: RemovedFolders, housekeeping: Housekeeping, error: MqiError
 ) -> None:
     for number in range(4):
         ended(ledger, number)
@@ -80,7 +67,7 @@ def test_a_folder_that_cannot_go_holds_up_no_other(
 
 
 def test_a_cluster_that_is_away_ends_the_removing(
-    ledger: Ledger, folders: Folders, housekeeping: Housekeeping
+    ledger: Ledger, folders: RemovedFolders, housekeeping: Housekeeping
 ) -> None:
     ended(ledger, 0)
     ended(ledger, 1)
@@ -91,7 +78,7 @@ def test_a_cluster_that_is_away_ends_the_removing(
 
 
 def test_what_stays_and_what_is_too_much_are_alarms_of_a_beam_that_is_done(
-    ledger: Ledger, folders: Folders, housekeeping: Housekeeping
+    ledger: Ledger, folders: RemovedFolders, housekeeping: Housekeeping
 ) -> None:
     ended(ledger, 0)
     done = ended(ledger, 1, State.SUCCEEDED)
@@ -103,7 +90,7 @@ def test_what_stays_and_what_is_too_much_are_alarms_of_a_beam_that_is_done(
 
 
 def test_a_job_that_is_wanted_again_keeps_its_folder(
-    ledger: Ledger, folders: Folders, housekeeping: Housekeeping, monkeypatch: pytest.MonkeyPatch
+    ledger: Ledger, folders: RemovedFolders, housekeeping: Housekeeping, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     lost, other = ended(ledger, 0, State.LOST), ended(ledger, 1)
     listed = housekeeping.kept_too_long()

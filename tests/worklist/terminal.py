@@ -85,6 +85,12 @@ class Terminal:
             seconds = 0.0
 
     @property
+    def cpu_seconds(self) -> float:
+        """User and system time of the command so far."""
+        fields = Path(f"/proc/{self.process.pid}/stat").read_text().rpartition(")")[2].split()
+        return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
+
+    @property
     def screen(self) -> list[str]:
         """Lines of the newest whole frame: of the last one the end may not have come yet."""
         frames = self.output.split(_HOME)[1:]

@@ -14,12 +14,15 @@ from mqi_dagster.assets.ancestry import ancestry
 from mqi_dagster.assets.beam import read_manifest
 from mqi_dagster.assets.jobs import BEAM_ASSETS, CASE_ASSETS, CASE_TAG, PARTITION_TAG
 from mqi_dagster.assets.lineage import latest_digest, latest_record
+from mqi_dagster.assets.record_retention import remove_records, removed_cases
 from mqi_dagster.errors import InfrastructureError, StoreError
 from mqi_dagster.partitions import BEAMS, CASES, beam_key, is_case_key
 from mqi_dagster.resources.site import Site
 
 _CASE_LEVEL = "_case"
 _CURRENT = "current"
+_FROM_INPUTS = "from its inputs, where they are kept"
+_NEVER = "never"
 
 
 class Kind(StrEnum):
@@ -29,6 +32,7 @@ class Kind(StrEnum):
     CASE = "case"
     ENGINE_LOG = "engine log"
     RUN_OUTPUT = "output of a run"
+    RECORDS = "runs of a removed case"
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,11 +70,14 @@ def spare(instance: dg.DagsterInstance, site: Site, now: datetime) -> Iterator[S
                 if folder.name in _busy_cases(instance, site):
                     # Looking at the cases before it takes time, in which more of it may have come.
                     continue
-                again = "from its inputs, where they are kept"
-                yield Spare(Kind.CASE, folder.name, folder, _size(folder), again)
+                yield Spare(Kind.CASE, folder.name, folder, _size(folder), _FROM_INPUTS)
             elif retention.superseded_days is not None:
                 limit = now - timedelta(days=retention.superseded_days)
                 yield from _superseded(instance, site, folder, limit)
+        if retention.record_days is not None:
+            limit = now - timedelta(days=retention.record_days)
+            for case, size in removed_cases(instance, site, limit, _busy_cases(instance, site)):
+                yield Spare(Kind.RECORDS, case, cases / case, size, _NEVER)
         if retention.engine_log_days is not None:
             limit = now - timedelta(days=retention.engine_log_days)
             yield from _old_files(Kind.ENGINE_LOG, site.engine_logs, "*/*.log", limit)
@@ -86,7 +93,7 @@ def remove(instance: dg.DagsterInstance, site: Site, thing: Spare) -> None:
     """Remove a thing; where it is gone already nothing happens.
 
     A result leaves its place at once and whole, so that nobody reads half of it. The partitions of a case
-    go with it; what Dagster has recorded of them stays.
+    go with it; what Dagster has recorded of them goes later, by itself.
 
     Raises:
         InfrastructureError: It cannot be removed.
@@ -95,7 +102,11 @@ def remove(instance: dg.DagsterInstance, site: Site, thing: Spare) -> None:
         if thing.kind in (Kind.ENGINE_LOG, Kind.RUN_OUTPUT):
             thing.path.unlink(missing_ok=True)
             return
+        if thing.kind is Kind.RECORDS:
+            remove_records(instance, site, thing.name)
+            return
         if thing.kind is Kind.CASE:
+            site.ledger.mark_results_removed(thing.name)
             _forget_partitions(instance, thing.name)
         site.store.discard(thing.path)
     except OSError as error:
@@ -205,7 +216,7 @@ def _old_files(kind: Kind, folder: Path, pattern: str, limit: datetime) -> Itera
     for path in sorted(folder.glob(pattern)):
         if path.is_file() and _changed(path) < limit:
             name = path.relative_to(folder).parts[0]
-            yield Spare(kind, name, path, path.stat().st_size, "never")
+            yield Spare(kind, name, path, path.stat().st_size, _NEVER)
 
 
 def _changed(path: Path) -> datetime:

@@ -121,7 +121,9 @@ class CaseRunner:
     def _conclude(self, instance: dg.DagsterInstance, manifest: CaseManifest) -> str | None:
         from mqi_dagster.sensors.conclusion import conclusion_request, conclusion_tags
 
-        request = conclusion_request(instance, manifest, conclusion_tags(self.site, manifest.case))
+        case = manifest.case
+        removed_at = self.site.ledger.results_removed_at(case)
+        request = conclusion_request(instance, manifest, removed_at, conclusion_tags(self.site, case))
         if request is None:
             return "not every beam of the case is handed over"
         tags = {**request.tags, RUN_KEY_TAG: str(request.run_key)}

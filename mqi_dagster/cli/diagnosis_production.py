@@ -27,6 +27,8 @@ _LOOPBACK = ("127.0.0.1", "::1", "localhost")
 _OLDEST_BACKUP = timedelta(days=2)
 _PER_PROCESS = 6
 """Connections that a process of Dagster holds at most at once, with the ledger's own."""
+_BOARDS, _PER_BOARD = 10, 3
+"""Boards that are left open, and what each keeps: one to the runs, one to the events, one to the ledger."""
 _CONNECT_SECONDS = 10
 _FACTS = """
 SELECT current_setting('server_version'), current_user, pg_database_size(current_database()),
@@ -70,8 +72,8 @@ def _server(settings: Settings) -> Iterator[Finding]:
         )
     else:
         yield Finding("database", Verdict.OK, found)
-    needed = _PER_PROCESS * (settings.execution.max_runs + len(Service))
-    room = f"{most} allowed, {now} in use, ours need up to {needed}"
+    needed = _PER_PROCESS * (settings.execution.max_runs + len(Service)) + _BOARDS * _PER_BOARD
+    room = f"{most} allowed, {now} in use, ours need up to {needed}, {_BOARDS} open boards among them"
     verdict = Verdict.OK if needed <= most else Verdict.WARNING
     yield Finding(
         "connections", verdict, room, "" if needed <= most else "raise max_connections of the server"

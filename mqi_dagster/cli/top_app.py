@@ -24,8 +24,10 @@ from mqi_dagster.worklist import BeamStand
 from mqi_dagster.worklist.reading import plain_errors
 
 _PAGE = 10
-_WAIT_SECONDS = 60.0
-"""The reader wakes whoever waits for a key, so that this is only a limit."""
+_LATE_SECONDS = 0.5
+"""Within it after its time a look has woken whoever waits for a key, or the screen is drawn without it."""
+_OLD_SECONDS = 1.0
+"""What is older than a look's time and this is said to be old."""
 
 
 class Board:
@@ -44,6 +46,7 @@ class Board:
         self._reader = reader
         self._view = view
         self._console = console
+        self._seconds = seconds
         self._keys = Keys(sys.stdin.fileno())
         self._background = BackgroundReader(reader, seconds, self._keys.wake)
         self._log_of: BeamStand | None = None
@@ -65,7 +68,7 @@ class Board:
                 while not self._view.quit and self._background.refused is None:
                     self._follow_log()
                     live.update(self._screen(), refresh=True)
-                    key = self._keys.read(_WAIT_SECONDS)
+                    key = self._keys.read(self._seconds + _LATE_SECONDS)
                     if key is not None:
                         self._press(key)
             except (KeyboardInterrupt, EOFError):
@@ -76,8 +79,11 @@ class Board:
             raise self._background.refused
 
     def _screen(self) -> Screen:
-        work, error = self._background.work, self._background.error
-        return Screen(work, self._view, self._site.settings.site.name, error, datetime.now(UTC))
+        work, error, now = self._background.work, self._background.error, datetime.now(UTC)
+        if error is None and work is not None:
+            age = (now - work.at).total_seconds()
+            error = "the records have not answered since" if age > self._seconds + _OLD_SECONDS else None
+        return Screen(work, self._view, self._site.settings.site.name, error, now)
 
     @contextmanager
     def _woken_by_a_new_size(self) -> Iterator[None]:

@@ -15,6 +15,11 @@ from mqi_dagster.resources.site import Site
 from mqi_dagster.worklist import Work, Worklist
 from mqi_dagster.worklist.reading import plain_errors
 
+_STATEMENT_MS = 10_000
+_RECYCLE_SECONDS = 600
+_OVERFLOW = 2
+"""The log that is open is read beside the board."""
+
 
 class BoardReader:
     """Opens a site's records for reading, and again after they were away.
@@ -23,12 +28,16 @@ class BoardReader:
         site: The site.
         history: How long a concluded case is still listed.
         causes_at_once: First causes of failures that one look reads at most; None for all.
+        again: Whether it looks again and again, and so keeps its connections to a server from look to look.
     """
 
-    def __init__(self, site: Site, history: timedelta, causes_at_once: int | None = None) -> None:
+    def __init__(
+        self, site: Site, history: timedelta, causes_at_once: int | None = None, *, again: bool = False
+    ) -> None:
         self._site = site
         self._history = history
         self._causes_at_once = causes_at_once
+        self._again = again
         self._instance: dg.DagsterInstance | None = None
         self._worklist: Worklist | None = None
 
@@ -47,7 +56,7 @@ class BoardReader:
         try:
             if self._worklist is None:
                 with plain_errors():
-                    self._instance = self._instance or open_instance(self._site.settings)
+                    self._instance = self._open()
                 self._worklist = Worklist(
                     self._instance,
                     self._site,
@@ -57,9 +66,18 @@ class BoardReader:
                 )
             return self._worklist.look()
         except InfrastructureError:
-            # Whoever comes back may be of another revision: that is looked at anew.
+            # Whoever comes back may be of another revision, and connections that were kept are dead.
             self._worklist = None
             raise
+
+    def _open(self) -> dg.DagsterInstance:
+        instance = open_instance(self._site.settings)
+        if self._again:
+            # Dagster opens a connection for every question else, which is most of what a look costs.
+            instance.optimize_for_webserver(
+                statement_timeout=_STATEMENT_MS, pool_recycle=_RECYCLE_SECONDS, max_overflow=_OVERFLOW
+            )
+        return instance
 
 
 class BackgroundReader:

@@ -180,7 +180,8 @@ class LocalExecutor:
         self._forget(job)
 
     def clear(self, job: Job, handle: JobHandle) -> str:
-        """Nothing: the job's folder is its worker's own, which removes it."""
+        """Forget the engine, so that its key starts one anew; the job's folder goes with its worker."""
+        self._children.pop(_identity(job), None)
         return ""
 
     def give_up(self, job: Job, reason: str) -> None:

@@ -53,16 +53,24 @@ class Housekeeping:
         return "; ".join(alarm for alarm in (*alarms, self.measure()) if alarm)
 
     def kept_too_long(self) -> list[ClusterJob]:
-        """The jobs whose folders have been kept as long as the settings say."""
+        """The jobs whose folders nobody needs any more, or have been kept as long as the settings say.
+
+        Of a dose that is published the folder is needed no more, where it could not be removed at once.
+        """
         if self._slurm.retention.keep is Keep.ALL:
             return []
         now, keep = datetime.now(UTC), timedelta(days=self._slurm.retention.failed_days)
-        return [
-            job
-            for job in self._ledger.kept_jobs(self._name, now - keep)
-            if job.state is not ClusterJobState.SUCCEEDED
-            or (job.ended_at is not None and now - job.ended_at > _FETCHED_WITHIN)
-        ]
+        kept = self._ledger.kept_jobs(self._name, now)
+        published = self._ledger.succeeded({job.beam for job in kept})
+        found = []
+        for job in kept:
+            succeeded = job.state is ClusterJobState.SUCCEEDED
+            days = max(keep, _FETCHED_WITHIN) if succeeded else keep
+            old = job.ended_at is not None and now - job.ended_at > days
+            # The key of a job is the beam's mark and the key of its attempt.
+            if old or (succeeded and (job.beam, job.key.partition("-")[2]) in published):
+                found.append(job)
+        return found
 
     def remove_kept(self, *, limit: int | None = None) -> int:
         """Remove those folders, as many as can be; how many.

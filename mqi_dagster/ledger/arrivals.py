@@ -6,7 +6,7 @@ from collections.abc import Collection
 from dataclasses import dataclass
 from datetime import datetime
 
-from sqlalchemy import Row, Select, delete, func, insert, or_, select, update
+from sqlalchemy import Row, Select, and_, delete, func, insert, or_, select, update
 
 from mqi_dagster.errors import ConfigurationError, InfrastructureError
 from mqi_dagster.ledger.database import Database
@@ -30,11 +30,18 @@ class Arrival:
     next_check: datetime | None
     requested_fingerprint: str | None
     requested_at: datetime | None
+    results_removed_at: datetime | None = None
+    """When retention has last removed its results and partitions."""
+    records_removed_at: datetime | None = None
+    """When retention has last removed its runs."""
 
     @property
     def is_open(self) -> bool:
         """Whether a run has to be asked for."""
         return self.ready and self.fingerprint != self.requested_fingerprint
+
+
+_OPEN = and_(ARRIVAL.c.ready, ARRIVAL.c.fingerprint.is_distinct_from(ARRIVAL.c.requested_fingerprint))
 
 
 def _arrival(row: Row[tuple[object, ...]]) -> Arrival:
@@ -117,7 +124,7 @@ class ArrivalRows(Database):
         """Cases that are ready and for whose present files no run was asked yet, most urgent first."""
         return self._arrivals(
             select(ARRIVAL)
-            .where(ARRIVAL.c.ready, ARRIVAL.c.fingerprint.is_distinct_from(ARRIVAL.c.requested_fingerprint))
+            .where(_OPEN)
             .order_by(ARRIVAL.c.priority.desc(), ARRIVAL.c.first_seen, ARRIVAL.c.case)
             .limit(limit)
         )
@@ -133,8 +140,18 @@ class ArrivalRows(Database):
         return self._arrivals(select(ARRIVAL).order_by(ARRIVAL.c.first_seen, ARRIVAL.c.case))
 
     def arrivals_since(self, moment: datetime) -> tuple[int, list[Arrival]]:
-        """How many cases there are, and those that were seen changed or asked for at or after a moment."""
-        newer = or_(ARRIVAL.c.changed_at >= moment, ARRIVAL.c.requested_at >= moment)
+        """How many cases there are, and those seen changed, asked for or removed at or after a moment."""
+        newer = or_(
+            *(
+                column >= moment
+                for column in (
+                    ARRIVAL.c.changed_at,
+                    ARRIVAL.c.requested_at,
+                    ARRIVAL.c.results_removed_at,
+                    ARRIVAL.c.records_removed_at,
+                )
+            )
+        )
         with self._read() as connection:
             count = connection.execute(select(func.count()).select_from(ARRIVAL)).scalar_one()
             rows = connection.execute(select(ARRIVAL).where(newer)).all()
@@ -179,6 +196,37 @@ class ArrivalRows(Database):
                 )
             )
             return int(dropped.rowcount)
+
+    def mark_results_removed(self, case: str) -> None:
+        """Note that the results of a case are removed; nothing where it was never seen."""
+        self._mark(case, "results_removed_at")
+
+    def mark_records_removed(self, case: str) -> None:
+        """Note that the runs of a removed case are removed; nothing where it was never seen."""
+        self._mark(case, "records_removed_at")
+
+    def removed_with_records(self, before: datetime) -> list[str]:
+        """Cases whose results were removed before a moment, and whose runs were not since, in that order.
+
+        One for whose present files a run has still to be asked for is left out.
+        """
+        results, records = ARRIVAL.c.results_removed_at, ARRIVAL.c.records_removed_at
+        query = (
+            select(ARRIVAL.c.case)
+            .where(results < before, or_(records.is_(None), records < results), ~_OPEN)
+            .order_by(results, ARRIVAL.c.case)
+        )
+        with self._read() as connection:
+            return list(connection.execute(query).scalars())
+
+    def results_removed_at(self, case: str) -> datetime | None:
+        """When retention has last removed the results of a case; None where it never has."""
+        row = self.arrival(case)
+        return None if row is None else row.results_removed_at
+
+    def _mark(self, case: str, column: str) -> None:
+        with self._write() as connection:
+            connection.execute(update(ARRIVAL).where(ARRIVAL.c.case == case).values({column: self._clock()}))
 
     def _arrivals(self, query: Select[tuple[object, ...]]) -> list[Arrival]:
         with self._read() as connection:

@@ -136,6 +136,19 @@ class AttemptRows(Database):
                 found.update((row.beam, _attempt(row)) for row in rows)
         return found
 
+    def succeeded(self, beams: Collection[str]) -> set[tuple[str, str]]:
+        """Beam and job key of every attempt of some beams whose dose was verified and published."""
+        found: set[tuple[str, str]] = set()
+        with self._read() as connection:
+            for some in batched(beams):
+                rows = connection.execute(
+                    select(ATTEMPT).where(
+                        ATTEMPT.c.beam.in_(some), ATTEMPT.c.outcome == Outcome.SUCCEEDED.value
+                    )
+                ).all()
+                found |= {(attempt.beam, attempt.job_key) for attempt in map(_attempt, rows)}
+        return found
+
     def failures(self, beam: str, digest: str) -> int:
         """How many attempts at this digest the engine has failed."""
         with self._read() as connection:

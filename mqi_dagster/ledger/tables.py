@@ -25,7 +25,7 @@ from sqlalchemy import (
     text,
 )
 
-REVISION = "0004"
+REVISION = "0005"
 VERSION_TABLE = "mqi_ledger_version"
 
 
@@ -83,6 +83,9 @@ ARRIVAL = Table(
     Column("next_check", UtcDateTime),
     Column("requested_fingerprint", String(200)),
     Column("requested_at", UtcDateTime),
+    # What retention has taken away of it, the last time.
+    Column("results_removed_at", UtcDateTime),
+    Column("records_removed_at", UtcDateTime),
 )
 
 SLOT = Table(

@@ -1,5 +1,7 @@
 """Manifests that passed their check become beam partitions and beam runs."""
 
+from datetime import datetime
+
 import dagster as dg
 
 from mqi_dagster.assets.beam import read_manifest
@@ -141,14 +143,20 @@ def _look(
     if not latest_run_succeeded(instance, case) or not passed(instance, "case_manifest", "integrity", case):
         return [], []
     manifest = read_manifest(instance, site, case)
-    wanted = _not_asked(instance, beam_requests(manifest, site.settings.handover.target, priority))
+    asked_for = beam_requests(manifest, site.settings.handover.target, priority)
+    wanted = _not_asked(instance, asked_for, site.ledger.results_removed_at(case))
     return [beam_key(case, entry.number) for entry in manifest.beams], wanted
 
 
-def _not_asked(instance: dg.DagsterInstance, requests: list[dg.RunRequest]) -> list[dg.RunRequest]:
+def _not_asked(
+    instance: dg.DagsterInstance, requests: list[dg.RunRequest], since: datetime | None
+) -> list[dg.RunRequest]:
     """The requests whose runs do not exist yet, each under the run key that is free for it."""
     asked = asked_keys(
-        instance, beam_job.name, {str(request.partition_key): str(request.run_key) for request in requests}
+        instance,
+        beam_job.name,
+        {str(request.partition_key): str(request.run_key) for request in requests},
+        since,
     )
     return [
         dg.RunRequest(run_key=asked[beam][0], partition_key=beam, tags=request.tags)

@@ -1,6 +1,7 @@
 """Cases whose beams are all handed over are concluded, once for each set of results."""
 
 from collections.abc import Mapping
+from datetime import datetime
 
 import dagster as dg
 
@@ -26,13 +27,17 @@ HANDED_OVER = dg.AssetKey("handed_over")
 
 
 def conclusion_request(
-    instance: dg.DagsterInstance, manifest: CaseManifest, tags: Mapping[str, str] | None = None
+    instance: dg.DagsterInstance,
+    manifest: CaseManifest,
+    removed_at: datetime | None,
+    tags: Mapping[str, str] | None = None,
 ) -> dg.RunRequest | None:
     """The conclusion run of a case, None while a beam is in work, has failed, or was never handed over.
 
     Args:
         instance: Dagster's.
         manifest: Of the case.
+        removed_at: When the results of the case were last removed; None where they never were.
         tags: Of the run.
     """
     beams = [beam_key(manifest.case, entry.number) for entry in manifest.beams]
@@ -46,8 +51,9 @@ def conclusion_request(
             return None
         versions[beam] = f"{dose}:{digest}"
     signature = digest_of(versions=versions, partial=manifest.partial)[:16]
-    key, _ = asked_key(instance, conclusion_job.name, manifest.case, f"{manifest.case}:{signature}")
-    return dg.RunRequest(run_key=key, partition_key=manifest.case, tags=dict(tags or {}))
+    case = manifest.case
+    key, _ = asked_key(instance, conclusion_job.name, case, f"{case}:{signature}", removed_at)
+    return dg.RunRequest(run_key=key, partition_key=case, tags=dict(tags or {}))
 
 
 def conclusion_tags(site: Site, case: str) -> dict[str, str]:
@@ -95,7 +101,10 @@ def cases_to_conclude(interval: int) -> dg.SensorDefinition:
                 if any_unfinished(context.instance, [case, *beams]):
                     pending.append(case)
                     continue
-                request = conclusion_request(context.instance, manifest, conclusion_tags(site, case))
+                removed_at = site.ledger.results_removed_at(case)
+                request = conclusion_request(
+                    context.instance, manifest, removed_at, conclusion_tags(site, case)
+                )
             except Exception as error:  # noqa: BLE001 - one case must not keep all others waiting
                 # Kept, so that a case is not lost to a store that is away for a moment.
                 context.log.error("case %s: %s", case, safe_text(error))

@@ -3,6 +3,7 @@
 import json
 import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from datetime import datetime
 
 import dagster as dg
 from dagster._core.storage.dagster_run import FINISHED_STATUSES
@@ -78,37 +79,49 @@ def latest_run_succeeded(instance: dg.DagsterInstance, partition: str) -> bool:
     return run is not None and run.status is dg.DagsterRunStatus.SUCCESS
 
 
-def asked_key(instance: dg.DagsterInstance, job: str, partition: str, key: str) -> tuple[str, bool]:
+def asked_key(
+    instance: dg.DagsterInstance, job: str, partition: str, key: str, since: datetime | None = None
+) -> tuple[str, bool]:
     """The run key under which something is to be asked of a partition now, and whether its run exists.
 
     Dagster uses a run key up for ever. Where something else was asked for in between (files were taken out
     and put back, a calibration was changed and changed back), the same is asked anew, under a key with a
     number: else nothing would run, and what was made in between would pass for the present.
+
+    Args:
+        instance: Dagster's.
+        job: Name of the job.
+        partition: Case or beam.
+        key: What is asked for.
+        since: When the results of the case were last removed: a run from before does not count as asked for.
     """
-    return asked_keys(instance, job, {partition: key})[partition]
+    return asked_keys(instance, job, {partition: key}, since)[partition]
 
 
 def asked_keys(
-    instance: dg.DagsterInstance, job: str, keys: Mapping[str, str]
+    instance: dg.DagsterInstance, job: str, keys: Mapping[str, str], since: datetime | None = None
 ) -> dict[str, tuple[str, bool]]:
     """`asked_key` of several partitions, by one query."""
-    runs = instance.get_runs(dg.RunsFilter(job_name=job, tags={PARTITION_TAG: list(keys)})) if keys else []
+    of_these = dg.RunsFilter(job_name=job, tags={PARTITION_TAG: list(keys)})
+    records = instance.get_run_records(of_these) if keys else []
     found = {}
     for partition, key in keys.items():
         # A re-execution repeats what was asked for; it asks for nothing itself.
         asked = [
-            run.tags[RUN_KEY_TAG]
-            for run in runs
-            if run.tags[PARTITION_TAG] == partition
+            (run.tags[RUN_KEY_TAG], record.create_timestamp)
+            for record in records
+            if (run := record.dagster_run).tags[PARTITION_TAG] == partition
             and RUN_KEY_TAG in run.tags
             and run.parent_run_id is None
             and RETRY_OF_TAG not in run.tags
         ]
-        same = [one == key or one.startswith(f"{key}:") for one in asked]
+        same = [one == key or one.startswith(f"{key}:") for one, _ in asked]
         if not any(same):
             found[partition] = (key, False)
-        else:
-            found[partition] = (asked[0], True) if same[0] else (f"{key}:{len(asked) + 1}", False)
+            continue
+        latest, created = asked[0]
+        stands = same[0] and (since is None or created >= since)
+        found[partition] = (latest, True) if stands else (f"{key}:{len(asked) + 1}", False)
     return found
 
 

@@ -22,5 +22,10 @@ class SiteRetention(Section):
     case_days: Days | None = Field(
         None, description="All results and partitions of a concluded case; the hand-over stays."
     )
+    record_days: Days | None = Field(
+        None,
+        description="Runs of a case and all that Dagster has recorded of them, counted from the removal of"
+        " its results by `case_days`.",
+    )
     engine_log_days: Days | None = Field(90.0, description="What engines have printed.")
     run_output_days: Days | None = Field(30.0, description="What runs have printed; their events stay.")

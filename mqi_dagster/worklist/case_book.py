@@ -60,7 +60,7 @@ class CaseBook:
     ) -> None:
         self._instance = instance
         self._from = known
-        self._manifests = Manifests(instance, site, known.events)
+        self._manifests = Manifests(instance, site, known.events, known.ledger)
         self._history = history
         self._causes_at_once = causes_at_once
         self._causes: dict[str, Cause] = {}
@@ -160,6 +160,8 @@ class CaseBook:
         if self._history is None:
             return False
         run, arrival = self._from.runs.latest.get(case), self._from.ledger.arrivals.get(case)
+        if run is None and arrival is not None and arrival.ready and self._is_removed(case):
+            return True
         if run is None or run.state is not RunState.DONE or run.job != CONCLUSION or run.ended is None:
             return False
         if self._now - run.ended < self._history or (arrival is not None and arrival.is_open):
@@ -174,10 +176,13 @@ class CaseBook:
         return done and bool(beams) and self._manifests.concluded(case, beams)
 
     def _is_removed(self, case: str) -> bool:
-        """Whether only the records of a concluded case are left, as after `retention.case_days`."""
-        run = self._from.runs.latest.get(case)
-        concluded = run is not None and run.state is RunState.DONE and run.job == CONCLUSION
-        return concluded and case not in self._from.events.cases
+        """Whether at most the records of a concluded case are left, as after `retention.case_days`."""
+        if case in self._from.events.cases:
+            return False
+        run, arrival = self._from.runs.latest.get(case), self._from.ledger.arrivals.get(case)
+        if run is None:
+            return arrival is not None and arrival.results_removed_at is not None and not arrival.is_open
+        return run.state is RunState.DONE and run.job == CONCLUSION
 
     # One case
 

@@ -13,6 +13,7 @@ from mqi_dagster.errors import StoreError
 from mqi_dagster.partitions import beam_key
 from mqi_dagster.resources.site import Site
 from mqi_dagster.sensors.conclusion import conclusion_request
+from mqi_dagster.worklist.ledger_look import LedgerLook
 from mqi_dagster.worklist.made import BEAM_HANDED, CASE_HANDED, DOSE, MANIFEST, EventBook
 
 
@@ -23,12 +24,16 @@ class Manifests:
         instance: Dagster's records.
         site: The site.
         events: What was made.
+        ledger: Knows which cases were removed.
     """
 
-    def __init__(self, instance: dg.DagsterInstance, site: Site, events: EventBook) -> None:
+    def __init__(
+        self, instance: dg.DagsterInstance, site: Site, events: EventBook, ledger: LedgerLook
+    ) -> None:
         self._instance = instance
         self._site = site
         self._events = events
+        self._ledger = ledger
         self._read: dict[str, tuple[int | None, CaseManifest | None]] = {}
         self._known: dict[str, tuple[object, bool]] = {}
 
@@ -72,8 +77,9 @@ class Manifests:
         return known[1]
 
     def _asked_and_done(self, case: str) -> bool:
-        manifest = self.of(case)
-        request = conclusion_request(self._instance, manifest) if manifest is not None else None
+        manifest, arrival = self.of(case), self._ledger.arrivals.get(case)
+        removed_at = arrival.results_removed_at if arrival is not None else None
+        request = conclusion_request(self._instance, manifest, removed_at) if manifest is not None else None
         if request is None:
             return False
         asked = self._instance.get_runs(dg.RunsFilter(tags={RUN_KEY_TAG: str(request.run_key)}), limit=1)

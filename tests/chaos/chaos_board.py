@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import json
+import re
 import subprocess
 import threading
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import closing, contextmanager
+from datetime import UTC, datetime, timedelta
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -28,6 +31,9 @@ SECONDS = 2.0
 COMMAND_EVERY = 20
 """Of so many comparisons one is with the command itself, which is started anew."""
 FRAME = b"\x1b[H"
+READ_AT = re.compile(r"\d{4}-\d\d-\d\d \d\d:\d\d:\d\d(?= UTC)")
+UNTOLD = timedelta(seconds=5)
+"""Two seconds, one that is rounded off, and two for a frame that waits to be read here."""
 KEPT_BYTES = 100_000
 
 
@@ -63,6 +69,17 @@ class OpenBoard:
                 self._frames.append(time.monotonic())
             self._terminal.output = self._terminal.output[-KEPT_BYTES:]
 
+    def _judge(self, screen: list[str]) -> None:
+        read_at = next((found[0] for line in screen[:1] if (found := READ_AT.search(line))), None)
+        if read_at is None:
+            return
+        if read_at != self._read_at:
+            self._read_at = read_at
+            self._looks.append(time.monotonic())
+        age = datetime.now(UTC) - datetime.strptime(f"{read_at}+0000", "%Y-%m-%d %H:%M:%S%z")
+        if age > UNTOLD and not any(" old: " in line for line in screen[:2]):
+            self.untold += 1
+
     def close(self) -> None:
         """Press q."""
         alive = self._terminal.process.poll() is None
@@ -76,10 +93,18 @@ class OpenBoard:
             self.ended = self._terminal.end()
         self._terminal.__exit__(None, None, None)
 
-    def gaps(self) -> Iterator[tuple[float, float]]:
-        """Begin and length of the times without a new frame."""
-        for earlier, later in zip(self._frames, self._frames[1:], strict=False):
-            yield earlier, later - earlier
+    def described(self) -> str:
+        """How often it was drawn, and read."""
+        return (
+            f"{_gaps('frames', self._frames)}; {_gaps('readings', self._looks)};"
+            f" {self.untold} frames of an old reading do not say so"
+        )
+
+
+def _gaps(what: str, moments: list[float]) -> str:
+    lengths = [later - earlier for earlier, later in pairwise(moments)]
+    late = sum(length > SECONDS for length in lengths)
+    return f"{len(moments)} {what}, {late} later than {SECONDS:g} s, the longest {max(lengths):.1f} s"
 
 
 class BoardWatch:
@@ -155,12 +180,9 @@ class BoardWatch:
 
     def tell(self, say: Callable[[str], None]) -> None:
         """What was measured."""
-        lengths = sorted(length for _, length in self.board.gaps())
-        late = sum(length > SECONDS for length in lengths)
         say(
             f"mqi top of {self._site.name}: {self.compared} looks compared, {self.away} without records,"
-            f" {len(self.wrong)} wrong; {100 * self.board.share:.1f} % of a core; {len(lengths) + 1}"
-            f" frames, {late} later than {SECONDS:g} s, the longest {lengths[-1]:.1f} s"
+            f" {len(self.wrong)} wrong; {100 * self.board.share:.1f} % of a core; {self.board.described()}"
         )
 
 

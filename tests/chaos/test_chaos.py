@@ -107,3 +107,4 @@ def test_every_case_is_concluded_once_however_much_dies(
         assert watch.broken is None and watch.board.ended == 0
         assert watch.compared > 20 * MINUTES / 3
         assert watch.board.share < 0.05
+        assert watch.board.untold == 0

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from contextlib import closing
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
@@ -101,3 +102,27 @@ def test_a_job_that_is_wanted_again_keeps_its_folder(
     ledger.observe_jobs("hpc", [Observation(lost.key, "200", State.SUCCEEDED)])
     assert housekeeping.remove_kept() == 1, "the other one again, and not that of the new job"
     assert set(folders.removed) == {other.key}
+
+
+def test_the_folder_of_a_published_dose_that_could_not_go_at_once_goes_with_the_next_job(
+    tmp_path: Path, folders: RemovedFolders, nowhere: Connection
+) -> None:
+    with closing(Ledger.open(sqlite_url(tmp_path / "today.db"))) as ledger:
+        ledger.take_turn("hpc", shortest=timedelta(0), hold=timedelta(0))
+        housekeeping = Housekeeping("hpc", nowhere, make_slurm(), ledger)
+        published, lost = (ledger.begin_attempt(BEAM, digest, "run") for digest in ("aa", "bb"))
+        ledger.end_attempt(published, "succeeded")
+        ledger.end_attempt(lost, "lost", "its worker died before it had fetched")
+        made = {}
+        for number, key in enumerate(("mark-aa-1", "mark-bb-1", "mark-cc-1"), start=1):
+            ledger.reserve_job("hpc", key, BEAM, "P1.fx0001/b01")
+            ledger.job_submitted("hpc", key, str(number))
+            ledger.observe_jobs("hpc", [Observation(key, str(number), State.SUCCEEDED)])
+            made[key] = ledger.cluster_job("hpc", key)
+        folders.fails = {"mark-aa-1": ConnectError("away")}
+        with pytest.raises(ConnectError):
+            housekeeping.clear(made["mark-aa-1"])
+        folders.fails = {}
+        housekeeping.clear(made["mark-cc-1"])
+        assert folders.removed == ["mark-cc-1", "mark-aa-1"]
+        assert housekeeping.kept_too_long() == []

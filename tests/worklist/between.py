@@ -290,6 +290,8 @@ def _case_stages(seen: Snapshot, case: str) -> set[str]:
 def _queue(before: Snapshot, said: dict[str, Any], after: Snapshot) -> list[str]:
     both = before.unfinished.keys() | after.unfinished.keys()
     moved = sum(before.unfinished.get(run) != after.unfinished.get(run) for run in both)
+    # Those that have come and gone in between.
+    moved += len(_ids(after) - _ids(before) - both)
     found = []
     for name, queued in (("queued", True), ("in_work", False)):
         counts = [
@@ -298,6 +300,10 @@ def _queue(before: Snapshot, said: dict[str, Any], after: Snapshot) -> list[str]
         if not min(counts) - moved <= said["queue"][name] <= max(counts) + moved:
             found.append(f"{said['queue'][name]} runs {name}, not {counts}")
     return found
+
+
+def _ids(seen: Snapshot) -> set[str]:
+    return set().union(*(run.runs for run in seen.runs.values()))
 
 
 def _slots(before: Snapshot, said: dict[str, Any], after: Snapshot) -> list[str]:

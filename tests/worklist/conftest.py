@@ -11,6 +11,7 @@ import dagster as dg
 import pytest
 
 sys.path.insert(0, str(Path(__file__).parent))
+sys.path.insert(0, str(Path(__file__).parents[1] / "postgres"))
 
 from seeded import Seeded
 

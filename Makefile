@@ -72,17 +72,18 @@ test: install-dev
 
 test-all: install-dev
 	@tests/system-packages
-	@$(BIN)/python -m pytest -m "slow and not chaos" -n 2 --dist worksteal --durations=0
+	@$(BIN)/python -m pytest -m "slow and not chaos" -n 3 --dist worksteal --durations=0
+	@$(MAKE) --no-print-directory test-chaos
 	@$(MAKE) --no-print-directory mutate
 
 test-chaos: install-dev
 	@tests/system-packages
-	@$(BIN)/python -m pytest tests/chaos -m chaos -s
+	@$(BIN)/python -m pytest tests/chaos -m chaos -s --durations=0
 
 test-postgres: install-dev
 	@$(PYTHON) deploy/postgres install
 	@$(BIN)/python -m pytest -m postgres -n 2 --dist worksteal --durations=10 tests/postgres tests/ledger \
-	  tests/chain/test_sensors.py tests/services/test_services_on_postgres.py tests/production
+	  tests/chain/test_sensors.py tests/services/test_services_on_postgres.py tests/production tests/worklist
 
 mutate: install-dev
 	@$(BIN)/python tests/mutate.py

@@ -47,6 +47,11 @@ class OpenBoard:
     def __init__(self, folder: Path) -> None:
         self._terminal = Terminal("top", "--site", str(folder), columns=140, rows=50)
         self._frames: list[float] = []
+        self._looks: list[float] = []
+        """When a frame has shown another reading than the one before."""
+        self._read_at = ""
+        self.untold = 0
+        """Frames of an old reading that do not say so."""
         self._stop = threading.Event()
         self._thread = threading.Thread(target=self._follow)
         self._cpu = self._began = 0.0
@@ -67,6 +72,7 @@ class OpenBoard:
             self._terminal._read(0.1)
             if self._terminal.output.count(FRAME) > seen:
                 self._frames.append(time.monotonic())
+                self._judge(self._terminal.screen)
             self._terminal.output = self._terminal.output[-KEPT_BYTES:]
 
     def _judge(self, screen: list[str]) -> None:
@@ -102,7 +108,7 @@ class OpenBoard:
 
 
 def _gaps(what: str, moments: list[float]) -> str:
-    lengths = [later - earlier for earlier, later in pairwise(moments)]
+    lengths = [later - earlier for earlier, later in pairwise(moments)] or [0.0]
     late = sum(length > SECONDS for length in lengths)
     return f"{len(moments)} {what}, {late} later than {SECONDS:g} s, the longest {max(lengths):.1f} s"
 

@@ -21,6 +21,7 @@ from stack import Stack
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(900)]
 
+STALE_SECONDS = 3
 TERMINATE = """
 mutation Terminate($runId: String!) {
   terminateRun(runId: $runId, terminatePolicy: SAFE_TERMINATE) { __typename }
@@ -82,6 +83,43 @@ def test_beams_in_flight_outlive_three_stops_of_the_whole_service(
     for asset in ("raw_dose", "rt_dose", "handed_over"):
         assert sorted(stack.materialised(asset).values()) == [1] * 8, asset
     assert not list((shared / name).glob("*/*/*/job.sh")), "a folder of a job is left on the cluster"
+
+
+def test_after_a_crash_of_the_services_machine_another_run_watches_the_same_job(
+    site: Callable[..., Stack], cluster: Any, shared: Path, tmp_path: Path
+) -> None:
+    name = tmp_path.name
+    stack = site()
+    steer(shared, name, seconds=3600)
+    case = stack.case_of(stack.deliver(seed=24, beams=1))
+    wait(lambda: starts(shared, name), "the engine runs", 120)
+    jobs = live_jobs(cluster)
+    (crashed,) = stack.runs("beam")
+    services = {int(process.split(":")[0]) for process in stack.services["processes"].values()}
+    spawned = stack.processes("multiprocessing.spawn")
+    workers = [pid for pid in spawned if pid not in services and "resource_tracker" not in spawned[pid]]
+    start_again = stack.crash("code-location", *workers)
+    stale = time.monotonic() + STALE_SECONDS
+    start_again()
+    wait(lambda: stack.answers("code-location"), "the code location is there again", 120)
+    stale = max(stale, time.monotonic())
+
+    def taken_up() -> bool:
+        (lease,) = stack.ledger().leases()
+        return lease.owner != crashed.run_id and working(stack) == [f"{case}__b02"]
+
+    wait(taken_up, "another run watches the job", 120)
+    assert time.monotonic() - stale < 60
+    assert live_jobs(cluster) == jobs
+    steer(shared, name, seconds=1)
+    stack.wait_for_conclusion(case)
+    first, second = stack.runs("beam")
+    assert (first.run_id, first.status) == (crashed.run_id, dg.DagsterRunStatus.FAILURE)
+    assert second.status is dg.DagsterRunStatus.SUCCESS
+    assert len(starts(shared, name)) == 1, "an engine was started twice"
+    assert stack.ledger().leases() == []
+    attempts = [(one.number, one.outcome) for one in stack.ledger().attempts(f"{case}__b02")]
+    assert attempts == [(1, "succeeded")]
 
 
 def working(stack: Stack) -> list[str]:

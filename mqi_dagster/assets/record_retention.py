@@ -2,60 +2,83 @@
 
 import shutil
 from collections.abc import Collection, Iterator
+from contextlib import suppress
 from datetime import datetime
 from pathlib import Path
 
 import dagster as dg
 from dagster._core.storage.event_log import SqliteEventLogStorage
+from dagster._core.storage.event_log.schema import SqlEventLogStorageTable
+from dagster._core.storage.event_log.sql_event_log import SqlEventLogStorage
+from sqlalchemy import select
 
 from mqi_dagster.assets.jobs import PARTITION_TAG
+from mqi_dagster.assets.lineage import latest_record
+from mqi_dagster.errors import ConfigurationError
 from mqi_dagster.partitions import CASES
 from mqi_dagster.resources.site import Site
+from mqi_dagster.store.files import size_of
 
 
 def removed_cases(
     instance: dg.DagsterInstance, site: Site, before: datetime, busy: Collection[str]
 ) -> Iterator[tuple[str, int]]:
-    """Cases whose results were removed before a moment and whose runs are still there, and their bytes.
+    """Cases whose results were removed before a moment and whose runs can go now.
 
     Args:
         instance: Dagster's.
         site: The site.
         before: The moment.
         busy: Cases with a run queued, in work or still to be tried again.
+
+    Yields:
+        Case, and the bytes of the files that go with its runs: rows in tables are not counted.
     """
     for case in site.ledger.removed_with_records(before):
         if case in busy or _is_there(instance, site, case):
             # More of it has come, or its removal was cut short.
             continue
-        yield (
-            case,
-            sum(_size(path) for run in _runs_of(instance, case) for path in _files(instance, site, run)),
-        )
+        runs = _runs_of(instance, case)
+        if not _any_newest(instance, runs):
+            yield case, sum(size_of(path) for run in runs for path in _files(instance, site, run))
 
 
-def remove_records(instance: dg.DagsterInstance, site: Site, case: str) -> None:
-    """Remove the runs of a removed case that have ended, with what Dagster has recorded of them.
+def remove_records(instance: dg.DagsterInstance, site: Site, case: str) -> bool:
+    """Remove the runs of a removed case, with their events and output; whether they could go.
 
-    Nothing happens where more of the case has come since. What the ledger knows of it stays: its number, what
-    was asked for, and the attempts, by whose numbers its jobs on clusters are told apart.
+    They stay where more of the case has come since. What the ledger knows of it stays: its number, what was
+    asked for, and the attempts, by whose numbers its jobs on clusters are told apart.
 
     Raises:
         OSError: A file cannot be removed.
     """
     runs = _runs_of(instance, case)
-    if any(not run.is_finished for run in runs) or _is_there(instance, site, case):
-        return
+    if any(not run.is_finished for run in runs) or _any_newest(instance, runs):
+        return False
+    if _is_there(instance, site, case):
+        return False
+    # The newest first: a new run key is numbered by how many are left.
     for run in runs:
-        # A run that is listed no more is found by nobody, so that it goes last.
-        instance.event_log_storage.delete_events(run.run_id)
+        if _has_events(instance, run):
+            instance.event_log_storage.delete_events(run.run_id)
         for path in _files(instance, site, run):
-            if path.is_dir():
-                shutil.rmtree(path)
-            else:
-                path.unlink(missing_ok=True)
+            with suppress(FileNotFoundError):
+                shutil.rmtree(path) if path.is_dir() else path.unlink()
+        # Last: a run that is not listed is found by nobody.
         instance.run_storage.delete_run(run.run_id)
     site.ledger.mark_records_removed(case)
+    return True
+
+
+def note_removed(instance: dg.DagsterInstance, site: Site) -> None:
+    """Note the removal of cases where only the note is missing, as after a removal that was cut short."""
+    for arrival in site.ledger.all_arrivals():
+        asked, removed = arrival.requested_at, arrival.results_removed_at
+        if arrival.is_open or asked is None or (removed is not None and removed > asked):
+            continue
+        case = arrival.case
+        if not _is_there(instance, site, case) and latest_record(instance, "case_handed_over", case):
+            site.ledger.mark_results_removed(case)
 
 
 def _is_there(instance: dg.DagsterInstance, site: Site, case: str) -> bool:
@@ -64,11 +87,34 @@ def _is_there(instance: dg.DagsterInstance, site: Site, case: str) -> bool:
 
 
 def _runs_of(instance: dg.DagsterInstance, case: str) -> list[dg.DagsterRun]:
-    """Runs of a case and of its beams, however they were started."""
+    """Runs of a case and of its beams, however they were started, the newest first."""
     found = instance.get_run_tags([PARTITION_TAG], value_prefix=case)
     values = {value for _, some in found for value in some}
     keys = sorted(value for value in values if value.partition("__")[0] == case)
     return list(instance.get_runs(dg.RunsFilter(tags={PARTITION_TAG: keys}))) if keys else []
+
+
+def _any_newest(instance: dg.DagsterInstance, runs: Collection[dg.DagsterRun]) -> bool:
+    """Whether one of the runs is the newest, or has the newest event.
+
+    SQLite gives the numbers of the newest rows out again once these are deleted, and the sensors' cursors are
+    beyond them: what is made next would be seen by nobody.
+    """
+    storage = instance.event_log_storage
+    if not isinstance(storage, SqlEventLogStorage):
+        raise ConfigurationError("Dagster's events are not kept in a database that can be read")
+    number = SqlEventLogStorageTable.c.id
+    with storage.index_connection() as connection:
+        newest = select(SqlEventLogStorageTable.c.run_id).order_by(number.desc()).limit(1)
+        last = {str(one) for one in connection.execute(newest).scalars()}
+    last |= {record.dagster_run.run_id for record in instance.get_run_records(limit=1)}
+    return any(run.run_id in last for run in runs)
+
+
+def _has_events(instance: dg.DagsterInstance, run: dg.DagsterRun) -> bool:
+    """Whether events of a run may be left: on SQLite its file goes after all of them."""
+    storage = instance.event_log_storage
+    return not isinstance(storage, SqliteEventLogStorage) or Path(storage.path_for_shard(run.run_id)).exists()
 
 
 def _files(instance: dg.DagsterInstance, site: Site, run: dg.DagsterRun) -> Iterator[Path]:
@@ -80,8 +126,3 @@ def _files(instance: dg.DagsterInstance, site: Site, run: dg.DagsterRun) -> Iter
     if isinstance(storage, SqliteEventLogStorage):
         events = Path(storage.path_for_shard(run.run_id))
         yield from sorted(events.parent.glob(f"{events.name}*"))
-
-
-def _size(path: Path) -> int:
-    files = path.rglob("*") if path.is_dir() else [path]
-    return sum(one.lstat().st_size for one in files if one.is_file())

@@ -14,10 +14,12 @@ from mqi_dagster.assets.ancestry import ancestry
 from mqi_dagster.assets.beam import read_manifest
 from mqi_dagster.assets.jobs import BEAM_ASSETS, CASE_ASSETS, CASE_TAG, PARTITION_TAG
 from mqi_dagster.assets.lineage import latest_digest, latest_record
-from mqi_dagster.assets.record_retention import remove_records, removed_cases
+from mqi_dagster.assets.record_retention import note_removed, remove_records, removed_cases
 from mqi_dagster.errors import InfrastructureError, StoreError
+from mqi_dagster.ledger.place import database_lost
 from mqi_dagster.partitions import BEAMS, CASES, beam_key, is_case_key
 from mqi_dagster.resources.site import Site
+from mqi_dagster.store.files import size_of
 
 _CASE_LEVEL = "_case"
 _CURRENT = "current"
@@ -55,7 +57,7 @@ def spare(instance: dg.DagsterInstance, site: Site, now: datetime) -> Iterator[S
     has come since its conclusion stays whole.
 
     Raises:
-        InfrastructureError: A folder cannot be read.
+        InfrastructureError: A folder or Dagster's database cannot be read.
     """
     retention = site.settings.retention
     try:
@@ -70,14 +72,15 @@ def spare(instance: dg.DagsterInstance, site: Site, now: datetime) -> Iterator[S
                 if folder.name in _busy_cases(instance, site):
                     # Looking at the cases before it takes time, in which more of it may have come.
                     continue
-                yield Spare(Kind.CASE, folder.name, folder, _size(folder), _FROM_INPUTS)
+                yield Spare(Kind.CASE, folder.name, folder, size_of(folder), _FROM_INPUTS)
             elif retention.superseded_days is not None:
                 limit = now - timedelta(days=retention.superseded_days)
                 yield from _superseded(instance, site, folder, limit)
         if retention.record_days is not None:
             limit = now - timedelta(days=retention.record_days)
+            home = site.settings.paths.dagster_home
             for case, size in removed_cases(instance, site, limit, _busy_cases(instance, site)):
-                yield Spare(Kind.RECORDS, case, cases / case, size, _NEVER)
+                yield Spare(Kind.RECORDS, case, home, size, _NEVER)
         if retention.engine_log_days is not None:
             limit = now - timedelta(days=retention.engine_log_days)
             yield from _old_files(Kind.ENGINE_LOG, site.engine_logs, "*/*.log", limit)
@@ -85,43 +88,81 @@ def spare(instance: dg.DagsterInstance, site: Site, now: datetime) -> Iterator[S
             limit = now - timedelta(days=retention.run_output_days)
             storage = site.settings.paths.dagster_home / "storage"
             yield from _old_files(Kind.RUN_OUTPUT, storage, "*/compute_logs/*", limit)
-    except OSError as error:
-        raise InfrastructureError(f"what is old cannot be looked for: {error.strerror}") from None
+    except Exception as error:
+        if not _is_away(error):
+            raise
+        raise InfrastructureError(f"what is old cannot be looked for: {_words(error)}") from None
 
 
-def remove(instance: dg.DagsterInstance, site: Site, thing: Spare) -> None:
-    """Remove a thing; where it is gone already nothing happens.
+def remove(instance: dg.DagsterInstance, site: Site, thing: Spare) -> bool:
+    """Remove a thing; whether it is gone: what is needed again since it was listed stays.
 
     A result leaves its place at once and whole, so that nobody reads half of it. The partitions of a case
-    go with it; what Dagster has recorded of them goes later, by itself.
+    go with it; its runs go later, by themselves.
 
     Raises:
         InfrastructureError: It cannot be removed.
     """
     try:
-        if thing.kind in (Kind.ENGINE_LOG, Kind.RUN_OUTPUT):
-            thing.path.unlink(missing_ok=True)
-            return
         if thing.kind is Kind.RECORDS:
-            remove_records(instance, site, thing.name)
-            return
+            return remove_records(instance, site, thing.name)
         if thing.kind is Kind.CASE:
-            site.ledger.mark_results_removed(thing.name)
-            _forget_partitions(instance, thing.name)
-        site.store.discard(thing.path)
-    except OSError as error:
-        raise InfrastructureError(f"{thing.kind} {thing.name} cannot be removed: {error.strerror}") from None
+            return _remove_case(instance, site, thing)
+        if thing.kind is Kind.SUPERSEDED:
+            site.store.discard(thing.path)
+        else:
+            thing.path.unlink(missing_ok=True)
+    except Exception as error:
+        if not _is_away(error):
+            raise
+        words = _words(error)
+        raise InfrastructureError(f"{thing.kind} {thing.name} cannot be removed: {words}") from None
+    return True
 
 
-def tidy(instance: dg.DagsterInstance, site: Site, now: datetime, seconds: float) -> tuple[int, bool]:
-    """Remove what may go, for at most some seconds; how many things, and whether that was all."""
-    limit, count = time.monotonic() + seconds, 0
+def _remove_case(instance: dg.DagsterInstance, site: Site, thing: Spare) -> bool:
+    # Between the listing and this, and between this and the removal, more of the case may have come.
+    if _wanted_again(instance, site, thing.name):
+        return False
+    _forget_partitions(instance, thing.name)
+    if _wanted_again(instance, site, thing.name):
+        return False
+    site.store.discard(thing.path)
+    site.ledger.mark_results_removed(thing.name)
+    return True
+
+
+def _wanted_again(instance: dg.DagsterInstance, site: Site, case: str) -> bool:
+    arrival = site.ledger.arrival(case)
+    return (arrival is not None and arrival.is_open) or case in _busy_cases(instance, site)
+
+
+def _is_away(error: Exception) -> bool:
+    return isinstance(error, OSError) or database_lost(error)
+
+
+def _words(error: Exception) -> str:
+    return str(error.strerror) if isinstance(error, OSError) else "Dagster's database cannot be reached"
+
+
+def tidy(
+    instance: dg.DagsterInstance, site: Site, now: datetime, seconds: float
+) -> tuple[int, bool, list[str]]:
+    """Remove what may go, for at most some seconds; what cannot go holds up nothing else.
+
+    Returns:
+        How many things went, whether everything was looked at, and what could not go.
+    """
+    limit, count, problems = time.monotonic() + seconds, 0, list[str]()
+    note_removed(instance, site)
     for thing in spare(instance, site, now):
+        try:
+            count += remove(instance, site, thing)
+        except InfrastructureError as error:
+            problems.append(error.message)
         if time.monotonic() > limit:
-            return count, False
-        remove(instance, site, thing)
-        count += 1
-    return count, True
+            return count, False, problems
+    return count, True, problems
 
 
 def _busy_cases(instance: dg.DagsterInstance, site: Site) -> set[str]:
@@ -181,7 +222,7 @@ def _superseded(instance: dg.DagsterInstance, site: Site, folder: Path, limit: d
                 if _changed(result) < limit:
                     name = f"{key} {asset.name} {result.name[:8]}"
                     again = "only with the inputs and settings of then"
-                    yield Spare(Kind.SUPERSEDED, name, result, _size(result), again)
+                    yield Spare(Kind.SUPERSEDED, name, result, size_of(result), again)
 
 
 def _needed(
@@ -221,7 +262,3 @@ def _old_files(kind: Kind, folder: Path, pattern: str, limit: datetime) -> Itera
 
 def _changed(path: Path) -> datetime:
     return datetime.fromtimestamp(path.stat().st_mtime, UTC)
-
-
-def _size(folder: Path) -> int:
-    return sum(path.lstat().st_size for path in folder.rglob("*") if path.is_file())

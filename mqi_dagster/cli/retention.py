@@ -21,17 +21,24 @@ def retention(
     Folders of ended jobs on clusters go as each cluster's own section `retention` says.
     """
     from mqi_dagster.assets.cluster_retention import old_job_folders, tidy_clusters
+    from mqi_dagster.assets.record_retention import note_removed
     from mqi_dagster.assets.retention import remove, spare
     from mqi_dagster.cli.instance import open_instance
     from mqi_dagster.resources.site import Site
 
     console = Console(highlight=False)
     file, settings = require_site(site)
-    opened, count, size = Site(file), 0, 0
+    opened, count, size, stays = Site(file), 0, 0, list[str]()
     with open_instance(settings) as instance:
+        if not dry_run:
+            note_removed(instance, opened)
         for thing in spare(instance, opened, datetime.now(UTC)):
-            if not dry_run:
-                remove(instance, opened, thing)
+            try:
+                if not dry_run and not remove(instance, opened, thing):
+                    continue
+            except InfrastructureError as error:
+                stays.append(error.message)
+                continue
             word = "would remove" if dry_run else "removed"
             line = f"{word} {thing.kind} {thing.name} ({thing.bytes / 1e6:.1f} MB; made again: {thing.again})"
             console.print(Text(line), soft_wrap=True)
@@ -45,5 +52,5 @@ def retention(
     folders, _, problems = tidy_clusters(opened, at_once=None)
     if folders or problems:
         console.print(f"{folders} job folders on clusters")
-    if problems:
-        raise InfrastructureError("; ".join(problems))
+    if stays or problems:
+        raise InfrastructureError("; ".join([*stays, *problems]))

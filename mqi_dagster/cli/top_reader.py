@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import threading
 import time
 from collections.abc import Callable
@@ -11,14 +12,16 @@ import dagster as dg
 
 from mqi_dagster.cli.instance import open_instance
 from mqi_dagster.errors import ConfigurationError, InfrastructureError
+from mqi_dagster.ledger.ledger import Ledger
 from mqi_dagster.resources.site import Site
 from mqi_dagster.worklist import Work, Worklist
 from mqi_dagster.worklist.reading import plain_errors
 
-_STATEMENT_MS = 10_000
+_STATEMENT_MS = 60_000
+"""As the ledger's: whoever reads the whole of a large log for the first time takes his time."""
 _RECYCLE_SECONDS = 600
 _OVERFLOW = 2
-"""The log that is open is read beside the board."""
+"""Beside the one that is kept, for as long as an engine's log is looked up."""
 
 
 class BoardReader:
@@ -39,6 +42,7 @@ class BoardReader:
         self._causes_at_once = causes_at_once
         self._again = again
         self._instance: dg.DagsterInstance | None = None
+        self._ledger: Ledger | None = None
         self._worklist: Worklist | None = None
 
     @property
@@ -57,20 +61,25 @@ class BoardReader:
             if self._worklist is None:
                 with plain_errors():
                     self._instance = self._open()
+                self._ledger = self._site.open_ledger_for_reading()
                 self._worklist = Worklist(
                     self._instance,
                     self._site,
-                    self._site.open_ledger_for_reading(),
+                    self._ledger,
                     history=self._history,
                     causes_at_once=self._causes_at_once,
                 )
             return self._worklist.look()
         except InfrastructureError:
             # Whoever comes back may be of another revision, and connections that were kept are dead.
-            self._worklist = None
+            self._worklist = self._instance = None
+            if self._ledger is not None:
+                self._ledger.close()
             raise
 
     def _open(self) -> dg.DagsterInstance:
+        # Nothing of Dagster closes the connections of an instance that is dropped.
+        gc.collect()
         instance = open_instance(self._site.settings)
         if self._again:
             # Dagster opens a connection for every question else, which is most of what a look costs.

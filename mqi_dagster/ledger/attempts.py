@@ -137,13 +137,21 @@ class AttemptRows(Database):
         return found
 
     def succeeded(self, beams: Collection[str]) -> set[tuple[str, str]]:
-        """Beam and job key of every attempt of some beams whose dose was verified and published."""
+        """Beam and job key of every attempt of some beams whose dose was verified and published.
+
+        One that is made anew begins with the same key: only the newest attempt at a digest tells.
+        """
         found: set[tuple[str, str]] = set()
         with self._read() as connection:
             for some in batched(beams):
+                newest = (
+                    select(func.max(ATTEMPT.c.id))
+                    .where(ATTEMPT.c.beam.in_(some))
+                    .group_by(ATTEMPT.c.beam, ATTEMPT.c.digest)
+                )
                 rows = connection.execute(
                     select(ATTEMPT).where(
-                        ATTEMPT.c.beam.in_(some), ATTEMPT.c.outcome == Outcome.SUCCEEDED.value
+                        ATTEMPT.c.id.in_(newest), ATTEMPT.c.outcome == Outcome.SUCCEEDED.value
                     )
                 ).all()
                 found |= {(attempt.beam, attempt.job_key) for attempt in map(_attempt, rows)}

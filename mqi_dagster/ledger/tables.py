@@ -83,7 +83,7 @@ ARRIVAL = Table(
     Column("next_check", UtcDateTime),
     Column("requested_fingerprint", String(200)),
     Column("requested_at", UtcDateTime),
-    # What retention has taken away of it, the last time.
+    # Runs from before the removal of the results do not count as asked for.
     Column("results_removed_at", UtcDateTime),
     Column("records_removed_at", UtcDateTime),
 )

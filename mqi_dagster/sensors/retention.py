@@ -30,13 +30,14 @@ def retention(daily: bool) -> dg.SensorDefinition:
         today = now.date().isoformat()
         if context.cursor == today:
             return dg.SensorResult(skip_reason=dg.SkipReason("done today"), cursor=today)
-        count, whole = tidy(context.instance, site, now, _SECONDS_PER_TICK)
+        count, whole, problems = tidy(context.instance, site, now, _SECONDS_PER_TICK)
         if whole:
             # Last: a cluster that is away must not keep this machine's disk full.
-            folders, whole, problems = tidy_clusters(site)
+            folders, whole, more = tidy_clusters(site)
             count += folders
-            for problem in problems:
-                context.log.warning("%s; tried again tomorrow", problem)
+            problems += more
+        for problem in problems:
+            context.log.warning("%s; tried again tomorrow", problem)
         words = f"{count} things removed" if whole else f"{count} things removed, more with the next tick"
         return dg.SensorResult(skip_reason=dg.SkipReason(words), cursor=today if whole else context.cursor)
 

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from typing import Annotated
+from typing import Annotated, Self
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from mqi_dagster.settings.section import Section
 
@@ -24,8 +24,14 @@ class SiteRetention(Section):
     )
     record_days: Days | None = Field(
         None,
-        description="Runs of a case and all that Dagster has recorded of them, counted from the removal of"
-        " its results by `case_days`.",
+        description="Runs of a case with their events and output, counted from the removal of its results by"
+        " `case_days`.",
     )
     engine_log_days: Days | None = Field(90.0, description="What engines have printed.")
     run_output_days: Days | None = Field(30.0, description="What runs have printed; their events stay.")
+
+    @model_validator(mode="after")
+    def _records_after_results(self) -> Self:
+        if self.record_days is not None and self.case_days is None:
+            raise ValueError("record_days counts from the removal by case_days, which is not set")
+        return self

@@ -7,6 +7,7 @@ import os
 import secrets
 import shutil
 import time
+from contextlib import suppress
 from datetime import timedelta
 from pathlib import Path
 
@@ -19,6 +20,16 @@ def sha256_file(path: Path) -> str:
     """
     with path.open("rb") as stream:
         return hashlib.file_digest(stream, "sha256").hexdigest()
+
+
+def size_of(path: Path) -> int:
+    """Bytes of a file, or of all files below a folder; what goes away meanwhile counts nothing."""
+    files = [Path(folder, name) for folder, _, names in os.walk(path) for name in names]
+    total = 0
+    for one in files if path.is_dir() else [path]:
+        with suppress(FileNotFoundError):
+            total += one.lstat().st_size
+    return total
 
 
 def sync_file(path: Path) -> None:

@@ -180,9 +180,10 @@ class CaseBook:
         if case in self._from.events.cases:
             return False
         run, arrival = self._from.runs.latest.get(case), self._from.ledger.arrivals.get(case)
-        if run is None:
-            return arrival is not None and arrival.results_removed_at is not None and not arrival.is_open
-        return run.state is RunState.DONE and run.job == CONCLUSION
+        removed_at = arrival.results_removed_at if arrival is not None and not arrival.is_open else None
+        if removed_at is not None and (run is None or run.created < removed_at):
+            return True
+        return run is not None and run.state is RunState.DONE and run.job == CONCLUSION
 
     # One case
 

@@ -47,9 +47,8 @@ class OpenBoard:
     def __init__(self, folder: Path) -> None:
         self._terminal = Terminal("top", "--site", str(folder), columns=140, rows=50)
         self._frames: list[float] = []
-        self._looks: list[float] = []
-        """When a frame has shown another reading than the one before."""
-        self._read_at = ""
+        self.told = 0
+        """Frames that say that their reading is old."""
         self.untold = 0
         """Frames of an old reading that do not say so."""
         self._stop = threading.Event()
@@ -79,12 +78,11 @@ class OpenBoard:
         read_at = next((found[0] for line in screen[:1] if (found := READ_AT.search(line))), None)
         if read_at is None:
             return
-        if read_at != self._read_at:
-            self._read_at = read_at
-            self._looks.append(time.monotonic())
+        if any(" old: " in line for line in screen[:2]):
+            self.told += 1
+            return
         age = datetime.now(UTC) - datetime.strptime(f"{read_at}+0000", "%Y-%m-%d %H:%M:%S%z")
-        if age > UNTOLD and not any(" old: " in line for line in screen[:2]):
-            self.untold += 1
+        self.untold += age > UNTOLD
 
     def close(self) -> None:
         """Press q."""
@@ -101,16 +99,12 @@ class OpenBoard:
 
     def described(self) -> str:
         """How often it was drawn, and read."""
+        lengths = [later - earlier for earlier, later in pairwise(self._frames)] or [0.0]
+        late = sum(length > SECONDS for length in lengths)
         return (
-            f"{_gaps('frames', self._frames)}; {_gaps('readings', self._looks)};"
-            f" {self.untold} frames of an old reading do not say so"
+            f"{len(self._frames)} frames, {late} later than {SECONDS:g} s, the longest {max(lengths):.1f} s;"
+            f" {self.told} say that their reading is older than {SECONDS:g} s, {self.untold} more should"
         )
-
-
-def _gaps(what: str, moments: list[float]) -> str:
-    lengths = [later - earlier for earlier, later in pairwise(moments)] or [0.0]
-    late = sum(length > SECONDS for length in lengths)
-    return f"{len(moments)} {what}, {late} later than {SECONDS:g} s, the longest {max(lengths):.1f} s"
 
 
 class BoardWatch:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import subprocess
 import time
+from contextlib import suppress
 from dataclasses import dataclass, field
 from random import Random
 from typing import Any
@@ -21,6 +23,8 @@ BACKLOG = 2
 LAST_SECONDS = 45.0
 """Before the end of the faults only as much arrives as keeps a site at work."""
 BEAMS = 2
+NODES_SECONDS = 10.0
+"""From one look at the nodes to the next."""
 DOWN_SECONDS = 3.0
 """Between the stop of everything and its start."""
 
@@ -88,7 +92,7 @@ class Chaos:
         self._next_seed = 1000 * seed
         self._dead: dict[str, float] = {}
         self._whole: str | None = None
-        self._since = 0.0
+        self._since = self._nodes_at = 0.0
 
     def disturb(self, minutes: float) -> float:
         """Let cases arrive and things die.
@@ -193,9 +197,26 @@ class Chaos:
             if self.cluster.pid(name) is None and self._long_dead(name):
                 self.cluster.start_one(name)
                 self.log.say(f"started again: {name}")
+        if self.cluster.pid("slurmctld") is not None and self.log.now - self._nodes_at > NODES_SECONDS:
+            self._nodes_at = self.log.now
+            self._resume_nodes()
         for site in self.sites:
             for name in site.supervise():
                 self.log.say(f"started again: {site.name} {name}")
+
+    def _resume_nodes(self) -> None:
+        """What a cluster's administrator does where Slurm has taken a node out of service.
+
+        A killed controller may have forgotten that it had started a job; it starts it anew, the node refuses
+        ("Duplicate jobid"), and is drained until a person resumes it.
+        """
+        with suppress(subprocess.TimeoutExpired):
+            listed = self.cluster.slurm("sinfo", "-h", "-R", "-o", "%n|%t|%E").stdout
+            for line in sorted(set(listed.splitlines())):
+                name, state, reason = line.split("|", 2)
+                if state.startswith("drain"):
+                    self.cluster.slurm("scontrol", "update", f"nodename={name}", "state=resume")
+                    self.log.say(f"resumed by hand: node {name}, drained by Slurm: {reason}")
 
     def _long_dead(self, name: str) -> bool:
         since = self._dead.setdefault(name, self.log.now)

@@ -126,3 +126,11 @@ def test_the_folder_of_a_published_dose_that_could_not_go_at_once_goes_with_the_
         housekeeping.clear(made["mark-cc-1"])
         assert folders.removed == ["mark-cc-1", "mark-aa-1"]
         assert housekeeping.kept_too_long() == []
+        # The results were removed since, and are made anew under the same key.
+        again = ledger.begin_attempt(BEAM, "aa", "another run")
+        ledger.retire_job("hpc", "mark-aa-1", "1")
+        ledger.job_submitted("hpc", "mark-aa-1", "9")
+        ledger.observe_jobs("hpc", [Observation("mark-aa-1", "9", State.SUCCEEDED)])
+        assert housekeeping.kept_too_long() == [], "its outputs are not fetched yet"
+        ledger.end_attempt(again, "succeeded")
+        assert [job.job_id for job in housekeeping.kept_too_long()] == ["9"]

@@ -124,11 +124,16 @@ def _remove_case(instance: dg.DagsterInstance, site: Site, thing: Spare) -> bool
     # Between the listing and this, and between this and the removal, more of the case may have come.
     if _wanted_again(instance, site, thing.name):
         return False
+    # First: what was asked for before it does not count, however far the removal comes.
+    site.ledger.mark_results_removed(thing.name)
+    beams = _beam_partitions(instance, thing.name)
     _forget_partitions(instance, thing.name)
     if _wanted_again(instance, site, thing.name):
+        instance.add_dynamic_partitions(str(CASES.name), [thing.name])
+        if beams:
+            instance.add_dynamic_partitions(str(BEAMS.name), beams)
         return False
     site.store.discard(thing.path)
-    site.ledger.mark_results_removed(thing.name)
     return True
 
 

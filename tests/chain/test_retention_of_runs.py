@@ -18,7 +18,6 @@ from postgres_server import on_postgres
 from mqi_dagster.assets import record_retention
 from mqi_dagster.assets.retention import remove, spare, tidy
 from mqi_dagster.cli.instance import write_instance
-from mqi_dagster.ledger.ledger import Ledger
 from mqi_dagster.ledger.place import DATABASE_VARIABLE
 from mqi_dagster.settings import parse_settings
 from mqi_dagster.synthetic.request import BuiltInPlan
@@ -163,7 +162,7 @@ def test_a_removal_that_is_killed_leaves_a_case_that_still_has_concluded_and_is_
         job, tags={"dagster/partition": other}, status=dg.DagsterRunStatus.SUCCESS
     )
     with monkeypatch.context() as patched:
-        patched.setattr(Ledger, "mark_results_removed", _killed)
+        patched.setattr(type(chain.site.store), "discard", _killed)
         with pytest.raises(KeyboardInterrupt):
             go(chain, 11)
     tidy(chain.instance, chain.site, datetime.now(UTC), 60)

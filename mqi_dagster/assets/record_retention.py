@@ -59,7 +59,9 @@ def remove_records(instance: dg.DagsterInstance, site: Site, case: str) -> bool:
         return False
     # The newest first: a new run key is numbered by how many are left.
     for run in runs:
-        if _has_events(instance, run):
+        events = _events_file(instance, run)
+        # On SQLite the file goes after all events of the run, and cannot be asked then.
+        if events is None or events.exists():
             instance.event_log_storage.delete_events(run.run_id)
         for path in _files(instance, site, run):
             with suppress(FileNotFoundError):
@@ -111,10 +113,10 @@ def _any_newest(instance: dg.DagsterInstance, runs: Collection[dg.DagsterRun]) -
     return any(run.run_id in last for run in runs)
 
 
-def _has_events(instance: dg.DagsterInstance, run: dg.DagsterRun) -> bool:
-    """Whether events of a run may be left: on SQLite its file goes after all of them."""
+def _events_file(instance: dg.DagsterInstance, run: dg.DagsterRun) -> Path | None:
+    """Where SQLite keeps the events of a run; None on a server."""
     storage = instance.event_log_storage
-    return not isinstance(storage, SqliteEventLogStorage) or Path(storage.path_for_shard(run.run_id)).exists()
+    return Path(storage.path_for_shard(run.run_id)) if isinstance(storage, SqliteEventLogStorage) else None
 
 
 def _files(instance: dg.DagsterInstance, site: Site, run: dg.DagsterRun) -> Iterator[Path]:
@@ -122,7 +124,6 @@ def _files(instance: dg.DagsterInstance, site: Site, run: dg.DagsterRun) -> Iter
     output = site.settings.paths.dagster_home / "storage" / run.run_id
     if output.is_dir():
         yield output
-    storage = instance.event_log_storage
-    if isinstance(storage, SqliteEventLogStorage):
-        events = Path(storage.path_for_shard(run.run_id))
+    events = _events_file(instance, run)
+    if events is not None:
         yield from sorted(events.parent.glob(f"{events.name}*"))

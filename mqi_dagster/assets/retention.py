@@ -127,7 +127,7 @@ def _remove_case(instance: dg.DagsterInstance, site: Site, thing: Spare) -> bool
     # First: what was asked for before it does not count, however far the removal comes.
     site.ledger.mark_results_removed(thing.name)
     beams = _beam_partitions(instance, thing.name)
-    _forget_partitions(instance, thing.name)
+    _forget_partitions(instance, thing.name, beams)
     if _wanted_again(instance, site, thing.name):
         instance.add_dynamic_partitions(str(CASES.name), [thing.name])
         if beams:
@@ -251,8 +251,8 @@ def _needed(
     return needed
 
 
-def _forget_partitions(instance: dg.DagsterInstance, case: str) -> None:
-    for beam in _beam_partitions(instance, case):
+def _forget_partitions(instance: dg.DagsterInstance, case: str, beams: list[str]) -> None:
+    for beam in beams:
         instance.delete_dynamic_partition(str(BEAMS.name), beam)
     if instance.has_dynamic_partition(str(CASES.name), case):
         instance.delete_dynamic_partition(str(CASES.name), case)

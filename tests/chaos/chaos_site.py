@@ -193,10 +193,7 @@ class ChaosSite:
 
     def workers(self) -> list[int]:
         """Pids of the processes that carry runs out, with or without the code server that started them."""
-        services = {self.pid(name) for name in SERVICES}
-        found = self.stack.processes("multiprocessing.spawn")
-        mine = [pid for pid in found if pid not in services and "resource_tracker" not in found[pid]]
-        return sorted(pid for pid in mine if parent(pid) in {1, self.pid("code-location")})
+        return [pid for pid in self.stack.workers() if parent(pid) in {1, self.pid("code-location")}]
 
     def end_left_over_workers(self, say: Callable[[str], None]) -> None:
         """End what a stop of the services has left to itself: workers whose code server had died before.

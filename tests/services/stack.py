@@ -207,6 +207,12 @@ class Stack:
                 found[int(entry.name)] = command
         return found
 
+    def workers(self) -> list[int]:
+        """Pids of the processes that carry runs out."""
+        services = {int(process.split(":")[0]) for process in self.services["processes"].values()}
+        found = self.processes("multiprocessing.spawn")
+        return sorted(pid for pid in found if pid not in services and "resource_tracker" not in found[pid])
+
     def engines(self) -> dict[int, str]:
         """Living engines."""
         return self.processes("steered.py")

@@ -57,6 +57,18 @@ def starts(shared: Path, name: str) -> list[str]:
     return [beam for what, _, _, _, _, beam in traced(shared, name) if what == "start"]
 
 
+def at_work(
+    site: Callable[..., Stack], shared: Path, name: str, *, seed: int
+) -> tuple[Stack, str, dg.DagsterRun]:
+    """A site, a case of one beam and the run of it, once its engine runs, which will not end by itself."""
+    stack = site()
+    steer(shared, name, seconds=3600)
+    case = stack.case_of(stack.deliver(seed=seed, beams=1))
+    wait(lambda: starts(shared, name), "the engine runs", 120)
+    (run,) = stack.runs("beam")
+    return stack, case, run
+
+
 def test_beams_in_flight_outlive_three_stops_of_the_whole_service(
     site: Callable[..., Stack], cluster: Any, shared: Path, tmp_path: Path
 ) -> None:
@@ -89,16 +101,9 @@ def test_after_a_crash_of_the_services_machine_another_run_watches_the_same_job(
     site: Callable[..., Stack], cluster: Any, shared: Path, tmp_path: Path
 ) -> None:
     name = tmp_path.name
-    stack = site()
-    steer(shared, name, seconds=3600)
-    case = stack.case_of(stack.deliver(seed=24, beams=1))
-    wait(lambda: starts(shared, name), "the engine runs", 120)
+    stack, case, crashed = at_work(site, shared, name, seed=24)
     jobs = live_jobs(cluster)
-    (crashed,) = stack.runs("beam")
-    services = {int(process.split(":")[0]) for process in stack.services["processes"].values()}
-    spawned = stack.processes("multiprocessing.spawn")
-    workers = [pid for pid in spawned if pid not in services and "resource_tracker" not in spawned[pid]]
-    start_again = stack.crash("code-location", *workers)
+    start_again = stack.crash("code-location", *stack.workers())
     stale = time.monotonic() + STALE_SECONDS
     start_again()
     wait(lambda: stack.answers("code-location"), "the code location is there again", 120)
@@ -173,11 +178,7 @@ def test_a_cancelled_run_cancels_its_job_and_a_retry_submits_another(
     site: Callable[..., Stack], cluster: Any, shared: Path, tmp_path: Path
 ) -> None:
     name = tmp_path.name
-    stack = site()
-    steer(shared, name, seconds=3600)
-    case = stack.case_of(stack.deliver(seed=41, beams=1))
-    wait(lambda: starts(shared, name), "the engine runs", 120)
-    (run,) = stack.runs("beam")
+    stack, case, run = at_work(site, shared, name, seed=41)
     stack.graphql(TERMINATE, runId=run.run_id)
     wait(lambda: not live_jobs(cluster), "the job is cancelled", 60)
     wait(lambda: not stack.unfinished(), "the run has ended", 60)
@@ -198,12 +199,7 @@ def test_a_cancelled_run_cancels_its_job_and_a_retry_submits_another(
 def test_a_cancel_that_the_cluster_does_not_answer_is_done_when_it_is_back(
     site: Callable[..., Stack], cluster: Any, shared: Path, tmp_path: Path
 ) -> None:
-    name = tmp_path.name
-    stack = site()
-    steer(shared, name, seconds=3600)
-    stack.deliver(seed=51, beams=1)
-    wait(lambda: starts(shared, name), "the engine runs", 120)
-    (run,) = stack.runs("beam")
+    stack, _, run = at_work(site, shared, tmp_path.name, seed=51)
     cluster.freeze("slurmctld")
     stack.graphql(TERMINATE, runId=run.run_id)
     wait(lambda: not stack.unfinished(), "the run has ended without the cluster", 120)

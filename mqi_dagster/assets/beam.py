@@ -5,11 +5,12 @@ from pathlib import Path
 from typing import Any
 
 import dagster as dg
+from pydantic import ValidationError
 
 from mqi_dagster.assets.boundary import lost_infrastructure
 from mqi_dagster.assets.lineage import resolve
 from mqi_dagster.delivery.manifest import BeamEntry, CaseManifest, FileEntry, beam_inputs
-from mqi_dagster.errors import ConfigurationError, InfrastructureError, InputError, Where
+from mqi_dagster.errors import ConfigurationError, InfrastructureError, InputError, StoreError, Where
 from mqi_dagster.machine import Machine
 from mqi_dagster.partitions import split_beam_key
 from mqi_dagster.plan.model import IonPlan, PlanBeam
@@ -45,9 +46,19 @@ class BeamAtWork:
 
 
 def read_manifest(instance: dg.DagsterInstance, site: Site, case: str) -> CaseManifest:
-    """The published manifest of a case."""
+    """The published manifest of a case.
+
+    Raises:
+        StoreError: It was never made, is gone, differs from what was published, or cannot be understood.
+    """
     published = resolve(instance, site, "case_manifest", case)
-    return CaseManifest.model_validate_json(published.path(MANIFEST_FILE).read_bytes())
+    try:
+        return CaseManifest.model_validate_json(published.path(MANIFEST_FILE).read_bytes())
+    except ValidationError:
+        where = Where(case=case, kind="case_manifest")
+        raise StoreError(
+            "the manifest cannot be understood; materialise case_manifest", where=where
+        ) from None
 
 
 def require_unchanged(entry: FileEntry, kind: str) -> Path:

@@ -1,6 +1,7 @@
 """Finding what earlier steps published: by the digest in Dagster's event log, verified in the store."""
 
 from collections.abc import Collection
+from datetime import datetime
 
 import dagster as dg
 from dagster._core.event_api import PartitionKeyFilter
@@ -37,17 +38,38 @@ def latest_record(instance: dg.DagsterInstance, asset: str, key: str) -> dg.Even
     return records[0] if records else None
 
 
-def latest_text(instance: dg.DagsterInstance, asset: str, key: str, name: str) -> str | None:
-    """A metadata value of the latest materialisation of an asset's partition, None if there is none."""
+def latest_text(
+    instance: dg.DagsterInstance, asset: str, key: str, name: str, since: datetime | None = None
+) -> str | None:
+    """A metadata value of the latest materialisation of an asset's partition, None if there is none.
+
+    Args:
+        instance: Dagster's records.
+        asset: Name of the asset.
+        key: Case or beam key.
+        name: Of the value.
+        since: One from before counts as none.
+    """
     record = latest_record(instance, asset, key)
     if record is None or record.asset_materialization is None:
+        return None
+    if since is not None and record.timestamp < since.timestamp():
         return None
     return _text(record.asset_materialization, name)
 
 
-def latest_digest(instance: dg.DagsterInstance, asset: str, key: str) -> str | None:
-    """Digest of the latest materialisation of an asset's partition, None if nothing was made."""
-    return latest_text(instance, asset, key, DIGEST)
+def latest_digest(
+    instance: dg.DagsterInstance, asset: str, key: str, since: datetime | None = None
+) -> str | None:
+    """Digest of the latest materialisation of an asset's partition, None if nothing was made.
+
+    Args:
+        instance: Dagster's records.
+        asset: Name of the asset.
+        key: Case or beam key.
+        since: One from before counts as none.
+    """
+    return latest_text(instance, asset, key, DIGEST, since)
 
 
 def resolve(

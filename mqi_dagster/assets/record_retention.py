@@ -22,7 +22,7 @@ from mqi_dagster.store.files import size_of
 
 def removed_cases(
     instance: dg.DagsterInstance, site: Site, before: datetime, busy: Collection[str]
-) -> Iterator[tuple[str, int]]:
+) -> Iterator[str]:
     """Cases whose results were removed before a moment and whose runs can go now.
 
     Args:
@@ -30,17 +30,22 @@ def removed_cases(
         site: The site.
         before: The moment.
         busy: Cases with a run queued, in work or still to be tried again.
-
-    Yields:
-        Case, and the bytes of the files that go with its runs: rows in tables are not counted.
     """
     for case in site.ledger.removed_with_records(before):
         if case in busy or _is_there(instance, site, case):
             # More of it has come, or its removal was cut short.
             continue
-        runs = _runs_of(instance, case)
-        if not _any_newest(instance, runs):
-            yield case, sum(size_of(path) for run in runs for path in _files(instance, site, run))
+        if not _any_newest(instance, _runs_of(instance, case)):
+            yield case
+
+
+def records_size(instance: dg.DagsterInstance, site: Site, case: str) -> int:
+    """Bytes of the files that go with the runs of a case: rows in tables are not counted.
+
+    Raises:
+        OSError: A file cannot be looked at.
+    """
+    return sum(size_of(path) for run in _runs_of(instance, case) for path in _files(instance, site, run))
 
 
 def remove_records(instance: dg.DagsterInstance, site: Site, case: str) -> bool:

@@ -14,8 +14,8 @@ from mqi_dagster.assets.ancestry import ancestry
 from mqi_dagster.assets.beam import read_manifest
 from mqi_dagster.assets.jobs import BEAM_ASSETS, CASE_ASSETS, CASE_TAG, PARTITION_TAG
 from mqi_dagster.assets.lineage import latest_digest, latest_record
-from mqi_dagster.assets.record_retention import note_removed, remove_records, removed_cases
-from mqi_dagster.errors import InfrastructureError, StoreError
+from mqi_dagster.assets.record_retention import note_removed, records_size, remove_records, removed_cases
+from mqi_dagster.errors import InfrastructureError, MqiError, StoreError
 from mqi_dagster.ledger.place import database_lost
 from mqi_dagster.partitions import BEAMS, CASES, beam_key, is_case_key
 from mqi_dagster.resources.site import Site
@@ -50,11 +50,17 @@ class Spare:
     """Whether, and from what, it can be made again."""
 
 
-def spare(instance: dg.DagsterInstance, site: Site, now: datetime) -> Iterator[Spare]:
+def spare(instance: dg.DagsterInstance, site: Site, now: datetime, problems: list[str]) -> Iterator[Spare]:
     """Everything that may go now, as the settings say.
 
     Nothing is listed of a case that has a run queued, in work or still to be tried again. One of which more
     has come since its conclusion stays whole.
+
+    Args:
+        instance: Dagster's.
+        site: The site.
+        now: From when ages are counted.
+        problems: Gets what cannot be looked at, which holds up nothing else.
 
     Raises:
         InfrastructureError: A folder or Dagster's database cannot be read.
@@ -66,21 +72,18 @@ def spare(instance: dg.DagsterInstance, site: Site, now: datetime) -> Iterator[S
         for folder in sorted(cases.iterdir()) if cases.is_dir() else []:
             if not is_case_key(folder.name) or folder.name in busy:
                 continue
-            if retention.case_days is not None and _concluded_before(
-                instance, site, folder.name, now - timedelta(days=retention.case_days)
-            ):
-                if folder.name in _busy_cases(instance, site):
-                    # Looking at the cases before it takes time, in which more of it may have come.
-                    continue
-                yield Spare(Kind.CASE, folder.name, folder, size_of(folder), _FROM_INPUTS)
-            elif retention.superseded_days is not None:
-                limit = now - timedelta(days=retention.superseded_days)
-                yield from _superseded(instance, site, folder, limit)
+            try:
+                yield from _of_case(instance, site, folder, now)
+            except (OSError, MqiError) as error:
+                problems.append(f"{Kind.CASE} {folder.name} cannot be looked at: {_words(error)}")
         if retention.record_days is not None:
             limit = now - timedelta(days=retention.record_days)
             home = site.settings.paths.dagster_home
-            for case, size in removed_cases(instance, site, limit, _busy_cases(instance, site)):
-                yield Spare(Kind.RECORDS, case, home, size, _NEVER)
+            for case in removed_cases(instance, site, limit, _busy_cases(instance, site)):
+                try:
+                    yield Spare(Kind.RECORDS, case, home, records_size(instance, site, case), _NEVER)
+                except OSError as error:
+                    problems.append(f"{Kind.RECORDS} {case} cannot be looked at: {_words(error)}")
         if retention.engine_log_days is not None:
             limit = now - timedelta(days=retention.engine_log_days)
             yield from _old_files(Kind.ENGINE_LOG, site.engine_logs, "*/*.log", limit)
@@ -94,6 +97,18 @@ def spare(instance: dg.DagsterInstance, site: Site, now: datetime) -> Iterator[S
         raise InfrastructureError(f"what is old cannot be looked for: {_words(error)}") from None
 
 
+def _of_case(instance: dg.DagsterInstance, site: Site, folder: Path, now: datetime) -> Iterator[Spare]:
+    retention = site.settings.retention
+    if retention.case_days is not None and _concluded_before(
+        instance, site, folder.name, now - timedelta(days=retention.case_days)
+    ):
+        # Looking at the cases before it takes time, in which more of it may have come.
+        if folder.name not in _busy_cases(instance, site):
+            yield Spare(Kind.CASE, folder.name, folder, size_of(folder), _FROM_INPUTS)
+    elif retention.superseded_days is not None:
+        yield from _superseded(instance, site, folder, now - timedelta(days=retention.superseded_days))
+
+
 def remove(instance: dg.DagsterInstance, site: Site, thing: Spare) -> bool:
     """Remove a thing; whether it is gone: what is needed again since it was listed stays.
 
@@ -105,7 +120,9 @@ def remove(instance: dg.DagsterInstance, site: Site, thing: Spare) -> bool:
     """
     try:
         if thing.kind is Kind.RECORDS:
-            return remove_records(instance, site, thing.name)
+            return not _wanted_again(instance, site, thing.name) and remove_records(
+                instance, site, thing.name
+            )
         if thing.kind is Kind.CASE:
             return _remove_case(instance, site, thing)
         if thing.kind is Kind.SUPERSEDED:
@@ -147,24 +164,53 @@ def _is_away(error: Exception) -> bool:
 
 
 def _words(error: Exception) -> str:
+    if isinstance(error, MqiError):
+        return error.message
     return str(error.strerror) if isinstance(error, OSError) else "Dagster's database cannot be reached"
+
+
+def tidied(instance: dg.DagsterInstance, site: Site, now: datetime, problems: list[str]) -> Iterator[Spare]:
+    """Remove what may go, and say of each thing that it is gone.
+
+    Args:
+        instance: Dagster's.
+        site: The site.
+        now: From when ages are counted.
+        problems: Gets what cannot go, which holds up nothing else.
+
+    Raises:
+        InfrastructureError: A folder or Dagster's database cannot be read.
+    """
+    try:
+        note_removed(instance, site)
+    except Exception as error:
+        if not _is_away(error):
+            raise
+        raise InfrastructureError(f"removed cases cannot be looked for: {_words(error)}") from None
+    for thing in spare(instance, site, now, problems):
+        try:
+            gone = remove(instance, site, thing)
+        except MqiError as error:
+            problems.append(error.message)
+            continue
+        if gone:
+            yield thing
 
 
 def tidy(
     instance: dg.DagsterInstance, site: Site, now: datetime, seconds: float
 ) -> tuple[int, bool, list[str]]:
-    """Remove what may go, for at most some seconds; what cannot go holds up nothing else.
+    """Remove what may go, for at most some seconds.
 
     Returns:
         How many things went, whether everything was looked at, and what could not go.
+
+    Raises:
+        InfrastructureError: A folder or Dagster's database cannot be read.
     """
     limit, count, problems = time.monotonic() + seconds, 0, list[str]()
-    note_removed(instance, site)
-    for thing in spare(instance, site, now):
-        try:
-            count += remove(instance, site, thing)
-        except InfrastructureError as error:
-            problems.append(error.message)
+    for _ in tidied(instance, site, now, problems):
+        count += 1
         if time.monotonic() > limit:
             return count, False, problems
     return count, True, problems

@@ -21,25 +21,16 @@ def retention(
     Folders of ended jobs on clusters go as each cluster's own section `retention` says.
     """
     from mqi_dagster.assets.cluster_retention import old_job_folders, tidy_clusters
-    from mqi_dagster.assets.record_retention import note_removed
-    from mqi_dagster.assets.retention import remove, spare
+    from mqi_dagster.assets.retention import spare, tidied
     from mqi_dagster.cli.instance import open_instance
     from mqi_dagster.resources.site import Site
 
     console = Console(highlight=False)
     file, settings = require_site(site)
     opened, count, size, stays = Site(file), 0, 0, list[str]()
+    look, word = (spare, "would remove") if dry_run else (tidied, "removed")
     with open_instance(settings) as instance:
-        if not dry_run:
-            note_removed(instance, opened)
-        for thing in spare(instance, opened, datetime.now(UTC)):
-            try:
-                if not dry_run and not remove(instance, opened, thing):
-                    continue
-            except InfrastructureError as error:
-                stays.append(error.message)
-                continue
-            word = "would remove" if dry_run else "removed"
+        for thing in look(instance, opened, datetime.now(UTC), stays):
             line = f"{word} {thing.kind} {thing.name} ({thing.bytes / 1e6:.1f} MB; made again: {thing.again})"
             console.print(Text(line), soft_wrap=True)
             count, size = count + 1, size + thing.bytes
@@ -48,6 +39,8 @@ def retention(
         for cluster, job in old_job_folders(opened):
             line = f"would remove job folder {job.place}/{job.key} on {cluster} ({job.state.value})"
             console.print(Text(line), soft_wrap=True)
+        if stays:
+            raise InfrastructureError("; ".join(stays))
         return
     folders, _, problems = tidy_clusters(opened, at_once=None)
     if folders or problems:

@@ -59,18 +59,26 @@ class Housekeeping:
         """
         if self._slurm.retention.keep is Keep.ALL:
             return []
-        now, keep = datetime.now(UTC), timedelta(days=self._slurm.retention.failed_days)
-        kept = self._ledger.kept_jobs(self._name, now)
-        published = self._ledger.succeeded({job.beam for job in kept})
-        found = []
-        for job in kept:
-            succeeded = job.state is ClusterJobState.SUCCEEDED
-            days = max(keep, _FETCHED_WITHIN) if succeeded else keep
-            old = job.ended_at is not None and now - job.ended_at > days
+        return self._not_needed(self._ledger.kept_jobs(self._name, datetime.now(UTC)))
+
+    def _not_needed(self, jobs: list[ClusterJob]) -> list[ClusterJob]:
+        published = self._published(jobs)
+        return [job for job in jobs if self._is_old(job) or job.key in published]
+
+    def _is_old(self, job: ClusterJob) -> bool:
+        keep = timedelta(days=self._slurm.retention.failed_days)
+        days = max(keep, _FETCHED_WITHIN) if job.state is ClusterJobState.SUCCEEDED else keep
+        return job.ended_at is not None and datetime.now(UTC) - job.ended_at > days
+
+    def _published(self, jobs: list[ClusterJob]) -> set[str]:
+        """Keys of the jobs whose dose is published, and was not asked for again since."""
+        done = self._ledger.succeeded({job.beam for job in jobs})
+        return {
+            job.key
+            for job in jobs
             # The key of a job is the beam's mark and the key of its attempt.
-            if old or (succeeded and (job.beam, job.key.partition("-")[2]) in published):
-                found.append(job)
-        return found
+            if job.state is ClusterJobState.SUCCEEDED and (job.beam, job.key.partition("-")[2]) in done
+        }
 
     def remove_kept(self, *, limit: int | None = None) -> int:
         """Remove those folders, as many as can be; how many.
@@ -90,7 +98,8 @@ class Housekeeping:
             if removed == limit:
                 break
             try:
-                removed += self._remove(job)
+                # Its dose may have been asked for again since the jobs were listed.
+                removed += bool(self._not_needed([job])) and self._remove(job)
             except UnreachableError:
                 raise
             except MqiError as error:

@@ -130,7 +130,8 @@ def _new_ones_first(site: Site, names: list[str], last_look: Mapping[str, dateti
 
 
 def _asked(instance: dg.DagsterInstance, row: Row) -> tuple[str, bool]:
-    return asked_key(instance, intake_job.name, row.case, f"{row.case}:{row.fingerprint}")
+    key = f"{row.case}:{row.fingerprint}"
+    return asked_key(instance, intake_job.name, row.case, key, row.results_removed_at)
 
 
 def _settle_requested(context: dg.SensorEvaluationContext, site: Site) -> None:

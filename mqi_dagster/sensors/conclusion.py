@@ -10,7 +10,7 @@ from mqi_dagster.assets.boundary import safe_text
 from mqi_dagster.assets.jobs import conclusion_job, upload_tags
 from mqi_dagster.assets.lineage import latest_digest, latest_text
 from mqi_dagster.delivery.manifest import CaseManifest
-from mqi_dagster.partitions import beam_key, split_beam_key
+from mqi_dagster.partitions import CASES, beam_key, split_beam_key
 from mqi_dagster.resources.site import Site
 from mqi_dagster.sensors.queue import (
     REQUESTS_PER_TICK,
@@ -37,16 +37,17 @@ def conclusion_request(
     Args:
         instance: Dagster's.
         manifest: Of the case.
-        removed_at: When the results of the case were last removed; None where they never were.
+        removed_at: When the results of the case were last removed, None where they never were: what was made
+            before does not count.
         tags: Of the run.
     """
     beams = [beam_key(manifest.case, entry.number) for entry in manifest.beams]
     versions: dict[str, str] = {}
     for beam in beams:
-        digest = latest_digest(instance, "handed_over", beam)
-        dose = latest_digest(instance, "rt_dose", beam)
+        digest = latest_digest(instance, "handed_over", beam, removed_at)
+        dose = latest_digest(instance, "rt_dose", beam, removed_at)
         # A dose that was made again and not handed over is nobody's result yet.
-        handed = latest_text(instance, "handed_over", beam, "rt_dose")
+        handed = latest_text(instance, "handed_over", beam, "rt_dose", removed_at)
         if digest is None or dose is None or handed != dose or not latest_run_succeeded(instance, beam):
             return None
         versions[beam] = f"{dose}:{digest}"
@@ -112,10 +113,14 @@ def cases_to_conclude(interval: int) -> dg.SensorDefinition:
                 continue
             if request is not None:
                 requests.append(request)
+        # One that a person has removed: a request for it would be refused, and with it those of all others.
+        known = set(context.instance.get_dynamic_partitions(str(CASES.name))) if requests else set()
+        missing = [str(one.partition_key) for one in requests if one.partition_key not in known]
         pending = [*(case for case in touched if case not in looked_at), *pending]
         after = max([record.storage_id for record in records], default=after)
         return dg.SensorResult(
             run_requests=requests,
+            dynamic_partitions_requests=[CASES.build_add_request(missing)] if missing else [],
             cursor=write_cursor(after, pending),
             skip_reason=None if requests else dg.SkipReason("no case has become complete"),
         )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from datetime import datetime
 
 import dagster as dg
 
@@ -61,24 +62,26 @@ class Manifests:
         concluded = self._events.latest(CASE_HANDED, case)
         if concluded is None:
             return False
-        if all(
+        arrival = self._ledger.arrivals.get(case)
+        removed_at = arrival.results_removed_at if arrival is not None else None
+        if removed_at is None and all(
             self.handed_over(beam) and (self._events.latest(BEAM_HANDED, beam) or 0) < concluded
             for beam in beams.values()
         ):
             return True
-        # A beam was handed over once more: whether that is another result, only the digests tell.
+        # A beam was handed over once more, or the case was removed and came again: whether that is another
+        # result, only the digests tell.
         marks = tuple(
             (self._events.latest(asset, beam)) for beam in beams.values() for asset in (DOSE, BEAM_HANDED)
         )
         known = self._known.get(case)
-        if known is None or known[0] != (concluded, marks):
-            known = ((concluded, marks), self._asked_and_done(case))
+        if known is None or known[0] != (concluded, removed_at, marks):
+            known = ((concluded, removed_at, marks), self._asked_and_done(case, removed_at))
             self._known[case] = known
         return known[1]
 
-    def _asked_and_done(self, case: str) -> bool:
-        manifest, arrival = self.of(case), self._ledger.arrivals.get(case)
-        removed_at = arrival.results_removed_at if arrival is not None else None
+    def _asked_and_done(self, case: str, removed_at: datetime | None) -> bool:
+        manifest = self.of(case)
         request = conclusion_request(self._instance, manifest, removed_at) if manifest is not None else None
         if request is None:
             return False

@@ -183,6 +183,17 @@ def test_more_conclusions_than_a_tick_asks_for_follow_at_the_next(
     assert sorted(chain.runs_of("conclusion")) == sorted(cases)
 
 
+def test_a_case_whose_partition_somebody_has_deleted_concludes_and_keeps_no_other_waiting(
+    tmp_path: Path,
+) -> None:
+    chain = Chain(tmp_path / "site")
+    cases = taken_in(chain, 2)
+    chain.tick("beams_to_simulate")
+    chain.instance.delete_dynamic_partition("case", cases[0])
+    assert len(chain.tick("cases_to_conclude")) == 2
+    assert sorted(chain.runs_of("conclusion")) == sorted(cases)
+
+
 def test_a_plan_is_opened_once_however_long_its_case_waits_for_the_queue(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

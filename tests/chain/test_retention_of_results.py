@@ -33,7 +33,8 @@ def digests(chain: Chain, asset: str, beam: str) -> set[str]:
 
 def listed(chain: Chain) -> list[str]:
     return [
-        f"{thing.kind.value}: {thing.name}" for thing in spare(chain.instance, chain.site, datetime.now(UTC))
+        f"{thing.kind.value}: {thing.name}"
+        for thing in spare(chain.instance, chain.site, datetime.now(UTC), [])
     ]
 
 
@@ -81,7 +82,7 @@ def test_a_concluded_case_goes_with_its_partitions_and_its_hand_over_stays(tmp_p
     handed = chain.handed_over_files()
     assert listed(chain) == []
     later = datetime.now(UTC) + timedelta(days=11)
-    (thing,) = spare(chain.instance, chain.site, later)
+    (thing,) = spare(chain.instance, chain.site, later, [])
     assert (thing.kind, thing.name, thing.again) == (Kind.CASE, case, "from its inputs, where they are kept")
     assert remove(chain.instance, chain.site, thing) and remove(chain.instance, chain.site, thing)
     assert list((chain.data / "cases").iterdir()) == []
@@ -106,7 +107,7 @@ def test_a_concluded_case_of_which_more_has_come_stays(tmp_path: Path) -> None:
     later = datetime.now(UTC) + timedelta(days=11)
 
     def goes() -> list[str]:
-        return [thing.name for thing in spare(chain.instance, chain.site, later)]
+        return [thing.name for thing in spare(chain.instance, chain.site, later, [])]
 
     assert goes() == [case]
     # As after a removal that was cut short: no beam is a partition any more.
@@ -146,9 +147,9 @@ def test_a_concluded_case_with_a_try_still_to_come_stays(tmp_path: Path) -> None
         next_try_at=later,
     )
     chain.site.ledger.note_outcome(outcome)
-    assert list(spare(chain.instance, chain.site, later)) == []
+    assert list(spare(chain.instance, chain.site, later, [])) == []
     chain.site.ledger.settle_retries(["0b1"])
-    assert [thing.name for thing in spare(chain.instance, chain.site, later)] == [case]
+    assert [thing.name for thing in spare(chain.instance, chain.site, later, [])] == [case]
 
 
 def test_a_case_that_has_not_concluded_stays_however_old(tmp_path: Path) -> None:
@@ -157,7 +158,7 @@ def test_a_case_that_has_not_concluded_stays_however_old(tmp_path: Path) -> None
     chain.tick("case_arrivals")
     chain.tick("beams_to_simulate")
     aged(chain.data / "cases", 400)
-    assert list(spare(chain.instance, chain.site, datetime.now(UTC) + timedelta(days=400))) == []
+    assert list(spare(chain.instance, chain.site, datetime.now(UTC) + timedelta(days=400), [])) == []
 
 
 def test_only_old_logs_go_and_without_a_number_none(tmp_path: Path) -> None:

@@ -16,9 +16,11 @@ from chain_places import chain_on
 from postgres_server import on_postgres
 
 from mqi_dagster.assets import record_retention
+from mqi_dagster.assets import retention as retained
 from mqi_dagster.assets.retention import remove, spare, tidy
 from mqi_dagster.cli.instance import write_instance
 from mqi_dagster.ledger.place import DATABASE_VARIABLE
+from mqi_dagster.sensors import queue
 from mqi_dagster.settings import parse_settings
 from mqi_dagster.synthetic.request import BuiltInPlan
 from mqi_dagster.worklist import Worklist
@@ -63,7 +65,7 @@ def stage(chain: Chain, case: str, history: timedelta | None = None) -> str | No
 def go(chain: Chain, days: int) -> list[tuple[str, str]]:
     """What retention removes some days from now."""
     gone = []
-    for thing in spare(chain.instance, chain.site, datetime.now(UTC) + timedelta(days=days)):
+    for thing in spare(chain.instance, chain.site, datetime.now(UTC) + timedelta(days=days), []):
         assert remove(chain.instance, chain.site, thing) and remove(chain.instance, chain.site, thing)
         gone.append((thing.kind.value, thing.name))
     return gone
@@ -151,6 +153,28 @@ def test_a_removed_case_that_is_made_again_with_the_same_result_concludes_again(
     assert chain.runs_of("conclusion").count(case) == 2
 
 
+def test_a_removed_case_whose_beams_are_made_again_one_after_the_other_concludes_once_all_are(
+    chain: Chain, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    chain.deliver(plan=PLAN, seed=1)
+    chain.tick_sensors(rounds=2)
+    (case,) = chain.runs_of("conclusion")
+    assert go(chain, 11) == [(CASE, case)]
+    assert chain.run("intake", case).success
+    monkeypatch.setattr(queue, "REQUESTS_PER_TICK", 1)
+    for beam in ("b02", "b03"):
+        assert chain.runs_of("conclusion") == [case], "one of its beams is not made again yet"
+        assert stage(chain, case) != "concluded"
+        before = len(chain.runs)
+        chain.tick_sensors()
+        assert ("beam", f"{case}__{beam}") in [run[:2] for run in chain.runs[before:]]
+    chain.tick_sensors()
+    assert all(outcome.success for _, _, outcome in chain.runs)
+    assert len(chain.runs_of("beam")) == 4
+    assert chain.runs_of("conclusion") == [case, case]
+    assert stage(chain, case) == "concluded"
+
+
 def test_a_removal_that_is_killed_leaves_a_case_that_still_has_concluded_and_is_ended_by_the_next(
     chain: Chain, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -217,9 +241,27 @@ def test_what_cannot_be_removed_holds_up_nothing_else(chain: Chain, monkeypatch:
     assert stage(chain, cases[0]) == "concluded"
 
 
+def test_a_case_that_cannot_be_read_holds_up_nothing_else(chain: Chain) -> None:
+    cases = [concluded(chain, seed) for seed in (1, 2, 3)]
+    true = retained.size_of
+
+    def size_of(path: Path) -> int:
+        if path.name == cases[0]:
+            raise PermissionError(13, "Permission denied")
+        return true(path)
+
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setattr(retained, "size_of", size_of)
+        later = datetime.now(UTC) + timedelta(days=11)
+        count, whole, problems = tidy(chain.instance, chain.site, later, 60)
+    assert (count, whole) == (2, True)
+    assert problems == [f"case {cases[0]} cannot be looked at: Permission denied"]
+    assert go(chain, 11) == [(CASE, cases[0])]
+
+
 def test_a_case_of_which_more_comes_while_it_is_being_removed_stays(chain: Chain) -> None:
     case = concluded(chain, 1)
-    (thing,) = spare(chain.instance, chain.site, datetime.now(UTC) + timedelta(days=11))
+    (thing,) = spare(chain.instance, chain.site, datetime.now(UTC) + timedelta(days=11), [])
     row = chain.site.ledger.arrival(case)
     assert row is not None
     chain.site.ledger.see_arrival(row.arrival, case, "another", True, "", None)

@@ -97,13 +97,26 @@ class OpenBoard:
             self.ended = self._terminal.end()
         self._terminal.__exit__(None, None, None)
 
+    @property
+    def frames(self) -> int:
+        """How often it was drawn."""
+        return len(self._frames)
+
+    @property
+    def late(self) -> int:
+        """Frames that came later than they should."""
+        return sum(length > SECONDS for length in self._lengths)
+
+    @property
+    def _lengths(self) -> list[float]:
+        return [later - earlier for earlier, later in pairwise(self._frames)] or [0.0]
+
     def described(self) -> str:
         """How often it was drawn, and read."""
-        lengths = [later - earlier for earlier, later in pairwise(self._frames)] or [0.0]
-        late = sum(length > SECONDS for length in lengths)
         return (
-            f"{len(self._frames)} frames, {late} later than {SECONDS:g} s, the longest {max(lengths):.1f} s;"
-            f" {self.told} say that their reading is older than {SECONDS:g} s, {self.untold} more should"
+            f"{self.frames} frames, {self.late} later than {SECONDS:g} s, the longest"
+            f" {max(self._lengths):.1f} s; {self.told} say that their reading is older than {SECONDS:g} s,"
+            f" {self.untold} more should"
         )
 
 

@@ -16,12 +16,14 @@ from beams import live_jobs
 from chain import Chain
 from chaos_run import Chaos
 from chaos_site import ChaosSite
-from site_on_slurm import jobs_of_root
+from site_on_slurm import jobs_of_root, traced
 from sqlalchemy import NullPool, create_engine, text
 from stack import SERVICES
 
 KEPT = (".staging", ".quarantine", ".trash")
 """Folders that are always there; what lies in the first and the last is temporary."""
+LEAVE_A_RESULT = ("COMPLETED", "NODE_FAIL", "CANCELLED")
+"""What a killed controller calls the end of a job that it had forgotten says nothing of its engine."""
 
 
 def violations(chaos: Chaos, shared: Path, folder: Path) -> list[str]:
@@ -34,6 +36,8 @@ def violations(chaos: Chaos, shared: Path, folder: Path) -> list[str]:
     """
     found = list(_jobs(chaos, shared))
     for site in chaos.sites:
+        ends = sum(what == "end" for what, *_ in traced(shared, site.name))
+        chaos.log.say(f"{site.name}: {ends} engines ended, {len(list(site.receipts()))} beams handed over")
         told = [*_conclusions(site), *_records(site, chaos.postgres.url(site.name)), *_processes(site)]
         site.stack.stop()
         told += [f"lives on after the stop: {one}" for one in site.stack.processes().values()]
@@ -111,14 +115,17 @@ def _jobs(chaos: Chaos, shared: Path) -> Iterator[str]:
         chaos.postgres.url(site.name), "SELECT beam, job_id FROM mqi_cluster_job WHERE state = 'succeeded'"
     ):
         taken.setdefault(beam, []).append(number)
+    ended = Counter(job for what, job, *_ in traced(shared, site.name) if what == "end")
     for beam in {receipt.parent.name for receipt in site.receipts()}:
         known = states.get(beam, {})
         completed = {number for number, state in known.items() if state == "COMPLETED"}
-        # What a killed controller calls the end of a job that it had forgotten (NODE_FAIL, CANCELLED) says
-        # nothing of its engine: the job that was taken is one, it is known, and no other has completed.
-        ours = set(taken.get(beam, []))
-        if len(taken.get(beam, [])) != 1 or ours - known.keys() or completed - ours:
+        # The job that was taken is one, has ended in a way that leaves a result, and no other has completed.
+        ours = taken.get(beam, [])
+        if len(ours) != 1 or known.get(ours[0]) not in LEAVE_A_RESULT or completed - set(ours):
             yield f"the accounting knows the jobs {known} of beam {beam}, the ledger took {taken.get(beam)}"
+        yield from (
+            f"job {job} of beam {beam} was ended by {ended[job]} engines" for job in ours if ended[job] != 1
+        )
     for beam, jobs in states.items():
         if set(jobs.values()) & {"RUNNING", "PENDING"}:
             yield f"the accounting holds jobs of {beam} as {jobs}"

@@ -62,6 +62,19 @@ def one_engine(services: Stack) -> tuple[int, str]:
     return int(pid), str(name)
 
 
+def nothing_but_an_engine(services: Stack, case: str, began: int) -> bool:
+    """Whether an engine runs and every beam of the case whose engine has ended is handed over.
+
+    Args:
+        services: The services.
+        case: The only one that is in work.
+        began: Lines of the engines' trace when it was delivered.
+    """
+    ended = [name for what, _, _, name in services.traced()[began:] if what == "end"]
+    handed = [beam for beam in services.materialised("handed_over") if beam.startswith(case)]
+    return len(services.engines()) == 1 and len(handed) == len(ended)
+
+
 def never_two_at_once(traced: list[tuple[str, int, float, str]]) -> bool:
     """Whether each engine of a trace ended before the next one started."""
     kinds = [what for what, _, _, _ in traced]
@@ -119,15 +132,20 @@ def test_a_run_whose_worker_is_killed_is_retried_and_its_engine_dies_with_it(ser
 
 
 def test_death_of_the_daemon_and_then_of_everything_loses_and_repeats_nothing(services: Stack) -> None:
-    services.steer(seconds=6)
-    before = len(services.starts())
+    services.steer(seconds=12)
+    before, began = len(services.starts()), len(services.traced())
     case = services.case_of(services.deliver(seed=14))
     engine, _ = one_engine(services)
     services.kill("daemon")
     time.sleep(0.5)
     assert engine in services.engines(), "an engine needs no daemon"
     services.start()
-    one_engine(services)
+    wait(
+        lambda: nothing_but_an_engine(services, case, began),
+        "no beam is between two steps",
+        120,
+        services.report,
+    )
     services.kill_everything()
     services.steer()
     services.start()
@@ -138,16 +156,16 @@ def test_death_of_the_daemon_and_then_of_everything_loses_and_repeats_nothing(se
 
 
 def test_a_backfill_from_the_pages_never_runs_two_engines_in_one_slot(services: Stack) -> None:
-    names = tuple(f"{number}G000:TX" for number in range(1, 7))
+    names = tuple(f"{number}G000:TX" for number in range(1, 5))
     services.steer(seconds=0, failing=names)
-    case = services.case_of(services.deliver(seed=15, beams=6))
-    beams = beams_of(case, 6)
+    case = services.case_of(services.deliver(seed=15, beams=4))
+    beams = beams_of(case, 4)
     wait(
         lambda: (
             [run.status for run in services.runs("beam", **{"mqi/case": case})]
-            == [dg.DagsterRunStatus.FAILURE] * 6
+            == [dg.DagsterRunStatus.FAILURE] * 4
         ),
-        "six failed beams",
+        "four failed beams",
         300,
         services.report,
     )

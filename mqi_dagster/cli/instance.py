@@ -13,7 +13,8 @@ from mqi_dagster.assets.jobs import CASE_TAG, GPU_TAG, POOL, UPLOAD_TAG
 from mqi_dagster.assets.slots import simulation_slots, slots_of_a_beam
 from mqi_dagster.errors import ConfigurationError, InfrastructureError
 from mqi_dagster.ledger.ledger import Ledger
-from mqi_dagster.ledger.place import DATABASE_VARIABLE, announce_server, database_lost
+from mqi_dagster.ledger.place import DATABASE_VARIABLE, announce_server, database_lost, server_url
+from mqi_dagster.resources.server_records import ServerRecords, make_tables
 from mqi_dagster.settings import Settings
 
 INSTANCE_FILE = "dagster.yaml"
@@ -22,8 +23,16 @@ _HEAD = """\
 # Dagster's instance of this site. `mqi init` and `mqi dev` keep the limits in step with mqi.yaml;
 # what else you write here (storage, for example) stays.
 """
-_ON_THE_SERVER = {"postgres": {"postgres_url": {"env": DATABASE_VARIABLE}}}
+_ON_THE_SERVER = {
+    "custom": {
+        "module": ServerRecords.__module__,
+        "class": ServerRecords.__name__,
+        "config": {"postgres_url": {"env": DATABASE_VARIABLE}},
+    }
+}
 """The URL holds the password, so it comes from the environment and stands in no file of Dagster."""
+_BY_DAGSTER_ALONE = {"postgres": {"postgres_url": {"env": DATABASE_VARIABLE}}}
+"""What stands there since an earlier version."""
 
 
 def simulations_at_once(
@@ -74,7 +83,7 @@ def instance_settings(
     content.update(existing or {})
     if settings.database.host is not None:
         content["storage"] = _ON_THE_SERVER
-    elif content.get("storage") == _ON_THE_SERVER:
+    elif content.get("storage") in (_ON_THE_SERVER, _BY_DAGSTER_ALONE):
         del content["storage"]
     each = {"applyLimitPerUniqueValue": True}
     # The daemon reads it at its start only: the most that the pool's own limit can become meanwhile.
@@ -147,6 +156,8 @@ def open_instance(settings: Settings) -> dg.DagsterInstance:
         raise ConfigurationError("the site has no Dagster instance yet; run `mqi init`")
     announce_server(settings)
     try:
+        if (server := server_url(settings)) is not None:
+            make_tables(server)
         return dg.DagsterInstance.from_config(str(home))
     except Exception as error:
         if not database_lost(error):

@@ -6,11 +6,10 @@ from contextlib import ExitStack
 from pathlib import Path
 from typing import Any, Protocol
 
-import dagster as dg
 from chain import Chain, merged
 from postgres_server import Server
 
-from mqi_dagster.cli.instance import write_instance
+from mqi_dagster.cli.instance import open_instance, write_instance
 from mqi_dagster.settings import parse_settings
 
 
@@ -25,8 +24,7 @@ def chain_on(
 ) -> Chain:
     """A chain on an empty database of a server; its instance is closed with the stack."""
     section = {**server.section, "name": database}
-    write_instance(parse_settings({"site": {"timezone": "Asia/Seoul"}, "database": section}, folder))
-    instance = opened.enter_context(dg.DagsterInstance.from_config(str(folder / "dagster")))
-    # Dagster opens a connection for every question else, which is half of what a chain costs here.
-    instance.optimize_for_webserver(statement_timeout=60_000, pool_recycle=3600, max_overflow=20)
+    site = parse_settings({"site": {"timezone": "Asia/Seoul"}, "database": section}, folder)
+    write_instance(site)
+    instance = opened.enter_context(open_instance(site))
     return Chain(folder, merged({"database": section}, settings or {}), instance=instance)

@@ -28,8 +28,8 @@ def test_a_server_is_reached_by_its_name_and_a_password_from_a_file(tmp_path: Pa
     settings = site(tmp_path, host="db.example.org", port=5433, user="qa", password_file="db-password")
     assert ledger_url(settings) == "postgresql+psycopg2://qa:s%2Fe%3Ac%40r t@db.example.org:5433/mqi"
     assert "c@r" not in str(instance_settings(settings))
-    assert instance_settings(settings)["storage"] == {
-        "postgres": {"postgres_url": {"env": "MQI_DATABASE_URL"}}
+    assert instance_settings(settings)["storage"]["custom"]["config"] == {
+        "postgres_url": {"env": "MQI_DATABASE_URL"}
     }
 
 
@@ -41,6 +41,8 @@ def test_a_socket_needs_no_name(tmp_path: Path) -> None:
 def test_a_site_that_goes_back_to_files_does_not_keep_the_server(tmp_path: Path) -> None:
     before = instance_settings(site(tmp_path, host="/run/postgresql"))
     assert "storage" not in instance_settings(site(tmp_path), before)
+    earlier = {"storage": {"postgres": {"postgres_url": {"env": "MQI_DATABASE_URL"}}}}
+    assert "storage" not in instance_settings(site(tmp_path), earlier)
     own = {"storage": {"sqlite": {"base_dir": "elsewhere"}}}
     assert instance_settings(site(tmp_path), own)["storage"] == own["storage"]
 

@@ -1,0 +1,66 @@
+"""Dagster's records on PostgreSQL, by connections that are kept for as long as an instance is open."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import dagster as dg
+from dagster._config.config_schema import UserConfigSchema
+from dagster._serdes import ConfigurableClassData
+from dagster_postgres import DagsterPostgresStorage, PostgresEventLogStorage
+from sqlalchemy import create_engine
+
+_KEPT, _MOST = 1, 20
+_RECYCLE_SECONDS = 1800
+
+
+class _Events(PostgresEventLogStorage):
+    def dispose(self) -> None:
+        """Give the connections back with the instance, of which a code location opens one a tick."""
+        super().dispose()
+        self._engine.dispose()
+
+
+class ServerRecords(DagsterPostgresStorage):
+    """Dagster's own storage on PostgreSQL, which opens a connection for every question, but for that.
+
+    Runs, events and ticks share one pool. It keeps one connection, and finds out before each use whether the
+    server is still at its other end. Tables are made by `make_tables`, not by whoever opens an instance.
+
+    Args:
+        postgres_url: Of the database.
+        inst_data: What Dagster has made this from.
+    """
+
+    def __init__(self, postgres_url: str, inst_data: ConfigurableClassData | None = None) -> None:
+        super().__init__(postgres_url, should_autocreate_tables=False, inst_data=inst_data)
+        self._event_log_storage = _Events(postgres_url, should_autocreate_tables=False)
+        # As Dagster makes it, which takes no options of its pool.
+        engine = create_engine(
+            postgres_url,
+            isolation_level="AUTOCOMMIT",
+            pool_size=_KEPT,
+            max_overflow=_MOST - _KEPT,
+            pool_pre_ping=True,
+            pool_recycle=_RECYCLE_SECONDS,
+        )
+        for storage in (self._run_storage, self._event_log_storage, self._schedule_storage):
+            storage._engine = engine
+
+    @classmethod
+    def config_type(cls) -> UserConfigSchema:
+        """What may stand in ``dagster.yaml``."""
+        return {"postgres_url": dg.StringSource}
+
+    @classmethod
+    def from_config_value(
+        cls, inst_data: ConfigurableClassData | None, config_value: Mapping[str, Any]
+    ) -> ServerRecords:
+        """From what stands in ``dagster.yaml``."""
+        return cls(str(config_value["postgres_url"]), inst_data)
+
+
+def make_tables(postgres_url: str) -> None:
+    """Make Dagster's tables where the database has none."""
+    DagsterPostgresStorage(postgres_url)

@@ -14,7 +14,6 @@ from mqi_dagster.assets.slots import simulation_slots, slots_of_a_beam
 from mqi_dagster.errors import ConfigurationError, InfrastructureError
 from mqi_dagster.ledger.ledger import Ledger
 from mqi_dagster.ledger.place import DATABASE_VARIABLE, announce_server, database_lost, server_url
-from mqi_dagster.resources.server_records import ServerRecords, make_tables
 from mqi_dagster.settings import Settings
 
 INSTANCE_FILE = "dagster.yaml"
@@ -25,8 +24,8 @@ _HEAD = """\
 """
 _ON_THE_SERVER = {
     "custom": {
-        "module": ServerRecords.__module__,
-        "class": ServerRecords.__name__,
+        "module": "mqi_dagster.resources.server_records",
+        "class": "ServerRecords",
         "config": {"postgres_url": {"env": DATABASE_VARIABLE}},
     }
 }
@@ -157,6 +156,8 @@ def open_instance(settings: Settings) -> dg.DagsterInstance:
     announce_server(settings)
     try:
         if (server := server_url(settings)) is not None:
+            from mqi_dagster.resources.server_records import make_tables
+
             make_tables(server)
         return dg.DagsterInstance.from_config(str(home))
     except Exception as error:

@@ -120,6 +120,7 @@ def test_a_gpu_taken_out_of_the_pool_halves_what_runs_and_a_waiting_beam_says_wh
         return any("switched off (fan broken): gpu0" in one.reason for one in pool.ledger().waiting_beams())
 
     wait(said, "a beam waits and says why", 300, pool.report)
+    pool.steer(seconds=0.5)
     pool.wait_for_conclusion(case, 600)
     assert at_once(pool.traced()[before:]) == 1
     assert "at most 4 runs" in mqi("on", f"{name}/0")

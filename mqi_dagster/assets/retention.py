@@ -139,8 +139,11 @@ def remove(instance: dg.DagsterInstance, site: Site, thing: Spare) -> bool:
 
 def _remove_case(instance: dg.DagsterInstance, site: Site, thing: Spare) -> bool:
     # Between the listing and this, and between this and the removal, more of the case may have come.
-    if _wanted_again(instance, site, thing.name):
+    if _wanted_again(instance, site, thing.name) or (
+        thing.path.exists() and not _concluded_before(instance, site, thing.name, datetime.now(UTC))
+    ):
         return False
+    before = site.ledger.results_removed_at(thing.name)
     # First: what was asked for before it does not count, however far the removal comes.
     site.ledger.mark_results_removed(thing.name)
     beams = _beam_partitions(instance, thing.name)
@@ -149,6 +152,7 @@ def _remove_case(instance: dg.DagsterInstance, site: Site, thing: Spare) -> bool
         instance.add_dynamic_partitions(str(CASES.name), [thing.name])
         if beams:
             instance.add_dynamic_partitions(str(BEAMS.name), beams)
+        site.ledger.unmark_results_removed(thing.name, before)
         return False
     site.store.discard(thing.path)
     return True
@@ -169,8 +173,10 @@ def _words(error: Exception) -> str:
     return str(error.strerror) if isinstance(error, OSError) else "Dagster's database cannot be reached"
 
 
-def tidied(instance: dg.DagsterInstance, site: Site, now: datetime, problems: list[str]) -> Iterator[Spare]:
-    """Remove what may go, and say of each thing that it is gone.
+def tidied(
+    instance: dg.DagsterInstance, site: Site, now: datetime, problems: list[str]
+) -> Iterator[tuple[Spare, bool]]:
+    """Remove what may go, and say of each thing whether it is gone.
 
     Args:
         instance: Dagster's.
@@ -192,9 +198,8 @@ def tidied(instance: dg.DagsterInstance, site: Site, now: datetime, problems: li
             gone = remove(instance, site, thing)
         except MqiError as error:
             problems.append(error.message)
-            continue
-        if gone:
-            yield thing
+            gone = False
+        yield thing, gone
 
 
 def tidy(
@@ -209,8 +214,8 @@ def tidy(
         InfrastructureError: A folder or Dagster's database cannot be read.
     """
     limit, count, problems = time.monotonic() + seconds, 0, list[str]()
-    for _ in tidied(instance, site, now, problems):
-        count += 1
+    for _, gone in tidied(instance, site, now, problems):
+        count += gone
         if time.monotonic() > limit:
             return count, False, problems
     return count, True, problems

@@ -28,9 +28,13 @@ def retention(
     console = Console(highlight=False)
     file, settings = require_site(site)
     opened, count, size, stays = Site(file), 0, 0, list[str]()
-    look, word = (spare, "would remove") if dry_run else (tidied, "removed")
+    now, word = datetime.now(UTC), "would remove" if dry_run else "removed"
     with open_instance(settings) as instance:
-        for thing in look(instance, opened, datetime.now(UTC), stays):
+        if dry_run:
+            things = spare(instance, opened, now, stays)
+        else:
+            things = (thing for thing, gone in tidied(instance, opened, now, stays) if gone)
+        for thing in things:
             line = f"{word} {thing.kind} {thing.name} ({thing.bytes / 1e6:.1f} MB; made again: {thing.again})"
             console.print(Text(line), soft_wrap=True)
             count, size = count + 1, size + thing.bytes

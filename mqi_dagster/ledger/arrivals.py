@@ -199,11 +199,20 @@ class ArrivalRows(Database):
 
     def mark_results_removed(self, case: str) -> None:
         """Note that the results of a case are removed; nothing where it was never seen."""
-        self._mark(case, "results_removed_at")
+        self._mark(case, "results_removed_at", self._clock())
+
+    def unmark_results_removed(self, case: str, before: datetime | None) -> None:
+        """Take that note back, of a removal that was called off.
+
+        Args:
+            case: Case key.
+            before: What `results_removed_at` was.
+        """
+        self._mark(case, "results_removed_at", before)
 
     def mark_records_removed(self, case: str) -> None:
         """Note that the runs of a removed case are removed; nothing where it was never seen."""
-        self._mark(case, "records_removed_at")
+        self._mark(case, "records_removed_at", self._clock())
 
     def removed_with_records(self, before: datetime) -> list[str]:
         """Cases whose results were removed before a moment, and whose runs were not since, in that order.
@@ -224,9 +233,9 @@ class ArrivalRows(Database):
         row = self.arrival(case)
         return None if row is None else row.results_removed_at
 
-    def _mark(self, case: str, column: str) -> None:
+    def _mark(self, case: str, column: str, moment: datetime | None) -> None:
         with self._write() as connection:
-            connection.execute(update(ARRIVAL).where(ARRIVAL.c.case == case).values({column: self._clock()}))
+            connection.execute(update(ARRIVAL).where(ARRIVAL.c.case == case).values({column: moment}))
 
     def _arrivals(self, query: Select[tuple[object, ...]]) -> list[Arrival]:
         with self._read() as connection:

@@ -6,8 +6,9 @@ from collections.abc import Collection
 from dataclasses import dataclass
 from datetime import datetime
 from enum import StrEnum
+from typing import Any
 
-from sqlalchemy import Row, func, insert, select, update
+from sqlalchemy import Connection, Row, func, insert, select, update
 
 from mqi_dagster.errors import LeaseLostError
 from mqi_dagster.ledger.database import Database, batched
@@ -51,6 +52,15 @@ def _attempt(row: Row[tuple[object, ...]]) -> Attempt:
     return Attempt(**values)
 
 
+def _newest(connection: Connection, beam: str, digest: str) -> Row[Any] | None:
+    return connection.execute(
+        select(ATTEMPT)
+        .where(ATTEMPT.c.beam == beam, ATTEMPT.c.digest == digest)
+        .order_by(ATTEMPT.c.id.desc())
+        .limit(1)
+    ).one_or_none()
+
+
 class AttemptRows(Database):
     """The attempts of every beam; nothing that ended is ever overwritten."""
 
@@ -66,12 +76,7 @@ class AttemptRows(Database):
             run_id: The run that works on it from now on.
         """
         with self._write() as connection:
-            last = connection.execute(
-                select(ATTEMPT)
-                .where(ATTEMPT.c.beam == beam, ATTEMPT.c.digest == digest)
-                .order_by(ATTEMPT.c.id.desc())
-                .limit(1)
-            ).one_or_none()
+            last = _newest(connection, beam, digest)
             if last is not None and last.outcome is None:
                 row_id = int(last.id)
                 connection.execute(update(ATTEMPT).where(ATTEMPT.c.id == row_id).values(run_id=run_id))
@@ -115,6 +120,37 @@ class AttemptRows(Database):
         if now.outcome is not ended:
             raise LeaseLostError(f"attempt {now.number} of beam {now.beam} has already ended: {now.outcome}")
         return now
+
+    def note_succeeded(self, beam: str, digest: str, run_id: str) -> None:
+        """Write down that what an attempt was to make is verified and published, where its run died before.
+
+        An attempt that had ended in another way stays so, and the success gets a row with the same number.
+
+        Args:
+            beam: Beam key; nobody may hold its lease.
+            digest: Digest of what is published.
+            run_id: The run that has found it.
+        """
+        now, succeeded = self._clock(), Outcome.SUCCEEDED.value
+        with self._write() as connection:
+            last = _newest(connection, beam, digest)
+            if last is None or last.outcome == succeeded:
+                return
+            if last.outcome is None:
+                ended = {"outcome": succeeded, "ended_at": now}
+                connection.execute(update(ATTEMPT).where(ATTEMPT.c.id == last.id).values(ended))
+                return
+            connection.execute(
+                insert(ATTEMPT).values(
+                    beam=beam,
+                    digest=digest,
+                    number=last.number,
+                    run_id=run_id,
+                    started_at=now,
+                    ended_at=now,
+                    outcome=succeeded,
+                )
+            )
 
     def attempts(self, beam: str) -> list[Attempt]:
         """Every attempt of a beam, oldest first."""

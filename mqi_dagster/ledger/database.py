@@ -32,14 +32,12 @@ if TYPE_CHECKING:
     from alembic.config import Config
 
 _BUSY_SECONDS = 30
+_KEEPALIVES = {"keepalives_idle": 10, "keepalives_interval": 5, "keepalives_count": 3}
+CONNECTION = {**_KEEPALIVES, "connect_timeout": 10, "tcp_user_timeout": 30_000}
+"""An address behind which nobody is must not hold a process for minutes, nor a line that was cut."""
 _SERVER = {
+    **CONNECTION,
     "application_name": "mqi-ledger",
-    # An address behind which nobody is must not hold a process for minutes, nor a line that was cut.
-    "connect_timeout": 10,
-    "keepalives_idle": 10,
-    "keepalives_interval": 5,
-    "keepalives_count": 3,
-    "tcp_user_timeout": 30_000,
     "options": (
         f"-c timezone=UTC -c lock_timeout={_BUSY_SECONDS}s -c statement_timeout={2 * _BUSY_SECONDS}s"
         f" -c idle_in_transaction_session_timeout={2 * _BUSY_SECONDS}s"

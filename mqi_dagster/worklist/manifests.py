@@ -62,8 +62,10 @@ class Manifests:
         concluded = self._events.latest(CASE_HANDED, case)
         if concluded is None:
             return False
-        arrival = self._ledger.arrivals.get(case)
-        removed_at = arrival.results_removed_at if arrival is not None else None
+        taken_in, arrival = self._events.latest(MANIFEST, case), self._ledger.arrivals.get(case)
+        # What was made before a removal counts for nothing, but only once the case has come again.
+        again = taken_in is not None and taken_in > concluded
+        removed_at = arrival.results_removed_at if again and arrival is not None else None
         if removed_at is None and all(
             self.handed_over(beam) and (self._events.latest(BEAM_HANDED, beam) or 0) < concluded
             for beam in beams.values()
@@ -75,7 +77,8 @@ class Manifests:
             (self._events.latest(asset, beam)) for beam in beams.values() for asset in (DOSE, BEAM_HANDED)
         )
         known = self._known.get(case)
-        if known is None or known[0] != (concluded, removed_at, marks):
+        # Where it is not, that may change without another thing being made: by the end of a run.
+        if known is None or not known[1] or known[0] != (concluded, removed_at, marks):
             known = ((concluded, removed_at, marks), self._asked_and_done(case, removed_at))
             self._known[case] = known
         return known[1]

@@ -9,6 +9,9 @@ from pathlib import Path
 import pytest
 from chain import Chain, deliver, faulty_engine
 
+from mqi_dagster.assets.engine_run import EngineRun
+from mqi_dagster.errors import UnreachableError
+
 BEAM = 2
 FAULTS = {
     "zero-histories": ("engine", "the engine simulated no history"),
@@ -111,3 +114,22 @@ def test_the_attempt_budget_repeats_a_failed_engine_within_one_run(tmp_path: Pat
     found = [(attempt.number, attempt.outcome) for attempt in chain.site.ledger.attempts(f"{case}__b02")]
     assert found == [(1, "failed"), (2, "failed")]
     assert chain.engine_starts() == 2
+
+
+def test_a_run_that_dies_after_its_dose_was_published_is_followed_by_one_that_takes_it_and_says_so(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    chain = Chain(tmp_path / "site", given=deliver(tmp_path / "in").folder)
+    case, outcome = chain.run_intake()
+    assert outcome.success
+    with monkeypatch.context() as dying:
+        dying.setattr(EngineRun, "clear", _away)
+        assert not chain.run_beams(case, [BEAM])[0].success
+    assert chain.run_beams(case, [BEAM])[0].success
+    assert chain.engine_starts() == 1
+    made = chain.site.ledger.attempts(f"{case}__b02")
+    assert [(one.number, one.outcome) for one in made] == [(1, "lost"), (1, "succeeded")]
+
+
+def _away(_: EngineRun) -> None:
+    raise UnreachableError("the cluster does not answer")

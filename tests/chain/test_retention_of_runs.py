@@ -175,11 +175,47 @@ def test_a_removed_case_whose_beams_are_made_again_one_after_the_other_concludes
     assert stage(chain, case) == "concluded"
 
 
+def test_an_open_board_goes_on_knowing_a_removed_case_as_concluded(chain: Chain) -> None:
+    first = concluded(chain, 1)
+    board = Worklist(chain.instance, chain.site, chain.site.ledger, history=None)
+
+    def stages() -> list[str]:
+        return [row.stage.value for row in board.look().cases if row.case == first]
+
+    assert stages() == ["concluded"]
+    assert go(chain, 11) == [(CASE, first)]
+    assert stages() == ["concluded"]
+    concluded(chain, 2)
+    assert chain.run("intake", first).success
+    assert stages() != ["concluded"]
+    chain.tick("beams_to_simulate")
+    true = chain.instance.get_runs
+    with pytest.MonkeyPatch.context() as early:
+        # As a look sees it between the event of the conclusion and the end of its run.
+        early.setattr(chain.instance, "get_runs", lambda *_, **__: [])
+        chain.tick("cases_to_conclude")
+        board.look()
+    assert chain.instance.get_runs() == true()
+    assert stages() == ["concluded"]
+
+
+def test_a_removal_that_is_called_off_leaves_no_trace(chain: Chain, monkeypatch: pytest.MonkeyPatch) -> None:
+    case = concluded(chain, 1)
+    (thing,) = spare(chain.instance, chain.site, datetime.now(UTC) + timedelta(days=11), [])
+    answers = iter((False, True))
+    with monkeypatch.context() as between:
+        between.setattr(retained, "_wanted_again", lambda *_: next(answers))
+        assert not remove(chain.instance, chain.site, thing)
+    assert chain.site.ledger.results_removed_at(case) is None
+    assert chain.instance.has_dynamic_partition("case", case)
+    assert chain.instance.has_dynamic_partition("beam", f"{case}__b02")
+    assert stage(chain, case) == "concluded"
+
+
 def test_a_removal_that_is_killed_leaves_a_case_that_still_has_concluded_and_is_ended_by_the_next(
     chain: Chain, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    case = concluded(chain, 1)
-    concluded(chain, 2)
+    case, second = concluded(chain, 1), concluded(chain, 2)
     other = f"{case}0"
     job = chain.definitions.resolve_job_def("intake")
     chain.instance.create_run_for_job(
@@ -189,6 +225,7 @@ def test_a_removal_that_is_killed_leaves_a_case_that_still_has_concluded_and_is_
         patched.setattr(type(chain.site.store), "discard", _killed)
         with pytest.raises(KeyboardInterrupt):
             go(chain, 11)
+    assert stage(chain, case) == stage(chain, second) == "concluded"
     tidy(chain.instance, chain.site, datetime.now(UTC), 60)
     assert stage(chain, case) == "concluded"
     storage = chain.instance.run_storage

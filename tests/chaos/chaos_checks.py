@@ -14,7 +14,7 @@ from typing import Any
 import dagster as dg
 from beams import live_jobs
 from chain import Chain
-from chaos_run import Chaos
+from chaos_run import BEAMS, Chaos
 from chaos_site import ChaosSite
 from site_on_slurm import jobs_of_root, traced
 from sqlalchemy import NullPool, create_engine, text
@@ -169,7 +169,8 @@ def _doses(site: ChaosSite, folder: Path) -> Iterator[str]:
     shutil.rmtree(chain.inbox)
     shutil.copytree(site.stack.inbox, chain.inbox)
     with redirect_stdout(StringIO()), redirect_stderr(StringIO()):
-        chain.tick_sensors(rounds=2 + len(site.cases) // 10)
+        # Ten runs are asked for at each look.
+        chain.tick_sensors(rounds=2 + BEAMS * len(site.cases) // 10)
     for case in site.cases:
         for expected in sorted((chain.handover / case).rglob("*")):
             if not expected.is_file() or expected.suffix != ".dcm":

@@ -102,6 +102,7 @@ def test_the_attempt_number_rises_only_after_an_engine_failure(ledger: Ledger) -
     assert second.number == 2
     assert ledger.failures("b1", "d1") == 1
     assert ledger.begin_attempt("b1", "other", "run6").number == 1
+
     assert [(row.number, row.outcome, row.cause) for row in ledger.attempts("b1")] == [
         (1, "lost", "worker died"),
         (1, "cancelled", None),
@@ -109,6 +110,23 @@ def test_the_attempt_number_rises_only_after_an_engine_failure(ledger: Ledger) -
         (2, None, None),
         (1, None, None),
     ]
+
+
+def test_a_result_whose_run_died_before_its_attempt_had_ended_is_noted_once(ledger: Ledger) -> None:
+    ledger.note_succeeded("b1", "d1", "run1")
+    assert ledger.attempts("b1") == [], "nothing was ever tried"
+    ledger.begin_attempt("b1", "d1", "run1")
+    lost = ledger.begin_attempt("b1", "d2", "run1")
+    ledger.end_attempt(lost, Outcome.LOST, "its worker died")
+    for digest in ("d1", "d2", "d1", "d2"):
+        ledger.note_succeeded("b1", digest, "run2")
+    told = [(one.digest, one.number, one.run_id, one.outcome) for one in ledger.attempts("b1")]
+    assert told == [
+        ("d1", 1, "run1", Outcome.SUCCEEDED),
+        ("d2", 1, "run1", Outcome.LOST),
+        ("d2", 1, "run2", Outcome.SUCCEEDED),
+    ]
+    assert ledger.succeeded({"b1"}) == {("b1", "d1-1"), ("b1", "d2-1")}
 
 
 def test_a_run_that_lost_its_attempt_cannot_end_it(ledger: Ledger) -> None:

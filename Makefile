@@ -73,6 +73,7 @@ test: install-dev
 test-all: install-dev
 	@tests/system-packages
 	@$(BIN)/python -m pytest -m "slow and not chaos" -n 2 --dist worksteal --durations=0
+	@$(MAKE) --no-print-directory test-chaos
 	@$(MAKE) --no-print-directory mutate
 
 test-chaos: install-dev

@@ -46,7 +46,8 @@ def settings_of(folder: Path) -> dict[str, Any]:
     command = [sys.executable, str(ENGINE), "{tps}", str(folder / "steering.json"), str(folder / "trace")]
     profile = {"command": command, "version": "test engine 1", "reads_beam_model": True}
     return {
-        "intake": {"stable_seconds": 0, "scan_interval_seconds": 1},
+        # At one second the looks alone take a third of a core of each site.
+        "intake": {"stable_seconds": 0, "scan_interval_seconds": 2},
         "engine": {
             "profile": "steered",
             "profiles": {"steered": profile},

@@ -2,6 +2,7 @@
 
 import time
 from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from enum import StrEnum
@@ -66,7 +67,7 @@ def spare(instance: dg.DagsterInstance, site: Site, now: datetime, problems: lis
         InfrastructureError: A folder or Dagster's database cannot be read.
     """
     retention = site.settings.retention
-    try:
+    with _told("what is old cannot be looked for"):
         busy = _busy_cases(instance, site)
         cases = site.settings.paths.data / "cases"
         for folder in sorted(cases.iterdir()) if cases.is_dir() else []:
@@ -91,10 +92,6 @@ def spare(instance: dg.DagsterInstance, site: Site, now: datetime, problems: lis
             limit = now - timedelta(days=retention.run_output_days)
             storage = site.settings.paths.dagster_home / "storage"
             yield from _old_files(Kind.RUN_OUTPUT, storage, "*/compute_logs/*", limit)
-    except Exception as error:
-        if not _is_away(error):
-            raise
-        raise InfrastructureError(f"what is old cannot be looked for: {_words(error)}") from None
 
 
 def _of_case(instance: dg.DagsterInstance, site: Site, folder: Path, now: datetime) -> Iterator[Spare]:
@@ -118,30 +115,23 @@ def remove(instance: dg.DagsterInstance, site: Site, thing: Spare) -> bool:
     Raises:
         InfrastructureError: It cannot be removed.
     """
-    try:
-        if thing.kind is Kind.RECORDS:
-            return not _wanted_again(instance, site, thing.name) and remove_records(
-                instance, site, thing.name
-            )
-        if thing.kind is Kind.CASE:
+    with _told(f"{thing.kind} {thing.name} cannot be removed"):
+        if thing.kind in (Kind.CASE, Kind.RECORDS):
+            # Between the listing and this, and between this and the removal, more of the case may have come.
+            if _wanted_again(instance, site, thing.name):
+                return False
+            if thing.kind is Kind.RECORDS:
+                return remove_records(instance, site, thing.name)
             return _remove_case(instance, site, thing)
         if thing.kind is Kind.SUPERSEDED:
             site.store.discard(thing.path)
         else:
             thing.path.unlink(missing_ok=True)
-    except Exception as error:
-        if not _is_away(error):
-            raise
-        words = _words(error)
-        raise InfrastructureError(f"{thing.kind} {thing.name} cannot be removed: {words}") from None
     return True
 
 
 def _remove_case(instance: dg.DagsterInstance, site: Site, thing: Spare) -> bool:
-    # Between the listing and this, and between this and the removal, more of the case may have come.
-    if _wanted_again(instance, site, thing.name) or (
-        thing.path.exists() and not _concluded_before(instance, site, thing.name, datetime.now(UTC))
-    ):
+    if thing.path.exists() and not _concluded_before(instance, site, thing.name, datetime.now(UTC)):
         return False
     before = site.ledger.results_removed_at(thing.name)
     # First: what was asked for before it does not count, however far the removal comes.
@@ -163,8 +153,19 @@ def _wanted_again(instance: dg.DagsterInstance, site: Site, case: str) -> bool:
     return (arrival is not None and arrival.is_open) or case in _busy_cases(instance, site)
 
 
-def _is_away(error: Exception) -> bool:
-    return isinstance(error, OSError) or database_lost(error)
+@contextmanager
+def _told(what: str) -> Iterator[None]:
+    """Turn the error of a file, or of a database that is away, into one of ours.
+
+    Raises:
+        InfrastructureError: With what cannot be done, and why.
+    """
+    try:
+        yield
+    except Exception as error:
+        if not (isinstance(error, OSError) or database_lost(error)):
+            raise
+        raise InfrastructureError(f"{what}: {_words(error)}") from None
 
 
 def _words(error: Exception) -> str:
@@ -187,12 +188,8 @@ def tidied(
     Raises:
         InfrastructureError: A folder or Dagster's database cannot be read.
     """
-    try:
+    with _told("removed cases cannot be looked for"):
         note_removed(instance, site)
-    except Exception as error:
-        if not _is_away(error):
-            raise
-        raise InfrastructureError(f"removed cases cannot be looked for: {_words(error)}") from None
     for thing in spare(instance, site, now, problems):
         try:
             gone = remove(instance, site, thing)

@@ -22,15 +22,16 @@ _HEAD = """\
 # Dagster's instance of this site. `mqi init` and `mqi dev` keep the limits in step with mqi.yaml;
 # what else you write here (storage, for example) stays.
 """
+_URL = {"postgres_url": {"env": DATABASE_VARIABLE}}
+"""It holds the password, so it comes from the environment and stands in no file of Dagster."""
 _ON_THE_SERVER = {
     "custom": {
         "module": "mqi_dagster.resources.server_records",
         "class": "ServerRecords",
-        "config": {"postgres_url": {"env": DATABASE_VARIABLE}},
+        "config": _URL,
     }
 }
-"""The URL holds the password, so it comes from the environment and stands in no file of Dagster."""
-_BY_DAGSTER_ALONE = {"postgres": {"postgres_url": {"env": DATABASE_VARIABLE}}}
+_BY_DAGSTER_ALONE = {"postgres": _URL}
 """What stands there since an earlier version."""
 
 

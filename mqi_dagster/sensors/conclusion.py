@@ -114,8 +114,10 @@ def cases_to_conclude(interval: int) -> dg.SensorDefinition:
             if request is not None:
                 requests.append(request)
         # One that a person has removed: a request for it would be refused, and with it those of all others.
-        known = set(context.instance.get_dynamic_partitions(str(CASES.name))) if requests else set()
-        missing = [str(one.partition_key) for one in requests if one.partition_key not in known]
+        cases = [str(request.partition_key) for request in requests]
+        missing = [
+            case for case in cases if not context.instance.has_dynamic_partition(str(CASES.name), case)
+        ]
         pending = [*(case for case in touched if case not in looked_at), *pending]
         after = max([record.storage_id for record in records], default=after)
         return dg.SensorResult(

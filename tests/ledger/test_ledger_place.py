@@ -28,8 +28,12 @@ def test_a_server_is_reached_by_its_name_and_a_password_from_a_file(tmp_path: Pa
     settings = site(tmp_path, host="db.example.org", port=5433, user="qa", password_file="db-password")
     assert ledger_url(settings) == "postgresql+psycopg2://qa:s%2Fe%3Ac%40r t@db.example.org:5433/mqi"
     assert "c@r" not in str(instance_settings(settings))
-    assert instance_settings(settings)["storage"]["custom"]["config"] == {
-        "postgres_url": {"env": "MQI_DATABASE_URL"}
+    assert instance_settings(settings)["storage"] == {
+        "custom": {
+            "module": "mqi_dagster.resources.server_records",
+            "class": "ServerRecords",
+            "config": {"postgres_url": {"env": "MQI_DATABASE_URL"}},
+        }
     }
 
 

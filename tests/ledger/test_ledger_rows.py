@@ -102,7 +102,6 @@ def test_the_attempt_number_rises_only_after_an_engine_failure(ledger: Ledger) -
     assert second.number == 2
     assert ledger.failures("b1", "d1") == 1
     assert ledger.begin_attempt("b1", "other", "run6").number == 1
-
     assert [(row.number, row.outcome, row.cause) for row in ledger.attempts("b1")] == [
         (1, "lost", "worker died"),
         (1, "cancelled", None),

@@ -156,16 +156,16 @@ def test_death_of_the_daemon_and_then_of_everything_loses_and_repeats_nothing(se
 
 
 def test_a_backfill_from_the_pages_never_runs_two_engines_in_one_slot(services: Stack) -> None:
-    names = tuple(f"{number}G000:TX" for number in range(1, 5))
+    names = tuple(f"{number}G000:TX" for number in range(1, 7))
     services.steer(seconds=0, failing=names)
-    case = services.case_of(services.deliver(seed=15, beams=4))
-    beams = beams_of(case, 4)
+    case = services.case_of(services.deliver(seed=15, beams=6))
+    beams = beams_of(case, 6)
     wait(
         lambda: (
             [run.status for run in services.runs("beam", **{"mqi/case": case})]
-            == [dg.DagsterRunStatus.FAILURE] * 4
+            == [dg.DagsterRunStatus.FAILURE] * 6
         ),
-        "four failed beams",
+        "six failed beams",
         300,
         services.report,
     )

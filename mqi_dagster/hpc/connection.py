@@ -124,7 +124,7 @@ class Connection:
                     quiet_close(channel)
 
     def _open_channel(self, timeout: float) -> paramiko.Channel:
-        wait, refusal = _FIRST_WAIT_SECONDS, ""
+        wait, refusal, found_dead = _FIRST_WAIT_SECONDS, "", False
         for _ in range(_OPEN_TRIES):
             transport = self.transport()
             try:
@@ -133,7 +133,12 @@ class Connection:
                 refused = isinstance(error, paramiko.ChannelException) or "Unable to open" in str(error)
                 if not (refused and transport.is_active()):
                     # A black hole answers nothing and looks alive: only a new connection can tell.
+                    black_hole = transport.is_active()
                     self.drop()
+                    if not black_hole and not found_dead:
+                        # It had ended before; through a channel that was never opened nothing was asked.
+                        found_dead = True
+                        continue
                     raise ConnectionLostError(f"the connection is gone: {_said(error)}") from None
                 refusal = _said(error)
             # The server frees a session a little after the client has seen its end.

@@ -11,7 +11,7 @@ import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from importlib import resources
-from typing import TYPE_CHECKING, BinaryIO, cast
+from typing import TYPE_CHECKING, Any, BinaryIO, cast
 
 import paramiko
 
@@ -31,6 +31,7 @@ if TYPE_CHECKING:
 _READ = 1 << 16
 _MOST_OUTPUT = 64 << 20
 _SAID = 400
+_KEY_EXCHANGE_LOOK_SECONDS = 0.1
 _NO_PATHS = Scrubber()
 _FULL = re.compile(rb"No space left on device|Disk quota exceeded|(?:printf|echo): I/O error")
 """How commands say it in English; the last is all that dash says."""
@@ -93,7 +94,7 @@ def run(
             errors = bytearray()
             drain = threading.Thread(target=_drain, args=(channel, errors), daemon=True)
             drain.start()
-            _write(channel, feed)
+            _write(channel, feed, end)
             out = _read(channel, end)
             drain.join(max(0.0, end - time.monotonic()))
             if not channel.status_event.wait(max(0.0, end - time.monotonic())):
@@ -182,19 +183,37 @@ def _drain(channel: paramiko.Channel, into: bytearray) -> None:
         return
 
 
-def _write(channel: paramiko.Channel, feed: bytes | Feed | None) -> None:
+def _write(channel: paramiko.Channel, feed: bytes | Feed | None, end: float) -> None:
     try:
         if callable(feed):
             feed(cast("BinaryIO", _StandardInput(channel)))
         elif feed is not None:
             channel.sendall(feed)
-        channel.shutdown_write()
+        _end_input(channel, end)
     except TimeoutError:
         raise
     except OSError:
         # The command has ended before it read everything: its exit code and words say why.
         if not _alive(channel):
             raise
+
+
+def _end_input(channel: paramiko.Channel, end: float) -> None:
+    """Say that no more comes, unless the command has ended.
+
+    Paramiko's own may say it after its other thread has taken leave of the command; OpenSSH ends the whole
+    connection then. While keys are exchanged nothing may be said, and the other thread must not be held up.
+    """
+    paramikos, transport = cast(Any, channel), channel.get_transport()
+    while transport.is_active():
+        with paramikos.lock, transport.clear_to_send_lock:
+            if transport.clear_to_send.is_set():
+                if (message := paramikos._send_eof()) is not None:
+                    cast(Any, transport)._send_message(message)
+                return
+        if time.monotonic() >= end:
+            raise TimeoutError
+        transport.clear_to_send.wait(_KEY_EXCHANGE_LOOK_SECONDS)
 
 
 def _read(channel: paramiko.Channel, end: float) -> bytes:

@@ -1,0 +1,92 @@
+"""Commands of a real OpenSSH server that end at once: the connection outlives them."""
+
+from __future__ import annotations
+
+import sys
+import threading
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, BinaryIO
+
+import paramiko
+import pytest
+
+from mqi_dagster.hpc.errors import ConnectionLostError
+from mqi_dagster.hpc.shell import run
+
+sys.path.insert(0, str(Path(__file__).parents[1] / "handover"))
+
+from sftp_server import SftpServer
+
+END_OF_INPUT = 96
+
+
+@pytest.fixture
+def server(tmp_path: Path) -> Iterator[SftpServer]:
+    made = SftpServer(tmp_path / "sshd")
+    made.start()
+    yield made
+    made.kill()
+
+
+@pytest.mark.parametrize("place", ["_send_user_message", "_send_message"])
+def test_the_connection_outlives_a_command_that_ends_before_its_input(
+    server: SftpServer, monkeypatch: pytest.MonkeyPatch, place: str
+) -> None:
+    """The machine is so busy that a command is over before the end of its input is on its way."""
+    real, said, here = getattr(paramiko.Transport, place), [], threading.current_thread()
+
+    def late(transport: Any, message: paramiko.Message) -> None:
+        if message.asbytes()[0] == END_OF_INPUT and threading.current_thread() is here:
+            said.append(place)
+            time.sleep(0.5)
+        real(transport, message)
+
+    connection = server.connection()
+    first = connection.transport()
+    with monkeypatch.context() as patched:
+        patched.setattr(paramiko.Transport, place, late)
+        assert run(connection, ["true"]).exit_code == 0
+        time.sleep(0.3)
+    assert run(connection, ["echo", "here"]).text == "here\n"
+    assert connection.transport() is first
+    assert "nonexistent channel" not in server.log
+    if place == "_send_message":
+        assert said
+
+
+def test_the_end_of_input_waits_until_keys_are_exchanged(server: SftpServer) -> None:
+    connection = server.connection()
+    transport = connection.transport()
+
+    def feed(stream: BinaryIO) -> None:
+        stream.write(b"dose")
+        transport.clear_to_send.clear()
+        threading.Timer(0.5, transport.clear_to_send.set).start()
+
+    begun = time.monotonic()
+    assert run(connection, ["cat"], feed=feed).out == b"dose"
+    assert time.monotonic() - begun > 0.5
+    assert connection.transport() is transport
+
+
+@pytest.mark.parametrize("times", [1, 2])
+def test_a_connection_that_had_ended_unseen_is_opened_again_once(
+    server: SftpServer, monkeypatch: pytest.MonkeyPatch, times: int
+) -> None:
+    real, ended = paramiko.Transport.open_session, []
+
+    def ends_first(transport: paramiko.Transport, *arguments: Any, **named: Any) -> paramiko.Channel:
+        if len(ended) < times:
+            ended.append(transport)
+            transport.close()
+        return real(transport, *arguments, **named)
+
+    monkeypatch.setattr(paramiko.Transport, "open_session", ends_first)
+    connection = server.connection()
+    if times == 2:
+        with pytest.raises(ConnectionLostError):
+            run(connection, ["true"])
+    assert run(connection, ["echo", "here"]).text == "here\n"
+    assert len(ended) == times

@@ -95,11 +95,17 @@ class Connection:
             raise ConnectError("the connection was lost at once")
         return found
 
-    def drop(self) -> None:
-        """Close the connection; the next call opens another one."""
+    def drop(self, transport: paramiko.Transport | None = None) -> None:
+        """Close the connection; the next call opens another one.
+
+        Args:
+            transport: Close it only if this is still its transport: another thread may have opened a new one.
+        """
         self._own()
         with self._lock:
-            self._drop()
+            current = self._clients[-1].get_transport() if self._clients else None
+            if transport is None or transport is current:
+                self._drop()
 
     def _drop(self) -> None:
         clients, self._clients = self._clients, []
@@ -134,7 +140,7 @@ class Connection:
                 if not (refused and transport.is_active()):
                     # A black hole answers nothing and looks alive: only a new connection can tell.
                     black_hole = transport.is_active()
-                    self.drop()
+                    self.drop(transport)
                     if not black_hole and not found_dead:
                         # It had ended before; through a channel that was never opened nothing was asked.
                         found_dead = True

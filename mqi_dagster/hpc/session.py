@@ -50,27 +50,27 @@ def sftp(connection: Connection, timeout: float | None = None) -> Iterator[param
             # Without a limit of its own a read from a black hole never returns.
             client.get_channel().settimeout(limit)  # type: ignore[union-attr]
         except TimeoutError:
-            connection.drop()
+            connection.drop(channel.get_transport())
             raise CommandTimeoutError(f"no SFTP session within {limit:g} s") from None
         except SFTPError:
             raise RemoteCommandError("no SFTP session: does a login script print something?", 1) from None
         except DEAD as error:
             alive = channel.get_transport().is_active()
             if not alive:
-                connection.drop()
+                connection.drop(channel.get_transport())
             reason = str(error) or type(error).__name__
             raise ConnectionLostError(f"no SFTP session: {reason}") from None
         try:
             yield client
         except TimeoutError:
-            connection.drop()
+            connection.drop(channel.get_transport())
             raise CommandTimeoutError(f"no answer from SFTP within {limit:g} s") from None
         except (FileNotFoundError, PermissionError):
             raise
         except DEAD as error:
             if channel.get_transport().is_active() and isinstance(error, OSError) and not channel.closed:
                 raise
-            connection.drop()
+            connection.drop(channel.get_transport())
             reason = str(error) or type(error).__name__
             raise ConnectionLostError(f"the connection was lost during a transfer: {reason}") from None
         finally:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import functools
-import io
 import re
 import shlex
 import threading
@@ -11,7 +10,7 @@ import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from importlib import resources
-from typing import TYPE_CHECKING, Any, BinaryIO, cast
+from typing import BinaryIO, cast
 
 import paramiko
 
@@ -24,14 +23,11 @@ from mqi_dagster.hpc.errors import (
     RemoteCommandError,
 )
 from mqi_dagster.hpc.session import request
-
-if TYPE_CHECKING:
-    from _typeshed import ReadableBuffer
+from mqi_dagster.hpc.standard_input import StandardInput
 
 _READ = 1 << 16
 _MOST_OUTPUT = 64 << 20
 _SAID = 400
-_KEY_EXCHANGE_LOOK_SECONDS = 0.1
 _NO_PATHS = Scrubber()
 _FULL = re.compile(rb"No space left on device|Disk quota exceeded|(?:printf|echo): I/O error")
 """How commands say it in English; the last is all that dash says."""
@@ -107,10 +103,10 @@ def run(
                 raise EOFError("the session ended in the middle of the command")
             return Answer(code, out, bytes(errors))
         except TimeoutError:
-            connection.drop()
+            connection.drop(channel.get_transport())
             raise CommandTimeoutError(f"no answer within {limit:g} s") from None
         except DEAD as error:
-            connection.drop()
+            connection.drop(channel.get_transport())
             raise ConnectionLostError(f"the connection was lost during a command: {_text(error)}") from None
 
 
@@ -150,30 +146,6 @@ def require(answer: Answer, what: str) -> Answer:
     )
 
 
-class _StandardInput(io.RawIOBase):
-    """Writes to a command; what follows a failure goes nowhere, so that whoever clears up waits no more.
-
-    Args:
-        channel: Of the command.
-    """
-
-    def __init__(self, channel: paramiko.Channel) -> None:
-        super().__init__()
-        self._channel = channel
-        self._broken = False
-
-    def writable(self) -> bool:
-        return True
-
-    def write(self, data: ReadableBuffer) -> int:
-        block = bytes(data)
-        if not self._broken:
-            self._broken = True
-            self._channel.sendall(block)
-            self._broken = False
-        return len(block)
-
-
 def _drain(channel: paramiko.Channel, into: bytearray) -> None:
     try:
         while part := channel.recv_stderr(_READ):
@@ -184,36 +156,19 @@ def _drain(channel: paramiko.Channel, into: bytearray) -> None:
 
 
 def _write(channel: paramiko.Channel, feed: bytes | Feed | None, end: float) -> None:
+    stream = StandardInput(channel, end)
     try:
         if callable(feed):
-            feed(cast("BinaryIO", _StandardInput(channel)))
+            feed(cast("BinaryIO", stream))
         elif feed is not None:
-            channel.sendall(feed)
-        _end_input(channel, end)
+            stream.write(feed)
+        stream.end()
     except TimeoutError:
         raise
     except OSError:
         # The command has ended before it read everything: its exit code and words say why.
         if not _alive(channel):
             raise
-
-
-def _end_input(channel: paramiko.Channel, end: float) -> None:
-    """Say that no more comes, unless the command has ended.
-
-    Paramiko's own may say it after its other thread has taken leave of the command; OpenSSH ends the whole
-    connection then. While keys are exchanged nothing may be said, and the other thread must not be held up.
-    """
-    paramikos, transport = cast(Any, channel), channel.get_transport()
-    while transport.is_active():
-        with paramikos.lock, transport.clear_to_send_lock:
-            if transport.clear_to_send.is_set():
-                if (message := paramikos._send_eof()) is not None:
-                    cast(Any, transport)._send_message(message)
-                return
-        if time.monotonic() >= end:
-            raise TimeoutError
-        transport.clear_to_send.wait(_KEY_EXCHANGE_LOOK_SECONDS)
 
 
 def _read(channel: paramiko.Channel, end: float) -> bytes:

@@ -19,7 +19,8 @@ sys.path.insert(0, str(Path(__file__).parents[1] / "handover"))
 
 from sftp_server import SftpServer
 
-END_OF_INPUT = 96
+DATA, END_OF_INPUT = 94, 96
+"""Numbers of messages (RFC 4254, 9)."""
 
 
 @pytest.fixture
@@ -30,17 +31,18 @@ def server(tmp_path: Path) -> Iterator[SftpServer]:
     made.kill()
 
 
+@pytest.mark.parametrize("kind", [DATA, END_OF_INPUT])
 def test_the_connection_outlives_a_command_that_ends_before_its_input(
-    server: SftpServer, monkeypatch: pytest.MonkeyPatch
+    server: SftpServer, monkeypatch: pytest.MonkeyPatch, kind: int
 ) -> None:
-    """The machine is so busy that a command is over before the end of its input is on its way."""
+    """The machine is so busy that a command is over before its input, or the end of it, is on its way."""
     here = threading.current_thread()
 
     def be_late(place: str) -> None:
         real = getattr(paramiko.Transport, place)
 
         def late(transport: Any, message: paramiko.Message) -> None:
-            if message.asbytes()[0] == END_OF_INPUT and threading.current_thread() is here:
+            if message.asbytes()[0] == kind and threading.current_thread() is here:
                 time.sleep(0.6)
             real(transport, message)
 
@@ -51,7 +53,7 @@ def test_the_connection_outlives_a_command_that_ends_before_its_input(
     with monkeypatch.context() as patched:
         be_late("_send_user_message")
         be_late("_send_message")
-        assert run(connection, ["sleep", "0.3"]).exit_code == 0
+        assert run(connection, ["sleep", "0.3"], feed=b"dose").exit_code == 0
         time.sleep(0.3)
     assert run(connection, ["echo", "here"]).text == "here\n"
     assert connection.transport() is first
@@ -62,10 +64,15 @@ def test_the_end_of_input_waits_until_keys_are_exchanged(server: SftpServer) -> 
     connection = server.connection()
     transport = connection.transport()
 
+    def exchanged() -> None:
+        # As the thread that exchanges keys does: whoever held this while waiting would wait for ever.
+        with transport.clear_to_send_lock:
+            transport.clear_to_send.set()
+
     def feed(stream: BinaryIO) -> None:
         stream.write(b"dose")
         transport.clear_to_send.clear()
-        threading.Timer(0.5, transport.clear_to_send.set).start()
+        threading.Timer(0.5, exchanged).start()
 
     begun = time.monotonic()
     assert run(connection, ["cat"], feed=feed).out == b"dose"

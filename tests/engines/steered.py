@@ -2,7 +2,8 @@
 
     python steered.py <TPS file> <steering file> <trace file>
 
-The steering file is JSON: ``{"seconds": 1.5, "failing": ["2G000:TX"]}``. The trace gets one line when an
+The steering file is JSON: ``{"seconds": 1.5, "failing": ["2G000:TX"]}``; the seconds, for all batches, may be
+changed while it runs. The trace gets one line when an
 engine starts and one when it ends by itself: ``start|end <pid> <monotonic seconds> <beam name>``.
 """
 
@@ -27,18 +28,24 @@ def traced(trace: Path, what: str, name: str) -> None:
         stream.write(f"{what} {os.getpid()} {time.monotonic():.3f} {name}\n")
 
 
+def seconds(steering: Path) -> float:
+    """How long all batches take, as the steering file says now."""
+    return float(json.loads(steering.read_text())["seconds"])
+
+
 def main() -> int:
     """Simulate as the steering file says."""
     keys = quick.keys_of(Path(sys.argv[1]))
     trace = Path(sys.argv[3])
     name = quick.beam_name(keys)
     traced(trace, "start", name)
-    steering = json.loads(Path(sys.argv[2]).read_text())
+    steering, began = json.loads(Path(sys.argv[2]).read_text()), time.monotonic()
     layers = quick.samples_of(keys)
     quick.say(f"Uploading particles with batch.. : Particle count --> {len(layers)} with {BATCHES} batches")
     for batch in range(1, BATCHES + 1):
         quick.say(f"Generating particles for ({batch} of {BATCHES} batches) in CPU ..")
-        time.sleep(steering["seconds"] / BATCHES)
+        while time.monotonic() - began < batch / BATCHES * seconds(Path(sys.argv[2])):
+            time.sleep(0.05)
     if name in steering["failing"]:
         quick.say("steered to fail")
         traced(trace, "end", name)

@@ -37,6 +37,8 @@ MQI = Path(sys.executable).with_name("mqi")
 BEAM_ASSETS = ("interpreted_csvs", "tps_file", "raw_dose", "rt_dose", "handed_over")
 CASE_ASSETS = ("case_manifest", "case_handed_over")
 SERVICES = ("code-location", "daemon", "pages")
+HOLD = 600.0
+"""Seconds of an engine that runs, on the slowest machine, until it is interrupted or told to end."""
 _OPENING = threading.Lock()
 """Dagster reads its server's address from this process's environment, one for the threads of all sites."""
 
@@ -52,7 +54,7 @@ def settings_of(folder: Path) -> dict[str, Any]:
             "profile": "steered",
             "profiles": {"steered": profile},
             "histories": 100000,
-            "timeout_seconds": 120,
+            "timeout_seconds": 900,
             "phantom": {"dimension": [12, 12, 40], "unit_mm": [10, 10, 10], "position_mm": [-60, -60, -365]},
         },
         "execution": {

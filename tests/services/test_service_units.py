@@ -8,7 +8,7 @@ from collections.abc import Iterator
 
 import pytest
 from managed import ManagedStack
-from stack import wait
+from stack import HOLD, wait
 from test_services import made_once, one_engine, worker_of
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(900)]
@@ -29,7 +29,7 @@ def managed(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ManagedStack]:
 def test_a_beam_goes_on_and_ends_once_when_the_code_location_is_started_again(
     managed: ManagedStack, number: signal.Signals
 ) -> None:
-    managed.steer(seconds=15)
+    managed.steer(seconds=HOLD)
     before = len(managed.starts())
     case = managed.case_of(managed.deliver(seed=40 + number, beams=2))
     engine, _ = one_engine(managed)
@@ -44,7 +44,7 @@ def test_a_beam_goes_on_and_ends_once_when_the_code_location_is_started_again(
 
 
 def test_a_run_whose_worker_died_with_the_code_location_is_taken_up_again(managed: ManagedStack) -> None:
-    managed.steer(seconds=15)
+    managed.steer(seconds=HOLD)
     case = managed.case_of(managed.deliver(seed=70, beams=2))
     engine, _ = one_engine(managed)
     worker = worker_of(engine)
@@ -79,7 +79,7 @@ def test_no_service_runs_twice_and_no_other_way_of_starting_them_joins_in(manage
 
 
 def test_after_the_services_mqi_stop_ends_the_workers_that_outlived_them(managed: ManagedStack) -> None:
-    managed.steer(seconds=60)
+    managed.steer(seconds=HOLD)
     case = managed.case_of(managed.deliver(seed=71, beams=2))
     one_engine(managed)
     for name in list(managed.units):

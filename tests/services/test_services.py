@@ -11,7 +11,7 @@ from pathlib import Path
 
 import dagster as dg
 import pytest
-from stack import BEAM_ASSETS, CASE_ASSETS, Stack, wait
+from stack import BEAM_ASSETS, CASE_ASSETS, HOLD, Stack, wait
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(600)]
 
@@ -102,7 +102,7 @@ def test_a_case_dropped_into_the_inbox_is_handed_over_and_concluded_once(service
 
 
 def test_a_case_survives_a_restart_of_the_services_in_the_middle_of_an_engine(services: Stack) -> None:
-    services.steer(seconds=6)
+    services.steer(seconds=HOLD)
     case = services.case_of(services.deliver(seed=12))
     one_engine(services)
     services.stop()
@@ -114,7 +114,7 @@ def test_a_case_survives_a_restart_of_the_services_in_the_middle_of_an_engine(se
 
 
 def test_a_run_whose_worker_is_killed_is_retried_and_its_engine_dies_with_it(services: Stack) -> None:
-    services.steer(seconds=6)
+    services.steer(seconds=HOLD)
     case = services.case_of(services.deliver(seed=13))
     engine, beam = one_engine(services)
     before = len(services.starts(beam))
@@ -132,7 +132,7 @@ def test_a_run_whose_worker_is_killed_is_retried_and_its_engine_dies_with_it(ser
 
 
 def test_death_of_the_daemon_and_then_of_everything_loses_and_repeats_nothing(services: Stack) -> None:
-    services.steer(seconds=12)
+    services.steer(seconds=HOLD)
     before, began = len(services.starts()), len(services.traced())
     case = services.case_of(services.deliver(seed=14))
     engine, _ = one_engine(services)

@@ -11,7 +11,7 @@ import pytest
 sys.path.insert(0, str(Path(__file__).parents[1] / "postgres"))
 
 from postgres_server import Server, running_postgres
-from stack import Stack
+from stack import HOLD, Stack
 from test_services import made_once, one_engine
 
 pytestmark = [pytest.mark.slow, pytest.mark.postgres, pytest.mark.timeout(900)]
@@ -47,7 +47,7 @@ def test_a_case_is_handed_over_with_every_record_on_the_server(on_server: Stack,
 
 
 def test_a_case_outlives_the_death_of_the_server(on_server: Stack, server: Server) -> None:
-    on_server.steer(seconds=8)
+    on_server.steer(seconds=HOLD)
     case = on_server.case_of(on_server.deliver(seed=32))
     one_engine(on_server)
     server.kill()

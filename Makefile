@@ -83,8 +83,8 @@ test-chaos: install-dev
 test-postgres: install-dev
 	@$(PYTHON) deploy/postgres install
 	@$(BIN)/python -m pytest -m postgres -n 2 --dist worksteal --durations=10 tests/postgres tests/ledger \
-	  tests/chain/test_sensors.py tests/chain/test_retention_of_runs.py tests/services/test_services_on_postgres.py \
-	  tests/production tests/worklist
+	  tests/chain/test_sensors.py tests/chain/test_retention_of_runs.py tests/chain/test_coming_back.py \
+	  tests/services/test_services_on_postgres.py tests/production tests/worklist
 
 mutate: install-dev
 	@$(BIN)/python tests/mutate.py

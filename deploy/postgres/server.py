@@ -221,7 +221,8 @@ class Server:
             # Two sites whose processes all come back at once need more than the hundred of a plain server.
             "max_connections = 300",
             f"unix_socket_directories = '{self.socket_folder}'",
-            "timezone = 'UTC'",
+            # As Debian sets it on a machine there: what depends on a server in UTC is found out.
+            "timezone = 'Asia/Seoul'",
             *(() if self._durable else ("fsync = off",)),
         ]
         with (beside / "postgresql.conf").open("a") as stream:

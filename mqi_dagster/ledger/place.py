@@ -9,7 +9,7 @@ from sqlalchemy.engine import URL
 from sqlalchemy.exc import DataError, DBAPIError, IntegrityError, ProgrammingError
 from sqlalchemy.exc import TimeoutError as PoolTimeoutError
 
-from mqi_dagster.ledger.database import sqlite_url
+from mqi_dagster.ledger.database import CONNECTION, sqlite_url
 from mqi_dagster.settings import Settings
 from mqi_dagster.settings.passwords import read_password
 
@@ -46,6 +46,7 @@ def server_url(settings: Settings) -> str | None:
         return None
     password = None if database.password_file is None else read_password(database.password_file, _PASSWORD)
     socket = database.host.startswith("/")
+    place = {"host": database.host, "port": str(database.port)} if socket else {}
     url = URL.create(
         DRIVER,
         username=database.user,
@@ -53,7 +54,8 @@ def server_url(settings: Settings) -> str | None:
         host=None if socket else database.host,
         port=None if socket else database.port,
         database=database.name,
-        query={"host": database.host, "port": str(database.port)} if socket else {},
+        # Here, because Dagster's own engines take no other options.
+        query={**place, **{name: str(value) for name, value in CONNECTION.items()}},
     )
     return url.render_as_string(hide_password=False)
 
@@ -67,6 +69,8 @@ def announce_server(settings: Settings) -> None:
     url = server_url(settings)
     if url is not None:
         os.environ[DATABASE_VARIABLE] = url
+        # Dagster writes moments in UTC into columns without a zone: a session in another would shift them.
+        os.environ["PGTZ"] = "UTC"
 
 
 def database_lost(error: BaseException) -> bool:

@@ -11,8 +11,6 @@ from dagster._serdes import ConfigurableClassData
 from dagster_postgres import DagsterPostgresStorage, PostgresEventLogStorage
 from sqlalchemy import create_engine
 
-from mqi_dagster.ledger.database import CONNECTION
-
 _KEPT, _MOST = 1, 20
 _RECYCLE_SECONDS = 1800
 
@@ -46,7 +44,7 @@ class ServerRecords(DagsterPostgresStorage):
             max_overflow=_MOST - _KEPT,
             pool_pre_ping=True,
             pool_recycle=_RECYCLE_SECONDS,
-            connect_args={**CONNECTION, "application_name": "mqi-dagster"},
+            connect_args={"application_name": "mqi-dagster"},
         )
         for storage in (self._run_storage, self._event_log_storage, self._schedule_storage):
             storage._engine = engine

@@ -12,6 +12,9 @@ from mqi_dagster.errors import ConfigurationError
 from mqi_dagster.ledger.place import ledger_url
 from mqi_dagster.settings import Settings, parse_settings
 
+# A host behind which nobody is, or a line that was cut, holds no engine of Dagster's either.
+LIMITS = "connect_timeout=10&{}keepalives_count=3&keepalives_idle=10&keepalives_interval=5&{}"
+
 
 def site(base: Path, **database: Any) -> Settings:
     return parse_settings({"site": {"timezone": "Asia/Seoul"}, "database": database}, base)
@@ -26,7 +29,8 @@ def test_a_server_is_reached_by_its_name_and_a_password_from_a_file(tmp_path: Pa
     secret.write_text("s/e:c@r t\n")
     secret.chmod(0o600)
     settings = site(tmp_path, host="db.example.org", port=5433, user="qa", password_file="db-password")
-    assert ledger_url(settings) == "postgresql+psycopg2://qa:s%2Fe%3Ac%40r t@db.example.org:5433/mqi"
+    server, limits = "qa:s%2Fe%3Ac%40r t@db.example.org:5433", LIMITS.format("", "tcp_user_timeout=30000")
+    assert ledger_url(settings) == f"postgresql+psycopg2://{server}/mqi?{limits}"
     assert "c@r" not in str(instance_settings(settings))
     assert instance_settings(settings)["storage"] == {
         "custom": {
@@ -39,7 +43,8 @@ def test_a_server_is_reached_by_its_name_and_a_password_from_a_file(tmp_path: Pa
 
 def test_a_socket_needs_no_name(tmp_path: Path) -> None:
     settings = site(tmp_path, host="/run/postgresql")
-    assert ledger_url(settings) == "postgresql+psycopg2://mqi@/mqi?host=%2Frun%2Fpostgresql&port=5432"
+    query = LIMITS.format("host=%2Frun%2Fpostgresql&", "port=5432&tcp_user_timeout=30000")
+    assert ledger_url(settings) == f"postgresql+psycopg2://mqi@/mqi?{query}"
 
 
 def test_a_site_that_goes_back_to_files_does_not_keep_the_server(tmp_path: Path) -> None:

@@ -58,6 +58,12 @@ def latest_text(
     return _text(record.asset_materialization, name)
 
 
+def digest_in(record: dg.EventLogRecord) -> str | None:
+    """The digest that a materialisation names; None where a person only reported it in the pages."""
+    made = record.asset_materialization
+    return None if made is None else _text(made, DIGEST)
+
+
 def latest_digest(
     instance: dg.DagsterInstance, asset: str, key: str, since: datetime | None = None
 ) -> str | None:

@@ -12,13 +12,13 @@ import dagster as dg
 from dagster._core.storage.dagster_run import FINISHED_STATUSES
 
 from mqi_dagster.assets.ancestry import ancestry
-from mqi_dagster.assets.beam import read_manifest
+from mqi_dagster.assets.concluded import beam_partitions, concluded_before
 from mqi_dagster.assets.jobs import BEAM_ASSETS, CASE_ASSETS, CASE_TAG, PARTITION_TAG
-from mqi_dagster.assets.lineage import latest_digest, latest_record
+from mqi_dagster.assets.lineage import latest_digest
 from mqi_dagster.assets.record_retention import note_removed, records_size, remove_records, removed_cases
 from mqi_dagster.errors import InfrastructureError, MqiError, StoreError
 from mqi_dagster.ledger.place import database_lost
-from mqi_dagster.partitions import BEAMS, CASES, beam_key, is_case_key
+from mqi_dagster.partitions import BEAMS, CASES, is_case_key
 from mqi_dagster.resources.site import Site
 from mqi_dagster.store.files import size_of
 
@@ -96,7 +96,7 @@ def spare(instance: dg.DagsterInstance, site: Site, now: datetime, problems: lis
 
 def _of_case(instance: dg.DagsterInstance, site: Site, folder: Path, now: datetime) -> Iterator[Spare]:
     retention = site.settings.retention
-    if retention.case_days is not None and _concluded_before(
+    if retention.case_days is not None and concluded_before(
         instance, site, folder.name, now - timedelta(days=retention.case_days)
     ):
         # Looking at the cases before it takes time, in which more of it may have come.
@@ -124,6 +124,8 @@ def remove(instance: dg.DagsterInstance, site: Site, thing: Spare) -> bool:
                 return remove_records(instance, site, thing.name)
             return _remove_case(instance, site, thing)
         if thing.kind is Kind.SUPERSEDED:
+            if _needed_again(instance, site, thing.path):
+                return False
             site.store.discard(thing.path)
         else:
             thing.path.unlink(missing_ok=True)
@@ -131,26 +133,40 @@ def remove(instance: dg.DagsterInstance, site: Site, thing: Spare) -> bool:
 
 
 def _remove_case(instance: dg.DagsterInstance, site: Site, thing: Spare) -> bool:
-    if thing.path.exists() and not _concluded_before(instance, site, thing.name, datetime.now(UTC)):
+    if thing.path.exists() and not concluded_before(instance, site, thing.name, datetime.now(UTC)):
         return False
     before = site.ledger.results_removed_at(thing.name)
     # First: what was asked for before it does not count, however far the removal comes.
     site.ledger.mark_results_removed(thing.name)
-    beams = _beam_partitions(instance, thing.name)
+    beams = beam_partitions(instance, thing.name)
     _forget_partitions(instance, thing.name, beams)
-    if _wanted_again(instance, site, thing.name):
-        instance.add_dynamic_partitions(str(CASES.name), [thing.name])
-        if beams:
-            instance.add_dynamic_partitions(str(BEAMS.name), beams)
-        site.ledger.unmark_results_removed(thing.name, before)
-        return False
-    site.store.discard(thing.path)
-    return True
+    wanted = True
+    try:
+        wanted = _wanted_again(instance, site, thing.name)
+        if not wanted:
+            site.store.discard(thing.path)
+            # From here on what stands in its place is another intake's.
+            return True
+    except Exception:
+        if wanted or thing.path.exists():
+            _call_off(instance, site, thing.name, beams, before)
+        raise
+    _call_off(instance, site, thing.name, beams, before)
+    return False
 
 
 def _wanted_again(instance: dg.DagsterInstance, site: Site, case: str) -> bool:
     arrival = site.ledger.arrival(case)
     return (arrival is not None and arrival.is_open) or case in _busy_cases(instance, site)
+
+
+def _needed_again(instance: dg.DagsterInstance, site: Site, result: Path) -> bool:
+    """Whether a replaced result has become needed, or may be becoming it, since it was listed."""
+    asset, level = result.parent, result.parent.parent
+    if level.parent.name in _busy_cases(instance, site):
+        return True
+    needed = _needed_of_level(instance, site, level)
+    return needed is None or (asset.name, result.name) in needed
 
 
 @contextmanager
@@ -226,46 +242,9 @@ def _busy_cases(instance: dg.DagsterInstance, site: Site) -> set[str]:
     return {name.partition("__")[0] for name in names}
 
 
-def _concluded_before(instance: dg.DagsterInstance, site: Site, case: str, limit: datetime) -> bool:
-    """Whether the newest thing that was made of a case is its conclusion, and that is old.
-
-    What the case consists of its present manifest says: a beam that has come late is no partition yet, and
-    after an earlier removal no beam is one.
-    """
-    concluded = _made_at(instance, "case_handed_over", case)
-    taken_in = _made_at(instance, "case_manifest", case)
-    if concluded is None or concluded >= limit or taken_in is None or taken_in > concluded:
-        return False
-    arrival = site.ledger.arrival(case)
-    if (
-        arrival is not None
-        and arrival.fingerprint != arrival.requested_fingerprint
-        and arrival.changed_at > taken_in
-    ):
-        return False
-    try:
-        beams = {beam_key(case, entry.number) for entry in read_manifest(instance, site, case).beams}
-    except StoreError:
-        return False
-    beams |= set(_beam_partitions(instance, case))
-    later = [_made_at(instance, "handed_over", beam) for beam in beams]
-    return all(made is not None and made <= concluded for made in later)
-
-
-def _beam_partitions(instance: dg.DagsterInstance, case: str) -> list[str]:
-    return [key for key in instance.get_dynamic_partitions(str(BEAMS.name)) if key.startswith(f"{case}__")]
-
-
-def _made_at(instance: dg.DagsterInstance, asset: str, key: str) -> datetime | None:
-    record = latest_record(instance, asset, key)
-    return datetime.fromtimestamp(record.timestamp, UTC) if record is not None else None
-
-
 def _superseded(instance: dg.DagsterInstance, site: Site, folder: Path, limit: datetime) -> Iterator[Spare]:
     for level in sorted(path for path in folder.iterdir() if path.is_dir() and not path.is_symlink()):
-        whole = level.name == _CASE_LEVEL
-        key = folder.name if whole else f"{folder.name}__{level.name}"
-        needed = _needed(instance, site, key, tuple(CASE_ASSETS.values()) if whole else BEAM_ASSETS)
+        needed = _needed_of_level(instance, site, level)
         if needed is None:
             continue
         for asset in sorted(path for path in level.iterdir() if path.is_dir()):
@@ -273,9 +252,20 @@ def _superseded(instance: dg.DagsterInstance, site: Site, folder: Path, limit: d
                 if result.name == _CURRENT or result.is_symlink() or (asset.name, result.name) in needed:
                     continue
                 if _changed(result) < limit:
-                    name = f"{key} {asset.name} {result.name[:8]}"
+                    name = f"{_key_of(level)} {asset.name} {result.name[:8]}"
                     again = "only with the inputs and settings of then"
                     yield Spare(Kind.SUPERSEDED, name, result, size_of(result), again)
+
+
+def _key_of(level: Path) -> str:
+    """Case or beam key of a folder in the store."""
+    case = level.parent.name
+    return case if level.name == _CASE_LEVEL else f"{case}__{level.name}"
+
+
+def _needed_of_level(instance: dg.DagsterInstance, site: Site, level: Path) -> set[tuple[str, str]] | None:
+    assets = tuple(CASE_ASSETS.values()) if level.name == _CASE_LEVEL else BEAM_ASSETS
+    return _needed(instance, site, _key_of(level), assets)
 
 
 def _needed(
@@ -297,6 +287,15 @@ def _needed(
         for made in (chain.interpreted_csvs, chain.tps_file, chain.raw_dose, chain.rt_dose):
             needed.add((made.manifest.asset, made.digest))
     return needed
+
+
+def _call_off(
+    instance: dg.DagsterInstance, site: Site, case: str, beams: list[str], removed_before: datetime | None
+) -> None:
+    instance.add_dynamic_partitions(str(CASES.name), [case])
+    if beams:
+        instance.add_dynamic_partitions(str(BEAMS.name), beams)
+    site.ledger.unmark_results_removed(case, removed_before)
 
 
 def _forget_partitions(instance: dg.DagsterInstance, case: str, beams: list[str]) -> None:

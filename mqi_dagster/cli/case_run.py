@@ -122,8 +122,8 @@ class CaseRunner:
         from mqi_dagster.sensors.conclusion import conclusion_request, conclusion_tags
 
         case = manifest.case
-        removed_at = self.site.ledger.results_removed_at(case)
-        request = conclusion_request(instance, manifest, removed_at, conclusion_tags(self.site, case))
+        arrival = self.site.ledger.arrival(case)
+        request = conclusion_request(instance, manifest, arrival, conclusion_tags(self.site, case))
         if request is None:
             return "not every beam of the case is handed over"
         tags = {**request.tags, RUN_KEY_TAG: str(request.run_key)}

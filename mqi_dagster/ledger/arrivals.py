@@ -34,6 +34,8 @@ class Arrival:
     """When retention has last removed its results and partitions."""
     records_removed_at: datetime | None = None
     """When retention has last removed its runs."""
+    marker_withdrawn_at: datetime | None = None
+    """When its completion marker was last withdrawn at the target, for a result that it does not tell of."""
 
     @property
     def is_open(self) -> bool:
@@ -140,7 +142,7 @@ class ArrivalRows(Database):
         return self._arrivals(select(ARRIVAL).order_by(ARRIVAL.c.first_seen, ARRIVAL.c.case))
 
     def arrivals_since(self, moment: datetime) -> tuple[int, list[Arrival]]:
-        """How many cases there are, and those seen changed, asked for or removed at or after a moment."""
+        """How many cases there are, and those whose row has changed at or after a moment."""
         newer = or_(
             *(
                 column >= moment
@@ -149,6 +151,7 @@ class ArrivalRows(Database):
                     ARRIVAL.c.requested_at,
                     ARRIVAL.c.results_removed_at,
                     ARRIVAL.c.records_removed_at,
+                    ARRIVAL.c.marker_withdrawn_at,
                 )
             )
         )
@@ -213,6 +216,10 @@ class ArrivalRows(Database):
     def mark_records_removed(self, case: str) -> None:
         """Note that the runs of a removed case are removed; nothing where it was never seen."""
         self._mark(case, "records_removed_at", self._clock())
+
+    def mark_marker_withdrawn(self, case: str) -> None:
+        """Note that the completion marker of a case is withdrawn; nothing where it was never seen."""
+        self._mark(case, "marker_withdrawn_at", self._clock())
 
     def removed_with_records(self, before: datetime) -> list[str]:
         """Cases whose results were removed before a moment, and whose runs were not since, in that order.

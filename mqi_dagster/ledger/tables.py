@@ -25,7 +25,7 @@ from sqlalchemy import (
     text,
 )
 
-REVISION = "0005"
+REVISION = "0006"
 VERSION_TABLE = "mqi_ledger_version"
 
 
@@ -86,6 +86,8 @@ ARRIVAL = Table(
     # Runs from before the removal of the results do not count as asked for.
     Column("results_removed_at", UtcDateTime),
     Column("records_removed_at", UtcDateTime),
+    # Nor does a conclusion that was asked for before its completion marker went.
+    Column("marker_withdrawn_at", UtcDateTime),
 )
 
 SLOT = Table(

@@ -11,6 +11,7 @@ from mqi_dagster.assets.lineage import passed
 from mqi_dagster.delivery.manifest import CaseManifest, beam_inputs
 from mqi_dagster.partitions import BEAMS, beam_key
 from mqi_dagster.resources.site import Site
+from mqi_dagster.sensors.position import Position
 from mqi_dagster.sensors.queue import (
     Room,
     any_unfinished,
@@ -49,25 +50,26 @@ def beam_requests(manifest: CaseManifest, target: str, priority: int) -> list[dg
     ]
 
 
-def _touched(context: dg.SensorEvaluationContext) -> tuple[list[str], int]:
+def _touched(context: dg.SensorEvaluationContext) -> tuple[list[str], Position]:
     """Cases whose check has passed since the last tick, and those that were put off; and the new position.
 
     The check is what is watched, not the manifest: it may be repeated alone, once its limits are mended.
     """
-    after, put_off = read_cursor(context.cursor)
+    position, put_off = read_cursor(context.cursor)
     found: list[str] = []
-    newest, page_end = after, None
+    read: list[int] = []
+    page_end = None
     while True:
         page = context.instance.event_log_storage.get_asset_check_execution_history(
             INTEGRITY, limit=_PAGE, cursor=page_end
         )
-        new = [record for record in page if record.id > after]
+        new = [record for record in page if position.is_new(record.id)]
         found += [record.partition for record in new if record.partition]
-        newest = max([newest, *(record.id for record in new)])
-        if len(new) < _PAGE:
+        read += [record.id for record in new]
+        if len(page) < _PAGE or page[-1].id <= position.floor:
             # The history begins with the newest; who was put off has waited longest.
-            return list(dict.fromkeys([*put_off, *reversed(found)])), newest
-        page_end = new[-1].id
+            return list(dict.fromkeys([*put_off, *reversed(found)])), position.past(read)
+        page_end = page[-1].id
 
 
 def beams_to_simulate(interval: int) -> dg.SensorDefinition:
@@ -81,7 +83,7 @@ def beams_to_simulate(interval: int) -> dg.SensorDefinition:
         description="Adds all delivered beams of a checked case at once and requests one run a beam.",
     )
     def sensor(context: dg.SensorEvaluationContext, site: dg.ResourceParam[Site]) -> dg.SensorResult:
-        cases, after = _touched(context)
+        cases, position = _touched(context)
         coming, priorities = _most_urgent_first(site, cases)
         # Nobody is looked at for whom there is no room: a tick must not last longer because more are waiting.
         room = Room(context.instance)
@@ -119,7 +121,7 @@ def beams_to_simulate(interval: int) -> dg.SensorDefinition:
         return dg.SensorResult(
             run_requests=requests,
             dynamic_partitions_requests=[BEAMS.build_add_request(keys)] if keys else [],
-            cursor=write_cursor(after, pending),
+            cursor=write_cursor(position, pending),
             skip_reason=None
             if requests
             else dg.SkipReason(f"nothing new to ask for; {len(pending)} cases wait"),

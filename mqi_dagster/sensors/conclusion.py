@@ -8,8 +8,9 @@ import dagster as dg
 from mqi_dagster.assets.beam import read_manifest
 from mqi_dagster.assets.boundary import safe_text
 from mqi_dagster.assets.jobs import conclusion_job, upload_tags
-from mqi_dagster.assets.lineage import latest_digest, latest_text
+from mqi_dagster.assets.lineage import latest_digest, latest_record, latest_text
 from mqi_dagster.delivery.manifest import CaseManifest
+from mqi_dagster.ledger.arrivals import Arrival
 from mqi_dagster.partitions import CASES, beam_key, split_beam_key
 from mqi_dagster.resources.site import Site
 from mqi_dagster.sensors.queue import (
@@ -24,12 +25,13 @@ from mqi_dagster.sensors.queue import (
 from mqi_dagster.store.digests import digest_of
 
 HANDED_OVER = dg.AssetKey("handed_over")
+_PAGE = 500
 
 
 def conclusion_request(
     instance: dg.DagsterInstance,
     manifest: CaseManifest,
-    removed_at: datetime | None,
+    arrival: Arrival | None,
     tags: Mapping[str, str] | None = None,
 ) -> dg.RunRequest | None:
     """The conclusion run of a case, None while a beam is in work, has failed, or was never handed over.
@@ -37,10 +39,11 @@ def conclusion_request(
     Args:
         instance: Dagster's.
         manifest: Of the case.
-        removed_at: When the results of the case were last removed, None where they never were: what was made
-            before does not count.
+        arrival: Of the case, None where it has not come through the inbox. What was made before its results
+            were removed does not count, nor a conclusion that was asked for before its marker was withdrawn.
         tags: Of the run.
     """
+    removed_at = _removed_at(instance, arrival)
     beams = [beam_key(manifest.case, entry.number) for entry in manifest.beams]
     versions: dict[str, str] = {}
     for beam in beams:
@@ -53,8 +56,23 @@ def conclusion_request(
         versions[beam] = f"{dose}:{digest}"
     signature = digest_of(versions=versions, partial=manifest.partial)[:16]
     case = manifest.case
-    key, _ = asked_key(instance, conclusion_job.name, case, f"{case}:{signature}", removed_at)
+    withdrawn_at = arrival.marker_withdrawn_at if arrival is not None else None
+    since = max((moment for moment in (removed_at, withdrawn_at) if moment is not None), default=None)
+    key, _ = asked_key(instance, conclusion_job.name, case, f"{case}:{signature}", since)
     return dg.RunRequest(run_key=key, partition_key=case, tags=dict(tags or {}))
+
+
+def _removed_at(instance: dg.DagsterInstance, arrival: Arrival | None) -> datetime | None:
+    """When the results of a case were last removed, None where they never were.
+
+    None as well where it was not taken in since: a removal that was cut short has left them.
+    """
+    if arrival is None or arrival.results_removed_at is None:
+        return None
+    taken_in = latest_record(instance, "case_manifest", arrival.case)
+    if taken_in is None or taken_in.timestamp < arrival.results_removed_at.timestamp():
+        return None
+    return arrival.results_removed_at
 
 
 def conclusion_tags(site: Site, case: str) -> dict[str, str]:
@@ -82,12 +100,13 @@ def cases_to_conclude(interval: int) -> dg.SensorDefinition:
         description="Requests a conclusion run when no beam of a case is unfinished and all are handed over.",
     )
     def sensor(context: dg.SensorEvaluationContext, site: dg.ResourceParam[Site]) -> dg.SensorResult:
-        after, put_off = read_cursor(context.cursor)
-        records = context.instance.fetch_materializations(
-            dg.AssetRecordsFilter(asset_key=HANDED_OVER, after_storage_id=after or None),
-            limit=500,
+        position, put_off = read_cursor(context.cursor)
+        page = context.instance.fetch_materializations(
+            dg.AssetRecordsFilter(asset_key=HANDED_OVER, after_storage_id=position.floor or None),
+            limit=_PAGE + len(position.seen),
             ascending=True,
         ).records
+        records = [record for record in page if position.is_new(record.storage_id)]
         touched = list(dict.fromkeys([*put_off, *(case for record in records if (case := _case_of(record)))]))
         requests: list[dg.RunRequest] = []
         pending: list[str] = []
@@ -102,10 +121,8 @@ def cases_to_conclude(interval: int) -> dg.SensorDefinition:
                 if any_unfinished(context.instance, [case, *beams]):
                     pending.append(case)
                     continue
-                removed_at = site.ledger.results_removed_at(case)
-                request = conclusion_request(
-                    context.instance, manifest, removed_at, conclusion_tags(site, case)
-                )
+                arrival = site.ledger.arrival(case)
+                request = conclusion_request(context.instance, manifest, arrival, conclusion_tags(site, case))
             except Exception as error:  # noqa: BLE001 - one case must not keep all others waiting
                 # Kept, so that a case is not lost to a store that is away for a moment.
                 context.log.error("case %s: %s", case, safe_text(error))
@@ -119,11 +136,11 @@ def cases_to_conclude(interval: int) -> dg.SensorDefinition:
             case for case in cases if not context.instance.has_dynamic_partition(str(CASES.name), case)
         ]
         pending = [*(case for case in touched if case not in looked_at), *pending]
-        after = max([record.storage_id for record in records], default=after)
+        position = position.past(record.storage_id for record in records)
         return dg.SensorResult(
             run_requests=requests,
             dynamic_partitions_requests=[CASES.build_add_request(missing)] if missing else [],
-            cursor=write_cursor(after, pending),
+            cursor=write_cursor(position, pending),
             skip_reason=None if requests else dg.SkipReason("no case has become complete"),
         )
 

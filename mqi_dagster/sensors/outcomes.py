@@ -19,6 +19,7 @@ from mqi_dagster.ledger.alarms import AlarmKind, failed_kind
 from mqi_dagster.ledger.outcomes import RunOutcome, RunVerdict
 from mqi_dagster.resources.site import Site
 from mqi_dagster.sensors.causes import CANCELLED, first_cause, next_step
+from mqi_dagster.sensors.position import Position
 from mqi_dagster.sensors.queue import SECONDS_PER_TICK, latest_run_of
 from mqi_dagster.sensors.retries import has_come_further, retry_requests
 
@@ -27,8 +28,6 @@ PROMPT_SECONDS = 10
 _LOSSES_OF_LONG_RUNS = 3
 """In a row, from which on they are an alarm: two may be two restarts of the machine on one day."""
 _PAGE = 100
-_OVERLAP = 200
-"""Events that are looked at again: PostgreSQL shows some only after others with a higher number."""
 _ENDS: tuple[RunStatusChangeEventType, ...] = (
     dg.DagsterEventType.RUN_FAILURE,
     dg.DagsterEventType.RUN_CANCELED,
@@ -75,15 +74,16 @@ def _look(context: dg.SensorEvaluationContext, site: Site) -> tuple[str, bool]:
         The new cursor, and whether a run has ended whose beam still holds a slot.
     """
     instance, until = context.instance, time.monotonic() + SECONDS_PER_TICK
-    after, seen = _read(context.cursor)
+    position = Position.of(json.loads(context.cursor)) if context.cursor else Position()
     alarmed = {alarm.subject for alarm in site.ledger.alarms() if alarm.kind in _OF_A_RUN}
     leased = {lease.owner for lease in site.ledger.leases()}
     held = False
-    while time.monotonic() < until and (events := _new_events(instance, after, seen)):
+    while time.monotonic() < until and (events := _new_events(instance, position)):
         run_ids = sorted({event.run_id for event in events})
         records = instance.get_run_records(dg.RunsFilter(run_ids=run_ids))
         runs = {record.dagster_run.run_id: record for record in records}
         known = site.ledger.outcomes_of(run_ids)
+        judged: list[int] = []
         for event in events:
             if time.monotonic() > until:
                 break
@@ -92,34 +92,26 @@ def _look(context: dg.SensorEvaluationContext, site: Site) -> tuple[str, bool]:
                 subject = _judge_safely(context, site, record, event, alarmed)
                 alarmed |= {subject} if subject else set()
                 held |= event.run_id in leased
-            seen.add(event.storage_id)
-        after = max(seen, default=after)
-        seen = {number for number in seen if number > after - _OVERLAP}
-    return json.dumps({"after": after, "seen": sorted(seen)}), held
+            judged.append(event.storage_id)
+        position = position.past(judged)
+    return json.dumps(position.content()), held
 
 
-def _read(text: str | None) -> tuple[int, set[int]]:
-    if not text:
-        return 0, set()
-    content = json.loads(text)
-    return int(content["after"]), {int(number) for number in content["seen"]}
-
-
-def _new_events(instance: dg.DagsterInstance, after: int, seen: set[int]) -> list[dg.EventLogRecord]:
+def _new_events(instance: dg.DagsterInstance, position: Position) -> list[dg.EventLogRecord]:
     """The ends of runs that were not looked at yet, in their order, as far as every kind of them is known."""
     found: list[dg.EventLogRecord] = []
     horizon: int | None = None
     for kind in _ENDS:
         page = instance.fetch_run_status_changes(
-            dg.RunStatusChangeRecordsFilter(kind, after_storage_id=max(0, after - _OVERLAP)),
-            limit=_PAGE + len(seen),
+            dg.RunStatusChangeRecordsFilter(kind, after_storage_id=position.floor),
+            limit=_PAGE + len(position.seen),
             ascending=True,
         )
         found += page.records
         if page.has_more and page.records:
             last = page.records[-1].storage_id
             horizon = last if horizon is None else min(horizon, last)
-    new = [event for event in found if event.storage_id not in seen]
+    new = [event for event in found if position.is_new(event.storage_id)]
     return sorted(
         (event for event in new if horizon is None or event.storage_id <= horizon),
         key=lambda event: event.storage_id,

@@ -10,6 +10,7 @@ from dagster._core.storage.dagster_run import FINISHED_STATUSES
 from dagster._core.storage.tags import SENSOR_NAME_TAG
 
 from mqi_dagster.assets.jobs import PARTITION_TAG, RETRY_OF_TAG, RUN_KEY_TAG
+from mqi_dagster.sensors.position import Position
 
 REQUESTS_PER_TICK = 10
 """Dagster needs about half a second for each on a small machine, and a tick should end within ten."""
@@ -134,14 +135,14 @@ def within_a_tick(keys: Iterable[str]) -> Iterator[str]:
             return
 
 
-def read_cursor(text: str | None) -> tuple[int, list[str]]:
-    """Position in the event log, and the keys that the last tick put off."""
+def read_cursor(text: str | None) -> tuple[Position, list[str]]:
+    """How far the records were read, and the keys that the last tick put off."""
     if not text:
-        return 0, []
+        return Position(), []
     content = json.loads(text)
-    return int(content["after"]), [str(key) for key in content["pending"]]
+    return Position.of(content), [str(key) for key in content["pending"]]
 
 
-def write_cursor(after: int, pending: Sequence[str]) -> str:
+def write_cursor(position: Position, pending: Sequence[str]) -> str:
     """The cursor that `read_cursor` reads."""
-    return json.dumps({"after": after, "pending": list(pending)})
+    return json.dumps({**position.content(), "pending": list(pending)})

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from datetime import datetime
 
 import dagster as dg
 
@@ -11,6 +10,7 @@ from mqi_dagster.assets.beam import read_manifest
 from mqi_dagster.assets.jobs import RUN_KEY_TAG
 from mqi_dagster.delivery.manifest import CaseManifest
 from mqi_dagster.errors import StoreError
+from mqi_dagster.ledger.arrivals import Arrival
 from mqi_dagster.partitions import beam_key
 from mqi_dagster.resources.site import Site
 from mqi_dagster.sensors.conclusion import conclusion_request
@@ -77,15 +77,16 @@ class Manifests:
             (self._events.latest(asset, beam)) for beam in beams.values() for asset in (DOSE, BEAM_HANDED)
         )
         known = self._known.get(case)
+        made = (concluded, arrival, marks)
         # Where it is not, that may change without another thing being made: by the end of a run.
-        if known is None or not known[1] or known[0] != (concluded, removed_at, marks):
-            known = ((concluded, removed_at, marks), self._asked_and_done(case, removed_at))
+        if known is None or not known[1] or known[0] != made:
+            known = (made, self._asked_and_done(case, arrival))
             self._known[case] = known
         return known[1]
 
-    def _asked_and_done(self, case: str, removed_at: datetime | None) -> bool:
+    def _asked_and_done(self, case: str, arrival: Arrival | None) -> bool:
         manifest = self.of(case)
-        request = conclusion_request(self._instance, manifest, removed_at) if manifest is not None else None
+        request = conclusion_request(self._instance, manifest, arrival) if manifest is not None else None
         if request is None:
             return False
         asked = self._instance.get_runs(dg.RunsFilter(tags={RUN_KEY_TAG: str(request.run_key)}), limit=1)

@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 from chain import PLAN, Chain
+from chain_places import Made
 
+from mqi_dagster.assets.retention import spare
 from mqi_dagster.partitions import beam_key
+from mqi_dagster.worklist import Worklist
 
 
 def test_a_file_that_was_taken_out_and_put_back_lets_the_case_go_on(tmp_path: Path) -> None:
@@ -67,3 +71,55 @@ def test_a_plan_that_was_exchanged_and_put_back_is_simulated_for_what_stands_the
     assert chain.runs_of("beam") == [beam_key(case, 2), beam_key(case, 3)] * 3
     assert chain.runs_of("conclusion") == [case] * 3
     assert chain.summary(case) == first
+
+
+def test_a_setting_that_was_changed_back_before_anybody_looked_puts_the_marker_back(
+    made: Made, tmp_path: Path
+) -> None:
+    chain = made(tmp_path / "site", {"rt_dose": {"bits": 32}})
+    chain.deliver(plan=PLAN)
+    chain.tick_sensors(rounds=2)
+    (case,) = chain.runs_of("conclusion")
+    first = chain.summary(case)
+
+    for bits in (16, 32):
+        chain.change({"rt_dose": {"bits": bits}})
+        assert chain.run("beam", beam_key(case, 2)).success
+    assert not (chain.handover / case / "_COMPLETE").exists()
+    assert stage(chain, case) == "waiting"
+
+    chain.tick_sensors(rounds=3)
+    assert chain.runs_of("conclusion") == [case] * 2
+    assert (chain.handover / case / "_COMPLETE").is_file()
+    assert chain.summary(case) == first
+    assert stage(chain, case) == "concluded"
+
+
+def test_a_hand_over_that_failed_halfway_and_was_taken_back_puts_the_marker_back(tmp_path: Path) -> None:
+    chain = Chain(tmp_path / "site", {"rt_dose": {"bits": 32}, "retention": {"case_days": 10}})
+    chain.deliver(plan=PLAN)
+    chain.tick_sensors(rounds=2)
+    (case,) = chain.runs_of("conclusion")
+    in_the_way = min((chain.handover / case).rglob("*_b02/*.dcm"))
+
+    in_the_way.unlink()
+    in_the_way.mkdir()
+    chain.change({"rt_dose": {"bits": 16}})
+    assert chain.run("beam", beam_key(case, 2)).code == "handover"
+    assert not (chain.handover / case / "_COMPLETE").exists()
+    later = datetime.now(UTC) + timedelta(days=11)
+    assert not any(thing.name == case for thing in spare(chain.instance, chain.site, later, []))
+
+    in_the_way.rmdir()
+    chain.change({"rt_dose": {"bits": 32}})
+    assert chain.run("beam", beam_key(case, 2)).success
+    chain.tick_sensors(rounds=3)
+    assert chain.runs_of("conclusion") == [case] * 2
+    assert (chain.handover / case / "_COMPLETE").is_file()
+    assert stage(chain, case) == "concluded"
+
+
+def stage(chain: Chain, case: str) -> str:
+    """The stage of a case on a board that is opened now."""
+    work = Worklist(chain.instance, chain.site, chain.site.ledger).look()
+    return next(row.stage.value for row in work.cases if row.case == case)

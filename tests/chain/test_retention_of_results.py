@@ -74,6 +74,34 @@ def test_replaced_results_go_and_what_the_present_dose_needs_stays(tmp_path: Pat
     assert chain.runs[-1][2].success
 
 
+def test_a_replaced_result_that_is_needed_again_since_it_was_listed_stays(tmp_path: Path) -> None:
+    chain = Chain(tmp_path / "site", KEEP)
+    chain.deliver(plan=PLAN)
+    chain.tick_sensors()
+    (case,) = chain.runs_of("intake")
+    beam = f"{case}__b02"
+    first = digests(chain, "raw_dose", beam)
+    chain.change({"interpretation": {"dose_dividing_factor": 2.0}})
+    assert chain.run("beam", beam).success
+    aged(chain.data / "cases", 30)
+    things = list(spare(chain.instance, chain.site, datetime.now(UTC), []))
+    assert things
+
+    running = chain.instance.create_run_for_job(
+        chain.definitions.resolve_job_def("beam"),
+        tags={"dagster/partition": beam},
+        status=dg.DagsterRunStatus.STARTED,
+    )
+    assert not any(remove(chain.instance, chain.site, thing) for thing in things), "its run may reuse them"
+    chain.instance.report_run_failed(running)
+
+    chain.change({"interpretation": {"dose_dividing_factor": 1.0}})
+    assert chain.run("beam", beam).success
+    assert not any(remove(chain.instance, chain.site, thing) for thing in things)
+    assert digests(chain, "raw_dose", beam) >= first
+    assert chain.engine_starts() == 3, "two beams, and the one with the other factor"
+
+
 def test_a_concluded_case_goes_with_its_partitions_and_its_hand_over_stays(tmp_path: Path) -> None:
     chain = Chain(tmp_path / "site", {"retention": {"case_days": 10}})
     chain.deliver(plan=PLAN)

@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from contextlib import ExitStack
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
+from typing import Any
 
 import dagster as dg
 import pytest
@@ -19,6 +20,7 @@ from mqi_dagster.assets import record_retention
 from mqi_dagster.assets import retention as retained
 from mqi_dagster.assets.retention import remove, spare, tidy
 from mqi_dagster.cli.instance import write_instance
+from mqi_dagster.errors import InfrastructureError
 from mqi_dagster.ledger.place import DATABASE_VARIABLE
 from mqi_dagster.sensors import queue
 from mqi_dagster.settings import parse_settings
@@ -189,13 +191,11 @@ def test_an_open_board_goes_on_knowing_a_removed_case_as_concluded(chain: Chain)
     assert chain.run("intake", first).success
     assert stages() != ["concluded"]
     chain.tick("beams_to_simulate")
-    true = chain.instance.get_runs
     with pytest.MonkeyPatch.context() as early:
         # As a look sees it between the event of the conclusion and the end of its run.
         early.setattr(chain.instance, "get_runs", lambda *_, **__: [])
         chain.tick("cases_to_conclude")
         board.look()
-    assert chain.instance.get_runs() == true()
     assert stages() == ["concluded"]
 
 
@@ -221,10 +221,7 @@ def test_a_removal_that_is_killed_leaves_a_case_that_still_has_concluded_and_is_
     chain.instance.create_run_for_job(
         job, tags={"dagster/partition": other}, status=dg.DagsterRunStatus.SUCCESS
     )
-    with monkeypatch.context() as patched:
-        patched.setattr(type(chain.site.store), "discard", _killed)
-        with pytest.raises(KeyboardInterrupt):
-            go(chain, 11)
+    _kill_before_discarding(chain, monkeypatch)
     assert stage(chain, case) == stage(chain, second) == "concluded"
     tidy(chain.instance, chain.site, datetime.now(UTC), 60)
     assert stage(chain, case) == "concluded"
@@ -249,8 +246,92 @@ def test_a_removal_that_is_killed_leaves_a_case_that_still_has_concluded_and_is_
     assert case not in partitions_of_runs(chain) and other in partitions_of_runs(chain)
 
 
-def _killed(*_: object) -> None:
-    raise KeyboardInterrupt
+def _kill_before_discarding(chain: Chain, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A removal that ends between its mark and the folder, and does nothing more."""
+
+    def killed(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patched:
+        patched.setattr(type(chain.site.store), "discard", killed)
+        with pytest.raises(KeyboardInterrupt):
+            go(chain, 11)
+
+
+def test_a_beam_that_is_made_again_after_a_removal_was_killed_leaves_its_case_concluded(
+    chain: Chain, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    chain.deliver(plan=PLAN)
+    chain.tick_sensors(rounds=2)
+    (case,) = chain.runs_of("conclusion")
+    _kill_before_discarding(chain, monkeypatch)
+    assert chain.site.ledger.results_removed_at(case) is not None
+
+    assert chain.run("beam", f"{case}__b02").success
+    chain.tick_sensors(rounds=2)
+    assert stage(chain, case) == "concluded"
+    assert chain.runs_of("conclusion") == [case], "it is what was concluded"
+
+    chain.change({"rt_dose": {"bits": 16}})
+    assert chain.run("beam", f"{case}__b02").success
+    chain.tick_sensors(rounds=2)
+    assert chain.runs_of("conclusion") == [case] * 2
+    assert stage(chain, case) == "concluded"
+    assert go(chain, 11) == [(CASE, case)]
+
+
+def test_a_case_whose_folder_cannot_go_is_left_as_it_was(
+    chain: Chain, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    case = concluded(chain, 1)
+
+    def refused(*_: object) -> None:
+        raise InfrastructureError("the disk is read-only")
+
+    later = datetime.now(UTC) + timedelta(days=11)
+    with monkeypatch.context() as patched:
+        patched.setattr(type(chain.site.store), "discard", refused)
+        assert tidy(chain.instance, chain.site, later, 60) == (0, True, ["the disk is read-only"])
+    assert chain.site.ledger.results_removed_at(case) is None
+    assert chain.instance.has_dynamic_partition("case", case)
+    assert chain.instance.has_dynamic_partition("beam", f"{case}__b02")
+    assert go(chain, 11) == [(CASE, case)]
+
+
+def test_a_case_that_comes_again_while_its_folder_goes_has_all_its_beams_made_again(
+    chain: Chain, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    case = concluded(chain, 1)
+    true = type(chain.site.store).discard
+
+    def slow(store: Any, folder: Path) -> None:
+        true(store, folder)
+        assert chain.run("intake", case).success
+        assert folder.exists()
+
+    with monkeypatch.context() as patched:
+        patched.setattr(type(chain.site.store), "discard", slow)
+        (thing,) = spare(chain.instance, chain.site, datetime.now(UTC) + timedelta(days=11), [])
+        assert remove(chain.instance, chain.site, thing)
+    assert chain.site.ledger.results_removed_at(case) is not None
+    chain.tick_sensors(rounds=2)
+    assert chain.runs_of("beam") == [f"{case}__b02"] * 2
+    assert chain.runs_of("conclusion") == [case] * 2
+
+
+def test_a_beam_that_was_handed_over_again_as_it_was_keeps_its_case_until_that_is_old_too(
+    chain: Chain,
+) -> None:
+    case = concluded(chain, 1)
+    assert chain.run("beam", f"{case}__b02").success
+    chain.tick_sensors()
+    assert chain.runs_of("conclusion") == [case]
+    (again, _) = chain.instance.fetch_materializations(dg.AssetKey("handed_over"), limit=3).records
+    (told,) = chain.instance.fetch_materializations(dg.AssetKey("case_handed_over"), limit=2).records
+    assert told.timestamp < again.timestamp
+    between = datetime.fromtimestamp((told.timestamp + again.timestamp) / 2, UTC)
+    assert not list(spare(chain.instance, chain.site, between + timedelta(days=10), []))
+    assert go(chain, 11) == [(CASE, case)]
 
 
 def test_what_cannot_be_removed_holds_up_nothing_else(chain: Chain, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -229,7 +229,7 @@ def test_a_backup_before_an_upgrade_holds_the_ledger_as_it_is(tmp_path: Path) ->
     with sqlite3.connect(old) as ledger:
         for table in ("mqi_run_outcome", "mqi_alarm", "mqi_notice", "mqi_notice_channel"):
             ledger.execute(f"DROP TABLE {table}")
-        for column in ("results_removed_at", "records_removed_at"):
+        for column in ("results_removed_at", "records_removed_at", "marker_withdrawn_at"):
             ledger.execute(f"ALTER TABLE mqi_arrival DROP COLUMN {column}")
         ledger.execute("UPDATE mqi_ledger_version SET version_num = '0003'")
     mqi("backup", tmp_path / "backup", "--site", site)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import shutil
+import time
 from collections import Counter
 from collections.abc import Iterator
 from contextlib import redirect_stderr, redirect_stdout
@@ -14,6 +15,7 @@ from typing import Any
 import dagster as dg
 from beams import live_jobs
 from chain import Chain
+from chaos_faults import SLURMCTLD
 from chaos_run import BEAMS, Chaos
 from chaos_site import ChaosSite
 from site_on_slurm import jobs_of_root, traced
@@ -22,6 +24,8 @@ from stack import SERVICES
 
 KEPT = (".staging", ".quarantine", ".trash")
 """Folders that are always there; what lies in the first and the last is temporary."""
+FORGETS_SECONDS = 15.0
+"""What a controller has learnt in so many seconds, its death may make unknown."""
 LEAVE_A_RESULT = ("COMPLETED", "NODE_FAIL", "CANCELLED")
 """What a killed controller calls the end of a job that it had forgotten says nothing of its engine."""
 
@@ -116,12 +120,14 @@ def _jobs(chaos: Chaos, shared: Path) -> Iterator[str]:
     ):
         taken.setdefault(beam, []).append(number)
     ended = Counter(job for what, job, *_ in traced(shared, site.name) if what == "end")
+    forgettable = _forgettable(chaos, traced(shared, site.name))
     for beam in {receipt.parent.name for receipt in site.receipts()}:
         known = states.get(beam, {})
         completed = {number for number, state in known.items() if state == "COMPLETED"}
         # The job that was taken is one, has ended in a way that leaves a result, and no other has completed.
         ours = taken.get(beam, [])
-        if len(ours) != 1 or known.get(ours[0]) not in LEAVE_A_RESULT or completed - set(ours):
+        may_be = (*LEAVE_A_RESULT, None) if forgettable & set(ours) else LEAVE_A_RESULT
+        if len(ours) != 1 or known.get(ours[0]) not in may_be or completed - set(ours):
             yield f"the accounting knows the jobs {known} of beam {beam}, the ledger took {taken.get(beam)}"
         yield from (
             f"job {job} of beam {beam} was ended by {ended[job]} engines" for job in ours if ended[job] != 1
@@ -129,6 +135,13 @@ def _jobs(chaos: Chaos, shared: Path) -> Iterator[str]:
     for beam, jobs in states.items():
         if set(jobs.values()) & {"RUNNING", "PENDING"}:
             yield f"the accounting holds jobs of {beam} as {jobs}"
+
+
+def _forgettable(chaos: Chaos, trace: list[tuple[str, str, str, str, float, str]]) -> set[str]:
+    """Jobs that were new or ending when a controller was killed: it may have told the accounting nothing."""
+    since_boot = time.time() - time.monotonic()
+    kills = [fault.at + chaos.log.began + since_boot for fault in chaos.log.faults if fault.kind == SLURMCTLD]
+    return {job for _, job, _, _, at, _ in trace if any(abs(at - kill) < FORGETS_SECONDS for kill in kills)}
 
 
 def _kept_by_policy(url: str) -> set[tuple[str, str]]:

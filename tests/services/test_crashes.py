@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import os
 import signal
+import sqlite3
 import time
 from collections.abc import Iterator
-from contextlib import suppress
+from contextlib import closing, suppress
 from pathlib import Path
 
 import dagster as dg
@@ -46,6 +47,29 @@ def worker_of(engine: int) -> int:
     return int(Path(f"/proc/{engine}/stat").read_text().rpartition(")")[2].split()[1])
 
 
+def stand_still(site: Stack, worker: int) -> None:
+    """Stop a worker between two of its writes: within one it would keep every other writer out of a file."""
+    databases = [site.site / "state" / "ledger.sqlite", *(site.site / "dagster").rglob("*.db")]
+    for _ in range(50):
+        os.kill(worker, signal.SIGSTOP)
+        if not any(is_locked(path) for path in databases):
+            return
+        os.kill(worker, signal.SIGCONT)
+        time.sleep(0.1)
+    raise AssertionError("the worker writes without a pause")
+
+
+def is_locked(database: Path) -> bool:
+    """Whether somebody else writes into an SQLite file for longer than a moment."""
+    with closing(sqlite3.connect(database, timeout=2, isolation_level=None)) as probe:
+        try:
+            probe.execute("BEGIN IMMEDIATE")
+        except sqlite3.OperationalError:
+            return True
+        probe.execute("ROLLBACK")
+    return False
+
+
 def test_after_a_machine_crash_the_beam_is_taken_up_again_with_the_same_attempt(site: Stack) -> None:
     site.steer(seconds=600)
     case = site.case_of(site.deliver(seed=71, beams=1))
@@ -80,7 +104,7 @@ def test_a_worker_that_stands_still_longer_than_its_heartbeat_keeps_its_run(site
     site.steer(seconds=60)
     case = site.case_of(site.deliver(seed=72, beams=1))
     worker = worker_of(engine_of(site))
-    os.kill(worker, signal.SIGSTOP)
+    stand_still(site, worker)
     try:
         lease = site.ledger().lease_of(f"{case}__b02")
         assert lease is not None
@@ -100,7 +124,7 @@ def test_a_cancelled_run_whose_worker_is_gone_is_ended_and_frees_its_slot(site: 
     case = site.case_of(site.deliver(seed=73, beams=1))
     worker = worker_of(engine_of(site))
     (run,) = site.runs("beam")
-    os.kill(worker, signal.SIGSTOP)
+    stand_still(site, worker)
     # The pages wait for the worker, which cannot answer.
     with suppress(TimeoutError):
         site.graphql(TERMINATE, runId=run.run_id)

@@ -141,11 +141,7 @@ def _content_passed(instance: dg.DagsterInstance, asset: str, check: str, key: s
     made = instance.fetch_materializations(
         dg.AssetRecordsFilter(asset_key=dg.AssetKey(asset), asset_partitions=[key]), limit=_RECENT
     ).records
-    digests = {
-        record.storage_id: _text(record.asset_materialization, DIGEST)
-        for record in made
-        if record.asset_materialization is not None
-    }
+    digests = {record.storage_id: digest_in(record) for record in made}
     present = digests.get(made[0].storage_id) if made else None
     if present is None:
         return False

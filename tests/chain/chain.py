@@ -25,6 +25,7 @@ from mqi_dagster.synthetic.request import BuiltInPlan, DeliveryRequest, Layout
 ENGINES = Path(__file__).parents[1] / "engines"
 MACHINES = Path(__file__).parents[2] / "mqi_dagster" / "config" / "machines"
 PLAN = BuiltInPlan(beams=2, layers=2, spots=9, layer_seconds=0.05, energies_mev=(120.0, 150.0))
+ONE_BEAM = BuiltInPlan(beams=1, layers=2, spots=9, layer_seconds=0.05, energies_mev=(120.0,))
 PHANTOM = {"dimension": [12, 12, 40], "unit_mm": [10, 10, 10], "position_mm": [-60, -60, -365]}
 """Coarse; the plane of 2 cm mode is one voxel around z = 0."""
 MC_PHANTOM = {"dimension": [40, 40, 70], "unit_mm": [4, 4, 4], "position_mm": [-80, -80, -242]}

@@ -5,12 +5,12 @@ from __future__ import annotations
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
+from boards import stage
 from chain import PLAN, Chain
 from chain_places import Made
 
 from mqi_dagster.assets.retention import spare
 from mqi_dagster.partitions import beam_key
-from mqi_dagster.worklist import Worklist
 
 
 def test_a_file_that_was_taken_out_and_put_back_lets_the_case_go_on(tmp_path: Path) -> None:
@@ -117,9 +117,3 @@ def test_a_hand_over_that_failed_halfway_and_was_taken_back_puts_the_marker_back
     assert chain.runs_of("conclusion") == [case] * 2
     assert (chain.handover / case / "_COMPLETE").is_file()
     assert stage(chain, case) == "concluded"
-
-
-def stage(chain: Chain, case: str) -> str:
-    """The stage of a case on a board that is opened now."""
-    work = Worklist(chain.instance, chain.site, chain.site.ledger).look()
-    return next(row.stage.value for row in work.cases if row.case == case)

@@ -6,14 +6,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from chain import Chain
+from chain import ONE_BEAM, Chain
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from mqi_dagster.sensors.position import Position
-from mqi_dagster.synthetic.request import BuiltInPlan
-
-ONE_BEAM = BuiltInPlan(beams=1, layers=2, spots=9, layer_seconds=0.05, energies_mev=(120.0,))
 
 
 @pytest.fixture

@@ -31,6 +31,15 @@ def digests(chain: Chain, asset: str, beam: str) -> set[str]:
     return {path.name for path in folder.iterdir() if not path.is_symlink()}
 
 
+def in_work(chain: Chain, beam: str) -> dg.DagsterRun:
+    """A run of a beam that somebody has started."""
+    return chain.instance.create_run_for_job(
+        chain.definitions.resolve_job_def("beam"),
+        tags={"dagster/partition": beam},
+        status=dg.DagsterRunStatus.STARTED,
+    )
+
+
 def listed(chain: Chain) -> list[str]:
     return [
         f"{thing.kind.value}: {thing.name}"
@@ -52,11 +61,7 @@ def test_replaced_results_go_and_what_the_present_dose_needs_stays(tmp_path: Pat
     assert listed(chain) == [], "everything is new"
     aged(chain.data / "cases", 30)
 
-    running = chain.instance.create_run_for_job(
-        chain.definitions.resolve_job_def("beam"),
-        tags={"dagster/partition": f"{case}__b03"},
-        status=dg.DagsterRunStatus.STARTED,
-    )
+    running = in_work(chain, f"{case}__b03")
     assert listed(chain) == [], "a beam of the case is in work"
     chain.instance.report_run_failed(running)
 
@@ -87,11 +92,7 @@ def test_a_replaced_result_that_is_needed_again_since_it_was_listed_stays(tmp_pa
     things = list(spare(chain.instance, chain.site, datetime.now(UTC), []))
     assert things
 
-    running = chain.instance.create_run_for_job(
-        chain.definitions.resolve_job_def("beam"),
-        tags={"dagster/partition": beam},
-        status=dg.DagsterRunStatus.STARTED,
-    )
+    running = in_work(chain, beam)
     assert not any(remove(chain.instance, chain.site, thing) for thing in things), "its run may reuse them"
     chain.instance.report_run_failed(running)
 

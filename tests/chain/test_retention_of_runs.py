@@ -12,7 +12,8 @@ from typing import Any
 
 import dagster as dg
 import pytest
-from chain import PLAN, Chain
+from boards import stage
+from chain import ONE_BEAM, PLAN, Chain
 from chain_places import chain_on
 from postgres_server import on_postgres
 
@@ -24,10 +25,8 @@ from mqi_dagster.errors import InfrastructureError
 from mqi_dagster.ledger.place import DATABASE_VARIABLE
 from mqi_dagster.sensors import queue
 from mqi_dagster.settings import parse_settings
-from mqi_dagster.synthetic.request import BuiltInPlan
 from mqi_dagster.worklist import Worklist
 
-ONE_BEAM = BuiltInPlan(beams=1, layers=2, spots=9, layer_seconds=0.05, energies_mev=(120.0,))
 CASE, RUNS = "case", "runs of a removed case"
 SETTINGS = {
     "retention": {"case_days": 10, "record_days": 20, "engine_log_days": None, "run_output_days": None}
@@ -56,12 +55,6 @@ def concluded(chain: Chain, seed: int) -> str:
     chain.tick_sensors(rounds=2)
     (case,) = chain.runs_of("conclusion")[len(before) :]
     return case
-
-
-def stage(chain: Chain, case: str, history: timedelta | None = None) -> str | None:
-    """The stage of a case on a board; None where it is not listed."""
-    work = Worklist(chain.instance, chain.site, chain.site.ledger, history=history).look()
-    return next((row.stage.value for row in work.cases if row.case == case), None)
 
 
 def go(chain: Chain, days: int) -> list[tuple[str, str]]:

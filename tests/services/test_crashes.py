@@ -12,7 +12,7 @@ from pathlib import Path
 
 import dagster as dg
 import pytest
-from stack import Stack, wait
+from stack import HOLD, Stack, wait
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(600)]
 
@@ -71,7 +71,7 @@ def is_locked(database: Path) -> bool:
 
 
 def test_after_a_machine_crash_the_beam_is_taken_up_again_with_the_same_attempt(site: Stack) -> None:
-    site.steer(seconds=600)
+    site.steer(seconds=HOLD)
     case = site.case_of(site.deliver(seed=71, beams=1))
     engine = engine_of(site)
     (crashed,) = site.runs("beam")
@@ -101,7 +101,7 @@ def test_after_a_machine_crash_the_beam_is_taken_up_again_with_the_same_attempt(
 
 
 def test_a_worker_that_stands_still_longer_than_its_heartbeat_keeps_its_run(site: Stack) -> None:
-    site.steer(seconds=60)
+    site.steer(seconds=HOLD)
     case = site.case_of(site.deliver(seed=72, beams=1))
     worker = worker_of(engine_of(site))
     stand_still(site, worker)
@@ -114,13 +114,14 @@ def test_a_worker_that_stands_still_longer_than_its_heartbeat_keeps_its_run(site
         assert [run.status for run in site.runs("beam")] == [dg.DagsterRunStatus.STARTED]
     finally:
         os.kill(worker, signal.SIGCONT)
+    site.steer()
     site.wait_for_conclusion(case)
     assert [run.status for run in site.runs("beam")] == [dg.DagsterRunStatus.SUCCESS]
     assert len(site.starts()) == 1
 
 
 def test_a_cancelled_run_whose_worker_is_gone_is_ended_and_frees_its_slot(site: Stack) -> None:
-    site.steer(seconds=600)
+    site.steer(seconds=HOLD)
     case = site.case_of(site.deliver(seed=73, beams=1))
     worker = worker_of(engine_of(site))
     (run,) = site.runs("beam")

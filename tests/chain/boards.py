@@ -1,0 +1,15 @@
+"""What a board that is opened now says of a chain."""
+
+from __future__ import annotations
+
+from datetime import timedelta
+
+from chain import Chain
+
+from mqi_dagster.worklist import Worklist
+
+
+def stage(chain: Chain, case: str, history: timedelta | None = None) -> str | None:
+    """The stage of a case; None where it is not listed."""
+    work = Worklist(chain.instance, chain.site, chain.site.ledger, history=history).look()
+    return next((row.stage.value for row in work.cases if row.case == case), None)

@@ -87,7 +87,7 @@ test-postgres: install-dev
 	  tests/services/test_services_on_postgres.py tests/production tests/worklist
 
 mutate: install-dev
-	@$(BIN)/python tests/mutate.py
+	@$(BIN)/python -m tests.mutate
 
 lint: install-dev
 	@$(BIN)/ruff check .
@@ -99,14 +99,14 @@ docs: install
 	@$(BIN)/mqi settings-reference > docs/settings.md
 
 benchmarks: install-dev
-	@$(BIN)/python benchmarks/interpret.py
-	@$(BIN)/python benchmarks/overhead.py
-	@$(BIN)/python benchmarks/top.py
-	@if [ "$$(id -u)" -eq 0 ]; then $(PYTHON) deploy/cluster install && $(BIN)/python benchmarks/hpc.py; \
+	@$(BIN)/python -m benchmarks.interpret
+	@$(BIN)/python -m benchmarks.overhead
+	@$(BIN)/python -m benchmarks.top
+	@if [ "$$(id -u)" -eq 0 ]; then $(PYTHON) deploy/cluster install && $(BIN)/python -m benchmarks.hpc; \
 	  else echo "benchmarks/hpc.py was left out: its cluster needs root"; fi
 
 benchmark-load: install-dev
-	@$(BIN)/python benchmarks/load.py
+	@$(BIN)/python -m benchmarks.load
 
 clean:
 	@rm -rf $(VENV) build .pytest_cache .mypy_cache .ruff_cache .hypothesis

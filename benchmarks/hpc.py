@@ -1,6 +1,6 @@
 """What the way to a Slurm cluster costs, beside the plain ways, over SSH on the loopback in one run.
 
-    python benchmarks/hpc.py [--quick]        (root; `python3 deploy/cluster install` before)
+    python -m benchmarks.hpc [--quick]        (root; `python3 deploy/cluster install` before)
 
 Starts a cluster of its own, moves a beam's files up and down, looks at up to 1,000 jobs, and submits. The
 plain ways use paramiko as its documentation shows it, with sockets that do not delay (TCP_NODELAY), as the
@@ -16,11 +16,11 @@ import os
 import signal
 import sys
 
-from hpc_figures import load, ratios, show_target
-from hpc_polling import measure_polling
-from hpc_site import running_site
-from hpc_staging import measure_staging
-from hpc_submission import measure_submission
+from benchmarks.hpc_figures import load, ratios, show_target
+from benchmarks.hpc_polling import measure_polling
+from benchmarks.hpc_site import running_site
+from benchmarks.hpc_staging import measure_staging
+from benchmarks.hpc_submission import measure_submission
 
 # The name of the package is known only once hpc_site has found its folder.
 from cluster import NotPreparedError  # isort: skip

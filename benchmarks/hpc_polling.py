@@ -5,9 +5,8 @@ from __future__ import annotations
 import time
 from collections import Counter
 
-from hpc_figures import Figure, show
-from hpc_site import Site
-
+from benchmarks.hpc_figures import Figure, show
+from benchmarks.hpc_site import Site
 from mqi_dagster.hpc.naming import JobFolder
 from mqi_dagster.hpc.polling import Look, look
 from mqi_dagster.hpc.shell import require, run

@@ -9,9 +9,9 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
 import paramiko
-from hpc_figures import Figure, show
-from hpc_site import Site
 
+from benchmarks.hpc_figures import Figure, show
+from benchmarks.hpc_site import Site
 from mqi_dagster.hpc.connection import Connection
 from mqi_dagster.hpc.files import get_resume, local_hash
 from mqi_dagster.hpc.naming import JobFolder

@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import shlex
 
-from hpc_figures import Figure, show
-from hpc_site import Site
-
+from benchmarks.hpc_figures import Figure, show
+from benchmarks.hpc_site import Site
 from mqi_dagster.hpc.naming import JobFolder, job_name
 from mqi_dagster.hpc.shell import require, run
 from mqi_dagster.hpc.slurm import JOB_SCRIPT, options_of, submit

@@ -1,6 +1,6 @@
 """How fast a delivery record becomes the engine's CSV, beside Python's own csv writer, and in what memory.
 
-    python benchmarks/interpret.py [--samples 3000000]
+    python -m benchmarks.interpret [--samples 3000000]
 
 Interprets one layer of three million samples as the platform does it (reading, checking the digest,
 calibration, counting, comparing positions, digest and fsync of the CSV), in both dialects, and writes the

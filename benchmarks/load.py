@@ -1,6 +1,6 @@
 """The platform under a crowd: thousands of waiting beams, a full queue, and one urgent case.
 
-    python benchmarks/load.py [--minutes 15] [--waiting 10000] [--queued 200] [--arriving 50]
+    python -m benchmarks.load [--minutes 15] [--waiting 10000] [--queued 200] [--arriving 50]
 
 For SQLite and for PostgreSQL, one after the other: cases of ten beams stand as taken in, none of whose beams
 was asked for yet; a few more are dropped into the inbox; the services are started and the queue fills. Then
@@ -17,11 +17,11 @@ import tempfile
 import time
 from pathlib import Path
 
-sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "tests" / "postgres"))
+sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "deploy"))
 
-from load_site import LoadSite
-from load_watch import Watch, Watched, course, spread
-from postgres_server import running_postgres
+from benchmarks.load_site import LoadSite
+from benchmarks.load_watch import Watch, Watched, course, spread
+from tests.postgres.postgres_server import running_postgres
 
 BEAMS = 10
 URGENT_BEAMS = 2

@@ -12,7 +12,8 @@ from pathlib import Path
 from typing import Any
 
 import dagster as dg
-from load_site import LoadSite
+
+from benchmarks.load_site import LoadSite
 
 _PAGE_MB = os.sysconf("SC_PAGE_SIZE") / 2**20
 _CLOCK = os.sysconf("SC_CLK_TCK")

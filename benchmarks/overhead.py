@@ -1,6 +1,6 @@
 """What the platform adds to the engine: wall time of a case minus the engine's own time.
 
-python benchmarks/overhead.py [--histories 200000] [--beams 3]
+python -m benchmarks.overhead [--histories 200000] [--beams 3]
 """
 
 from __future__ import annotations

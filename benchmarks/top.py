@@ -1,6 +1,6 @@
 """What `mqi top` costs: time of a look, and the share of a core of a board that is open for a minute.
 
-    python benchmarks/top.py [seconds]
+    python -m benchmarks.top [seconds]
 
 Sites of 10, 1,000 and 10,000 waiting beams are seeded, with 200 runs in Dagster's queue where there are so
 many, and eight beams whose progress is reported as their workers do it.
@@ -17,12 +17,9 @@ from pathlib import Path
 
 import dagster as dg
 
-sys.path.insert(0, str(Path(__file__).parents[1] / "tests" / "worklist"))
-
-from seeded import Seeded
-from terminal import Terminal
-
 from mqi_dagster.cli.instance import write_instance
+from tests.worklist.seeded import Seeded
+from tests.worklist.terminal import Terminal
 
 SIZES = (10, 1000, 10_000)
 REPORTS_PER_SECOND = 2

@@ -14,7 +14,7 @@ import time
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[1]
-COPIED = ("mqi_dagster", "tests", "pyproject.toml")
+COPIED = ("mqi_dagster", "tests", "deploy", "pyproject.toml")
 FAILED = 1
 """pytest's exit code for failed tests; any other says that they did not run."""
 

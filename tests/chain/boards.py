@@ -4,9 +4,8 @@ from __future__ import annotations
 
 from datetime import timedelta
 
-from chain import Chain
-
 from mqi_dagster.worklist import Worklist
+from tests.chain.chain import Chain
 
 
 def stage(chain: Chain, case: str, history: timedelta | None = None) -> str | None:

@@ -6,11 +6,10 @@ from contextlib import ExitStack
 from pathlib import Path
 from typing import Any, Protocol
 
-from chain import Chain, merged
-from postgres_server import Server
-
 from mqi_dagster.cli.instance import open_instance, write_instance
 from mqi_dagster.settings import parse_settings
+from tests.chain.chain import Chain, merged
+from tests.postgres.postgres_server import Server
 
 
 class Made(Protocol):

@@ -3,22 +3,15 @@
 from __future__ import annotations
 
 import os
-import sys
 from collections.abc import Iterator
 from contextlib import ExitStack
-from pathlib import Path
 
 import pytest
 
-sys.path.insert(0, str(Path(__file__).parent))
-sys.path.insert(0, str(Path(__file__).parents[1] / "postgres"))
-sys.path.insert(0, str(Path(__file__).parents[1] / "hpc"))
-
-from chain import Chain
-from chain_places import Made, chain_on
-from postgres_server import Server, on_postgres, running_postgres
-
 from mqi_dagster.ledger.place import DATABASE_VARIABLE
+from tests.chain.chain import Chain
+from tests.chain.chain_places import Made, chain_on
+from tests.postgres.postgres_server import Server, on_postgres, running_postgres
 
 # The engine and Dagster's own records say nothing here that the tests need.
 os.environ.setdefault("DAGSTER_DISABLE_TELEMETRY", "1")

@@ -5,7 +5,6 @@ from __future__ import annotations
 from typing import Any
 
 import dagster as dg
-from chain import Chain
 from dagster._core.events import JobFailureData, RunFailureReason
 from dagster._core.remote_origin import (
     RegisteredCodeLocationOrigin,
@@ -13,6 +12,8 @@ from dagster._core.remote_origin import (
     RemoteRepositoryOrigin,
 )
 from dagster._core.test_utils import create_run_for_test
+
+from tests.chain.chain import Chain
 
 BEAM = "P123456789.fx0001__b02"
 CASE = "P123456789.fx0001"

@@ -9,7 +9,9 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from chain import Chain
+from tests.chain.chain import Chain
+
+ROOT = Path(__file__).resolve().parents[2]
 
 
 @contextmanager
@@ -20,7 +22,8 @@ def worker_of(chain: Chain, instance_folder: Path, job: str, key: str) -> Iterat
     log = chain.folder / "worker.log"
     with log.open("wb") as stream:
         worker = subprocess.Popen(
-            [sys.executable, str(Path(__file__).with_name("worker.py")), *map(str, arguments)],
+            [sys.executable, "-m", "tests.chain.worker", *map(str, arguments)],
+            cwd=ROOT,
             stdout=stream,
             stderr=stream,
         )

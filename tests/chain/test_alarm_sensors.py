@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import shutil
-import sys
 from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -12,15 +11,12 @@ from typing import Any
 
 import dagster as dg
 import pytest
-from chain import Chain
-from ended_runs import BEAM, evaluate, failed, started
-from test_reaper import lease_of
-
-sys.path.insert(0, str(Path(__file__).parents[1] / "notify"))
-
-from receivers import Posted, http_receiver, mail_receiver
 
 from mqi_dagster.cli.diagnosis_alarms import examine_alarms
+from tests.chain.chain import Chain
+from tests.chain.ended_runs import BEAM, evaluate, failed, started
+from tests.chain.test_reaper import lease_of
+from tests.notify.receivers import Posted, http_receiver, mail_receiver
 
 HOST: dict[str, Any] = {
     "host": "hpc.example",

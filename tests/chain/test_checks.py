@@ -7,10 +7,10 @@ from pathlib import Path
 import numpy as np
 import pydicom
 import pytest
-from chain import Chain, deliver
 
 from mqi_dagster.assets import dose
 from mqi_dagster.errors import DoseError
+from tests.chain.chain import Chain, deliver
 
 
 def test_limits_that_the_delivery_misses_fail_the_manifest_check_and_start_no_beam(tmp_path: Path) -> None:

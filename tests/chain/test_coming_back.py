@@ -5,12 +5,11 @@ from __future__ import annotations
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
-from boards import stage
-from chain import PLAN, Chain
-from chain_places import Made
-
 from mqi_dagster.assets.retention import spare
 from mqi_dagster.partitions import beam_key
+from tests.chain.boards import stage
+from tests.chain.chain import PLAN, Chain
+from tests.chain.chain_places import Made
 
 
 def test_a_file_that_was_taken_out_and_put_back_lets_the_case_go_on(tmp_path: Path) -> None:

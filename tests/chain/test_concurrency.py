@@ -5,8 +5,9 @@ from __future__ import annotations
 from pathlib import Path
 
 import dagster as dg
-from chain import Chain, deliver, quick_engine
-from processes import intervals, wait_for, worker_of
+
+from tests.chain.chain import Chain, deliver, quick_engine
+from tests.chain.processes import intervals, wait_for, worker_of
 
 
 def slow_chain(tmp_path: Path, instance: dg.DagsterInstance, slots: int) -> Chain:

@@ -7,7 +7,6 @@ from pathlib import Path
 
 import pytest
 import yaml
-from chain import MACHINES, Chain, deliver
 
 from mqi_dagster.assets import simulated_beam, slots
 from mqi_dagster.assets.beam import load_beam
@@ -15,6 +14,7 @@ from mqi_dagster.assets.digests import tps_file_digest
 from mqi_dagster.engine.tps import parse_tps
 from mqi_dagster.ledger.slots import Slot, SlotKind
 from mqi_dagster.settings import Settings
+from tests.chain.chain import MACHINES, Chain, deliver
 
 
 def prepared(tmp_path: Path, **settings: object) -> tuple[Chain, str]:

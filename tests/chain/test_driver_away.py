@@ -7,14 +7,14 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from chain import Chain, deliver, quick_engine
-from ended_runs import evaluate
-from waiting_beams import once_it_waits
 
 from mqi_dagster.assets import gpu_looks, slots
 from mqi_dagster.cli.instance import instance_settings, pool_limit
 from mqi_dagster.execution import gpus
 from mqi_dagster.execution.gpus import Gpu
+from tests.chain.chain import Chain, deliver, quick_engine
+from tests.chain.ended_runs import evaluate
+from tests.chain.waiting_beams import once_it_waits
 
 A, B = Gpu(0, "GPU-a", "A5000", 24564), Gpu(1, "GPU-b", "A5000", 24564)
 DECLARED = {

@@ -5,7 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
-from chain import PLAN, Chain, deliver, faulty_engine
+
+from tests.chain.chain import PLAN, Chain, deliver, faulty_engine
 
 GOES_ON = {"mqi/retry_of": "run1", "dagster/parent_run_id": "run1"}
 

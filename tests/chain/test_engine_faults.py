@@ -7,10 +7,10 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from chain import Chain, deliver, faulty_engine
 
 from mqi_dagster.assets.engine_run import EngineRun
 from mqi_dagster.errors import UnreachableError
+from tests.chain.chain import Chain, deliver, faulty_engine
 
 BEAM = 2
 FAULTS = {

@@ -9,13 +9,13 @@ from typing import Any
 
 import dagster as dg
 import pytest
-from chain import Chain
 
 from mqi_dagster.assets import gpu_looks
 from mqi_dagster.errors import UnreachableError
 from mqi_dagster.execution.gpus import ComputeProcess, Gpu
 from mqi_dagster.hpc.errors import AnswerError
 from mqi_dagster.hpc.slurm import NodeGpus
+from tests.chain.chain import Chain
 
 HOST = {"host": "127.0.0.1", "port": 1, "user": "mqi", "key_file": "key", "known_hosts": "known_hosts"}
 SLURM = {**HOST, "slurm": {"root": "/srv/mqi/jobs"}}

@@ -6,10 +6,10 @@ from datetime import datetime
 from pathlib import Path
 
 import pytest
-from chain import Chain, Results, deliver, mcsquare_engine
 
 from mqi_dagster.engine.embedded.install import Installation
 from mqi_dagster.synthetic.request import BuiltInPlan, Layout
+from tests.chain.chain import Chain, Results, deliver, mcsquare_engine
 
 BEAMS = (2, 3)
 PATHS_INSIDE = "tps_file/"

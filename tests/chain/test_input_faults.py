@@ -5,7 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
-from chain import Chain, deliver
+
+from tests.chain.chain import Chain, deliver
 
 FAULTS = {
     "truncated record": (

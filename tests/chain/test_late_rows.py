@@ -6,11 +6,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from chain import ONE_BEAM, Chain
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from mqi_dagster.sensors.position import Position
+from tests.chain.chain import ONE_BEAM, Chain
 
 
 @pytest.fixture

@@ -6,9 +6,8 @@ import os
 import time
 from pathlib import Path
 
-from chain import Chain, deliver, faulty_engine
-
 from mqi_dagster.cli.site_services import clear_leftovers
+from tests.chain.chain import Chain, deliver, faulty_engine
 
 
 def test_the_engine_s_fault_is_told_though_its_log_cannot_be_kept(tmp_path: Path) -> None:

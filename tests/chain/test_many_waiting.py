@@ -7,11 +7,11 @@ from typing import Any
 
 import dagster as dg
 import pytest
-from chain import Chain
-from ended_runs import queued
 
 from mqi_dagster.sensors import arrivals, beams, conclusion, queue
 from mqi_dagster.synthetic.request import BuiltInPlan
+from tests.chain.chain import Chain
+from tests.chain.ended_runs import queued
 
 TINY = BuiltInPlan(beams=2, layers=1, spots=4, layer_seconds=0.02, energies_mev=(100.0, 120.0))
 

@@ -6,7 +6,6 @@ from pathlib import Path
 
 import dagster as dg
 import pytest
-from chain import PLAN, Chain
 
 from mqi_dagster.assets.arrivals import cases_of
 from mqi_dagster.assets.lineage import latest_digest, require_passed
@@ -16,6 +15,7 @@ from mqi_dagster.resources.site import Site
 from mqi_dagster.sensors import arrivals as arrivals_sensor
 from mqi_dagster.synthetic.request import BuiltInPlan
 from mqi_dagster.worklist import Worklist
+from tests.chain.chain import PLAN, Chain
 
 ONE_BEAM = BuiltInPlan(beams=1, layers=1, spots=4, layer_seconds=0.05, energies_mev=(120.0,))
 

@@ -9,16 +9,16 @@ from typing import Any
 
 import dagster as dg
 import pytest
-from chain import Chain
-from ended_runs import BEAM, CASE, evaluate, lost, started
-from test_alarm_sensors import HOST, ago, standing
-from test_reaper import lease_of, worker_of
 
 from mqi_dagster.assets import waiting_target
 from mqi_dagster.errors import InfrastructureError
 from mqi_dagster.ledger import Slot, SlotKind
 from mqi_dagster.ledger.availability import Need
 from mqi_dagster.ledger.cluster_jobs import ClusterJobState, Observation
+from tests.chain.chain import Chain
+from tests.chain.ended_runs import BEAM, CASE, evaluate, lost, started
+from tests.chain.test_alarm_sensors import HOST, ago, standing
+from tests.chain.test_reaper import lease_of, worker_of
 
 OTHER = f"{BEAM[:-2]}03"
 SETTINGS: dict[str, Any] = {"hosts": {"hpc": HOST, "pacs": HOST}, "alarms": {"disk_free_gb": 0}}

@@ -6,12 +6,12 @@ from pathlib import Path
 
 import dagster as dg
 import pytest
-from chain import Chain
 
 from mqi_dagster.cli.case_priority import make_urgent
 from mqi_dagster.errors import ConfigurationError
 from mqi_dagster.sensors import queue
 from mqi_dagster.synthetic.request import BuiltInPlan
+from tests.chain.chain import Chain
 
 ONE = BuiltInPlan(beams=1, layers=1, spots=4, layer_seconds=0.02, energies_mev=(100.0,))
 

@@ -8,17 +8,17 @@ from pathlib import Path
 import dagster as dg
 import pydicom
 import pytest
-from chain import PLAN, Chain, faulty_engine, quick_engine
-from test_engine_faults import FAULTS as ENGINE_FAULTS
-from test_input_faults import FAULTS as INPUT_FAULTS
-from test_site_conversions import (
+
+from mqi_dagster.synthetic.request import Layout
+from tests.chain.chain import PLAN, Chain, faulty_engine, quick_engine
+from tests.chain.test_engine_faults import FAULTS as ENGINE_FAULTS
+from tests.chain.test_input_faults import FAULTS as INPUT_FAULTS
+from tests.chain.test_site_conversions import (
     CONVERTER_FAULTS,
     INTERPRETER_FAULTS,
     converter,
     interpreter,
 )
-
-from mqi_dagster.synthetic.request import Layout
 
 PATIENT = "ZQXPAT77431"
 NAME = "Wyxqvzanderik^Ozmbelthrax"

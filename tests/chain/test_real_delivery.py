@@ -8,10 +8,10 @@ from typing import Any
 import numpy as np
 import pydicom
 import pytest
-from chain import Chain
 
 from mqi_dagster.delivery.summary import read_summary
 from mqi_dagster.engine.embedded.install import Installation
+from tests.chain.chain import Chain
 
 RANGES_MM = {110.0: 91.38, 150.0: 157.71, 190.0: 237.65, 230.0: 329.46}
 """PSTAR CSDA ranges of protons in liquid water by energy [MeV], NIST."""

@@ -13,9 +13,6 @@ from typing import Any
 
 import dagster as dg
 import pytest
-from chain import Chain
-from ended_runs import BEAM, evaluate, started
-from waiting_beams import once_it_waits
 
 from mqi_dagster.assets import slots
 from mqi_dagster.assets.gpu_looks import this_host
@@ -26,6 +23,9 @@ from mqi_dagster.ledger.availability import Need
 from mqi_dagster.ledger.leases import Lease
 from mqi_dagster.ledger.slots import SlotKind
 from mqi_dagster.sensors.reaper import NO_SIGN_SECONDS, end_dead_runs
+from tests.chain.chain import Chain
+from tests.chain.ended_runs import BEAM, evaluate, started
+from tests.chain.waiting_beams import once_it_waits
 
 WORKER = """
 import sys, time

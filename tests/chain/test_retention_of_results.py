@@ -8,10 +8,10 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import dagster as dg
-from chain import PLAN, Chain
 
 from mqi_dagster.assets.retention import Kind, remove, spare, tidy
 from mqi_dagster.ledger.outcomes import RunOutcome, RunVerdict
+from tests.chain.chain import PLAN, Chain
 
 DAY = 86400.0
 NO_LOGS = {"engine_log_days": None, "run_output_days": None}

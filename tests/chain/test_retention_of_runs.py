@@ -12,10 +12,6 @@ from typing import Any
 
 import dagster as dg
 import pytest
-from boards import stage
-from chain import ONE_BEAM, PLAN, Chain
-from chain_places import chain_on
-from postgres_server import on_postgres
 
 from mqi_dagster.assets import record_retention
 from mqi_dagster.assets import retention as retained
@@ -26,6 +22,10 @@ from mqi_dagster.ledger.place import DATABASE_VARIABLE
 from mqi_dagster.sensors import queue
 from mqi_dagster.settings import parse_settings
 from mqi_dagster.worklist import Worklist
+from tests.chain.boards import stage
+from tests.chain.chain import ONE_BEAM, PLAN, Chain
+from tests.chain.chain_places import chain_on
+from tests.postgres.postgres_server import on_postgres
 
 CASE, RUNS = "case", "runs of a removed case"
 SETTINGS = {

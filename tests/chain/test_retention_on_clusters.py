@@ -8,8 +8,6 @@ from typing import Any
 
 import dagster as dg
 import pytest
-from chain import Chain
-from removed_folders import RemovedFolders
 from typer.testing import CliRunner
 
 from mqi_dagster.cli.app import app
@@ -18,6 +16,8 @@ from mqi_dagster.errors import MqiError
 from mqi_dagster.hpc import retention
 from mqi_dagster.hpc.errors import ConnectError
 from mqi_dagster.ledger.cluster_jobs import ClusterJobState, Observation
+from tests.chain.chain import Chain
+from tests.hpc.removed_folders import RemovedFolders
 
 HOST: dict[str, Any] = {
     "host": "hpc.example",

@@ -8,13 +8,13 @@ from pathlib import Path
 
 import dagster as dg
 import pytest
-from chain import Chain
-from ended_runs import BEAM, CASE, evaluate, failed, lost, queued, started, step, succeeded
 
 from mqi_dagster.errors import InfrastructureError
 from mqi_dagster.ledger.outcomes import RunVerdict
 from mqi_dagster.sensors import outcomes, queue
 from mqi_dagster.sensors.causes import first_cause
+from tests.chain.chain import Chain
+from tests.chain.ended_runs import BEAM, CASE, evaluate, failed, lost, queued, started, step, succeeded
 
 SETTINGS = {"execution": {"retry_seconds": 10, "retry_maximum_seconds": 60}, "alarms": {"retried_minutes": 5}}
 

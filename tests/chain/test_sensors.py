@@ -10,11 +10,11 @@ from pathlib import Path
 
 import dagster as dg
 import pytest
-from chain import PLAN, Chain, faulty_engine
-from chain_places import Made
 
 from mqi_dagster.assets import arrivals
 from mqi_dagster.synthetic.request import BuiltInPlan, Layout
+from tests.chain.chain import PLAN, Chain, faulty_engine
+from tests.chain.chain_places import Made
 
 ONE_LAYER = BuiltInPlan(beams=3, layers=1, spots=4, layer_seconds=0.02, energies_mev=(100.0, 120.0, 140.0))
 

@@ -6,7 +6,6 @@ import hashlib
 import json
 import os
 import pwd
-import sys
 import threading
 import time
 from collections.abc import Iterator
@@ -14,10 +13,8 @@ from pathlib import Path
 
 import pytest
 
-sys.path.insert(0, str(Path(__file__).parents[1] / "handover"))
-
-from chain import Chain
-from sftp_server import SftpServer
+from tests.chain.chain import Chain
+from tests.handover.sftp_server import SftpServer
 
 
 @pytest.fixture

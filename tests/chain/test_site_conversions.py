@@ -9,10 +9,10 @@ from typing import Any
 import numpy as np
 import pydicom
 import pytest
-from chain import ENGINES, Chain, deliver
 
 from mqi_dagster.synthetic.delivery import SimulatedCase
 from mqi_dagster.synthetic.request import BuiltInPlan
+from tests.chain.chain import ENGINES, Chain, deliver
 
 PLAN = BuiltInPlan(beams=1, layers=2, spots=9, layer_seconds=0.05, energies_mev=(140.0,))
 

@@ -9,11 +9,11 @@ from typing import Any
 
 import dagster as dg
 import pytest
-from chain import Chain, deliver, mcsquare_engine, quick_engine
-from processes import alive, descendants, wait_for, worker_of
 
 from mqi_dagster.engine.embedded.install import Installation
 from mqi_dagster.synthetic.request import BuiltInPlan
+from tests.chain.chain import Chain, deliver, mcsquare_engine, quick_engine
+from tests.chain.processes import alive, descendants, wait_for, worker_of
 
 SECONDS_TO_DIE = 2.0
 

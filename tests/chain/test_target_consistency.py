@@ -6,9 +6,8 @@ import hashlib
 import json
 from pathlib import Path
 
-from chain import PLAN, Chain, quick_engine
-
 from mqi_dagster.partitions import beam_key
+from tests.chain.chain import PLAN, Chain, quick_engine
 
 
 def concluded(chain: Chain) -> str:

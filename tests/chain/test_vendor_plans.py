@@ -8,9 +8,9 @@ from typing import Any
 
 import pydicom
 import pytest
-from chain import MACHINES, Chain, mcsquare_engine, quick_engine
 
 from mqi_dagster.engine.embedded.install import Installation
+from tests.chain.chain import MACHINES, Chain, mcsquare_engine, quick_engine
 
 PLANS = {
     "eclipse_mono_323_spots": ("TR2", [1]),

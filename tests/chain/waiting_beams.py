@@ -6,8 +6,8 @@ import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
-from chain import Chain
-from processes import wait_for
+from tests.chain.chain import Chain
+from tests.chain.processes import wait_for
 
 
 @contextmanager

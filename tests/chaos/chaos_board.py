@@ -15,16 +15,15 @@ from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
-from between import snapshot, wrong
-from chaos_site import ChaosSite
-from stack import MQI
-from terminal import Terminal
-
 from mqi_dagster.cli.top_report import report
 from mqi_dagster.errors import InfrastructureError
 from mqi_dagster.resources.site import Site
 from mqi_dagster.worklist import Worklist
 from mqi_dagster.worklist.reading import plain_errors
+from tests.chaos.chaos_site import ChaosSite
+from tests.services.stack import MQI
+from tests.worklist.between import snapshot, wrong
+from tests.worklist.terminal import Terminal
 
 SECONDS = 2.0
 """From one comparison to the next; and within it an open board has to show what is new."""

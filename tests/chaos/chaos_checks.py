@@ -13,14 +13,15 @@ from pathlib import Path
 from typing import Any
 
 import dagster as dg
-from beams import live_jobs
-from chain import Chain
-from chaos_faults import SLURMCTLD
-from chaos_run import BEAMS, Chaos
-from chaos_site import ChaosSite
-from site_on_slurm import jobs_of_root, traced
 from sqlalchemy import NullPool, create_engine, text
-from stack import SERVICES
+
+from tests.chain.chain import Chain
+from tests.chaos.chaos_faults import SLURMCTLD
+from tests.chaos.chaos_run import BEAMS, Chaos
+from tests.chaos.chaos_site import ChaosSite
+from tests.services.stack import SERVICES
+from tests.slurm.beams import live_jobs
+from tests.slurm.site_on_slurm import jobs_of_root, traced
 
 KEPT = (".staging", ".quarantine", ".trash")
 """Folders that are always there; what lies in the first and the last is temporary."""

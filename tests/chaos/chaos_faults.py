@@ -6,8 +6,8 @@ from collections.abc import Callable
 from random import Random
 from typing import Any
 
-from chaos_site import ChaosSite, kill_one
-from postgres_server import Server
+from tests.chaos.chaos_site import ChaosSite, kill_one
+from tests.postgres.postgres_server import Server
 
 WORKER = "kill -9 of a run worker"
 ENGINE = "kill -9 of the engine"

@@ -9,9 +9,9 @@ from dataclasses import dataclass, field
 from random import Random
 from typing import Any
 
-from chaos_faults import EVERYTHING, KINDS, Faults, Schedule
-from chaos_site import RESTART_SECONDS, ChaosSite
-from postgres_server import Server
+from tests.chaos.chaos_faults import EVERYTHING, KINDS, Faults, Schedule
+from tests.chaos.chaos_site import RESTART_SECONDS, ChaosSite
+from tests.postgres.postgres_server import Server
 
 FAULT_SECONDS = 20.0
 LONGER_SECONDS = 600.0

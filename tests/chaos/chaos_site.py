@@ -7,7 +7,6 @@ import json
 import os
 import signal
 import subprocess
-import sys
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
@@ -19,12 +18,9 @@ from typing import Any
 import dagster as dg
 import yaml
 
-sys.path.insert(0, str(Path(__file__).parents[1] / "services"))
-
-from stack import MQI, SERVICES, Stack
-
 from mqi_dagster.execution.processes import process_id
 from mqi_dagster.store.files import write_atomically
+from tests.services.stack import MQI, SERVICES, Stack
 
 RESTART_SECONDS = 3.0
 """Between the death of a service and its next start."""

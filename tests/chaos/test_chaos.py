@@ -10,15 +10,16 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from beams import make_shared
-from chaos_board import watching
-from chaos_checks import violations
-from chaos_run import Chaos
-from chaos_site import ChaosSite
-from postgres_server import Server, running_postgres
-from site_on_slurm import sections, steer
-from slurm_cluster import running_cluster
-from stack import Stack
+
+from tests.chaos.chaos_board import watching
+from tests.chaos.chaos_checks import violations
+from tests.chaos.chaos_run import Chaos
+from tests.chaos.chaos_site import ChaosSite
+from tests.cluster.slurm_cluster import running_cluster
+from tests.postgres.postgres_server import Server, running_postgres
+from tests.services.stack import Stack
+from tests.slurm.beams import make_shared
+from tests.slurm.site_on_slurm import sections, steer
 
 SEED = int(os.environ.get("CHAOS_SEED", "1"))
 MINUTES = float(os.environ.get("CHAOS_MINUTES", "3"))

@@ -10,11 +10,11 @@ from pathlib import Path
 
 import pytest
 import yaml
-from mqi_command import mqi
 
 from mqi_dagster.cli.diagnosis_alarms import examine_alarms
 from mqi_dagster.ledger import Ledger, sqlite_url
 from mqi_dagster.settings import read_settings
+from tests.cli.mqi_command import mqi
 
 
 @pytest.fixture

@@ -11,12 +11,12 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from mqi_command import mqi
 
 from mqi_dagster.cli.services import Running, Services, port_is_free
 from mqi_dagster.errors import ConfigurationError, InfrastructureError
 from mqi_dagster.execution.processes import process_alive, process_id
 from mqi_dagster.settings import parse_settings
+from tests.cli.mqi_command import mqi
 
 
 @pytest.fixture

@@ -5,11 +5,11 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
-from mqi_command import mqi
 from typer.testing import CliRunner
 
 from mqi_dagster.cli.app import app
 from mqi_dagster.machine import PACKAGED_MACHINES
+from tests.cli.mqi_command import mqi
 
 
 @pytest.fixture

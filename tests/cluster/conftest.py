@@ -2,17 +2,12 @@
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Iterator
-from pathlib import Path
 
 import pytest
-
-sys.path.insert(0, str(Path(__file__).parent))
-sys.path.insert(0, str(Path(__file__).resolve().parents[2] / "deploy"))
-
 from cluster import Cluster
-from slurm_cluster import running_cluster
+
+from tests.cluster.slurm_cluster import running_cluster
 
 
 @pytest.fixture(scope="session")

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import sys
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -11,9 +10,6 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-
-sys.path.insert(0, str(Path(__file__).resolve().parents[2] / "deploy"))
-
 from cluster import Cluster, ClusterError, ClusterSettings, install, missing_packages
 
 DEPLOY = Path(__file__).resolve().parents[2] / "deploy"

@@ -14,7 +14,8 @@ from pathlib import Path
 
 import pytest
 from cluster import Cluster, ClusterError, cgroups_possible
-from slurm_cluster import DEPLOY, logs, processes_of, running_cluster
+
+from tests.cluster.slurm_cluster import DEPLOY, logs, processes_of, running_cluster
 
 pytestmark = pytest.mark.slow
 

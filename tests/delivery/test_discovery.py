@@ -7,13 +7,13 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import pytest
-from delivery_cases import BEAM_2, BEAM_3, HOUR, SEOUL, STUDY, real_copy, surveyed
 from pydicom.dataset import Dataset, FileMetaDataset
 
 from mqi_dagster.delivery.discovery import Arrival, arrival_of, find_arrivals
 from mqi_dagster.delivery.survey import survey_arrival
 from mqi_dagster.errors import ConfigurationError, DeliveryError, PlanError
 from mqi_dagster.settings import Intake
+from tests.delivery.delivery_cases import BEAM_2, BEAM_3, HOUR, SEOUL, STUDY, real_copy, surveyed
 
 AT_ONCE = Intake(stable_seconds=0)
 MARKED = Intake(ready="marker")

@@ -8,7 +8,6 @@ from pathlib import Path
 from zoneinfo import ZoneInfo
 
 import pytest
-from delivery_cases import HOUR, SEOUL, delivery_folder, small_plan
 
 from mqi_dagster.delivery.fractions import (
     Fraction,
@@ -17,6 +16,7 @@ from mqi_dagster.delivery.fractions import (
     read_deliveries,
     read_delivery_header,
 )
+from tests.delivery.delivery_cases import HOUR, SEOUL, delivery_folder, small_plan
 
 PLAN = small_plan()
 

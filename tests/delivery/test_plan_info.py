@@ -7,10 +7,10 @@ from pathlib import Path
 from zoneinfo import ZoneInfo
 
 import pytest
-from delivery_cases import BEAM_3, SEOUL, STUDY, plan_info_text
 
 from mqi_dagster.delivery.plan_info import machine_time, parse_plan_info, read_plan_info
 from mqi_dagster.errors import DeliveryError
+from tests.delivery.delivery_cases import BEAM_3, SEOUL, STUDY, plan_info_text
 
 
 def test_the_real_file_is_read(shared: Path) -> None:

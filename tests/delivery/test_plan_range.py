@@ -5,10 +5,10 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
-from delivery_cases import BEAM_4, STUDY
 
 from mqi_dagster.delivery.plan_range import parse_plan_range, plan_range_path, read_plan_range
 from mqi_dagster.errors import DeliveryError
+from tests.delivery.delivery_cases import BEAM_4, STUDY
 
 HEADER = (
     "RESULT_ID,LAYER_NO,LAYER_ENERGY,PATIENT_ID,FLD_NO,DOSE1_RANGE,DOSE2_RANGE,"

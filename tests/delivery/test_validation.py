@@ -11,13 +11,22 @@ from pathlib import Path
 import numpy as np
 import pydicom
 import pytest
-from delivery_cases import BEAM_2, BEAM_3, BEAM_4, BEAM_5, STUDY, real_copy, replace_in, surveyed
 
 from mqi_dagster.delivery.manifest import CaseManifest, beam_inputs
 from mqi_dagster.delivery.validation import build_manifest, check_case
 from mqi_dagster.delivery.validation_report import CaseCheck
 from mqi_dagster.errors import DeliveryError, InputError, PlanError, UnknownMachineError
 from mqi_dagster.machine import Machines
+from tests.delivery.delivery_cases import (
+    BEAM_2,
+    BEAM_3,
+    BEAM_4,
+    BEAM_5,
+    STUDY,
+    real_copy,
+    replace_in,
+    surveyed,
+)
 
 SECRETS = ("QA0001", "OTHER9", STUDY, "/tmp", "shared", ".ptn", ".mgn")
 

@@ -5,7 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
-from dose_cases import write_plan
+
+from tests.dose.dose_cases import write_plan
 
 
 @pytest.fixture

@@ -8,7 +8,6 @@ from pathlib import Path
 import numpy as np
 import pydicom
 import pytest
-from dose_cases import DIGEST, FRAME_UID, phantom_grid, request
 
 from mqi_dagster.dose.grid import (
     DoseFrame,
@@ -22,6 +21,7 @@ from mqi_dagster.dose.readback import RtDoseReport, read_dose_grid, verify_rt_do
 from mqi_dagster.dose.rt_dose import as_written, write_rt_dose
 from mqi_dagster.errors import DoseError
 from mqi_dagster.settings import DoseType
+from tests.dose.dose_cases import DIGEST, FRAME_UID, phantom_grid, request
 
 Change = Callable[[pydicom.FileDataset], object]
 

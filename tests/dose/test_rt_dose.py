@@ -8,12 +8,12 @@ from pathlib import Path
 import numpy as np
 import pydicom
 import pytest
-from dose_cases import DIGEST, FRAME_UID, PLAN_UID, STUDY_UID, phantom_grid, request, write_plan
 
 from mqi_dagster.dose.grid import DoseUnits, from_patient, from_phantom, plane_from_phantom
 from mqi_dagster.dose.rt_dose import EngineStamp, derived_uid, write_rt_dose
 from mqi_dagster.errors import DoseError, InfrastructureError
 from mqi_dagster.settings import DoseType
+from tests.dose.dose_cases import DIGEST, FRAME_UID, PLAN_UID, STUDY_UID, phantom_grid, request, write_plan
 
 
 def pixels(dataset: pydicom.FileDataset) -> np.ndarray:

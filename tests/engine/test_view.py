@@ -10,7 +10,6 @@ from pathlib import Path, PurePosixPath
 
 import pydicom
 import pytest
-from engine_cases import MARKERS, BeamCase
 
 from mqi_dagster.delivery.manifest import FileEntry
 from mqi_dagster.engine.beam_model import read_beam_model
@@ -23,6 +22,7 @@ from mqi_dagster.plan.reading import read_ion_plan
 from mqi_dagster.settings import CsvDialect, Engine, EngineProfile, built_in_profiles
 from mqi_dagster.synthetic.ct import write_water_ct
 from mqi_dagster.synthetic.request import DeliveryRequest
+from tests.engine.engine_cases import MARKERS, BeamCase
 
 EMBEDDED, MOQUI = built_in_profiles()["embedded"], built_in_profiles()["moqui"]
 Make = Callable[..., BeamCase]

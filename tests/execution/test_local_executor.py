@@ -11,12 +11,12 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from execution_jobs import DEAF_WITH_CHILD, HANGS, WRITES, finish, gone, make_job, wait_for
 
 from mqi_dagster.errors import ConfigurationError, EngineError, EngineInputError
 from mqi_dagster.execution.job import JobState
 from mqi_dagster.execution.local import LocalExecutor
 from mqi_dagster.execution.processes import process_alive
+from tests.execution.execution_jobs import DEAF_WITH_CHILD, HANGS, WRITES, finish, gone, make_job, wait_for
 
 
 def test_an_engine_that_writes_its_output_succeeds(executor: LocalExecutor, work: Path) -> None:

@@ -7,12 +7,12 @@ import time
 from pathlib import Path
 
 import pytest
-from execution_jobs import wait_for
 
 from mqi_dagster.errors import CommandError, ConfigurationError
 from mqi_dagster.execution.scrub import Scrubber
 from mqi_dagster.execution.site_command import run_site_command
 from mqi_dagster.settings import SiteCommand
+from tests.execution.execution_jobs import wait_for
 
 
 @pytest.fixture

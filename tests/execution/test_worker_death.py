@@ -8,19 +8,19 @@ import sys
 from pathlib import Path
 
 import pytest
-from execution_jobs import DEAF_WITH_CHILD, HANGS, WRITES, finish, gone, make_job, wait_for
 
 from mqi_dagster.errors import InfrastructureError
 from mqi_dagster.execution import launch
 from mqi_dagster.execution.job import JobHandle, JobState
 from mqi_dagster.execution.local import LocalExecutor
 from mqi_dagster.execution.processes import process_alive, process_id
+from tests.execution.execution_jobs import DEAF_WITH_CHILD, HANGS, WRITES, finish, gone, make_job, wait_for
 
+ROOT = Path(__file__).resolve().parents[2]
 _WORKER = """
 import sys, time
 from pathlib import Path
-sys.path.insert(0, sys.argv[2])
-from execution_jobs import make_job
+from tests.execution.execution_jobs import make_job
 from mqi_dagster.execution.local import LocalExecutor
 executor = LocalExecutor(Path(sys.argv[1]) / "state")
 job = make_job(Path(sys.argv[1]) / "work", Path(sys.argv[1], "program").read_text())
@@ -31,8 +31,8 @@ time.sleep(100)
 
 def _worker(tmp_path: Path, program: str) -> tuple[subprocess.Popen[str], str]:
     (tmp_path / "program").write_text(program)
-    command = [sys.executable, "-c", _WORKER, str(tmp_path), str(Path(__file__).parent)]
-    worker = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
+    command = [sys.executable, "-c", _WORKER, str(tmp_path)]
+    worker = subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, text=True)
     assert worker.stdout is not None
     return worker, worker.stdout.readline().strip()
 

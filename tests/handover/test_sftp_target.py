@@ -14,7 +14,6 @@ from typing import Any
 
 import paramiko
 import pytest
-from sftp_server import SftpServer
 
 from mqi_dagster.errors import HandoverError, Retry, UnreachableError
 from mqi_dagster.handover import sftp as target_module
@@ -22,6 +21,7 @@ from mqi_dagster.handover.sftp import SftpTarget
 from mqi_dagster.hpc import files as transfers
 from mqi_dagster.hpc.connection import Connection
 from mqi_dagster.hpc.errors import CommandTimeoutError, ConnectionLostError, HostKeyError
+from tests.handover.sftp_server import SftpServer
 
 Servers = Callable[..., SftpServer]
 BIG = 20_000_000

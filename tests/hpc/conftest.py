@@ -6,12 +6,12 @@ import shutil
 from pathlib import Path
 
 import pytest
-from hpc_cases import make_folder
-from login_node import LoginNode
 
 from mqi_dagster.hpc.connection import Connection
 from mqi_dagster.hpc.naming import JobFolder
 from mqi_dagster.settings import Host
+from tests.hpc.hpc_cases import make_folder
+from tests.hpc.login_node import LoginNode
 
 
 @pytest.fixture(params=["dash", "bash"])

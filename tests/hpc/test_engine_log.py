@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import pytest
-from hpc_cases import FOLDER, JOB_ID, make_folder
 
 from mqi_dagster.errors import UnreachableError
 from mqi_dagster.execution.job import LogPiece
 from mqi_dagster.hpc import engine_log
 from mqi_dagster.hpc.connection import Connection
 from mqi_dagster.hpc.engine_log import EngineLog
+from tests.hpc.hpc_cases import FOLDER, JOB_ID, make_folder
 
 
 class Files:

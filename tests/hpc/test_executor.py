@@ -6,7 +6,6 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from hpc_cases import BEAM, FOLDER, JOB_ID, KEY, NOW, SUBMITTED, make_job, make_row, make_slurm, result_text
 
 from mqi_dagster.execution.job import JobHandle, JobState, JobStatus
 from mqi_dagster.hpc.connection import Connection
@@ -14,6 +13,18 @@ from mqi_dagster.hpc.executor import SlurmExecutor
 from mqi_dagster.hpc.polling import Look, parse_result
 from mqi_dagster.hpc.verdict import judge
 from mqi_dagster.ledger import Ledger, sqlite_url
+from tests.hpc.hpc_cases import (
+    BEAM,
+    FOLDER,
+    JOB_ID,
+    KEY,
+    NOW,
+    SUBMITTED,
+    make_job,
+    make_row,
+    make_slurm,
+    result_text,
+)
 
 
 @pytest.fixture

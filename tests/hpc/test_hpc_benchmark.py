@@ -19,7 +19,8 @@ def test_the_benchmark_moves_looks_and_submits_and_names_its_targets() -> None:
     if os.geteuid() != 0:
         pytest.skip("a real cluster needs root")
     done = subprocess.run(
-        [sys.executable, str(ROOT / "benchmarks" / "hpc.py"), "--quick"],
+        [sys.executable, "-m", "benchmarks.hpc", "--quick"],
+        cwd=ROOT,
         capture_output=True,
         text=True,
         check=False,

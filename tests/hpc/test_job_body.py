@@ -12,11 +12,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from hpc_cases import KEY, make_job, make_slurm
 
 from mqi_dagster.hpc.job_script import MARK, job_script
 from mqi_dagster.hpc.naming import JobFolder
 from mqi_dagster.hpc.polling import parse_result
+from tests.hpc.hpc_cases import KEY, make_job, make_slurm
 
 TPS = "moqui_tps.in"
 

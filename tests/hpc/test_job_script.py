@@ -6,13 +6,13 @@ import subprocess
 from pathlib import Path
 
 import pytest
-from hpc_cases import FOLDER, KEY, make_folder, make_job, make_slurm
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from mqi_dagster.errors import ConfigurationError
 from mqi_dagster.hpc.job_script import MARK, job_script
 from mqi_dagster.hpc.shell import script
+from tests.hpc.hpc_cases import FOLDER, KEY, make_folder, make_job, make_slurm
 
 PLAIN = st.characters(
     exclude_categories=["Cs"], exclude_characters=[*(chr(code) for code in range(32)), "\x7f"]

@@ -6,7 +6,6 @@ import json
 from collections.abc import Callable
 
 import pytest
-from hpc_cases import FOLDER, KEY, NAME, SUBMITTED, make_folder, result_text
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -16,6 +15,7 @@ from mqi_dagster.hpc.connection import Connection
 from mqi_dagster.hpc.errors import DiskFullError, PathRejectedError, SchedulerUnavailableError
 from mqi_dagster.hpc.polling import HistoryRecord, Look, QueueRecord, parse_result
 from mqi_dagster.hpc.shell import Answer
+from tests.hpc.hpc_cases import FOLDER, KEY, NAME, SUBMITTED, make_folder, result_text
 
 S = "\x1f"
 HEAD = S.join(("JOBID", "STATE", "REASON", "NAME", "COMMENT", "SUBMIT_TIME", "NODELIST"))

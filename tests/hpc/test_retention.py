@@ -8,8 +8,6 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import pytest
-from hpc_cases import BEAM, make_slurm
-from removed_folders import RemovedFolders
 
 from mqi_dagster.errors import MqiError
 from mqi_dagster.hpc import retention
@@ -19,6 +17,8 @@ from mqi_dagster.hpc.retention import Housekeeping
 from mqi_dagster.ledger import Ledger, sqlite_url
 from mqi_dagster.ledger.cluster_jobs import ClusterJob, Observation
 from mqi_dagster.ledger.cluster_jobs import ClusterJobState as State
+from tests.hpc.hpc_cases import BEAM, make_slurm
+from tests.hpc.removed_folders import RemovedFolders
 
 LONG_AGO = datetime.now(UTC) - timedelta(days=30)
 

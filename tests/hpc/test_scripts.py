@@ -8,8 +8,6 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
-from hpc_cases import KEY, NAME, SUBMITTED, result_text
-from login_node import LoginNode
 
 from mqi_dagster.errors import UnreachableError
 from mqi_dagster.hpc import polling, slurm
@@ -22,6 +20,8 @@ from mqi_dagster.hpc.errors import (
 )
 from mqi_dagster.hpc.naming import JobFolder
 from mqi_dagster.hpc.shell import Answer, script
+from tests.hpc.hpc_cases import KEY, NAME, SUBMITTED, result_text
+from tests.hpc.login_node import LoginNode
 
 S = "\x1f"
 QUEUE_HEAD = S.join(("JOBID", "STATE", "REASON", "NAME", "COMMENT", "SUBMIT_TIME", "NODELIST"))

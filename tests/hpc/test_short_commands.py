@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 import threading
 import time
 from collections.abc import Iterator
@@ -14,10 +13,7 @@ import pytest
 
 from mqi_dagster.hpc.errors import ConnectionLostError
 from mqi_dagster.hpc.shell import run
-
-sys.path.insert(0, str(Path(__file__).parents[1] / "handover"))
-
-from sftp_server import SftpServer
+from tests.handover.sftp_server import SftpServer
 
 DATA, END_OF_INPUT = 94, 96
 """Numbers of messages (RFC 4254, 9)."""

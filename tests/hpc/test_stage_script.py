@@ -8,8 +8,6 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from hpc_cases import KEY
-from login_node import LoginNode
 
 from mqi_dagster.errors import UnreachableError
 from mqi_dagster.hpc import staging
@@ -18,6 +16,8 @@ from mqi_dagster.hpc.errors import IntegrityError, RemoteCommandError
 from mqi_dagster.hpc.naming import JobFolder
 from mqi_dagster.hpc.shell import Answer
 from mqi_dagster.hpc.staging import Source
+from tests.hpc.hpc_cases import KEY
+from tests.hpc.login_node import LoginNode
 
 Stage = Callable[..., bool]
 FILES: dict[str, Source] = {"job.sh": b"#!/bin/bash\n", "input/tps": b"a\nb\n", "input/Log_csv/1.csv": b""}

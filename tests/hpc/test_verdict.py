@@ -5,7 +5,6 @@ from __future__ import annotations
 from datetime import timedelta
 
 import pytest
-from hpc_cases import FOLDER, JOB_ID, KEY, NAME, NOW, SUBMITTED, make_row, result_text
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -15,6 +14,7 @@ from mqi_dagster.hpc.verdict import judge
 from mqi_dagster.ledger.cluster_jobs import ClusterJob, Observation
 from mqi_dagster.ledger.cluster_jobs import ClusterJobState as State
 from mqi_dagster.settings import Intervals
+from tests.hpc.hpc_cases import FOLDER, JOB_ID, KEY, NAME, NOW, SUBMITTED, make_row, result_text
 
 INTERVALS = Intervals.model_validate({"result_wait_seconds": 60, "absent_seconds": 30, "lost_seconds": 120})
 STATE_MAP = {

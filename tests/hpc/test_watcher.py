@@ -7,7 +7,6 @@ from datetime import datetime, timedelta
 from pathlib import Path
 
 import pytest
-from hpc_cases import BEAM, NAME, NOW, ROOT, SUBMITTED, make_slurm, result_text
 
 from mqi_dagster.hpc import watcher
 from mqi_dagster.hpc.connection import Connection
@@ -17,6 +16,7 @@ from mqi_dagster.hpc.polling import Look, QueueRecord, Result, parse_result
 from mqi_dagster.hpc.watcher import Watcher
 from mqi_dagster.ledger import Ledger, sqlite_url
 from mqi_dagster.ledger.cluster_jobs import ClusterJobState as State
+from tests.hpc.hpc_cases import BEAM, NAME, NOW, ROOT, SUBMITTED, make_slurm, result_text
 
 
 class Clock:

@@ -2,18 +2,14 @@
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
 
-sys.path.insert(0, str(Path(__file__).parents[1] / "postgres"))
-
-from ledger_doubles import Clock, Forked
-from postgres_server import Server, on_postgres, running_postgres
-
 from mqi_dagster.ledger import Ledger, sqlite_url
+from tests.ledger.ledger_doubles import Clock, Forked
+from tests.postgres.postgres_server import Server, on_postgres, running_postgres
 
 
 @pytest.fixture

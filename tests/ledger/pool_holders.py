@@ -9,9 +9,8 @@ from collections import Counter
 from datetime import timedelta
 from pathlib import Path
 
-from ledger_doubles import Forked
-
 from mqi_dagster.ledger import Lease, Ledger, Need, Slot, SlotKind
+from tests.ledger.ledger_doubles import Forked
 
 GPUS, PROCESSES = 3, 8
 STALE, WAIT = timedelta(seconds=60), timedelta(seconds=5)

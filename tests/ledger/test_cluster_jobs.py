@@ -16,7 +16,7 @@ from mqi_dagster.ledger.cluster_jobs import ClusterJobState as State
 from mqi_dagster.ledger.tables import CLUSTER_JOB
 
 if TYPE_CHECKING:
-    from ledger_doubles import Clock
+    from tests.ledger.ledger_doubles import Clock
 
 NOON = datetime(2026, 3, 1, 12, 0, tzinfo=UTC)
 KEY, BEAM, PLACE = "d1-1", "P1.fx0001__b01", "P1.fx0001/b01"

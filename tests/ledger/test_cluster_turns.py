@@ -18,7 +18,7 @@ from mqi_dagster.ledger import Lease, Ledger, Need, Refusal, Slot, SlotKind
 from mqi_dagster.ledger.clusters import ClusterLook
 
 if TYPE_CHECKING:
-    from ledger_doubles import Clock, Forked
+    from tests.ledger.ledger_doubles import Clock, Forked
 
     Fork = Callable[[Callable[[], None]], Forked]
 

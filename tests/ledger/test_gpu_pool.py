@@ -12,7 +12,7 @@ from mqi_dagster.errors import ConfigurationError, InfrastructureError, LeaseLos
 from mqi_dagster.ledger import GpuUsage, Lease, Ledger, Need, Refusal, Slot, SlotKind
 
 if TYPE_CHECKING:
-    from ledger_doubles import Clock
+    from tests.ledger.ledger_doubles import Clock
 
 MINUTE = timedelta(seconds=60)
 WAIT = timedelta(seconds=20)

@@ -16,7 +16,7 @@ from mqi_dagster.ledger.alarms import AlarmKind
 from mqi_dagster.ledger.outcomes import RunOutcome, RunVerdict
 
 if TYPE_CHECKING:
-    from ledger_doubles import Clock, Forked
+    from tests.ledger.ledger_doubles import Clock, Forked
 
     Fork = Callable[[Callable[[], None]], Forked]
 

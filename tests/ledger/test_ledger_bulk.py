@@ -12,7 +12,7 @@ from mqi_dagster.errors import ConfigurationError, InfrastructureError
 from mqi_dagster.ledger import Ledger, Outcome
 
 if TYPE_CHECKING:
-    from ledger_doubles import Clock
+    from tests.ledger.ledger_doubles import Clock
 
 MANY = [f"b{number:04d}" for number in range(1200)]
 

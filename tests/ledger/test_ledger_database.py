@@ -21,7 +21,7 @@ from mqi_dagster.ledger import Lease, Ledger, Need, Slot, SlotKind, sqlite_url
 from mqi_dagster.ledger.tables import METADATA
 
 if TYPE_CHECKING:
-    from ledger_doubles import Forked
+    from tests.ledger.ledger_doubles import Forked
 
     Fork = Callable[[Callable[[], None]], Forked]
 

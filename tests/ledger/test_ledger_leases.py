@@ -18,7 +18,7 @@ from mqi_dagster.errors import ConfigurationError, InfrastructureError, LeaseLos
 from mqi_dagster.ledger import Lease, LeaseKeeper, Ledger, Need, Refusal, Slot, SlotKind
 
 if TYPE_CHECKING:
-    from ledger_doubles import Clock, Forked
+    from tests.ledger.ledger_doubles import Clock, Forked
 
     Fork = Callable[[Callable[[], None]], Forked]
 

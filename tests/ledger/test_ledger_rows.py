@@ -12,7 +12,7 @@ from mqi_dagster.errors import InfrastructureError, InputError, LeaseLostError
 from mqi_dagster.ledger import Ledger, Outcome
 
 if TYPE_CHECKING:
-    from ledger_doubles import Clock
+    from tests.ledger.ledger_doubles import Clock
 
 
 def test_fractions_are_numbered_in_the_order_of_first_sight_and_never_move(ledger: Ledger) -> None:

@@ -9,12 +9,12 @@ from collections.abc import Iterator
 from datetime import timedelta
 
 import pytest
-from postgres_server import Server
 
 from mqi_dagster.errors import InfrastructureError, Retry
 from mqi_dagster.ledger import Lease, LeaseKeeper, Ledger, Slot, SlotKind
 from mqi_dagster.ledger.availability import Need
 from mqi_dagster.ledger.database import standing_still
+from tests.postgres.postgres_server import Server
 
 pytestmark = [pytest.mark.slow, pytest.mark.postgres]
 

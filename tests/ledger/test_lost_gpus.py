@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 from mqi_dagster.ledger import GpuUsage, Lease, Ledger, Need, Refusal, Slot, SlotKind
 
 if TYPE_CHECKING:
-    from ledger_doubles import Clock
+    from tests.ledger.ledger_doubles import Clock
 
 MINUTE = timedelta(seconds=60)
 NEED = Need(SlotKind.GPU, "here", look=timedelta(seconds=30))

@@ -9,9 +9,9 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from pool_holders import GPUS, PROCESSES, hold_all, owners_by_log
 
 from mqi_dagster.ledger import Ledger, sqlite_url
+from tests.ledger.pool_holders import GPUS, PROCESSES, hold_all, owners_by_log
 
 MEMORY = Path("/dev/shm")
 

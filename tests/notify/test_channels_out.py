@@ -14,13 +14,13 @@ from typing import Any
 
 import pytest
 from pydantic import ValidationError
-from receivers import Mails, Posted, http_receiver, mail_receiver, own_certificate
 
 from mqi_dagster.errors import ConfigurationError, NotTakenError, PartlyTakenError
 from mqi_dagster.notify.mail import MailChannel
 from mqi_dagster.notify.message import Message
 from mqi_dagster.notify.webhook import WebhookChannel
 from mqi_dagster.settings import Mail, Webhook
+from tests.notify.receivers import Mails, Posted, http_receiver, mail_receiver, own_certificate
 
 MESSAGE = Message(
     id=7,

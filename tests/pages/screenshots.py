@@ -1,7 +1,7 @@
 """Takes the pictures in docs/images from the pages of a running site with the embedded engine.
 
     mqi init SITE && mqi dev --site SITE --detach      (execution.attempts: 1, intake.stable_seconds: 0)
-    python tests/pages/screenshots.py SITE
+    python -m tests.pages.screenshots SITE
 
 The site should have one concluded case of the built-in plan. A second case is delivered here; the engine of
 its first beam is killed, so that there is a failed beam to be backfilled. When its case has concluded, take
@@ -20,7 +20,6 @@ import time
 from pathlib import Path
 
 import dagster as dg
-from browser import opened_page
 from PIL import Image
 from playwright.sync_api import Page
 
@@ -28,6 +27,7 @@ from mqi_dagster.cli.services import Services
 from mqi_dagster.resources.site import Site
 from mqi_dagster.synthetic.delivery import simulate_delivery
 from mqi_dagster.synthetic.request import DeliveryRequest
+from tests.pages.browser import opened_page
 
 IMAGES = Path(__file__).parents[2] / "docs" / "images"
 SETTLE_MS = 5000

@@ -8,14 +8,15 @@ from pathlib import Path
 
 import dagster as dg
 import pytest
-from chain import Chain, faulty_engine
 from dagster._core.remote_origin import InProcessCodeLocationOrigin
 from dagster._core.test_utils import InProcessTestWorkspaceLoadTarget
 from dagster._core.types.loadable_target_origin import LoadableTargetOrigin
 from dagster._core.workspace.context import WorkspaceProcessContext
 from dagster._daemon.backfill import execute_backfill_iteration
 from dagster_graphql.test.utils import execute_dagster_graphql
-from mutations import BEAM_ASSETS, FAILED_PARTITIONS, LAUNCH_BACKFILL, backfill_params
+
+from tests.chain.chain import Chain, faulty_engine
+from tests.pages.mutations import BEAM_ASSETS, FAILED_PARTITIONS, LAUNCH_BACKFILL, backfill_params
 
 LAUNCHER = {
     "module": "dagster._core.launcher.sync_in_memory_run_launcher",

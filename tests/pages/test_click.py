@@ -8,9 +8,10 @@ from pathlib import Path
 
 import dagster as dg
 import pytest
-from browser import CHROMIUM, opened_page
 from playwright.sync_api import Request
-from stack import BEAM_ASSETS, Stack, wait
+
+from tests.pages.browser import CHROMIUM, opened_page
+from tests.services.stack import BEAM_ASSETS, Stack, wait
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(600)]
 

@@ -11,7 +11,8 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from postgres_server import ClusterError, Server, running_postgres
+
+from tests.postgres.postgres_server import ClusterError, Server, running_postgres
 
 pytestmark = [pytest.mark.slow, pytest.mark.postgres]
 

@@ -11,11 +11,11 @@ from pathlib import Path
 
 import dagster as dg
 import pytest
-from postgres_server import Server, running_postgres
 
 from mqi_dagster.cli.instance import open_instance, write_instance
 from mqi_dagster.ledger.place import DATABASE_VARIABLE
 from mqi_dagster.settings import Settings, parse_settings
+from tests.postgres.postgres_server import Server, running_postgres
 
 pytestmark = [pytest.mark.slow, pytest.mark.postgres]
 BACKENDS = "SELECT pid FROM pg_stat_activity WHERE datname = 'records' AND backend_type = 'client backend'"

@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import os
 import sqlite3
-import sys
 from collections.abc import Iterator
 from datetime import timedelta
 from pathlib import Path
@@ -14,10 +13,6 @@ import dagster as dg
 import pytest
 import yaml
 from typer.testing import CliRunner
-
-sys.path.insert(0, str(Path(__file__).parents[1] / "postgres"))
-
-from postgres_server import Server, on_postgres, running_postgres
 
 from mqi_dagster.assets.gpu_looks import this_host
 from mqi_dagster.cli import service_locks
@@ -28,6 +23,7 @@ from mqi_dagster.errors import ConfigurationError, MqiError
 from mqi_dagster.ledger import Lease, Ledger, Need, Slot, SlotKind
 from mqi_dagster.ledger.place import ledger_url
 from mqi_dagster.settings import Settings, read_settings
+from tests.postgres.postgres_server import Server, on_postgres, running_postgres
 
 
 def mqi(*arguments: str | Path) -> str:

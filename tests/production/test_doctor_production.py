@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import sys
 from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -12,10 +11,6 @@ import dagster as dg
 import pytest
 import yaml
 from typer.testing import CliRunner
-
-sys.path.insert(0, str(Path(__file__).parents[1] / "postgres"))
-
-from postgres_server import Server, running_postgres
 
 from mqi_dagster.cli.app import app
 from mqi_dagster.cli.diagnosis_production import (
@@ -29,6 +24,7 @@ from mqi_dagster.cli.findings import Finding
 from mqi_dagster.cli.service_locks import Service, take
 from mqi_dagster.ledger import Ledger
 from mqi_dagster.settings import Settings, parse_settings
+from tests.postgres.postgres_server import Server, running_postgres
 
 
 def site(base: Path, **sections: object) -> Settings:

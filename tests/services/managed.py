@@ -14,7 +14,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from stack import MQI, Stack, wait
+from tests.services.stack import MQI, Stack, wait
 
 NAMES = ("code", "daemon", "pages", "viewer")
 

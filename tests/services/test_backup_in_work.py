@@ -7,8 +7,9 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from stack import Stack
-from test_services import made_once, one_engine
+
+from tests.services.stack import Stack
+from tests.services.test_services import made_once, one_engine
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(900)]
 

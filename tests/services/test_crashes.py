@@ -12,7 +12,8 @@ from pathlib import Path
 
 import dagster as dg
 import pytest
-from stack import HOLD, Stack, wait
+
+from tests.services.stack import HOLD, Stack, wait
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(600)]
 

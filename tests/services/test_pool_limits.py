@@ -7,10 +7,10 @@ import subprocess
 from collections.abc import Iterator
 
 import pytest
-from stack import BEAM_ASSETS, HOLD, MQI, Stack, settings_of, wait
-from test_services import BACKFILL, beams_of
 
 from mqi_dagster.execution.gpus import local_gpus
+from tests.services.stack import BEAM_ASSETS, HOLD, MQI, Stack, settings_of, wait
+from tests.services.test_services import BACKFILL, beams_of
 
 pytestmark = [
     pytest.mark.slow,

@@ -7,9 +7,10 @@ import signal
 from collections.abc import Iterator
 
 import pytest
-from managed import ManagedStack
-from stack import HOLD, wait
-from test_services import made_once, one_engine, worker_of
+
+from tests.services.managed import ManagedStack
+from tests.services.stack import HOLD, wait
+from tests.services.test_services import made_once, one_engine, worker_of
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(900)]
 

@@ -11,7 +11,8 @@ from pathlib import Path
 
 import dagster as dg
 import pytest
-from stack import BEAM_ASSETS, CASE_ASSETS, HOLD, Stack, wait
+
+from tests.services.stack import BEAM_ASSETS, CASE_ASSETS, HOLD, Stack, wait
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(600)]
 

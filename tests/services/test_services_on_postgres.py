@@ -2,17 +2,13 @@
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Iterator
-from pathlib import Path
 
 import pytest
 
-sys.path.insert(0, str(Path(__file__).parents[1] / "postgres"))
-
-from postgres_server import Server, running_postgres
-from stack import HOLD, Stack
-from test_services import made_once, one_engine
+from tests.postgres.postgres_server import Server, running_postgres
+from tests.services.stack import HOLD, Stack
+from tests.services.test_services import made_once, one_engine
 
 pytestmark = [pytest.mark.slow, pytest.mark.postgres, pytest.mark.timeout(900)]
 

@@ -4,21 +4,16 @@ from __future__ import annotations
 
 import json
 import subprocess
-import sys
 import time
-from pathlib import Path
 from typing import Any
 
 import pytest
-from stack import MQI, Stack
 
 from mqi_dagster.cli.top_report import report
 from mqi_dagster.resources.site import Site
 from mqi_dagster.worklist import Worklist
-
-sys.path.insert(0, str(Path(__file__).parents[1] / "worklist"))
-
-from between import snapshot, wrong
+from tests.services.stack import MQI, Stack
+from tests.worklist.between import snapshot, wrong
 
 pytestmark = pytest.mark.slow
 

@@ -35,6 +35,7 @@ from mqi_dagster.plan.reading import read_ion_plan
 from mqi_dagster.settings import CsvDialect, Engine, Host, Samples
 from mqi_dagster.synthetic.plans import BuiltInPlan, Patient, built_in_plan
 
+ROOT = Path(__file__).resolve().parents[2]
 ENGINE = Path(__file__).parents[1] / "engines" / "steady.py"
 MACHINES = Path(__file__).parents[2] / "mqi_dagster" / "config" / "machines"
 PYTHON = "/usr/bin/python3"
@@ -408,7 +409,8 @@ def worker(bench: Bench, beam: Beam, *, processes: int = 1) -> subprocess.Popen[
     path = bench.folder / f"{job.name}.json"
     path.write_text(json.dumps(spec))
     return subprocess.Popen(
-        [sys.executable, str(Path(__file__).with_name("beam_worker.py")), str(path)],
+        [sys.executable, "-m", "tests.slurm.beam_worker", str(path)],
+        cwd=ROOT,
         stdout=subprocess.PIPE,
         env={**os.environ, "PYTHONUNBUFFERED": "1"},
     )

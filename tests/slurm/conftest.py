@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import shutil
-import sys
 import tempfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -11,12 +10,9 @@ from typing import Any
 
 import pytest
 
-sys.path.insert(0, str(Path(__file__).parent))
-sys.path.insert(0, str(Path(__file__).parents[1] / "cluster"))
-
-from beams import Bench, live_jobs, make_shared, wait
-from slurm_cluster import running_cluster
-from wire import Gate
+from tests.cluster.slurm_cluster import running_cluster
+from tests.slurm.beams import Bench, live_jobs, make_shared, wait
+from tests.slurm.wire import Gate
 
 
 @pytest.fixture(scope="session")

@@ -10,7 +10,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from beams import Beam, Bench, wait
+from tests.slurm.beams import Beam, Bench, wait
 
 SUBMITTERS = """\
 submitters() { # the shell that submits this command's job, and whatever has started it

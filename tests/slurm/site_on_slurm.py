@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from beams import INTERVALS, PHANTOM, PYTHON
+from tests.slurm.beams import INTERVALS, PHANTOM, PYTHON
 
 HOST = "hpc"
 

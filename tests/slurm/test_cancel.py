@@ -6,10 +6,10 @@ from collections.abc import Callable
 from typing import Any
 
 import pytest
-from beams import NAME, Beam, Bench, assert_done_once, jobs_of, live_jobs
-from faults import closed, frozen, queued, running
 
 from mqi_dagster.errors import UnreachableError
+from tests.slurm.beams import NAME, Beam, Bench, assert_done_once, jobs_of, live_jobs
+from tests.slurm.faults import closed, frozen, queued, running
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(240)]
 

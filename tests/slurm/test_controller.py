@@ -8,8 +8,9 @@ from contextlib import ExitStack
 from typing import Any
 
 import pytest
-from beams import NAME, Bench, assert_done_once, jobs_of, sha256, wait
-from faults import Memory, closed, done, ends, login, misbehaving, queued, running, submitted
+
+from tests.slurm.beams import NAME, Bench, assert_done_once, jobs_of, sha256, wait
+from tests.slurm.faults import Memory, closed, done, ends, login, misbehaving, queued, running, submitted
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(240)]
 

@@ -7,8 +7,9 @@ from collections.abc import Callable
 from typing import Any
 
 import pytest
-from beams import NAME, Beam, Bench, assert_done_once, jobs_of, wait
-from faults import closed, done, ends, queued, running, start_again_now, submitted
+
+from tests.slurm.beams import NAME, Beam, Bench, assert_done_once, jobs_of, wait
+from tests.slurm.faults import closed, done, ends, queued, running, start_again_now, submitted
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(240)]
 

@@ -6,7 +6,8 @@ from collections.abc import Callable
 from typing import Any
 
 import pytest
-from beams import MARKERS, Bench, assert_done_once, jobs_of, wait
+
+from tests.slurm.beams import MARKERS, Bench, assert_done_once, jobs_of, wait
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(240)]
 

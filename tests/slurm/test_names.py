@@ -14,7 +14,6 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from beams import MARKERS, PYTHON, Bench, assert_done_once, wait
 
 from mqi_dagster.errors import ConfigurationError, EngineInputError, PrivacyError
 from mqi_dagster.hpc.errors import PathRejectedError
@@ -22,6 +21,7 @@ from mqi_dagster.hpc.naming import JobFolder
 from mqi_dagster.hpc.shell import run
 from mqi_dagster.hpc.staging import stage
 from mqi_dagster.settings import parse_settings
+from tests.slurm.beams import MARKERS, PYTHON, Bench, assert_done_once, wait
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(120)]
 

@@ -9,10 +9,10 @@ from collections.abc import Callable
 from typing import Any
 
 import pytest
-from beams import NAME, Bench, assert_done_once, live_jobs, wait
-from faults import login
 
 from mqi_dagster.hpc import polling
+from tests.slurm.beams import NAME, Bench, assert_done_once, live_jobs, wait
+from tests.slurm.faults import login
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(240)]
 

@@ -9,10 +9,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from beams import NAME, Bench, assert_done_once, jobs_of, make_shared, wait
 from cluster import cgroups_possible
-from faults import Memory, done, queued, running
-from slurm_cluster import running_cluster
+
+from tests.cluster.slurm_cluster import running_cluster
+from tests.slurm.beams import NAME, Bench, assert_done_once, jobs_of, make_shared, wait
+from tests.slurm.faults import Memory, done, queued, running
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(240)]
 

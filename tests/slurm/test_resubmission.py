@@ -6,9 +6,9 @@ from collections.abc import Callable
 from typing import Any
 
 import pytest
-from beams import NAME, Beam, Bench, jobs_of, wait
 
 from mqi_dagster.hpc.errors import IntegrityError
+from tests.slurm.beams import NAME, Beam, Bench, jobs_of, wait
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(240)]
 

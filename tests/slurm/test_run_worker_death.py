@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import signal
-import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -13,15 +12,12 @@ from typing import Any
 import dagster as dg
 import pytest
 
-sys.path.insert(0, str(Path(__file__).parents[1] / "chain"))
-
-from beams import wait
-from chain import Chain
-from processes import worker_of
-from site_on_slurm import HOST, jobs_of_root, sections, steer, traced
-
 from mqi_dagster.ledger.cluster_jobs import ClusterJob
 from mqi_dagster.partitions import beam_key
+from tests.chain.chain import Chain
+from tests.chain.processes import worker_of
+from tests.slurm.beams import wait
+from tests.slurm.site_on_slurm import HOST, jobs_of_root, sections, steer, traced
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(240)]
 

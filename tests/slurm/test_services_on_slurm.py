@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import functools
-import sys
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -12,12 +11,10 @@ from typing import Any
 import dagster as dg
 import pytest
 
-sys.path.insert(0, str(Path(__file__).parents[1] / "services"))
-
-import beams
-from beams import live_jobs
-from site_on_slurm import HOST, jobs_of_root, sections, steer, traced
-from stack import Stack
+from tests.services.stack import Stack
+from tests.slurm import beams
+from tests.slurm.beams import live_jobs
+from tests.slurm.site_on_slurm import HOST, jobs_of_root, sections, steer, traced
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(900)]
 

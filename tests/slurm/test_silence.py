@@ -6,8 +6,9 @@ from collections.abc import Callable
 from typing import Any
 
 import pytest
-from beams import NAME, Bench, assert_done_once, jobs_of, wait
-from faults import ends, misbehaving, running, submitted
+
+from tests.slurm.beams import NAME, Bench, assert_done_once, jobs_of, wait
+from tests.slurm.faults import ends, misbehaving, running, submitted
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(240)]
 

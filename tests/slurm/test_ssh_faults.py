@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import shutil
 import subprocess
-import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -15,8 +14,6 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from beams import NAME, Beam, Bench, assert_done_once, wait
-from wire import Gate, restart_sshd, sshd_with
 
 from mqi_dagster.errors import ConfigurationError, MqiError, Retry, UnreachableError
 from mqi_dagster.hpc import connection as connection_module
@@ -31,10 +28,9 @@ from mqi_dagster.hpc.errors import (
 )
 from mqi_dagster.hpc.shell import run
 from mqi_dagster.settings import Host
-
-sys.path.insert(0, str(Path(__file__).parents[1] / "handover"))
-
-from sftp_server import SftpServer
+from tests.handover.sftp_server import SftpServer
+from tests.slurm.beams import NAME, Beam, Bench, assert_done_once, wait
+from tests.slurm.wire import Gate, restart_sshd, sshd_with
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(120)]
 

@@ -6,10 +6,10 @@ from collections.abc import Callable
 from typing import Any
 
 import pytest
-from beams import NAME, Bench, assert_done_once, jobs_of, wait, worker
-from faults import closed, done, frozen, known, misbehaving, queued, running, submit_by_hand
 
 from mqi_dagster.errors import UnreachableError
+from tests.slurm.beams import NAME, Bench, assert_done_once, jobs_of, wait, worker
+from tests.slurm.faults import closed, done, frozen, known, misbehaving, queued, running, submit_by_hand
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(240)]
 

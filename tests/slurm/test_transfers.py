@@ -13,9 +13,6 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from beams import NAME, Beam, Bench, assert_done_once, jobs_of, live_jobs, wait
-from faults import misbehaving
-from wire import Gate
 
 from mqi_dagster.errors import UnreachableError
 from mqi_dagster.hpc import executor as executor_module
@@ -23,6 +20,9 @@ from mqi_dagster.hpc import staging
 from mqi_dagster.hpc.errors import PathRejectedError
 from mqi_dagster.hpc.naming import JobFolder
 from mqi_dagster.hpc.removal import remove_folder, used_bytes
+from tests.slurm.beams import NAME, Beam, Bench, assert_done_once, jobs_of, live_jobs, wait
+from tests.slurm.faults import misbehaving
+from tests.slurm.wire import Gate
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(120)]
 

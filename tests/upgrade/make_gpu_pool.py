@@ -4,7 +4,7 @@ In it are one concluded case; a beam in flight on two GPUs, whose worker was kil
 that are switched off; a look at a GPU; a beam that waits; a person's limit of the pool. Run once, with the
 code whose folders later code has to open:
 
-    python tests/upgrade/make_gpu_pool.py
+    python -m tests.upgrade.make_gpu_pool
 """
 
 from __future__ import annotations

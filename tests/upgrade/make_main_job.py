@@ -2,7 +2,7 @@
 
 Run once, with the code whose folders later code has to open:
 
-    python tests/upgrade/make_main_job.py
+    python -m tests.upgrade.make_main_job
 """
 
 from __future__ import annotations

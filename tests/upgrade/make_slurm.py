@@ -3,7 +3,7 @@
 In it are one concluded case, and one whose beam was in flight when its worker was killed; beside it, as
 `work`, what stood on the cluster then. Run once as root, with the code whose folders later code has to open:
 
-    python tests/upgrade/make_slurm.py
+    python -m tests.upgrade.make_slurm
 """
 
 from __future__ import annotations
@@ -20,17 +20,13 @@ import time
 from pathlib import Path
 
 import yaml
-
-sys.path.insert(0, str(Path(__file__).parents[2] / "deploy"))
-sys.path.insert(0, str(Path(__file__).parents[1] / "slurm"))
-
-from beams import make_shared
 from cluster import Cluster, ClusterSettings, install
-from site_on_slurm import sections, steer, traced
 
 from mqi_dagster.machine import read_machines
 from mqi_dagster.synthetic.delivery import simulate_delivery
 from mqi_dagster.synthetic.request import BuiltInPlan, DeliveryRequest
+from tests.slurm.beams import make_shared
+from tests.slurm.site_on_slurm import sections, steer, traced
 
 HERE = Path(__file__).parent
 ARCHIVE = HERE / "slurm" / "site.tar.xz"

@@ -21,9 +21,6 @@ from mqi_dagster.resources.site import Site
 from mqi_dagster.settings import read_settings
 
 HERE = Path(__file__).parent
-sys.path.insert(0, str(HERE.parent / "slurm"))
-sys.path.insert(0, str(HERE.parent / "cluster"))
-
 ARCHIVE = HERE / "slurm" / "site.tar.xz"
 BASE = Path("/var/tmp/mqi-upgrade")
 """Where the archive was made: its manifests name their inputs there."""
@@ -77,8 +74,8 @@ def test_the_command_lists_the_job_whose_folder_is_still_there(folder: Path) -> 
 @pytest.fixture
 def on_a_cluster() -> Iterator[tuple[Any, Path]]:
     """The site where it was made, with a cluster that knows nothing of its job."""
-    from beams import make_shared
-    from slurm_cluster import running_cluster
+    from tests.cluster.slurm_cluster import running_cluster
+    from tests.slurm.beams import make_shared
 
     if os.geteuid() != 0:
         pytest.skip("a real cluster needs root")
@@ -105,9 +102,8 @@ def on_a_cluster() -> Iterator[tuple[Any, Path]]:
 
 @pytest.mark.slow
 def test_the_beam_in_flight_goes_on_and_is_handed_over(on_a_cluster: tuple[Any, Path]) -> None:
-    from beams import wait
-
     from mqi_dagster.definitions import build_definitions
+    from tests.slurm.beams import wait
 
     cluster, folder = on_a_cluster
     site = Site(folder / "mqi.yaml")

@@ -3,19 +3,14 @@
 from __future__ import annotations
 
 import shutil
-import sys
 from collections.abc import Iterator
 from pathlib import Path
 
 import dagster as dg
 import pytest
 
-sys.path.insert(0, str(Path(__file__).parent))
-sys.path.insert(0, str(Path(__file__).parents[1] / "postgres"))
-
-from seeded import Seeded
-
 from mqi_dagster.cli.instance import write_instance
+from tests.worklist.seeded import Seeded
 
 
 @pytest.fixture

@@ -1,4 +1,4 @@
-"""Makes docs/images/top.svg: ``mqi top`` on a busy day. Run it as ``python tests/worklist/picture.py``."""
+"""Makes docs/images/top.svg: ``mqi top`` on a busy day. Run it as ``python -m tests.worklist.picture``."""
 
 from __future__ import annotations
 

@@ -11,14 +11,14 @@ from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import pytest
-from between import Snapshot, snapshot, wrong
-from seeded import BEGAN, Seeded
 from sqlalchemy import Engine, event
 
 from mqi_dagster.cli.case_priority import make_urgent
 from mqi_dagster.cli.top_report import report
 from mqi_dagster.partitions import beam_key
 from mqi_dagster.worklist import CaseState, Stage, Work
+from tests.worklist.between import Snapshot, snapshot, wrong
+from tests.worklist.seeded import BEGAN, Seeded
 
 GPU = {"mqi/gpu": "simulation"}
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import html
 
-from picture import PICTURE, picture
+from tests.worklist.picture import PICTURE, picture
 
 
 def test_the_picture_is_what_the_program_draws() -> None:

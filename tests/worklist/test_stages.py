@@ -11,13 +11,13 @@ import pytest
 import yaml
 from dagster._core.events import AssetObservationData, DagsterEvent
 from dagster._core.events.log import EventLogEntry
-from seeded import BEGAN, Seeded
 
 from mqi_dagster.ledger.availability import Need
 from mqi_dagster.ledger.cluster_jobs import ClusterJobState, Observation
 from mqi_dagster.ledger.slots import Slot, SlotKind
 from mqi_dagster.worklist import BeamStand, CaseStand, CaseState, Stage
 from mqi_dagster.worklist.stages import PHASES
+from tests.worklist.seeded import BEGAN, Seeded
 
 CASE = "P0000000A1.fx0001"
 BEAM = f"{CASE}__b02"

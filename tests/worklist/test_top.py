@@ -13,14 +13,14 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from seeded import Seeded
 from sqlalchemy import text
-from terminal import MQI, Terminal
 
 from mqi_dagster.cli.top_report import Report
 from mqi_dagster.ledger.availability import Need
 from mqi_dagster.ledger.slots import Slot, SlotKind
 from mqi_dagster.ledger.tables import REVISION
+from tests.worklist.seeded import Seeded
+from tests.worklist.terminal import MQI, Terminal
 
 FIRST = "P000000000.fx0001__b01"
 SECOND = "P000000000.fx0001__b02"

@@ -10,14 +10,14 @@ from pathlib import Path
 
 import pytest
 import yaml
-from postgres_server import Server, running_postgres
-from terminal import MQI, Terminal
 from typer.testing import CliRunner
 
 from mqi_dagster.cli.app import app
 from mqi_dagster.cli.top_reader import BoardReader
 from mqi_dagster.errors import InfrastructureError
 from mqi_dagster.resources.site import Site
+from tests.postgres.postgres_server import Server, running_postgres
+from tests.worklist.terminal import MQI, Terminal
 
 pytestmark = [pytest.mark.slow, pytest.mark.postgres]
 BACKENDS = "SELECT pid FROM pg_stat_activity WHERE datname = 'board'"

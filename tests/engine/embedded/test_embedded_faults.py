@@ -11,11 +11,11 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from embedded_job import Beam, Ct, write_job
 
 from mqi_dagster.engine.embedded import command
 from mqi_dagster.engine.embedded.install import Installation
 from mqi_dagster.machine import Machine
+from tests.engine.embedded.embedded_job import Beam, Ct, write_job
 
 VOXELS = 60 * 60 * 200
 SAYS_GOOD = 'echo "Nbr primaries simulated: $n"'

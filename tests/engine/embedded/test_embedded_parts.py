@@ -7,7 +7,6 @@ from pathlib import Path
 import numpy as np
 import pydicom
 import pytest
-from embedded_job import Beam, Ct, write_ct, write_job, write_plan
 
 from mqi_dagster.engine.beam_model import EngineBeamModel, beam_model_for
 from mqi_dagster.engine.embedded.bdl import RangeShifterInBeam, render_bdl, spot_at_nozzle_mm
@@ -23,6 +22,7 @@ from mqi_dagster.errors import EngineInputError
 from mqi_dagster.machine import Machine
 from mqi_dagster.plan.model import PlanBeam
 from mqi_dagster.plan.reading import read_ion_plan
+from tests.engine.embedded.embedded_job import Beam, Ct, write_ct, write_job, write_plan
 
 
 def rows_of(library: str) -> list[list[float]]:

@@ -7,8 +7,6 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from embedded_depth import r80, read_raw
-from embedded_job import Beam, write_job
 
 from mqi_dagster.engine.embedded.command import run
 from mqi_dagster.engine.embedded.install import Installation
@@ -16,6 +14,8 @@ from mqi_dagster.errors import EngineError
 from mqi_dagster.machine import Machine
 from mqi_dagster.plan.reading import read_ion_plan
 from mqi_dagster.synthetic.plans import built_in_plan
+from tests.engine.embedded.embedded_depth import r80, read_raw
+from tests.engine.embedded.embedded_job import Beam, write_job
 
 PSTAR_CSDA_MM = {70.0: 40.80, 110.0: 91.38, 150.0: 157.71, 190.0: 237.65, 230.0: 329.46}
 

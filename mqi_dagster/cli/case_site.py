@@ -14,7 +14,7 @@ from mqi_dagster.cli.sites import SETTINGS_NAME, settings_path
 from mqi_dagster.errors import ConfigurationError
 from mqi_dagster.pseudonyms import make_secret
 from mqi_dagster.resources.site import Site
-from mqi_dagster.settings import Settings, parse_settings, read_settings
+from mqi_dagster.settings import Settings, parse_settings, read_content, read_settings
 from mqi_dagster.store.files import write_atomically
 
 PACKAGED_MACHINES = Path(__file__).resolve().parents[1] / "config" / "machines"
@@ -108,28 +108,49 @@ def _require_same(file: Path, options: RunOptions) -> None:
 
 def _loaded(file: Path) -> dict[str, Any]:
     read_settings(file)
-    content: dict[str, Any] = yaml.safe_load(file.read_text(encoding="utf-8"))
-    return content
+    return read_content(file)
 
 
 def _content(present: Path | None, options: RunOptions) -> dict[str, Any]:
     """Settings as YAML values: of the file to begin with, with every folder below the site's own."""
     base = options.settings or present
     content: dict[str, Any] = {"site": {"name": "mqi case run"}} if base is None else _loaded(base)
-    # Left out, each of these stands below the site's folder.
-    content.pop("paths", None)
-    for section, name in (("site", "secret_file"), ("handover", "folder")):
-        if section in content:
-            content[section].pop(name, None)
+    # Left out, each of these stands below the site's folder, and nobody is told of what is tried here.
+    for name in ("paths", "database", "notifications"):
+        content.pop(name, None)
+    site, engine = (_section(content, name) for name in ("site", "engine"))
+    site.pop("secret_file", None)
+    if "handover" in content:
+        for name in ("folder", "target"):
+            _section(content, "handover").pop(name, None)
+    if options.settings is not None:
+        _keep_keys(content, options.settings.resolve().parent)
     if options.settings is not None:
         cache = read_settings(options.settings).engine.embedded.cache
         if cache is not None:
-            content["engine"]["embedded"]["cache"] = str(cache)
-    site = content.setdefault("site", {})
+            _section(engine, "embedded")["cache"] = str(cache)
     site["timezone"] = options.timezone or site.get("timezone") or local_zone()
     if options.histories is not None:
-        content["engine"] = {**(content.get("engine") or {}), "histories": options.histories}
+        engine["histories"] = options.histories
+    if not engine:
+        del content["engine"]
     return content
+
+
+def _keep_keys(content: dict[str, Any], base: Path) -> None:
+    """Let the hosts' keys stay where the settings that are copied have them."""
+    for host in (content.get("hosts") or {}).values():
+        for login in (host, host.get("jump") or {}):
+            for name in ("key_file", "known_hosts"):
+                if name in login:
+                    login[name] = str(base / login[name])
+
+
+def _section(content: dict[str, Any], name: str) -> dict[str, Any]:
+    """A section to change; one that is absent, or whose every line is a comment, is made an empty one."""
+    content[name] = content.get(name) or {}
+    section: dict[str, Any] = content[name]
+    return section
 
 
 def _copy_machines(target: Path, options: RunOptions) -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any
+from typing import Annotated, Any, get_origin
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
@@ -23,12 +23,16 @@ class Section(BaseModel):
     @model_validator(mode="before")
     @classmethod
     def _empty_section_is_absent(cls, content: Any) -> Any:
-        # In YAML a section whose every line is commented out is a null, not a mistake.
+        # In YAML a section or list whose every line is commented out is a null, not a mistake.
         if not isinstance(content, dict):
             return content
-        sections = {
-            name
-            for name, field in cls.model_fields.items()
-            if isinstance(field.annotation, type) and issubclass(field.annotation, Section)
-        }
-        return {key: value for key, value in content.items() if value is not None or key not in sections}
+        return {key: value for key, value in content.items() if value is not None or not cls._holds(key)}
+
+    @classmethod
+    def _holds(cls, key: object) -> bool:
+        """Whether a key is a section, or a list or mapping of values."""
+        field = cls.model_fields.get(key) if isinstance(key, str) else None
+        if field is None:
+            return False
+        kind = field.annotation
+        return get_origin(kind) in (dict, tuple) or (isinstance(kind, type) and issubclass(kind, Section))

@@ -63,3 +63,25 @@ def test_a_file_that_is_no_yaml_mapping_is_refused(tmp_path: Path) -> None:
     file.write_text("- just\n- a list\n")
     with pytest.raises(ConfigurationError):
         read_settings(file)
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "paths:\n  #inbox: inbox\n",
+        "engine:\n  phantom:\n    #unit_mm: [2, 2, 2]\n  embedded:\n  profiles:\n    #mine: {}\n",
+        "execution:\n  gpus:\n    #- {index: 0}\n",
+        "notifications:\n  tell:\n  webhook:\n",
+        "hosts:\n  #cluster:\n",
+    ],
+    ids=["section", "sections in a section", "list", "list of words", "mapping"],
+)
+def test_what_holds_nothing_but_comments_means_its_defaults(tmp_path: Path, text: str) -> None:
+    file = tmp_path / "mqi.yaml"
+    file.write_text("site: {timezone: Asia/Seoul}\n" + text)
+    assert read_settings(file) == parse_settings(MINIMAL, tmp_path)
+
+
+def test_a_key_without_a_value_is_no_default() -> None:
+    with pytest.raises(ConfigurationError, match=r"engine\.histories"):
+        parse_settings({**MINIMAL, "engine": {"histories": None}}, Path("/srv/site"))

@@ -23,6 +23,8 @@ _TRANSPORTED = re.compile(r"Particle transportation complete!")
 _SPOTS = re.compile(r"Total beamlets \(Spots\) : (\d+)")
 _HISTORIES = re.compile(r"Total histories \(Particles\) : (\d+)")
 _UNCERTAINTY = re.compile(r"Uncertainty \(mean above half maximum\) : ([0-9.eE+-]+) %")
+_FINALIZING = re.compile(r"Siml?ulation finalizing")
+"""moqui's own spelling has a letter too many."""
 _ENGINE_TIME = re.compile(r"Time taken by MC engine: ([0-9.eE+-]+) milli-seconds")
 _VERSION = re.compile(r"^(?:Version : |mqi-engine )(\S.*)$")
 
@@ -88,7 +90,11 @@ _EXIT_INPUT = 2
 
 @dataclass(frozen=True, slots=True)
 class Progress:
-    """One step of an engine; ``fraction`` never falls and never reaches 1."""
+    """One step of an engine; ``fraction`` never falls and never reaches 1.
+
+    Batch i of n drives it: (i - 1)/n when its protons are generated, i/n when they are transported. moqui
+    says "Particle transportation complete!" after every batch, so that line is no sign of the end.
+    """
 
     phase: Phase
     fraction: float
@@ -184,6 +190,8 @@ class ProgressParser:
             self._note_histories(int(found[1]), line)
         elif found := _UNCERTAINTY.search(line):
             self.uncertainty_percent = _number(found[1])
+        elif _FINALIZING.search(line):
+            self._advance(Phase.FINALIZING, _HIGHEST)
         elif found := _ENGINE_TIME.search(line):
             self.engine_time_ms = _number(found[1])
             self._advance(Phase.FINALIZING, _HIGHEST)
@@ -191,12 +199,12 @@ class ProgressParser:
             self.version = found[1]
 
     def _note_histories(self, histories: int, line: str) -> None:
+        # A figure and no progress: moqui prints it with the beam source, before the first batch.
         if self.histories is not None and self.histories != histories and self.failure is None:
             self.failure = Failure(
                 FailureKind.ENGINE, "the engine reported two different numbers of histories", line
             )
         self.histories = histories
-        self._advance(Phase.FINALIZING, _HIGHEST)
 
     def _note_failure(self, line: str) -> None:
         for pattern, kind, meaning in _FAILURES:

@@ -66,10 +66,29 @@ def test_progress_never_falls_and_never_is_one() -> None:
         b"Generating particles for (9 of 10 batches) in CPU ..\n",
         b"Particle transportation complete!\n",
         b"Generating particles for (2 of 10 batches) in CPU ..\n",
-        b"Total histories (Particles) : 5\n",
+        b"Simlulation finalizing..\n",
     ]
     fractions = [event.fraction for line in lines for event in parser.feed(line)]
     assert fractions == [0.8, 0.9, 0.9, 0.99]
+
+
+def test_fifty_batches_of_a_moqui_rise_by_two_percent_each() -> None:
+    parser = ProgressParser()
+    parser.feed(b"Total beamlets (Spots) : 36905\nTotal histories (Particles) : 500000000\n")
+    assert parser.histories == 500000000
+    assert (parser.current.phase, parser.current.fraction) == (Phase.STARTING, 0.0)
+    parser.feed(b"Uploading particles with batch.. : Particle count --> 10000000 with 50 batches\n")
+    after = []
+    for batch in range(1, 51):
+        parser.feed(f"Generating particles for ({batch} of 50 batches) in CPU ..\n".encode())
+        assert parser.current.fraction == (batch - 1) / 50
+        parser.feed(b"Particle generation complete!\nTransporting particles...\n")
+        parser.feed(b"Particle transportation complete!\n")
+        after.append((parser.current.phase, round(parser.current.fraction, 2)))
+    assert after[:3] == [(Phase.TRANSPORTED, 0.02), (Phase.TRANSPORTED, 0.04), (Phase.TRANSPORTED, 0.06)]
+    assert after[-2:] == [(Phase.TRANSPORTED, 0.98), (Phase.TRANSPORTED, 0.99)]
+    parser.feed(b"Time taken by MC engine: 3.250539e+04 milli-seconds\n")
+    assert parser.current.phase is Phase.FINALIZING
 
 
 def test_without_batches_there_is_one() -> None:

@@ -32,6 +32,17 @@ _NO_PATHS = Scrubber()
 _FULL = re.compile(rb"No space left on device|Disk quota exceeded|(?:printf|echo): I/O error")
 """How commands say it in English; the last is all that dash says."""
 
+_WITHOUT_WISHES = """\
+for name in $(awk 'BEGIN { for (name in ENVIRON)
+  if (name ~ /^(SLURM|SBATCH|SQUEUE|SACCT|SCANCEL|SINFO|SCONTROL)_[A-Za-z0-9_]+$/) print name }' </dev/null)
+do
+  case $name in SLURM_CONF | SLURM_CONF_SERVER | SLURM_JWT | SLURM_SACK_*) ;; *) unset -v "$name" ;; esac
+done
+exec "$@"
+"""
+"""An account may have options of Slurm's commands in its environment (`SLURM_CLUSTERS`, `SQUEUE_FORMAT`): with
+them a command asks another cluster or prints something else. What says how the controller is reached stays."""
+
 Feed = Callable[[BinaryIO], None]
 """Writes a command's standard input."""
 
@@ -53,6 +64,19 @@ class Answer:
     def complaint(self) -> str:
         """The end of what it said on its standard error, without paths."""
         return _NO_PATHS.text(self.err.decode("utf-8", "replace").strip()[-_SAID:])
+
+
+def remote_argv(argv: Sequence[str]) -> list[str]:
+    """A command as it goes to a host: without what the account's environment wants of Slurm's commands."""
+    return ["sh", "-c", _WITHOUT_WISHES, "mqi", *argv]
+
+
+def script_argv(name: str, arguments: Sequence[str], shell: str = "sh") -> list[str]:
+    """The command of one of the project's scripts, in the C locale.
+
+    An account may have a language of its own, and tar then other names.
+    """
+    return ["env", "LC_ALL=C", shell, "-c", script(name), f"mqi-{name}", *arguments]
 
 
 @functools.cache
@@ -86,7 +110,7 @@ def run(
     with connection.session(limit) as channel:
         try:
             channel.settimeout(limit)
-            request(channel, limit, lambda: channel.exec_command(shlex.join(argv)))
+            request(channel, limit, lambda: channel.exec_command(shlex.join(remote_argv(argv))))
             errors = bytearray()
             drain = threading.Thread(target=_drain, args=(channel, errors), daemon=True)
             drain.start()
@@ -117,12 +141,8 @@ def run_script(
     feed: bytes | Feed | None = None,
     timeout: float | None = None,
 ) -> Answer:
-    """Run one of the project's scripts on the host with positional arguments; see `run`.
-
-    In the C locale: an account may have a language of its own, and tar then other names.
-    """
-    argv = ["env", "LC_ALL=C", "sh", "-c", script(name), f"mqi-{name}", *arguments]
-    return run(connection, argv, feed=feed, timeout=timeout)
+    """Run one of the project's scripts on the host with positional arguments; see `run` and `script_argv`."""
+    return run(connection, script_argv(name, arguments), feed=feed, timeout=timeout)
 
 
 def is_full(answer: Answer) -> bool:

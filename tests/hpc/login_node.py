@@ -13,11 +13,12 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import BinaryIO
 
-from mqi_dagster.hpc.shell import Answer, script
+from mqi_dagster.hpc.shell import Answer, remote_argv, script_argv
 
 _FAKE = """#!/bin/sh
 name=${0##*/}
 { printf '%s' "$name"; for word; do printf ' [%s]' "$word"; done; echo; } >>"$FAKE/calls"
+env >"$FAKE/$name.env"
 [ ! -e "$FAKE/$name.before" ] || . "$FAKE/$name.before"
 cat "$FAKE/$name.out" 2>/dev/null
 [ ! -e "$FAKE/$name.err" ] || cat "$FAKE/$name.err" >&2
@@ -31,7 +32,7 @@ echo "$id" >"$FAKE/sbatch.out"
 for word; do case $word in --comment=*) key=${word#--comment=} ;; esac; done
 echo "$id|$key|PENDING" >>"$FAKE/squeue.out"
 """
-COMMANDS = ("squeue", "sacct", "sbatch", "scancel", "scontrol")
+COMMANDS = ("squeue", "sacct", "sbatch", "scancel", "scontrol", "sinfo")
 
 
 class LoginNode:
@@ -47,6 +48,8 @@ class LoginNode:
         self.home = folder / "home"
         self._bin = folder / "bin"
         self._shell = shell
+        self.account: dict[str, str] = {}
+        """What the account's own environment adds."""
         for made in (self.answers, self.home, self._bin):
             made.mkdir(parents=True)
         for name in COMMANDS:
@@ -91,16 +94,29 @@ class LoginNode:
             "HOME": str(self.home),
             "FAKE": str(self.answers),
             "LC_ALL": "C.UTF-8",
+            **self.account,
         }
+
+    def environment_of(self, name: str) -> dict[str, str]:
+        """The environment of a fake's latest call."""
+        lines = (self.answers / f"{name}.env").read_text().splitlines()
+        return dict(line.split("=", 1) for line in lines if "=" in line)
 
     def command(self, name: str, arguments: Sequence[str]) -> list[str]:
         """The command line of one of the project's scripts, as it goes over SSH."""
-        return [self._shell, "-c", script(name), f"mqi-{name}", *arguments]
+        return remote_argv(script_argv(name, arguments, self._shell))
 
     def run(self, name: str, *arguments: str, feed: bytes = b"") -> Answer:
         """Run one of the project's scripts."""
+        return self._carry_out(self.command(name, arguments), feed)
+
+    def run_command(self, connection: object, argv: Sequence[str], **_: object) -> Answer:
+        """In the place of `mqi_dagster.hpc.shell.run`."""
+        return self._carry_out(remote_argv(argv))
+
+    def _carry_out(self, argv: Sequence[str], feed: bytes = b"") -> Answer:
         done = subprocess.run(
-            self.command(name, arguments),
+            argv,
             input=feed,
             env=self.environment,
             capture_output=True,

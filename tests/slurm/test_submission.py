@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import pytest
 
 from mqi_dagster.errors import UnreachableError
+from mqi_dagster.hpc.shell import run
+from mqi_dagster.hpc.slurm import gpus_of
 from tests.slurm.beams import NAME, Bench, assert_done_once, jobs_of, wait, worker
 from tests.slurm.faults import closed, done, frozen, known, misbehaving, queued, running, submit_by_hand
 
@@ -41,6 +44,32 @@ def test_submitting_shell_killed_around_sbatch(
     assert_done_once(cluster, on, beam)
     assert len(jobs_of(cluster, beam)) == 1 + twice
     assert len([one for one in on.traced() if one[0] == "start"]) == 1
+
+
+def test_an_account_whose_environment_names_another_cluster(
+    cluster: Any, bench: Callable[..., Bench]
+) -> None:
+    # A login shell that serves SSH reads this file first.
+    profile = Path(f"~{cluster.settings.user}").expanduser() / ".bashrc"
+    before = profile.read_bytes() if profile.exists() else None
+    profile.write_text(
+        "export SLURM_CLUSTERS=elsewhere SQUEUE_FORMAT=%i SQUEUE_STATES=RUNNING SACCT_FORMAT=jobid"
+        " SBATCH_PARTITION=none SINFO_FORMAT=%P\n"
+    )
+    profile.chmod(0o644)
+    try:
+        on = bench()
+        assert run(on.executor.connection, ["sh", "-c", "echo $SLURM_CLUSTERS"]).text == "\n"
+        beam = on.beam()
+        with on.driven(beam):
+            pass
+        assert_done_once(cluster, on, beam)
+        assert gpus_of(on.executor.connection, on.slurm)
+    finally:
+        if before is None:
+            profile.unlink()
+        else:
+            profile.write_bytes(before)
 
 
 def test_submitting_shell_killed_after_the_id_was_written(cluster: Any, bench: Callable[..., Bench]) -> None:

@@ -40,8 +40,8 @@ do
 done
 exec "$@"
 """
-"""An account may have options of Slurm's commands in its environment (`SLURM_CLUSTERS`, `SQUEUE_FORMAT`): with
-them a command asks another cluster or prints something else. What says how the controller is reached stays."""
+"""An account may have options of Slurm's commands in its environment (`SLURM_CLUSTERS`, `SQUEUE_FORMAT`):
+with them a command asks another cluster or prints something else. How the controller is reached stays."""
 
 Feed = Callable[[BinaryIO], None]
 """Writes a command's standard input."""

@@ -19,14 +19,12 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from zoneinfo import ZoneInfo
 
-from mqi_dagster.delivery import plan_info, plan_range
 from mqi_dagster.delivery.dicom_kind import DicomKind, dicom_kind
 from mqi_dagster.delivery.inbox_tree import SeenFile, SeenFolder, fingerprint, see_folder
+from mqi_dagster.delivery.machine_files import is_machine_file
+from mqi_dagster.delivery.plan_info import machine_time
 from mqi_dagster.errors import ConfigurationError, DeliveryError
 from mqi_dagster.settings import Intake, Ready
-
-MACHINE_FILES = (plan_info.FILE_NAME, *plan_range.FILE_NAMES)
-MACHINE_SUFFIXES = (".ptn", ".mgn")
 
 
 @dataclass(frozen=True, slots=True)
@@ -104,15 +102,11 @@ def arrival_of(folder: Path) -> Arrival:
     return _arrival(root, cases[0], "", None)
 
 
-def _is_machine_file(file: SeenFile) -> bool:
-    return file.path.name in MACHINE_FILES or file.path.suffix.lower() in MACHINE_SUFFIXES
-
-
 def _looks_delivered(node: SeenFolder) -> bool:
-    if any(_is_machine_file(file) for file in node.files):
+    if any(is_machine_file(file.path.name) for file in node.files):
         return True
     # A delivery that lost all its files still has its name.
-    return not node.folders and plan_info.machine_time(node.path.name, ZoneInfo("UTC")) is not None
+    return not node.folders and machine_time(node.path.name, ZoneInfo("UTC")) is not None
 
 
 def _is_delivery(node: SeenFolder) -> bool:
@@ -126,7 +120,7 @@ def _of_kind(node: SeenFolder, *kinds: DicomKind) -> tuple[SeenFile, ...]:
     return tuple(
         file
         for file in node.files
-        if not _is_machine_file(file) and dicom_kind(file.path, file.size, file.mtime_ns) in kinds
+        if not is_machine_file(file.path.name) and dicom_kind(file.path, file.size, file.mtime_ns) in kinds
     )
 
 
@@ -202,7 +196,8 @@ def _arrival(
     for folder in node.folders:
         if folder not in found.deliveries and not any(_is_delivery(below) for below in folder.walk()):
             images += [file for below in folder.walk() for file in _of_kind(below, DicomKind.CT)]
-    stray = () if node in found.deliveries else tuple(f.path for f in node.files if _is_machine_file(f))
+    strayed = [] if node in found.deliveries else node.files
+    stray = tuple(file.path for file in strayed if is_machine_file(file.path.name))
     counted = SeenFolder(
         node.path, node.mtime_ns, [file for file in node.files if file.path.name != marker], node.folders
     )

@@ -1,9 +1,10 @@
 """Deliveries to fractions (DESIGN 5, behaviours 12-17).
 
 The rule, from the machine's own times alone (TCSC_IRRAD_DATETIME in the site's zone, never the server's
-zone, the time of arrival or the order of listing):
+zone, the time of arrival or the order of listing; in the hour that autumn repeats as `repeated_hour` says):
 
-1. Exact copies (same machine time, record number and beam, and the same files byte for byte) are set aside.
+1. Exact copies (same machine time, record number and beam, and the same files of the machine byte for byte)
+   are set aside.
 2. Deliveries of setup beams are set aside: they open no fraction and complete none.
 3. The earliest delivery opens a fraction; every delivery up to `window` after it belongs to it, the bound
    included. The next one opens the next fraction. So a beam repeated after the window is a new fraction, and
@@ -24,13 +25,15 @@ from __future__ import annotations
 import hashlib
 from collections import defaultdict
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 from pathlib import Path
 from zoneinfo import ZoneInfo
 
 from mqi_dagster.delivery.files import files_in, sha256_of
+from mqi_dagster.delivery.machine_files import is_machine_file
 from mqi_dagster.delivery.plan_info import PlanInfo, machine_time, read_plan_info
+from mqi_dagster.delivery.repeated_hour import Timed, choose_moments
 from mqi_dagster.errors import DeliveryError, Where
 from mqi_dagster.plan.model import IonPlan
 
@@ -102,7 +105,7 @@ class Fraction:
 
 
 def read_delivery_header(folder: Path, zone: ZoneInfo) -> DeliveryHeader:
-    """What a delivery folder says of itself.
+    """What a delivery folder says of itself; of a time in the hour that autumn repeats, the earlier moment.
 
     Args:
         folder: The delivery folder.
@@ -114,13 +117,19 @@ def read_delivery_header(folder: Path, zone: ZoneInfo) -> DeliveryHeader:
     info = read_plan_info(folder)
     named = "\x1f".join((info.result_id, info.record_number, str(info.beam_number)))
     identity = hashlib.sha256(named.encode("utf-8")).hexdigest()
-    return DeliveryHeader(folder, info, info.irradiated_at(zone), identity)
+    return DeliveryHeader(folder, info, info.irradiated_at(zone)[0], identity)
 
 
 def read_deliveries(
-    folders: Iterable[Path], zone: ZoneInfo
+    folders: Iterable[Path], zone: ZoneInfo, window: timedelta
 ) -> tuple[list[DeliveryHeader], list[BrokenDelivery]]:
-    """The headers of all delivery folders, and those folders that have none."""
+    """The headers of all delivery folders, and those folders that have none.
+
+    Args:
+        folders: The delivery folders of one plan.
+        zone: The zone in which the machine writes its times.
+        window: How long after its first delivery a fraction stays open.
+    """
     headers: list[DeliveryHeader] = []
     broken: list[BrokenDelivery] = []
     for folder in folders:
@@ -128,7 +137,15 @@ def read_deliveries(
             headers.append(read_delivery_header(folder, zone))
         except DeliveryError as error:
             broken.append(BrokenDelivery(folder, machine_time(folder.name, zone), error))
-    return headers, broken
+    infos = [header.info for header in headers]
+    moments = choose_moments(
+        [
+            Timed(info.irradiated_at(zone), info.beam_number, info.first_layer, info.last_layer)
+            for info in infos
+        ],
+        window,
+    )
+    return [replace(h, irradiated_at=at) for h, at in zip(headers, moments, strict=True)], broken
 
 
 def group_fractions(
@@ -236,7 +253,8 @@ def _without_copies(
 
 def _content(folder: Path) -> tuple[tuple[str, str], ...]:
     try:
-        return tuple((path.name, sha256_of(path, "delivery")) for path in files_in(folder, "delivery"))
+        written = [path for path in files_in(folder, "delivery") if is_machine_file(path.name)]
+        return tuple(sorted((path.name.casefold(), sha256_of(path, "delivery")) for path in written))
     except DeliveryError:
         # What cannot be read is nobody's copy; the validation says why.
         return ((str(folder), ""),)

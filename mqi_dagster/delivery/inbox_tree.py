@@ -9,8 +9,24 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
-IGNORED = ("*.extracting", "*.zip.tmp", "*.backup.*", "extract_*.tmp")
+UNFINISHED = ("*.extracting", "*.zip.tmp", "*.backup.*", "extract_*.tmp")
 """Names of unfinished or replaced things, of files and of folders, anywhere below the inbox."""
+LEFT_BY_SYSTEMS = (
+    "._*",
+    ".ds_store",
+    "__macosx",
+    "thumbs.db",
+    "ehthumbs.db",
+    "desktop.ini",
+    "$recycle.bin",
+    "system volume information",
+    ".nfs[0-9a-f]*",
+    ".smbdelete*",
+    ".fuse_hidden*",
+    "@eadir",
+)
+"""Names, in small letters, of what macOS, Windows, file servers and their clients leave in any folder."""
+IGNORED = (*UNFINISHED, *LEFT_BY_SYSTEMS)
 
 
 @dataclass(frozen=True, slots=True)

@@ -8,10 +8,10 @@ from datetime import UTC, datetime
 from pathlib import Path
 from zoneinfo import ZoneInfo
 
-from mqi_dagster.delivery.text_file import read_text_file, whole_number
+from mqi_dagster.delivery.machine_files import PLAN_INFO, machine_file
+from mqi_dagster.delivery.text_file import is_text, read_text_file, whole_number
 from mqi_dagster.errors import DeliveryError, Where
 
-FILE_NAME = "PlanInfo.txt"
 KIND = "PlanInfo"
 KEYS = (
     "DICOM_PATIENT_ID",
@@ -27,6 +27,8 @@ KEYS = (
     "ACTUAL_DIR",
 )
 """Every key the machine writes; each must stand exactly once. Further keys are allowed and unused."""
+FREE_KEYS = ("SHARE_DIR", "ACTUAL_DIR")
+"""Folders of the machine's own: may be empty, and in the encoding of its system (CP949, for example)."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,13 +49,16 @@ class PlanInfo:
     last_layer: int
     actual_dir: str = field(repr=False)
 
-    def irradiated_at(self, zone: ZoneInfo) -> datetime:
-        """The time of irradiation in UTC.
+    def irradiated_at(self, zone: ZoneInfo) -> tuple[datetime, ...]:
+        """The moment of irradiation in UTC; in the hour that autumn repeats both, the earlier first.
 
         Args:
             zone: The zone in which the machine writes its times.
         """
-        return _machine_time(self.result_id).replace(tzinfo=zone).astimezone(UTC)
+        local = _machine_time(self.result_id).replace(tzinfo=zone)
+        before, after = (local.replace(fold=fold).astimezone(UTC) for fold in (0, 1))
+        # In the hour that spring leaves out the second of the two is no later one.
+        return (before, after) if before < after else (before,)
 
 
 def _machine_time(digits: str) -> datetime:
@@ -77,14 +82,15 @@ def read_plan_info(folder: Path) -> PlanInfo:
     Raises:
         DeliveryError: The file is missing or unreadable, a key is missing, given twice, or malformed.
     """
-    return parse_plan_info(read_text_file(folder / FILE_NAME, KIND))
+    path = machine_file(folder, PLAN_INFO, KIND)
+    return parse_plan_info(read_text_file(path or folder / PLAN_INFO, KIND))
 
 
 def parse_plan_info(text: str) -> PlanInfo:
     """PlanInfo from its text: one ``KEY,VALUE`` a line, split at the first comma.
 
     Raises:
-        DeliveryError: A line has no comma; a key is missing, given twice, or malformed.
+        DeliveryError: A line has no comma; a key is missing, given twice, malformed, or no text.
     """
     values = _values(text)
     first = whole_number(values["START_LAYER_NUMBER"], "START_LAYER_NUMBER", KIND, at_least=1)
@@ -128,7 +134,13 @@ def _values(text: str) -> Mapping[str, str]:
     missing = [key for key in KEYS if key not in values]
     if missing:
         raise DeliveryError(f"lacks {', '.join(missing)}", where=Where(kind=KIND))
-    empty = [key for key in KEYS if not values[key] and key not in ("SHARE_DIR", "ACTUAL_DIR")]
+    used = [key for key in KEYS if key not in FREE_KEYS]
+    foreign = [key for key in used if not is_text(values[key])]
+    if foreign:
+        raise DeliveryError(
+            f"the value of {', '.join(foreign)} is not ASCII or UTF-8", where=Where(kind=KIND)
+        )
+    empty = [key for key in used if not values[key]]
     if empty:
         raise DeliveryError(f"no value for {', '.join(empty)}", where=Where(kind=KIND))
     return values

@@ -11,11 +11,10 @@ import math
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from mqi_dagster.delivery.text_file import read_text_file, whole_number
+from mqi_dagster.delivery.machine_files import PLAN_RANGES, machine_file
+from mqi_dagster.delivery.text_file import is_text, read_text_file, whole_number
 from mqi_dagster.errors import DeliveryError, Where
 
-FILE_NAMES = ("PlanRange.txt", "PlanRange.csv")
-"""What the machine writes, and what older tools write."""
 KIND = "PlanRange"
 COLUMNS = (
     "RESULT_ID",
@@ -56,7 +55,7 @@ def plan_range_path(folder: Path) -> Path:
     Raises:
         DeliveryError: There is none, or both spellings are there.
     """
-    found = [folder / name for name in FILE_NAMES if (folder / name).is_file()]
+    found = [path for name in PLAN_RANGES if (path := machine_file(folder, name, KIND)) is not None]
     if not found:
         raise DeliveryError("PlanRange is missing", where=Where(kind=KIND))
     if len(found) > 1:
@@ -99,7 +98,13 @@ def parse_plan_range(text: str) -> tuple[PlanRangeRow, ...]:
             raise DeliveryError(
                 f"row {number} has {len(cells)} cells instead of {len(header)}", where=Where(kind=KIND)
             )
-        row = _row(dict(zip(header, (cell.strip() for cell in cells), strict=True)), number)
+        named = dict(zip(header, (cell.strip() for cell in cells), strict=True))
+        foreign = [column for column in COLUMNS if not is_text(named[column])]
+        if foreign:
+            raise DeliveryError(
+                f"row {number}: {', '.join(foreign)} is not ASCII or UTF-8", where=Where(kind=KIND)
+            )
+        row = _row(named, number)
         if row.layer in rows:
             raise DeliveryError("the layer stands twice", where=Where(kind=KIND, layer=row.layer))
         rows[row.layer] = row

@@ -92,6 +92,6 @@ def survey_arrival(arrival: Arrival, zone: ZoneInfo, window: timedelta) -> Surve
         source = find_plan(arrival)
     except (PlanError, DeliveryError) as error:
         plan_error = error
-    headers, broken = read_deliveries(arrival.delivery_folders, zone)
+    headers, broken = read_deliveries(arrival.delivery_folders, zone, window)
     fractions = group_fractions(headers, source.plan if source else None, window, broken)
     return Survey(arrival, source, plan_error, tuple(fractions))

@@ -13,12 +13,15 @@ LARGEST_BYTES = 4_000_000
 def read_text_file(path: Path, kind: str) -> str:
     """The text of a small ASCII or UTF-8 file.
 
+    Bytes of another encoding stay in it as lone surrogates: a value that nobody reads decides about nothing.
+    Whoever reads a value asks `is_text` first.
+
     Args:
         path: The file.
         kind: Its role in errors, for example ``PlanInfo``.
 
     Raises:
-        DeliveryError: It is missing, unreadable, far too large, or no text.
+        DeliveryError: It is missing, unreadable, far too large, or binary.
     """
     where = Where(kind=kind)
     try:
@@ -30,13 +33,15 @@ def read_text_file(path: Path, kind: str) -> str:
         raise DeliveryError(f"{kind} cannot be read: {error.strerror}", where=where) from None
     if len(content) > LARGEST_BYTES:
         raise DeliveryError(f"{kind} is larger than {LARGEST_BYTES} bytes", where=where)
-    try:
-        text = content.decode("utf-8-sig")
-    except UnicodeDecodeError:
-        raise DeliveryError(f"{kind} is not ASCII or UTF-8 text", where=where) from None
+    text = content.decode("utf-8-sig", errors="surrogateescape")
     if "\0" in text:
         raise DeliveryError(f"{kind} holds binary content", where=where)
     return text
+
+
+def is_text(value: str) -> bool:
+    """Whether a value of `read_text_file` was ASCII or UTF-8."""
+    return not any("\udc80" <= character <= "\udcff" for character in value)
 
 
 def whole_number(text: str, key: str, kind: str, at_least: int = 0) -> int:

@@ -7,12 +7,17 @@ from collections import Counter
 from dataclasses import dataclass
 from pathlib import Path
 
-from mqi_dagster.delivery.discovery import MACHINE_SUFFIXES
 from mqi_dagster.delivery.files import file_entry, files_in
 from mqi_dagster.delivery.fractions import DeliveryHeader
 from mqi_dagster.delivery.inbox_tree import is_ignored
+from mqi_dagster.delivery.machine_files import (
+    MACHINE_PLAN_SUFFIX,
+    PLAN_INFO,
+    RECORD_SUFFIX,
+    machine_file,
+)
 from mqi_dagster.delivery.manifest import DeliveryEntry, FileEntry
-from mqi_dagster.delivery.plan_info import FILE_NAME, PlanInfo
+from mqi_dagster.delivery.plan_info import PlanInfo
 from mqi_dagster.delivery.plan_range import PlanRangeRow, plan_range_path, read_plan_range
 from mqi_dagster.delivery.validation_findings import Findings
 from mqi_dagster.delivery.validation_layer import CheckedLayer, check_layer
@@ -61,7 +66,10 @@ def check_delivery(
     with findings.collecting(at_range):
         range_path = plan_range_path(header.folder)
         rows = read_plan_range(range_path)
-    if rows is None:
+    plan_info: Path | None = None
+    with findings.collecting(Where(delivery=number, kind="PlanInfo")):
+        plan_info = machine_file(header.folder, PLAN_INFO, "PlanInfo")
+    if rows is None or plan_info is None:
         return None
     _check_rows(rows, info, number, beam, findings)
     _check_names(rows, info, number, findings)
@@ -84,7 +92,7 @@ def check_delivery(
         irradiated_at=header.irradiated_at,
         first_layer=info.first_layer,
         last_layer=info.last_layer,
-        plan_info=file_entry(header.folder / FILE_NAME, "PlanInfo"),
+        plan_info=file_entry(plan_info, "PlanInfo"),
         plan_range=file_entry(range_path, "PlanRange"),
         files=tuple(files),
     )
@@ -216,8 +224,12 @@ def _check_folder(folder: Path, rows: tuple[PlanRangeRow, ...], number: int, fin
     present: list[Path] = []
     with findings.collecting(Where(delivery=number)):
         present = [path for path in files_in(folder, "delivery folder") if not is_ignored(path.name)]
-    for suffix, kind in zip(MACHINE_SUFFIXES, ("record", "machine plan"), strict=True):
-        extra = [p for p in present if p.suffix.lower() == suffix and p.name not in named]
+    folded = {name.casefold() for name in named}
+    for suffix, kind in ((RECORD_SUFFIX, "record"), (MACHINE_PLAN_SUFFIX, "machine plan")):
+        of_kind = [path for path in present if path.name.casefold().endswith(suffix)]
+        meant = [path for path in of_kind if path.name in named or path.name.casefold() in folded]
+        doubled = len(meant) - len({path.name.casefold() for path in meant})
+        extra = [path for path in of_kind if path not in meant] + meant[:doubled]
         if extra:
             files = "1 file" if len(extra) == 1 else f"{len(extra)} files"
             where = Where(delivery=number, kind=kind)

@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 
 from mqi_dagster.delivery.files import file_entry
+from mqi_dagster.delivery.machine_files import machine_file
 from mqi_dagster.delivery.machine_plan import read_machine_plan
 from mqi_dagster.delivery.manifest import FileEntry, Part, RecordPart
 from mqi_dagster.delivery.plan_range import PlanRangeRow
@@ -108,7 +109,7 @@ def check_layer(
     record: FileEntry | None = None
     sums: _Sums | None = None
     with findings.collecting(Where(delivery=delivery, layer=row.layer, kind=RECORD)):
-        record, sums = _read(folder / row.record_name, row.layer, layer, machine)
+        record, sums = _read(machine_file(folder, row.record_name, RECORD), row.layer, layer, machine)
         _judge(sums, row.layer)
     if record is None or sums is None:
         return None
@@ -157,9 +158,9 @@ def _range_factor(
 
 
 def _read(
-    path: Path, number: int, layer: PlanLayer | None, machine: Machine | None
+    path: Path | None, number: int, layer: PlanLayer | None, machine: Machine | None
 ) -> tuple[FileEntry, _Sums]:
-    if not path.is_file():
+    if path is None:
         raise DeliveryError("the record that PlanRange names is missing")
     sums = _Sums()
     low = high = None
@@ -207,10 +208,10 @@ def _check_machine_plan(
 ) -> FileEntry | None:
     if row.machine_plan_name is None:
         return None
-    path = folder / row.machine_plan_name
     entry: FileEntry | None = None
     with findings.collecting(Where(delivery=delivery, layer=row.layer, kind=MACHINE_PLAN)):
-        if not path.is_file():
+        path = machine_file(folder, row.machine_plan_name, MACHINE_PLAN)
+        if path is None:
             raise DeliveryError("the machine plan that PlanRange names is missing")
         entry = file_entry(path, MACHINE_PLAN)
         if layer is not None and machine is not None:

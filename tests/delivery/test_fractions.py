@@ -22,7 +22,7 @@ PLAN = small_plan()
 
 
 def grouped(parent: Path, zone: ZoneInfo = SEOUL, window: timedelta = HOUR) -> list[Fraction]:
-    headers, broken = read_deliveries(sorted(parent.iterdir()), zone)
+    headers, broken = read_deliveries(sorted(parent.iterdir()), zone, window)
     return group_fractions(headers, PLAN, window, broken)
 
 

@@ -42,7 +42,7 @@ def test_beam_number_is_not_the_field_number() -> None:
 def test_the_machines_time_is_local_to_the_site(zone: str, hour: int) -> None:
     info = parse_plan_info(plan_info_text())
     expected = datetime(2026, 1, 5, hour, 10, 0, 500_000, tzinfo=UTC)
-    assert info.irradiated_at(ZoneInfo(zone)) == expected
+    assert info.irradiated_at(ZoneInfo(zone)) == (expected,)
 
 
 def test_the_servers_zone_has_no_part(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -93,5 +93,5 @@ def test_a_missing_or_binary_file_is_an_error_without_its_path(tmp_path: Path) -
     with pytest.raises(DeliveryError, match=r"^PlanInfo: PlanInfo is missing$"):
         read_plan_info(tmp_path)
     (tmp_path / "PlanInfo.txt").write_bytes(b"\xff\xfe\x00\x81")
-    with pytest.raises(DeliveryError, match=r"^PlanInfo: PlanInfo is not ASCII or UTF-8 text$"):
+    with pytest.raises(DeliveryError, match=r"^PlanInfo: PlanInfo holds binary content$"):
         read_plan_info(tmp_path)

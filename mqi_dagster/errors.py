@@ -116,6 +116,12 @@ class UnknownMachineError(InputError):
     code = "unknown-machine"
 
 
+class KeyRejectedError(InputError):
+    """A partition was added whose name is not the key of a case or beam that is known here."""
+
+    code = "key"
+
+
 class PrivacyError(InputError):
     """An operation would have put a patient's identifier where it must not stand."""
 
@@ -164,6 +170,13 @@ class HandoverError(MqiError):
 
     code = "handover"
     retry = Retry.FOREVER
+
+
+class HandoverNameError(HandoverError):
+    """A name at the target leads out of it, or no file system can keep it."""
+
+    code = "handover-name"
+    retry = Retry.NEVER
 
 
 class InfrastructureError(MqiError):

@@ -12,8 +12,12 @@ LINEAGE_ONLY = dg.SpecificPartitionsPartitionMapping([])
 Without it Dagster takes one key for the other, finds no case of a beam's name, and refuses every backfill.
 """
 
-_CASE = re.compile(r"^(?P<plan>[A-Za-z0-9._-]+)\.fx(?P<fraction>\d{4,})$")
-_BEAM = re.compile(r"^(?P<case>[A-Za-z0-9._-]+)__b(?P<number>\d{2,})$")
+LONGEST_KEY = 255
+"""Characters of a key: it is one name on a disk."""
+
+# Always matched in full: `$` would let a newline pass, and `\d` the digits of every script.
+_CASE = re.compile(r"(?P<plan>[A-Za-z0-9_-][A-Za-z0-9._-]*)\.fx(?P<fraction>[0-9]{4,9})")
+_BEAM = re.compile(r"(?P<case>.+)__b(?P<number>[0-9]{2,9})", re.DOTALL)
 
 
 def case_key(plan: str, fraction: int) -> str:
@@ -23,8 +27,11 @@ def case_key(plan: str, fraction: int) -> str:
         ValueError: The result would not be a safe key.
     """
     key = f"{plan}.fx{fraction:04d}"
-    if not _CASE.match(key) or "__" in key:
-        raise ValueError("a case key holds only letters, digits, '.', '_', '-' and no '__'")
+    if not is_case_key(key):
+        raise ValueError(
+            "a case key holds only letters, digits, '.', '_', '-' and no '__' or '..', does not begin"
+            f" with '.', and has at most {LONGEST_KEY} characters"
+        )
     return key
 
 
@@ -42,26 +49,46 @@ def split_case_key(key: str) -> tuple[str, int]:
     """Plan part and fraction number of a case key.
 
     Raises:
-        ValueError: It is none.
+        ValueError: It is none, or not the one way to write it: two keys of one case would be worked on at
+            once, in the same places.
     """
-    match = _CASE.match(key)
-    if not match or not is_case_key(key):
-        raise ValueError(f"{key!r} is no case key")
-    return match["plan"], int(match["fraction"])
+    match = _CASE.fullmatch(key)
+    if match is None or "__" in key or ".." in key or len(key) > LONGEST_KEY:
+        raise ValueError(f"{key[:LONGEST_KEY]!a} is no case key")
+    fraction = int(match["fraction"])
+    if match["fraction"] != f"{fraction:04d}":
+        raise ValueError(f"{key!a} is no case key: its fraction is written {fraction:04d}")
+    return match["plan"], fraction
 
 
 def is_case_key(key: str) -> bool:
     """Whether a text is a case key."""
-    return _CASE.match(key) is not None and "__" not in key
+    try:
+        split_case_key(key)
+    except ValueError:
+        return False
+    return True
 
 
 def split_beam_key(key: str) -> tuple[str, int]:
     """Case key and BeamNumber of a beam key.
 
     Raises:
-        ValueError: It is none.
+        ValueError: It is none, or not the one way to write it.
     """
-    match = _BEAM.match(key)
-    if not match or "__" in match["case"]:
-        raise ValueError(f"{key!r} is no beam key")
-    return match["case"], int(match["number"])
+    match = _BEAM.fullmatch(key)
+    if match is None or not is_case_key(match["case"]):
+        raise ValueError(f"{key[:LONGEST_KEY]!a} is no beam key")
+    number = int(match["number"])
+    if key != beam_key(match["case"], number):
+        raise ValueError(f"{key[:LONGEST_KEY]!a} is no beam key: the beam is written {beam_folder(number)}")
+    return match["case"], number
+
+
+def is_beam_key(key: str) -> bool:
+    """Whether a text is a beam key."""
+    try:
+        split_beam_key(key)
+    except ValueError:
+        return False
+    return True

@@ -52,12 +52,16 @@ class Pseudonyms:
 _SHORTEST_NAME = 2
 """Letters of a part of a name that is looked for: Korean and Chinese ones have two."""
 
+_LONGEST_NAME = 170
+"""Characters of a folder name in a key: a cluster takes no longer names."""
+
 
 def folder_name_key(name: str, patient_id: str, patient_name: str = "") -> str:
     """A folder name as the plan part of a case key.
 
-    Every character outside ``[A-Za-z0-9.-]`` becomes ``-`` and 8 hexadecimal characters of the name's hash
-    follow where anything was replaced, so that different names stay different.
+    Every character outside ``[A-Za-z0-9.-]`` becomes ``-``, dots in a row become one, the ends lose dots and
+    hyphens, and a long name is cut; 8 hexadecimal characters of the name's hash follow where anything was
+    changed, so that different names stay different.
 
     Raises:
         PrivacyError: The name contains the patient ID, or a part of the patient's name.
@@ -68,8 +72,9 @@ def folder_name_key(name: str, patient_id: str, patient_name: str = "") -> str:
     if any(part in name.lower() for part in parts):
         raise PrivacyError("the folder name contains the patient's name; set site.case_names to pseudonym")
     safe = re.sub(r"[^A-Za-z0-9.-]", "-", name)
-    if safe != name or not safe.strip(".-"):
-        safe = f"{safe.strip('.-') or 'case'}-{hashlib.sha256(name.encode('utf-8')).hexdigest()[:8]}"
+    if safe != name or safe[:1] in ("", ".", "-") or ".." in safe or len(safe) > _LONGEST_NAME:
+        safe = re.sub(r"\.{2,}", ".", safe)[:_LONGEST_NAME].strip(".-")
+        safe = f"{safe or 'case'}-{hashlib.sha256(name.encode('utf-8')).hexdigest()[:8]}"
     return safe
 
 

@@ -8,11 +8,17 @@ import dagster as dg
 from pydantic import ValidationError
 
 from mqi_dagster.assets.boundary import lost_infrastructure
-from mqi_dagster.assets.lineage import resolve
+from mqi_dagster.assets.lineage import resolve, taken_apart
 from mqi_dagster.delivery.manifest import BeamEntry, CaseManifest, FileEntry, beam_inputs
-from mqi_dagster.errors import ConfigurationError, InfrastructureError, InputError, StoreError, Where
+from mqi_dagster.errors import (
+    ConfigurationError,
+    InfrastructureError,
+    InputError,
+    KeyRejectedError,
+    StoreError,
+    Where,
+)
 from mqi_dagster.machine import Machine
-from mqi_dagster.partitions import split_beam_key
 from mqi_dagster.plan.model import IonPlan, PlanBeam
 from mqi_dagster.plan.reading import read_ion_plan
 from mqi_dagster.resources.site import Site
@@ -85,16 +91,30 @@ def require_unchanged(entry: FileEntry, kind: str) -> Path:
     return entry.path
 
 
-def load_beam(instance: dg.DagsterInstance, site: Site, key: str) -> BeamAtWork:
-    """The beam of a partition key, from the published manifest of its case."""
-    case, number = split_beam_key(key)
+def require_beam(
+    instance: dg.DagsterInstance, site: Site, key: str
+) -> tuple[str, int, CaseManifest, BeamEntry]:
+    """Case, BeamNumber, manifest and entry of a beam partition: whatever has an effect asks this first.
+
+    In the pages anybody can add a partition of any name.
+
+    Raises:
+        KeyRejectedError: It is no beam key, or the manifest of its case has no such beam.
+        StoreError: The case was never taken in, or its manifest is gone or damaged.
+    """
+    case, number = taken_apart(key)
     manifest = read_manifest(instance, site, case)
     try:
-        entry = manifest.beam(number)
+        return case, number, manifest, manifest.beam(number)
     except KeyError as error:
-        raise InputError(
+        raise KeyRejectedError(
             "the case holds no delivery of this beam", where=Where(case=case, beam=key)
         ) from error
+
+
+def load_beam(instance: dg.DagsterInstance, site: Site, key: str) -> BeamAtWork:
+    """The beam of a partition key, from the published manifest of its case."""
+    case, number, manifest, entry = require_beam(instance, site, key)
     plan = read_ion_plan(require_unchanged(manifest.plan, "RT plan"))
     plan_beam = plan.beam(number)
     return BeamAtWork(

@@ -7,7 +7,7 @@ import dagster as dg
 from mqi_dagster.assets.beam import read_manifest
 from mqi_dagster.assets.lineage import digest_in, latest_record
 from mqi_dagster.errors import StoreError
-from mqi_dagster.partitions import BEAMS, beam_key
+from mqi_dagster.partitions import BEAMS, beam_key, is_beam_key
 from mqi_dagster.resources.site import Site
 
 _RECENT = 20
@@ -43,7 +43,12 @@ def concluded_before(instance: dg.DagsterInstance, site: Site, case: str, limit:
         beams = {beam_key(case, entry.number) for entry in read_manifest(instance, site, case).beams}
     except StoreError:
         return False
-    beams |= set(beam_partitions(instance, case))
+    # A partition that somebody has invented was never handed over, and keeps nothing.
+    beams |= {
+        key
+        for key in beam_partitions(instance, case)
+        if is_beam_key(key) and latest_record(instance, "handed_over", key) is not None
+    }
     return all(_handed_over_as(instance, beam, concluded, limit) for beam in beams)
 
 

@@ -8,7 +8,7 @@ import dagster as dg
 
 from mqi_dagster.assets import appearance
 from mqi_dagster.assets.ancestry import RT_DOSE, Ancestry, ancestry
-from mqi_dagster.assets.beam import read_manifest
+from mqi_dagster.assets.beam import read_manifest, require_beam
 from mqi_dagster.assets.boundary import tried_again
 from mqi_dagster.assets.digests import HANDED_OVER_CODE
 from mqi_dagster.assets.lineage import (
@@ -69,8 +69,8 @@ def handed_over(
 ) -> dg.MaterializeResult[None]:
     """This beam's results at the target, each read back there and listed in a receipt."""
     key = context.partition_key
-    case, number = split_beam_key(key)
-    with tried_again(context, Where(case=case, beam=key)):
+    with tried_again(context, Where(case=key.partition("__")[0], beam=key)):
+        case, number, _, _ = require_beam(context.instance, site, key)
         require_passed(context.instance, "rt_dose", "readback", key)
         made = ancestry(context.instance, site, key)
         files, dose = _files(site, made), made.rt_dose.digest

@@ -9,7 +9,7 @@ from mqi_dagster.assets.arrivals import ArrivedCase, find_case
 from mqi_dagster.assets.beam import MANIFEST_FILE, read_manifest, require_unchanged
 from mqi_dagster.assets.boundary import Boundary, tried_again
 from mqi_dagster.assets.digests import CASE_MANIFEST_CODE
-from mqi_dagster.assets.lineage import DIGEST, reusable
+from mqi_dagster.assets.lineage import DIGEST, checked_case, reusable
 from mqi_dagster.delivery.manifest import CaseManifest, FileEntry, beam_inputs
 from mqi_dagster.delivery.validation import build_manifest
 from mqi_dagster.errors import MqiError, Where
@@ -94,7 +94,7 @@ def case_manifest(
     """The validated inventory of a case: plan, fraction, deliveries, beams, layers, every file by SHA-256."""
     case = context.partition_key
     with tried_again(context, Where(case=case)):
-        manifest = _build(site, find_case(site, case))
+        manifest = _build(site, find_case(site, checked_case(case)))
         digest = manifest_digest(site, manifest)
         published = reusable(site, "case_manifest", case, digest)
         if published is None:

@@ -6,8 +6,8 @@ from datetime import datetime
 import dagster as dg
 from dagster._core.event_api import PartitionKeyFilter
 
-from mqi_dagster.errors import StoreError, Where
-from mqi_dagster.partitions import beam_folder, split_beam_key
+from mqi_dagster.errors import KeyRejectedError, StoreError, Where
+from mqi_dagster.partitions import beam_folder, split_beam_key, split_case_key
 from mqi_dagster.resources.site import Site
 from mqi_dagster.store.published import Published
 
@@ -17,11 +17,40 @@ _RECENT = 20
 
 
 def store_place(key: str) -> tuple[str, str | None]:
-    """Case and beam folder in the store of a case or beam key."""
+    """Case and beam folder in the store of a case or beam key.
+
+    Raises:
+        KeyRejectedError: It is neither.
+    """
     if "__" not in key:
-        return key, None
-    case, number = split_beam_key(key)
+        return checked_case(key), None
+    case, number = taken_apart(key)
     return case, beam_folder(number)
+
+
+def checked_case(key: str) -> str:
+    """The key of a case partition.
+
+    Raises:
+        KeyRejectedError: Somebody has added a partition of another name.
+    """
+    try:
+        split_case_key(key)
+    except ValueError as error:
+        raise KeyRejectedError(f"{error}; remove this partition") from None
+    return key
+
+
+def taken_apart(key: str) -> tuple[str, int]:
+    """Case key and BeamNumber of a beam partition.
+
+    Raises:
+        KeyRejectedError: Somebody has added a partition of another name.
+    """
+    try:
+        return split_beam_key(key)
+    except ValueError as error:
+        raise KeyRejectedError(f"{error}; remove this partition") from None
 
 
 def _text(made: dg.AssetMaterialization, name: str) -> str | None:

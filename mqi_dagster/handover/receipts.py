@@ -7,7 +7,7 @@ from pathlib import PurePosixPath
 
 from pydantic import ValidationError
 
-from mqi_dagster.errors import HandoverError, Where
+from mqi_dagster.errors import HandoverError, HandoverNameError, Where
 from mqi_dagster.handover.target import Receipt, ReceiptEntry
 
 RECEIPT = "receipt.json"
@@ -29,13 +29,15 @@ def relative(name: str) -> PurePosixPath:
     """A name at the target.
 
     Raises:
-        HandoverError: It leads out of the target, or holds what is not part of a name.
+        HandoverNameError: It leads out of the target, or holds what is not part of a name.
     """
     path = PurePosixPath(name)
     if path.is_absolute() or ".." in path.parts or not path.parts:
-        raise failure("a name at the target must stay below it")
+        raise HandoverNameError("a name at the target must stay below it", where=Where(kind="hand-over"))
     if any(unicodedata.category(character) in _UNSPEAKABLE for character in name):
-        raise failure("a name at the target holds control characters")
+        raise HandoverNameError(
+            "a name at the target holds control characters", where=Where(kind="hand-over")
+        )
     return path
 
 

@@ -18,6 +18,7 @@ _NEXT = {
     "input": "correct the files in the inbox: the case is taken in anew by itself",
     "configuration": "correct the settings or machine files (`mqi doctor`), then `mqi case retry`",
     "engine": "look at the attempts (`mqi case show`) and at `mqi doctor`, then `mqi case retry`",
+    "key": "remove the partition in the pages: the beams of a case are added by themselves",
     "check": "compare the numbers with the limits in the settings; a retry alone gives the same",
     "other": "`mqi case retry` once the cause is gone",
 }
@@ -26,6 +27,7 @@ _KINDS = {
     "delivery": "input",
     "unknown-machine": "configuration",
     "privacy": "configuration",
+    "handover-name": "configuration",
     "engine-timeout": "engine",
     "engine-input": "configuration",
     "command": "configuration",

@@ -186,6 +186,8 @@ class Handover(Section):
             raise ValueError("the template must contain <case>: cases would overwrite each other")
         if value.startswith("/") or ".." in value.split("/"):
             raise ValueError("the template must stay below the target folder")
+        if not value.isprintable():
+            raise ValueError("the template must hold no control characters")
         return value
 
     @model_validator(mode="after")

@@ -11,6 +11,8 @@ from pathlib import Path
 import pytest
 
 from mqi_dagster.errors import ConfigurationError, PrivacyError
+from mqi_dagster.hpc.naming import checked_name
+from mqi_dagster.partitions import beam_key, case_key, split_beam_key
 from mqi_dagster.pseudonyms import Pseudonyms, folder_name_key, make_secret, read_secret
 
 KEY = bytes(range(32))
@@ -68,6 +70,14 @@ def test_a_folder_name_becomes_a_safe_key() -> None:
     assert re.fullmatch(r"[A-Za-z0-9.-]+", folder_name_key("환자 1/<x>", "123456"))
     assert folder_name_key("a b", "9999") != folder_name_key("a_b", "9999")
     assert "_" not in folder_name_key("a__b", "9999")
+
+
+@pytest.mark.parametrize("name", [".hidden", "-x", "a..b", "...", "n" * 255, "_" * 200])
+def test_any_folder_name_becomes_a_key_that_a_disk_and_a_cluster_take(name: str) -> None:
+    plan = folder_name_key(name, "9999")
+    key = beam_key(case_key(plan, 1), 2)
+    assert split_beam_key(key) == (f"{plan}.fx0001", 2)
+    assert checked_name(key, "a key") == key
 
 
 def test_a_folder_name_with_the_patient_id_is_refused() -> None:

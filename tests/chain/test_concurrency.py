@@ -7,7 +7,8 @@ from pathlib import Path
 import dagster as dg
 
 from tests.chain.chain import Chain, deliver, quick_engine
-from tests.chain.processes import intervals, wait_for, worker_of
+from tests.chain.processes import intervals, worker_of
+from tests.waiting import wait_for
 
 
 def slow_chain(tmp_path: Path, instance: dg.DagsterInstance, slots: int) -> Chain:
@@ -29,7 +30,7 @@ def test_a_beam_backfilled_while_it_runs_is_simulated_once(
     key = f"{case}__b02"
     disk_instance.add_dynamic_partitions("beam", [key])
     with worker_of(chain, tmp_path / "dagster", "beam", key) as worker:
-        wait_for((tmp_path / "trace").exists)
+        wait_for((tmp_path / "trace").exists, "an engine runs")
         (second,) = chain.run_beams(case, [2])
         assert worker.wait(200) == 0
 
@@ -50,7 +51,7 @@ def test_one_slot_never_holds_two_engines(tmp_path: Path, disk_instance: dg.Dags
     case, _ = chain.run_intake()
     disk_instance.add_dynamic_partitions("beam", [f"{case}__b02", f"{case}__b03"])
     with worker_of(chain, tmp_path / "dagster", "beam", f"{case}__b02") as worker:
-        wait_for((tmp_path / "trace").exists)
+        wait_for((tmp_path / "trace").exists, "an engine runs")
         (second,) = chain.run_beams(case, [3])
         assert worker.wait(200) == 0
 

@@ -13,9 +13,8 @@ import pytest
 from mqi_dagster.engine.embedded.install import Installation
 from mqi_dagster.synthetic.request import BuiltInPlan
 from tests.chain.chain import Chain, deliver, mcsquare_engine, quick_engine
-from tests.chain.processes import alive, descendants, wait_for, worker_of
-
-SECONDS_TO_DIE = 2.0
+from tests.chain.processes import alive, descendants, worker_of
+from tests.waiting import wait_for
 
 
 def dose_bytes(chain: Chain, key: str) -> bytes:
@@ -24,7 +23,7 @@ def dose_bytes(chain: Chain, key: str) -> bytes:
 
 
 def require_dead(processes: dict[int, str]) -> None:
-    wait_for(lambda: not alive(processes), SECONDS_TO_DIE)
+    wait_for(lambda: not alive(processes), "no process lives on")
 
 
 def chain_of(
@@ -54,8 +53,8 @@ def test_after_the_death_of_a_worker_the_retry_succeeds(
     key = f"{case}__b02"
     disk_instance.add_dynamic_partitions("beam", [key])
     with worker_of(chain, tmp_path / "dagster", "beam", key) as worker:
-        wait_for(trace.exists)
-        wait_for(lambda: any(lease.job_id for lease in chain.site.ledger.leases()))
+        wait_for(trace.exists, "the engine runs")
+        wait_for(lambda: any(lease.job_id for lease in chain.site.ledger.leases()), "the job is known")
         running = descendants(worker.pid)
         assert any("quick.py" in command for command in running.values())
         worker.send_signal(signal.SIGKILL)
@@ -94,8 +93,10 @@ def test_no_mcsquare_outlives_its_worker_or_its_engine(
     disk_instance.add_dynamic_partitions("beam", [key])
 
     with worker_of(chain, tmp_path / "dagster", "beam", key) as worker:
-        wait_for(lambda: any("MCsquare" in text for text in descendants(worker.pid).values()), 200)
-        wait_for(lambda: any(lease.job_id for lease in chain.site.ledger.leases()))
+        wait_for(
+            lambda: any("MCsquare" in text for text in descendants(worker.pid).values()), "MCsquare runs", 200
+        )
+        wait_for(lambda: any(lease.job_id for lease in chain.site.ledger.leases()), "the job is known")
         running = descendants(worker.pid)
         if victim == "worker":
             worker.send_signal(signal.SIGKILL)

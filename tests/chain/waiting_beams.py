@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
 from tests.chain.chain import Chain
-from tests.chain.processes import wait_for
+from tests.waiting import wait_for
 
 
 @contextmanager
@@ -26,7 +26,7 @@ def once_it_waits(chain: Chain, beam: str, then: Callable[[], None]) -> Iterator
         return said
 
     def watch() -> None:
-        wait_for(says)
+        wait_for(says, "the beam says why it waits")
         then()
 
     watcher = threading.Thread(target=watch)

@@ -5,8 +5,6 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
-import time
-from collections.abc import Callable
 from pathlib import Path
 
 import dagster as dg
@@ -20,6 +18,7 @@ from mqi_dagster.resources.site import Site
 from mqi_dagster.sensors.reaper import end_dead_runs
 from mqi_dagster.synthetic.delivery import simulate_delivery
 from mqi_dagster.synthetic.request import BuiltInPlan, DeliveryRequest, Layout
+from tests.waiting import wait_for
 
 ROOT = Path(__file__).parents[2]
 ENGINE = """#!/bin/sh
@@ -27,13 +26,6 @@ if [ -e "{slow}" ]; then exec sleep 300; fi
 exec "{python}" "{quick}" "$1"
 """
 PHANTOM = {"dimension": [12, 12, 40], "unit_mm": [10, 10, 10], "position_mm": [-60, -60, -365]}
-
-
-def wait_for(condition: Callable[[], object]) -> None:
-    limit = time.monotonic() + 200
-    while not condition():
-        assert time.monotonic() < limit, "it did not happen in time"
-        time.sleep(0.1)
 
 
 def states(site: Site) -> dict[str, str]:
@@ -65,7 +57,7 @@ def test_a_killed_command_leaves_no_run_in_work(tmp_path: Path, machines: Machin
     command = [str(Path(sys.executable).with_name("mqi")), *words]
     with subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL) as running:
         try:
-            wait_for((out / "state" / "engine_starts").exists)
+            wait_for((out / "state" / "engine_starts").exists, "an engine runs", 200)
             site = Site(out / "mqi.yaml")
             ((beam, state),) = states(site).items()
             with open_instance(site.settings) as instance:

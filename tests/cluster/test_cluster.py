@@ -8,14 +8,14 @@ import shutil
 import socket
 import subprocess
 import tempfile
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 from cluster import Cluster, ClusterError, cgroups_possible
 
 from tests.cluster.slurm_cluster import DEPLOY, logs, processes_of, running_cluster
+from tests.waiting import wait_for
 
 pytestmark = pytest.mark.slow
 
@@ -31,14 +31,6 @@ def ssh(cluster: Cluster, command: str) -> str:
     )
     assert done.returncode == 0, f"{command}: {done.stdout}{done.stderr}{logs(cluster)}"
     return done.stdout
-
-
-def wait(condition: Callable[[], bool], what: str, seconds: float = 30) -> None:
-    """Return when a condition holds."""
-    limit = time.monotonic() + seconds
-    while not condition():
-        assert time.monotonic() < limit, f"{what}: not in {seconds:g} s"
-        time.sleep(0.1)
 
 
 def state(cluster: Cluster, job: str) -> str:
@@ -81,12 +73,12 @@ def test_job_of_the_ordinary_user_has_its_gpus_and_is_in_the_accounting(
         said = cluster.slurm("sacct", "-X", "-n", "-P", "-j", job, "-o", columns).stdout.strip()
         return said == f"{job}|COMPLETED|0:0|beam 7"
 
-    wait(booked, "the job in the accounting")
+    wait_for(booked, "the job in the accounting")
 
 
 def test_running_job_outlives_the_controller(cluster: Cluster) -> None:
     job = ssh(cluster, "sbatch --parsable --output /dev/null --wrap 'sleep 300'").strip()
-    wait(lambda: state(cluster, job) == "RUNNING", "the job's start")
+    wait_for(lambda: state(cluster, job) == "RUNNING", "the job's start")
     cluster.save()
     before = cluster.pid("slurmctld")
     cluster.kill("slurmctld")
@@ -95,7 +87,7 @@ def test_running_job_outlives_the_controller(cluster: Cluster) -> None:
     assert cluster.pid("slurmctld") not in (None, before)
     assert state(cluster, job) == "RUNNING"
     cluster.slurm("scancel", job)
-    wait(lambda: state(cluster, job) == "CANCELLED", "the job's end")
+    wait_for(lambda: state(cluster, job) == "CANCELLED", "the job's end")
 
 
 def test_connections_outlive_the_listener_unless_they_are_killed_too(cluster: Cluster) -> None:
@@ -140,7 +132,7 @@ def test_cluster_without_accounting_runs_jobs_beside_another_and_leaves_nothing(
         job = ssh(
             small, """sbatch --parsable -o /dev/null --wrap 'trap "" TERM; sleep 300; sleep 300'"""
         ).strip()
-        wait(lambda: state(small, job) == "RUNNING", "the job's start")
+        wait_for(lambda: state(small, job) == "RUNNING", "the job's start")
         ssh(small, "setsid sleep 300 >/dev/null 2>&1 </dev/null & disown")
         ports = list(small.layout.ports)
         # Even of what cannot be asked any more.
@@ -169,7 +161,7 @@ def test_job_that_takes_too_much_memory_ends_as_out_of_memory() -> None:
     takes = shlex.quote("/usr/bin/python3 -c 'chr(1) * (300 << 20)'")
     with running_cluster(accounting="none", nodes=1, cgroup=True) as small:
         job = ssh(small, f"sbatch --parsable --mem=64M --output /dev/null --wrap {takes}").strip()
-        wait(lambda: state(small, job) not in ("PENDING", "RUNNING", "COMPLETING"), "the job's end", 60)
+        wait_for(lambda: state(small, job) not in ("PENDING", "RUNNING", "COMPLETING"), "the job's end")
         assert state(small, job) == "OUT_OF_MEMORY"
 
 

@@ -4,11 +4,10 @@ from __future__ import annotations
 
 import hashlib
 import sys
-import time
-from collections.abc import Callable
 from pathlib import Path
 
 from mqi_dagster.execution.job import Executor, Job, JobHandle, JobStatus
+from tests.waiting import wait_for
 
 WRITES = "print('started', flush=True)\nopen('dose.raw', 'wb').write(b'dose')\n"
 HANGS = "import time\nopen('pid', 'w').write('x')\nprint('started', flush=True)\ntime.sleep(100)\n"
@@ -41,18 +40,9 @@ def make_job(directory: Path, program: str, **changes: object) -> Job:
     return Job(**{**values, **changes})  # type: ignore[arg-type]
 
 
-def wait_for(condition: Callable[[], bool], seconds: float = 20.0) -> float:
-    """Wait until something is so; the time it took."""
-    started = time.monotonic()
-    while not condition():
-        assert time.monotonic() - started < seconds, "waited in vain"
-        time.sleep(0.02)
-    return time.monotonic() - started
-
-
 def finish(executor: Executor, job: Job, handle: JobHandle) -> JobStatus:
     """Poll a job until it has ended."""
-    wait_for(lambda: executor.poll(job, handle).state.ended)
+    wait_for(lambda: executor.poll(job, handle).state.ended, "the job's end")
     return executor.poll(job, handle)
 
 

@@ -16,7 +16,8 @@ from mqi_dagster.errors import ConfigurationError, EngineError, EngineInputError
 from mqi_dagster.execution.job import JobState
 from mqi_dagster.execution.local import LocalExecutor
 from mqi_dagster.execution.processes import process_alive
-from tests.execution.execution_jobs import DEAF_WITH_CHILD, HANGS, WRITES, finish, gone, make_job, wait_for
+from tests.execution.execution_jobs import DEAF_WITH_CHILD, HANGS, WRITES, finish, gone, make_job
+from tests.waiting import wait_for
 
 
 def test_an_engine_that_writes_its_output_succeeds(executor: LocalExecutor, work: Path) -> None:
@@ -178,7 +179,7 @@ def test_an_engine_that_runs_too_long_is_ended_with_all_it_started(
     monkeypatch.setattr("mqi_dagster.execution.local._GRACE_SECONDS", 0.5)
     job = make_job(work, DEAF_WITH_CHILD, timeout_seconds=2.0)
     handle = executor.submit(job)
-    wait_for((work / "child").exists)
+    wait_for((work / "child").exists, "the engine's child")
     child = int((work / "child").read_text())
     status = finish(executor, job, handle)
     assert (status.state, status.reason) == (JobState.TIMED_OUT, "ran longer than 2 s")
@@ -200,7 +201,7 @@ def test_what_an_engine_leaves_behind_is_ended_with_it(executor: LocalExecutor, 
 def test_a_killed_engine_is_a_failure_and_its_group_is_ended(executor: LocalExecutor, work: Path) -> None:
     job = make_job(work, DEAF_WITH_CHILD)
     handle = executor.submit(job)
-    wait_for((work / "child").exists)
+    wait_for((work / "child").exists, "the engine's child")
     os.kill(int(handle.job_id.split(":")[0]), signal.SIGKILL)
     assert process_alive(handle.job_id), "its child lives on, so the slot is not free"
     assert finish(executor, job, handle).reason == "ended by signal 9"

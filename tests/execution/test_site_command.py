@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import sys
-import time
 from pathlib import Path
 
 import pytest
@@ -12,7 +11,7 @@ from mqi_dagster.errors import CommandError, ConfigurationError
 from mqi_dagster.execution.scrub import Scrubber
 from mqi_dagster.execution.site_command import run_site_command
 from mqi_dagster.settings import SiteCommand
-from tests.execution.execution_jobs import wait_for
+from tests.waiting import wait_for
 
 
 @pytest.fixture
@@ -60,12 +59,10 @@ def test_a_command_that_hangs_is_ended_with_all_it_started(
         "open('child', 'w').write(str(child.pid))\n"
         "time.sleep(100)\n"
     )
-    started = time.monotonic()
     with pytest.raises(CommandError, match=r"longer than 1\.5 s"):
         _run(case, program, timeout=1.5)
-    assert time.monotonic() - started < 15
     child = Path("/proc") / (case / "output" / "child").read_text()
-    wait_for(lambda: not child.exists() or ") Z" in (child / "stat").read_text(), 2)
+    wait_for(lambda: not child.exists() or ") Z" in (child / "stat").read_text(), "its child ends")
 
 
 def test_a_failing_command_says_its_last_words_without_identifiers(case: Path) -> None:

@@ -14,7 +14,8 @@ from mqi_dagster.execution import launch
 from mqi_dagster.execution.job import JobHandle, JobState
 from mqi_dagster.execution.local import LocalExecutor
 from mqi_dagster.execution.processes import process_alive, process_id
-from tests.execution.execution_jobs import DEAF_WITH_CHILD, HANGS, WRITES, finish, gone, make_job, wait_for
+from tests.execution.execution_jobs import DEAF_WITH_CHILD, HANGS, WRITES, finish, gone, make_job
+from tests.waiting import wait_for
 
 ROOT = Path(__file__).resolve().parents[2]
 _WORKER = """
@@ -39,25 +40,25 @@ def _worker(tmp_path: Path, program: str) -> tuple[subprocess.Popen[str], str]:
 
 def test_the_engine_dies_with_its_killed_worker(tmp_path: Path) -> None:
     worker, job_id = _worker(tmp_path, HANGS)
-    wait_for((tmp_path / "work" / "pid").exists)
+    wait_for((tmp_path / "work" / "pid").exists, "the engine runs")
     assert process_alive(job_id)
     worker.kill()
     worker.communicate()
-    assert wait_for(lambda: not process_alive(job_id)) < 2.0
+    wait_for(lambda: not process_alive(job_id), "the engine dies")
 
 
 def test_an_engine_killed_with_its_worker_while_it_starts_does_not_stay(tmp_path: Path) -> None:
     worker, job_id = _worker(tmp_path, HANGS)
     worker.kill()
     worker.communicate()
-    assert wait_for(lambda: not process_alive(job_id)) < 2.0
+    wait_for(lambda: not process_alive(job_id), "the engine dies")
 
 
 def test_the_next_worker_ends_what_the_killed_one_left_and_starts_anew(
     executor: LocalExecutor, tmp_path: Path, work: Path
 ) -> None:
     worker, job_id = _worker(tmp_path, DEAF_WITH_CHILD)
-    wait_for((work / "child").exists)
+    wait_for((work / "child").exists, "the engine's child")
     worker.kill()
     worker.communicate()
     child = int((work / "child").read_text())

@@ -65,10 +65,10 @@ def test_no_tracked_file_names_a_registry_or_a_folder_of_one_machine() -> None:
     assert found == []
 
 
-def test_every_file_of_the_package_fits_in_the_head() -> None:
+def test_no_file_of_the_package_is_longer_than_one_subject_needs() -> None:
     long = {
         path.relative_to(ROOT).as_posix(): lines
         for path in tracked("mqi_dagster/*.py")
-        if (lines := len(path.read_text().splitlines())) > 350
+        if (lines := len(path.read_text().splitlines())) > 600
     }
     assert long == {}

@@ -7,7 +7,6 @@ import json
 import signal
 import subprocess
 import time
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +16,7 @@ from mqi_dagster.hpc.job_script import MARK, job_script
 from mqi_dagster.hpc.naming import JobFolder
 from mqi_dagster.hpc.polling import parse_result
 from tests.hpc.hpc_cases import KEY, make_job, make_slurm
+from tests.waiting import wait_for
 
 TPS = "moqui_tps.in"
 
@@ -86,13 +86,6 @@ class Node:
 def node(folder: JobFolder) -> Node:
     """A node with the job's folder staged."""
     return Node(folder)
-
-
-def wait(condition: Callable[[], bool]) -> None:
-    end = time.monotonic() + 20
-    while not condition():
-        assert time.monotonic() < end, "waited in vain"
-        time.sleep(0.01)
 
 
 def sha256(content: bytes) -> str:
@@ -235,7 +228,7 @@ def test_an_interrupt_reaches_the_engine_and_is_noted(node: Node) -> None:
         'trap "echo told; printf half >Dose/box.raw; exit 7" TERM; : >ready; while :; do sleep 0.02; done'
     )
     started = node.start()
-    wait(node.file("work/ready").exists)
+    wait_for(node.file("work/ready").exists, "the engine runs")
     started.send_signal(signal.SIGTERM)
     started.communicate(timeout=30)
     assert started.returncode == 7
@@ -247,7 +240,7 @@ def test_an_interrupt_reaches_the_engine_and_is_noted(node: Node) -> None:
 def test_an_engine_that_does_not_listen_goes_on_until_it_ends(node: Node) -> None:
     node.write('trap "" TERM; : >ready; while [ ! -e stop ]; do sleep 0.02; done; exit 0')
     started = node.start()
-    wait(node.file("work/ready").exists)
+    wait_for(node.file("work/ready").exists, "the engine runs")
     started.send_signal(signal.SIGTERM)
     time.sleep(0.1)
     assert started.poll() is None

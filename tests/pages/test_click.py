@@ -11,7 +11,8 @@ import pytest
 from playwright.sync_api import Request
 
 from tests.pages.browser import CHROMIUM, opened_page
-from tests.services.stack import BEAM_ASSETS, Stack, wait
+from tests.services.stack import BEAM_ASSETS, Stack
+from tests.waiting import wait_for
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(600)]
 
@@ -40,7 +41,7 @@ def test_a_click_backfills_the_failed_beam_alone_and_the_case_concludes_once(ser
         runs = {run.tags["dagster/partition"]: run.status for run in services.runs("beam")}
         return len(runs) == 3 and not services.unfinished() and runs[failed] is dg.DagsterRunStatus.FAILURE
 
-    wait(settled, "one beam has failed, two are done", 300, services.report)
+    wait_for(settled, "one beam has failed, two are done", 300, report=services.report)
     assert services.markers() == []
     before = {asset: services.materialised(asset) for asset in BEAM_ASSETS}
     services.steer(seconds=0.1)

@@ -14,7 +14,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from tests.services.stack import MQI, Stack, wait
+from tests.services.stack import MQI, Stack
+from tests.waiting import wait_for
 
 NAMES = ("code", "daemon", "pages", "viewer")
 
@@ -49,7 +50,7 @@ class ManagedStack(Stack):
         """Start every service and wait until the pages show the code location."""
         for name in NAMES:
             self.start_one(name)
-        wait(self.loaded, "the pages show the code location", 240, self.report)
+        wait_for(self.loaded, "the pages show the code location", 240, report=self.report)
 
     def start_one(self, name: str) -> None:
         """Start a service, as its unit does."""

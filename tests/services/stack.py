@@ -9,7 +9,6 @@ import socket
 import subprocess
 import sys
 import threading
-import time
 import urllib.request
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
@@ -30,6 +29,7 @@ from mqi_dagster.resources.site import Site
 from mqi_dagster.settings import read_settings
 from mqi_dagster.synthetic.delivery import SimulatedCase, simulate_delivery
 from mqi_dagster.synthetic.request import BuiltInPlan, DeliveryRequest, Layout
+from tests.waiting import wait_for
 
 ENGINE = Path(__file__).parents[1] / "engines" / "steered.py"
 MACHINES = Path(__file__).parents[2] / "mqi_dagster" / "config" / "machines"
@@ -136,7 +136,7 @@ class Stack:
         for name in names:
             pid = int(self.services["processes"][name].split(":")[0])
             os.kill(pid, signal.SIGKILL)
-        wait(lambda: not any(process_alive(self.services["processes"][n]) for n in names), "death", 5)
+        wait_for(lambda: not any(process_alive(self.services["processes"][n]) for n in names), "death")
 
     def crash(self, service: str, *pids: int) -> Callable[[], None]:
         """kill -9 of a service and of other processes at one moment; what a service manager does then.
@@ -152,7 +152,7 @@ class Stack:
         folder = (place / "cwd").readlink()
         for one in (*pids, pid):
             os.kill(one, signal.SIGKILL)
-        wait(lambda: not process_alive(self.services["processes"][service]), "death", 5)
+        wait_for(lambda: not process_alive(self.services["processes"][service]), "death")
 
         def again() -> None:
             if "--socket" in command:
@@ -192,7 +192,7 @@ class Stack:
                 os.kill(pid, signal.SIGKILL)
             except ProcessLookupError:
                 continue
-        wait(lambda: not self.processes(), "death of every process", 5)
+        wait_for(lambda: not self.processes(), "death of every process")
 
     def processes(self, word: str = "") -> dict[int, str]:
         """Living processes that belong to this site, by pid: command line, if it holds the word."""
@@ -284,11 +284,11 @@ class Stack:
 
     def wait_for_conclusion(self, case: str, seconds: float = 400) -> None:
         """Return when the case has its completion marker and no run is left in work."""
-        wait(
+        wait_for(
             lambda: case in self.markers() and not self.unfinished(),
             f"{case} concluded",
             seconds,
-            self.report,
+            report=self.report,
         )
 
     def markers(self) -> list[str]:
@@ -321,18 +321,3 @@ class Stack:
         ]
         logs = [path.read_text(errors="replace")[-1500:] for path in (self.site / "state/logs").glob("*.log")]
         return "\n".join([*runs, *self.processes().values(), *self.starts(), *logs])
-
-
-def wait(condition: Callable[[], Any], what: str, seconds: float, report: Callable[[], str] = str) -> Any:
-    """The first true value of a condition.
-
-    Raises:
-        AssertionError: There is none in time.
-    """
-    limit = time.monotonic() + seconds
-    while time.monotonic() < limit:
-        found = condition()
-        if found:
-            return found
-        time.sleep(0.2)
-    raise AssertionError(f"{what}: not in {seconds:g} s\n{report()}")

@@ -13,7 +13,8 @@ from pathlib import Path
 import dagster as dg
 import pytest
 
-from tests.services.stack import HOLD, Stack, wait
+from tests.services.stack import HOLD, Stack
+from tests.waiting import wait_for
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(600)]
 
@@ -40,7 +41,7 @@ def engine_of(site: Stack) -> int:
         alive = site.engines()
         return [pid for what, pid, _, _ in site.traced() if what == "start" and pid in alive]
 
-    return int(wait(at_work, "an engine runs", 240, site.report)[-1])
+    return int(wait_for(at_work, "an engine runs", 240, report=site.report)[-1])
 
 
 def worker_of(engine: int) -> int:
@@ -80,15 +81,15 @@ def test_after_a_machine_crash_the_beam_is_taken_up_again_with_the_same_attempt(
     assert lease is not None and lease.owner == crashed.run_id
     start_again = site.crash("code-location", worker_of(engine))
     killed = time.monotonic()
-    wait(lambda: engine not in site.engines(), "the engine dies with its worker", 10)
+    wait_for(lambda: engine not in site.engines(), "the engine dies with its worker")
     site.steer(seconds=0.3)
     start_again()
-    wait(lambda: site.answers("code-location"), "the code location is there again", 120)
+    wait_for(lambda: site.answers("code-location"), "the code location is there again")
     # How long the service manager and a new interpreter take is not ours.
     stale = max(time.monotonic(), killed + STALE_SECONDS)
-    wait(lambda: len(site.runs("beam")) == 2, "the beam is taken up again", 120, site.report)
+    wait_for(lambda: len(site.runs("beam")) == 2, "the beam is taken up again", report=site.report)
     assert time.monotonic() - stale < 60
-    wait(lambda: len(site.starts()) == 2, "an engine runs again", 120, site.report)
+    wait_for(lambda: len(site.starts()) == 2, "an engine runs again", report=site.report)
     site.wait_for_conclusion(case)
     first, second = site.runs("beam")
     assert (first.run_id, first.status) == (crashed.run_id, dg.DagsterRunStatus.FAILURE)
@@ -130,15 +131,14 @@ def test_a_cancelled_run_whose_worker_is_gone_is_ended_and_frees_its_slot(site: 
     # The pages wait for the worker, which cannot answer.
     with suppress(TimeoutError):
         site.graphql(TERMINATE, runId=run.run_id)
-    wait(
+    wait_for(
         lambda: site.runs("beam")[0].status is dg.DagsterRunStatus.CANCELING,
         "the run is being cancelled",
-        30,
-        site.report,
+        report=site.report,
     )
     site.crash("code-location", worker)()
-    wait(lambda: not site.unfinished(), "the run has ended", 120, site.report)
-    wait(lambda: site.ledger().leases() == [], "the slot is free", 120, site.report)
+    wait_for(lambda: not site.unfinished(), "the run has ended", report=site.report)
+    wait_for(lambda: site.ledger().leases() == [], "the slot is free", report=site.report)
     assert [run.status for run in site.runs("beam")] == [dg.DagsterRunStatus.CANCELED]
     assert site.concluded(case) == 0
     assert site.ledger().alarms() == []
@@ -147,11 +147,11 @@ def test_a_cancelled_run_whose_worker_is_gone_is_ended_and_frees_its_slot(site: 
 def test_an_engine_that_fails_for_good_is_an_alarm_with_its_cause_until_it_succeeds(site: Stack) -> None:
     site.steer(seconds=0, failing=("1G000:TX",))
     case = site.case_of(site.deliver(seed=74, beams=1))
-    (alarm,) = wait(lambda: site.ledger().alarms(), "an alarm", 240, site.report)
+    (alarm,) = wait_for(lambda: site.ledger().alarms(), "an alarm", 240, report=site.report)
     assert (alarm.kind, alarm.subject, alarm.count) == ("beam_failed", f"{case}__b02", 1)
     assert "exit code" in alarm.text and "mqi case retry" in alarm.text
     assert [run.status for run in site.runs("beam")] == [dg.DagsterRunStatus.FAILURE]
     site.steer()
     site._mqi("case", "retry", case, "--site", str(site.site))
     site.wait_for_conclusion(case)
-    wait(lambda: not site.ledger().alarms(), "the alarm is cleared", 60, site.report)
+    wait_for(lambda: not site.ledger().alarms(), "the alarm is cleared", report=site.report)

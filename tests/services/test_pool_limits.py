@@ -9,8 +9,9 @@ from collections.abc import Iterator
 import pytest
 
 from mqi_dagster.execution.gpus import local_gpus
-from tests.services.stack import BEAM_ASSETS, HOLD, MQI, Stack, settings_of, wait
+from tests.services.stack import BEAM_ASSETS, HOLD, MQI, Stack, settings_of
 from tests.services.test_services import BACKFILL, beams_of
+from tests.waiting import wait_for
 
 pytestmark = [
     pytest.mark.slow,
@@ -61,7 +62,7 @@ def test_twenty_beams_backfilled_beside_their_own_runs_never_have_more_than_two_
         with pool.opened() as instance:
             return set(beams) <= set(instance.get_dynamic_partitions("beam"))
 
-    wait(known, "the beams of the case", 300, pool.report)
+    wait_for(known, "the beams of the case", 300, report=pool.report)
     params = {
         "assetSelection": [{"path": [asset]} for asset in BEAM_ASSETS],
         "partitionNames": beams,
@@ -71,7 +72,7 @@ def test_twenty_beams_backfilled_beside_their_own_runs_never_have_more_than_two_
     launched = pool.graphql(BACKFILL, backfillParams=params)["launchPartitionBackfill"]
     assert launched["__typename"] == "LaunchBackfillSuccess", launched
     backfill = {"dagster/backfill": launched["backfillId"]}
-    wait(lambda: len(pool.runs(**backfill)) == 20, "twenty runs of the backfill", 300, pool.report)
+    wait_for(lambda: len(pool.runs(**backfill)) == 20, "twenty runs of the backfill", 300, report=pool.report)
     pool.wait_for_conclusion(case, 1200)
     untagged = [run for run in pool.runs(**backfill) if "mqi/gpu" in run.tags]
     assert untagged == [], "the pages know nothing of our tags, so only pool and lease have held"
@@ -84,13 +85,18 @@ def test_an_urgent_case_overtakes_what_waits(pool: Stack) -> None:
     pool.steer(seconds=HOLD)
     before = len(pool.traced())
     ordinary = pool.case_of(pool.deliver(seed=42, beams=8))
-    wait(lambda: len(pool.traced()) - before >= 2, "two engines run", 300, pool.report)
+    wait_for(lambda: len(pool.traced()) - before >= 2, "two engines run", 300, report=pool.report)
     urgent = pool.case_of(pool.deliver(seed=43, beams=1))
-    wait(lambda: pool.ledger().arrival(urgent), "the urgent case is seen", 120, pool.report)
+    wait_for(lambda: pool.ledger().arrival(urgent), "the urgent case is seen", report=pool.report)
     command = [str(MQI), "case", "priority", urgent, "7", "--site", str(pool.site)]
     done = subprocess.run(command, capture_output=True, text=True, timeout=150)
     assert done.returncode == 0, done.stderr
-    wait(lambda: pool.runs("beam", **{"mqi/case": urgent}), "the urgent beam is asked for", 300, pool.report)
+    wait_for(
+        lambda: pool.runs("beam", **{"mqi/case": urgent}),
+        "the urgent beam is asked for",
+        300,
+        report=pool.report,
+    )
     pool.steer(seconds=10)
     pool.wait_for_conclusion(ordinary, 900)
     pool.wait_for_conclusion(urgent, 300)
@@ -121,7 +127,7 @@ def test_a_gpu_taken_out_of_the_pool_halves_what_runs_and_a_waiting_beam_says_wh
     def said() -> bool:
         return any("switched off (fan broken): gpu0" in one.reason for one in pool.ledger().waiting_beams())
 
-    wait(said, "a beam waits and says why", 300, pool.report)
+    wait_for(said, "a beam waits and says why", 300, report=pool.report)
     pool.steer(seconds=0.5)
     pool.wait_for_conclusion(case, 600)
     assert at_once(pool.traced()[before:]) == 1

@@ -9,8 +9,9 @@ from collections.abc import Iterator
 import pytest
 
 from tests.services.managed import ManagedStack
-from tests.services.stack import HOLD, wait
+from tests.services.stack import HOLD
 from tests.services.test_services import made_once, one_engine, worker_of
+from tests.waiting import wait_for
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(900)]
 
@@ -51,7 +52,7 @@ def test_a_run_whose_worker_died_with_the_code_location_is_taken_up_again(manage
     worker = worker_of(engine)
     managed.end_one("code")
     os.kill(worker, signal.SIGKILL)
-    wait(lambda: engine not in managed.engines(), "the engine dies with its worker", 10)
+    wait_for(lambda: engine not in managed.engines(), "the engine dies with its worker")
     managed.steer()
     managed.start_one("code")
     managed.wait_for_conclusion(case)
@@ -61,7 +62,7 @@ def test_a_run_whose_worker_died_with_the_code_location_is_taken_up_again(manage
 def test_the_viewer_shows_everything_and_starts_nothing(managed: ManagedStack) -> None:
     pages, managed.port = managed.port, managed.viewer_port
     try:
-        wait(managed.loaded, "the viewer answers", 120, managed.report)
+        wait_for(managed.loaded, "the viewer answers", report=managed.report)
         assert managed.graphql("{ version }")["version"]
         refused = managed.graphql(TERMINATE, run="no-such-run")["terminateRun"]["__typename"]
         assert refused == "UnauthorizedError"

@@ -12,7 +12,8 @@ from pathlib import Path
 import dagster as dg
 import pytest
 
-from tests.services.stack import BEAM_ASSETS, CASE_ASSETS, HOLD, Stack, wait
+from tests.services.stack import BEAM_ASSETS, CASE_ASSETS, HOLD, Stack
+from tests.waiting import wait_for
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(600)]
 
@@ -59,7 +60,7 @@ def one_engine(services: Stack) -> tuple[int, str]:
         alive = services.engines()
         return [(pid, name) for what, pid, _, name in services.traced() if what == "start" and pid in alive]
 
-    pid, name = wait(found, "an engine runs", 240, services.report)[-1]
+    pid, name = wait_for(found, "an engine runs", 240, report=services.report)[-1]
     return int(pid), str(name)
 
 
@@ -121,7 +122,7 @@ def test_a_run_whose_worker_is_killed_is_retried_and_its_engine_dies_with_it(ser
     before = len(services.starts(beam))
     os.kill(worker_of(engine), signal.SIGKILL)
     killed = time.monotonic()
-    wait(lambda: engine not in services.engines(), "the engine dies with its worker", 2)
+    wait_for(lambda: engine not in services.engines(), "the engine dies with its worker")
     assert time.monotonic() - killed < 2
     services.steer()
     services.wait_for_conclusion(case)
@@ -141,11 +142,10 @@ def test_death_of_the_daemon_and_then_of_everything_loses_and_repeats_nothing(se
     time.sleep(0.5)
     assert engine in services.engines(), "an engine needs no daemon"
     services.start()
-    wait(
+    wait_for(
         lambda: nothing_but_an_engine(services, case, began),
         "no beam is between two steps",
-        120,
-        services.report,
+        report=services.report,
     )
     services.kill_everything()
     services.steer()
@@ -161,14 +161,14 @@ def test_a_backfill_from_the_pages_never_runs_two_engines_in_one_slot(services: 
     services.steer(seconds=0, failing=names)
     case = services.case_of(services.deliver(seed=15, beams=6))
     beams = beams_of(case, 6)
-    wait(
+    wait_for(
         lambda: (
             [run.status for run in services.runs("beam", **{"mqi/case": case})]
             == [dg.DagsterRunStatus.FAILURE] * 6
         ),
         "six failed beams",
         300,
-        services.report,
+        report=services.report,
     )
     assert services.concluded(case) == 0
     services.steer(seconds=0.5)
@@ -189,7 +189,7 @@ def test_a_backfill_from_the_pages_never_runs_two_engines_in_one_slot(services: 
         most = max(most, sum(run.status is dg.DagsterRunStatus.STARTED for run in runs))
         return case in services.markers() and not services.unfinished()
 
-    wait(concluded, "the case is concluded", 400, services.report)
+    wait_for(concluded, "the case is concluded", 400, report=services.report)
     made = services.traced()[before:]
     assert sorted({name for _, _, _, name in made}) == sorted(names)
     assert never_two_at_once(made)

@@ -16,7 +16,7 @@ import sys
 import threading
 import time
 import uuid
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path, PurePosixPath
@@ -34,6 +34,7 @@ from mqi_dagster.machine import read_machines
 from mqi_dagster.plan.reading import read_ion_plan
 from mqi_dagster.settings import CsvDialect, Engine, Host, Samples
 from mqi_dagster.synthetic.plans import BuiltInPlan, Patient, built_in_plan
+from tests.waiting import wait_for
 
 ROOT = Path(__file__).resolve().parents[2]
 ENGINE = Path(__file__).parents[1] / "engines" / "steady.py"
@@ -342,33 +343,18 @@ def assert_done_once(cluster: Any, bench: Bench, *beams: Beam, ended: str = "COM
         assert beam.status is not None and beam.status.state == "succeeded", (beam.status, beam.spoken.words)
         assert {name: sha256(path) for name, path in beam.fetched.items()} == beam.expected
         # The accounting is late by some seconds.
-        wait(lambda beam=beam: settled(cluster, beam, ended), f"{beam.job.key} {ended} in the accounting", 30)
+        wait_for(lambda beam=beam: settled(cluster, beam, ended), f"{beam.job.key} {ended} in the accounting")
         done = [job for job, state in jobs_of(cluster, beam) if state == ended]
         assert len(done) == 1, jobs_of(cluster, beam)
         row = bench.ledger.cluster_job(NAME, beam.job.key)
         assert row is not None and row.job_id == done[0]
-    wait(lambda: not live_jobs(cluster), "an empty queue", 30)
+    wait_for(lambda: not live_jobs(cluster), "an empty queue")
 
 
 def settled(cluster: Any, beam: Beam, ended: str) -> bool:
     """Whether the accounting knows of a job that has ended so, and of none that still lives."""
     live, known = live_jobs(cluster), jobs_of(cluster, beam)
     return ended in (state for _, state in known) and not any(job in live for job, _ in known)
-
-
-def wait(condition: Callable[[], Any], what: str, seconds: float = 60, *, every: float = 0.05) -> Any:
-    """The first true value of a condition.
-
-    Raises:
-        AssertionError: There is none in time.
-    """
-    end = time.monotonic() + seconds
-    while time.monotonic() < end:
-        found = condition()
-        if found:
-            return found
-        time.sleep(every)
-    raise AssertionError(f"{what}: not within {seconds:g} s")
 
 
 def make_shared(folder: Path, user: str) -> Path:

@@ -11,8 +11,9 @@ from typing import Any
 import pytest
 
 from tests.cluster.slurm_cluster import running_cluster
-from tests.slurm.beams import Bench, live_jobs, make_shared, wait
+from tests.slurm.beams import Bench, live_jobs, make_shared
 from tests.slurm.wire import Gate
+from tests.waiting import wait_for
 
 
 @pytest.fixture(scope="session")
@@ -31,7 +32,7 @@ def cluster(whole_cluster: Any) -> Iterator[Any]:
     whole_cluster.start()
     whole_cluster.slurm("scancel", "--me")
     whole_cluster.slurm("scancel", f"--user={whole_cluster.settings.user}")
-    wait(lambda: not live_jobs(whole_cluster), "an empty queue", 30)
+    wait_for(lambda: not live_jobs(whole_cluster), "an empty queue")
 
 
 @pytest.fixture(scope="session")

@@ -10,7 +10,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from tests.slurm.beams import Beam, Bench, wait
+from tests.slurm.beams import Beam, Bench
+from tests.waiting import wait_for
 
 SUBMITTERS = """\
 submitters() { # the shell that submits this command's job, and whatever has started it
@@ -95,7 +96,7 @@ def known(cluster: Any, beam: Beam) -> list[str]:
 
 def submitted(beam: Beam) -> str:
     """The job's id, as soon as there is one."""
-    handle = wait(lambda: beam.handle, "submitted")
+    handle = wait_for(lambda: beam.handle, "submitted")
     return str(handle.job_id)
 
 
@@ -106,18 +107,16 @@ def ends(bench: Bench) -> int:
 
 def running(cluster: Any, bench: Bench, job_id: str) -> None:
     """Wait until a job's engine runs."""
-    wait(lambda: any(one[:2] == ("start", job_id) for one in bench.traced()), "the engine runs", 30)
+    wait_for(lambda: any(one[:2] == ("start", job_id) for one in bench.traced()), "the engine runs")
 
 
 def start_again_now(cluster: Any, job_id: str) -> None:
     """Spare a requeued job most of its two minutes of waiting."""
-    wait(lambda: queued(cluster, job_id) == "PENDING", "requeued", 30)
+    wait_for(lambda: queued(cluster, job_id) == "PENDING", "requeued")
     # A node that has ended a job in this very second refuses to start it: it reckons in whole seconds.
     soon = "StartTime=now+2"
-    wait(
-        lambda: cluster.slurm("scontrol", "update", f"JobId={job_id}", soon).returncode == 0,
-        "may start",
-        10,
+    wait_for(
+        lambda: cluster.slurm("scontrol", "update", f"JobId={job_id}", soon).returncode == 0, "may start"
     )
 
 
@@ -137,7 +136,7 @@ class Memory:
         self._state = cluster.layout.var / "slurmctld"
         self._kept = Path(tempfile.mkdtemp(dir=cluster.layout.var, prefix="kept")) / "slurmctld"
         cluster.save()
-        wait(self._copied, "the controller's state, whole", 10)
+        wait_for(self._copied, "the controller's state, whole")
 
     def _copied(self) -> bool:
         shutil.rmtree(self._kept, ignore_errors=True)

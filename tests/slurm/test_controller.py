@@ -9,8 +9,9 @@ from typing import Any
 
 import pytest
 
-from tests.slurm.beams import NAME, Bench, assert_done_once, jobs_of, sha256, wait
+from tests.slurm.beams import NAME, Bench, assert_done_once, jobs_of, sha256
 from tests.slurm.faults import Memory, closed, done, ends, login, misbehaving, queued, running, submitted
+from tests.waiting import wait_for
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(240)]
 
@@ -48,7 +49,7 @@ def test_job_that_ended_while_the_controller_was_dead(
                 memory = Memory(cluster)
         running(cluster, on, job)
         cluster.kill("slurmctld")
-        wait(lambda: list(on.folder_of(beam).glob("starts/*/result.json")), "the job's end")
+        wait_for(lambda: list(on.folder_of(beam).glob("starts/*/result.json")), "the job's end")
         memory.restore()
         done(cluster, "scontrol", "update", "PartitionName=gpu", "State=UP")
         if not known:
@@ -56,7 +57,7 @@ def test_job_that_ended_while_the_controller_was_dead(
     if known:
         # It is started again: then the node refuses its id, or the job itself finds its own work done.
         assert_done_once(
-            cluster, on, beam, ended=wait(lambda: jobs_of(cluster, beam), "accounting", 30)[0][1]
+            cluster, on, beam, ended=wait_for(lambda: jobs_of(cluster, beam), "accounting")[0][1]
         )
     assert beam.status is not None and beam.status.state == "succeeded"
     assert {name: sha256(path) for name, path in beam.fetched.items()} == beam.expected
@@ -79,9 +80,9 @@ def test_id_that_a_node_remembers_of_somebody_else(cluster: Any, bench: Callable
     ended = on.shared / f"ended-{on.trace.name}"
     options = "--parsable --job-name=moqui_x --comment=x --gres=gpu:1 -o /dev/null"
     strange = login(cluster, f"/usr/bin/sbatch {options} --wrap 'sleep 1; touch {ended}'")
-    wait(lambda: queued(cluster, strange) == "RUNNING", "it runs")
+    wait_for(lambda: queued(cluster, strange) == "RUNNING", "it runs")
     cluster.kill("slurmctld")
-    wait(ended.exists, "it has ended")
+    wait_for(ended.exists, "it has ended")
     memory.restore()
     with on.driven(beam):
         assert submitted(beam) == strange
@@ -133,11 +134,11 @@ def test_id_of_a_forgotten_job_given_to_its_own_successor(
         if lost_as == "unanswered and waiting":
             stack.enter_context(closed(cluster))
         # Until then its engine runs, if it began: the node is told to end it when it reports its jobs.
-        wait(lambda: any("lost" in words for words in beam.spoken.words), "given up", 40)
+        wait_for(lambda: any("lost" in words for words in beam.spoken.words), "given up")
         on.steer(seconds=0.5)
         if lost_as.startswith("unanswered"):
-            wait(called.exists, "submitted again")
-            wait(lambda: (row := on.ledger.cluster_job(NAME, beam.job.key)) and row.job_id, "found", 30)
+            wait_for(called.exists, "submitted again")
+            wait_for(lambda: (row := on.ledger.cluster_job(NAME, beam.job.key)) and row.job_id, "found")
     row = on.ledger.cluster_job(NAME, beam.job.key)
     # A node that remembers the id makes it two.
     assert row is not None and ((row.job_id, row.retired) == (lost, ()) or began)

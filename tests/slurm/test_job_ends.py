@@ -8,8 +8,9 @@ from typing import Any
 
 import pytest
 
-from tests.slurm.beams import NAME, Beam, Bench, assert_done_once, jobs_of, wait
+from tests.slurm.beams import NAME, Beam, Bench, assert_done_once, jobs_of
 from tests.slurm.faults import closed, done, ends, queued, running, start_again_now, submitted
+from tests.waiting import wait_for
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(240)]
 
@@ -46,7 +47,7 @@ def test_node_down(cluster: Any, bench: Callable[..., Bench], requeue: bool) -> 
         if requeue:
             start_again_now(cluster, job)
         else:
-            wait(lambda: queued(cluster, job) == "NODE_FAIL", "the job's end")
+            wait_for(lambda: queued(cluster, job) == "NODE_FAIL", "the job's end")
         on.steer(seconds=0.5)
         cluster.slurm("scontrol", "update", f"NodeName={node}", "State=RESUME")
     assert_done_once(cluster, on, beam)
@@ -70,7 +71,7 @@ def test_job_preempted(cluster: Any, bench: Callable[..., Bench], partition: str
         if requeued:
             start_again_now(cluster, job)
         else:
-            wait(lambda: queued(cluster, job) == "PREEMPTED", "preempted", 30)
+            wait_for(lambda: queued(cluster, job) == "PREEMPTED", "preempted")
         on.steer(seconds=0.5)
     assert_done_once(cluster, on, beam)
     assert len(jobs_of(cluster, beam)) == jobs
@@ -108,12 +109,14 @@ def test_out_of_memory_is_reported_and_the_next_attempt_has_twice_the_memory(
     with on.driven(beam):
         job = submitted(beam)
         running(cluster, on, job)
-        wait(lambda: ends(on) or queued(cluster, job) == "FAILED", "the job's end")
+        wait_for(lambda: ends(on) or queued(cluster, job) == "FAILED", "the job's end")
     assert beam.status is not None and beam.status.state == "failed"
     assert "out of memory" in beam.status.reason
     row = on.ledger.cluster_job(NAME, beam.job.key)
     assert row is not None and row.state == "out_of_memory"
-    wait(lambda: "0:9" in done(cluster, "sacct", "-X", "-n", "-P", "-j", job, "-o", "ExitCode"), "exit code")
+    wait_for(
+        lambda: "0:9" in done(cluster, "sacct", "-X", "-n", "-P", "-j", job, "-o", "ExitCode"), "exit code"
+    )
     on.steer(memory_mb=170, seconds=4)
     again = on.next_attempt(beam)
     with on.driven(again):
@@ -148,7 +151,7 @@ def test_folder_removed_while_the_job_waits(cluster: Any, bench: Callable[..., B
         with closed(cluster):
             job = submitted(beam)
             shutil.rmtree(on.folder_of(beam))
-        wait(lambda: queued(cluster, job) == "FAILED", "the job's end", 30)
+        wait_for(lambda: queued(cluster, job) == "FAILED", "the job's end")
     assert_done_once(cluster, on, beam)
     assert [state for _, state in sorted(jobs_of(cluster, beam))] == ["FAILED", "COMPLETED"]
     assert starts(on) == 1

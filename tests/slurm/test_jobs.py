@@ -7,7 +7,8 @@ from typing import Any
 
 import pytest
 
-from tests.slurm.beams import MARKERS, Bench, assert_done_once, jobs_of, wait
+from tests.slurm.beams import MARKERS, Bench, assert_done_once, jobs_of
+from tests.waiting import wait_for
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(240)]
 
@@ -34,7 +35,7 @@ def test_a_second_worker_attaches_to_the_job_that_runs(cluster: Any, bench: Call
     on = bench()
     beam = on.beam(seconds=3)
     first = on.executor.submit(beam.job)
-    wait(lambda: on.traced(), "the engine runs")
+    wait_for(lambda: on.traced(), "the engine runs")
     other = on.another_executor()
     assert other.submit(beam.job) == first
     on.drive(beam, other)

@@ -21,7 +21,8 @@ from mqi_dagster.hpc.naming import JobFolder
 from mqi_dagster.hpc.shell import run
 from mqi_dagster.hpc.staging import stage
 from mqi_dagster.settings import parse_settings
-from tests.slurm.beams import MARKERS, PYTHON, Bench, assert_done_once, wait
+from tests.slurm.beams import MARKERS, PYTHON, Bench, assert_done_once
+from tests.waiting import wait_for
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(120)]
 
@@ -271,8 +272,8 @@ def test_nothing_that_names_a_patient_reaches_the_cluster(
     assert all(marker.encode() in source.read_bytes() for marker in MARKERS)
     told: list[str] = []
     with on.driven(beam):
-        job = wait(lambda: beam.handle, "submitted").job_id
-        wait(lambda: on.traced(), "the engine runs")
+        job = wait_for(lambda: beam.handle, "submitted").job_id
+        wait_for(lambda: on.traced(), "the engine runs")
         told += [cluster.slurm("scontrol", "-dd", "show", "job", job).stdout]
         told += [cluster.slurm("squeue", "-a", "-o", "%all").stdout]
         told += [_processes_of(cluster.settings.user)]

@@ -11,8 +11,9 @@ from typing import Any
 import pytest
 
 from mqi_dagster.hpc import polling
-from tests.slurm.beams import NAME, Bench, assert_done_once, live_jobs, wait
+from tests.slurm.beams import NAME, Bench, assert_done_once, live_jobs
 from tests.slurm.faults import login
+from tests.waiting import wait_for
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(240)]
 
@@ -67,8 +68,8 @@ def test_thirty_jobs_and_two_executors_cost_one_round_trip_a_look(
     on.drive(beam)
     before = len(looks)
     cluster.slurm("scancel", *ids)
-    wait(lambda: not live_jobs(cluster), "an empty queue")
-    wait(on.executor._watcher.look_if_due, "a look", 5)
+    wait_for(lambda: not live_jobs(cluster), "an empty queue")
+    wait_for(on.executor._watcher.look_if_due, "a look")
     assert len(looks) == before + 1
-    wait(lambda: on.executor._watcher.look_if_due() or not on.ledger.open_jobs(NAME), "all ends", 30)
+    wait_for(lambda: on.executor._watcher.look_if_due() or not on.ledger.open_jobs(NAME), "all ends")
     assert_done_once(cluster, on, beam)

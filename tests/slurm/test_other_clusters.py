@@ -12,8 +12,9 @@ import pytest
 from cluster import cgroups_possible
 
 from tests.cluster.slurm_cluster import running_cluster
-from tests.slurm.beams import NAME, Bench, assert_done_once, jobs_of, make_shared, wait
+from tests.slurm.beams import NAME, Bench, assert_done_once, jobs_of, make_shared
 from tests.slurm.faults import Memory, done, queued, running
+from tests.waiting import wait_for
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(240)]
 
@@ -53,7 +54,7 @@ def test_success_that_is_looked_for_when_the_controller_has_forgotten_it(
     beam = on.beam()
     memory = Memory(bare)
     handle = on.executor.submit(beam.job)
-    wait(lambda: queued(bare, handle.job_id) == "COMPLETED", "the end")
+    wait_for(lambda: queued(bare, handle.job_id) == "COMPLETED", "the end")
     memory.restore()
     assert queued(bare, handle.job_id) == ""
     on.drive(beam)
@@ -81,7 +82,7 @@ def test_job_cancelled_by_somebody_else(bare: Any, bench_there: Callable[..., Be
     on = bench_there()
     beam = on.beam(seconds=30)
     with on.driven(beam):
-        handle = wait(lambda: beam.handle, "submitted")
+        handle = wait_for(lambda: beam.handle, "submitted")
         running(bare, on, handle.job_id)
         done(bare, "scancel", handle.job_id)
     assert beam.status is not None and beam.status.state == "cancelled"

@@ -16,8 +16,8 @@ from mqi_dagster.ledger.cluster_jobs import ClusterJob
 from mqi_dagster.partitions import beam_key
 from tests.chain.chain import Chain
 from tests.chain.processes import worker_of
-from tests.slurm.beams import wait
 from tests.slurm.site_on_slurm import HOST, jobs_of_root, sections, steer, traced
+from tests.waiting import wait_for
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(240)]
 
@@ -106,7 +106,7 @@ def test_a_worker_killed_at_a_step_is_followed_by_one_that_goes_on(
     print("killed while", killed_in.phase if killed_in else "before anything was reported")
     with worker_of(chain, folder, "beam", key) as worker:
         assert worker.wait(150) == 0, (chain.folder / "worker.log").read_text()[-3000:]
-    wait(lambda: [j for j in jobs_of_root(cluster, shared / name) if j[1] == "COMPLETED"], "accounting", 30)
+    wait_for(lambda: [j for j in jobs_of_root(cluster, shared / name) if j[1] == "COMPLETED"], "accounting")
     jobs = jobs_of_root(cluster, shared / name)
     assert [state for _, state, _ in jobs] == ["COMPLETED"], jobs
     assert [what for what, *_ in traced(shared, name)] == ["start", "end"]

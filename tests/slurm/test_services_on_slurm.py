@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import functools
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -12,9 +11,9 @@ import dagster as dg
 import pytest
 
 from tests.services.stack import Stack
-from tests.slurm import beams
 from tests.slurm.beams import live_jobs
 from tests.slurm.site_on_slurm import HOST, jobs_of_root, sections, steer, traced
+from tests.waiting import wait_for
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(900)]
 
@@ -45,10 +44,6 @@ def site(cluster: Any, shared: Path, tmp_path: Path) -> Iterator[Callable[..., S
         assert stack.processes() == {}
 
 
-wait = functools.partial(beams.wait, every=1.0)
-"""Looked at once a second, since each look opens databases."""
-
-
 def starts(shared: Path, name: str) -> list[str]:
     """Beams whose engines were started, each as often as it was."""
     return [beam for what, _, _, _, _, beam in traced(shared, name) if what == "start"]
@@ -61,7 +56,7 @@ def at_work(
     stack = site()
     steer(shared, name, seconds=3600)
     case = stack.case_of(stack.deliver(seed=seed, beams=1))
-    wait(lambda: starts(shared, name), "the engine runs", 120)
+    wait_for(lambda: starts(shared, name), "the engine runs")
     (run,) = stack.runs("beam")
     return stack, case, run
 
@@ -73,7 +68,7 @@ def test_beams_in_flight_outlive_three_stops_of_the_whole_service(
     stack = site()
     steer(shared, name, seconds=3600)
     cases = [stack.case_of(stack.deliver(seed=seed, beams=4)) for seed in (21, 22)]
-    wait(lambda: len(starts(shared, name)) == 8, "eight engines run", 300)
+    wait_for(lambda: len(starts(shared, name)) == 8, "eight engines run", 300)
     for end in (stack.stop, stack.kill_everything, stack.stop):
         end()
         assert stack.processes() == {}
@@ -81,13 +76,13 @@ def test_beams_in_flight_outlive_three_stops_of_the_whole_service(
         time.sleep(10)
         assert len(live_jobs(cluster)) == 8
         stack.start()
-        wait(lambda: len(working(stack)) == 8, "eight runs watch their jobs again", 300)
+        wait_for(lambda: len(working(stack)) == 8, "eight runs watch their jobs again", 300)
     steer(shared, name, seconds=1)
     for case in cases:
         stack.wait_for_conclusion(case)
-    wait(lambda: not live_jobs(cluster), "an empty queue", 30)
+    wait_for(lambda: not live_jobs(cluster), "an empty queue")
     assert len(starts(shared, name)) == 8, "an engine was started twice"
-    wait(lambda: states(cluster, shared / name) == ["COMPLETED"] * 8, "eight jobs in the accounting", 40)
+    wait_for(lambda: states(cluster, shared / name) == ["COMPLETED"] * 8, "eight jobs in the accounting")
     assert stack.ledger().leases() == []
     for asset in ("raw_dose", "rt_dose", "handed_over"):
         assert sorted(stack.materialised(asset).values()) == [1] * 8, asset
@@ -103,14 +98,14 @@ def test_after_a_crash_of_the_services_machine_another_run_watches_the_same_job(
     start_again = stack.crash("code-location", *stack.workers())
     stale = time.monotonic() + STALE_SECONDS
     start_again()
-    wait(lambda: stack.answers("code-location"), "the code location is there again", 120)
+    wait_for(lambda: stack.answers("code-location"), "the code location is there again")
     stale = max(stale, time.monotonic())
 
     def taken_up() -> bool:
         (lease,) = stack.ledger().leases()
         return lease.owner != crashed.run_id and working(stack) == [f"{case}__b02"]
 
-    wait(taken_up, "another run watches the job", 120)
+    wait_for(taken_up, "another run watches the job")
     assert time.monotonic() - stale < 60
     assert live_jobs(cluster) == jobs
     steer(shared, name, seconds=1)
@@ -141,7 +136,7 @@ def test_fifty_beams_on_eight_gpus_never_share_one(
     stack = site()
     steer(shared, name, seconds=3600)
     cases = [stack.case_of(stack.deliver(seed=seed, beams=10)) for seed in range(31, 36)]
-    wait(lambda: len(starts(shared, name)) == 8, "every GPU is taken", 300)
+    wait_for(lambda: len(starts(shared, name)) == 8, "every GPU is taken", 300)
     assert len(live_jobs(cluster)) <= 8, "more jobs than slots"
     steer(shared, name, seconds=1)
     most = 0
@@ -152,10 +147,10 @@ def test_fifty_beams_on_eight_gpus_never_share_one(
         most = max(most, sum(run.status is dg.DagsterRunStatus.STARTED for run in runs))
         return set(cases) <= set(stack.markers()) and not stack.unfinished()
 
-    wait(concluded, "five cases concluded", 800)
+    wait_for(concluded, "five cases concluded", 800)
     trace = traced(shared, name)
     assert len(starts(shared, name)) == 50
-    wait(lambda: states(cluster, shared / name) == ["COMPLETED"] * 50, "fifty jobs in the accounting", 60)
+    wait_for(lambda: states(cluster, shared / name) == ["COMPLETED"] * 50, "fifty jobs in the accounting")
     assert most <= 10, "more run workers than the pool allows: eight slots and a buffer of two"
     begun: dict[str, tuple[str, str]] = {}
     held: dict[tuple[str, str], str] = {}
@@ -177,8 +172,8 @@ def test_a_cancelled_run_cancels_its_job_and_a_retry_submits_another(
     name = tmp_path.name
     stack, case, run = at_work(site, shared, name, seed=41)
     stack.graphql(TERMINATE, runId=run.run_id)
-    wait(lambda: not live_jobs(cluster), "the job is cancelled", 60)
-    wait(lambda: not stack.unfinished(), "the run has ended", 60)
+    wait_for(lambda: not live_jobs(cluster), "the job is cancelled")
+    wait_for(lambda: not stack.unfinished(), "the run has ended")
     assert [run.status for run in stack.runs("beam")] == [dg.DagsterRunStatus.CANCELED]
     assert stack.ledger().leases() == []
     (job,) = stack.ledger().cluster_jobs(HOST)
@@ -186,10 +181,9 @@ def test_a_cancelled_run_cancels_its_job_and_a_retry_submits_another(
     steer(shared, name, seconds=1)
     stack._mqi("case", "retry", case, "--site", str(stack.site))
     stack.wait_for_conclusion(case)
-    wait(
+    wait_for(
         lambda: sorted(states(cluster, shared / name)) == ["CANCELLED", "COMPLETED"],
         "one cancelled and one completed job",
-        40,
     )
 
 
@@ -199,11 +193,11 @@ def test_a_cancel_that_the_cluster_does_not_answer_is_done_when_it_is_back(
     stack, _, run = at_work(site, shared, tmp_path.name, seed=51)
     cluster.freeze("slurmctld")
     stack.graphql(TERMINATE, runId=run.run_id)
-    wait(lambda: not stack.unfinished(), "the run has ended without the cluster", 120)
+    wait_for(lambda: not stack.unfinished(), "the run has ended without the cluster")
     assert [lease.job_id for lease in stack.ledger().leases()] == [run_job(stack)]
     cluster.thaw("slurmctld")
-    wait(lambda: not live_jobs(cluster), "the job is cancelled", 90)
-    wait(lambda: stack.ledger().leases() == [], "the slot is free", 60)
+    wait_for(lambda: not live_jobs(cluster), "the job is cancelled")
+    wait_for(lambda: stack.ledger().leases() == [], "the slot is free")
     assert [run.status for run in stack.runs("beam")] == [dg.DagsterRunStatus.CANCELED]
 
 

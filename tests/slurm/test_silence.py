@@ -7,8 +7,9 @@ from typing import Any
 
 import pytest
 
-from tests.slurm.beams import NAME, Bench, assert_done_once, jobs_of, wait
+from tests.slurm.beams import NAME, Bench, assert_done_once, jobs_of
 from tests.slurm.faults import ends, misbehaving, running, submitted
+from tests.waiting import wait_for
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(240)]
 
@@ -58,7 +59,7 @@ def test_squeue_that_talks_nonsense_decides_nothing(cluster: Any, bench: Callabl
         """The next look that has come back, after so many more."""
         before = on.ledger.cluster_look(NAME)
         assert before is not None
-        return wait(
+        return wait_for(
             lambda: (
                 (one := on.ledger.cluster_look(NAME))
                 and one.turn >= before.turn + turns
@@ -75,7 +76,7 @@ def test_squeue_that_talks_nonsense_decides_nothing(cluster: Any, bench: Callabl
                 assert "squeue" in looked(2).failure, answer
                 row = on.ledger.cluster_job(NAME, beam.job.key)
                 assert row is not None and not row.state.ended and beam.status is None, answer
-        wait(lambda: ends(on), "the engine's end", 30)
+        wait_for(lambda: ends(on), "the engine's end")
     assert any("has not answered since" in words for words in beam.spoken.words)
     assert_done_once(cluster, on, beam)
     assert len(jobs_of(cluster, beam)) == 1
@@ -89,7 +90,7 @@ def test_squeue_that_talks_nonsense_makes_no_second_submission(
     lost = 'if first; then "$real" "$@" >/dev/null; kill -9 $(submitters); exit; fi\nexec "$real" "$@"'
     with misbehaving(cluster, on, "sbatch", lost), on.driven(beam):
         with misbehaving(cluster, on, "squeue", "exit 0"):
-            wait(lambda: any("no list of jobs" in words for words in beam.spoken.words), "asked in vain")
+            wait_for(lambda: any("no list of jobs" in words for words in beam.spoken.words), "asked in vain")
         assert beam.handle is None
     assert_done_once(cluster, on, beam)
     assert len(jobs_of(cluster, beam)) == 1
@@ -102,9 +103,9 @@ def test_without_munged_nothing_is_known_and_nothing_fails(cluster: Any, bench: 
         running(cluster, on, submitted(beam))
         cluster.kill("munged")
         with on.driven(late):
-            wait(lambda: late.spoken.words, "a submission without an answer", 30)
-            wait(
-                lambda: (one := on.ledger.cluster_look(NAME)) and one.failing_since, "a look without one", 30
+            wait_for(lambda: late.spoken.words, "a submission without an answer")
+            wait_for(
+                lambda: (one := on.ledger.cluster_look(NAME)) and one.failing_since, "a look without one"
             )
             assert (beam.status, late.status) == (None, None)
             cluster.start_one("munged")

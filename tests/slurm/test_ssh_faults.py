@@ -29,8 +29,9 @@ from mqi_dagster.hpc.errors import (
 from mqi_dagster.hpc.shell import run
 from mqi_dagster.settings import Host
 from tests.handover.sftp_server import SftpServer
-from tests.slurm.beams import NAME, Beam, Bench, assert_done_once, wait
+from tests.slurm.beams import NAME, Beam, Bench, assert_done_once
 from tests.slurm.wire import Gate, restart_sshd, sshd_with
+from tests.waiting import wait_for
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(120)]
 
@@ -84,7 +85,7 @@ def harm(request: Any, cluster: Any) -> Iterator[Callable[[], None]]:
             threading.Timer(FROZEN_SECONDS, cluster.thaw, ("sshd",)).start()
 
     yield act
-    wait(lambda: cluster.states()["sshd"] != "frozen", "sshd is itself again", 15)
+    wait_for(lambda: cluster.states()["sshd"] != "frozen", "sshd is itself again")
 
 
 @pytest.mark.parametrize(
@@ -202,7 +203,7 @@ def test_a_host_that_shows_another_key_gets_nothing(
                 pass
             assert "known_hosts" in raised.value.message and "administrator" in raised.value.message
             assert raised.value.retry is Retry.NEVER
-            wait(lambda start=before: "preauth" in sshd_log(cluster)[start:], "sshd's word")
+            wait_for(lambda start=before: "preauth" in sshd_log(cluster)[start:], "sshd's word")
             said = sshd_log(cluster)[before:]
             # Neither the account's name nor a signature has reached it.
             assert cluster.settings.user not in said and "publickey" not in said
@@ -300,9 +301,9 @@ def test_a_jump_host_is_gone_through_and_has_to_show_its_own_key(
         on = bench(host={"jump": jump, "breaker_seconds": 1})
         beam = on.beam(seconds=2)
         with on.driven(beam):
-            wait(lambda: on.traced(), "the engine runs")
+            wait_for(lambda: on.traced(), "the engine runs")
             server.kill()
-            wait(lambda: [one for one in beam.spoken.words if "has not answered" in one], "seen")
+            wait_for(lambda: [one for one in beam.spoken.words if "has not answered" in one], "seen")
             server.restart()
         assert_done_once(cluster, on, beam)
 
@@ -337,7 +338,7 @@ def test_a_connection_stays_with_the_process_that_has_opened_it(
     ask = ["sh", "-c", 'echo "$SSH_CONNECTION"']
     ours = run(connection, ask).text.split()
     with on.driven(beam):
-        wait(lambda: on.traced(), "the engine runs")
+        wait_for(lambda: on.traced(), "the engine runs")
         read, write = os.pipe()
         child = os.fork()
         if child == 0:
@@ -386,12 +387,12 @@ def test_a_host_that_is_away_is_left_alone_for_a_while(
     for thread in threads:
         thread.start()
     try:
-        wait(lambda: len(tries) == 5, "five tries")
+        wait_for(lambda: len(tries) == 5, "five tries")
         time.sleep(1.5)
         assert len(tries) == 5
         assert len(refusals) > 500 and "5 connections in a row have failed" in refusals[-1]
         cluster.start_one("sshd")
-        wait(lambda: connection.is_open, "one more try")
+        wait_for(lambda: connection.is_open, "one more try")
         assert len(tries) == 6 and 7.9 < tries[5] - tries[4] < 12
     finally:
         stop.set()

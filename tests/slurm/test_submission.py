@@ -11,8 +11,9 @@ import pytest
 from mqi_dagster.errors import UnreachableError
 from mqi_dagster.hpc.shell import run
 from mqi_dagster.hpc.slurm import gpus_of
-from tests.slurm.beams import NAME, Bench, assert_done_once, jobs_of, wait, worker
+from tests.slurm.beams import NAME, Bench, assert_done_once, jobs_of, worker
 from tests.slurm.faults import closed, done, frozen, known, misbehaving, queued, running, submit_by_hand
+from tests.waiting import wait_for
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(240)]
 
@@ -38,9 +39,9 @@ def test_submitting_shell_killed_around_sbatch(
     twice = moment == "long in"
     beam = on.beam(seconds=6 if twice else 0.5)
     with misbehaving(cluster, on, "sbatch", SBATCH_KILLED[moment]) as called, on.driven(beam):
-        wait(called.exists, "sbatch was called")
+        wait_for(called.exists, "sbatch was called")
         if twice:
-            wait(lambda: len(jobs_of(cluster, beam)) == 2, "the late job")
+            wait_for(lambda: len(jobs_of(cluster, beam)) == 2, "the late job")
     assert_done_once(cluster, on, beam)
     assert len(jobs_of(cluster, beam)) == 1 + twice
     assert len([one for one in on.traced() if one[0] == "start"]) == 1
@@ -77,7 +78,7 @@ def test_submitting_shell_killed_after_the_id_was_written(cluster: Any, bench: C
     beam = on.beam()
     body = '"$real" "$@" || exit\nif [ "${@: -1}" = job.id ] && first; then kill -9 $(submitters); fi'
     with misbehaving(cluster, on, "mv", body) as called, on.driven(beam):
-        wait(called.exists, "the id was written")
+        wait_for(called.exists, "the id was written")
     assert_done_once(cluster, on, beam)
     assert len(jobs_of(cluster, beam)) == 1
 
@@ -92,7 +93,7 @@ def test_client_killed_while_sbatch_is_slow(cluster: Any, bench: Callable[..., B
     }
     with misbehaving(cluster, on, "sbatch", slow[moment]) as called:
         with worker(on, beam) as process:
-            wait(called.exists, "sbatch was called")
+            wait_for(called.exists, "sbatch was called")
             process.kill()
         row = on.ledger.cluster_job(NAME, beam.job.key)
         assert row is not None and row.job_id is None
@@ -124,7 +125,7 @@ def test_controller_frozen_so_that_sbatch_times_out_but_the_job_runs(
     beam = on.beam()
     fails = '"$real" "$@"; code=$?; [ $code -eq 0 ] || first; exit $code'
     with misbehaving(cluster, on, "sbatch", fails) as failed, on.driven(beam), frozen(cluster, "slurmctld"):
-        wait(failed.exists, "sbatch has failed", 30)
+        wait_for(failed.exists, "sbatch has failed")
     assert_done_once(cluster, on, beam)
     assert len(jobs_of(cluster, beam)) == 1
     assert any("Socket timed out" in words for words in beam.spoken.words), beam.spoken.words
@@ -138,7 +139,7 @@ def test_second_job_for_one_folder_leaves_and_the_one_that_ran_counts(
     beam = on.beam(seconds=1.5)
     with on.driven(beam):
         with closed(cluster):
-            wait(lambda: beam.handle, "submitted")
+            wait_for(lambda: beam.handle, "submitted")
             assert beam.handle is not None
             ours = beam.handle.job_id
             other = submit_by_hand(cluster, on, on.folder_of(beam), f"moqui_{beam.job.name}", beam.job.key)
@@ -147,7 +148,7 @@ def test_second_job_for_one_folder_leaves_and_the_one_that_ran_counts(
         early = ours if late == other else other
         running(cluster, on, early)
         done(cluster, "scontrol", "release", late)
-        wait(lambda: queued(cluster, late) == "FAILED", "the second job has left")
+        wait_for(lambda: queued(cluster, late) == "FAILED", "the second job has left")
     assert_done_once(cluster, on, beam)
     assert sorted(jobs_of(cluster, beam)) == sorted([(early, "COMPLETED"), (late, "FAILED")])
     assert done(cluster, "sacct", "-X", "-n", "-P", "-j", late, "-o", "ExitCode") == "98:0"
@@ -162,7 +163,7 @@ def test_submission_without_an_answer_is_cancelled_all_the_same(
     beam = on.beam(seconds=30)
     with misbehaving(cluster, on, "sbatch", SBATCH_KILLED["after"]), pytest.raises(UnreachableError):
         on.executor.submit(beam.job)
-    (lost,) = wait(lambda: known(cluster, beam), "the job is there")
+    (lost,) = wait_for(lambda: known(cluster, beam), "the job is there")
     running(cluster, on, lost)
     on.executor.cancel(beam.job, None)
     row = on.ledger.cluster_job(NAME, beam.job.key)

@@ -20,9 +20,10 @@ from mqi_dagster.hpc import staging
 from mqi_dagster.hpc.errors import PathRejectedError
 from mqi_dagster.hpc.naming import JobFolder
 from mqi_dagster.hpc.removal import remove_folder, used_bytes
-from tests.slurm.beams import NAME, Beam, Bench, assert_done_once, jobs_of, live_jobs, wait
+from tests.slurm.beams import NAME, Beam, Bench, assert_done_once, jobs_of, live_jobs
 from tests.slurm.faults import misbehaving
 from tests.slurm.wire import Gate
+from tests.waiting import wait_for
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(120)]
 
@@ -50,7 +51,7 @@ def harm(request: Any, cluster: Any) -> Iterator[Callable[[], None]]:
     """What happens to sshd."""
     done = request.param
     yield lambda: done(cluster)
-    wait(lambda: cluster.states()["sshd"] != "frozen", "sshd is itself again", 15)
+    wait_for(lambda: cluster.states()["sshd"] != "frozen", "sshd is itself again")
 
 
 def with_files(beam: Beam, **sizes: int) -> None:
@@ -208,7 +209,7 @@ def test_staging_waits_on_a_full_disk_and_goes_on_when_there_is_room(
     beam = on.beam()
     filler = fill(disk, left)
     with on.driven(beam):
-        wait(lambda: [one for one in beam.spoken.words if "full" in one], "the beam says it")
+        wait_for(lambda: [one for one in beam.spoken.words if "full" in one], "the beam says it")
         assert beam.handle is None
         filler.unlink()
     assert_done_once(cluster, on, beam)
@@ -228,7 +229,7 @@ def test_a_big_file_waits_for_room_in_its_middle_and_goes_on_there(
     puts = noted(monkeypatch, staging, "put_resume")
     filler = fill(disk, 10 * MIB)
     with on.driven(beam):
-        wait(lambda: [one for one in beam.spoken.words if "full" in one], "the beam says it")
+        wait_for(lambda: [one for one in beam.spoken.words if "full" in one], "the beam says it")
         filler.unlink()
     assert_done_once(cluster, on, beam)
     assert puts[-1][2] > 8 * MIB
@@ -253,8 +254,8 @@ def test_a_submission_on_a_full_disk_is_found_again(
 
     monkeypatch.setattr(executor_module, "stage", staged)
     with on.driven(beam):
-        wait(lambda: jobs_of(cluster, beam), "sbatch got through", 30)
-        wait(lambda: [one for one in beam.spoken.words if "full" in one], "the beam says it")
+        wait_for(lambda: jobs_of(cluster, beam), "sbatch got through")
+        wait_for(lambda: [one for one in beam.spoken.words if "full" in one], "the beam says it")
         (disk / "somebody-elses").unlink()
     assert_done_once(cluster, on, beam)
 
@@ -266,7 +267,7 @@ def test_a_dose_that_does_not_fit_fails_in_sight_and_is_never_taken_for_whole(
     on = bench(slurm={"root": str(disk / "jobs")})
     beam = on.beam(seconds=1.5)
     with on.driven(beam):
-        wait(lambda: on.traced(), "the engine runs")
+        wait_for(lambda: on.traced(), "the engine runs")
         # Half of the dose fits.
         fill(disk, 24 << 10)
     assert beam.status is not None and beam.status.state == "failed"
@@ -403,7 +404,7 @@ def test_an_engine_works_on_the_nodes_scratch_and_leaves_nothing_there(
     on = bench(slurm={"scratch": str(scratch)})
     beam = on.beam(seconds=1)
     with on.driven(beam):
-        work = wait(lambda: list(scratch.glob("*/Log_csv")), "the engine works there")[0]
+        work = wait_for(lambda: list(scratch.glob("*/Log_csv")), "the engine works there")[0]
         assert not work.is_symlink() and not (work / "plan").is_symlink()
         assert beam.job.key in work.parent.name
     assert_done_once(cluster, on, beam)
@@ -419,13 +420,13 @@ def test_an_engine_that_fails_or_is_cancelled_leaves_nothing_on_the_scratch(
     if end == "exit code":
         on.steer(exit_code=3)
     with on.driven(beam):
-        wait(lambda: list(scratch.glob("*/Log_csv")), "the engine works there")
-        wait(lambda: on.traced(), "the engine runs")
+        wait_for(lambda: list(scratch.glob("*/Log_csv")), "the engine works there")
+        wait_for(lambda: on.traced(), "the engine runs")
         if end == "scancel":
             assert cluster.slurm("scancel", beam.handle.job_id if beam.handle else "").returncode == 0
     assert beam.status is not None
     assert beam.status.state == ("failed" if end == "exit code" else "cancelled")
-    wait(lambda: not live_jobs(cluster), "an empty queue", 20)
+    wait_for(lambda: not live_jobs(cluster), "an empty queue")
     assert list(scratch.iterdir()) == []
     on.steer(seconds=0.2)
     again = on.next_attempt(beam)

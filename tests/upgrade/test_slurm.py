@@ -103,7 +103,7 @@ def on_a_cluster() -> Iterator[tuple[Any, Path]]:
 @pytest.mark.slow
 def test_the_beam_in_flight_goes_on_and_is_handed_over(on_a_cluster: tuple[Any, Path]) -> None:
     from mqi_dagster.definitions import build_definitions
-    from tests.slurm.beams import wait
+    from tests.waiting import wait_for
 
     cluster, folder = on_a_cluster
     site = Site(folder / "mqi.yaml")
@@ -121,4 +121,4 @@ def test_the_beam_in_flight_goes_on_and_is_handed_over(on_a_cluster: tuple[Any, 
     done = f"{job.job_id}|COMPLETED|{job.key}"
     argv = ("sacct", "-a", "-X", "-n", "-P", "-o", "JobIDRaw,State,Comment")
     # The accounting is late by some seconds.
-    wait(lambda: done in cluster.slurm(*argv).stdout.splitlines(), "accounting", 30)
+    wait_for(lambda: done in cluster.slurm(*argv).stdout.splitlines(), "accounting")

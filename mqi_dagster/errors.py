@@ -110,6 +110,12 @@ class DeliveryError(InputError):
     code = "delivery"
 
 
+class DicomError(InputError):
+    """A file cannot be read as DICOM: it is something else, or damaged."""
+
+    code = "dicom"
+
+
 class UnknownMachineError(InputError):
     """The plan names a machine, range shifter or range code that no machine file describes."""
 

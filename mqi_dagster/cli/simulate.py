@@ -6,16 +6,15 @@ from datetime import datetime
 from pathlib import Path
 from typing import Annotated, Any
 
-import pydicom
 import typer
 from pydantic import ValidationError
-from pydicom.errors import InvalidDicomError
 from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
 from mqi_dagster.cli.sites import require_site
-from mqi_dagster.errors import ConfigurationError, PlanError, Where
+from mqi_dagster.dicom.reading import decoding, read_dicom
+from mqi_dagster.errors import ConfigurationError, DicomError, PlanError, Where
 from mqi_dagster.machine import PACKAGED_MACHINES, Machine, Machines, read_machines
 from mqi_dagster.settings import problems
 from mqi_dagster.synthetic.defects import DEFECTS, parse_defect
@@ -180,12 +179,14 @@ def _machine(machines: Machines, name: str | None, plan: Path | None) -> Machine
 def _machine_of(plan: Path) -> str:
     where = Where(kind="RT plan")
     try:
-        content = pydicom.dcmread(plan)
+        content = read_dicom(plan, only=("IonBeamSequence",))
+        with decoding():
+            beams = content.get("IonBeamSequence") or []
+            names = {str(beam.get("TreatmentMachineName", "")) for beam in beams} - {""}
     except OSError as error:
         raise PlanError("the plan cannot be opened", where=where, first_cause=error.strerror) from error
-    except InvalidDicomError as error:
-        raise PlanError("the plan is not a DICOM file", where=where) from error
-    names = {str(beam.get("TreatmentMachineName", "")) for beam in content.get("IonBeamSequence", [])} - {""}
+    except DicomError as error:
+        raise PlanError(f"the plan {error.message}", where=where, first_cause=error.first_cause) from error
     if len(names) != 1:
         raise ConfigurationError("the plan names no single machine; give --machine")
     return names.pop()

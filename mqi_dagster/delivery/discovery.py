@@ -19,10 +19,10 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from zoneinfo import ZoneInfo
 
-from mqi_dagster.delivery.dicom_kind import DicomKind, dicom_kind
 from mqi_dagster.delivery.inbox_tree import SeenFile, SeenFolder, fingerprint, see_folder
 from mqi_dagster.delivery.machine_files import is_machine_file
 from mqi_dagster.delivery.plan_info import machine_time
+from mqi_dagster.dicom.kinds import DicomKind, dicom_kind
 from mqi_dagster.errors import ConfigurationError, DeliveryError
 from mqi_dagster.settings import Intake, Ready
 

@@ -3,18 +3,14 @@
 from __future__ import annotations
 
 import re
-import struct
 from pathlib import Path
-
-import pydicom
-from pydicom import config
-from pydicom.errors import InvalidDicomError
 
 from mqi_dagster.delivery.discovery import Arrival
 from mqi_dagster.delivery.files import file_entry
 from mqi_dagster.delivery.manifest import FileEntry
 from mqi_dagster.delivery.validation_findings import Findings
-from mqi_dagster.errors import DeliveryError, PlanError, UnknownMachineError, Where
+from mqi_dagster.dicom.reading import decoding, read_dicom
+from mqi_dagster.errors import DeliveryError, DicomError, PlanError, UnknownMachineError, Where
 from mqi_dagster.machine import Machine, Machines
 from mqi_dagster.plan.model import IonPlan
 
@@ -110,20 +106,11 @@ def _ct_identity(path: Path) -> tuple[str, str, str]:
     """Patient ID, SOP Instance UID and Frame of Reference UID; empty where absent."""
     keywords = ["PatientID", "SOPInstanceUID", "FrameOfReferenceUID"]
     try:
-        with config.disable_value_validation():  # its warnings would print the values
-            dataset = pydicom.dcmread(path, stop_before_pixels=True, specific_tags=list(keywords), force=True)
+        dataset = read_dicom(path, only=keywords)
+        with decoding():
             patient_id, instance, frame = (str(dataset.get(keyword) or "") for keyword in keywords)
-            return patient_id, instance, frame
+        return patient_id, instance, frame
     except OSError as error:
         raise DeliveryError(f"an image cannot be read: {error.strerror}") from None
-    except (
-        InvalidDicomError,
-        EOFError,
-        ValueError,
-        TypeError,
-        KeyError,
-        AttributeError,
-        NotImplementedError,
-        struct.error,
-    ):
-        raise DeliveryError("an image is damaged") from None
+    except DicomError as error:
+        raise DeliveryError(f"an image {error.message}", first_cause=error.first_cause) from None

@@ -2,30 +2,17 @@
 
 from __future__ import annotations
 
-import struct
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-from pydicom import dcmread
 from pydicom.dataset import Dataset, FileDataset
-from pydicom.errors import BytesLengthException, InvalidDicomError
 
-from mqi_dagster.errors import DoseError, MqiError, Where
+from mqi_dagster.dicom.reading import decoding, read_dicom
+from mqi_dagster.errors import DicomError, DoseError, Where
 
 RT_ION_PLAN_CLASS = "1.2.840.10008.5.1.4.1.1.481.8"
-
-UNREADABLE = (
-    InvalidDicomError,
-    BytesLengthException,
-    EOFError,
-    ValueError,
-    KeyError,
-    TypeError,
-    AttributeError,
-    NotImplementedError,
-    struct.error,
-)
-"""What pydicom raises on a damaged file."""
 
 _PLACE = Where(kind="RT plan")
 
@@ -58,11 +45,25 @@ def dataset_of(path: Path, place: Where) -> FileDataset:
         DoseError: It cannot be read, or is no DICOM file.
     """
     try:
-        return dcmread(path)
+        return read_dicom(path)
     except OSError as error:
         raise DoseError("cannot be read", where=place, first_cause=error.strerror) from None
-    except UNREADABLE as error:
-        raise DoseError("is no readable DICOM file", where=place, first_cause=type(error).__name__) from None
+    except DicomError as error:
+        raise DoseError(error.message, where=place, first_cause=error.first_cause) from None
+
+
+@contextmanager
+def elements_of(place: Where) -> Iterator[None]:
+    """Reads elements of a data set.
+
+    Raises:
+        DoseError: One is damaged; with the first cause.
+    """
+    try:
+        with decoding():
+            yield
+    except DicomError as error:
+        raise DoseError("is damaged", where=place, first_cause=error.first_cause) from None
 
 
 def read_plan_reference(path: Path, beam_number: int) -> PlanReference:
@@ -72,7 +73,7 @@ def read_plan_reference(path: Path, beam_number: int) -> PlanReference:
         DoseError: The file is no RT Ion Plan, has no such beam, or not exactly one fraction group for it.
     """
     dataset = dataset_of(path, _PLACE)
-    try:
+    with elements_of(_PLACE):
         if str(dataset.get("SOPClassUID", "")) != RT_ION_PLAN_CLASS:
             raise DoseError("SOPClassUID is not that of an RT Ion Plan", where=_PLACE)
         if beam_number not in [int(beam.BeamNumber) for beam in dataset.get("IonBeamSequence") or []]:
@@ -83,10 +84,6 @@ def read_plan_reference(path: Path, beam_number: int) -> PlanReference:
             if beam_number
             in [int(beam.ReferencedBeamNumber) for beam in group.get("ReferencedBeamSequence") or []]
         ]
-    except MqiError:
-        raise
-    except UNREADABLE as error:
-        raise DoseError("is damaged", where=_PLACE, first_cause=type(error).__name__) from None
     if len(groups) != 1:
         raise DoseError(
             f"FractionGroupSequence: {len(groups)} fraction groups refer to beam {beam_number}, not one",

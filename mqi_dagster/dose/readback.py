@@ -16,9 +16,9 @@ from mqi_dagster.dose.comparison import compare_site_dose, greatest_difference, 
 from mqi_dagster.dose.grid import DoseFrame, DoseGrid, DoseUnits
 from mqi_dagster.dose.plan_reference import (
     RT_ION_PLAN_CLASS,
-    UNREADABLE,
     PlanReference,
     dataset_of,
+    elements_of,
     read_plan_reference,
 )
 from mqi_dagster.dose.profiles import r80_mm
@@ -93,10 +93,8 @@ def verify_rt_dose(
     with warnings.catch_warnings(action="ignore"):
         plan = read_plan_reference(plan_path, beam_number)
         dataset = dataset_of(path, _PLACE)
-        try:
+        with elements_of(_PLACE):
             grid = _checked(dataset, plan, frame, digest)
-        except UNREADABLE as error:
-            raise DoseError("is damaged", where=_PLACE, first_cause=type(error).__name__) from None
         scaling = scaling_of(dataset)
         require(grid.units is units, "DoseUnits", f"is not {units.value}")
         require(dataset.get("DoseType") == dose_type.value, "DoseType", f"is not {dose_type.value}")
@@ -129,10 +127,8 @@ def read_dose_grid(path: Path, frame: DoseFrame) -> DoseGrid:
     """
     with warnings.catch_warnings(action="ignore"):
         dataset = dataset_of(path, _PLACE)
-        try:
+        with elements_of(_PLACE):
             return stored_grid(dataset, frame)
-        except UNREADABLE as error:
-            raise DoseError("is damaged", where=_PLACE, first_cause=type(error).__name__) from None
 
 
 def _checked(dataset: FileDataset, plan: PlanReference, frame: DoseFrame, digest: str | None) -> DoseGrid:
@@ -146,6 +142,8 @@ def _checked(dataset: FileDataset, plan: PlanReference, frame: DoseFrame, digest
 
 
 def _check_object(dataset: FileDataset, plan: PlanReference) -> None:
+    # What is handed over is a file of PS3.10, though headless files of others are read.
+    require(bool(dataset.preamble), "Preamble", "is missing")
     require(dataset.get("SOPClassUID") == RT_DOSE_CLASS, "SOPClassUID", "is not that of an RT Dose")
     require(dataset.get("Modality") == "RTDOSE", "Modality", "is not RTDOSE")
     for keyword in ("SOPInstanceUID", "SeriesInstanceUID", "FrameOfReferenceUID"):

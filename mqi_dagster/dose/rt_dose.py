@@ -23,7 +23,7 @@ from pydicom.uid import UID, ExplicitVRLittleEndian
 
 from mqi_dagster.dose.encoding import decimal_string, encode_dose
 from mqi_dagster.dose.grid import DoseFrame, DoseGrid
-from mqi_dagster.dose.plan_reference import RT_ION_PLAN_CLASS, PlanReference, read_plan_reference
+from mqi_dagster.dose.plan_reference import RT_ION_PLAN_CLASS, PlanReference, elements_of, read_plan_reference
 from mqi_dagster.errors import DoseError, InfrastructureError, Where
 from mqi_dagster.settings import DoseType
 
@@ -117,7 +117,8 @@ def write_rt_dose(path: Path, grid: DoseGrid, request: RtDoseRequest) -> None:
     # The warnings of pydicom quote values, and the values of a plan are identity.
     with warnings.catch_warnings(action="ignore"):
         plan = read_plan_reference(request.plan_path, request.beam_number)
-        dataset = _patient_and_study(plan)
+        with elements_of(Where(kind="RT plan")):
+            dataset = _patient_and_study(plan)
         _series_frame_and_equipment(dataset, plan, grid, request)
         _image(dataset, as_written(grid, request), request.bits)
         _dose(dataset, plan, grid, request)

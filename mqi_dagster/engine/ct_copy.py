@@ -5,13 +5,11 @@ from __future__ import annotations
 import hashlib
 import io
 
-import pydicom
-from pydicom import config
 from pydicom.dataset import Dataset, FileDataset, FileMetaDataset
-from pydicom.errors import InvalidDicomError
 from pydicom.uid import UID
 
-from mqi_dagster.errors import EngineInputError, Where
+from mqi_dagster.dicom.reading import decoding, read_dicom
+from mqi_dagster.errors import DicomError, EngineInputError, Where
 
 _WHERE = Where(kind="CT")
 
@@ -69,15 +67,17 @@ def blanked_ct(content: bytes) -> bytes:
     Raises:
         EngineInputError: It is no CT slice with position, orientation, spacing and pixels.
     """
-    with config.disable_value_validation():  # its warnings would print the values
-        return _blanked(content)
-
-
-def _blanked(content: bytes) -> bytes:
     try:
-        source = pydicom.dcmread(io.BytesIO(content))
-    except (InvalidDicomError, EOFError, ValueError, KeyError, AttributeError) as error:
-        raise EngineInputError("a slice cannot be read as DICOM", where=_WHERE) from error
+        source = read_dicom(content)
+        with decoding():
+            return _blanked(source)
+    except DicomError as error:
+        raise EngineInputError(
+            f"a slice {error.message}", where=_WHERE, first_cause=error.first_cause
+        ) from None
+
+
+def _blanked(source: FileDataset) -> bytes:
     if source.get("Modality") != "CT":
         raise EngineInputError("a file of the series is no CT slice", where=_WHERE)
     absent = [keyword for keyword in _NEEDED if keyword not in source]

@@ -2,20 +2,16 @@
 
 from __future__ import annotations
 
-import io
-import re
-import struct
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
-from pydicom import config, dcmread
 from pydicom.dataset import Dataset
-from pydicom.errors import BytesLengthException, InvalidDicomError
 from pydicom.uid import RTIonPlanStorage
 
-from mqi_dagster.errors import PlanError, Where
+from mqi_dagster.dicom.reading import decoding, read_dicom
+from mqi_dagster.errors import DicomError, PlanError, Where
 from mqi_dagster.plan.devices import read_blocks, read_mlc, read_range_shifters, refuse_unsupported
 from mqi_dagster.plan.elements import (
     KIND,
@@ -34,23 +30,6 @@ from mqi_dagster.plan.model import IonPlan, PlanBeam
 
 SETUP_NAMES = ("setup", "site setup")
 """Names and descriptions of MOSAIQ's setup beams, whose delivery type does not say so."""
-
-DAMAGE = (
-    InvalidDicomError,
-    BytesLengthException,
-    EOFError,
-    OSError,
-    ValueError,
-    TypeError,
-    KeyError,
-    IndexError,
-    AttributeError,
-    NotImplementedError,
-    OverflowError,
-    RecursionError,
-    struct.error,
-)
-"""What pydicom raises on damaged bytes (OSError too, though it reads from memory)."""
 
 STEADY_MM_DEG = 0.01
 """Gantry, couch, isocentre and snout within this stand still."""
@@ -79,13 +58,13 @@ def reading_elements() -> Iterator[None]:
     Raises:
         PlanError: An element is damaged; with the first cause.
     """
-    with config.disable_value_validation():  # its warnings would print the values
-        try:
+    try:
+        with decoding():
             yield
-        except DAMAGE as error:
-            raise PlanError(
-                "the plan holds damaged elements", where=Where(kind=KIND), first_cause=_cause(error)
-            ) from None
+    except DicomError as error:
+        raise PlanError(
+            f"the plan {error.message}", where=Where(kind=KIND), first_cause=error.first_cause
+        ) from None
 
 
 def read_dataset(path: Path) -> Dataset:
@@ -96,26 +75,19 @@ def read_dataset(path: Path) -> Dataset:
     """
     where = Where(kind=KIND)
     try:
-        raw = path.read_bytes()
+        dataset = read_dicom(path)
     except OSError as error:
         cause = error.strerror or type(error).__name__
         raise PlanError("the plan cannot be read", where=where, first_cause=cause) from None
-    try:
-        dataset = dcmread(io.BytesIO(raw), force=True)
+    except DicomError as error:
+        raise PlanError(f"the plan {error.message}", where=where, first_cause=error.first_cause) from None
+    with reading_elements():
         sop_class = text(dataset, "SOPClassUID")
-    except DAMAGE as error:
-        raise PlanError("the plan is not a DICOM file", where=where, first_cause=_cause(error)) from None
     if sop_class != RTIonPlanStorage:
         if not sop_class:
             refuse("the plan is not a DICOM file, or a truncated one: it has no SOP class")
         refuse("the DICOM file is not an RT Ion Plan")
     return dataset
-
-
-def _cause(error: Exception) -> str:
-    """The first error's text without quoted values, which may be the patient's."""
-    words = re.sub(r"'[^']*'|\"[^\"]*\"", "'...'", " ".join(str(error).split()))
-    return f"{type(error).__name__}: {words[:200]}" if words else type(error).__name__
 
 
 def is_setup(beam: Dataset) -> bool:

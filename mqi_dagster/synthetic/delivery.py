@@ -8,11 +8,10 @@ import tempfile
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-import pydicom
 from pydicom.dataset import Dataset
-from pydicom.errors import InvalidDicomError
 
-from mqi_dagster.errors import ConfigurationError, PlanError, UnknownMachineError, Where
+from mqi_dagster.dicom.reading import read_dicom
+from mqi_dagster.errors import ConfigurationError, DicomError, PlanError, UnknownMachineError, Where
 from mqi_dagster.machine import Machine
 from mqi_dagster.synthetic.changes import broken_plan, requested_plan, second_plan
 from mqi_dagster.synthetic.ct import write_water_ct
@@ -129,13 +128,16 @@ def _plan_of(request: DeliveryRequest, machine: Machine) -> tuple[Dataset, bytes
         )
         return built_in_plan(machine, request.plan, seed=request.seed, patient=patient), None
     try:
-        return pydicom.dcmread(request.plan), request.plan.read_bytes()
+        content = request.plan.read_bytes()
+        return read_dicom(content), content
     except OSError as error:
         raise PlanError(
             "the plan cannot be opened", where=Where(kind="RT plan"), first_cause=error.strerror
         ) from error
-    except InvalidDicomError as error:
-        raise PlanError("the plan is not a DICOM file", where=Where(kind="RT plan")) from error
+    except DicomError as error:
+        raise PlanError(
+            f"the plan {error.message}", where=Where(kind="RT plan"), first_cause=error.first_cause
+        ) from error
 
 
 def _save(plan: Dataset, path: Path) -> None:

@@ -6,12 +6,11 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-import pydicom
 from numpy.typing import NDArray
 from pydicom.dataset import Dataset
-from pydicom.errors import InvalidDicomError
 
-from mqi_dagster.errors import EngineInputError, Where
+from mqi_dagster.dicom.reading import decoding, read_dicom
+from mqi_dagster.errors import DicomError, EngineInputError, Where
 
 _WHERE = Where(kind="CT")
 _CT_IMAGE_STORAGE = "1.2.840.10008.5.1.4.1.1.2"
@@ -48,7 +47,17 @@ def read_ct_series(folder: Path) -> CtSeries:
         EngineInputError: No CT, slices of two series, another orientation than axial and head first
             supine, slices that are missing or not evenly spaced, or a slice that cannot be read.
     """
-    slices = _slices(folder)
+    try:
+        slices = _slices(folder)
+        with decoding():
+            return _series(slices)
+    except DicomError as error:
+        raise EngineInputError(
+            f"a file of the folder {error.message}", where=_WHERE, first_cause=error.first_cause
+        ) from None
+
+
+def _series(slices: list[Dataset]) -> CtSeries:
     first = slices[0]
     if len({str(one.get("SeriesInstanceUID", "")) for one in slices}) > 1:
         raise EngineInputError("slices of more than one series", where=_WHERE)
@@ -78,11 +87,9 @@ def _slices(folder: Path) -> list[Dataset]:
         for path in sorted(folder.iterdir()):
             if not path.is_file():
                 continue
-            head = pydicom.dcmread(path, stop_before_pixels=True, specific_tags=["SOPClassUID"])
+            head = read_dicom(path, only=("SOPClassUID",))
             if str(head.get("SOPClassUID", "")) == _CT_IMAGE_STORAGE:
-                found.append(pydicom.dcmread(path))
-    except InvalidDicomError as error:
-        raise EngineInputError("a file of the folder is not DICOM", where=_WHERE) from error
+                found.append(read_dicom(path))
     except OSError as error:
         raise EngineInputError(f"the folder cannot be read: {error.strerror}", where=_WHERE) from error
     if not found:

@@ -7,15 +7,18 @@ SITE ?= site
 SLURM_SITE ?= site-slurm
 CLUSTER ?= /var/tmp/mqi-cluster
 
-.PHONY: install install-dev demo demo-slurm cluster cluster-stop stop dev test test-all test-chaos test-postgres mutate \
+.PHONY: install install-dev demo demo-slurm cluster cluster-stop stop dev test test-gate test-all test-chaos test-postgres mutate \
   lint docs benchmarks benchmark-load clean
 
 help:
 	@echo "make demo          a generated case through the whole platform, and its pages"
 	@echo "make demo-slurm    the same on a real, throw-away Slurm cluster (needs root)"
 	@echo "make cluster       that cluster alone; make cluster-stop ends it"
-	@echo "make test          the default suite"
-	@echo "make test-all      also what needs root, servers, a browser or minutes"
+	@echo "make test          the default suite, under 8 minutes on two cores"
+	@echo "make test-gate     one whole scenario each of services, Slurm, PostgreSQL and the browser, under 15 minutes;"
+	@echo "                   with make test what must pass before anything lands (.ci/run); needs root"
+	@echo "make test-all      all that make test leaves out: what needs root, servers, a browser or minutes, then"
+	@echo "                   a short chaos and mutate; under an hour"
 	@echo "make test-chaos    the two sites under faults; CHAOS_MINUTES=30 CHAOS_DRAIN_MINUTES=15 CHAOS_SEED=n for long"
 	@echo "make test-postgres what runs on a PostgreSQL server, on one that it installs and starts"
 	@echo "make dev           Dagster's pages, daemon and code location of the site in ./$(SITE)"
@@ -69,6 +72,10 @@ stop: install
 
 test: install-dev
 	@$(BIN)/python -m pytest -m "not slow" -n 2 --dist worksteal --durations=$(or $(DURATIONS),0) --durations-min=$(or $(DURATIONS_MIN),5)
+
+test-gate: install-dev
+	@tests/system-packages
+	@$(BIN)/python -m pytest -m gate -n 2 --dist worksteal --durations=0 tests/services tests/slurm tests/pages
 
 test-all: install-dev
 	@tests/system-packages

@@ -31,6 +31,7 @@ def launches(request: Request) -> bool:
     return "mutation Launch" in (request.post_data or "")
 
 
+@pytest.mark.gate
 def test_a_click_backfills_the_failed_beam_alone_and_the_case_concludes_once(services: Stack) -> None:
     if not Path(CHROMIUM).exists():
         pytest.fail("chromium is missing; tests/system-packages installs it")

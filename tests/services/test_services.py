@@ -133,6 +133,7 @@ def test_a_run_whose_worker_is_killed_is_retried_and_its_engine_dies_with_it(ser
     assert services.ledger().leases() == []
 
 
+@pytest.mark.gate
 def test_death_of_the_daemon_and_then_of_everything_loses_and_repeats_nothing(services: Stack) -> None:
     services.steer(seconds=HOLD)
     before, began = len(services.starts()), len(services.traced())

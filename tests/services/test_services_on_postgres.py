@@ -26,6 +26,7 @@ def on_server(server: Server, tmp_path_factory: pytest.TempPathFactory) -> Itera
         yield made
 
 
+@pytest.mark.gate
 def test_a_case_is_handed_over_with_every_record_on_the_server(on_server: Stack, server: Server) -> None:
     on_server.steer()
     case = on_server.case_of(on_server.deliver(seed=31))

@@ -89,6 +89,7 @@ def test_beams_in_flight_outlive_three_stops_of_the_whole_service(
     assert not list((shared / name).glob("*/*/*/job.sh")), "a folder of a job is left on the cluster"
 
 
+@pytest.mark.gate
 def test_after_a_crash_of_the_services_machine_another_run_watches_the_same_job(
     site: Callable[..., Stack], cluster: Any, shared: Path, tmp_path: Path
 ) -> None:

@@ -9,6 +9,7 @@ from typing import Any
 
 from mqi_dagster.assets.beam import BeamAtWork
 from mqi_dagster.execution.processes import resolve_program
+from mqi_dagster.plan.model import ScanMode
 from mqi_dagster.settings import Engine, EngineProfile, Interpretation, RtDose, SiteCommand
 from mqi_dagster.store.digests import digest_of
 from mqi_dagster.store.files import sha256_file
@@ -39,7 +40,10 @@ def _argument(argument: str) -> str:
 def interpreted_csvs_digest(beam: BeamAtWork, options: Interpretation, profile: EngineProfile) -> str:
     """Digest of a beam's interpreted CSVs."""
     machine = beam.machine
+    mode = beam.plan_beam.scan_mode
     return digest_of(
+        # Only the timeline of a beam that stops at its spots is another than that of a scanned line.
+        **({} if mode is ScanMode.LINE else {"scan_mode": mode.value}),
         asset="interpreted_csvs",
         code=INTERPRETED_CSVS_CODE,
         inputs=beam.inputs,

@@ -59,6 +59,9 @@ def simulate(
     ] = None,
     couch: Annotated[float | None, typer.Option(help="Couch angle of the plan made in code.")] = None,
     range_shifter: Annotated[str | None, typer.Option(help="Range shifter of the plan made in code.")] = None,
+    scan_mode: Annotated[
+        str | None, typer.Option(help="Of the plan made in code: LINE, or MODULATED for spot scanning.")
+    ] = None,
     order: Annotated[
         list[int] | None, typer.Option(help="BeamNumbers in the order of delivery. Repeatable.")
     ] = None,
@@ -71,6 +74,9 @@ def simulate(
     ] = None,
     range_code: Annotated[int | None, typer.Option(help="Range of the dose monitor.", min=1)] = None,
     mu_ratio: Annotated[float | None, typer.Option(help="Delivered to planned monitor units.")] = None,
+    exact: Annotated[
+        bool, typer.Option("--exact", help="Without the lag and the noise of real records.")
+    ] = False,
     ct: Annotated[str, typer.Option(help="none, or water: a CT of a water cube at the isocentre.")] = "none",
     patient_id: Annotated[str | None, typer.Option(help="Patient ID in place of the plan's.")] = None,
     patient_name: Annotated[str | None, typer.Option(help="Patient name in place of the plan's.")] = None,
@@ -97,6 +103,7 @@ def simulate(
         "gantry_deg": gantry,
         "couch_deg": couch,
         "range_shifter": range_shifter,
+        "scan_mode": scan_mode,
     }
     given: dict[str, Any] = {
         "seed": seed,
@@ -114,6 +121,7 @@ def simulate(
         "case_name": case_name,
         "group": group,
         "marker": marker,
+        **({"lag_us": (0.0, 0.0), "noise_mm": (0.0, 0.0), "count_noise": 0.0} if exact else {}),
         "defects": [parse_defect(text) for text in defect or []],
     }
     if plan is None:

@@ -70,7 +70,7 @@ def verify_interpreted(
         comparison = None
         timeline = None
         if plan_beam is not None:
-            timeline = planned_timeline(layer, plan_beam.layer(layer.number), machine)
+            timeline = planned_timeline(layer, plan_beam.layer(layer.number), machine, plan_beam.scan_mode)
             comparison = PositionComparison(timeline)
         samples = LayerSamples(layer, machine, options, comparison)
         for _ in samples.chunks():

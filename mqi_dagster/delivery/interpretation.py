@@ -74,7 +74,7 @@ def interpret_beam(
         if number not in delivered and not options.plan_csv:
             continue
         name = layer_file(number, plan_layer.energy_mev, layer_count)
-        timeline = planned_timeline(delivered.get(number), plan_layer, machine)
+        timeline = planned_timeline(delivered.get(number), plan_layer, machine, plan_beam.scan_mode)
         if number in delivered:
             file = f"log/{folder}/{name}" if options.log_csv else None
             layers.append(_interpret_layer(delivered[number], timeline, machine, options, dialect, out, file))

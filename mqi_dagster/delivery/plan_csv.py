@@ -34,14 +34,17 @@ def planned_samples(
     # A timeline that ends on a sample must not get another one from the last bit of a division.
     total = ceil(float(timeline.time_s[-1]) / period_s - 1e-6) + 1
     running = RunningCounts()
+    before = 0.0
     per_mu = 1.0 / (record.mu_per_count * divisor)
     for start in range(0, total, samples_per_chunk):
         row = np.arange(start, min(start + samples_per_chunk, total))
         time_s = row.astype(np.float64) * period_s
         if row[-1] == total - 1:
             time_s[-1] = max(time_s[-1], timeline.time_s[-1])
+        mu = timeline.mu_at(time_s)
         yield SampleChunk(
             (row * record.row_period_ms).astype(np.float32),
-            timeline.positions_at(time_s).astype(np.float32),
-            running.follow(timeline.mu_at(time_s) * per_mu),
+            timeline.sampled(time_s, np.concatenate([[before], mu[:-1]]), mu).astype(np.float32),
+            running.follow(mu * per_mu),
         )
+        before = float(mu[-1])

@@ -10,27 +10,34 @@ from numpy.typing import NDArray
 from mqi_dagster.delivery.machine_plan import MachinePlan, read_machine_plan
 from mqi_dagster.delivery.manifest import LayerEntry
 from mqi_dagster.delivery.summary import Timeline
-from mqi_dagster.delivery.timing import spot_times_s
+from mqi_dagster.delivery.timing import spot_times_s, stop_times_s, travel_times_s
 from mqi_dagster.errors import DeliveryError, Where
 from mqi_dagster.machine import Machine, Preset
-from mqi_dagster.plan.model import PlanLayer
+from mqi_dagster.plan.model import PlanLayer, ScanMode
 
 _NEAR_START_MM = 10.0
 """The record still shows the magnets' rest position in its first beam-on rows; past this it is the beam."""
 _RESTING_MM = 0.01
+_NOTHING = 1e-9
+"""Share of a layer's monitor units that is but the last bit of a sum."""
 
 
 @dataclass(frozen=True, slots=True)
 class PlannedTimeline:
-    """The planned path of a layer, linear between its spots."""
+    """The planned path of a layer, linear between its knots.
+
+    In line scanning a knot is the end of each spot's segment, the first at 0. In spot scanning each spot
+    has two: the beam comes to rest there, and has given the spot's monitor units; the first at 0.
+    """
 
     source: Timeline
     time_s: NDArray[np.float64]
-    """Shape (n,): end of each spot's segment, the first at 0."""
+    """Shape (knots,), never descending."""
     positions_mm: NDArray[np.float64]
-    """Shape (n, 2), from the plan."""
+    """Shape (knots, 2), from the plan."""
     cumulative_mu: NDArray[np.float64]
-    """Shape (n,): monitor units up to the end of each segment."""
+    """Shape (knots,): monitor units up to each knot."""
+    mode: ScanMode = ScanMode.LINE
 
     @property
     def rests(self) -> bool:
@@ -48,6 +55,22 @@ class PlannedTimeline:
         mu: NDArray[np.float64] = np.interp(time_s, self.time_s, self.cumulative_mu)
         return mu
 
+    def sampled(
+        self, time_s: NDArray[np.float64], mu_before: NDArray[np.float64], mu: NDArray[np.float64]
+    ) -> NDArray[np.float64]:
+        """Planned x, y of samples that hold what was given from ``mu_before`` to ``mu``; shape (times, 2).
+
+        Where the beam stops, a sample with monitor units lies on the spot they were given at, although the
+        beam may be on its way at the sample's own time.
+        """
+        at = self.positions_at(time_s)
+        if self.mode is ScanMode.LINE:
+            return at
+        ends = self.cumulative_mu[1::2]
+        spot = np.minimum(np.searchsorted(ends, (mu_before + mu) / 2), len(ends) - 1)
+        given = mu - mu_before > _NOTHING * self.cumulative_mu[-1]
+        return np.where(given[:, None], self.positions_mm[2 * spot], at)
+
 
 def _deviation(machine_plan: MachinePlan, layer: PlanLayer, preset: Preset) -> str | None:
     """What keeps the machine plan from being a timeline of this layer."""
@@ -63,7 +86,9 @@ def _deviation(machine_plan: MachinePlan, layer: PlanLayer, preset: Preset) -> s
     return None
 
 
-def planned_timeline(entry: LayerEntry | None, layer: PlanLayer, machine: Machine) -> PlannedTimeline:
+def planned_timeline(
+    entry: LayerEntry | None, layer: PlanLayer, machine: Machine, mode: ScanMode = ScanMode.LINE
+) -> PlannedTimeline:
     """The timeline of a layer: the machine's own where it wrote one, else the timing model's.
 
     Positions and monitor units are always the plan's. Of a resumed layer the first part's machine plan is
@@ -73,13 +98,13 @@ def planned_timeline(entry: LayerEntry | None, layer: PlanLayer, machine: Machin
         entry: The delivered layer, or None for one that was not delivered.
         layer: The planned layer.
         machine: The machine of the beam.
+        mode: How the plan has it scanned. A machine plan's times are the ends of the spots in either.
 
     Raises:
         DeliveryError: The machine plan of a layer delivered in one piece is damaged or is that of
             other spots.
         ConfigurationError: The timing model is needed and does not cover the energy.
     """
-    cumulative = np.cumsum(layer.spot_mu)
     if entry is not None and entry.parts[0].machine_plan is not None:
         part = entry.parts[0]
         assert part.machine_plan is not None
@@ -92,11 +117,53 @@ def planned_timeline(entry: LayerEntry | None, layer: PlanLayer, machine: Machin
             raise error.at(where) from error
         deviation = _deviation(machine_plan, layer, machine.preset)
         if deviation is None:
-            return PlannedTimeline(Timeline.MACHINE_PLAN, machine_plan.time_s, layer.positions_mm, cumulative)
+            if mode is ScanMode.MODULATED:
+                return _stopping(Timeline.MACHINE_PLAN, layer, machine, machine_plan.time_s)
+            return _scanning(Timeline.MACHINE_PLAN, layer, machine_plan.time_s)
         if len(entry.parts) == 1:
             raise DeliveryError(deviation, where=where)
-    times = spot_times_s(layer, machine.timing)
-    return PlannedTimeline(Timeline.TIMING_MODEL, times, layer.positions_mm, cumulative)
+    if mode is ScanMode.MODULATED:
+        return _stopping(Timeline.TIMING_MODEL, layer, machine, None)
+    return _scanning(Timeline.TIMING_MODEL, layer, spot_times_s(layer, machine.timing))
+
+
+def _scanning(source: Timeline, layer: PlanLayer, times_s: NDArray[np.float64]) -> PlannedTimeline:
+    """Line scanning: the spots are the knots."""
+    return PlannedTimeline(source, times_s, layer.positions_mm, np.cumsum(layer.spot_mu))
+
+
+def _stopping(
+    source: Timeline, layer: PlanLayer, machine: Machine, ends_s: NDArray[np.float64] | None
+) -> PlannedTimeline:
+    """Spot scanning: to each spot at full speed and without dose, then a stop until its end.
+
+    Args:
+        source: Where the ends come from.
+        layer: The planned layer.
+        machine: Speed and dose rate.
+        ends_s: End of each spot from the first one's end [s]; None: by the timing model.
+    """
+    travel = travel_times_s(layer, machine.timing)
+    if ends_s is None:
+        stops = stop_times_s(layer, machine.timing)
+    else:
+        spent = np.diff(ends_s)
+        travel = np.minimum(travel, spent)
+        later = spent - travel
+        # The machine plan does not say how long the first stop is: as long as its monitor units take.
+        given, lasted = float(layer.spot_mu[1:].sum()), float(later.sum())
+        alone = given <= 0 or lasted <= 0
+        first = stop_times_s(layer, machine.timing)[0] if alone else layer.spot_mu[0] * lasted / given
+        stops = np.concatenate([[first], later])
+    ends = np.cumsum(stops + np.concatenate([[0.0], travel]))
+    mu = np.cumsum(layer.spot_mu)
+    return PlannedTimeline(
+        source,
+        np.column_stack([ends - stops, ends]).ravel(),
+        np.repeat(layer.positions_mm, 2, axis=0),
+        np.column_stack([mu - layer.spot_mu, mu]).ravel(),
+        ScanMode.MODULATED,
+    )
 
 
 class PositionComparison:

@@ -1,4 +1,4 @@
-"""The planned timeline of a line-scanned layer, from the plan alone (physics.md 4)."""
+"""The planned timeline of a layer from the plan alone: line scanning (physics.md 4), or spot scanning."""
 
 from __future__ import annotations
 
@@ -31,14 +31,8 @@ def spot_times_s(layer: PlanLayer, timing: Timing) -> NDArray[np.float64]:
     Raises:
         ConfigurationError: The machine's dose-rate table does not cover the energy.
     """
-    try:
-        table_rate = timing.maximum_dose_rate_mu_s.at(layer.energy_mev)
-    except ConfigurationError as error:
-        raise ConfigurationError(
-            f"maximum_dose_rate_mu_s: {error.message}", where=Where(layer=layer.number)
-        ) from error
-    distance_cm = np.linalg.norm(np.diff(layer.positions_mm, axis=0), axis=1) / 10.0
-    step_cm = np.rint(10.0 * distance_cm) / 10.0
+    table_rate = _table_rate(layer, timing)
+    step_cm = _steps_cm(layer)
     mu = layer.spot_mu[1:]
     speed = timing.speed_cm_s
     least = timing.minimum_dose_rate_mu_s
@@ -50,3 +44,39 @@ def spot_times_s(layer: PlanLayer, timing: Timing) -> NDArray[np.float64]:
     travel_s = step_cm / speed
     dose_s = np.where(mu < _TRANSIT_MU, 0.0, mu / rate)
     return np.concatenate([[0.0], np.cumsum(np.maximum(dose_s, travel_s))])
+
+
+def travel_times_s(layer: PlanLayer, timing: Timing) -> NDArray[np.float64]:
+    """How long the beam is on its way to each spot but the first, at full speed; shape (spots - 1,) [s]."""
+    travel: NDArray[np.float64] = _steps_cm(layer) / timing.speed_cm_s
+    return travel
+
+
+def stop_times_s(layer: PlanLayer, timing: Timing) -> NDArray[np.float64]:
+    """How long the beam stands on each spot of a spot-scanned layer; shape (spots,) [s].
+
+    A spot is given at the machine's greatest dose rate of the energy: nothing moves meanwhile, so that no
+    segment bounds it.
+
+    Raises:
+        ConfigurationError: The machine's dose-rate table does not cover the energy.
+    """
+    rate = max(_table_rate(layer, timing), timing.minimum_dose_rate_mu_s)
+    stops: NDArray[np.float64] = layer.spot_mu / rate
+    return stops
+
+
+def _table_rate(layer: PlanLayer, timing: Timing) -> float:
+    try:
+        return timing.maximum_dose_rate_mu_s.at(layer.energy_mev)
+    except ConfigurationError as error:
+        raise ConfigurationError(
+            f"maximum_dose_rate_mu_s: {error.message}", where=Where(layer=layer.number)
+        ) from error
+
+
+def _steps_cm(layer: PlanLayer) -> NDArray[np.float64]:
+    """Distances between spots in whole millimetres [cm]."""
+    distance_cm = np.linalg.norm(np.diff(layer.positions_mm, axis=0), axis=1) / 10.0
+    steps: NDArray[np.float64] = np.rint(10.0 * distance_cm) / 10.0
+    return steps

@@ -3,11 +3,21 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from enum import StrEnum
 
 import numpy as np
 from numpy.typing import NDArray
 
 Floats = NDArray[np.float64]
+
+
+class ScanMode(StrEnum):
+    """How the beam gives a layer its monitor units: Scan Mode (300A,0308)."""
+
+    LINE = "LINE"
+    """Along the line that leads to each spot, without a stop: MOSAIQ's term for line scanning."""
+    MODULATED = "MODULATED"
+    """At each spot, where the beam stands still; nothing on the way between them."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -88,6 +98,7 @@ class PlanBeam:
     layers: tuple[PlanLayer, ...]
     tilt_deg: float = 0.0
     """Greatest pitch or roll of table top and gantry at any control point, without sign [degrees]."""
+    scan_mode: ScanMode = ScanMode.LINE
 
     def layer(self, number: int) -> PlanLayer:
         """The layer of a number; KeyError if the beam has none such."""

@@ -26,7 +26,7 @@ from mqi_dagster.plan.elements import (
 )
 from mqi_dagster.plan.identifiers import identifiers_of
 from mqi_dagster.plan.layers import control_points, meterset_mu, read_layers
-from mqi_dagster.plan.model import IonPlan, PlanBeam
+from mqi_dagster.plan.model import IonPlan, PlanBeam, ScanMode
 
 SETUP_NAMES = ("setup", "site setup")
 """Names and descriptions of MOSAIQ's setup beams, whose delivery type does not say so."""
@@ -168,7 +168,33 @@ def _beam(item: Dataset, beam: int, beam_meterset: float) -> PlanBeam:
         mlc=read_mlc(item, points, layers, beam),
         layers=layers,
         tilt_deg=_tilt(points, beam),
+        scan_mode=_scan_mode(item, beam),
     )
+
+
+def _scan_mode(item: Dataset, beam: int) -> ScanMode:
+    """Scan Mode (300A,0308), and Modulated Scan Mode Type (300A,0309) where it says MODULATED_SPEC.
+
+    Raises:
+        PlanError: It is missing, or another than LINE, MODULATED and MODULATED_SPEC with STATIONARY.
+    """
+    mode = text(item, "ScanMode").upper()
+    if mode == "MODULATED_SPEC":
+        kind = text(item, "ModulatedScanModeType").upper()
+        if kind != "STATIONARY":
+            refuse(
+                f"its scan mode is MODULATED_SPEC with type {kind or '(missing)'}, which is not supported:"
+                " only STATIONARY",
+                beam,
+            )
+        return ScanMode.MODULATED
+    if mode not in {known.value for known in ScanMode}:
+        refuse(
+            f"its scan mode is {mode or '(missing)'}, which is not supported: only LINE (line scanning),"
+            " MODULATED (spot scanning) and MODULATED_SPEC with type STATIONARY",
+            beam,
+        )
+    return ScanMode(mode)
 
 
 def _tilt(points: Sequence[Dataset], beam: int) -> float:

@@ -41,6 +41,7 @@ KEPT: dict[str, tuple[str, ...]] = {
         "FinalCumulativeMetersetWeight",
         "NumberOfControlPoints",
         "ScanMode",
+        "ModulatedScanModeType",
         "VirtualSourceAxisDistances",
         "SnoutSequence",
         "NumberOfRangeShifters",

@@ -56,7 +56,7 @@ def write_delivery(
         # Each layer has random numbers of its own, so that no other choice of the request moves them.
         rng = np.random.default_rng([request.seed, delivery.fraction, beam, layer.number, delivery.part])
         try:
-            timeline = planned_timeline(layer, machine.timing)
+            timeline = planned_timeline(layer, machine.timing, stops=delivery.beam.stops)
             doing = _with_defects(part, layer, timeline, beam, request)
             record = encode_record(doing, Encoding(machine, request, rng)).tobytes()
             machine_plan = encode_machine_plan(layer, timeline, machine)

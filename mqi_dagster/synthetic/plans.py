@@ -75,7 +75,9 @@ def built_in_plan(
 
 
 def _header(machine: Machine, seed: int, options: BuiltInPlan, patient: Patient) -> Dataset:
-    entropy = ["mqi-synthetic", machine.id, str(seed), options.model_dump_json(), patient.patient_id]
+    # A plan that is scanned in lines has the identifiers of its other options alone.
+    told = options.model_dump_json(exclude={"scan_mode"} if options.scan_mode == "LINE" else None)
+    entropy = ["mqi-synthetic", machine.id, str(seed), told, patient.patient_id]
 
     def uid(role: str) -> str:
         return str(generate_uid(entropy_srcs=[*entropy, role]))
@@ -175,7 +177,7 @@ def _treatment_beam(
 ) -> tuple[Dataset, float]:
     gantry = options.gantry_deg[(number - 2) % len(options.gantry_deg)]
     beam = _beam(machine, number, f"{number - 1}G{gantry:03.0f}:TX", "TREATMENT")
-    beam.ScanMode = "LINE"
+    beam.ScanMode = options.scan_mode
     aperture = machine.exports_aperture if options.aperture is None else options.aperture
     outline = l_shape(options.spots, options.spacing_mm)
     if aperture:

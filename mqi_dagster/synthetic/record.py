@@ -73,7 +73,8 @@ def encode_record(delivery: LayerDelivery, encoding: Encoding) -> NDArray[np.uin
     # At the start the record still shows the rest position for one or two rows.
     resting = int(np.ceil(lag_s / period_s - 0.5))
     ramp = RAMP[: max(on_rows - resting, 0)]
-    share[resting : resting + ramp.size] *= ramp
+    if delivery.timeline.arrival_s is None:  # a spot ends when its monitor units are reached
+        share[resting : resting + ramp.size] *= ramp
     share *= np.clip(1.0 + request.count_noise * rng.standard_normal(on_rows), 0.0, None)
 
     factor = machine.monitor_full_scale_na.get(delivery.range_code, machine.monitor_full_scale_na[2])
@@ -96,8 +97,9 @@ def encode_record(delivery: LayerDelivery, encoding: Encoding) -> NDArray[np.uin
     rows = np.zeros((last + actual_on + after, 8), dtype=np.int64)
     rows[:, 0:2] = _rest_position(machine, rng)
     moving = slice(first + resting, last)
+    path = _recorded_path(delivery, planned_s, np.clip(edges_s, start_s, end_s))
     for axis in (0, 1):
-        position = np.interp(planned_s[resting:], times_s, _path(delivery)[:, axis])
+        position = path[resting:, axis]
         position += delivery.shift_mm[axis] + request.noise_mm[axis] * rng.standard_normal(position.size)
         offset = (machine.record.x_offset, machine.record.y_offset)[axis]
         gain = (machine.record.x_gain_mm, machine.record.y_gain_mm)[axis]
@@ -126,14 +128,37 @@ def encode_record(delivery: LayerDelivery, encoding: Encoding) -> NDArray[np.uin
 
 def _delivered_timeline(delivery: LayerDelivery) -> tuple[Floats, Floats]:
     """Times [s] and cumulative MU along the delivery, beginning with the stay on the first spot."""
-    lead_s = delivery.timeline.lead_in_s(delivery.layer)
-    times = np.concatenate([[0.0], lead_s + delivery.timeline.spot_s])
-    return times, np.concatenate([[0.0], np.cumsum(delivery.layer.spot_mu)])
+    timeline, mu = delivery.timeline, delivery.layer.spot_mu
+    lead_s = timeline.lead_in_s(delivery.layer)
+    if timeline.arrival_s is None:
+        return np.concatenate([[0.0], lead_s + timeline.spot_s]), np.concatenate([[0.0], np.cumsum(mu)])
+    times = lead_s + np.column_stack([timeline.arrival_s, timeline.spot_s]).ravel()
+    reached = np.cumsum(mu)
+    return times, np.column_stack([reached - mu, reached]).ravel()
 
 
 def _path(delivery: LayerDelivery) -> Floats:
     """Positions [mm] at the times of :func:`_delivered_timeline`."""
+    if delivery.timeline.arrival_s is not None:
+        return np.repeat(delivery.layer.positions_mm, 2, axis=0)
     return np.vstack([delivery.layer.positions_mm[:1], delivery.layer.positions_mm])
+
+
+def _recorded_path(delivery: LayerDelivery, planned_s: Floats, edges_s: Floats) -> Floats:
+    """Position [mm] of each row: where the beam is; with stops, where it gave the row's monitor units.
+
+    A position monitor sees the beam, so that a row in which a stop ends shows the stop and not the way.
+    """
+    times_s, cumulative = _delivered_timeline(delivery)
+    path = _path(delivery)
+    at = np.column_stack([np.interp(planned_s, times_s, path[:, axis]) for axis in (0, 1)])
+    if delivery.timeline.arrival_s is None:
+        return at
+    reached = np.interp(edges_s, times_s, cumulative)
+    given = np.diff(reached) > 1e-9 * cumulative[-1]
+    middle = (reached[:-1] + reached[1:]) / 2
+    spot = np.minimum(np.searchsorted(cumulative[1::2], middle), len(path) // 2 - 1)
+    return np.where(given[:, None], path[2 * spot], at)
 
 
 def _sum_preserving(share: Floats, total: int) -> NDArray[np.int64]:

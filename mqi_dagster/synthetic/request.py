@@ -53,6 +53,8 @@ class BuiltInPlan(_Frozen):
     snout_position_mm: Positive = 420.0
     range_shifter: str | None = None
     """RangeShifterID of every beam."""
+    scan_mode: Literal["LINE", "MODULATED"] = "LINE"
+    """Line scanning, or spot scanning."""
     aperture: bool | None = None
     """Block and MLC on every beam; None: where the machine exports them."""
 

@@ -34,6 +34,8 @@ class SourceBeam:
     machine_name: str
     isocenter_mm: tuple[float, float, float]
     layers: tuple[SourceLayer, ...]
+    stops: bool
+    """Whether the beam stands still at each spot (spot scanning), or scans the lines between them."""
 
 
 def is_setup(beam: Dataset) -> bool:
@@ -134,4 +136,24 @@ def _source_beam(beam: Dataset, meterset: float | None) -> SourceBeam:
         str(beam.get("TreatmentMachineName") or ""),
         (x, y, z),
         tuple(layers),
+        _stops(beam),
     )
+
+
+def _stops(beam: Dataset) -> bool:
+    """Whether the plan asks for spot scanning.
+
+    Raises:
+        PlanError: Its scan mode is neither that nor line scanning.
+    """
+    mode = str(beam.get("ScanMode") or "").upper()
+    stationary = str(beam.get("ModulatedScanModeType") or "").upper() == "STATIONARY"
+    if mode == "MODULATED" or (mode == "MODULATED_SPEC" and stationary):
+        return True
+    if mode != "LINE":
+        raise PlanError(
+            f"scan mode {mode or '(missing)'} cannot be delivered: only LINE, MODULATED, and MODULATED_SPEC"
+            " with type STATIONARY",
+            where=Where(beam=str(beam.BeamNumber), kind="RT plan"),
+        )
+    return False

@@ -1,4 +1,4 @@
-"""The simulator's own timing of a line-scanned layer (physics.md 4, with rounding)."""
+"""The simulator's own timing of a layer: line scanning (physics.md 4, with rounding), or spot by spot."""
 
 from __future__ import annotations
 
@@ -15,10 +15,12 @@ NO_MU = 1e-7
 
 @dataclass(frozen=True, slots=True)
 class Timeline:
-    """When each spot of a layer ends [s], from the first one, and the layer's dose rate [MU/s]."""
+    """When each spot of a layer ends [s], from the first one's end, and the layer's dose rate [MU/s]."""
 
     spot_s: Floats
     rate_mu_s: float
+    arrival_s: Floats | None = None
+    """When the beam comes to rest at each spot; None where it scans the lines between them."""
 
     def lead_in_s(self, layer: SourceLayer) -> float:
         """How long the beam stays on the first spot before its time, to deliver that spot's own MU.
@@ -28,8 +30,14 @@ class Timeline:
         return float(layer.spot_mu[0]) / self.rate_mu_s
 
 
-def planned_timeline(layer: SourceLayer, timing: Timing) -> Timeline:
+def planned_timeline(layer: SourceLayer, timing: Timing, *, stops: bool) -> Timeline:
     """The planned timeline of a layer.
+
+    Args:
+        layer: What is to be delivered.
+        timing: Speed and dose rates of the machine.
+        stops: Whether the beam stands still at each spot: it travels without dose, and delivers at the
+            greatest dose rate of the energy.
 
     Raises:
         ConfigurationError: The machine's dose-rate table does not cover the layer's energy.
@@ -37,12 +45,17 @@ def planned_timeline(layer: SourceLayer, timing: Timing) -> Timeline:
     steps_cm = np.hypot(*np.diff(layer.positions_mm, axis=0).T) / 10.0
     path_cm = np.rint(10.0 * steps_cm) / 10.0
     mu = layer.spot_mu[1:]
-    moving = path_cm > 0
     speed, slowest = timing.speed_cm_s, timing.minimum_dose_rate_mu_s
+    greatest = max(timing.maximum_dose_rate_mu_s.at(layer.energy_mev), slowest)
+    travel_s = path_cm / speed
+    if stops:
+        ends = np.concatenate([[0.0], np.cumsum(travel_s + mu / greatest)])
+        arrival = np.concatenate([[-layer.spot_mu[0] / greatest], ends[:-1] + travel_s])
+        return Timeline(ends, greatest, arrival)
+    moving = path_cm > 0
     rates = speed * mu[moving] / path_cm[moving]
     wanted = rates[rates >= slowest].min(initial=np.inf)
     wanted = slowest if np.isinf(wanted) else float(wanted)
-    rate = min(wanted, max(timing.maximum_dose_rate_mu_s.at(layer.energy_mev), slowest))
-    travel_s = path_cm / speed
+    rate = min(wanted, greatest)
     steps_s = np.where(mu < NO_MU, travel_s, np.maximum(mu / rate, travel_s))
     return Timeline(np.concatenate([[0.0], np.cumsum(steps_s)]), rate)

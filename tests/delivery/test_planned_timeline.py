@@ -14,7 +14,7 @@ from mqi_dagster.delivery.planned_timeline import PlannedTimeline, PositionCompa
 from mqi_dagster.delivery.summary import Timeline
 from mqi_dagster.errors import DeliveryError
 from mqi_dagster.machine import Machine, Machines
-from mqi_dagster.plan.model import PlanLayer
+from mqi_dagster.plan.model import PlanLayer, ScanMode
 
 LAYER = PlanLayer(
     number=7,
@@ -84,3 +84,31 @@ def test_positions_are_compared_at_equal_times_and_held_at_the_end() -> None:
     assert comparison.mean_mm == pytest.approx((0.5 / 3, -0.2 / 3))
     comparison.add(1, np.array([0.0]), np.array([[99.0, 99.0]]), np.ones(1))
     assert comparison.samples == 3
+
+
+def test_in_spot_scanning_the_beam_travels_without_dose_and_stands_at_each_spot(g2: Machine) -> None:
+    timeline = planned_timeline(None, LAYER, g2, ScanMode.MODULATED)
+    rate = 3.91 + (150 - 70) / 160 * (20 - 3.91)
+    first, second = 0.001 / rate, 0.002 / rate
+    travel = 300e-6
+    assert timeline.time_s == pytest.approx(
+        [0, 0, travel, travel + first, 2 * travel + first, 2 * travel + first + second], abs=1e-9
+    )
+    assert timeline.positions_mm[:, 0].tolist() == [0, 0, 5.997, 5.997, 11.994, 11.994]
+    assert timeline.cumulative_mu == pytest.approx([0, 0, 0, 0.001, 0.001, 0.003])
+
+
+def test_in_spot_scanning_the_machine_plan_holds_the_ends_of_the_spots(tmp_path: Path, g2: Machine) -> None:
+    timeline = planned_timeline(_entry(_part(tmp_path, 1, WHOLE)), LAYER, g2, ScanMode.MODULATED)
+    assert timeline.source is Timeline.MACHINE_PLAN
+    assert timeline.time_s == pytest.approx([0, 0, 300e-6, 400e-6, 700e-6, 1000e-6], abs=1e-9)
+
+
+def test_a_sample_of_spot_scanning_lies_where_its_dose_was_given(g2: Machine) -> None:
+    timeline = planned_timeline(None, LAYER, g2, ScanMode.MODULATED)
+    # Half a monitor unit of the second spot was given since the sample before, then the beam left it.
+    on_its_way = float(timeline.time_s[3]) + 100e-6
+    time_s = np.array([on_its_way, on_its_way + 60e-6])
+    mu = np.array([0.001, 0.001])
+    positions = timeline.sampled(time_s, np.array([0.0005, 0.001]), mu)
+    assert positions[:, 0] == pytest.approx([5.997, 5.997 + 5.997 * 160 / 300], abs=1e-6)

@@ -9,6 +9,7 @@ import hashlib
 import json
 import os
 import socket
+import sys
 import tempfile
 from collections.abc import Sequence
 from pathlib import Path
@@ -56,7 +57,9 @@ def command_of(service: Service, settings: Settings, host: str, port: int) -> li
         port: Port of the pages.
     """
     workspace = str(settings.paths.state / "workspace.yaml")
-    pages = ["dagster-webserver", "-w", workspace, "-h", host, "-p", str(port)]
+    pages = [sys.executable, "-m", "mqi_dagster.cli.page_server", "--workspace", workspace]
+    pages += ["--host", host, "--port", str(port)]
+    pages += [part for origin in settings.ui.origins for part in ("--origin", origin)]
     commands: dict[Service, Sequence[str]] = {
         Service.CODE: [
             *("dagster", "api", "grpc", "--socket", str(socket_path(settings))),

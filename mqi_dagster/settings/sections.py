@@ -197,6 +197,9 @@ class Handover(Section):
         return self
 
 
+Origin = Annotated[str, Field(pattern=r"^https?://[a-z0-9]([a-z0-9.-]{0,251}[a-z0-9])?(:[0-9]{1,5})?$")]
+
+
 class Ui(Section):
     """Dagster's pages."""
 
@@ -204,4 +207,9 @@ class Ui(Section):
     port: Annotated[int, Field(ge=1, le=65535)] = Field(3000, description="Port to listen on.")
     viewer_port: Annotated[int, Field(ge=1, le=65535)] = Field(
         3001, description="Port of `mqi service viewer`: the same pages, on which nothing can be changed."
+    )
+    origins: tuple[Origin, ...] = Field(
+        (),
+        description="Addresses of a proxy in front of the pages (`https://mqi.example.org`): requests by any"
+        " other name than those, this machine's loopback and addresses in digits are refused.",
     )

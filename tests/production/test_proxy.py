@@ -49,13 +49,18 @@ class Pages(http.server.BaseHTTPRequestHandler):
             self.wfile.write(b"a frame")
             self.close_connection = True
             return
+        headers = self.headers
         told = (
-            f"{self.server.server_port} {self.headers['X-Forwarded-Proto']} {self.headers['Authorization']}"
+            f"{self.server.server_port} {headers['X-Forwarded-Proto']} {headers['Authorization']}"
+            f" {headers['Host']}"
         )
         self.send_response(200)
         self.send_header("Content-Length", str(len(told)))
         self.end_headers()
         self.wfile.write(told.encode())
+
+    def do_POST(self) -> None:
+        self.do_GET()
 
     def log_message(self, *arguments: object) -> None:
         pass
@@ -77,10 +82,15 @@ class Proxy:
         return made
 
     def get(self, host: str, login: str | None, **headers: str) -> http.client.HTTPResponse:
+        return self.ask("GET", "/", host, login, headers)
+
+    def ask(
+        self, method: str, path: str, host: str, login: str | None, headers: dict[str, str], sni: str = ""
+    ) -> http.client.HTTPResponse:
         if login is not None:
             headers["Authorization"] = "Basic " + base64.b64encode(login.encode()).decode()
-        connection = self.connection(host)
-        connection.request("GET", "/", headers={"Host": host, **headers})
+        connection = self.connection(sni or host)
+        connection.request(method, path, headers={"Host": host, **headers})
         return connection.getresponse()
 
 
@@ -150,9 +160,9 @@ def test_without_a_login_nobody_gets_in(proxy: Proxy) -> None:
 
 def test_operators_and_viewers_each_get_their_pages(proxy: Proxy) -> None:
     operator = proxy.get("mqi.example.org", "anna:anna's password")
-    assert (operator.status, operator.read().decode()) == (200, f"{proxy.pages} https None")
+    assert (operator.status, operator.read().decode()) == (200, f"{proxy.pages} https None mqi.example.org")
     viewer = proxy.get("view.mqi.example.org", "vera:vera's password")
-    assert (viewer.status, viewer.read().decode()) == (200, f"{proxy.viewer} https None")
+    assert (viewer.status, viewer.read().decode()) == (200, f"{proxy.viewer} https None view.mqi.example.org")
 
 
 def test_answers_carry_the_headers_that_keep_browsers_careful(proxy: Proxy) -> None:
@@ -168,6 +178,52 @@ def test_a_websocket_of_the_pages_passes_with_a_login_only(proxy: Proxy) -> None
     assert proxy.get("mqi.example.org", None, **wanted).status == 401
     answer = proxy.get("mqi.example.org", "anna:anna's password", **wanted)
     assert (answer.status, answer.headers["Upgrade"]) == (101, "websocket")
+
+
+OWN = {"Origin": "https://mqi.example.org", "Sec-Fetch-Site": "same-origin"}
+JSON = {"Content-Type": "application/json"}
+
+
+@pytest.mark.parametrize(
+    ("status", "method", "path", "headers"),
+    [
+        (200, "POST", "/graphql", {**OWN, **JSON}),
+        (200, "POST", "/graphql", {**OWN, "Content-Type": "application/json; charset=utf-8"}),
+        (200, "GET", "/graphql", {}),
+        (
+            *(200, "GET", "/runs"),
+            {"Sec-Fetch-Site": "cross-site", "Sec-Fetch-Mode": "navigate", "Sec-Fetch-Dest": "document"},
+        ),
+        (403, "POST", "/graphql", {"Origin": "https://evil.example.com", **JSON}),
+        (403, "POST", "/graphql", {"Origin": "https://view.mqi.example.org", **JSON}),
+        (403, "POST", "/graphql", {"Origin": "http://mqi.example.org", **JSON}),
+        (403, "POST", "/graphql", {"Origin": "null", **JSON}),
+        (403, "POST", "/graphql", {"Sec-Fetch-Site": "same-site", **JSON}),
+        (403, "GET", "/logs/a", {"Sec-Fetch-Site": "cross-site", "Sec-Fetch-Mode": "no-cors"}),
+        (415, "POST", "/graphql", {**OWN, "Content-Type": "text/plain; a=application/json"}),
+        (415, "POST", "/graphql?query=mutation", OWN),
+        (405, "GET", "/graphql?query=mutation", {}),
+    ],
+)
+def test_only_the_pages_themselves_send_anything(
+    proxy: Proxy, status: int, method: str, path: str, headers: dict[str, str]
+) -> None:
+    assert proxy.ask(method, path, "mqi.example.org", "anna:anna's password", headers).status == status
+
+
+def test_a_websocket_of_another_page_is_refused(proxy: Proxy) -> None:
+    upgrade = {"Upgrade": "websocket", "Connection": "Upgrade"}
+    login = "anna:anna's password"
+    assert proxy.ask("GET", "/graphql", "mqi.example.org", login, {**upgrade, **OWN}).status == 101
+    foreign = {**upgrade, "Origin": "https://evil.example.com"}
+    assert proxy.ask("GET", "/graphql", "mqi.example.org", login, foreign).status == 403
+
+
+def test_a_name_that_is_not_ours_gets_no_answer(proxy: Proxy) -> None:
+    with pytest.raises(ssl.SSLError):
+        proxy.get("evil.example.com", "anna:anna's password")
+    with pytest.raises((http.client.RemoteDisconnected, ConnectionError)):
+        proxy.ask("GET", "/", "evil.example.com", "anna:anna's password", {}, sni="mqi.example.org")
 
 
 def test_plain_http_leads_to_tls(proxy: Proxy) -> None:

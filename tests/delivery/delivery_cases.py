@@ -1,4 +1,4 @@
-"""Small values and copies of the real case for the tests of reading and checking deliveries."""
+"""Small values and copies of the QA case for the tests of reading and checking deliveries."""
 
 from __future__ import annotations
 
@@ -12,10 +12,10 @@ import numpy as np
 from mqi_dagster.delivery.discovery import arrival_of
 from mqi_dagster.delivery.survey import Survey, survey_arrival
 from mqi_dagster.plan.model import IonPlan, PlanBeam, PlanLayer
+from tests.delivery.qa_twin import STUDY
 
 SEOUL = ZoneInfo("Asia/Seoul")
 HOUR = timedelta(hours=1)
-STUDY = "1.2.826.0.1.3680043.8.498.11718508086177127965967566896639452400"
 BEAM_2, BEAM_3, BEAM_4, BEAM_5 = (
     "2026010510100000",
     "2026010510140000",
@@ -24,9 +24,8 @@ BEAM_2, BEAM_3, BEAM_4, BEAM_5 = (
 )
 
 
-def real_copy(shared: Path, target: Path, *folders: str) -> Path:
-    """A writable copy of the real case with these delivery folders; all where none is named."""
-    source = shared / "cases" / "qa_9spots_g2" / STUDY
+def qa_copy(source: Path, target: Path, *folders: str) -> Path:
+    """A writable copy of a QA case with these delivery folders; all where none is named."""
     case = target / STUDY
     wanted = folders or (BEAM_2, BEAM_3, BEAM_4, BEAM_5)
     for path in [*source.glob("*.dcm"), *(file for name in wanted for file in (source / name).iterdir())]:

@@ -13,7 +13,7 @@ from mqi_dagster.delivery.discovery import Arrival, arrival_of, find_arrivals
 from mqi_dagster.delivery.survey import survey_arrival
 from mqi_dagster.errors import ConfigurationError, DeliveryError, PlanError
 from mqi_dagster.settings import Intake
-from tests.delivery.delivery_cases import BEAM_2, BEAM_3, HOUR, SEOUL, STUDY, real_copy, surveyed
+from tests.delivery.delivery_cases import BEAM_2, BEAM_3, HOUR, SEOUL, STUDY, qa_copy, surveyed
 
 AT_ONCE = Intake(stable_seconds=0)
 MARKED = Intake(ready="marker")
@@ -300,8 +300,8 @@ def test_a_folder_given_by_hand_is_the_case_or_holds_one(tmp_path: Path) -> None
         arrival_of(tmp_path / "nowhere")
 
 
-def test_another_fraction_leaves_a_fractions_fingerprint_alone(shared: Path, tmp_path: Path) -> None:
-    case = real_copy(shared, tmp_path, BEAM_2, BEAM_3)
+def test_another_fraction_leaves_a_fractions_fingerprint_alone(qa: Path, tmp_path: Path) -> None:
+    case = qa_copy(qa, tmp_path, BEAM_2, BEAM_3)
     (first,) = surveyed(case).fractions
     before = surveyed(case).fingerprint(first)
     later = case / "2026010610100000"
@@ -317,8 +317,8 @@ def test_another_fraction_leaves_a_fractions_fingerprint_alone(shared: Path, tmp
     assert survey.fingerprint(survey.fractions[0]) != before
 
 
-def test_the_real_case_is_found(shared: Path) -> None:
-    (arrival,) = find_arrivals(shared / "cases" / "qa_9spots_g2", Intake(stable_seconds=0), T0)
+def test_the_qa_case_is_found(qa: Path) -> None:
+    (arrival,) = find_arrivals(qa.parent, Intake(stable_seconds=0), T0)
     assert arrival.relative == STUDY
     assert len(arrival.plans) == 1
     assert len(arrival.delivery_folders) == 4

@@ -75,8 +75,13 @@ def test_a_part_of_a_record_is_refused(tmp_path: Path, machines: Machines) -> No
         read_machine_plan(path, machines.named("G2").preset)
 
 
-def test_a_real_machine_plan_is_within_its_step_of_the_plan(shared: Path, machines: Machines) -> None:
-    path = next((shared / "cases" / "qa_9spots_g2").glob("*/2026010510100000/02_QA0001_001_002_001.mgn"))
+@pytest.mark.parametrize(
+    ("qa", "seconds"),
+    [("generated", 0.7143), pytest.param("real", 0.3601, marks=pytest.mark.slow)],
+    indirect=["qa"],
+)
+def test_a_machine_plan_is_within_its_step_of_the_plan(qa: Path, machines: Machines, seconds: float) -> None:
+    path = qa / "2026010510100000" / "02_QA0001_001_002_001.mgn"
     plan = read_machine_plan(path, machines.named("G2").preset)
-    assert plan.time_s.tolist() == pytest.approx([0.0, 0.3601], abs=1e-9)
+    assert plan.time_s.tolist() == pytest.approx([0.0, seconds], abs=1e-9)
     assert plan.positions_mm == pytest.approx(np.array([[-50.0, 50.0], [-50.0, 50.0]]), abs=0.005)

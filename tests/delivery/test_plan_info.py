@@ -10,11 +10,11 @@ import pytest
 
 from mqi_dagster.delivery.plan_info import machine_time, parse_plan_info, read_plan_info
 from mqi_dagster.errors import DeliveryError
-from tests.delivery.delivery_cases import BEAM_3, SEOUL, STUDY, plan_info_text
+from tests.delivery.delivery_cases import BEAM_3, SEOUL, plan_info_text
 
 
-def test_the_real_file_is_read(shared: Path) -> None:
-    info = read_plan_info(shared / "cases" / "qa_9spots_g2" / STUDY / BEAM_3)
+def test_the_file_of_a_delivery_is_read(qa: Path) -> None:
+    info = read_plan_info(qa / BEAM_3)
     assert info.patient_id == "QA0001"
     assert info.beam_number == 3
     assert info.result_id == "2026010510140000"

@@ -8,7 +8,7 @@ import pytest
 
 from mqi_dagster.delivery.plan_range import parse_plan_range, plan_range_path, read_plan_range
 from mqi_dagster.errors import DeliveryError
-from tests.delivery.delivery_cases import BEAM_4, STUDY
+from tests.delivery.delivery_cases import BEAM_4
 
 HEADER = (
     "RESULT_ID,LAYER_NO,LAYER_ENERGY,PATIENT_ID,FLD_NO,DOSE1_RANGE,DOSE2_RANGE,"
@@ -18,8 +18,8 @@ ROW_1 = "2026010510100000,1,146.3,PAT7,2,3,2,2,2,02_1010000_001_002_001.ptn,02_P
 ROW_2 = "2026010510100000,2,142,PAT7,2,2,2,2,2,02_1010000_001_002_002.ptn,\n"
 
 
-def test_the_real_file_is_read(shared: Path) -> None:
-    folder = shared / "cases" / "qa_9spots_g2" / STUDY / BEAM_4
+def test_the_file_of_a_delivery_is_read(qa: Path) -> None:
+    folder = qa / BEAM_4
     rows = read_plan_range(plan_range_path(folder))
     assert [row.layer for row in rows] == [1, 2, 3, 4, 5, 6, 7, 8, 9]
     assert {row.energy_mev for row in rows} == {190.0}

@@ -63,10 +63,23 @@ def test_chunks_together_are_the_record(tmp_path: Path, rows_per_chunk: int) -> 
     assert np.concatenate(chunks).tolist() == words.tolist()
 
 
-def test_a_real_record_has_its_rows_layer_and_flags(shared: Path) -> None:
-    path = next((shared / "cases" / "qa_9spots_g2").glob("*/2026010510140000/02_1010001_001_003_005.ptn"))
+@pytest.mark.parametrize("qa", ["real"], indirect=True)
+def test_a_real_record_has_its_rows_layer_and_flags(qa: Path) -> None:
+    path = qa / "2026010510140000" / "02_1010001_001_003_005.ptn"
     record = read_record(path)
     assert record.shape == (4083, 8)
     assert int(beam_on(record).sum()) == 4000
     assert np.unique(record[:, 6]).tolist() == [5]
     assert np.unique(record[:, 7]).tolist() == [1, 49153]
+
+
+@pytest.mark.parametrize("qa", ["generated"], indirect=True)
+def test_a_record_has_its_layer_and_flags(qa: Path) -> None:
+    path = qa / "2026010510140000" / "02_1010001_001_003_005.ptn"
+    record = read_record(path)
+    assert record.shape == (path.stat().st_size // 16, 8)
+    on = beam_on(record)
+    # One stretch of beam, idle rows before and after it.
+    assert np.flatnonzero(np.diff(on.astype(int))).size == 2 and not on[0] and not on[-1]
+    assert np.unique(record[:, 6]).tolist() == [5]
+    assert np.unique(record[on, 7]).tolist() == [49153]

@@ -23,10 +23,11 @@ from tests.delivery.delivery_cases import (
     BEAM_4,
     BEAM_5,
     STUDY,
-    real_copy,
+    qa_copy,
     replace_in,
     surveyed,
 )
+from tests.synthetic.decoding import is_on, rows
 
 SECRETS = ("QA0001", "OTHER9", STUDY, "/tmp", "shared", ".ptn", ".mgn")
 
@@ -104,8 +105,8 @@ def copy_delivery(folder: Path, name: str, number: str) -> Path:
 # ── what passes ──────────────────────────────────────────────────────────────────────────────────────────
 
 
-def test_the_real_case_passes_with_all_its_layers(shared: Path, tmp_path: Path, machines: Machines) -> None:
-    case = real_copy(shared, tmp_path)
+def test_the_case_passes_with_all_its_layers(qa: Path, tmp_path: Path, machines: Machines) -> None:
+    case = qa_copy(qa, tmp_path)
     manifest = manifest_of(case, machines)
     assert manifest.machine_id == "G2"
     assert [beam.number for beam in manifest.beams] == [2, 3, 4, 5]
@@ -122,24 +123,27 @@ def test_the_real_case_passes_with_all_its_layers(shared: Path, tmp_path: Path, 
         )
         assert ratio == pytest.approx(0.990, abs=0.001)
     part = manifest.beam(2).layers[0].parts[0]
-    assert (part.rows, part.range_code, part.delivery) == (6165, 2, 1)
+    assert (part.range_code, part.delivery) == (2, 1)
     assert part.record.path == case / BEAM_2 / "02_1010000_001_002_001.ptn"
     assert part.record.sha256 == hashlib.sha256(part.record.path.read_bytes()).hexdigest()
     assert part.machine_plan is not None
     assert part.machine_plan.size == 56
 
 
-def test_the_check_counts_every_layer(shared: Path, machines: Machines) -> None:
-    report = check_case(surveyed(shared / "cases" / "qa_9spots_g2"), machines)
+def test_the_check_counts_every_layer(qa: Path, machines: Machines) -> None:
+    report = check_case(surveyed(qa), machines)
     assert report.passed
     (fraction,) = report.fractions
     assert len(fraction.layers) == 36
     first = fraction.layers[0]
-    assert (first.beam_number, first.layer, first.rows, first.beam_on_samples) == (2, 1, 6165, 6001)
-    assert (first.raw_dose1_sum, first.raw_dose2_sum) == (46702922, 46469418)
+    written = rows(qa / BEAM_2 / "02_1010000_001_002_001.ptn")
+    on = written[is_on(written)]
+    assert (first.beam_number, first.layer, first.rows) == (2, 1, len(written))
+    assert first.beam_on_samples == len(on)
+    assert (first.raw_dose1_sum, first.raw_dose2_sum) == (on[:, 4].sum(), on[:, 5].sum())
     assert first.range_codes == (2, 2)
-    # 46702922 counts of 2.12e-8 MU.
-    assert first.delivered_mu == pytest.approx(0.9901019464)
+    # A count is 2.12e-8 MU in range 2.
+    assert first.delivered_mu == pytest.approx(on[:, 4].sum() * 2.12e-8)
     assert first.planned_mu == 1.0
     assert [beam.ratio for beam in fraction.beams] == pytest.approx([0.990] * 4, abs=0.001)
     again = CaseCheck.model_validate_json(report.model_dump_json())
@@ -147,11 +151,20 @@ def test_the_check_counts_every_layer(shared: Path, machines: Machines) -> None:
     assert not [secret for secret in SECRETS if secret in report.model_dump_json()]
 
 
+@pytest.mark.parametrize("qa", ["real"], indirect=True)
+def test_the_check_counts_the_first_layer_of_the_real_case(qa: Path, machines: Machines) -> None:
+    first = check_case(surveyed(qa), machines).fractions[0].layers[0]
+    assert (first.beam_number, first.layer, first.rows, first.beam_on_samples) == (2, 1, 6165, 6001)
+    assert (first.raw_dose1_sum, first.raw_dose2_sum) == (46702922, 46469418)
+    # 46702922 counts of 2.12e-8 MU.
+    assert first.delivered_mu == pytest.approx(0.9901019464)
+
+
 def test_order_names_and_further_fractions_leave_a_beams_inputs_unchanged(
-    shared: Path, tmp_path: Path, machines: Machines
+    qa: Path, tmp_path: Path, machines: Machines
 ) -> None:
-    plain = manifest_of(real_copy(shared, tmp_path / "a", BEAM_2, BEAM_3), machines)
-    case = real_copy(shared, tmp_path / "b", BEAM_2, BEAM_3)
+    plain = manifest_of(qa_copy(qa, tmp_path / "a", BEAM_2, BEAM_3), machines)
+    case = qa_copy(qa, tmp_path / "b", BEAM_2, BEAM_3)
     other = copy_delivery(case / BEAM_3, "2026010510050000", "1010001")
     shutil.rmtree(case / BEAM_3)
     other.rename(case / "첫째 빔")
@@ -167,8 +180,8 @@ def test_order_names_and_further_fractions_leave_a_beams_inputs_unchanged(
     assert beam_inputs(plain, 2) != beam_inputs(plain, 3)
 
 
-def test_a_beams_inputs_follow_content(shared: Path, tmp_path: Path, machines: Machines) -> None:
-    case = real_copy(shared, tmp_path, BEAM_2)
+def test_a_beams_inputs_follow_content(qa: Path, tmp_path: Path, machines: Machines) -> None:
+    case = qa_copy(qa, tmp_path, BEAM_2)
     seen = [beam_inputs(manifest_of(case, machines), 2)]
     replace_in(
         case / BEAM_2 / "PlanRange.txt",
@@ -181,14 +194,14 @@ def test_a_beams_inputs_follow_content(shared: Path, tmp_path: Path, machines: M
     assert seen[0] != seen[1] != seen[2] != seen[0]
 
 
-def test_missing_beams_make_a_partial_case(shared: Path, tmp_path: Path, machines: Machines) -> None:
-    manifest = manifest_of(real_copy(shared, tmp_path, BEAM_2, BEAM_4), machines)
+def test_missing_beams_make_a_partial_case(qa: Path, tmp_path: Path, machines: Machines) -> None:
+    manifest = manifest_of(qa_copy(qa, tmp_path, BEAM_2, BEAM_4), machines)
     assert (manifest.partial, manifest.missing_beams) == (True, (3, 5))
     assert manifest.notes == ("partial fraction: no delivery of beam 3, 5",)
 
 
-def test_an_interrupted_beam_is_partial(shared: Path, tmp_path: Path, machines: Machines) -> None:
-    case = real_copy(shared, tmp_path)
+def test_an_interrupted_beam_is_partial(qa: Path, tmp_path: Path, machines: Machines) -> None:
+    case = qa_copy(qa, tmp_path)
     keep_layers(case / BEAM_3, 1, 6)
     manifest = manifest_of(case, machines)
     assert (manifest.partial, manifest.missing_beams) == (True, ())
@@ -196,8 +209,8 @@ def test_an_interrupted_beam_is_partial(shared: Path, tmp_path: Path, machines: 
     assert manifest.notes == ("partial fraction: 6 of 9 layers of beam 3 delivered",)
 
 
-def test_a_resumed_beam_is_one_beam(shared: Path, tmp_path: Path, machines: Machines) -> None:
-    case = real_copy(shared, tmp_path, BEAM_2, BEAM_3)
+def test_a_resumed_beam_is_one_beam(qa: Path, tmp_path: Path, machines: Machines) -> None:
+    case = qa_copy(qa, tmp_path, BEAM_2, BEAM_3)
     rest = copy_delivery(case / BEAM_2, "2026010510300000", "1010009")
     keep_layers(case / BEAM_2, 1, 6)
     keep_layers(rest, 7, 9)
@@ -208,9 +221,9 @@ def test_a_resumed_beam_is_one_beam(shared: Path, tmp_path: Path, machines: Mach
 
 
 def test_a_layer_in_two_parts_needs_their_sum_within_the_plan(
-    shared: Path, tmp_path: Path, machines: Machines
+    qa: Path, tmp_path: Path, machines: Machines
 ) -> None:
-    case = real_copy(shared, tmp_path, BEAM_2)
+    case = qa_copy(qa, tmp_path, BEAM_2)
     rest = copy_delivery(case / BEAM_2, "2026010510300000", "1010009")
     keep_layers(case / BEAM_2, 1, 6)
     keep_layers(rest, 6, 9)
@@ -228,15 +241,15 @@ def test_a_layer_in_two_parts_needs_their_sum_within_the_plan(
     assert layer.delivered_mu == pytest.approx(0.990, abs=0.001)
 
 
-def test_the_same_beam_twice_names_both_deliveries(shared: Path, tmp_path: Path, machines: Machines) -> None:
-    case = real_copy(shared, tmp_path, BEAM_2, BEAM_3)
+def test_the_same_beam_twice_names_both_deliveries(qa: Path, tmp_path: Path, machines: Machines) -> None:
+    case = qa_copy(qa, tmp_path, BEAM_2, BEAM_3)
     copy_delivery(case / BEAM_2, "2026010510300000", "1010009")
     error = failure_of(case, machines)
     assert "deliveries 1 and 3 of beam 2 overlap in layers 1 to 9" in str(error)
 
 
-def test_an_exact_copy_is_set_aside(shared: Path, tmp_path: Path, machines: Machines) -> None:
-    case = real_copy(shared, tmp_path, BEAM_2)
+def test_an_exact_copy_is_set_aside(qa: Path, tmp_path: Path, machines: Machines) -> None:
+    case = qa_copy(qa, tmp_path, BEAM_2)
     shutil.copytree(case / BEAM_2, case / "copy of it")
     (plan,) = case.glob("*.dcm")
     shutil.copyfile(plan, case / "same plan.dcm")
@@ -248,8 +261,8 @@ def test_an_exact_copy_is_set_aside(shared: Path, tmp_path: Path, machines: Mach
     assert "RT plan: a copy of the plan is set aside" in manifest.notes
 
 
-def test_a_setup_beams_delivery_is_set_aside(shared: Path, tmp_path: Path, machines: Machines) -> None:
-    case = real_copy(shared, tmp_path, BEAM_2, BEAM_3)
+def test_a_setup_beams_delivery_is_set_aside(qa: Path, tmp_path: Path, machines: Machines) -> None:
+    case = qa_copy(qa, tmp_path, BEAM_2, BEAM_3)
 
     def make_setup(dataset: pydicom.Dataset) -> None:
         dataset.IonBeamSequence[1].TreatmentDeliveryType = "SETUP"
@@ -261,8 +274,8 @@ def test_a_setup_beams_delivery_is_set_aside(shared: Path, tmp_path: Path, machi
     assert "delivery 2: it belongs to setup beam 3 and is set aside" in manifest.notes
 
 
-def test_a_layer_without_a_machine_plan_passes(shared: Path, tmp_path: Path, machines: Machines) -> None:
-    case = real_copy(shared, tmp_path, BEAM_2)
+def test_a_layer_without_a_machine_plan_passes(qa: Path, tmp_path: Path, machines: Machines) -> None:
+    case = qa_copy(qa, tmp_path, BEAM_2)
     replace_in(case / BEAM_2 / "PlanRange.txt", "02_QA0001_001_002_003.mgn", "")
     machine_plan(case / BEAM_2, 3).unlink()
     assert manifest_of(case, machines).beam(2).layers[2].parts[0].machine_plan is None
@@ -270,19 +283,18 @@ def test_a_layer_without_a_machine_plan_passes(shared: Path, tmp_path: Path, mac
 
 @pytest.mark.parametrize(("code", "factor"), [(1, 160 / 470), (3, 1400 / 470)])
 def test_a_range_code_scales_the_delivered_mu(
-    shared: Path, tmp_path: Path, machines: Machines, code: int, factor: float
+    qa: Path, tmp_path: Path, machines: Machines, code: int, factor: float
 ) -> None:
-    case = real_copy(shared, tmp_path, BEAM_2)
+    case = qa_copy(qa, tmp_path, BEAM_2)
     replace_in(case / BEAM_2 / "PlanRange.txt", "QA0001,2,2,2,", f"QA0001,2,{code},{code},")
     layer = manifest_of(case, machines).beam(2).layers[0]
-    assert layer.delivered_mu == pytest.approx(0.9901019464 * factor)
+    written = rows(record(case / BEAM_2, 1))
+    assert layer.delivered_mu == pytest.approx(written[is_on(written), 4].sum() * 2.12e-8 * factor)
     assert layer.parts[0].range_code == code
 
 
-def test_a_record_that_ends_with_the_beam_on_is_noted(
-    shared: Path, tmp_path: Path, machines: Machines
-) -> None:
-    case = real_copy(shared, tmp_path, BEAM_2)
+def test_a_record_that_ends_with_the_beam_on_is_noted(qa: Path, tmp_path: Path, machines: Machines) -> None:
+    case = qa_copy(qa, tmp_path, BEAM_2)
     path = record(case / BEAM_2, 5)
     path.write_bytes(path.read_bytes()[: 3000 * 16])
     notes = manifest_of(case, machines).notes
@@ -427,7 +439,7 @@ FAULTS: dict[str, tuple[Callable[[Path], object], str, int | None, str]] = {
         lambda f: rewrite(record(f, 4), lambda words: words.__setitem__((17, 6), 5)),
         "record",
         4,
-        "1 of 4083 rows belong to another layer than 4 (column 6)",
+        "1 of {rows} rows belong to another layer than 4 (column 6)",
     ),
     "record of another field": (
         lambda f: rewrite(
@@ -502,19 +514,18 @@ FAULTS: dict[str, tuple[Callable[[Path], object], str, int | None, str]] = {
 
 
 @pytest.mark.parametrize("fault", FAULTS)
-def test_a_fault_is_an_error_at_its_place(
-    shared: Path, tmp_path: Path, machines: Machines, fault: str
-) -> None:
+def test_a_fault_is_an_error_at_its_place(qa: Path, tmp_path: Path, machines: Machines, fault: str) -> None:
     change, kind, layer, message = FAULTS[fault]
-    case = real_copy(shared, tmp_path, BEAM_2, BEAM_3)
+    case = qa_copy(qa, tmp_path, BEAM_2, BEAM_3)
+    rows_written = len(rows(record(case / BEAM_3, 4)))
     change(case / BEAM_3)
     error = failure_of(case, machines)
-    assert message in str(error)
+    assert message.format(rows=rows_written) in str(error)
     assert (error.where.delivery, error.where.layer, error.where.kind) == (2, layer, kind)
 
 
-def test_a_layer_missing_from_the_table_is_named(shared: Path, tmp_path: Path, machines: Machines) -> None:
-    case = real_copy(shared, tmp_path, BEAM_2, BEAM_3)
+def test_a_layer_missing_from_the_table_is_named(qa: Path, tmp_path: Path, machines: Machines) -> None:
+    case = qa_copy(qa, tmp_path, BEAM_2, BEAM_3)
     table = case / BEAM_3 / "PlanRange.txt"
     lines = table.read_text().splitlines(keepends=True)
     table.write_text("".join(line for line in lines if "_003_006" not in line))
@@ -527,10 +538,8 @@ def test_a_layer_missing_from_the_table_is_named(shared: Path, tmp_path: Path, m
     ]
 
 
-def test_the_check_reports_every_fault_at_once_in_order(
-    shared: Path, tmp_path: Path, machines: Machines
-) -> None:
-    case = real_copy(shared, tmp_path, BEAM_2, BEAM_3)
+def test_the_check_reports_every_fault_at_once_in_order(qa: Path, tmp_path: Path, machines: Machines) -> None:
+    case = qa_copy(qa, tmp_path, BEAM_2, BEAM_3)
     record(case / BEAM_3, 7).unlink()
     record(case / BEAM_3, 2).unlink()
     replace_in(case / BEAM_2 / "PlanRange.txt", ",5,110,", ",5,111,")
@@ -549,9 +558,9 @@ def test_the_check_reports_every_fault_at_once_in_order(
 
 @pytest.mark.parametrize(("name", "shown"), [("G3", "machine G3 is unknown"), ("", "machine")])
 def test_an_unknown_machine_is_named(
-    shared: Path, tmp_path: Path, machines: Machines, name: str, shown: str
+    qa: Path, tmp_path: Path, machines: Machines, name: str, shown: str
 ) -> None:
-    case = real_copy(shared, tmp_path, BEAM_2)
+    case = qa_copy(qa, tmp_path, BEAM_2)
 
     def rename_machine(dataset: pydicom.Dataset) -> None:
         dataset.IonBeamSequence[2].TreatmentMachineName = name
@@ -563,8 +572,8 @@ def test_an_unknown_machine_is_named(
     assert isinstance(error, UnknownMachineError | PlanError)
 
 
-def test_two_machines_in_one_case_are_an_error(shared: Path, tmp_path: Path, machines: Machines) -> None:
-    case = real_copy(shared, tmp_path, BEAM_2)
+def test_two_machines_in_one_case_are_an_error(qa: Path, tmp_path: Path, machines: Machines) -> None:
+    case = qa_copy(qa, tmp_path, BEAM_2)
 
     def rename_machine(dataset: pydicom.Dataset) -> None:
         dataset.IonBeamSequence[2].TreatmentMachineName = "G1_LS"
@@ -574,8 +583,8 @@ def test_two_machines_in_one_case_are_an_error(shared: Path, tmp_path: Path, mac
     assert "its beams are planned on 2 machines: G1 (beam 4), G2 (beam 2, 3, 5)" in str(error)
 
 
-def test_an_unknown_range_shifter_is_named(shared: Path, tmp_path: Path, machines: Machines) -> None:
-    case = real_copy(shared, tmp_path, BEAM_2)
+def test_an_unknown_range_shifter_is_named(qa: Path, tmp_path: Path, machines: Machines) -> None:
+    case = qa_copy(qa, tmp_path, BEAM_2)
 
     def add_shifter(dataset: pydicom.Dataset) -> None:
         shifter = pydicom.Dataset()
@@ -590,8 +599,8 @@ def test_an_unknown_range_shifter_is_named(shared: Path, tmp_path: Path, machine
     assert "beam 3: range shifter SNOUT_DEG_X is unknown to machine G2" in str(error)
 
 
-def test_two_plans_are_an_error(shared: Path, tmp_path: Path, machines: Machines) -> None:
-    case = real_copy(shared, tmp_path, BEAM_2)
+def test_two_plans_are_an_error(qa: Path, tmp_path: Path, machines: Machines) -> None:
+    case = qa_copy(qa, tmp_path, BEAM_2)
     (path,) = case.glob("*.dcm")
     dataset = pydicom.dcmread(path)
     dataset.SOPInstanceUID = dataset.file_meta.MediaStorageSOPInstanceUID = "1.2.3.4.5"
@@ -605,8 +614,8 @@ def test_two_plans_are_an_error(shared: Path, tmp_path: Path, machines: Machines
     assert "2 different RT plans with the same SOP Instance UID" in str(failure_of(case, machines))
 
 
-def test_no_plan_or_an_unreadable_one_is_an_error(shared: Path, tmp_path: Path, machines: Machines) -> None:
-    case = real_copy(shared, tmp_path, BEAM_2)
+def test_no_plan_or_an_unreadable_one_is_an_error(qa: Path, tmp_path: Path, machines: Machines) -> None:
+    case = qa_copy(qa, tmp_path, BEAM_2)
     (path,) = case.glob("*.dcm")
     path.write_bytes(path.read_bytes()[:200])
     assert failure_of(case, machines).where.kind == "RT plan"
@@ -614,26 +623,22 @@ def test_no_plan_or_an_unreadable_one_is_an_error(shared: Path, tmp_path: Path, 
     assert "there is no RT Ion Plan in the case folder" in str(failure_of(case, machines))
 
 
-def test_a_study_folder_of_another_study_is_an_error(
-    shared: Path, tmp_path: Path, machines: Machines
-) -> None:
-    case = real_copy(shared, tmp_path, BEAM_2)
+def test_a_study_folder_of_another_study_is_an_error(qa: Path, tmp_path: Path, machines: Machines) -> None:
+    case = qa_copy(qa, tmp_path, BEAM_2)
     case = case.rename(case.with_name("1.2.840.113854.19.1.7.8"))
     assert "the study folder's name differs from the RT plan's study UID" in str(failure_of(case, machines))
     case = case.rename(case.with_name("case 12"))
     assert manifest_of(case, machines).beam(2).complete
 
 
-def test_machine_files_outside_a_delivery_are_an_error(
-    shared: Path, tmp_path: Path, machines: Machines
-) -> None:
-    case = real_copy(shared, tmp_path, BEAM_2)
+def test_machine_files_outside_a_delivery_are_an_error(qa: Path, tmp_path: Path, machines: Machines) -> None:
+    case = qa_copy(qa, tmp_path, BEAM_2)
     shutil.copyfile(record(case / BEAM_2, 1), case / "02_1010000_001_002_001.ptn")
     assert "1 machine file stands in the case folder, outside any delivery" in str(failure_of(case, machines))
 
 
-def test_nothing_readable_is_an_error(shared: Path, tmp_path: Path, machines: Machines) -> None:
-    case = real_copy(shared, tmp_path, BEAM_2)
+def test_nothing_readable_is_an_error(qa: Path, tmp_path: Path, machines: Machines) -> None:
+    case = qa_copy(qa, tmp_path, BEAM_2)
     (case / BEAM_2 / "PlanInfo.txt").unlink()
     survey = surveyed(case)
     error = failure_of(case, machines)
@@ -657,9 +662,9 @@ FRAME = "1.2.752.243.1.1.20200527162607614.6510.46061"
     ],
 )
 def test_ct_images_must_be_of_the_plans_patient_and_frame_of_reference(
-    shared: Path, tmp_path: Path, machines: Machines, patient: str, frame: str | None, fault: str | None
+    qa: Path, tmp_path: Path, machines: Machines, patient: str, frame: str | None, fault: str | None
 ) -> None:
-    case = real_copy(shared, tmp_path, BEAM_2)
+    case = qa_copy(qa, tmp_path, BEAM_2)
     (case / "CT").mkdir()
     for index in (2, 1):
         image = pydicom.Dataset()
@@ -681,27 +686,27 @@ def test_ct_images_must_be_of_the_plans_patient_and_frame_of_reference(
 
 
 def test_a_machine_plan_whose_zero_is_one_step_off_is_that_of_the_layer(
-    shared: Path, tmp_path: Path, machines: Machines
+    qa: Path, tmp_path: Path, machines: Machines
 ) -> None:
     # Whether G1's zero is 32767 or 32768 is not known: neither may refuse every case of that gantry.
-    case = real_copy(shared, tmp_path, BEAM_2)
+    case = qa_copy(qa, tmp_path, BEAM_2)
     g2 = machines.named("G2")
     preset = g2.preset.model_copy(update={"x_offset": 32767, "y_offset": 32767})
     assert manifest_of(case, Machines([g2.model_copy(update={"preset": preset})])).beam(2).complete
 
 
 def test_the_fourth_beam_alone_is_found_by_number_and_not_by_order(
-    shared: Path, tmp_path: Path, machines: Machines
+    qa: Path, tmp_path: Path, machines: Machines
 ) -> None:
-    manifest = manifest_of(real_copy(shared, tmp_path, BEAM_5), machines)
+    manifest = manifest_of(qa_copy(qa, tmp_path, BEAM_5), machines)
     assert [(beam.number, beam.name) for beam in manifest.beams] == [(5, "5S230")]
     assert manifest.missing_beams == (2, 3, 4)
 
 
-def test_errors_are_typed(shared: Path, tmp_path: Path, machines: Machines) -> None:
-    case = real_copy(shared, tmp_path, BEAM_2)
+def test_errors_are_typed(qa: Path, tmp_path: Path, machines: Machines) -> None:
+    case = qa_copy(qa, tmp_path, BEAM_2)
     record(case / BEAM_2, 1).unlink()
     assert isinstance(failure_of(case, machines), DeliveryError)
-    case = real_copy(shared, tmp_path, BEAM_2)
+    case = qa_copy(qa, tmp_path, BEAM_2)
     replace_in(case / BEAM_2 / "PlanRange.txt", "QA0001,2,2,2,", "QA0001,2,6,2,")
     assert isinstance(failure_of(case, machines), UnknownMachineError)

@@ -1,4 +1,4 @@
-"""A real delivery of four beams of nine spots (shared/cases/qa_9spots_g2): numbers written down by hand."""
+"""The QA delivery of four beams of nine spots, generated and real: numbers written down by hand."""
 
 from __future__ import annotations
 
@@ -38,10 +38,10 @@ def _file(path: Path) -> FileEntry:
     return FileEntry(path=path, sha256=hashlib.sha256(content).hexdigest(), size=len(content))
 
 
-def _entry(shared: Path, number: int, copies: Path | None = None, code: int = 2) -> BeamEntry:
+def _entry(qa: Path, number: int, copies: Path | None = None, code: int = 2) -> BeamEntry:
     """The beam; with ``copies``, from records whose monitor was switched to another range."""
     name, energy, folder, run = BEAMS[number]
-    source = next((shared / "cases" / "qa_9spots_g2").glob(f"*/{folder}"))
+    source = qa / folder
     layers = []
     for layer in range(1, 10):
         record = source / f"02_{run}_001_00{number}_00{layer}.ptn"
@@ -84,9 +84,9 @@ def _interpret(entry: BeamEntry, machine: Machine, out: Path, **options: object)
 
 @pytest.mark.parametrize("number", [2, 3, 4, 5])
 def test_each_beam_has_0_990_of_its_mu_on_nine_spots_where_planned(
-    shared: Path, g2: Machine, tmp_path: Path, number: int
+    qa: Path, g2: Machine, tmp_path: Path, number: int
 ) -> None:
-    entry = _entry(shared, number)
+    entry = _entry(qa, number)
     beam = _interpret(entry, g2, tmp_path)
     assert len(beam.layers) == 9
     assert beam.planned_mu == 9.0
@@ -98,19 +98,16 @@ def test_each_beam_has_0_990_of_its_mu_on_nine_spots_where_planned(
         assert layer.timeline is Timeline.MACHINE_PLAN
         assert layer.position_difference_mm is not None
         assert np.hypot(*layer.position_difference_mm) < 0.3
-    assert beam.layers[0].beam_on_samples == {2: 6001, 3: 4000, 4: 4000, 5: 7999}[number]
     assert sorted(path.name for path in (tmp_path / "log" / entry.name).iterdir()) == [
         f"0{layer}_{BEAMS[number][1]:.2f}MeV.csv" for layer in range(1, 10)
     ]
     assert verify_interpreted(tmp_path, entry, g2, OPTIONS, dialect=CsvDialect.ROWS) == beam
 
 
-def test_36_layers_have_their_dose_where_the_nine_spots_are(
-    shared: Path, g2: Machine, tmp_path: Path
-) -> None:
+def test_36_layers_have_their_dose_where_the_nine_spots_are(qa: Path, g2: Machine, tmp_path: Path) -> None:
     layers = 0
     for number, (name, energy, _, _) in BEAMS.items():
-        _interpret(_entry(shared, number), g2, tmp_path / name)
+        _interpret(_entry(qa, number), g2, tmp_path / name)
         for index, spot in enumerate(SPOTS, start=1):
             samples = np.loadtxt(tmp_path / name / f"log/{name}/0{index}_{energy:.2f}MeV.csv", delimiter=",")
             mean = np.average(samples[:, 1:3], axis=0, weights=samples[:, 3])
@@ -121,12 +118,12 @@ def test_36_layers_have_their_dose_where_the_nine_spots_are(
 
 @pytest.mark.parametrize("code", [1, 3])
 def test_another_range_with_scaled_counts_gives_the_same_mu(
-    shared: Path, g2: Machine, tmp_path: Path, code: int
+    qa: Path, g2: Machine, tmp_path: Path, code: int
 ) -> None:
-    plain = _interpret(_entry(shared, 4), g2, tmp_path / "plain")
+    plain = _interpret(_entry(qa, 4), g2, tmp_path / "plain")
     copies = tmp_path / "copies"
     copies.mkdir()
-    scaled = _interpret(_entry(shared, 4, copies, code), g2, tmp_path / "scaled")
+    scaled = _interpret(_entry(qa, 4, copies, code), g2, tmp_path / "scaled")
     for a, b in zip(plain.layers, scaled.layers, strict=True):
         # Rounding is at most half a count of the other range a sample, and averages out.
         assert b.delivered_mu == pytest.approx(a.delivered_mu, rel=5e-5)
@@ -134,8 +131,9 @@ def test_another_range_with_scaled_counts_gives_the_same_mu(
         assert b.range_codes == (code,)
 
 
-def test_the_machine_plan_gives_the_plan_csv_its_duration(shared: Path, g2: Machine, tmp_path: Path) -> None:
-    beam = _interpret(_entry(shared, 2), g2, tmp_path, plan_csv=True)
+@pytest.mark.parametrize("qa", ["real"], indirect=True)
+def test_the_machine_plan_gives_the_plan_csv_its_duration(qa: Path, g2: Machine, tmp_path: Path) -> None:
+    beam = _interpret(_entry(qa, 2), g2, tmp_path, plan_csv=True)
     samples = np.loadtxt(tmp_path / "plan_csv/2S110/01_110.00MeV.csv", delimiter=",")
     # 379.2 - 19.1 ms in steps of 60 us: 6001.67.
     assert len(samples) == 6003
@@ -146,9 +144,9 @@ def test_the_machine_plan_gives_the_plan_csv_its_duration(shared: Path, g2: Mach
 
 @pytest.mark.parametrize("damage", ["truncated", "moved", "one spot more"])
 def test_a_machine_plan_that_is_not_this_layers_is_refused(
-    shared: Path, g2: Machine, tmp_path: Path, damage: str
+    qa: Path, g2: Machine, tmp_path: Path, damage: str
 ) -> None:
-    entry = _entry(shared, 3)
+    entry = _entry(qa, 3)
     part = entry.layers[4].parts[0]
     assert part.machine_plan is not None
     content = part.machine_plan.path.read_bytes()
@@ -170,11 +168,13 @@ def test_a_machine_plan_that_is_not_this_layers_is_refused(
     assert (where.delivery, where.layer, where.kind) == (2, 5, "machine plan")
 
 
-def test_sizes_and_counts_of_the_first_layer(shared: Path, g2: Machine, tmp_path: Path) -> None:
-    entry = _entry(shared, 2)
+@pytest.mark.parametrize("qa", ["real"], indirect=True)
+def test_sizes_and_counts_of_the_first_layer(qa: Path, g2: Machine, tmp_path: Path) -> None:
+    entry = _entry(qa, 2)
     beam = _interpret(entry, g2, tmp_path)
     record = read_record(entry.layers[0].parts[0].record.path)
     assert (beam.layers[0].rows, len(record)) == (6165, 6165)
+    assert beam.layers[0].beam_on_samples == 6001
     first = (tmp_path / "log/2S110/01_110.00MeV.csv").read_bytes().split(b"\r\n")[0]
     row = int(np.argmax((record[:, 7] & 0xC000) == 0xC000))
     time, x, y, count = first.split(b",")

@@ -1,6 +1,6 @@
 """What each result depends on: the only place that decides when something is computed again.
 
-Never in a digest: case key, GPU, host, executor, paths, dates, run, attempt.
+Never in a digest: case key, GPU, host, executor, paths, dates of the work, run, attempt.
 """
 
 from collections.abc import Mapping
@@ -16,7 +16,7 @@ from mqi_dagster.store.files import sha256_file
 
 INTERPRETED_CSVS_CODE = "1"
 SIMULATION_CODE = "1"
-RT_DOSE_CODE = "1"
+RT_DOSE_CODE = "2"
 CASE_MANIFEST_CODE = "1"
 HANDED_OVER_CODE = "1"
 
@@ -126,14 +126,21 @@ def tps_file_digest(
     return digest_of(asset="tps_file", content=content, **simulation_inputs(beam, csvs, engine, version))
 
 
-def rt_dose_digest(beam: BeamAtWork, raw_dose: str, options: RtDose) -> str:
-    """Digest of a beam's RT Dose."""
+def rt_dose_digest(
+    beam: BeamAtWork, raw_dose: str, options: RtDose, irradiation: Mapping[str, str | int]
+) -> str:
+    """Digest of a beam's RT Dose.
+
+    Args:
+        irradiation: The machine's time of delivery and the fraction, as they stand in the file.
+    """
     return digest_of(
         asset="rt_dose",
         code=RT_DOSE_CODE,
         raw_dose=raw_dose,
         plan=beam.manifest.plan.sha256,
         beam=beam.number,
+        irradiation=irradiation,
         settings={
             **options.model_dump(mode="json", exclude={"command"}),
             "command": _command(options.command),

@@ -1,6 +1,7 @@
 """Station 4: the raw dose becomes a DICOM RT Dose, checked by reading it back."""
 
 from pathlib import Path
+from zoneinfo import ZoneInfo
 
 import dagster as dg
 
@@ -14,7 +15,7 @@ from mqi_dagster.assets.lineage import DIGEST, require_passed, resolve, reusable
 from mqi_dagster.assets.raw_dose_files import RawDoseRecord, Role, read_raw_dose
 from mqi_dagster.dose.grid import DoseGrid
 from mqi_dagster.dose.readback import RtDoseReport, verify_rt_dose
-from mqi_dagster.dose.rt_dose import EngineStamp, RtDoseRequest, as_written, write_rt_dose
+from mqi_dagster.dose.rt_dose import EngineStamp, Irradiation, RtDoseRequest, as_written, write_rt_dose
 from mqi_dagster.errors import MqiError, Where
 from mqi_dagster.execution.scrub import Scrubber
 from mqi_dagster.execution.site_command import run_site_command
@@ -31,6 +32,7 @@ def _request(site: Site, beam: BeamAtWork, record: RawDoseRecord, digest: str) -
         plan_path=require_unchanged(beam.manifest.plan, "RT plan"),
         beam_number=beam.number,
         digest=digest,
+        irradiation=irradiation_of(beam, site.settings.site.timezone),
         engine=EngineStamp(
             name=record.engine,
             version=record.version,
@@ -40,10 +42,30 @@ def _request(site: Site, beam: BeamAtWork, record: RawDoseRecord, digest: str) -
         ),
         software_versions=(f"mqi_dagster {__version__}",),
         dose_type=options.dose_type,
+        summation=options.summation_type,
         rbe=options.rbe,
         bits=options.bits,
         comment=_comment(beam, record),
     )
+
+
+def irradiation_of(beam: BeamAtWork, timezone: str) -> Irradiation:
+    """When the beam was delivered, and in which fraction of the plan.
+
+    The fraction is known where the order in which the site first saw the plan's fractions is the order in
+    which they were irradiated. Counted are those the site has seen: a course that began elsewhere counts
+    from 1.
+
+    Args:
+        beam: The beam.
+        timezone: IANA name of the zone in which the machine writes its times.
+    """
+    manifest = beam.manifest
+    begun = min(
+        delivery.irradiated_at for delivery in manifest.deliveries if delivery.beam_number == beam.number
+    )
+    agree = manifest.clinical_fraction == manifest.fraction
+    return Irradiation(begun.astimezone(ZoneInfo(timezone)), manifest.fraction if agree else None)
 
 
 def not_simulated(beam: BeamAtWork) -> list[str]:
@@ -72,7 +94,7 @@ def verify(
     """Open every RT Dose of a folder and check it against the raw dose."""
     request = _request(site, beam, record, digest)
     built_in = site.settings.rt_dose.command is None
-    surface = record.water_surface_mm
+    surface = record.surface_mm
     reports: dict[Role, RtDoseReport] = {}
     for role, grid in grids.items():
         path = folder / FILES[role]
@@ -85,6 +107,8 @@ def verify(
             frame=grid.frame,
             units=grid.units,
             dose_type=request.dose_type,
+            summation=request.summation,
+            irradiation=request.irradiation,
             expected=as_written(grid, request),
             digest=digest if built_in else None,
             water_surface_y_mm=None if surface is None else -surface,
@@ -127,6 +151,8 @@ def _make(
             "units": main.units.value,
             "maximum": main.maximum,
             "r80_mm": main.r80_mm,
+            "summation_type": request.summation.value,
+            "fraction": request.irradiation.fraction_number,
             "engine": record.engine,
             "engine_version": record.version,
             "histories": record.histories,
@@ -150,7 +176,8 @@ def rt_dose(context: dg.AssetExecutionContext, site: dg.ResourceParam[Site]) -> 
         require_passed(context.instance, "raw_dose", "engine_output", key)
         beam = load_beam(context.instance, site, key)
         raw = resolve(context.instance, site, "raw_dose", key)
-        digest = rt_dose_digest(beam, raw.digest, site.settings.rt_dose)
+        irradiation = irradiation_of(beam, site.settings.site.timezone)
+        digest = rt_dose_digest(beam, raw.digest, site.settings.rt_dose, irradiation.attributes())
         record, grids = read_raw_dose(raw)
         published = reusable(site, "rt_dose", key, digest)
         if published is None:
@@ -171,6 +198,8 @@ def rt_dose(context: dg.AssetExecutionContext, site: dg.ResourceParam[Site]) -> 
                 "units": main.units.value,
                 "maximum": main.maximum,
                 "R80 [mm]": round(main.r80_mm, 2) if main.r80_mm is not None else "none",
+                "summation type": site.settings.rt_dose.summation_type.value,
+                "fraction": irradiation.fraction_number or "not known",
                 "grid": f"{main.columns} x {main.rows} x {main.frames}",
                 "spacing [mm]": " x ".join(f"{step:g}" for step in main.spacing_mm),
                 "engine": f"{record.engine} {record.version}",

@@ -64,9 +64,9 @@ def of_rt_dose(grids: Mapping[Role, DoseGrid], record: RawDoseRecord) -> Metadat
     """Slices, and in a phantom depth dose and lateral profiles."""
     grid = grids.get("box") or grids["plane"]
     pictures: Metadata = {"slices": _picture(dose_slices(grid), "slices through the maximum of the dose")}
-    if grid.frame is not DoseFrame.PHANTOM or record.water_surface_mm is None:
+    if grid.frame is not DoseFrame.PHANTOM or record.surface_mm is None:
         return pictures
-    surface = -record.water_surface_mm
+    surface = -record.surface_mm
     units = grid.units.value
     if not grid.is_plane:
         curve = integral_depth_dose(grid, surface)

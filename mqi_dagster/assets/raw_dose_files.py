@@ -57,8 +57,21 @@ class RawDoseRecord(BaseModel):
     interpreted_csvs: str
     """Digest of the CSVs it was made from."""
     water_surface_mm: float | None
-    """Engine z of the phantom's water surface."""
+    """Engine z of the water surface in 2 cm mode; None in a patient, and where the whole box is water."""
     files: tuple[ScoredFile, ...]
+
+    @property
+    def surface_mm(self) -> float | None:
+        """Engine z at which the beam enters the water; None in a patient.
+
+        Without 2 cm mode the phantom is water from edge to edge, so its surface is the upper edge of the box.
+        """
+        if self.water_surface_mm is not None:
+            return self.water_surface_mm
+        for entry in self.files:
+            if entry.role == "box" and entry.axes == "phantom":
+                return entry.origin_mm[2] + (entry.layers - 0.5) * entry.spacing_mm[2]
+        return None
 
 
 def copy_files(

@@ -25,12 +25,14 @@ from mqi_dagster.dose.profiles import r80_mm
 from mqi_dagster.dose.rt_dose import (
     PROCESSING_EQUIPMENT,
     RT_DOSE_CLASS,
+    Irradiation,
     derived_uid,
     instance_role,
+    study_id,
 )
 from mqi_dagster.dose.stored_image import require, scaling_of, stored_grid
 from mqi_dagster.errors import DoseError, Where
-from mqi_dagster.settings import DoseType
+from mqi_dagster.settings import DoseType, SummationType
 
 _ROUNDING = 0.5 + 2e-6
 """Half a scaling, and what float64 loses at 2**32 steps in a quotient and a product (2 x 2**32 x 2**-53)."""
@@ -68,6 +70,8 @@ def verify_rt_dose(
     frame: DoseFrame,
     units: DoseUnits,
     dose_type: DoseType,
+    summation: SummationType,
+    irradiation: Irradiation,
     expected: DoseGrid | None,
     digest: str | None,
     water_surface_y_mm: float | None = None,
@@ -81,6 +85,9 @@ def verify_rt_dose(
         frame: Whose coordinates it has to be in.
         units: The units it has to be in.
         dose_type: The dose type it has to have.
+        summation: The summation type that the built-in writer has given it; a site's own command may give
+            it either.
+        irradiation: When the beam was delivered, which the built-in writer has put into it.
         expected: The dose it has to hold, in that type (`rt_dose.as_written`).
         digest: The digest that the built-in writer derived its UIDs from; None for a file of a site's own
             command, which may choose its UIDs and grid and is compared within 1 %.
@@ -95,6 +102,9 @@ def verify_rt_dose(
         dataset = dataset_of(path, _PLACE)
         with elements_of(_PLACE):
             grid = _checked(dataset, plan, frame, digest)
+            _check_summation(dataset, summation, built_in=digest is not None)
+            if digest is not None:
+                _check_irradiation(dataset, plan, irradiation)
         scaling = scaling_of(dataset)
         require(grid.units is units, "DoseUnits", f"is not {units.value}")
         require(dataset.get("DoseType") == dose_type.value, "DoseType", f"is not {dose_type.value}")
@@ -168,7 +178,6 @@ def _check_frame_of_reference(dataset: FileDataset, plan: PlanReference, frame: 
 
 
 def _check_reference(dataset: FileDataset, plan: PlanReference) -> None:
-    require(dataset.get("DoseSummationType") == "BEAM", "DoseSummationType", "is not BEAM")
     plans = dataset.get("ReferencedRTPlanSequence") or []
     require(len(plans) == 1, "ReferencedRTPlanSequence", f"has {len(plans)} items instead of 1")
     sop_class = plans[0].get("ReferencedSOPClassUID")
@@ -184,6 +193,23 @@ def _check_reference(dataset: FileDataset, plan: PlanReference) -> None:
     require(len(beams) == 1, "ReferencedBeamSequence", f"has {len(beams)} items instead of 1")
     beam = beams[0].get("ReferencedBeamNumber")
     require(beam == plan.beam_number, "ReferencedBeamNumber", f"is not {plan.beam_number}")
+
+
+def _check_summation(dataset: FileDataset, summation: SummationType, *, built_in: bool) -> None:
+    allowed = [summation.value] if built_in else [kind.value for kind in SummationType]
+    found = dataset.get("DoseSummationType")
+    require(found in allowed, "DoseSummationType", f"is not {' or '.join(allowed)}")
+
+
+def _check_irradiation(dataset: FileDataset, plan: PlanReference, irradiation: Irradiation) -> None:
+    for keyword, value in irradiation.attributes().items():
+        require(dataset.get(keyword) == value, keyword, f"is not {value}")
+    if irradiation.fraction_number is None:
+        require("CurrentFractionNumber" not in dataset, "CurrentFractionNumber", "is not known, but given")
+    require(
+        dataset.get("StudyID") == study_id(plan), "StudyID", "is neither the plan's nor made of its study"
+    )
+    require(dataset.get("SeriesNumber") == plan.beam_number, "SeriesNumber", f"is not {plan.beam_number}")
 
 
 def _check_built_in(dataset: FileDataset, grid: DoseGrid, digest: str) -> None:

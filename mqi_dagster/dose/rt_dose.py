@@ -1,7 +1,8 @@
 """A dose grid to a DICOM RT Dose, PS3.3 A.18.
 
-The same inputs give the same bytes: UIDs come from the digest, and no date or time is of now. The file is
-the one output that carries identity; its name never does.
+The same inputs give the same bytes: UIDs come from the digest, and every date and time is that of the
+irradiation or of the plan, none is of now. The file is the one output that carries identity; its name never
+does.
 """
 
 from __future__ import annotations
@@ -12,6 +13,7 @@ import re
 import warnings
 from copy import deepcopy
 from dataclasses import dataclass
+from datetime import datetime
 from pathlib import Path
 
 import numpy as np
@@ -25,7 +27,7 @@ from mqi_dagster.dose.encoding import decimal_string, encode_dose
 from mqi_dagster.dose.grid import DoseFrame, DoseGrid
 from mqi_dagster.dose.plan_reference import RT_ION_PLAN_CLASS, PlanReference, elements_of, read_plan_reference
 from mqi_dagster.errors import DoseError, InfrastructureError, Where
-from mqi_dagster.settings import DoseType
+from mqi_dagster.settings import DoseType, SummationType
 
 RT_DOSE_CLASS = "1.2.840.10008.5.1.4.1.1.481.2"
 GRID_FRAME_OFFSET_VECTOR = Tag(0x3004, 0x000C)
@@ -67,6 +69,31 @@ class EngineStamp:
 
 
 @dataclass(frozen=True, slots=True)
+class Irradiation:
+    """When the beam was delivered."""
+
+    begun_at: datetime
+    """Start of its first delivery, in the site's zone, as the machine wrote it."""
+    fraction_number: int | None
+    """Which fraction of the plan it was; None where that is not known for sure."""
+
+    def attributes(self) -> dict[str, str | int]:
+        """What of it stands in the file, by keyword.
+
+        Treatment Date and Time and Current Fraction Number are not of the RT Dose IOD but of treatment
+        records; a Standard Extended SOP Class may carry them (PS3.2 7.3), and whoever does not know them
+        ignores them.
+        """
+        date, time = f"{self.begun_at:%Y%m%d}", f"{self.begun_at:%H%M%S.%f}"
+        found: dict[str, str | int] = {}
+        for what in ("Series", "Content", "Acquisition", "Treatment"):
+            found |= {f"{what}Date": date, f"{what}Time": time}
+        if self.fraction_number is not None:
+            found["CurrentFractionNumber"] = self.fraction_number
+        return found
+
+
+@dataclass(frozen=True, slots=True)
 class RtDoseRequest:
     """Everything of an RT Dose that is not in its grid."""
 
@@ -74,9 +101,11 @@ class RtDoseRequest:
     beam_number: int
     digest: str
     """Digest of the asset, 64 hexadecimal digits: every UID is derived from it."""
+    irradiation: Irradiation
     engine: EngineStamp
     software_versions: tuple[str, ...]
     dose_type: DoseType
+    summation: SummationType
     rbe: float
     """Factor from physical to effective dose; used for ``EFFECTIVE`` only."""
     bits: int
@@ -89,6 +118,15 @@ def derived_uid(digest: str, role: str) -> str:
     """The UID of a role in a result: ``2.25.`` and the first 128 bits of SHA-256 of digest and role."""
     first_bytes = hashlib.sha256((digest + role).encode()).digest()[:16]
     return f"2.25.{int.from_bytes(first_bytes)}"
+
+
+def study_id(plan: PlanReference) -> str:
+    """The plan's Study ID, or where it has none 15 characters of its Study Instance UID's SHA-256.
+
+    A study without a Study ID cannot be put on a DICOMDIR.
+    """
+    given = str(plan.dataset.get("StudyID") or "").strip()
+    return given or "MQI" + hashlib.sha256(plan.uid("StudyInstanceUID").encode()).hexdigest()[:12].upper()
 
 
 def instance_role(grid: DoseGrid) -> str:
@@ -119,6 +157,8 @@ def write_rt_dose(path: Path, grid: DoseGrid, request: RtDoseRequest) -> None:
         plan = read_plan_reference(request.plan_path, request.beam_number)
         with elements_of(Where(kind="RT plan")):
             dataset = _patient_and_study(plan)
+        for keyword, value in request.irradiation.attributes().items():
+            setattr(dataset, keyword, value)
         _series_frame_and_equipment(dataset, plan, grid, request)
         _image(dataset, as_written(grid, request), request.bits)
         _dose(dataset, plan, grid, request)
@@ -136,6 +176,7 @@ def _patient_and_study(plan: PlanReference) -> FileDataset:
         else:
             setattr(dataset, keyword, "")
     dataset.StudyInstanceUID = plan.uid("StudyInstanceUID")
+    dataset.StudyID = study_id(plan)
     return dataset
 
 
@@ -154,7 +195,7 @@ def _series_frame_and_equipment(
 
     dataset.Modality = "RTDOSE"
     dataset.SeriesInstanceUID = derived_uid(request.digest, "series")
-    dataset.SeriesNumber = None
+    dataset.SeriesNumber = request.beam_number
     dataset.SeriesDescription = f"Delivered dose, beam {request.beam_number}"
     dataset.OperatorsName = ""
     dataset.InstanceNumber = 2 if grid.is_plane else 1
@@ -220,7 +261,7 @@ def _image(dataset: FileDataset, grid: DoseGrid, bits: int) -> None:
 def _dose(dataset: FileDataset, plan: PlanReference, grid: DoseGrid, request: RtDoseRequest) -> None:
     dataset.DoseUnits = grid.units.value
     dataset.DoseType = request.dose_type.value
-    dataset.DoseSummationType = "BEAM"
+    dataset.DoseSummationType = request.summation.value
     if request.comment:
         dataset.DoseComment = request.comment
     dataset.TissueHeterogeneityCorrection = "WATER" if grid.frame is DoseFrame.PHANTOM else "IMAGE"

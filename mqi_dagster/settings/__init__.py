@@ -10,6 +10,7 @@ from mqi_dagster.settings.choices import (
     OutputFormat,
     Ready,
     Samples,
+    SummationType,
     Tell,
 )
 from mqi_dagster.settings.database import Database
@@ -75,6 +76,7 @@ __all__ = [
     "Site",
     "SiteCommand",
     "Slurm",
+    "SummationType",
     "Tell",
     "Ui",
     "Webhook",

@@ -47,6 +47,15 @@ class DoseType(StrEnum):
     EFFECTIVE = "EFFECTIVE"
 
 
+class SummationType(StrEnum):
+    """DICOM Dose Summation Type of the RT Dose, PS3.3 C.8.8.3."""
+
+    BEAM_SESSION = "BEAM_SESSION"
+    """One session (fraction) of the beam: what a delivery is."""
+    BEAM = "BEAM"
+    """The beam in the plan, all of its fractions; for receivers that know nothing else."""
+
+
 class Keep(StrEnum):
     """Which folders of jobs stay on a cluster."""
 

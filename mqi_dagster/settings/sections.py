@@ -9,7 +9,7 @@ from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
 
 from pydantic import Field, field_validator, model_validator
 
-from mqi_dagster.settings.choices import CaseNames, DoseType, Ready, Samples
+from mqi_dagster.settings.choices import CaseNames, DoseType, Ready, Samples, SummationType
 from mqi_dagster.settings.gpus import DeclaredGpu
 from mqi_dagster.settings.section import REMOTE_PATH, Count, Seconds, Section
 
@@ -152,7 +152,12 @@ class RtDose(Section):
     """Raw dose to DICOM RT Dose."""
 
     bits: Annotated[int, Field(multiple_of=16, ge=16, le=32)] = Field(
-        32, description="Bits per pixel: 16 or 32."
+        16,
+        description="Bits per pixel: 16 (steps of 0.0015 % of the maximum) or 32, which some readers refuse.",
+    )
+    summation_type: SummationType = Field(
+        SummationType.BEAM_SESSION,
+        description="`BEAM_SESSION` (one fraction of the beam), or `BEAM` for receivers that know only that.",
     )
     dose_type: DoseType = Field(DoseType.PHYSICAL, description="`PHYSICAL`, or `EFFECTIVE` (times `rbe`).")
     rbe: Annotated[float, Field(gt=0)] = Field(1.1, description="Constant RBE for `EFFECTIVE`.")

@@ -2,20 +2,23 @@
 
 from __future__ import annotations
 
+from datetime import datetime
 from pathlib import Path
+from zoneinfo import ZoneInfo
 
 import numpy as np
 from pydicom.dataset import Dataset, FileDataset, FileMetaDataset
 from pydicom.uid import ExplicitVRLittleEndian
 
 from mqi_dagster.dose.grid import DoseGrid, DoseUnits, from_phantom
-from mqi_dagster.dose.rt_dose import EngineStamp, RtDoseRequest
-from mqi_dagster.settings import DoseType
+from mqi_dagster.dose.rt_dose import EngineStamp, Irradiation, RtDoseRequest
+from mqi_dagster.settings import DoseType, SummationType
 
 DIGEST = "0f" * 32
 PLAN_UID = "1.2.3.4.5.100"
 STUDY_UID = "1.2.3.4.5.200"
 FRAME_UID = "1.2.3.4.5.300"
+IRRADIATION = Irradiation(datetime(2024, 2, 20, 14, 5, 6, 70_000, ZoneInfo("Asia/Seoul")), 3)
 
 
 def write_plan(path: Path, *, charset: str = "ISO_IR 192", name: str = "Marker^김") -> Path:
@@ -50,9 +53,11 @@ def request(plan_path: Path, **changes: object) -> RtDoseRequest:
         "plan_path": plan_path,
         "beam_number": 5,
         "digest": DIGEST,
+        "irradiation": IRRADIATION,
         "engine": EngineStamp("mqi-engine", "0.1.0 (MCsquare 1.1)", 42, 1_000_000, 2.314),
         "software_versions": ("0.1.0", "pydicom 3.0.2"),
         "dose_type": DoseType.PHYSICAL,
+        "summation": SummationType.BEAM_SESSION,
         "rbe": 1.1,
         "bits": 32,
         "comment": "delivered beam",

@@ -18,10 +18,10 @@ from mqi_dagster.dose.grid import (
     plane_from_phantom,
 )
 from mqi_dagster.dose.readback import RtDoseReport, read_dose_grid, verify_rt_dose
-from mqi_dagster.dose.rt_dose import as_written, write_rt_dose
+from mqi_dagster.dose.rt_dose import Irradiation, as_written, write_rt_dose
 from mqi_dagster.errors import DoseError
-from mqi_dagster.settings import DoseType
-from tests.dose.dose_cases import DIGEST, FRAME_UID, phantom_grid, request
+from mqi_dagster.settings import DoseType, SummationType
+from tests.dose.dose_cases import DIGEST, FRAME_UID, IRRADIATION, phantom_grid, request
 
 Change = Callable[[pydicom.FileDataset], object]
 
@@ -39,6 +39,8 @@ def verify(path: Path, plan_path: Path, expected: DoseGrid | None, **changes: ob
         "frame": DoseFrame.PHANTOM,
         "units": DoseUnits.GY,
         "dose_type": DoseType.PHYSICAL,
+        "summation": SummationType.BEAM_SESSION,
+        "irradiation": IRRADIATION,
         "expected": expected,
         "digest": DIGEST,
     }
@@ -131,6 +133,14 @@ def test_the_range_is_reported_where_the_surface_is_known(tmp_path: Path, plan_p
         (put("FrameOfReferenceUID", "1.2.3"), "FrameOfReferenceUID"),
         (drop("FrameOfReferenceUID"), "FrameOfReferenceUID"),
         (put("DoseSummationType", "PLAN"), "DoseSummationType"),
+        (put("DoseSummationType", "BEAM"), "DoseSummationType"),
+        (put("TreatmentDate", "20240221"), "TreatmentDate"),
+        (put("TreatmentTime", "140506.08"), "TreatmentTime"),
+        (put("CurrentFractionNumber", 4), "CurrentFractionNumber"),
+        (drop("CurrentFractionNumber"), "CurrentFractionNumber"),
+        (put("SeriesDate", ""), "SeriesDate"),
+        (put("SeriesNumber", 2), "SeriesNumber"),
+        (put("StudyID", ""), "StudyID"),
         (put("DoseUnits", "RELATIVE"), "DoseUnits"),
         (put("DoseUnits", "CGY"), "DoseUnits"),
         (put("DoseType", "EFFECTIVE"), "DoseType"),
@@ -175,6 +185,25 @@ def test_a_broken_rule_is_named(tmp_path: Path, plan_path: Path, alter: Change, 
     assert caught.value.message.startswith(keyword + ":")
     assert caught.value.where.kind == "RT Dose"
     assert "ID-77" not in str(caught.value)
+
+
+def test_a_fraction_number_that_nobody_knows_is_refused(tmp_path: Path, plan_path: Path) -> None:
+    path = written(tmp_path, plan_path, phantom_grid())
+    unknown = Irradiation(IRRADIATION.begun_at, None)
+    with pytest.raises(DoseError, match="CurrentFractionNumber: is not known"):
+        verify(path, plan_path, phantom_grid(), irradiation=unknown)
+
+
+def test_the_summation_type_is_the_one_of_the_settings(tmp_path: Path, plan_path: Path) -> None:
+    path = written(tmp_path, plan_path, phantom_grid(), summation=SummationType.BEAM)
+    verify(path, plan_path, phantom_grid(), summation=SummationType.BEAM)
+    with pytest.raises(DoseError, match="DoseSummationType: is not BEAM_SESSION"):
+        verify(path, plan_path, phantom_grid())
+    # A site's own command may give the dose of a beam either type.
+    verify(path, plan_path, phantom_grid(), digest=None)
+    change(path, put("DoseSummationType", "PLAN"))
+    with pytest.raises(DoseError, match="DoseSummationType: is not BEAM_SESSION or BEAM"):
+        verify(path, plan_path, phantom_grid(), digest=None)
 
 
 def test_one_pixel_off_by_one_is_noticed(tmp_path: Path, plan_path: Path) -> None:

@@ -10,10 +10,20 @@ import pydicom
 import pytest
 
 from mqi_dagster.dose.grid import DoseUnits, from_patient, from_phantom, plane_from_phantom
-from mqi_dagster.dose.rt_dose import EngineStamp, derived_uid, write_rt_dose
+from mqi_dagster.dose.rt_dose import EngineStamp, Irradiation, derived_uid, write_rt_dose
 from mqi_dagster.errors import DoseError, InfrastructureError
-from mqi_dagster.settings import DoseType
-from tests.dose.dose_cases import DIGEST, FRAME_UID, PLAN_UID, STUDY_UID, phantom_grid, request, write_plan
+from mqi_dagster.settings import DoseType, SummationType
+from mqi_dagster.settings.sections import RtDose
+from tests.dose.dose_cases import (
+    DIGEST,
+    FRAME_UID,
+    IRRADIATION,
+    PLAN_UID,
+    STUDY_UID,
+    phantom_grid,
+    request,
+    write_plan,
+)
 
 
 def pixels(dataset: pydicom.FileDataset) -> np.ndarray:
@@ -93,7 +103,7 @@ def test_the_dose_refers_to_its_plan_and_beam(tmp_path: Path, plan_path: Path) -
         "RTDOSE",
         "GY",
         "PHYSICAL",
-        "BEAM",
+        "BEAM_SESSION",
     )
     (reference,) = ds.ReferencedRTPlanSequence
     assert reference.ReferencedSOPClassUID == "1.2.840.10008.5.1.4.1.1.481.8"
@@ -106,7 +116,40 @@ def test_the_dose_refers_to_its_plan_and_beam(tmp_path: Path, plan_path: Path) -
     assert (str(ds.PatientName), ds.PatientID, ds.PatientBirthDate) == ("Marker^김", "ID-77", "19700102")
     assert ds.SpecificCharacterSet == "ISO_IR 192"
     assert ds.OperatorsName == ""
-    assert ds.AccessionNumber == ds.StudyTime == ds.StudyID == ""
+    assert ds.AccessionNumber == ds.StudyTime == ""
+    assert ds.SeriesNumber == 5
+    # The plan has no Study ID: 12 digits of SHA-256 of its Study Instance UID.
+    assert ds.StudyID == "MQI" + hashlib.sha256(b"1.2.3.4.5.200").hexdigest()[:12].upper()
+
+
+def test_the_dose_says_when_it_was_given_and_in_which_fraction(tmp_path: Path, plan_path: Path) -> None:
+    write_rt_dose(tmp_path / "dose.dcm", phantom_grid(), request(plan_path))
+    ds = pydicom.dcmread(tmp_path / "dose.dcm")
+    for what in ("Treatment", "Series", "Content", "Acquisition"):
+        assert (ds[f"{what}Date"].value, ds[f"{what}Time"].value) == ("20240220", "140506.070000")
+    assert ds.CurrentFractionNumber == 3
+    assert "InstanceCreationDate" not in ds
+
+
+def test_a_fraction_that_is_not_known_is_not_written(tmp_path: Path, plan_path: Path) -> None:
+    unknown = Irradiation(IRRADIATION.begun_at, None)
+    write_rt_dose(tmp_path / "dose.dcm", phantom_grid(), request(plan_path, irradiation=unknown))
+    assert "CurrentFractionNumber" not in pydicom.dcmread(tmp_path / "dose.dcm")
+
+
+def test_a_receiver_that_knows_only_beams_gets_one(tmp_path: Path, plan_path: Path) -> None:
+    made = request(plan_path, summation=SummationType.BEAM)
+    write_rt_dose(tmp_path / "dose.dcm", phantom_grid(), made)
+    assert pydicom.dcmread(tmp_path / "dose.dcm").DoseSummationType == "BEAM"
+
+
+def test_sixteen_bits_are_off_by_less_than_a_thousandth_of_a_percent(tmp_path: Path, plan_path: Path) -> None:
+    raw = np.random.default_rng(1).uniform(0.0, 2.0, (4, 5, 6))
+    write_rt_dose(tmp_path / "dose.dcm", phantom_grid(seed=1), request(plan_path, bits=RtDose().bits))
+    ds = pydicom.dcmread(tmp_path / "dose.dcm")
+    assert ds.BitsAllocated == 16
+    expected = raw[::-1].transpose(1, 0, 2)
+    assert np.abs(pixels(ds) - expected).max() <= 1e-5 * raw.max()
 
 
 def test_the_uids_are_derived_from_the_digest(tmp_path: Path, plan_path: Path) -> None:

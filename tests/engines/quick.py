@@ -53,11 +53,15 @@ def geometry(keys: dict[str, str]) -> tuple[list[int], list[float], list[float]]
 
 
 def dose_of(keys: dict[str, str], layers: list[tuple[float, np.ndarray]]) -> np.ndarray:
-    """Dose [z, y, x] in Gy-like numbers; depth runs along -z from the surface at z = 20 mm."""
+    """Dose [z, y, x] in Gy-like numbers; depth runs along -z from the surface.
+
+    The surface is at z = 20 mm in 2 cm mode, and otherwise at the upper edge of the box.
+    """
     model = json.loads(Path(keys["beammodelfile"]).read_text())
     voxels, steps, edges = geometry(keys)
     x, y, z = (e + s * (np.arange(n) + 0.5) for n, s, e in zip(voxels, steps, edges, strict=True))
-    depth = 20.0 - z
+    surface = 20.0 if keys["twocentimetermode"] == "true" else edges[2] + steps[2] * voxels[2]
+    depth = surface - z
     dose = np.zeros(voxels[::-1])
     for energy, rows in layers:
         reach = 0.022 * energy**1.77

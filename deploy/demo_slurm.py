@@ -18,8 +18,8 @@ from typing import Any
 
 import yaml
 
-from mqi_dagster.cli.case_site import local_zone
 from mqi_dagster.cli.demo import SETTINGS
+from mqi_dagster.cli.sites import local_zone
 from mqi_dagster.engine.embedded.install import install_engine
 
 DEPLOY = Path(__file__).parent

@@ -1,5 +1,13 @@
 """The command ``mqi``."""
 
-from mqi_dagster.cli.app import main
+import sys
 
-__all__ = ["main"]
+
+def main() -> None:
+    """Run the command; Ctrl-C ends it without a word, also while it starts."""
+    try:
+        from mqi_dagster.cli.app import main as run
+
+        run()
+    except KeyboardInterrupt:
+        sys.exit(130)

@@ -3,7 +3,6 @@
 import json
 from dataclasses import asdict
 from datetime import UTC, datetime
-from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -11,7 +10,8 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from mqi_dagster.cli.sites import SiteOption, require_site
+from mqi_dagster.cli.screen import output
+from mqi_dagster.cli.sites import DEFAULT_SITE, SiteOption, require_site
 from mqi_dagster.errors import ConfigurationError, MqiError
 
 if TYPE_CHECKING:
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 
 def alarms(
-    site: SiteOption = Path("site"),
+    site: SiteOption = DEFAULT_SITE,
     as_json: Annotated[bool, typer.Option("--json", help="As JSON.")] = False,
     every: Annotated[bool, typer.Option("--all", help="Also those that are cleared.")] = False,
     dismiss: Annotated[
@@ -41,7 +41,7 @@ def alarms(
 
 
 def _show(found: "list[Alarm]") -> None:
-    console = Console(highlight=False)
+    console = output()
     if not found:
         console.print("no alarm")
         return
@@ -59,7 +59,7 @@ def _show(found: "list[Alarm]") -> None:
 
 
 def notify(
-    site: SiteOption = Path("site"),
+    site: SiteOption = DEFAULT_SITE,
     test: Annotated[bool, typer.Option("--test", help="Send a test message by every channel.")] = False,
 ) -> None:
     """Say whether notices reach their receivers, or send a test message; exit 1 where it is not taken."""
@@ -70,7 +70,7 @@ def notify(
     channels = list(channels_of(settings.notifications))
     if not channels:
         raise ConfigurationError("nobody is told anything: set notifications.webhook or notifications.mail")
-    console = Console(highlight=False)
+    console = output()
     if test:
         _test(console, settings.site.name, channels)
         return

@@ -1,11 +1,13 @@
 """The command ``mqi`` and its groups."""
 
+import logging
 import sys
+from typing import Annotated, NoReturn
 
 import typer
-from rich.console import Console
 from rich.text import Text
 
+from mqi_dagster import __version__
 from mqi_dagster.cli.alarms import alarms, notify
 from mqi_dagster.cli.backup import backup, restore
 from mqi_dagster.cli.case import case_app
@@ -14,6 +16,7 @@ from mqi_dagster.cli.cluster import cluster_app
 from mqi_dagster.cli.doctor import doctor
 from mqi_dagster.cli.gpu import gpu_app
 from mqi_dagster.cli.retention import retention
+from mqi_dagster.cli.screen import output
 from mqi_dagster.cli.simulate import simulate
 from mqi_dagster.cli.site import demo, dev, init, service, stop
 from mqi_dagster.cli.top import top
@@ -23,7 +26,6 @@ app = typer.Typer(
     name="mqi",
     help="Delivered proton beams become verified DICOM RT Doses.",
     no_args_is_help=True,
-    add_completion=False,
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
@@ -39,10 +41,46 @@ app.add_typer(cluster_app, name="cluster")
 app.add_typer(gpu_app, name="gpu")
 
 
+def _say_version(wanted: bool) -> None:
+    if wanted:
+        typer.echo(f"mqi_dagster {__version__}")
+        raise typer.Exit()
+
+
+@app.callback()
+def _mqi(
+    version: Annotated[
+        bool,
+        typer.Option("--version", callback=_say_version, is_eager=True, help="Say the version, and end."),
+    ] = False,
+) -> None:
+    """Delivered proton beams become verified DICOM RT Doses."""
+
+
 def main() -> None:
     """Run the command; an expected error is one line on standard error and exit code 1."""
+    # What libraries log of their own tries is said once, by the error at their end.
+    logging.getLogger().addHandler(logging.NullHandler())
     try:
         app()
     except MqiError as error:
-        Console(stderr=True).print(Text(f"mqi: {error}", style="red"), soft_wrap=True)
-        sys.exit(1)
+        _end(str(error))
+    except Exception as error:
+        reason = _database_reason(error)
+        if reason is None:
+            raise
+        _end(f"a database of the site cannot be used: {reason}")
+
+
+def _end(message: str) -> NoReturn:
+    output(stderr=True).print(Text(f"mqi: {message}", style="red"), soft_wrap=True)
+    sys.exit(1)
+
+
+def _database_reason(error: Exception) -> str | None:
+    """What a database said, without the statement; None where the error is of no database."""
+    if (module := sys.modules.get("sqlalchemy.exc")) is None or not isinstance(error, module.SQLAlchemyError):
+        return None
+    cause = getattr(error, "orig", None) or error
+    lines = str(cause).strip().splitlines()
+    return lines[0] if lines else type(cause).__name__

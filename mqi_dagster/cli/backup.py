@@ -4,15 +4,15 @@ from pathlib import Path
 from typing import Annotated
 
 import typer
-from rich.console import Console
 from rich.markup import escape
 
-from mqi_dagster.cli.sites import SiteOption, require_site
+from mqi_dagster.cli.screen import output
+from mqi_dagster.cli.sites import DEFAULT_SITE, SiteOption, require_site
 
 
 def backup(
     folder: Annotated[Path, typer.Argument(help="Folder of the backup; absent or empty.")],
-    site: SiteOption = Path("site"),
+    site: SiteOption = DEFAULT_SITE,
     data: Annotated[bool, typer.Option("--data", help="Also the store, which can be large.")] = False,
 ) -> None:
     """Copy settings, secret, machine files, ledger and Dagster's records, also while the site works.
@@ -21,7 +21,7 @@ def backup(
     """
     from mqi_dagster.cli.backup_making import make_backup
 
-    console = Console(highlight=False)
+    console = output()
     with console.status("copying"):
         made = make_backup(*require_site(site), folder, data=data)
     size = sum(entry.size for entry in made.files.values())
@@ -41,7 +41,7 @@ def restore(
     """Make a site of a backup; refused where services of it run, or where something would be lost."""
     from mqi_dagster.cli.backup_restoring import restore_backup
 
-    console = Console(highlight=False)
+    console = output()
     with console.status("comparing and copying"):
         made = restore_backup(backup, folder, overwrite=overwrite, database=database)
     console.print(f"restored as of {made.made_at:%Y-%m-%d %H:%M} UTC: {escape(str(folder))}", soft_wrap=True)

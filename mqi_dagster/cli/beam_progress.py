@@ -14,6 +14,8 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeElapsedColumn
 from rich.text import Text
 
+from mqi_dagster.cli.screen import output
+from mqi_dagster.errors import MqiError
 from mqi_dagster.ledger.ledger import Ledger
 
 _EVERY_SECONDS = 0.3
@@ -23,9 +25,9 @@ _LINE_EVERY_PERCENT = 20
 def own_console() -> Console:
     """A console on standard error that stays ours while a step's output is captured."""
     try:
-        return Console(file=os.fdopen(os.dup(sys.stderr.fileno()), "w", encoding="utf-8"))
+        return output(file=os.fdopen(os.dup(sys.stderr.fileno()), "w", encoding="utf-8"))
     except (UnsupportedOperation, AttributeError, OSError):
-        return Console(stderr=True)
+        return output(stderr=True)
 
 
 class BeamProgress:
@@ -111,7 +113,11 @@ class BeamProgress:
 
     def _follow(self, key: str, ledger: Ledger, since: datetime, stop: threading.Event) -> None:
         while not stop.wait(_EVERY_SECONDS):
-            report = ledger.progress(key)
+            try:
+                report = ledger.progress(key)
+            except MqiError:
+                # The run that is followed needs the ledger too, and says why it is away.
+                continue
             # The row of an earlier run says nothing of this one.
             if report is not None and report.updated_at >= since:
                 self._show(key, report.phase, report.percent)

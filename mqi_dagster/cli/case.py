@@ -7,9 +7,17 @@ from pathlib import Path
 from typing import Annotated
 
 import typer
-from rich.console import Console
 from rich.text import Text
 
+from mqi_dagster.cli.screen import output
+from mqi_dagster.cli.sites import (
+    DEFAULT_SITE,
+    SETTINGS_NAME,
+    GivenSite,
+    SiteOption,
+    settings_path,
+    site_in_use,
+)
 from mqi_dagster.errors import MqiError
 
 case_app = typer.Typer(help="Check, run and look at cases.", no_args_is_help=True)
@@ -17,9 +25,6 @@ case_app = typer.Typer(help="Check, run and look at cases.", no_args_is_help=Tru
 Folder = Annotated[
     Path,
     typer.Argument(exists=True, file_okay=False, help="The case: the RT plan and its delivery folders."),
-]
-SiteOption = Annotated[
-    Path, typer.Option("--site", exists=True, help="Folder (or settings file) of the site.")
 ]
 JsonOption = Annotated[bool, typer.Option("--json", help="One JSON document on standard output.")]
 ZoneOption = Annotated[
@@ -45,7 +50,7 @@ def _group() -> None:
 
 
 def _note(text: str) -> None:
-    Console(stderr=True).print(Text(text, style="dim"), soft_wrap=True)
+    output(stderr=True).print(Text(text, style="dim"), soft_wrap=True)
 
 
 def _print_json(content: object) -> None:
@@ -55,9 +60,7 @@ def _print_json(content: object) -> None:
 @case_app.command("check")
 def check(
     folder: Folder,
-    site: Annotated[
-        Path | None, typer.Option("--site", exists=True, help="Site whose settings and machines are used.")
-    ] = None,
+    site: GivenSite = None,
     machines: Annotated[
         Path | None, typer.Option("--machines", exists=True, file_okay=False, help="Other machine files.")
     ] = None,
@@ -67,13 +70,16 @@ def check(
     """Check that a delivered case is whole and consistent; nothing is simulated or written."""
     from mqi_dagster.cli.case_check import check_folder, show_check
 
-    found, zone = check_folder(folder, site, machines, timezone)
-    if timezone is None and site is None:
+    used = site_in_use(site)
+    found, zone = check_folder(folder, used, machines, timezone)
+    if site is None and used is not None:
+        _note(f"Settings and machine files are those of the site {used}.")
+    if timezone is None and used is None:
         _note(f"Machine times are read in {zone}, this computer's zone; --timezone names another.")
     if as_json:
         _print_json({"timezone": zone, **found.model_dump(mode="json")})
     else:
-        show_check(Console(), found)
+        show_check(output(), found)
     if not found.passed:
         raise typer.Exit(1)
 
@@ -85,7 +91,12 @@ def run(
         Path, typer.Option("--out", file_okay=False, help="Folder of the results: a site of its own.")
     ],
     site: Annotated[
-        Path | None, typer.Option("--site", exists=True, help="Site whose settings and machines are copied.")
+        Path | None,
+        typer.Option(
+            "--site",
+            help="Site whose settings and machine files are copied; else those that DIR has of an earlier"
+            " run, else of MQI_SITE or ./site, else the packaged ones.",
+        ),
     ] = None,
     settings: Annotated[
         Path | None, typer.Option("--settings", exists=True, dir_okay=False, help="Settings to copy.")
@@ -117,8 +128,11 @@ def run(
     from mqi_dagster.cli.case_results import CaseResult, Verdict, overall, show_results
     from mqi_dagster.cli.case_run import CaseRunner, RunRequest
     from mqi_dagster.cli.case_site import RunOptions
-    from mqi_dagster.cli.sites import settings_path
 
+    if site is None and settings is None and not (out / SETTINGS_NAME).is_file():
+        site = site_in_use(None)
+        if site is not None:
+            _note(f"Settings and machine files are those of the site {site}.")
     base = settings_path(site) if site is not None else settings
     options = RunOptions(base, tuple(machine_files or ()), timezone, histories)
     results: list[CaseResult] = []
@@ -139,14 +153,14 @@ def run(
         cases = [result.model_dump(mode="json") for result in results]
         _print_json({"status": verdict.value, "error": error, "cases": cases})
     else:
-        show_results(Console(), results)
+        show_results(output(), results)
     if verdict is Verdict.FAILED:
         raise typer.Exit(1)
 
 
 @case_app.command("list")
 def list_cases(
-    site: SiteOption,
+    site: SiteOption = DEFAULT_SITE,
     state: Annotated[
         list[str] | None, typer.Option("--state", help="Only cases in this state; may be repeated.")
     ] = None,
@@ -174,7 +188,7 @@ def list_cases(
     if as_json:
         _print_json([row.model_dump(mode="json") for row in rows])
         return
-    show_cases(Console(), rows)
+    show_cases(output(), rows)
     if limit and len(rows) == limit:
         _note(f"The newest {limit}; --limit 0 lists all.")
 
@@ -182,7 +196,7 @@ def list_cases(
 @case_app.command("show")
 def show(
     case: Annotated[str, typer.Argument(help="Key of the case, as `mqi case list` names it.")],
-    site: SiteOption,
+    site: SiteOption = DEFAULT_SITE,
     as_json: JsonOption = False,
 ) -> None:
     """Show everything about one case, with the real paths of its files, which stand nowhere else."""
@@ -197,13 +211,13 @@ def show(
     if as_json:
         _print_json(report.model_dump(mode="json"))
     else:
-        show_case(Console(), report)
+        show_case(output(), report)
 
 
 @case_app.command("retry")
 def retry_failed(
     name: Annotated[str, typer.Argument(metavar="CASE|BEAM", help="Key of a case or of a beam.")],
-    site: SiteOption,
+    site: SiteOption = DEFAULT_SITE,
     beam: Annotated[int | None, typer.Option("--beam", help="Only the beam of this BeamNumber.")] = None,
     as_json: JsonOption = False,
 ) -> None:
@@ -221,14 +235,14 @@ def retry_failed(
         _print_json(launched)
         return
     for partition, identity in launched.items():
-        Console().print(Text(f"{partition}: runs again ({identity})"), soft_wrap=True)
+        output().print(Text(f"{partition}: runs again ({identity})"), soft_wrap=True)
 
 
 @case_app.command("priority")
 def set_priority(
     case: Annotated[str, typer.Argument(help="Key of the case, as `mqi case list` names it.")],
     priority: Annotated[int, typer.Argument(min=-100, max=100, help="Higher comes first, 0 is ordinary.")],
-    site: SiteOption,
+    site: SiteOption = DEFAULT_SITE,
 ) -> None:
     """Say how urgent a case is: what of it waits overtakes what is less urgent."""
     _quiet()
@@ -239,9 +253,7 @@ def set_priority(
     opened = open_site(site)
     with open_instance(opened.settings) as instance:
         moved = make_urgent(instance, opened, case, priority)
-    Console().print(
-        Text(f"{case}: priority {priority}; {moved} of its runs are in the queue"), soft_wrap=True
-    )
+    output().print(Text(f"{case}: priority {priority}; {moved} of its runs are in the queue"), soft_wrap=True)
 
 
 def _quiet() -> None:

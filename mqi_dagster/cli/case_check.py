@@ -8,14 +8,13 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from mqi_dagster.cli.case_site import PACKAGED_MACHINES, local_zone
-from mqi_dagster.cli.sites import settings_path
+from mqi_dagster.cli.sites import local_zone, settings_path
 from mqi_dagster.delivery.discovery import arrival_of
 from mqi_dagster.delivery.survey import survey_arrival
 from mqi_dagster.delivery.validation import check_case
 from mqi_dagster.delivery.validation_findings import Finding, Severity
 from mqi_dagster.delivery.validation_report import BeamCheck, CaseCheck, FractionCheck
-from mqi_dagster.machine import read_machines
+from mqi_dagster.machine import PACKAGED_MACHINES, read_machines
 from mqi_dagster.settings import Intake, read_settings
 
 

@@ -1,23 +1,20 @@
 """The site that a command works on: one that stands already, or the one that `mqi case run` makes of DIR."""
 
-import os
 import shutil
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
-from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
 
 import yaml
 
 from mqi_dagster.cli.instance import INSTANCE_FILE, write_instance
-from mqi_dagster.cli.sites import SETTINGS_NAME, settings_path
+from mqi_dagster.cli.sites import SETTINGS_NAME, local_zone, settings_path
 from mqi_dagster.errors import ConfigurationError
+from mqi_dagster.machine import PACKAGED_MACHINES
 from mqi_dagster.pseudonyms import make_secret
 from mqi_dagster.resources.site import Site
 from mqi_dagster.settings import Settings, parse_settings, read_content, read_settings
 from mqi_dagster.store.files import write_atomically
-
-PACKAGED_MACHINES = Path(__file__).resolve().parents[1] / "config" / "machines"
 
 _MARK = "# Written by `mqi case run`; it is written anew where its options ask for something else.\n"
 _DAGSTER_YAML = """\
@@ -43,21 +40,6 @@ def open_site(place: Path) -> Site:
     site = Site(settings_path(place))
     _ = site.settings
     return site
-
-
-def local_zone() -> str:
-    """This computer's time zone; UTC where it has none set."""
-    names = [os.environ.get("TZ", "").removeprefix(":")]
-    link = Path("/etc/localtime").resolve()
-    if "zoneinfo" in link.parts:
-        names.append("/".join(link.parts[link.parts.index("zoneinfo") + 1 :]))
-    for name in names:
-        try:
-            if name:
-                return ZoneInfo(name).key
-        except (ZoneInfoNotFoundError, ValueError):
-            continue
-    return "UTC"
 
 
 def make_run_site(out: Path, options: RunOptions) -> Settings:

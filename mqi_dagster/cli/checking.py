@@ -6,14 +6,14 @@ from pathlib import Path
 from typing import Annotated
 
 import typer
-from rich.console import Console
 from rich.markup import escape
 
+from mqi_dagster.cli.screen import output
 from mqi_dagster.cli.settings_text import settings_reference
-from mqi_dagster.cli.sites import settings_path
+from mqi_dagster.cli.sites import DEFAULT_SITE, SITE_VARIABLE, SiteOption, settings_path, site_in_use
 from mqi_dagster.errors import ConfigurationError
 from mqi_dagster.machine import Machines, read_machine
-from mqi_dagster.settings import parse_settings, read_content, settings_problems
+from mqi_dagster.settings import parse_settings, read_content, read_settings, settings_problems
 
 engine_app = typer.Typer(help="The embedded Monte Carlo engine.", no_args_is_help=True)
 
@@ -49,17 +49,20 @@ def configuration_problems(file: Path) -> list[str]:
 
 
 def validate(
-    place: Annotated[Path, typer.Argument(help="A settings file, or the folder of a site.")] = Path("site"),
+    place: Annotated[
+        Path | None, typer.Argument(help="A settings file, or the folder of a site, in place of --site.")
+    ] = None,
+    site: SiteOption = DEFAULT_SITE,
 ) -> None:
     """Check the settings and the machine files; every wrong key is named."""
-    file = settings_path(place)
+    file = settings_path(place or site)
     found = configuration_problems(file)
     if found:
-        errors = Console(stderr=True, highlight=False)
+        errors = output(stderr=True)
         for problem in found:
             errors.print(f"[red]{escape(problem)}[/]", soft_wrap=True)
         raise typer.Exit(1)
-    console = Console(highlight=False)
+    console = output()
     console.print(f"{escape(str(file))}: settings and machine files are right", soft_wrap=True)
 
 
@@ -73,12 +76,23 @@ def install(
     wheel: Annotated[
         Path | None, typer.Option(help="The engine's wheel as a file, for sites without a network.")
     ] = None,
-    cache: Annotated[Path | None, typer.Option(help="Folder to install below, not the user's cache.")] = None,
+    cache: Annotated[
+        Path | None,
+        typer.Option(
+            help="Folder to install below; else the site's engine.embedded.cache, or the user's cache."
+        ),
+    ] = None,
+    site: Annotated[
+        Path | None,
+        typer.Option("--site", help="Site that says where, where there is one.", envvar=SITE_VARIABLE),
+    ] = None,
 ) -> None:
     """Install the embedded engine (MCsquare), by name, version and SHA-256."""
     from mqi_dagster.engine.embedded.install import PACKAGE, PACKAGE_VERSION, VERSION, install_engine
 
-    console = Console(highlight=False)
+    console = output()
+    if cache is None and (used := site_in_use(site)) is not None:
+        cache = read_settings(settings_path(used)).engine.embedded.cache
     source = "the file" if wheel is not None else f"the package index ({PACKAGE} {PACKAGE_VERSION})"
     with console.status(f"installing MCsquare {VERSION} from {source}, unless it is there"):
         found = install_engine(cache, wheel)

@@ -5,11 +5,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
-from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from mqi_dagster.cli.sites import SiteOption, require_site
+from mqi_dagster.cli.screen import output
+from mqi_dagster.cli.sites import DEFAULT_SITE, SiteOption, require_site
 from mqi_dagster.errors import ConfigurationError
 
 if TYPE_CHECKING:
@@ -21,7 +21,7 @@ JsonOption = Annotated[bool, typer.Option("--json", help="As JSON.")]
 
 @cluster_app.command()
 def jobs(
-    site: SiteOption = Path("site"),
+    site: SiteOption = DEFAULT_SITE,
     as_json: JsonOption = False,
     every: Annotated[bool, typer.Option("--all", help="Also those whose folders are gone.")] = False,
 ) -> None:
@@ -45,12 +45,12 @@ def jobs(
 
 @cluster_app.command()
 def clean(
-    site: SiteOption = Path("site"),
+    site: SiteOption = DEFAULT_SITE,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Only say what would go.")] = False,
 ) -> None:
     """Remove the folders of ended jobs that have been kept as long as `retention` says."""
     executor = _cluster(site)
-    console = Console(highlight=False)
+    console = output()
     kept = executor.housekeeping.kept_too_long()
     if dry_run:
         for job in kept:
@@ -79,7 +79,7 @@ def _show(rows: list[dict[str, Any]], as_json: bool, columns: tuple[str, ...], n
     if as_json:
         typer.echo(json.dumps(rows, indent=1))
         return
-    console = Console(highlight=False)
+    console = output()
     if not rows:
         console.print(nothing)
         return

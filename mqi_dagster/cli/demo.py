@@ -13,13 +13,12 @@ from rich.text import Text
 
 from mqi_dagster.assets.arrivals import given_folder
 from mqi_dagster.cli.board_display import BoardDisplay, case_words
-from mqi_dagster.cli.case_site import local_zone
 from mqi_dagster.cli.instance import open_instance
 from mqi_dagster.cli.results_table import beam_rows, results_table
 from mqi_dagster.cli.services import Running, Services, port_is_free
 from mqi_dagster.cli.site_folder import initialise
 from mqi_dagster.cli.site_services import start_services
-from mqi_dagster.cli.sites import require_site
+from mqi_dagster.cli.sites import local_zone, require_site
 from mqi_dagster.engine.embedded.install import VERSION, install_engine
 from mqi_dagster.errors import MqiError
 from mqi_dagster.machine import read_machines

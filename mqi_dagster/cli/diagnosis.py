@@ -15,7 +15,6 @@ from packaging.requirements import Requirement
 from sqlalchemy.exc import SQLAlchemyError
 
 from mqi_dagster.cli import service_locks
-from mqi_dagster.cli.case_site import local_zone
 from mqi_dagster.cli.checking import configuration_problems
 from mqi_dagster.cli.diagnosis_alarms import examine_alarms
 from mqi_dagster.cli.diagnosis_hosts import examine_hosts
@@ -30,7 +29,7 @@ from mqi_dagster.cli.diagnosis_production import (
 from mqi_dagster.cli.findings import Finding, Verdict, finding
 from mqi_dagster.cli.instance import open_instance, pool_limit, pool_limit_of
 from mqi_dagster.cli.services import Services
-from mqi_dagster.cli.sites import settings_path
+from mqi_dagster.cli.sites import local_zone, settings_path
 from mqi_dagster.engine.embedded.install import installed_engine
 from mqi_dagster.errors import MqiError
 from mqi_dagster.execution.gpus import local_gpus, pool_gpus, present_gpus

@@ -2,21 +2,20 @@
 
 import json
 from dataclasses import asdict
-from pathlib import Path
 from typing import Annotated
 
 import typer
-from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from mqi_dagster.cli.sites import SiteOption
+from mqi_dagster.cli.screen import output
+from mqi_dagster.cli.sites import DEFAULT_SITE, SiteOption
 
 _STYLE = {"ok": "green", "warning": "yellow", "fault": "red"}
 
 
 def doctor(
-    site: SiteOption = Path("site"),
+    site: SiteOption = DEFAULT_SITE,
     as_json: Annotated[bool, typer.Option("--json", help="The findings as JSON.")] = False,
 ) -> None:
     """Look at dependencies, settings, folders, engine, GPUs, Dagster, services, hosts; exit 1 on a fault."""
@@ -28,7 +27,7 @@ def doctor(
     if as_json:
         typer.echo(json.dumps([asdict(finding) for finding in findings], indent=1))
     else:
-        console = Console(highlight=False)
+        console = output()
         table = Table(box=None, header_style="bold", padding=(0, 2, 0, 0))
         table.add_column("what", no_wrap=True)
         table.add_column("", no_wrap=True)

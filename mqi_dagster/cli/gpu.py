@@ -2,16 +2,15 @@
 
 import json
 import re
-import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
-from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from mqi_dagster.cli.sites import SiteOption, settings_path
+from mqi_dagster.cli.screen import output
+from mqi_dagster.cli.sites import DEFAULT_SITE, SiteOption, settings_path
 from mqi_dagster.errors import ConfigurationError, UnreachableError
 
 if TYPE_CHECKING:
@@ -38,7 +37,7 @@ _REASON = re.compile(r"[^\x00-\x1f\x7f]{1,200}")
 
 @gpu_app.command("list")
 def list_gpus(
-    site: SiteOption = Path("site"), as_json: Annotated[bool, typer.Option("--json", help="As JSON.")] = False
+    site: SiteOption = DEFAULT_SITE, as_json: Annotated[bool, typer.Option("--json", help="As JSON.")] = False
 ) -> None:
     """List every slot and GPU: who has it, what it is doing, and why it is out of service."""
     from mqi_dagster.assets.gpu_looks import look_at
@@ -48,13 +47,12 @@ def list_gpus(
     try:
         look_at(opened, opened.settings.execution.gpu_monitoring)
     except UnreachableError as error:
-        Console(stderr=True).print(Text(f"as last seen: {error.message}", style="yellow"), soft_wrap=True)
+        output(stderr=True).print(Text(f"as last seen: {error.message}", style="yellow"), soft_wrap=True)
     rows = gpu_rows(opened.ledger)
     if as_json:
         typer.echo(json.dumps(rows, indent=1))
         return
-    # In a file or a pipe a table need not fit a screen.
-    console = Console(highlight=False) if sys.stdout.isatty() else Console(highlight=False, width=200)
+    console = output()
     if not rows:
         console.print("no slot and no GPU is known here")
         return
@@ -70,7 +68,7 @@ def list_gpus(
 def off(
     slot: SlotArgument,
     reason: Annotated[str, typer.Option("--reason", help="Why; shown to everybody who waits.")],
-    site: SiteOption = Path("site"),
+    site: SiteOption = DEFAULT_SITE,
 ) -> None:
     """Take a GPU or slot out of the pool; the beam that has it keeps it to its end."""
     if not _REASON.fullmatch(reason):
@@ -82,7 +80,7 @@ def off(
 
 
 @gpu_app.command()
-def on(slot: SlotArgument, site: SiteOption = Path("site")) -> None:
+def on(slot: SlotArgument, site: SiteOption = DEFAULT_SITE) -> None:
     """Put a GPU or slot back into the pool."""
     opened = _opened(site)
     found = _find(opened, slot)
@@ -95,7 +93,7 @@ def set_limit(
     runs: Annotated[
         str, typer.Argument(metavar="N|auto", help="Runs in the pool at most; auto: slots and buffer.")
     ],
-    site: SiteOption = Path("site"),
+    site: SiteOption = DEFAULT_SITE,
 ) -> None:
     """Set how many runs may simulate or wait for a slot at once, until it is set to `auto` again.
 
@@ -154,7 +152,7 @@ def _adapt(site: "Site") -> int:
 
 
 def _say(what: str, limit: int) -> None:
-    Console(highlight=False).print(Text(f"{what}; at most {limit} runs simulate or wait"), soft_wrap=True)
+    output().print(Text(f"{what}; at most {limit} runs simulate or wait"), soft_wrap=True)
 
 
 def _cell(value: Any) -> Text:

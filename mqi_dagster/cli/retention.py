@@ -1,19 +1,18 @@
 """``mqi retention``: remove what the settings do not want kept."""
 
 from datetime import UTC, datetime
-from pathlib import Path
 from typing import Annotated
 
 import typer
-from rich.console import Console
 from rich.text import Text
 
-from mqi_dagster.cli.sites import SiteOption, require_site
+from mqi_dagster.cli.screen import output
+from mqi_dagster.cli.sites import DEFAULT_SITE, SiteOption, require_site
 from mqi_dagster.errors import InfrastructureError
 
 
 def retention(
-    site: SiteOption = Path("site"),
+    site: SiteOption = DEFAULT_SITE,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Only say what would go.")] = False,
 ) -> None:
     """Remove old results, cases and logs as the section `retention` says, and say what cannot be made again.
@@ -25,7 +24,7 @@ def retention(
     from mqi_dagster.cli.instance import open_instance
     from mqi_dagster.resources.site import Site
 
-    console = Console(highlight=False)
+    console = output()
     file, settings = require_site(site)
     opened, count, size, stays = Site(file), 0, 0, list[str]()
     now, word = datetime.now(UTC), "would remove" if dry_run else "removed"

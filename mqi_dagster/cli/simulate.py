@@ -8,17 +8,15 @@ from typing import Annotated, Any
 
 import typer
 from pydantic import ValidationError
-from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from mqi_dagster.cli.sites import require_site
-from mqi_dagster.dicom.reading import decoding, read_dicom
+from mqi_dagster.cli.screen import output
+from mqi_dagster.cli.sites import GivenSite, require_site, site_in_use
 from mqi_dagster.errors import ConfigurationError, DicomError, PlanError, Where
 from mqi_dagster.machine import PACKAGED_MACHINES, Machine, Machines, read_machines
 from mqi_dagster.settings import problems
 from mqi_dagster.synthetic.defects import DEFECTS, parse_defect
-from mqi_dagster.synthetic.delivery import simulate_delivery
 from mqi_dagster.synthetic.request import BuiltInPlan, DeliveryRequest, Layout
 
 DEFAULT_MACHINE = "GENERIC"
@@ -33,10 +31,7 @@ def simulate(
         str | None,
         typer.Option(help="Treatment machine, by name or id; default: the plan's, or GENERIC."),
     ] = None,
-    site: Annotated[
-        Path | None,
-        typer.Option(help="Site whose machine files count; else the packaged ones."),
-    ] = None,
+    site: GivenSite = None,
     seed: Annotated[int, typer.Option(help="The same seed gives the same bytes.", min=0)] = 1,
     layout: Annotated[Layout, typer.Option(help="How the case lies in the inbox.")] = Layout.MACHINE,
     defect: Annotated[
@@ -90,13 +85,17 @@ def simulate(
     ] = None,
 ) -> None:
     """Write a case as the machine would: plan, PlanInfo, PlanRange, records and machine plans."""
-    console = Console(highlight=False)
+    # Its libraries take as long to load as everything else together.
+    from mqi_dagster.synthetic.delivery import simulate_delivery
+
+    console = output()
     if list_defects:
         console.print(_defects())
         return
     if target is None:
         raise ConfigurationError("name the folder to write into: mqi simulate-delivery TARGET")
-    machines = read_machines(PACKAGED_MACHINES if site is None else _machine_folder(site))
+    used = site_in_use(site)
+    machines = read_machines(PACKAGED_MACHINES if used is None else _machine_folder(used))
     made_in_code: dict[str, Any] = {
         "beams": beams,
         "energies_mev": energy,
@@ -185,6 +184,8 @@ def _machine(machines: Machines, name: str | None, plan: Path | None) -> Machine
 
 
 def _machine_of(plan: Path) -> str:
+    from mqi_dagster.dicom.reading import decoding, read_dicom
+
     where = Where(kind="RT plan")
     try:
         content = read_dicom(plan, only=("IonBeamSequence",))

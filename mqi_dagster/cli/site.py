@@ -1,7 +1,6 @@
 """``mqi init``, ``dev`` and ``stop``: a site and its services."""
 
 import signal
-import sys
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -10,11 +9,18 @@ from types import FrameType
 from typing import TYPE_CHECKING, Annotated
 
 import typer
-from rich.console import Console
 from rich.markup import escape
 
+from mqi_dagster.cli.screen import output
 from mqi_dagster.cli.service_locks import Service
-from mqi_dagster.cli.sites import SETTINGS_NAME, SiteOption, require_site
+from mqi_dagster.cli.sites import (
+    DEFAULT_SITE,
+    SETTINGS_NAME,
+    SITE_VARIABLE,
+    SiteOption,
+    local_zone,
+    require_site,
+)
 from mqi_dagster.errors import ConfigurationError
 
 if TYPE_CHECKING:
@@ -26,7 +32,9 @@ _WATCH_SECONDS = 1.0
 
 
 def init(
-    folder: Annotated[Path, typer.Argument(help="Folder of the site; made if it is absent.")] = Path("site"),
+    folder: Annotated[
+        Path, typer.Argument(help="Folder of the site; made if it is absent.", envvar=SITE_VARIABLE)
+    ] = DEFAULT_SITE,
     timezone: Annotated[
         str | None,
         typer.Option(help="IANA zone of the machines' times, for example Asia/Seoul; else this computer's."),
@@ -37,10 +45,9 @@ def init(
 
     A second call completes what is missing and changes nothing that is there.
     """
-    from mqi_dagster.cli.case_site import local_zone
     from mqi_dagster.cli.site_folder import initialise
 
-    console = Console(highlight=False)
+    console = output()
     present = (folder / SETTINGS_NAME).exists()
     if present and (timezone is not None or histories is not None):
         raise ConfigurationError(
@@ -62,7 +69,7 @@ def init(
 
 
 def dev(
-    site: SiteOption = Path("site"),
+    site: SiteOption = DEFAULT_SITE,
     detach: Annotated[bool, typer.Option("--detach", help="Return when the pages answer.")] = False,
     port: Annotated[
         int | None,
@@ -73,7 +80,7 @@ def dev(
     from mqi_dagster.cli.services import Services
     from mqi_dagster.cli.site_services import start_services, stop_services
 
-    console = Console(highlight=False)
+    console = output()
     file, settings = require_site(site)
     services = Services(file, settings)
     found = services.running()
@@ -126,12 +133,12 @@ def ended_by_any_signal() -> Iterator[None]:
             signal.signal(number, handler)
 
 
-def stop(site: SiteOption = Path("site")) -> None:
+def stop(site: SiteOption = DEFAULT_SITE) -> None:
     """End a site's services and the runs in their hands; a later start continues those."""
     from mqi_dagster.cli.services import Services
     from mqi_dagster.cli.site_services import stop_services
 
-    console = Console(highlight=False)
+    console = output()
     file, settings = require_site(site)
     with console.status("ending the services and their runs"):
         ended = stop_services(Services(file, settings), settings)
@@ -140,7 +147,7 @@ def stop(site: SiteOption = Path("site")) -> None:
 
 def service(
     name: Annotated[Service, typer.Argument(help="Which service this process becomes.")],
-    site: SiteOption = Path("site"),
+    site: SiteOption = DEFAULT_SITE,
 ) -> None:
     """Become one service of a site, in the foreground; for systemd (docs/production.md), not for people."""
     from mqi_dagster.cli.site_services import become_service
@@ -149,7 +156,7 @@ def service(
 
 
 def demo(
-    site: SiteOption = Path("site"),
+    site: SiteOption = DEFAULT_SITE,
     timeout: Annotated[float, typer.Option(help="Seconds until it explains what is stuck.", min=1)] = 280.0,
 ) -> None:
     """Carry a generated case of 3 beams from the inbox to its RT Doses, and leave the pages running.
@@ -158,6 +165,5 @@ def demo(
     """
     from mqi_dagster.cli.demo import run_demo
 
-    # In a file or a pipe a table need not fit a screen.
-    console = Console(highlight=False) if sys.stdout.isatty() else Console(highlight=False, width=200)
+    console = output()
     run_demo(site, timeout, console)

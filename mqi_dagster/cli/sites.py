@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 from typing import Annotated
+from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
 
 import typer
 
@@ -12,7 +14,35 @@ from mqi_dagster.settings import Settings, read_settings
 
 SETTINGS_NAME = "mqi.yaml"
 
-SiteOption = Annotated[Path, typer.Option("--site", help="Folder of the site.", envvar="MQI_SITE")]
+SITE_VARIABLE = "MQI_SITE"
+DEFAULT_SITE = Path("site")
+"""Where neither an option nor the environment names a site."""
+
+SiteOption = Annotated[
+    Path, typer.Option("--site", help="Folder of the site, or its settings file.", envvar=SITE_VARIABLE)
+]
+GivenSite = Annotated[
+    Path | None,
+    typer.Option(
+        "--site",
+        help="Site whose settings and machine files count; else ./site if it is one, else the packaged ones.",
+        envvar=SITE_VARIABLE,
+    ),
+]
+"""Of a command that also works without a site: see `site_in_use`."""
+
+
+def site_in_use(given: Path | None) -> Path | None:
+    """The site of a command that also works without one.
+
+    Args:
+        given: As it was named; None: the one that ``MQI_SITE`` names, else ``./site`` where it is one.
+    """
+    if given is not None:
+        return given
+    if named := os.environ.get(SITE_VARIABLE):
+        return Path(named)
+    return DEFAULT_SITE if (DEFAULT_SITE / SETTINGS_NAME).is_file() else None
 
 
 def settings_path(place: Path) -> Path:
@@ -23,7 +53,10 @@ def settings_path(place: Path) -> Path:
     """
     file = place / SETTINGS_NAME if place.is_dir() else place
     if not file.is_file():
-        raise ConfigurationError(f"{place} is no site: it has no {SETTINGS_NAME}; `mqi init` makes one")
+        raise ConfigurationError(
+            f"{place} is no site: it has no {SETTINGS_NAME}; name one by --site or {SITE_VARIABLE},"
+            f" or make one: mqi init {place}"
+        )
     return file.resolve()
 
 
@@ -35,3 +68,18 @@ def require_site(place: Path) -> tuple[Path, Settings]:
     """
     file = settings_path(place)
     return file, read_settings(file)
+
+
+def local_zone() -> str:
+    """This computer's time zone; UTC where it has none set."""
+    names = [os.environ.get("TZ", "").removeprefix(":")]
+    link = Path("/etc/localtime").resolve()
+    if "zoneinfo" in link.parts:
+        names.append("/".join(link.parts[link.parts.index("zoneinfo") + 1 :]))
+    for name in names:
+        try:
+            if name:
+                return ZoneInfo(name).key
+        except (ZoneInfoNotFoundError, ValueError):
+            continue
+    return "UTC"

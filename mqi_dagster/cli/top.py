@@ -3,17 +3,16 @@
 import sys
 import warnings
 from datetime import timedelta
-from pathlib import Path
 from typing import Annotated
 
 import typer
-from rich.console import Console
 
-from mqi_dagster.cli.sites import SiteOption, require_site
+from mqi_dagster.cli.screen import output
+from mqi_dagster.cli.sites import DEFAULT_SITE, SiteOption, require_site
 
 
 def top(
-    site: SiteOption = Path("site"),
+    site: SiteOption = DEFAULT_SITE,
     once: Annotated[bool, typer.Option("--once", help="Print the board once, and end.")] = False,
     as_json: Annotated[bool, typer.Option("--json", help="Everything once, as one JSON document.")] = False,
     interval: Annotated[float, typer.Option(help="Seconds from one look to the next.", min=0.2)] = 1.0,
@@ -44,7 +43,7 @@ def top(
         raise typer.BadParameter(f"--state is one of {known}") from None
     opened = Site(require_site(site)[0])
     read_only_process()
-    console = Console()
+    console = output()
     live = sys.stdin.isatty() and console.is_terminal and not once and not as_json
     view = View(cases=cases, state=wanted, text=text)
     reader = BoardReader(opened, timedelta(hours=hours), _CAUSES_AT_ONCE if live else None, again=live)

@@ -78,4 +78,7 @@ def test_an_expected_error_is_one_line_without_a_traceback(tmp_path: Path) -> No
     done = mqi("validate", tmp_path)
     assert done.returncode == 1
     assert done.stdout == ""
-    assert done.stderr == f"mqi: {tmp_path} is no site: it has no mqi.yaml; `mqi init` makes one\n"
+    assert done.stderr == (
+        f"mqi: {tmp_path} is no site: it has no mqi.yaml; name one by --site or MQI_SITE,"
+        f" or make one: mqi init {tmp_path}\n"
+    )

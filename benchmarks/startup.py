@@ -1,0 +1,62 @@
+"""What a command costs before it does anything: seconds of a core, the least of several starts.
+
+    python -m benchmarks.startup [starts]
+
+Commands that need no records of Dagster are to stay below half a second; the others load Dagster, which
+takes about a second by itself.
+"""
+
+from __future__ import annotations
+
+import resource
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+
+from mqi_dagster.cli.settings_text import settings_file
+from mqi_dagster.machine import PACKAGED_MACHINES
+
+MQI = Path(sys.executable).with_name("mqi")
+LIGHT = (
+    ("--version",),
+    ("--help",),
+    ("validate", "site"),
+    ("settings-reference",),
+    ("simulate-delivery", "--list-defects"),
+    ("case", "check", "--help"),
+    ("case", "list", "--help"),
+    ("top", "--help"),
+)
+LIBRARIES = ("pydicom, numpy", "sqlalchemy", "dagster")
+STARTS = 5
+
+
+def seconds_of(argv: list[str], folder: Path) -> float:
+    """CPU seconds of one start."""
+    before = resource.getrusage(resource.RUSAGE_CHILDREN)
+    subprocess.run(argv, cwd=folder, check=True, capture_output=True)
+    after = resource.getrusage(resource.RUSAGE_CHILDREN)
+    return after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
+
+
+def main() -> None:
+    """Print a line for each command, and for the libraries that the heavier ones load."""
+    starts = int(sys.argv[1]) if len(sys.argv) > 1 else STARTS
+    with tempfile.TemporaryDirectory() as place:
+        folder = Path(place)
+        machines = folder / "site" / "config" / "machines"
+        machines.mkdir(parents=True)
+        for file in PACKAGED_MACHINES.glob("*.yaml"):
+            (machines / file.name).write_bytes(file.read_bytes())
+        (folder / "site" / "mqi.yaml").write_text(settings_file({"site.timezone": "UTC"}))
+        for words in LIGHT:
+            least = min(seconds_of([str(MQI), *words], folder) for _ in range(starts))
+            print(f"mqi {' '.join(words):32} {least:.2f} CPU-s")
+        for names in LIBRARIES:
+            argv = [sys.executable, "-c", f"import {names}"]
+            print(f"import {names:29} {min(seconds_of(argv, folder) for _ in range(starts)):.2f} CPU-s")
+
+
+if __name__ == "__main__":
+    main()

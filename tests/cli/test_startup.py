@@ -1,0 +1,88 @@
+"""What a command loads: an answer that needs no records of Dagster does not wait for Dagster."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from mqi_dagster import __version__
+from mqi_dagster.cli.settings_text import settings_file
+from mqi_dagster.machine import PACKAGED_MACHINES, Machines
+from mqi_dagster.synthetic.delivery import simulate_delivery
+from mqi_dagster.synthetic.request import BuiltInPlan, DeliveryRequest, Layout
+from tests.cli.mqi_command import MQI
+
+HEAVY = ("dagster", "sqlalchemy", "paramiko", "polars", "matplotlib")
+SCIENCE = ("pydicom", "numpy")
+PROGRAM = """
+import sys
+sys.argv[0] = "mqi"
+from mqi_dagster.cli import main
+try:
+    main()
+finally:
+    sys.stderr.write("\\nloaded: " + " ".join(name for name in {names} if name in sys.modules))
+"""
+
+
+@pytest.fixture(scope="module")
+def place(tmp_path_factory: pytest.TempPathFactory, machines: Machines) -> Path:
+    """A site in ``site``, and a case in ``case``."""
+    folder = tmp_path_factory.mktemp("startup")
+    files = folder / "site" / "config" / "machines"
+    files.mkdir(parents=True)
+    for file in PACKAGED_MACHINES.glob("*.yaml"):
+        (files / file.name).write_bytes(file.read_bytes())
+    (folder / "site" / "mqi.yaml").write_text(settings_file({"site.timezone": "UTC"}))
+    plan = BuiltInPlan(beams=1, layers=2, spots=4, layer_seconds=0.1)
+    request = DeliveryRequest(plan=plan, layout=Layout.SIMPLE, case_name="case")
+    simulate_delivery(request, machines.named("GENERIC"), folder)
+    return folder
+
+
+@pytest.mark.parametrize(
+    ("command", "unwanted"),
+    [
+        ("--version", (*HEAVY, *SCIENCE)),
+        ("--help", (*HEAVY, *SCIENCE)),
+        ("settings-reference", (*HEAVY, *SCIENCE)),
+        ("validate", (*HEAVY, *SCIENCE)),
+        ("simulate-delivery --help", (*HEAVY, *SCIENCE)),
+        ("case list --help", (*HEAVY, *SCIENCE)),
+        ("case check case", HEAVY),
+    ],
+)
+def test_a_command_loads_no_library_that_it_does_not_need(
+    place: Path, command: str, unwanted: tuple[str, ...]
+) -> None:
+    program = PROGRAM.replace("{names}", repr(unwanted))
+    ended = subprocess.run(
+        [sys.executable, "-c", program, *command.split()],
+        cwd=place,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert ended.returncode == 0, ended.stderr
+    assert ended.stderr.rpartition("loaded: ")[2] == ""
+
+
+def test_the_version_is_that_of_the_package() -> None:
+    ended = subprocess.run([MQI, "--version"], capture_output=True, text=True, check=True)
+    assert ended.stdout == f"mqi_dagster {__version__}\n"
+
+
+def test_a_shell_is_told_how_to_complete() -> None:
+    ended = subprocess.run([MQI, "--help"], capture_output=True, text=True, check=True)
+    assert "--install-completion" in ended.stdout
+    asked = subprocess.run(
+        [MQI],
+        env={"_MQI_COMPLETE": "complete_bash", "COMP_WORDS": "mqi set", "COMP_CWORD": "1"},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert asked.stdout.split() == ["settings-reference"]

@@ -6,11 +6,20 @@ beam model for the engine. Code never holds such a number.
 
 from __future__ import annotations
 
+from enum import StrEnum
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Field,
+    SerializerFunctionWrapHandler,
+    ValidationError,
+    model_serializer,
+    model_validator,
+)
 
 from mqi_dagster.errors import ConfigurationError, UnknownMachineError
 
@@ -93,17 +102,81 @@ class Timing(Section):
     """Highest dose rate of the machine over the energy [MU/s]."""
 
 
-class BeamModel(Section):
+class SpotPlane(StrEnum):
+    """Where spot sizes and correlations of a beam model are given."""
+
+    ISOCENTER = "isocenter"
+    NOZZLE = "nozzle"
+
+
+class Spot(Section):
+    """One Gaussian of the beam in phase space: size, divergence and their correlation, in x and y.
+
+    What is not given for y is as in x. Without a correlation the beam is uncorrelated at the nozzle.
+    """
+
+    spot_sigma_mm: EnergyTable
+    """One standard deviation in air in the spot plane [mm]; in x, and in y where that has none of its own."""
+    spot_sigma_y_mm: EnergyTable | None = None
+    angular_spread_rad: EnergyTable
+    """Divergence of the spot [rad], one standard deviation."""
+    angular_spread_y_rad: EnergyTable | None = None
+    correlation: EnergyTable | None = None
+    """Of position and direction in the spot plane, above -1 and below 1; positive: the beam widens."""
+    correlation_y: EnergyTable | None = None
+
+    @model_validator(mode="after")
+    def _in_range(self) -> Spot:
+        for name in ("spot_sigma_y_mm", "angular_spread_y_rad"):
+            table: EnergyTable | None = getattr(self, name)
+            if table is not None and min(table.value) <= 0:
+                raise ValueError(f"{name} must be above 0")
+        for name in ("correlation", "correlation_y"):
+            table = getattr(self, name)
+            if table is not None and not -1 < min(table.value) <= max(table.value) < 1:
+                raise ValueError(f"{name} must lie between -1 and 1")
+        return self
+
+    @model_serializer(mode="wrap")
+    def _without_what_is_absent(self, handler: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        """What a file does not say does not stand in what is made of it: a digest, or an engine's input."""
+        written: dict[str, Any] = handler(self)
+        fields = type(self).model_fields
+        return {key: value for key, value in written.items() if not _left_out(fields[key].default, value)}
+
+    def spot_tables(self) -> dict[str, EnergyTable]:
+        """Every table of the Gaussian that is given, by field name."""
+        named = {name: getattr(self, name) for name in Spot.model_fields}
+        return {name: table for name, table in named.items() if table is not None}
+
+
+def _left_out(default: object, value: object) -> bool:
+    return default is value is None or (isinstance(default, SpotPlane) and value == default)
+
+
+class SecondGaussian(Spot):
+    """The halo of a spot: a second, wider Gaussian."""
+
+    weight: EnergyTable
+    """Its share of the protons, from 0 to below 1."""
+
+    @model_validator(mode="after")
+    def _share(self) -> SecondGaussian:
+        if not 0 <= min(self.weight.value) <= max(self.weight.value) < 1:
+            raise ValueError("weight must be at least 0 and below 1")
+        return self
+
+
+class BeamModel(Spot):
     """What the engine needs to know of the beam in front of the patient."""
 
     nozzle_to_isocenter_mm: Positive
     mean_energy_mev: EnergyTable
     energy_spread_mev: EnergyTable
     """One standard deviation [MeV]."""
-    spot_sigma_mm: EnergyTable
-    """One standard deviation in air at the isocentre [mm]."""
-    angular_spread_rad: EnergyTable
-    """Divergence of the spot [rad], one standard deviation."""
+    spot_plane: SpotPlane = SpotPlane.ISOCENTER
+    """Where sizes and correlations are given, of both Gaussians."""
+    second_gaussian: SecondGaussian | None = None
     protons_per_mu: EnergyTable
     """Protons per monitor unit; only relative where ``commissioned`` is false."""
     commissioned: bool

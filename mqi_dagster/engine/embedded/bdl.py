@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from mqi_dagster.errors import EngineInputError
-from mqi_dagster.machine import BeamModel, EnergyTable
+from mqi_dagster.machine import BeamModel, EnergyTable, Spot, SpotPlane
 
 CORRELATION = 1e-3
 """Never 0: MCsquare divides 0 by 0 then and every proton starts outside the geometry, with exit code 0."""
@@ -31,10 +31,30 @@ class RangeShifterInBeam:
     """From the isocentre to the side that faces the patient [mm]."""
 
 
-def spot_at_nozzle_mm(sigma_isocenter_mm: float, angular_spread_rad: float, distance_mm: float) -> float:
-    """Spot size at the nozzle that drifts to the given size at the isocentre.
+@dataclass(frozen=True, slots=True)
+class Emittance:
+    """A Gaussian in phase space in one plane and one axis."""
 
-    Without correlation the Fermi-Eyges moments of a drift D give sigma_iso^2 = sigma_nozzle^2 + (theta D)^2.
+    sigma_mm: float
+    divergence_rad: float
+    correlation: float
+
+    def upstream(self, distance_mm: float) -> Emittance:
+        """The same beam at a plane that lies a distance before this one.
+
+        With position x, slope x' and a drift D, x before is x - D x', so (Fermi-Eyges moments)
+        sigma0^2 = sigma^2 - 2 rho sigma theta D + (theta D)^2 and rho0 sigma0 = rho sigma - theta D.
+        """
+        wide = self.divergence_rad * distance_mm
+        sigma = math.sqrt(self.sigma_mm**2 - 2 * self.correlation * self.sigma_mm * wide + wide**2)
+        return Emittance(sigma, self.divergence_rad, (self.correlation * self.sigma_mm - wide) / sigma)
+
+
+def spot_at_nozzle_mm(sigma_isocenter_mm: float, angular_spread_rad: float, distance_mm: float) -> float:
+    """Size at the nozzle of a spot without correlation there that has the given size at the isocentre.
+
+    A drift D from the nozzle gives sigma_iso^2 = sigma0^2 + 2 rho0 sigma0 theta D + (theta D)^2, here with
+    rho0 = 0.
 
     Args:
         sigma_isocenter_mm: One standard deviation at the isocentre in air [mm].
@@ -86,11 +106,9 @@ def render_bdl(
         lines += [f"RS_WET = {shifter.water_equivalent_thickness_mm:.6f}", ""]
     rows = [_row(model, energy) for energy in sorted(set(energies_mev))]
     # MCsquare always looks at a pair of rows; the last one is never reached.
-    rows.append((rows[-1][0] + 1.0, rows[-1][1] + 1.0, *rows[-1][2:]))
+    rows.append(replace(rows[-1], nominal_mev=rows[-1].nominal_mev + 1.0, mean_mev=rows[-1].mean_mev + 1.0))
     lines += ["Beam parameters", f"{len(rows)} energies", "", _COLUMNS]
-    for nominal, mean, spread_percent, sigma, divergence in rows:
-        spot = f"{sigma:.6f} {divergence:.9f} {CORRELATION:g} {sigma:.6f} {divergence:.9f} {CORRELATION:g}"
-        lines.append(f"{nominal:.6f} {mean:.6f} {spread_percent:.6f} 1.0 1.0 {spot} 0.0 {spot}")
+    lines += [row.render() for row in rows]
     return "\n".join(lines) + "\n"
 
 
@@ -103,10 +121,12 @@ def require_covered(model: BeamModel, energies_mev: Sequence[float]) -> None:
     tables: dict[str, EnergyTable] = {
         "mean_energy_mev": model.mean_energy_mev,
         "energy_spread_mev": model.energy_spread_mev,
-        "spot_sigma_mm": model.spot_sigma_mm,
-        "angular_spread_rad": model.angular_spread_rad,
+        **model.spot_tables(),
         "protons_per_mu": model.protons_per_mu,
     }
+    if model.second_gaussian is not None:
+        second = {"weight": model.second_gaussian.weight, **model.second_gaussian.spot_tables()}
+        tables |= {f"second_gaussian.{name}": table for name, table in second.items()}
     for name, table in tables.items():
         for energy in energies_mev:
             if not table.covers(energy):
@@ -116,13 +136,73 @@ def require_covered(model: BeamModel, energies_mev: Sequence[float]) -> None:
                 )
 
 
-def _row(model: BeamModel, energy: float) -> tuple[float, float, float, float, float]:
+@dataclass(frozen=True, slots=True)
+class _Row:
+    """One energy of the library."""
+
+    nominal_mev: float
+    mean_mev: float
+    spread_percent: float
+    first: tuple[Emittance, Emittance]
+    """At the nozzle, in x and y."""
+    second: tuple[Emittance, Emittance]
+    second_weight: float
+
+    def render(self) -> str:
+        """The row; correlations never are 0."""
+        spots = [
+            " ".join(
+                f"{one.sigma_mm:.6f} {one.divergence_rad:.9f} {_not_zero(one.correlation):g}" for one in spot
+            )
+            for spot in (self.first, self.second)
+        ]
+        energies = f"{self.nominal_mev:.6f} {self.mean_mev:.6f} {self.spread_percent:.6f}"
+        first_weight = str(1.0 - self.second_weight)
+        return f"{energies} 1.0 {first_weight} {spots[0]} {self.second_weight} {spots[1]}"
+
+
+def _not_zero(correlation: float) -> float:
+    return correlation if abs(correlation) >= abs(CORRELATION) else CORRELATION
+
+
+def _row(model: BeamModel, energy: float) -> _Row:
     require_covered(model, [energy])
-    divergence = model.angular_spread_rad.at(energy)
     spread = model.energy_spread_mev.at(energy)
     mean = model.mean_energy_mev.at(energy)
-    sigma = model.spot_sigma_mm.at(energy)
-    if divergence <= 0 or spread < 0 or mean <= 0 or sigma <= 0:
-        raise EngineInputError(f"beam model: not a positive spot, spread or energy at {energy:g} MeV")
-    nozzle = spot_at_nozzle_mm(sigma, divergence, model.nozzle_to_isocenter_mm)
-    return energy, mean, 100.0 * spread / energy, nozzle, divergence
+    if spread < 0 or mean <= 0:
+        raise EngineInputError(f"beam model: not a positive spread or energy at {energy:g} MeV")
+    first = _at_nozzle(model, model, energy)
+    second, weight = first, 0.0
+    if model.second_gaussian is not None:
+        second = _at_nozzle(model, model.second_gaussian, energy)
+        weight = model.second_gaussian.weight.at(energy)
+    return _Row(energy, mean, 100.0 * spread / energy, first, second, weight)
+
+
+def _at_nozzle(model: BeamModel, spot: Spot, energy: float) -> tuple[Emittance, Emittance]:
+    """A Gaussian at the nozzle's exit, in x and y.
+
+    Raises:
+        EngineInputError: A size or divergence is not positive, or the spot is narrower than its divergence
+            alone makes it.
+    """
+    found = []
+    for sigma, divergence, correlation in (
+        (spot.spot_sigma_mm, spot.angular_spread_rad, spot.correlation),
+        (
+            spot.spot_sigma_y_mm or spot.spot_sigma_mm,
+            spot.angular_spread_y_rad or spot.angular_spread_rad,
+            spot.correlation_y or spot.correlation,
+        ),
+    ):
+        width, theta = sigma.at(energy), divergence.at(energy)
+        if theta <= 0 or width <= 0:
+            raise EngineInputError(f"beam model: not a positive spot or divergence at {energy:g} MeV")
+        rho = 0.0 if correlation is None else correlation.at(energy)
+        if model.spot_plane is SpotPlane.NOZZLE:
+            found.append(Emittance(width, theta, rho))
+        elif correlation is None:
+            found.append(Emittance(spot_at_nozzle_mm(width, theta, model.nozzle_to_isocenter_mm), theta, 0.0))
+        else:
+            found.append(Emittance(width, theta, rho).upstream(model.nozzle_to_isocenter_mm))
+    return found[0], found[1]

@@ -7,6 +7,7 @@ from pathlib import Path
 import numpy as np
 import pydicom
 import pytest
+from pydantic import ValidationError
 
 from mqi_dagster.engine.beam_model import EngineBeamModel, beam_model_for
 from mqi_dagster.engine.embedded.bdl import RangeShifterInBeam, render_bdl, spot_at_nozzle_mm
@@ -19,7 +20,7 @@ from mqi_dagster.engine.embedded.plan_file import aimed
 from mqi_dagster.engine.embedded.simulation import read_request
 from mqi_dagster.engine.embedded.spots import SpotLayer, read_layers
 from mqi_dagster.errors import EngineInputError
-from mqi_dagster.machine import Machine
+from mqi_dagster.machine import BeamModel, EnergyTable, Machine
 from mqi_dagster.plan.model import PlanBeam
 from mqi_dagster.plan.reading import read_ion_plan
 from tests.engine.embedded.embedded_job import Beam, Ct, write_ct, write_job, write_plan
@@ -49,6 +50,101 @@ def test_the_library_never_holds_a_correlation_of_zero(generic: Machine) -> None
     # 0.8 MeV of 150 MeV; sqrt(4.4^2 - (0.0035 * 500)^2) mm.
     assert rows[1][2] == pytest.approx(0.533333, abs=1e-6)
     assert rows[1][5] == rows[1][8] == pytest.approx(4.037016, abs=1e-6)
+
+
+def one_size(value: float) -> EnergyTable:
+    return EnergyTable(energy_mev=(60.0, 250.0), value=(value, value))
+
+
+def changed_model(generic: Machine, **changes: object) -> BeamModel:
+    """GENERIC's model with other fields, read as a machine file is."""
+    content = generic.beam_model.model_dump(mode="json")
+    content |= {
+        key: one_size(value).model_dump(mode="json") if isinstance(value, float) else value
+        for key, value in changes.items()
+    }
+    return BeamModel.model_validate(content)
+
+
+def test_x_and_y_have_sizes_divergences_and_correlations_of_their_own(generic: Machine) -> None:
+    model = changed_model(
+        generic,
+        spot_plane="nozzle",
+        spot_sigma_mm=3.0,
+        spot_sigma_y_mm=6.0,
+        angular_spread_rad=0.002,
+        angular_spread_y_rad=0.004,
+        correlation=-0.5,
+        correlation_y=0.25,
+    )
+    row = rows_of(render_bdl(model, generic.sad_mm, [150.0], None))[0]
+    # At the nozzle, where MCsquare wants them: nothing is changed on the way.
+    assert row[4:11] == [1.0, 3.0, 0.002, -0.5, 6.0, 0.004, 0.25]
+    assert row[11] == 0.0
+
+
+def test_a_correlation_at_the_isocentre_is_carried_back_to_the_nozzle(generic: Machine) -> None:
+    model = changed_model(generic, spot_sigma_mm=5.0, angular_spread_rad=0.008, correlation=0.8)
+    row = rows_of(render_bdl(model, generic.sad_mm, [150.0], None))[0]
+    # 3-4-5: 5^2 - 2 * 0.8 * 5 * 4 + 4^2 = 3^2 mm2, and 0.8 * 5 = 4, so nothing of the correlation is left.
+    assert row[5:8] == row[8:11] == [3.0, 0.008, 0.001]
+    narrow = changed_model(generic, spot_sigma_mm=3.0, angular_spread_rad=0.008, correlation=0.0)
+    row = rows_of(render_bdl(narrow, generic.sad_mm, [150.0], None))[0]
+    # A waist at the isocentre: 3^2 + 4^2 = 5^2, and the beam converges with -4/5.
+    assert row[5:8] == [5.0, 0.008, -0.8]
+
+
+def test_a_second_gaussian_stands_behind_the_first(generic: Machine) -> None:
+    second = {
+        "weight": one_size(0.125).model_dump(),
+        "spot_sigma_mm": one_size(10.0).model_dump(),
+        "spot_sigma_y_mm": one_size(12.0).model_dump(),
+        "angular_spread_rad": one_size(0.006).model_dump(),
+        "correlation": one_size(0.1).model_dump(),
+    }
+    model = changed_model(generic, spot_plane="nozzle", second_gaussian=second)
+    row = rows_of(render_bdl(model, generic.sad_mm, [150.0], None))[0]
+    assert (row[4], row[11]) == (0.875, 0.125)
+    assert row[12:] == [10.0, 0.006, 0.1, 12.0, 0.006, 0.1]
+
+
+@pytest.mark.parametrize(
+    ("changes", "says"),
+    [
+        ({"correlation": 1.0}, "correlation must lie between -1 and 1"),
+        ({"correlation_y": -1.0}, "correlation_y must lie between -1 and 1"),
+        ({"spot_sigma_y_mm": 0.0}, "spot_sigma_y_mm must be above 0"),
+        ({"spot_plane": "snout"}, "isocenter"),
+        ({"second_gaussian": {"weight": 1.0}}, "second_gaussian"),
+    ],
+)
+def test_a_spot_that_cannot_be_is_refused(changes: dict[str, object], says: str, generic: Machine) -> None:
+    with pytest.raises(ValidationError, match=says):
+        changed_model(generic, **changes)
+
+
+def test_energies_outside_a_table_of_the_halo_are_refused(generic: Machine) -> None:
+    short = EnergyTable(energy_mev=(60.0, 140.0), value=(0.1, 0.1)).model_dump()
+    second = {
+        "weight": short,
+        "spot_sigma_mm": one_size(10.0).model_dump(),
+        "angular_spread_rad": one_size(0.006).model_dump(),
+    }
+    model = changed_model(generic, second_gaussian=second)
+    with pytest.raises(EngineInputError, match=r"lies outside second_gaussian\.weight"):
+        render_bdl(model, generic.sad_mm, [150.0], None)
+
+
+def test_what_a_machine_file_does_not_say_changes_no_digest(generic: Machine) -> None:
+    assert sorted(generic.beam_model.model_dump(mode="json")) == [
+        "angular_spread_rad",
+        "commissioned",
+        "energy_spread_mev",
+        "mean_energy_mev",
+        "nozzle_to_isocenter_mm",
+        "protons_per_mu",
+        "spot_sigma_mm",
+    ]
 
 
 @pytest.mark.parametrize("energy", [59.9, 250.1])

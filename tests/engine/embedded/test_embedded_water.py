@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from math import erf, sqrt
 from pathlib import Path
 
 import numpy as np
@@ -11,7 +12,7 @@ import pytest
 from mqi_dagster.engine.embedded.command import run
 from mqi_dagster.engine.embedded.install import Installation
 from mqi_dagster.errors import EngineError
-from mqi_dagster.machine import Machine
+from mqi_dagster.machine import BeamModel, Machine
 from mqi_dagster.plan.reading import read_ion_plan
 from mqi_dagster.synthetic.plans import built_in_plan
 from tests.engine.embedded.embedded_depth import r80, read_raw
@@ -122,6 +123,41 @@ def test_relative_protons_per_mu_change_the_scale_only(
         run(write_job(tmp_path / name, beam, machine, histories=1600))
         doses.append(read_raw(tmp_path / name / "Dose" / "1G180:TX_1_Dose.mhd")[0])
     np.testing.assert_allclose(doses[1], doses[0] * 1e-12, rtol=1e-6)
+
+
+def test_the_spot_in_the_dose_has_the_sizes_and_the_halo_of_the_machine_file(
+    mcsquare: Installation, generic: Machine, tmp_path: Path
+) -> None:
+    def table(value: float) -> dict[str, list[float]]:
+        return {"energy_mev": [60.0, 250.0], "value": [value, value]}
+
+    content = generic.beam_model.model_dump(mode="json") | {
+        "spot_sigma_mm": table(3.0),
+        "spot_sigma_y_mm": table(5.0),
+        "angular_spread_rad": table(0.003),
+        "correlation_y": table(0.5),
+        "second_gaussian": {
+            "weight": table(0.25),
+            "spot_sigma_mm": table(14.0),
+            "angular_spread_rad": table(0.004),
+        },
+    }
+    machine = generic.model_copy(update={"beam_model": BeamModel.model_validate(content)})
+    box = {"PhantomDimX": 100, "PhantomDimY": 100, "PhantomDimZ": 5, "PhantomUnitX": 1, "PhantomUnitY": 1}
+    box |= {"PhantomPositionX": -50, "PhantomPositionY": -50, "PhantomPositionZ": -10}
+    beam = Beam({150.0: [(0.0, 0.0, 1000)]}, tps={**box, "TwoCentimeterMode": "false"})
+    run(write_job(tmp_path, beam, machine, histories=20000))
+    values, edge, spacing = read_raw(tmp_path / "Dose" / "1G000_1_Dose.mhd")
+    assert spacing.tolist() == [1.0, 1.0, 2.0]
+    assert edge[2] + 2.0 * values.shape[0] == 0.0  # the box begins at the isocentre
+    at = edge[0] + np.arange(100) + 0.5
+    surface = values[-1]
+    for axis, sigma in ((1, 3.0), (0, 5.0)):
+        profile = surface.sum(axis=1 - axis)
+        for half in (3.0, 6.0):
+            within = profile[np.abs(at) < half].sum() / profile.sum()
+            expected = 0.75 * erf(half / sigma / sqrt(2.0)) + 0.25 * erf(half / 14.0 / sqrt(2.0))
+            assert within == pytest.approx(expected, abs=0.02)
 
 
 def test_a_field_beside_the_phantom_fails(mcsquare: Installation, generic: Machine, tmp_path: Path) -> None:

@@ -89,7 +89,7 @@ def arrivals_in(site: Site, now: datetime) -> list[Arrival]:
 
 def given_folder(site: Site, folder: Path) -> list[ArrivedCase]:
     """The cases of a folder that a person named."""
-    return cases_of(site, arrival_of(folder))
+    return cases_of(site, arrival_of(folder, site.settings.intake.marker))
 
 
 def find_case(site: Site, case: str) -> ArrivedCase:
@@ -98,7 +98,11 @@ def find_case(site: Site, case: str) -> ArrivedCase:
     Raises:
         InputError: It is not in the inbox any more.
     """
-    candidates = [arrival_of(site.given)] if site.given is not None else arrivals_in(site, datetime.now(UTC))
+    candidates = (
+        [arrival_of(site.given, site.settings.intake.marker)]
+        if site.given is not None
+        else arrivals_in(site, datetime.now(UTC))
+    )
     row = site.ledger.arrival(case)
     place = row.arrival if row is not None else None
     # Where it was seen last comes first: opening the plan of every old case takes long.

@@ -78,7 +78,9 @@ def _metadata(manifest: CaseManifest) -> dict[str, Any]:
 
 
 def _build(site: Site, found: ArrivedCase) -> CaseManifest:
-    return build_manifest(found.survey, found.fraction, found.case, found.number, site.machines)
+    return build_manifest(
+        found.survey, found.fraction, found.case, found.number, site.machines, site.settings.engine.in_use()
+    )
 
 
 @dg.asset(

@@ -15,7 +15,7 @@ from mqi_dagster.delivery.validation import check_case
 from mqi_dagster.delivery.validation_findings import Finding, Severity
 from mqi_dagster.delivery.validation_report import BeamCheck, CaseCheck, FractionCheck
 from mqi_dagster.machine import PACKAGED_MACHINES, read_machines
-from mqi_dagster.settings import Intake, read_settings
+from mqi_dagster.settings import EngineProfile, Intake, read_settings
 
 
 def check_folder(
@@ -36,14 +36,17 @@ def check_folder(
         MqiError: The folder holds no case, or the site or the machine files cannot be read.
     """
     intake, folder_of_machines, zone = Intake.model_validate({}), PACKAGED_MACHINES, local_zone()
+    profile: EngineProfile | None = None
     if site is not None:
         settings = read_settings(settings_path(site))
         intake, folder_of_machines = settings.intake, settings.paths.machines
         zone = settings.site.timezone
+        profile = settings.engine.in_use()
     known = read_machines(machines or folder_of_machines)
     name = timezone or zone
     window = timedelta(minutes=intake.fraction_window_minutes)
-    return check_case(survey_arrival(arrival_of(folder), ZoneInfo(name), window), known), name
+    survey = survey_arrival(arrival_of(folder, intake.marker), ZoneInfo(name), window)
+    return check_case(survey, known, profile), name
 
 
 def show_check(console: Console, check: CaseCheck) -> None:

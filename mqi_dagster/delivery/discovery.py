@@ -19,12 +19,15 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from zoneinfo import ZoneInfo
 
+from mqi_dagster.delivery.case_files import case_files
 from mqi_dagster.delivery.inbox_tree import SeenFile, SeenFolder, fingerprint, see_folder
 from mqi_dagster.delivery.machine_files import is_machine_file
 from mqi_dagster.delivery.plan_info import machine_time
 from mqi_dagster.dicom.kinds import DicomKind, dicom_kind
 from mqi_dagster.errors import ConfigurationError, DeliveryError
 from mqi_dagster.settings import Intake, Ready
+
+DEFAULT_MARKER = Intake.model_validate({}).marker
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,11 +38,15 @@ class Arrival:
     """Path below the inbox. May hold identifiers: only ever shown through a keyed hash."""
     folder: Path
     plans: tuple[Path, ...]
-    """RT Ion Plans in the case folder, and `*.dcm` files there that cannot be read."""
+    """RT Ion Plans in the case folder; where there is none, the DICOM files there that cannot be read."""
     delivery_folders: tuple[Path, ...]
     ct_files: tuple[Path, ...]
     stray_files: tuple[Path, ...]
     """Machine files in the case folder itself, outside any delivery folder."""
+    unreadable_files: tuple[Path, ...]
+    """Files that should be DICOM objects, for example images, and cannot be read."""
+    unused_files: tuple[Path, ...]
+    """Whatever else lies in the case folder."""
     ready: bool
     reason: str
     """Why it waits, without paths; empty where it is ready."""
@@ -77,10 +84,14 @@ def find_arrivals(inbox: Path, intake: Intake, now: datetime) -> list[Arrival]:
     return sorted(arrivals + _refused(root, tree, arrivals), key=lambda arrival: arrival.relative)
 
 
-def arrival_of(folder: Path) -> Arrival:
+def arrival_of(folder: Path, marker: str = DEFAULT_MARKER) -> Arrival:
     """The arrival of a folder given by hand: the case folder itself, or the only one below it.
 
     It counts as ready: who names a folder says that it is finished.
+
+    Args:
+        folder: The folder.
+        marker: Name of the site's marker file, which is no part of the case.
 
     Raises:
         DeliveryError: There is no such folder, no case in it, more than one, or a link leads out of it.
@@ -99,7 +110,7 @@ def arrival_of(folder: Path) -> Arrival:
     blocked = _blocked(cases[0])
     if blocked:
         raise DeliveryError(blocked)
-    return _arrival(root, cases[0], "", None)
+    return _arrival(root, cases[0], "", None, marker)
 
 
 def _looks_delivered(node: SeenFolder) -> bool:
@@ -141,7 +152,7 @@ def _cases(node: SeenFolder, parent_has_plan: bool = False) -> list[_Found]:
             nested += [case for case in found if case.deliveries or not (ion_plans or deliveries)]
     if not deliveries and (not ion_plans or nested):
         return nested
-    plans = _of_kind(node, DicomKind.ION_PLAN, DicomKind.UNREADABLE)
+    plans = ion_plans or _of_kind(node, DicomKind.UNREADABLE)
     return [_Found(node, plans, tuple(deliveries), bool(nested)), *nested]
 
 
@@ -162,23 +173,22 @@ def _blocked(found: _Found) -> str:
 
 def _waiting(root: Path, tree: SeenFolder, found: _Found, intake: Intake, now: datetime) -> Arrival:
     if found.node is tree:
-        return _arrival(
-            root, found, "deliveries or plans stand in the inbox itself, not in a case folder", None
-        )
+        reason = "deliveries or plans stand in the inbox itself, not in a case folder"
+        return _arrival(root, found, reason, None, intake.marker)
     blocked = _blocked(found)
     if blocked:
-        return _arrival(root, found, blocked, None)
+        return _arrival(root, found, blocked, None, intake.marker)
     if intake.ready is Ready.MARKER:
         reason = "" if _is_marked(root, found.node.path, intake.marker) else f"no marker file {intake.marker}"
-        return _arrival(root, found, reason, None, intake.marker)
+        return _arrival(root, found, reason, None, intake.marker, marked=True)
     changed = datetime.fromtimestamp(found.node.newest_ns() / 1e9, UTC)
     quiet = timedelta(seconds=intake.stable_seconds)
     if not quiet or now - changed >= quiet:
-        return _arrival(root, found, "", None)
+        return _arrival(root, found, "", None, intake.marker)
     reason = f"files changed within the last {math.ceil(intake.stable_seconds)} s"
     if changed - now > timedelta(seconds=1):
         reason = "the time of a file lies in the future"
-    return _arrival(root, found, reason, changed + quiet)
+    return _arrival(root, found, reason, changed + quiet, intake.marker)
 
 
 def _is_marked(root: Path, case_folder: Path, marker: str) -> bool:
@@ -189,25 +199,39 @@ def _is_marked(root: Path, case_folder: Path, marker: str) -> bool:
 
 
 def _arrival(
-    root: Path, found: _Found, reason: str, next_check: datetime | None, marker: str | None = None
+    root: Path,
+    found: _Found,
+    reason: str,
+    next_check: datetime | None,
+    marker: str,
+    *,
+    marked: bool = False,
 ) -> Arrival:
     node = found.node
-    images: list[SeenFile] = list(_of_kind(node, DicomKind.CT))
-    for folder in node.folders:
-        if folder not in found.deliveries and not any(_is_delivery(below) for below in folder.walk()):
-            images += [file for below in folder.walk() for file in _of_kind(below, DicomKind.CT)]
+    files = case_files(
+        SeenFolder(node.path, node.mtime_ns, [file for file in node.files if file.path.name != marker]),
+        found.deliveries,
+        [
+            folder
+            for folder in node.folders
+            if folder not in found.deliveries and not any(_is_delivery(below) for below in folder.walk())
+        ],
+        {file.path for file in found.plans},
+    )
     strayed = [] if node in found.deliveries else node.files
     stray = tuple(file.path for file in strayed if is_machine_file(file.path.name))
-    counted = SeenFolder(
-        node.path, node.mtime_ns, [file for file in node.files if file.path.name != marker], node.folders
-    )
+    # The marker counts where it is a file like any other.
+    kept = [file for file in node.files if not (marked and file.path.name == marker)]
+    counted = SeenFolder(node.path, node.mtime_ns, kept, node.folders)
     return Arrival(
         relative=node.path.relative_to(root).as_posix(),
         folder=node.path,
         plans=tuple(file.path for file in found.plans),
         delivery_folders=tuple(folder.path for folder in found.deliveries),
-        ct_files=tuple(file.path for file in images),
+        ct_files=files.images,
         stray_files=stray,
+        unreadable_files=files.unreadable,
+        unused_files=files.unused,
         ready=not reason,
         reason=reason,
         next_check=next_check,
@@ -228,5 +252,5 @@ def _refused(root: Path, tree: SeenFolder, arrivals: list[Arrival]) -> list[Arri
         for path, reason in faults:
             empty = fingerprint(path, [])
             relative = path.relative_to(root).as_posix()
-            refused.append(Arrival(relative, path, (), (), (), (), False, reason, None, empty))
+            refused.append(Arrival(relative, path, (), (), (), (), (), (), False, reason, None, empty))
     return refused

@@ -99,6 +99,8 @@ class CaseManifest(Part):
     """The CT that came with the case, if any, by instance."""
     duplicates: tuple[FileEntry, ...] = ()
     """Files that repeat another's content byte for byte and were set aside."""
+    unused: tuple[Path, ...] = ()
+    """Files in the case folder that no step uses."""
     notes: tuple[str, ...] = ()
     """What the checks found worth saying without failing the case, without paths and identifiers."""
 

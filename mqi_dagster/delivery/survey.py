@@ -49,6 +49,7 @@ class Survey:
         tree = see_folder(base, base)
         wanted = {*fraction.folders, *(header.folder for header in fraction.duplicates)}
         single = {*self.arrival.plans, *self.arrival.ct_files, *self.arrival.stray_files}
+        single.update(self.arrival.unreadable_files)
         folders = [folder for folder in tree.walk() if folder.path in wanted]
         files = [file for folder in tree.walk() for file in folder.files if file.path in single]
         return fingerprint(base, folders, files)

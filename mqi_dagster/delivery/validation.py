@@ -14,14 +14,16 @@ from mqi_dagster.delivery.files import file_entry, files_in
 from mqi_dagster.delivery.fractions import Fraction, overlap_errors
 from mqi_dagster.delivery.manifest import BeamEntry, CaseManifest, FileEntry, LayerEntry
 from mqi_dagster.delivery.survey import PlanSource, Survey
-from mqi_dagster.delivery.validation_case import check_ct, check_folder, check_machine
+from mqi_dagster.delivery.validation_case import check_folder, check_machine
 from mqi_dagster.delivery.validation_delivery import CheckedDelivery, check_delivery
 from mqi_dagster.delivery.validation_findings import Findings, Severity
+from mqi_dagster.delivery.validation_images import check_images
 from mqi_dagster.delivery.validation_layer import CheckedLayer
 from mqi_dagster.delivery.validation_report import BeamCheck, CaseCheck, DeliveryCheck, FractionCheck
 from mqi_dagster.errors import DeliveryError, PlanError, Where
 from mqi_dagster.machine import Machine, Machines
 from mqi_dagster.plan.model import PlanBeam
+from mqi_dagster.settings import EngineProfile
 
 RESUMED_LAYER_MU = 1.02
 """Most MU, relative to the plan, that the parts of a layer may sum to and still be one irradiation."""
@@ -35,7 +37,12 @@ class _CheckedCase:
 
 
 def build_manifest(
-    survey: Survey, fraction: Fraction | None, case: str, fraction_number: int, machines: Machines
+    survey: Survey,
+    fraction: Fraction | None,
+    case: str,
+    fraction_number: int,
+    machines: Machines,
+    profile: EngineProfile | None = None,
 ) -> CaseManifest:
     """Check a fraction and make its manifest.
 
@@ -45,6 +52,7 @@ def build_manifest(
         case: Case key.
         fraction_number: The NNNN of the case key.
         machines: The machines of the site.
+        profile: The site's engine, whose requirements are asked too; None where any engine may follow.
 
     Raises:
         InputError: The first fault, in the order of deliveries and layers.
@@ -54,7 +62,7 @@ def build_manifest(
         raise error.at(Where(case=case))
     source = survey.source
     findings = Findings()
-    checked_case = _check_whole(survey, source, machines, findings)
+    checked_case = _check_whole(survey, source, machines, profile, findings)
     deliveries = _check_fraction(fraction, source, checked_case.machine, findings)
     duplicates = list(checked_case.copies)
     for header in fraction.duplicates:
@@ -79,16 +87,18 @@ def build_manifest(
         beams=beams,
         ct_series=checked_case.ct_series,
         duplicates=tuple(duplicates),
+        unused=survey.arrival.unused_files,
         notes=findings.notes(),
     )
 
 
-def check_case(survey: Survey, machines: Machines) -> CaseCheck:
+def check_case(survey: Survey, machines: Machines, profile: EngineProfile | None = None) -> CaseCheck:
     """Run every check on every fraction of an arrival and report all findings.
 
     Args:
         survey: The arrival with its plan and fractions.
         machines: The machines of the site.
+        profile: The site's engine, whose requirements are asked too; None where any engine may follow.
     """
     findings = Findings()
     source = survey.source
@@ -100,7 +110,7 @@ def check_case(survey: Survey, machines: Machines) -> CaseCheck:
         return CaseCheck(passed=False, machine_id=None, ct_images=0, findings=findings.all(), fractions=())
     if not survey.fractions:
         findings.error(DeliveryError("the case holds no delivery of a treatment beam"))
-    whole = _check_whole(survey, source, machines, findings)
+    whole = _check_whole(survey, source, machines, profile, findings)
     fractions = tuple(
         _fraction_check(number, fraction, source, whole.machine)
         for number, fraction in enumerate(survey.fractions, start=1)
@@ -115,13 +125,19 @@ def check_case(survey: Survey, machines: Machines) -> CaseCheck:
     )
 
 
-def _check_whole(survey: Survey, source: PlanSource, machines: Machines, findings: Findings) -> _CheckedCase:
+def _check_whole(
+    survey: Survey,
+    source: PlanSource,
+    machines: Machines,
+    profile: EngineProfile | None,
+    findings: Findings,
+) -> _CheckedCase:
     machine = check_machine(source.plan, machines, findings)
     check_folder(survey.arrival, source.plan, findings)
-    images, copies = check_ct(survey.arrival, source.plan, findings)
+    images = check_images(survey.arrival, source.plan, profile, findings)
     if source.copies:
         findings.note("a copy of the plan is set aside", Where(kind="RT plan"))
-    return _CheckedCase(machine, tuple(images), (*source.copies, *copies))
+    return _CheckedCase(machine, images.series, (*source.copies, *images.copies))
 
 
 def _check_fraction(

@@ -23,7 +23,9 @@ class DicomKind(StrEnum):
     OTHER = "other DICOM object"
     UNREADABLE = "unreadable"
     """Named or beginning like a DICOM file without a SOP class that can be read, or not given by the disk."""
-    NOT_DICOM = "no DICOM file"
+    UNKNOWN = "unknown"
+    """Empty or binary, and nothing that begins like a DICOM file."""
+    TEXT = "text"
 
 
 def dicom_kind(path: Path, size: int, mtime_ns: int) -> DicomKind:
@@ -44,9 +46,11 @@ def dicom_kind(path: Path, size: int, mtime_ns: int) -> DicomKind:
 def _kind(name: str, size: int, mtime_ns: int) -> DicomKind:
     path = Path(name)
     with path.open("rb") as stream:
-        if not begins_like_dicom(stream.read(PREAMBLE + len(MAGIC))):
-            promised = path.suffix.lower() in DICOM_SUFFIXES
-            return DicomKind.UNREADABLE if promised else DicomKind.NOT_DICOM
+        start = stream.read(PREAMBLE + len(MAGIC))
+    if not begins_like_dicom(start):
+        if path.suffix.lower() in DICOM_SUFFIXES:
+            return DicomKind.UNREADABLE
+        return DicomKind.TEXT if start and b"\0" not in start else DicomKind.UNKNOWN
     try:
         dataset = read_dicom(path, only=("SOPClassUID",))
         with decoding():

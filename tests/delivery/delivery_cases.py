@@ -8,6 +8,8 @@ from pathlib import Path
 from zoneinfo import ZoneInfo
 
 import numpy as np
+from pydicom.dataset import Dataset, FileMetaDataset
+from pydicom.uid import CTImageStorage, ImplicitVRLittleEndian
 
 from mqi_dagster.delivery.discovery import arrival_of
 from mqi_dagster.delivery.survey import Survey, survey_arrival
@@ -120,3 +122,25 @@ def small_plan(beams: tuple[int, ...] = (2, 3, 4), layers: int = 9) -> IonPlan:
         setup_beam_numbers=(1,),
         identifiers=(),
     )
+
+
+def ct_slice(instance: str, patient: str, frame: str | None, z_mm: float) -> Dataset:
+    """A CT image of 2 x 2 pixels of water, axial, head first supine."""
+    image = Dataset()
+    image.file_meta = FileMetaDataset()
+    image.file_meta.TransferSyntaxUID = ImplicitVRLittleEndian
+    image.SOPClassUID = image.file_meta.MediaStorageSOPClassUID = CTImageStorage
+    image.SOPInstanceUID = image.file_meta.MediaStorageSOPInstanceUID = instance
+    image.SeriesInstanceUID, image.Modality, image.PatientPosition = "1.2.3.100", "CT", "HFS"
+    image.PatientID = patient
+    if frame is not None:
+        image.FrameOfReferenceUID = frame
+    image.ImagePositionPatient, image.ImageOrientationPatient = [0, 0, z_mm], [1, 0, 0, 0, 1, 0]
+    image.PixelSpacing, image.SliceThickness = [2, 2], 2
+    image.Rows = image.Columns = 2
+    image.SamplesPerPixel, image.PhotometricInterpretation = 1, "MONOCHROME2"
+    image.BitsAllocated = image.BitsStored = 16
+    image.HighBit, image.PixelRepresentation = 15, 1
+    image.RescaleSlope, image.RescaleIntercept, image.RescaleType = 1, 0, "HU"
+    image.PixelData = b"\0" * 8
+    return image

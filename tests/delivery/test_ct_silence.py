@@ -12,7 +12,8 @@ from pydicom import config
 from pydicom.dataset import Dataset, FileMetaDataset
 from pydicom.uid import ExplicitVRLittleEndian
 
-from mqi_dagster.delivery.validation_case import _ct_identity
+from mqi_dagster.dicom.ct_images import ct_pixels, read_ct_image
+from mqi_dagster.dicom.reading import read_dicom
 from mqi_dagster.engine.ct_copy import blanked_ct
 from mqi_dagster.errors import EngineInputError
 
@@ -49,7 +50,9 @@ def test_an_odd_uid_of_a_ct_is_not_printed(tmp_path: Path, caplog: pytest.LogCap
     (tmp_path / "CT.dcm").write_bytes(content)
     with warnings.catch_warnings(record=True) as said:
         warnings.simplefilter("always")
-        assert _ct_identity(tmp_path / "CT.dcm")[:2] == ("ZQXPAT77431", UID)
+        dataset = read_dicom(tmp_path / "CT.dcm")
+        image = read_ct_image(dataset, ct_pixels(dataset))
+        assert (image.patient_id, image.instance_uid) == ("ZQXPAT77431", UID)
         try:
             blanked_ct(content)
         except EngineInputError as error:

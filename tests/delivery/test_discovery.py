@@ -135,17 +135,18 @@ def test_a_delivery_that_lost_its_files_is_still_a_delivery(tmp_path: Path) -> N
     assert arrival.delivery_folders == (tmp_path / "case" / BEAM_2,)
 
 
-def test_ct_images_are_found_by_class_beside_the_plan_and_in_folders(tmp_path: Path) -> None:
+def test_ct_images_are_found_by_class_wherever_they_lie_in_the_case(tmp_path: Path) -> None:
     case = tmp_path / "case"
     ion_plan(case / "RP.dcm")
     folder = delivery(case / BEAM_2)
     beside = ct_image(case / "slice")
     below = ct_image(case / "CT" / "series 1" / "1.dcm", "1.2.3.2")
-    ct_image(folder / "not here.dcm", "1.2.3.3")
+    beside_records = ct_image(folder / "here too.dcm", "1.2.3.3")
     ion_plan(case / "CT" / "exported plan.dcm")
     write_dicom(case / "CT" / "dose.dcm", "1.2.840.10008.5.1.4.1.1.481.2")
     (arrival,) = found(tmp_path)
-    assert set(arrival.ct_files) == {beside, below}
+    assert set(arrival.ct_files) == {beside, below, beside_records}
+    assert {path.name for path in arrival.unused_files} == {"exported plan.dcm", "dose.dcm"}
     assert arrival.plans == (case / "RP.dcm",)
 
 

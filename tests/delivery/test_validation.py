@@ -23,6 +23,7 @@ from tests.delivery.delivery_cases import (
     BEAM_4,
     BEAM_5,
     STUDY,
+    ct_slice,
     qa_copy,
     replace_in,
     surveyed,
@@ -667,14 +668,7 @@ def test_ct_images_must_be_of_the_plans_patient_and_frame_of_reference(
     case = qa_copy(qa, tmp_path, BEAM_2)
     (case / "CT").mkdir()
     for index in (2, 1):
-        image = pydicom.Dataset()
-        image.file_meta = pydicom.dataset.FileMetaDataset()
-        image.file_meta.TransferSyntaxUID = "1.2.840.10008.1.2"
-        image.SOPClassUID = image.file_meta.MediaStorageSOPClassUID = "1.2.840.10008.5.1.4.1.1.2"
-        image.SOPInstanceUID = image.file_meta.MediaStorageSOPInstanceUID = f"1.2.3.{index}"
-        image.PatientID = patient
-        if frame is not None:
-            image.FrameOfReferenceUID = frame
+        image = ct_slice(f"1.2.3.{index}", patient, frame, z_mm=2.0 * index)
         image.save_as(case / "CT" / f"{9 - index}.dcm", enforce_file_format=True)
     shutil.copyfile(case / "CT" / "7.dcm", case / "CT" / "z.dcm")
     if fault is not None:

@@ -91,9 +91,9 @@ def test_a_disk_that_does_not_give_a_file_is_no_damage(tmp_path: Path) -> None:
         ("a", whole("1.2.840.10008.5.1.4.1.1.481.3"), DicomKind.OTHER),
         ("a.txt", whole(), DicomKind.CT),
         ("a.dcm", b"", DicomKind.UNREADABLE),
-        ("a", b"", DicomKind.NOT_DICOM),
+        ("a", b"", DicomKind.UNKNOWN),
         ("a", deflated(whole())[:-9], DicomKind.UNREADABLE),
-        ("a.txt", b"words", DicomKind.NOT_DICOM),
+        ("a.txt", b"words", DicomKind.TEXT),
         ("a", whole()[:300], DicomKind.UNREADABLE),
     ],
 )

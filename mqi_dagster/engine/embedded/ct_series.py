@@ -7,26 +7,20 @@ from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
-from pydicom.dataset import Dataset
 
-from mqi_dagster.dicom.reading import decoding, read_dicom
+from mqi_dagster.dicom.ct_images import (
+    CtImage,
+    ct_pixels,
+    is_localizer,
+    position_faults,
+    read_ct_image,
+    series_faults,
+)
+from mqi_dagster.dicom.kinds import DicomKind, dicom_kind
+from mqi_dagster.dicom.reading import read_dicom
 from mqi_dagster.errors import DicomError, EngineInputError, Where
 
 _WHERE = Where(kind="CT")
-_CT_IMAGE_STORAGE = "1.2.840.10008.5.1.4.1.1.2"
-_REQUIRED = (
-    "PatientPosition",
-    "ImagePositionPatient",
-    "ImageOrientationPatient",
-    "PixelSpacing",
-    "Rows",
-    "Columns",
-    "RescaleSlope",
-    "RescaleIntercept",
-)
-_AXIAL = (1.0, 0.0, 0.0, 0.0, 1.0, 0.0)
-_SPACING_TOLERANCE_MM = 0.02
-_COSINE_TOLERANCE = 1e-4
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,73 +41,38 @@ def read_ct_series(folder: Path) -> CtSeries:
         EngineInputError: No CT, slices of two series, another orientation than axial and head first
             supine, slices that are missing or not evenly spaced, or a slice that cannot be read.
     """
-    try:
-        slices = _slices(folder)
-        with decoding():
-            return _series(slices)
-    except DicomError as error:
-        raise EngineInputError(
-            f"a file of the folder {error.message}", where=_WHERE, first_cause=error.first_cause
-        ) from None
-
-
-def _series(slices: list[Dataset]) -> CtSeries:
-    first = slices[0]
-    if len({str(one.get("SeriesInstanceUID", "")) for one in slices}) > 1:
-        raise EngineInputError("slices of more than one series", where=_WHERE)
-    for one in slices:
-        _require_geometry(one, first)
-    # With axial slices the projection on the normal is z itself.
-    slices.sort(key=lambda one: float(one.ImagePositionPatient[2]))
-    positions = np.array([[float(v) for v in one.ImagePositionPatient] for one in slices])
-    steps = np.diff(positions[:, 2])
-    step = float(np.median(steps)) if len(steps) else 0.0
-    if step <= 0 or np.abs(steps - step).max() > _SPACING_TOLERANCE_MM:
-        raise EngineInputError("the slices are too few, doubled, missing, or not evenly spaced", where=_WHERE)
-    if np.abs(positions[:, :2] - positions[0, :2]).max() > _SPACING_TOLERANCE_MM:
-        raise EngineInputError("the slices are shifted against each other", where=_WHERE)
-    rows_mm, columns_mm = (float(v) for v in first.PixelSpacing)
-    x, y, z = (float(v) for v in positions[0])
+    slices = _slices(folder)
+    if not slices:
+        raise EngineInputError("no CT beside the plan, but no phantom is asked for", where=_WHERE)
+    images = [image for image, _ in slices]
+    for fault in (*position_faults(images), *series_faults(images)):
+        raise EngineInputError(fault, where=_WHERE)
+    slices.sort(key=lambda one: one[0].position_mm[2])
+    first, last = slices[0][0], slices[-1][0]
+    rows_mm, columns_mm = first.spacing_mm
     return CtSeries(
-        hounsfield=np.stack([_hounsfield(one) for one in slices]),
-        first_mm=(x, y, z),
-        spacing_mm=(columns_mm, rows_mm, float((positions[-1, 2] - positions[0, 2]) / len(steps))),
+        hounsfield=np.stack([hounsfield for _, hounsfield in slices]),
+        first_mm=first.position_mm,
+        spacing_mm=(columns_mm, rows_mm, (last.position_mm[2] - first.position_mm[2]) / (len(slices) - 1)),
     )
 
 
-def _slices(folder: Path) -> list[Dataset]:
-    found: list[Dataset] = []
+def _slices(folder: Path) -> list[tuple[CtImage, NDArray[np.float32]]]:
+    found = []
     try:
-        for path in sorted(folder.iterdir()):
-            if not path.is_file():
+        for path in sorted(path for path in folder.iterdir() if path.is_file()):
+            status = path.stat()
+            kind = dicom_kind(path, status.st_size, status.st_mtime_ns)
+            if kind in (DicomKind.ION_PLAN, DicomKind.OTHER):
                 continue
-            head = read_dicom(path, only=("SOPClassUID",))
-            if str(head.get("SOPClassUID", "")) == _CT_IMAGE_STORAGE:
-                found.append(read_dicom(path))
+            dataset = read_dicom(path)
+            if not is_localizer(dataset):
+                hounsfield = ct_pixels(dataset)
+                found.append((read_ct_image(dataset, hounsfield), hounsfield))
+    except DicomError as error:
+        raise EngineInputError(
+            f"a slice {error.message}", where=_WHERE, first_cause=error.first_cause
+        ) from None
     except OSError as error:
         raise EngineInputError(f"the folder cannot be read: {error.strerror}", where=_WHERE) from error
-    if not found:
-        raise EngineInputError("no CT beside the plan, but no phantom is asked for", where=_WHERE)
     return found
-
-
-def _require_geometry(one: Dataset, first: Dataset) -> None:
-    missing = [keyword for keyword in _REQUIRED if one.get(keyword) is None]
-    if missing:
-        raise EngineInputError(f"a slice has no {missing[0]}", where=_WHERE)
-    orientation = [float(value) for value in one.ImageOrientationPatient]
-    if not np.allclose(orientation, _AXIAL, rtol=0, atol=_COSINE_TOLERANCE):
-        raise EngineInputError("the slices are not axial in the order of the patient's axes", where=_WHERE)
-    if str(one.PatientPosition) != "HFS":
-        raise EngineInputError("only patients who lie head first supine (HFS) are supported", where=_WHERE)
-    same = (one.Rows, one.Columns) == (first.Rows, first.Columns)
-    if not same or list(one.PixelSpacing) != list(first.PixelSpacing):
-        raise EngineInputError("the slices differ in size or pixel spacing", where=_WHERE)
-
-
-def _hounsfield(one: Dataset) -> NDArray[np.float32]:
-    try:
-        stored = one.pixel_array
-    except (AttributeError, ValueError, NotImplementedError, RuntimeError) as error:
-        raise EngineInputError("the pixels of a slice cannot be read", where=_WHERE) from error
-    return (stored * float(one.RescaleSlope) + float(one.RescaleIntercept)).astype(np.float32)

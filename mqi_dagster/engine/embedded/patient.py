@@ -7,6 +7,7 @@ import math
 import numpy as np
 from numpy.typing import NDArray
 
+from mqi_dagster.dicom.ct_images import BODY_HU
 from mqi_dagster.engine.embedded.ct_series import CtSeries
 from mqi_dagster.engine.embedded.volume import AIR_DENSITY, Hounsfield, Table, Volume
 from mqi_dagster.errors import EngineInputError, Where
@@ -15,8 +16,6 @@ VOXEL_MM = 2.0
 
 _AIR_HU = -1000.0
 _HIGHEST_HU = 3000.0
-_BODY_HU = -500.0
-"""Above this a voxel is body, bolus or couch rather than air or foam."""
 _MARGIN_MM = 20.0
 
 # Typical of a 120 kV scanner, in round numbers; water is exact.
@@ -97,7 +96,7 @@ def patient_volume(series: CtSeries) -> Volume:
 
 
 def _body(values: Hounsfield) -> tuple[slice, slice, slice]:
-    body = values > _BODY_HU
+    body = values > BODY_HU
     if not body.any():
         raise EngineInputError("nothing but air", where=Where(kind="CT"))
     margin = math.ceil(_MARGIN_MM / VOXEL_MM)

@@ -32,8 +32,8 @@ class Pseudonyms:
         self._secret = secret
 
     def keyed(self, *parts: str) -> str:
-        """Keyed SHA-256 of the parts, hexadecimal."""
-        message = "\x1f".join(parts).encode("utf-8")
+        """Keyed SHA-256 of the parts, hexadecimal; a part may be a file name that is not UTF-8."""
+        message = "\x1f".join(parts).encode("utf-8", "surrogateescape")
         return hmac.new(self._secret, message, hashlib.sha256).hexdigest()
 
     def _short(self, *parts: str) -> str:
@@ -74,7 +74,7 @@ def folder_name_key(name: str, patient_id: str, patient_name: str = "") -> str:
     safe = re.sub(r"[^A-Za-z0-9.-]", "-", name)
     if safe != name or safe[:1] in ("", ".", "-") or ".." in safe or len(safe) > _LONGEST_NAME:
         safe = re.sub(r"\.{2,}", ".", safe)[:_LONGEST_NAME].strip(".-")
-        safe = f"{safe or 'case'}-{hashlib.sha256(name.encode('utf-8')).hexdigest()[:8]}"
+        safe = f"{safe or 'case'}-{hashlib.sha256(os.fsencode(name)).hexdigest()[:8]}"
     return safe
 
 

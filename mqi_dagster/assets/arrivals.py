@@ -1,13 +1,15 @@
 """Which cases an arrival holds: its fractions, each under the key that the ledger gave it."""
 
+from collections import deque
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
-from mqi_dagster.delivery.discovery import Arrival, arrival_of, find_arrivals
+from mqi_dagster.delivery.discovery import Arrival, arrival_of, case_at, find_arrivals
 from mqi_dagster.delivery.fractions import Fraction
+from mqi_dagster.delivery.inbox_tree import folders_in
 from mqi_dagster.delivery.survey import Survey, survey_arrival
-from mqi_dagster.errors import InputError, Where
+from mqi_dagster.errors import InfrastructureError, InputError, Where
 from mqi_dagster.partitions import case_key, split_case_key
 from mqi_dagster.plan.model import IonPlan
 from mqi_dagster.pseudonyms import folder_name_key
@@ -76,10 +78,10 @@ def cases_of(site: Site, arrival: Arrival) -> list[ArrivedCase]:
     return found or [ArrivedCase(unreadable, place, seen, None, arrival.fingerprint)]
 
 
-def refused(site: Site, arrival: Arrival) -> tuple[str, str]:
-    """Place and case key under which an arrival is shown that cannot be looked at."""
-    place = site.pseudonyms.keyed("place", arrival.relative)
-    return place, case_key(site.pseudonyms.unreadable(arrival.relative), 1)
+def refused(site: Site, relative: str) -> tuple[str, str]:
+    """Place and case key under which an arrival is shown that cannot be looked at, by its place."""
+    place = site.pseudonyms.keyed("place", relative)
+    return place, case_key(site.pseudonyms.unreadable(relative), 1)
 
 
 def arrivals_in(site: Site, now: datetime) -> list[Arrival]:
@@ -89,7 +91,7 @@ def arrivals_in(site: Site, now: datetime) -> list[Arrival]:
 
 def given_folder(site: Site, folder: Path) -> list[ArrivedCase]:
     """The cases of a folder that a person named."""
-    return cases_of(site, arrival_of(folder, site.settings.intake.marker))
+    return cases_of(site, arrival_of(folder, site.settings.intake))
 
 
 def find_case(site: Site, case: str) -> ArrivedCase:
@@ -98,19 +100,25 @@ def find_case(site: Site, case: str) -> ArrivedCase:
     Raises:
         InputError: It is not in the inbox any more.
     """
-    candidates = (
-        [arrival_of(site.given, site.settings.intake.marker)]
-        if site.given is not None
-        else arrivals_in(site, datetime.now(UTC))
-    )
     row = site.ledger.arrival(case)
     place = row.arrival if row is not None else None
-    # Where it was seen last comes first: opening the plan of every old case takes long.
-    candidates.sort(key=lambda arrival: site.pseudonyms.keyed("place", arrival.relative) != place)
+    now = datetime.now(UTC)
+    if site.given is not None:
+        candidates = [arrival_of(site.given, site.settings.intake)]
+    else:
+        # Where it was seen last comes first: looking at all of a full inbox takes long.
+        seen_last = _arrival_at(site, place, now) if place is not None else None
+        if seen_last is not None:
+            for found in cases_of(site, seen_last):
+                if found.case == case:
+                    return found
+        candidates = arrivals_in(site, now)
     for arrival in candidates:
         try:
             present = cases_of(site, arrival)
-        except InputError:
+        except InfrastructureError:
+            raise
+        except Exception:
             # The fault of another case must not stop this one; its own is told.
             if len(candidates) == 1 or site.pseudonyms.keyed("place", arrival.relative) == place:
                 raise
@@ -119,3 +127,17 @@ def find_case(site: Site, case: str) -> ArrivedCase:
             if found.case == case:
                 return found
     raise InputError("the case is not in the inbox any more", where=Where(case=case))
+
+
+def _arrival_at(site: Site, place: str, now: datetime) -> Arrival | None:
+    """The arrival at a place of the inbox, found by the names of folders alone; None where it is gone."""
+    root, intake = site.inbox.resolve(), site.settings.intake
+    waiting = deque([(root, 0)])
+    while waiting:
+        folder, depth = waiting.popleft()
+        for below in folders_in(folder):
+            if site.pseudonyms.keyed("place", below.relative_to(root).as_posix()) == place:
+                return case_at(below, root, intake, now)
+            if depth < intake.max_folder_depth:
+                waiting.append((below, depth + 1))
+    return None

@@ -45,7 +45,7 @@ def check_folder(
     known = read_machines(machines or folder_of_machines)
     name = timezone or zone
     window = timedelta(minutes=intake.fraction_window_minutes)
-    survey = survey_arrival(arrival_of(folder, intake.marker), ZoneInfo(name), window)
+    survey = survey_arrival(arrival_of(folder, intake), ZoneInfo(name), window)
     return check_case(survey, known, profile), name
 
 

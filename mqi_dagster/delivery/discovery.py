@@ -14,20 +14,25 @@ the validation to find, as a visible failure that a later change of the files st
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
+from functools import partial
 from pathlib import Path
+from typing import TypeVar
 from zoneinfo import ZoneInfo
 
 from mqi_dagster.delivery.case_files import case_files
-from mqi_dagster.delivery.inbox_tree import SeenFile, SeenFolder, fingerprint, see_folder
+from mqi_dagster.delivery.inbox_tree import Memo, SeenFile, SeenFolder, fingerprint, see_folder
 from mqi_dagster.delivery.machine_files import is_machine_file
 from mqi_dagster.delivery.plan_info import machine_time
-from mqi_dagster.dicom.kinds import DicomKind, dicom_kind
+from mqi_dagster.dicom.kinds import DicomKind, read_kind
 from mqi_dagster.errors import ConfigurationError, DeliveryError
 from mqi_dagster.settings import Intake, Ready
 
-DEFAULT_MARKER = Intake.model_validate({}).marker
+_EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
+_KINDS = tuple(DicomKind)
+_Answer = TypeVar("_Answer")
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,12 +62,35 @@ class Arrival:
 
 
 @dataclass(frozen=True, slots=True)
-class _Found:
-    node: SeenFolder
-    plans: tuple[SeenFile, ...]
-    deliveries: tuple[SeenFolder, ...]
-    holds_cases: bool
-    """Whether other case folders stand below this one."""
+class Standing:
+    """How an arrival stands, without its files: of most of them nobody asks for these."""
+
+    relative: str
+    folder: str
+    ready: bool
+    reason: str
+    next_check: datetime | None
+    fingerprint: str
+    deliveries: int
+    """How many delivery folders it has."""
+    arrival: Callable[[], Arrival]
+    """The same with its files."""
+
+
+class _Found(Memo):
+    """A case folder; the same object until something below it changes."""
+
+    def __init__(
+        self,
+        node: SeenFolder,
+        plans: tuple[SeenFile, ...],
+        deliveries: tuple[SeenFolder, ...],
+        holds_cases: bool,
+    ) -> None:
+        super().__init__()
+        self.node, self.plans, self.deliveries = node, plans, deliveries
+        self.holds_cases = holds_cases
+        """Whether other case folders stand below this one."""
 
 
 def find_arrivals(inbox: Path, intake: Intake, now: datetime) -> list[Arrival]:
@@ -77,93 +105,204 @@ def find_arrivals(inbox: Path, intake: Intake, now: datetime) -> list[Arrival]:
         ConfigurationError: The inbox is not there or cannot be listed.
     """
     root = inbox.resolve()
-    tree = see_folder(root, root)
+    tree = see_folder(root, root, intake.max_folder_depth)
+    return [standing.arrival() for standing in standings(root, tree, intake, now)]
+
+
+def standings(root: Path, tree: SeenFolder, intake: Intake, now: datetime) -> list[Standing]:
+    """How every arrival stands, in the order of names.
+
+    Nothing of one entry decides about another: what breaks on an entry is its reason to wait.
+
+    Args:
+        root: The resolved inbox.
+        tree: What was seen of it. Entries of which a part has not been looked at yet are left out.
+        intake: The site's rule of readiness and its limits.
+        now: The present time, with a zone.
+
+    Raises:
+        ConfigurationError: The inbox is not there or cannot be listed.
+    """
     if tree.unreadable:
         raise ConfigurationError(f"the inbox cannot be read: {tree.unreadable}")
-    arrivals = [_waiting(root, tree, found, intake, now) for found in _cases(tree)]
-    return sorted(arrivals + _refused(root, tree, arrivals), key=lambda arrival: arrival.relative)
+    found = [_standing(root, tree, case, intake, now) for case in _cases(tree)]
+    return sorted(found + _refused(root, tree, found), key=lambda standing: standing.relative)
 
 
-def arrival_of(folder: Path, marker: str = DEFAULT_MARKER) -> Arrival:
+def arrival_of(folder: Path, intake: Intake | None = None) -> Arrival:
     """The arrival of a folder given by hand: the case folder itself, or the only one below it.
 
     It counts as ready: who names a folder says that it is finished.
 
     Args:
         folder: The folder.
-        marker: Name of the site's marker file, which is no part of the case.
+        intake: The site's limits, and the name of its marker, which is no part of the case; the product's own
+            where None.
 
     Raises:
-        DeliveryError: There is no such folder, no case in it, more than one, or a link leads out of it.
+        DeliveryError: There is no such folder, no case in it, more than one, a link leads out of it, or
+            a limit is exceeded.
     """
     root = folder.resolve()
+    limits = intake or Intake.model_validate({})
     if not root.is_dir():
         raise DeliveryError("the folder is not there")
-    tree = see_folder(root, root)
+    tree = see_folder(root, root, limits.max_folder_depth)
     if tree.unreadable:
         raise DeliveryError(f"the folder cannot be read: {tree.unreadable}")
     cases = _cases(tree)
     if not cases:
+        for _, reason in _faults(tree):
+            raise DeliveryError(f"a folder in it {reason}")
         raise DeliveryError("the folder holds no case: no delivery folder (PlanInfo.txt) and no RT Ion Plan")
     if len(cases) > 1:
         raise DeliveryError(f"the folder holds {len(cases)} cases; name one of them")
-    blocked = _blocked(cases[0])
+    blocked = _blocked(cases[0], limits)
     if blocked:
         raise DeliveryError(blocked)
-    return _arrival(root, cases[0], "", None, marker)
+    return _arrival(root, cases[0], limits, "", None)
+
+
+def case_at(folder: Path, root: Path, intake: Intake, now: datetime) -> Arrival | None:
+    """The arrival of one case folder of the inbox, looked at without the rest of the inbox.
+
+    Args:
+        folder: The case folder.
+        root: The resolved inbox.
+        intake: The site's rule of readiness and its limits.
+        now: The present time, with a zone.
+
+    Returns:
+        None where it is no case folder.
+    """
+    above = SeenFolder(str(folder.parent))
+    node = see_folder(folder, root, intake.max_folder_depth)
+    node.parent = above
+    for case in _cases(node):
+        if case.node is node:
+            return _standing(root, above, case, intake, now).arrival()
+    return None
 
 
 def _looks_delivered(node: SeenFolder) -> bool:
-    if any(is_machine_file(file.path.name) for file in node.files):
-        return True
     # A delivery that lost all its files still has its name.
-    return not node.folders and machine_time(node.path.name, ZoneInfo("UTC")) is not None
+    return any(map(is_machine_file, node.file_names)) or (
+        not node.folders and machine_time(node.name, ZoneInfo("UTC")) is not None
+    )
+
+
+def _holds_delivered(node: SeenFolder) -> bool:
+    """Whether it, or any folder below, looks delivered."""
+    return node.derived_below.once(
+        "delivered", lambda: _looks_delivered(node) or any(map(_holds_delivered, node.folders))
+    )
 
 
 def _is_delivery(node: SeenFolder) -> bool:
     # A machine file that strayed into a patient folder does not make that folder a delivery.
-    return _looks_delivered(node) and not any(
-        _looks_delivered(below) for folder in node.folders for below in folder.walk()
+    return node.derived_below.once(
+        "delivery", lambda: _looks_delivered(node) and not any(map(_holds_delivered, node.folders))
     )
+
+
+def _kinds(node: SeenFolder) -> bytes:
+    """For each file its place among the kinds; one behind them for the machine's own files."""
+    return bytes(
+        len(_KINDS) if is_machine_file(file.path.name) else _KINDS.index(_kind(node, file))
+        for file in node.files
+    )
+
+
+def _kind(node: SeenFolder, file: SeenFile) -> DicomKind:
+    try:
+        return read_kind(str(file.path), file.size, file.mtime_ns)
+    except OSError:
+        node.troubled = True
+        return DicomKind.UNREADABLE
 
 
 def _of_kind(node: SeenFolder, *kinds: DicomKind) -> tuple[SeenFile, ...]:
-    return tuple(
-        file
-        for file in node.files
-        if not is_machine_file(file.path.name) and dicom_kind(file.path, file.size, file.mtime_ns) in kinds
-    )
+    codes = node.derived.once("kinds", lambda: _kinds(node))
+    wanted = [_KINDS.index(kind) for kind in kinds]
+    if not any(code in codes for code in wanted):
+        return ()
+    return tuple(file for file, code in zip(node.files, codes, strict=True) if code in wanted)
+
+
+def _guarded(node: SeenFolder, look: Callable[[], _Answer], otherwise: _Answer) -> _Answer:
+    try:
+        return look()
+    except Exception as error:  # noqa: BLE001 - whatever breaks on one entry must stop no other
+        reason = error.strerror if isinstance(error, OSError) else None
+        node.unreadable = reason or f"our code breaks on it ({type(error).__name__})"
+        return otherwise
 
 
 def _cases(node: SeenFolder, parent_has_plan: bool = False) -> list[_Found]:
-    ion_plans = _of_kind(node, DicomKind.ION_PLAN)
-    deliveries = [
-        folder
-        for folder in node.folders
-        if _is_delivery(folder) and (ion_plans or not _of_kind(folder, DicomKind.ION_PLAN))
-    ]
-    if ion_plans and not parent_has_plan and _is_delivery(node):
-        deliveries.append(node)
+    name = "cases below a plan" if parent_has_plan else "cases"
+    return node.derived_below.once(name, lambda: _cases_anew(node, parent_has_plan))
+
+
+def _cases_anew(node: SeenFolder, parent_has_plan: bool) -> list[_Found]:
+    ion_plans = bool(_of_kind(node, DicomKind.ION_PLAN))
+    deliveries: list[SeenFolder] = []
     nested: list[_Found] = []
     for folder in node.folders:
-        if folder not in deliveries:
-            found = _cases(folder, parent_has_plan=bool(ion_plans))
-            # A plan among the images of a case (an export of all objects) is no case of its own.
-            nested += [case for case in found if case.deliveries or not (ion_plans or deliveries)]
+        nothing: list[_Found] | None = []
+        found = _guarded(folder, partial(_cases_unless_delivery, folder, ion_plans), nothing)
+        if found is None:
+            deliveries.append(folder)
+        else:
+            nested += found
+    if ion_plans and not parent_has_plan and _is_delivery(node):
+        deliveries.append(node)
+    # A plan among the images of a case (an export of all objects) is no case of its own.
+    nested = [case for case in nested if case.deliveries or not (ion_plans or deliveries)]
     if not deliveries and (not ion_plans or nested):
         return nested
-    plans = ion_plans or _of_kind(node, DicomKind.UNREADABLE)
+    plans = _of_kind(node, DicomKind.ION_PLAN if ion_plans else DicomKind.UNREADABLE)
     return [_Found(node, plans, tuple(deliveries), bool(nested)), *nested]
 
 
-def _blocked(found: _Found) -> str:
+def _cases_unless_delivery(folder: SeenFolder, parent_has_plan: bool) -> list[_Found] | None:
+    """The cases below a folder; None where it is a delivery of the folder above."""
+    if folder.depth == 1 and not _is_whole(folder):
+        return []
+    if _is_delivery(folder) and (parent_has_plan or not _of_kind(folder, DicomKind.ION_PLAN)):
+        return None
+    return _cases(folder, parent_has_plan)
+
+
+def _is_whole(node: SeenFolder) -> bool:
+    """Whether every folder of it has been looked at."""
+    return node.derived_below.once(
+        "whole", lambda: node.listed_at is not None and all(map(_is_whole, node.folders))
+    )
+
+
+def _blocked(found: _Found, limits: Intake) -> str:
     """Why an arrival cannot be taken however long one waits; empty where nothing is in the way."""
+    return found.once("blocked", lambda: _blocked_anew(found, limits))
+
+
+def _blocked_anew(found: _Found, limits: Intake) -> str:
     folders = list(found.node.walk())
     if any(folder.refused_links for folder in folders):
         return "a link in it leads out of the inbox or nowhere"
     unreadable = [folder.unreadable for folder in folders if folder.unreadable]
     if unreadable:
         return f"a folder in it cannot be read: {unreadable[0]}"
+    if not all(map(_has_readable_names, folders)):
+        return "the name of a file or folder in it is not UTF-8: rename it"
+    largest = limits.max_file_mb * 1_000_000
+    for folder in folders:
+        for file in folder.files if folder.largest > largest else ():
+            if file.size > largest:
+                role = _role(file.path.name)
+                return (
+                    f"{role} in it has {file.size:,} bytes, more than {limits.max_file_mb:,} MB"
+                    " (intake.max_file_mb)"
+                )
     if found.holds_cases and not found.plans:
         return "deliveries stand beside case folders, outside any of them"
     if not found.deliveries:
@@ -171,86 +310,138 @@ def _blocked(found: _Found) -> str:
     return ""
 
 
-def _waiting(root: Path, tree: SeenFolder, found: _Found, intake: Intake, now: datetime) -> Arrival:
+def _role(name: str) -> str:
+    """What a file is by its name, with its article."""
+    lower = name.lower()
+    if is_machine_file(name):
+        kinds = {".ptn": "a record", ".mgn": "a machine plan"}
+        return kinds.get(lower[-4:], "a PlanInfo" if lower.startswith("planinfo") else "a PlanRange")
+    return "a DICOM file" if lower.endswith(".dcm") else "a file"
+
+
+def _has_readable_names(folder: SeenFolder) -> bool:
+    try:
+        folder.place.encode("utf-8")
+        folder.listing.decode("utf-8")
+    except UnicodeError:
+        return False
+    return True
+
+
+def _standing(root: Path, tree: SeenFolder, found: _Found, intake: Intake, now: datetime) -> Standing:
+    try:
+        return _waiting(root, tree, found, intake, now)
+    except Exception as error:  # noqa: BLE001 - whatever breaks on one entry must stop no other
+        reason = f"our code breaks on it ({type(error).__name__})"
+        return _refusal(root, found.node.path, reason)
+
+
+def _waiting(root: Path, tree: SeenFolder, found: _Found, intake: Intake, now: datetime) -> Standing:
+    def standing(reason: str, next_check: datetime | None = None) -> Standing:
+        return Standing(
+            relative=found.once("relative", lambda: found.node.path.relative_to(root).as_posix()),
+            folder=found.node.place,
+            ready=not reason,
+            reason=reason,
+            next_check=next_check,
+            fingerprint=_fingerprint(found, intake),
+            deliveries=len(found.deliveries),
+            arrival=partial(_arrival, root, found, intake, reason, next_check),
+        )
+
     if found.node is tree:
-        reason = "deliveries or plans stand in the inbox itself, not in a case folder"
-        return _arrival(root, found, reason, None, intake.marker)
-    blocked = _blocked(found)
+        return standing("deliveries or plans stand in the inbox itself, not in a case folder")
+    blocked = _blocked(found, intake)
     if blocked:
-        return _arrival(root, found, blocked, None, intake.marker)
+        return standing(blocked)
     if intake.ready is Ready.MARKER:
-        reason = "" if _is_marked(root, found.node.path, intake.marker) else f"no marker file {intake.marker}"
-        return _arrival(root, found, reason, None, intake.marker, marked=True)
-    changed = datetime.fromtimestamp(found.node.newest_ns() / 1e9, UTC)
-    quiet = timedelta(seconds=intake.stable_seconds)
-    if not quiet or now - changed >= quiet:
-        return _arrival(root, found, "", None, intake.marker)
+        return standing(
+            "" if _is_marked(tree, found.node, intake.marker) else f"no marker file {intake.marker}"
+        )
+    # In whole nanoseconds: a share may show a time that no datetime can hold.
+    newest_ns = found.once("newest", found.node.newest_ns)
+    now_ns = (now - _EPOCH) // timedelta(microseconds=1) * 1000
+    quiet_ns = int(intake.stable_seconds * 1e9)
+    if not quiet_ns or now_ns - newest_ns >= quiet_ns:
+        return standing("")
+    try:
+        next_check = _EPOCH + timedelta(microseconds=(newest_ns + quiet_ns) // 1000)
+    except OverflowError:
+        return standing("the time of a file lies beyond the year 9999: copy it again, or set its time")
     reason = f"files changed within the last {math.ceil(intake.stable_seconds)} s"
-    if changed - now > timedelta(seconds=1):
+    if newest_ns - now_ns > 1_000_000_000:
         reason = "the time of a file lies in the future"
-    return _arrival(root, found, reason, changed + quiet, intake.marker)
+    return standing(reason, next_check)
 
 
-def _is_marked(root: Path, case_folder: Path, marker: str) -> bool:
-    if (case_folder / marker).is_file():
+def _is_marked(tree: SeenFolder, node: SeenFolder, marker: str) -> bool:
+    if marker in node.file_names:
         return True
     # The patient folder may carry the marker; the inbox itself may not, it would release everything.
-    return case_folder.parent != root and (case_folder.parent / marker).is_file()
+    return node.parent is not None and node.parent is not tree and marker in node.parent.file_names
 
 
-def _arrival(
-    root: Path,
-    found: _Found,
-    reason: str,
-    next_check: datetime | None,
-    marker: str,
-    *,
-    marked: bool = False,
-) -> Arrival:
+def _fingerprint(found: _Found, intake: Intake) -> str:
+    marker = {found.node.path / intake.marker} if intake.ready is Ready.MARKER else frozenset()
+    return found.once("fingerprint", lambda: fingerprint(found.node.path, [found.node], without=marker))
+
+
+def _arrival(root: Path, found: _Found, intake: Intake, reason: str, next_check: datetime | None) -> Arrival:
     node = found.node
-    files = case_files(
-        SeenFolder(node.path, node.mtime_ns, [file for file in node.files if file.path.name != marker]),
-        found.deliveries,
-        [
-            folder
-            for folder in node.folders
-            if folder not in found.deliveries and not any(_is_delivery(below) for below in folder.walk())
-        ],
-        {file.path for file in found.plans},
-    )
-    strayed = [] if node in found.deliveries else node.files
-    stray = tuple(file.path for file in strayed if is_machine_file(file.path.name))
-    # The marker counts where it is a file like any other.
-    kept = [file for file in node.files if not (marked and file.path.name == marker)]
-    counted = SeenFolder(node.path, node.mtime_ns, kept, node.folders)
+    own = SeenFolder(node.place, listing=node.listing_without(intake.marker))
+    others = [
+        folder for folder in node.folders if folder not in found.deliveries and not _holds_delivered(folder)
+    ]
+    files = case_files(own, found.deliveries, others, {file.path for file in found.plans})
+    stray = [node.path / name for name in node.file_names if is_machine_file(name)]
     return Arrival(
         relative=node.path.relative_to(root).as_posix(),
         folder=node.path,
         plans=tuple(file.path for file in found.plans),
         delivery_folders=tuple(folder.path for folder in found.deliveries),
         ct_files=files.images,
-        stray_files=stray,
+        stray_files=() if node in found.deliveries else tuple(stray),
         unreadable_files=files.unreadable,
         unused_files=files.unused,
         ready=not reason,
         reason=reason,
         next_check=next_check,
-        fingerprint=fingerprint(node.path, [counted]),
+        fingerprint=_fingerprint(found, intake),
     )
 
 
-def _refused(root: Path, tree: SeenFolder, arrivals: list[Arrival]) -> list[Arrival]:
+def _faults(node: SeenFolder) -> tuple[tuple[str, str], ...]:
+    """Places below a folder that cannot be looked at, and why."""
+    return node.derived_below.once(
+        "faults",
+        lambda: (
+            *((str(link), "is a link that leads out of the inbox or nowhere") for link in node.refused_links),
+            *([(node.place, f"cannot be read: {node.unreadable}")] if node.unreadable else []),
+            *(fault for folder in node.folders for fault in _faults(folder)),
+        ),
+    )
+
+
+def _refused(root: Path, tree: SeenFolder, cases: list[Standing]) -> list[Standing]:
     """Links and locked folders outside every case, so that they are seen as well."""
-    known = [arrival.folder for arrival in arrivals if arrival.folder != root]
-    refused = []
-    for folder in tree.walk():
-        faults = [(link, "is a link that leads out of the inbox or nowhere") for link in folder.refused_links]
-        if folder.unreadable:
-            faults.append((folder.path, f"cannot be read: {folder.unreadable}"))
-        if not faults or any(folder.path.is_relative_to(case) for case in known):
-            continue
-        for path, reason in faults:
-            empty = fingerprint(path, [])
-            relative = path.relative_to(root).as_posix()
-            refused.append(Arrival(relative, path, (), (), (), (), (), (), False, reason, None, empty))
-    return refused
+    faults = _faults(tree)
+    known = {case.folder for case in cases if case.folder != tree.place} if faults else set()
+    return [
+        _refusal(root, Path(place), reason)
+        for place, reason in faults
+        if not any(str(above) in known for above in (Path(place), *Path(place).parents))
+    ]
+
+
+def _refusal(root: Path, path: Path, reason: str) -> Standing:
+    relative, empty = path.relative_to(root).as_posix(), fingerprint(path, [])
+    return Standing(
+        relative,
+        str(path),
+        False,
+        reason,
+        None,
+        empty,
+        0,
+        lambda: Arrival(relative, path, (), (), (), (), (), (), False, reason, None, empty),
+    )

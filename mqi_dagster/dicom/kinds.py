@@ -8,7 +8,15 @@ from pathlib import Path
 
 from pydicom.uid import CTImageStorage, EnhancedCTImageStorage, RTIonPlanStorage
 
-from mqi_dagster.dicom.reading import MAGIC, PREAMBLE, begins_like_dicom, decoding, read_dicom
+from mqi_dagster.dicom.reading import (
+    MAGIC,
+    PREAMBLE,
+    SMALL_BYTES,
+    begins_like_dicom,
+    decoding,
+    read_dicom,
+    sop_class_of,
+)
 from mqi_dagster.errors import DicomError
 
 DICOM_SUFFIXES = (".dcm", ".dicom", ".ima")
@@ -37,13 +45,20 @@ def dicom_kind(path: Path, size: int, mtime_ns: int) -> DicomKind:
         mtime_ns: Its modification time [ns].
     """
     try:
-        return _kind(str(path), size, mtime_ns)
+        return read_kind(str(path), size, mtime_ns)
     except OSError:  # not remembered: the disk may give it at the next look
         return DicomKind.UNREADABLE
 
 
-@lru_cache(maxsize=1 << 16)
-def _kind(name: str, size: int, mtime_ns: int) -> DicomKind:
+@lru_cache(maxsize=1 << 14)
+def read_kind(name: str, size: int, mtime_ns: int) -> DicomKind:
+    """The same, where whoever asks has to know that the disk did not give the file.
+
+    Of a small file all of the header must be whole, of a large one what says its kind.
+
+    Raises:
+        OSError: The file is gone, or cannot be read.
+    """
     path = Path(name)
     with path.open("rb") as stream:
         start = stream.read(PREAMBLE + len(MAGIC))
@@ -52,11 +67,7 @@ def _kind(name: str, size: int, mtime_ns: int) -> DicomKind:
             return DicomKind.UNREADABLE
         return DicomKind.TEXT if start and b"\0" not in start else DicomKind.UNKNOWN
     try:
-        dataset = read_dicom(path, only=("SOPClassUID",))
-        with decoding():
-            sop_class = str(
-                dataset.get("SOPClassUID") or dataset.file_meta.get("MediaStorageSOPClassUID", "")
-            )
+        sop_class = _sop_class(path) if size <= SMALL_BYTES else sop_class_of(path)
     except DicomError:
         return DicomKind.UNREADABLE
     if sop_class == RTIonPlanStorage:
@@ -64,3 +75,9 @@ def _kind(name: str, size: int, mtime_ns: int) -> DicomKind:
     if sop_class in (CTImageStorage, EnhancedCTImageStorage):
         return DicomKind.CT
     return DicomKind.OTHER if sop_class else DicomKind.UNREADABLE
+
+
+def _sop_class(path: Path) -> str:
+    dataset = read_dicom(path, only=("SOPClassUID",))
+    with decoding():
+        return str(dataset.get("SOPClassUID") or dataset.file_meta.get("MediaStorageSOPClassUID", ""))

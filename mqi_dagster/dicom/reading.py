@@ -2,25 +2,37 @@
 
 Files without either (PS3.10 calls them no DICOM files) are what XiO and Monaco export and what a PACS hands
 out as a bare data set; their transfer syntax is told from the first element (PS3.5 A.1, A.2).
+
+What comes from outside is bounded before it is read: its size, what it inflates to, and, where it is large,
+the memory and time that reading it takes (proof.py).
 """
 
 from __future__ import annotations
 
+import hashlib
 import io
 import re
 import struct
 import zlib
+from collections import OrderedDict
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import BinaryIO
+from typing import BinaryIO, NoReturn
 
 from pydicom import config, dcmread
 from pydicom.dataelem import RawDataElement
-from pydicom.dataset import FileDataset
+from pydicom.dataset import Dataset, FileDataset
 from pydicom.errors import BytesLengthException, InvalidDicomError
-from pydicom.uid import ExplicitVRBigEndian, ExplicitVRLittleEndian, ImplicitVRLittleEndian
+from pydicom.filereader import read_dataset, read_partial
+from pydicom.uid import (
+    DeflatedExplicitVRLittleEndian,
+    ExplicitVRBigEndian,
+    ExplicitVRLittleEndian,
+    ImplicitVRLittleEndian,
+)
 
+from mqi_dagster.dicom.proof import CPU_SECONDS, MEMORY_BYTES, can_be_read
 from mqi_dagster.errors import DicomError
 
 PREAMBLE = 128
@@ -29,6 +41,17 @@ _FIRST_GROUPS = (b"\x02\x00", b"\x08\x00", b"\x00\x08")
 """How a file without preamble begins: file meta information, or group 0008 in either byte order."""
 
 _UNDEFINED_LENGTH = 0xFFFFFFFF
+
+LARGEST_BYTES = 268_435_456
+"""Most bytes of a file, and most that it may inflate to: 256 MiB, more than any plan or image in use."""
+SMALL_BYTES = 2_000_000
+"""A file up to this size is harmless whatever it holds."""
+_SOP_CLASS = 0x00080016
+_REMEMBERED = 64
+_HEAD_BYTES = 1 << 16
+"""Where a file says what it is: file meta information and the first elements."""
+_LONG_FORMS = (b"OB", b"OD", b"OF", b"OL", b"OV", b"OW", b"SQ", b"SV", b"UC", b"UN", b"UR", b"UT", b"UV")
+"""Value representations whose length has four bytes (PS3.5 7.1.2)."""
 
 DAMAGE = (
     InvalidDicomError,
@@ -70,11 +93,43 @@ def read_dicom(source: Path | bytes, *, only: Sequence[str] = ()) -> FileDataset
         DicomError: It is no DICOM file, is damaged, or ends within an element.
         OSError: The disk does not give the file.
     """
-    if only and isinstance(source, Path):
-        with source.open("rb") as stream:
-            return _read(stream, only)
-    content = source.read_bytes() if isinstance(source, Path) else source
-    return _read(io.BytesIO(content), only)
+    if isinstance(source, Path):
+        _require_size(source.stat().st_size)
+        if only:
+            with source.open("rb") as stream:
+                return _read(stream, only)
+        source = source.read_bytes()
+    _require_size(len(source))
+    return _read(io.BytesIO(source), only)
+
+
+def sop_class_of(path: Path) -> str:
+    """The SOP Class UID of a DICOM file, from its first 64 KiB alone; empty where it names none.
+
+    Raises:
+        DicomError: It is damaged there.
+        OSError: The disk does not give the file.
+    """
+    with path.open("rb") as file:
+        head = file.read(_HEAD_BYTES)
+    with config.disable_value_validation():
+        try:
+            start = _deflated_from(head)
+            if start is None:
+                dataset = read_partial(io.BytesIO(head), lambda tag, *_: tag > _SOP_CLASS, force=True)
+                _require_whole(dataset)
+                known = dataset.get("SOPClassUID") or dataset.file_meta.get("MediaStorageSOPClassUID")
+            else:
+                inflater = zlib.decompressobj(-zlib.MAX_WBITS)
+                stream = io.BytesIO(inflater.decompress(head[start:], _HEAD_BYTES))
+                if len(head) < _HEAD_BYTES and not (inflater.eof or inflater.unconsumed_tail):
+                    raise DicomError("is cut off")
+                body = read_dataset(stream, False, True, stop_when=lambda tag, *_: tag > _SOP_CLASS)
+                _require_whole(body)
+                known = body.get("SOPClassUID")
+            return str(known or "")
+        except DAMAGE as error:
+            _refuse("is not a DICOM file, or a damaged one", error)
 
 
 @contextmanager
@@ -100,12 +155,18 @@ def _read(stream: BinaryIO, only: Sequence[str]) -> FileDataset:
     stream.seek(0)
     with config.disable_value_validation():
         try:
+            _require_harmless(stream)
             dataset = dcmread(
                 stream, force=True, stop_before_pixels=bool(only), specific_tags=list(only) or None
             )
             _name_transfer_syntax(dataset)
         except DAMAGE as error:
             _refuse("is not a DICOM file, or a damaged one", error)
+    _require_whole(dataset)
+    return dataset
+
+
+def _require_whole(dataset: Dataset) -> None:
     for element in dataset.values():  # not decoded, other than what iteration over the data set gives
         if (
             isinstance(element, RawDataElement)
@@ -113,7 +174,82 @@ def _read(stream: BinaryIO, only: Sequence[str]) -> FileDataset:
             and len(element.value or b"") < element.length
         ):
             raise DicomError("is cut off: it ends within an element")
-    return dataset
+
+
+def _require_size(size: int) -> None:
+    if size > LARGEST_BYTES:
+        raise DicomError(f"has {size:,} bytes, more than {LARGEST_BYTES:,} are not read")
+
+
+def _require_harmless(stream: BinaryIO) -> None:
+    """Refuse what would need more memory or time than there is for it; the stream stands where it stood."""
+    head = stream.read(_HEAD_BYTES)
+    start = _deflated_from(head)
+    size = stream.seek(0, io.SEEK_END)
+    stream.seek(0)
+    if start is not None:
+        content = stream.read()
+        stream.seek(0)
+        size = _inflated_size(content[start:])
+        _require_size(size)
+    if size > SMALL_BYTES:
+        content = stream.read()
+        stream.seek(0)
+        if not _is_proven(content):
+            raise DicomError(
+                f"cannot be read within {CPU_SECONDS} s and {MEMORY_BYTES // 1_000_000:,} MB of memory"
+            )
+
+
+def _inflated_size(packed: bytes) -> int:
+    """Bytes that a deflated data set inflates to, counted only until they are too many."""
+    inflater = zlib.decompressobj(-zlib.MAX_WBITS)
+    size, rest = 0, packed
+    while size <= LARGEST_BYTES and not inflater.eof:
+        inflated = inflater.decompress(rest, 1 << 20)
+        if not inflated and not inflater.unconsumed_tail:
+            break
+        size += len(inflated)
+        rest = inflater.unconsumed_tail
+    return size
+
+
+_proven: OrderedDict[bytes, bool] = OrderedDict()
+"""Digests of what was tried of late, as one process reads the same plan again and again."""
+
+
+def _is_proven(content: bytes) -> bool:
+    digest = hashlib.sha256(content).digest()
+    if digest not in _proven:
+        _proven[digest] = can_be_read(content)
+        while len(_proven) > _REMEMBERED:
+            _proven.popitem(last=False)
+    return _proven[digest]
+
+
+def _deflated_from(head: bytes) -> int | None:
+    """Where the deflated data set of a file begins (PS3.5 A.5); None where it is not deflated.
+
+    Raises:
+        DicomError: The transfer syntax stands there, but not where it should.
+    """
+    at = PREAMBLE + len(MAGIC) if head[PREAMBLE : PREAMBLE + len(MAGIC)] == MAGIC else 0
+    syntax = b""
+    while head[at : at + 2] == b"\x02\x00" and at + 12 <= len(head):
+        is_long = head[at + 4 : at + 6] in _LONG_FORMS
+        start = at + (12 if is_long else 8)
+        (length,) = struct.unpack("<I" if is_long else "<H", head[start - (4 if is_long else 2) : start])
+        if head[at + 2 : at + 4] == b"\x10\x00":
+            syntax = head[start : start + length].strip(b"\0 ")
+        at = start + length
+    deflated = DeflatedExplicitVRLittleEndian.encode("ascii")
+    if syntax == deflated:
+        return at
+    if deflated in head[:at]:
+        raise DicomError(
+            "is not a DICOM file, or a damaged one: its file meta information contradicts itself"
+        )
+    return None
 
 
 def _name_transfer_syntax(dataset: FileDataset) -> None:
@@ -124,7 +260,7 @@ def _name_transfer_syntax(dataset: FileDataset) -> None:
     dataset.file_meta.TransferSyntaxUID = ImplicitVRLittleEndian if implicit else explicit
 
 
-def _refuse(what: str, error: BaseException) -> None:
+def _refuse(what: str, error: BaseException) -> NoReturn:
     if isinstance(error, OSError) and error.errno is not None:
         raise error
     raise DicomError(what, first_cause=cause_of(error)) from None

@@ -43,6 +43,9 @@ class Arrival:
         return self.ready and self.fingerprint != self.requested_fingerprint
 
 
+_ASKED_AT_ONCE = 500
+"""Names in one query; databases limit them."""
+
 _OPEN = and_(ARRIVAL.c.ready, ARRIVAL.c.fingerprint.is_distinct_from(ARRIVAL.c.requested_fingerprint))
 
 
@@ -164,6 +167,15 @@ class ArrivalRows(Database):
         """One case, or None where it was never seen."""
         found = self._arrivals(select(ARRIVAL).where(ARRIVAL.c.case == case))
         return found[0] if found else None
+
+    def arrivals_of(self, cases: Collection[str]) -> dict[str, Arrival]:
+        """The rows of some cases; those never seen are left out."""
+        wanted = sorted(set(cases))
+        parts = [wanted[at : at + _ASKED_AT_ONCE] for at in range(0, len(wanted), _ASKED_AT_ONCE)]
+        rows = [
+            row for part in parts for row in self._arrivals(select(ARRIVAL).where(ARRIVAL.c.case.in_(part)))
+        ]
+        return {row.case: row for row in rows}
 
     def mark_requested(self, case: str, fingerprint: str) -> None:
         """Note that a run was asked for these files of the case.

@@ -1,19 +1,24 @@
 """Arrived cases become case partitions and intake runs."""
 
 from collections.abc import Mapping
+from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 
 import dagster as dg
 
-from mqi_dagster.assets.arrivals import ArrivedCase, arrivals_in, cases_of, refused
+from mqi_dagster.assets.arrivals import ArrivedCase, cases_of, refused
 from mqi_dagster.assets.boundary import safe_text
 from mqi_dagster.assets.jobs import CASE_TAG, PRIORITY_TAG, intake_job
-from mqi_dagster.delivery.discovery import Arrival
+from mqi_dagster.delivery.discovery import Arrival, Standing, standings
+from mqi_dagster.delivery.inbox_tree import KeptTree
 from mqi_dagster.errors import InfrastructureError
 from mqi_dagster.ledger.arrivals import Arrival as Row
 from mqi_dagster.partitions import CASES
 from mqi_dagster.resources.site import Site
 from mqi_dagster.sensors.queue import REQUESTS_PER_TICK, Room, asked_key, within_a_tick
+
+_CONCLUDED = dg.AssetKey("case_handed_over")
+_PAGE = 500
 
 
 def _readiness(
@@ -35,28 +40,134 @@ def _readiness(
     return False, f"{come} of {planned} beams have come; layers or beams are missing", closes
 
 
-def see(site: Site, arrival: Arrival, now: datetime) -> bool:
+@dataclass(frozen=True, slots=True)
+class _Seen:
+    """What an arrival was when it was last looked into: while it is the same it is not opened again."""
+
+    standing: tuple[str, bool, str, int]
+    cases: tuple[str, ...]
+    until: datetime | None
+    """When it is to be looked into again all the same."""
+
+    def holds(self, standing: Standing, now: datetime) -> bool:
+        """Whether that is what it still is."""
+        return self.standing == _key(standing) and (self.until is None or now < self.until)
+
+
+def _key(standing: Standing) -> tuple[str, bool, str, int]:
+    return standing.fingerprint, standing.ready, standing.reason, standing.deliveries
+
+
+def see(site: Site, arrival: Arrival, now: datetime) -> tuple[tuple[str, ...], datetime | None]:
     """Write what the inbox shows of one arrival into the ledger.
 
     Returns:
-        Whether it can be taken: until its files change there is nothing to look at again.
+        Its cases, and when to look into it again although its files are the same; None for never.
     """
     cases = cases_of(site, arrival)
-    taken: list[bool] = []
+    until: list[datetime] = []
     for found in cases:
         row = site.ledger.arrival(found.case)
         ready, reason, next_check = _readiness(site, found, row.first_seen if row else now, now)
         site.ledger.see_arrival(found.place, found.case, found.fingerprint, ready, reason, next_check)
-        taken.append(ready)
+        until += [next_check] if next_check is not None else []
     site.ledger.forget_unrequested(cases[0].place, [found.case for found in cases])
-    return all(taken)
+    return tuple(found.case for found in cases), min(until, default=None)
+
+
+class _Inbox:
+    """The inbox as it was last seen by this process: a look costs what has changed since."""
+
+    def __init__(self) -> None:
+        self._tree: KeptTree | None = None
+        self._standings: list[Standing] = []
+        self._seen: dict[str, _Seen] = {}
+        self._last_look: dict[str, datetime] = {}
+        self._at_rest: set[str] = set()
+        self._concluded: dict[str, float] = {}
+        self._read_up_to = 0
+
+    def look(self, context: dg.SensorEvaluationContext, site: Site, now: datetime) -> int:
+        """Write what has changed into the ledger.
+
+        Returns:
+            How many arrivals cannot be looked into.
+        """
+        tree = self._kept(site)
+        in_work = {one.folder for one in self._standings if one.relative not in self._at_rest}
+        self._standings = standings(tree.root, tree.look(in_work), site.settings.intake, now)
+        arrived = {standing.relative: standing for standing in self._standings}
+        for gone in (self._last_look.keys() | self._seen.keys()) - arrived.keys():
+            self._last_look.pop(gone, None)
+            self._forget(gone)
+        open_ones = [name for name, one in arrived.items() if not self._is_known(name, one, now)]
+        failed = 0
+        for name in within_a_tick(_new_ones_first(site, open_ones, self._last_look)):
+            self._last_look[name] = now
+            self._forget(name)
+            failed += not self._see(context, site, arrived[name], now)
+        self._note_rest(context.instance, site)
+        return failed
+
+    def _kept(self, site: Site) -> KeptTree:
+        root, intake = site.inbox.resolve(), site.settings.intake
+        if self._tree is None or self._tree.root != root:
+            self._tree = KeptTree(root, intake.max_folder_depth, intake.full_look_minutes * 60.0)
+        return self._tree
+
+    def _is_known(self, name: str, standing: Standing, now: datetime) -> bool:
+        return name in self._seen and self._seen[name].holds(standing, now)
+
+    def _forget(self, name: str) -> None:
+        self._seen.pop(name, None)
+        self._at_rest.discard(name)
+
+    def _see(
+        self, context: dg.SensorEvaluationContext, site: Site, standing: Standing, now: datetime
+    ) -> bool:
+        try:
+            cases, until = see(site, standing.arrival(), now)
+        except InfrastructureError as error:
+            context.log.error("an arrival cannot be looked at now: %s", error)
+            return False
+        except Exception as error:  # noqa: BLE001 - one arrival must not keep all others waiting
+            reason = safe_text(error)
+            context.log.error("an arrival cannot be looked at: %s", reason)
+            place, case = refused(site, standing.relative)
+            site.ledger.see_arrival(place, case, standing.fingerprint, False, reason, None)
+            return False
+        self._seen[standing.relative] = _Seen(_key(standing), cases, until)
+        return True
+
+    def _note_rest(self, instance: dg.DagsterInstance, site: Site) -> None:
+        """Find what has nothing in work any more: only concluded and removed cases, for the present files."""
+        page = instance.fetch_materializations(
+            dg.AssetRecordsFilter(asset_key=_CONCLUDED, after_storage_id=self._read_up_to or None),
+            limit=_PAGE,
+            ascending=True,
+        ).records
+        for record in page:
+            self._read_up_to = record.storage_id
+            self._concluded[record.partition_key or ""] = record.timestamp
+        busy = {
+            name: seen for name, seen in self._seen.items() if name not in self._at_rest and seen.standing[1]
+        }
+        rows = site.ledger.arrivals_of([case for seen in busy.values() for case in seen.cases])
+        over = {case for case, row in rows.items() if self._is_over(row)}
+        self._at_rest |= {name for name, seen in busy.items() if over.issuperset(seen.cases)}
+
+    def _is_over(self, row: Row) -> bool:
+        if row.is_open or row.requested_at is None:
+            return False
+        removed = row.results_removed_at
+        ends = [self._concluded.get(row.case, 0.0), removed.timestamp() if removed is not None else 0.0]
+        return max(ends) >= row.requested_at.timestamp()
 
 
 def case_arrivals(interval: int) -> dg.SensorDefinition:
     """The sensor that looks at the inbox every ``interval`` seconds."""
     # Opening the plan of every case that is there at every tick would make a full inbox outlast the tick.
-    settled: dict[str, str] = {}
-    last_look: dict[str, datetime] = {}
+    inbox = _Inbox()
 
     @dg.sensor(
         name="case_arrivals",
@@ -66,30 +177,7 @@ def case_arrivals(interval: int) -> dg.SensorDefinition:
         description="Scans the inbox; adds a case partition and requests its intake when a case is ready.",
     )
     def sensor(context: dg.SensorEvaluationContext, site: dg.ResourceParam[Site]) -> dg.SensorResult:
-        now = datetime.now(UTC)
-        arrived = {arrival.relative: arrival for arrival in arrivals_in(site, now)}
-        for gone in last_look.keys() - arrived.keys():
-            del last_look[gone]
-            settled.pop(gone, None)
-        open_ones = [
-            name for name, one in arrived.items() if not (one.ready and settled.get(name) == one.fingerprint)
-        ]
-        failed = 0
-        for name in within_a_tick(_new_ones_first(site, open_ones, last_look)):
-            arrival, last_look[name] = arrived[name], now
-            settled.pop(name, None)
-            try:
-                if see(site, arrival, now):
-                    settled[name] = arrival.fingerprint
-            except InfrastructureError as error:
-                failed += 1
-                context.log.error("an arrival cannot be looked at now: %s", error)
-            except Exception as error:  # noqa: BLE001 - one arrival must not keep all others waiting
-                failed += 1
-                reason = safe_text(error)
-                context.log.error("an arrival cannot be looked at: %s", reason)
-                place, case = refused(site, arrival)
-                site.ledger.see_arrival(place, case, arrival.fingerprint, False, reason, None)
+        failed = inbox.look(context, site, datetime.now(UTC))
         # First, so that what was asked for at the last tick does not take the place of what is new.
         _settle_requested(context, site)
         # A queue full of beams holds up no intake.

@@ -61,6 +61,17 @@ class Intake(Section):
         60.0, description="Deliveries within this time of a fraction's first one belong to it."
     )
     scan_interval_seconds: Annotated[int, Field(ge=1)] = Field(30, description="How often the sensors look.")
+    full_look_minutes: Annotated[float, Field(gt=0)] = Field(
+        15.0,
+        description="Every folder of the inbox is listed again after this time: a file of a concluded case "
+        "that was written in place is noticed then, everything else at the next look.",
+    )
+    max_folder_depth: Annotated[int, Field(ge=3, le=100)] = Field(
+        32, description="Folders of the inbox that are nested deeper are refused."
+    )
+    max_file_mb: Annotated[int, Field(ge=1)] = Field(
+        2000, description="A case with a file larger than this [10^6 bytes] is refused before it is read."
+    )
 
 
 class SiteCommand(Section):

@@ -16,6 +16,7 @@ from mqi_dagster.sensors import arrivals as arrivals_sensor
 from mqi_dagster.synthetic.request import BuiltInPlan
 from mqi_dagster.worklist import Worklist
 from tests.chain.chain import PLAN, Chain
+from tests.delivery.bad_entries import BEAM, delivery, name_not_utf8, nested_folders
 
 ONE_BEAM = BuiltInPlan(beams=1, layers=1, spots=4, layer_seconds=0.05, energies_mev=(120.0,))
 
@@ -100,3 +101,22 @@ def test_a_digest_nobody_made_is_no_digest(tmp_path: Path) -> None:
     assert latest_digest(chain.instance, "raw_dose", "P1.fx0001__b02") is None
     with pytest.raises(StoreError, match="has not passed the check"):
         require_passed(chain.instance, "raw_dose", "engine_output", "P1.fx0001__b02")
+
+
+def test_entries_that_cannot_be_looked_at_are_seen_and_stop_no_case(tmp_path: Path) -> None:
+    chain = Chain(tmp_path / "site", {"intake": {"stable_seconds": 0.001}})
+    chain.deliver(plan=ONE_BEAM, case_name="good")
+    inbox = chain.site.inbox
+    name_not_utf8(inbox)
+    sparse = delivery(inbox / "sparse" / BEAM) / "1.ptn"
+    with sparse.open("wb") as stream:
+        stream.truncate(10_000_000_000)
+    with nested_folders(inbox, 60):
+        chain.tick_sensors(rounds=2)
+    assert [outcome.error for _, _, outcome in chain.runs if not outcome.success] == []
+    assert len(chain.runs_of("conclusion")) == 1
+    assert sorted(reasons(chain)) == [
+        "a record in it has 10,000,000,000 bytes, more than 2,000 MB (intake.max_file_mb)",
+        "cannot be read: folders are nested more than 32 deep (intake.max_folder_depth)",
+        "the name of a file or folder in it is not UTF-8: rename it",
+    ]

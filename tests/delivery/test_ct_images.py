@@ -14,6 +14,7 @@ from mqi_dagster.delivery.validation import build_manifest, check_case
 from mqi_dagster.delivery.validation_findings import Severity
 from mqi_dagster.errors import DeliveryError
 from mqi_dagster.machine import Machines
+from mqi_dagster.settings import Intake
 from mqi_dagster.settings.engine import built_in_profiles
 from mqi_dagster.synthetic.delivery import simulate_delivery
 from mqi_dagster.synthetic.request import BuiltInPlan, DeliveryRequest
@@ -152,7 +153,7 @@ def test_a_marker_file_is_no_part_of_the_case(case: Path) -> None:
     (case / "_CASE_READY").write_bytes(b"")
     (case / "DONE").write_bytes(b"")
     assert [path.name for path in arrival_of(case).unused_files] == ["DONE"]
-    assert [path.name for path in arrival_of(case, "DONE").unused_files] == ["_CASE_READY"]
+    assert [path.name for path in arrival_of(case, Intake(marker="DONE")).unused_files] == ["_CASE_READY"]
     assert arrival_of(case).unreadable_files == ()
 
 

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import resource
 import shutil
+import struct
+import tracemalloc
 from collections.abc import Callable
 from pathlib import Path
 
@@ -10,15 +13,18 @@ import pydicom
 import pytest
 from pydicom.data import get_testdata_file
 
+from mqi_dagster.dicom import reading
 from mqi_dagster.dicom.kinds import DicomKind, dicom_kind
+from mqi_dagster.dicom.proof import can_be_read
 from mqi_dagster.dicom.reading import decoding, read_dicom
 from mqi_dagster.dose.rt_dose import write_rt_dose
-from mqi_dagster.errors import DicomError
+from mqi_dagster.errors import DicomError, PlanError
 from mqi_dagster.machine import Machines
 from mqi_dagster.plan.reading import read_ion_plan
 from mqi_dagster.plan.reduced import write_reduced_plan
 from mqi_dagster.synthetic.delivery import simulate_delivery
 from mqi_dagster.synthetic.request import BuiltInPlan, DeliveryRequest
+from tests.delivery.bad_entries import damaged_vr, deflate_bomb, nested_sequences, plan
 from tests.dicom.dicom_files import deflated, headless, make_headless, nested, whole, without_preamble
 from tests.dose.dose_cases import phantom_grid, request, write_plan
 
@@ -130,3 +136,75 @@ def test_the_dose_of_a_headless_plan_keeps_its_names(tmp_path: Path) -> None:
     path = make_headless(write_plan(tmp_path / "plan.dcm"))
     write_rt_dose(tmp_path / "dose.dcm", phantom_grid(), request(path))
     assert pydicom.dcmread(tmp_path / "dose.dcm").PatientName == "Marker^김"
+
+
+def test_a_deflate_bomb_is_refused_without_being_inflated(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(reading, "LARGEST_BYTES", 4_000_000)
+    bomb = tmp_path / "RP.dcm"
+    bomb.write_bytes(deflate_bomb(100_000_000))
+    assert bomb.stat().st_size < 1_000_000
+    tracemalloc.start()
+    assert kind_of(bomb) is DicomKind.UNREADABLE
+    with pytest.raises(
+        PlanError, match=r"^RT plan: the plan has \d,\d{3},\d{3} bytes, more than 4,000,000 are"
+    ):
+        read_ion_plan(bomb)
+    most = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert most < 12_000_000
+
+
+@pytest.mark.slow
+def test_a_deflate_bomb_of_six_gigabytes_costs_no_memory(tmp_path: Path) -> None:
+    bomb = tmp_path / "RP.dcm"
+    bomb.write_bytes(deflate_bomb(6_000_000_000))
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    with pytest.raises(PlanError, match=r"more than 268,435,456 are not read$"):
+        read_ion_plan(bomb)
+    assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 100_000
+
+
+def test_a_sparse_file_is_refused_by_its_size(tmp_path: Path) -> None:
+    path = tmp_path / "RP.dcm"
+    path.write_bytes(plan())
+    with path.open("r+b") as stream:
+        stream.truncate(10_000_000_000)
+    with pytest.raises(DicomError, match=r"^has 10,000,000,000 bytes, more than 268,435,456 are not read$"):
+        read_dicom(path, only=("Rows",))
+    assert kind_of(path) is DicomKind.ION_PLAN
+
+
+def test_what_would_need_too_much_memory_is_tried_by_a_child_first(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # Empty elements of 8 bytes each, of which a reader keeps hundreds.
+    content = plan() + b"".join(
+        struct.pack("<HH2sH", 0x0009 + 2 * (tag >> 15), 0x1000 + (tag & 0x7FFF), b"CS", 0)
+        for tag in range(300_000)
+    )
+    asked = []
+    monkeypatch.setattr(reading, "can_be_read", lambda bytes_: asked.append(len(bytes_)) or False)
+    path = tmp_path / "RP.dcm"
+    path.write_bytes(content)
+    for _ in range(2):
+        with pytest.raises(DicomError, match=r"^cannot be read within 20 s and 1,000 MB of memory$"):
+            read_dicom(path)
+    assert asked == [len(content)]
+
+
+def test_the_child_tells_what_needs_too_much(tmp_path: Path) -> None:
+    assert can_be_read(plan(PatientComments="w" * 1000))
+    assert not can_be_read(plan(PatientComments="w" * 60_000_000), memory_bytes=50_000_000)
+
+
+@pytest.mark.parametrize(
+    "content", [nested_sequences(), damaged_vr(), plan()[:-40]], ids=["nested", "vr", "cut"]
+)
+def test_damage_behind_the_head_leaves_a_plan_a_plan(tmp_path: Path, content: bytes) -> None:
+    path = tmp_path / "RP.dcm"
+    path.write_bytes(content)
+    assert kind_of(path) in (DicomKind.ION_PLAN, DicomKind.UNREADABLE)
+    with pytest.raises(PlanError):
+        read_ion_plan(path)

@@ -72,3 +72,11 @@ def test_no_file_of_the_package_is_longer_than_one_subject_needs() -> None:
         if (lines := len(path.read_text().splitlines())) > 600
     }
     assert long == {}
+
+
+@pytest.mark.parametrize("patch", sorted(ROOT.glob("tests/mutations/*.patch")), ids=lambda path: path.stem)
+def test_every_mutation_applies(patch: Path) -> None:
+    """A change of the code takes its mutation with it: `make mutate` is run by few."""
+    tracked("tests/mutations")
+    found = run("git", "apply", "--check", str(patch))
+    assert found.returncode == 0, found.stderr

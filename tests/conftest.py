@@ -12,6 +12,8 @@ import pytest
 from mqi_dagster.engine.embedded.install import Installation, install_engine
 from mqi_dagster.errors import InfrastructureError
 from mqi_dagster.machine import Machines, read_machines
+from tests import vendor_plans
+from tests.qa_twin import STUDY, write_twin
 
 if TYPE_CHECKING:
     from dagster import DagsterInstance
@@ -41,6 +43,31 @@ def shared() -> Path:
 def machines() -> Machines:
     """The machines of the product's own machine files."""
     return read_machines(Path(__file__).resolve().parents[1] / "mqi_dagster" / "config" / "machines")
+
+
+@pytest.fixture
+def vendor_plan(request: pytest.FixtureRequest, machines: Machines, tmp_path: Path) -> Path:
+    """A plan by its name in `tests/vendor_plans.py`, given by an indirect parameter."""
+    if request.param in vendor_plans.TWINS:
+        return vendor_plans.write_twin(tmp_path / "vendor.dcm", request.param, machines.named("GENERIC"))
+    shared: Path = request.getfixturevalue("shared")
+    return shared / "cases" / "ion_plans" / f"{request.param}.dcm"
+
+
+@pytest.fixture(scope="session")
+def generated_qa(tmp_path_factory: pytest.TempPathFactory, machines: Machines) -> Path:
+    """The case folder of the generated twin; nobody changes it."""
+    return write_twin(tmp_path_factory.mktemp("qa") / "inbox", machines.named("G2"))
+
+
+@pytest.fixture(scope="session", params=["generated", pytest.param("real", marks=pytest.mark.slow)])
+def qa(request: pytest.FixtureRequest) -> Path:
+    """The folder of the QA case: the twin in the default suite, the real one as well in the slow one."""
+    if request.param == "generated":
+        twin: Path = request.getfixturevalue("generated_qa")
+        return twin
+    shared: Path = request.getfixturevalue("shared")
+    return shared / "cases" / "qa_9spots_g2" / STUDY
 
 
 @pytest.fixture(scope="session")

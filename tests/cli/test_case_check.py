@@ -48,8 +48,8 @@ def test_a_truncated_record_does_not_pass_and_is_named(tmp_path: Path, machines:
     assert "delivery 1, layer 1, record" in result.stdout and "not passed" in result.stdout
 
 
-def test_the_qa_case_has_four_beams_of_0_990(shared: Path) -> None:
-    result = mqi("case", "check", shared / "cases" / "qa_9spots_g2", "--timezone", "Asia/Seoul", "--json")
+def test_the_qa_case_has_four_beams_of_0_990(qa: Path) -> None:
+    result = mqi("case", "check", qa.parent, "--timezone", "Asia/Seoul", "--json")
     fraction = json.loads(result.stdout)["fractions"][0]
     assert [(beam["number"], beam["layers"]) for beam in fraction["beams"]] == [
         (2, 9),

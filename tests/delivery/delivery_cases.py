@@ -14,7 +14,7 @@ from pydicom.uid import CTImageStorage, ImplicitVRLittleEndian
 from mqi_dagster.delivery.discovery import arrival_of
 from mqi_dagster.delivery.survey import Survey, survey_arrival
 from mqi_dagster.plan.model import IonPlan, PlanBeam, PlanLayer
-from tests.delivery.qa_twin import STUDY
+from tests.qa_twin import STUDY
 
 SEOUL = ZoneInfo("Asia/Seoul")
 HOUR = timedelta(hours=1)

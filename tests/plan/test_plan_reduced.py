@@ -16,6 +16,7 @@ from mqi_dagster.errors import InfrastructureError, PlanError, PrivacyError
 from mqi_dagster.plan.model import PlanBeam
 from mqi_dagster.plan.reading import read_ion_plan
 from mqi_dagster.plan.reduced import write_reduced_plan
+from tests.vendor_plans import EVERY, Vendor
 
 Save = Callable[..., Path]
 
@@ -112,17 +113,26 @@ def test_same_input_gives_the_same_bytes_and_beams_differ_in_instance_alone(
     assert copies[0].frame_of_reference_uid == copies[2].frame_of_reference_uid
 
 
-def test_copies_of_other_vendors_plans_equal_their_beams(shared: Path, tmp_path: Path) -> None:
-    sources = sorted((shared / "cases").rglob("*.dcm"))
-    assert len(sources) == 5
-    for source in sources:
-        plan = read_ion_plan(source)
-        for beam in plan.beams:
-            target = tmp_path / "reduced.dcm"
-            write_reduced_plan(source, target, beam.number)
-            assert same_delivery(read_ion_plan(target).beam(beam.number), beam)
-            raw = target.read_bytes()
-            assert [text for text in plan.identifiers if text.encode() in raw] == []
+def require_equal_copies(source: Path, target: Path) -> None:
+    plan = read_ion_plan(source)
+    for beam in plan.beams:
+        write_reduced_plan(source, target, beam.number)
+        assert same_delivery(read_ion_plan(target).beam(beam.number), beam)
+        raw = target.read_bytes()
+        assert [text for text in plan.identifiers if text.encode() in raw] == []
+
+
+@pytest.mark.parametrize(("vendor_plan", "vendor"), EVERY, indirect=["vendor_plan"])
+def test_copies_of_other_vendors_plans_equal_their_beams(
+    vendor_plan: Path, vendor: Vendor, tmp_path: Path
+) -> None:
+    assert [beam.number for beam in read_ion_plan(vendor_plan).beams] == vendor.beams
+    require_equal_copies(vendor_plan, tmp_path / "reduced.dcm")
+
+
+def test_copies_of_the_qa_plan_equal_its_beams(qa: Path, tmp_path: Path) -> None:
+    (plan,) = qa.glob("RP.*.dcm")
+    require_equal_copies(plan, tmp_path / "reduced.dcm")
 
 
 def test_blocks_and_leaves_survive(mosaiq: Dataset, saved: Save, tmp_path: Path) -> None:

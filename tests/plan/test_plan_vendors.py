@@ -5,14 +5,15 @@ from __future__ import annotations
 from pathlib import Path
 
 import numpy as np
+import pydicom
 import pytest
 
 from mqi_dagster.errors import PlanError
 from mqi_dagster.plan.model import PlanBeam, PlanRangeShifter
 from mqi_dagster.plan.reading import read_ion_plan
+from tests.vendor_plans import EVERY, TWINS, Vendor
 
 QA_STUDY = "1.2.826.0.1.3680043.8.498.11718508086177127965967566896639452400"
-QA_PLAN = "RP.1.2.826.0.1.3680043.8.498.24344372369362312685196007000445361638.dcm"
 
 
 def check_layer(
@@ -154,8 +155,9 @@ def test_raystation_spread_out_peak_behind_a_range_shifter(shared: Path) -> None
     )
 
 
-def test_qa_plan_keeps_nine_layers_of_one_energy(shared: Path) -> None:
-    plan = read_ion_plan(shared / "cases/qa_9spots_g2" / QA_STUDY / QA_PLAN)
+def test_qa_plan_keeps_nine_layers_of_one_energy(qa: Path) -> None:
+    (path,) = qa.glob("RP.*.dcm")
+    plan = read_ion_plan(path)
     assert plan.study_instance_uid == QA_STUDY
     assert plan.patient_id == "QA0001"
     assert [(beam.number, beam.name) for beam in plan.beams] == [
@@ -166,7 +168,6 @@ def test_qa_plan_keeps_nine_layers_of_one_energy(shared: Path) -> None:
     ]
     for beam, energy in zip(plan.beams, (110.0, 150.0, 190.0, 230.0), strict=True):
         assert beam.machine_name == "G2"
-        assert beam.snout_position_mm == 465.0
         assert beam.meterset_mu == 9.0
         assert [layer.number for layer in beam.layers] == [1, 2, 3, 4, 5, 6, 7, 8, 9]
         assert [layer.control_point_index for layer in beam.layers] == [0, 2, 4, 6, 8, 10, 12, 14, 16]
@@ -176,12 +177,43 @@ def test_qa_plan_keeps_nine_layers_of_one_energy(shared: Path) -> None:
         assert {tuple(corner) for corner in corners} == {(x, y) for x in (-50, 0, 50) for y in (-50, 0, 50)}
 
 
+@pytest.mark.parametrize(("vendor_plan", "vendor"), EVERY[: len(TWINS)], indirect=["vendor_plan"])
+def test_the_twins_are_read_as_they_were_made(vendor_plan: Path, vendor: Vendor) -> None:
+    plan = read_ion_plan(vendor_plan)
+    references = pydicom.dcmread(vendor_plan).FractionGroupSequence[0].ReferencedBeamSequence
+    planned = [float(reference.BeamMeterset) for reference in references]
+    assert plan.patient_id == "VENDOR7"
+    assert [(beam.number, beam.name) for beam in plan.beams] == [(n, f"b{n}") for n in vendor.beams]
+    for beam, meterset, gantry in zip(plan.beams, planned, vendor.gantry_deg, strict=True):
+        assert (beam.machine_name, beam.gantry_angle_deg) == (vendor.machine, gantry)
+        assert beam.meterset_mu == pytest.approx(meterset)
+        assert [layer.energy_mev for layer in beam.layers] == [150.0, 146.0, 142.0][: vendor.layers]
+        assert sum(layer.meterset_mu for layer in beam.layers) == pytest.approx(meterset, rel=1e-6)
+        assert sum(len(layer.spot_mu) for layer in beam.layers) == vendor.spots
+        # 75 MU deepest: 0.05 s at 1500 MU/s, give or take the spots' own shares.
+        assert beam.layers[0].meterset_mu == pytest.approx(75.0, rel=0.3)
+        assert [shifter.shifter_id for shifter in beam.range_shifters] == (
+            [vendor.range_shifter] if vendor.range_shifter else []
+        )
+
+
 @pytest.mark.parametrize(
-    "name", ["ion_plans/eclipse_sobp_3468_spots.dcm", f"qa_9spots_g2/{QA_STUDY}/{QA_PLAN}"]
+    "vendor_plan",
+    ["eclipse", "raystation_shifter", pytest.param("eclipse_sobp_3468_spots", marks=pytest.mark.slow)],
+    indirect=True,
 )
-def test_a_truncated_plan_is_refused_wherever_it_ends(shared: Path, tmp_path: Path, name: str) -> None:
-    raw = (shared / "cases" / name).read_bytes()
-    whole = read_ion_plan(shared / "cases" / name)
+def test_a_truncated_vendors_plan_is_refused_wherever_it_ends(vendor_plan: Path, tmp_path: Path) -> None:
+    require_refused_wherever_it_ends(vendor_plan, tmp_path)
+
+
+def test_a_truncated_qa_plan_is_refused_wherever_it_ends(qa: Path, tmp_path: Path) -> None:
+    (plan,) = qa.glob("RP.*.dcm")
+    require_refused_wherever_it_ends(plan, tmp_path)
+
+
+def require_refused_wherever_it_ends(path: Path, tmp_path: Path) -> None:
+    raw = path.read_bytes()
+    whole = read_ion_plan(path)
     cut_file = tmp_path / "cut.dcm"
     refused = 0
     for cut in range(0, len(raw), len(raw) // 60):

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from datetime import datetime
 from pathlib import Path
 
@@ -14,6 +13,7 @@ from mqi_dagster.errors import ConfigurationError, PlanError, UnknownMachineErro
 from mqi_dagster.machine import Machine, Machines
 from mqi_dagster.synthetic.plans import built_in_plan
 from mqi_dagster.synthetic.request import BuiltInPlan, Layout
+from tests.vendor_plans import EVERY, Vendor
 
 from .conftest import Simulate
 from .decoding import contents, is_on, rows
@@ -92,11 +92,12 @@ def test_markers_of_a_person_stand_where_they_are_asked_for(simulate: Simulate) 
     assert not any(b"SYNTH001" in content for content in contents(case.folder).values())
 
 
+@pytest.mark.parametrize("vendor_plan", ["eclipse"], indirect=True)
 def test_a_plan_for_another_machine_or_no_plan_at_all_is_refused(
-    simulate: Simulate, shared: Path, tmp_path: Path
+    simulate: Simulate, vendor_plan: Path, tmp_path: Path
 ) -> None:
     with pytest.raises(UnknownMachineError, match="machine TR2, not for G2"):
-        simulate(plan=shared / "cases" / "ion_plans" / "eclipse_mono_323_spots.dcm")
+        simulate(plan=vendor_plan)
     with pytest.raises(PlanError, match="cannot be opened") as caught:
         simulate(plan=tmp_path / "secret-name.dcm")
     assert "secret-name" not in str(caught.value)
@@ -105,44 +106,34 @@ def test_a_plan_for_another_machine_or_no_plan_at_all_is_refused(
         simulate(plan=tmp_path / "text.dcm")
 
 
-@pytest.mark.parametrize(
-    ("name", "beams", "layers", "spots", "total_mu"),
-    [
-        ("eclipse_mono_323_spots", (1,), 1, 323, 58414.549),
-        ("eclipse_sobp_3468_spots", (1,), 12, 3468, 17571.2003),
-        ("raystation_ramp_2_beams", (1, 2), 17, 7708, 40545.5),
-        ("raystation_sobp5_7912_spots", (1,), 27, 7912, 63606.62),
-    ],
-)
+@pytest.mark.parametrize(("vendor_plan", "vendor"), EVERY, indirect=["vendor_plan"])
 def test_other_vendors_plans_are_delivered_whole_and_small(
-    simulate: Simulate,
-    machines: Machines,
-    shared: Path,
-    name: str,
-    beams: tuple[int, ...],
-    layers: int,
-    spots: int,
-    total_mu: float,
+    simulate: Simulate, machines: Machines, vendor_plan: Path, vendor: Vendor
 ) -> None:
-    began = time.monotonic()
-    case = simulate(plan=shared / "cases" / "ion_plans" / f"{name}.dcm", machine=machines.named("TR2"))
-    assert time.monotonic() - began < 10
-    assert tuple(d.beam for d in case.deliveries) == beams
-    for delivery in case.deliveries:
+    case = simulate(plan=vendor_plan, machine=machines.named("TR2"))
+    assert [d.beam for d in case.deliveries] == vendor.beams
+    references = pydicom.dcmread(vendor_plan).FractionGroupSequence[0].ReferencedBeamSequence
+    total_mu = [float(reference.BeamMeterset) for reference in references]
+    for delivery, planned in zip(case.deliveries, total_mu, strict=True):
         assert delivery.samples < 1_000_000
-        assert (delivery.first_layer, delivery.last_layer) == (1, layers)
+        assert (delivery.first_layer, delivery.last_layer) == (1, vendor.layers)
         records = [rows(path) for path in delivery.folder.glob("*.ptn")]
-        assert len(records) == layers
-        assert sum(path.stat().st_size // 14 - 2 for path in delivery.folder.glob("*.mgn")) == spots
+        assert len(records) == vendor.layers
+        assert sum(path.stat().st_size // 14 - 2 for path in delivery.folder.glob("*.mgn")) == vendor.spots
         counts = sum(int(record[is_on(record), 4].sum()) for record in records)
-        assert counts * 1e-5 / total_mu == pytest.approx(0.988, abs=1e-5)
+        assert counts * 1e-5 / planned == pytest.approx(0.988, abs=1e-5)
 
 
-@pytest.mark.parametrize("name", ["raystation_sobp5_7912_spots.dcm", "eclipse_sobp_3468_spots.dcm", None])
+@pytest.mark.parametrize(
+    "vendor_plan",
+    ["raystation_shifter", pytest.param("raystation_sobp5_7912_spots", marks=pytest.mark.slow)],
+    indirect=True,
+)
+@pytest.mark.parametrize("built_in", [False, True])
 def test_limits_shorten_the_plan_and_the_delivery_alike(
-    simulate: Simulate, machines: Machines, shared: Path, name: str | None
+    simulate: Simulate, machines: Machines, vendor_plan: Path, built_in: bool
 ) -> None:
-    plan_of = {"plan": shared / "cases" / "ion_plans" / name} if name else {}
+    plan_of = {} if built_in else {"plan": vendor_plan}
     machine = machines.named("GENERIC")
     whole = simulate(machine=machine, **plan_of)
     short = simulate(machine=machine, max_layers=2, max_spots=6, **plan_of)
@@ -151,7 +142,7 @@ def test_limits_shorten_the_plan_and_the_delivery_alike(
     assert len(points) == beam.NumberOfControlPoints == 4
     assert [int(p.ControlPointIndex) for p in points] == [0, 1, 2, 3]
     assert float(points[-1].CumulativeMetersetWeight) == float(beam.FinalCumulativeMetersetWeight)
-    if name:
+    if not built_in:
         assert points[0].NumberOfScanSpotPositions == len(points[0].ScanSpotMetersetWeights) == 6
     for path in sorted(short.deliveries[-1].folder.glob("*.mgn")):
         long = next(whole.deliveries[-1].folder.glob(f"*_{path.stem[-3:]}.mgn")).read_bytes()

@@ -23,6 +23,7 @@ from mqi_dagster.delivery.validation_report import BeamCheck, CaseCheck, Deliver
 from mqi_dagster.errors import DeliveryError, PlanError, Where
 from mqi_dagster.machine import Machine, Machines
 from mqi_dagster.plan.model import PlanBeam
+from mqi_dagster.plan.positions import plan_position_faults
 from mqi_dagster.settings import EngineProfile
 
 RESUMED_LAYER_MU = 1.02
@@ -135,6 +136,9 @@ def _check_whole(
     machine = check_machine(source.plan, machines, findings)
     check_folder(survey.arrival, source.plan, findings)
     images = check_images(survey.arrival, source.plan, profile, findings)
+    in_images = bool(survey.arrival.ct_files) and (profile is None or profile.patient_ct)
+    for error in plan_position_faults(source.plan, in_images=in_images):
+        findings.error(error)
     if source.copies:
         findings.note("a copy of the plan is set aside", Where(kind="RT plan"))
     return _CheckedCase(machine, images.series, (*source.copies, *images.copies))

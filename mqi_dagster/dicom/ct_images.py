@@ -7,6 +7,7 @@ another kind among them is not ignored: a dose in the rest would be another dose
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -115,14 +116,18 @@ def ct_pixels(dataset: FileDataset) -> NDArray[np.float32]:
     return np.asarray(stored * slope + intercept, dtype=np.float32)
 
 
+def position_name(position: str) -> str:
+    """A patient position for people; what is no defined term may be any text, and is not quoted."""
+    return position if re.fullmatch("[A-Z]{2,6}", position) else "of another kind"
+
+
 def position_faults(images: Sequence[CtImage]) -> tuple[str, ...]:
     """The patient positions that are not handled; empty where all images are head first supine."""
     others = sorted({image.patient_position for image in images} - {HANDLED_POSITION})
     wrong = sum(image.patient_position != HANDLED_POSITION for image in images)
     if not others:
         return ()
-    # Bounded: what stands there may be anything.
-    named = ", ".join(position[:16] for position in others[:4])
+    named = ", ".join(sorted({position_name(position) for position in others}))
     return (
         f"{wrong} of {len(images)} images were taken in position {named};"
         f" only head first supine ({HANDLED_POSITION}) is supported",

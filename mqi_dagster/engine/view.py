@@ -47,6 +47,7 @@ from mqi_dagster.engine.tps import BEAM_NUMBER, EnginePaths, render, tps_for_bea
 from mqi_dagster.errors import EngineInputError, Where
 from mqi_dagster.machine import Machine
 from mqi_dagster.plan.model import PlanBeam
+from mqi_dagster.plan.positions import beam_position_fault
 from mqi_dagster.plan.reduced import write_reduced_plan
 from mqi_dagster.settings import Engine, EngineProfile, OutputFormat
 
@@ -93,6 +94,9 @@ def prepare_view(
     name = checked_beam_name(plan_beam.name)
     layers = _same_beam(profile, plan_beam, machine, interpreted)
     patient_ct = bool(ct_files) and profile.patient_ct
+    fault = beam_position_fault(plan_beam, in_images=patient_ct)
+    if fault:
+        raise EngineInputError(f"the beam {fault}", where=_WHERE)
     request = request_histories(
         layers,
         machine,

@@ -98,6 +98,8 @@ class PlanBeam:
     layers: tuple[PlanLayer, ...]
     tilt_deg: float = 0.0
     """Greatest pitch or roll of table top and gantry at any control point, without sign [degrees]."""
+    patient_position: str = ""
+    """Patient Position (0018,5100) of its patient setup; empty where the plan states none."""
     scan_mode: ScanMode = ScanMode.LINE
 
     def layer(self, number: int) -> PlanLayer:

@@ -27,6 +27,7 @@ from mqi_dagster.plan.elements import (
 from mqi_dagster.plan.identifiers import identifiers_of
 from mqi_dagster.plan.layers import control_points, meterset_mu, read_layers
 from mqi_dagster.plan.model import IonPlan, PlanBeam, ScanMode
+from mqi_dagster.plan.positions import patient_setups, position_of, setup_of
 
 SETUP_NAMES = ("setup", "site setup")
 """Names and descriptions of MOSAIQ's setup beams, whose delivery type does not say so."""
@@ -125,6 +126,7 @@ def _plan(dataset: Dataset) -> IonPlan:
         if beam not in references:
             refuse(f"fraction group does not refer to treatment beam {beam}", beam)
 
+    setups = patient_setups(dataset)
     return IonPlan(
         sop_instance_uid=required_text(dataset, "SOPInstanceUID"),
         study_instance_uid=required_text(dataset, "StudyInstanceUID"),
@@ -134,7 +136,7 @@ def _plan(dataset: Dataset) -> IonPlan:
         fraction_group_number=integer(groups[0], "FractionGroupNumber"),
         fractions_planned=optional_integer(groups[0], "NumberOfFractionsPlanned"),
         beams=tuple(
-            _beam(item, beam, number(references[beam], "BeamMeterset", beam))
+            _beam(item, beam, number(references[beam], "BeamMeterset", beam), setups)
             for beam, item in treatment.items()
         ),
         setup_beam_numbers=tuple(beam for beam in by_number if beam not in treatment),
@@ -142,7 +144,7 @@ def _plan(dataset: Dataset) -> IonPlan:
     )
 
 
-def _beam(item: Dataset, beam: int, beam_meterset: float) -> PlanBeam:
+def _beam(item: Dataset, beam: int, beam_meterset: float, setups: dict[int, Dataset]) -> PlanBeam:
     dosimeter = text(item, "PrimaryDosimeterUnit")
     if dosimeter not in ("", "MU"):
         refuse(f"its meterset is given in {dosimeter}, which is not supported: only MU", beam)
@@ -168,6 +170,7 @@ def _beam(item: Dataset, beam: int, beam_meterset: float) -> PlanBeam:
         mlc=read_mlc(item, points, layers, beam),
         layers=layers,
         tilt_deg=_tilt(points, beam),
+        patient_position=position_of(setup_of(item, beam, setups)),
         scan_mode=_scan_mode(item, beam),
     )
 

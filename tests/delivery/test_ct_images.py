@@ -292,3 +292,41 @@ def test_localizers_alone_are_no_ct_and_no_water(case: Path, machines: Machines)
         path.unlink()
     localizer(slices(case)[0])
     assert faults(case, machines) == ["CT: there is no image beside the localizers"]
+
+
+@pytest.mark.parametrize("position", ["FFS", "HFP", "FFP"])
+def test_a_plan_in_another_position_than_its_images_is_refused(
+    case: Path, machines: Machines, position: str
+) -> None:
+    change(
+        next(case.glob("RP.*.dcm")),
+        lambda plan: setattr(plan.PatientSetupSequence[0], "PatientPosition", position),
+    )
+    assert faults(case, machines) == [
+        f"RT plan: beam 2 is treated in patient position {position};"
+        " only head first supine (HFS) is supported"
+    ]
+
+
+def test_images_in_another_position_are_refused(case: Path, machines: Machines) -> None:
+    for path in slices(case)[:2]:
+        change(path, lambda image: setattr(image, "PatientPosition", "HFP"))
+    assert faults(case, machines) == [
+        "CT: 2 of 12 images were taken in position HFP; only head first supine (HFS) is supported"
+    ]
+
+
+def test_a_plan_without_a_position_is_refused_with_images_and_taken_without(
+    case: Path, machines: Machines
+) -> None:
+    change(next(case.glob("RP.*.dcm")), lambda plan: delattr(plan, "PatientSetupSequence"))
+    change(
+        next(case.glob("RP.*.dcm")),
+        lambda plan: [beam.pop("ReferencedPatientSetupNumber", None) for beam in plan.IonBeamSequence],
+    )
+    (fault,) = faults(case, machines)
+    assert "does not say how the patient lies" in fault
+    assert faults(case, machines, "moqui") == []
+    for path in slices(case):
+        path.unlink()
+    assert faults(case, machines) == []

@@ -49,3 +49,13 @@ def test_a_deflated_plan_that_is_cut_is_named(shared: Path, tmp_path: Path, mach
     found = check(shared, tmp_path, machines, "truncated_deflated_plan")
     assert errors(found)[0].startswith("RT plan: the plan is not a DICOM file, or a damaged one")
     assert not found.passed
+
+
+def test_a_plan_that_treats_feet_first_is_refused(shared: Path, tmp_path: Path, machines: Machines) -> None:
+    found = check(shared, tmp_path, machines, "treated_feet_first", "FFS")
+    assert not found.passed
+    assert errors(found)[0].startswith("RT plan: beam 2 is treated in patient position FFS")
+
+
+def test_the_same_plan_head_first_passes(shared: Path, tmp_path: Path, machines: Machines) -> None:
+    assert check(shared, tmp_path, machines, "treated_feet_first", "HFS").passed

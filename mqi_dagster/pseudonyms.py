@@ -99,7 +99,7 @@ def read_secret(path: Path) -> bytes:
 
 def make_secret(path: Path) -> None:
     """Write a new secret with mode 0600; an existing one stays."""
-    path.parent.mkdir(parents=True, exist_ok=True)
+    path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
     beside = path.with_name(f".{path.name}.{os.getpid()}")
     descriptor = os.open(beside, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
     try:

@@ -158,7 +158,7 @@ def _make(
             "histories": record.histories,
             "uncertainty_percent": record.uncertainty_percent,
         }
-        return site.store.publish(staging, case, folder, "rt_dose", digest, meta=meta, private=True), reports
+        return site.store.publish(staging, case, folder, "rt_dose", digest, meta=meta), reports
 
 
 @dg.asset(

@@ -103,7 +103,7 @@ def case_manifest(
             with site.store.stage(case, None, "case_manifest") as staging:
                 (staging / MANIFEST_FILE).write_text(manifest.model_dump_json(indent=1), encoding="utf-8")
                 meta = {"beams": len(manifest.beams), "partial": manifest.partial}
-                site.store.publish(staging, case, None, "case_manifest", digest, meta=meta, private=True)
+                site.store.publish(staging, case, None, "case_manifest", digest, meta=meta)
         return dg.MaterializeResult(
             data_version=dg.DataVersion(digest), metadata={DIGEST: digest, **_metadata(manifest)}
         )

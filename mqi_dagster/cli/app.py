@@ -1,6 +1,7 @@
 """The command ``mqi`` and its groups."""
 
 import logging
+import os
 import sys
 from typing import Annotated, NoReturn
 
@@ -58,7 +59,11 @@ def _mqi(
 
 
 def main() -> None:
-    """Run the command; an expected error is one line on standard error and exit code 1."""
+    """Run the command; an expected error is one line on standard error and exit code 1.
+
+    Whatever it or a service that it starts writes is its owner's alone, where nothing else is said.
+    """
+    os.umask(os.umask(0o077) | 0o077)
     # What libraries log of their own tries is said once, by the error at their end.
     logging.getLogger().addHandler(logging.NullHandler())
     try:

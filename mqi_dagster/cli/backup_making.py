@@ -19,7 +19,7 @@ from mqi_dagster.ledger.database import revision_of, standing_still
 from mqi_dagster.ledger.place import LEDGER_FILE, ledger_file, ledger_url, server_url
 from mqi_dagster.ledger.tables import REVISION
 from mqi_dagster.settings import Settings
-from mqi_dagster.store.files import sync_file, sync_folder, write_atomically
+from mqi_dagster.store.files import private_folder, sync_file, sync_folder, write_atomically
 from mqi_dagster.store.store import Store
 
 PACKAGE = "mqi-dagster"
@@ -47,8 +47,8 @@ def make_backup(settings_file: Path, settings: Settings, folder: Path, *, data: 
     _require_known(revision_of(ledger_url(settings)))
     beside = folder.parent / f".{folder.name}.{secrets.token_hex(6)}"
     try:
-        folder.parent.mkdir(parents=True, exist_ok=True)
-        beside.mkdir(mode=0o700)
+        private_folder(folder.parent)
+        private_folder(beside)
         _copy_settings(settings_file, settings, beside)
         revision = _copy_records(settings, beside)
         if data:
@@ -138,7 +138,7 @@ def _raise(error: OSError) -> None:
 
 
 def _copy_file(source: Path, target: Path) -> None:
-    target.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
+    private_folder(target.parent)
     descriptor = os.open(target, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
     with source.open("rb") as reading, os.fdopen(descriptor, "wb") as writing:
         shutil.copyfileobj(reading, writing, 1 << 20)

@@ -12,6 +12,7 @@ from pathlib import Path
 from sqlalchemy.engine import make_url
 
 from mqi_dagster.errors import ConfigurationError, InfrastructureError
+from mqi_dagster.store.files import private_folder
 
 _DEBIAN_PROGRAMS = Path("/usr/lib/postgresql")
 _BUSY_SECONDS = 30.0
@@ -24,7 +25,7 @@ def copy_sqlite(source: Path, target: Path) -> None:
     Raises:
         InfrastructureError: It cannot be read or written.
     """
-    target.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
+    private_folder(target.parent)
     os.close(os.open(target, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600))
     try:
         reading = sqlite3.connect(f"{source.absolute().as_uri()}?mode=ro", uri=True, timeout=_BUSY_SECONDS)

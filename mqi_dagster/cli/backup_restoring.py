@@ -22,7 +22,7 @@ from mqi_dagster.ledger.place import LEDGER_FILE, ledger_file, ledger_url, serve
 from mqi_dagster.ledger.tables import REVISION
 from mqi_dagster.sensors.run_workers import fail_orphaned_runs
 from mqi_dagster.settings import LOCAL, Settings, parse_settings, read_content
-from mqi_dagster.store.files import sha256_file, sync_file, sync_folder, write_atomically
+from mqi_dagster.store.files import private_folder, sha256_file, sync_file, sync_folder, write_atomically
 
 
 def restore_backup(
@@ -59,7 +59,7 @@ def restore_backup(
     settings = parse_settings(content, folder.resolve())
     _require_free(folder, settings, overwrite=overwrite)
     try:
-        folder.mkdir(parents=True, exist_ok=True)
+        private_folder(folder)
         (folder / SETTINGS_NAME).unlink(missing_ok=True)
         _put_back(backup, manifest, settings, overwrite=overwrite)
         write_atomically(folder / SETTINGS_NAME, text)
@@ -96,15 +96,15 @@ def _put_back(backup: Path, manifest: BackupManifest, settings: Settings, *, ove
     shutil.rmtree(paths.dagster_home, ignore_errors=True)
     handover = [settings.handover.folder] if settings.handover.target == LOCAL else []
     for path in (paths.state, paths.dagster_home, paths.data, paths.machines, paths.inbox, *handover):
-        path.mkdir(parents=True, exist_ok=True)
+        private_folder(path)
     targets = {DAGSTER: paths.dagster_home, MACHINES: paths.machines, DATA: paths.data}
     for name in manifest.files:
         first, _, rest = name.partition("/")
         if first in targets:
-            _copy(backup / name, targets[first] / rest, 0o600 if first == DAGSTER else 0o644)
+            _copy(backup / name, targets[first] / rest)
     if LEDGER_FILE in manifest.files:
-        _copy(backup / LEDGER_FILE, ledger_file(settings), 0o600)
-    _copy(backup / SECRET, settings.site.secret_file, 0o600)
+        _copy(backup / LEDGER_FILE, ledger_file(settings))
+    _copy(backup / SECRET, settings.site.secret_file)
     ledger = Ledger.open(ledger_url(settings))
     write_instance(settings, ledger)
     with open_instance(settings) as instance:
@@ -118,15 +118,16 @@ def _put_back(backup: Path, manifest: BackupManifest, settings: Settings, *, ove
             ledger.release(lease)
 
 
-def _copy(source: Path, target: Path, mode: int) -> None:
-    """A copy, unless the same is there: a published result is never written again."""
+def _copy(source: Path, target: Path) -> None:
+    """A copy that its owner alone can read, unless the same is there: a result is never written again."""
     if target.is_file() and sha256_file(target) == sha256_file(source):
+        target.chmod(0o600)
         return
-    target.parent.mkdir(parents=True, exist_ok=True)
+    private_folder(target.parent)
     beside = target.with_name(f".{target.name}.restoring")
-    descriptor = os.open(beside, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, mode)
+    descriptor = os.open(beside, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o600)
     with source.open("rb") as reading, os.fdopen(descriptor, "wb") as writing:
-        os.fchmod(descriptor, mode)
+        os.fchmod(descriptor, 0o600)
         shutil.copyfileobj(reading, writing, 1 << 20)
     sync_file(beside)
     beside.replace(target)

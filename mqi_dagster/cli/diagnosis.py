@@ -18,6 +18,7 @@ from mqi_dagster.cli import service_locks
 from mqi_dagster.cli.checking import configuration_problems
 from mqi_dagster.cli.diagnosis_alarms import examine_alarms
 from mqi_dagster.cli.diagnosis_hosts import examine_hosts
+from mqi_dagster.cli.diagnosis_modes import examine_modes
 from mqi_dagster.cli.diagnosis_production import (
     examine_backup,
     examine_records,
@@ -67,6 +68,7 @@ def examine(place: Path) -> Iterator[Finding]:
     yield _zone(settings)
     yield _secret(settings)
     yield from _folders(settings)
+    yield examine_modes(file, settings)
     yield from _space(settings)
     if settings.execution.simulation == LOCAL:
         yield from _engine(settings)

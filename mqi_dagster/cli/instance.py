@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Mapping
 from typing import Any
 
@@ -15,6 +14,7 @@ from mqi_dagster.errors import ConfigurationError, InfrastructureError
 from mqi_dagster.ledger.ledger import Ledger
 from mqi_dagster.ledger.place import DATABASE_VARIABLE, announce_server, database_lost, server_url
 from mqi_dagster.settings import Settings
+from mqi_dagster.store.files import private_folder, write_atomically
 
 INSTANCE_FILE = "dagster.yaml"
 RUNS_PER_CASE = 4
@@ -127,7 +127,7 @@ def write_instance(settings: Settings, ledger: Ledger | None = None) -> bool:
         ConfigurationError: The file that is there is not YAML.
     """
     home = settings.paths.dagster_home
-    home.mkdir(parents=True, exist_ok=True)
+    private_folder(home)
     path = home / INSTANCE_FILE
     existing: dict[str, Any] = {}
     if path.is_file():
@@ -138,9 +138,7 @@ def write_instance(settings: Settings, ledger: Ledger | None = None) -> bool:
     wanted = instance_settings(settings, existing, ledger)
     if wanted == existing:
         return False
-    beside = path.with_name(f".{path.name}.{os.getpid()}")
-    beside.write_text(_HEAD + yaml.safe_dump(wanted, sort_keys=False), encoding="utf-8")
-    beside.rename(path)
+    write_atomically(path, (_HEAD + yaml.safe_dump(wanted, sort_keys=False)).encode("utf-8"))
     return True
 
 

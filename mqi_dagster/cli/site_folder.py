@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shutil
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -15,7 +14,7 @@ from mqi_dagster.machine import PACKAGED_MACHINES
 from mqi_dagster.pseudonyms import make_secret
 from mqi_dagster.resources.site import Site
 from mqi_dagster.settings import LOCAL, parse_settings, read_settings
-from mqi_dagster.store.files import write_atomically
+from mqi_dagster.store.files import private_folder, write_atomically
 
 
 def initialise(folder: Path, values: Mapping[str, Any]) -> list[str]:
@@ -45,7 +44,7 @@ def _initialise(folder: Path, values: Mapping[str, Any]) -> list[str]:
         settings = read_settings(file)
     else:
         parse_settings(_nested(values), folder)
-        folder.mkdir(parents=True, exist_ok=True)
+        private_folder(folder)
         write_atomically(file, settings_file(values).encode("utf-8"))
         settings = read_settings(file)
         made.append(f"{SETTINGS_NAME} (every setting, commented)")
@@ -57,11 +56,11 @@ def _initialise(folder: Path, values: Mapping[str, Any]) -> list[str]:
     handover = [settings.handover.folder] if settings.handover.target == LOCAL else []
     for path in (paths.inbox, paths.data, paths.state, *handover, paths.machines):
         if not path.is_dir():
-            path.mkdir(parents=True)
+            private_folder(path)
             made.append(f"{_shown(path, folder)}/")
     if not any(paths.machines.glob("*.yaml")):
         for source in sorted(PACKAGED_MACHINES.glob("*.yaml")):
-            shutil.copyfile(source, paths.machines / source.name)
+            write_atomically(paths.machines / source.name, source.read_bytes())
             made.append(_shown(paths.machines / source.name, folder))
     ledger = Site(file).ledger
     if write_instance(settings, ledger):

@@ -9,6 +9,7 @@ from pathlib import Path, PurePosixPath
 from typing import BinaryIO
 
 from mqi_dagster.errors import HandoverError
+from mqi_dagster.handover.access import PRIVATE, Access
 from mqi_dagster.handover.receipts import RECEIPT, content_of, differs, failure, outlived, relative
 from mqi_dagster.handover.target import Receipt, ReceiptEntry
 
@@ -36,12 +37,14 @@ class FolderTarget:
 
     Args:
         root: The folder; made if it is absent.
+        access: Who may read what is handed over.
     """
 
     name = "folder"
 
-    def __init__(self, root: Path) -> None:
+    def __init__(self, root: Path, access: Access = PRIVATE) -> None:
         self._root = root
+        self._access = access
 
     def deliver(self, folder: str, files: Mapping[str, Path]) -> Receipt:
         """Copy files below ``folder``; see `Target.deliver`."""
@@ -102,11 +105,12 @@ class FolderTarget:
         if target.is_file():
             with target.open("rb") as stream:
                 if _hash(stream)[0] == wanted:
+                    self._give_again(target)
                     return self._read_back(target, wanted)
-        target.parent.mkdir(parents=True, exist_ok=True)
+        self._access.make_folder(target.parent, self._root)
         beside = target.with_name(f".{target.name}.part")
         try:
-            with source.open("rb") as reader, beside.open("wb") as writer:
+            with source.open("rb") as reader, self._opened(beside) as writer:
                 while chunk := reader.read(_CHUNK):
                     writer.write(chunk)
                 writer.flush()
@@ -119,10 +123,10 @@ class FolderTarget:
         return self._read_back(target, wanted)
 
     def _write(self, path: Path, content: bytes) -> None:
-        path.parent.mkdir(parents=True, exist_ok=True)
+        self._access.make_folder(path.parent, self._root)
         beside = path.with_name(f".{path.name}.part")
         try:
-            with beside.open("wb") as stream:
+            with self._opened(beside) as stream:
                 stream.write(content)
                 stream.flush()
                 os.fsync(stream.fileno())
@@ -130,6 +134,23 @@ class FolderTarget:
         finally:
             beside.unlink(missing_ok=True)
         _sync_folder(path.parent)
+
+    def _opened(self, path: Path) -> BinaryIO:
+        """A new file, in which nobody reads before it has the mode that it is to have."""
+        path.unlink(missing_ok=True)
+        descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
+        try:
+            self._access.give(path)
+            return os.fdopen(descriptor, "wb")
+        except BaseException:
+            os.close(descriptor)
+            raise
+
+    def _give_again(self, path: Path) -> None:
+        """What stands there already may have been written when somebody else was to read it."""
+        if path.stat().st_uid == os.geteuid():
+            self._access.make_folder(path.parent, self._root)
+            self._access.give(path)
 
     def _read_back(self, path: Path, wanted: str) -> ReceiptEntry:
         with path.open("rb") as stream:

@@ -16,6 +16,7 @@ from pathlib import Path, PurePosixPath
 import paramiko
 
 from mqi_dagster.errors import MqiError
+from mqi_dagster.handover.access import PRIVATE, Access
 from mqi_dagster.handover.receipts import RECEIPT, content_of, differs, failure, outlived, relative
 from mqi_dagster.handover.target import Receipt, ReceiptEntry
 from mqi_dagster.hpc.connection import Connection
@@ -38,12 +39,14 @@ class SftpTarget:
     Args:
         connection: To the host.
         root: Absolute path of the folder there; made if it is absent.
+        access: Who may read what is handed over, where the server keeps modes.
     """
 
     name = "sftp"
 
-    def __init__(self, connection: Connection, root: str) -> None:
+    def __init__(self, connection: Connection, root: str, access: Access = PRIVATE) -> None:
         self._connection = connection
+        self._access = access
         self._root = PurePosixPath("/") / relative(root.lstrip("/"))
 
     def deliver(self, folder: str, files: Mapping[str, Path]) -> Receipt:
@@ -105,7 +108,7 @@ class SftpTarget:
             if tries == _TRIES:
                 raise trouble
             with sftp(self._connection) as client:
-                _make(client, folder)
+                _make(client, folder, self._access.folder_mode)
                 parts = _parts(client, folder, stem)
                 parts.pop(own, None)
                 if parts == seen:
@@ -118,7 +121,7 @@ class SftpTarget:
                 seen = parts
                 continue
             try:
-                put_resume(self._connection, source, path, own)
+                put_resume(self._connection, source, path, own, self._access.file_mode)
             except (IntegrityError, RemoteCommandError) as error:
                 # Whose part was taken over finds it gone, and looks again.
                 trouble = error
@@ -182,14 +185,14 @@ def _take_over(client: paramiko.SFTPClient, parts: Iterable[str], own: str) -> N
             client.posix_rename(part, own)
 
 
-def _make(client: paramiko.SFTPClient, folder: PurePosixPath) -> None:
+def _make(client: paramiko.SFTPClient, folder: PurePosixPath, mode: int) -> None:
     """Make a folder and what is missing above it; another process may be doing the same."""
     if _is_folder(client, folder):
         return
     if folder.parent != folder:
-        _make(client, folder.parent)
+        _make(client, folder.parent, mode)
     try:
-        client.mkdir(str(folder))
+        client.mkdir(str(folder), mode)
     except OSError:
         if not _is_folder(client, folder):
             raise

@@ -122,7 +122,7 @@ def _blocks(stream: paramiko.SFTPFile, start: int, end: int) -> Iterator[bytes]:
 
 
 def put_resume(
-    connection: Connection, source: Path, target: str, part: str | None = None
+    connection: Connection, source: Path, target: str, part: str | None = None, mode: int | None = None
 ) -> tuple[str, int, int]:
     """Upload a file: beside its place, resumed where an earlier try broke off, verified, then renamed.
 
@@ -131,6 +131,7 @@ def put_resume(
         source: Local file.
         target: Absolute path on the host; its folder exists.
         part: Where it is written before it is renamed; ``.NAME.part`` where None.
+        mode: Its permissions, from before its first byte; those that the server gives where None.
 
     Returns:
         SHA-256, size, and how many bytes were there already.
@@ -147,6 +148,8 @@ def put_resume(
     with _space_for(connection, posixpath.dirname(target)):
         with sftp(connection) as client:
             with source.open("rb") as reader, client.open(part, "r+b" if there else "wb") as writer:
+                if mode is not None:
+                    _set_mode(writer, mode)
                 writer.set_pipelined(True)
                 reader.seek(there)
                 writer.seek(there)
@@ -162,6 +165,16 @@ def put_resume(
         with sftp(connection) as client:
             client.posix_rename(part, target)
     return wanted, size, there
+
+
+def _set_mode(writer: paramiko.SFTPFile, mode: int) -> None:
+    try:
+        writer.chmod(mode)
+    except TimeoutError:
+        raise
+    except OSError:
+        # Not every server keeps modes: one on Windows has other rules of who may read.
+        return
 
 
 def _to_disk(client: paramiko.SFTPClient, writer: paramiko.SFTPFile) -> None:

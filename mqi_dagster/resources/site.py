@@ -11,6 +11,7 @@ from mqi_dagster.errors import ConfigurationError
 from mqi_dagster.execution.job import Executor
 from mqi_dagster.execution.local import LocalExecutor
 from mqi_dagster.execution.sign_of_life import SignsOfLife
+from mqi_dagster.handover.access import access_of
 from mqi_dagster.handover.folder import FolderTarget
 from mqi_dagster.handover.sftp import SftpTarget
 from mqi_dagster.handover.target import Target
@@ -21,6 +22,7 @@ from mqi_dagster.ledger.place import ledger_url
 from mqi_dagster.machine import Machines, read_machines
 from mqi_dagster.pseudonyms import Pseudonyms, read_secret
 from mqi_dagster.settings import LOCAL, Settings, read_settings
+from mqi_dagster.store.files import private_folder
 from mqi_dagster.store.store import Store
 
 SETTINGS_VARIABLE = "MQI_SETTINGS"
@@ -77,7 +79,7 @@ class Site:
     @cached_property
     def ledger(self) -> Ledger:
         """The ledger, migrated to this code's revision."""
-        self.settings.paths.state.mkdir(parents=True, exist_ok=True)
+        private_folder(self.settings.paths.state)
         return Ledger.open(ledger_url(self.settings))
 
     def open_ledger_for_reading(self) -> Ledger:
@@ -119,8 +121,9 @@ class Site:
         """Where results are handed over: a folder of this machine, or one of a host."""
         handover = self.settings.handover
         if handover.target == LOCAL:
-            return FolderTarget(handover.folder)
-        return SftpTarget(Connection(self.settings.hosts[handover.target]), str(handover.folder))
+            return FolderTarget(handover.folder, access_of(handover))
+        connection = Connection(self.settings.hosts[handover.target])
+        return SftpTarget(connection, str(handover.folder), access_of(handover))
 
     @property
     def work(self) -> Path:

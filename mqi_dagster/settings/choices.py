@@ -63,6 +63,13 @@ class Keep(StrEnum):
     ALL = "all"
 
 
+class HandoverAccess(StrEnum):
+    """Who may read what is handed over."""
+
+    OWNER = "owner"
+    GROUP = "group"
+
+
 class MailSecurity(StrEnum):
     """How the connection to a mail server is protected."""
 

@@ -9,7 +9,7 @@ from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
 
 from pydantic import Field, field_validator, model_validator
 
-from mqi_dagster.settings.choices import CaseNames, DoseType, Ready, Samples, SummationType
+from mqi_dagster.settings.choices import CaseNames, DoseType, HandoverAccess, Ready, Samples, SummationType
 from mqi_dagster.settings.gpus import DeclaredGpu
 from mqi_dagster.settings.section import REMOTE_PATH, Count, Seconds, Section
 
@@ -182,6 +182,13 @@ class Handover(Section):
     folder: Path = Field(
         Path("handover"), description="Target folder; on a host an absolute path in plain characters."
     )
+    access: HandoverAccess = Field(
+        HandoverAccess.OWNER,
+        description="Who may read what is handed over: `owner`, or `group` as well; never everybody.",
+    )
+    group: Annotated[str, Field(pattern=r"^[A-Za-z0-9_][A-Za-z0-9_.-]{0,31}$")] | None = Field(
+        None, description="That group (`access: group`, a folder of this machine); null: the account's own."
+    )
     template: str = Field("<case>/<beam>/", description="Folder of a beam below the target.")
     max_runs: Count | None = Field(
         None, description="Runs at once that hand over to this target (run tag `mqi/upload`); null: any."
@@ -205,6 +212,16 @@ class Handover(Section):
         if not value.isprintable():
             raise ValueError("the template must hold no control characters")
         return value
+
+    @model_validator(mode="after")
+    def _group_that_is_used(self) -> Self:
+        if self.group is not None and self.access is not HandoverAccess.GROUP:
+            raise ValueError("group names who may read: set access: group with it")
+        if self.group is not None and self.target != LOCAL:
+            raise ValueError(
+                "on a host the target folder's own group counts (chmod g+s there): group is null"
+            )
+        return self
 
     @model_validator(mode="after")
     def _place_on_a_host(self) -> Self:

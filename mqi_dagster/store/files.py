@@ -50,7 +50,24 @@ def sync_folder(path: Path) -> None:
         os.close(descriptor)
 
 
-def write_atomically(path: Path, data: bytes, mode: int = 0o644) -> None:
+def private_folder(path: Path) -> bool:
+    """Make a folder, and what is missing above it, that its owner alone can enter, whatever the umask is.
+
+    Returns:
+        Whether it was missing; one that is there stays as it is.
+
+    Raises:
+        OSError: It cannot be made.
+    """
+    missing = [one for one in (path, *path.parents) if not one.exists()]
+    for one in reversed(missing):
+        one.mkdir(mode=0o700, exist_ok=True)
+        # The mode that mkdir is given may lose bits to the umask.
+        one.chmod(0o700)
+    return bool(missing)
+
+
+def write_atomically(path: Path, data: bytes, mode: int = 0o600) -> None:
     """Write a file beside its place, and move it there when it is whole.
 
     Args:

@@ -17,7 +17,14 @@ from typing import Any
 
 from mqi_dagster.errors import ConfigurationError, StoreError, Where
 from mqi_dagster.store.digests import canonical_json
-from mqi_dagster.store.files import remove_unchanged, sha256_file, sync_file, sync_folder, write_atomically
+from mqi_dagster.store.files import (
+    private_folder,
+    remove_unchanged,
+    sha256_file,
+    sync_file,
+    sync_folder,
+    write_atomically,
+)
 from mqi_dagster.store.published import (
     MANIFEST,
     FileEntry,
@@ -51,7 +58,7 @@ class Store:
         self._staging = root / ".staging"
         self._quarantine = root / ".quarantine"
         with plain_os_errors(Where(kind="store")):
-            root.mkdir(parents=True, exist_ok=True)
+            private_folder(root)
             self._check_layout()
             for folder in (self._cases, self._staging, self._quarantine):
                 folder.mkdir(mode=0o700, exist_ok=True)
@@ -95,7 +102,6 @@ class Store:
         digest: str,
         *,
         meta: Mapping[str, Any],
-        private: bool = False,
     ) -> Published:
         """Give a finished result its name; the same result again is found and not replaced.
 
@@ -106,7 +112,6 @@ class Store:
             asset: Name of the asset.
             digest: Digest of everything it was made from.
             meta: JSON values kept in the manifest.
-            private: Only the owner may read the files (they name paths or identifiers).
 
         Raises:
             StoreError: The result is empty or holds links.
@@ -119,7 +124,7 @@ class Store:
         with plain_os_errors(where):
             existing = self._valid(target, asset, digest, where)
             if existing is None:
-                self._write_manifest(staging, asset, digest, meta, private, where)
+                self._write_manifest(staging, asset, digest, meta, where)
                 existing = self._move(staging, target, asset, digest, where)
             else:
                 shutil.rmtree(staging)
@@ -227,28 +232,28 @@ class Store:
 
     @staticmethod
     def _write_manifest(
-        staging: Path, asset: str, digest: str, meta: Mapping[str, Any], private: bool, where: Where
+        staging: Path, asset: str, digest: str, meta: Mapping[str, Any], where: Where
     ) -> None:
         files = list_files(staging, where)
         if MANIFEST in files:
             raise StoreError("a result brings its own manifest", where=where)
         if not files:
             raise StoreError("a result without files cannot be published", where=where)
-        mode = 0o600 if private else 0o644
         entries = {}
         for name, path in files.items():
-            path.chmod(mode)
+            # Whatever an engine or a command of the site has given it: results are about a patient.
+            path.chmod(0o600)
             sync_file(path)
             entries[name] = FileEntry(sha256=sha256_file(path), size=path.stat().st_size)
         manifest = Manifest(asset=asset, digest=digest, files=entries, meta=json.loads(canonical_json(meta)))
         content = manifest.model_dump_json(indent=1) + "\n"
-        write_atomically(staging / MANIFEST, content.encode("utf-8"), mode)
+        write_atomically(staging / MANIFEST, content.encode("utf-8"))
         for folder in [path for path in staging.rglob("*") if path.is_dir()] + [staging]:
-            folder.chmod(0o700 if private else 0o755)
+            folder.chmod(0o700)
             sync_folder(folder)
 
     def _move(self, staging: Path, target: Path, asset: str, digest: str, where: Where) -> Published:
-        target.parent.mkdir(parents=True, exist_ok=True)
+        private_folder(target.parent)
         try:
             staging.rename(target)
         except OSError:

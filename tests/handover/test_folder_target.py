@@ -7,10 +7,13 @@ import json
 from pathlib import Path
 
 import pytest
+from pydantic import ValidationError
 
-from mqi_dagster.errors import HandoverError, Retry
+from mqi_dagster.errors import ConfigurationError, HandoverError, Retry
+from mqi_dagster.handover.access import access_of
 from mqi_dagster.handover.folder import FolderTarget
 from mqi_dagster.handover.naming import beam_folder, case_folder
+from mqi_dagster.settings import Handover
 
 
 @pytest.fixture
@@ -110,3 +113,23 @@ def test_the_marker_can_be_withdrawn_and_set_again(tmp_path: Path) -> None:
 def test_names_at_the_target_follow_the_template(template: str, beam: str, case: str) -> None:
     assert beam_folder(template, "P1.fx0001", "P1.fx0001__b02", 2) == beam
     assert case_folder(template, "P1.fx0001") == case
+
+
+def test_what_stands_there_with_more_rights_than_it_would_get_now_loses_them(
+    tmp_path: Path, files: dict[str, Path]
+) -> None:
+    target = FolderTarget(tmp_path / "target")
+    target.deliver("c/b", files)
+    stands = tmp_path / "target/c/b/rt_dose.dcm"
+    stands.chmod(0o644)
+    inode = stands.stat().st_ino
+    target.deliver("c/b", files)
+    assert (stands.stat().st_mode & 0o777, stands.stat().st_ino) == (0o600, inode)
+
+
+def test_a_group_that_is_not_on_this_machine_is_named() -> None:
+    settings = Handover.model_validate({"access": "group", "group": "no_such_group"})
+    with pytest.raises(ConfigurationError, match="no_such_group"):
+        access_of(settings)
+    with pytest.raises(ValidationError, match="access: group"):
+        Handover.model_validate({"group": "staff"})

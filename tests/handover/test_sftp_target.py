@@ -17,10 +17,12 @@ import pytest
 
 from mqi_dagster.errors import HandoverError, Retry, UnreachableError
 from mqi_dagster.handover import sftp as target_module
+from mqi_dagster.handover.access import access_of
 from mqi_dagster.handover.sftp import SftpTarget
 from mqi_dagster.hpc import files as transfers
 from mqi_dagster.hpc.connection import Connection
 from mqi_dagster.hpc.errors import CommandTimeoutError, ConnectionLostError, HostKeyError
+from mqi_dagster.settings import Handover
 from tests.handover.sftp_server import SftpServer
 
 Servers = Callable[..., SftpServer]
@@ -245,8 +247,8 @@ def test_a_target_that_differs_on_read_back_is_no_hand_over(
 ) -> None:
     real = target_module.put_resume
 
-    def spoilt(connection: Connection, source: Path, path: str, part: str) -> Any:
-        sent = real(connection, source, path, part)
+    def spoilt(connection: Connection, source: Path, path: str, part: str, mode: int) -> Any:
+        sent = real(connection, source, path, part, mode)
         if path.endswith(".dcm"):
             with Path(path).open("r+b") as stream:
                 stream.write(b"D")
@@ -345,8 +347,8 @@ def test_a_server_killed_in_the_middle_is_resumed(
     there: list[int] = []
     real = target_module.put_resume
 
-    def noted(connection: Connection, source: Path, path: str, part: str) -> Any:
-        sent = real(connection, source, path, part)
+    def noted(connection: Connection, source: Path, path: str, part: str, mode: int) -> Any:
+        sent = real(connection, source, path, part, mode)
         there.append(sent[2])
         return sent
 
@@ -542,3 +544,21 @@ def persistently(call: Callable[[], object], failures: list[str]) -> None:
             failures.append(type(error).__name__)
             time.sleep(0.05)
     raise AssertionError("five hundred tries were not enough")
+
+
+@pytest.mark.parametrize(
+    ("access", "file_mode", "folder_mode"), [("owner", 0o600, 0o700), ("group", 0o640, 0o750)]
+)
+def test_nobody_but_who_is_named_can_read_what_stands_there(
+    server: SftpServer,
+    root: Path,
+    files: dict[str, Path],
+    access: str,
+    file_mode: int,
+    folder_mode: int,
+) -> None:
+    wanted = access_of(Handover.model_validate({"access": access}))
+    SftpTarget(server.connection(), str(root), wanted).deliver("c/b", files)
+    places = [root, *root.rglob("*")]
+    assert {path.stat().st_mode & 0o777 for path in places if path.is_file()} == {file_mode}
+    assert {path.stat().st_mode & 0o777 for path in places if path.is_dir()} == {folder_mode}

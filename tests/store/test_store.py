@@ -36,15 +36,13 @@ class Part(BaseModel):
     mode: Mode
 
 
-def _publish(
-    store: Store, text: str = "dose", digest: str = "ab12", beam: str | None = "b03", private: bool = False
-) -> Published:
+def _publish(store: Store, text: str = "dose", digest: str = "ab12", beam: str | None = "b03") -> Published:
     with store.stage(CASE, beam, "raw_dose") as folder:
         (folder / "sub").mkdir()
         (folder / "dose.raw").write_text(text)
         (folder / "sub" / "log.txt").write_text("log")
         meta = {"histories": 200000.0}
-        return store.publish(folder, CASE, beam, "raw_dose", digest, meta=meta, private=private)
+        return store.publish(folder, CASE, beam, "raw_dose", digest, meta=meta)
 
 
 def test_canonical_json_has_one_form() -> None:
@@ -133,8 +131,8 @@ def test_what_belongs_to_the_case_stands_beside_its_beams(tmp_path: Path) -> Non
     )
 
 
-def test_private_results_are_the_owners_alone(tmp_path: Path) -> None:
-    published = _publish(Store(tmp_path), private=True)
+def test_results_are_the_owners_alone(tmp_path: Path) -> None:
+    published = _publish(Store(tmp_path))
     modes = {path.name: path.stat().st_mode & 0o777 for path in published.folder.rglob("*")}
     assert modes == {"dose.raw": 0o600, "sub": 0o700, "log.txt": 0o600, "manifest.json": 0o600}
     assert published.folder.stat().st_mode & 0o777 == 0o700

@@ -173,13 +173,14 @@ def _unpack(wheel: Path, target: Path) -> None:
             digests[name] = hashlib.sha256(content).hexdigest()
     if EXECUTABLE not in sizes:
         raise EngineInputError("the wheel of the engine holds no executable")
-    # Archives of this package carry no run bit.
-    (target / EXECUTABLE).chmod(0o755)
     manifest = {"wheel_sha256": WHEEL_SHA256, "version": VERSION, "sizes": sizes, "sha256": digests}
     with (target / MANIFEST).open("w", encoding="utf-8") as stream:
         json.dump(manifest, stream, indent=1, sort_keys=True)
         stream.flush()
         os.fsync(stream.fileno())
+    # Nothing of it is secret, and another account may be the one that simulates. The archive has no run bit.
+    for path in [target, *target.rglob("*")]:
+        path.chmod(0o755 if path.is_dir() or path.name == EXECUTABLE else 0o644)
 
 
 def _publish(unpacked: Path, target: Path, scratch: Path) -> None:

@@ -10,7 +10,6 @@ from enum import StrEnum
 from pathlib import Path
 from typing import Annotated, Any
 
-import yaml
 from pydantic import (
     BaseModel,
     ConfigDict,
@@ -22,6 +21,7 @@ from pydantic import (
 )
 
 from mqi_dagster.errors import ConfigurationError, UnknownMachineError
+from mqi_dagster.yaml_file import read_yaml
 
 Positive = Annotated[float, Field(gt=0)]
 
@@ -273,13 +273,9 @@ def read_machine(path: Path) -> Machine:
     Raises:
         ConfigurationError: It is not YAML, lacks a key, has an unknown one, or a value out of range.
     """
+    content = read_yaml(path, f"machine file {path.name}")
     try:
-        content = yaml.safe_load(path.read_text(encoding="utf-8"))
         return Machine.model_validate(content)
-    except OSError as error:
-        raise ConfigurationError(f"machine file {path.name} cannot be read: {error.strerror}") from error
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise ConfigurationError(f"machine file {path.name} is not YAML: {error}") from error
     except ValidationError as error:
         raise ConfigurationError(
             f"machine file {path.name}: "

@@ -24,7 +24,12 @@ from zoneinfo import ZoneInfo
 
 from mqi_dagster.delivery.case_files import case_files
 from mqi_dagster.delivery.inbox_tree import Memo, SeenFile, SeenFolder, fingerprint, see_folder
-from mqi_dagster.delivery.machine_files import is_machine_file
+from mqi_dagster.delivery.machine_files import (
+    MACHINE_PLAN_SUFFIX,
+    PLAN_INFO,
+    RECORD_SUFFIX,
+    is_machine_file,
+)
 from mqi_dagster.delivery.plan_info import machine_time
 from mqi_dagster.dicom.kinds import DicomKind, read_kind
 from mqi_dagster.errors import ConfigurationError, DeliveryError
@@ -294,14 +299,14 @@ def _blocked_anew(found: _Found, limits: Intake) -> str:
         return f"a folder in it cannot be read: {unreadable[0]}"
     if not all(map(_has_readable_names, folders)):
         return "the name of a file or folder in it is not UTF-8: rename it"
-    largest = limits.max_file_mb * 1_000_000
+    largest = limits.max_record_mb * 1_000_000
     for folder in folders:
         for file in folder.files if folder.largest > largest else ():
-            if file.size > largest:
+            if file.size > largest and is_machine_file(file.path.name):
                 role = _role(file.path.name)
                 return (
-                    f"{role} in it has {file.size:,} bytes, more than {limits.max_file_mb:,} MB"
-                    " (intake.max_file_mb)"
+                    f"{role} in it has {file.size:,} bytes, more than {limits.max_record_mb:,} MB"
+                    " (intake.max_record_mb)"
                 )
     if found.holds_cases and not found.plans:
         return "deliveries stand beside case folders, outside any of them"
@@ -311,12 +316,10 @@ def _blocked_anew(found: _Found, limits: Intake) -> str:
 
 
 def _role(name: str) -> str:
-    """What a file is by its name, with its article."""
+    """What a file of the machine is, with its article."""
     lower = name.lower()
-    if is_machine_file(name):
-        kinds = {".ptn": "a record", ".mgn": "a machine plan"}
-        return kinds.get(lower[-4:], "a PlanInfo" if lower.startswith("planinfo") else "a PlanRange")
-    return "a DICOM file" if lower.endswith(".dcm") else "a file"
+    kinds = {RECORD_SUFFIX: "a record", MACHINE_PLAN_SUFFIX: "a machine plan"}
+    return kinds.get(lower[-4:], "a PlanInfo" if lower == PLAN_INFO.lower() else "a PlanRange")
 
 
 def _has_readable_names(folder: SeenFolder) -> bool:

@@ -15,6 +15,9 @@ from numpy.typing import NDArray
 from mqi_dagster.errors import DeliveryError, Where
 from mqi_dagster.machine import Preset
 
+LARGEST_BYTES = 28_000_000
+"""Two million spots in a layer, far above any plan."""
+
 _WHERE = Where(kind="machine plan")
 _RECORD = np.dtype(
     [("time_us", ">u4"), ("xamp", ">u2"), ("yamp", ">u2"), ("x", ">u2"), ("y", ">u2"), ("flag", ">u2")]
@@ -43,9 +46,12 @@ def read_machine_plan(path: Path, preset: Preset) -> MachinePlan:
             end, or its times do not ascend.
     """
     try:
-        raw = path.read_bytes()
+        with path.open("rb") as stream:
+            raw = stream.read(LARGEST_BYTES + 1)
     except OSError as error:
         raise DeliveryError(f"the machine plan cannot be read: {error.strerror}", where=_WHERE) from error
+    if len(raw) > LARGEST_BYTES:
+        raise DeliveryError(f"the machine plan is larger than {LARGEST_BYTES:,} bytes", where=_WHERE)
     if len(raw) % _RECORD.itemsize:
         raise DeliveryError(
             f"the machine plan has {len(raw)} bytes, which is no whole number of {_RECORD.itemsize}-byte"

@@ -8,7 +8,6 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Annotated, Any, Self, TypeVar
 
-import yaml
 from pydantic import Field, ValidationError, model_validator
 
 from mqi_dagster.errors import ConfigurationError
@@ -29,6 +28,7 @@ from mqi_dagster.settings.sections import (
     Site,
     Ui,
 )
+from mqi_dagster.yaml_file import read_yaml
 
 _Files = TypeVar("_Files", bound=Section)
 
@@ -201,12 +201,7 @@ def read_content(path: Path) -> dict[str, Any]:
     Raises:
         ConfigurationError: The file cannot be read, or is not YAML with keys.
     """
-    try:
-        content = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except OSError as error:
-        raise ConfigurationError(f"settings file {path.name} cannot be read: {error.strerror}") from error
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise ConfigurationError(f"settings file {path.name} is not YAML: {error}") from error
+    content = read_yaml(path, f"settings file {path.name}")
     if not isinstance(content, dict):
         raise ConfigurationError(f"settings file {path.name} holds no keys")
     return content

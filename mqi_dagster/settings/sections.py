@@ -69,8 +69,10 @@ class Intake(Section):
     max_folder_depth: Annotated[int, Field(ge=3, le=100)] = Field(
         32, description="Folders of the inbox that are nested deeper are refused."
     )
-    max_file_mb: Annotated[int, Field(ge=1)] = Field(
-        2000, description="A case with a file larger than this [10^6 bytes] is refused before it is read."
+    max_record_mb: Annotated[int, Field(ge=1)] = Field(
+        500,
+        description="A file of the machine larger than this [10^6 bytes] is refused before it is read; "
+        "a record grows by about 0.3 a second.",
     )
 
 

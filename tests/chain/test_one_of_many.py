@@ -116,7 +116,7 @@ def test_entries_that_cannot_be_looked_at_are_seen_and_stop_no_case(tmp_path: Pa
     assert [outcome.error for _, _, outcome in chain.runs if not outcome.success] == []
     assert len(chain.runs_of("conclusion")) == 1
     assert sorted(reasons(chain)) == [
-        "a record in it has 10,000,000,000 bytes, more than 2,000 MB (intake.max_file_mb)",
+        "a record in it has 10,000,000,000 bytes, more than 500 MB (intake.max_record_mb)",
         "cannot be read: folders are nested more than 32 deep (intake.max_folder_depth)",
         "the name of a file or folder in it is not UTF-8: rename it",
     ]

@@ -107,7 +107,7 @@ def test_a_file_that_no_beam_can_have_written_is_refused_before_it_is_read(tmp_p
         with (case / BEAM / name).open("wb") as stream:
             stream.truncate(10_000_000_000)
         os.utime(case / BEAM / name, (1.7e9, 1.7e9))
-        reason = f"{role} in it has 10,000,000,000 bytes, more than 2,000 MB (intake.max_file_mb)"
+        reason = f"{role} in it has 10,000,000,000 bytes, more than 500 MB (intake.max_record_mb)"
         assert found(tmp_path)[name].reason == reason
         with pytest.raises(DeliveryError) as refused:
             arrival_of(case)

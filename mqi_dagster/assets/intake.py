@@ -12,7 +12,7 @@ from mqi_dagster.assets.digests import CASE_MANIFEST_CODE
 from mqi_dagster.assets.lineage import DIGEST, checked_case, reusable
 from mqi_dagster.delivery.manifest import CaseManifest, FileEntry, beam_inputs
 from mqi_dagster.delivery.validation import build_manifest
-from mqi_dagster.errors import MqiError, Where
+from mqi_dagster.errors import DeliveryError, MqiError, Where
 from mqi_dagster.partitions import CASES
 from mqi_dagster.resources.site import Site
 from mqi_dagster.store.digests import digest_of
@@ -77,10 +77,35 @@ def _metadata(manifest: CaseManifest) -> dict[str, Any]:
     }
 
 
+def _mu_ratios(manifest: CaseManifest) -> dict[str, float]:
+    return {
+        f"beam {beam.number}": sum(layer.delivered_mu for layer in beam.layers)
+        / sum(layer.planned_mu for layer in beam.layers)
+        for beam in manifest.beams
+    }
+
+
+def _outside(site: Site, ratios: dict[str, float]) -> str:
+    """What is wrong with the monitor units of the beams; empty where nothing is."""
+    limits = site.settings.interpretation
+    outside = [
+        f"{beam}: {ratio:.4f}"
+        for beam, ratio in ratios.items()
+        if not limits.mu_ratio_minimum <= ratio <= limits.mu_ratio_maximum
+    ]
+    allowed = f"{limits.mu_ratio_minimum:g} to {limits.mu_ratio_maximum:g}"
+    setting = f"(interpretation.mu_ratio_minimum, mu_ratio_maximum: {allowed})"
+    return f"logged/planned MU outside the limits: {', '.join(outside)} {setting}" if outside else ""
+
+
 def _build(site: Site, found: ArrivedCase) -> CaseManifest:
-    return build_manifest(
-        found.survey, found.fraction, found.case, found.number, site.machines, site.settings.engine.in_use()
-    )
+    profile = site.settings.engine.in_use()
+    manifest = build_manifest(found.survey, found.fraction, found.case, found.number, site.machines, profile)
+    # Here and not in the check alone: a case that fails has no materialisation to stand green in the pages.
+    fault = _outside(site, _mu_ratios(manifest))
+    if fault:
+        raise DeliveryError(fault)
+    return manifest
 
 
 @dg.asset(
@@ -125,19 +150,6 @@ def integrity(context: dg.AssetCheckExecutionContext, site: dg.ResourceParam[Sit
                 require_unchanged(entry, kind)
         except MqiError as error:
             return dg.AssetCheckResult(passed=False, description=str(error))
-        ratios = {
-            f"beam {beam.number}": sum(layer.delivered_mu for layer in beam.layers)
-            / sum(layer.planned_mu for layer in beam.layers)
-            for beam in manifest.beams
-        }
-        limits = site.settings.interpretation
-        outside = [
-            f"{beam}: {ratio:.4f}"
-            for beam, ratio in ratios.items()
-            if not limits.mu_ratio_minimum <= ratio <= limits.mu_ratio_maximum
-        ]
-        return dg.AssetCheckResult(
-            passed=not outside,
-            description="logged/planned MU outside the limits: " + ", ".join(outside) if outside else None,
-            metadata=dict(ratios),
-        )
+        ratios = _mu_ratios(manifest)
+        fault = _outside(site, ratios)
+        return dg.AssetCheckResult(passed=not fault, description=fault or None, metadata=dict(ratios))

@@ -10,8 +10,9 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from mqi_dagster.assets.arrivals import find_case
 from mqi_dagster.cli.results_table import BeamRow, beam_rows, print_results
-from mqi_dagster.errors import InputError
+from mqi_dagster.errors import InputError, MqiError
 from mqi_dagster.ledger.attempts import Attempt
 from mqi_dagster.ledger.cluster_jobs import ClusterJob
 from mqi_dagster.partitions import beam_key
@@ -61,9 +62,10 @@ class DeliveryReport(_Part):
     """One delivery with its real place."""
 
     number: int
-    beam: int
-    irradiated_at: datetime
-    layers: tuple[int, int]
+    beam: int | None
+    """None, like the other two, where its PlanInfo cannot be read."""
+    irradiated_at: datetime | None
+    layers: tuple[int, int] | None
     folder: Path
 
 
@@ -113,8 +115,11 @@ def case_report(instance: dg.DagsterInstance, site: Site, case: str) -> CaseRepo
     broken = next((stand for stand in stands if stand.state is CaseState.FAILED), None)
     cause, step = (broken.reason, broken.next_step) if broken is not None else (None, None)
     manifest = manifest_of(instance, site, case)
-    if manifest is None:
-        return CaseReport(row=row, first_cause=cause, next_step=step)
+    # After a failed intake the numbers in its errors are those of the files that stand there now.
+    fallen = [stand for stand in stands if stand.state is CaseState.FAILED]
+    intake_failed = fallen == [row]
+    if manifest is None or intake_failed:
+        return CaseReport(row=row, deliveries=_as_it_stands(site, case), first_cause=cause, next_step=step)
     return CaseReport(
         row=row,
         machine=manifest.machine_id,
@@ -135,6 +140,31 @@ def case_report(instance: dg.DagsterInstance, site: Site, case: str) -> CaseRepo
         beams=tuple(_beam(site, case, result) for result in beam_rows(instance, site, case)),
         first_cause=cause,
         next_step=step,
+    )
+
+
+def _as_it_stands(site: Site, case: str) -> tuple[DeliveryReport, ...]:
+    """The deliveries of a case that has no manifest, with the numbers that its errors use."""
+    try:
+        found = find_case(site, case)
+    except (MqiError, OSError):
+        # It is not there any more, or cannot be read: the first cause says so.
+        return ()
+    # Without a readable plan the arrival has no case of a fraction, but its deliveries are there.
+    fractions = (found.fraction,) if found.fraction is not None else found.survey.fractions
+    headers = {one.folder: one for each in fractions for one in (*each.deliveries, *each.setup)}
+    broken = {one.folder: one.irradiated_at for each in fractions for one in each.broken}
+    folders = [folder for each in fractions for folder in each.folders]
+    return tuple(
+        DeliveryReport(
+            number=number,
+            beam=header.info.beam_number if header is not None else None,
+            irradiated_at=header.irradiated_at if header is not None else broken.get(folder),
+            layers=(header.info.first_layer, header.info.last_layer) if header is not None else None,
+            folder=folder,
+        )
+        for number, folder in enumerate(folders, start=1)
+        for header in (headers.get(folder),)
     )
 
 
@@ -185,14 +215,13 @@ def show_case(console: Console, report: CaseReport) -> None:
         if value is not None:
             console.print(Text(f"  {name}: {value}"), soft_wrap=True)
     for delivery in report.deliveries:
-        first, last = delivery.layers
-        console.print(
-            Text(
-                f"  delivery {delivery.number}: beam {delivery.beam}, layers {first} to {last},"
-                f" {delivery.irradiated_at:%Y-%m-%d %H:%M:%S} UTC, {delivery.folder}"
-            ),
-            soft_wrap=True,
-        )
+        known = [f"beam {delivery.beam}" if delivery.beam is not None else "its PlanInfo cannot be read"]
+        if delivery.layers is not None:
+            known.append(f"layers {delivery.layers[0]} to {delivery.layers[1]}")
+        if delivery.irradiated_at is not None:
+            known.append(f"{delivery.irradiated_at:%Y-%m-%d %H:%M:%S} UTC")
+        text = f"  delivery {delivery.number}: {', '.join([*known, str(delivery.folder)])}"
+        console.print(Text(text), soft_wrap=True)
     for note in report.notes:
         console.print(Text(f"  note: {note}", style="dim"), soft_wrap=True)
     if report.beams:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import suppress
 from dataclasses import dataclass
 from datetime import timedelta
 from zoneinfo import ZoneInfo
@@ -53,6 +54,26 @@ class Survey:
         folders = [folder for folder in tree.walk() if folder.path in wanted]
         files = [file for folder in tree.walk() for file in folder.files if file.path in single]
         return fingerprint(base, folders, files)
+
+    def changed_ns(self, fraction: Fraction | None) -> int:
+        """When the status of a file or folder of the case last changed (st_ctime) [ns].
+
+        A repair that keeps a file's size and time changes it.
+
+        Args:
+            fraction: The case's fraction; None for all of the arrival.
+        """
+        arrival = self.arrival
+        folders = arrival.delivery_folders if fraction is None else fraction.folders
+        found = [arrival.folder, *arrival.plans, *arrival.ct_files, *arrival.stray_files, *folders]
+        for folder in folders:
+            with suppress(OSError):
+                found += folder.iterdir()
+        newest = 0
+        for path in found:
+            with suppress(OSError):
+                newest = max(newest, path.stat().st_ctime_ns)
+        return newest
 
 
 def find_plan(arrival: Arrival) -> PlanSource:

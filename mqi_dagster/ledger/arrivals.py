@@ -212,6 +212,11 @@ class ArrivalRows(Database):
             )
             return int(dropped.rowcount)
 
+    def forget_arrival(self, case: str) -> None:
+        """Drop a case that stood for files which are another case now; nothing where it was never seen."""
+        with self._write() as connection:
+            connection.execute(delete(ARRIVAL).where(ARRIVAL.c.case == case))
+
     def mark_results_removed(self, case: str) -> None:
         """Note that the results of a case are removed; nothing where it was never seen."""
         self._mark(case, "results_removed_at", self._clock())

@@ -1,6 +1,6 @@
 """Arrived cases become case partitions and intake runs."""
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 
@@ -15,7 +15,8 @@ from mqi_dagster.errors import InfrastructureError
 from mqi_dagster.ledger.arrivals import Arrival as Row
 from mqi_dagster.partitions import CASES
 from mqi_dagster.resources.site import Site
-from mqi_dagster.sensors.queue import REQUESTS_PER_TICK, Room, asked_key, within_a_tick
+from mqi_dagster.sensors.queue import REQUESTS_PER_TICK, Room, any_unfinished, asked_key, within_a_tick
+from mqi_dagster.sensors.repaired import failed_cases, fingerprint_of, outdated_case
 
 _CONCLUDED = dg.AssetKey("case_handed_over")
 _PAGE = 500
@@ -58,8 +59,24 @@ def _key(standing: Standing) -> tuple[str, bool, str, int]:
     return standing.fingerprint, standing.ready, standing.reason, standing.deliveries
 
 
-def see(site: Site, arrival: Arrival, now: datetime) -> tuple[tuple[str, ...], datetime | None]:
+def see(
+    instance: dg.DagsterInstance,
+    site: Site,
+    arrival: Arrival,
+    now: datetime,
+    *,
+    failed: Collection[str] = (),
+    present: Collection[str] = (),
+) -> tuple[tuple[str, ...], datetime | None]:
     """Write what the inbox shows of one arrival into the ledger.
+
+    Args:
+        instance: Dagster's.
+        site: The site.
+        arrival: The arrival.
+        now: UTC.
+        failed: Cases that have failed.
+        present: Keyed hashes of the places of all arrivals.
 
     Returns:
         Its cases, and when to look into it again although its files are the same; None for never.
@@ -69,7 +86,8 @@ def see(site: Site, arrival: Arrival, now: datetime) -> tuple[tuple[str, ...], d
     for found in cases:
         row = site.ledger.arrival(found.case)
         ready, reason, next_check = _readiness(site, found, row.first_seen if row else now, now)
-        site.ledger.see_arrival(found.place, found.case, found.fingerprint, ready, reason, next_check)
+        fingerprint = fingerprint_of(instance, found, row, failed, present, now)
+        site.ledger.see_arrival(found.place, found.case, fingerprint, ready, reason, next_check)
         until += [next_check] if next_check is not None else []
     site.ledger.forget_unrequested(cases[0].place, [found.case for found in cases])
     return tuple(found.case for found in cases), min(until, default=None)
@@ -86,6 +104,12 @@ class _Inbox:
         self._at_rest: set[str] = set()
         self._concluded: dict[str, float] = {}
         self._read_up_to = 0
+        self._places: dict[str, str] = {}
+        self._outdated: set[str] = set()
+
+    def outdated(self, instance: dg.DagsterInstance) -> list[str]:
+        """Partitions of cases that stood for files which are another case now, and whose runs have ended."""
+        return [case for case in sorted(self._outdated) if not any_unfinished(instance, [case])]
 
     def look(self, context: dg.SensorEvaluationContext, site: Site, now: datetime) -> int:
         """Write what has changed into the ledger.
@@ -100,12 +124,22 @@ class _Inbox:
         for gone in (self._last_look.keys() | self._seen.keys()) - arrived.keys():
             self._last_look.pop(gone, None)
             self._forget(gone)
-        open_ones = [name for name, one in arrived.items() if not self._is_known(name, one, now)]
+        self._places = {
+            name: self._places.get(name) or site.pseudonyms.keyed("place", name) for name in arrived
+        }
+        fallen = failed_cases(site)
+        suspects = set(fallen.values())
+        open_ones = [
+            name
+            for name, one in arrived.items()
+            if self._places[name] in suspects or not self._is_known(name, one, now)
+        ]
         failed = 0
+        self._outdated.clear()
         for name in within_a_tick(_new_ones_first(site, open_ones, self._last_look)):
             self._last_look[name] = now
             self._forget(name)
-            failed += not self._see(context, site, arrived[name], now)
+            failed += not self._see(context, site, arrived[name], now, fallen)
         self._note_rest(context.instance, site)
         return failed
 
@@ -123,10 +157,17 @@ class _Inbox:
         self._at_rest.discard(name)
 
     def _see(
-        self, context: dg.SensorEvaluationContext, site: Site, standing: Standing, now: datetime
+        self,
+        context: dg.SensorEvaluationContext,
+        site: Site,
+        standing: Standing,
+        now: datetime,
+        fallen: Collection[str],
     ) -> bool:
+        instance, present = context.instance, self._places.values()
         try:
-            cases, until = see(site, standing.arrival(), now)
+            cases, until = see(instance, site, standing.arrival(), now, failed=fallen, present=present)
+            outdated = outdated_case(instance, site, standing.relative, cases)
         except InfrastructureError as error:
             context.log.error("an arrival cannot be looked at now: %s", error)
             return False
@@ -136,6 +177,10 @@ class _Inbox:
             place, case = refused(site, standing.relative)
             site.ledger.see_arrival(place, case, standing.fingerprint, False, reason, None)
             return False
+        if outdated is not None:
+            # Looked at again until it is gone.
+            self._outdated.add(outdated)
+            return True
         self._seen[standing.relative] = _Seen(_key(standing), cases, until)
         return True
 
@@ -177,6 +222,8 @@ def case_arrivals(interval: int) -> dg.SensorDefinition:
         description="Scans the inbox; adds a case partition and requests its intake when a case is ready.",
     )
     def sensor(context: dg.SensorEvaluationContext, site: dg.ResourceParam[Site]) -> dg.SensorResult:
+        # Before anything is looked at: what was asked for is told from what has changed since.
+        _settle_requested(context, site)
         failed = inbox.look(context, site, datetime.now(UTC))
         # First, so that what was asked for at the last tick does not take the place of what is new.
         _settle_requested(context, site)
@@ -192,13 +239,15 @@ def case_arrivals(interval: int) -> dg.SensorDefinition:
             if room.take(1, row.priority)
         ]
         waiting = len(site.ledger.waiting_arrivals())
+        outdated = inbox.outdated(context.instance)
         skip = None if requests else f"nothing new is ready; {waiting} cases wait, {failed} cannot be read"
         return dg.SensorResult(
             run_requests=requests,
             dynamic_partitions_requests=[
                 CASES.build_add_request(
                     [request.partition_key for request in requests if request.partition_key]
-                )
+                ),
+                *([CASES.build_delete_request(outdated)] if outdated else []),
             ],
             skip_reason=None if requests else dg.SkipReason(skip),
         )

@@ -228,6 +228,10 @@ class Chain:
             without_reference._instance_ref = True
         data = sensor.evaluate_tick(context)
         for request in data.dynamic_partitions_requests or ():
+            if isinstance(request, dg.DeleteDynamicPartitionsRequest):
+                for key in request.partition_keys:
+                    self.instance.delete_dynamic_partition(request.partitions_def_name, key)
+                continue
             self.instance.add_dynamic_partitions(request.partitions_def_name, list(request.partition_keys))
         requests = list(data.run_requests or ())
         if not launch:

@@ -13,7 +13,7 @@ from mqi_dagster.errors import DoseError
 from tests.chain.chain import Chain, deliver
 
 
-def test_limits_that_the_delivery_misses_fail_the_manifest_check_and_start_no_beam(tmp_path: Path) -> None:
+def test_limits_that_the_delivery_misses_fail_the_intake_and_start_no_beam(tmp_path: Path) -> None:
     # The simulated deliveries have 0.988 of the planned monitor units.
     chain = Chain(tmp_path / "site", {"interpretation": {"mu_ratio_minimum": 0.995}})
     chain.deliver()
@@ -21,7 +21,8 @@ def test_limits_that_the_delivery_misses_fail_the_manifest_check_and_start_no_be
 
     ((job, _, outcome),) = chain.runs
     assert job == "intake"
-    assert outcome.checks == {"case_manifest.integrity": False}
+    assert not outcome.success
+    assert "logged/planned MU outside the limits: beam 2: 0.988" in outcome.error
     assert chain.instance.get_dynamic_partitions("beam") == []
     assert chain.handed_over_files() == []
 

@@ -1,0 +1,182 @@
+"""What was repaired after a failed intake is noticed, however it was repaired, and leaves nothing behind."""
+
+from __future__ import annotations
+
+import os
+import shutil
+from pathlib import Path
+
+import dagster as dg
+import pytest
+
+from mqi_dagster.cli.case_show import case_report
+from mqi_dagster.ledger.alarms import AlarmKind
+from mqi_dagster.worklist import Worklist
+from tests.chain.chain import PLAN, Chain
+
+
+def damaged(record: Path) -> None:
+    """The same size and times, but no sample with the beam on."""
+    status = record.stat()
+    record.write_bytes(bytes(status.st_size))
+    os.utime(record, ns=(status.st_atime_ns, status.st_mtime_ns))
+
+
+def fail(chain: Chain) -> str:
+    """The failed intake of the one case, with the alarm that `run_outcomes` raises."""
+    chain.tick("case_arrivals")
+    ((_, case, outcome),) = chain.runs
+    assert not outcome.success
+    chain.tick("case_arrivals")
+    chain.site.ledger.raise_alarm(AlarmKind.CASE_FAILED, case, "failed")
+    return case
+
+
+def test_a_file_that_was_repaired_with_its_size_and_time_kept_is_noticed(tmp_path: Path) -> None:
+    chain = Chain(tmp_path / "site")
+    delivered = chain.deliver(plan=PLAN)
+    record = sorted(delivered.folder.rglob("*.ptn"))[0]
+    kept = tmp_path / "kept.ptn"
+    shutil.copy2(record, kept)
+    damaged(record)
+    case = fail(chain)
+
+    chain.tick("case_arrivals")
+    assert chain.runs_of("intake") == [case]
+    shutil.copy2(kept, record)
+    chain.tick_sensors()
+    assert chain.runs_of("intake") == [case, case]
+    assert chain.runs_of("beam") == [f"{case}__b02", f"{case}__b03"]
+    chain.tick_sensors(rounds=2)
+    chain.reopen()
+    chain.tick_sensors(rounds=2)
+    assert chain.runs_of("intake") == [case, case]
+    assert chain.runs_of("conclusion") == [case]
+
+
+def test_a_folder_that_was_renamed_after_its_intake_failed_is_taken_in_anew(tmp_path: Path) -> None:
+    chain = Chain(tmp_path / "site")
+    delivered = chain.deliver(plan=PLAN)
+    wrong = delivered.folder.with_name("1.2.3.4.5.6")
+    delivered.folder.rename(wrong)
+    case = fail(chain)
+    wrong.rename(delivered.folder)
+    chain.tick_sensors(rounds=2)
+    assert chain.runs_of("intake") == [case, case]
+    assert chain.runs_of("conclusion") == [case]
+
+
+def test_a_folder_that_was_moved_while_its_beams_were_due_is_read_where_it_stands(tmp_path: Path) -> None:
+    chain = Chain(tmp_path / "site")
+    delivered = chain.deliver(plan=PLAN)
+    chain.tick("case_arrivals")
+    chain.tick("case_arrivals")
+    (case,) = chain.runs_of("intake")
+    (chain.inbox / "G9").mkdir()
+    delivered.folder.rename(chain.inbox / "G9" / delivered.folder.name)
+    chain.tick_sensors(rounds=2)
+    assert chain.runs_of("intake") == [case, case]
+    assert all(outcome.success for _, _, outcome in chain.runs)
+    assert chain.runs_of("conclusion") == [case]
+
+
+def test_two_copies_of_a_case_are_not_taken_for_a_move(tmp_path: Path) -> None:
+    chain = Chain(tmp_path / "site")
+    delivered = chain.deliver(plan=PLAN)
+    shutil.copytree(delivered.folder, chain.inbox / "again" / delivered.folder.name)
+    chain.tick_sensors(rounds=2)
+    (case,) = set(chain.runs_of("intake"))
+    before = len(chain.runs)
+    for _ in range(2):
+        chain.reopen()
+        chain.tick_sensors(rounds=2)
+    assert len(chain.runs) == before
+    assert chain.runs_of("conclusion") == [case]
+
+
+def test_a_plan_that_was_repaired_leaves_no_failed_case_behind(tmp_path: Path) -> None:
+    chain = Chain(tmp_path / "site")
+    delivered = chain.deliver(plan=PLAN)
+    (plan,) = delivered.folder.glob("*.dcm")
+    whole = plan.read_bytes()
+    plan.write_bytes(whole[:900])
+    unreadable = fail(chain)
+    assert unreadable.startswith("X")
+    plan.write_bytes(whole)
+    chain.tick_sensors(rounds=2)
+
+    (case,) = {key for job, key, _ in chain.runs if job == "intake"} - {unreadable}
+    assert chain.runs_of("conclusion") == [case]
+    assert chain.instance.get_dynamic_partitions("case") == [case]
+    assert chain.site.ledger.arrival(unreadable) is None
+    assert chain.site.ledger.alarms() == []
+    work = Worklist(chain.instance, chain.site, chain.site.ledger)
+    work.look()
+    assert [row.case for row in work.stands()] == [case]
+
+
+def test_the_run_of_an_unreadable_plan_is_waited_for_before_it_is_forgotten(tmp_path: Path) -> None:
+    chain = Chain(tmp_path / "site")
+    delivered = chain.deliver(plan=PLAN)
+    (plan,) = delivered.folder.glob("*.dcm")
+    whole = plan.read_bytes()
+    plan.write_bytes(whole[:900])
+    unreadable = fail(chain)
+    job = chain.definitions.resolve_job_def("intake")
+    running = chain.instance.create_run_for_job(
+        job, tags={"dagster/partition": unreadable}, status=dg.DagsterRunStatus.STARTED
+    )
+    plan.write_bytes(whole)
+    chain.tick("case_arrivals")
+    assert chain.site.ledger.arrival(unreadable) is not None
+    chain.instance.report_run_failed(running)
+    chain.tick("case_arrivals", launch=False)
+    assert chain.site.ledger.arrival(unreadable) is not None
+    chain.tick("case_arrivals")
+    assert chain.instance.has_dynamic_partition("case", unreadable) is False
+    assert chain.site.ledger.arrival(unreadable) is None
+
+
+@pytest.mark.parametrize("defect", ["truncated:beam=3,layer=2", None], ids=["record", "MU"])
+def test_a_failed_intake_is_no_materialisation(defect: str | None, tmp_path: Path) -> None:
+    limits = {"interpretation": {"mu_ratio_minimum": 1.2, "mu_ratio_maximum": 1.3}}
+    chain = Chain(tmp_path / "site", limits if defect is None else {})
+    chain.deliver(*([defect] if defect else []), plan=PLAN)
+    chain.tick("case_arrivals")
+    ((_, case, outcome),) = chain.runs
+    assert not outcome.success
+    # In the pages a partition with a materialisation is green, whatever a check says of it.
+    assert chain.instance.get_latest_materialization_event(dg.AssetKey("case_manifest")) is None
+    if defect is None:
+        said = "logged/planned MU outside the limits: beam 2: 0.9880, beam 3: 0.9880"
+        assert said in outcome.error and "interpretation.mu_ratio_minimum" in outcome.error
+        chain.change({"interpretation": {"mu_ratio_minimum": 0.9, "mu_ratio_maximum": 1.1}})
+        assert chain.run("intake", case).success
+
+
+def test_every_delivery_of_a_failed_intake_is_shown_with_its_folder(tmp_path: Path) -> None:
+    chain = Chain(tmp_path / "site")
+    delivered = chain.deliver("truncated:beam=3,layer=2", plan=PLAN)
+    case = fail(chain)
+    report = case_report(chain.instance, chain.site, case)
+    assert report.first_cause is not None and "delivery 2, layer 2, record" in report.first_cause
+    shown = [(one.number, one.beam, one.layers) for one in report.deliveries]
+    assert shown == [(1, 2, (1, 2)), (2, 3, (1, 2))]
+    (second,) = [one.folder for one in report.deliveries if one.number == 2]
+    assert (
+        second.is_relative_to(delivered.folder)
+        and "DICOM_BEAM_NUMBER,3" in (second / "PlanInfo.txt").read_text()
+    )
+
+
+def test_a_case_without_a_readable_plan_shows_its_folders_too(tmp_path: Path) -> None:
+    chain = Chain(tmp_path / "site")
+    delivered = chain.deliver(plan=PLAN)
+    (plan,) = delivered.folder.glob("*.dcm")
+    plan.write_bytes(plan.read_bytes()[:900])
+    folders = sorted(path.parent for path in delivered.folder.rglob("PlanInfo.txt"))
+    (folders[1] / "PlanInfo.txt").write_text("damaged")
+    case = fail(chain)
+    report = case_report(chain.instance, chain.site, case)
+    assert sorted(one.folder for one in report.deliveries) == folders
+    assert {one.folder: one.beam for one in report.deliveries} == {folders[0]: 2, folders[1]: None}

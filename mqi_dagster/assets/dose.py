@@ -70,14 +70,17 @@ def irradiation_of(beam: BeamAtWork, timezone: str) -> Irradiation:
 
 def not_simulated(beam: BeamAtWork) -> list[str]:
     """What of the beam's hardware no engine here puts into the beam."""
-    devices = [("block", bool(beam.plan_beam.blocks)), ("MLC", beam.plan_beam.mlc is not None)]
-    return [name for name, present in devices if present]
+    return list(beam.plan_beam.not_simulated)
 
 
 def _comment(beam: BeamAtWork, record: RawDoseRecord) -> str:
     """What a reader of the dose must know; Dose Comment holds 64 characters."""
     missing = not_simulated(beam)
-    parts = [f"WITHOUT {' and '.join(missing)}"] if missing else []
+    named = [device for device in missing if device in ("block", "MLC", "jaws")]
+    if len(named) < len(missing):
+        named.append("other devices")
+    listed = (" and " if len(named) < 3 else ", ").join(named)
+    parts = [f"WITHOUT {listed}"] if named else []
     if any(entry.axes == "patient" for entry in record.files) and record.engine == "embedded":
         parts.append("typical HU calibration")
     return "; ".join(parts)

@@ -139,6 +139,10 @@ def _check_whole(
     in_images = bool(survey.arrival.ct_files) and (profile is None or profile.patient_ct)
     for error in plan_position_faults(source.plan, in_images=in_images):
         findings.error(error)
+    for beam in source.plan.beams:
+        if beam.not_simulated:
+            devices = " and ".join(beam.not_simulated)
+            findings.note(f"beam {beam.number}: the dose is without its {devices}", Where(kind="RT plan"))
     if source.copies:
         findings.note("a copy of the plan is set aside", Where(kind="RT plan"))
     return _CheckedCase(machine, images.series, (*source.copies, *images.copies))

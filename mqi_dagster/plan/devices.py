@@ -1,10 +1,11 @@
-"""What stands in a beam's way: range shifters, blocks and the multileaf collimator."""
+"""What stands in a beam's way (PS3.3 C.8.8.25): each device is modelled, refused, or named as left out."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 
 import numpy as np
+from pydicom.datadict import dictionary_description, dictionary_VR, keyword_for_tag
 from pydicom.dataset import Dataset
 
 from mqi_dagster.plan.elements import (
@@ -27,23 +28,114 @@ from mqi_dagster.plan.model import (
     PlanRangeShifter,
 )
 
+COUNTED = (
+    ("NumberOfWedges", "IonWedgeSequence", "wedges"),
+    ("NumberOfCompensators", "IonRangeCompensatorSequence", "range compensators"),
+    ("NumberOfBoli", "ReferencedBolusSequence", "boli"),
+    ("NumberOfBlocks", "IonBlockSequence", "blocks"),
+    ("NumberOfRangeShifters", "RangeShifterSequence", "range shifters"),
+    ("NumberOfLateralSpreadingDevices", "LateralSpreadingDeviceSequence", "lateral spreading devices"),
+    ("NumberOfRangeModulators", "RangeModulatorSequence", "range modulators"),
+)
+"""Every count of devices in a beam (PS3.3 C.8.8.25), and the sequence that describes as many."""
+
 UNSUPPORTED = {
     "IonRangeCompensatorSequence": "a range compensator",
     "IonWedgeSequence": "a wedge",
     "RangeModulatorSequence": "a range modulator",
+    "ReferencedBolusSequence": "a bolus",
+    "ApplicatorSequence": "an applicator",
+    "EnhancedRTBeamLimitingDeviceSequence": "an enhanced beam limiting device",
+    "IonWedgePositionSequence": "a wedge",
+    "RangeModulatorSettingsSequence": "a range modulator",
+    "EnhancedRTBeamLimitingOpeningSequence": "an enhanced beam limiting device",
 }
-"""Devices that change the dose and that no engine here models."""
+"""Devices that change the dose and that no engine here models: of the beam, and of its control points."""
+
+TRAYS = (
+    "TotalWedgeTrayWaterEquivalentThickness",
+    "TotalCompensatorTrayWaterEquivalentThickness",
+    "TotalBlockTrayWaterEquivalentThickness",
+)
+"""What trays take from the range."""
+
+MODELLED = (
+    "IonBeamLimitingDeviceSequence",
+    "IonBlockSequence",
+    "IonControlPointSequence",
+    "LateralSpreadingDeviceSequence",
+    "RangeShifterSequence",
+    "SnoutSequence",
+)
+"""Read here, each with its own rule; the snout holds what is on it and is nothing else."""
+
+NO_DEVICES = (
+    "DeviceMotionControlSequence",
+    "PlannedVerificationImageSequence",
+    "ReferencedDoseSequence",
+    "ReferencedReferenceImageSequence",
+    "ReferencedDefinedDeviceSequence",
+    "UDISequence",
+)
+"""Sequences of the module that describe nothing in the beam's way."""
+
+MAGNET = "MAGNET"
+"""Type of a lateral spreading device that is a scanning magnet: the spots are its work."""
+
+LEAVES = ("MLCX", "MLCY")
+JAWS = ("X", "Y", "ASYMX", "ASYMY")
 
 
-def refuse_unsupported(beam: Dataset, number_of_beam: int) -> None:
-    """Refuse a beam with a device that would be ignored in the dose.
+def refuse_unsupported(beam: Dataset, points: Sequence[Dataset], number_of_beam: int) -> None:
+    """Refuse a beam with a device that would be ignored in the dose, or that is counted and not described.
 
     Raises:
         PlanError: The beam has such a device.
     """
+    for keyword, sequence, devices in COUNTED:
+        count = optional_integer(beam, keyword, number_of_beam)
+        described = len(items(beam, sequence))
+        if count is not None and count != described:
+            refuse(f"says {count} {devices}, but describes {described}", number_of_beam)
     for keyword, device in UNSUPPORTED.items():
-        if items(beam, keyword):
+        if any(items(place, keyword) for place in (beam, *points)):
             refuse(f"has {device}, which is not supported", number_of_beam)
+    for keyword in TRAYS:
+        if optional_number(beam, keyword, number_of_beam):
+            refuse("has a tray that takes from the range, which is not supported", number_of_beam)
+    for spreader in items(beam, "LateralSpreadingDeviceSequence"):
+        if text(spreader, "LateralSpreadingDeviceType") != MAGNET:
+            refuse("has a lateral spreading device that is no magnet, which is not supported", number_of_beam)
+    for limiter in items(beam, "IonBeamLimitingDeviceSequence"):
+        if text(limiter, "RTBeamLimitingDeviceType") not in (*LEAVES, *JAWS):
+            refuse("has a beam limiting device of an unknown type, which is not supported", number_of_beam)
+    support = text(beam, "PatientSupportType")
+    if support not in ("", "TABLE"):
+        refuse("has a patient support that is no table, which is not supported", number_of_beam)
+
+
+def not_simulated(beam: Dataset) -> tuple[str, ...]:
+    """What stands in the way of a beam and is left out of the dose, to be named wherever the dose is.
+
+    Args:
+        beam: Item of the Ion Beam Sequence, without anything that is refused.
+    """
+    limiting = {
+        text(device, "RTBeamLimitingDeviceType") for device in items(beam, "IonBeamLimitingDeviceSequence")
+    }
+    found = {
+        "block": bool(items(beam, "IonBlockSequence")),
+        "MLC": bool(limiting & set(LEAVES)),
+        "jaws": bool(limiting & set(JAWS)),
+        "general accessory": bool(items(beam, "GeneralAccessorySequence")),
+    }
+    named = [device for device, there in found.items() if there]
+    known = {*MODELLED, *NO_DEVICES, *UNSUPPORTED, "GeneralAccessorySequence"}
+    for tag in beam.keys():  # noqa: SIM118  # the data set itself would give decoded elements
+        keyword = "" if tag.is_private else keyword_for_tag(tag)
+        if keyword and keyword not in known and dictionary_VR(tag) == "SQ" and items(beam, keyword):
+            named.append(dictionary_description(tag).removesuffix(" Sequence").lower())
+    return tuple(named)
 
 
 def read_range_shifters(
@@ -57,9 +149,6 @@ def read_range_shifters(
         PlanError: A setting is missing, neither IN nor OUT, or changes during the beam.
     """
     shifters = items(beam, "RangeShifterSequence")
-    count = optional_integer(beam, "NumberOfRangeShifters", number_of_beam)
-    if count is not None and count != len(shifters):
-        refuse(f"says {count} range shifters, but describes {len(shifters)}", number_of_beam)
     settings = _settings(points[0], number_of_beam)
     for point in points[1:]:
         for changed, setting in _settings(point, number_of_beam).items():
@@ -110,7 +199,7 @@ def read_blocks(beam: Dataset, number_of_beam: int) -> tuple[Block, ...]:
     """Every block of the beam, with its outline in DICOM's millimetres.
 
     Raises:
-        PlanError: A block lacks its number, thickness or outline, or its length contradicts its count.
+        PlanError: A block lacks its number, thickness or outline.
     """
     blocks = []
     for item in items(beam, "IonBlockSequence"):
@@ -125,9 +214,6 @@ def read_blocks(beam: Dataset, number_of_beam: int) -> tuple[Block, ...]:
         blocks.append(Block(block, thickness, text(item, "MaterialID"), data.reshape(-1, 2)))
     if len({block.number for block in blocks}) != len(blocks):
         refuse("has two blocks of the same number", number_of_beam)
-    count = optional_integer(beam, "NumberOfBlocks", number_of_beam)
-    if count is not None and count != len(blocks):
-        refuse(f"says {count} blocks, but describes {len(blocks)}", number_of_beam)
     return tuple(blocks)
 
 
@@ -142,7 +228,7 @@ def read_mlc(
     devices = [
         device
         for device in items(beam, "IonBeamLimitingDeviceSequence")
-        if text(device, "RTBeamLimitingDeviceType").startswith("MLC")
+        if text(device, "RTBeamLimitingDeviceType") in LEAVES
     ]
     if not devices:
         return None

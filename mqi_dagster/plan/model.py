@@ -100,6 +100,8 @@ class PlanBeam:
     """Greatest pitch or roll of table top and gantry at any control point, without sign [degrees]."""
     patient_position: str = ""
     """Patient Position (0018,5100) of its patient setup; empty where the plan states none."""
+    not_simulated: tuple[str, ...] = ()
+    """Devices that the plan describes and no dose takes account of."""
     scan_mode: ScanMode = ScanMode.LINE
 
     def layer(self, number: int) -> PlanLayer:

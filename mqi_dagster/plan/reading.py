@@ -12,7 +12,13 @@ from pydicom.uid import RTIonPlanStorage
 
 from mqi_dagster.dicom.reading import decoding, read_dicom
 from mqi_dagster.errors import DicomError, PlanError, Where
-from mqi_dagster.plan.devices import read_blocks, read_mlc, read_range_shifters, refuse_unsupported
+from mqi_dagster.plan.devices import (
+    not_simulated,
+    read_blocks,
+    read_mlc,
+    read_range_shifters,
+    refuse_unsupported,
+)
 from mqi_dagster.plan.elements import (
     KIND,
     integer,
@@ -151,8 +157,8 @@ def _beam(item: Dataset, beam: int, beam_meterset: float, setups: dict[int, Data
     radiation = text(item, "RadiationType")
     if radiation not in ("", "PROTON"):
         refuse(f"its radiation is {radiation}, which is not supported: only PROTON", beam)
-    refuse_unsupported(item, beam)
     points = control_points(item, beam)
+    refuse_unsupported(item, points, beam)
     layers = read_layers(item, points, beam, beam_meterset)
     isocenter = _steady(points, "IsocenterPosition", 3, beam)
     return PlanBeam(
@@ -171,6 +177,7 @@ def _beam(item: Dataset, beam: int, beam_meterset: float, setups: dict[int, Data
         layers=layers,
         tilt_deg=_tilt(points, beam),
         patient_position=position_of(setup_of(item, beam, setups)),
+        not_simulated=not_simulated(item),
         scan_mode=_scan_mode(item, beam),
     )
 

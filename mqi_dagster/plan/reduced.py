@@ -14,6 +14,7 @@ from pydicom.sequence import Sequence
 from pydicom.uid import UID, ImplicitVRLittleEndian, RTIonPlanStorage
 
 from mqi_dagster.errors import InfrastructureError, PrivacyError, Where
+from mqi_dagster.plan.devices import COUNTED
 from mqi_dagster.plan.elements import KIND, integer, items, numbers, refuse, required_text, text
 from mqi_dagster.plan.identifiers import patient_texts
 from mqi_dagster.plan.reading import is_setup, read_dataset, read_ion_plan, reading_elements
@@ -249,6 +250,10 @@ def _copy(item: Dataset, sequence: str) -> Dataset:
             if dictionary_VR(element.tag) in NUMERIC:  # pydicom hands a damaged number on as text
                 numbers(item, keyword)
             copy.add(deepcopy(element))
+    if sequence == "IonBeamSequence":
+        for count, devices, _ in COUNTED:  # the scanning magnets stay behind, for example
+            if count in copy:
+                setattr(copy, count, len(items(copy, devices)))
     if sequence == "IonControlPointSequence" and (spots := private_block(item)):
         block = copy.private_block(GROUP, CREATOR, create=True)
         for offset, raw in spots.items():

@@ -330,3 +330,10 @@ def test_a_plan_without_a_position_is_refused_with_images_and_taken_without(
     for path in slices(case):
         path.unlink()
     assert faults(case, machines) == []
+
+
+def test_what_the_dose_is_without_is_named_at_intake(tmp_path: Path, machines: Machines) -> None:
+    plan = BuiltInPlan(beams=1, layers=1, spots=4, layer_seconds=0.05, aperture=True)
+    made = simulate_delivery(DeliveryRequest(plan=plan), machines.named("G2"), tmp_path / "inbox")
+    assert faults(made.folder, machines) == []
+    assert notes(made.folder, machines) == ["RT plan: beam 2: the dose is without its block and MLC"]

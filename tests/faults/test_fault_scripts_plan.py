@@ -59,3 +59,19 @@ def test_a_plan_that_treats_feet_first_is_refused(shared: Path, tmp_path: Path, 
 
 def test_the_same_plan_head_first_passes(shared: Path, tmp_path: Path, machines: Machines) -> None:
     assert check(shared, tmp_path, machines, "treated_feet_first", "HFS").passed
+
+
+@pytest.mark.parametrize(
+    ("kind", "fault"),
+    [
+        ("bolus", "has a bolus, which is not supported"),
+        ("lateral_spreader", "has a lateral spreading device that is no magnet, which is not supported"),
+        ("counts", "says 1 wedges, but describes 0"),
+    ],
+)
+def test_a_device_that_no_engine_models_is_refused(
+    shared: Path, tmp_path: Path, machines: Machines, kind: str, fault: str
+) -> None:
+    found = check(shared, tmp_path, machines, "devices_not_noticed", kind)
+    assert not found.passed
+    assert fault in errors(found)[0]

@@ -231,6 +231,8 @@ def _device(plan: Dataset, keyword: str, **values: object) -> Dataset:
     for name, value in values.items():
         setattr(item, name, value)
     setattr(beam_item(plan, 3), keyword, Sequence([item]))
+    if keyword == "IonBlockSequence":
+        beam_item(plan, 3).NumberOfBlocks = 1
     return item
 
 

@@ -102,8 +102,8 @@ def simulate(request: Request, installation: Installation, at_once: int) -> None
     names = [output.stem(request.beam.name, child, tps.scorer) for child in (1, 2)]
     if not tps.overwrite_results and any((target / f"{name}.raw").exists() for name in names):
         raise EngineInputError("results are there already and OverwriteResults is false", where=_TPS)
-    if request.beam.blocks or request.beam.mlc is not None:
-        say("Note: block and multileaf collimator are not simulated")
+    if request.beam.not_simulated:
+        say(f"Note: not simulated: {', '.join(request.beam.not_simulated)}")
     histories = [part.histories for part in request.parts]
     with _scratch(target.parent) as folder:
         _write_inputs(folder, request)

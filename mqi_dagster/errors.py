@@ -122,6 +122,12 @@ class UnknownMachineError(InputError):
     code = "unknown-machine"
 
 
+class UnknownScannerError(InputError):
+    """The images are of a scanner that no HU table of the site is for."""
+
+    code = "unknown-scanner"
+
+
 class KeyRejectedError(InputError):
     """A partition was added whose name is not the key of a case or beam that is known here."""
 

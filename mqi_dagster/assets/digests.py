@@ -9,6 +9,7 @@ from typing import Any
 
 from mqi_dagster.assets.beam import BeamAtWork
 from mqi_dagster.execution.processes import resolve_program
+from mqi_dagster.hu_table import HuTable
 from mqi_dagster.plan.model import ScanMode
 from mqi_dagster.settings import Engine, EngineProfile, Interpretation, RtDose, SiteCommand
 from mqi_dagster.store.digests import digest_of
@@ -85,10 +86,18 @@ def engine_settings(engine: Engine, profile: EngineProfile, version: str) -> dic
     }
 
 
-def simulation_inputs(beam: BeamAtWork, csvs: str, engine: Engine, version: str) -> dict[str, Any]:
-    """What TPS file and raw dose depend on."""
+def simulation_inputs(
+    beam: BeamAtWork, csvs: str, engine: Engine, version: str, hu_table: HuTable | None
+) -> dict[str, Any]:
+    """What TPS file and raw dose depend on.
+
+    Args:
+        hu_table: The table of the CT's scanner, where a beam is simulated with one.
+    """
     profile = engine.in_use()
+    in_a_ct = {} if hu_table is None else {"hu_table": hu_table.curves.model_dump(mode="json")}
     return {
+        **in_a_ct,
         "code": SIMULATION_CODE,
         "interpreted_csvs": csvs,
         "plan": beam.manifest.plan.sha256,
@@ -110,20 +119,28 @@ def simulation_inputs(beam: BeamAtWork, csvs: str, engine: Engine, version: str)
     }
 
 
-def raw_dose_digest(beam: BeamAtWork, csvs: str, engine: Engine, version: str) -> str:
+def raw_dose_digest(
+    beam: BeamAtWork, csvs: str, engine: Engine, version: str, hu_table: HuTable | None
+) -> str:
     """Digest of a beam's raw dose."""
-    return digest_of(asset="raw_dose", **simulation_inputs(beam, csvs, engine, version))
+    return digest_of(asset="raw_dose", **simulation_inputs(beam, csvs, engine, version, hu_table))
 
 
 def tps_file_digest(
-    beam: BeamAtWork, csvs: str, engine: Engine, version: str, content: Mapping[str, object]
+    beam: BeamAtWork,
+    csvs: str,
+    engine: Engine,
+    version: str,
+    hu_table: HuTable | None,
+    content: Mapping[str, object],
 ) -> str:
     """Digest of a beam's TPS file.
 
     Args:
         content: The file's keys with GPU and paths as placeholders (`TpsFile.for_digest`).
     """
-    return digest_of(asset="tps_file", content=content, **simulation_inputs(beam, csvs, engine, version))
+    inputs = simulation_inputs(beam, csvs, engine, version, hu_table)
+    return digest_of(asset="tps_file", content=content, **inputs)
 
 
 def rt_dose_digest(

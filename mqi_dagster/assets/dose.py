@@ -81,7 +81,10 @@ def _comment(beam: BeamAtWork, record: RawDoseRecord) -> str:
         named.append("other devices")
     listed = (" and " if len(named) < 3 else ", ").join(named)
     parts = [f"WITHOUT {listed}"] if named else []
-    if any(entry.axes == "patient" for entry in record.files) and record.engine == "embedded":
+    in_ct = any(entry.axes == "patient" for entry in record.files)
+    if record.hu_calibrated:
+        parts.append(f"HU table {record.hu_table}")
+    elif record.hu_table is not None or (in_ct and record.engine == "embedded"):
         parts.append("typical HU calibration")
     return "; ".join(parts)
 
@@ -156,6 +159,7 @@ def _make(
             "r80_mm": main.r80_mm,
             "summation_type": request.summation.value,
             "fraction": request.irradiation.fraction_number,
+            "hu_table": record.hu_table_name,
             "engine": record.engine,
             "engine_version": record.version,
             "histories": record.histories,
@@ -203,6 +207,7 @@ def rt_dose(context: dg.AssetExecutionContext, site: dg.ResourceParam[Site]) -> 
                 "R80 [mm]": round(main.r80_mm, 2) if main.r80_mm is not None else "none",
                 "summation type": site.settings.rt_dose.summation_type.value,
                 "fraction": irradiation.fraction_number or "not known",
+                "HU table": record.hu_table_name,
                 "grid": f"{main.columns} x {main.rows} x {main.frames}",
                 "spacing [mm]": " x ".join(f"{step:g}" for step in main.spacing_mm),
                 "engine": f"{record.engine} {record.version}",

@@ -9,6 +9,7 @@ from mqi_dagster.assets.arrivals import ArrivedCase, find_case
 from mqi_dagster.assets.beam import MANIFEST_FILE, read_manifest, require_unchanged
 from mqi_dagster.assets.boundary import Boundary, tried_again
 from mqi_dagster.assets.digests import CASE_MANIFEST_CODE
+from mqi_dagster.assets.hu import hu_table_of
 from mqi_dagster.assets.lineage import DIGEST, checked_case, reusable
 from mqi_dagster.delivery.manifest import CaseManifest, FileEntry, beam_inputs
 from mqi_dagster.delivery.validation import build_manifest
@@ -122,6 +123,8 @@ def case_manifest(
     case = context.partition_key
     with tried_again(context, Where(case=case)):
         manifest = _build(site, find_case(site, checked_case(case)))
+        # Asked here, so that a scanner without a table is refused before anything is computed.
+        hu_table = hu_table_of(site, manifest)
         digest = manifest_digest(site, manifest)
         published = reusable(site, "case_manifest", case, digest)
         if published is None:
@@ -130,7 +133,12 @@ def case_manifest(
                 meta = {"beams": len(manifest.beams), "partial": manifest.partial}
                 site.store.publish(staging, case, None, "case_manifest", digest, meta=meta)
         return dg.MaterializeResult(
-            data_version=dg.DataVersion(digest), metadata={DIGEST: digest, **_metadata(manifest)}
+            data_version=dg.DataVersion(digest),
+            metadata={
+                DIGEST: digest,
+                **_metadata(manifest),
+                "HU table": "none" if hu_table is None else hu_table.name,
+            },
         )
 
 

@@ -58,7 +58,20 @@ class RawDoseRecord(BaseModel):
     """Digest of the CSVs it was made from."""
     water_surface_mm: float | None
     """Engine z of the water surface in 2 cm mode; None in a patient, and where the whole box is water."""
+    hu_table: str | None = None
+    """Id of the HU table of a dose in a CT."""
+    hu_calibrated: bool | None = None
+    """Whether that table was measured at the scanner."""
     files: tuple[ScoredFile, ...]
+
+    @property
+    def hu_table_name(self) -> str:
+        """The HU table for people."""
+        if not any(entry.axes == "patient" for entry in self.files):
+            return "none: water"
+        if self.hu_table is None:
+            return "the engine's own"
+        return self.hu_table if self.hu_calibrated else f"{self.hu_table} (typical, not of this scanner)"
 
     @property
     def surface_mm(self) -> float | None:

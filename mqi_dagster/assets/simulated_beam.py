@@ -35,6 +35,7 @@ from mqi_dagster.errors import (
 )
 from mqi_dagster.execution.job import Job, JobHandle, JobState, JobStatus
 from mqi_dagster.execution.scrub import Scrubber
+from mqi_dagster.hu_table import HuTable
 from mqi_dagster.ledger.attempts import Attempt, Outcome
 from mqi_dagster.ledger.heartbeat import LeaseKeeper
 from mqi_dagster.ledger.leases import Lease
@@ -60,6 +61,7 @@ class SimulatedBeam:
         csvs: Its published CSVs.
         digest: Digest of the raw dose to be made.
         version: The engine's version.
+        hu_table: The table of the CT's scanner, where the beam is simulated with one.
     """
 
     def __init__(
@@ -70,6 +72,7 @@ class SimulatedBeam:
         csvs: Published,
         digest: str,
         version: str,
+        hu_table: HuTable | None,
     ) -> None:
         self._context = context
         self._site = site
@@ -79,6 +82,7 @@ class SimulatedBeam:
         self._run_id = context.run.run_id
         self._profile = site.settings.engine_profile()
         self._version = version
+        self._hu_table = hu_table
         self._scrubber = Scrubber(beam.plan.identifiers)
         self._lease: Lease | None = None
         self._keeper: LeaseKeeper | None = None
@@ -213,6 +217,7 @@ class SimulatedBeam:
             interpreted_dir=self._csvs.folder,
             interpreted=self._interpreted(),
             ct_files=self._beam.manifest.ct_series,
+            hu_table=None if self._hu_table is None else self._hu_table.curves,
             engine=settings.engine,
             # The engine sees only the GPUs it was given, so it counts them from 0.
             gpu_index=0,
@@ -220,7 +225,12 @@ class SimulatedBeam:
             seen_as=self._site.executor.engine_folder,
         )
         digest = tps_file_digest(
-            self._beam, self._csvs.digest, settings.engine, self._version, view.tps.for_digest()
+            self._beam,
+            self._csvs.digest,
+            settings.engine,
+            self._version,
+            self._hu_table,
+            view.tps.for_digest(),
         )
         case, folder = store_place(self._beam.key)
         with self._site.store.stage(case, folder, "tps_file") as staging:
@@ -331,6 +341,8 @@ class SimulatedBeam:
                 commissioned=self._beam.machine.beam_model.commissioned,
                 interpreted_csvs=self._csvs.digest,
                 water_surface_mm=WATER_SURFACE_MM if phantom and view.tps.two_centimeter_mode else None,
+                hu_table=None if self._hu_table is None else self._hu_table.id,
+                hu_calibrated=None if self._hu_table is None else self._hu_table.calibrated,
                 files=copy_files(view, fetched, dose, staging),
             )
             (staging / RECORD_FILE).write_text(record.model_dump_json(indent=1) + "\n", encoding="utf-8")

@@ -9,6 +9,7 @@ from mqi_dagster.assets import appearance
 from mqi_dagster.assets.beam import BeamAtWork, engine_version, load_beam
 from mqi_dagster.assets.boundary import Boundary
 from mqi_dagster.assets.digests import SIMULATION_CODE, raw_dose_digest
+from mqi_dagster.assets.hu import hu_table_of
 from mqi_dagster.assets.jobs import FAILURES_TAG, POOL, RETRY_OF_TAG
 from mqi_dagster.assets.lineage import DIGEST, latest_digest, resolve, reusable
 from mqi_dagster.assets.patience import Patience
@@ -60,6 +61,7 @@ def _raw_result(
             "uncertainty [%]": (
                 record.uncertainty_percent if record.uncertainty_percent is not None else "not reported"
             ),
+            "HU table": record.hu_table_name,
             "computed in this run": not reused,
         },
     )
@@ -135,10 +137,11 @@ def simulation(attempts: int) -> dg.AssetsDefinition:
             engine = site.settings.engine
             patience = Patience(context.log, intervals_of(site.settings), _waits(context, site, key))
             version = patience.persist("asking the engine's version", lambda: engine_version(site))
-            digest = raw_dose_digest(beam, csvs.digest, engine, version)
+            hu_table = hu_table_of(site, beam.manifest)
+            digest = raw_dose_digest(beam, csvs.digest, engine, version, hu_table)
             found = _reused(site, key, digest)
             if found is None:
-                run = SimulatedBeam(context, site, beam, csvs, digest, version)
+                run = SimulatedBeam(context, site, beam, csvs, digest, version, hu_table)
                 found = run.acquire(lambda: _reused(site, key, digest))
                 if found is None:
                     with run:

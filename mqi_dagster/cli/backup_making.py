@@ -25,7 +25,7 @@ from mqi_dagster.store.store import Store
 PACKAGE = "mqi-dagster"
 LAST_BACKUP = "last-backup.json"
 DUMP = "database.dump"
-DAGSTER, MACHINES, DATA, SECRET = "dagster", "machines", "data", "secret"
+DAGSTER, MACHINES, HU_TABLES, DATA, SECRET = "dagster", "machines", "hu", "data", "secret"
 """Names inside a backup."""
 
 
@@ -78,8 +78,9 @@ def make_backup(settings_file: Path, settings: Settings, folder: Path, *, data: 
 def _copy_settings(settings_file: Path, settings: Settings, target: Path) -> None:
     _copy_file(settings_file, target / SETTINGS_NAME)
     _copy_file(settings.site.secret_file, target / SECRET)
-    for path in sorted(settings.paths.machines.glob("*.yaml")):
-        _copy_file(path, target / MACHINES / path.name)
+    for name, folder in ((MACHINES, settings.paths.machines), (HU_TABLES, settings.paths.hu_tables)):
+        for path in sorted(folder.glob("*.yaml")):
+            _copy_file(path, target / name / path.name)
     instance = settings.paths.dagster_home / INSTANCE_FILE
     if instance.is_file():
         _copy_file(instance, target / DAGSTER / INSTANCE_FILE)

@@ -10,7 +10,7 @@ import yaml
 
 from mqi_dagster.assets.gpu_looks import this_host
 from mqi_dagster.cli import service_locks
-from mqi_dagster.cli.backup_making import DAGSTER, DATA, DUMP, MACHINES, SECRET
+from mqi_dagster.cli.backup_making import DAGSTER, DATA, DUMP, HU_TABLES, MACHINES, SECRET
 from mqi_dagster.cli.backup_manifest import BackupManifest, read_manifest
 from mqi_dagster.cli.backup_records import restore_server
 from mqi_dagster.cli.instance import open_instance, set_pool_limit, write_instance
@@ -95,9 +95,17 @@ def _put_back(backup: Path, manifest: BackupManifest, settings: Settings, *, ove
         ledger_file(settings).with_name(f"{LEDGER_FILE}{beside}").unlink(missing_ok=True)
     shutil.rmtree(paths.dagster_home, ignore_errors=True)
     handover = [settings.handover.folder] if settings.handover.target == LOCAL else []
-    for path in (paths.state, paths.dagster_home, paths.data, paths.machines, paths.inbox, *handover):
+    # Without tables in the backup the folder stays absent: an empty one would be an error.
+    hu_tables = [paths.hu_tables] if (backup / HU_TABLES).is_dir() else []
+    places = (paths.state, paths.dagster_home, paths.data, paths.machines, paths.inbox)
+    for path in (*places, *handover, *hu_tables):
         private_folder(path)
-    targets = {DAGSTER: paths.dagster_home, MACHINES: paths.machines, DATA: paths.data}
+    targets = {
+        DAGSTER: paths.dagster_home,
+        MACHINES: paths.machines,
+        HU_TABLES: paths.hu_tables,
+        DATA: paths.data,
+    }
     for name in manifest.files:
         first, _, rest = name.partition("/")
         if first in targets:

@@ -10,6 +10,7 @@ import yaml
 from mqi_dagster.cli.instance import INSTANCE_FILE, write_instance
 from mqi_dagster.cli.sites import SETTINGS_NAME, local_zone, settings_path
 from mqi_dagster.errors import ConfigurationError
+from mqi_dagster.hu_table import PACKAGED_HU_TABLES
 from mqi_dagster.machine import PACKAGED_MACHINES
 from mqi_dagster.pseudonyms import make_secret
 from mqi_dagster.resources.site import Site
@@ -64,6 +65,7 @@ def make_run_site(out: Path, options: RunOptions) -> Settings:
         text = _MARK + yaml.safe_dump(content, sort_keys=False, allow_unicode=True)
         out.mkdir(parents=True, exist_ok=True)
         _copy_machines(out / "config" / "machines", options)
+        _copy_hu_tables(out / "config" / "hu", options)
         if text != before:
             write_atomically(file, text.encode("utf-8"))
     settings = read_settings(file)
@@ -150,6 +152,18 @@ def _copy_machines(target: Path, options: RunOptions) -> None:
             sources = sorted(PACKAGED_MACHINES.glob("*.yaml"))
     if not sources:
         raise ConfigurationError("no machine files (*.yaml) where --machine-files points to")
+    _copy_in(sources, target)
+
+
+def _copy_hu_tables(target: Path, options: RunOptions) -> None:
+    """Copy the HU tables in; without settings the packaged one is used, or what an earlier run has copied."""
+    if options.settings is not None:
+        folder = read_settings(options.settings).paths.hu_tables
+        _copy_in(sorted((folder if folder.is_dir() else PACKAGED_HU_TABLES).glob("*.yaml")), target)
+
+
+def _copy_in(sources: list[Path], target: Path) -> None:
+    """Copy files into a folder that then holds no others of their kind."""
     target.mkdir(parents=True, exist_ok=True)
     wanted = {source.name for source in sources}
     for stale in target.glob("*.yaml"):

@@ -12,6 +12,7 @@ from mqi_dagster.cli.screen import output
 from mqi_dagster.cli.settings_text import settings_reference
 from mqi_dagster.cli.sites import DEFAULT_SITE, SITE_VARIABLE, SiteOption, settings_path, site_in_use
 from mqi_dagster.errors import ConfigurationError
+from mqi_dagster.hu_table import read_hu_tables
 from mqi_dagster.machine import Machines, read_machine
 from mqi_dagster.settings import parse_settings, read_content, read_settings, settings_problems
 
@@ -24,17 +25,22 @@ def _group() -> None:
 
 
 def configuration_problems(file: Path) -> list[str]:
-    """Everything that is wrong with a site's settings and machine files, one line each."""
+    """Everything that is wrong with a site's settings, machine files and HU tables, one line each."""
     try:
         content = read_content(file)
     except ConfigurationError as error:
         return [error.message]
     if found := [f"{file.name}: {problem}" for problem in settings_problems(content)]:
         return found
-    folder = parse_settings(content, file.resolve().parent).paths.machines
+    places = parse_settings(content, file.resolve().parent).paths
+    try:
+        read_hu_tables(places.hu_tables)
+    except ConfigurationError as error:
+        found.append(error.message)
+    folder = places.machines
     paths = sorted(folder.glob("*.yaml"))
     if not paths:
-        return [f"{file.name}: paths.machines: no machine files (*.yaml) in {folder}"]
+        return [*found, f"{file.name}: paths.machines: no machine files (*.yaml) in {folder}"]
     machines = []
     for path in paths:
         try:

@@ -35,6 +35,7 @@ from mqi_dagster.engine.embedded.install import installed_engine
 from mqi_dagster.errors import MqiError
 from mqi_dagster.execution.gpus import local_gpus, pool_gpus, present_gpus
 from mqi_dagster.execution.processes import resolve_program
+from mqi_dagster.hu_table import read_hu_tables
 from mqi_dagster.ledger.ledger import Ledger
 from mqi_dagster.ledger.place import ledger_url
 from mqi_dagster.ledger.tables import REVISION
@@ -65,6 +66,7 @@ def examine(place: Path) -> Iterator[Finding]:
     settings = read_settings(file)
     yield Finding("settings", Verdict.OK, "settings and machine files fit their types")
     yield _machines(settings)
+    yield _hu_tables(settings)
     yield _zone(settings)
     yield _secret(settings)
     yield from _folders(settings)
@@ -118,6 +120,14 @@ def _machines(settings: Settings) -> Finding:
         )
 
     return finding("machines", "correct the machine files", look)
+
+
+def _hu_tables(settings: Settings) -> Finding:
+    def look() -> str:
+        tables = read_hu_tables(settings.paths.hu_tables).all
+        return ", ".join(f"{one.id}{'' if one.calibrated else ' (typical)'}" for one in tables)
+
+    return finding("HU tables", "correct the HU tables", look)
 
 
 def _zone(settings: Settings) -> Finding:

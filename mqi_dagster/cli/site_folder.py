@@ -1,4 +1,4 @@
-"""The folder of a site: settings, secret, machine files, and empty folders for what comes."""
+"""The folder of a site: settings, secret, machine files, HU tables, and empty folders for what comes."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ from mqi_dagster.cli.instance import open_instance, set_pool_limit, write_instan
 from mqi_dagster.cli.settings_text import settings_file
 from mqi_dagster.cli.sites import SETTINGS_NAME
 from mqi_dagster.errors import InfrastructureError
+from mqi_dagster.hu_table import PACKAGED_HU_TABLES
 from mqi_dagster.machine import PACKAGED_MACHINES
 from mqi_dagster.pseudonyms import make_secret
 from mqi_dagster.resources.site import Site
@@ -54,14 +55,15 @@ def _initialise(folder: Path, values: Mapping[str, Any]) -> list[str]:
         made.append(f"{_shown(secret, folder)} (key of the pseudonyms: back it up, show it to nobody)")
     paths = settings.paths
     handover = [settings.handover.folder] if settings.handover.target == LOCAL else []
-    for path in (paths.inbox, paths.data, paths.state, *handover, paths.machines):
+    for path in (paths.inbox, paths.data, paths.state, *handover, paths.machines, paths.hu_tables):
         if not path.is_dir():
             private_folder(path)
             made.append(f"{_shown(path, folder)}/")
-    if not any(paths.machines.glob("*.yaml")):
-        for source in sorted(PACKAGED_MACHINES.glob("*.yaml")):
-            write_atomically(paths.machines / source.name, source.read_bytes())
-            made.append(_shown(paths.machines / source.name, folder))
+    for packaged, target in ((PACKAGED_MACHINES, paths.machines), (PACKAGED_HU_TABLES, paths.hu_tables)):
+        if not any(target.glob("*.yaml")):
+            for source in sorted(packaged.glob("*.yaml")):
+                write_atomically(target / source.name, source.read_bytes())
+                made.append(_shown(target / source.name, folder))
     ledger = Site(file).ledger
     if write_instance(settings, ledger):
         made.append(f"{_shown(paths.dagster_home, folder)}/dagster.yaml")

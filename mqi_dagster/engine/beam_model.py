@@ -8,6 +8,7 @@ from typing import Annotated
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from mqi_dagster.errors import EngineInputError, Where
+from mqi_dagster.hu_table import HuCurves
 from mqi_dagster.machine import BeamModel, Machine, RangeShifter
 from mqi_dagster.plan.model import PlanBeam
 
@@ -31,6 +32,8 @@ class EngineBeamModel(BaseModel):
     range_shifters: dict[str, RangeShifter]
     """The range shifters of this beam by RangeShifterID."""
     tables: BeamModel
+    hu_table: HuCurves | None = None
+    """What the values of the CT mean, where the engine simulates in one."""
 
     def protons_per_written_count(self, energy_mev: float) -> float:
         """D * K(E): protons per count as it stands in the CSV.
@@ -42,11 +45,20 @@ class EngineBeamModel(BaseModel):
 
     def render(self) -> str:
         """The file's text, the same for the same values."""
-        return self.model_dump_json(indent=1) + "\n"
+        absent = {"hu_table"} if self.hu_table is None else None
+        return self.model_dump_json(indent=1, exclude=absent) + "\n"
 
 
-def beam_model_for(machine: Machine, beam: PlanBeam, counts_divided_by: float) -> EngineBeamModel:
+def beam_model_for(
+    machine: Machine, beam: PlanBeam, counts_divided_by: float, hu_table: HuCurves | None = None
+) -> EngineBeamModel:
     """The beam model of one beam.
+
+    Args:
+        machine: Its machine.
+        beam: The beam in the plan.
+        counts_divided_by: What the counts of the CSVs were divided by.
+        hu_table: The table of the CT's scanner, where the beam is simulated in a CT.
 
     Raises:
         UnknownMachineError: The beam has a range shifter that the machine file does not describe.
@@ -61,6 +73,7 @@ def beam_model_for(machine: Machine, beam: PlanBeam, counts_divided_by: float) -
             shifter.shifter_id: machine.range_shifter(shifter.shifter_id) for shifter in beam.range_shifters
         },
         tables=machine.beam_model,
+        hu_table=hu_table,
     )
 
 

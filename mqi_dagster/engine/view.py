@@ -45,6 +45,7 @@ from mqi_dagster.engine.job_view import (
 )
 from mqi_dagster.engine.tps import BEAM_NUMBER, EnginePaths, render, tps_for_beam
 from mqi_dagster.errors import EngineInputError, Where
+from mqi_dagster.hu_table import HuCurves
 from mqi_dagster.machine import Machine
 from mqi_dagster.plan.model import PlanBeam
 from mqi_dagster.plan.positions import beam_position_fault
@@ -66,6 +67,7 @@ def prepare_view(
     interpreted_dir: Path,
     interpreted: InterpretedBeam,
     ct_files: Sequence[FileEntry],
+    hu_table: HuCurves | None = None,
     engine: Engine,
     gpu_index: int = 0,
     gpu_count: int = 1,
@@ -82,6 +84,7 @@ def prepare_view(
         interpreted_dir: The published interpretation of the beam.
         interpreted: Its summary.
         ct_files: The CT of the case; used where the engine can simulate in it.
+        hu_table: What the values of the CT mean, for an engine that has no table of its own.
         engine: The site's settings of the simulation.
         gpu_index: GPU among those the engine will see.
         gpu_count: How many of them simulate the beam together, counted from 0; ``gpu_index`` where 1.
@@ -118,7 +121,9 @@ def prepare_view(
     tps = tps_for_beam(engine, profile, machine, ratio, tuple(gpus), paths, patient_ct=patient_ct)
     contents = {TPS_NAME: render(tps).encode()}
     if profile.reads_beam_model:
-        model = beam_model_for(machine, plan_beam, interpreted.dose_dividing_factor)
+        model = beam_model_for(
+            machine, plan_beam, interpreted.dose_dividing_factor, hu_table if patient_ct else None
+        )
         contents[BEAM_MODEL_NAME] = model.render().encode()
     partial = directory.with_name(f".{directory.name}.partial")
     try:

@@ -17,6 +17,7 @@ from mqi_dagster.handover.sftp import SftpTarget
 from mqi_dagster.handover.target import Target
 from mqi_dagster.hpc.connection import Connection
 from mqi_dagster.hpc.executor import SlurmExecutor
+from mqi_dagster.hu_table import HuTables, read_hu_tables
 from mqi_dagster.ledger.ledger import Ledger
 from mqi_dagster.ledger.place import ledger_url
 from mqi_dagster.machine import Machines, read_machines
@@ -65,6 +66,11 @@ class Site:
     def machines(self) -> Machines:
         """The machines of the site."""
         return read_machines(self.settings.paths.machines)
+
+    @cached_property
+    def hu_tables(self) -> HuTables:
+        """The HU tables of the site's scanners."""
+        return read_hu_tables(self.settings.paths.hu_tables)
 
     @cached_property
     def pseudonyms(self) -> Pseudonyms:

@@ -44,6 +44,10 @@ class Paths(Section):
     data: Path = Field(Path("data"), description="The store: results by case, beam, asset and digest.")
     state: Path = Field(Path("state"), description="Ledger, work folders and logs.")
     machines: Path = Field(Path("config/machines"), description="The machine files (`*.yaml`).")
+    hu_tables: Path = Field(
+        Path("config/hu"),
+        description="HU tables of the CT scanners (`*.yaml`); without the folder, the packaged one.",
+    )
     dagster_home: Path = Field(Path("dagster"), description="Dagster's own instance folder.")
 
 

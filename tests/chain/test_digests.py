@@ -73,7 +73,9 @@ def test_the_digest_of_a_tps_file_ignores_gpu_and_paths_and_nothing_else(tmp_pat
 
     def digest(content: str) -> str:
         tps = parse_tps(content)
-        return tps_file_digest(beam, csvs, chain.site.settings.engine, "test engine 1", tps.for_digest())
+        return tps_file_digest(
+            beam, csvs, chain.site.settings.engine, "test engine 1", None, tps.for_digest()
+        )
 
     assert digest(text) == chain.digest("tps_file", key)
     assert digest(re.sub(r"GPUID 0", "GPUID 3", text)) == digest(text)

@@ -55,6 +55,7 @@ def test_everything_stands_in_the_folder(site: Path) -> None:
         "g2.yaml",
         "generic.yaml",
     ]
+    assert [path.name for path in (site / "config/hu").iterdir()] == ["typical_120kv.yaml"]
     assert (site / "secret").stat().st_mode & 0o777 == 0o600
     assert len((site / "secret").read_text().strip()) == 64
 

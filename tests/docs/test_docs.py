@@ -15,6 +15,7 @@ import yaml
 
 from mqi_dagster import errors
 from mqi_dagster.hpc import errors as remote_errors
+from mqi_dagster.hu_table import HuTable
 from mqi_dagster.machine import Machine
 from mqi_dagster.settings import parse_settings
 from mqi_dagster.synthetic.defects import list_defects
@@ -94,6 +95,13 @@ def test_every_machine_example_is_valid() -> None:
     assert examples
     for text in examples:
         Machine.model_validate(yaml.safe_load(text))
+
+
+def test_every_hu_table_in_a_text_is_valid() -> None:
+    examples = [text for _, text in blocks("yaml") if text.startswith("# HU table")]
+    assert examples
+    for text in examples:
+        HuTable.model_validate(yaml.safe_load(text))
 
 
 def command_tree() -> Any:

@@ -106,6 +106,7 @@ def test_a_restored_site_knows_what_the_other_one_knew(site: Path, tmp_path: Pat
     result = tmp_path / "other/data/cases/P1.fx0001/b02/rt_dose"
     assert [path.name for path in result.iterdir()] == ["0123"]
     assert (result / "0123/rt_dose.dcm").read_bytes() == b"a dose"
+    assert [path.name for path in restored.paths.hu_tables.iterdir()] == ["typical_120kv.yaml"]
     assert found(read_settings(site / "mqi.yaml")) == EVERYTHING
 
 

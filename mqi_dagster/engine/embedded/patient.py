@@ -9,44 +9,13 @@ from numpy.typing import NDArray
 
 from mqi_dagster.dicom.ct_images import BODY_HU
 from mqi_dagster.engine.embedded.ct_series import CtSeries
-from mqi_dagster.engine.embedded.volume import AIR_DENSITY, Hounsfield, Table, Volume
+from mqi_dagster.engine.embedded.volume import Hounsfield, Volume
 from mqi_dagster.errors import EngineInputError, Where
+from mqi_dagster.hu_table import HIGHEST_HU, LOWEST_HU, HuCurves
 
 VOXEL_MM = 2.0
 
-_AIR_HU = -1000.0
-_HIGHEST_HU = 3000.0
 _MARGIN_MM = 20.0
-
-# Typical of a 120 kV scanner, in round numbers; water is exact.
-_DENSITIES: Table = (
-    (-1000.0, AIR_DENSITY),
-    (-900.0, 0.1),
-    (-100.0, 0.93),
-    (0.0, 1.0),
-    (100.0, 1.08),
-    (1000.0, 1.55),
-    (2000.0, 2.1),
-    (3100.0, 2.7),
-)
-# MCsquare's numbers: air, Schneider's lung and tissues, and water for what is as dense as water.
-_MATERIALS: Table = (
-    (-1100.0, 13.0),
-    (-950.0, 40.0),
-    (-120.0, 41.0),
-    (-80.0, 43.0),
-    (-30.0, 17.0),
-    (30.0, 46.0),
-    (80.0, 47.0),
-    (120.0, 48.0),
-    (300.0, 50.0),
-    (500.0, 52.0),
-    (700.0, 54.0),
-    (900.0, 56.0),
-    (1100.0, 58.0),
-    (1300.0, 60.0),
-    (1500.0, 62.0),
-)
 
 
 def averaging(count: int, spacing_mm: float, target: int, target_mm: float) -> NDArray[np.float64]:
@@ -65,22 +34,26 @@ def averaging(count: int, spacing_mm: float, target: int, target_mm: float) -> N
     return np.asarray(np.maximum(high - low, 0.0) / target_mm)
 
 
-def patient_volume(series: CtSeries) -> Volume:
+def patient_volume(series: CtSeries, table: HuCurves) -> Volume:
     """Resample to 2 mm and cut to the body with a margin; the beam enters through the air outside.
+
+    Args:
+        series: The CT.
+        table: What its values mean.
 
     Raises:
         EngineInputError: The CT holds nothing but air.
     """
-    hounsfield = np.clip(series.hounsfield, _AIR_HU, _HIGHEST_HU)
+    hounsfield = np.clip(series.hounsfield, LOWEST_HU, HIGHEST_HU)
     # Relative to air, so that what lies outside the scan is air.
-    values = hounsfield - np.float32(_AIR_HU)
+    values = hounsfield - np.float32(LOWEST_HU)
     for axis, spacing in zip((2, 1, 0), series.spacing_mm, strict=True):
         count = values.shape[axis]
         target = math.ceil(count * spacing / VOXEL_MM - 1e-6)
         weights = averaging(count, spacing, target, VOXEL_MM).astype(np.float32)
         values = np.moveaxis(np.tensordot(weights, values, axes=(1, axis)), 0, axis)
     # A tenth of a HU hides the last bits, which follow from the order of additions in the linear algebra.
-    resampled: Hounsfield = np.round(values + np.float32(_AIR_HU), 1)
+    resampled: Hounsfield = np.round(values + np.float32(LOWEST_HU), 1)
     window = _body(resampled)
     first = [
         corner - step / 2 + VOXEL_MM / 2 + VOXEL_MM * span.start
@@ -90,8 +63,8 @@ def patient_volume(series: CtSeries) -> Volume:
         hounsfield=np.ascontiguousarray(resampled[window]),
         first_mm=(first[0], first[1], first[2]),
         spacing_mm=(VOXEL_MM, VOXEL_MM, VOXEL_MM),
-        densities=_DENSITIES,
-        materials=_MATERIALS,
+        densities=table.engine_densities(),
+        materials=table.engine_materials(),
     )
 
 

@@ -22,6 +22,7 @@ from mqi_dagster.engine.embedded.volume import Volume
 from mqi_dagster.engine.tps import parse_tps
 from mqi_dagster.engine.tps_keys import TpsFile
 from mqi_dagster.errors import EngineInputError, Where
+from mqi_dagster.hu_table import HuCurves
 from mqi_dagster.plan.model import PlanBeam
 from mqi_dagster.plan.reading import read_ion_plan
 
@@ -75,7 +76,7 @@ def read_request(tps_path: Path) -> Request:
         gantry, couch, isocenter = 0.0, 0.0, (0.0, 0.0, 0.0)
     else:
         _require_upright(beam)
-        volume = patient.patient_volume(ct_series.read_ct_series(dicom))
+        volume = patient.patient_volume(ct_series.read_ct_series(dicom), _hu_table(model))
         gantry, couch, isocenter = beam.gantry_angle_deg, beam.couch_angle_deg, beam.isocenter_mm
     field = plan_file.Field(gantry, couch, volume.to_mcsquare(isocenter), _range_shifter(beam, model))
     protons = math.fsum(float(layer.protons.sum()) for layer in layers)
@@ -165,6 +166,12 @@ def _require_upright(beam: PlanBeam) -> None:
             " simulate in a patient",
             where=_PLAN,
         )
+
+
+def _hu_table(model: EngineBeamModel) -> HuCurves:
+    if model.hu_table is None:
+        raise EngineInputError("no HU table for the CT", where=Where(kind="beam model"))
+    return model.hu_table
 
 
 def _range_shifter(beam: PlanBeam, model: EngineBeamModel) -> bdl.RangeShifterInBeam | None:

@@ -11,9 +11,11 @@ from pydicom.dataset import Dataset, FileDataset, FileMetaDataset
 from pydicom.uid import CTImageStorage, ExplicitVRLittleEndian, RTIonPlanStorage, generate_uid
 
 from mqi_dagster.engine.beam_model import beam_model_for
+from mqi_dagster.hu_table import PACKAGED_HU_TABLES, HuCurves, read_hu_table
 from mqi_dagster.machine import Machine
 from mqi_dagster.plan.reading import read_ion_plan
 
+TYPICAL = read_hu_table(PACKAGED_HU_TABLES / "typical_120kv.yaml").curves
 Spot = tuple[float, float, int]
 """x [mm], y [mm], count."""
 
@@ -48,7 +50,12 @@ class Ct:
 
 
 def write_job(
-    folder: Path, beam: Beam, machine: Machine, ct: Ct | None = None, histories: float = 20000
+    folder: Path,
+    beam: Beam,
+    machine: Machine,
+    ct: Ct | None = None,
+    histories: float = 20000,
+    hu_table: HuCurves | None = None,
 ) -> Path:
     """Write a whole job; returns the TPS file."""
     dicom, logs = folder / "Log_csv" / "plan", folder / "Log_csv" / "log" / "1G000"
@@ -60,7 +67,8 @@ def write_job(
     for number, (energy, spots) in enumerate(beam.layers.items(), start=1):
         rows = [f"{0.06 * i:.2f},{x!r},{y!r},{n}\r\n" for i, (x, y, n) in enumerate(spots)]
         (logs / f"{number:02d}_{energy:.2f}MeV.csv").write_text("".join(rows), newline="")
-    model = beam_model_for(machine, read_ion_plan(dicom / "RP.dcm").beam(1), 1.0)
+    plan_beam = read_ion_plan(dicom / "RP.dcm").beam(1)
+    model = beam_model_for(machine, plan_beam, 1.0, None if ct is None else hu_table or TYPICAL)
     (folder / "Log_csv" / "beam_model.json").write_text(model.render())
     total = sum(
         n * machine.protons_per_count(energy) for energy, spots in beam.layers.items() for _, _, n in spots

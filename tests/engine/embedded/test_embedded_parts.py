@@ -23,7 +23,7 @@ from mqi_dagster.errors import EngineInputError
 from mqi_dagster.machine import BeamModel, EnergyTable, Machine
 from mqi_dagster.plan.model import PlanBeam
 from mqi_dagster.plan.reading import read_ion_plan
-from tests.engine.embedded.embedded_job import Beam, Ct, write_ct, write_job, write_plan
+from tests.engine.embedded.embedded_job import TYPICAL, Beam, Ct, write_ct, write_job, write_plan
 
 
 def rows_of(library: str) -> list[list[float]]:
@@ -335,7 +335,7 @@ def test_a_folder_without_ct_is_refused(tmp_path: Path) -> None:
 def test_the_patient_keeps_its_mass_and_place_at_two_millimetres() -> None:
     values = np.full((20, 30, 40), -1000.0, np.float32)
     values[5:15, 10:20, 12:28] = 0.0
-    volume = patient_volume(CtSeries(values, (-20.0, 7.0, 100.0), (1.5, 2.0, 3.0)))
+    volume = patient_volume(CtSeries(values, (-20.0, 7.0, 100.0), (1.5, 2.0, 3.0)), TYPICAL)
     water = volume.hounsfield.astype(np.float64) + 1000.0
     # 10 x 10 x 16 voxels of 3 x 2 x 1.5 mm.
     assert water.sum() / 1000.0 * 8.0 == pytest.approx(10 * 10 * 16 * 9.0, rel=1e-3)

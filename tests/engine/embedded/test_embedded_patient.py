@@ -10,9 +10,10 @@ import pytest
 
 from mqi_dagster.engine.embedded.command import run
 from mqi_dagster.engine.embedded.install import Installation
+from mqi_dagster.hu_table import HuCurves
 from mqi_dagster.machine import Machine
 from tests.engine.embedded.embedded_depth import r80, read_raw
-from tests.engine.embedded.embedded_job import Beam, Ct, write_job
+from tests.engine.embedded.embedded_job import TYPICAL, Beam, Ct, write_job
 
 CSDA_MM = 91.38  # PSTAR, 110 MeV
 ISOCENTER = (23.7, -41.3, 8.9)
@@ -40,6 +41,28 @@ def to_dicom(point: tuple[float, float, float], gantry: float, couch: float) -> 
     x, z = x * cos(g) + z * sin(g), -x * sin(g) + z * cos(g)  # gantry: clockwise seen from the foot end
     x, y = x * cos(c) + y * sin(c), -x * sin(c) + y * cos(c)  # the table turned counter-clockwise from above
     return np.array([x, -z, y])
+
+
+def test_solid_water_of_1_02_stops_as_water_where_the_table_says_so(
+    mcsquare: Installation, generic: Machine, tmp_path: Path
+) -> None:
+    """A phantom of 20 HU, 200 mm deep, its surface at y = -100 mm."""
+    values = np.full((30, 60, 30), -1000, np.int16)
+    values[:, 10:, :] = 20
+    ct = Ct(values, (-58.0, -138.0, -58.0), (4.0, 4.0, 4.0))
+    density = {"hu": [-1000, 0, 20, 3000], "value": [0.0012, 1.0, 1.02, 2.7]}
+    power = {"hu": [-1000, 0, 20, 3000], "value": [0.001, 1.0, 1.0, 2.4]}
+    found = []
+    for name, changes in (("dense", {}), ("solid", {"stopping_power": power})):
+        content = TYPICAL.model_dump() | {"density_g_cm3": density} | changes
+        table = HuCurves.model_validate(content)
+        beam = Beam({110.0: [(0.0, 0.0, 1000)]})
+        run(write_job(tmp_path / name, beam, generic, ct, histories=9600, hu_table=table))
+        dose, edge, _ = read_raw(tmp_path / name / "Dose" / "1G000_1_Dose.mhd")
+        depth = edge[1] + 2.0 * (np.arange(dose.shape[1]) + 0.5) + 100.0
+        found.append(r80(depth, dose.sum(axis=(0, 2))))
+    assert found[1] == pytest.approx(CSDA_MM, abs=0.5)
+    assert found[0] == pytest.approx(CSDA_MM / 1.02, abs=0.5)
 
 
 @pytest.mark.parametrize(

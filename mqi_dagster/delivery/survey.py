@@ -5,6 +5,7 @@ from __future__ import annotations
 from contextlib import suppress
 from dataclasses import dataclass
 from datetime import timedelta
+from pathlib import Path
 from zoneinfo import ZoneInfo
 
 from mqi_dagster.delivery.discovery import Arrival
@@ -49,8 +50,7 @@ class Survey:
         base = self.arrival.folder
         tree = see_folder(base, base)
         wanted = {*fraction.folders, *(header.folder for header in fraction.duplicates)}
-        single = {*self.arrival.plans, *self.arrival.ct_files, *self.arrival.stray_files}
-        single.update(self.arrival.unreadable_files)
+        single = self._single_files()
         folders = [folder for folder in tree.walk() if folder.path in wanted]
         files = [file for folder in tree.walk() for file in folder.files if file.path in single]
         return fingerprint(base, folders, files)
@@ -65,7 +65,7 @@ class Survey:
         """
         arrival = self.arrival
         folders = arrival.delivery_folders if fraction is None else fraction.folders
-        found = [arrival.folder, *arrival.plans, *arrival.ct_files, *arrival.stray_files, *folders]
+        found = [arrival.folder, *self._single_files(), *folders]
         for folder in folders:
             with suppress(OSError):
                 found += folder.iterdir()
@@ -74,6 +74,11 @@ class Survey:
             with suppress(OSError):
                 newest = max(newest, path.stat().st_ctime_ns)
         return newest
+
+    def _single_files(self) -> set[Path]:
+        """The files that count for every fraction: plan, images, and what should not lie there."""
+        arrival = self.arrival
+        return {*arrival.plans, *arrival.ct_files, *arrival.stray_files, *arrival.unreadable_files}
 
 
 def find_plan(arrival: Arrival) -> PlanSource:

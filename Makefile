@@ -1,9 +1,13 @@
 # Everything a person types. `make demo` and `make test` each work as the first command on a fresh clone.
 SHELL := /bin/bash
+.SHELLFLAGS := -o pipefail -c
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 SITE ?= site
+DEMO_SITE ?= site-demo
+# A site that is named is the only one that is stopped.
+STOPPED := $(if $(filter file,$(origin SITE)),$(DEMO_SITE) $(SITE),$(SITE))
 SLURM_SITE ?= site-slurm
 CLUSTER ?= /var/tmp/mqi-cluster
 
@@ -27,6 +31,11 @@ help:
 	@echo "make benchmarks    figures side by side with the alternatives"
 	@echo "make benchmark-load  10,000 waiting beams on SQLite and on PostgreSQL, about 45 minutes"
 
+# An installation of minutes says how far it is.
+define progress_of
+awk -v all=$$(grep -c '^[A-Za-z0-9]' $(1)) '/^Collecting /{n++; if (n % 10 == 1) {print "  " n " of " all " packages: " $$2; fflush()}} /^Installing collected/{print "  unpacking " n " packages"; fflush()}'
+endef
+
 $(VENV)/.base:
 	@$(PYTHON) -c 'import sys; sys.exit(0 if (3, 11) <= sys.version_info[:2] <= (3, 13) else "Python 3.11 to 3.13 is needed")'
 	@$(PYTHON) -c 'import venv, ensurepip' 2>/dev/null || { \
@@ -36,13 +45,15 @@ $(VENV)/.base:
 
 $(VENV)/.installed: requirements.lock pyproject.toml | $(VENV)/.base
 	@echo "installing the run-time requirements into $(VENV)"
-	@$(BIN)/pip install --quiet --disable-pip-version-check --require-hashes -r requirements.lock
+	@$(BIN)/pip install --disable-pip-version-check --progress-bar off --require-hashes -r requirements.lock \
+	  | $(call progress_of,requirements.lock)
 	@$(BIN)/pip install --quiet --disable-pip-version-check --no-deps --editable .
 	@touch $@
 
 $(VENV)/.installed-dev: requirements-dev.lock $(VENV)/.installed
 	@echo "installing the development requirements into $(VENV)"
-	@$(BIN)/pip install --quiet --disable-pip-version-check --require-hashes -r requirements-dev.lock
+	@$(BIN)/pip install --disable-pip-version-check --progress-bar off --require-hashes -r requirements-dev.lock \
+	  | $(call progress_of,requirements-dev.lock)
 	@touch $@
 
 install: $(VENV)/.installed
@@ -50,7 +61,7 @@ install: $(VENV)/.installed
 install-dev: $(VENV)/.installed-dev
 
 demo: install
-	@$(BIN)/mqi demo --site $(SITE)
+	@$(BIN)/mqi demo --site $(DEMO_SITE)
 
 demo-slurm: install
 	@$(BIN)/python deploy/demo_slurm.py $(SLURM_SITE) $(CLUSTER)
@@ -68,7 +79,7 @@ dev: install
 	@$(BIN)/mqi dev --site $(SITE)
 
 stop: install
-	@$(BIN)/mqi stop --site $(SITE)
+	@for place in $(STOPPED); do if [ -f $$place/mqi.yaml ]; then $(BIN)/mqi stop --site $$place || exit 1; fi; done
 
 test: install-dev
 	@$(BIN)/python -m pytest -m "not slow" -n 2 --dist worksteal --durations=$(or $(DURATIONS),0) --durations-min=$(or $(DURATIONS_MIN),5)

@@ -21,6 +21,7 @@ from pydantic import (
 )
 
 from mqi_dagster.errors import ConfigurationError, UnknownMachineError
+from mqi_dagster.settings.wording import problems
 from mqi_dagster.yaml_file import read_yaml
 
 Positive = Annotated[float, Field(gt=0)]
@@ -278,12 +279,7 @@ def read_machine(path: Path) -> Machine:
         return Machine.model_validate(content)
     except ValidationError as error:
         raise ConfigurationError(
-            f"machine file {path.name}: "
-            + "; ".join(
-                f"{'.'.join(str(part) for part in item['loc']) or 'file'}:"
-                f" {item['msg'].removeprefix('Value error, ')}"
-                for item in error.errors(include_url=False, include_input=False)
-            )
+            f"machine file {path.name}: " + "; ".join(problems(error, Machine, "file"))
         ) from error
 
 

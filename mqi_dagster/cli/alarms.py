@@ -2,8 +2,9 @@
 
 import json
 from dataclasses import asdict
-from datetime import UTC, datetime
+from datetime import datetime
 from typing import TYPE_CHECKING, Annotated
+from zoneinfo import ZoneInfo
 
 import typer
 from rich.console import Console
@@ -13,6 +14,7 @@ from rich.text import Text
 from mqi_dagster.cli.screen import output
 from mqi_dagster.cli.sites import DEFAULT_SITE, SiteOption, require_site
 from mqi_dagster.errors import ConfigurationError, MqiError
+from mqi_dagster.moments import in_zone, local
 
 if TYPE_CHECKING:
     from mqi_dagster.ledger.alarms import Alarm
@@ -30,32 +32,33 @@ def alarms(
     """List what a person should know now, the newest first."""
     from mqi_dagster.resources.site import Site
 
-    ledger = Site(require_site(site)[0]).ledger
+    opened = Site(require_site(site)[0])
+    ledger = opened.ledger
     if dismiss is not None:
         ledger.dismiss_alarm(dismiss)
     found = ledger.alarms(open_only=not every)
     if as_json:
         typer.echo(json.dumps([asdict(alarm) for alarm in found], indent=1, default=datetime.isoformat))
         return
-    _show(found)
+    _show(found, opened.timezone)
 
 
-def _show(found: "list[Alarm]") -> None:
+def _show(found: "list[Alarm]", zone: ZoneInfo) -> None:
     console = output()
     if not found:
         console.print("no alarm")
         return
     table = Table(box=None, header_style="bold", padding=(0, 2, 0, 0))
-    for name in ("number", "alarm", "about", "since (UTC)", "times", "cleared (UTC)"):
+    for name in ("number", "alarm", "about", "since", "times", "cleared"):
         table.add_column(name, no_wrap=True)
     for alarm in found:
-        cleared = f"{alarm.cleared_at:%Y-%m-%d %H:%M}" if alarm.cleared_at is not None else ""
+        cleared = local(alarm.cleared_at, zone) if alarm.cleared_at is not None else ""
         style = "dim" if cleared else "red"
-        values = (str(alarm.id), alarm.kind.value, alarm.subject, f"{alarm.first_at:%Y-%m-%d %H:%M}")
+        values = (str(alarm.id), alarm.kind.value, alarm.subject, local(alarm.first_at, zone))
         table.add_row(*(Text(value) for value in (*values, str(alarm.count), cleared)), style=style)
     console.print(table)
     for alarm in found:
-        console.print(Text(f"{alarm.id}: {alarm.text}"), soft_wrap=True)
+        console.print(Text(f"{alarm.id}: {in_zone(alarm.text, zone)}"), soft_wrap=True)
 
 
 def notify(
@@ -72,16 +75,17 @@ def notify(
         raise ConfigurationError("nobody is told anything: set notifications.webhook or notifications.mail")
     console = output()
     if test:
-        _test(console, settings.site.name, channels)
+        _test(console, settings.site.name, ZoneInfo(settings.site.timezone), channels)
         return
-    ledger = Site(file).ledger
+    opened = Site(file)
+    ledger = opened.ledger
     for channel in channels:
         state = ledger.open_channel(channel.name)
-        words = f"{channel.name}: {state.trouble or 'works'}"
+        words = f"{channel.name}: {in_zone(state.trouble, opened.timezone) or 'works'}"
         console.print(Text(words, style="red" if state.failing_since else ""), soft_wrap=True)
 
 
-def _test(console: Console, name: str, channels: "list[Channel]") -> None:
+def _test(console: Console, name: str, zone: ZoneInfo, channels: "list[Channel]") -> None:
     from mqi_dagster.notify.message import Message
 
     message = Message(
@@ -91,7 +95,7 @@ def _test(console: Console, name: str, channels: "list[Channel]") -> None:
         kind="",
         subject="",
         text="This is a test of the notifications of this site.",
-        happened_at=datetime.now(UTC),
+        happened_at=datetime.now(zone),
     )
     failed = False
     for channel in channels:

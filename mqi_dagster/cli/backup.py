@@ -2,12 +2,14 @@
 
 from pathlib import Path
 from typing import Annotated
+from zoneinfo import ZoneInfo
 
 import typer
 from rich.markup import escape
 
 from mqi_dagster.cli.screen import output
 from mqi_dagster.cli.sites import DEFAULT_SITE, SiteOption, require_site
+from mqi_dagster.moments import local
 
 
 def backup(
@@ -44,7 +46,8 @@ def restore(
     console = output()
     with console.status("comparing and copying"):
         made = restore_backup(backup, folder, overwrite=overwrite, database=database)
-    console.print(f"restored as of {made.made_at:%Y-%m-%d %H:%M} UTC: {escape(str(folder))}", soft_wrap=True)
+    zone = ZoneInfo(require_site(folder)[1].site.timezone)
+    console.print(f"restored as of {local(made.made_at, zone)}: {escape(str(folder))}", soft_wrap=True)
     if not made.data:
         console.print(
             "the store was not in the backup: what is missing there is computed anew when it is needed"

@@ -188,7 +188,7 @@ def list_cases(
     if as_json:
         _print_json([row.model_dump(mode="json") for row in rows])
         return
-    show_cases(output(), rows)
+    show_cases(output(), rows, opened.timezone)
     if limit and len(rows) == limit:
         _note(f"The newest {limit}; --limit 0 lists all.")
 
@@ -211,7 +211,7 @@ def show(
     if as_json:
         _print_json(report.model_dump(mode="json"))
     else:
-        show_case(output(), report)
+        show_case(output(), report, opened.timezone)
 
 
 @case_app.command("retry")

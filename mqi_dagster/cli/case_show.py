@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 from datetime import datetime
 from pathlib import Path
+from zoneinfo import ZoneInfo
 
 import dagster as dg
 from pydantic import BaseModel, ConfigDict
@@ -15,6 +16,7 @@ from mqi_dagster.cli.results_table import BeamRow, beam_rows, print_results
 from mqi_dagster.errors import InputError, MqiError
 from mqi_dagster.ledger.attempts import Attempt
 from mqi_dagster.ledger.cluster_jobs import ClusterJob
+from mqi_dagster.moments import in_zone, local
 from mqi_dagster.partitions import beam_key
 from mqi_dagster.resources.site import Site
 from mqi_dagster.worklist import BeamStand, CaseStand, CaseState, Worklist
@@ -84,20 +86,20 @@ class CaseReport(_Part):
     next_step: str | None = None
 
 
-def show_cases(console: Console, rows: Sequence[CaseStand]) -> None:
+def show_cases(console: Console, rows: Sequence[CaseStand], zone: ZoneInfo) -> None:
     """The list of cases as a table."""
     table = Table(box=None, header_style="bold", padding=(0, 2, 0, 0))
-    for name in ("case", "fraction", "arrived (UTC)", "state", "beams"):
+    for name in ("case", "fraction", "arrived", "state", "beams"):
         table.add_column(name, no_wrap=True)
     for row in rows:
         beams = "-" if row.beams_total is None else f"{row.beams_done} of {row.beams_total}"
-        arrived = "-" if row.arrived is None else f"{row.arrived:%Y-%m-%d %H:%M}"
+        arrived = "-" if row.arrived is None else local(row.arrived, zone)
         state = Text(row.state.value, style=_STYLES.get(row.state, ""))
         table.add_row(row.case, str(row.fraction), arrived, state, beams)
     console.print(table if rows else Text("no case"))
     for row in rows:
         if row.reason:
-            console.print(Text(f"{row.case}: {row.reason}", style="dim"), soft_wrap=True)
+            console.print(Text(f"{row.case}: {in_zone(row.reason, zone)}", style="dim"), soft_wrap=True)
 
 
 def case_report(instance: dg.DagsterInstance, site: Site, case: str) -> CaseReport:
@@ -199,13 +201,15 @@ def _attempt(attempt: Attempt) -> AttemptRow:
     )
 
 
-def show_case(console: Console, report: CaseReport) -> None:
+def show_case(console: Console, report: CaseReport, zone: ZoneInfo) -> None:
     """Everything about one case, for people."""
     row = report.row
     state = (row.state.value, _STYLES.get(row.state, ""))
-    console.print(Text.assemble(f"case {row.case}: ", state, f"; {row.reason}" if row.reason else ""))
+    console.print(
+        Text.assemble(f"case {row.case}: ", state, f"; {in_zone(row.reason, zone)}" if row.reason else "")
+    )
     facts = [
-        ("arrived", f"{row.arrived:%Y-%m-%d %H:%M} UTC" if row.arrived is not None else None),
+        ("arrived", local(row.arrived, zone) if row.arrived is not None else None),
         ("machine", report.machine),
         ("clinical fraction", report.clinical_fraction),
         ("RT plan", report.plan),
@@ -219,7 +223,7 @@ def show_case(console: Console, report: CaseReport) -> None:
         if delivery.layers is not None:
             known.append(f"layers {delivery.layers[0]} to {delivery.layers[1]}")
         if delivery.irradiated_at is not None:
-            known.append(f"{delivery.irradiated_at:%Y-%m-%d %H:%M:%S} UTC")
+            known.append(local(delivery.irradiated_at, zone, seconds=True))
         text = f"  delivery {delivery.number}: {', '.join([*known, str(delivery.folder)])}"
         console.print(Text(text), soft_wrap=True)
     for note in report.notes:
@@ -227,13 +231,13 @@ def show_case(console: Console, report: CaseReport) -> None:
     if report.beams:
         print_results(console, [beam.result for beam in report.beams])
     for beam in report.beams:
-        _show_beam(console, beam)
+        _show_beam(console, beam, zone)
     if report.first_cause is not None:
-        console.print(Text(f"first cause: {report.first_cause}", style="red"), soft_wrap=True)
+        console.print(Text(f"first cause: {in_zone(report.first_cause, zone)}", style="red"), soft_wrap=True)
         console.print(Text(f"what to do: {report.next_step}"), soft_wrap=True)
 
 
-def _show_beam(console: Console, beam: BeamReport) -> None:
+def _show_beam(console: Console, beam: BeamReport, zone: ZoneInfo) -> None:
     number = beam.result.beam
     if beam.result.status is RunState.WORKING:
         place = f" on {beam.slot}" if beam.slot is not None else ""
@@ -241,7 +245,9 @@ def _show_beam(console: Console, beam: BeamReport) -> None:
             Text(f"  beam {number}: {beam.phase or 'interpreting'} {beam.percent or 0:.0f} %{place}")
         )
         if beam.message:
-            console.print(Text(f"  beam {number}: {beam.message}", style="dim"), soft_wrap=True)
+            console.print(
+                Text(f"  beam {number}: {in_zone(beam.message, zone)}", style="dim"), soft_wrap=True
+            )
     for job in beam.jobs:
         console.print(Text(f"  beam {number}, {job}"), soft_wrap=True)
     for attempt in beam.attempts:
@@ -249,7 +255,7 @@ def _show_beam(console: Console, beam: BeamReport) -> None:
         console.print(
             Text(
                 f"  beam {number}, attempt {attempt.number},"
-                f" {attempt.started_at:%Y-%m-%d %H:%M:%S} UTC: {attempt.outcome}{cause}"
+                f" {local(attempt.started_at, zone, seconds=True)}: {attempt.outcome}{cause}"
             ),
             soft_wrap=True,
         )

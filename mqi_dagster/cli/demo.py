@@ -35,8 +35,10 @@ SETTINGS = {
     "intake.stable_seconds": 2.0,
     "intake.scan_interval_seconds": 5,
     "engine.histories": 200_000.0,
+    "ui.port": 3010,
 }
-"""What differs from the defaults in a site that the demo makes: quicker looks, fewer histories."""
+"""What differs from the defaults in a site that the demo makes: quicker looks, fewer histories, and pages
+beside those of a site that people work with."""
 SEED = 1
 _POLL_SECONDS = 1.0
 

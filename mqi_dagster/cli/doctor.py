@@ -2,14 +2,19 @@
 
 import json
 from dataclasses import asdict
+from datetime import UTC, tzinfo
+from pathlib import Path
 from typing import Annotated
+from zoneinfo import ZoneInfo
 
 import typer
 from rich.table import Table
 from rich.text import Text
 
 from mqi_dagster.cli.screen import output
-from mqi_dagster.cli.sites import DEFAULT_SITE, SiteOption
+from mqi_dagster.cli.sites import DEFAULT_SITE, SiteOption, require_site
+from mqi_dagster.errors import MqiError
+from mqi_dagster.moments import in_zone
 
 _STYLE = {"ok": "green", "warning": "yellow", "fault": "red"}
 
@@ -27,7 +32,7 @@ def doctor(
     if as_json:
         typer.echo(json.dumps([asdict(finding) for finding in findings], indent=1))
     else:
-        console = output()
+        console, zone = output(), _zone(site)
         table = Table(box=None, header_style="bold", padding=(0, 2, 0, 0))
         table.add_column("what", no_wrap=True)
         table.add_column("", no_wrap=True)
@@ -35,8 +40,16 @@ def doctor(
         table.add_column("what to do", overflow="fold")
         for one in findings:
             verdict = Text(one.verdict.value, style=_STYLE[one.verdict.value])
-            table.add_row(Text(one.subject), verdict, Text(one.found), Text(one.advice))
+            table.add_row(Text(one.subject), verdict, Text(in_zone(one.found, zone)), Text(one.advice))
         console.print(table)
         console.print("no fault" if faults == 0 else f"[red]{faults} fault{'s' * (faults > 1)}[/]")
     if faults:
         raise typer.Exit(1)
+
+
+def _zone(site: Path) -> tzinfo:
+    """The site's zone; UTC where its settings are what is wrong."""
+    try:
+        return ZoneInfo(require_site(site)[1].site.timezone)
+    except MqiError:
+        return UTC

@@ -155,7 +155,7 @@ def _request(given: dict[str, Any]) -> DeliveryRequest:
     try:
         return DeliveryRequest.model_validate({k: v for k, v in given.items() if v is not None})
     except ValidationError as error:
-        raise ConfigurationError("; ".join(problems(error))) from error
+        raise ConfigurationError("; ".join(problems(error, DeliveryRequest, "the request"))) from error
 
 
 def _built_in(given: dict[str, Any]) -> BuiltInPlan:
@@ -165,7 +165,7 @@ def _built_in(given: dict[str, Any]) -> BuiltInPlan:
     try:
         return BuiltInPlan.model_validate(values)
     except ValidationError as error:
-        raise ConfigurationError("; ".join(problems(error))) from error
+        raise ConfigurationError("; ".join(problems(error, BuiltInPlan, "the plan"))) from error
 
 
 def _machine_folder(site: Path) -> Path:

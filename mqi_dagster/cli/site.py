@@ -49,10 +49,8 @@ def init(
 
     console = output()
     present = (folder / SETTINGS_NAME).exists()
-    if present and (timezone is not None or histories is not None):
-        raise ConfigurationError(
-            f"{folder} is a site already: change its {SETTINGS_NAME} in place of --timezone and --histories"
-        )
+    if present:
+        _require_same(folder, {"site.timezone": timezone, "engine.histories": histories})
     zone = timezone or local_zone()
     values: dict[str, str | float] = {"site.timezone": zone}
     if histories is not None:
@@ -66,6 +64,18 @@ def init(
     if not made:
         console.print(f"{escape(str(folder))} is complete; nothing to do")
     console.print(f"next: mqi doctor --site {escape(str(folder))}; mqi dev --site {escape(str(folder))}")
+
+
+def _require_same(folder: Path, wanted: dict[str, str | float | None]) -> None:
+    """A site that is there is completed and not changed: what asks for something else is refused."""
+    settings = require_site(folder)[1]
+    there = {"site.timezone": settings.site.timezone, "engine.histories": settings.engine.histories}
+    other = [f"{key} is {there[key]}" for key, value in wanted.items() if value not in (None, there[key])]
+    if other:
+        raise ConfigurationError(
+            f"{folder} is a site already: change its {SETTINGS_NAME} ({', '.join(other)} there), or name"
+            " another folder"
+        )
 
 
 def dev(
@@ -156,7 +166,9 @@ def service(
 
 
 def demo(
-    site: SiteOption = DEFAULT_SITE,
+    site: Annotated[
+        Path, typer.Option("--site", help="Folder of the demo's site; MQI_SITE does not name it.")
+    ] = Path("site-demo"),
     timeout: Annotated[float, typer.Option(help="Seconds until it explains what is stuck.", min=1)] = 280.0,
 ) -> None:
     """Carry a generated case of 3 beams from the inbox to its RT Doses, and leave the pages running.

@@ -45,7 +45,7 @@ def top(
     read_only_process()
     console = output()
     live = sys.stdin.isatty() and console.is_terminal and not once and not as_json
-    view = View(cases=cases, state=wanted, text=text)
+    view = View(cases=cases, state=wanted, text=text, zone=opened.timezone)
     reader = BoardReader(opened, timedelta(hours=hours), _CAUSES_AT_ONCE if live else None, again=live)
     if live:
         from mqi_dagster.cli.top_app import Board

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from datetime import datetime
+from datetime import datetime, tzinfo
 
 from rich.cells import set_cell_size
 from rich.text import Text
 
+from mqi_dagster.moments import in_zone, local
 from mqi_dagster.worklist import Alarm, BeamStand, CaseStand, CaseState, GpuStand, Stage, Work
 
 STYLES = {
@@ -52,7 +53,7 @@ def bar(percent: float, width: int) -> str:
     return ("█" * full + (_BLOCKS[rest] if rest else "")).ljust(width, "·")[:width]
 
 
-def summary(work: Work, name: str, error: str | None, now: datetime, width: int) -> list[Text]:
+def summary(work: Work, name: str, error: str | None, now: datetime, width: int, zone: tzinfo) -> list[Text]:
     """The head: time, counts, and whether what is shown is of now."""
     beams = {
         "in work": sum(row.stage.at_work for row in work.beams),
@@ -63,11 +64,13 @@ def summary(work: Work, name: str, error: str | None, now: datetime, width: int)
     said = ", ".join(f"{count} {word}" for word, count in beams.items() if count) or "no beam waits"
     open_cases = len(work.cases) - sum(row.stage is Stage.CONCLUDED for row in work.cases)
     if width < _WIDE:
-        head = Text.assemble(("mqi top", "bold"), f" {work.at:%H:%M:%S} UTC  {said}; {open_cases} cases open")
+        head = Text.assemble(
+            ("mqi top", "bold"), f" {work.at.astimezone(zone):%H:%M:%S %Z}  {said}; {open_cases} cases open"
+        )
     else:
         head = Text.assemble(
             (f"mqi top {name}", "bold"),
-            f"  {work.at:%Y-%m-%d %H:%M:%S} UTC  beams: {said}"
+            f"  {local(work.at, zone, seconds=True)}  beams: {said}"
             f"  cases: {open_cases} open, {work.concluded_cases} concluded",
         )
     if error is None:
@@ -119,12 +122,12 @@ def queue_line(work: Work) -> Text:
     return Text(f"{text}{f' ({reasons})' if reasons else ''}{waiting}{inbox}")
 
 
-def alarm_lines(alarms: list[Alarm], at_most: int) -> list[Text]:
+def alarm_lines(alarms: list[Alarm], at_most: int, zone: tzinfo) -> list[Text]:
     """The alarms, so many lines at most."""
     if not alarms or at_most < 1:
         return []
     shown = alarms if len(alarms) <= at_most else alarms[: max(1, at_most - 1)]
-    lines = [Text(f"! {one.subject}: {one.text}", style="red") for one in shown]
+    lines = [Text(f"! {one.subject}: {in_zone(one.text, zone)}", style="red") for one in shown]
     if len(alarms) > len(shown) and at_most > 1:
         lines.append(Text(f"! {len(alarms) - len(shown)} more alarms", style="red"))
     return lines
@@ -135,13 +138,13 @@ def head_line(cases: bool, width: int) -> Text:
     key, stage, progress = _widths(cases, width)
     cells = [("case" if cases else "beam", key), ("stage", stage), ("", progress + 6)]
     if cases:
-        cells += [("done", 6), ("since (UTC)", 11), ("prio", 4), ("why", 0)]
+        cells += [("done", 6), ("since", 11), ("prio", 4), ("why", 0)]
     else:
         cells += [("batch", 5), (" time", 5), (" left", 5), ("where", 0)]
     return Text(" ".join(set_cell_size(name, size) if size else name for name, size in cells), style="bold")
 
 
-def row_line(row: CaseStand | BeamStand, width: int, chosen: bool) -> Text:
+def row_line(row: CaseStand | BeamStand, width: int, chosen: bool, zone: tzinfo) -> Text:
     """One row of the list."""
     key, stage, progress = _widths(isinstance(row, CaseStand), width)
     words = row.stage.words if width >= _WIDE else _SHORT.get(row.stage, row.stage.words)
@@ -152,35 +155,35 @@ def row_line(row: CaseStand | BeamStand, width: int, chosen: bool) -> Text:
     ]
     if isinstance(row, CaseStand):
         done = "-" if row.beams_total is None else f"{row.beams_done} of {row.beams_total}"
-        since = f"{row.since:%m-%d %H:%M}" if row.since is not None else "-"
+        since = f"{row.since.astimezone(zone):%m-%d %H:%M}" if row.since is not None else "-"
         cells.append(f"{bar(row.percent, progress)} {row.percent:3.0f} %" if begun else " " * (progress + 6))
-        cells += [f"{done:6}", f"{since:11}", f"{row.priority or '':4}", row.reason]
+        cells += [f"{done:6}", f"{since:11}", f"{row.priority or '':4}", in_zone(row.reason, zone)]
     elif begun:
         batch = f"{row.batch}/{row.batches}" if row.batch is not None and row.batches is not None else ""
         left = lasting(row.remaining_seconds) if row.remaining_seconds is not None else ""
         cells += [f"{bar(row.percent, progress)} {row.percent:3.0f} %", f"{batch:5}"]
-        cells += [f"{lasting(row.elapsed_seconds):>5}", f"{left:>5}", _where(row, width)]
+        cells += [f"{lasting(row.elapsed_seconds):>5}", f"{left:>5}", _where(row, width, zone)]
     else:
-        cells.append(_where(row, width))
+        cells.append(_where(row, width, zone))
     return Text(" ".join(cells), style=(STYLES[row.state] + (" reverse" if chosen else "")).strip())
 
 
-def _where(row: BeamStand, width: int) -> str:
+def _where(row: BeamStand, width: int, zone: tzinfo) -> str:
     place = row.place or ""
     parts = [place if width >= _WIDE else place.rpartition("/")[2]]
     if row.job is not None:
         parts.append(f"job {row.job} {row.job_state or ''}".rstrip())
     if row.attempt is not None and row.attempt > 1:
         parts.append(f"attempt {row.attempt}")
-    parts.append(row.reason)
+    parts.append(in_zone(row.reason, zone))
     return ", ".join(part for part in parts if part)
 
 
-def detail_line(row: CaseStand | BeamStand) -> Text:
+def detail_line(row: CaseStand | BeamStand, zone: tzinfo) -> Text:
     """What does not fit into the row of the cursor."""
     parts = [row.case if isinstance(row, CaseStand) else row.beam, row.stage.words]
     if row.reason:
-        parts.append(row.reason)
+        parts.append(in_zone(row.reason, zone))
     if row.next_step:
         parts.append(f"what to do: {row.next_step}")
     return Text(": ".join(parts), style=STYLES[row.state])

@@ -59,13 +59,13 @@ class Screen:
             return [Text(f"mqi top {self._name}", style="bold"), Text(self._error or "reading …")]
         if view.log is not None:
             return self._log(height)
-        lines = summary(work, self._name, self._error, self._now, width)
+        lines = summary(work, self._name, self._error, self._now, width, view.zone)
         beams = {row.beam: row for row in work.beams if row.place is not None}
         slots = pool_lines(work.gpus, beams, self._now, width)
         room = max(2, height // 4)
         lines += slots if len(slots) <= room else [*slots[: room - 1], _more(len(slots) - room + 1, "slots")]
         lines.append(queue_line(work))
-        lines += alarm_lines(work.alarms, max(1, height // 8))
+        lines += alarm_lines(work.alarms, max(1, height // 8), view.zone)
         return lines + self._list(work, width, height - len(lines))
 
     def _list(self, work: Work, width: int, height: int) -> list[Text]:
@@ -75,11 +75,11 @@ class Screen:
         first = max(0, min(chosen - room // 2, len(rows) - room))
         lines = [head_line(view.cases, width)]
         lines += [
-            row_line(row, width, place == chosen)
+            row_line(row, width, place == chosen, view.zone)
             for place, row in enumerate(rows[first : first + room], start=first)
         ]
         lines += [Text("")] * (room + 1 - len(lines))
-        lines.append(detail_line(rows[chosen]) if rows else Text("nothing to show", style="dim"))
+        lines.append(detail_line(rows[chosen], view.zone) if rows else Text("nothing to show", style="dim"))
         return [*lines, self._foot(len(rows))]
 
     def _foot(self, count: int) -> Text:
@@ -115,10 +115,14 @@ def print_once(console: Console, work: Work, view: View, name: str) -> None:
     """The same as plain text, every line whole."""
     width = max(console.width, 120)
     rows = view.rows(work)
-    lines = summary(work, name, None, work.at, width)
+    lines = summary(work, name, None, work.at, width, view.zone)
     lines += pool_lines(work.gpus, {row.beam: row for row in work.beams}, work.at, width)
-    lines += [queue_line(work), *alarm_lines(work.alarms, len(work.alarms)), head_line(view.cases, width)]
-    lines += [row_line(row, width, False) for row in rows[:_ROWS_ONCE]]
+    lines += [
+        queue_line(work),
+        *alarm_lines(work.alarms, len(work.alarms), view.zone),
+        head_line(view.cases, width),
+    ]
+    lines += [row_line(row, width, False, view.zone) for row in rows[:_ROWS_ONCE]]
     if len(rows) > _ROWS_ONCE:
         lines.append(Text(f"… {len(rows) - _ROWS_ONCE} more; --json lists all", style="dim"))
     for line in lines:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from datetime import UTC, tzinfo
 
 from mqi_dagster.worklist import BeamStand, CaseStand, CaseState, Work
 
@@ -35,6 +36,8 @@ class View:
     log_title: str = ""
     log_offset: int = 0
     quit: bool = False
+    zone: tzinfo = UTC
+    """Of the site, in which moments are told."""
     _kept: tuple[object, list[Shown]] = field(default=(None, []), repr=False)
 
     def rows(self, work: Work) -> list[Shown]:

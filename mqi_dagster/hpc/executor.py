@@ -255,9 +255,8 @@ class SlurmExecutor:
         now, limit = datetime.now(UTC), timedelta(seconds=self._slurm.intervals.alarm_seconds)
         look = self._ledger.cluster_look(self.name)
         if look is not None and look.failing_since is not None and now - look.failing_since > limit:
-            return (
-                f"cluster {self.name} has not answered since {look.failing_since:%H:%M} UTC: {look.failure}"
-            )
+            since = f"{look.failing_since:%Y-%m-%d %H:%M} UTC"
+            return f"cluster {self.name} has not answered since {since}: {look.failure}"
         row = self._row(job.key)
         if row.state is State.HELD and now - row.changed_at > limit:
             return (

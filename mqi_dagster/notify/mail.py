@@ -85,6 +85,6 @@ class MailChannel:
         # The same for every try, so that a mail that comes twice can be told from two.
         mail["Message-ID"] = f"<{message.event}.{message.id}.{int(message.happened_at.timestamp())}@mqi>"
         mail["Auto-Submitted"] = "auto-generated"
-        when = f"{message.happened_at:%Y-%m-%d %H:%M:%S} UTC"
+        when = f"{message.happened_at:%Y-%m-%d %H:%M:%S %Z}"
         mail.set_content(f"{message.text}\n\n{when}\n`mqi alarms` lists what stands.\n")
         return mail

@@ -31,6 +31,7 @@ class Message:
     subject: str
     text: str
     happened_at: datetime
+    """In the zone that its readers live in."""
 
     @property
     def title(self) -> str:

@@ -9,6 +9,7 @@ import json
 import urllib.error
 import urllib.request
 from dataclasses import asdict
+from datetime import UTC
 from typing import IO
 
 from mqi_dagster.errors import NotTakenError
@@ -50,7 +51,11 @@ class WebhookChannel:
 
     def send(self, message: Message) -> str:
         """Post a message; see `Channel.send`."""
-        content = {**asdict(message), "happened_at": message.happened_at.isoformat(), "title": message.title}
+        content = {
+            **asdict(message),
+            "happened_at": message.happened_at.astimezone(UTC).isoformat(),
+            "title": message.title,
+        }
         body = json.dumps(content).encode()
         headers = {"Content-Type": "application/json", "User-Agent": "mqi-dagster"}
         if self._settings.secret_file is not None:

@@ -7,6 +7,7 @@ import dagster as dg
 
 from mqi_dagster.errors import MqiError, PartlyTakenError
 from mqi_dagster.ledger.notices import ChannelState, Notice
+from mqi_dagster.moments import in_zone
 from mqi_dagster.notify.message import Channel, Message, channels_of
 from mqi_dagster.resources.site import Site
 from mqi_dagster.sensors.queue import SECONDS_PER_TICK
@@ -77,6 +78,6 @@ def message_of(site: Site, notice: Notice) -> Message:
         event=notice.event.value,
         kind=notice.kind,
         subject=notice.subject,
-        text=notice.text,
-        happened_at=notice.happened_at,
+        text=in_zone(notice.text, site.timezone),
+        happened_at=notice.happened_at.astimezone(site.timezone),
     )

@@ -236,7 +236,8 @@ def _alarm(
             return None
         text = (
             f"tried {outcome.tries} times since {outcome.first_at:%Y-%m-%d %H:%M} UTC, the next time at"
-            f" {outcome.next_try_at:%H:%M:%S}: {outcome.cause}. It goes on by itself once that is mended"
+            f" {outcome.next_try_at:%Y-%m-%d %H:%M:%S} UTC: {outcome.cause}."
+            " It goes on by itself once that is mended"
         )
         ledger.raise_alarm(AlarmKind.RETRIED_LONG, subject, text, outcome.ended_at)
         return subject

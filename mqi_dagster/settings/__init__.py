@@ -21,7 +21,6 @@ from mqi_dagster.settings.hosts import Host, Intervals, JumpHost, Retention, Slu
 from mqi_dagster.settings.model import (
     Settings,
     parse_settings,
-    problems,
     read_content,
     read_settings,
     settings_problems,
@@ -39,6 +38,7 @@ from mqi_dagster.settings.sections import (
     SiteCommand,
     Ui,
 )
+from mqi_dagster.settings.wording import problems
 
 __all__ = [
     "LOCAL",

@@ -28,6 +28,7 @@ from mqi_dagster.settings.sections import (
     Site,
     Ui,
 )
+from mqi_dagster.settings.wording import problems
 from mqi_dagster.yaml_file import read_yaml
 
 _Files = TypeVar("_Files", bound=Section)
@@ -165,21 +166,12 @@ def _resolved(settings: Settings, base: Path) -> Settings:
     )
 
 
-def problems(error: ValidationError) -> list[str]:
-    """One line for each wrong key, without the values."""
-    return [
-        f"{'.'.join(str(part) for part in item['loc']) or 'settings'}:"
-        f" {item['msg'].removeprefix('Value error, ')}"
-        for item in error.errors(include_url=False, include_input=False)
-    ]
-
-
 def settings_problems(content: Any) -> list[str]:
     """Every wrong key of parsed YAML with what is wrong about it, empty where it fits the types."""
     try:
         Settings.model_validate(content)
     except ValidationError as error:
-        return problems(error)
+        return problems(error, Settings)
     return []
 
 
@@ -192,7 +184,7 @@ def parse_settings(content: Any, base: Path) -> Settings:
     try:
         return _resolved(Settings.model_validate(content), base)
     except ValidationError as error:
-        raise ConfigurationError("settings: " + "; ".join(problems(error))) from error
+        raise ConfigurationError("settings: " + "; ".join(problems(error, Settings))) from error
 
 
 def read_content(path: Path) -> dict[str, Any]:

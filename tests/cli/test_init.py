@@ -90,6 +90,14 @@ def test_options_are_refused_where_settings_exist(site: Path) -> None:
         CliRunner().invoke(app, ["init", str(site), "--histories", "5e5"], catch_exceptions=False)
 
 
+def test_the_same_call_once_more_is_no_mistake(site: Path) -> None:
+    assert "nothing to do" in init(str(site), "--timezone", "Asia/Seoul", "--histories", "1e6")
+    with pytest.raises(
+        ConfigurationError, match=r"change its mqi\.yaml \(site\.timezone is Asia/Seoul there\)"
+    ):
+        CliRunner().invoke(app, ["init", str(site), "--timezone", "UTC"], catch_exceptions=False)
+
+
 def test_a_wrong_zone_leaves_no_site_behind(tmp_path: Path) -> None:
     with pytest.raises(ConfigurationError, match=r"site\.timezone: 'Mars/Base' is no IANA time zone"):
         CliRunner().invoke(

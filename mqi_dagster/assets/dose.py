@@ -201,10 +201,11 @@ def rt_dose(context: dg.AssetExecutionContext, site: dg.ResourceParam[Site]) -> 
             data_version=dg.DataVersion(digest),
             metadata={
                 DIGEST: digest,
+                "beam": beam.entry.label,
                 "not simulated": ", ".join(missing) or "nothing",
                 "units": main.units.value,
-                "maximum": main.maximum,
-                "R80 [mm]": round(main.r80_mm, 2) if main.r80_mm is not None else "none",
+                **figures.maximum(main.maximum, main.units),
+                "R80 [mm]": round(main.r80_mm, 1) if main.r80_mm is not None else "none",
                 "summation type": site.settings.rt_dose.summation_type.value,
                 "fraction": irradiation.fraction_number or "not known",
                 "HU table": record.hu_table_name,
@@ -238,5 +239,9 @@ def readback(context: dg.AssetCheckExecutionContext, site: dg.ResourceParam[Site
             return dg.AssetCheckResult(passed=False, description=error.message)
         return dg.AssetCheckResult(
             passed=True,
-            metadata={f"maximum ({role})": report.maximum for role, report in reports.items()},
+            metadata={
+                name: value
+                for role, report in reports.items()
+                for name, value in figures.maximum(report.maximum, report.units, role).items()
+            },
         )

@@ -10,11 +10,11 @@ from mqi_dagster.assets.beam import BeamAtWork
 from mqi_dagster.assets.raw_dose_files import RawDoseRecord, Role
 from mqi_dagster.delivery.csv_reading import read_samples
 from mqi_dagster.delivery.summary import InterpretedBeam
-from mqi_dagster.dose.grid import DoseFrame, DoseGrid
+from mqi_dagster.dose.grid import DoseFrame, DoseGrid, DoseUnits
 from mqi_dagster.dose.profiles import distal_depth_mm, integral_depth_dose, lateral_plane, lateral_profiles
 from mqi_dagster.errors import DoseError
 from mqi_dagster.pictures.dose import depth_dose as depth_dose_picture
-from mqi_dagster.pictures.dose import dose_slices
+from mqi_dagster.pictures.dose import dose_slices, unit_name
 from mqi_dagster.pictures.dose import lateral_profiles as lateral_profiles_picture
 from mqi_dagster.pictures.spots import layer_mu_bars, spot_map
 from mqi_dagster.pictures.style import as_markdown
@@ -24,6 +24,11 @@ Metadata = dict[str, dg.MetadataValue]
 Samples = tuple[NDArray[np.float64], NDArray[np.float64]]
 
 PROFILE_DEPTH_MM = 20.0
+
+
+def maximum(value: float, units: DoseUnits, of: str = "") -> dict[str, float]:
+    """The greatest dose with its unit, in the digits that are worth reading."""
+    return {f"maximum{f' of the {of}' if of else ''} [{unit_name(units.value)}]": float(f"{value:.4g}")}
 
 
 def _picture(png: bytes, alt: str) -> dg.MarkdownMetadataValue:

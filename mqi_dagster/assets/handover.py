@@ -20,7 +20,7 @@ from mqi_dagster.assets.lineage import (
     store_place,
 )
 from mqi_dagster.assets.waiting_target import WaitingTarget
-from mqi_dagster.delivery.manifest import CaseManifest
+from mqi_dagster.delivery.manifest import BeamEntry, CaseManifest
 from mqi_dagster.delivery.summary import read_summary
 from mqi_dagster.errors import StoreError, Where
 from mqi_dagster.handover.naming import beam_folder, case_folder
@@ -70,7 +70,7 @@ def handed_over(
     """This beam's results at the target, each read back there and listed in a receipt."""
     key = context.partition_key
     with tried_again(context, Where(case=key.partition("__")[0], beam=key)):
-        case, number, _, _ = require_beam(context.instance, site, key)
+        case, number, _, entry = require_beam(context.instance, site, key)
         require_passed(context.instance, "rt_dose", "readback", key)
         made = ancestry(context.instance, site, key)
         files, dose = _files(site, made), made.rt_dose.digest
@@ -103,6 +103,7 @@ def handed_over(
             data_version=dg.DataVersion(digest),
             metadata={
                 DIGEST: digest,
+                "beam": entry.label,
                 RT_DOSE: dose,
                 "files": len(receipt.entries),
                 "receipt": dg.MetadataValue.table(
@@ -115,7 +116,7 @@ def handed_over(
         )
 
 
-def _beam_summary(instance: dg.DagsterInstance, site: Site, key: str) -> dict[str, Any]:
+def _beam_summary(instance: dg.DagsterInstance, site: Site, key: str, entry: BeamEntry) -> dict[str, Any]:
     number = split_beam_key(key)[1]
     handed = resolve(instance, site, "handed_over", key)
     made = ancestry(instance, site, key)
@@ -128,6 +129,9 @@ def _beam_summary(instance: dg.DagsterInstance, site: Site, key: str) -> dict[st
     receipt = Receipt.model_validate_json(handed.path(RECEIPT_FILE).read_bytes())
     return {
         "beam": number,
+        "name": entry.shown_name,
+        "energies_mev": list(entry.energies_mev),
+        "gantry_deg": entry.gantry_deg,
         "layers": len(interpreted.layers),
         "delivered_mu": interpreted.delivered_mu,
         "planned_mu": interpreted.planned_mu,
@@ -147,7 +151,7 @@ def case_summary(instance: dg.DagsterInstance, site: Site, manifest: CaseManifes
         "partial": manifest.partial,
         "missing_beams": list(manifest.missing_beams),
         "beams": [
-            _beam_summary(instance, site, beam_key(manifest.case, entry.number))
+            _beam_summary(instance, site, beam_key(manifest.case, entry.number), entry)
             for entry in sorted(manifest.beams, key=lambda beam: beam.number)
         ],
     }

@@ -14,9 +14,13 @@ from mqi_dagster.assets.lineage import DIGEST, checked_case, reusable
 from mqi_dagster.delivery.manifest import CaseManifest, FileEntry, beam_inputs
 from mqi_dagster.delivery.validation import build_manifest
 from mqi_dagster.errors import DeliveryError, MqiError, Where
+from mqi_dagster.execution.scrub import Scrubber
 from mqi_dagster.partitions import CASES
+from mqi_dagster.plan.model import IonPlan
 from mqi_dagster.resources.site import Site
 from mqi_dagster.store.digests import digest_of
+
+_LONGEST_NAME = 64
 
 
 def every_file(manifest: CaseManifest) -> list[tuple[str, FileEntry]]:
@@ -64,6 +68,10 @@ def _metadata(manifest: CaseManifest) -> dict[str, Any]:
                 dg.TableRecord(
                     {
                         "beam": beam.number,
+                        "name": beam.shown_name,
+                        "lowest energy [MeV]": round(beam.energies_mev[0], 2),
+                        "highest energy [MeV]": round(beam.energies_mev[1], 2),
+                        "gantry angle [°]": "unknown" if beam.gantry_deg is None else f"{beam.gantry_deg:g}",
                         "complete": beam.complete,
                         "layers": len(beam.layers),
                         "planned MU": round(sum(layer.planned_mu for layer in beam.layers), 3),
@@ -106,7 +114,22 @@ def _build(site: Site, found: ArrivedCase) -> CaseManifest:
     fault = _outside(site, _mu_ratios(manifest))
     if fault:
         raise DeliveryError(fault)
-    return manifest
+    source = found.survey.source
+    return manifest if source is None else _for_people(manifest, source.plan)
+
+
+def _for_people(manifest: CaseManifest, plan: IonPlan) -> CaseManifest:
+    """The inventory with what is shown beside the keys of its beams."""
+    scrubber = Scrubber(plan.identifiers)
+    beams = []
+    for entry in manifest.beams:
+        line = " ".join("".join(char if char.isprintable() else " " for char in entry.name).split())
+        changes = {
+            "shown_name": scrubber.text(line)[:_LONGEST_NAME],
+            "gantry_deg": plan.beam(entry.number).gantry_angle_deg,
+        }
+        beams.append(entry.model_copy(update=changes))
+    return manifest.model_copy(update={"beams": tuple(beams)})
 
 
 @dg.asset(
@@ -160,4 +183,5 @@ def integrity(context: dg.AssetCheckExecutionContext, site: dg.ResourceParam[Sit
             return dg.AssetCheckResult(passed=False, description=str(error))
         ratios = _mu_ratios(manifest)
         fault = _outside(site, ratios)
-        return dg.AssetCheckResult(passed=not fault, description=fault or None, metadata=dict(ratios))
+        digits = {beam: round(ratio, 4) for beam, ratio in ratios.items()}
+        return dg.AssetCheckResult(passed=not fault, description=fault or None, metadata=digits)

@@ -69,11 +69,12 @@ def interpreted_csvs(
             data_version=dg.DataVersion(digest),
             metadata={
                 DIGEST: digest,
+                "beam": beam.entry.label,
                 "layers": len(interpreted.layers),
                 "samples": sum(layer.samples for layer in interpreted.layers),
-                "delivered MU": round(interpreted.delivered_mu, 9),
-                "planned MU": round(interpreted.planned_mu, 9),
-                "MU ratio": round(interpreted.ratio or 0.0, 9),
+                "delivered MU": round(interpreted.delivered_mu, 3),
+                "planned MU": round(interpreted.planned_mu, 3),
+                "MU ratio": round(interpreted.ratio or 0.0, 4),
                 "MU per count": interpreted.mu_per_count,
                 "layer table": _layer_table(interpreted),
                 **figures.of_interpretation(beam, interpreted, published),
@@ -87,7 +88,7 @@ def _layer_table(interpreted: InterpretedBeam) -> dg.TableMetadataValue:
             dg.TableRecord(
                 {
                     "layer": layer.number,
-                    "energy [MeV]": layer.energy_mev,
+                    "energy [MeV]": round(layer.energy_mev, 3),
                     "rows": layer.rows,
                     "beam-on": layer.beam_on_samples,
                     "planned MU": round(layer.planned_mu, 4),
@@ -128,6 +129,10 @@ def counts(context: dg.AssetCheckExecutionContext, site: dg.ResourceParam[Site])
             passed=passed,
             description=None
             if passed
-            else f"logged/planned MU {ratio} is outside the limits of the settings",
-            metadata={"MU ratio": ratio if ratio is not None else 0.0},
+            else f"logged/planned MU {_digits(ratio)} is outside the limits of the settings",
+            metadata={"MU ratio": round(ratio, 4) if ratio is not None else 0.0},
         )
+
+
+def _digits(ratio: float | None) -> str:
+    return "none" if ratio is None else f"{ratio:.4f}"

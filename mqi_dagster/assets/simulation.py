@@ -5,7 +5,7 @@ from collections.abc import Callable, Iterator
 import dagster as dg
 from dagster._core.storage.tags import PARENT_RUN_ID_TAG
 
-from mqi_dagster.assets import appearance
+from mqi_dagster.assets import appearance, figures
 from mqi_dagster.assets.beam import BeamAtWork, engine_version, load_beam
 from mqi_dagster.assets.boundary import Boundary
 from mqi_dagster.assets.digests import SIMULATION_CODE, raw_dose_digest
@@ -30,15 +30,16 @@ def _reused(site: Site, key: str, digest: str) -> tuple[Published, Published] | 
     return None if tps is None else (tps, raw)
 
 
-def _tps_result(published: Published, gpu: str) -> dg.MaterializeResult[None]:
+def _tps_result(beam: BeamAtWork, published: Published, gpu: str) -> dg.MaterializeResult[None]:
     text = published.path("moqui_tps.in").read_text(encoding="utf-8")
     return dg.MaterializeResult(
         asset_key="tps_file",
         data_version=dg.DataVersion(published.digest),
         metadata={
             DIGEST: published.digest,
+            "beam": beam.entry.label,
             "slot": gpu,
-            "particles per history": float(published.meta["particles_per_history"]),
+            "particles per history": float(f"{published.meta['particles_per_history']:.6g}"),
             "histories wanted": float(published.meta["expected_histories"]),
             "keys": dg.MetadataValue.int(sum(1 for line in text.splitlines() if line)),
         },
@@ -53,13 +54,16 @@ def _raw_result(
         data_version=dg.DataVersion(published.digest),
         metadata={
             DIGEST: published.digest,
+            "beam": beam.entry.label,
             "engine": record.engine,
             "version": record.version,
             "seed": record.seed,
             "histories": record.histories,
-            "protons": record.protons,
+            "protons": float(f"{record.protons:.6g}"),
             "uncertainty [%]": (
-                record.uncertainty_percent if record.uncertainty_percent is not None else "not reported"
+                round(record.uncertainty_percent, 2)
+                if record.uncertainty_percent is not None
+                else "not reported"
             ),
             "HU table": record.hu_table_name,
             "computed in this run": not reused,
@@ -146,7 +150,7 @@ def simulation(attempts: int) -> dg.AssetsDefinition:
                 if found is None:
                     with run:
                         tps, view = run.prepare()
-                        yield _tps_result(tps, run.slot)
+                        yield _tps_result(beam, tps, run.slot)
                         raw = run.simulate(view, tps)
                     yield _raw_result(beam, raw, read_record(raw), reused=False)
                     return
@@ -157,7 +161,7 @@ def simulation(attempts: int) -> dg.AssetsDefinition:
             tps, raw = found
             context.log.info("found in the store; no engine is started")
             site.ledger.report(key, context.run.run_id, "simulated", percent=100.0)
-            yield _tps_result(tps, "none")
+            yield _tps_result(beam, tps, "none")
             yield _raw_result(beam, raw, read_record(raw), reused=True)
 
     return simulate
@@ -187,7 +191,11 @@ def engine_output(
             return dg.AssetCheckResult(passed=False, description=error.message)
         return dg.AssetCheckResult(
             passed=True,
-            metadata={"maximum": max(float(grid.values.max()) for grid in grids.values())},
+            metadata={
+                name: value
+                for role, grid in grids.items()
+                for name, value in figures.maximum(float(grid.values.max()), grid.units, role).items()
+            },
         )
 
 
@@ -213,5 +221,5 @@ def uncertainty(context: dg.AssetCheckExecutionContext, site: dg.ResourceParam[S
         return dg.AssetCheckResult(
             passed=record.uncertainty_percent <= limit,
             description=f"{record.uncertainty_percent:.2f} %, limit {limit:g} %",
-            metadata={"uncertainty [%]": record.uncertainty_percent},
+            metadata={"uncertainty [%]": round(record.uncertainty_percent, 2)},
         )

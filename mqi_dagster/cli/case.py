@@ -185,10 +185,11 @@ def list_cases(
         work.look()
         wanted = (row for row in work.stands() if not states or row.state in states)
         rows = list(islice(wanted, limit or None))
+        beams = {row.case: work.beams_of(row.case) for row in rows}
     if as_json:
         _print_json([row.model_dump(mode="json") for row in rows])
         return
-    show_cases(output(), rows, opened.timezone)
+    show_cases(output(), rows, beams, opened.timezone)
     if limit and len(rows) == limit:
         _note(f"The newest {limit}; --limit 0 lists all.")
 

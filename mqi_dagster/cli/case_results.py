@@ -58,6 +58,8 @@ def show_results(console: Console, results: Sequence[CaseResult]) -> None:
         console.print(Text.assemble(f"case {result.case}: ", (result.status.value, style), partial))
         for row in result.beams:
             if row.error is not None:
-                console.print(Text(f"  beam {row.beam}: {row.error}", style="red"), soft_wrap=True)
+                console.print(
+                    Text(f"  beam {row.beam} ({row.label}): {row.error}", style="red"), soft_wrap=True
+                )
         if result.error is not None:
             console.print(Text(f"  {result.error}", style="red"), soft_wrap=True)

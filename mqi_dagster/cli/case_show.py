@@ -1,6 +1,6 @@
 """`mqi case list` and `mqi case show`: where cases stand, and everything about one of them."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from datetime import datetime
 from pathlib import Path
 from zoneinfo import ZoneInfo
@@ -86,18 +86,30 @@ class CaseReport(_Part):
     next_step: str | None = None
 
 
-def show_cases(console: Console, rows: Sequence[CaseStand], zone: ZoneInfo) -> None:
-    """The list of cases as a table."""
+def show_cases(
+    console: Console, rows: Sequence[CaseStand], beams: Mapping[str, Sequence[BeamStand]], zone: ZoneInfo
+) -> None:
+    """The list of cases as a table, and what their beams are.
+
+    Args:
+        console: Where.
+        rows: The cases.
+        beams: The beams of each case.
+        zone: Of the site.
+    """
     table = Table(box=None, header_style="bold", padding=(0, 2, 0, 0))
     for name in ("case", "fraction", "arrived", "state", "beams"):
         table.add_column(name, no_wrap=True)
     for row in rows:
-        beams = "-" if row.beams_total is None else f"{row.beams_done} of {row.beams_total}"
+        count = "-" if row.beams_total is None else f"{row.beams_done} of {row.beams_total}"
         arrived = "-" if row.arrived is None else local(row.arrived, zone)
         state = Text(row.state.value, style=_STYLES.get(row.state, ""))
-        table.add_row(row.case, str(row.fraction), arrived, state, beams)
+        table.add_row(row.case, str(row.fraction), arrived, state, count)
     console.print(table if rows else Text("no case"))
     for row in rows:
+        for beam in beams[row.case]:
+            words = f"  {beam.beam}: {beam.label}; {beam.stage.words}"
+            console.print(Text(words, style=_STYLES.get(beam.state, "")), soft_wrap=True)
         if row.reason:
             console.print(Text(f"{row.case}: {in_zone(row.reason, zone)}", style="dim"), soft_wrap=True)
 
@@ -238,7 +250,7 @@ def show_case(console: Console, report: CaseReport, zone: ZoneInfo) -> None:
 
 
 def _show_beam(console: Console, beam: BeamReport, zone: ZoneInfo) -> None:
-    number = beam.result.beam
+    number = f"{beam.result.beam} ({beam.result.label})"
     if beam.result.status is RunState.WORKING:
         place = f" on {beam.slot}" if beam.slot is not None else ""
         console.print(

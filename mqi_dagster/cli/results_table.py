@@ -6,12 +6,14 @@ from pathlib import Path
 import dagster as dg
 from pydantic import BaseModel, ConfigDict
 from rich.console import Console
+from rich.markup import escape
 from rich.measure import Measurement
 from rich.table import Table
 
 from mqi_dagster.assets.beam import read_manifest
 from mqi_dagster.assets.handover import RECEIPT_FILE
 from mqi_dagster.assets.lineage import latest_digest, store_place
+from mqi_dagster.delivery.manifest import BeamEntry
 from mqi_dagster.handover.target import Receipt
 from mqi_dagster.partitions import beam_key
 from mqi_dagster.resources.site import Site
@@ -29,6 +31,8 @@ class BeamRow(BaseModel):
     case: str
     beam: int
     """DICOM BeamNumber."""
+    label: str = ""
+    """Its name, energies and gantry angle."""
     status: RunState
     error: str | None = None
     """First cause of the latest run's failure."""
@@ -54,7 +58,8 @@ def beam_rows(instance: dg.DagsterInstance, site: Site, case: str) -> list[BeamR
         StoreError: The case has no manifest.
     """
     manifest = read_manifest(instance, site, case)
-    return [_row(instance, site, case, number) for number in sorted(beam.number for beam in manifest.beams)]
+    beams = sorted(manifest.beams, key=lambda beam: beam.number)
+    return [_row(instance, site, case, beam) for beam in beams]
 
 
 def results_table(rows: Sequence[BeamRow]) -> Table:
@@ -63,12 +68,15 @@ def results_table(rows: Sequence[BeamRow]) -> Table:
     table = Table(box=None, header_style="bold", padding=(0, 2, 0, 0))
     if several:
         table.add_column("case", no_wrap=True)
-    for name in ("beam", "layers", "MU ratio", "histories", "R80 in mm", "uncertainty"):
+    table.add_column("beam", justify="right", no_wrap=True)
+    table.add_column("name, energies, gantry", no_wrap=True)
+    for name in ("layers", "MU ratio", "histories", "R80 in mm", "uncertainty"):
         table.add_column(name, justify="right", no_wrap=True)
     table.add_column("RT Dose", no_wrap=True)
     for row in rows:
         cells = [
             str(row.beam),
+            escape(row.label),
             "-" if row.layers is None else str(row.layers),
             _number(row.mu_ratio, "{:.4f}"),
             _number(row.histories, "{:,.0f}"),
@@ -101,13 +109,15 @@ def _published(site: Site, asset: str, key: str, digest: str | None) -> Publishe
     return site.store.find(*store_place(key), asset, digest)
 
 
-def _row(instance: dg.DagsterInstance, site: Site, case: str, number: int) -> BeamRow:
-    key = beam_key(case, number)
+def _row(instance: dg.DagsterInstance, site: Site, case: str, beam: BeamEntry) -> BeamRow:
+    number, key = beam.number, beam_key(case, beam.number)
     run = latest_run(instance, key)
     assets = ("interpreted_csvs", "tps_file", "raw_dose", "rt_dose", "handed_over")
     digests = {asset: digest for asset in assets if (digest := latest_digest(instance, asset, key))}
     if run.state is not RunState.DONE:
-        return BeamRow(case=case, beam=number, status=run.state, error=run.cause, digests=digests)
+        return BeamRow(
+            case=case, beam=number, label=beam.label, status=run.state, error=run.cause, digests=digests
+        )
     csvs, dose, receipt = (
         _published(site, asset, key, digests.get(asset))
         for asset in ("interpreted_csvs", "rt_dose", "handed_over")
@@ -116,6 +126,7 @@ def _row(instance: dg.DagsterInstance, site: Site, case: str, number: int) -> Be
     return BeamRow(
         case=case,
         beam=number,
+        label=beam.label,
         status=run.state,
         layers=csvs.meta["layers"] if csvs is not None else None,
         mu_ratio=csvs.meta["mu_ratio"] if csvs is not None else None,

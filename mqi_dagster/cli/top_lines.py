@@ -32,6 +32,9 @@ _SHORT = {
 }
 _WIDE = 110
 """Columns from which on nothing is shortened."""
+_VERY_WIDE = 160
+"""Columns from which on a beam's name, energies and gantry stand in a column of their own."""
+_LABEL = 44
 
 
 def lasting(seconds: float | None) -> str:
@@ -104,6 +107,8 @@ def pool_lines(
             parts.append(f"{gpu.temperature_c:.0f} °C")
         if gpu.name and width >= _WIDE:
             parts.append(gpu.name)
+        if owner is not None and width >= _WIDE:
+            parts.append(owner.label)
         lines.append(Text(" ".join(parts), style=style if gpu.in_service else "dim"))
     return lines
 
@@ -136,7 +141,10 @@ def alarm_lines(alarms: list[Alarm], at_most: int, zone: tzinfo) -> list[Text]:
 def head_line(cases: bool, width: int) -> Text:
     """Titles of the columns."""
     key, stage, progress = _widths(cases, width)
-    cells = [("case" if cases else "beam", key), ("stage", stage), ("", progress + 6)]
+    cells = [("case" if cases else "beam", key)]
+    if not cases and width >= _VERY_WIDE:
+        cells.append(("name, energies, gantry", _LABEL))
+    cells += [("stage", stage), ("", progress + 6)]
     if cases:
         cells += [("done", 6), ("since", 11), ("prio", 4), ("why", 0)]
     else:
@@ -149,10 +157,10 @@ def row_line(row: CaseStand | BeamStand, width: int, chosen: bool, zone: tzinfo)
     key, stage, progress = _widths(isinstance(row, CaseStand), width)
     words = row.stage.words if width >= _WIDE else _SHORT.get(row.stage, row.stage.words)
     begun = row.stage.at_work or row.percent > 0
-    cells = [
-        set_cell_size(row.case if isinstance(row, CaseStand) else row.beam, key),
-        set_cell_size(words, stage),
-    ]
+    cells = [set_cell_size(row.case if isinstance(row, CaseStand) else row.beam, key)]
+    if isinstance(row, BeamStand) and width >= _VERY_WIDE:
+        cells.append(set_cell_size(row.label, _LABEL))
+    cells.append(set_cell_size(words, stage))
     if isinstance(row, CaseStand):
         done = "-" if row.beams_total is None else f"{row.beams_done} of {row.beams_total}"
         since = f"{row.since.astimezone(zone):%m-%d %H:%M}" if row.since is not None else "-"
@@ -181,7 +189,8 @@ def _where(row: BeamStand, width: int, zone: tzinfo) -> str:
 
 def detail_line(row: CaseStand | BeamStand, zone: tzinfo) -> Text:
     """What does not fit into the row of the cursor."""
-    parts = [row.case if isinstance(row, CaseStand) else row.beam, row.stage.words]
+    parts = [row.case] if isinstance(row, CaseStand) else [row.beam, row.label or "not taken in"]
+    parts.append(row.stage.words)
     if row.reason:
         parts.append(in_zone(row.reason, zone))
     if row.next_step:

@@ -20,6 +20,7 @@ from mqi_dagster.worklist.reading import plain_errors
 _STATEMENT_MS = 60_000
 """As the ledger's: whoever reads the whole of a large log for the first time takes his time."""
 _RECYCLE_SECONDS = 600
+_LABELS_AT_ONCE = 50
 _OVERFLOW = 2
 """Beside the one that is kept, for as long as an engine's log is looked up."""
 
@@ -68,6 +69,7 @@ class BoardReader:
                     self._ledger,
                     history=self._history,
                     causes_at_once=self._causes_at_once,
+                    labels_at_once=_LABELS_AT_ONCE if self._again else None,
                 )
             return self._worklist.look()
         except InfrastructureError:

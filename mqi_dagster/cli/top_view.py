@@ -87,5 +87,5 @@ def key_of(row: Shown) -> str:
 def _words(row: Shown) -> str:
     parts = [key_of(row), row.stage.words, row.state.value, row.reason]
     if isinstance(row, BeamStand):
-        parts += [row.place or "", row.job or ""]
+        parts += [row.label, row.place or "", row.job or ""]
     return " ".join(parts).lower()

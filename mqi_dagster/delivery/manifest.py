@@ -62,6 +62,24 @@ class BeamEntry(Part):
     complete: bool
     """Whether every planned layer was delivered."""
     layers: tuple[LayerEntry, ...]
+    gantry_deg: float | None = None
+    """None in a manifest that an earlier version wrote."""
+    shown_name: str = ""
+    """Its name for people, on one line and without the patient's identity; empty as above."""
+
+    @property
+    def energies_mev(self) -> tuple[float, float]:
+        """Lowest and highest energy of its delivered layers [MeV]."""
+        energies = [layer.energy_mev for layer in self.layers]
+        return min(energies), max(energies)
+
+    @property
+    def label(self) -> str:
+        """What stands beside its key: name, energies and gantry angle."""
+        low, high = self.energies_mev
+        energies = f"{high:.1f} MeV" if low == high else f"{low:.1f}-{high:.1f} MeV"
+        gantry = "" if self.gantry_deg is None else f"gantry {self.gantry_deg:g}°"
+        return ", ".join(part for part in (self.shown_name, energies, gantry) if part)
 
 
 class DeliveryEntry(Part):

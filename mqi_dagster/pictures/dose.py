@@ -11,12 +11,15 @@ from matplotlib.image import AxesImage
 from numpy.typing import ArrayLike, NDArray
 
 from mqi_dagster.pictures.style import (
+    BEAM_X_OR_Y,
     DELIVERED,
+    DEPTH,
     DOSE_MAP,
     INK,
     PLANNED,
     SECOND,
     as_png,
+    dicom_axis,
     dress,
     legend,
     new_figure,
@@ -75,7 +78,7 @@ def depth_dose(depth_mm: ArrayLike, dose: ArrayLike, units: str, r80_mm: float |
         reach = min(reach, 1.35 * r80_mm + 10.0)
     axes.set_xlim(0.0, reach)
     axes.set_ylim(0.0, 108.0)
-    dress(axes, "Depth dose", "depth in water [mm]", "integral dose [% of maximum]")
+    dress(axes, "Depth dose", DEPTH, "integral dose [% of maximum]")
     axes.set_title(f"maximum {greatest:.4g} {_integral_unit(units)}", fontsize=8, color=INK, loc="right")
     return as_png(figure)
 
@@ -107,8 +110,8 @@ def lateral_profiles(
     greatest = 0.0
     ends = [0.0]
     for place, dose, colour, style, label in (
-        (x_mm, along_x, DELIVERED, "-", "along x"),
-        (y_mm, along_y, SECOND, "--", "along y"),
+        (x_mm, along_x, DELIVERED, "-", "along beam x"),
+        (y_mm, along_y, SECOND, "--", "along beam y"),
     ):
         where, curve = np.asarray(place, dtype=float), np.asarray(dose, dtype=float)
         axes.plot(where, curve, style, color=colour, linewidth=1.6, label=label)
@@ -118,7 +121,7 @@ def lateral_profiles(
     axes.set_xlim(-reach, reach)
     axes.set_ylim(0.0, 1.08 * greatest if greatest > 0.0 else 1.0)
     title = "Lateral profiles" if depth_mm is None else f"Lateral profiles, {depth_mm:g} mm deep"
-    dress(axes, title, "distance from the isocentre [mm]", f"dose [{unit_name(units)}]")
+    dress(axes, title, BEAM_X_OR_Y, f"dose [{unit_name(units)}]")
     legend(axes, "upper right", (1.0, 1.14))
     return as_png(figure)
 
@@ -155,7 +158,7 @@ def dose_slices(grid: SlicedDose) -> bytes:
         part = values.take(int(centre[cut]), axis=cut)[vertical.kept, horizontal.kept]
         images.append(_draw_slice(axes, part, vertical, horizontal, greatest))
         name, steps = grid.axis(cut)
-        axes.set_title(f"{name} = {steps[centre[cut]]:.1f} mm", fontsize=9, color=INK, loc="left")
+        axes.set_title(f"DICOM {name} = {steps[centre[cut]]:.1f} mm", fontsize=9, color=INK, loc="left")
     bar = figure.colorbar(images[0], ax=list(panels), shrink=0.8, pad=0.02)
     bar.set_label(f"dose [{unit_name(grid.units)}]", fontsize=9, color=INK)
     bar.ax.tick_params(labelsize=8, colors=INK, length=3)
@@ -210,7 +213,7 @@ def _draw_slice(
     )
     if vertical.name == "y":
         axes.invert_yaxis()
-    dress(axes, "", f"{horizontal.name} [mm]", f"{vertical.name} [mm]")
+    dress(axes, "", dicom_axis(horizontal.name), dicom_axis(vertical.name))
     axes.grid(visible=False)
     return image
 

@@ -11,6 +11,8 @@ from matplotlib.figure import Figure
 from numpy.typing import ArrayLike, NDArray
 
 from mqi_dagster.pictures.style import (
+    BEAM_X,
+    BEAM_Y,
     DELIVERED,
     DENSITY_MAP,
     INK,
@@ -78,7 +80,7 @@ def spot_map(
     axes.set_xlim(low[0], high[0])
     axes.set_ylim(low[1], high[1])
     axes.set_aspect("equal")
-    dress(axes, "Planned and delivered spots", "x at isocentre [mm]", "y at isocentre [mm]")
+    dress(axes, "Planned and delivered spots at the isocentre", BEAM_X, BEAM_Y)
     legend(axes, "upper left", (0.0, -0.11))
     if total > 0.0 and outside > 0.0:
         share = max(outside / total, 1e-4)
@@ -119,7 +121,7 @@ def layer_mu_bars(numbers: Sequence[int], planned_mu: ArrayLike, delivered_mu: A
     lower.set_ylim(1.0 - max(0.03, 1.25 * furthest), 1.0 + max(0.03, 1.25 * furthest))
     lower.xaxis.get_major_locator().set_params(integer=True)
     dress(upper, "Monitor units per layer", "", "monitor units [MU]")
-    dress(lower, "", "layer", "delivered /\nplanned")
+    dress(lower, "", "layer number", "delivered /\nplanned MU")
     legend(upper, "upper right", (1.0, 1.16))
     return as_png(figure)
 

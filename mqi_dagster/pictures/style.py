@@ -34,6 +34,16 @@ BYTES_AT_MOST = 60_000
 """Metadata are read whole by every page that lists them."""
 
 
+BEAM_X, BEAM_Y, BEAM_X_OR_Y = "beam x [mm]", "beam y [mm]", "beam x or y [mm]"
+"""IEC gantry axes of the plan's spots, for every picture across the beam."""
+DEPTH = "depth in water [mm]"
+
+
+def dicom_axis(name: str) -> str:
+    """A DICOM patient axis of a dose, ``x``, ``y`` or ``z``, as pictures name it."""
+    return f"DICOM {name} [mm]"
+
+
 def new_figure(width_in: float, height_in: float) -> Figure:
     """A white figure that no other part of the process knows of."""
     figure = Figure(figsize=(width_in, height_in), dpi=_COARSER[0], layout="constrained")

@@ -47,6 +47,7 @@ class CaseBook:
         known: What rows are derived from.
         history: How long a concluded case is still listed; None for all of them.
         causes_at_once: First causes of failures that one update reads at most; None for all.
+        labels_at_once: Cases whose beams' names one update reads at most; None for all.
     """
 
     def __init__(
@@ -57,6 +58,7 @@ class CaseBook:
         *,
         history: timedelta | None,
         causes_at_once: int | None,
+        labels_at_once: int | None,
     ) -> None:
         self._instance = instance
         self._from = known
@@ -65,8 +67,10 @@ class CaseBook:
         self._causes_at_once = causes_at_once
         self._causes: dict[str, Cause] = {}
         self._causes_left = 0
+        self._labels_at_once = labels_at_once
+        self._labels_left = 0
         self._owed: set[str] = set()
-        """Cases of which a first cause is still to be read."""
+        """Cases of which a first cause, or the names of its beams, are still to be read."""
         self._cases: dict[str, CaseStand] = {}
         self._beams: dict[str, dict[int, BeamStand]] = {}
         self._settled: set[str] = set()
@@ -103,6 +107,7 @@ class CaseBook:
         """
         self._queue, self._now = queue, now
         self._causes_left = -1 if self._causes_at_once is None else self._causes_at_once
+        self._labels_left = -1 if self._labels_at_once is None else self._labels_at_once
         wanted, self._owed = {*changed, *self._owed}, set()
         # Details of failed runs are asked for together.
         failed = list(self._failed_runs(wanted))
@@ -221,12 +226,27 @@ class CaseBook:
     def _beam_rows(self, case: str, keys: dict[int, str]) -> dict[int, BeamStand]:
         arrival = self._from.ledger.arrivals.get(case)
         priority = arrival.priority if arrival is not None else 0
-        return {
+        labels = self._labels(case)
+        rows = {
             number: beam_stand(
                 key, latest := self._facts(key, priority), self._beam_facts(key, latest), self._now
             )
             for number, key in keys.items()
         }
+        return {
+            number: row.model_copy(update={"label": labels[number]}) if number in labels else row
+            for number, row in rows.items()
+        }
+
+    def _labels(self, case: str) -> dict[int, str]:
+        """What stands beside the keys of a case's beams, once it was read."""
+        if not self._manifests.is_read(case):
+            if self._labels_left == 0:
+                self._owed.add(case)
+                return {}
+            self._labels_left -= 1
+        manifest = self._manifests.of(case)
+        return {} if manifest is None else {beam.number: beam.label for beam in manifest.beams}
 
     def _facts(self, partition: str, priority: int) -> RunFacts:
         run = self._from.runs.latest.get(partition)

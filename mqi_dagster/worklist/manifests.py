@@ -47,6 +47,11 @@ class Manifests:
             self._read[case] = found
         return found[1]
 
+    def is_read(self, case: str) -> bool:
+        """Whether what `of` answers was read already."""
+        found = self._read.get(case)
+        return found is not None and found[0] == self._events.latest(MANIFEST, case)
+
     def handed_over(self, beam: str) -> bool:
         """Whether the latest dose of a beam was handed over."""
         handed, dose = self._events.latest(BEAM_HANDED, beam), self._events.latest(DOSE, beam)

@@ -46,6 +46,8 @@ class BeamStand(Row):
     case: str
     number: int
     """DICOM BeamNumber."""
+    label: str = ""
+    """Its name, energies and gantry angle."""
     state: CaseState
     stage: Stage
     reason: str = ""

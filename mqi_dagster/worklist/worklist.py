@@ -37,6 +37,7 @@ class Worklist:
         ledger: Its ledger, opened for reading.
         history: How long a concluded case is still listed; None for all of them.
         causes_at_once: First causes of failures that one look reads at most; None for all.
+        labels_at_once: Cases whose beams' names one look reads at most; None for all.
     """
 
     def __init__(
@@ -47,6 +48,7 @@ class Worklist:
         *,
         history: timedelta | None = timedelta(hours=24),
         causes_at_once: int | None = None,
+        labels_at_once: int | None = None,
     ) -> None:
         self._instance = instance
         self._site = site
@@ -61,6 +63,7 @@ class Worklist:
             Known(self._runs, self._events, self._ledger, self._pace),
             history=history,
             causes_at_once=causes_at_once,
+            labels_at_once=labels_at_once,
         )
         self._events_at: datetime | None = None
         self._limits: tuple[datetime, Limits] | None = None

@@ -11,8 +11,10 @@ from dataclasses import dataclass
 
 import numpy as np
 import pytest
+from matplotlib.figure import Figure
 from matplotlib.image import imread
 
+from mqi_dagster.pictures import dose, spots
 from mqi_dagster.pictures.dose import depth_dose, dose_slices, lateral_profiles
 from mqi_dagster.pictures.spots import layer_mu_bars, spot_map
 from mqi_dagster.pictures.style import as_markdown
@@ -89,6 +91,29 @@ def test_a_picture_is_a_small_png_that_says_nothing_of_who_made_it_or_when(name:
 @pytest.mark.parametrize("name", ["density", "points", "few layers", "depth dose", "profiles"])
 def test_the_same_numbers_give_the_same_bytes(name: str) -> None:
     assert PICTURES[name]() == PICTURES[name]()
+
+
+def test_axes_are_named_alike_in_all_pictures(monkeypatch: pytest.MonkeyPatch) -> None:
+    seen: set[str] = set()
+
+    def look(figure: Figure) -> bytes:
+        for axes in figure.axes:
+            seen.update(label for label in (axes.get_xlabel(), axes.get_ylabel()) if label)
+        return b""
+
+    monkeypatch.setattr(spots, "as_png", look)
+    monkeypatch.setattr(dose, "as_png", look)
+    for draw in PICTURES.values():
+        draw()
+    lengths = {label for label in seen if label.endswith("[mm]")}
+    assert lengths == {
+        "beam x [mm]", "beam y [mm]", "beam x or y [mm]", "depth in water [mm]",
+        "DICOM x [mm]", "DICOM y [mm]", "DICOM z [mm]",
+    }  # fmt: skip
+    assert seen - lengths == {
+        "dose [Gy]", "dose [relative]", "integral dose [% of maximum]", "monitor units [MU]", "layer number",
+        "delivered /\nplanned MU", "delivered counts per area [% of maximum]",
+    }  # fmt: skip
 
 
 def test_delivered_samples_are_drawn_where_they_were() -> None:

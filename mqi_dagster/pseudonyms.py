@@ -36,6 +36,11 @@ class Pseudonyms:
         message = "\x1f".join(parts).encode("utf-8", "surrogateescape")
         return hmac.new(self._secret, message, hashlib.sha256).hexdigest()
 
+    @property
+    def check(self) -> str:
+        """Key check value: tells this secret from another one, and nothing of it."""
+        return self.keyed("key check")
+
     def _short(self, *parts: str) -> str:
         digest = bytes.fromhex(self.keyed(*parts))
         return base64.b32encode(digest).decode("ascii")[:9]
@@ -88,7 +93,10 @@ def read_secret(path: Path) -> bytes:
         mode = path.stat().st_mode & 0o777
         text = path.read_text(encoding="ascii").strip()
     except (OSError, UnicodeDecodeError) as error:
-        raise ConfigurationError("the site's secret cannot be read; run `mqi init` to make one") from error
+        raise ConfigurationError(
+            "the site's secret cannot be read: put it back from a backup"
+            " (a new site has none yet: `mqi init`)"
+        ) from error
     if mode & 0o077:
         raise ConfigurationError(f"the site's secret has mode {mode:04o}; make it 0600")
     try:

@@ -6,13 +6,13 @@ import json
 import os
 import secrets
 import shutil
-from contextlib import nullcontext
 from importlib import metadata
 from pathlib import Path
 
 from mqi_dagster.cli.backup_manifest import BackupManifest, write_manifest
 from mqi_dagster.cli.backup_records import copy_sqlite, dagster_databases, dump_server
 from mqi_dagster.cli.instance import INSTANCE_FILE
+from mqi_dagster.cli.site_secret import require_own_secret
 from mqi_dagster.cli.sites import SETTINGS_NAME
 from mqi_dagster.errors import ConfigurationError, InfrastructureError
 from mqi_dagster.ledger.database import revision_of, standing_still
@@ -45,6 +45,10 @@ def make_backup(settings_file: Path, settings: Settings, folder: Path, *, data: 
     if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
         raise ConfigurationError(f"{folder} is not empty: a backup gets a folder of its own")
     _require_known(revision_of(ledger_url(settings)))
+    try:
+        require_own_secret(settings)
+    except ConfigurationError as error:
+        raise ConfigurationError(f"the secret cannot be backed up: {error.message}") from None
     beside = folder.parent / f".{folder.name}.{secrets.token_hex(6)}"
     try:
         private_folder(folder.parent)
@@ -87,13 +91,16 @@ def _copy_settings(settings_file: Path, settings: Settings, target: Path) -> Non
 
 
 def _require_known(revision: str | None) -> None:
-    if revision is not None and revision > REVISION:
+    if revision is None:
+        # `mqi init` makes one: it was lost, or is damaged beyond recognition.
+        raise InfrastructureError("there is no ledger to back up: restore the last good backup")
+    if revision > REVISION:
         raise ConfigurationError(
             f"the ledger is at revision {revision}, this version knows {REVISION}: update"
         )
 
 
-def _copy_records(settings: Settings, target: Path) -> str | None:
+def _copy_records(settings: Settings, target: Path) -> str:
     """Copy the ledger and Dagster's records so that each knows what the other relies on.
 
     The ledger stands still meanwhile. It gives a case its number before Dagster hears of the case, and
@@ -102,25 +109,25 @@ def _copy_records(settings: Settings, target: Path) -> str | None:
     made before stays as it is.
 
     Returns:
-        The revision of the ledger in the copy; None where there is none.
+        The revision of the ledger in the copy.
     """
     server = server_url(settings)
     if server is not None:
         # One database, one moment.
         before = revision_of(server)
         dump_server(server, target / DUMP)
+        _require_known(before)
         if revision_of(server) != before:
             raise InfrastructureError("the ledger was migrated meanwhile: make the backup again")
-        return before
+        return str(before)
     url = ledger_url(settings)
-    with standing_still(url) if revision_of(url) is not None else nullcontext():
+    with standing_still(url):
         revision = revision_of(url)
         _require_known(revision)
         for path in dagster_databases(settings.paths.dagster_home):
             copy_sqlite(path, target / DAGSTER / path.relative_to(settings.paths.dagster_home))
-        if revision is not None:
-            copy_sqlite(ledger_file(settings), target / LEDGER_FILE)
-    return revision
+        copy_sqlite(ledger_file(settings), target / LEDGER_FILE)
+    return str(revision)
 
 
 def _copy_tree(source: Path, target: Path) -> None:

@@ -12,6 +12,7 @@ from pathlib import Path
 from sqlalchemy.engine import make_url
 
 from mqi_dagster.errors import ConfigurationError, InfrastructureError
+from mqi_dagster.ledger.tables import VERSION_TABLE
 from mqi_dagster.store.files import private_folder
 
 _DEBIAN_PROGRAMS = Path("/usr/lib/postgresql")
@@ -23,7 +24,7 @@ def copy_sqlite(source: Path, target: Path) -> None:
     """Copy a database that may be in use, as it is at one moment.
 
     Raises:
-        InfrastructureError: It cannot be read or written.
+        InfrastructureError: It cannot be read or written, or the copy is damaged.
     """
     private_folder(target.parent)
     os.close(os.open(target, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600))
@@ -37,8 +38,29 @@ def copy_sqlite(source: Path, target: Path) -> None:
         finally:
             writing.close()
             reading.close()
+        _require_sound(target)
     except sqlite3.Error as error:
-        raise InfrastructureError(f"a database cannot be copied: {error}") from None
+        raise InfrastructureError(f"{source.name} cannot be copied: {error}; it is damaged") from None
+
+
+def _require_sound(copy: Path) -> None:
+    """Read all of a copy: its pages are copied as they are, whatever stands in them.
+
+    Raises:
+        InfrastructureError: It is damaged, or empty.
+    """
+    opened = sqlite3.connect(f"{copy.absolute().as_uri()}?mode=ro", uri=True)
+    try:
+        found = [str(row[0]) for row in opened.execute("PRAGMA integrity_check(3)")]
+        tables = opened.execute("SELECT count(*) FROM sqlite_master WHERE type = 'table'").fetchone()[0]
+    finally:
+        opened.close()
+    if found != ["ok"]:
+        raise InfrastructureError(
+            f"{copy.name} is damaged: {found[0].splitlines()[0]}; restore the last good backup"
+        )
+    if not tables:
+        raise InfrastructureError(f"{copy.name} is empty: its records are lost; restore the last good backup")
 
 
 def dagster_databases(home: Path) -> list[Path]:
@@ -66,6 +88,8 @@ def dump_server(url: str, target: Path) -> None:
     """
     os.close(os.open(target, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600))
     _run(url, ["pg_dump", "--format=custom", "--no-owner", "--no-privileges", f"--file={target}"])
+    if VERSION_TABLE not in _run(url, ["pg_restore", "--list", str(target)]):
+        raise InfrastructureError("the dump holds no ledger: the backup would make no site")
 
 
 def restore_server(url: str, dump: Path, *, overwrite: bool) -> None:

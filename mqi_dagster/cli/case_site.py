@@ -8,11 +8,11 @@ from typing import Any
 import yaml
 
 from mqi_dagster.cli.instance import INSTANCE_FILE, write_instance
+from mqi_dagster.cli.site_secret import ensure_secret
 from mqi_dagster.cli.sites import SETTINGS_NAME, local_zone, settings_path
 from mqi_dagster.errors import ConfigurationError
 from mqi_dagster.hu_table import PACKAGED_HU_TABLES
 from mqi_dagster.machine import PACKAGED_MACHINES
-from mqi_dagster.pseudonyms import make_secret
 from mqi_dagster.resources.site import Site
 from mqi_dagster.settings import Settings, parse_settings, read_content, read_settings
 from mqi_dagster.store.files import write_atomically
@@ -69,7 +69,7 @@ def make_run_site(out: Path, options: RunOptions) -> Settings:
         if text != before:
             write_atomically(file, text.encode("utf-8"))
     settings = read_settings(file)
-    make_secret(settings.site.secret_file)
+    ensure_secret(settings)
     home = settings.paths.dagster_home
     home.mkdir(parents=True, exist_ok=True)
     if not (home / INSTANCE_FILE).exists():

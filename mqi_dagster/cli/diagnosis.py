@@ -30,6 +30,7 @@ from mqi_dagster.cli.diagnosis_production import (
 from mqi_dagster.cli.findings import Finding, Verdict, finding
 from mqi_dagster.cli.instance import open_instance, pool_limit, pool_limit_of
 from mqi_dagster.cli.services import Services
+from mqi_dagster.cli.site_secret import require_own_secret
 from mqi_dagster.cli.sites import local_zone, settings_path
 from mqi_dagster.engine.embedded.install import installed_engine
 from mqi_dagster.errors import MqiError
@@ -40,7 +41,6 @@ from mqi_dagster.ledger.ledger import Ledger
 from mqi_dagster.ledger.place import ledger_url
 from mqi_dagster.ledger.tables import REVISION
 from mqi_dagster.machine import read_machines
-from mqi_dagster.pseudonyms import read_secret
 from mqi_dagster.settings import LOCAL, Settings, read_settings
 
 PACKAGE = "mqi-dagster"
@@ -140,10 +140,10 @@ def _zone(settings: Settings) -> Finding:
 
 def _secret(settings: Settings) -> Finding:
     def look() -> str:
-        read_secret(settings.site.secret_file)
+        require_own_secret(settings)
         return "there, readable by this user alone"
 
-    return finding("secret", "chmod 600 on it, restore it from the backup, or mqi init", look)
+    return finding("secret", "chmod 600 on it, or put it back from the backup", look)
 
 
 def _folders(settings: Settings) -> Iterator[Finding]:

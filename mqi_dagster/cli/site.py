@@ -40,6 +40,13 @@ def init(
         typer.Option(help="IANA zone of the machines' times, for example Asia/Seoul; else this computer's."),
     ] = None,
     histories: Annotated[float | None, typer.Option(help="Monte Carlo histories per beam.")] = None,
+    new_secret: Annotated[
+        bool,
+        typer.Option(
+            "--new-secret",
+            help="The secret is lost for good: every case gets another name, and is made anew.",
+        ),
+    ] = False,
 ) -> None:
     """Make a folder a site: commented settings, secret, machine files, Dagster's instance.
 
@@ -55,7 +62,7 @@ def init(
     values: dict[str, str | float] = {"site.timezone": zone}
     if histories is not None:
         values["engine.histories"] = histories
-    made = initialise(folder, values)
+    made = initialise(folder, values, new_secret=new_secret)
     for line in made:
         console.print(f"made {escape(line)}")
     if not present:

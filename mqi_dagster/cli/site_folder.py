@@ -8,37 +8,39 @@ from typing import Any
 
 from mqi_dagster.cli.instance import open_instance, set_pool_limit, write_instance
 from mqi_dagster.cli.settings_text import settings_file
+from mqi_dagster.cli.site_secret import ensure_secret
 from mqi_dagster.cli.sites import SETTINGS_NAME
 from mqi_dagster.errors import InfrastructureError
 from mqi_dagster.hu_table import PACKAGED_HU_TABLES
 from mqi_dagster.machine import PACKAGED_MACHINES
-from mqi_dagster.pseudonyms import make_secret
 from mqi_dagster.resources.site import Site
 from mqi_dagster.settings import LOCAL, parse_settings, read_settings
 from mqi_dagster.store.files import private_folder, write_atomically
 
 
-def initialise(folder: Path, values: Mapping[str, Any]) -> list[str]:
+def initialise(folder: Path, values: Mapping[str, Any], *, new_secret: bool = False) -> list[str]:
     """Make a folder a site, or complete one; what is there already stays as it is.
 
     Args:
         folder: The site's folder.
         values: Settings of a new site by dotted name; an existing settings file is not touched.
+        new_secret: Whether the secret that its cases were named with is given up.
 
     Returns:
         What was made, relative to the folder, in words for people.
 
     Raises:
-        ConfigurationError: The settings that are there, or those that are wanted, do not fit their types.
+        ConfigurationError: The settings that are there, or those that are wanted, do not fit their types; or
+            the secret is lost, or another one.
         InfrastructureError: The folder cannot be written.
     """
     try:
-        return _initialise(folder, values)
+        return _initialise(folder, values, new_secret)
     except OSError as error:
         raise InfrastructureError(f"the site's folder cannot be written: {error.strerror}") from error
 
 
-def _initialise(folder: Path, values: Mapping[str, Any]) -> list[str]:
+def _initialise(folder: Path, values: Mapping[str, Any], new_secret: bool) -> list[str]:
     made: list[str] = []
     file = folder / SETTINGS_NAME
     if file.exists():
@@ -50,8 +52,7 @@ def _initialise(folder: Path, values: Mapping[str, Any]) -> list[str]:
         settings = read_settings(file)
         made.append(f"{SETTINGS_NAME} (every setting, commented)")
     secret = settings.site.secret_file
-    if not secret.exists():
-        make_secret(secret)
+    if ensure_secret(settings, new=new_secret):
         made.append(f"{_shown(secret, folder)} (key of the pseudonyms: back it up, show it to nobody)")
     paths = settings.paths
     handover = [settings.handover.folder] if settings.handover.target == LOCAL else []

@@ -9,6 +9,7 @@ from mqi_dagster.ledger.cluster_jobs import ClusterJobRows
 from mqi_dagster.ledger.clusters import ClusterRows
 from mqi_dagster.ledger.fractions import FractionRows
 from mqi_dagster.ledger.gpus import GpuRows
+from mqi_dagster.ledger.key_check import KeyCheckRows
 from mqi_dagster.ledger.leases import LeaseRows
 from mqi_dagster.ledger.outcomes import RunOutcomeRows
 from mqi_dagster.ledger.pools import PoolRows
@@ -31,6 +32,7 @@ class Ledger(
     ClusterRows,
     RunOutcomeRows,
     AlarmRows,
+    KeyCheckRows,
 ):
     """Arrivals, slots, leases, GPUs, attempts, progress, cluster jobs, outcomes and alarms of a site.
 

@@ -25,7 +25,7 @@ from sqlalchemy import (
     text,
 )
 
-REVISION = "0006"
+REVISION = "0007"
 VERSION_TABLE = "mqi_ledger_version"
 
 
@@ -158,6 +158,15 @@ POOL = Table(
     METADATA,
     Column("name", String(50), primary_key=True),
     Column("most_runs", Integer, nullable=False),
+    Column("set_at", UtcDateTime, nullable=False),
+)
+
+KEY_CHECK = Table(
+    "mqi_key_check",
+    METADATA,
+    Column("name", String(50), primary_key=True),
+    # A keyed hash of a constant: it says which secret is in use, and nothing of it.
+    Column("value", String(64), nullable=False),
     Column("set_at", UtcDateTime, nullable=False),
 )
 

@@ -74,8 +74,14 @@ class Site:
 
     @cached_property
     def pseudonyms(self) -> Pseudonyms:
-        """Keyed hashes under the site's secret."""
-        return Pseudonyms(read_secret(self.settings.site.secret_file))
+        """Keyed hashes under the site's secret, which is the one that its cases were named with.
+
+        Raises:
+            ConfigurationError: It is missing, open to others, or another one.
+        """
+        found = Pseudonyms(read_secret(self.settings.site.secret_file))
+        self.ledger.require_key(found.check)
+        return found
 
     @cached_property
     def timezone(self) -> ZoneInfo:

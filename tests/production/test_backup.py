@@ -22,6 +22,7 @@ from mqi_dagster.cli.service_locks import Service
 from mqi_dagster.errors import ConfigurationError, MqiError
 from mqi_dagster.ledger import Lease, Ledger, Need, Slot, SlotKind
 from mqi_dagster.ledger.place import ledger_url
+from mqi_dagster.resources.site import Site
 from mqi_dagster.settings import Settings, read_settings
 from tests.postgres.postgres_server import Server, on_postgres, running_postgres
 
@@ -224,7 +225,7 @@ def test_a_backup_before_an_upgrade_holds_the_ledger_as_it_is(tmp_path: Path) ->
     mqi("init", site, "--timezone", "Asia/Seoul")
     old = site / "state/ledger.sqlite"
     with sqlite3.connect(old) as ledger:
-        for table in ("mqi_run_outcome", "mqi_alarm", "mqi_notice", "mqi_notice_channel"):
+        for table in ("mqi_run_outcome", "mqi_alarm", "mqi_notice", "mqi_notice_channel", "mqi_key_check"):
             ledger.execute(f"DROP TABLE {table}")
         for column in ("results_removed_at", "records_removed_at", "marker_withdrawn_at"):
             ledger.execute(f"ALTER TABLE mqi_arrival DROP COLUMN {column}")
@@ -238,3 +239,53 @@ def test_a_backup_before_an_upgrade_holds_the_ledger_as_it_is(tmp_path: Path) ->
     mqi("restore", tmp_path / "backup", tmp_path / "other")
     for settings in (read_settings(site / "mqi.yaml"), read_settings(tmp_path / "other/mqi.yaml")):
         assert Ledger.open(ledger_url(settings)).open_retries() == []
+
+
+LARGE = (
+    "CREATE TABLE filling AS WITH RECURSIVE n(i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n WHERE i < 400) "
+)
+LARGE += "SELECT i, hex(randomblob(200)) AS text FROM n; CREATE INDEX filling_text ON filling (text)"
+
+
+def damage(database: Path, how: str) -> None:
+    """Damage a database as a disk does: within, or all of it."""
+    if how == "empty":
+        for beside in ("-wal", "-shm"):
+            database.with_name(database.name + beside).unlink(missing_ok=True)
+        database.write_bytes(b"")
+        return
+    with sqlite3.connect(database) as opened:
+        opened.executescript(LARGE)
+        opened.execute("PRAGMA wal_checkpoint(TRUNCATE)")
+        page = opened.execute("SELECT rootpage FROM sqlite_master WHERE name = 'filling_text'").fetchone()[0]
+        size = opened.execute("PRAGMA page_size").fetchone()[0]
+    opened.close()
+    with database.open("r+b") as stream:
+        stream.seek((page - 1) * size)
+        stream.write(b"\x5a" * size)
+
+
+@pytest.mark.parametrize("how", ["damaged", "empty"])
+@pytest.mark.parametrize(
+    "name", ["state/ledger.sqlite", "dagster/history/runs.db", "dagster/schedules/schedules.db"]
+)
+def test_a_damaged_database_is_an_error_and_no_backup(tmp_path: Path, name: str, how: str) -> None:
+    site = tmp_path / "site"
+    mqi("init", site, "--timezone", "Asia/Seoul")
+    mqi("backup", tmp_path / "good", "--site", site)
+    noted = (site / "state/last-backup.json").read_bytes()
+    damage(site / name, how)
+    with pytest.raises(MqiError, match=r"damaged|empty|no ledger"):
+        mqi("backup", tmp_path / "backup", "--site", site)
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["good", "site"]
+    assert (site / "state/last-backup.json").read_bytes() == noted
+
+
+def test_a_secret_that_is_not_the_cases_own_is_not_backed_up(tmp_path: Path) -> None:
+    site = tmp_path / "site"
+    mqi("init", site, "--timezone", "Asia/Seoul")
+    assert Site(site / "mqi.yaml").pseudonyms.plan("1.2.3")
+    (site / "secret").write_text("5b" * 32)
+    with pytest.raises(ConfigurationError, match="cases were named with"):
+        mqi("backup", tmp_path / "backup", "--site", site)
+    assert not (tmp_path / "backup").exists()

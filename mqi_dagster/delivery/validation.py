@@ -24,6 +24,7 @@ from mqi_dagster.errors import DeliveryError, PlanError, Where
 from mqi_dagster.machine import Machine, Machines
 from mqi_dagster.plan.model import PlanBeam
 from mqi_dagster.plan.positions import plan_position_faults
+from mqi_dagster.plan.requirements import beam_faults
 from mqi_dagster.settings import EngineProfile
 
 RESUMED_LAYER_MU = 1.02
@@ -140,6 +141,9 @@ def _check_whole(
     for error in plan_position_faults(source.plan, in_images=in_images):
         findings.error(error)
     for beam in source.plan.beams:
+        if machine is not None:
+            for fault in beam_faults(beam, machine, profile, in_images=in_images):
+                findings.error(PlanError(f"beam {beam.number}: {fault}", where=Where(kind="RT plan")))
         if beam.not_simulated:
             devices = " and ".join(beam.not_simulated)
             findings.note(f"beam {beam.number}: the dose is without its {devices}", Where(kind="RT plan"))

@@ -100,6 +100,8 @@ def ct_pixels(dataset: FileDataset) -> NDArray[np.float32]:
     with decoding():
         if _text(dataset, "SOPClassUID") != CTImageStorage:
             raise DicomError("is no CT Image (an Enhanced CT has to be exported as CT Image Storage)")
+        if _text(dataset, "Modality") != "CT":
+            raise DicomError("has another modality than CT")
         if _text(dataset, "RescaleType") not in _HOUNSFIELD:
             raise DicomError("holds other values than Hounsfield units (Rescale Type)")
         (slope,), (intercept,) = (

@@ -66,19 +66,17 @@ class JobView(BaseModel):
         return tuple(f"{OUTPUT_FOLDER}/{stem}{suffix}" for stem in stems for suffix in suffixes)
 
 
-def checked_beam_name(name: str) -> str:
-    """A beam's name, if every engine can make files of it.
+def engine_beam_name(name: str) -> str:
+    """A beam's name as every engine can make files of it: its own, wherever it can be one.
+
+    '/' and control characters become '_', as do a '.', '-' or blank at the beginning and a blank at the end.
 
     Raises:
-        EngineInputError: It is empty, holds '/' or a control character, or begins with '.' or '-'.
+        EngineInputError: It is empty.
     """
     if not name:
         raise EngineInputError("the beam has no name, and the engine names its output by it", where=_WHERE)
-    if "/" in name or any(ord(c) < 32 or ord(c) == 127 for c in name):
-        raise EngineInputError("the beam's name holds '/' or a control character", where=_WHERE)
-    if name[0] in ".-" or name != name.strip():
-        raise EngineInputError("the beam's name begins with '.' or '-', or a blank at an end", where=_WHERE)
-    return name
+    return re.sub(r"[/\x00-\x1f\x7f]|^[.\-\s]|\s$", "_", name)
 
 
 def log_folder_name(beam_name: str) -> str:

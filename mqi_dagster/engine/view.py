@@ -36,8 +36,8 @@ from mqi_dagster.engine.job_view import (
     TPS_NAME,
     VIEW_NAME,
     JobView,
-    checked_beam_name,
     disk_error,
+    engine_beam_name,
     log_folder_name,
     mark_start,
     open_view,
@@ -50,6 +50,7 @@ from mqi_dagster.machine import Machine
 from mqi_dagster.plan.model import PlanBeam
 from mqi_dagster.plan.positions import beam_position_fault
 from mqi_dagster.plan.reduced import write_reduced_plan
+from mqi_dagster.plan.requirements import beam_faults
 from mqi_dagster.settings import Engine, EngineProfile, OutputFormat
 
 __all__ = ["JobView", "mark_start", "open_view", "prepare_view"]
@@ -94,9 +95,9 @@ def prepare_view(
         EngineInputError: The engine cannot be asked for this beam; the message says why.
         InfrastructureError: The disk did not take the folder.
     """
-    name = checked_beam_name(plan_beam.name)
-    layers = _same_beam(profile, plan_beam, machine, interpreted)
+    name = engine_beam_name(plan_beam.name)
     patient_ct = bool(ct_files) and profile.patient_ct
+    layers = _same_beam(profile, plan_beam, machine, interpreted, patient_ct)
     fault = beam_position_fault(plan_beam, in_images=patient_ct)
     if fault:
         raise EngineInputError(f"the beam {fault}", where=_WHERE)
@@ -132,7 +133,7 @@ def prepare_view(
         (partial / OUTPUT_FOLDER).mkdir(parents=True)
         manifest = {relative: _write(partial / relative, text) for relative, text in contents.items()}
         manifest |= _copy_csvs(partial, interpreted_dir, layers, name)
-        manifest |= _copy_dicom(partial, plan_source, plan_beam.number, ct_files if patient_ct else ())
+        manifest |= _copy_dicom(partial, plan_source, plan_beam.number, name, ct_files if patient_ct else ())
         box, plane = output_stems(name, profile, tps)
         view = JobView(
             directory=directory,
@@ -158,13 +159,16 @@ def prepare_view(
 
 
 def _same_beam(
-    profile: EngineProfile, plan_beam: PlanBeam, machine: Machine, interpreted: InterpretedBeam
+    profile: EngineProfile,
+    plan_beam: PlanBeam,
+    machine: Machine,
+    interpreted: InterpretedBeam,
+    patient_ct: bool,
 ) -> tuple[InterpretedLayer, ...]:
     if interpreted.number != plan_beam.number or interpreted.machine_id != machine.id:
         raise EngineInputError("the interpreted CSVs are of another beam or machine", where=_WHERE)
-    if len(plan_beam.range_shifters) > 1:
-        # moqui would take the thickness of the last one for all.
-        raise EngineInputError("more than one range shifter in a beam", where=_WHERE)
+    for fault in beam_faults(plan_beam, machine, profile, in_images=patient_ct):
+        raise EngineInputError(f"the beam: {fault}", where=_WHERE)
     if interpreted.dialect is not profile.csv_dialect:
         raise EngineInputError(
             f"the CSVs are in the dialect {interpreted.dialect}, the engine reads {profile.csv_dialect}",
@@ -234,12 +238,12 @@ def _copy_csvs(
 
 
 def _copy_dicom(
-    partial: Path, plan_source: Path, beam_number: int, ct_files: Sequence[FileEntry]
+    partial: Path, plan_source: Path, beam_number: int, beam_name: str, ct_files: Sequence[FileEntry]
 ) -> dict[str, str]:
     relative = "Log_csv/plan/RP.dcm"
     target = partial / relative
     target.parent.mkdir(parents=True, exist_ok=True)
-    write_reduced_plan(plan_source, target, beam_number, as_number=BEAM_NUMBER)
+    write_reduced_plan(plan_source, target, beam_number, as_number=BEAM_NUMBER, as_name=beam_name)
     manifest = {relative: hashlib.sha256(target.read_bytes()).hexdigest()}
     for number, entry in enumerate(sorted(ct_files, key=lambda entry: entry.sha256), start=1):
         content = entry.path.read_bytes()

@@ -135,7 +135,9 @@ BLANK = (
 """What the class demands and may be empty."""
 
 
-def write_reduced_plan(source: Path, target: Path, beam_number: int, *, as_number: int | None = None) -> None:
+def write_reduced_plan(
+    source: Path, target: Path, beam_number: int, *, as_number: int | None = None, as_name: str | None = None
+) -> None:
     """Write the copy of a plan that holds one treatment beam and no identity.
 
     The same source and beam give the same bytes. UIDs are replaced by ones derived from a hash of the
@@ -146,6 +148,7 @@ def write_reduced_plan(source: Path, target: Path, beam_number: int, *, as_numbe
         target: The file to write; its folder exists.
         beam_number: DICOM BeamNumber of a treatment beam.
         as_number: BeamNumber of the beam in the copy, for engines that take it as an index; None keeps it.
+        as_name: BeamName of the beam in the copy, for engines that name files by it; None keeps it.
 
     Raises:
         PlanError: The plan cannot be read, or has no such treatment beam.
@@ -163,6 +166,8 @@ def write_reduced_plan(source: Path, target: Path, beam_number: int, *, as_numbe
         reduced = _reduce(plan, chosen[0], beam_number)
         in_beam = {shifter.number for shifter in checked.beam(beam_number).range_shifters}
         _drop_range_shifters(reduced.IonBeamSequence[0], in_beam)
+        if as_name is not None and as_name != text(chosen[0], "BeamName"):
+            reduced.IonBeamSequence[0].BeamName = as_name
         if as_number is not None:
             reduced.IonBeamSequence[0].BeamNumber = as_number
             for reference in reduced.FractionGroupSequence[0].ReferencedBeamSequence:

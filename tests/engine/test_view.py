@@ -13,7 +13,7 @@ import pytest
 
 from mqi_dagster.delivery.manifest import FileEntry
 from mqi_dagster.engine.beam_model import read_beam_model
-from mqi_dagster.engine.job_view import JobView, checked_beam_name, log_folder_name
+from mqi_dagster.engine.job_view import JobView, engine_beam_name, log_folder_name
 from mqi_dagster.engine.tps import parse_tps
 from mqi_dagster.engine.view import open_view, prepare_view
 from mqi_dagster.errors import EngineInputError, InfrastructureError
@@ -115,10 +115,40 @@ def test_the_folder_is_sanitised_where_it_is_still_found(name: str, folder: str)
     assert log_folder_name(name) == folder
 
 
-@pytest.mark.parametrize("name", ["", "a/b", "../x", ".hidden", "-rf", "a\nb", "a\x00b", "a ", "\x7f"])
-def test_a_name_that_cannot_name_files_is_refused(name: str) -> None:
-    with pytest.raises(EngineInputError, match="name"):
-        checked_beam_name(name)
+@pytest.mark.parametrize(
+    ("name", "seen"),
+    [
+        ("1G180:TX", "1G180:TX"),
+        ("A B.1", "A B.1"),
+        ("1G180/TX", "1G180_TX"),
+        ("../x", "_._x"),
+        (".hidden", "_hidden"),
+        ("-rf", "_rf"),
+        ("a\nb\x00c", "a_b_c"),
+        ("a ", "a_"),
+        ("/", "_"),
+    ],
+)
+def test_a_name_that_cannot_name_files_is_given_to_the_engine_as_one_that_can(name: str, seen: str) -> None:
+    assert engine_beam_name(name) == seen
+
+
+def test_a_beam_without_a_name_is_refused() -> None:
+    with pytest.raises(EngineInputError, match="no name"):
+        engine_beam_name("")
+
+
+def test_a_beam_with_a_slash_in_its_name_is_simulated_like_any_other(
+    plan: Path, beam_case: Make, tmp_path: Path
+) -> None:
+    dataset = pydicom.dcmread(plan)
+    dataset.IonBeamSequence[1].BeamName = "1G180/TX"
+    dataset.save_as(plan)
+    view = view_of(beam_case(2), tmp_path / "job")
+    assert view.beam_name == "1G180_TX"
+    assert pydicom.dcmread(view.directory / "Log_csv/plan/RP.dcm").IonBeamSequence[0].BeamName == "1G180_TX"
+    assert [path.name for path in (view.directory / "Log_csv/log").iterdir()] == ["1G180_TX"]
+    assert view.outputs[0] == "Dose/1G180_TX_1_Dose.mhd"
 
 
 def test_moqui_gets_flat_csvs_and_no_beam_model(beam_case: Make, tmp_path: Path) -> None:

@@ -7,7 +7,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 from mqi_dagster.errors import EngineInputError
-from mqi_dagster.machine import BeamModel, EnergyTable, Spot, SpotPlane
+from mqi_dagster.machine import BeamModel, Spot, SpotPlane
+from mqi_dagster.plan.requirements import energy_fault
 
 CORRELATION = 1e-3
 """Never 0: MCsquare divides 0 by 0 then and every proton starts outside the geometry, with exit code 0."""
@@ -118,22 +119,9 @@ def require_covered(model: BeamModel, energies_mev: Sequence[float]) -> None:
     Raises:
         EngineInputError: Names the energy and the table.
     """
-    tables: dict[str, EnergyTable] = {
-        "mean_energy_mev": model.mean_energy_mev,
-        "energy_spread_mev": model.energy_spread_mev,
-        **model.spot_tables(),
-        "protons_per_mu": model.protons_per_mu,
-    }
-    if model.second_gaussian is not None:
-        second = {"weight": model.second_gaussian.weight, **model.second_gaussian.spot_tables()}
-        tables |= {f"second_gaussian.{name}": table for name, table in second.items()}
-    for name, table in tables.items():
-        for energy in energies_mev:
-            if not table.covers(energy):
-                raise EngineInputError(
-                    f"energy {energy:g} MeV lies outside {name} of the beam model"
-                    f" ({table.energy_mev[0]:g} to {table.energy_mev[-1]:g} MeV)"
-                )
+    fault = energy_fault(model, energies_mev)
+    if fault:
+        raise EngineInputError(fault)
 
 
 @dataclass(frozen=True, slots=True)

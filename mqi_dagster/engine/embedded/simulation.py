@@ -25,13 +25,17 @@ from mqi_dagster.errors import EngineInputError, Where
 from mqi_dagster.hu_table import HuCurves
 from mqi_dagster.plan.model import PlanBeam
 from mqi_dagster.plan.reading import read_ion_plan
+from mqi_dagster.plan.requirements import (
+    shifter_count_fault,
+    shifter_distance_mm,
+    shifter_fault,
+    tilt_fault,
+)
 
 DEFAULT_SHARDS = 4
 _TPS = Where(kind="TPS file")
 _PLAN = Where(kind="RT plan")
 _HISTORIES_TOLERANCE = 0.001
-_SHIFTER_TOLERANCE_MM = 1.0
-_TILT_TOLERANCE_DEG = 0.05
 _SCRATCH = ".mcsquare-"
 
 
@@ -75,7 +79,7 @@ def read_request(tps_path: Path) -> Request:
         volume = phantom.water_phantom(tps)
         gantry, couch, isocenter = 0.0, 0.0, (0.0, 0.0, 0.0)
     else:
-        _require_upright(beam)
+        _require(tilt_fault(beam))
         volume = patient.patient_volume(ct_series.read_ct_series(dicom), _hu_table(model))
         gantry, couch, isocenter = beam.gantry_angle_deg, beam.couch_angle_deg, beam.isocenter_mm
     field = plan_file.Field(gantry, couch, volume.to_mcsquare(isocenter), _range_shifter(beam, model))
@@ -158,14 +162,9 @@ def _beam(dicom: Path, number: int) -> PlanBeam:
         raise EngineInputError(f"the plan has no beam {number}", where=_PLAN) from error
 
 
-def _require_upright(beam: PlanBeam) -> None:
-    """Gantry and couch turn; pitch and roll of table or gantry are not simulated."""
-    if beam.tilt_deg > _TILT_TOLERANCE_DEG:
-        raise EngineInputError(
-            f"table or gantry is pitched or rolled by {beam.tilt_deg:g} degrees, which the engine cannot"
-            " simulate in a patient",
-            where=_PLAN,
-        )
+def _require(fault: str) -> None:
+    if fault:
+        raise EngineInputError(fault, where=_PLAN)
 
 
 def _hu_table(model: EngineBeamModel) -> HuCurves:
@@ -178,26 +177,15 @@ def _range_shifter(beam: PlanBeam, model: EngineBeamModel) -> bdl.RangeShifterIn
     """The beam's range shifter: the machine's thickness, at the plan's distance where it gives one."""
     if not beam.range_shifters:
         return None
-    if len(beam.range_shifters) > 1:
-        raise EngineInputError("more than one range shifter in a beam", where=_PLAN)
+    _require(shifter_count_fault(beam))
     planned = beam.range_shifters[0]
     known = model.range_shifters.get(planned.shifter_id)
     if known is None:
         raise EngineInputError(f"no range shifter {planned.shifter_id}", where=Where(kind="beam model"))
-    thickness = known.water_equivalent_thickness_mm
-    stated = planned.water_equivalent_thickness_mm
-    if stated is not None and abs(stated - thickness) > _SHIFTER_TOLERANCE_MM:
-        raise EngineInputError(
-            f"range shifter {planned.shifter_id} is {stated:g} mm of water in the plan"
-            f" and {thickness:g} mm in the machine file",
-            where=_PLAN,
-        )
-    distance = planned.isocenter_distance_mm
-    if distance is None:
-        distance = beam.snout_position_mm + model.range_shifter_offset_mm
-    if distance < 0:
-        raise EngineInputError(f"the range shifter lies {-distance:g} mm behind the isocentre", where=_PLAN)
-    return bdl.RangeShifterInBeam(thickness, distance)
+    _require(shifter_fault(beam, model.range_shifters, model.range_shifter_offset_mm))
+    return bdl.RangeShifterInBeam(
+        known.water_equivalent_thickness_mm, shifter_distance_mm(beam, model.range_shifter_offset_mm)
+    )
 
 
 def _write_inputs(folder: Path, request: Request) -> None:

@@ -121,7 +121,7 @@ def test_parts_that_say_nothing_wrong_become_a_dose(
         (Beam({110.0: [(0.0, 0.0, 10)]}, shifter="RS_3CM", shifter_distance=-5), "5 mm behind the isocentre"),
         (
             Beam({110.0: [(0.0, 0.0, 10)]}, shifter="RS_3CM", shifter_thickness=40),
-            "is 40 mm of water in the plan",
+            "of 40 mm of water in the plan",
         ),
     ],
     ids=lambda value: value if isinstance(value, str) else "",

@@ -74,7 +74,7 @@ def run_demo(folder: Path, timeout_seconds: float, console: Console) -> None:
     site = Site(file)
     with open_instance(settings) as instance:
         case = given_folder(site, place)[0].case
-        _watch(instance, site, case, services, running, began + timeout_seconds, console)
+        _watch(instance, site, case, services, running, timeout_seconds, console)
         console.print()
         console.print(results_table(beam_rows(instance, site, case)))
     console.print(f"\npaths begin at {escape(str(folder.resolve()))}", soft_wrap=True)
@@ -112,10 +112,12 @@ def _watch(
     case: str,
     services: Services,
     running: Running,
-    limit: float,
+    patience_seconds: float,
     console: Console,
 ) -> None:
-    began = time.monotonic()
+    """Return once the case is concluded; DemoError where a beam fails, or nothing moves for so long."""
+    began = moved = time.monotonic()
+    before: object = None
     work, display = Worklist(instance, site, site.ledger), BoardDisplay(console, case)
     with display.shown():
         while True:
@@ -126,9 +128,14 @@ def _watch(
             if failed or (stand is not None and stand.stage is Stage.CONCLUDED):
                 break
             services.require_alive(running)
-            if time.monotonic() > limit:
-                stuck = _stuck(stand, beams)
-                raise DemoError(f"the time is over; what is stuck: {stuck}; logs: {services.logs}")
+            now = [(row.stage, row.percent) for row in (*beams, stand) if row is not None]
+            if now != before:
+                before, moved = now, time.monotonic()
+            if time.monotonic() - moved > patience_seconds:
+                raise DemoError(
+                    f"nothing has moved for {patience_seconds:g} s (--timeout); what is stuck:"
+                    f" {_stuck(stand, beams)}; the services go on; logs: {services.logs}"
+                )
             time.sleep(_POLL_SECONDS)
     if failed:
         for row in failed:

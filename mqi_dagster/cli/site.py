@@ -176,7 +176,9 @@ def demo(
     site: Annotated[
         Path, typer.Option("--site", help="Folder of the demo's site; MQI_SITE does not name it.")
     ] = Path("site-demo"),
-    timeout: Annotated[float, typer.Option(help="Seconds until it explains what is stuck.", min=1)] = 280.0,
+    timeout: Annotated[
+        float, typer.Option(help="Seconds without any progress until it explains what is stuck.", min=1)
+    ] = 280.0,
 ) -> None:
     """Carry a generated case of 3 beams from the inbox to its RT Doses, and leave the pages running.
 

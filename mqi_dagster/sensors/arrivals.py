@@ -10,10 +10,12 @@ from mqi_dagster.assets.arrivals import ArrivedCase, cases_of, refused
 from mqi_dagster.assets.boundary import safe_text
 from mqi_dagster.assets.jobs import CASE_TAG, PRIORITY_TAG, intake_job
 from mqi_dagster.delivery.discovery import Arrival, Standing, standings
+from mqi_dagster.delivery.fractions import Fraction
 from mqi_dagster.delivery.inbox_tree import KeptTree
 from mqi_dagster.errors import InfrastructureError
 from mqi_dagster.ledger.arrivals import Arrival as Row
 from mqi_dagster.partitions import CASES
+from mqi_dagster.plan.model import IonPlan
 from mqi_dagster.resources.site import Site
 from mqi_dagster.sensors.queue import REQUESTS_PER_TICK, Room, any_unfinished, asked_key, within_a_tick
 from mqi_dagster.sensors.repaired import failed_cases, fingerprint_of, outdated_case
@@ -36,9 +38,23 @@ def _readiness(
     closes = first_seen + timedelta(minutes=site.settings.intake.fraction_window_minutes)
     if now >= closes:
         return True, "", None
-    planned = len(source.plan.beams)
-    come = planned - len(fraction.missing_beams)
-    return False, f"{come} of {planned} beams have come; layers or beams are missing", closes
+    return False, _why_incomplete(fraction, source.plan), closes
+
+
+def _why_incomplete(fraction: Fraction, plan: IonPlan) -> str:
+    """How much of a fraction has come, and what of it cannot be read or is of no beam of the plan."""
+    planned = {beam.number for beam in plan.beams}
+    come = f"{len(planned) - len(fraction.missing_beams)} of {len(planned)} beams have come"
+    faults = [
+        f"delivery {fraction.number_of(one.folder)} cannot be read: {one.error}" for one in fraction.broken
+    ]
+    faults += [
+        f"delivery {fraction.number_of(one.folder)} is of beam {one.info.beam_number}, which the plan does"
+        f" not have (it has {', '.join(map(str, sorted(planned)))})"
+        for one in fraction.deliveries
+        if one.info.beam_number not in planned
+    ]
+    return "; ".join([come, *(faults or ["layers or beams are missing"])])
 
 
 @dataclass(frozen=True, slots=True)

@@ -158,6 +158,7 @@ def rt_dose_digest(
         plan=beam.manifest.plan.sha256,
         beam=beam.number,
         irradiation=irradiation,
+        **({"scan_ends": True} if any(end.beam == beam.number for end in beam.manifest.scan_ends) else {}),
         settings={
             **options.model_dump(mode="json", exclude={"command"}),
             "command": _command(options.command),

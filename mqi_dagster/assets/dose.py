@@ -49,6 +49,10 @@ def _request(site: Site, beam: BeamAtWork, record: RawDoseRecord, digest: str) -
     )
 
 
+SCAN_ENDS = "SCAN ENDS IN BODY"
+DOSE_COMMENT_LENGTH = 64
+
+
 def irradiation_of(beam: BeamAtWork, timezone: str) -> Irradiation:
     """When the beam was delivered, and in which fraction of the plan.
 
@@ -82,11 +86,25 @@ def _comment(beam: BeamAtWork, record: RawDoseRecord) -> str:
     listed = (" and " if len(named) < 3 else ", ").join(named)
     parts = [f"WITHOUT {listed}"] if named else []
     in_ct = any(entry.axes == "patient" for entry in record.files)
+    if in_ct and any(end.beam == beam.number for end in beam.manifest.scan_ends):
+        parts.append(SCAN_ENDS)
     if record.hu_calibrated:
         parts.append(f"HU table {record.hu_table}")
     elif record.hu_table is not None or (in_ct and record.engine == "embedded"):
         parts.append("typical HU calibration")
+    while len("; ".join(parts)) > DOSE_COMMENT_LENGTH:
+        parts.pop()
     return "; ".join(parts)
+
+
+def ends_of_scan(beam: BeamAtWork, record: RawDoseRecord) -> list[str]:
+    """Where the scan that the dose was simulated in ends inside the body, on this beam's way first."""
+    if not any(entry.axes == "patient" for entry in record.files):
+        return []
+    ends = beam.manifest.scan_ends
+    return [end.text for end in ends if end.beam == beam.number] + [
+        end.text for end in ends if end.beam is None
+    ]
 
 
 def verify(
@@ -160,6 +178,7 @@ def _make(
             "summation_type": request.summation.value,
             "fraction": request.irradiation.fraction_number,
             "hu_table": record.hu_table_name,
+            "ends_of_scan": ends_of_scan(beam, record),
             "engine": record.engine,
             "engine_version": record.version,
             "histories": record.histories,
@@ -192,6 +211,9 @@ def rt_dose(context: dg.AssetExecutionContext, site: dg.ResourceParam[Site]) -> 
         else:
             reports = verify(site, beam, record, grids, published.folder, digest)
         main = reports.get("box") or reports["plane"]
+        ends = ends_of_scan(beam, record)
+        for end in ends:
+            context.log.warning("%s", end)
         missing = not_simulated(beam)
         if missing:
             context.log.warning(
@@ -209,6 +231,7 @@ def rt_dose(context: dg.AssetExecutionContext, site: dg.ResourceParam[Site]) -> 
                 "summation type": site.settings.rt_dose.summation_type.value,
                 "fraction": irradiation.fraction_number or "not known",
                 "HU table": record.hu_table_name,
+                "ends of the scan": "; ".join(ends) or "none in the body",
                 "grid": f"{main.columns} x {main.rows} x {main.frames}",
                 "spacing [mm]": " x ".join(f"{step:g}" for step in main.spacing_mm),
                 "engine": f"{record.engine} {record.version}",

@@ -97,6 +97,17 @@ class DeliveryEntry(Part):
     files: tuple[FileEntry, ...]
 
 
+class ScanEnd(Part):
+    """Where the CT ends inside the body."""
+
+    beam: int | None
+    """DICOM BeamNumber of the beam that it concerns; None for the scan as a whole."""
+    text: str
+
+    def __str__(self) -> str:
+        return self.text if self.beam is None else f"beam {self.beam}: {self.text}"
+
+
 class CaseManifest(Part):
     """One fraction of one plan, checked."""
 
@@ -115,6 +126,8 @@ class CaseManifest(Part):
     beams: tuple[BeamEntry, ...]
     ct_series: tuple[FileEntry, ...] = ()
     """The CT that came with the case, if any, by instance."""
+    scan_ends: tuple[ScanEnd, ...] = ()
+    """Where the CT ends inside the body, as far as a dose is simulated in it; stands among the notes too."""
     duplicates: tuple[FileEntry, ...] = ()
     """Files that repeat another's content byte for byte and were set aside."""
     unused: tuple[Path, ...] = ()

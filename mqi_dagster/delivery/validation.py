@@ -12,12 +12,13 @@ from dataclasses import dataclass
 
 from mqi_dagster.delivery.files import file_entry, files_in
 from mqi_dagster.delivery.fractions import Fraction, overlap_errors
-from mqi_dagster.delivery.manifest import BeamEntry, CaseManifest, FileEntry, LayerEntry
+from mqi_dagster.delivery.manifest import BeamEntry, CaseManifest, FileEntry, LayerEntry, ScanEnd
+from mqi_dagster.delivery.scan_ends import scan_ends
 from mqi_dagster.delivery.survey import PlanSource, Survey
 from mqi_dagster.delivery.validation_case import check_folder, check_machine
 from mqi_dagster.delivery.validation_delivery import CheckedDelivery, check_delivery
 from mqi_dagster.delivery.validation_findings import Findings, Severity
-from mqi_dagster.delivery.validation_images import check_images
+from mqi_dagster.delivery.validation_images import AT_CT, check_images
 from mqi_dagster.delivery.validation_layer import CheckedLayer
 from mqi_dagster.delivery.validation_report import BeamCheck, CaseCheck, DeliveryCheck, FractionCheck
 from mqi_dagster.errors import DeliveryError, PlanError, Where
@@ -36,6 +37,7 @@ class _CheckedCase:
     machine: Machine | None
     ct_series: tuple[FileEntry, ...]
     copies: tuple[FileEntry, ...]
+    scan_ends: tuple[ScanEnd, ...]
 
 
 def build_manifest(
@@ -88,6 +90,7 @@ def build_manifest(
         deliveries=tuple(delivery.entry for delivery in deliveries),
         beams=beams,
         ct_series=checked_case.ct_series,
+        scan_ends=checked_case.scan_ends,
         duplicates=tuple(duplicates),
         unused=survey.arrival.unused_files,
         notes=findings.notes(),
@@ -137,6 +140,9 @@ def _check_whole(
     machine = check_machine(source.plan, machines, findings)
     check_folder(survey.arrival, source.plan, findings)
     images = check_images(survey.arrival, source.plan, profile, findings)
+    ends = scan_ends(images.slices, source.plan.beams, machine) if images.slices else ()
+    for end in ends:
+        findings.note(str(end), AT_CT)
     in_images = bool(survey.arrival.ct_files) and (profile is None or profile.patient_ct)
     for error in plan_position_faults(source.plan, in_images=in_images):
         findings.error(error)
@@ -149,7 +155,7 @@ def _check_whole(
             findings.note(f"beam {beam.number}: the dose is without its {devices}", Where(kind="RT plan"))
     if source.copies:
         findings.note("a copy of the plan is set aside", Where(kind="RT plan"))
-    return _CheckedCase(machine, images.series, (*source.copies, *images.copies))
+    return _CheckedCase(machine, images.series, (*source.copies, *images.copies), ends)
 
 
 def _check_fraction(

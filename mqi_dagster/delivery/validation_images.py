@@ -9,6 +9,7 @@ from pathlib import Path
 from mqi_dagster.delivery.discovery import Arrival
 from mqi_dagster.delivery.files import file_entry
 from mqi_dagster.delivery.manifest import FileEntry
+from mqi_dagster.delivery.scan_ends import CoarseSlice, coarse_slice
 from mqi_dagster.delivery.validation_findings import Findings
 from mqi_dagster.dicom.ct_images import (
     CtImage,
@@ -35,6 +36,8 @@ class CheckedImages:
     copies: tuple[FileEntry, ...] = ()
     """Byte-for-byte copies of them."""
     localizers: tuple[FileEntry, ...] = ()
+    slices: tuple[CoarseSlice, ...] = ()
+    """The series, thinned, where a dose can be simulated in it."""
 
 
 def check_images(
@@ -54,6 +57,7 @@ def check_images(
     names = sorted((*arrival.ct_files, *arrival.unreadable_files))
     broken: list[tuple[int, str]] = []
     images: dict[str, tuple[CtImage, FileEntry]] = {}
+    slices: list[CoarseSlice] = []
     copies: list[FileEntry] = []
     localizers: list[FileEntry] = []
     for index, path in enumerate(names, start=1):
@@ -66,7 +70,10 @@ def check_images(
             if is_localizer(dataset):
                 localizers.append(entry)
             else:
-                images[entry.sha256] = (read_ct_image(dataset, ct_pixels(dataset)), entry)
+                hounsfield = ct_pixels(dataset)
+                image = read_ct_image(dataset, hounsfield)
+                images[entry.sha256] = (image, entry)
+                slices.append(coarse_slice(image, hounsfield))
         except DicomError as error:
             broken.append((index, str(error)))
         except DeliveryError as error:
@@ -85,10 +92,11 @@ def check_images(
     found = [image for image, _ in images.values()]
     _check_origin(found, plan, findings)
     # What is broken is the fault; what lacks because of it is none of its own.
+    usable = False
     if (found or localizers) and not broken:
-        _check_usable(found, profile, findings)
+        usable = _check_usable(found, profile, findings)
     entries = [entry for _, entry in sorted(images.values(), key=lambda item: item[0].instance_uid)]
-    return CheckedImages(tuple(entries), tuple(copies), tuple(localizers))
+    return CheckedImages(tuple(entries), tuple(copies), tuple(localizers), tuple(slices) if usable else ())
 
 
 def _refuse_broken(
@@ -122,13 +130,16 @@ def _check_origin(images: Sequence[CtImage], plan: IonPlan, findings: Findings) 
         findings.error(DeliveryError("different images carry the same SOP Instance UID", where=AT_CT))
 
 
-def _check_usable(images: Sequence[CtImage], profile: EngineProfile | None, findings: Findings) -> None:
+def _check_usable(images: Sequence[CtImage], profile: EngineProfile | None, findings: Findings) -> bool:
     """Whether a dose can be simulated in the images; a note where the site's engine never does so."""
-    for fault in (*position_faults(images), *series_faults(images)):
-        if profile is None or profile.patient_ct:
+    simulated = profile is None or profile.patient_ct
+    faults = (*position_faults(images), *series_faults(images))
+    for fault in faults:
+        if simulated:
             findings.error(DeliveryError(fault, where=AT_CT))
         else:
             findings.note(f"{fault}; the engine in use simulates in water", AT_CT)
+    return simulated and not faults
 
 
 def unused_kinds(paths: Sequence[Path]) -> str:

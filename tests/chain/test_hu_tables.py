@@ -53,6 +53,7 @@ def test_every_result_in_a_ct_says_which_table_it_was_made_with(
     assert chain.metadata("rt_dose", key)["HU table"] == "CT_ROOM_2"
     (path,) = chain.handover.rglob("rt_dose.dcm")
     assert pydicom.dcmread(path).DoseComment == "HU table CT_ROOM_2"
+    assert chain.metadata("rt_dose", key)["ends of the scan"] == "none in the body"
     assert chain.summary(case)["beams"][0]["rt_dose"]["hu_table"] == "CT_ROOM_2"
 
     def digest() -> str:
@@ -70,3 +71,20 @@ def test_every_result_in_a_ct_says_which_table_it_was_made_with(
     curve = {"hu": [-1000, 0, 3000], "value": [0.0012, 1.01, 2.7]}
     write_table(tmp_path / "hu", scanners=[{"kvp": 120.0}], density_g_cm3=curve)
     assert digest() != chain.digest("raw_dose", key)
+
+
+@pytest.mark.slow
+def test_a_dose_in_a_scan_that_ends_in_the_body_says_so(mcsquare: Installation, tmp_path: Path) -> None:
+    chain = Chain(tmp_path / "site", {"engine": mcsquare_engine(8000)})
+    chain.deliver(plan=ONE_BEAM, **COARSE_CT | {"ct_margin_mm": 0.0})
+    chain.tick_sensors(rounds=2)
+    (key,) = chain.runs_of("beam")
+    (path,) = chain.handover.rglob("rt_dose.dcm")
+    assert pydicom.dcmread(path).DoseComment == "SCAN ENDS IN BODY; typical HU calibration"
+    said = chain.metadata("rt_dose", key)["ends of the scan"]
+    assert said.startswith("100 % of its spots enter the scan inside the body")
+    assert "the scan ends inside the body (or the couch) at the feet: 100 % of that side" in said
+    summary = chain.summary(chain.runs_of("intake")[0])["beams"][0]["rt_dose"]
+    # 105 mm of range end in the cube of 140 mm: the beam enters in the body, and six sides are cut.
+    assert len(summary["ends_of_scan"]) == 7
+    assert chain.metadata("rt_dose", key)["HU table"] == "TYPICAL_120KV (typical, not of this scanner)"

@@ -115,6 +115,7 @@ lint: install-dev
 
 docs: install
 	@$(BIN)/mqi settings-reference > docs/settings.md
+	@$(BIN)/python -m mqi_dagster.cli.code_reference docs
 
 benchmarks: install-dev
 	@$(BIN)/python -m benchmarks.interpret

@@ -10,4 +10,5 @@ def main() -> None:
 
         run()
     except KeyboardInterrupt:
+        # ExitCode.INTERRUPTED; importing it here could be interrupted too.
         sys.exit(130)

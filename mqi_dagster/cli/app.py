@@ -15,6 +15,7 @@ from mqi_dagster.cli.case import case_app
 from mqi_dagster.cli.checking import engine_app, reference, validate
 from mqi_dagster.cli.cluster import cluster_app
 from mqi_dagster.cli.doctor import doctor
+from mqi_dagster.cli.exit_codes import ExitCode
 from mqi_dagster.cli.gpu import gpu_app
 from mqi_dagster.cli.retention import retention
 from mqi_dagster.cli.screen import output
@@ -79,7 +80,7 @@ def main() -> None:
 
 def _end(message: str) -> NoReturn:
     output(stderr=True).print(Text(f"mqi: {message}", style="red"), soft_wrap=True)
-    sys.exit(1)
+    sys.exit(ExitCode.FAILED)
 
 
 def _database_reason(error: Exception) -> str | None:

@@ -36,11 +36,11 @@ class EngineProfile(Section):
     output_format: OutputFormat = Field(OutputFormat.MHD, description="`raw` or `mhd` (with header).")
     output_child: Annotated[int, Field(ge=1)] | None = Field(
         None,
-        description="Index in the output's name `<beam>_<index>_<scorer>`; null: see docs.",
+        description="Index in the output's name `<beam>_<index>_<scorer>`; null: see engine.md.",
     )
     absolute_paths: bool = Field(True, description="`UseAbsolutePath` of the TPS file.")
     histories_scale_power: Annotated[int, Field(ge=0, le=2)] = Field(
-        0, description="The raw dose is divided by ParticlesPerHistory to this power (physics.md 5)."
+        0, description="The raw dose is divided by ParticlesPerHistory to this power (engine.md)."
     )
     reports_histories: bool = Field(True, description="Prints `Total histories (Particles)`.")
     reads_beam_model: bool = Field(False, description="Reads the beam model of the machine file.")

@@ -84,7 +84,7 @@ class SiteCommand(Section):
     """A site's own program in place of a built-in conversion, called with the paths as arguments."""
 
     argv: Annotated[tuple[str, ...], Field(min_length=1)] = Field(
-        description="Program and arguments; `{input}`-like placeholders are replaced, see docs/settings.md."
+        description="Program and arguments; `{input}`-like placeholders are replaced: see Commands of a site."
     )
     timeout_seconds: Seconds = Field(600.0, description="The command is ended after this time.")
 

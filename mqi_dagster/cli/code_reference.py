@@ -1,0 +1,118 @@
+"""What the code can say of itself, as tables for the guide: assets, checks, exit codes.
+
+    python -m mqi_dagster.cli.code_reference docs
+
+Each table stands in its page between two comments and is written anew; the rest of the page is kept.
+"""
+
+from __future__ import annotations
+
+import ast
+import inspect
+import sys
+from collections.abc import Callable, Iterable, Iterator
+from enum import IntEnum
+from itertools import pairwise
+from pathlib import Path
+
+import dagster as dg
+
+from mqi_dagster.cli.exit_codes import ExitCode
+from mqi_dagster.definitions import build_definitions
+from mqi_dagster.resources.site import Site
+
+_MARK = "<!-- {name}: written by `make docs` -->"
+_END = "<!-- end of {name} -->"
+
+
+def assets() -> str:
+    """Every asset: its partition, what it is, and its checks."""
+    definitions = _definitions()
+    graph = definitions.resolve_asset_graph()
+    checks: dict[dg.AssetKey, list[str]] = {}
+    for check in sorted(graph.asset_check_keys, key=lambda one: one.name):
+        checks.setdefault(check.asset_key, []).append(f"`{check.name}`")
+    rows = []
+    for key in graph.toposorted_asset_keys:
+        node = graph.get(key)
+        partition = node.partitions_def
+        kind = partition.name if isinstance(partition, dg.DynamicPartitionsDefinition) else ""
+        rows.append(
+            (f"`{key.to_user_string()}`", kind or "", node.description or "", ", ".join(checks.get(key, [])))
+        )
+    return _table(("asset", "one for each", "what it is", "checks"), rows)
+
+
+def checks() -> str:
+    """Every check: its asset, whether it stops what follows, and what it looks at."""
+    rows = []
+    for check in _definitions().asset_checks or ():
+        assert isinstance(check, dg.AssetChecksDefinition)
+        for spec in check.check_specs:
+            stops = "yes" if spec.blocking else "no"
+            rows.append(
+                (f"`{spec.name}`", f"`{spec.asset_key.to_user_string()}`", stops, spec.description or "")
+            )
+    return _table(("check", "asset", "stops what follows", "passes when"), rows)
+
+
+def exit_codes() -> str:
+    """What a command's exit status says."""
+    return _table(("status", "meaning"), [(f"{code}", text) for code, text in _documented(ExitCode)])
+
+
+TABLES: dict[str, dict[str, Callable[[], str]]] = {
+    "checks.md": {"assets": assets, "checks": checks},
+    "operations.md": {"exit codes": exit_codes},
+}
+"""The tables of each page."""
+
+
+def written(page: Path) -> str:
+    """A page with its tables as the code has them now.
+
+    Raises:
+        ValueError: The page has no place for one of them.
+    """
+    text = page.read_text(encoding="utf-8")
+    for name, table in TABLES[page.name].items():
+        begin, end = _MARK.format(name=name), _END.format(name=name)
+        before, found, rest = text.partition(begin)
+        _, closed, after = rest.partition(end)
+        if not (found and closed):
+            raise ValueError(f"{page.name} has no place for the table of {name}")
+        text = f"{before}{begin}\n{table()}{end}{after}"
+    return text
+
+
+def main(folder: Path) -> None:
+    """Write the tables of every page of the guide."""
+    for name in TABLES:
+        (folder / name).write_text(written(folder / name), encoding="utf-8")
+
+
+def _definitions() -> dg.Definitions:
+    # No site is needed: what is defined does not depend on its settings.
+    return build_definitions(Site(Path("no site") / "mqi.yaml"))
+
+
+def _documented(kinds: type[IntEnum]) -> Iterator[tuple[str, str]]:
+    """Values of an enumeration with the text below each in the code."""
+    text = inspect.getsource(kinds)
+    (body,) = (node.body for node in ast.walk(ast.parse(text)) if isinstance(node, ast.ClassDef))
+    for node, after in pairwise(body):
+        if isinstance(node, ast.Assign) and isinstance(node.value, ast.Constant):
+            assert isinstance(after, ast.Expr) and isinstance(after.value, ast.Constant)
+            yield str(node.value.value), str(after.value.value)
+
+
+def _table(titles: tuple[str, ...], rows: Iterable[tuple[str, ...]]) -> str:
+    lines = ["| " + " | ".join(titles) + " |", "|" + "---|" * len(titles)]
+    lines += [
+        "| " + " | ".join(" ".join(cell.replace("|", "\\|").split()) for cell in row) + " |" for row in rows
+    ]
+    return "\n".join(lines) + "\n"
+
+
+if __name__ == "__main__":
+    main(Path(sys.argv[1]))

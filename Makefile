@@ -82,7 +82,7 @@ stop: install
 	@for place in $(STOPPED); do if [ -f $$place/mqi.yaml ]; then $(BIN)/mqi stop --site $$place || exit 1; fi; done
 
 test: install-dev
-	@$(BIN)/python -m pytest -m "not slow" -n 2 --dist worksteal --durations=$(or $(DURATIONS),0) --durations-min=$(or $(DURATIONS_MIN),5)
+	@PYTEST_DEBUG_TEMPROOT="$$(tests/in-memory)" $(BIN)/python -m pytest -m "not slow" -n 2 --dist worksteal --durations=$(or $(DURATIONS),0) --durations-min=$(or $(DURATIONS_MIN),5)
 
 test-gate: install-dev
 	@tests/system-packages

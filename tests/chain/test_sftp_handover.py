@@ -7,7 +7,6 @@ import json
 import os
 import pwd
 import threading
-import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -15,6 +14,7 @@ import pytest
 
 from tests.chain.chain import Chain
 from tests.handover.sftp_server import SftpServer
+from tests.waiting import wait_for
 
 
 @pytest.fixture
@@ -69,14 +69,11 @@ def test_a_host_that_is_away_is_waited_for_in_sight(server: SftpServer, tmp_path
     seen: list[str] = []
 
     def back() -> None:
-        end = time.monotonic() + 60
-        while time.monotonic() < end and not seen:
-            seen.extend(
-                one.message
-                for one in chain.site.ledger.all_progress()
-                if one.phase == "waiting for the target"
-            )
-            time.sleep(0.05)
+        def said() -> list[str]:
+            progress = chain.site.ledger.all_progress()
+            return [one.message for one in progress if one.phase == "waiting for the target"]
+
+        seen.extend(wait_for(said, "it waits in sight"))
         server.start()
 
     thread = threading.Thread(target=back)

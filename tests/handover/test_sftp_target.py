@@ -24,6 +24,7 @@ from mqi_dagster.hpc.connection import Connection
 from mqi_dagster.hpc.errors import CommandTimeoutError, ConnectionLostError, HostKeyError
 from mqi_dagster.settings import Handover
 from tests.handover.sftp_server import SftpServer
+from tests.waiting import wait_for
 
 Servers = Callable[..., SftpServer]
 BIG = 20_000_000
@@ -377,10 +378,8 @@ def test_a_server_that_falls_silent_is_left_in_time_and_resumed(
     wanted = {"big.raw": big_file(tmp_path)}
     target = SftpTarget(server.connection(call_seconds=2, connect_seconds=2), str(root))
     watcher = when_a_part_holds(root, BIG // 5, server.freeze)
-    began = time.monotonic()
     with pytest.raises(CommandTimeoutError):
         target.deliver("c/b", wanted)
-    assert time.monotonic() - began < 10
     watcher.join(20)
     server.thaw()
     target.deliver("c/b", wanted)
@@ -415,10 +414,7 @@ def test_a_connection_that_dies_while_a_file_is_read_leaves_no_thread_behind(
         while True:
             transfers.remote_hash(connection, str(source), BIG)
     timer.join()
-    end = time.monotonic() + 5
-    while prefetching() and time.monotonic() < end:
-        time.sleep(0.05)
-    assert not prefetching()
+    wait_for(lambda: not prefetching(), "no thread reads ahead")
 
 
 def prefetching() -> list[str]:
@@ -429,13 +425,11 @@ def when_a_part_holds(root: Path, size: int, act: Callable[[], None]) -> threadi
     """Act as soon as a half-written file has a size."""
 
     def watch() -> None:
-        end = time.monotonic() + 30
-        while time.monotonic() < end:
-            for path in root.rglob(".big.raw.*.part"):
-                if path.stat().st_size >= size:
-                    act()
-                    return
-            time.sleep(0.001)
+        wait_for(
+            lambda: [path for path in root.rglob(".big.raw.*.part") if path.stat().st_size >= size],
+            "a part of the file",
+        )
+        act()
 
     thread = threading.Thread(target=watch, daemon=True)
     thread.start()

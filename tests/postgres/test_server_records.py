@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
-import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -16,6 +15,7 @@ from mqi_dagster.cli.instance import open_instance, write_instance
 from mqi_dagster.ledger.place import DATABASE_VARIABLE
 from mqi_dagster.settings import Settings, parse_settings
 from tests.postgres.postgres_server import Server, running_postgres
+from tests.waiting import wait_for
 
 pytestmark = [pytest.mark.slow, pytest.mark.postgres]
 BACKENDS = "SELECT pid FROM pg_stat_activity WHERE datname = 'records' AND backend_type = 'client backend'"
@@ -61,11 +61,8 @@ def test_an_instance_keeps_one_connection_for_all_its_records(postgres: Server, 
         for number in range(2, 5):
             work(instance, f"P{number}.fx0001")
             assert backends(postgres) == kept
-    end = time.monotonic() + 20
     # The server notices a little later that somebody has gone.
-    while backends(postgres) and time.monotonic() < end:
-        time.sleep(0.1)
-    assert backends(postgres) == set()
+    wait_for(lambda: not backends(postgres), "no connection is left")
 
 
 def test_a_restart_of_the_server_between_two_questions_is_noticed_by_nobody(

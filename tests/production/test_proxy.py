@@ -11,12 +11,13 @@ import socket
 import ssl
 import subprocess
 import threading
-import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
+
+from tests.waiting import wait_for
 
 pytestmark = pytest.mark.slow
 
@@ -137,11 +138,13 @@ def proxy(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Proxy]:
         [nginx, "-c", str(root / "main.conf"), "-g", "daemon off;"], stderr=subprocess.PIPE, text=True
     )
     try:
-        limit = time.monotonic() + 60
-        while socket.socket().connect_ex(("127.0.0.1", made.port)) != 0:
+
+        def answers() -> bool:
             assert running.poll() is None, running.stderr and running.stderr.read()
-            assert time.monotonic() < limit, "nginx does not answer"
-            time.sleep(0.05)
+            with socket.socket() as probe:
+                return probe.connect_ex(("127.0.0.1", made.port)) == 0
+
+        wait_for(answers, "nginx answers")
         yield made
     finally:
         running.terminate()

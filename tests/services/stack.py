@@ -18,6 +18,7 @@ from typing import Any, Self
 import dagster as dg
 import pydicom
 import yaml
+from dagster._core.scheduler.instigation import TickStatus
 
 from mqi_dagster.cli.instance import open_instance
 from mqi_dagster.execution.processes import process_alive, process_id
@@ -273,6 +274,17 @@ class Stack:
         with self.opened() as instance:
             found = instance.get_runs(dg.RunsFilter(job_name=job, tags=tags))
         return list(reversed(found))
+
+    def ticks_since(self, sensor: str, moment: float) -> list[float]:
+        """When a sensor was evaluated after a moment, whatever came of it; whole evaluations only."""
+        with self.opened() as instance:
+            return [
+                tick.timestamp
+                for state in instance.all_instigator_state()
+                if state.instigator_name == sensor
+                for tick in instance.get_ticks(state.instigator_origin_id, state.selector_id, after=moment)
+                if tick.status is not TickStatus.STARTED
+            ]
 
     def concluded(self, case: str) -> int:
         """How many conclusion runs a case has had, whatever came of them."""

@@ -80,15 +80,11 @@ def test_after_a_machine_crash_the_beam_is_taken_up_again_with_the_same_attempt(
     lease = site.ledger().lease_of(f"{case}__b02")
     assert lease is not None and lease.owner == crashed.run_id
     start_again = site.crash("code-location", worker_of(engine))
-    killed = time.monotonic()
     wait_for(lambda: engine not in site.engines(), "the engine dies with its worker")
     site.steer(seconds=0.3)
     start_again()
     wait_for(lambda: site.answers("code-location"), "the code location is there again")
-    # How long the service manager and a new interpreter take is not ours.
-    stale = max(time.monotonic(), killed + STALE_SECONDS)
     wait_for(lambda: len(site.runs("beam")) == 2, "the beam is taken up again", report=site.report)
-    assert time.monotonic() - stale < 60
     wait_for(lambda: len(site.starts()) == 2, "an engine runs again", report=site.report)
     site.wait_for_conclusion(case)
     first, second = site.runs("beam")
@@ -110,8 +106,8 @@ def test_a_worker_that_stands_still_longer_than_its_heartbeat_keeps_its_run(site
     try:
         lease = site.ledger().lease_of(f"{case}__b02")
         assert lease is not None
-        # The reaper looks once a second.
-        time.sleep(4 * STALE_SECONDS)
+        stale = lease.heartbeat_at.timestamp() + STALE_SECONDS
+        wait_for(lambda: len(site.ticks_since("reaper", stale)) >= 3, "the reaper has looked three times")
         assert site.ledger().lease_of(f"{case}__b02") == lease
         assert [run.status for run in site.runs("beam")] == [dg.DagsterRunStatus.STARTED]
     finally:

@@ -46,13 +46,11 @@ def test_thirty_jobs_and_two_executors_cost_one_round_trip_a_look(
     on.executor.submit(beam.job)
     executors = [on.executor, on.another_executor()]
     handle = on.executor.submit(beam.job)
-    end = time.monotonic() + 5
     looks.clear()
 
     def poll(executor: Any) -> None:
-        while time.monotonic() < end:
+        while len(looks) < 5:
             executor.poll(beam.job, handle)
-            time.sleep(0.02)
 
     threads = [threading.Thread(target=poll, args=(executor,)) for executor in executors]
     for thread in threads:
@@ -61,8 +59,8 @@ def test_thirty_jobs_and_two_executors_cost_one_round_trip_a_look(
         thread.join()
     shortest = on.slurm.intervals.poll_seconds
     gaps = [after - before for before, after in itertools.pairwise(looks)]
-    assert 4 <= len(looks) <= 5 / shortest + 1, looks
-    assert min(gaps) >= shortest, gaps
+    # However often the two ask: no two looks are nearer to each other than one interval.
+    assert len(looks) >= 5 and min(gaps) >= shortest, gaps
     states = {on.ledger.cluster_job(NAME, key).state for key in keys}  # type: ignore[union-attr]
     assert states == {"held"}
     on.drive(beam)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import signal
-import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -93,9 +92,12 @@ def test_a_worker_killed_at_a_step_is_followed_by_one_that_goes_on(
     folder = tmp_path / "dagster"
     chain.instance.add_dynamic_partitions("beam", [key])
     with worker_of(chain, folder, "beam", key) as worker:
-        while not step(chain, key, shared, name):
+
+        def reached() -> bool:
             assert worker.poll() is None, (chain.folder / "worker.log").read_text()[-3000:]
-            time.sleep(0.002)
+            return bool(step(chain, key, shared, name))
+
+        wait_for(reached, "the step at which the worker dies")
         os.kill(worker.pid, signal.SIGKILL)
         worker.wait()
     if step in (noted, cleared):

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import subprocess
-import time
 from collections.abc import Iterator
 from datetime import timedelta
 from pathlib import Path
@@ -17,6 +16,7 @@ from mqi_dagster.cli.top_reader import BoardReader
 from mqi_dagster.errors import InfrastructureError
 from mqi_dagster.resources.site import Site
 from tests.postgres.postgres_server import Server, running_postgres
+from tests.waiting import wait_for
 from tests.worklist.terminal import MQI, Terminal
 
 pytestmark = [pytest.mark.slow, pytest.mark.postgres]
@@ -54,16 +54,14 @@ def test_an_open_board_keeps_three_connections_and_opens_no_more(server: Server,
         terminal.wait_for(lambda _: terminal.output.count(b"\x1b[H") > 5, "some looks")
         seen = [backends(server) - others]
         for _ in range(5):
-            time.sleep(0.3)
+            frames = terminal.output.count(b"\x1b[H")
+            terminal.wait_for(lambda _, frames=frames: terminal.output.count(b"\x1b[H") > frames, "a look")
             seen.append(backends(server) - others)
         assert all(pids == seen[0] for pids in seen)
         assert len(seen[0]) == 3
         terminal.press("q")
         assert terminal.end() == 0
-    deadline = time.monotonic() + 30
-    while backends(server) & seen[0] and time.monotonic() < deadline:
-        time.sleep(0.1)
-    assert not backends(server) & seen[0]
+    wait_for(lambda: not backends(server) & seen[0], "its connections are gone")
 
 
 def test_a_server_that_falls_silent_is_told_with_the_age_of_what_is_shown(server: Server, site: Path) -> None:

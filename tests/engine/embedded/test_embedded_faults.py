@@ -6,7 +6,6 @@ import os
 import signal
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import numpy as np
@@ -16,6 +15,7 @@ from mqi_dagster.engine.embedded import command
 from mqi_dagster.engine.embedded.install import Installation
 from mqi_dagster.machine import Machine
 from tests.engine.embedded.embedded_job import Beam, Ct, write_job
+from tests.waiting import wait_for
 
 VOXELS = 60 * 60 * 200
 SAYS_GOOD = 'echo "Nbr primaries simulated: $n"'
@@ -240,14 +240,14 @@ def started(tps: Path) -> tuple[subprocess.Popen[bytes], list[int]]:
         env={**os.environ, "MQI_ENGINE_THREADS": "2"},
         cwd=Path(__file__).resolve().parents[3],
     )
-    limit = time.monotonic() + 60
-    while time.monotonic() < limit and engine.poll() is None:
+    try:
+        wait_for(lambda: engine.poll() is not None or len(children_of(engine.pid)) == 2, "the parts start")
         parts = children_of(engine.pid)
-        if len(parts) == 2:
-            return engine, parts
-        time.sleep(0.05)
-    engine.kill()
-    raise AssertionError("the parts did not start")
+        assert len(parts) == 2, "the engine has ended"
+    except AssertionError:
+        engine.kill()
+        raise
+    return engine, parts
 
 
 def alive(pids: list[int]) -> list[int]:
@@ -268,8 +268,7 @@ def test_killing_the_engine_kills_every_mcsquare_and_the_next_run_clears_up(
     engine, parts = started(tps)
     engine.kill()
     engine.communicate()
-    time.sleep(2)
-    assert alive(parts) == []
+    wait_for(lambda: not alive(parts), "the parts die")
     assert len(list(tmp_path.glob(".mcsquare-*"))) == 1
     engine, parts = started(tps)
     assert len(list(tmp_path.glob(".mcsquare-*"))) == 1

@@ -11,20 +11,20 @@ from mqi_dagster.sensors.arrivals import case_arrivals
 from mqi_dagster.sensors.beams import beams_to_simulate
 from mqi_dagster.sensors.conclusion import cases_to_conclude
 from mqi_dagster.sensors.gpu_monitor import gpu_monitor
+from mqi_dagster.sensors.health import PROMPT_SECONDS, UNHURRIED_SECONDS
 from mqi_dagster.sensors.notifications import notifications
 from mqi_dagster.sensors.outcomes import run_outcomes
 from mqi_dagster.sensors.reaper import reaper
 from mqi_dagster.sensors.retention import retention
 
 _UNCONFIGURED_INTERVAL = 30
-_UNHURRIED_INTERVAL = 10
-"""Seconds; of what no case waits for, however often a site wants to look at its inbox."""
 
 
 def build_definitions(site: Site) -> dg.Definitions:
     """The code location of one site."""
     configured = site.settings_file.is_file()
     interval = site.settings.intake.scan_interval_seconds if configured else _UNCONFIGURED_INTERVAL
+    unhurried = max(interval, UNHURRIED_SECONDS)
     attempts = site.settings.execution.attempts if configured else 1
     return dg.Definitions(
         assets=[
@@ -49,7 +49,8 @@ def build_definitions(site: Site) -> dg.Definitions:
             cases_to_conclude(interval),
             run_outcomes(interval),
             reaper(interval),
-            *(sensor(max(interval, _UNHURRIED_INTERVAL)) for sensor in (gpu_monitor, alarms, notifications)),
+            gpu_monitor(unhurried),
+            *(sensor(min(PROMPT_SECONDS, unhurried)) for sensor in (alarms, notifications)),
             retention(configured and site.settings.retention.daily),
         ],
         resources={"site": site},

@@ -210,6 +210,12 @@ class JobCancelledError(MqiError):
     code = "job-cancelled"
 
 
+class InputsAwayError(InfrastructureError):
+    """The inbox, or the whole folder of a case in it, is not there: its cases go on once it is back."""
+
+    code = "inputs-away"
+
+
 class LeaseLostError(InfrastructureError):
     """The lease passed to another owner, so this one must stop without touching the job."""
 

@@ -9,12 +9,18 @@ from mqi_dagster.delivery.discovery import Arrival, arrival_of, case_at, find_ar
 from mqi_dagster.delivery.fractions import Fraction
 from mqi_dagster.delivery.inbox_tree import folders_in
 from mqi_dagster.delivery.survey import Survey, survey_arrival
-from mqi_dagster.errors import InfrastructureError, InputError, Where
+from mqi_dagster.errors import InfrastructureError, InputError, InputsAwayError, Where
 from mqi_dagster.partitions import case_key, split_case_key
 from mqi_dagster.plan.model import IonPlan
 from mqi_dagster.pseudonyms import folder_name_key
 from mqi_dagster.resources.site import Site
+from mqi_dagster.resources.site_folders import inbox_trouble
 from mqi_dagster.settings import CaseNames
+
+GONE = (
+    "the case is not in the inbox any more: its whole folder is gone. Put it back, and it goes on by itself;"
+    " to give it up, dismiss its alarm (`mqi alarms --dismiss`) or delete its partition in the pages"
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -98,11 +104,18 @@ def find_case(site: Site, case: str) -> ArrivedCase:
     """The case of a key, looked up in the inbox anew: paths are kept nowhere else.
 
     Raises:
-        InputError: It is not in the inbox any more.
+        InputsAwayError: The inbox is away, or the folder in which the case stood is gone.
+        InputError: It is not in the inbox.
     """
+    if site.given is None and (why := inbox_trouble(site)):
+        raise InputsAwayError(f"the inbox: {why}", where=Where(case=case))
     row = site.ledger.arrival(case)
     place = row.arrival if row is not None else None
     now = datetime.now(UTC)
+
+    def keyed(arrival: Arrival) -> str:
+        return site.pseudonyms.keyed("place", arrival.relative)
+
     if site.given is not None:
         candidates = [arrival_of(site.given, site.settings.intake)]
     else:
@@ -120,12 +133,14 @@ def find_case(site: Site, case: str) -> ArrivedCase:
             raise
         except Exception:
             # The fault of another case must not stop this one; its own is told.
-            if len(candidates) == 1 or site.pseudonyms.keyed("place", arrival.relative) == place:
+            if len(candidates) == 1 or keyed(arrival) == place:
                 raise
             continue
         for found in present:
             if found.case == case:
                 return found
+    if place is not None and place not in {keyed(arrival) for arrival in candidates}:
+        raise InputsAwayError(GONE, where=Where(case=case))
     raise InputError("the case is not in the inbox any more", where=Where(case=case))
 
 

@@ -9,7 +9,7 @@ from types import TracebackType
 
 import dagster as dg
 
-from mqi_dagster.errors import InfrastructureError, MqiError, Retry, Where
+from mqi_dagster.errors import InfrastructureError, InputError, InputsAwayError, MqiError, Retry, Where
 from mqi_dagster.ledger.place import database_lost
 
 _TRIES = 2
@@ -23,6 +23,8 @@ _AWAY = frozenset(
     }
 )
 """What the operating system says where a disk, a share, a network or the machine itself is in trouble."""
+_NOT_THERE = frozenset({errno.ENOENT, errno.ENOTDIR, errno.EACCES})
+"""Of a file alone these are its own fault; of a whole share they are not."""
 _WITHOUT_LIMIT = 1_000_000
 """Whoever asks for a retry counts himself."""
 
@@ -73,6 +75,13 @@ def is_passing(error: BaseException) -> bool:
     return lost_infrastructure(error) is not None
 
 
+def blames_input(error: BaseException) -> bool:
+    """Whether an exception says that an input is wrong or is not there."""
+    if isinstance(error, MqiError):
+        return isinstance(error, InputError)
+    return isinstance(error, OSError) and error.errno in _NOT_THERE
+
+
 class Boundary:
     """Turns every exception of a step into a `dagster.Failure` that is safe to store.
 
@@ -83,6 +92,8 @@ class Boundary:
     Args:
         where: Case and beam of the step.
         budget_left: Whether the attempt budget allows another start of the engine.
+        inputs_away: Why no input of the case can be read now, empty where they are there. Asked where an
+            input is to blame: with all of them away none is.
         tries_left: Whether what is away is tried again within the step.
         retry_in: Seconds until that try. No retry policy of the step does it: with one Dagster repeats a
             step that an operator has cancelled.
@@ -93,11 +104,13 @@ class Boundary:
         where: Where,
         *,
         budget_left: Callable[[], bool] = lambda: False,
+        inputs_away: Callable[[], str] = str,
         tries_left: bool = False,
         retry_in: float = 0.0,
     ) -> None:
         self.where = where
         self._budget_left = budget_left
+        self._inputs_away = inputs_away
         self._tries_left = tries_left
         self._retry_in = retry_in
 
@@ -109,6 +122,8 @@ class Boundary:
     ) -> None:
         if error is None or not isinstance(error, Exception) or isinstance(error, dg.Failure):
             return
+        if blames_input(error) and (why := self._why_away()):
+            error = InputsAwayError(why)
         if not isinstance(error, MqiError):
             away = lost_infrastructure(error)
             if away is None:
@@ -119,9 +134,18 @@ class Boundary:
             raise dg.RetryRequested(_WITHOUT_LIMIT, self._retry_in) from failure
         raise failure from None
 
+    def _why_away(self) -> str:
+        try:
+            return self._inputs_away()
+        except Exception as error:  # noqa: BLE001 - what cannot be asked leaves the first error as it is
+            if is_passing(error):
+                return f"whether the inputs are there cannot be asked: {safe_text(error)}"
+            return ""
+
     def _again_now(self, error: MqiError) -> bool:
         if error.retry is Retry.FOREVER:
-            return self._tries_left
+            # A share is mounted by a person, not within seconds.
+            return self._tries_left and not isinstance(error, InputsAwayError)
         if error.retry is Retry.NEVER:
             return False
         try:
@@ -145,7 +169,9 @@ class Boundary:
         )
 
 
-def tried_again(context: dg.AssetExecutionContext, where: Where) -> Boundary:
+def tried_again(
+    context: dg.AssetExecutionContext, where: Where, inputs_away: Callable[[], str] = str
+) -> Boundary:
     """The boundary of a step that is repeated at once where infrastructure is away for a moment.
 
     What is away for longer ends the run: `run_outcomes` has it executed again later.
@@ -153,6 +179,7 @@ def tried_again(context: dg.AssetExecutionContext, where: Where) -> Boundary:
     Args:
         context: Of the step.
         where: Case and beam of the step.
+        inputs_away: See `Boundary`.
     """
     wait = _FIRST_WAIT_SECONDS * 2.0**context.retry_number
-    return Boundary(where, tries_left=context.retry_number < _TRIES, retry_in=wait)
+    return Boundary(where, inputs_away=inputs_away, tries_left=context.retry_number < _TRIES, retry_in=wait)

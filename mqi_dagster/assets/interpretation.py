@@ -6,6 +6,7 @@ from mqi_dagster.assets import appearance, figures
 from mqi_dagster.assets.beam import BeamAtWork, load_beam, require_unchanged
 from mqi_dagster.assets.boundary import Boundary, tried_again
 from mqi_dagster.assets.digests import INTERPRETED_CSVS_CODE, interpreted_csvs_digest
+from mqi_dagster.assets.inputs import inputs_away
 from mqi_dagster.assets.lineage import DIGEST, resolve, reusable, store_place
 from mqi_dagster.assets.site_interpreter import run_site_interpreter
 from mqi_dagster.delivery.csv_verification import verify_interpreted
@@ -57,7 +58,7 @@ def interpreted_csvs(
 ) -> dg.MaterializeResult[None]:
     """One CSV per layer of the delivered beam (time, x, y, count), with counts, monitor units and ratios."""
     key = context.partition_key
-    with tried_again(context, Where(beam=key)):
+    with tried_again(context, Where(beam=key), inputs_away(context.instance, site, key)):
         beam = load_beam(context.instance, site, key)
         digest = interpreted_csvs_digest(beam, site.settings.interpretation, site.settings.engine.in_use())
         published = reusable(site, "interpreted_csvs", key, digest)
@@ -111,7 +112,7 @@ def _layer_table(interpreted: InterpretedBeam) -> dg.TableMetadataValue:
 def counts(context: dg.AssetCheckExecutionContext, site: dg.ResourceParam[Site]) -> dg.AssetCheckResult:
     """Opens the published CSVs again and compares them with the records."""
     key = context.partition_key
-    with Boundary(Where(beam=key)):
+    with Boundary(Where(beam=key), inputs_away=inputs_away(context.instance, site, key)):
         beam = load_beam(context.instance, site, key)
         published = resolve(context.instance, site, "interpreted_csvs", key)
         options = site.settings.interpretation

@@ -7,9 +7,10 @@ from dagster._core.storage.tags import PARENT_RUN_ID_TAG
 
 from mqi_dagster.assets import appearance, figures
 from mqi_dagster.assets.beam import BeamAtWork, engine_version, load_beam
-from mqi_dagster.assets.boundary import Boundary
+from mqi_dagster.assets.boundary import Boundary, is_passing
 from mqi_dagster.assets.digests import SIMULATION_CODE, raw_dose_digest
 from mqi_dagster.assets.hu import hu_table_of
+from mqi_dagster.assets.inputs import inputs_away
 from mqi_dagster.assets.jobs import FAILURES_TAG, POOL, RETRY_OF_TAG
 from mqi_dagster.assets.lineage import DIGEST, latest_digest, resolve, reusable
 from mqi_dagster.assets.patience import Patience
@@ -133,6 +134,7 @@ def simulation(attempts: int) -> dg.AssetsDefinition:
         boundary = Boundary(
             Where(beam=key),
             budget_left=lambda: _budget_left(context, site, key, attempts),
+            inputs_away=inputs_away(context.instance, site, key),
             retry_in=2.0**context.retry_number,
         )
         with boundary:
@@ -188,6 +190,8 @@ def engine_output(
             for grid in grids.values():
                 grid.require_a_dose()
         except MqiError as error:
+            if is_passing(error):
+                raise
             return dg.AssetCheckResult(passed=False, description=error.message)
         return dg.AssetCheckResult(
             passed=True,

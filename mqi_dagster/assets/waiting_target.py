@@ -8,8 +8,10 @@ import dagster as dg
 
 from mqi_dagster.assets.patience import Patience
 from mqi_dagster.assets.progress import PHASE_TAG
+from mqi_dagster.errors import HandoverError
 from mqi_dagster.handover.target import Receipt, ReceiptEntry
 from mqi_dagster.resources.site import Site
+from mqi_dagster.resources.site_folders import target_trouble
 from mqi_dagster.settings import LOCAL, Intervals
 
 T = TypeVar("T")
@@ -51,6 +53,9 @@ class WaitingTarget:
     def _persist(self, call: Callable[[], T]) -> T:
         # A folder of this machine is tried again by the step: nothing of it can be away for hours.
         if self._site.settings.handover.target == LOCAL:
+            if why := target_trouble(self._site):
+                # Written into an empty mount point, results would be where nobody looks.
+                raise HandoverError(why)
             return call()
         done = self._patience.persist("handing over", call)
         if self._waited:

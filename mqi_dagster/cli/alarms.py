@@ -17,7 +17,7 @@ from mqi_dagster.errors import ConfigurationError, MqiError
 from mqi_dagster.moments import in_zone, local
 
 if TYPE_CHECKING:
-    from mqi_dagster.ledger.alarms import Alarm
+    from mqi_dagster.cli.alarms_now import Listed
     from mqi_dagster.notify.message import Channel
 
 
@@ -29,21 +29,26 @@ def alarms(
         int | None, typer.Option(help="Clear the alarm of this number; a state that goes on raises it anew.")
     ] = None,
 ) -> None:
-    """List what a person should know now, the newest first."""
+    """List what a person should know now: first what does not work at this moment, then the newest."""
+    from mqi_dagster.cli.alarms_now import alarms_now
+    from mqi_dagster.ledger.alarms import AlarmKind
     from mqi_dagster.resources.site import Site
 
     opened = Site(require_site(site)[0])
-    ledger = opened.ledger
     if dismiss is not None:
-        ledger.dismiss_alarm(dismiss)
-    found = ledger.alarms(open_only=not every)
+        dismissed = opened.ledger.dismiss_alarm(dismiss)
+        if dismissed.kind is AlarmKind.RETRIED_LONG:
+            # Else its next try would raise it anew: nobody wants it any more.
+            tries = [one.run_id for one in opened.ledger.open_retries() if one.partition == dismissed.subject]
+            opened.ledger.settle_retries(tries)
+    found = alarms_now(opened, every=every)
     if as_json:
         typer.echo(json.dumps([asdict(alarm) for alarm in found], indent=1, default=datetime.isoformat))
         return
     _show(found, opened.timezone)
 
 
-def _show(found: "list[Alarm]", zone: ZoneInfo) -> None:
+def _show(found: "list[Listed]", zone: ZoneInfo) -> None:
     console = output()
     if not found:
         console.print("no alarm")
@@ -54,11 +59,16 @@ def _show(found: "list[Alarm]", zone: ZoneInfo) -> None:
     for alarm in found:
         cleared = local(alarm.cleared_at, zone) if alarm.cleared_at is not None else ""
         style = "dim" if cleared else "red"
-        values = (str(alarm.id), alarm.kind.value, alarm.subject, local(alarm.first_at, zone))
-        table.add_row(*(Text(value) for value in (*values, str(alarm.count), cleared)), style=style)
+        since = local(alarm.first_at, zone) if alarm.first_at is not None else ""
+        values = (_number(alarm), alarm.kind.value, alarm.subject, since, str(alarm.count), cleared)
+        table.add_row(*(Text(value) for value in values), style=style)
     console.print(table)
     for alarm in found:
-        console.print(Text(f"{alarm.id}: {in_zone(alarm.text, zone)}"), soft_wrap=True)
+        console.print(Text(f"{_number(alarm)}: {in_zone(alarm.text, zone)}"), soft_wrap=True)
+
+
+def _number(alarm: "Listed") -> str:
+    return "now" if alarm.id is None else str(alarm.id)
 
 
 def notify(

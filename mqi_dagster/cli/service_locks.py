@@ -21,6 +21,8 @@ class Service(StrEnum):
     PAGES = "pages"
     VIEWER = "viewer"
     """The same pages, on which nothing can be started or changed."""
+    WATCH = "watch"
+    """Raises and tells the alarms of the others, for which these would be too dead."""
 
 
 def _path(settings: Settings, service: Service) -> Path:

@@ -5,38 +5,19 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 import os
-import socket
 import sys
-import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 
 from mqi_dagster.cli.service_locks import Service
-from mqi_dagster.errors import ConfigurationError
+from mqi_dagster.execution.code_location import socket_path
 from mqi_dagster.execution.processes import resolve_program
 from mqi_dagster.ledger.place import announce_server
 from mqi_dagster.resources.site import SETTINGS_VARIABLE
 from mqi_dagster.settings import Settings
 from mqi_dagster.store.files import write_atomically
-
-_SOCKET_LENGTH = 100
-"""A Unix socket's path may have 107 characters."""
-
-
-def socket_path(settings: Settings) -> Path:
-    """The code location's socket: only this user can reach it, unlike a port."""
-    inside = settings.paths.state.resolve() / "code-location.sock"
-    if len(os.fsencode(inside)) <= _SOCKET_LENGTH:
-        return inside
-    place = hashlib.sha256(os.fsencode(inside)).hexdigest()[:12]
-    folder = Path(tempfile.gettempdir()) / f"mqi-{os.getuid()}-{place}"
-    folder.mkdir(mode=0o700, exist_ok=True)
-    if folder.stat().st_uid != os.getuid():
-        raise ConfigurationError("the folder of the code location's socket belongs to another user")
-    return folder / "code-location.sock"
 
 
 def write_workspace(settings: Settings) -> Path:
@@ -68,6 +49,7 @@ def command_of(service: Service, settings: Settings, host: str, port: int) -> li
         Service.DAEMON: ["dagster-daemon", "run", "-w", workspace],
         Service.PAGES: pages,
         Service.VIEWER: [*pages, "--read-only"],
+        Service.WATCH: [sys.executable, "-m", "mqi_dagster.cli.watch_process"],
     }
     program, *arguments = commands[service]
     return [str(resolve_program(program)), *arguments]
@@ -87,13 +69,3 @@ def environment_of(settings_file: Path, settings: Settings) -> dict[str, str]:
         "DAGSTER_DISABLE_TELEMETRY": "1",
         "PYTHONUNBUFFERED": "1",
     }
-
-
-def answers(path: Path) -> bool:
-    """Whether somebody listens on a socket."""
-    with socket.socket(socket.AF_UNIX) as client:
-        try:
-            client.connect(str(path))
-        except OSError:
-            return False
-    return True

@@ -18,23 +18,19 @@ from pathlib import Path
 
 from mqi_dagster.cli.pages import Pages
 from mqi_dagster.cli.service_locks import Service
-from mqi_dagster.cli.service_process import (
-    answers,
-    command_of,
-    environment_of,
-    socket_path,
-    write_workspace,
-)
+from mqi_dagster.cli.service_process import command_of, environment_of, write_workspace
 from mqi_dagster.errors import ConfigurationError, InfrastructureError
+from mqi_dagster.execution.code_location import answers, socket_path
 from mqi_dagster.execution.processes import end_group, process_alive, process_id
 from mqi_dagster.settings import Settings
 from mqi_dagster.store.files import write_atomically
 
-CODE, DAEMON, WEBSERVER = "code-location", "daemon", "pages"
-_STARTED = {CODE: Service.CODE, DAEMON: Service.DAEMON, WEBSERVER: Service.PAGES}
-# The pages hold calls to the code location open, for which it would wait.
-_ORDER_OF_END = (DAEMON, WEBSERVER, CODE)
-_GRACE_SECONDS = {DAEMON: 5.0, CODE: 15.0, WEBSERVER: 3.0}
+CODE, DAEMON, WEBSERVER, WATCH = "code-location", "daemon", "pages", "watch"
+_STARTED = {CODE: Service.CODE, DAEMON: Service.DAEMON, WEBSERVER: Service.PAGES, WATCH: Service.WATCH}
+# The pages hold calls to the code location open, for which it would wait. The watch would miss the code
+# location, and with the daemon alive somebody would miss the watch.
+_ORDER_OF_END = (DAEMON, WEBSERVER, WATCH, CODE)
+_GRACE_SECONDS = {DAEMON: 5.0, CODE: 15.0, WEBSERVER: 3.0, WATCH: 3.0}
 _READY_SECONDS = 120.0
 _POLL_SECONDS = 0.1
 

@@ -10,15 +10,10 @@ from pathlib import Path
 from mqi_dagster.cli import service_locks
 from mqi_dagster.cli.instance import open_instance, set_pool_limit, write_instance
 from mqi_dagster.cli.service_locks import Service
-from mqi_dagster.cli.service_process import (
-    answers,
-    command_of,
-    environment_of,
-    socket_path,
-    write_workspace,
-)
+from mqi_dagster.cli.service_process import command_of, environment_of, write_workspace
 from mqi_dagster.cli.services import Running, Services
 from mqi_dagster.errors import ConfigurationError, InfrastructureError
+from mqi_dagster.execution.code_location import answers, socket_path
 from mqi_dagster.ledger.ledger import Ledger
 from mqi_dagster.ledger.place import ledger_url
 from mqi_dagster.sensors.run_workers import end_workers, fail_orphaned_runs
@@ -126,7 +121,7 @@ def become_service(service: Service, settings_file: Path, settings: Settings) ->
     service_locks.take(settings, service)
     if service is Service.CODE:
         _make_ready(settings)
-    else:
+    elif service is not Service.WATCH:
         _await_code(settings)
     ui = settings.ui
     port = ui.viewer_port if service is Service.VIEWER else ui.port

@@ -1,10 +1,36 @@
-"""Locks that live exactly as long as a process: whether somebody holds one now."""
+"""Locks that live exactly as long as a process: taking one, and whether somebody holds one now."""
 
 from __future__ import annotations
 
 import fcntl
 import os
+import time
 from pathlib import Path
+
+_TRIES = 25
+_WAIT_SECONDS = 0.2
+
+
+def hold(path: Path) -> int | None:
+    """Hold the lock on a file until this process ends; its descriptor, None where another process has it.
+
+    Whoever only looks has it for a moment, too: it is tried for some seconds. The file's time tells since
+    when it is held.
+
+    Raises:
+        OSError: The file cannot be opened.
+    """
+    descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    for _ in range(_TRIES):
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            time.sleep(_WAIT_SECONDS)
+            continue
+        os.utime(descriptor)
+        return descriptor
+    os.close(descriptor)
+    return None
 
 
 def is_held(path: Path) -> bool | None:

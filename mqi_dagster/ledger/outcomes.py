@@ -109,6 +109,21 @@ class RunOutcomeRows(Database):
         with self._read() as connection:
             return [_outcome(row) for row in connection.execute(query).all()]
 
+    def bring_forward(self, code: str) -> int:
+        """Make every try due that waits because of one class of error; how many there were."""
+        now = self._clock()
+        with self._write() as connection:
+            done = connection.execute(
+                update(RUN_OUTCOME)
+                .where(
+                    RUN_OUTCOME.c.code == code,
+                    RUN_OUTCOME.c.settled_at.is_(None),
+                    RUN_OUTCOME.c.next_try_at > now,
+                )
+                .values(next_try_at=now)
+            )
+            return int(done.rowcount)
+
     def settle_retries(self, run_ids: Collection[str]) -> None:
         """Write down that nobody waits for the next try of some runs: it exists, or is not wanted."""
         if run_ids:

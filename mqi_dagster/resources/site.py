@@ -24,6 +24,7 @@ from mqi_dagster.machine import Machines, read_machines
 from mqi_dagster.pseudonyms import Pseudonyms, read_secret
 from mqi_dagster.settings import LOCAL, Settings, read_settings
 from mqi_dagster.store.files import private_folder
+from mqi_dagster.store.known_folders import KnownFolder
 from mqi_dagster.store.store import Store
 
 SETTINGS_VARIABLE = "MQI_SETTINGS"
@@ -136,6 +137,10 @@ class Site:
             return FolderTarget(handover.folder, access_of(handover))
         connection = Connection(self.settings.hosts[handover.target])
         return SftpTarget(connection, str(handover.folder), access_of(handover))
+
+    def known_folder(self, role: str, folder: Path) -> KnownFolder:
+        """A folder that may lie on a share, with what is known of it."""
+        return KnownFolder(self.settings.paths.state / "folders.json", role, folder)
 
     @property
     def work(self) -> Path:

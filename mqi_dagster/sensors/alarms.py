@@ -1,20 +1,20 @@
-"""What is wrong now, whoever has noticed it: runs that stand still, clusters, GPUs, disks, the inbox."""
+"""What is wrong now, whoever has noticed it: runs that stand still, clusters, GPUs, sensors, folders."""
 
-import os
-import shutil
 from collections.abc import Collection, Iterator, Sequence
 from datetime import datetime, timedelta
-from pathlib import Path
 
 import dagster as dg
 
+from mqi_dagster.assets.jobs import RETRY_OF_TAG
+from mqi_dagster.errors import HandoverError
 from mqi_dagster.ledger.alarms import AlarmKind
 from mqi_dagster.ledger.database import utc_now
 from mqi_dagster.ledger.leases import Lease
 from mqi_dagster.resources.site import Site
+from mqi_dagster.sensors import health
 from mqi_dagster.sensors.overdue import Found, overdue
+from mqi_dagster.sensors.queue import UNFINISHED
 from mqi_dagster.sensors.waits import WORKING, Wait, read_waits, waits_of, write_waits
-from mqi_dagster.settings import LOCAL
 
 _WATCHED = (
     AlarmKind.BEAM_STUCK,
@@ -27,6 +27,13 @@ _WATCHED = (
     AlarmKind.QUOTA,
     AlarmKind.DISK_FULL,
     AlarmKind.INBOX_AWAY,
+    AlarmKind.SENSOR_FAILING,
+    AlarmKind.SENSOR_STOPPED,
+    AlarmKind.WATCH_AWAY,
+    # Raised by the service `watch` alone: whoever evaluates this sensor is there.
+    AlarmKind.DAEMON_AWAY,
+    AlarmKind.CODE_AWAY,
+    AlarmKind.SERVICES_AWAY,
 )
 """What is looked at anew each time, so that an alarm goes with its cause."""
 _GPU_UNSEEN = timedelta(minutes=2)
@@ -42,7 +49,7 @@ def alarms(interval: int) -> dg.SensorDefinition:
         name="alarms",
         minimum_interval_seconds=interval,
         default_status=dg.DefaultSensorStatus.RUNNING,
-        description="Raises and clears alarms: engines and runs that stand, clusters, GPUs, disks, inbox.",
+        description="Raises and clears alarms: engines and runs that stand, clusters, sensors, folders.",
     )
     def sensor(context: dg.SensorEvaluationContext, site: dg.ResourceParam[Site]) -> dg.SensorResult:
         now = utc_now()
@@ -72,10 +79,39 @@ def look(instance: dg.DagsterInstance, site: Site, waits: Sequence[Wait], now: d
             # After it: where a look has failed, that says more.
             *_clusters(site, leases, now),
             *_gpus(site, now),
-            *_disks(site),
-            *_inbox(site),
+            *_refused(instance, site, now),
+            *((one.kind, one.subject, one.text) for one in _of_the_site(instance, site, now)),
         )
     }
+
+
+def _of_the_site(instance: dg.DagsterInstance, site: Site, now: datetime) -> list[health.Found]:
+    return [
+        *health.sensors(instance, site.settings, now),
+        *health.watch(site.settings),
+        *health.folders(site, note=True),
+    ]
+
+
+def _refused(instance: dg.DagsterInstance, site: Site, now: datetime) -> Iterator[Found]:
+    """A target that takes nothing, though it answers: its runs end, and are tried again later."""
+    target = site.settings.handover.target
+    refused = [one for one in site.ledger.open_retries() if one.code == HandoverError.code]
+    if any(one.kind is AlarmKind.TARGET_AWAY for one in site.ledger.alarms()):
+        # A try that is under way is no success yet.
+        runs = instance.get_runs(dg.RunsFilter(statuses=UNFINISHED))
+        parents = [run.tags[RETRY_OF_TAG] for run in runs if RETRY_OF_TAG in run.tags]
+        before = site.ledger.outcomes_of(parents).values()
+        refused += [one for one in before if one.code == HandoverError.code]
+    limit = timedelta(seconds=site.settings.alarms.away_seconds)
+    late = [one for one in refused if now - one.first_at > limit]
+    if late:
+        first = min(late, key=lambda one: (one.first_at, one.partition))
+        text = (
+            f"nothing is taken since {first.first_at:%Y-%m-%d %H:%M} UTC: {first.cause}. {len(late)} of the"
+            " runs wait for it, and go on by themselves"
+        )
+        yield AlarmKind.TARGET_AWAY, target, text
 
 
 def _stuck(site: Site, leases: Sequence[Lease], silent: Collection[str], now: datetime) -> Iterator[Found]:
@@ -141,30 +177,3 @@ def _gpus(site: Site, now: datetime) -> Iterator[Found]:
                 " and this one again once it is back; one that is gone for good: `mqi gpu off`"
             )
             yield AlarmKind.GPU_LOST, slot.name, text
-
-
-def _disks(site: Site) -> Iterator[Found]:
-    settings = site.settings
-    watched: dict[str, Path] = {"data": settings.paths.data, "state": settings.paths.state}
-    if settings.handover.target == LOCAL:
-        watched["handover"] = settings.handover.folder
-    for role, path in watched.items():
-        try:
-            free = shutil.disk_usage(path).free
-        except OSError as error:
-            # The first beam makes these folders; only one that was there can be away.
-            if not isinstance(error, FileNotFoundError):
-                yield AlarmKind.DISK_FULL, role, f"the folder cannot be looked at: {error.strerror}"
-            continue
-        if free < settings.alarms.disk_free_gb * 1e9:
-            text = f"{free / 1e9:.1f} GB free, the limit is {settings.alarms.disk_free_gb:g} GB. Make room"
-            yield AlarmKind.DISK_FULL, role, text
-
-
-def _inbox(site: Site) -> Iterator[Found]:
-    try:
-        with os.scandir(site.inbox) as entries:
-            next(entries, None)
-    except OSError as error:
-        text = f"it cannot be read: {error.strerror or 'unknown'}. Mount it, or correct paths.inbox"
-        yield AlarmKind.INBOX_AWAY, "inbox", text

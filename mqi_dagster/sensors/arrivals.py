@@ -12,11 +12,12 @@ from mqi_dagster.assets.jobs import CASE_TAG, PRIORITY_TAG, intake_job
 from mqi_dagster.delivery.discovery import Arrival, Standing, standings
 from mqi_dagster.delivery.fractions import Fraction
 from mqi_dagster.delivery.inbox_tree import KeptTree
-from mqi_dagster.errors import InfrastructureError
+from mqi_dagster.errors import InfrastructureError, InputsAwayError
 from mqi_dagster.ledger.arrivals import Arrival as Row
 from mqi_dagster.partitions import CASES
 from mqi_dagster.plan.model import IonPlan
 from mqi_dagster.resources.site import Site
+from mqi_dagster.resources.site_folders import inbox_trouble
 from mqi_dagster.sensors.queue import REQUESTS_PER_TICK, Room, any_unfinished, asked_key, within_a_tick
 from mqi_dagster.sensors.repaired import failed_cases, fingerprint_of, outdated_case
 
@@ -229,6 +230,7 @@ def case_arrivals(interval: int) -> dg.SensorDefinition:
     """The sensor that looks at the inbox every ``interval`` seconds."""
     # Opening the plan of every case that is there at every tick would make a full inbox outlast the tick.
     inbox = _Inbox()
+    away: list[str] = []
 
     @dg.sensor(
         name="case_arrivals",
@@ -238,6 +240,14 @@ def case_arrivals(interval: int) -> dg.SensorDefinition:
         description="Scans the inbox; adds a case partition and requests its intake when a case is ready.",
     )
     def sensor(context: dg.SensorEvaluationContext, site: dg.ResourceParam[Site]) -> dg.SensorResult:
+        if why := inbox_trouble(site):
+            # An unmounted share looks like an inbox from which everything was taken away.
+            away.append(why)
+            return dg.SensorResult(skip_reason=dg.SkipReason(f"the inbox: {why}"))
+        if away:
+            # Nobody has to wait for the end of a back-off.
+            site.ledger.bring_forward(InputsAwayError.code)
+            away.clear()
         # Before anything is looked at: what was asked for is told from what has changed since.
         _settle_requested(context, site)
         failed = inbox.look(context, site, datetime.now(UTC))

@@ -8,7 +8,6 @@ from mqi_dagster.ledger.cluster_jobs import ClusterJob, ClusterJobState
 from mqi_dagster.ledger.leases import Lease
 from mqi_dagster.resources.site import Site
 from mqi_dagster.sensors.waits import Wait
-from mqi_dagster.settings import Intervals
 
 _LOSSES = 3
 """Jobs of one beam that a cluster has lost in a row, from which on it is no accident."""
@@ -37,7 +36,7 @@ def overdue(site: Site, waits: Sequence[Wait], leases: Sequence[Lease], now: dat
         if late := _late(phases["waiting for the cluster"], lambda _: limit, now):
             text = f"{_who(late)} for the cluster, which does not answer{_why(late)}. {_GO_ON}"
             yield AlarmKind.CLUSTER_AWAY, place, text
-    limit = timedelta(seconds=Intervals.model_validate({}).alarm_seconds)
+    limit = timedelta(seconds=site.settings.alarms.away_seconds)
     if late := _late(phases["waiting for the target"], lambda _: limit, now):
         text = f"{_who(late)} for the hand-over host, which does not answer{_why(late)}. {_GO_ON}"
         yield AlarmKind.TARGET_AWAY, target, text

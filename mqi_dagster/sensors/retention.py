@@ -7,8 +7,8 @@ import dagster as dg
 from mqi_dagster.assets.cluster_retention import tidy_clusters
 from mqi_dagster.assets.retention import tidy
 from mqi_dagster.resources.site import Site
+from mqi_dagster.sensors.health import RETENTION_SECONDS
 
-_LOOKED_EVERY = 600
 _SECONDS_PER_TICK = 20.0
 
 
@@ -21,7 +21,7 @@ def retention(daily: bool) -> dg.SensorDefinition:
 
     @dg.sensor(
         name="retention",
-        minimum_interval_seconds=_LOOKED_EVERY,
+        minimum_interval_seconds=RETENTION_SECONDS,
         default_status=dg.DefaultSensorStatus.RUNNING if daily else dg.DefaultSensorStatus.STOPPED,
         description="Removes once a day what the settings' section retention does not want kept.",
     )

@@ -40,7 +40,12 @@ class Alarms(Section):
         15.0, description="A case or beam that lost infrastructure has ended again and again for this long."
     )
     disk_free_gb: Annotated[float, Field(ge=0)] = Field(
-        5.0, description="Less room than this for data, state or a local hand-over."
+        5.0,
+        description="Less room than this for data, state, Dagster's own folder, the inbox or a local "
+        "hand-over.",
+    )
+    away_seconds: Seconds = Field(
+        60.0, description="A hand-over target that has not answered, or taken nothing, for this long."
     )
 
 

@@ -78,6 +78,11 @@ class Intake(Section):
         description="A file of the machine larger than this [10^6 bytes] is refused before it is read; "
         "a record grows by about 0.3 a second.",
     )
+    sentinel: Annotated[str, Field(pattern=r"^[A-Za-z0-9._-]+$")] | None = Field(
+        None,
+        description="Name of a file that is always in the inbox: without it the inbox counts as not mounted. "
+        "null: it does where it is empty and another folder than before.",
+    )
 
 
 class SiteCommand(Section):

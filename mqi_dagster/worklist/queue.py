@@ -4,17 +4,12 @@ from __future__ import annotations
 
 from collections import Counter
 from dataclasses import dataclass
-from datetime import UTC, datetime, timedelta
 
 import dagster as dg
 
 from mqi_dagster.assets.jobs import CASE_TAG, GPU_TAG, POOL, UPLOAD_TAG
 from mqi_dagster.worklist.run_history import RunState
 from mqi_dagster.worklist.runs import RunBook, RunRow
-
-_DAEMONS = ("SENSOR", "QUEUED_RUN_COORDINATOR")
-_SILENT = timedelta(seconds=120)
-"""Four heartbeats of Dagster's daemon."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,24 +40,6 @@ class Limits:
             tags.get(CASE_TAG),
             tags.get(UPLOAD_TAG),
         )
-
-
-@dataclass(frozen=True, slots=True)
-class Heartbeat:
-    """Whether Dagster's daemon lives, as far as its own heartbeats say."""
-
-    seen: datetime | None
-    alive: bool
-
-    @classmethod
-    def of(cls, instance: dg.DagsterInstance, now: datetime) -> Heartbeat:
-        """The heartbeat of an instance's daemon."""
-        beats = instance.run_storage.get_daemon_heartbeats()
-        seconds = [beats[name].timestamp for name in _DAEMONS if name in beats]
-        if not seconds:
-            return cls(None, False)
-        seen = datetime.fromtimestamp(max(seconds), UTC)
-        return cls(seen, abs(now - seen) <= _SILENT)
 
 
 @dataclass(frozen=True, slots=True)

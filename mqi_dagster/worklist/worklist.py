@@ -10,13 +10,14 @@ import dagster as dg
 from mqi_dagster.ledger.ledger import Ledger
 from mqi_dagster.partitions import is_case_key, split_beam_key
 from mqi_dagster.resources.site import Site
+from mqi_dagster.sensors.health import Found, Heartbeat, health
 from mqi_dagster.worklist.alarms import alarms
 from mqi_dagster.worklist.case_book import CaseBook, Known
 from mqi_dagster.worklist.ledger_look import LedgerLook
 from mqi_dagster.worklist.made import EventBook
 from mqi_dagster.worklist.pace import Pace
 from mqi_dagster.worklist.pool import gpu_stands
-from mqi_dagster.worklist.queue import Heartbeat, Limits, Queue
+from mqi_dagster.worklist.queue import Limits, Queue
 from mqi_dagster.worklist.reading import plain_errors
 from mqi_dagster.worklist.rows import BeamStand, CaseStand, QueueStand, Work
 from mqi_dagster.worklist.run_history import RunState
@@ -25,7 +26,7 @@ from mqi_dagster.worklist.stages import Stage
 
 _EVENTS_EVERY = timedelta(seconds=2)
 _LIMITS_EVERY = timedelta(seconds=60)
-_HEARTBEAT_EVERY = timedelta(seconds=5)
+_HEALTH_EVERY = timedelta(seconds=5)
 
 
 class Worklist:
@@ -54,6 +55,7 @@ class Worklist:
         self._site = site
         self._runs = RunBook(instance)
         self._events = EventBook(instance)
+        self._opened = ledger
         self._ledger = LedgerLook(ledger)
         self._pace = Pace(instance)
         self._queue = Queue({}, 0, 0)
@@ -67,7 +69,7 @@ class Worklist:
         )
         self._events_at: datetime | None = None
         self._limits: tuple[datetime, Limits] | None = None
-        self._heartbeat: tuple[datetime, Heartbeat] | None = None
+        self._health: tuple[datetime, Heartbeat, list[Found]] | None = None
 
     def look(self, now: datetime | None = None) -> Work:
         """Everything at this moment.
@@ -86,7 +88,7 @@ class Worklist:
         arrivals = self._ledger.refresh(now)
         runs = self._runs.refresh()
         events = self._read_events(now, bool(runs))
-        heartbeat, limits = self._daemon(now), self._read_limits(now)
+        (heartbeat, found), limits = self._read_health(now), self._read_limits(now)
         before, self._queue = self._queue, Queue.of(self._runs, limits, heartbeat.alive)
         if runs is None or events is None:
             changed = self._every_case()
@@ -104,7 +106,7 @@ class Worklist:
         )
         changed |= {case for beam in working if (case := _case_of(beam)) is not None}
         self._book.update(changed, self._queue, now)
-        return self._work(now, heartbeat, limits)
+        return self._work(now, heartbeat, limits, found)
 
     def _read_events(self, now: datetime, runs_changed: bool) -> set[str] | None:
         """Nothing is made without a run, but for what a person reports; partitions may come by themselves."""
@@ -146,17 +148,19 @@ class Worklist:
                     wanted.add(beam)
         return wanted
 
-    def _daemon(self, now: datetime) -> Heartbeat:
-        if self._heartbeat is None or now - self._heartbeat[0] >= _HEARTBEAT_EVERY:
-            self._heartbeat = (now, Heartbeat.of(self._instance, now))
-        return self._heartbeat[1]
+    def _read_health(self, now: datetime) -> tuple[Heartbeat, list[Found]]:
+        if self._health is None or now - self._health[0] >= _HEALTH_EVERY:
+            heartbeat = Heartbeat.of(self._instance, now)
+            found = health(self._instance, self._site, self._opened, now, heartbeat)
+            self._health = (now, heartbeat, found)
+        return self._health[1:]
 
     def _read_limits(self, now: datetime) -> Limits:
         if self._limits is None or now - self._limits[0] >= _LIMITS_EVERY:
             self._limits = (now, Limits.of(self._instance))
         return self._limits[1]
 
-    def _work(self, now: datetime, heartbeat: Heartbeat, limits: Limits) -> Work:
+    def _work(self, now: datetime, heartbeat: Heartbeat, limits: Limits, found: list[Found]) -> Work:
         book = self._book
         reasons: dict[str, int] = {}
         for reason, _ in self._queue.reasons.values():
@@ -181,7 +185,7 @@ class Worklist:
                 inbox=book.cases_in(Stage.INBOX),
                 reasons=reasons,
             ),
-            alarms=alarms(heartbeat, len(self._runs.unfinished), self._ledger.alarms),
+            alarms=alarms(found, self._ledger.alarms),
         )
 
     def stands(self) -> Iterator[CaseStand]:

@@ -242,5 +242,5 @@ def test_a_case_that_is_not_in_the_inbox_any_more_says_so(made: Made, tmp_path: 
     outcome = chain.run("intake", str(request.partition_key))
     assert not outcome.success
     assert "the case is not in the inbox any more" in outcome.error
-    assert outcome.code == "input"
+    assert outcome.code == "inputs-away"
     assert arrivals.arrivals_in(chain.site, datetime.now().astimezone()) == []

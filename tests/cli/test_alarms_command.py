@@ -10,7 +10,9 @@ from pathlib import Path
 
 import pytest
 import yaml
+from typer.testing import CliRunner
 
+from mqi_dagster.cli.app import app
 from mqi_dagster.cli.diagnosis_alarms import examine_alarms
 from mqi_dagster.ledger import Ledger, sqlite_url
 from mqi_dagster.settings import read_settings
@@ -19,8 +21,10 @@ from tests.cli.mqi_command import mqi
 
 @pytest.fixture
 def site(tmp_path: Path) -> Path:
-    """Settings alone: these commands need no instance and no services."""
-    (tmp_path / "mqi.yaml").write_text(yaml.safe_dump({"site": {"timezone": "Asia/Seoul"}}))
+    """A site whose services never ran."""
+    runner = CliRunner()
+    made = runner.invoke(app, ["init", str(tmp_path), "--timezone", "Asia/Seoul"], catch_exceptions=False)
+    assert made.exit_code == 0
     return tmp_path
 
 

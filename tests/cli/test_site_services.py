@@ -126,7 +126,7 @@ def test_a_site_starts_once_answers_and_ends_without_a_trace(tmp_path: Path) -> 
     finally:
         ended = mqi("stop", "--site", site)
     assert (ended.returncode, ended.stdout) == (0, "ended\n")
-    assert sorted(running["processes"]) == ["code-location", "daemon", "pages"]
+    assert sorted(running["processes"]) == ["code-location", "daemon", "pages", "watch"]
     assert not any(process_alive(job) for job in running["processes"].values())
     assert mqi("stop", "--site", site).stdout == "nothing was running\n"
     logs = "".join(path.read_text() for path in (site / "state/logs").glob("*.log"))

@@ -17,7 +17,7 @@ from typing import Any
 from tests.services.stack import MQI, Stack
 from tests.waiting import wait_for
 
-NAMES = ("code", "daemon", "pages", "viewer")
+NAMES = ("code", "daemon", "pages", "watch", "viewer")
 
 
 def free_ports(count: int) -> list[int]:
@@ -32,7 +32,7 @@ def free_ports(count: int) -> list[int]:
 
 
 class ManagedStack(Stack):
-    """A site whose four services are run one by one."""
+    """A site whose five services are run one by one."""
 
     def __init__(self, folder: Path, settings: Mapping[str, Any] | None = None) -> None:
         self.port, self.viewer_port = free_ports(2)

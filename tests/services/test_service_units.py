@@ -1,4 +1,4 @@
-"""The four services as systemd runs them: what survives the death of one, and who may start what."""
+"""The five services as systemd runs them: what survives the death of one, and who may start what."""
 
 from __future__ import annotations
 
@@ -73,8 +73,8 @@ def test_the_viewer_shows_everything_and_starts_nothing(managed: ManagedStack) -
 def test_no_service_runs_twice_and_no_other_way_of_starting_them_joins_in(managed: ManagedStack) -> None:
     for arguments, word in [
         (("service", "daemon"), "the service daemon of this site runs already"),
-        (("dev", "--detach"), "a service manager runs code, daemon, pages, viewer of this site"),
-        (("stop",), "a service manager runs code, daemon, pages, viewer of this site"),
+        (("dev", "--detach"), "a service manager runs code, daemon, pages, viewer, watch of this site"),
+        (("stop",), "a service manager runs code, daemon, pages, viewer, watch of this site"),
     ]:
         done = managed.refused(*arguments)
         assert word in done, done

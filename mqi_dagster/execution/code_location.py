@@ -1,0 +1,40 @@
+"""Where the code location of a site answers: a socket that only this user can reach, unlike a port."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import socket
+import tempfile
+from pathlib import Path
+
+from mqi_dagster.errors import ConfigurationError
+from mqi_dagster.settings import Settings
+
+_SOCKET_LENGTH = 100
+"""A Unix socket's path may have 107 characters."""
+_ANSWER_SECONDS = 5.0
+
+
+def socket_path(settings: Settings) -> Path:
+    """The code location's socket: only this user can reach it, unlike a port."""
+    inside = settings.paths.state.resolve() / "code-location.sock"
+    if len(os.fsencode(inside)) <= _SOCKET_LENGTH:
+        return inside
+    place = hashlib.sha256(os.fsencode(inside)).hexdigest()[:12]
+    folder = Path(tempfile.gettempdir()) / f"mqi-{os.getuid()}-{place}"
+    folder.mkdir(mode=0o700, exist_ok=True)
+    if folder.stat().st_uid != os.getuid():
+        raise ConfigurationError("the folder of the code location's socket belongs to another user")
+    return folder / "code-location.sock"
+
+
+def answers(path: Path) -> bool:
+    """Whether somebody listens on a socket."""
+    with socket.socket(socket.AF_UNIX) as client:
+        client.settimeout(_ANSWER_SECONDS)
+        try:
+            client.connect(str(path))
+        except OSError:
+            return False
+    return True

@@ -1,0 +1,59 @@
+"""The folders of a site that lie on other people's machines: whether they are there now."""
+
+from __future__ import annotations
+
+import os
+
+from mqi_dagster.resources.site import Site
+from mqi_dagster.settings import LOCAL
+from mqi_dagster.store.known_folders import in_time
+
+
+def inbox_trouble(site: Site, *, note: bool = False) -> str:
+    """Why the inbox is not there, without a path; empty where it is."""
+    known, sentinel = site.known_folder("inbox", site.inbox), site.settings.intake.sentinel
+
+    def ask() -> str:
+        if why := known.trouble():
+            return why
+        if sentinel is not None and not (site.inbox / sentinel).exists():
+            return f"the file {sentinel} is not in it (intake.sentinel)"
+        if note:
+            known.note()
+        return ""
+
+    why = in_time(f"inbox {site.inbox}", ask)
+    if not why:
+        return ""
+    advice = "Mount it, or correct paths.inbox; what waits for it goes on by itself"
+    if "empty" in why:
+        advice += ". Where it was made anew on purpose, the first case in it ends this"
+    return f"{why}. {advice}"
+
+
+def target_trouble(site: Site, *, note: bool = False) -> str:
+    """Why nothing can be handed over to a folder of this machine, without a path; empty where it can."""
+    handover = site.settings.handover
+    if handover.target != LOCAL:
+        return ""
+    known = site.known_folder("handover", handover.folder)
+
+    def ask() -> str:
+        # The first hand-over makes it.
+        there = handover.folder
+        if not there.exists():
+            there = there.parent
+            if known.was_seen():
+                return "it is not there any more"
+        if not os.access(there, os.W_OK | os.X_OK) or os.statvfs(there).f_flag & os.ST_RDONLY:
+            return "it cannot be written"
+        if not handover.folder.exists():
+            return ""
+        if why := known.trouble():
+            return why
+        if note:
+            known.note()
+        return ""
+
+    why = in_time(f"handover {handover.folder}", ask)
+    return f"the hand-over folder: {why}. Mend it; what waits for it goes on by itself" if why else ""

@@ -1,0 +1,142 @@
+"""A share that was unmounted, or a whole case folder that is gone, is nobody's fault: its cases wait."""
+
+from __future__ import annotations
+
+import shutil
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+
+import pytest
+
+from mqi_dagster.assets import intake
+from mqi_dagster.ledger.outcomes import RunOutcome, RunVerdict
+from mqi_dagster.partitions import split_beam_key
+from mqi_dagster.sensors import health
+from tests.chain.chain import ONE_BEAM, Chain
+
+
+@pytest.fixture
+def chain(tmp_path: Path) -> Chain:
+    return Chain(tmp_path / "site", {"alarms": {"disk_free_gb": 0}})
+
+
+@pytest.fixture
+def beam(chain: Chain) -> str:
+    """A beam whose case was taken in, in an inbox that the services know."""
+    chain.deliver(plan=ONE_BEAM)
+    chain.tick("case_arrivals")
+    health.folders(chain.site, note=True)
+    (request,) = chain.tick("beams_to_simulate", launch=False)
+    return str(request.partition_key)
+
+
+def test_a_beam_waits_while_its_inbox_is_unmounted(chain: Chain, beam: str) -> None:
+    share = chain.inbox.rename(chain.folder / "share")
+    chain.inbox.mkdir()
+    away = chain.run("beam", beam)
+    assert (away.success, away.code) == (False, "inputs-away")
+    assert "the inbox: it is empty and another folder than before" in away.error
+    chain.inbox.rmdir()
+    share.rename(chain.inbox)
+    assert chain.run("beam", beam).success
+
+
+@pytest.mark.parametrize("station", ["raw_dose", "rt_dose"])
+def test_it_waits_at_whatever_step_it_was(
+    chain: Chain, beam: str, monkeypatch: pytest.MonkeyPatch, station: str
+) -> None:
+    from mqi_dagster.assets import dose, simulation
+
+    module, name = {"raw_dose": (simulation, "load_beam"), "rt_dose": (dose, "load_beam")}[station]
+    real = getattr(module, name)
+
+    def unmounted(*arguments: object) -> object:
+        chain.inbox.rename(chain.folder / "share")
+        return real(*arguments)
+
+    with monkeypatch.context() as meanwhile:
+        meanwhile.setattr(module, name, unmounted)
+        outcome = chain.run("beam", beam)
+    assert outcome.code == "inputs-away"
+    assert "the inbox: it cannot be read: No such file or directory" in outcome.error
+
+
+def test_a_case_whose_whole_folder_is_gone_waits_and_a_missing_file_does_not(chain: Chain, beam: str) -> None:
+    (folder,) = chain.inbox.iterdir()
+    elsewhere = folder.rename(chain.folder / "elsewhere")
+    gone = chain.run("beam", beam)
+    assert gone.code == "inputs-away"
+    assert "the case is not in the inbox any more: its whole folder is gone" in gone.error
+    elsewhere.rename(folder)
+    record = sorted(folder.rglob("*.ptn"))[0]
+    record.rename(chain.folder / "record")
+    missing = chain.run("beam", beam)
+    assert missing.code == "input"
+    assert "the file cannot be read any more" in missing.error
+    (chain.folder / "record").rename(record)
+    assert chain.run("beam", beam).success
+
+
+def test_an_inbox_that_goes_between_intake_and_its_check_fails_no_check(
+    chain: Chain, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    chain.deliver(plan=ONE_BEAM)
+    real = intake.read_manifest
+
+    def unmounted(*arguments: object) -> object:
+        if chain.inbox.is_dir():
+            chain.inbox.rename(chain.folder / "share")
+        return real(*arguments)  # type: ignore[arg-type]
+
+    with monkeypatch.context() as meanwhile:
+        meanwhile.setattr(intake, "read_manifest", unmounted)
+        (request,) = chain.tick("case_arrivals")
+    (_, _, outcome) = chain.runs[-1]
+    assert (outcome.success, outcome.code, outcome.checks) == (False, "inputs-away", {})
+    (chain.folder / "share").rename(chain.inbox)
+    assert chain.run("intake", str(request.partition_key)).success
+
+
+def test_nothing_is_taken_for_gone_while_the_inbox_is_away_and_all_goes_on_at_once(
+    chain: Chain, beam: str
+) -> None:
+    case, ledger = split_beam_key(beam)[0], chain.site.ledger
+    now = datetime.now(UTC)
+    for run, code in (("run1", "inputs-away"), ("run2", "unreachable")):
+        later = now + timedelta(minutes=10)
+        ledger.note_outcome(
+            RunOutcome(run, "beam", beam, RunVerdict.RETRY, code, "why", now, now, 1, next_try_at=later)
+        )
+    known = ledger.arrival(case)
+    share = chain.inbox.rename(chain.folder / "share")
+    chain.inbox.mkdir()
+    assert chain.tick("case_arrivals") == []
+    assert ledger.arrival(case) == known
+    assert ledger.due_retries(10) == []
+    chain.inbox.rmdir()
+    share.rename(chain.inbox)
+    chain.tick("case_arrivals")
+    assert [one.run_id for one in ledger.due_retries(10)] == ["run1"]
+
+
+def test_results_are_not_written_into_an_empty_mount_point(chain: Chain, beam: str) -> None:
+    (chain.handover / "earlier case").mkdir(parents=True)
+    health.folders(chain.site, note=True)
+    share = chain.handover.rename(chain.folder / "target share")
+    chain.handover.mkdir()
+    outcome = chain.run("beam", beam)
+    assert (outcome.success, outcome.code) == (False, "handover")
+    assert "the hand-over folder: it is empty and another folder than before" in outcome.error
+    assert list(chain.handover.iterdir()) == []
+    chain.handover.rmdir()
+    share.rename(chain.handover)
+    assert chain.run("beam", beam).success
+
+
+def test_a_folder_that_a_person_names_is_read_whatever_the_inbox_is(tmp_path: Path) -> None:
+    there = Chain(tmp_path / "there")
+    delivered = there.deliver(plan=ONE_BEAM)
+    given = Chain(tmp_path / "site", given=delivered.folder)
+    shutil.rmtree(given.inbox)
+    _, outcome = given.run_intake()
+    assert outcome.success

@@ -1,5 +1,6 @@
 """`mqi case check`: is a delivered case whole and consistent, without simulating anything."""
 
+from collections.abc import Sequence
 from datetime import timedelta
 from pathlib import Path
 from zoneinfo import ZoneInfo
@@ -12,10 +13,13 @@ from mqi_dagster.cli.sites import local_zone, settings_path
 from mqi_dagster.delivery.discovery import arrival_of
 from mqi_dagster.delivery.survey import survey_arrival
 from mqi_dagster.delivery.validation import check_case
-from mqi_dagster.delivery.validation_findings import Finding, Severity
+from mqi_dagster.delivery.validation_findings import Finding, Findings, Severity
 from mqi_dagster.delivery.validation_report import BeamCheck, CaseCheck, FractionCheck
+from mqi_dagster.dicom.scanner import read_scanner
+from mqi_dagster.errors import DicomError, Where
+from mqi_dagster.hu_table import read_hu_tables
 from mqi_dagster.machine import PACKAGED_MACHINES, read_machines
-from mqi_dagster.settings import EngineProfile, Intake, read_settings
+from mqi_dagster.settings import EngineProfile, Intake, Settings, read_settings
 
 
 def check_folder(
@@ -46,7 +50,35 @@ def check_folder(
     name = timezone or zone
     window = timedelta(minutes=intake.fraction_window_minutes)
     survey = survey_arrival(arrival_of(folder, intake), ZoneInfo(name), window)
-    return check_case(survey, known, profile), name
+    check = check_case(survey, known, profile)
+    if site is not None:
+        check = _with_hu_table(check, survey.arrival.ct_files, settings)
+    return check, name
+
+
+def _with_hu_table(check: CaseCheck, images: Sequence[Path], settings: Settings) -> CaseCheck:
+    """The check with the HU table that the site would use, or with the fault that there is none.
+
+    Raises:
+        ConfigurationError: The site's tables cannot be read, or two are for this scanner.
+    """
+    profile = settings.engine.in_use()
+    if not (check.ct_images and check.machine_id and profile.patient_ct and profile.reads_beam_model):
+        return check
+    findings = Findings()
+    with findings.collecting(Where(kind="CT")):
+        try:
+            scanner = read_scanner(images[0])
+        except (DicomError, OSError):
+            return check  # said already: every image was opened
+        table = read_hu_tables(settings.paths.hu_tables).of(scanner, check.machine_id)
+        findings.note(f"HU table {table.name}", Where(kind="CT"))
+    return check.model_copy(
+        update={
+            "findings": (*check.findings, *findings.all()),
+            "passed": check.passed and not findings.errors(),
+        }
+    )
 
 
 def show_check(console: Console, check: CaseCheck) -> None:

@@ -7,11 +7,13 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import yaml
 from typer.testing import CliRunner, Result
 
 from mqi_dagster.cli.app import app
 from mqi_dagster.errors import ConfigurationError
-from mqi_dagster.machine import Machines
+from mqi_dagster.hu_table import PACKAGED_HU_TABLES
+from mqi_dagster.machine import PACKAGED_MACHINES, Machines
 from mqi_dagster.synthetic.defects import parse_defect
 from mqi_dagster.synthetic.delivery import simulate_delivery
 from mqi_dagster.synthetic.request import BuiltInPlan, DeliveryRequest, Layout
@@ -102,3 +104,29 @@ def test_a_site_of_a_person_is_not_rewritten(tmp_path: Path) -> None:
     result = mqi("case", "run", tmp_path, "--out", out, "--timezone", "Asia/Seoul")
     assert isinstance(result.exception, ConfigurationError)
     assert (out / "mqi.yaml").read_text() == "# mine\nsite: {timezone: UTC}\n"
+
+
+def test_the_hu_table_of_the_site_is_named_and_a_scanner_without_one_is_a_fault(
+    tmp_path: Path, machines: Machines
+) -> None:
+    folder = case(tmp_path / "in", machines, ct="water", ct_voxel_mm=10.0)
+    site = tmp_path / "site"
+    (site / "hu").mkdir(parents=True)
+    packaged = (PACKAGED_HU_TABLES / "typical_120kv.yaml").read_text()
+    settings = {"site": {"timezone": "UTC"}, "paths": {"hu_tables": "hu", "machines": str(PACKAGED_MACHINES)}}
+    (site / "mqi.yaml").write_text(yaml.safe_dump(settings))
+    (site / "hu" / "typical.yaml").write_text(packaged)
+    result = mqi("case", "check", folder, "--site", site)
+    assert result.exit_code == 0, result.output
+    assert "CT: HU table TYPICAL_120KV (typical, not of this scanner)" in result.stdout
+    other = packaged.replace("default: true", "default: false").replace(
+        "scanners: []", "scanners: [{model: SOMATOM}]"
+    )
+    (site / "hu" / "typical.yaml").write_text(other)
+    result = mqi("case", "check", folder, "--site", site, "--json")
+    assert result.exit_code == 1
+    found = json.loads(result.stdout)
+    assert found["passed"] is False
+    (fault,) = [finding for finding in found["findings"] if finding["severity"] == "error"]
+    assert fault["code"] == "unknown-scanner"
+    assert fault["message"].startswith("no HU table is for manufacturer mqi_dagster, 120 kV")

@@ -10,6 +10,14 @@ from mqi_dagster.delivery.inbox_tree import SeenFolder
 from mqi_dagster.delivery.machine_files import is_machine_file
 from mqi_dagster.dicom.kinds import DicomKind, dicom_kind
 
+DOCUMENTS = (
+    *(".pdf", ".doc", ".docx", ".xls", ".xlsx", ".ppt", ".pptx", ".odt", ".ods", ".rtf", ".txt"),
+    *(".md", ".csv", ".log", ".xml", ".json", ".html", ".htm", ".ini", ".cfg", ".jpg", ".jpeg"),
+    *(".png", ".gif", ".bmp", ".tif", ".tiff", ".zip", ".7z", ".rar", ".tar", ".gz", ".db"),
+    *(".exe", ".dll", ".inf", ".ico", ".jar", ".lnk", ".url", ".md5", ".sha1", ".sha256"),
+)
+"""Endings of names that promise something else than an image of a scanner."""
+
 
 @dataclass(frozen=True, slots=True)
 class CaseFiles:
@@ -62,11 +70,13 @@ def case_files(
 def _named_like_an_image(path: Path, endings: Set[str], in_folder_of_images: bool) -> bool:
     """Whether a file of no known content has a name of the images beside it, or as scanners give one.
 
-    Scanners and archives call an image `IM000007`, or by its UID, whose last number reads as an ending.
+    Scanners and archives call an image `IM000007`, by its UID, whose last number reads as an ending, or as
+    they like: in a folder of its own below the case, everything may be an image but a document. In the case
+    folder itself, where whoever sends a case may leave marks, only what has such a name beside images.
     """
     ending = path.suffix.lower()
     if path.name.startswith("."):
         return False
-    return ending in endings or (
-        (not ending or ending[1:].isdigit()) and (bool(endings) or in_folder_of_images)
-    )
+    if in_folder_of_images:
+        return ending in endings or ending not in DOCUMENTS
+    return ending in endings or (bool(endings) and (not ending or ending[1:].isdigit()))

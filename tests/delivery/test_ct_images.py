@@ -94,7 +94,7 @@ def test_an_image_that_cannot_be_read_refuses_the_case(
         build_manifest(surveyed(case), surveyed(case).fractions[0], "P1.fx0001", 1, machines)
 
 
-@pytest.mark.parametrize("named", ["{}.dcm", "IM{}", "1.2.840.{}"])
+@pytest.mark.parametrize("named", ["{}.dcm", "IM{}", "1.2.840.{}", "{}.img"])
 def test_a_ct_of_which_nothing_can_be_read_never_becomes_water(
     case: Path, machines: Machines, named: str
 ) -> None:

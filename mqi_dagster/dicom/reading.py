@@ -15,7 +15,7 @@ import re
 import struct
 import zlib
 from collections import OrderedDict
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import BinaryIO, NoReturn
@@ -190,12 +190,12 @@ def _require_harmless(stream: BinaryIO) -> None:
     if start is not None:
         content = stream.read()
         stream.seek(0)
-        size = _inflated_size(content[start:])
+        size = _once("inflated", content[start:], _inflated_size)
         _require_size(size)
     if size > SMALL_BYTES:
         content = stream.read()
         stream.seek(0)
-        if not _is_proven(content):
+        if not _once("proven", content, can_be_read):
             raise DicomError(
                 f"cannot be read within {CPU_SECONDS} s and {MEMORY_BYTES // 1_000_000:,} MB of memory"
             )
@@ -214,17 +214,17 @@ def _inflated_size(packed: bytes) -> int:
     return size
 
 
-_proven: OrderedDict[bytes, bool] = OrderedDict()
-"""Digests of what was tried of late, as one process reads the same plan again and again."""
+_known: OrderedDict[tuple[str, bytes], int] = OrderedDict()
+"""What was found out of contents of late, by their digests: a process reads the same plan many times."""
 
 
-def _is_proven(content: bytes) -> bool:
-    digest = hashlib.sha256(content).digest()
-    if digest not in _proven:
-        _proven[digest] = can_be_read(content)
-        while len(_proven) > _REMEMBERED:
-            _proven.popitem(last=False)
-    return _proven[digest]
+def _once(what: str, content: bytes, ask: Callable[[bytes], int]) -> int:
+    key = what, hashlib.sha256(content).digest()
+    if key not in _known:
+        _known[key] = ask(content)
+        while len(_known) > _REMEMBERED:
+            _known.popitem(last=False)
+    return _known[key]
 
 
 def _deflated_from(head: bytes) -> int | None:

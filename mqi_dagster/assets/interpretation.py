@@ -130,7 +130,8 @@ def counts(context: dg.AssetCheckExecutionContext, site: dg.ResourceParam[Site])
             passed=passed,
             description=None
             if passed
-            else f"logged/planned MU {_digits(ratio)} is outside the limits of the settings",
+            else f"logged/planned MU {_digits(ratio)} is outside the limits of the settings"
+            " (interpretation.mu_ratio_minimum, mu_ratio_maximum)",
             metadata={"MU ratio": round(ratio, 4) if ratio is not None else 0.0},
         )
 

@@ -306,7 +306,7 @@ class SimulatedBeam:
 
     def _raise_failure(self, status: JobStatus, parser: ProgressParser) -> None:
         if status.state is JobState.TIMED_OUT:
-            raise EngineTimeoutError(status.reason)
+            raise EngineTimeoutError(f"{status.reason} (engine.timeout_seconds)")
         if status.state is JobState.CANCELLED and self._site.executor.survives_worker:
             raise JobCancelledError(f"{status.reason}; to run it again: mqi case retry {self._beam.case}")
         if status.state is JobState.FAILED and status.exit_code is None:

@@ -224,6 +224,7 @@ def uncertainty(context: dg.AssetCheckExecutionContext, site: dg.ResourceParam[S
             )
         return dg.AssetCheckResult(
             passed=record.uncertainty_percent <= limit,
-            description=f"{record.uncertainty_percent:.2f} %, limit {limit:g} %",
+            description=f"{record.uncertainty_percent:.2f} %, limit {limit:g} %"
+            " (engine.uncertainty_maximum_percent)",
             metadata={"uncertainty [%]": round(record.uncertainty_percent, 2)},
         )

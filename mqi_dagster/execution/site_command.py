@@ -85,7 +85,10 @@ def _run(argv: list[str], timeout: float, directory: Path, errors: IO[bytes], sc
     try:
         while (code := exit_code(process)) is None:
             if time.monotonic() > limit:
-                raise CommandError(f"the command ran longer than {timeout:g} s and was ended", where=_COMMAND)
+                raise CommandError(
+                    f"the command ran longer than {timeout:g} s (its timeout_seconds) and was ended",
+                    where=_COMMAND,
+                )
             time.sleep(_POLL_SECONDS)
     finally:
         # Also when this run is interrupted: nothing of the command may stay behind.

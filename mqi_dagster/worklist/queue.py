@@ -67,9 +67,12 @@ class Queue:
             if not daemon_alive:
                 return "Dagster's daemon does not run"
             if limits.runs is not None and len(working) >= limits.runs:
-                return f"all {limits.runs} run places are taken"
+                return f"all {limits.runs} run places are taken (execution.max_runs)"
             if detail.simulates and limits.simulations is not None and simulating >= limits.simulations:
-                return f"the pool is full: {simulating} of {limits.simulations}"
+                return (
+                    f"the pool is full: {simulating} of {limits.simulations}"
+                    " (slots and execution.pool_buffer)"
+                )
             same = of_case[detail.case] if detail.case is not None else 0
             if limits.per_case is not None and same >= limits.per_case:
                 return f"{same} runs of its case are in work"

@@ -26,7 +26,7 @@ FAULTS = {
     "exit-1": ("engine", "exit code 1"),
     "killed": ("engine", "exit code -9"),
     "crash-text": ("engine", "the engine crashed (first cause: terminate called after throwing"),
-    "hang": ("engine-timeout", "ran longer than 2 s"),
+    "hang": ("engine-timeout", "ran longer than 2 s (engine.timeout_seconds)"),
 }
 
 

@@ -84,14 +84,14 @@ def test_the_rt_dose_of_a_sites_own_converter_is_taken(tmp_path: Path, delivered
 
 
 INTERPRETER_FAULTS = {
-    "hang": ("command", "ran longer than 1 s"),
+    "hang": ("command", "ran longer than 1 s (its timeout_seconds)"),
     "nothing": ("command", "has ended well but left nothing where it should"),
     "elsewhere": ("command", "left nothing where it should"),
     "exit-3": ("command", "failed with exit code 3: the converter has no licence"),
     "half-the-counts": ("delivery", "within 0.1 %"),
 }
 CONVERTER_FAULTS = {
-    "hang": ("command", "ran longer than 1 s"),
+    "hang": ("command", "ran longer than 1 s (its timeout_seconds)"),
     "nothing": ("command", "has ended well but left nothing where it should"),
     "elsewhere": ("command", "left nothing where it should"),
     "too-much": ("dose", "PixelData"),

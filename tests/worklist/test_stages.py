@@ -88,7 +88,9 @@ def test_a_queued_beam_says_what_it_waits_for(seeded: Seeded) -> None:
     seeded.run("beam", BEAM, "QUEUED", tags={**GPU, "dagster/priority": "2"})
     case, beam = stands(seeded)
     assert beam is not None and (beam.state, beam.stage) == (CaseState.IN_WORK, Stage.QUEUED)
-    assert beam.reason == "the pool is full: 3 of 3; 1 of higher priority go first"
+    assert beam.reason == (
+        "the pool is full: 3 of 3 (slots and execution.pool_buffer); 1 of higher priority go first"
+    )
     assert (beam.priority, beam.since, beam.elapsed_seconds) == (2, BEGAN, None)
     assert (case.state, case.stage) == (CaseState.IN_WORK, Stage.BEAMS)
 

@@ -189,7 +189,7 @@ def _where(row: BeamStand, width: int, zone: tzinfo) -> str:
 
 def detail_line(row: CaseStand | BeamStand, zone: tzinfo) -> Text:
     """What does not fit into the row of the cursor."""
-    parts = [row.case] if isinstance(row, CaseStand) else [row.beam, row.label or "not taken in"]
+    parts = [row.case] if isinstance(row, CaseStand) else [row.beam, *filter(None, (row.label,))]
     parts.append(row.stage.words)
     if row.reason:
         parts.append(in_zone(row.reason, zone))

@@ -24,6 +24,8 @@ class Finding(Part):
     code: str
     """Class of the error (errors.py), or ``note``."""
     message: str
+    beam: str | None = None
+    """DICOM BeamNumber, where it is of one beam of the plan."""
     delivery: int | None
     """1-based number in time order within the fraction."""
     layer: int | None
@@ -32,7 +34,7 @@ class Finding(Part):
     first_cause: str | None
 
     def __str__(self) -> str:
-        place = str(Where(delivery=self.delivery, layer=self.layer, kind=self.kind))
+        place = str(Where(beam=self.beam, delivery=self.delivery, layer=self.layer, kind=self.kind))
         text = f"{place}: {self.message}" if place else self.message
         return f"{text} (first cause: {self.first_cause})" if self.first_cause else text
 
@@ -75,6 +77,7 @@ class Findings:
                 severity=Severity.ERROR,
                 code=error.code,
                 message=error.message,
+                beam=error.where.beam,
                 delivery=error.where.delivery,
                 layer=error.where.layer,
                 kind=error.where.kind,

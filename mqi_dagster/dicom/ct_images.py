@@ -98,6 +98,8 @@ def ct_pixels(dataset: FileDataset) -> NDArray[np.float32]:
         DicomError: It is no image of a CT, has another size or unit than it says, or cannot be decoded.
     """
     with decoding():
+        if not _text(dataset, "SOPClassUID"):
+            raise DicomError("has no SOP class: it is cut off or damaged")
         if _text(dataset, "SOPClassUID") != CTImageStorage:
             raise DicomError("is no CT Image (an Enhanced CT has to be exported as CT Image Storage)")
         if _text(dataset, "Modality") != "CT":

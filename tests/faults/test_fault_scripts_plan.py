@@ -74,4 +74,4 @@ def test_a_device_that_no_engine_models_is_refused(
 ) -> None:
     found = check(shared, tmp_path, machines, "devices_not_noticed", kind)
     assert not found.passed
-    assert fault in errors(found)[0]
+    assert errors(found)[0] == f"beam 2, RT plan: {fault}"

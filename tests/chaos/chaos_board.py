@@ -30,7 +30,8 @@ SECONDS = 2.0
 COMMAND_EVERY = 20
 """Of so many comparisons one is with the command itself, which is started anew."""
 FRAME = b"\x1b[H"
-READ_AT = re.compile(r"\d{4}-\d\d-\d\d \d\d:\d\d:\d\d(?= UTC)")
+READ_AT = re.compile(r"\d{4}-\d\d-\d\d \d\d:\d\d:\d\d(?= KST)")
+"""When a board was read, in the zone of the sites."""
 UNTOLD = timedelta(seconds=5)
 """Two seconds, one that is rounded off, and two for a frame that waits to be read here."""
 KEPT_BYTES = 100_000
@@ -80,7 +81,7 @@ class OpenBoard:
         if any(" old: " in line for line in screen[:2]):
             self.told += 1
             return
-        age = datetime.now(UTC) - datetime.strptime(f"{read_at}+0000", "%Y-%m-%d %H:%M:%S%z")
+        age = datetime.now(UTC) - datetime.strptime(f"{read_at}+0900", "%Y-%m-%d %H:%M:%S%z")
         self.untold += age > UNTOLD
 
     def close(self) -> None:

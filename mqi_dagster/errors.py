@@ -10,6 +10,29 @@ from dataclasses import dataclass, fields, replace
 from enum import StrEnum
 from typing import Self
 
+LONGEST_MESSAGE = 4000
+LONGEST_NAME = 200
+
+
+def shown(text: str, longest: int = LONGEST_NAME) -> str:
+    """A text from an input as it may be shown anywhere: on one line, escaped, and of bounded length.
+
+    Control characters, terminal sequences, marks that turn the direction of writing and whatever else cannot
+    be printed become ``\\x1b`` and the like.
+
+    Args:
+        text: The text.
+        longest: Characters of it that are kept.
+    """
+    cut = text if len(text) <= longest else f"{text[:longest]}…"
+    return "".join(one if one.isprintable() else one.encode("unicode_escape").decode("ascii") for one in cut)
+
+
+def _shown_message(text: str) -> str:
+    """A message: its own line ends stay, since some list several things."""
+    cut = text if len(text) <= LONGEST_MESSAGE else f"{text[:LONGEST_MESSAGE]}…"
+    return "\n".join(shown(line, LONGEST_MESSAGE + 1) for line in cut.split("\n"))
+
 
 class Retry(StrEnum):
     """What another try is worth."""
@@ -43,15 +66,15 @@ class Where:
     def __str__(self) -> str:
         parts = []
         if self.case is not None:
-            parts.append(f"case {self.case}")
+            parts.append(f"case {shown(self.case)}")
         if self.beam is not None:
-            parts.append(f"beam {self.beam}")
+            parts.append(f"beam {shown(self.beam)}")
         if self.delivery is not None:
             parts.append(f"delivery {self.delivery}")
         if self.layer is not None:
             parts.append(f"layer {self.layer}")
         if self.kind is not None:
-            parts.append(self.kind)
+            parts.append(shown(self.kind))
         if self.sha256 is not None:
             parts.append(f"sha {self.sha256[:8]}")
         return ", ".join(parts)
@@ -70,10 +93,10 @@ class MqiError(Exception):
     retry = Retry.NEVER
 
     def __init__(self, message: str, *, where: Where | None = None, first_cause: str | None = None) -> None:
-        super().__init__(message)
-        self.message = message
+        super().__init__(_shown_message(message))
+        self.message = _shown_message(message)
         self.where = where or Where()
-        self.first_cause = first_cause
+        self.first_cause = None if first_cause is None else _shown_message(first_cause)
 
     def at(self, where: Where) -> Self:
         """The same error with the unknown parts of its place filled in from ``where``."""

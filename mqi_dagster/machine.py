@@ -20,7 +20,7 @@ from pydantic import (
     model_validator,
 )
 
-from mqi_dagster.errors import ConfigurationError, UnknownMachineError
+from mqi_dagster.errors import ConfigurationError, UnknownMachineError, shown
 from mqi_dagster.settings.wording import problems
 from mqi_dagster.yaml_file import read_yaml
 
@@ -233,7 +233,7 @@ class Machine(Section):
             UnknownMachineError: The machine file does not describe it.
         """
         if shifter_id not in self.range_shifters:
-            raise UnknownMachineError(f"range shifter {shifter_id} is unknown to machine {self.id}")
+            raise UnknownMachineError(f"range shifter {shown(shifter_id)} is unknown to machine {self.id}")
         return self.range_shifters[shifter_id]
 
     def protons_per_count(self, energy_mev: float) -> float:
@@ -264,7 +264,7 @@ class Machines:
         """
         if name not in self._by_name:
             known = ", ".join(sorted(self._by_name)) or "none"
-            raise UnknownMachineError(f"machine {name or '(empty)'} is unknown (known: {known})")
+            raise UnknownMachineError(f"machine {shown(name) or '(empty)'} is unknown (known: {known})")
         return self._by_name[name]
 
 

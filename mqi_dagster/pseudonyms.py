@@ -10,7 +10,7 @@ import re
 import secrets
 from pathlib import Path
 
-from mqi_dagster.errors import ConfigurationError, PrivacyError
+from mqi_dagster.errors import ConfigurationError
 
 SECRET_BYTES = 32
 PLAN_PREFIX = "P"
@@ -54,28 +54,17 @@ class Pseudonyms:
         return UNREADABLE_PREFIX + self._short("arrival", relative_path)
 
 
-_SHORTEST_NAME = 2
-"""Letters of a part of a name that is looked for: Korean and Chinese ones have two."""
-
 _LONGEST_NAME = 170
 """Characters of a folder name in a key: a cluster takes no longer names."""
 
 
-def folder_name_key(name: str, patient_id: str, patient_name: str = "") -> str:
+def folder_name_key(name: str) -> str:
     """A folder name as the plan part of a case key.
 
     Every character outside ``[A-Za-z0-9.-]`` becomes ``-``, dots in a row become one, the ends lose dots and
     hyphens, and a long name is cut; 8 hexadecimal characters of the name's hash follow where anything was
-    changed, so that different names stay different.
-
-    Raises:
-        PrivacyError: The name contains the patient ID, or a part of the patient's name.
+    changed, so that different names stay different. Whoever calls has asked that it names nobody.
     """
-    if patient_id and patient_id.lower() in name.lower():
-        raise PrivacyError("the folder name contains the patient ID; set site.case_names to pseudonym")
-    parts = [part for part in re.split(r"[\^=\s,]+", patient_name.lower()) if len(part) >= _SHORTEST_NAME]
-    if any(part in name.lower() for part in parts):
-        raise PrivacyError("the folder name contains the patient's name; set site.case_names to pseudonym")
     safe = re.sub(r"[^A-Za-z0-9.-]", "-", name)
     if safe != name or safe[:1] in ("", ".", "-") or ".." in safe or len(safe) > _LONGEST_NAME:
         safe = re.sub(r"\.{2,}", ".", safe)[:_LONGEST_NAME].strip(".-")

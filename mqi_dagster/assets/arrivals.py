@@ -9,7 +9,7 @@ from mqi_dagster.delivery.discovery import Arrival, arrival_of, case_at, find_ar
 from mqi_dagster.delivery.fractions import Fraction
 from mqi_dagster.delivery.inbox_tree import folders_in
 from mqi_dagster.delivery.survey import Survey, survey_arrival
-from mqi_dagster.errors import InfrastructureError, InputError, InputsAwayError, Where
+from mqi_dagster.errors import InfrastructureError, InputError, InputsAwayError, PrivacyError, Where
 from mqi_dagster.partitions import case_key, split_case_key
 from mqi_dagster.plan.model import IonPlan
 from mqi_dagster.pseudonyms import folder_name_key
@@ -55,7 +55,12 @@ def survey(site: Site, arrival: Arrival) -> Survey:
 
 def _plan_name(site: Site, plan: IonPlan, folder: Path) -> str:
     if site.settings.site.case_names is CaseNames.FOLDER:
-        return folder_name_key(folder.name, plan.patient_id, plan.patient_name)
+        found = plan.identity.named_in(folder.name)
+        if found is not None:
+            raise PrivacyError(
+                f"the folder name contains the patient's {found}; set site.case_names to pseudonym"
+            )
+        return folder_name_key(folder.name)
     return site.pseudonyms.plan(plan.sop_instance_uid)
 
 

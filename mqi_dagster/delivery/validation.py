@@ -15,7 +15,7 @@ from mqi_dagster.delivery.fractions import Fraction, overlap_errors
 from mqi_dagster.delivery.manifest import BeamEntry, CaseManifest, FileEntry, LayerEntry, ScanEnd
 from mqi_dagster.delivery.scan_ends import scan_ends
 from mqi_dagster.delivery.survey import PlanSource, Survey
-from mqi_dagster.delivery.validation_case import check_folder, check_machine
+from mqi_dagster.delivery.validation_case import check_folder, check_machine, check_names
 from mqi_dagster.delivery.validation_delivery import CheckedDelivery, check_delivery
 from mqi_dagster.delivery.validation_findings import Findings, Severity
 from mqi_dagster.delivery.validation_images import AT_CT, check_images
@@ -137,6 +137,7 @@ def _check_whole(
     profile: EngineProfile | None,
     findings: Findings,
 ) -> _CheckedCase:
+    check_names(source.plan, findings)
     machine = check_machine(source.plan, machines, findings)
     check_folder(survey.arrival, source.plan, findings)
     images = check_images(survey.arrival, source.plan, profile, findings)

@@ -7,12 +7,28 @@ import re
 from mqi_dagster.delivery.discovery import Arrival
 from mqi_dagster.delivery.validation_findings import Findings
 from mqi_dagster.delivery.validation_images import unused_kinds
-from mqi_dagster.errors import DeliveryError, PlanError, UnknownMachineError, Where
+from mqi_dagster.errors import DeliveryError, PlanError, PrivacyError, UnknownMachineError, Where
 from mqi_dagster.machine import Machine, Machines
 from mqi_dagster.plan.model import IonPlan
 
 UID_LIKE = re.compile(r"[0-9]+(\.[0-9]+){3,}")
 AT_PLAN = Where(kind="RT plan")
+
+
+def check_names(plan: IonPlan, findings: Findings) -> None:
+    """Find what of a plan's names names the patient: they go into folders, engines, pages and messages."""
+    for beam in plan.beams:
+        named = {"name": beam.name, "description": beam.description, "machine name": beam.machine_name}
+        named |= {f"range shifter {one.number}": one.shifter_id for one in beam.range_shifters}
+        for role, told in named.items():
+            found = plan.identity.named_in(told)
+            if found is not None:
+                findings.error(
+                    PrivacyError(
+                        f"the {role} of beam {beam.number} holds the patient's {found}: rename it in the plan"
+                    ),
+                    Where(kind="RT plan"),
+                )
 
 
 def check_machine(plan: IonPlan, machines: Machines, findings: Findings) -> Machine | None:

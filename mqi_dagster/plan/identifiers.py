@@ -8,6 +8,7 @@ from collections.abc import Iterable, Iterator
 from pydicom.dataset import Dataset
 
 from mqi_dagster.plan.elements import items, text
+from mqi_dagster.plan.identity import Identity, identifies
 
 NAMES = (
     "PatientName",
@@ -44,6 +45,9 @@ TEXTS = (
 )
 
 
+_SHORTEST_HALF = 5
+
+
 def _values(dataset: Dataset, keyword: str) -> list[str]:
     value = dataset.get(keyword)
     if value is None:
@@ -59,13 +63,28 @@ def _long_enough(part: str) -> bool:
     return len(part) >= 3 or (len(part) == 2 and not part.isascii())
 
 
-def patient_texts(dataset: Dataset) -> tuple[str, ...]:
-    """The patient's IDs and every part of the patient's names, each long enough to identify."""
-    found = _values(dataset, "PatientID") + _values(dataset, "OtherPatientIDs")
+def _patient_names(dataset: Dataset) -> list[str]:
+    """The patient's names, their components and the words of these."""
+    names: list[str] = []
     for keyword in ("PatientName", "OtherPatientNames", "PatientBirthName"):
         for name in _values(dataset, keyword):
-            found.extend(_name_parts(name))
-    return tuple(sorted({part for part in found if _long_enough(part)}))
+            names.extend(_name_parts(name))
+    return names
+
+
+def identity_of(dataset: Dataset) -> Identity:
+    """What the patient of a plan is known by."""
+    others = (text(other, "PatientID") for other in items(dataset, "OtherPatientIDsSequence"))
+    numbers = {*_values(dataset, "PatientID"), *_values(dataset, "OtherPatientIDs"), *others}
+    names = set(_patient_names(dataset))
+    # Of a double name each half; a short one would be found in other words.
+    halves = (half for name in names for half in re.split(r"[-'’]", name) if "^" not in half)
+    names |= {half for half in halves if len(half) >= _SHORTEST_HALF}
+    return Identity(
+        tuple(sorted(one for one in numbers if identifies(one))),
+        tuple(sorted(one for one in names if identifies(one))),
+        text(dataset, "PatientBirthDate").strip(),
+    )
 
 
 def _name_parts(name: str) -> Iterator[str]:

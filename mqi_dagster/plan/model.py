@@ -8,6 +8,8 @@ from enum import StrEnum
 import numpy as np
 from numpy.typing import NDArray
 
+from mqi_dagster.plan.identity import UNKNOWN, Identity
+
 Floats = NDArray[np.float64]
 
 
@@ -129,6 +131,8 @@ class IonPlan:
     setup_beam_numbers: tuple[int, ...]
     identifiers: tuple[str, ...]
     """Every text of the plan that names a person, for scrubbing what engines print."""
+    identity: Identity = UNKNOWN
+    """What names must not hold."""
 
     def beam(self, number: int) -> PlanBeam:
         """The treatment beam of a BeamNumber; KeyError if the plan has none such."""

@@ -30,7 +30,7 @@ from mqi_dagster.plan.elements import (
     required_text,
     text,
 )
-from mqi_dagster.plan.identifiers import identifiers_of
+from mqi_dagster.plan.identifiers import identifiers_of, identity_of
 from mqi_dagster.plan.layers import control_points, meterset_mu, read_layers
 from mqi_dagster.plan.model import IonPlan, PlanBeam, ScanMode
 from mqi_dagster.plan.positions import patient_setups, position_of, setup_of
@@ -147,6 +147,7 @@ def _plan(dataset: Dataset) -> IonPlan:
         ),
         setup_beam_numbers=tuple(beam for beam in by_number if beam not in treatment),
         identifiers=identifiers_of(dataset),
+        identity=identity_of(dataset),
     )
 
 

@@ -16,7 +16,7 @@ from pydicom.uid import UID, ImplicitVRLittleEndian, RTIonPlanStorage
 from mqi_dagster.errors import InfrastructureError, PrivacyError, Where
 from mqi_dagster.plan.devices import COUNTED
 from mqi_dagster.plan.elements import KIND, integer, items, numbers, refuse, required_text, text
-from mqi_dagster.plan.identifiers import patient_texts
+from mqi_dagster.plan.identifiers import identity_of
 from mqi_dagster.plan.reading import is_setup, read_dataset, read_ion_plan, reading_elements
 from mqi_dagster.plan.spot_maps import CREATOR, GROUP, private_block
 
@@ -152,7 +152,7 @@ def write_reduced_plan(
 
     Raises:
         PlanError: The plan cannot be read, or has no such treatment beam.
-        PrivacyError: The beam's name or description holds the patient's ID or a part of the name.
+        PrivacyError: The beam's name or description names the patient.
         InfrastructureError: The copy cannot be written.
     """
     checked = read_ion_plan(source)
@@ -177,10 +177,11 @@ def write_reduced_plan(
 
 
 def _refuse_identity(plan: Dataset, beam: Dataset, number: int) -> None:
-    kept = f"{text(beam, 'BeamName')}\n{text(beam, 'BeamDescription')}".casefold()
-    if any(part.casefold() in kept for part in patient_texts(plan)):
+    identity = identity_of(plan)
+    found = [identity.named_in(text(beam, keyword)) for keyword in ("BeamName", "BeamDescription")]
+    if any(found):
         raise PrivacyError(
-            "the beam's name or description holds the patient's ID or a part of the patient's name;"
+            f"the beam's name or description holds the patient's {next(filter(None, found))};"
             " an engine addresses the beam by its name, so the plan cannot be given to one",
             where=Where(kind=KIND, beam=str(number)),
         )

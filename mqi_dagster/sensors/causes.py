@@ -26,7 +26,7 @@ _KINDS = {
     "plan": "input",
     "delivery": "input",
     "unknown-machine": "configuration",
-    "privacy": "configuration",
+    "privacy": "input",
     "handover-name": "configuration",
     "engine-timeout": "engine",
     "engine-input": "configuration",

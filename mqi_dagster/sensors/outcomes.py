@@ -15,6 +15,7 @@ from dagster._core.event_api import RunStatusChangeEventType
 from mqi_dagster.assets.boundary import is_passing, safe_text
 from mqi_dagster.assets.jobs import PARTITION_TAG, RETRY_OF_TAG, beam_job, conclusion_job, intake_job
 from mqi_dagster.assets.slots import free_ended_leases
+from mqi_dagster.errors import LONGEST_NAME, shown
 from mqi_dagster.ledger.alarms import AlarmKind, failed_kind
 from mqi_dagster.ledger.outcomes import RunOutcome, RunVerdict
 from mqi_dagster.resources.site import Site
@@ -132,7 +133,7 @@ def _judge_safely(
         if is_passing(error):
             raise
         run = record.dagster_run
-        subject, why = run.tags.get(PARTITION_TAG, run.job_name), safe_text(error)
+        subject, why = shown(run.tags.get(PARTITION_TAG, run.job_name)), safe_text(error)
         context.log.error("how run %s has ended cannot be judged: %s", run.run_id, why)
         text = f"how a run has ended cannot be judged: {why}. What to do: {next_step(None)}"
         ended_at = datetime.fromtimestamp(event.timestamp, UTC)
@@ -154,16 +155,16 @@ def _judge(
         return None
     ended_at = datetime.fromtimestamp(event.timestamp, UTC)
     if run.status is dg.DagsterRunStatus.SUCCESS:
-        if partition in alarmed:
-            ledger.clear_alarms(_OF_A_RUN, [partition])
+        if shown(partition) in alarmed:
+            ledger.clear_alarms(_OF_A_RUN, [shown(partition)])
         if run.job_name == conclusion_job.name:
             ledger.note_conclusion(run.run_id, partition, f"case {partition} has concluded", ended_at)
         return None
     if _BAD.get(run.status) is not event.event_log_entry.get_dagster_event().event_type:
         return None
     if run.status is dg.DagsterRunStatus.CANCELED:
-        if partition in alarmed:
-            ledger.clear_alarms(_OF_A_RUN, [partition])
+        if shown(partition) in alarmed:
+            ledger.clear_alarms(_OF_A_RUN, [shown(partition)])
         verdict, cause, code, again = RunVerdict.CANCELLED, CANCELLED, "", False
     else:
         found = first_cause(context.instance, run.run_id)
@@ -175,7 +176,7 @@ def _judge(
     outcome = RunOutcome(
         run_id=run.run_id,
         job=run.job_name,
-        partition=partition,
+        partition=partition[:LONGEST_NAME],
         verdict=verdict,
         code=code,
         cause=cause,
@@ -228,7 +229,7 @@ def _alarm(
     context: dg.SensorEvaluationContext, site: Site, outcome: RunOutcome, worked_long: bool
 ) -> str | None:
     """Raise the alarm that an end calls for; its subject."""
-    subject, ledger = outcome.partition, site.ledger
+    subject, ledger = shown(outcome.partition), site.ledger
     if outcome.verdict is RunVerdict.RETRY:
         limit = timedelta(minutes=site.settings.alarms.retried_minutes)
         few = worked_long and outcome.tries < _LOSSES_OF_LONG_RUNS

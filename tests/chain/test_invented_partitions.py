@@ -32,6 +32,7 @@ def test_a_beam_of_another_name_changes_nothing_and_is_not_tried_again(concluded
     assert (handed.success, handed.code) == (False, "key")
 
     assert first_cause(chain.instance, outcome.run_id).again is False
+    assert outcome.error.isprintable() and handed.error.isprintable()
     assert chain.handed_over_files() == stands and f"{case}/_COMPLETE" in stands
     assert chain.engine_starts() == started
     chain.tick_sensors(rounds=2)

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
+from hypothesis import settings
 
 from mqi_dagster.engine.embedded.install import Installation, install_engine
 from mqi_dagster.errors import InfrastructureError
@@ -17,6 +18,10 @@ from tests.qa_twin import STUDY, write_twin
 
 if TYPE_CHECKING:
     from dagster import DagsterInstance
+
+# How long an example takes says something of the machine alone; what hangs is pytest-timeout's business.
+settings.register_profile("mqi", deadline=None)
+settings.load_profile("mqi")
 
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter, config: pytest.Config) -> None:

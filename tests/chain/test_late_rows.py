@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from mqi_dagster.sensors.position import Position
@@ -64,7 +64,6 @@ def test_a_hand_over_that_shows_late_still_has_its_case_concluded(
     assert chain.tick("cases_to_conclude") == []
 
 
-@settings(deadline=None)
 @given(
     order=st.lists(st.integers(1, 400), unique=True, min_size=1, max_size=60),
     size=st.integers(1, 7),

@@ -26,7 +26,6 @@ SAMPLE = st.tuples(st.floats(0, 200_000, width=32), FLOAT, FLOAT, st.integers(0,
     divisor=st.floats(0.1, 100),
     cut=st.integers(0, 60),
 )
-@settings(deadline=None)
 def test_counts_keep_every_partial_sum_and_do_not_depend_on_pieces(
     raw: list[int], factor: float, divisor: float, cut: int
 ) -> None:
@@ -45,7 +44,6 @@ def test_counts_keep_every_partial_sum_and_do_not_depend_on_pieces(
 
 
 @given(raw=RAW)
-@settings(deadline=None)
 def test_whole_numbers_are_their_own_counts(raw: list[int]) -> None:
     counts = RecordCounts(RunningCounts(), 1.0, 1.0).follow(np.array(raw, dtype=np.uint16))
     assert counts.tolist() == raw
@@ -53,7 +51,7 @@ def test_whole_numbers_are_their_own_counts(raw: list[int]) -> None:
 
 @pytest.mark.parametrize("dialect", list(CsvDialect))
 @given(samples=st.lists(SAMPLE, min_size=1, max_size=40), cut=st.integers(0, 40))
-@settings(deadline=None, max_examples=60)
+@settings(max_examples=60)
 def test_a_csv_reads_back_to_the_same_floats(
     dialect: CsvDialect, samples: list[tuple[float, float, float, int]], cut: int
 ) -> None:

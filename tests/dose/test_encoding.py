@@ -21,7 +21,7 @@ def grid_of(values: np.ndarray) -> DoseGrid:
     return from_patient(values.reshape(1, 1, -1), (0, 0, 0), (1, 1, 1), DoseUnits.GY)
 
 
-@settings(max_examples=500, deadline=None)
+@settings(max_examples=500)
 @example(shape=np.array([0.5]), greatest=4.1594584758192744e16, bits=32)
 @given(
     shape=arrays(np.float64, st.integers(1, 30), elements=st.floats(0.0, 1.0)),

@@ -232,7 +232,7 @@ WORDS = st.text(st.characters(exclude_characters="\n\r\x0b\x0c\x1c\x1d\x1e\x85\u
 NUMBERS = st.integers(-5, 10**12).map(str)
 
 
-@settings(max_examples=100, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+@settings(max_examples=100, suppress_health_check=[HealthCheck.too_slow])
 @given(st.sampled_from(KEYS), WORDS | NUMBERS)
 def test_any_value_of_a_plan_info_is_read_or_refused_by_name(key: str, value: str) -> None:
     try:
@@ -246,7 +246,7 @@ def test_any_value_of_a_plan_info_is_read_or_refused_by_name(key: str, value: st
         assert info.first_layer <= info.last_layer == int(value)
 
 
-@settings(max_examples=100, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+@settings(max_examples=100, suppress_health_check=[HealthCheck.too_slow])
 @given(st.text(max_size=400))
 def test_any_text_is_read_or_refused_by_name(text: str) -> None:
     for parse, kind in ((parse_plan_info, "PlanInfo"), (parse_plan_range, "PlanRange")):
@@ -256,7 +256,7 @@ def test_any_text_is_read_or_refused_by_name(text: str) -> None:
             assert error.where.kind == kind
 
 
-@settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=60, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(
     st.binary(max_size=300) | st.text(max_size=300).map(lambda text: text.encode("utf-8", "surrogatepass"))
 )

@@ -55,7 +55,7 @@ def values_in_bash(text: str, *names: str) -> list[list[str]]:
 
 
 @given(argv=st.lists(TEXTS, min_size=1, max_size=8), outputs=st.lists(TEXTS, min_size=1, max_size=4))
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 def test_any_text_without_control_characters_survives_the_shell(argv: list[str], outputs: list[str]) -> None:
     job = make_job(Path("/x"), argv=tuple(argv), outputs=tuple(outputs))
     text = job_script(job, make_folder(), make_slurm(scratch="/local/scratch"), "moqui_tps.in").decode()
@@ -71,7 +71,7 @@ def test_any_text_without_control_characters_survives_the_shell(argv: list[str],
 
 
 @given(st.sampled_from([*map(chr, range(32)), "\x7f"]), st.sampled_from(["argv", "outputs"]), TEXTS)
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 def test_a_control_character_is_refused(control: str, where: str, text: str) -> None:
     job = make_job(Path("/x"), **{where: (f"{text}{control}",)})
     with pytest.raises(ConfigurationError, match="control character"):

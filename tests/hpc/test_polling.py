@@ -161,7 +161,7 @@ JSON = st.recursive(
 
 
 @given(JSON)
-@settings(max_examples=50, deadline=None)
+@settings(max_examples=50)
 def test_whatever_stands_in_an_account_is_one_or_none(content: object) -> None:
     found = parse_result(json.dumps(content))
     assert found is None or isinstance(found.exit_code, int)

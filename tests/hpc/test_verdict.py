@@ -418,7 +418,7 @@ ROWS = st.builds(
         st.sampled_from([None, JOB_ID, "98", "101"]),
     ),
 )
-@settings(max_examples=250, deadline=None)
+@settings(max_examples=250)
 def test_no_look_makes_a_success_without_a_result_or_an_end_of_a_live_job(
     row: ClusterJob, look: Look
 ) -> None:

@@ -38,6 +38,7 @@ def build_definitions(site: Site) -> dg.Definitions:
         asset_checks=[
             intake.integrity,
             interpretation.counts,
+            interpretation.delivery,
             simulation.engine_output,
             simulation.uncertainty,
             dose.readback,

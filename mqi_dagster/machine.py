@@ -191,6 +191,19 @@ class RangeShifter(Section):
     thickness_mm: Positive
 
 
+class MachineDeliveryLimits(Section):
+    """A machine's own limits of the check ``delivery``, each in place of the site's; null: the site's."""
+
+    position_mean_mm: Positive | None = None
+    position_sd_mm: Positive | None = None
+    position_p95_mm: Positive | None = None
+    position_maximum_mm: Positive | None = None
+    layer_mu_percent: Positive | None = None
+    spot_mu_percent: Positive | None = None
+    extra_percent: Positive | None = None
+    beam_off_percent: Positive | None = None
+
+
 class Machine(Section):
     """One treatment machine as its file describes it."""
 
@@ -214,6 +227,8 @@ class Machine(Section):
     timing: Timing
     range_shifters: dict[str, RangeShifter]
     beam_model: BeamModel
+    delivery_check: MachineDeliveryLimits | None = None
+    """Where the machine's limits are others than those of the settings."""
 
     def range_factor(self, code: int) -> float:
         """Monitor factor of a range code relative to code 2 (physics.md 2).

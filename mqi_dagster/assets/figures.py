@@ -1,6 +1,6 @@
 """The pictures in the metadata of the assets."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 
 import dagster as dg
 import numpy as np
@@ -8,6 +8,7 @@ from numpy.typing import NDArray
 
 from mqi_dagster.assets.beam import BeamAtWork
 from mqi_dagster.assets.raw_dose_files import RawDoseRecord, Role
+from mqi_dagster.delivery.comparison_figures import LayerComparison
 from mqi_dagster.delivery.csv_reading import read_samples
 from mqi_dagster.delivery.summary import InterpretedBeam
 from mqi_dagster.dose.grid import DoseFrame, DoseGrid, DoseUnits
@@ -16,7 +17,7 @@ from mqi_dagster.errors import DoseError
 from mqi_dagster.pictures.dose import depth_dose as depth_dose_picture
 from mqi_dagster.pictures.dose import dose_slices, unit_name
 from mqi_dagster.pictures.dose import lateral_profiles as lateral_profiles_picture
-from mqi_dagster.pictures.spots import layer_mu_bars, spot_map
+from mqi_dagster.pictures.spots import layer_mu_bars, layer_positions, spot_map
 from mqi_dagster.pictures.style import as_markdown
 from mqi_dagster.store.published import Published
 
@@ -40,6 +41,22 @@ def _delivered(interpreted: InterpretedBeam, published: Published) -> Iterator[S
         if layer.file is not None:
             for piece in read_samples(published.path(layer.file), interpreted.dialect):
                 yield piece.select("x_mm", "y_mm").to_numpy(), piece["count"].to_numpy()
+
+
+def of_delivery(layers: Sequence[LayerComparison], limit_mm: float) -> Metadata:
+    """Mean difference of the positions of each layer, and its scatter."""
+    located = [
+        (layer.number, layer.mean_mm, layer.sd_mm)
+        for layer in layers
+        if layer.mean_mm is not None and layer.sd_mm is not None
+    ]
+    png = layer_positions(
+        [number for number, _, _ in located],
+        [(mean.x, mean.y) for _, mean, _ in located],
+        [(sd.x, sd.y) for _, _, sd in located],
+        limit_mm,
+    )
+    return {"layer positions": _picture(png, "delivered - planned positions of each layer")}
 
 
 def of_interpretation(beam: BeamAtWork, interpreted: InterpretedBeam, published: Published) -> Metadata:

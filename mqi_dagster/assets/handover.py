@@ -1,6 +1,7 @@
 """Stations 5 and 6: a beam's results at the target, and the case's summary and completion marker last."""
 
 import json
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -20,8 +21,10 @@ from mqi_dagster.assets.lineage import (
     store_place,
 )
 from mqi_dagster.assets.waiting_target import WaitingTarget
+from mqi_dagster.delivery.compared_beam import verdict_of
 from mqi_dagster.delivery.manifest import BeamEntry, CaseManifest
-from mqi_dagster.delivery.summary import read_summary
+from mqi_dagster.delivery.summary import InterpretedBeam, read_summary
+from mqi_dagster.delivery.verdict import AS_PLANNED
 from mqi_dagster.errors import StoreError, Where
 from mqi_dagster.handover.naming import beam_folder, case_folder
 from mqi_dagster.handover.target import Receipt
@@ -32,6 +35,8 @@ from mqi_dagster.store.digests import digest_of
 RECEIPT_FILE = "receipt.json"
 SUMMARY_FILE = "summary.json"
 COMPLETE_MARKER = "_COMPLETE"
+DELIVERY = "delivery"
+"""Metadata of a concluded case: whether it was delivered as planned, in words."""
 
 
 def _files(site: Site, made: Ancestry) -> dict[str, tuple[Path, str]]:
@@ -116,6 +121,35 @@ def handed_over(
         )
 
 
+NOT_COMPARED = "not compared: interpreted by earlier code"
+
+
+def _delivery(interpreted: InterpretedBeam, site: Site) -> dict[str, Any]:
+    """Whether the beam was delivered as planned, or which layer, where and how much."""
+    verdict = verdict_of(interpreted, site.settings.delivery_check, site.machines)
+    if verdict is None:
+        return {"as_planned": None, "text": NOT_COMPARED, "findings": [], "layers": []}
+    return {
+        **verdict.model_dump(mode="json"),
+        "layers": [
+            layer.delivery.model_dump(mode="json", exclude={"spot_mu"})
+            for layer in interpreted.layers
+            if layer.delivery is not None
+        ],
+    }
+
+
+def _case_delivery(beams: Sequence[Mapping[str, Any]]) -> str:
+    """The beams' verdicts in one sentence."""
+    wrong = [
+        f"beam {beam['beam']}, {beam['delivery']['text']}" for beam in beams if beam["delivery"]["findings"]
+    ]
+    if wrong:
+        return "; ".join(wrong)
+    compared = all(beam["delivery"]["as_planned"] for beam in beams)
+    return AS_PLANNED if compared else NOT_COMPARED
+
+
 def _beam_summary(instance: dg.DagsterInstance, site: Site, key: str, entry: BeamEntry) -> dict[str, Any]:
     number = split_beam_key(key)[1]
     handed = resolve(instance, site, "handed_over", key)
@@ -136,6 +170,7 @@ def _beam_summary(instance: dg.DagsterInstance, site: Site, key: str, entry: Bea
         "delivered_mu": interpreted.delivered_mu,
         "planned_mu": interpreted.planned_mu,
         "mu_ratio": interpreted.ratio,
+        "delivery": _delivery(interpreted, site),
         "raw_dose": {"digest": made.raw_dose.digest, **made.raw_dose.meta},
         "rt_dose": {"digest": made.rt_dose.digest, **made.rt_dose.meta},
         "files": [entry.model_dump() for entry in receipt.entries],
@@ -144,16 +179,18 @@ def _beam_summary(instance: dg.DagsterInstance, site: Site, key: str, entry: Bea
 
 def case_summary(instance: dg.DagsterInstance, site: Site, manifest: CaseManifest) -> dict[str, Any]:
     """What the hand-over says of a case; without identifiers, paths and times."""
+    beams = [
+        _beam_summary(instance, site, beam_key(manifest.case, entry.number), entry)
+        for entry in sorted(manifest.beams, key=lambda beam: beam.number)
+    ]
     return {
         "case": manifest.case,
         "site": site.settings.site.name,
         "machine": manifest.machine_id,
         "partial": manifest.partial,
         "missing_beams": list(manifest.missing_beams),
-        "beams": [
-            _beam_summary(instance, site, beam_key(manifest.case, entry.number), entry)
-            for entry in sorted(manifest.beams, key=lambda beam: beam.number)
-        ],
+        "delivery": _case_delivery(beams),
+        "beams": beams,
     }
 
 
@@ -193,6 +230,7 @@ def case_handed_over(
                 DIGEST: digest,
                 "beams": len(manifest.beams),
                 "partial": manifest.partial,
+                DELIVERY: summary["delivery"],
                 "summary": dg.MetadataValue.json(summary),
             },
         )

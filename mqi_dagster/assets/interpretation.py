@@ -1,5 +1,7 @@
 """Station 2: the delivery records of a beam become the engine's CSVs."""
 
+from collections.abc import Sequence
+
 import dagster as dg
 
 from mqi_dagster.assets import appearance, figures
@@ -9,9 +11,12 @@ from mqi_dagster.assets.digests import INTERPRETED_CSVS_CODE, interpreted_csvs_d
 from mqi_dagster.assets.inputs import inputs_away
 from mqi_dagster.assets.lineage import DIGEST, resolve, reusable, store_place
 from mqi_dagster.assets.site_interpreter import run_site_interpreter
+from mqi_dagster.delivery.compared_beam import compare_beam, verdict_of
+from mqi_dagster.delivery.comparison_figures import Axes, LayerComparison
 from mqi_dagster.delivery.csv_verification import verify_interpreted
 from mqi_dagster.delivery.interpretation import interpret_beam
 from mqi_dagster.delivery.summary import InterpretedBeam, read_summary
+from mqi_dagster.delivery.verdict import judge, limits_of, relative_mu
 from mqi_dagster.errors import Where
 from mqi_dagster.partitions import BEAMS, LINEAGE_ONLY
 from mqi_dagster.resources.site import Site
@@ -78,6 +83,7 @@ def interpreted_csvs(
                 "MU ratio": round(interpreted.ratio or 0.0, 4),
                 "MU per count": interpreted.mu_per_count,
                 "layer table": _layer_table(interpreted),
+                **_delivery_metadata(beam, interpreted, site),
                 **figures.of_interpretation(beam, interpreted, published),
             },
         )
@@ -101,6 +107,74 @@ def _layer_table(interpreted: InterpretedBeam) -> dg.TableMetadataValue:
             for layer in interpreted.layers
         ]
     )
+
+
+def _delivery_metadata(
+    beam: BeamAtWork, interpreted: InterpretedBeam, site: Site
+) -> dict[str, dg.MetadataValue]:
+    """What the comparison with the plan says, and its table; nothing where there was none."""
+    verdict = verdict_of(interpreted, site.settings.delivery_check, site.machines)
+    if verdict is None:
+        return {}
+    layers = [layer.delivery for layer in interpreted.layers if layer.delivery is not None]
+    limit_mm = limits_of(site.settings.delivery_check, beam.machine).position_mean_mm
+    return {
+        "delivery": dg.MetadataValue.text(verdict.text),
+        "delivery table": _delivery_table(layers),
+        **figures.of_delivery(layers, limit_mm),
+    }
+
+
+def _delivery_table(layers: Sequence[LayerComparison]) -> dg.TableMetadataValue:
+    ratios = relative_mu(layers)
+    return dg.MetadataValue.table(
+        records=[
+            dg.TableRecord(
+                {
+                    "layer": layer.number,
+                    "mean x, y [mm]": _axes(layer.mean_mm, "+.2f"),
+                    "SD x, y [mm]": _axes(layer.sd_mm, ".2f"),
+                    "p95 x, y [mm]": _axes(layer.p95_mm, ".2f"),
+                    "worst spot x, y [mm]": _axes(layer.maximum_mm, "+.2f"),
+                    "MU against other layers [%]": round(100.0 * (ratios.get(layer.number, 1.0) - 1.0), 2),
+                    "missing spots": len(layer.missing_spots),
+                    "extra spots": len(layer.extra),
+                    "beam-off dose [%]": round(layer.beam_off_percent, 3),
+                }
+            )
+            for layer in layers
+        ]
+        or [dg.TableRecord({"layer": 0})]
+    )
+
+
+def _axes(value: Axes | None, form: str) -> str:
+    return "-" if value is None else f"{value.x:{form}}, {value.y:{form}}"
+
+
+@dg.asset_check(
+    asset="interpreted_csvs",
+    partitions_def=BEAMS,
+    blocking=False,
+    description="Every layer and spot was delivered as planned, by the limits of the settings;"
+    " stops nothing: the dose of a wrong delivery is wanted.",
+)
+def delivery(context: dg.AssetCheckExecutionContext, site: dg.ResourceParam[Site]) -> dg.AssetCheckResult:
+    """Holds the comparison in the published summary against the limits of now."""
+    key = context.partition_key
+    with Boundary(Where(beam=key)):
+        beam = load_beam(context.instance, site, key)
+        interpreted = read_summary(resolve(context.instance, site, "interpreted_csvs", key).folder)
+        layers = [layer.delivery for layer in interpreted.layers if layer.delivery is not None]
+        if len(layers) < len(interpreted.layers):
+            # Interpreted by earlier code, which did not compare.
+            layers = list(compare_beam(beam.entry, beam.plan_beam, beam.machine))
+        verdict = judge(layers, limits_of(site.settings.delivery_check, beam.machine))
+        return dg.AssetCheckResult(
+            passed=verdict.as_planned,
+            description=verdict.text,
+            metadata={"delivery table": _delivery_table(layers)},
+        )
 
 
 @dg.asset_check(

@@ -34,6 +34,9 @@ conclusion_job = dg.define_asset_job(
     description="Summary and completion marker of a case whose beams are all handed over.",
 )
 
+FAILS_WITHOUT_BLOCKING = frozenset({"delivery"})
+"""Checks that tell of something wrong with what was delivered, and never end a run."""
+
 CASE_ASSETS = {intake_job.name: "case_manifest", conclusion_job.name: "case_handed_over"}
 """The asset of a case that each of its jobs makes."""
 

@@ -19,7 +19,7 @@ from mqi_dagster.dicom.scanner import read_scanner
 from mqi_dagster.errors import DicomError, Where
 from mqi_dagster.hu_table import read_hu_tables
 from mqi_dagster.machine import PACKAGED_MACHINES, read_machines
-from mqi_dagster.settings import EngineProfile, Intake, Settings, read_settings
+from mqi_dagster.settings import DeliveryLimits, EngineProfile, Intake, Settings, read_settings
 
 
 def check_folder(
@@ -41,16 +41,17 @@ def check_folder(
     """
     intake, folder_of_machines, zone = Intake.model_validate({}), PACKAGED_MACHINES, local_zone()
     profile: EngineProfile | None = None
+    limits = DeliveryLimits.model_validate({})
     if site is not None:
         settings = read_settings(settings_path(site))
         intake, folder_of_machines = settings.intake, settings.paths.machines
-        zone = settings.site.timezone
+        zone, limits = settings.site.timezone, settings.delivery_check
         profile = settings.engine.in_use()
     known = read_machines(machines or folder_of_machines)
     name = timezone or zone
     window = timedelta(minutes=intake.fraction_window_minutes)
     survey = survey_arrival(arrival_of(folder, intake), ZoneInfo(name), window)
-    check = check_case(survey, known, profile)
+    check = check_case(survey, known, profile, limits)
     if site is not None:
         check = _with_hu_table(check, survey.arrival.ct_files, settings)
     return check, name
@@ -88,6 +89,10 @@ def show_check(console: Console, check: CaseCheck) -> None:
         if several:
             console.print(Text(f"Fraction {fraction.fraction}", style="bold"))
         console.print(_beams(fraction))
+        for beam in fraction.beams:
+            if beam.delivery is not None and not beam.delivery.as_planned:
+                text = f"not as planned: beam {beam.number}, {beam.delivery.text}"
+                console.print(Text(text, style="yellow"), soft_wrap=True)
     every: list[tuple[int | None, Finding]] = [(None, finding) for finding in check.findings]
     every += [
         (fraction.fraction if several else None, finding)
@@ -98,7 +103,7 @@ def show_check(console: Console, check: CaseCheck) -> None:
         console.print(_finding(fraction_number, finding), soft_wrap=True)
     faults = sum(finding.severity is Severity.ERROR for _, finding in every)
     verdict = (
-        Text("passed", style="green")
+        (Text("passed", style="green") if check.as_planned else Text("whole, but not as planned", "yellow"))
         if check.passed
         else Text(f"not passed: {faults} fault{'' if faults == 1 else 's'}", "red")
     )
@@ -111,12 +116,20 @@ def _beams(fraction: FractionCheck) -> Table:
     table = Table(box=None, header_style="bold", padding=(0, 2, 0, 0))
     table.add_column("beam", justify="right")
     table.add_column("name")
-    for column in ("layers", "planned MU", "delivered MU", "MU ratio", "samples", "energies [MeV]"):
+    for column in (
+        "layers",
+        "planned MU",
+        "delivered MU",
+        "MU ratio",
+        "as planned",
+        "samples",
+        "energies [MeV]",
+    ):
         table.add_column(column, justify="right")
     for beam in fraction.beams:
         table.add_row(*_beam(fraction, beam))
     for number in fraction.missing_beams:
-        table.add_row(str(number), "", "none", "", "", "", "", "", style="yellow")
+        table.add_row(str(number), "", "none", "", "", "", "", "", "", style="yellow")
     return table
 
 
@@ -131,6 +144,7 @@ def _beam(fraction: FractionCheck, beam: BeamCheck) -> tuple[str, ...]:
         f"{beam.planned_mu:.3f}",
         "-" if beam.delivered_mu is None else f"{beam.delivered_mu:.3f}",
         "-" if beam.ratio is None else f"{beam.ratio:.4f}",
+        "-" if beam.delivery is None else "yes" if beam.delivery.as_planned else "no",
         f"{sum(layer.rows for layer in layers):,}",
         f"{high:g}" if low == high else f"{high:g} - {low:g}",
     )

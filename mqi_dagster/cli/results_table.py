@@ -9,11 +9,15 @@ from rich.console import Console
 from rich.markup import escape
 from rich.measure import Measurement
 from rich.table import Table
+from rich.text import Text
 
 from mqi_dagster.assets.beam import read_manifest
 from mqi_dagster.assets.handover import RECEIPT_FILE
 from mqi_dagster.assets.lineage import latest_digest, store_place
+from mqi_dagster.delivery.compared_beam import verdict_of
 from mqi_dagster.delivery.manifest import BeamEntry
+from mqi_dagster.delivery.summary import read_summary
+from mqi_dagster.delivery.verdict import AS_PLANNED
 from mqi_dagster.handover.target import Receipt
 from mqi_dagster.partitions import beam_key
 from mqi_dagster.resources.site import Site
@@ -39,6 +43,8 @@ class BeamRow(BaseModel):
     layers: int | None = None
     mu_ratio: float | None = None
     """Logged to planned monitor units."""
+    delivery: str | None = None
+    """``as planned``, or which layer was not, where and how much; None where it was not compared."""
     histories: float | None = None
     r80_mm: float | None = None
     uncertainty_percent: float | None = None
@@ -70,7 +76,7 @@ def results_table(rows: Sequence[BeamRow]) -> Table:
         table.add_column("case", no_wrap=True)
     table.add_column("beam", justify="right", no_wrap=True)
     table.add_column("name, energies, gantry", no_wrap=True)
-    for name in ("layers", "MU ratio", "histories", "R80 in mm", "uncertainty"):
+    for name in ("layers", "MU ratio", "as planned", "histories", "R80 in mm", "uncertainty"):
         table.add_column(name, justify="right", no_wrap=True)
     table.add_column("RT Dose", no_wrap=True)
     for row in rows:
@@ -79,6 +85,7 @@ def results_table(rows: Sequence[BeamRow]) -> Table:
             escape(row.label),
             "-" if row.layers is None else str(row.layers),
             _number(row.mu_ratio, "{:.4f}"),
+            "-" if row.delivery is None else "yes" if row.delivery == AS_PLANNED else "no",
             _number(row.histories, "{:,.0f}"),
             _number(row.r80_mm, "{:.1f}"),
             _number(row.uncertainty_percent, "{:.1f} %"),
@@ -97,6 +104,12 @@ def print_results(console: Console, rows: Sequence[BeamRow]) -> None:
     console.width = max(width, wide)
     console.print(table, crop=False)
     console.width = width
+    for row in rows:
+        if row.delivery is not None and row.delivery != AS_PLANNED:
+            place = (
+                f"{row.case}, beam {row.beam}" if len({one.case for one in rows}) > 1 else f"beam {row.beam}"
+            )
+            console.print(Text(f"  {place}, {row.delivery}", style="yellow"), soft_wrap=True)
 
 
 def _number(value: float | None, form: str) -> str:
@@ -130,6 +143,7 @@ def _row(instance: dg.DagsterInstance, site: Site, case: str, beam: BeamEntry) -
         status=run.state,
         layers=csvs.meta["layers"] if csvs is not None else None,
         mu_ratio=csvs.meta["mu_ratio"] if csvs is not None else None,
+        delivery=_delivery(site, csvs),
         histories=figures.get("histories"),
         r80_mm=figures.get("r80_mm"),
         uncertainty_percent=figures.get("uncertainty_percent"),
@@ -138,6 +152,13 @@ def _row(instance: dg.DagsterInstance, site: Site, case: str, beam: BeamEntry) -
         digests=digests,
         computed=latest_value(instance, "raw_dose", key, "computed in this run"),
     )
+
+
+def _delivery(site: Site, csvs: Published | None) -> str | None:
+    if csvs is None:
+        return None
+    verdict = verdict_of(read_summary(csvs.folder), site.settings.delivery_check, site.machines)
+    return None if verdict is None else verdict.text
 
 
 def _at_target(site: Site, receipt: Published | None) -> str | None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from pathlib import Path
 
+from mqi_dagster.delivery.comparison import ComparedLayer, LayerRecorder
 from mqi_dagster.delivery.csv_reading import CsvFacts, csv_facts
 from mqi_dagster.delivery.csv_writing import beam_folder
 from mqi_dagster.delivery.layer_samples import LayerSamples
@@ -17,6 +18,7 @@ from mqi_dagster.delivery.summary import (
     PlannedLayerFile,
     interpreted_beam,
     read_summary,
+    write_spots,
     write_summary,
 )
 from mqi_dagster.errors import DeliveryError, Where
@@ -65,29 +67,36 @@ def verify_interpreted(
     folder = beam_folder(entry.name)
     found = dialect
     layers = []
+    compared: list[ComparedLayer] = []
+    told = (out / SUMMARY_NAME).exists()
     files = _files_by_layer(out / "log" / folder, "log", entry) if options.log_csv else {}
     for layer in entry.layers:
-        comparison = None
+        comparison = recorder = None
         timeline = None
         if plan_beam is not None:
             timeline = planned_timeline(layer, plan_beam.layer(layer.number), machine, plan_beam.scan_mode)
             comparison = PositionComparison(timeline)
-        samples = LayerSamples(layer, machine, options, comparison)
+            recorder = None if told else LayerRecorder(plan_beam.layer(layer.number), timeline, machine)
+        samples = LayerSamples(layer, machine, options, comparison, recorder)
         for _ in samples.chunks():
             pass
+        if recorder is not None:
+            compared.append(recorder.compared())
+        delivery = compared[-1].figures if recorder is not None else None
         if not options.log_csv:
-            layers.append(samples.figures(None, None, timeline, comparison))
+            layers.append(samples.figures(None, None, timeline, comparison, delivery))
             continue
         name = files[layer.number]
         facts = _facts(out / "log" / folder / name, layer.number, samples.count_sum, found)
         found = facts.dialect
-        figures = samples.figures(f"log/{folder}/{name}", facts.sha256, timeline, comparison)
+        figures = samples.figures(f"log/{folder}/{name}", facts.sha256, timeline, comparison, delivery)
         layers.append(figures.model_copy(update={"samples": facts.samples, "count_sum": facts.count_sum}))
     plan_files = _plan_files(out, folder, entry, machine, options, found) if options.plan_csv else ()
     rebuilt = interpreted_beam(
         entry, machine, options, found or CsvDialect.ROWS, tuple(layers), plan_files=plan_files
     )
-    if not (out / SUMMARY_NAME).exists():
+    if not told:
+        write_spots(out, [layer.spots for layer in compared])
         write_summary(out, rebuilt)
         return rebuilt
     summary = read_summary(out)
@@ -182,7 +191,7 @@ def _check_agreement(summary: InterpretedBeam, found: InterpretedBeam) -> None:
             f"it has {len(summary.layers)} layers, {len(found.layers)} were delivered",
             where=Where(kind="interpretation summary"),
         )
-    unseen = {"timeline", "position_difference_mm", "compared_samples"}
+    unseen = {"timeline", "position_difference_mm", "compared_samples", "delivery"}
     about_layer = set(InterpretedLayer.model_fields) - unseen
     for layer, seen in zip(summary.layers, found.layers, strict=True):
         _compare(layer, seen, about_layer, Where(layer=seen.number, kind="interpretation summary"))

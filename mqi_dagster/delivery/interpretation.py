@@ -4,6 +4,9 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import polars as pl
+
+from mqi_dagster.delivery.comparison import LayerRecorder
 from mqi_dagster.delivery.csv_verification import verify_interpreted
 from mqi_dagster.delivery.csv_writing import CsvWriter, beam_folder, layer_file
 from mqi_dagster.delivery.layer_samples import LayerSamples
@@ -16,6 +19,7 @@ from mqi_dagster.delivery.summary import (
     PlannedLayerFile,
     interpreted_beam,
     read_summary,
+    write_spots,
     write_summary,
 )
 from mqi_dagster.errors import DeliveryError, Where
@@ -42,7 +46,8 @@ def interpret_beam(
 
     Writes ``log/<beam>/<NN>_<E.EE>MeV.csv`` for each delivered layer and, by setting,
     ``plan_csv/<beam>/<NN>_<E.EE>MeV.csv`` for each planned one together with the block and MLC of machines
-    that have them; and ``summary.json`` last. Samples are streamed: memory does not grow with a layer.
+    that have them; ``spots.parquet``, delivered against planned for each spot; and ``summary.json`` last.
+    Samples are streamed; of a layer its path is kept for the comparison, in bounded memory.
 
     Args:
         entry: The beam in the case's manifest.
@@ -69,6 +74,7 @@ def interpret_beam(
         _check_against_plan(layer, planned.get(number))
 
     layers: list[InterpretedLayer] = []
+    spots: list[pl.DataFrame] = []
     plan_files: list[PlannedLayerFile] = []
     for number, plan_layer in sorted(planned.items()):
         if number not in delivered and not options.plan_csv:
@@ -77,7 +83,12 @@ def interpret_beam(
         timeline = planned_timeline(delivered.get(number), plan_layer, machine, plan_beam.scan_mode)
         if number in delivered:
             file = f"log/{folder}/{name}" if options.log_csv else None
-            layers.append(_interpret_layer(delivered[number], timeline, machine, options, dialect, out, file))
+            recorder = LayerRecorder(plan_layer, timeline, machine)
+            figures, table = _interpret_layer(
+                delivered[number], timeline, recorder, machine, options, dialect, out, file
+            )
+            layers.append(figures)
+            spots.append(table)
         if options.plan_csv:
             plan_files.append(
                 _write_plan_layer(
@@ -98,6 +109,7 @@ def interpret_beam(
         plan_files=tuple(plan_files),
         aperture_files=aperture_files,
     )
+    write_spots(out, spots)
     write_summary(out, beam)
     return beam
 
@@ -115,14 +127,15 @@ def _check_against_plan(layer: LayerEntry, plan_layer: PlanLayer | None) -> None
 def _interpret_layer(
     layer: LayerEntry,
     timeline: PlannedTimeline,
+    recorder: LayerRecorder,
     machine: Machine,
     options: Interpretation,
     dialect: CsvDialect,
     out: Path,
     file: str | None,
-) -> InterpretedLayer:
+) -> tuple[InterpretedLayer, pl.DataFrame]:
     comparison = PositionComparison(timeline)
-    samples = LayerSamples(layer, machine, options, comparison)
+    samples = LayerSamples(layer, machine, options, comparison, recorder)
     sha256 = None
     if file is None:
         for _ in samples.chunks():
@@ -132,7 +145,8 @@ def _interpret_layer(
             for chunk in samples.chunks():
                 writer.append(chunk.time_ms, chunk.positions_mm, chunk.counts)
         sha256 = writer.sha256
-    return samples.figures(file, sha256, timeline, comparison)
+    compared = recorder.compared()
+    return samples.figures(file, sha256, timeline, comparison, compared.figures), compared.spots
 
 
 def _write_plan_layer(

@@ -9,6 +9,9 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from mqi_dagster.delivery.beam_off import BeamOffCounts
+from mqi_dagster.delivery.comparison import LayerRecorder
+from mqi_dagster.delivery.comparison_figures import LayerComparison
 from mqi_dagster.delivery.counting import RecordCounts, RunningCounts
 from mqi_dagster.delivery.manifest import LayerEntry
 from mqi_dagster.delivery.planned_timeline import PlannedTimeline, PositionComparison
@@ -50,6 +53,7 @@ class LayerSamples:
         machine: Calibration, range codes and MU per count.
         options: Which samples are taken, and the dividing factor.
         comparison: Told every beam-on sample, where given.
+        recorder: Told every sample, where given.
     """
 
     def __init__(
@@ -58,11 +62,13 @@ class LayerSamples:
         machine: Machine,
         options: Interpretation,
         comparison: PositionComparison | None = None,
+        recorder: LayerRecorder | None = None,
     ) -> None:
         self._layer = layer
         self._machine = machine
         self._options = options
         self._comparison = comparison
+        self._recorder = recorder
         self._running = RunningCounts()
         self.rows = 0
         self.beam_on_samples = 0
@@ -104,6 +110,7 @@ class LayerSamples:
         digest = hashlib.sha256()
         period_ms = self._machine.record.row_period_ms
         first_on: int | None = None
+        off = BeamOffCounts()
         for words in record_chunks(part.record.path, rows_per_chunk, digest.update):
             row = np.arange(self.rows, self.rows + len(words))
             self.rows += len(words)
@@ -114,10 +121,14 @@ class LayerSamples:
             xy = positions_mm(words, self._machine.record)
             on_words, on_xy = words[on], xy[on]
             self._add_beam_on(on_words, factor)
+            mu_per_count = factor * self._machine.record.mu_per_count
+            mu = on_words[:, DOSE_1].astype(np.float64) * mu_per_count
+            since_on_s = (on_row - (first_on or 0)).astype(np.float64) * (period_ms * 1e-3)
             if self._comparison is not None and first_on is not None:
-                mu = on_words[:, DOSE_1].astype(np.float64) * (factor * self._machine.record.mu_per_count)
-                since_on_s = (on_row - first_on).astype(np.float64) * (period_ms * 1e-3)
                 self._comparison.add(index, since_on_s, on_xy, mu)
+            if self._recorder is not None:
+                self._recorder.add(index, since_on_s, on_xy, mu)
+                off.add(words)
             if self._options.samples is Samples.BEAM_ON:
                 words, row, xy = on_words, on_row, on_xy
             self.samples += len(words)
@@ -126,6 +137,8 @@ class LayerSamples:
             )
         if digest.hexdigest() != part.record.sha256:
             raise DeliveryError("the record is no longer the file that was validated")
+        if self._recorder is not None:
+            self._recorder.add_beam_off(off.total * factor * self._machine.record.mu_per_count)
 
     def _add_beam_on(self, on: Words, factor: float) -> None:
         raw_1 = int(on[:, DOSE_1].sum(dtype=np.int64))
@@ -140,6 +153,7 @@ class LayerSamples:
         sha256: str | None,
         timeline: PlannedTimeline | None,
         comparison: PositionComparison | None,
+        delivery: LayerComparison | None = None,
     ) -> InterpretedLayer:
         """The layer's part of the summary, once all samples were read."""
         planned = self._layer.planned_mu
@@ -161,6 +175,7 @@ class LayerSamples:
             timeline=None if timeline is None else timeline.source,
             position_difference_mm=None if comparison is None else comparison.mean_mm,
             compared_samples=0 if comparison is None else comparison.samples,
+            delivery=delivery,
         )
 
 

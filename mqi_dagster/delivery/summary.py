@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Sequence
 from enum import StrEnum
 from pathlib import Path
 
+import polars as pl
 from pydantic import ValidationError
 
+from mqi_dagster.delivery.comparison_figures import LayerComparison
 from mqi_dagster.delivery.csv_writing import beam_folder
 from mqi_dagster.delivery.manifest import BeamEntry, Part, Sha256
 from mqi_dagster.errors import InfrastructureError, StoreError, Where
@@ -15,6 +18,8 @@ from mqi_dagster.machine import Machine
 from mqi_dagster.settings import CsvDialect, Interpretation, Samples
 
 SUMMARY_NAME = "summary.json"
+SPOTS_NAME = "spots.parquet"
+"""Delivered against planned, one row a spot."""
 
 _WHERE = Where(kind="interpretation summary")
 
@@ -58,6 +63,8 @@ class InterpretedLayer(Part):
     """MU-weighted mean of delivered - planned x, y on the planned timeline; see `planned_timeline`."""
     compared_samples: int
     """Samples behind ``position_difference_mm``."""
+    delivery: LayerComparison | None = None
+    """Delivered against planned; null where it was not compared: an interpretation of earlier code."""
 
 
 class PlannedLayerFile(Part):
@@ -146,6 +153,21 @@ def interpreted_beam(
         plan_files=plan_files,
         aperture_files=aperture_files,
     )
+
+
+def write_spots(out: Path, tables: Sequence[pl.DataFrame]) -> None:
+    """Write the layers' tables of spots as one.
+
+    Raises:
+        InfrastructureError: The disk did not take it.
+    """
+    if not tables:
+        return
+    try:
+        out.mkdir(parents=True, exist_ok=True)
+        pl.concat(tables).write_parquet(out / SPOTS_NAME)
+    except OSError as error:
+        raise InfrastructureError(f"cannot be written: {error.strerror}", where=_WHERE) from error
 
 
 def write_summary(out: Path, beam: InterpretedBeam) -> None:

@@ -10,6 +10,7 @@ from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from mqi_dagster.delivery.compared_beam import compare_beam
 from mqi_dagster.delivery.files import file_entry, files_in
 from mqi_dagster.delivery.fractions import Fraction, overlap_errors
 from mqi_dagster.delivery.manifest import BeamEntry, CaseManifest, FileEntry, LayerEntry, ScanEnd
@@ -21,13 +22,15 @@ from mqi_dagster.delivery.validation_findings import Findings, Severity
 from mqi_dagster.delivery.validation_images import AT_CT, check_images
 from mqi_dagster.delivery.validation_layer import CheckedLayer
 from mqi_dagster.delivery.validation_report import BeamCheck, CaseCheck, DeliveryCheck, FractionCheck
-from mqi_dagster.errors import DeliveryError, PlanError, Where
+from mqi_dagster.delivery.verdict import judge, limits_of
+from mqi_dagster.errors import ConfigurationError, DeliveryError, InputError, PlanError, Where
 from mqi_dagster.machine import Machine, Machines
 from mqi_dagster.plan.model import PlanBeam
 from mqi_dagster.plan.positions import plan_position_faults
 from mqi_dagster.plan.requirements import beam_faults
-from mqi_dagster.settings import EngineProfile
+from mqi_dagster.settings import DeliveryLimits, EngineProfile
 
+_LIMITS = DeliveryLimits.model_validate({})
 RESUMED_LAYER_MU = 1.02
 """Most MU, relative to the plan, that the parts of a layer may sum to and still be one irradiation."""
 
@@ -97,13 +100,19 @@ def build_manifest(
     )
 
 
-def check_case(survey: Survey, machines: Machines, profile: EngineProfile | None = None) -> CaseCheck:
+def check_case(
+    survey: Survey,
+    machines: Machines,
+    profile: EngineProfile | None = None,
+    limits: DeliveryLimits = _LIMITS,
+) -> CaseCheck:
     """Run every check on every fraction of an arrival and report all findings.
 
     Args:
         survey: The arrival with its plan and fractions.
         machines: The machines of the site.
         profile: The site's engine, whose requirements are asked too; None where any engine may follow.
+        limits: How far a delivery may be from its plan.
     """
     findings = Findings()
     source = survey.source
@@ -112,17 +121,29 @@ def check_case(survey: Survey, machines: Machines, profile: EngineProfile | None
             findings.error(survey.plan_error)
         for fraction in survey.fractions:
             _check_broken(fraction, findings)
-        return CaseCheck(passed=False, machine_id=None, ct_images=0, findings=findings.all(), fractions=())
+        return CaseCheck(
+            passed=False,
+            as_planned=False,
+            machine_id=None,
+            ct_images=0,
+            findings=findings.all(),
+            fractions=(),
+        )
     if not survey.fractions:
         findings.error(DeliveryError("the case holds no delivery of a treatment beam"))
     whole = _check_whole(survey, source, machines, profile, findings)
     fractions = tuple(
-        _fraction_check(number, fraction, source, whole.machine)
+        _fraction_check(number, fraction, source, whole.machine, limits)
         for number, fraction in enumerate(survey.fractions, start=1)
     )
     every = [*findings.all(), *(finding for fraction in fractions for finding in fraction.findings)]
     return CaseCheck(
         passed=all(finding.severity is not Severity.ERROR for finding in every),
+        as_planned=all(
+            beam.delivery is not None and beam.delivery.as_planned
+            for fraction in fractions
+            for beam in fraction.beams
+        ),
         machine_id=whole.machine.id if whole.machine is not None else None,
         ct_images=len(whole.ct_series),
         findings=findings.all(),
@@ -259,7 +280,7 @@ def _beam_entries(deliveries: Sequence[CheckedDelivery]) -> tuple[BeamEntry, ...
 
 
 def _fraction_check(
-    number: int, fraction: Fraction, source: PlanSource, machine: Machine | None
+    number: int, fraction: Fraction, source: PlanSource, machine: Machine | None, limits: DeliveryLimits
 ) -> FractionCheck:
     findings = Findings()
     deliveries = _check_fraction(fraction, source, machine, findings)
@@ -268,6 +289,7 @@ def _fraction_check(
     for beam, _, parts in _layers_of_beams(deliveries):
         beams[beam.number] += parts
         names[beam.number] = beam
+    entries = {entry.number: entry for entry in _beam_entries(deliveries)}
     return FractionCheck(
         fraction=number,
         complete=fraction.complete,
@@ -282,10 +304,37 @@ def _fraction_check(
             )
             for header in fraction.deliveries
         ),
-        beams=tuple(_beam_check(names[beam], parts) for beam, parts in sorted(beams.items())),
+        beams=tuple(
+            _compared(
+                _beam_check(names[beam], parts), entries.get(beam), names[beam], machine, limits, findings
+            )
+            for beam, parts in sorted(beams.items())
+        ),
         layers=tuple(layer.check for delivery in deliveries for layer in delivery.layers),
         findings=findings.all(),
     )
+
+
+def _compared(
+    check: BeamCheck,
+    entry: BeamEntry | None,
+    beam: PlanBeam,
+    machine: Machine | None,
+    limits: DeliveryLimits,
+    findings: Findings,
+) -> BeamCheck:
+    """The beam with its comparison; without it where the records cannot be compared, which is a finding."""
+    if entry is None or machine is None:
+        return check
+    try:
+        layers = compare_beam(entry, beam, machine)
+    except InputError:
+        return check  # what is wrong with the files was found before
+    except ConfigurationError as error:
+        findings.note(f"beam {beam.number} cannot be compared with its plan: {error}")
+        return check
+    verdict = judge(layers, limits_of(limits, machine))
+    return check.model_copy(update={"delivery": verdict, "comparison": layers})
 
 
 def _beam_check(beam: PlanBeam, parts: Sequence[CheckedLayer]) -> BeamCheck:

@@ -7,11 +7,13 @@ from pathlib import Path
 
 import numpy as np
 
+from mqi_dagster.delivery.delivered_path import DeliveredPath
 from mqi_dagster.delivery.files import file_entry
 from mqi_dagster.delivery.machine_files import machine_file
 from mqi_dagster.delivery.machine_plan import read_machine_plan
 from mqi_dagster.delivery.manifest import FileEntry, Part, RecordPart
 from mqi_dagster.delivery.plan_range import PlanRangeRow
+from mqi_dagster.delivery.planned_timeline import planned_timeline
 from mqi_dagster.delivery.record import (
     DOSE_1,
     DOSE_2,
@@ -20,10 +22,11 @@ from mqi_dagster.delivery.record import (
     positions_mm,
     record_chunks,
 )
+from mqi_dagster.delivery.spot_assignment import recognised, spot_plan
 from mqi_dagster.delivery.validation_findings import Findings
-from mqi_dagster.errors import DeliveryError, Where
+from mqi_dagster.errors import ConfigurationError, DeliveryError, Where
 from mqi_dagster.machine import Machine
-from mqi_dagster.plan.model import PlanLayer
+from mqi_dagster.plan.model import PlanLayer, ScanMode
 
 RECORD = "record"
 MACHINE_PLAN = "machine plan"
@@ -35,7 +38,8 @@ FIELD_MARGIN_MM = 10.0
 OUTSIDE_SHARE = 0.1
 """Share of a layer's counts beyond the margin around its planned spots that no delivery of it can have.
 
-Far above every delivery error that the analysis has to show; a layer of another field exceeds it.
+A layer of another field exceeds it, and so does one of this field with its axes mirrored or swapped, or
+shifted far: where the record is recognised as such, the case is taken in and the check ``delivery`` tells.
 """
 
 
@@ -88,6 +92,7 @@ def check_layer(
     layer: PlanLayer | None,
     machine: Machine | None,
     findings: Findings,
+    mode: ScanMode = ScanMode.LINE,
 ) -> CheckedLayer | None:
     """Check the files of a layer.
 
@@ -99,6 +104,7 @@ def check_layer(
         layer: The plan's layer; None where the plan has none such.
         machine: The machine; None where it is unknown, and calibrated values are left out.
         findings: Takes every fault.
+        mode: How the plan has the layer scanned.
 
     Returns:
         The layer's inventory and counts; None where the record cannot be read.
@@ -110,7 +116,11 @@ def check_layer(
     sums: _Sums | None = None
     with findings.collecting(Where(delivery=delivery, layer=row.layer, kind=RECORD)):
         record, sums = _read(machine_file(folder, row.record_name, RECORD), row.layer, layer, machine)
-        _judge(sums, row.layer)
+        foreign = sums.outside > OUTSIDE_SHARE * sums.dose1
+        known = _recognised(folder / row.record_name, layer, machine, mode) if foreign else None
+        _judge(sums, row.layer, foreign=foreign and known is None)
+        if known is not None:
+            findings.note(f"the layer was delivered far from where it was planned: {known}", where)
     if record is None or sums is None:
         return None
     at_record = Where(delivery=delivery, layer=row.layer, kind=RECORD)
@@ -184,14 +194,39 @@ def _read(
     return file_entry(path, RECORD), sums
 
 
-def _judge(sums: _Sums, number: int) -> None:
+def _recognised(path: Path, layer: PlanLayer | None, machine: Machine | None, mode: ScanMode) -> str | None:
+    """What became of the plan's layer in a record that lies elsewhere; None where it is another field's."""
+    if layer is None or machine is None:
+        return None
+    try:
+        timeline = planned_timeline(None, layer, machine, mode)
+    except ConfigurationError:
+        return None
+    delivered = DeliveredPath()
+    first: int | None = None
+    seen = 0
+    for words in record_chunks(path):
+        rows = np.flatnonzero(beam_on(words))
+        if len(rows):
+            first = seen + int(rows[0]) if first is None else first
+            since_s = (rows + seen - first).astype(np.float64) * (machine.record.row_period_ms * 1e-3)
+            mu = words[rows, DOSE_1].astype(np.float64)
+            delivered.add(0, since_s, positions_mm(words[rows], machine.record), mu)
+        seen += len(words)
+    path_taken = delivered.path()
+    if not len(path_taken):
+        return None
+    return recognised(path_taken, spot_plan(timeline, machine.timing.speed_cm_s, float(layer.spot_mu[0])))
+
+
+def _judge(sums: _Sums, number: int, *, foreign: bool) -> None:
     if sums.wrong_layer:
         raise DeliveryError(
             f"{sums.wrong_layer} of {sums.rows} rows belong to another layer than {number} (column 6)"
         )
     if sums.on == 0:
         raise DeliveryError("the record has no sample with the beam on")
-    if sums.outside > OUTSIDE_SHARE * sums.dose1:
+    if foreign:
         raise DeliveryError(
             f"{100 * sums.outside / sums.dose1:.0f} % of the counts lie more than {FIELD_MARGIN_MM:g} mm"
             " outside the planned spots: a record of another field"

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 from datetime import datetime
 
+from mqi_dagster.delivery.comparison_figures import LayerComparison
 from mqi_dagster.delivery.manifest import Part
 from mqi_dagster.delivery.validation_findings import Finding
 from mqi_dagster.delivery.validation_layer import LayerCheck
+from mqi_dagster.delivery.verdict import DeliveryVerdict
 
 
 class DeliveryCheck(Part):
@@ -31,6 +33,9 @@ class BeamCheck(Part):
     planned_mu: float
     """Of the delivered layers."""
     ratio: float | None
+    delivery: DeliveryVerdict | None = None
+    """Delivered against planned; None where it could not be compared: a finding says why."""
+    comparison: tuple[LayerComparison, ...] = ()
 
 
 class FractionCheck(Part):
@@ -50,7 +55,9 @@ class CaseCheck(Part):
     """What `mqi case check` says of an arrival."""
 
     passed: bool
-    """Whether no finding is an error."""
+    """Whether no finding is an error: the case would be taken in."""
+    as_planned: bool
+    """Whether every beam was compared with its plan and delivered as planned."""
     machine_id: str | None
     ct_images: int
     findings: tuple[Finding, ...]

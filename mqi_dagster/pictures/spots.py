@@ -8,6 +8,7 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.colors import PowerNorm
 from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
 from numpy.typing import ArrayLike, NDArray
 
 from mqi_dagster.pictures.style import (
@@ -123,6 +124,39 @@ def layer_mu_bars(numbers: Sequence[int], planned_mu: ArrayLike, delivered_mu: A
     dress(upper, "Monitor units per layer", "", "monitor units [MU]")
     dress(lower, "", "layer number", "delivered /\nplanned MU")
     legend(upper, "upper right", (1.0, 1.16))
+    return as_png(figure)
+
+
+def layer_positions(numbers: Sequence[int], mean_mm: ArrayLike, sd_mm: ArrayLike, limit_mm: float) -> bytes:
+    """Mean difference delivered - planned of each layer, with the scatter as bars.
+
+    Args:
+        numbers: Layer numbers.
+        mean_mm: Means in x and y [mm]; shape (layers, 2).
+        sd_mm: Standard deviations likewise.
+        limit_mm: Greatest mean that is as planned.
+
+    Returns:
+        PNG.
+    """
+    means = np.asarray(mean_mm, dtype=float).reshape(-1, 2)
+    scatter = np.asarray(sd_mm, dtype=float).reshape(-1, 2)
+    figure = new_figure(7.2, 3.6)
+    axes = figure.add_subplot()
+    places = np.asarray(numbers, dtype=float)
+    for axis, (name, colour) in enumerate((("x", PLANNED), ("y", DELIVERED))):
+        axes.errorbar(
+            places + (axis - 0.5) * 0.2, means[:, axis], scatter[:, axis], fmt="o", color=colour,
+            markersize=4, elinewidth=1.0, label=f"{name}: mean and SD",
+        )  # fmt: skip
+    for limit in (-limit_mm, limit_mm):
+        axes.axhline(limit, color=QUIET, linewidth=0.8, linestyle="--")
+    axes.axhline(0.0, color=QUIET, linewidth=0.8)
+    reach = max(1.5 * limit_mm, 1.1 * float(np.max(np.abs(means) + scatter, initial=0.0)))
+    axes.set_ylim(-reach, reach)
+    axes.xaxis.set_major_locator(MaxNLocator(integer=True))
+    dress(axes, "Delivered against planned positions", "layer", "delivered - planned [mm]")
+    legend(axes, "upper right", (1.0, 1.16))
     return as_png(figure)
 
 

@@ -4,6 +4,7 @@ from dataclasses import dataclass
 
 import dagster as dg
 
+from mqi_dagster.assets.jobs import FAILS_WITHOUT_BLOCKING
 from mqi_dagster.errors import Retry
 
 CANCELLED = "cancelled by an operator"
@@ -99,6 +100,8 @@ def _failed_checks(instance: dg.DagsterInstance, run_id: str) -> str:
     for entry in instance.all_logs(run_id, of_type=dg.DagsterEventType.ASSET_CHECK_EVALUATION):
         evaluation = entry.asset_check_evaluation
         if evaluation is None or evaluation.passed or evaluation.severity is not dg.AssetCheckSeverity.ERROR:
+            continue
+        if evaluation.check_name in FAILS_WITHOUT_BLOCKING:
             continue
         place = f"{evaluation.asset_key.to_user_string()} has not passed {evaluation.check_name}"
         texts.append(f"{place}: {evaluation.description}" if evaluation.description else place)

@@ -28,6 +28,7 @@ from mqi_dagster.settings.model import (
 from mqi_dagster.settings.section import REMOTE_PATH, VARIABLE_NAME, VARIABLE_VALUE, Section
 from mqi_dagster.settings.sections import (
     LOCAL,
+    DeliveryLimits,
     Execution,
     Handover,
     Intake,
@@ -50,6 +51,7 @@ __all__ = [
     "CsvDialect",
     "Database",
     "DeclaredGpu",
+    "DeliveryLimits",
     "DoseType",
     "Embedded",
     "Engine",

@@ -19,6 +19,7 @@ from mqi_dagster.settings.retention import SiteRetention
 from mqi_dagster.settings.section import Section
 from mqi_dagster.settings.sections import (
     LOCAL,
+    DeliveryLimits,
     Execution,
     Handover,
     Intake,
@@ -41,6 +42,7 @@ class Settings(Section):
     paths: Paths = Field(default_factory=lambda: Paths.model_validate({}))
     intake: Intake = Field(default_factory=lambda: Intake.model_validate({}))
     interpretation: Interpretation = Field(default_factory=lambda: Interpretation.model_validate({}))
+    delivery_check: DeliveryLimits = Field(default_factory=lambda: DeliveryLimits.model_validate({}))
     engine: Engine = Field(default_factory=lambda: Engine.model_validate({}))
     execution: Execution = Field(default_factory=lambda: Execution.model_validate({}))
     rt_dose: RtDose = Field(default_factory=lambda: RtDose.model_validate({}))

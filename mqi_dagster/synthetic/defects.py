@@ -37,6 +37,12 @@ class DefectKind(StrEnum):
     FOREIGN_LAYER = "foreign-layer"
     SHIFTED_SPOTS = "shifted-spots"
     MU_ERROR = "mu-error"
+    MIRRORED_X = "mirrored-x"
+    SWAPPED_AXES = "swapped-axes"
+    MISSING_SPOT = "missing-spot"
+    EXTRA_SPOT = "extra-spot"
+    SWAPPED_SPOTS = "swapped-spots"
+    BEAM_OFF_DOSE = "beam-off-dose"
     WRONG_PATIENT = "wrong-patient"
     WRONG_STUDY = "wrong-study"
     STOP_BEYOND_PLAN = "stop-beyond-plan"
@@ -127,6 +133,29 @@ DEFECTS: dict[DefectKind, DefectSpec] = {
     DefectKind.MU_ERROR: DefectSpec(
         "the layer's counts are higher by percent", beam=True, layer=True, amounts=("percent",)
     ),
+    DefectKind.MIRRORED_X: DefectSpec("the layer's recorded x has the other sign", beam=True, layer=True),
+    DefectKind.SWAPPED_AXES: DefectSpec("the layer's recorded x and y are exchanged", beam=True, layer=True),
+    DefectKind.MISSING_SPOT: DefectSpec(
+        "the layer's spot gets no monitor units", beam=True, layer=True, amounts=("spot",)
+    ),
+    DefectKind.EXTRA_SPOT: DefectSpec(
+        "after the layer's spot its monitor units are given once more, x and y mm beside it",
+        beam=True,
+        layer=True,
+        amounts=("spot", "x", "y"),
+    ),
+    DefectKind.SWAPPED_SPOTS: DefectSpec(
+        "the layer's spot and the other one are given in each other's turn",
+        beam=True,
+        layer=True,
+        amounts=("spot", "other"),
+    ),
+    DefectKind.BEAM_OFF_DOSE: DefectSpec(
+        "percent of the layer's counts come in addition after the beam is off",
+        beam=True,
+        layer=True,
+        amounts=("percent",),
+    ),
     DefectKind.WRONG_PATIENT: DefectSpec(
         "PlanInfo, PlanRange and .mgn names of the beam hold another patient's ID", beam=True
     ),
@@ -156,9 +185,13 @@ class Defect(BaseModel):
     layer: Annotated[int, Field(ge=1)] | None = None
     percent: float | None = None
     x: float | None = None
-    """[mm], default 2."""
+    """[mm], default 2; of an extra spot 20."""
     y: float | None = None
     """[mm], default 0."""
+    spot: Annotated[int, Field(ge=1)] | None = None
+    """1-based, default 5."""
+    other: Annotated[int, Field(ge=1)] | None = None
+    """1-based, default the one after ``spot``."""
     code: Annotated[int, Field(ge=0)] | None = None
     mev: float | None = None
     share: Annotated[float, Field(gt=0, lt=1)] | None = None
@@ -183,9 +216,22 @@ class Defect(BaseModel):
         given = getattr(self, name)
         if given is not None:
             return float(given)
-        defaults = {"x": 2.0, "y": 0.0, "code": 3, "mev": 3.0, "share": 0.4, "layers": 2, "bytes": 7}
+        defaults = {
+            "spot": 5,
+            "x": 2.0,
+            "y": 0.0,
+            "code": 3,
+            "mev": 3.0,
+            "share": 0.4,
+            "layers": 2,
+            "bytes": 7,
+        }
         if name == "percent":
-            return 2.0 if self.kind is DefectKind.REPLAN else 5.0
+            return {DefectKind.REPLAN: 2.0, DefectKind.BEAM_OFF_DOSE: 1.0}.get(self.kind, 5.0)
+        if name == "x" and self.kind is DefectKind.EXTRA_SPOT:
+            return 20.0
+        if name == "other":
+            return self.amount("spot") + 1.0
         return float(defaults[name])
 
 

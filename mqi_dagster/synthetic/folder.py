@@ -7,14 +7,14 @@ from pathlib import Path
 
 import numpy as np
 
-from mqi_dagster.errors import MqiError, Where
+from mqi_dagster.errors import ConfigurationError, MqiError, Where
 from mqi_dagster.machine import Machine
 from mqi_dagster.synthetic.defects import DefectKind
 from mqi_dagster.synthetic.record import Encoding, LayerDelivery, encode_machine_plan, encode_record
 from mqi_dagster.synthetic.request import DeliveryRequest
 from mqi_dagster.synthetic.schedule import Irradiation, LayerPart
 from mqi_dagster.synthetic.sheets import Labels, RangeRow, plan_info, plan_range
-from mqi_dagster.synthetic.source import SourceLayer
+from mqi_dagster.synthetic.source import SourceBeam, SourceLayer
 from mqi_dagster.synthetic.timeline import Timeline, planned_timeline
 
 OTHER_PATIENT = "OTHER999"
@@ -58,6 +58,7 @@ def write_delivery(
         try:
             timeline = planned_timeline(layer, machine.timing, stops=delivery.beam.stops)
             doing = _with_defects(part, layer, timeline, beam, request)
+            doing = _with_spot_defects(doing, delivery.beam, machine, request)
             record = encode_record(doing, Encoding(machine, request, rng)).tobytes()
             machine_plan = encode_machine_plan(layer, timeline, machine)
         except MqiError as error:
@@ -92,6 +93,12 @@ def _with_defects(
     for defect in request.defects_of(*DefectKind, beam=beam, layer=layer.number):
         if defect.kind is DefectKind.SHIFTED_SPOTS:
             doing = replace(doing, shift_mm=(defect.amount("x"), defect.amount("y")))
+        elif defect.kind is DefectKind.MIRRORED_X:
+            doing = replace(doing, mirrored_x=True)
+        elif defect.kind is DefectKind.SWAPPED_AXES:
+            doing = replace(doing, swapped_axes=True)
+        elif defect.kind is DefectKind.BEAM_OFF_DOSE:
+            doing = replace(doing, beam_off_share=defect.amount("percent") / 100.0)
         elif defect.kind is DefectKind.MU_ERROR:
             doing = replace(doing, mu_factor=1.0 + defect.amount("percent") / 100.0)
         elif defect.kind is DefectKind.RANGE_CODE:
@@ -100,6 +107,38 @@ def _with_defects(
             doing = replace(doing, written_layer_number=layer.number + 1)
         elif defect.kind is DefectKind.SCAN_NUMBER_ZERO:
             doing = replace(doing, scan_number=0)
+    return doing
+
+
+def _with_spot_defects(
+    doing: LayerDelivery, beam: SourceBeam, machine: Machine, request: DeliveryRequest
+) -> LayerDelivery:
+    """The layer with spots left out, added or exchanged, at the dose rate of its plan."""
+    kinds = (DefectKind.MISSING_SPOT, DefectKind.EXTRA_SPOT, DefectKind.SWAPPED_SPOTS)
+    number = doing.layer.number
+    for defect in request.defects_of(*kinds, beam=beam.number, layer=number):
+        layer = doing.layer
+        spot, count = int(defect.amount("spot")) - 1, len(layer.spot_mu)
+        named = [spot] + (
+            [int(defect.amount("other")) - 1] if defect.kind is DefectKind.SWAPPED_SPOTS else []
+        )
+        if max(named) >= count:
+            raise ConfigurationError(f"defect {defect.kind.value}: layer {number} has {count} spots")
+        positions, mu = layer.positions_mm.copy(), layer.spot_mu.copy()
+        if defect.kind is DefectKind.SWAPPED_SPOTS:
+            positions[named], mu[named] = positions[named[::-1]], mu[named[::-1]]
+        elif defect.kind is DefectKind.EXTRA_SPOT:
+            beside = positions[spot] + (defect.amount("x"), defect.amount("y"))
+            positions = np.insert(positions, spot + 1, beside, axis=0)
+            mu = np.insert(mu, spot + 1, mu[spot])
+        elif beam.stops:
+            positions, mu = np.delete(positions, spot, axis=0), np.delete(mu, spot)
+        else:
+            mu[spot] = 0.0
+        changed = replace(layer, positions_mm=positions, spot_mu=mu)
+        rate = doing.timeline.rate_mu_s
+        timeline = planned_timeline(changed, machine.timing, stops=beam.stops, rate_mu_s=rate)
+        doing = replace(doing, layer=changed, timeline=timeline)
     return doing
 
 

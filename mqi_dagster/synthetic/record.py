@@ -33,6 +33,10 @@ class LayerDelivery:
     part: tuple[float, float] = (0.0, 1.0)
     """Shares of the layer's MU between which this part lies."""
     shift_mm: tuple[float, float] = (0.0, 0.0)
+    mirrored_x: bool = False
+    swapped_axes: bool = False
+    beam_off_share: float = 0.0
+    """Counts that come after the beam is off, of the layer's."""
     mu_factor: float = 1.0
     range_code: int = 2
     scan_number: int = 1
@@ -98,6 +102,10 @@ def encode_record(delivery: LayerDelivery, encoding: Encoding) -> NDArray[np.uin
     rows[:, 0:2] = _rest_position(machine, rng)
     moving = slice(first + resting, last)
     path = _recorded_path(delivery, planned_s, np.clip(edges_s, start_s, end_s))
+    if delivery.swapped_axes:
+        path = path[:, ::-1].copy()
+    if delivery.mirrored_x:
+        path[:, 0] *= -1.0
     for axis in (0, 1):
         position = path[resting:, axis]
         position += delivery.shift_mm[axis] + request.noise_mm[axis] * rng.standard_normal(position.size)
@@ -117,6 +125,9 @@ def encode_record(delivery: LayerDelivery, encoding: Encoding) -> NDArray[np.uin
     rows[first:last, 4] = counts
     tail = np.array([0.3, 0.06])[:actual_on] * counts[-1]
     rows[last : last + actual_on, 4] = np.rint(tail)
+    if delivery.beam_off_share:
+        share_after = np.ones(len(rows) - last - actual_on)
+        rows[last + actual_on :, 4] += _sum_preserving(share_after, round(delivery.beam_off_share * total))
     rows[:, 5] = np.minimum(np.rint(rows[:, 4] * request.monitor_2_ratio), FULL_SCALE)
     rows[:, 6] = delivery.written_layer_number or layer.number
     rows[:, 7] = delivery.scan_number | IDLE

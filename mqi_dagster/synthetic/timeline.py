@@ -30,7 +30,9 @@ class Timeline:
         return float(layer.spot_mu[0]) / self.rate_mu_s
 
 
-def planned_timeline(layer: SourceLayer, timing: Timing, *, stops: bool) -> Timeline:
+def planned_timeline(
+    layer: SourceLayer, timing: Timing, *, stops: bool, rate_mu_s: float | None = None
+) -> Timeline:
     """The planned timeline of a layer.
 
     Args:
@@ -38,6 +40,7 @@ def planned_timeline(layer: SourceLayer, timing: Timing, *, stops: bool) -> Time
         timing: Speed and dose rates of the machine.
         stops: Whether the beam stands still at each spot: it travels without dose, and delivers at the
             greatest dose rate of the energy.
+        rate_mu_s: Dose rate of a layer that is not delivered as planned; of its plan where None.
 
     Raises:
         ConfigurationError: The machine's dose-rate table does not cover the layer's energy.
@@ -56,6 +59,6 @@ def planned_timeline(layer: SourceLayer, timing: Timing, *, stops: bool) -> Time
     rates = speed * mu[moving] / path_cm[moving]
     wanted = rates[rates >= slowest].min(initial=np.inf)
     wanted = slowest if np.isinf(wanted) else float(wanted)
-    rate = min(wanted, greatest)
+    rate = min(wanted, greatest) if rate_mu_s is None else rate_mu_s
     steps_s = np.where(mu < NO_MU, travel_s, np.maximum(mu / rate, travel_s))
     return Timeline(np.concatenate([[0.0], np.cumsum(steps_s)]), rate)

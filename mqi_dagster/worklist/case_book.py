@@ -210,7 +210,21 @@ class CaseBook:
         over = bool(beams) and all(row.stage is Stage.HANDED_OVER for row in beams.values())
         concluded = over and self._manifests.concluded(case, keys)
         rows = [beams[number] for number in sorted(beams)]
-        return case_stand(case, arrival, latest, manifest, rows, concluded), beams
+        stand = case_stand(case, arrival, latest, manifest, rows, concluded)
+        return self._with_delivery(stand), beams
+
+    def _with_delivery(self, stand: CaseStand) -> CaseStand:
+        """A concluded case with what was not delivered as planned; read from the event log once."""
+        if stand.stage is not Stage.CONCLUDED:
+            return stand
+        if not self._manifests.delivery_known(stand.case):
+            if self._causes_left == 0:
+                self._owed.add(stand.case)
+                return stand
+            self._causes_left -= 1
+        wrong = self._manifests.delivery(stand.case)
+        reason = "; ".join(part for part in (stand.reason, wrong) if part)
+        return stand.model_copy(update={"reason": reason})
 
     def _by_manifest(self, case: str, keys: dict[int, str]) -> tuple[CaseManifest | None, dict[int, str]]:
         manifest = self._manifests.of(case)

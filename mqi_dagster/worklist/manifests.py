@@ -7,8 +7,11 @@ from collections.abc import Mapping
 import dagster as dg
 
 from mqi_dagster.assets.beam import read_manifest
+from mqi_dagster.assets.handover import DELIVERY, NOT_COMPARED
 from mqi_dagster.assets.jobs import RUN_KEY_TAG
+from mqi_dagster.assets.lineage import latest_text
 from mqi_dagster.delivery.manifest import CaseManifest
+from mqi_dagster.delivery.verdict import AS_PLANNED
 from mqi_dagster.errors import StoreError
 from mqi_dagster.ledger.arrivals import Arrival
 from mqi_dagster.partitions import beam_key
@@ -37,6 +40,7 @@ class Manifests:
         self._ledger = ledger
         self._read: dict[str, tuple[int | None, CaseManifest | None]] = {}
         self._known: dict[str, tuple[object, bool]] = {}
+        self._delivery: dict[str, tuple[int, str]] = {}
 
     def of(self, case: str) -> CaseManifest | None:
         """The manifest of a case; None where it has none, or it is damaged."""
@@ -51,6 +55,24 @@ class Manifests:
         """Whether what `of` answers was read already."""
         found = self._read.get(case)
         return found is not None and found[0] == self._events.latest(MANIFEST, case)
+
+    def delivery_known(self, case: str) -> bool:
+        """Whether :meth:`delivery` of a concluded case costs nothing."""
+        found = self._delivery.get(case)
+        return found is not None and found[0] == self._events.latest(CASE_HANDED, case)
+
+    def delivery(self, case: str) -> str:
+        """What the conclusion of a case says was not delivered as planned; empty where it says nothing."""
+        made = self._events.latest(CASE_HANDED, case)
+        if made is None:
+            return ""
+        found = self._delivery.get(case)
+        if found is None or found[0] != made:
+            said = latest_text(self._instance, CASE_HANDED, case, DELIVERY)
+            wrong = "" if said in (None, AS_PLANNED, NOT_COMPARED) else f"not delivered as planned: {said}"
+            found = (made, wrong)
+            self._delivery[case] = found
+        return found[1]
 
     def handed_over(self, beam: str) -> bool:
         """Whether the latest dose of a beam was handed over."""

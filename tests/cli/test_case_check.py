@@ -130,3 +130,29 @@ def test_the_hu_table_of_the_site_is_named_and_a_scanner_without_one_is_a_fault(
     (fault,) = [finding for finding in found["findings"] if finding["severity"] == "error"]
     assert fault["code"] == "unknown-scanner"
     assert fault["message"].startswith("no HU table is for manufacturer mqi_dagster, 120 kV")
+
+
+def test_a_wrong_delivery_is_whole_but_not_as_planned(tmp_path: Path, machines: Machines) -> None:
+    folder = case(tmp_path, machines, "mirrored-x:beam=3,layer=2", "shifted-spots:beam=2,layer=1,x=2")
+    result = mqi("case", "check", folder, "--timezone", "UTC")
+    assert result.exit_code == 0
+    assert "not as planned: beam 2, layer 1: shifted by +2.0 mm in x" in result.stdout
+    assert "not as planned: beam 3, layer 2: x mirrored" in result.stdout
+    assert "whole, but not as planned" in result.stdout
+    found = json.loads(mqi("case", "check", folder, "--timezone", "UTC", "--json").stdout)
+    assert (found["passed"], found["as_planned"]) == (True, False)
+    comparison = found["fractions"][0]["beams"][0]["comparison"][0]
+    assert comparison["mean_mm"]["x"] == pytest.approx(2.0, abs=0.05)
+
+
+def test_limits_of_the_site_decide(tmp_path: Path, machines: Machines) -> None:
+    folder = case(tmp_path / "in", machines, "shifted-spots:beam=2,layer=1,x=2")
+    site = tmp_path / "site"
+    assert mqi("init", site, "--timezone", "Asia/Seoul").exit_code == 0
+    settings = site / "mqi.yaml"
+    assert "position_mean_mm" in settings.read_text()
+    wide = "delivery_check: {position_mean_mm: 2.5, position_p95_mm: 3.5}\n"
+    settings.write_text(f"site: {{timezone: Asia/Seoul}}\npaths: {{machines: config/machines}}\n{wide}")
+    result = mqi("case", "check", folder, "--site", site)
+    assert result.exit_code == 0
+    assert "not as planned" not in result.stdout

@@ -121,6 +121,7 @@ def test_rows_hold_the_beam_on_samples_at_their_own_times(tmp_path: Path, g2: Ma
     assert read_summary(tmp_path / "out") == beam
     assert sorted(path.name for path in (tmp_path / "out").rglob("*") if path.is_file()) == [
         "01_147.50MeV.csv",
+        "spots.parquet",
         "summary.json",
     ]
 

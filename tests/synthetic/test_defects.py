@@ -289,7 +289,7 @@ def test_a_late_beam_is_withheld_and_comes_with_a_second_call(simulate: Simulate
 
 def test_every_defect_is_listed_and_can_be_written() -> None:
     forms = list_defects()
-    assert len(forms) == len(DefectKind) == 27
+    assert len(forms) == len(DefectKind) == 33
     examples = {"beam": "3", "layer": "2", "share": "0.5", "bytes": "3"}
     for form, description in forms.items():
         name, _, parameters = form.partition(":")

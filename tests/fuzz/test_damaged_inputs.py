@@ -114,7 +114,10 @@ def targets(case: Path, machines: Machines) -> list[Target]:
         Target("PlanInfo", "PlanInfo.txt", content("PlanInfo.txt"), _plan_info),
         Target("PlanRange", "PlanRange.txt", content("PlanRange.*"), _plan_range),
         Target(
-            "settings", "mqi.yaml", (settings_file({}).encode(),), lambda path: _discard(read_settings(path))
+            "settings",
+            "mqi.yaml",
+            (SETTINGS.encode(), UNCOMMENTED.encode()),
+            lambda path: _discard(read_settings(path)),
         ),
         Target(
             "machine file",

@@ -4,10 +4,14 @@ from __future__ import annotations
 
 import os
 import platform
+import pwd
+import re
 import shutil
 import subprocess
 import sys
+import tempfile
 from collections.abc import Iterator
+from functools import partial
 from importlib import metadata
 from pathlib import Path
 
@@ -16,9 +20,8 @@ from sqlalchemy.exc import SQLAlchemyError
 
 from mqi_dagster.cli import service_locks
 from mqi_dagster.cli.checking import configuration_problems
-from mqi_dagster.cli.diagnosis_alarms import examine_alarms
+from mqi_dagster.cli.diagnosis_alarms import SEEN, examine_alarms, examine_health
 from mqi_dagster.cli.diagnosis_hosts import examine_hosts
-from mqi_dagster.cli.diagnosis_modes import examine_modes
 from mqi_dagster.cli.diagnosis_production import (
     examine_backup,
     examine_records,
@@ -27,7 +30,7 @@ from mqi_dagster.cli.diagnosis_production import (
     examine_units,
     examine_way_in,
 )
-from mqi_dagster.cli.findings import Finding, Verdict, finding
+from mqi_dagster.cli.findings import Finding, Verdict, finding, guarded
 from mqi_dagster.cli.instance import open_instance, pool_limit, pool_limit_of
 from mqi_dagster.cli.services import Services
 from mqi_dagster.cli.site_secret import require_own_secret
@@ -35,18 +38,31 @@ from mqi_dagster.cli.sites import local_zone, settings_path
 from mqi_dagster.engine.embedded.install import installed_engine
 from mqi_dagster.errors import MqiError
 from mqi_dagster.execution.gpus import local_gpus, pool_gpus, present_gpus
-from mqi_dagster.execution.processes import resolve_program
+from mqi_dagster.execution.processes import inherited_environment, resolve_program
 from mqi_dagster.hu_table import read_hu_tables
 from mqi_dagster.ledger.ledger import Ledger
 from mqi_dagster.ledger.place import ledger_url
 from mqi_dagster.ledger.tables import REVISION
 from mqi_dagster.machine import read_machines
-from mqi_dagster.settings import LOCAL, Settings, read_settings
+from mqi_dagster.resources.site import Site
+from mqi_dagster.resources.site_folders import inbox_trouble, target_trouble
+from mqi_dagster.settings import (
+    LOCAL,
+    Settings,
+    parse_settings,
+    read_content,
+    read_settings,
+    settings_problems,
+)
+from mqi_dagster.store.files import write_atomically
 
 PACKAGE = "mqi-dagster"
 _LITTLE_SPACE = 20 * 1000**3
 _NO_SPACE = 1 * 1000**3
 _ENGINE_SECONDS = 60
+_START_SECONDS = 10
+_NOT_STARTED = (126, 127)
+"""What a shell ends with where a program is there and cannot be run, or is not there."""
 
 
 def examine(place: Path) -> Iterator[Finding]:
@@ -61,32 +77,66 @@ def examine(place: Path) -> Iterator[Finding]:
     wrong = configuration_problems(file)
     for problem in wrong:
         yield Finding("settings", Verdict.FAULT, problem, "correct the file; mqi settings-reference")
-    if wrong:
+    settings = _usable(file) if wrong else read_settings(file)
+    if settings is None:
         return
-    settings = read_settings(file)
-    yield Finding("settings", Verdict.OK, "settings and machine files fit their types")
+    if not wrong:
+        yield Finding("settings", Verdict.OK, "settings and machine files fit their types")
+    yield from _of_the_site(file, settings)
+
+
+def _of_the_site(file: Path, settings: Settings) -> Iterator[Finding]:
+    """Every look of its own, so that a surprise in one of them hides no other."""
+    look = "look at what the message names; the others were looked at all the same"
+    site = Site(file)
+    # What of the file is wrong is told already.
+    site.settings = settings
     yield _machines(settings)
-    yield _hu_tables(settings)
-    yield _zone(settings)
+    yield from guarded("time zone", look, lambda: [_zone(settings)])
     yield _secret(settings)
-    yield from _folders(settings)
-    yield examine_modes(file, settings)
-    yield from _space(settings)
+    yield from guarded("account", look, lambda: _account(settings))
+    yield from guarded("folders", look, lambda: _folders(site, settings))
+    yield from guarded("disk", look, lambda: _space(settings))
     if settings.execution.simulation == LOCAL:
-        yield from _engine(settings)
-        yield _gpus(settings)
-    records = list(examine_records(settings))
+        yield from guarded("engine", look, lambda: _engine(settings))
+        yield from guarded("GPUs", look, lambda: [_gpus(settings)])
+    records = list(guarded("ledger", "restore the backup", lambda: examine_records(settings)))
     yield from records
     opened = _opened(settings, records[-1])
-    yield from _instance(settings, opened)
+    advice = "see dagster.yaml and its storage"
+    of_dagster = list(guarded("Dagster", advice, lambda: _instance(settings, opened)))
+    yield from of_dagster
     yield from examine_hosts(settings, opened)
-    yield from examine_alarms(settings, opened)
     if not service_locks.held(settings):
         # Else the units are what runs; nothing of `mqi dev` is to be started beside them.
-        yield _services(file, settings)
-    yield from examine_units(settings)
+        yield from guarded("services", "mqi stop, then mqi dev", lambda: [_services(file, settings)])
+    yield from guarded("units", look, lambda: examine_units(settings))
+    found: list[Finding] = []
+    if not any(one.subject == "Dagster" and one.verdict is Verdict.FAULT for one in of_dagster):
+        found = list(guarded("health", "see Dagster", lambda: examine_health(site, opened)))
+    yield from found
+    seen = {one.subject.removeprefix(SEEN) for one in found}
+    yield from guarded("alarms", "see the ledger", lambda: examine_alarms(settings, opened, seen))
     yield examine_way_in(settings)
     yield examine_retention(settings)
+
+
+_NEEDED = ("site", "paths", "database")
+"""Sections without which nothing else can be looked at."""
+
+
+def _usable(file: Path) -> Settings | None:
+    """The settings without the sections that are wrong; None where too little of them is left."""
+    try:
+        content = read_content(file)
+    except MqiError:
+        return None
+    while wrong := settings_problems(content):
+        sections = {re.split(r"[.:]", problem, maxsplit=1)[0] for problem in wrong} & content.keys()
+        if not sections or sections & {*_NEEDED}:
+            return None
+        content = {name: section for name, section in content.items() if name not in sections}
+    return parse_settings(content, file.resolve().parent)
 
 
 def _python() -> Finding:
@@ -146,22 +196,52 @@ def _secret(settings: Settings) -> Finding:
     return finding("secret", "chmod 600 on it, or put it back from the backup", look)
 
 
-def _folders(settings: Settings) -> Iterator[Finding]:
+def _account(settings: Settings) -> Iterator[Finding]:
+    """Whether this is the account that the services run as: another one may do what they may not."""
+    owner = settings.paths.state.stat().st_uid
+    if owner != os.geteuid():
+        name = pwd.getpwuid(owner).pw_name if owner in {one.pw_uid for one in pwd.getpwall()} else str(owner)
+        found = f"the site belongs to {name}, and this was looked at as another account"
+        yield Finding("account", Verdict.WARNING, found, f"sudo -u {name} mqi doctor")
+
+
+def _folders(site: Site, settings: Settings) -> Iterator[Finding]:
     paths = settings.paths
+    yield finding("inbox", "mount it, correct paths.inbox, or its mode", lambda: _readable(site, paths.inbox))
     written = {"data": paths.data, "state": paths.state, "dagster_home": paths.dagster_home}
-    if settings.handover.target == LOCAL:
-        written["handover"] = settings.handover.folder
-    yield _folder("inbox", paths.inbox, os.R_OK | os.X_OK, "readable")
     for name, path in written.items():
-        yield _folder(name, path, os.R_OK | os.W_OK | os.X_OK, "writable")
+        yield finding(name, "mqi init makes it; or its owner, mode, attributes", partial(_writable, path))
+    if settings.handover.target == LOCAL:
+        yield finding("handover", "mount it, make it, or its owner and mode", lambda: _handover(site))
 
 
-def _folder(name: str, path: Path, mode: int, word: str) -> Finding:
-    if not path.is_dir():
-        return Finding(name, Verdict.FAULT, f"{path} is not there", "mqi init makes it, or mount it")
-    if not os.access(path, mode):
-        return Finding(name, Verdict.FAULT, f"{path} is not {word}", "change its owner or mode")
-    return Finding(name, Verdict.OK, f"{path} is {word}")
+def _readable(site: Site, inbox: Path) -> str:
+    if not inbox.is_dir():
+        raise MqiError(f"{inbox} is not there")
+    if not os.access(inbox, os.R_OK | os.X_OK):
+        raise MqiError(f"{inbox} is not readable")
+    if why := inbox_trouble(site):
+        raise MqiError(f"{inbox}: {why}")
+    return f"{inbox} is readable"
+
+
+def _handover(site: Site) -> str:
+    folder = site.settings.handover.folder
+    if why := target_trouble(site):
+        raise MqiError(f"{folder}: {why}")
+    return _writable(folder)
+
+
+def _writable(folder: Path) -> str:
+    """Makes a folder and a file in it, as a beam does, and removes them."""
+    if not folder.is_dir():
+        raise MqiError(f"{folder} is not there")
+    try:
+        with tempfile.TemporaryDirectory(prefix=".mqi-doctor-", dir=folder) as made:
+            write_atomically(Path(made) / "trial", b"trial")
+    except OSError as error:
+        raise MqiError(f"nothing can be written in {folder}: {error.strerror}") from None
+    return f"{folder} is writable"
 
 
 def _space(settings: Settings) -> Iterator[Finding]:
@@ -199,25 +279,59 @@ def _engine(settings: Settings) -> Iterator[Finding]:
         yield finding(
             "MCsquare", "mqi engine install", lambda: f"{installed_engine(cache).version}, files whole"
         )
-    yield finding(
+    found = finding(
         name,
         "install it, or set the command of the profile",
         lambda: f"{Path(str(resolve_program(profile.command[0]))).name} found",
     )
+    yield found
     if profile.version_command is not None:
         command = profile.version_command
         yield finding(f"{name} version", "run the version_command by hand", lambda: _answer(command))
+    elif found.verdict is Verdict.OK:
+        yield finding(f"{name} start", "run it by hand as this account", lambda: _starts(profile.command))
 
 
 def _answer(command: tuple[str, ...]) -> str:
     argv = [str(resolve_program(command[0])), *command[1:]]
-    try:
-        done = subprocess.run(argv, capture_output=True, text=True, timeout=_ENGINE_SECONDS, check=False)
-    except subprocess.TimeoutExpired:
-        raise MqiError(f"no answer within {_ENGINE_SECONDS} s") from None
+    done = _run(argv)
     if done.returncode != 0:
         raise MqiError(f"exit code {done.returncode}")
+    if not done.stdout.strip():
+        raise MqiError("it prints nothing")
     return done.stdout.strip()
+
+
+def _starts(command: tuple[str, ...]) -> str:
+    """Whether the engine starts at all, without an input: what it makes of that says nothing."""
+    with tempfile.TemporaryDirectory(prefix="mqi-doctor-") as folder:
+        argv = [part.replace("{tps}", f"{folder}/no-input") for part in command]
+        try:
+            done = _run([str(resolve_program(argv[0])), *argv[1:]], seconds=_START_SECONDS, folder=folder)
+        except subprocess.TimeoutExpired:
+            return "starts"
+    said = done.stderr.strip().splitlines()
+    if done.returncode in _NOT_STARTED or any("loading shared libraries" in line for line in said):
+        # Its words may hold a path of its own, none of a patient: it was given no input.
+        raise MqiError(f"it does not start: {said[-1] if said else f'exit code {done.returncode}'}")
+    return "starts"
+
+
+def _run(
+    argv: list[str], *, seconds: float = _ENGINE_SECONDS, folder: str | None = None
+) -> subprocess.CompletedProcess[str]:
+    """Run a program as a beam does: with the few variables that an engine inherits."""
+    return subprocess.run(
+        argv,
+        capture_output=True,
+        text=True,
+        errors="replace",
+        timeout=seconds,
+        check=False,
+        cwd=folder,
+        env=inherited_environment(),
+        stdin=subprocess.DEVNULL,
+    )
 
 
 def _gpus(settings: Settings) -> Finding:
@@ -264,9 +378,13 @@ def _instance(settings: Settings, ledger: Ledger | None) -> Iterator[Finding]:
 
 def _opened(settings: Settings, looked_at: Finding) -> Ledger | None:
     """The ledger, where opening it changes nothing."""
-    if looked_at.subject != "ledger" or looked_at.found != f"revision {REVISION}":
+    if looked_at.subject != "ledger" or not looked_at.found.startswith(f"revision {REVISION},"):
         return None
-    return Ledger.open(ledger_url(settings))
+    try:
+        return Ledger.open_reading(ledger_url(settings))
+    except MqiError:
+        # Found by the look before; what needs it is left out.
+        return None
 
 
 def _services(file: Path, settings: Settings) -> Finding:

@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import secrets
+from collections.abc import Iterator, Sequence
 from datetime import UTC, datetime, timedelta
+from functools import partial
 
-from mqi_dagster.cli.findings import Finding, Verdict, finding
+from mqi_dagster.cli.findings import Finding, Verdict, finding, guarded
 from mqi_dagster.errors import MqiError
+from mqi_dagster.handover.sftp import SftpTarget
 from mqi_dagster.hpc.connection import Connection
+from mqi_dagster.hpc.job_script import setup_lines
 from mqi_dagster.hpc.nvidia_smi import gpus_of_host
 from mqi_dagster.hpc.session import sftp
-from mqi_dagster.hpc.shell import require, run
+from mqi_dagster.hpc.shell import require, run, script
 from mqi_dagster.hpc.slurm import gpus_of, options_of, scheduler_facts
 from mqi_dagster.ledger.ledger import Ledger
 from mqi_dagster.settings import Host, Settings, Slurm
@@ -27,8 +31,9 @@ def examine_hosts(settings: Settings, ledger: Ledger | None) -> Iterator[Finding
     """
     for name, host in settings.hosts.items():
         connection = Connection(host)
+        look = partial(_host, settings, name, host, connection, ledger)
         try:
-            yield from _host(settings, name, host, connection, ledger)
+            yield from guarded(f"host {name}", "see docs/slurm.md", look)
         finally:
             connection.drop()
 
@@ -52,7 +57,7 @@ def _host(
         yield finding(
             f"hand-over to {name}",
             "make the folder, or let the account write there",
-            lambda: _listed(connection, str(settings.handover.folder)),
+            lambda: _handed_over(connection, str(settings.handover.folder)),
         )
 
 
@@ -85,8 +90,15 @@ def _slurm(
         yield finding(
             f"engine on {name}",
             "install it there, or set engine_command under hosts",
-            lambda: _there(connection, command),
+            lambda: _there(connection, slurm, command),
         )
+        version_command = settings.engine_profile().version_command
+        if version_command is not None:
+            yield finding(
+                f"engine version on {name}",
+                "run the version_command there by hand, as this account",
+                lambda: _answer(connection, version_command),
+            )
     yield finding(f"GPUs of {name}", "see sinfo -o '%N %G'", lambda: _gpus(connection, slurm))
     yield from _known(name, slurm, ledger)
 
@@ -115,18 +127,48 @@ def _accepted(connection: Connection, slurm: Slurm, timeout_seconds: float) -> s
     return " ".join(option for option in options if option.startswith(("--part", "--g", "--mem", "--time")))
 
 
+_TOOLS = "tar sha256sum flock mktemp realpath stat find awk xargs head sync du df"
+_TRIAL = """
+umask 077
+for tool in $2; do
+  command -v "$tool" >/dev/null || { echo "the command $tool is missing" >&2; exit 1; }
+done
+mkdir -p -- "$1" && folder=$(mktemp -d -- "$1/.mqi-doctor.XXXXXX") || exit 1
+trap 'rm -rf -- "$folder"' EXIT
+mkdir -p -- "$folder/case/b01" && echo trial >"$folder/case/b01/.trial" &&
+  mv -T -- "$folder/case/b01" "$folder/case/done" || exit 1
+exec 9>"$folder/.lock"
+flock -w 5 9 || { echo "no file can be locked there (flock)" >&2; exit 1; }
+df -P -k -- "$1"
+"""
+
+
 def _writable(connection: Connection, root: str) -> str:
-    trial = 'mkdir -p -- "$1" && f=$(mktemp -- "$1/.mqi-doctor.XXXXXX") && rm -f -- "$f" && df -P -k -- "$1"'
-    answer = require(run(connection, ["sh", "-c", trial, "mqi-doctor", root]), "writing below the root")
+    """Makes, renames and locks below the root what a beam makes, renames and locks there."""
+    argv = ["env", "LC_ALL=C", "sh", "-c", _TRIAL, "mqi-doctor", root, _TOOLS]
+    answer = require(run(connection, argv), "writing below the root")
     free = int(answer.text.splitlines()[-1].split()[3]) * 1024
     return f"{root} is writable, {free / 1e9:.1f} GB free"
 
 
-def _there(connection: Connection, command: str) -> str:
-    require(
-        run(connection, ["sh", "-c", 'command -v -- "$1"', "mqi-doctor", command]), f"looking for {command}"
-    )
+def _there(connection: Connection, slurm: Slurm, command: str) -> str:
+    """Looks for the engine in the shell of a job: after the modules and scripts of the settings."""
+    lines = [
+        *setup_lines(slurm),
+        script("modules"),
+        'setup || { echo "the modules or scripts of the settings could not be loaded" >&2; exit 95; }',
+        'command -v -- "$1" >/dev/null || { echo "it is not there, or cannot be run" >&2; exit 1; }',
+    ]
+    argv = ["bash", "-c", "\n".join(lines), "mqi-doctor", command]
+    require(run(connection, argv), f"looking for {command}")
     return f"{command} found on the login node"
+
+
+def _answer(connection: Connection, command: Sequence[str]) -> str:
+    said = require(run(connection, command), "the command").text.strip()
+    if not said:
+        raise MqiError("it prints nothing")
+    return said
 
 
 def _gpus(connection: Connection, slurm: Slurm) -> str:
@@ -141,13 +183,15 @@ def _seen(connection: Connection) -> str:
     return ", ".join(f"{gpu.index}: {gpu.name}" for gpu in gpus_of_host(connection)) or "none"
 
 
-def _listed(connection: Connection, folder: str) -> str:
+def _handed_over(connection: Connection, folder: str) -> str:
+    """Hands a small file over as a beam does, and removes it with its folder."""
+    name = f".mqi-doctor-{secrets.token_hex(4)}"
+    target = SftpTarget(connection, folder)
+    target.state(name, "trial", b"trial\n")
+    target.withdraw(name, "trial")
     with sftp(connection) as client:
-        try:
-            client.listdir_attr(folder)
-        except OSError as error:
-            raise MqiError(f"{folder}: {error.strerror or 'cannot be read'}") from None
-    return f"{folder} is there"
+        client.rmdir(f"{folder}/{name}")
+    return f"{folder} takes what is handed over"
 
 
 def _known(name: str, slurm: Slurm, ledger: Ledger | None) -> Iterator[Finding]:

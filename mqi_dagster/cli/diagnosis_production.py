@@ -17,7 +17,7 @@ from mqi_dagster.cli.backup_making import LAST_BACKUP
 from mqi_dagster.cli.findings import Finding, Verdict
 from mqi_dagster.cli.service_locks import Service
 from mqi_dagster.errors import MqiError
-from mqi_dagster.ledger.database import revision_of
+from mqi_dagster.ledger.database import revision_of, try_out
 from mqi_dagster.ledger.place import ledger_url, server_url
 from mqi_dagster.ledger.tables import REVISION
 from mqi_dagster.settings import Settings
@@ -84,12 +84,17 @@ def _ledger(settings: Settings) -> Finding:
     # Opening it as the services do would migrate it; a diagnosis changes nothing.
     try:
         found = revision_of(ledger_url(settings))
-    except MqiError:
-        return Finding("ledger", Verdict.FAULT, "cannot be read", "restore the backup")
+    except MqiError as error:
+        return Finding("ledger", Verdict.FAULT, f"cannot be read: {error.message}", "restore the backup")
     if found is None:
         return Finding("ledger", Verdict.OK, "none yet; the first start makes it")
+    try:
+        try_out(ledger_url(settings))
+    except MqiError as error:
+        advice = "where it is damaged, restore the backup; else see its owner, mode and attributes"
+        return Finding("ledger", Verdict.FAULT, error.message, advice)
     if found == REVISION:
-        return Finding("ledger", Verdict.OK, f"revision {found}")
+        return Finding("ledger", Verdict.OK, f"revision {found}, whole, and takes what is written")
     words = f"revision {found}, this version writes {REVISION}"
     if found < REVISION:
         return Finding("ledger", Verdict.WARNING, words, "back it up; the next start migrates it")

@@ -162,6 +162,11 @@ def resolve_program(name: str) -> Path:
     return Path(found).absolute()
 
 
+def inherited_environment() -> dict[str, str]:
+    """The few variables of this process that an engine gets."""
+    return {name: os.environ[name] for name in _INHERITED if name in os.environ}
+
+
 def start_tied(
     argv: Sequence[str],
     *,
@@ -184,13 +189,12 @@ def start_tied(
         InfrastructureError: The machine cannot start another process.
     """
     program = resolve_program(argv[0])
-    inherited = {name: os.environ[name] for name in _INHERITED if name in os.environ}
     command = [sys.executable, "-I", "-S", str(_LAUNCHER), str(os.getpid()), str(program), *argv]
     try:
         return subprocess.Popen(
             command,
             cwd=directory,
-            env={**inherited, **environment},
+            env={**inherited_environment(), **environment},
             stdin=subprocess.DEVNULL,
             stdout=stdout,
             stderr=stderr,

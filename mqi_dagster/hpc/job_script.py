@@ -43,16 +43,27 @@ def job_script(job: Job, folder: JobFolder, slurm: Slurm, tps_name: str) -> byte
         f"outputs=({_list(job.outputs)})",
         f"folders=({_list(folders)})",
         f"good_codes=({_list([str(code) for code in job.success_exit_codes])})",
+        *setup_lines(slurm, job.environment),
+        "",
+    ]
+    return ("\n".join(lines) + script("modules") + script("job")).encode()
+
+
+def setup_lines(slurm: Slurm, environment: Mapping[str, str] | None = None) -> list[str]:
+    """The shell function `setup`: what an engine finds in its environment; needs the script `modules`.
+
+    Raises:
+        ConfigurationError: As `job_script`.
+    """
+    return [
         "setup() {",
         "  set +u",
         *(["  module_command"] if slurm.modules else []),
         *(f"  source {_quoted(path)} || return" for path in slurm.source),
         *(f"  module load {_quoted(name)} || return" for name in slurm.modules),
-        *_exports({**job.environment, **slurm.environment}),
+        *_exports({**(environment or {}), **slurm.environment}),
         "}",
-        "",
     ]
-    return ("\n".join(lines) + script("job")).encode()
 
 
 def _exports(environment: Mapping[str, str]) -> list[str]:

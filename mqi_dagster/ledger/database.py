@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import fcntl
 import os
+import sqlite3
 import threading
 import time
 import weakref
@@ -184,6 +185,9 @@ def _plain_errors() -> Iterator[None]:
     except DBAPIError as error:
         reason = str(error.orig).strip().splitlines() or [type(error.orig).__name__]
         raise InfrastructureError(f"the ledger's database failed: {reason[0]}") from None
+    except sqlite3.Error as error:
+        # In the preparation of a connection, of a file that is no database.
+        raise InfrastructureError(f"the ledger's database failed: {error}") from None
 
 
 def _forget_connections() -> None:
@@ -254,6 +258,28 @@ def revision_of(url: str) -> str | None:
     try:
         with _plain_errors():
             return _revision(engine)
+    finally:
+        engine.dispose()
+
+
+def try_out(url: str) -> None:
+    """Read a ledger from its first page to its last, and write to it; nothing is changed.
+
+    Raises:
+        InfrastructureError: It is damaged, cannot be written, or cannot be reached.
+    """
+    engine = _engine(url)
+    try:
+        with _plain_errors():
+            if engine.dialect.name == "sqlite":
+                with engine.connect() as connection:
+                    said = str(connection.exec_driver_sql("PRAGMA quick_check(1)").scalar_one())
+                if said != "ok":
+                    raise InfrastructureError(f"the ledger is damaged: {said.splitlines()[-1]}")
+            connected = _connected(engine, 0.0).execution_options(mqi_writes=True)
+            with connected as connection, connection.begin() as written:
+                connection.execute(text(f"UPDATE {VERSION_TABLE} SET version_num = version_num"))
+                written.rollback()
     finally:
         engine.dispose()
 

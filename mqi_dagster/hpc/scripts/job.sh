@@ -75,13 +75,6 @@ prepare() { # the inputs as the engine sees them, with this folder in the place 
   for entry in "${folders[@]}"; do mkdir -p -- "$here/$entry" || return; done
 }
 
-module_command() { # a job's shell is no login shell, and most sites define the command only there
-  command -v module >/dev/null && return
-  # shellcheck disable=SC1091
-  [ ! -r /etc/profile ] || . /etc/profile
-  umask 077
-}
-
 prepare || { echo "the folder of the start cannot be made"; clear; exit 97; }
 ( cd -- "$here" && { setup || { echo "the modules or scripts of the settings could not be loaded"; exit 95; }; } && exec "${argv[@]//"$mark"/$here}" ) >>"$log" 2>&1 </dev/null &
 engine=$!

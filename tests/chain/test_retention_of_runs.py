@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import shutil
-import time
 from collections.abc import Iterator
 from contextlib import ExitStack
 from datetime import UTC, datetime, timedelta
@@ -102,14 +101,13 @@ def test_the_runs_of_a_removed_case_go_with_all_that_they_have_left(chain: Chain
     assert go(chain, 400) == []
 
 
-@pytest.mark.parametrize("records_too", [False, True])
+@pytest.mark.parametrize("records_too", [pytest.param(False, marks=pytest.mark.slow), True])
 def test_a_beam_that_comes_late_to_a_removed_case_has_all_of_it_made_again(
     chain: Chain, records_too: bool
 ) -> None:
-    chain.change({"intake": {"fraction_window_minutes": 1e-4}})
+    chain.change({"intake": {"fraction_window_minutes": 1e-9}})
     chain.deliver("late-beam:beam=3", plan=PLAN)
     chain.tick("case_arrivals")
-    time.sleep(0.05)
     chain.tick_sensors()
     chain.tick("case_arrivals")
     (case,) = chain.runs_of("conclusion")
@@ -128,7 +126,7 @@ def test_a_beam_that_comes_late_to_a_removed_case_has_all_of_it_made_again(
     assert (CASE, case) not in go(chain, 9), "what was made again is new, and so are its runs"
 
 
-@pytest.mark.parametrize("records_too", [False, True])
+@pytest.mark.parametrize("records_too", [pytest.param(False, marks=pytest.mark.slow), True])
 def test_a_removed_case_that_is_made_again_with_the_same_result_concludes_again(
     chain: Chain, records_too: bool
 ) -> None:
@@ -148,6 +146,7 @@ def test_a_removed_case_that_is_made_again_with_the_same_result_concludes_again(
     assert chain.runs_of("conclusion").count(case) == 2
 
 
+@pytest.mark.slow
 def test_a_removed_case_whose_beams_are_made_again_one_after_the_other_concludes_once_all_are(
     chain: Chain, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -170,6 +169,7 @@ def test_a_removed_case_whose_beams_are_made_again_one_after_the_other_concludes
     assert stage(chain, case) == "concluded"
 
 
+@pytest.mark.slow
 def test_an_open_board_goes_on_knowing_a_removed_case_as_concluded(chain: Chain) -> None:
     first = concluded(chain, 1)
     board = Worklist(chain.instance, chain.site, chain.site.ledger, history=None)
@@ -251,6 +251,7 @@ def _kill_before_discarding(chain: Chain, monkeypatch: pytest.MonkeyPatch) -> No
             go(chain, 11)
 
 
+@pytest.mark.slow
 def test_a_beam_that_is_made_again_after_a_removal_was_killed_leaves_its_case_concluded(
     chain: Chain, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -41,7 +41,10 @@ QUICK_PLAN = BuiltInPlan(beams=2, layers=1, spots=9, layer_seconds=0.05, energie
 MC_PLAN = BuiltInPlan(beams=1, layers=1, spots=4, layer_seconds=0.02, energies_mev=(120.0,))
 
 
-@pytest.mark.parametrize("reported", [True, False], ids=["Dagster knows", "nobody knows"])
+@pytest.mark.parametrize(
+    "reported",
+    [pytest.param(True, id="Dagster knows", marks=pytest.mark.slow), pytest.param(False, id="nobody knows")],
+)
 def test_after_the_death_of_a_worker_the_retry_succeeds(
     tmp_path: Path, disk_instance: dg.DagsterInstance, reported: bool
 ) -> None:

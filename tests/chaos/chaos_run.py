@@ -12,6 +12,7 @@ from typing import Any
 from tests.chaos.chaos_faults import EVERYTHING, KINDS, Faults, Schedule
 from tests.chaos.chaos_site import RESTART_SECONDS, ChaosSite
 from tests.postgres.postgres_server import Server
+from tests.waiting import wait_for
 
 FAULT_SECONDS = 20.0
 LONGER_SECONDS = 600.0
@@ -126,10 +127,11 @@ class Chaos:
 
     def wait_until_standing(self, seconds: float = 300) -> None:
         """Return when everything is up, after the sites were told to start."""
-        limit = time.monotonic() + seconds
-        while not (all(site.finished() for site in self.sites) and self.standing()):
-            assert time.monotonic() < limit, "the sites do not come up"
-            time.sleep(0.5)
+        wait_for(
+            lambda: all(site.finished() for site in self.sites) and self.standing(),
+            "the sites come up",
+            seconds,
+        )
         self.log = Log(self.log.seed)
 
     def drain(self, minutes: float) -> None:

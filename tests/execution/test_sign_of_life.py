@@ -6,7 +6,6 @@ import os
 import signal
 import subprocess
 import sys
-import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -15,6 +14,7 @@ import pytest
 
 from mqi_dagster.errors import InfrastructureError
 from mqi_dagster.execution.sign_of_life import Life, SignsOfLife
+from tests.waiting import wait_for
 
 WORKER = """
 import subprocess, sys, time
@@ -46,10 +46,7 @@ def worker(folder: Path, run_id: str, *arguments: str) -> Iterator[subprocess.Po
 
 
 def becomes(signs: SignsOfLife, run_id: str, life: Life) -> None:
-    limit = time.monotonic() + 20
-    while signs.of(run_id) is not life:
-        assert time.monotonic() < limit
-        time.sleep(0.01)
+    wait_for(lambda: signs.of(run_id) is life, f"{run_id} is {life.value}")
 
 
 def test_a_process_that_works_on_many_runs_in_turn_keeps_no_sign_and_no_file_open(tmp_path: Path) -> None:

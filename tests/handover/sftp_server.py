@@ -10,7 +10,6 @@ import shutil
 import signal
 import socket
 import subprocess
-import time
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +17,7 @@ import pytest
 
 from mqi_dagster.hpc.connection import Connection
 from mqi_dagster.settings import Host
+from tests.waiting import wait_for
 
 SSHD = "/usr/sbin/sshd"
 _WAIT_SECONDS = 15.0
@@ -124,16 +124,15 @@ class SftpServer:
         config.write_text("\n".join(lines) + "\n")
         with (self.folder / "log").open("ab") as log:
             self._process = subprocess.Popen([SSHD, "-D", "-e", "-f", str(config)], stderr=log)
-        end = time.monotonic() + _WAIT_SECONDS
-        while time.monotonic() < end:
-            try:
-                with socket.create_connection(("127.0.0.1", self.port), 1) as probe:
-                    if probe.recv(4) == b"SSH-":
-                        return
-            except OSError:
-                assert self._process.poll() is None, self.log
-                time.sleep(0.01)
-        raise AssertionError(self.log)
+        wait_for(self._answers, "the server answers", report=lambda: self.log)
+
+    def _answers(self) -> bool:
+        try:
+            with socket.create_connection(("127.0.0.1", self.port), 1) as probe:
+                return probe.recv(4) == b"SSH-"
+        except OSError:
+            assert self._process is not None and self._process.poll() is None, self.log
+            return False
 
     @property
     def log(self) -> str:

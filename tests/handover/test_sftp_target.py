@@ -493,7 +493,7 @@ def test_twenty_cases_arrive_whole_while_the_server_is_killed_again_and_again(
         while not over.wait(often.uniform(0.2, 1.4)):
             server.kill()
             kills += 1
-            time.sleep(often.uniform(0.0, 0.2))
+            over.wait(often.uniform(0.0, 0.2))
             server.start()
 
     cases: dict[str, dict[str, Path]] = {}

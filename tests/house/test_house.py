@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import re
 import subprocess
 import sys
@@ -80,3 +81,35 @@ def test_every_mutation_applies(patch: Path) -> None:
     tracked("tests/mutations")
     found = run("git", "apply", "--check", str(patch))
     assert found.returncode == 0, found.stderr
+
+
+STAND_INS = {
+    "tests/waiting.py": "the one way to wait",
+    "tests/engines/": "programs that stand in for engines and last as long as they are told",
+    "tests/upgrade/make_": "programs for the code of earlier releases, which has no tests/waiting.py",
+    "tests/chaos/": "a schedule of disturbances",
+    "tests/slurm/test_controller.py": "what the controller has saved by then is what is tested",
+    "tests/hpc/test_short_commands.py": "a message that comes late is the fault",
+    "tests/handover/test_sftp_target.py": "a caller rests between two tries",
+}
+"""Files that may sleep, and why; a trailing part of a name may be left out."""
+CLOCKS = {"monotonic", "perf_counter", "process_time", "thread_time"}
+LIVES = re.compile(r"time\.sleep\((?:[6-9]\d|\d{3,})\)")
+"""In a child that is there until it is killed."""
+
+
+def test_no_test_sleeps_and_none_claims_a_time() -> None:
+    sleeping, claiming = [], []
+    for path in tracked("tests/*.py"):
+        name, text = path.relative_to(ROOT).as_posix(), path.read_text()
+        allowed = path == Path(__file__) or any(name.startswith(start) for start in STAND_INS)
+        for number, line in enumerate(text.splitlines(), start=1):
+            if "time.sleep(" in LIVES.sub("", line) and not allowed:
+                sleeping.append(f"{name}:{number}")
+        for node in ast.walk(ast.parse(text)):
+            if isinstance(node, ast.Assert) and name != "tests/waiting.py":
+                called = {one.func for one in ast.walk(node.test) if isinstance(one, ast.Call)}
+                if any(isinstance(one, ast.Attribute) and one.attr in CLOCKS for one in called):
+                    claiming.append(f"{name}:{node.lineno}")
+    assert sleeping == [], "wait for an event (tests/waiting.py), or take the sleep as a parameter"
+    assert claiming == [], "show the order by events; figures of time belong to benchmarks/"

@@ -6,7 +6,6 @@ import hashlib
 import json
 import signal
 import subprocess
-import time
 from pathlib import Path
 from typing import Any
 
@@ -238,11 +237,11 @@ def test_an_interrupt_reaches_the_engine_and_is_noted(node: Node) -> None:
 
 
 def test_an_engine_that_does_not_listen_goes_on_until_it_ends(node: Node) -> None:
-    node.write('trap "" TERM; : >ready; while [ ! -e stop ]; do sleep 0.02; done; exit 0')
+    node.write('trap ": >told" TERM; : >ready; while [ ! -e stop ]; do sleep 0.02; done; exit 0')
     started = node.start()
     wait_for(node.file("work/ready").exists, "the engine runs")
     started.send_signal(signal.SIGTERM)
-    time.sleep(0.1)
+    wait_for(node.file("work/told").exists, "the engine is told")
     assert started.poll() is None
     node.file("work/stop").touch()
     started.communicate(timeout=30)

@@ -11,6 +11,7 @@ from pathlib import Path
 
 from mqi_dagster.ledger import Lease, Ledger, Need, Slot, SlotKind
 from tests.ledger.ledger_doubles import Forked
+from tests.waiting import wait_for
 
 GPUS, PROCESSES = 3, 8
 STALE, WAIT = timedelta(seconds=60), timedelta(seconds=5)
@@ -27,14 +28,17 @@ def _hold(url: str, zone: str, me: int, times: int, log: Path) -> None:
         now = time.clock_gettime_ns(time.CLOCK_MONOTONIC)
         os.write(stream, f"{now} {what} {lease.slots[0].uuid} {os.getpid()}\n".encode())
 
-    limit = time.monotonic() + LIMIT_SECONDS
     for number in range(times):
         beam, owner = f"P{me}.fx0001__b{number:02d}", f"run-{me}-{number}"
         need = Need(SlotKind.GPU, "here")
-        while not isinstance(found := ledger.acquire(beam, owner, need, stale_after=STALE, wait=WAIT), Lease):
-            assert time.monotonic() < limit, f"starved after {number} of {times}: {found.reason}"
-            # Refusals are what most of the time goes to, and prove nothing: the takings do.
-            time.sleep(0.03)
+
+        def taken(beam: str = beam, owner: str = owner, need: Need = need) -> Lease | None:
+            answer = ledger.acquire(beam, owner, need, stale_after=STALE, wait=WAIT)
+            return answer if isinstance(answer, Lease) else None
+
+        # Refusals are what most of the time goes to, and prove nothing: the takings do.
+        found = wait_for(taken, f"a GPU after {number} of {times}", LIMIT_SECONDS)
+        assert found is not None
         note("acquire", found)
         note("release", found)
         assert ledger.release(found)

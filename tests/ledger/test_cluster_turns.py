@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import functools
+import multiprocessing
 import os
 import signal
 import threading
 import time
 from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
+from multiprocessing.synchronize import Barrier
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -178,26 +180,23 @@ def test_of_many_threads_only_one_looks(ledger: Ledger) -> None:
     assert [one.turn for one in taken if one is not None] == [1]
 
 
-def _look_twice(url: str, me: int, start: float, events: Path) -> None:
+def _look_twice(url: str, me: int, start: Barrier, events: Path) -> None:
     ledger = Ledger.open(url)
-    time.sleep(max(0.0, start - time.monotonic()))
-    looked, limit = 0, time.monotonic() + 60
+    start.wait(120)
     with events.open("w") as stream:
-        while looked < 2:
-            assert time.monotonic() < limit, "starved"
-            taken = take(ledger)
-            if taken is not None:
-                stream.write(f"{time.monotonic_ns()} begin {taken.turn}\n")
-                time.sleep(0.01)
-                stream.write(f"{time.monotonic_ns()} end {taken.turn}\n")
-                ledger.end_turn(taken, next_in=NOTHING, interval=NOTHING)
-                looked += 1
-            time.sleep(0.005)
+        for _ in range(2):
+            taken = wait_for(lambda: take(ledger), "a turn")
+            assert taken is not None
+            stream.write(f"{time.monotonic_ns()} begin {taken.turn}\n")
+            # The others ask meanwhile.
+            ledger.cluster_jobs("hpc")
+            stream.write(f"{time.monotonic_ns()} end {taken.turn}\n")
+            ledger.end_turn(taken, next_in=NOTHING, interval=NOTHING)
 
 
 def test_eight_processes_never_look_at_once(url: str, fork: Fork, tmp_path: Path) -> None:
     Ledger.open(url).close()
-    start = time.monotonic() + 0.3
+    start = multiprocessing.get_context("fork").Barrier(8)
     children = [
         fork(functools.partial(_look_twice, url, me, start, tmp_path / f"events{me}")) for me in range(8)
     ]

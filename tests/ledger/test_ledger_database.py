@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import multiprocessing
 import os
 import threading
 import time
@@ -59,10 +60,10 @@ def test_what_was_written_is_there_after_opening_again(url: str) -> None:
 
 
 def test_many_processes_may_open_a_new_ledger_at_once(url: str, fork: Fork) -> None:
-    start = time.monotonic() + 0.3
+    start = multiprocessing.get_context("fork").Barrier(6)
 
     def work(name: str) -> None:
-        time.sleep(max(0.0, start - time.monotonic()))
+        start.wait(120)
         Ledger.open(url).fraction_number("P1", [name])
 
     children = [fork(functools.partial(work, f"d{number}")) for number in range(6)]

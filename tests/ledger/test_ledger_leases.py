@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import functools
+import multiprocessing
 import os
 import signal
 import threading
 import time
 from collections.abc import Callable
 from datetime import timedelta
+from multiprocessing.synchronize import Barrier
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -151,26 +153,27 @@ def test_an_owner_that_wakes_up_while_its_job_is_asked_about_keeps_its_lease(
     assert ledger.lease_of("b1") == awake
 
 
-def _hold_three_times(url: str, me: int, start: float, events: Path) -> None:
+def _hold_three_times(url: str, me: int, start: Barrier, events: Path) -> None:
     ledger = Ledger.open(url)
-    time.sleep(max(0.0, start - time.monotonic()))
-    held, limit = 0, time.monotonic() + 60
+
+    def taken() -> Lease | None:
+        answer = _take(ledger, f"beam{me}", f"run{me}")
+        return answer if isinstance(answer, Lease) else None
+
+    start.wait(120)
     with events.open("w") as stream:
-        while held < 3:
-            assert time.monotonic() < limit, "starved"
-            lease = _take(ledger, f"beam{me}", f"run{me}")
-            if isinstance(lease, Lease):
-                stream.write(f"{time.monotonic_ns()} take {_index(lease)}\n")
-                time.sleep(0.02)
-                stream.write(f"{time.monotonic_ns()} give {_index(lease)}\n")
-                assert ledger.release(lease)
-                held += 1
-            time.sleep(0.005)
+        for _ in range(3):
+            lease = _lease(wait_for(taken, "a slot"))
+            stream.write(f"{time.monotonic_ns()} take {_index(lease)}\n")
+            for _ in range(3):
+                lease = ledger.renew(lease)
+            stream.write(f"{time.monotonic_ns()} give {_index(lease)}\n")
+            assert ledger.release(lease)
 
 
 def test_eight_processes_never_share_three_slots(url: str, fork: Fork, tmp_path: Path) -> None:
     Ledger.open(url).declare_slots("here", _cpus(3))
-    start = time.monotonic() + 0.3
+    start = multiprocessing.get_context("fork").Barrier(8)
     children = [
         fork(functools.partial(_hold_three_times, url, me, start, tmp_path / f"events{me}"))
         for me in range(8)

@@ -16,7 +16,6 @@ import os
 import re
 import signal
 import sys
-import time
 from pathlib import Path
 
 import dagster as dg
@@ -28,6 +27,7 @@ from mqi_dagster.resources.site import Site
 from mqi_dagster.synthetic.delivery import simulate_delivery
 from mqi_dagster.synthetic.request import DeliveryRequest
 from tests.pages.browser import opened_page
+from tests.waiting import wait_for
 
 IMAGES = Path(__file__).parents[2] / "docs" / "images"
 SETTLE_MS = 5000
@@ -97,8 +97,7 @@ def fail_one(page: Page, address: str, site: Site, instance: dg.DagsterInstance)
     if not site.ledger.leases():
         seed = 1 + sum(path.is_dir() for path in site.inbox.iterdir())
         simulate_delivery(DeliveryRequest(seed=seed), site.machines.named("GENERIC"), site.inbox)
-    while not any(lease.job_id for lease in site.ledger.leases()):
-        time.sleep(0.5)
+    wait_for(lambda: any(lease.job_id for lease in site.ledger.leases()), "an engine at work", 600)
     lease = next(lease for lease in site.ledger.leases() if lease.job_id)
     page.goto(f"{address}/runs")
     page.get_by_text("mqi/progress").first.wait_for()
@@ -109,8 +108,8 @@ def fail_one(page: Page, address: str, site: Site, instance: dg.DagsterInstance)
     lease = next(lease for lease in site.ledger.leases() if lease.job_id)
     assert lease.job_id is not None
     os.kill(int(lease.job_id.split(":")[0]), signal.SIGKILL)
-    while instance.get_runs_count(dg.RunsFilter([lease.owner], statuses=[dg.DagsterRunStatus.FAILURE])) == 0:
-        time.sleep(0.5)
+    failed = dg.RunsFilter([lease.owner], statuses=[dg.DagsterRunStatus.FAILURE])
+    wait_for(lambda: instance.get_runs_count(failed), "the run has failed", 600)
     page.goto(f"{address}/assets/handed_over?view=partitions&partition={lease.beam}")
     shot(page, "failed-beam.png")
 

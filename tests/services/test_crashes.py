@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import signal
 import sqlite3
-import time
 from collections.abc import Iterator
 from contextlib import closing, suppress
 from pathlib import Path
@@ -52,13 +51,15 @@ def worker_of(engine: int) -> int:
 def stand_still(site: Stack, worker: int) -> None:
     """Stop a worker between two of its writes: within one it would keep every other writer out of a file."""
     databases = [site.site / "state" / "ledger.sqlite", *(site.site / "dagster").rglob("*.db")]
-    for _ in range(50):
+
+    def stopped_between() -> bool:
         os.kill(worker, signal.SIGSTOP)
-        if not any(is_locked(path) for path in databases):
-            return
-        os.kill(worker, signal.SIGCONT)
-        time.sleep(0.1)
-    raise AssertionError("the worker writes without a pause")
+        if any(is_locked(path) for path in databases):
+            os.kill(worker, signal.SIGCONT)
+            return False
+        return True
+
+    wait_for(stopped_between, "a moment in which the worker does not write")
 
 
 def is_locked(database: Path) -> bool:

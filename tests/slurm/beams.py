@@ -14,7 +14,6 @@ import shutil
 import subprocess
 import sys
 import threading
-import time
 import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -273,9 +272,8 @@ class Bench:
             for beam in beams:
                 beam.stopped.set()
             raise
-        end = time.monotonic() + 150
         for thread in threads:
-            thread.join(max(0.0, end - time.monotonic()))
+            thread.join(150)
         for beam in beams:
             beam.stopped.set()
             if beam.error is not None:

@@ -12,12 +12,11 @@ import struct
 import subprocess
 import sys
 import termios
+import time
 from collections.abc import Callable
 from pathlib import Path
 from types import TracebackType
 from typing import Self
-
-from tests.waiting import wait_for
 
 MQI = Path(sys.executable).with_name("mqi")
 _CODES = re.compile(rb"\x1b\[[0-9;?]*[A-Za-z]|\x1b[()][A-Z0-9]|\x1b[=>]")
@@ -99,32 +98,27 @@ class Terminal:
         frame = next(whole, frames[-1] if frames else b"")
         return _CODES.sub(b"", frame).decode(errors="replace").replace("\r", "").split("\n")
 
-    def wait_for(self, wanted: Callable[[list[str]], bool], what: str, seconds: float = 120.0) -> list[str]:
+    def wait_for(self, wanted: Callable[[list[str]], bool], what: str, seconds: float = 90.0) -> list[str]:
         """The first frame that is as wanted."""
-
-        def shown() -> list[str] | None:
+        limit = time.monotonic() + seconds
+        while time.monotonic() < limit:
             self._read(0.2)
             if wanted(self.screen):
                 return self.screen
-            assert self.process.poll() is None, f"{what}: the command has ended\n" + "\n".join(self.screen)
-            return None
+            if self.process.poll() is not None:
+                break
+        raise AssertionError(f"{what}: not in {seconds:g} s\n" + "\n".join(self.screen))
 
-        found = wait_for(shown, what, seconds, report=lambda: "\n".join(self.screen))
-        assert found is not None
-        return found
-
-    def see(self, text: str, seconds: float = 120.0) -> list[str]:
+    def see(self, text: str, seconds: float = 90.0) -> list[str]:
         """The first frame that holds a text."""
         return self.wait_for(lambda lines: any(text in line for line in lines), text, seconds)
 
-    def end(self, seconds: float = 120.0) -> int:
+    def end(self, seconds: float = 30.0) -> int:
         """The exit status, once the command has ended by itself."""
-
-        def ended() -> bool:
+        limit = time.monotonic() + seconds
+        while self.process.poll() is None and time.monotonic() < limit:
             self._read(0.1)
-            return self.process.poll() is not None
-
-        wait_for(ended, "the end of the command", seconds)
+        assert self.process.poll() is not None, "the command has not ended"
         self._read(0.1)
         return self.process.returncode
 

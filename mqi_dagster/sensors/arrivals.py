@@ -23,6 +23,8 @@ from mqi_dagster.sensors.repaired import failed_cases, fingerprint_of, outdated_
 
 _CONCLUDED = dg.AssetKey("case_handed_over")
 _PAGE = 500
+_FAILED_AGAIN_AFTER = timedelta(minutes=5)
+"""A failed case is opened again although its fingerprint is the same: a repair may keep sizes and times."""
 
 
 def _readiness(
@@ -145,11 +147,12 @@ class _Inbox:
             name: self._places.get(name) or site.pseudonyms.keyed("place", name) for name in arrived
         }
         fallen = failed_cases(site)
-        suspects = set(fallen.values())
+        failed_places = set(fallen.values())
         open_ones = [
             name
             for name, one in arrived.items()
-            if self._places[name] in suspects or not self._is_known(name, one, now)
+            if not self._is_known(name, one, now)
+            or (self._places[name] in failed_places and now - self._last_look[name] >= _FAILED_AGAIN_AFTER)
         ]
         failed = 0
         self._outdated.clear()

@@ -1,6 +1,9 @@
 """The whole chain of a folder, headless: the assets and jobs that the sensors start, one after another."""
 
 import os
+import signal
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -24,6 +27,7 @@ from mqi_dagster.resources.site import SETTINGS_VARIABLE, Site
 from mqi_dagster.sensors.causes import first_cause
 from mqi_dagster.sensors.reaper import end_dead_runs
 
+_ENDS = {signal.SIGINT, signal.SIGTERM}
 _QUIET = {"loggers": {"console": {"config": {"log_level": "CRITICAL"}}}}
 
 
@@ -141,16 +145,17 @@ class CaseRunner:
     ) -> str | None:
         """Run a job here; the first cause of its failure, None where it succeeded."""
         run_id = make_new_run_id()
-        with self.site.signs_of_life.giving(run_id):
-            result = self._definitions.resolve_job_def(job).execute_in_process(
-                instance=instance,
-                partition_key=partition,
-                tags=tags,
-                run_config=_QUIET,
-                raise_on_error=False,
-                run_id=run_id,
-            )
-        self._keep_log(instance, result.run_id, f"{partition}.{job}")
+        with _interrupts_kept():
+            with self.site.signs_of_life.giving(run_id):
+                result = self._definitions.resolve_job_def(job).execute_in_process(
+                    instance=instance,
+                    partition_key=partition,
+                    tags=tags,
+                    run_config=_QUIET,
+                    raise_on_error=False,
+                    run_id=run_id,
+                )
+            self._keep_log(instance, result.run_id, f"{partition}.{job}")
         if result.success:
             return None
         return first_cause(instance, result.run_id).text
@@ -164,3 +169,32 @@ class CaseRunner:
         ]
         with (folder / f"{name}.log").open("a", encoding="utf-8") as stream:
             stream.writelines([f"run {run_id}\n", *lines])
+
+
+@contextmanager
+def _interrupts_kept() -> Iterator[None]:
+    """End the command where it was interrupted within the block.
+
+    Dagster takes these signals for itself: they end the one run that is in work, as a failure like any other.
+
+    Raises:
+        KeyboardInterrupt: A signal came.
+    """
+    heard, told = os.pipe()
+    try:
+        os.set_blocking(heard, False)
+        os.set_blocking(told, False)
+        before = signal.set_wakeup_fd(told, warn_on_full_buffer=False)
+        try:
+            yield
+        finally:
+            signal.set_wakeup_fd(before)
+        try:
+            came = os.read(heard, 4096)
+        except BlockingIOError:
+            came = b""
+    finally:
+        os.close(heard)
+        os.close(told)
+    if _ENDS & set(came):
+        raise KeyboardInterrupt

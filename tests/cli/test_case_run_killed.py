@@ -1,4 +1,4 @@
-"""`mqi case run` that is killed: nothing looks as if in work for ever, and the next one goes on."""
+"""`mqi case run` that is killed or interrupted: nothing looks as if in work for ever, and the next one goes on."""
 
 from __future__ import annotations
 
@@ -18,12 +18,17 @@ from mqi_dagster.resources.site import Site
 from mqi_dagster.sensors.reaper import end_dead_runs
 from mqi_dagster.synthetic.delivery import simulate_delivery
 from mqi_dagster.synthetic.request import BuiltInPlan, DeliveryRequest, Layout
+from tests.cli.mqi_command import mqi
 from tests.waiting import wait_for
 
 ROOT = Path(__file__).parents[2]
 ENGINE = """#!/bin/sh
 if [ -e "{slow}" ]; then exec sleep 300; fi
 exec "{python}" "{quick}" "$1"
+"""
+INTERRUPTING = """#!/bin/sh
+kill -INT $PPID
+exec sleep 300
 """
 PHANTOM = {"dimension": [12, 12, 40], "unit_mm": [10, 10, 10], "position_mm": [-60, -60, -365]}
 
@@ -37,14 +42,13 @@ def states(site: Site) -> dict[str, str]:
         }
 
 
-def test_a_killed_command_leaves_no_run_in_work(tmp_path: Path, machines: Machines) -> None:
-    plan = BuiltInPlan(beams=1, layers=1, spots=9, layer_seconds=0.05)
+def words_for(folder: Path, machines: Machines, engine_text: str, beams: int) -> list[str]:
+    """What follows `mqi` to run a new case with an engine of a site."""
+    plan = BuiltInPlan(beams=beams, layers=1, spots=9, layer_seconds=0.05)
     request = DeliveryRequest(plan=plan, layout=Layout.SIMPLE, case_name="a case")
-    folder = simulate_delivery(request, machines.named("GENERIC"), tmp_path / "in").folder
-    slow, engine, settings, out = (tmp_path / name for name in ("slow", "engine.sh", "settings.yaml", "out"))
-    slow.touch()
-    quick = ROOT / "tests" / "engines" / "quick.py"
-    engine.write_text(ENGINE.format(slow=slow, python=sys.executable, quick=quick))
+    case = simulate_delivery(request, machines.named("GENERIC"), folder / "in").folder
+    engine, settings = folder / "engine.sh", folder / "settings.yaml"
+    engine.write_text(engine_text)
     engine.chmod(0o755)
     profile = {"command": [str(engine), "{tps}"], "version": "1", "reads_beam_model": True}
     content = {
@@ -53,7 +57,25 @@ def test_a_killed_command_leaves_no_run_in_work(tmp_path: Path, machines: Machin
         "paths": {"machines": str(ROOT / "mqi_dagster" / "config" / "machines")},
     }
     settings.write_text(yaml.safe_dump(content))
-    words = ["case", "run", str(folder), "--out", str(out), "--settings", str(settings), "--json"]
+    return ["case", "run", str(case), "--out", str(folder / "out"), "--settings", str(settings), "--json"]
+
+
+def test_an_interrupt_ends_the_command_and_not_only_the_beam_in_work(
+    tmp_path: Path, machines: Machines
+) -> None:
+    words = words_for(tmp_path, machines, INTERRUPTING, beams=2)
+    ended = mqi(*words)
+    assert ended.returncode == 130, ended.stderr
+    site = Site(tmp_path / "out" / "mqi.yaml")
+    assert list(states(site).values()) == ["FAILURE"], "the second beam was not begun"
+
+
+def test_a_killed_command_leaves_no_run_in_work(tmp_path: Path, machines: Machines) -> None:
+    slow, out = tmp_path / "slow", tmp_path / "out"
+    slow.touch()
+    quick = ROOT / "tests" / "engines" / "quick.py"
+    engine = ENGINE.format(slow=slow, python=sys.executable, quick=quick)
+    words = words_for(tmp_path, machines, engine, beams=1)
     command = [str(Path(sys.executable).with_name("mqi")), *words]
     with subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL) as running:
         try:

@@ -32,7 +32,8 @@ from mqi_dagster.worklist.reading import plain_errors
 
 LOOK_SECONDS = 15.0
 SETTLED_SECONDS = 30.0
-"""For so long a code location may be away: it is restarted within that."""
+"""For so long a code location may be away: it is restarted within that. And for so long after the watch's own
+start the daemon may give no sign: they are started together."""
 _WATCHED = (
     AlarmKind.SERVICES_AWAY,
     AlarmKind.DAEMON_AWAY,
@@ -67,6 +68,7 @@ class Watch:
         self._clock = clock
         self._site = Site(settings_file)
         self._instance: dg.DagsterInstance | None = None
+        self._began: datetime | None = None
         self._seen: dict[Key, datetime] = {}
         """What stands, and since when this process sees it."""
         self._told: dict[AlarmKind, str] = {}
@@ -75,6 +77,7 @@ class Watch:
     def look(self) -> list[Found]:
         """Look once; what stands now."""
         now = self._clock()
+        self._began = self._began or now
         ledger, found = self._ledger()
         found += self._services(ledger, now)
         nobody_else = self._alone(found)
@@ -130,9 +133,13 @@ class Watch:
         )
 
     def _is_settled(self, one: Found, now: datetime) -> bool:
-        if one.kind is not AlarmKind.CODE_AWAY:
+        if one.kind is AlarmKind.CODE_AWAY:
+            since = self._seen[one.kind, one.subject]
+        elif one.kind is AlarmKind.DAEMON_AWAY:
+            since = self._began or now
+        else:
             return True
-        return (now - self._seen[one.kind, one.subject]).total_seconds() >= SETTLED_SECONDS
+        return (now - since).total_seconds() >= SETTLED_SECONDS
 
     def _write(self, ledger: Ledger, found: list[Found], kinds: tuple[AlarmKind, ...]) -> None:
         standing = {(one.kind, one.subject): one for one in found if one.kind not in _NOT_STORED}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import fcntl
 import json
 import os
 import shutil
@@ -39,7 +40,7 @@ from mqi_dagster.cli.instance import open_instance
 from mqi_dagster.cli.watch_process import LOOK_SECONDS, SETTLED_SECONDS, Watch
 from mqi_dagster.definitions import build_definitions
 from mqi_dagster.execution.code_location import socket_path
-from mqi_dagster.execution.locks import hold
+from mqi_dagster.execution.locks import hold, is_held
 from mqi_dagster.resources.site import Site
 from mqi_dagster.sensors import health
 from mqi_dagster.settings import Host, Settings
@@ -193,6 +194,32 @@ def test_a_daemon_that_gives_no_sign_is_an_alarm_and_gone_with_the_next_one(livi
     assert living.lines[1] == "cleared daemon_away (daemon)"
 
 
+def test_a_daemon_that_is_started_together_with_the_watch_is_no_alarm(living: Living) -> None:
+    living.beat()
+    living.after(8 * 3600).start()
+    assert living.raised() == {}, (
+        "the services were off for the night, and its first sign comes after this look"
+    )
+    living.after(15).beat()
+    assert living.raised() == {}
+    assert living.lines == []
+
+
+def test_a_daemon_that_does_not_come_up_is_an_alarm(living: Living) -> None:
+    living.start()
+    assert living.raised() == {}
+    assert living.after(30).raised() == {"daemon_away": "daemon"}
+
+
+def test_two_that_look_after_a_lock_do_not_take_each_other_for_its_holder(tmp_path: Path) -> None:
+    lock = tmp_path / "watch.lock"
+    lock.touch()
+    # What another one who looks has while it looks.
+    with lock.open() as other:
+        fcntl.flock(other, fcntl.LOCK_SH)
+        assert is_held(lock) is False
+
+
 def test_a_code_location_that_is_only_restarted_is_no_alarm(living: Living) -> None:
     living.start()
     living.beat()
@@ -336,20 +363,22 @@ class TestInbox:
         self, living: Living, inbox: Path, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         back = threading.Event()
-        monkeypatch.setattr(known_folders, "_ANSWER_SECONDS", 0.05)
         real = os.scandir
 
         def hanging(path: Any) -> Any:
-            if Path(path) == inbox:
+            if path == inbox:
                 back.wait()
             return real(path)
 
-        monkeypatch.setattr(known_folders.os, "scandir", hanging)
-        try:
-            assert living.seen() == {"inbox_away": "inbox"}
-            assert living.seen() == {"inbox_away": "inbox"}
-        finally:
-            back.set()
+        # Put back here: whoever removes the test's folders lists them, too.
+        with monkeypatch.context() as patched:
+            patched.setattr(known_folders, "_ANSWER_SECONDS", 0.05)
+            patched.setattr(known_folders.os, "scandir", hanging)
+            try:
+                assert living.seen() == {"inbox_away": "inbox"}
+                assert living.seen() == {"inbox_away": "inbox"}
+            finally:
+                back.set()
 
 
 def test_a_target_that_cannot_be_written_or_has_gone_is_an_alarm(living: Living) -> None:

@@ -1,4 +1,4 @@
-"""`mqi case run` that is killed or interrupted: nothing looks as if in work for ever, and the next one goes on."""
+"""`mqi case run` that is killed or interrupted: nothing looks in work for ever, and the next one goes on."""
 
 from __future__ import annotations
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import re
 import shutil
 import tempfile
@@ -110,11 +111,37 @@ def simulate_delivery(request: DeliveryRequest, machine: Machine, target: Path) 
 
 
 def _work_folder(target: Path) -> Path:
-    """A new folder on the target's file system, beside the target unless that is a mount of its own."""
+    """A new folder from which can be renamed into the target: beside it, or in it where that does not go."""
     target.parent.mkdir(parents=True, exist_ok=True)
-    mounted = target.is_dir() and target.stat().st_dev != target.parent.stat().st_dev
-    home = target if mounted else target.parent
+    try:
+        work = _made_in(target.parent, target)
+    except PermissionError:
+        if not target.is_dir():
+            raise
+        return _made_in(target, target)
+    if target.is_dir() and not _can_move(work, target):
+        work.rmdir()
+        return _made_in(target, target)
+    return work
+
+
+def _made_in(home: Path, target: Path) -> Path:
     return Path(tempfile.mkdtemp(prefix=f".{target.name}-", suffix=".extracting", dir=home))
+
+
+def _can_move(work: Path, target: Path) -> bool:
+    """Whether the target is no mount of its own: one within a file system has that one's device number."""
+    probe = work / f".{work.name.lstrip('.')}"
+    probe.mkdir()
+    try:
+        probe = probe.rename(target / probe.name)
+    except OSError as error:
+        if error.errno != errno.EXDEV:
+            raise
+        return False
+    finally:
+        probe.rmdir()
+    return True
 
 
 def _plan_of(request: DeliveryRequest, machine: Machine) -> tuple[Dataset, bytes | None]:

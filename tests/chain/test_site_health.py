@@ -197,9 +197,7 @@ def test_a_daemon_that_gives_no_sign_is_an_alarm_and_gone_with_the_next_one(livi
 def test_a_daemon_that_is_started_together_with_the_watch_is_no_alarm(living: Living) -> None:
     living.beat()
     living.after(8 * 3600).start()
-    assert living.raised() == {}, (
-        "the services were off for the night, and its first sign comes after this look"
-    )
+    assert living.raised() == {}, "off for the night; its first sign comes after this look"
     living.after(15).beat()
     assert living.raised() == {}
     assert living.lines == []

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import errno
 from pathlib import Path
+from typing import Any
 
 import pydicom
 import pytest
@@ -123,3 +125,23 @@ def test_wrong_options_are_named_and_nothing_is_written(
 def test_without_a_target_it_says_what_is_missing() -> None:
     with pytest.raises(ConfigurationError, match="name the folder to write into"):
         simulate()
+
+
+def test_a_target_that_is_a_mount_of_its_own_is_written_all_the_same(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    inbox = tmp_path / "inbox"
+    inbox.mkdir()
+    rename = Path.rename
+
+    def within_one_mount(path: Path, to: Any) -> Path:
+        # As for a folder mounted elsewhere in its own file system: the device numbers are the same.
+        if path.is_relative_to(inbox) != Path(to).is_relative_to(inbox):
+            raise OSError(errno.EXDEV, "Invalid cross-device link")
+        return rename(path, to)
+
+    monkeypatch.setattr(Path, "rename", within_one_mount)
+    simulate(inbox, *SMALL, "--beams", "1")
+    assert len(records(inbox)) == 2
+    assert [path.name for path in tmp_path.iterdir()] == ["inbox"], "nothing is left beside it"
+    assert len(list(inbox.iterdir())) == 1, "and nothing in it but the case"

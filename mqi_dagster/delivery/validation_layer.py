@@ -117,7 +117,7 @@ def check_layer(
     with findings.collecting(Where(delivery=delivery, layer=row.layer, kind=RECORD)):
         record, sums = _read(machine_file(folder, row.record_name, RECORD), row.layer, layer, machine)
         foreign = sums.outside > OUTSIDE_SHARE * sums.dose1
-        known = _recognised(folder / row.record_name, layer, machine, mode) if foreign else None
+        known = _recognised(record.path, layer, machine, mode) if foreign else None
         _judge(sums, row.layer, foreign=foreign and known is None)
         if known is not None:
             findings.note(f"the layer was delivered far from where it was planned: {known}", where)

@@ -5,6 +5,8 @@ from __future__ import annotations
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
+import pytest
+
 from mqi_dagster.assets.retention import spare
 from mqi_dagster.partitions import beam_key
 from tests.chain.boards import stage
@@ -32,6 +34,7 @@ def test_a_file_that_was_taken_out_and_put_back_lets_the_case_go_on(tmp_path: Pa
     assert chain.engine_starts() == 2
 
 
+@pytest.mark.slow
 def test_a_setting_that_was_changed_and_changed_back_is_concluded_each_time(tmp_path: Path) -> None:
     chain = Chain(tmp_path / "site", {"rt_dose": {"bits": 32}})
     chain.deliver(plan=PLAN)

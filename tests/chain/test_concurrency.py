@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import dagster as dg
+import pytest
 
 from tests.chain.chain import Chain, deliver, quick_engine
 from tests.chain.processes import intervals, worker_of
@@ -21,6 +22,7 @@ def slow_chain(tmp_path: Path, instance: dg.DagsterInstance, slots: int) -> Chai
     )
 
 
+@pytest.mark.slow
 def test_a_beam_backfilled_while_it_runs_is_simulated_once(
     tmp_path: Path, disk_instance: dg.DagsterInstance
 ) -> None:

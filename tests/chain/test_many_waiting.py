@@ -56,6 +56,7 @@ def test_with_a_full_queue_no_case_is_opened_and_none_is_lost(
     assert sorted(cases_of(chain.runs_of("beam"))) == sorted(cases)
 
 
+@pytest.mark.slow
 def test_a_tick_opens_no_more_cases_than_it_can_ask_for(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

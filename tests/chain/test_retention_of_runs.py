@@ -192,6 +192,7 @@ def test_an_open_board_goes_on_knowing_a_removed_case_as_concluded(chain: Chain)
     assert stages() == ["concluded"]
 
 
+@pytest.mark.slow
 def test_a_removal_that_is_called_off_leaves_no_trace(chain: Chain, monkeypatch: pytest.MonkeyPatch) -> None:
     case = concluded(chain, 1)
     (thing,) = spare(chain.instance, chain.site, datetime.now(UTC) + timedelta(days=11), [])
@@ -205,6 +206,7 @@ def test_a_removal_that_is_called_off_leaves_no_trace(chain: Chain, monkeypatch:
     assert stage(chain, case) == "concluded"
 
 
+@pytest.mark.slow
 def test_a_removal_that_is_killed_leaves_a_case_that_still_has_concluded_and_is_ended_by_the_next(
     chain: Chain, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -313,6 +315,7 @@ def test_a_case_that_comes_again_while_its_folder_goes_has_all_its_beams_made_ag
     assert chain.runs_of("conclusion") == [case] * 2
 
 
+@pytest.mark.slow
 def test_a_beam_that_was_handed_over_again_as_it_was_keeps_its_case_until_that_is_old_too(
     chain: Chain,
 ) -> None:
@@ -328,6 +331,7 @@ def test_a_beam_that_was_handed_over_again_as_it_was_keeps_its_case_until_that_i
     assert go(chain, 11) == [(CASE, case)]
 
 
+@pytest.mark.slow
 def test_what_cannot_be_removed_holds_up_nothing_else(chain: Chain, monkeypatch: pytest.MonkeyPatch) -> None:
     cases = [concluded(chain, seed) for seed in (1, 2, 3)]
     go(chain, 11)
@@ -353,6 +357,7 @@ def test_what_cannot_be_removed_holds_up_nothing_else(chain: Chain, monkeypatch:
     assert stage(chain, cases[0]) == "concluded"
 
 
+@pytest.mark.slow
 def test_a_case_that_cannot_be_read_holds_up_nothing_else(chain: Chain) -> None:
     cases = [concluded(chain, seed) for seed in (1, 2, 3)]
     true = retained.size_of

@@ -6,6 +6,8 @@ import hashlib
 import json
 from pathlib import Path
 
+import pytest
+
 from mqi_dagster.partitions import beam_key
 from tests.chain.chain import PLAN, Chain, quick_engine
 
@@ -40,6 +42,7 @@ def test_the_same_dose_handed_over_again_leaves_the_marker(tmp_path: Path) -> No
     assert (chain.handover / case / "_COMPLETE").is_file()
 
 
+@pytest.mark.slow
 def test_a_raw_dose_made_again_alone_is_not_mixed_with_the_old_rt_dose(tmp_path: Path) -> None:
     chain = Chain(
         tmp_path / "site", {"handover": {"raw_dose": True}, "engine": {**quick_engine(), "seed": 1}}

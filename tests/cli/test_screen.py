@@ -46,6 +46,7 @@ def test_a_database_that_is_damaged_is_one_line(site: Path) -> None:
         assert "file is not a database" in one.stderr and "SELECT" not in one.stderr
 
 
+@pytest.mark.slow
 def test_a_server_that_is_away_is_one_line(site: Path, tmp_path: Path) -> None:
     (tmp_path / "dagster").mkdir()
     (tmp_path / "dagster" / "dagster.yaml").write_text(

@@ -6,9 +6,12 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
+
 ROOT = Path(__file__).resolve().parents[2]
 
 
+@pytest.mark.slow
 def test_the_benchmark_finds_all_values_equal_and_stays_in_memory() -> None:
     done = subprocess.run(
         [sys.executable, "-m", "benchmarks.interpret", "--samples", "200000"],

@@ -88,6 +88,7 @@ def test_the_machine_plan_holds_the_end_of_every_spot(simulate: Simulate, machin
     assert machines.named("G2").timing.maximum_dose_rate_mu_s.at(110.0) == pytest.approx(rate)
 
 
+@pytest.mark.slow
 def test_a_vendors_plan_is_delivered_at_its_spots(
     simulate: Simulate, machines: Machines, shared: Path
 ) -> None:

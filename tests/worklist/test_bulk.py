@@ -47,6 +47,7 @@ def questions(site: Seeded, beams: int) -> tuple[int, int, Work]:
     return len(first), len(second), seen
 
 
+@pytest.mark.slow
 def test_ten_thousand_waiting_beams_are_all_read(seeded: Seeded) -> None:
     seeded.waiting(10_000)
     seen = seeded.worklist().look(BEGAN + timedelta(seconds=30))

@@ -117,7 +117,7 @@ _BEFORE_A_BOUNDARY_HU = 0.05
 class Section(BaseModel):
     """A part of a table's file: immutable, without unknown keys."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True)
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
 
 
 def _require_ascending(hu: tuple[float, ...], count: int) -> None:
@@ -162,8 +162,8 @@ class MaterialSteps(Section):
         return self
 
     def at(self, hu: float) -> Material:
-        """The material at an HU."""
-        return MATERIALS[self.name[int(np.searchsorted(self.hu, hu, side="right")) - 1]]
+        """The material at an HU; below the first boundary the first one."""
+        return MATERIALS[self.name[max(int(np.searchsorted(self.hu, hu, side="right")) - 1, 0)]]
 
 
 class HuCurves(Section):

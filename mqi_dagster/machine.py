@@ -33,7 +33,7 @@ PACKAGED_MACHINES = Path(__file__).parent / "config" / "machines"
 class Section(BaseModel):
     """A part of a machine file: immutable, without unknown keys."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True)
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
 
 
 class EnergyTable(Section):

@@ -51,6 +51,8 @@ def manifest_digest(site: Site, manifest: CaseManifest) -> str:
         machine=manifest.machine_id,
         missing_beams=list(manifest.missing_beams),
         clinical_fraction=manifest.clinical_fraction,
+        # What a dose says of its scan stands here: an inventory without it must not be taken for this one.
+        **({"scan_ends": [str(end) for end in manifest.scan_ends]} if manifest.scan_ends else {}),
     )
 
 

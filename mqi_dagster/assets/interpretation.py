@@ -162,7 +162,7 @@ def _axes(value: Axes | None, form: str) -> str:
 def delivery(context: dg.AssetCheckExecutionContext, site: dg.ResourceParam[Site]) -> dg.AssetCheckResult:
     """Holds the comparison in the published summary against the limits of now."""
     key = context.partition_key
-    with Boundary(Where(beam=key)):
+    with Boundary(Where(beam=key), inputs_away=inputs_away(context.instance, site, key)):
         beam = load_beam(context.instance, site, key)
         interpreted = read_summary(resolve(context.instance, site, "interpreted_csvs", key).folder)
         layers = [layer.delivery for layer in interpreted.layers if layer.delivery is not None]

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from mqi_dagster.delivery.inbox_tree import is_ignored
 from mqi_dagster.errors import DeliveryError, Where
 
 PLAN_INFO = "PlanInfo.txt"
@@ -21,9 +22,9 @@ _SUFFIXES = (RECORD_SUFFIX, MACHINE_PLAN_SUFFIX)
 
 
 def is_machine_file(name: str) -> bool:
-    """Whether the machine writes files of this name, in capitals or not."""
+    """Whether the machine writes files of this name, in capitals or not; `._1.ptn` is of a file server."""
     folded = name.casefold()
-    return folded in _NAMES or folded.endswith(_SUFFIXES)
+    return (folded in _NAMES or folded.endswith(_SUFFIXES)) and not is_ignored(name)
 
 
 def machine_file(folder: Path, name: str, kind: str) -> Path | None:

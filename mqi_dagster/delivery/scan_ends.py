@@ -142,15 +142,15 @@ def _along(scan: _Scan, beam: PlanBeam, machine: Machine, density: Curve) -> lis
     """What a beam meets at the ends of the scan."""
     spots, ranges = _followed(beam, machine)
     starts, ways = _rays(beam, spots, machine.sad_mm)
-    reach = float(np.linalg.norm(scan.high_mm - scan.low_mm)) + float(
-        np.linalg.norm((scan.high_mm + scan.low_mm) / 2 - np.array(beam.isocenter_mm))
-    )
+    reach = float(np.linalg.norm(scan.high_mm - scan.low_mm)) / 2 + _STEP_MM
+    # Around the middle of the scan, and not the isocentre, which a damaged plan may have anywhere.
     steps = np.arange(-reach, reach, _STEP_MM)
+    middle = (scan.high_mm + scan.low_mm) / 2
     entering: list[str] = []
     leaving: list[tuple[str, float]] = []
     missing = 0
     for start, way, range_mm in zip(starts, ways, ranges, strict=True):
-        points = start + steps[:, None] * way
+        points = start + (steps[:, None] + (middle - start) @ way) * way
         hounsfield, inside = scan.at(points)
         at = np.flatnonzero(inside)
         if not at.size:

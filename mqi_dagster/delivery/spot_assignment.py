@@ -401,8 +401,8 @@ def _offset_from(path: Path, plan: SpotPlan, spot: Indices, offset: Floats) -> F
 def _between_breaks(path: Path, plan: SpotPlan, spot: Indices, offset: Floats) -> Assignment | None:
     """By time on each stretch between breaks of the order, None where that does not explain the delivery.
 
-    A break is where a spot was passed over or too quickly, where one took too long, and where the beam left
-    the plan: behind it, everything is late or early by as much.
+    A break is where a spot was passed over or too quickly, where one took too long, where the beam paused,
+    and where it left the plan: behind it, everything is late or early by as much.
     """
     on = spot != OFF_PLAN
     share = _nearest_on_line(path.positions_mm - offset, plan, np.where(on, spot, 0))[1]
@@ -415,6 +415,7 @@ def _between_breaks(path: Path, plan: SpotPlan, spot: Indices, offset: Floats) -
     before = np.concatenate([spot[:1], spot[:-1]])
     breaks = (np.diff(path.part, prepend=path.part[:1]) != 0) | (step > 1) | (on != (before != OFF_PLAN))
     breaks |= (step != 0) & uneven[before]
+    breaks |= np.diff(path.time_s, prepend=path.time_s[:1]) > _UNEVEN_SAMPLES * period_s
     stretch = np.cumsum(breaks)
     planned, found = path.positions_mm.copy(), np.full(len(path), OFF_PLAN, dtype=np.int64)
     last_lag: float | None = None

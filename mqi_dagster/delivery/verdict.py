@@ -144,12 +144,16 @@ def _spots(layer: LayerComparison, limits: DeliveryLimits) -> list[str]:
         words.append(_named(layer.missing_spots, lambda spot: str(spot), "missing"))
     least = limits.extra_percent / 100.0 * layer.delivered_mu
     # What was given twice shows as monitor units of that spot; here is what lies elsewhere.
-    for extra in [extra for extra in layer.extra if extra.mu > least][:_NAMED_AT_MOST]:
+    named = [extra for extra in layer.extra if extra.mu > least]
+    for extra in named[:_NAMED_AT_MOST]:
         share = 100.0 * extra.mu / layer.delivered_mu
         words.append(
             f"an extra spot at x {extra.x_mm:+.1f}, y {extra.y_mm:+.1f} mm after spot {extra.after_spot}"
             f" ({share:.1f} % of its dose)"
         )
+    astray = layer.off_plan_percent - sum(100.0 * extra.mu / layer.delivered_mu for extra in named)
+    if astray > limits.extra_percent:
+        words.append(f"{astray:.1f} % of its dose lies off the planned path, a little here and there")
     wrong = [spot for spot in layer.spot_mu if abs(spot.ratio - 1.0) * 100.0 > limits.spot_mu_percent]
     if wrong and not layer.swapped_spots:
         words.append(

@@ -22,6 +22,8 @@ from mqi_dagster.errors import DicomError
 HANDLED_POSITION = "HFS"
 """The one Patient Position (0018,5100) for which angles and axes are proven: head first supine."""
 SPACING_TOLERANCE_MM = 0.02
+LARGEST_EXTENT_MM = 4000.0
+"""A scan of a whole body is 2 m long; in a damaged spacing it would fill the memory."""
 BODY_HU = -500.0
 """Above this a voxel is body, bolus or couch rather than air or foam."""
 
@@ -166,6 +168,8 @@ def series_faults(images: Sequence[CtImage]) -> tuple[str, ...]:
         faults.append("the images differ in size or pixel spacing, or have none")
     if not faults:
         faults += _spacing_faults(images)
+    if not faults:
+        faults += _extent_faults(images)
     if max(image.highest_hu for image in images) <= BODY_HU:
         faults.append("the images hold nothing but air")
     return tuple(faults)
@@ -187,6 +191,15 @@ def _spacing_faults(images: Sequence[CtImage]) -> list[str]:
     if np.abs(positions[:, :2] - positions[0, :2]).max() > SPACING_TOLERANCE_MM:
         return ["the slices are shifted against each other"]
     return []
+
+
+def _extent_faults(images: Sequence[CtImage]) -> list[str]:
+    first = images[0]
+    z = [image.position_mm[2] for image in images]
+    extent = max(first.rows * first.spacing_mm[0], first.columns * first.spacing_mm[1], max(z) - min(z))
+    if extent <= LARGEST_EXTENT_MM:
+        return []
+    return [f"the images reach over {extent / 1000:.3g} m, farther than a scanner does"]
 
 
 def _text(dataset: FileDataset, keyword: str) -> str:

@@ -9,12 +9,14 @@ import pydicom
 import pytest
 import yaml
 
-from mqi_dagster.assets.beam import load_beam
+from mqi_dagster.assets.beam import load_beam, read_manifest
 from mqi_dagster.assets.digests import raw_dose_digest
 from mqi_dagster.assets.hu import hu_table_of
+from mqi_dagster.assets.intake import manifest_digest
+from mqi_dagster.delivery.manifest import ScanEnd
 from mqi_dagster.engine.embedded.install import Installation
 from mqi_dagster.hu_table import PACKAGED_HU_TABLES
-from tests.chain.chain import ONE_BEAM, Chain, mcsquare_engine
+from tests.chain.chain import ONE_BEAM, Chain, deliver, mcsquare_engine
 
 COARSE_CT = {"ct": "water", "ct_voxel_mm": 5.0, "ct_cube_mm": 140.0, "ct_margin_mm": 10.0}
 
@@ -88,3 +90,12 @@ def test_a_dose_in_a_scan_that_ends_in_the_body_says_so(mcsquare: Installation, 
     # 105 mm of range end in the cube of 140 mm: the beam enters in the body, and six sides are cut.
     assert len(summary["ends_of_scan"]) == 7
     assert chain.metadata("rt_dose", key)["HU table"] == "TYPICAL_120KV (typical, not of this scanner)"
+
+
+def test_an_inventory_that_tells_of_a_cut_scan_is_another_one(tmp_path: Path) -> None:
+    chain = Chain(tmp_path / "site", given=deliver(tmp_path / "in").folder)
+    case, _ = chain.run_intake()
+    told = read_manifest(chain.instance, chain.site, case)
+    assert manifest_digest(chain.site, told) == chain.digest("case_manifest", case)
+    cut = told.model_copy(update={"scan_ends": (ScanEnd(beam=2, text="the scan ends"),)})
+    assert manifest_digest(chain.site, cut) != manifest_digest(chain.site, told)

@@ -163,6 +163,39 @@ def test_an_interrupted_beam_is_as_planned_once_it_was_resumed(deliver: Deliver,
     assert all(layer.missing_spots == () and layer.extra == () for layer in layers)
 
 
+def rewritten(case: Path, change: Callable[[np.ndarray[Any, Any]], np.ndarray[Any, Any]]) -> Path:
+    """The case with the record of its first layer changed."""
+    record = sorted(case.rglob("*.ptn"))[0]
+    words = np.frombuffer(record.read_bytes(), dtype=">u2").reshape(-1, 8).astype(np.int64)
+    record.write_bytes(change(words).astype(">u2").tobytes())
+    return case
+
+
+@pytest.mark.parametrize("mode", ["LINE", "MODULATED"])
+def test_a_pause_within_a_layer_is_as_planned_and_a_flickering_beam_is_not(
+    mode: Any, machines: Machines, tmp_path: Path
+) -> None:
+    plan = BuiltInPlan(beams=1, layers=1, spots=81, layer_seconds=0.3, scan_mode=mode)
+
+    def case(name: str) -> Path:
+        return simulate_delivery(DeliveryRequest(plan=plan), machines.named("G2"), tmp_path / name).folder
+
+    def paused(words: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
+        (on,) = np.nonzero((words[:, 7] & 0xC000) == 0xC000)
+        return np.insert(words, on[len(on) * 2 // 5], np.repeat(words[:1], 400, axis=0), axis=0)
+
+    def flickering(words: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
+        (on,) = np.nonzero((words[:, 7] & 0xC000) == 0xC000)
+        for first in range(40, len(on) - 40, 15):
+            words[on[first : first + 2], 0] += 2700  # about 20 mm
+        return words
+
+    assert compared(rewritten(case("paused"), paused), machines)[0].text == "as planned"
+    verdict, (layer,) = compared(rewritten(case("flickering"), flickering), machines)
+    assert 10.0 < layer.off_plan_percent < 15.0
+    assert "% of its dose lies off the planned path" in verdict.text
+
+
 def test_a_true_spot_delivery_has_no_error(machines: Machines, tmp_path: Path) -> None:
     plan = BuiltInPlan(beams=1, layers=2, spots=25, layer_seconds=0.3, scan_mode="MODULATED")
     case = simulate_delivery(DeliveryRequest(plan=plan, **EXACT), machines.named("G2"), tmp_path / "inbox")
@@ -196,13 +229,18 @@ def test_the_qa_delivery_is_as_planned(machines: Machines, qa: Path) -> None:
             assert abs(layer.mean_mm.x) < 0.05 and abs(layer.mean_mm.y) < 0.05
 
 
-def test_a_mirrored_qa_delivery_is_taken_in_and_named(machines: Machines, qa: Path, tmp_path: Path) -> None:
+@pytest.mark.parametrize("in_capitals", [False, True])
+def test_a_mirrored_qa_delivery_is_taken_in_and_named(
+    machines: Machines, qa: Path, tmp_path: Path, in_capitals: bool
+) -> None:
     case = qa_copy(qa, tmp_path, BEAM_2)
     for path in case.glob("*/*.ptn"):
         words = np.frombuffer(path.read_bytes(), dtype=">u2").reshape(-1, 8).astype(np.int64)
         on = (words[:, 7] & 0xC000) == 0xC000
         words[on, 0] = 2 * 24576 - words[on, 0]
         path.write_bytes(np.clip(words, 0, 65535).astype(">u2").tobytes())
+    for path in list((case / BEAM_2).iterdir()) if in_capitals else []:
+        path.rename(path.with_name(path.name.upper()))
     check = check_case(surveyed(case), machines)
     assert check.passed and not check.as_planned
     (beam,) = check.fractions[0].beams

@@ -241,6 +241,11 @@ def localizer(path: Path) -> None:
     change(path, alter)
 
 
+def vast(case: Path) -> None:
+    for path in slices(case):
+        change(path, lambda image: setattr(image, "PixelSpacing", [5.0, 5e4]))
+
+
 UNFIT: list[tuple[Callable[[Path], None], str]] = [
     (other_series, "CT: the images are of 2 series; a case has one"),
     (oblique, "CT: 12 of 12 images are not axial in the order of the patient's axes"),
@@ -254,6 +259,7 @@ UNFIT: list[tuple[Callable[[Path], None], str]] = [
     (air, "CT: the images hold nothing but air"),
     (enhanced, "CT: image 1 of 12 in the order of names is no CT Image (an Enhanced CT"),
     (without_slope, "CT: image 1 of 12 in the order of names has no RescaleSlope"),
+    (vast, "CT: the images reach over "),
     (in_other_units, "CT: image 1 of 12 in the order of names holds other values than Hounsfield units"),
 ]
 

@@ -75,6 +75,7 @@ def test_a_copy_is_a_copy_whatever_else_lies_in_it(tmp_path: Path) -> None:
     delivery_folder(tmp_path, "2026010510000000", 2, "2026010510000000")
     copy = delivery_folder(tmp_path, "2026010510000000 - Copy", 2, "2026010510000000")
     (copy / "Thumbs.db").write_bytes(b"x")
+    (copy / "._02_1010000_001_002_001.ptn").write_bytes(b"\0\5\x16\7")
     (copy / "note of the night shift.txt").write_text("copied")
     (copy / "PlanInfo.txt").rename(copy / "PLANINFO.TXT")
     (fraction,) = grouped(tmp_path)

@@ -153,8 +153,9 @@ def test_protons_that_pass_through_the_body_into_air_are_no_end_of_the_scan(gene
     assert scan_ends(scan_of(INSIDE), [beam_of(energy_mev=220.0)], generic) == ()
 
 
-def test_a_beam_beside_the_scan_is_named(generic: Machine) -> None:
-    beside = beam_of(isocenter=(300.0, 0.0, 0.0))
+@pytest.mark.parametrize("x_mm", [300.0, 1e12])
+def test_a_beam_beside_the_scan_is_named_however_far(generic: Machine, x_mm: float) -> None:
+    beside = beam_of(isocenter=(x_mm, 0.0, 0.0))
     ends = scan_ends(scan_of(INSIDE), [beside], generic)
     assert of_beam(ends) == ["100 % of its spots pass beside the scan"]
 

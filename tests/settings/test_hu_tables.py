@@ -145,3 +145,20 @@ def test_numbers_and_stopping_powers_are_those_of_the_engine(mcsquare: Installat
     water = stopping_power("Water")
     for name, material in MATERIALS.items():
         assert material.stopping_power_ratio == pytest.approx(stopping_power(name) / water, abs=6e-5)
+
+
+@pytest.mark.parametrize(
+    ("key", "value"),
+    [
+        ("density_g_cm3", {"hu": [-1000, float("nan"), 3000], "value": [0.0012, 1.0, 2.7]}),
+        ("materials", {"hu": [float("nan"), -900], "name": ["Air", "Water"]}),
+    ],
+)
+def test_a_table_holds_finite_numbers(key: str, value: Any) -> None:
+    with pytest.raises(ValueError, match="finite number"):
+        table(**{key: value})
+
+
+def test_below_the_first_boundary_a_voxel_is_of_the_first_material() -> None:
+    low = table(stopping_power={"hu": [-1024, -200, 3000], "value": [0.001, 0.8, 2.4]})
+    assert dict(low.engine_densities())[-1024.0] == pytest.approx(0.001 / 0.8881, rel=1e-9)

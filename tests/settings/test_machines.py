@@ -34,6 +34,11 @@ def test_an_unknown_machine_is_an_error_that_names_it(machines: Machines, name: 
         machines.named(name)
 
 
+def test_a_table_over_the_energy_holds_finite_numbers() -> None:
+    with pytest.raises(ValueError, match="finite number"):
+        EnergyTable(energy_mev=(70.0, 230.0), value=(float("nan"), 1.0))
+
+
 def test_calibration_is_that_of_each_gantry(machines: Machines) -> None:
     g1, g2 = machines.named("G1"), machines.named("G2")
     assert (g1.record.mu_per_count, g2.record.mu_per_count) == (2.1125e-8, 2.12e-8)

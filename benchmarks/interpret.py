@@ -31,7 +31,7 @@ from mqi_dagster.delivery.layer_samples import LayerSamples
 from mqi_dagster.delivery.manifest import BeamEntry, FileEntry, LayerEntry, RecordPart
 from mqi_dagster.delivery.record import record_chunks
 from mqi_dagster.machine import Machine, read_machine
-from mqi_dagster.plan.model import PlanBeam, PlanLayer
+from mqi_dagster.plan.model import PlanBeam, PlanLayer, ScanMode
 from mqi_dagster.settings import CsvDialect, Interpretation
 
 SPEED_TARGET = 6.0
@@ -66,7 +66,7 @@ def beam_of(record: Path, samples: int) -> tuple[BeamEntry, PlanBeam]:
     layer = LayerEntry(number=1, energy_mev=ENERGY_MEV, planned_mu=1.0, delivered_mu=1.0, parts=(part,))
     planned = PlanLayer(1, 0, ENERGY_MEV, 1.0, np.array([[0.0, 64.0], [40.0, 0.0]]), np.array([0.0, 1.0]))
     plan_beam = PlanBeam(
-        1, "1S150", "", "G2", 0.0, 0.0, (0.0, 0.0, 0.0), 200.0, 1.0, (), (), None, (planned,)
+        1, "1S150", "", "G2", 0.0, 0.0, (0.0, 0.0, 0.0), 200.0, 1.0, (), (), None, (planned,), ScanMode.LINE
     )
     return BeamEntry(number=1, name="1S150", complete=True, layers=(layer,)), plan_beam
 

@@ -37,7 +37,7 @@ class PlannedTimeline:
     """Shape (knots, 2), from the plan."""
     cumulative_mu: NDArray[np.float64]
     """Shape (knots,): monitor units up to each knot."""
-    mode: ScanMode = ScanMode.LINE
+    mode: ScanMode
 
     @property
     def rests(self) -> bool:
@@ -87,7 +87,7 @@ def _deviation(machine_plan: MachinePlan, layer: PlanLayer, preset: Preset) -> s
 
 
 def planned_timeline(
-    entry: LayerEntry | None, layer: PlanLayer, machine: Machine, mode: ScanMode = ScanMode.LINE
+    entry: LayerEntry | None, layer: PlanLayer, machine: Machine, mode: ScanMode
 ) -> PlannedTimeline:
     """The timeline of a layer: the machine's own where it wrote one, else the timing model's.
 
@@ -129,7 +129,7 @@ def planned_timeline(
 
 def _scanning(source: Timeline, layer: PlanLayer, times_s: NDArray[np.float64]) -> PlannedTimeline:
     """Line scanning: the spots are the knots."""
-    return PlannedTimeline(source, times_s, layer.positions_mm, np.cumsum(layer.spot_mu))
+    return PlannedTimeline(source, times_s, layer.positions_mm, np.cumsum(layer.spot_mu), ScanMode.LINE)
 
 
 def _stopping(

@@ -23,7 +23,7 @@ from mqi_dagster.delivery.validation_findings import Findings
 from mqi_dagster.delivery.validation_layer import CheckedLayer, check_layer
 from mqi_dagster.errors import DeliveryError, Where
 from mqi_dagster.machine import Machine
-from mqi_dagster.plan.model import IonPlan, PlanBeam, ScanMode
+from mqi_dagster.plan.model import IonPlan, PlanBeam
 
 ENERGY_TOLERANCE_MEV = 1e-3
 RECORD_NAME = re.compile(r"(?P<room>\d+)_(?P<who>\d+)_(?P<plan>\d+)_(?P<field>\d+)_(?P<layer>\d+)\.ptn", re.I)
@@ -77,7 +77,7 @@ def check_delivery(
     layers = []
     for row in rows:
         planned = beam.layer(row.layer) if beam is not None and row.layer <= len(beam.layers) else None
-        mode = beam.scan_mode if beam is not None else ScanMode.LINE
+        mode = beam.scan_mode if beam is not None else None
         checked = check_layer(header.folder, row, number, info.beam_number, planned, machine, findings, mode)
         if checked is not None:
             layers.append(checked)

@@ -92,7 +92,7 @@ def check_layer(
     layer: PlanLayer | None,
     machine: Machine | None,
     findings: Findings,
-    mode: ScanMode = ScanMode.LINE,
+    mode: ScanMode | None,
 ) -> CheckedLayer | None:
     """Check the files of a layer.
 
@@ -104,7 +104,7 @@ def check_layer(
         layer: The plan's layer; None where the plan has none such.
         machine: The machine; None where it is unknown, and calibrated values are left out.
         findings: Takes every fault.
-        mode: How the plan has the layer scanned.
+        mode: How the plan has the layer scanned; None where it has none such.
 
     Returns:
         The layer's inventory and counts; None where the record cannot be read.
@@ -194,9 +194,11 @@ def _read(
     return file_entry(path, RECORD), sums
 
 
-def _recognised(path: Path, layer: PlanLayer | None, machine: Machine | None, mode: ScanMode) -> str | None:
+def _recognised(
+    path: Path, layer: PlanLayer | None, machine: Machine | None, mode: ScanMode | None
+) -> str | None:
     """What became of the plan's layer in a record that lies elsewhere; None where it is another field's."""
-    if layer is None or machine is None:
+    if layer is None or machine is None or mode is None:
         return None
     try:
         timeline = planned_timeline(None, layer, machine, mode)

@@ -98,13 +98,13 @@ class PlanBeam:
     blocks: tuple[Block, ...]
     mlc: MultileafCollimator | None
     layers: tuple[PlanLayer, ...]
+    scan_mode: ScanMode
     tilt_deg: float = 0.0
     """Greatest pitch or roll of table top and gantry at any control point, without sign [degrees]."""
     patient_position: str = ""
     """Patient Position (0018,5100) of its patient setup; empty where the plan states none."""
     not_simulated: tuple[str, ...] = ()
     """Devices that the plan describes and no dose takes account of."""
-    scan_mode: ScanMode = ScanMode.LINE
 
     def layer(self, number: int) -> PlanLayer:
         """The layer of a number; KeyError if the beam has none such."""

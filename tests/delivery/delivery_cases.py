@@ -13,7 +13,7 @@ from pydicom.uid import CTImageStorage, ImplicitVRLittleEndian
 
 from mqi_dagster.delivery.discovery import arrival_of
 from mqi_dagster.delivery.survey import Survey, survey_arrival
-from mqi_dagster.plan.model import IonPlan, PlanBeam, PlanLayer
+from mqi_dagster.plan.model import IonPlan, PlanBeam, PlanLayer, ScanMode
 from tests.qa_twin import STUDY
 
 SEOUL = ZoneInfo("Asia/Seoul")
@@ -116,6 +116,7 @@ def small_plan(beams: tuple[int, ...] = (2, 3, 4), layers: int = 9) -> IonPlan:
                 blocks=(),
                 mlc=None,
                 layers=steps,
+                scan_mode=ScanMode.LINE,
             )
             for number in beams
         ),

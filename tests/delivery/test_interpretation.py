@@ -14,7 +14,7 @@ from mqi_dagster.delivery.manifest import BeamEntry, FileEntry, LayerEntry, Reco
 from mqi_dagster.delivery.summary import InterpretedBeam, Timeline
 from mqi_dagster.errors import ConfigurationError, DeliveryError, UnknownMachineError
 from mqi_dagster.machine import Machine, Machines
-from mqi_dagster.plan.model import Block, PlanBeam, PlanLayer
+from mqi_dagster.plan.model import Block, PlanBeam, PlanLayer, ScanMode
 from mqi_dagster.settings import CsvDialect, Interpretation, Samples
 
 IDLE, ON = 1, 49153
@@ -87,6 +87,7 @@ def _plan(
             )
             for number in range(1, layers + 1)
         ),
+        scan_mode=ScanMode.LINE,
     )
 
 

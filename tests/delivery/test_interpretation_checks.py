@@ -15,7 +15,7 @@ from mqi_dagster.delivery.manifest import BeamEntry, FileEntry, LayerEntry, Reco
 from mqi_dagster.delivery.summary import SUMMARY_NAME
 from mqi_dagster.errors import DeliveryError, StoreError
 from mqi_dagster.machine import Machine, Machines
-from mqi_dagster.plan.model import PlanBeam, PlanLayer
+from mqi_dagster.plan.model import PlanBeam, PlanLayer, ScanMode
 from mqi_dagster.settings import CsvDialect, Interpretation
 
 PLANNED_MU = 2000 * 2.12e-8
@@ -82,6 +82,7 @@ def test_our_own_output_passes_and_is_not_rewritten(
             PlanLayer(n, 0, e, PLANNED_MU, np.zeros((2, 2)), np.array([0.0, PLANNED_MU]))
             for n, e in [(1, 150.0), (2, 149.6)]
         ),
+        ScanMode.LINE,
     )  # fmt: skip
     options = Interpretation.model_validate({"plan_csv": True})
     written = interpret_beam(entry, plan, g2, options, dialect, out)

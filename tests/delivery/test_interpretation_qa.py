@@ -15,7 +15,7 @@ from mqi_dagster.delivery.record import read_record
 from mqi_dagster.delivery.summary import InterpretedBeam, Timeline
 from mqi_dagster.errors import DeliveryError
 from mqi_dagster.machine import Machine, Machines
-from mqi_dagster.plan.model import PlanBeam, PlanLayer
+from mqi_dagster.plan.model import PlanBeam, PlanLayer, ScanMode
 from mqi_dagster.settings import CsvDialect, Interpretation
 
 SPOTS = [(-50, 50), (0, 50), (50, 50), (50, 0), (0, 0), (-50, 0), (-50, -50), (0, -50), (50, -50)]
@@ -73,7 +73,8 @@ def _plan(number: int) -> PlanBeam:
         for index, spot in enumerate(SPOTS, start=1)
     )
     return PlanBeam(
-        number, name, "", "G2", 0.0, 0.0, (0.0, 0.0, 0.0), 200.0, 9.0, (), (), None, layers
+        number, name, "", "G2", 0.0, 0.0, (0.0, 0.0, 0.0), 200.0, 9.0, (), (), None, layers,
+        ScanMode.LINE,
     )  # fmt: skip
 
 

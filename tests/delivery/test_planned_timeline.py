@@ -47,7 +47,7 @@ def _entry(*parts: RecordPart) -> LayerEntry:
 
 
 def test_the_machines_own_times_go_before_the_model(tmp_path: Path, g2: Machine) -> None:
-    timeline = planned_timeline(_entry(_part(tmp_path, 1, WHOLE)), LAYER, g2)
+    timeline = planned_timeline(_entry(_part(tmp_path, 1, WHOLE)), LAYER, g2, ScanMode.LINE)
     assert timeline.source is Timeline.MACHINE_PLAN
     assert timeline.time_s == pytest.approx([0, 400e-6, 1000e-6], abs=1e-9)
     assert timeline.positions_mm[:, 0].tolist() == [0.0, 5.997, 11.994]
@@ -55,7 +55,7 @@ def test_the_machines_own_times_go_before_the_model(tmp_path: Path, g2: Machine)
 
 
 def test_without_one_the_model_plans(g2: Machine) -> None:
-    timeline = planned_timeline(None, LAYER, g2)
+    timeline = planned_timeline(None, LAYER, g2, ScanMode.LINE)
     assert timeline.source is Timeline.TIMING_MODEL
     assert timeline.time_s == pytest.approx([0, 300e-6, 900e-6], abs=1e-9)
 
@@ -64,10 +64,10 @@ def test_a_resumed_layer_whose_first_machine_plan_is_a_part_falls_back_to_the_mo
     tmp_path: Path, g2: Machine
 ) -> None:
     first, second = _part(tmp_path, 1, REST_OF_IT), _part(tmp_path, 2, WHOLE)
-    assert planned_timeline(_entry(first, second), LAYER, g2).source is Timeline.TIMING_MODEL
-    assert planned_timeline(_entry(second, first), LAYER, g2).source is Timeline.MACHINE_PLAN
+    assert planned_timeline(_entry(first, second), LAYER, g2, ScanMode.LINE).source is Timeline.TIMING_MODEL
+    assert planned_timeline(_entry(second, first), LAYER, g2, ScanMode.LINE).source is Timeline.MACHINE_PLAN
     with pytest.raises(DeliveryError, match="has 2 spots, the plan 3"):
-        planned_timeline(_entry(first), LAYER, g2)
+        planned_timeline(_entry(first), LAYER, g2, ScanMode.LINE)
 
 
 def test_positions_are_compared_at_equal_times_and_held_at_the_end() -> None:
@@ -76,6 +76,7 @@ def test_positions_are_compared_at_equal_times_and_held_at_the_end() -> None:
         np.array([0.0, 1.0, 2.0]),
         np.array([[0.0, 0.0], [20.0, 0.0], [20.0, -8.0]]),
         np.array([0.0, 1.0, 2.0]),
+        ScanMode.LINE,
     )
     comparison = PositionComparison(timeline)
     comparison.add(0, np.array([0.0, 0.1]), np.array([[300.0, 9.0], [250.0, 9.0]]), np.ones(2))

@@ -13,7 +13,7 @@ from mqi_dagster.delivery.scan_ends import CoarseSlice, coarse_slice, range_in_w
 from mqi_dagster.delivery.validation import build_manifest
 from mqi_dagster.dicom.ct_images import CtImage
 from mqi_dagster.machine import Machine, Machines
-from mqi_dagster.plan.model import PlanBeam, PlanLayer, PlanRangeShifter
+from mqi_dagster.plan.model import PlanBeam, PlanLayer, PlanRangeShifter, ScanMode
 from mqi_dagster.settings import built_in_profiles
 from mqi_dagster.synthetic.delivery import simulate_delivery
 from mqi_dagster.synthetic.request import BuiltInPlan, DeliveryRequest
@@ -74,6 +74,7 @@ def beam_of(
         blocks=(),
         mlc=None,
         layers=(layer,),
+        scan_mode=ScanMode.LINE,
     )
 
 

@@ -23,6 +23,7 @@ from mqi_dagster.plan.model import IonPlan, PlanBeam
 from mqi_dagster.plan.reading import read_ion_plan
 from mqi_dagster.resources.site import Site
 from mqi_dagster.store.files import sha256_file
+from mqi_dagster.store.published import Published
 
 MANIFEST_FILE = "case_manifest.json"
 
@@ -57,7 +58,15 @@ def read_manifest(instance: dg.DagsterInstance, site: Site, case: str) -> CaseMa
     Raises:
         StoreError: It was never made, is gone, differs from what was published, or cannot be understood.
     """
-    published = resolve(instance, site, "case_manifest", case)
+    return manifest_in(resolve(instance, site, "case_manifest", case), case)
+
+
+def manifest_in(published: Published, case: str) -> CaseManifest:
+    """The manifest of a case in what was published of it.
+
+    Raises:
+        StoreError: It cannot be understood.
+    """
     try:
         return CaseManifest.model_validate_json(published.path(MANIFEST_FILE).read_bytes())
     except ValidationError:

@@ -14,6 +14,8 @@ from mqi_dagster.store.published import Published
 DIGEST = "digest"
 _RECENT = 20
 """Materialisations and checks of one partition that are looked through."""
+_AT_ONCE = 500
+"""Materialisations that one question asks for; SQLite takes no more than some hundreds of values."""
 
 
 def store_place(key: str) -> tuple[str, str | None]:
@@ -85,6 +87,33 @@ def latest_text(
     if since is not None and record.timestamp < since.timestamp():
         return None
     return _text(record.asset_materialization, name)
+
+
+def texts_of(
+    instance: dg.DagsterInstance, asset: str, numbers: Collection[int], name: str
+) -> dict[int, str | None]:
+    """A metadata value of many materialisations of an asset, in one question for every few hundred.
+
+    Args:
+        instance: Dagster's records.
+        asset: Name of the asset.
+        numbers: Of the materialisations in the event log.
+        name: Of the value.
+
+    Returns:
+        The value by number, None where it is not there; one that was deleted is missing.
+    """
+    found: dict[int, str | None] = {}
+    wanted = sorted(numbers)
+    for begin in range(0, len(wanted), _AT_ONCE):
+        some = wanted[begin : begin + _AT_ONCE]
+        records = instance.fetch_materializations(
+            dg.AssetRecordsFilter(asset_key=dg.AssetKey(asset), storage_ids=some), limit=len(some)
+        ).records
+        for record in records:
+            made = record.asset_materialization
+            found[record.storage_id] = None if made is None else _text(made, name)
+    return found
 
 
 def digest_in(record: dg.EventLogRecord) -> str | None:

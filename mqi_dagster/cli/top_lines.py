@@ -107,7 +107,7 @@ def pool_lines(
             parts.append(f"{gpu.temperature_c:.0f} °C")
         if gpu.name and width >= _WIDE:
             parts.append(gpu.name)
-        if owner is not None and width >= _WIDE:
+        if owner is not None and owner.label and width >= _WIDE:
             parts.append(owner.label)
         lines.append(Text(" ".join(parts), style=style if gpu.in_service else "dim"))
     return lines

@@ -47,7 +47,8 @@ class CaseBook:
         known: What rows are derived from.
         history: How long a concluded case is still listed; None for all of them.
         causes_at_once: First causes of failures that one update reads at most; None for all.
-        labels_at_once: Cases whose beams' names one update reads at most; None for all.
+        labels_at_once: Cases whose beams' names, and how they were delivered, one update reads at most;
+            None for all.
     """
 
     def __init__(
@@ -68,9 +69,8 @@ class CaseBook:
         self._causes: dict[str, Cause] = {}
         self._causes_left = 0
         self._labels_at_once = labels_at_once
-        self._labels_left = 0
         self._owed: set[str] = set()
-        """Cases of which a first cause, or the names of its beams, are still to be read."""
+        """Cases of which a first cause, the names of its beams, or their delivery are still to be read."""
         self._cases: dict[str, CaseStand] = {}
         self._beams: dict[str, dict[int, BeamStand]] = {}
         self._settled: set[str] = set()
@@ -107,16 +107,29 @@ class CaseBook:
         """
         self._queue, self._now = queue, now
         self._causes_left = -1 if self._causes_at_once is None else self._causes_at_once
-        self._labels_left = -1 if self._labels_at_once is None else self._labels_at_once
         wanted, self._owed = {*changed, *self._owed}, set()
         # Details of failed runs are asked for together.
         failed = list(self._failed_runs(wanted))
         self._from.runs.need(failed)
         self._from.ledger.look_at_ends(failed)
+        self._read_words(wanted)
         for case in wanted:
             self._derive(case)
         if self._sorted is None:
             self._sort()
+
+    def _read_words(self, cases: Iterable[str]) -> None:
+        """Names of beams and what was not delivered as planned, read together: never case by case."""
+        listed = [case for case in cases if self._is_known(case) and not self._is_old(case)]
+        manifests, most = self._manifests, self._labels_at_once
+        for is_read, read in (
+            (manifests.is_read, manifests.read),
+            (manifests.delivery_is_read, manifests.read_deliveries),
+        ):
+            unread = [case for case in listed if not is_read(case)]
+            some = unread if most is None else unread[:most]
+            read(some)
+            self._owed.update(unread[len(some) :])
 
     def _failed_runs(self, cases: Iterable[str]) -> Iterable[str]:
         for case in cases:
@@ -214,14 +227,9 @@ class CaseBook:
         return self._with_delivery(stand), beams
 
     def _with_delivery(self, stand: CaseStand) -> CaseStand:
-        """A concluded case with what was not delivered as planned; read from the event log once."""
-        if stand.stage is not Stage.CONCLUDED:
+        """A concluded case with what was not delivered as planned, once that was read."""
+        if stand.stage is not Stage.CONCLUDED or not self._manifests.delivery_is_read(stand.case):
             return stand
-        if not self._manifests.delivery_known(stand.case):
-            if self._causes_left == 0:
-                self._owed.add(stand.case)
-                return stand
-            self._causes_left -= 1
         wrong = self._manifests.delivery(stand.case)
         reason = "; ".join(part for part in (stand.reason, wrong) if part)
         return stand.model_copy(update={"reason": reason})
@@ -254,12 +262,7 @@ class CaseBook:
 
     def _labels(self, case: str) -> dict[int, str]:
         """What stands beside the keys of a case's beams, once it was read."""
-        if not self._manifests.is_read(case):
-            if self._labels_left == 0:
-                self._owed.add(case)
-                return {}
-            self._labels_left -= 1
-        manifest = self._manifests.of(case)
+        manifest = self._manifests.of(case) if self._manifests.is_read(case) else None
         return {} if manifest is None else {beam.number: beam.label for beam in manifest.beams}
 
     def _facts(self, partition: str, priority: int) -> RunFacts:

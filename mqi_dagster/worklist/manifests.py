@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 
 import dagster as dg
 
-from mqi_dagster.assets.beam import read_manifest
+from mqi_dagster.assets.beam import manifest_in, read_manifest
 from mqi_dagster.assets.handover import DELIVERY, NOT_COMPARED
 from mqi_dagster.assets.jobs import RUN_KEY_TAG
-from mqi_dagster.assets.lineage import latest_text
+from mqi_dagster.assets.lineage import DIGEST, texts_of
 from mqi_dagster.delivery.manifest import CaseManifest
 from mqi_dagster.delivery.verdict import AS_PLANNED
 from mqi_dagster.errors import StoreError
@@ -40,39 +40,57 @@ class Manifests:
         self._ledger = ledger
         self._read: dict[str, tuple[int | None, CaseManifest | None]] = {}
         self._known: dict[str, tuple[object, bool]] = {}
-        self._delivery: dict[str, tuple[int, str]] = {}
+        self._delivery: dict[str, tuple[int | None, str]] = {}
 
     def of(self, case: str) -> CaseManifest | None:
         """The manifest of a case; None where it has none, or it is damaged."""
         made = self._events.latest(MANIFEST, case)
         found = self._read.get(case)
         if found is None or found[0] != made:
-            found = (made, manifest_of(self._instance, self._site, case) if made is not None else None)
-            self._read[case] = found
+            self.read([case])
+            found = self._read[case]
         return found[1]
 
-    def is_read(self, case: str) -> bool:
-        """Whether what `of` answers was read already."""
-        found = self._read.get(case)
-        return found is not None and found[0] == self._events.latest(MANIFEST, case)
+    def read(self, cases: Collection[str]) -> None:
+        """Read the manifests of cases; the event log is asked for all of them together."""
+        made = {case: self._events.latest(MANIFEST, case) for case in cases}
+        numbers = {number for number in made.values() if number is not None}
+        digests = texts_of(self._instance, MANIFEST, numbers, DIGEST)
+        for case, number in made.items():
+            digest = digests.get(number) if number is not None else None
+            self._read[case] = (number, self._published(case, digest) if digest is not None else None)
 
-    def delivery_known(self, case: str) -> bool:
-        """Whether :meth:`delivery` of a concluded case costs nothing."""
-        found = self._delivery.get(case)
-        return found is not None and found[0] == self._events.latest(CASE_HANDED, case)
+    def _published(self, case: str, digest: str) -> CaseManifest | None:
+        try:
+            return manifest_in(self._site.store.resolve(case, None, MANIFEST, digest), case)
+        except StoreError:
+            return None
+
+    def is_read(self, case: str) -> bool:
+        """Whether what :meth:`of` answers costs nothing."""
+        made, found = self._events.latest(MANIFEST, case), self._read.get(case)
+        return made is None or (found is not None and found[0] == made)
 
     def delivery(self, case: str) -> str:
         """What the conclusion of a case says was not delivered as planned; empty where it says nothing."""
-        made = self._events.latest(CASE_HANDED, case)
-        if made is None:
-            return ""
-        found = self._delivery.get(case)
-        if found is None or found[0] != made:
-            said = latest_text(self._instance, CASE_HANDED, case, DELIVERY)
+        if not self.delivery_is_read(case):
+            self.read_deliveries([case])
+        return self._delivery[case][1] if case in self._delivery else ""
+
+    def read_deliveries(self, cases: Collection[str]) -> None:
+        """Read what :meth:`delivery` says of cases; the event log is asked for all of them together."""
+        made = {case: self._events.latest(CASE_HANDED, case) for case in cases}
+        numbers = {number for number in made.values() if number is not None}
+        texts = texts_of(self._instance, CASE_HANDED, numbers, DELIVERY)
+        for case, number in made.items():
+            said = texts.get(number) if number is not None else None
             wrong = "" if said in (None, AS_PLANNED, NOT_COMPARED) else f"not delivered as planned: {said}"
-            found = (made, wrong)
-            self._delivery[case] = found
-        return found[1]
+            self._delivery[case] = (number, wrong)
+
+    def delivery_is_read(self, case: str) -> bool:
+        """Whether what :meth:`delivery` answers costs nothing."""
+        made, found = self._events.latest(CASE_HANDED, case), self._delivery.get(case)
+        return made is None or (found is not None and found[0] == made)
 
     def handed_over(self, beam: str) -> bool:
         """Whether the latest dose of a beam was handed over."""

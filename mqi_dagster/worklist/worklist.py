@@ -38,7 +38,8 @@ class Worklist:
         ledger: Its ledger, opened for reading.
         history: How long a concluded case is still listed; None for all of them.
         causes_at_once: First causes of failures that one look reads at most; None for all.
-        labels_at_once: Cases whose beams' names one look reads at most; None for all.
+        labels_at_once: Cases whose beams' names, and how they were delivered, one look reads at most;
+            None for all.
     """
 
     def __init__(

@@ -62,6 +62,16 @@ def test_the_number_of_questions_does_not_grow_with_the_beams(seeded: Seeded) ->
     assert second < 25
 
 
+def test_nor_does_it_with_cases_that_were_concluded(seeded: Seeded) -> None:
+    for number in range(20):
+        done(seeded, f"P{number:09d}.fx0001")
+    work = seeded.worklist()
+    with counted() as asked:
+        seen = work.look(BEGAN + timedelta(minutes=5))
+    assert [row.stage for row in seen.cases] == [Stage.CONCLUDED] * 20
+    assert len(asked) < 60
+
+
 @pytest.mark.parametrize("seed", [0, *(pytest.param(seed, marks=pytest.mark.slow) for seed in (1, 2, 3))])
 def test_what_was_read_bit_by_bit_is_what_is_read_at_once(seeded: Seeded, seed: int) -> None:
     chance = random.Random(seed)

@@ -124,6 +124,9 @@ class Boundary:
             return
         if blames_input(error) and (why := self._why_away()):
             error = InputsAwayError(why)
+        elif isinstance(error, InputError) and lost_infrastructure(error):
+            # A share that stutters at one file says nothing of the file.
+            error = InfrastructureError(error.message, where=error.where, first_cause=error.first_cause)
         if not isinstance(error, MqiError):
             away = lost_infrastructure(error)
             if away is None:

@@ -55,7 +55,7 @@ def check_images(
         findings: Takes what is wrong.
     """
     names = sorted((*arrival.ct_files, *arrival.unreadable_files))
-    broken: list[tuple[int, str]] = []
+    broken: list[tuple[int, str, Exception]] = []
     images: dict[str, tuple[CtImage, FileEntry]] = {}
     slices: list[CoarseSlice] = []
     copies: list[FileEntry] = []
@@ -75,11 +75,11 @@ def check_images(
                 images[entry.sha256] = (image, entry)
                 slices.append(coarse_slice(image, hounsfield))
         except DicomError as error:
-            broken.append((index, str(error)))
+            broken.append((index, str(error), error))
         except DeliveryError as error:
-            broken.append((index, error.message))
+            broken.append((index, error.message, error))
         except OSError as error:
-            broken.append((index, f"cannot be opened: {error.strerror}"))
+            broken.append((index, f"cannot be opened: {error.strerror}", error))
     if broken:
         _refuse_broken(broken, len(names), bool(arrival.ct_files), findings)
     if localizers:
@@ -100,9 +100,9 @@ def check_images(
 
 
 def _refuse_broken(
-    broken: Sequence[tuple[int, str]], count: int, beside_images: bool, findings: Findings
+    broken: Sequence[tuple[int, str, Exception]], count: int, beside_images: bool, findings: Findings
 ) -> None:
-    index, reason = broken[0]
+    index, reason, cause = broken[0]
     if count == 1:
         text = f"a file of the case folder that should be an image {reason}"
     elif beside_images:
@@ -112,7 +112,9 @@ def _refuse_broken(
     more = len(broken) - 1
     if more:
         text += f"; {more} more cannot be used either"
-    findings.error(DeliveryError(text, where=AT_CT))
+    fault = DeliveryError(text, where=AT_CT)
+    fault.__cause__ = cause
+    findings.error(fault)
 
 
 def _check_origin(images: Sequence[CtImage], plan: IonPlan, findings: Findings) -> None:

@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import errno
+import hashlib
+import os
 import shutil
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
+from typing import BinaryIO
 
 import pytest
 
-from mqi_dagster.assets import intake
+from mqi_dagster.assets import boundary, intake
 from mqi_dagster.ledger.outcomes import RunOutcome, RunVerdict
 from mqi_dagster.partitions import split_beam_key
 from mqi_dagster.sensors import health
@@ -94,6 +98,30 @@ def test_an_inbox_that_goes_between_intake_and_its_check_fails_no_check(
     (_, _, outcome) = chain.runs[-1]
     assert (outcome.success, outcome.code, outcome.checks) == (False, "inputs-away", {})
     (chain.folder / "share").rename(chain.inbox)
+    assert chain.run("intake", str(request.partition_key)).success
+
+
+@pytest.mark.parametrize("of", ["02_*.ptn", "CT/*.dcm"])
+def test_a_share_that_does_not_give_one_file_of_an_arrival_is_tried_again(
+    chain: Chain, monkeypatch: pytest.MonkeyPatch, of: str
+) -> None:
+    case = chain.deliver(plan=ONE_BEAM, ct="water", ct_voxel_mm=10.0, ct_cube_mm=120.0)
+    held = {str(path) for path in case.folder.rglob(of)}
+    assert held
+    real = hashlib.file_digest
+
+    def stuttering(stream: BinaryIO, name: str) -> object:
+        if stream.name in held:
+            raise OSError(errno.EIO, os.strerror(errno.EIO))
+        return real(stream, name)  # type: ignore[arg-type]
+
+    with monkeypatch.context() as meanwhile:
+        meanwhile.setattr(boundary, "_FIRST_WAIT_SECONDS", 0.0)
+        meanwhile.setattr(hashlib, "file_digest", stuttering)
+        (request,) = chain.tick("case_arrivals")
+    (_, _, outcome) = chain.runs[-1]
+    assert (outcome.success, outcome.code) == (False, "infrastructure")
+    assert "cannot be read: Input/output error" in outcome.error
     assert chain.run("intake", str(request.partition_key)).success
 
 

@@ -120,6 +120,9 @@ class Watch:
                 beat = health.Heartbeat.of(self._instance, now)
                 return health.services(self._instance, self._site, ledger, now, beat)
         except Exception as error:  # noqa: BLE001 - whatever it is, it is what has to be told
+            with suppress(Exception):
+                if self._instance is not None:
+                    self._instance.dispose()
             self._instance = None
             return [health.records_away(error)]
 

@@ -41,10 +41,10 @@ def target_trouble(site: Site, *, note: bool = False) -> str:
     def ask() -> str:
         # The first hand-over makes it.
         there = handover.folder
-        if not there.exists():
+        if not there.exists() and known.was_seen():
+            return "it is not there any more"
+        while not there.exists() and there != there.parent:
             there = there.parent
-            if known.was_seen():
-                return "it is not there any more"
         if not os.access(there, os.W_OK | os.X_OK) or os.statvfs(there).f_flag & os.ST_RDONLY:
             return "it cannot be written"
         if not handover.folder.exists():
@@ -56,4 +56,12 @@ def target_trouble(site: Site, *, note: bool = False) -> str:
         return ""
 
     why = in_time(f"handover {handover.folder}", ask)
-    return f"the hand-over folder: {why}. Mend it; what waits for it goes on by itself" if why else ""
+    if not why:
+        return ""
+    advice = "Mend it; what waits for it goes on by itself"
+    if "than before" in why or "any more" in why:
+        advice = (
+            "Mount it, and what waits for it goes on by itself."
+            " Where it is a new one on purpose, make it, and any folder in it"
+        )
+    return f"the hand-over folder: {why}. {advice}"

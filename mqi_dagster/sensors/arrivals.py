@@ -7,7 +7,7 @@ from datetime import UTC, datetime, timedelta
 import dagster as dg
 
 from mqi_dagster.assets.arrivals import ArrivedCase, cases_of, refused
-from mqi_dagster.assets.boundary import safe_text
+from mqi_dagster.assets.boundary import is_passing, safe_text
 from mqi_dagster.assets.jobs import CASE_TAG, PRIORITY_TAG, intake_job
 from mqi_dagster.delivery.discovery import Arrival, Standing, standings
 from mqi_dagster.delivery.fractions import Fraction
@@ -24,7 +24,8 @@ from mqi_dagster.sensors.repaired import failed_cases, fingerprint_of, outdated_
 _CONCLUDED = dg.AssetKey("case_handed_over")
 _PAGE = 500
 _FAILED_AGAIN_AFTER = timedelta(minutes=5)
-"""A failed case is opened again although its fingerprint is the same: a repair may keep sizes and times."""
+"""A failed or refused case is opened again although its fingerprint is the same: a repair may keep sizes and
+times, and what refused it may have been another file, or the settings."""
 
 
 def _readiness(
@@ -68,6 +69,8 @@ class _Seen:
     cases: tuple[str, ...]
     until: datetime | None
     """When it is to be looked into again all the same."""
+    refused: bool = False
+    """Whether it could not be looked into."""
 
     def holds(self, standing: Standing, now: datetime) -> bool:
         """Whether that is what it still is."""
@@ -159,9 +162,10 @@ class _Inbox:
         for name in within_a_tick(_new_ones_first(site, open_ones, self._last_look)):
             self._last_look[name] = now
             self._forget(name)
-            failed += not self._see(context, site, arrived[name], now, fallen)
+            seen = self._see(context, site, arrived[name], now, fallen)
+            failed += not seen and name not in self._seen
         self._note_rest(context.instance, site)
-        return failed
+        return failed + sum(seen.refused for seen in self._seen.values())
 
     def _kept(self, site: Site) -> KeptTree:
         root, intake = site.inbox.resolve(), site.settings.intake
@@ -196,6 +200,9 @@ class _Inbox:
             context.log.error("an arrival cannot be looked at: %s", reason)
             place, case = refused(site, standing.relative)
             site.ledger.see_arrival(place, case, standing.fingerprint, False, reason, None)
+            if not is_passing(error):
+                until = now + _FAILED_AGAIN_AFTER
+                self._seen[standing.relative] = _Seen(_key(standing), (case,), until, refused=True)
             return False
         if outdated is not None:
             # Looked at again until it is gone.
@@ -256,6 +263,7 @@ def case_arrivals(interval: int) -> dg.SensorDefinition:
         failed = inbox.look(context, site, datetime.now(UTC))
         # First, so that what was asked for at the last tick does not take the place of what is new.
         _settle_requested(context, site)
+        outdated = inbox.outdated(context.instance)
         # A queue full of beams holds up no intake.
         room = Room(context.instance, intake_job.name)
         requests = [
@@ -265,10 +273,10 @@ def case_arrivals(interval: int) -> dg.SensorDefinition:
                 tags={CASE_TAG: row.case, PRIORITY_TAG: str(row.priority)},
             )
             for row in site.ledger.open_arrivals(REQUESTS_PER_TICK)
-            if room.take(1, row.priority)
+            # Of a partition that the same tick removes nothing runs.
+            if row.case not in outdated and room.take(1, row.priority)
         ]
         waiting = len(site.ledger.waiting_arrivals())
-        outdated = inbox.outdated(context.instance)
         skip = None if requests else f"nothing new is ready; {waiting} cases wait, {failed} cannot be read"
         return dg.SensorResult(
             run_requests=requests,

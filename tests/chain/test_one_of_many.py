@@ -39,14 +39,17 @@ def test_a_refused_folder_name_is_seen_and_stops_no_other_case(tmp_path: Path) -
 def test_an_arrival_on_which_our_code_breaks_is_seen_without_what_it_says(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    looks: list[str] = []
+
     def breaks(site: Site, arrival: Arrival) -> object:
         if "broken" in arrival.relative:
+            looks.append(arrival.fingerprint)
             raise ValueError("Hong^Gildong")
         return cases_of(site, arrival)
 
     monkeypatch.setattr(arrivals_sensor, "cases_of", breaks)
     chain = Chain(tmp_path / "site")
-    chain.deliver(plan=ONE_BEAM, case_name="a-broken")
+    broken = chain.deliver(plan=ONE_BEAM, case_name="a-broken")
     chain.deliver(plan=BuiltInPlan(**{**ONE_BEAM.model_dump(), "spots": 9}), case_name="b")
     chain.tick_sensors(rounds=2)
 
@@ -54,6 +57,10 @@ def test_an_arrival_on_which_our_code_breaks_is_seen_without_what_it_says(
     (reason,) = reasons(chain)
     assert reason.startswith("ValueError at ")
     assert "Hong" not in reason
+    assert len(looks) == 1, "while nothing of it changes it is not opened at every tick"
+    (broken.folder / "note.txt").write_text("repaired")
+    chain.tick_sensors()
+    assert len(looks) == 2
 
 
 def test_what_a_person_reports_in_the_pages_stops_no_sensor(tmp_path: Path) -> None:

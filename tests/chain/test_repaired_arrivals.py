@@ -139,6 +139,26 @@ def test_the_run_of_an_unreadable_plan_is_waited_for_before_it_is_forgotten(tmp_
     assert chain.site.ledger.arrival(unreadable) is None
 
 
+def test_nothing_is_asked_of_a_partition_that_the_same_tick_removes(tmp_path: Path) -> None:
+    chain = Chain(tmp_path / "site")
+    delivered = chain.deliver(plan=PLAN)
+    (plan,) = delivered.folder.glob("*.dcm")
+    whole = plan.read_bytes()
+    plan.write_bytes(whole[:900])
+    unreadable = fail(chain)
+    row = chain.site.ledger.arrival(unreadable)
+    assert row is not None
+    # Its files had changed once more before they were whole, and there was no room for that run.
+    chain.site.ledger.see_arrival(row.arrival, unreadable, "of these files", True, "", None)
+    plan.write_bytes(whole)
+    asked = [request.partition_key for request in chain.tick("case_arrivals", launch=False)]
+    assert unreadable not in asked
+    assert len(asked) == 1
+    chain.tick_sensors(rounds=2)
+    assert chain.site.ledger.arrival(unreadable) is None
+    assert chain.runs_of("intake").count(unreadable) == 1
+
+
 @pytest.mark.parametrize("defect", ["truncated:beam=3,layer=2", None], ids=["record", "MU"])
 def test_a_failed_intake_is_no_materialisation(defect: str | None, tmp_path: Path) -> None:
     limits = {"interpretation": {"mu_ratio_minimum": 1.2, "mu_ratio_maximum": 1.3}}

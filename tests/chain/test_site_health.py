@@ -394,6 +394,25 @@ def test_a_target_that_cannot_be_written_or_has_gone_is_an_alarm(living: Living)
     assert living.seen() == {}
 
 
+def test_a_target_that_the_first_hand_over_will_make_is_no_alarm(living: Living) -> None:
+    settings = living.site.settings
+    handover = settings.handover.model_copy(update={"folder": living.folder / "results" / "of" / "mqi"})
+    living.site.__dict__["settings"] = settings.model_copy(update={"handover": handover})
+    assert living.seen() == {}
+
+
+def test_whoever_has_made_the_target_anew_is_told_how_it_goes_on(living: Living) -> None:
+    target = living.folder / "handover"
+    (target / "case").mkdir()
+    health.folders(living.site, note=True)
+    target.rename(living.folder / "full disk")
+    target.mkdir()
+    (found,) = health.folders(living.site)
+    assert "Where it is a new one on purpose, make it, and any folder in it" in found.text
+    (target / "new").mkdir()
+    assert health.folders(living.site) == []
+
+
 def test_one_full_disk_is_one_alarm_that_names_all_that_lies_on_it(living: Living) -> None:
     living.start()
     living.beat()

@@ -50,7 +50,7 @@ def relative_mu(layers: Sequence[LayerComparison]) -> dict[int, float]:
     """Delivered over planned monitor units of each layer, by number, over the median of the beam's layers.
 
     A monitor's calibration against the plan is the same in all layers of a beam (0.988 on one machine) and
-    is held against limits of its own; what one layer has too much or too little shows beside the others.
+    is held against the limit by itself; what one layer has too much or too little shows beside the others.
     With fewer than three layers it is the plain ratio.
     """
     ratios = {layer.number: layer.ratio for layer in layers if layer.ratio is not None}
@@ -61,12 +61,21 @@ def relative_mu(layers: Sequence[LayerComparison]) -> dict[int, float]:
 def judge(layers: Sequence[LayerComparison], limits: DeliveryLimits) -> DeliveryVerdict:
     """Hold a beam's comparison against limits."""
     ratios = relative_mu(layers)
+    whole = _whole_beam(layers, limits)
     findings = tuple(
         LayerFinding(layer=layer.number, words=words)
         for layer in layers
-        for words in _words(layer, ratios.get(layer.number), limits)
+        for words in (*whole, *_words(layer, ratios.get(layer.number), limits))
     )
     return DeliveryVerdict(as_planned=not findings, text=_sentence(findings, len(layers)), findings=findings)
+
+
+def _whole_beam(layers: Sequence[LayerComparison], limits: DeliveryLimits) -> list[str]:
+    """What all layers have too much or too little, which shows in none of them beside the others."""
+    ratios = [layer.ratio for layer in layers if layer.ratio is not None]
+    if len(ratios) < _REFERENCE_LAYERS or abs(median(ratios) - 1.0) * 100.0 <= limits.layer_mu_percent:
+        return []
+    return [f"{_percent(median(ratios))} MU in the whole beam"]
 
 
 def _sentence(findings: Sequence[LayerFinding], layers: int) -> str:

@@ -135,7 +135,9 @@ class DeliveryLimits(Section):
     position_p95_mm: Limit = Field(2.0, description="95th percentile of the same, without sign.")
     position_maximum_mm: Limit = Field(3.0, description="Mean difference of any one spot in x or y.")
     layer_mu_percent: Limit = Field(
-        3.0, description="MU of a layer against plan, beside the beam's other layers (from three on)."
+        3.0,
+        description="MU of a layer against plan, beside the beam's other layers (from three on); and the "
+        "median of these.",
     )
     spot_mu_percent: Limit = Field(20.0, description="MU of a spot against plan, beside its layer's others.")
     extra_percent: Limit = Field(0.1, description="MU where no spot was planned, of the layer's.")

@@ -102,6 +102,15 @@ def test_monitor_units_of_one_layer_are_found_to_a_fifth_of_a_percent(
     assert verdict.text == f"layer 3: {said} MU"
 
 
+@pytest.mark.parametrize(
+    ("ratio", "said"), [(1.09, "all 4 layers: +9.0 % MU in the whole beam"), (1.02, "as planned")]
+)
+def test_what_the_whole_beam_has_too_much_is_not_as_planned(
+    deliver: Deliver, ratio: float, said: str
+) -> None:
+    assert deliver(mu_ratio=ratio)[0].text == said
+
+
 def test_a_small_error_of_the_monitor_units_is_as_planned(deliver: Deliver) -> None:
     assert deliver("mu-error:beam=2,layer=3,percent=2")[0].as_planned
 

@@ -79,12 +79,14 @@ def test_a_board_reads_the_names_of_some_cases_at_a_look(chain: Chain) -> None:
     assert {row.label for row in work.look(datetime.now(UTC)).beams} == {""}
 
 
-def test_a_name_that_holds_the_patient_s_is_shown_without_it(tmp_path: Path) -> None:
-    folder = deliver(tmp_path / "in", patient_id="ZQXPAT77431").folder
+def test_a_name_that_holds_a_number_of_the_examination_is_shown_without_it(tmp_path: Path) -> None:
+    # One that holds the patient's ID or name is refused: there is nothing to show.
+    folder = deliver(tmp_path / "in").folder
     (plan_file,) = folder.glob("RP*.dcm")
     plan = pydicom.dcmread(plan_file)
+    plan.AccessionNumber = "ZQX-77431"
     (beam,) = (one for one in plan.IonBeamSequence if one.BeamNumber == 2)
-    beam.BeamName = "AP ZQXPAT77431 " + "long " * 9
+    beam.BeamName = "AP ZQX-77431 " + "long " * 9
     plan.save_as(plan_file)
     chain = Chain(tmp_path / "site", given=folder)
     case, outcome = chain.run_intake()

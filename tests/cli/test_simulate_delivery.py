@@ -99,7 +99,7 @@ def test_every_defect_is_listed() -> None:
     lines = simulate("--list-defects").output.splitlines()[1:]
     names = {line.split()[0] for line in lines}
     assert {"truncated:beam=,layer=,bytes=", "two-plans", "unknown-machine:name="} <= names
-    assert len(lines) == 27
+    assert len(lines) == 33
 
 
 @pytest.mark.parametrize(

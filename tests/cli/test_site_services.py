@@ -100,7 +100,10 @@ def test_a_folder_that_is_no_site_is_refused(tmp_path: Path) -> None:
     for command in ("dev", "stop"):
         done = mqi(command, "--site", tmp_path)
         assert (done.returncode, done.stdout) == (1, "")
-        assert done.stderr == f"mqi: {tmp_path} is no site: it has no mqi.yaml; `mqi init` makes one\n"
+        assert done.stderr == (
+            f"mqi: {tmp_path} is no site: it has no mqi.yaml; name one by --site or MQI_SITE,"
+            f" or make one: mqi init {tmp_path}\n"
+        )
 
 
 @pytest.mark.slow

@@ -65,7 +65,9 @@ def _initialise(folder: Path, values: Mapping[str, Any], new_secret: bool) -> li
             for source in sorted(packaged.glob("*.yaml")):
                 write_atomically(target / source.name, source.read_bytes())
                 made.append(_shown(target / source.name, folder))
-    ledger = Site(file).ledger
+    site = Site(file)
+    ledger = site.ledger
+    _ = site.pseudonyms  # The ledger writes down which secret names the cases.
     if write_instance(settings, ledger):
         made.append(f"{_shown(paths.dagster_home, folder)}/dagster.yaml")
     with open_instance(settings) as instance:

@@ -7,13 +7,13 @@ chosen so that material and density together have it.
 
 from __future__ import annotations
 
+from bisect import bisect_right
 from collections.abc import Iterator
 from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import Path
 from typing import Annotated, Any, NamedTuple
 
-import numpy as np
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from mqi_dagster.errors import ConfigurationError, UnknownScannerError, Where
@@ -142,6 +142,8 @@ class Curve(Section):
 
     def at(self, hu: float) -> float:
         """The value at an HU."""
+        import numpy as np  # here: whoever checks a table computes nothing with it
+
         return float(np.interp(hu, self.hu, self.value))
 
 
@@ -163,7 +165,7 @@ class MaterialSteps(Section):
 
     def at(self, hu: float) -> Material:
         """The material at an HU; below the first boundary the first one."""
-        return MATERIALS[self.name[max(int(np.searchsorted(self.hu, hu, side="right")) - 1, 0)]]
+        return MATERIALS[self.name[max(bisect_right(self.hu, hu) - 1, 0)]]
 
 
 class HuCurves(Section):

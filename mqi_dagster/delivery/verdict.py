@@ -16,6 +16,8 @@ _REFERENCE_LAYERS = 3
 """From so many layers on, a layer's monitor units are held against those of the beam's other layers."""
 _NAMED_AT_MOST = 5
 """Spots that a finding names one by one."""
+_FLICKER_PERCENT = 1.0
+"""Less of a layer's dose in single samples off the plan is noise of the position monitor."""
 _LOST_PERCENT = 20.0
 """With more of its dose off the plan, a layer is not the planned one with faults."""
 
@@ -161,7 +163,7 @@ def _spots(layer: LayerComparison, limits: DeliveryLimits) -> list[str]:
             f" ({share:.1f} % of its dose)"
         )
     astray = layer.off_plan_percent - sum(100.0 * extra.mu / layer.delivered_mu for extra in named)
-    if astray > limits.extra_percent:
+    if astray > max(limits.extra_percent, _FLICKER_PERCENT):
         words.append(f"{astray:.1f} % of its dose lies off the planned path, a little here and there")
     wrong = [spot for spot in layer.spot_mu if abs(spot.ratio - 1.0) * 100.0 > limits.spot_mu_percent]
     if wrong and not layer.swapped_spots:

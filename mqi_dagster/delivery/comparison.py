@@ -9,7 +9,6 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 
 import numpy as np
-import polars as pl
 from numpy.typing import NDArray
 
 from mqi_dagster.delivery.comparison_figures import (
@@ -49,7 +48,8 @@ class ComparedLayer:
     """The figures of a layer, and the table of its spots."""
 
     figures: LayerComparison
-    spots: pl.DataFrame
+    spots: dict[str, NDArray[np.generic]]
+    """By column, each of shape (spots,); NaN where a spot has no position."""
 
 
 class LayerRecorder:
@@ -161,19 +161,17 @@ def compare_layer(
         off_plan_percent=off_plan,
         spot_mu=_spot_mu(plan, path, found.spot, delivered, expected, judged & ~missing),
     )
-    table = pl.DataFrame(
-        {
-            "layer": np.full(count, layer.number, dtype=np.int32),
-            "spot": np.arange(1, count + 1, dtype=np.int32),
-            "x_mm": plan.spot_mm[:, 0],
-            "y_mm": plan.spot_mm[:, 1],
-            "planned_mu": plan.mu,
-            "delivered_mu": delivered,
-            "samples": samples.astype(np.int32),
-            "dx_mm": np.where(samples > 0, means[:, 0], np.nan),
-            "dy_mm": np.where(samples > 0, means[:, 1], np.nan),
-        }
-    ).with_columns(pl.col("dx_mm", "dy_mm").fill_nan(None))
+    table: dict[str, NDArray[np.generic]] = {
+        "layer": np.full(count, layer.number, dtype=np.int32),
+        "spot": np.arange(1, count + 1, dtype=np.int32),
+        "x_mm": plan.spot_mm[:, 0],
+        "y_mm": plan.spot_mm[:, 1],
+        "planned_mu": plan.mu,
+        "delivered_mu": delivered,
+        "samples": samples.astype(np.int32),
+        "dx_mm": np.where(samples > 0, means[:, 0], np.nan),
+        "dy_mm": np.where(samples > 0, means[:, 1], np.nan),
+    }
     return ComparedLayer(figures, table)
 
 

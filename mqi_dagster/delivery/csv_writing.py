@@ -11,7 +11,6 @@ from types import TracebackType
 from typing import IO, Self
 
 import numpy as np
-import polars as pl
 from numpy.typing import NDArray
 
 from mqi_dagster.errors import InfrastructureError, Where
@@ -85,6 +84,8 @@ class CsvWriter:
         """
         if not len(counts):
             return
+        import polars as pl  # here: who only names a CSV does not wait for it
+
         text = io.BytesIO()
         pl.DataFrame(
             {

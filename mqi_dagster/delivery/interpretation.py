@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from pathlib import Path
 
-import polars as pl
+import numpy as np
+from numpy.typing import NDArray
 
 from mqi_dagster.delivery.comparison import LayerRecorder
 from mqi_dagster.delivery.csv_verification import verify_interpreted
@@ -74,7 +75,7 @@ def interpret_beam(
         _check_against_plan(layer, planned.get(number))
 
     layers: list[InterpretedLayer] = []
-    spots: list[pl.DataFrame] = []
+    spots: list[dict[str, NDArray[np.generic]]] = []
     plan_files: list[PlannedLayerFile] = []
     for number, plan_layer in sorted(planned.items()):
         if number not in delivered and not options.plan_csv:
@@ -133,7 +134,7 @@ def _interpret_layer(
     dialect: CsvDialect,
     out: Path,
     file: str | None,
-) -> tuple[InterpretedLayer, pl.DataFrame]:
+) -> tuple[InterpretedLayer, dict[str, NDArray[np.generic]]]:
     comparison = PositionComparison(timeline)
     samples = LayerSamples(layer, machine, options, comparison, recorder)
     sha256 = None

@@ -3,10 +3,17 @@
 from __future__ import annotations
 
 import os
+from contextlib import suppress
 
 from mqi_dagster.resources.site import Site
 from mqi_dagster.settings import LOCAL
-from mqi_dagster.store.known_folders import in_time
+from mqi_dagster.store.known_folders import KnownFolder, in_time
+
+
+def _note(known: KnownFolder) -> None:
+    # That nothing can be written beside the ledger is the fault of another disk, and an alarm of its own.
+    with suppress(OSError):
+        known.note()
 
 
 def inbox_trouble(site: Site, *, note: bool = False) -> str:
@@ -19,7 +26,7 @@ def inbox_trouble(site: Site, *, note: bool = False) -> str:
         if sentinel is not None and not (site.inbox / sentinel).exists():
             return f"the file {sentinel} is not in it (intake.sentinel)"
         if note:
-            known.note()
+            _note(known)
         return ""
 
     why = in_time(f"inbox {site.inbox}", ask)
@@ -52,7 +59,7 @@ def target_trouble(site: Site, *, note: bool = False) -> str:
         if why := known.trouble():
             return why
         if note:
-            known.note()
+            _note(known)
         return ""
 
     why = in_time(f"handover {handover.folder}", ask)

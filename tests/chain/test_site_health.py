@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import fcntl
 import json
 import os
@@ -377,6 +378,16 @@ class TestInbox:
                 assert living.seen() == {"inbox_away": "inbox"}
             finally:
                 back.set()
+
+    def test_a_full_disk_of_the_state_is_no_fault_of_the_inbox(
+        self, living: Living, inbox: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        def full(*_: Any) -> None:
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+        (living.site.settings.paths.state / "folders.json").unlink()
+        monkeypatch.setattr(known_folders, "write_atomically", full)
+        assert health.folders(living.site, note=True) == []
 
 
 def test_a_target_that_cannot_be_written_or_has_gone_is_an_alarm(living: Living) -> None:

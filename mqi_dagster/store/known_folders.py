@@ -86,13 +86,12 @@ class KnownFolder:
         return dict(found) if isinstance(found, dict) else {}
 
 
-def in_time(name: str, ask: Callable[[], str], seconds: float = _ANSWER_SECONDS) -> str:
+def in_time(name: str, ask: Callable[[], str]) -> str:
     """The answer to a question to a file system that may hang; at most one stays open for each name.
 
     Args:
         name: Of the question.
         ask: Asks it; an operating-system error is an answer, too.
-        seconds: How long an answer may take.
     """
     if (open_one := _asked.get(name)) is not None and open_one.is_alive():
         return "it does not answer"
@@ -106,9 +105,9 @@ def in_time(name: str, ask: Callable[[], str], seconds: float = _ANSWER_SECONDS)
 
     thread = threading.Thread(target=run, name=f"asks {name}", daemon=True)
     thread.start()
-    thread.join(seconds)
+    thread.join(_ANSWER_SECONDS)
     if not said:
         _asked[name] = thread
-        return f"it has not answered within {seconds:g} s"
+        return f"it has not answered within {_ANSWER_SECONDS:g} s"
     _asked.pop(name, None)
     return said[0]

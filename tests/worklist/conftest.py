@@ -15,7 +15,10 @@ from tests.worklist.seeded import Seeded
 
 @pytest.fixture
 def seeded(empty_instance: Path, tmp_path: Path) -> Iterator[Seeded]:
-    """A site without a case; its limits are 10 runs, 4 of one case, 3 simulations."""
+    """A site without a case, whose services seem to live.
+
+    Its limits are 10 runs, 4 of one case, 3 simulations.
+    """
     home = tmp_path / "site" / "dagster"
     home.parent.mkdir()
     shutil.copytree(empty_instance, home)
@@ -24,5 +27,6 @@ def seeded(empty_instance: Path, tmp_path: Path) -> Iterator[Seeded]:
     with dg.DagsterInstance.from_config(str(home)) as instance:
         made.instance = instance
         made.ledger()
-        yield made
+        with made.served():
+            yield made
     made.site.ledger.close()

@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Mapping
+import os
+import socket
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
@@ -25,11 +28,14 @@ from dagster._core.utils import make_new_run_id
 from dagster._daemon.types import DaemonHeartbeat
 from dagster._serdes import serialize_value
 
+from mqi_dagster.execution.code_location import socket_path
+from mqi_dagster.execution.locks import hold
 from mqi_dagster.ledger.ledger import Ledger
 from mqi_dagster.ledger.outcomes import RunOutcome, RunVerdict
 from mqi_dagster.ledger.tables import ARRIVAL
 from mqi_dagster.partitions import beam_key
 from mqi_dagster.resources.site import Site
+from mqi_dagster.sensors.health import WATCH_LOCK
 from mqi_dagster.worklist import Worklist
 
 MACHINES = Path(__file__).parents[2] / "mqi_dagster" / "config" / "machines"
@@ -54,7 +60,13 @@ class Seeded:
         self, folder: Path, instance: dg.DagsterInstance | None, settings: Mapping[str, Any] | None = None
     ) -> None:
         folder.mkdir(parents=True, exist_ok=True)
-        base = {"site": {"timezone": "Asia/Seoul"}, "paths": {"machines": str(MACHINES)}}
+        (folder / "inbox").mkdir(exist_ok=True)
+        base = {
+            "site": {"timezone": "Asia/Seoul"},
+            "paths": {"machines": str(MACHINES)},
+            # The room on the disk of the tests is nobody's alarm.
+            "alarms": {"disk_free_gb": 0},
+        }
         (folder / "mqi.yaml").write_text(yaml.safe_dump({**base, **(settings or {})}))
         secret = folder / "secret"
         secret.touch(mode=0o600)
@@ -242,6 +254,21 @@ class Seeded:
         self.instance.run_storage.add_daemon_heartbeat(
             DaemonHeartbeat(self.now.timestamp(), "SENSOR", make_new_run_id(), [])
         )
+
+    @contextmanager
+    def served(self) -> Iterator[None]:
+        """As far as anybody can see, the site's watch and code location live."""
+        lock = hold(self.site.settings.paths.state / WATCH_LOCK)
+        assert lock is not None
+        path = socket_path(self.site.settings)
+        try:
+            with socket.socket(socket.AF_UNIX) as server:
+                server.bind(str(path))
+                server.listen()
+                yield
+        finally:
+            path.unlink(missing_ok=True)
+            os.close(lock)
 
     # A whole site
 

@@ -225,7 +225,16 @@ def taken(site: Seeded) -> tuple[Snapshot, dict[str, Any], Snapshot]:
 def test_what_is_right_passes_the_comparison(seeded: Seeded) -> None:
     before, shown, after = taken(seeded)
     assert len(shown["beams"]) == 12
+    assert shown["alarms"] == []
     assert wrong(before, shown, after) == []
+
+
+def test_an_invented_alarm_does_not_pass_the_comparison(seeded: Seeded) -> None:
+    before, shown, after = taken(seeded)
+    shown["alarms"].append({"kind": "beam_failed", "subject": "P000000000.fx0001__b01"})
+    assert wrong(before, shown, after) == [
+        "an alarm ('beam_failed', 'P000000000.fx0001__b01'), which is none"
+    ]
 
 
 @pytest.mark.parametrize(

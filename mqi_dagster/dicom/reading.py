@@ -44,8 +44,8 @@ _UNDEFINED_LENGTH = 0xFFFFFFFF
 
 LARGEST_BYTES = 268_435_456
 """Most bytes of a file, and most that it may inflate to: 256 MiB, more than any plan or image in use."""
-SMALL_BYTES = 2_000_000
-"""A file up to this size is harmless whatever it holds."""
+SMALL_BYTES = 2_200_000
+"""A file up to this size is harmless whatever it holds; an image of 1024 by 1024 pixels is one."""
 _SOP_CLASS = 0x00080016
 _REMEMBERED = 64
 _HEAD_BYTES = 1 << 16

@@ -9,6 +9,8 @@ from dataclasses import dataclass
 
 _SHORTEST_JOINED = 4
 """Letters and digits from which on a text is found across blanks and hyphens: shorter ones are by chance."""
+_SHORTEST_INSIDE = 6
+"""Latin letters from which on a name is found in the middle of a word as well."""
 _SHORTEST_ASCII, _SHORTEST = 3, 2
 """Letters of a name or number that is looked for at all: names of some scripts have two."""
 _GROUPS = re.compile(
@@ -78,6 +80,11 @@ def _holds(plain: str, wanted: str) -> bool:
     joined = _joined(wanted)
     if not joined:
         return False
+    if joined.isascii() and joined.isalpha() and len(joined) < _SHORTEST_INSIDE:
+        # Short names stand inside ordinary words ("Ann" in "planned"): there they are by chance.
+        words = re.findall(r"[a-z]+", plain)
+        edges = any(word.startswith(joined) or word.endswith(joined) for word in words)
+        return joined in words or (len(joined) >= _SHORTEST_JOINED and edges)
     return (
         wanted in plain or joined in plain or (len(joined) >= _SHORTEST_JOINED and joined in _joined(plain))
     )

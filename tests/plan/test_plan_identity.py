@@ -74,6 +74,24 @@ def test_other_names_are_left_alone(told: str) -> None:
     assert patient().named_in(told) is None
 
 
+@pytest.mark.parametrize(
+    ("name", "told", "is_named"),
+    [
+        ("Ann", "planned QA", False),
+        ("Ann", "QA Ann 1", True),
+        ("Lee", "sleeve_2", False),
+        ("Park", "sparkle", False),
+        ("Park", "1A_parkTX", True),
+        ("Grant", "fragrances", False),
+        ("Sullivan", "xsullivany", True),
+    ],
+)
+def test_a_short_name_inside_an_ordinary_word_is_there_by_chance(
+    name: str, told: str, is_named: bool
+) -> None:
+    assert Identity(names=(name,)).named_in(told) == ("name" if is_named else None)
+
+
 def test_a_patient_of_whom_nothing_is_known_is_named_nowhere() -> None:
     assert identity_of(Dataset()).named_in("19790412 anything") is None
     assert Identity(("1",), ("a",), "x").named_in("none of it b") is None

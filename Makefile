@@ -19,7 +19,7 @@ help:
 	@echo "make demo-slurm    the same on a real, throw-away Slurm cluster (needs root)"
 	@echo "make cluster       that cluster alone; make cluster-stop ends it"
 	@echo "make test          the default suite, under 8 minutes on two cores"
-	@echo "make test-gate     one whole scenario each of services, Slurm, PostgreSQL and the browser, under 15 minutes;"
+	@echo "make test-gate     one whole scenario each of services, Slurm, PostgreSQL, browser and real doses, and mypy;"
 	@echo "                   with make test what must pass before anything lands (.ci/run); needs root"
 	@echo "make test-all      all that make test leaves out: what needs root, servers, a browser or minutes, then"
 	@echo "                   a short chaos and mutate; under an hour"
@@ -86,7 +86,7 @@ test: install-dev
 
 test-gate: install-dev
 	@tests/system-packages
-	@$(BIN)/python -m pytest -m gate -n 2 --dist worksteal --durations=0 tests/services tests/slurm tests/pages
+	@$(BIN)/python -m pytest -m gate -n 2 --dist worksteal --durations=0
 
 test-all: install-dev
 	@tests/system-packages

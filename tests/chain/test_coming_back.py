@@ -97,6 +97,7 @@ def test_a_setting_that_was_changed_back_before_anybody_looked_puts_the_marker_b
     assert stage(chain, case) == "concluded"
 
 
+@pytest.mark.slow
 def test_a_hand_over_that_failed_halfway_and_was_taken_back_puts_the_marker_back(tmp_path: Path) -> None:
     chain = Chain(tmp_path / "site", {"rt_dose": {"bits": 32}, "retention": {"case_days": 10}})
     chain.deliver(plan=PLAN)

@@ -147,6 +147,7 @@ def test_nothing_is_taken_for_gone_while_the_inbox_is_away_and_all_goes_on_at_on
     assert [one.run_id for one in ledger.due_retries(10)] == ["run1"]
 
 
+@pytest.mark.slow
 def test_results_are_not_written_into_an_empty_mount_point(chain: Chain, beam: str) -> None:
     (chain.handover / "earlier case").mkdir(parents=True)
     health.folders(chain.site, note=True)

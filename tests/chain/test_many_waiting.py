@@ -167,6 +167,7 @@ def _order(chain: Chain, patch: pytest.MonkeyPatch) -> list[str]:
     return queue.read_cursor(chain.cursors["beams_to_simulate"])[1]
 
 
+@pytest.mark.slow
 def test_more_conclusions_than_a_tick_asks_for_follow_at_the_next(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -88,7 +88,10 @@ REDUCED = {
 
 @pytest.mark.parametrize(
     ("qa", "order"),
-    [("generated", [5]), pytest.param("real", [5, 3, 4, 2], marks=pytest.mark.slow)],
+    [
+        pytest.param("generated", [5], marks=[pytest.mark.slow, pytest.mark.gate]),
+        pytest.param("real", [5, 3, 4, 2], marks=pytest.mark.slow),
+    ],
     indirect=["qa"],
 )
 def test_the_delivery_with_few_histories(

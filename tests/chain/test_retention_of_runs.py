@@ -101,7 +101,8 @@ def test_the_runs_of_a_removed_case_go_with_all_that_they_have_left(chain: Chain
     assert go(chain, 400) == []
 
 
-@pytest.mark.parametrize("records_too", [pytest.param(False, marks=pytest.mark.slow), True])
+@pytest.mark.slow
+@pytest.mark.parametrize("records_too", [False, True])
 def test_a_beam_that_comes_late_to_a_removed_case_has_all_of_it_made_again(
     chain: Chain, records_too: bool
 ) -> None:

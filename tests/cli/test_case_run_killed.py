@@ -8,6 +8,7 @@ import sys
 from pathlib import Path
 
 import dagster as dg
+import pytest
 import yaml
 from typer.testing import CliRunner
 
@@ -70,6 +71,7 @@ def test_an_interrupt_ends_the_command_and_not_only_the_beam_in_work(
     assert list(states(site).values()) == ["FAILURE"], "the second beam was not begun"
 
 
+@pytest.mark.slow
 def test_a_killed_command_leaves_no_run_in_work(tmp_path: Path, machines: Machines) -> None:
     slow, out = tmp_path / "slow", tmp_path / "out"
     slow.touch()

@@ -161,7 +161,11 @@ def test_a_script_is_told_that_the_records_are_away(seeded: Seeded) -> None:
 
 
 @pytest.mark.parametrize(
-    ("revision", "word"), [("9999", "it was written by a newer one"), ("0001", "the services migrate it")]
+    ("revision", "word"),
+    [
+        ("9999", "it was written by a newer one"),
+        pytest.param("0001", "the services migrate it", marks=pytest.mark.slow),
+    ],
 )
 def test_a_ledger_of_another_revision_is_refused(seeded: Seeded, revision: str, word: str) -> None:
     assert revision < REVISION or revision > REVISION

@@ -17,6 +17,7 @@ from typing import Annotated, Any, NamedTuple
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from mqi_dagster.errors import ConfigurationError, UnknownScannerError, Where
+from mqi_dagster.settings.wording import problems
 from mqi_dagster.yaml_file import read_yaml
 
 PACKAGED_HU_TABLES = Path(__file__).parent / "config" / "hu"
@@ -360,12 +361,7 @@ def read_hu_table(path: Path) -> HuTable:
         return HuTable.model_validate(content)
     except ValidationError as error:
         raise ConfigurationError(
-            f"HU table {path.name}: "
-            + "; ".join(
-                f"{'.'.join(str(part) for part in item['loc']) or 'file'}:"
-                f" {item['msg'].removeprefix('Value error, ')}"
-                for item in error.errors(include_url=False, include_input=False)
-            )
+            f"HU table {path.name}: " + "; ".join(problems(error, HuTable, "file"))
         ) from error
 
 

@@ -114,7 +114,8 @@ def test_two_tables_for_one_scanner_are_an_error() -> None:
         ({"scanners": [{}]}, "says nothing"),
         ({"scanners": [{"vendor": "x"}]}, "scanners.0.vendor"),
         ({"id": "two words"}, "id:"),
-        ({"slope": 1}, "slope: Extra inputs"),
+        ({"slope": 1}, "slope: there is no such key"),
+        ({"defualt": True}, "defualt: there is no such key; did you mean default?"),
     ],
 )
 def test_a_wrong_table_is_named_with_its_key(tmp_path: Path, changes: dict[str, Any], says: str) -> None:

@@ -1,6 +1,6 @@
 """Arrived cases become case partitions and intake runs."""
 
-from collections.abc import Collection, Mapping
+from collections.abc import Collection
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 
@@ -159,13 +159,19 @@ class _Inbox:
         ]
         failed = 0
         self._outdated.clear()
-        for name in within_a_tick(_new_ones_first(site, open_ones, self._last_look)):
+        for name in within_a_tick(self._new_ones_first(site, open_ones)):
             self._last_look[name] = now
             self._forget(name)
             seen = self._see(context, site, arrived[name], now, fallen)
             failed += not seen and name not in self._seen
         self._note_rest(context.instance, site)
         return failed + sum(seen.refused for seen in self._seen.values())
+
+    def _new_ones_first(self, site: Site, names: list[str]) -> list[str]:
+        """Arrivals in the order in which to look: those never seen, then those not looked at for longest."""
+        known = {row.arrival for row in site.ledger.all_arrivals()} if names else set()
+        never = datetime.min.replace(tzinfo=UTC)
+        return sorted(names, key=lambda name: (self._places[name] in known, self._last_look.get(name, never)))
 
     def _kept(self, site: Site) -> KeptTree:
         root, intake = site.inbox.resolve(), site.settings.intake
@@ -290,17 +296,6 @@ def case_arrivals(interval: int) -> dg.SensorDefinition:
         )
 
     return sensor
-
-
-def _new_ones_first(site: Site, names: list[str], last_look: Mapping[str, datetime]) -> list[str]:
-    """Arrivals in the order in which to look: those never seen, then those not looked at for longest."""
-    known = {row.arrival for row in site.ledger.all_arrivals()} if names else set()
-    never = datetime.min.replace(tzinfo=UTC)
-
-    def place(name: str) -> tuple[bool, datetime]:
-        return site.pseudonyms.keyed("place", name) in known, last_look.get(name, never)
-
-    return sorted(names, key=place)
 
 
 def _asked(instance: dg.DagsterInstance, row: Row) -> tuple[str, bool]:

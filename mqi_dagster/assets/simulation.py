@@ -17,6 +17,7 @@ from mqi_dagster.assets.patience import Patience
 from mqi_dagster.assets.raw_dose_files import RECORD_FILE, RawDoseRecord, read_raw_dose, read_record
 from mqi_dagster.assets.simulated_beam import SimulatedBeam
 from mqi_dagster.assets.slots import engine_failures, free_ended_leases, intervals_of
+from mqi_dagster.engine.view import require_simulable
 from mqi_dagster.errors import MqiError, StoreError, Where
 from mqi_dagster.partitions import BEAMS
 from mqi_dagster.resources.site import Site
@@ -141,6 +142,10 @@ def simulation(attempts: int) -> dg.AssetsDefinition:
             beam = load_beam(context.instance, site, key)
             csvs = resolve(context.instance, site, "interpreted_csvs", key)
             engine = site.settings.engine
+            profile = engine.in_use()
+            in_images = bool(beam.manifest.ct_series) and profile.patient_ct
+            # Before anything is reused: earlier code may have computed what must not be handed over.
+            require_simulable(beam.plan_beam, beam.machine, profile, in_images=in_images)
             patience = Patience(context.log, intervals_of(site.settings), _waits(context, site, key))
             version = patience.persist("asking the engine's version", lambda: engine_version(site))
             hu_table = hu_table_of(site, beam.manifest)

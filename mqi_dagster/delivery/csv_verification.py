@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Sequence
 from pathlib import Path
 
 from mqi_dagster.delivery.comparison import ComparedLayer, LayerRecorder
@@ -46,7 +47,8 @@ def verify_interpreted(
     Every delivered layer has exactly one CSV, whose name carries its energy and sorts in the order of
     layers; every sample parses, with a whole, non-negative count; the counts add up to the record's within
     0.1 %. A ``summary.json`` must agree with what was found; where there is none (a site's own command
-    wrote the CSVs), it is written.
+    wrote the CSVs), it is written. With the plan's beam, delivered is compared with planned here, from the
+    records, and the summary says what was found.
 
     Args:
         out: Folder of the interpretation.
@@ -54,7 +56,8 @@ def verify_interpreted(
         machine: The machine that delivered it.
         options: The interpretation's settings.
         dialect: The dialect the CSVs must have; any single one where None.
-        plan_beam: The beam in the plan; without it, a summary made here has no position differences.
+        plan_beam: The beam in the plan; without it nothing is compared, and a summary made here has no
+            position differences.
 
     Returns:
         The summary.
@@ -76,7 +79,7 @@ def verify_interpreted(
         if plan_beam is not None:
             timeline = planned_timeline(layer, plan_beam.layer(layer.number), machine, plan_beam.scan_mode)
             comparison = PositionComparison(timeline)
-            recorder = None if told else LayerRecorder(plan_beam.layer(layer.number), timeline, machine)
+            recorder = LayerRecorder(plan_beam.layer(layer.number), timeline, machine)
         samples = LayerSamples(layer, machine, options, comparison, recorder)
         for _ in samples.chunks():
             pass
@@ -95,13 +98,23 @@ def verify_interpreted(
     rebuilt = interpreted_beam(
         entry, machine, options, found or CsvDialect.ROWS, tuple(layers), plan_files=plan_files
     )
-    if not told:
+    found_summary = read_summary(out) if told else None
+    if found_summary is not None:
+        _check_agreement(found_summary, rebuilt)
+    summary = found_summary or rebuilt
+    if plan_beam is not None:
+        summary = _with_comparison(summary, compared)
+    if summary != found_summary:
         write_spots(out, [layer.spots for layer in compared])
-        write_summary(out, rebuilt)
-        return rebuilt
-    summary = read_summary(out)
-    _check_agreement(summary, rebuilt)
+        write_summary(out, summary)
     return summary
+
+
+def _with_comparison(summary: InterpretedBeam, compared: Sequence[ComparedLayer]) -> InterpretedBeam:
+    """The summary with delivered against planned as the records say it, whatever its writer compared."""
+    by_number = {layer.figures.number: layer.figures for layer in compared}
+    layers = (layer.model_copy(update={"delivery": by_number[layer.number]}) for layer in summary.layers)
+    return summary.model_copy(update={"layers": tuple(layers)})
 
 
 def _files_by_layer(folder: Path, role: str, entry: BeamEntry) -> dict[int, str]:

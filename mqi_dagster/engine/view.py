@@ -53,7 +53,7 @@ from mqi_dagster.plan.reduced import write_reduced_plan
 from mqi_dagster.plan.requirements import beam_faults
 from mqi_dagster.settings import Engine, EngineProfile, OutputFormat
 
-__all__ = ["JobView", "mark_start", "open_view", "prepare_view"]
+__all__ = ["JobView", "mark_start", "open_view", "prepare_view", "require_simulable"]
 
 _WHERE = Where(kind="engine input")
 
@@ -98,9 +98,6 @@ def prepare_view(
     name = engine_beam_name(plan_beam.name)
     patient_ct = bool(ct_files) and profile.patient_ct
     layers = _same_beam(profile, plan_beam, machine, interpreted, patient_ct)
-    fault = beam_position_fault(plan_beam, in_images=patient_ct)
-    if fault:
-        raise EngineInputError(f"the beam {fault}", where=_WHERE)
     request = request_histories(
         layers,
         machine,
@@ -158,6 +155,21 @@ def prepare_view(
     return view
 
 
+def require_simulable(
+    plan_beam: PlanBeam, machine: Machine, profile: EngineProfile, *, in_images: bool
+) -> None:
+    """Refuse a beam that the engine cannot be asked for: also one whose dose lies in the store already.
+
+    Raises:
+        EngineInputError: The beam asks for something, or lies in a position, that is not handled.
+    """
+    fault = beam_position_fault(plan_beam, in_images=in_images)
+    if fault:
+        raise EngineInputError(f"the beam {fault}", where=_WHERE)
+    for fault in beam_faults(plan_beam, machine, profile, in_images=in_images):
+        raise EngineInputError(f"the beam: {fault}", where=_WHERE)
+
+
 def _same_beam(
     profile: EngineProfile,
     plan_beam: PlanBeam,
@@ -167,8 +179,7 @@ def _same_beam(
 ) -> tuple[InterpretedLayer, ...]:
     if interpreted.number != plan_beam.number or interpreted.machine_id != machine.id:
         raise EngineInputError("the interpreted CSVs are of another beam or machine", where=_WHERE)
-    for fault in beam_faults(plan_beam, machine, profile, in_images=patient_ct):
-        raise EngineInputError(f"the beam: {fault}", where=_WHERE)
+    require_simulable(plan_beam, machine, profile, in_images=patient_ct)
     if interpreted.dialect is not profile.csv_dialect:
         raise EngineInputError(
             f"the CSVs are in the dialect {interpreted.dialect}, the engine reads {profile.csv_dialect}",

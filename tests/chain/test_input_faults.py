@@ -4,8 +4,11 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import pydicom
 import pytest
 
+from mqi_dagster.engine import view
+from mqi_dagster.plan import positions
 from tests.chain.chain import Chain, deliver
 
 FAULTS = {
@@ -77,3 +80,25 @@ def test_range_codes_1_and_3_give_the_monitor_units_of_code_2(tmp_path: Path) ->
     assert other.metadata("raw_dose", key)["protons"] == pytest.approx(
         plain.metadata("raw_dose", key)["protons"], rel=2e-4
     )
+
+
+def test_a_dose_that_earlier_code_computed_for_a_patient_in_another_position_is_not_reused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    given = deliver(tmp_path / "in").folder
+    (path,) = given.rglob("RP*.dcm")
+    plan = pydicom.dcmread(path)
+    for setup in plan.PatientSetupSequence:
+        setup.PatientPosition = "FFS"
+    plan.save_as(path)
+    chain = Chain(tmp_path / "site", given=given)
+    with monkeypatch.context() as earlier:
+        earlier.setattr(positions, "beam_position_fault", lambda beam, in_images: "")
+        earlier.setattr(view, "beam_position_fault", lambda beam, in_images: "")
+        case, intake = chain.run_intake()
+        assert intake.success, intake.error
+        assert chain.run_beams(case, [2])[0].success
+    (again,) = chain.run_beams(case, [2])
+    assert not again.success
+    assert "is treated in patient position FFS" in again.error
+    assert chain.engine_starts() == 1

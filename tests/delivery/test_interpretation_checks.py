@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import json
 from collections.abc import Callable
 from pathlib import Path
 
@@ -12,7 +13,7 @@ import pytest
 from mqi_dagster.delivery.csv_reading import csv_facts
 from mqi_dagster.delivery.interpretation import interpret_beam, verify_interpreted
 from mqi_dagster.delivery.manifest import BeamEntry, FileEntry, LayerEntry, RecordPart
-from mqi_dagster.delivery.summary import SUMMARY_NAME
+from mqi_dagster.delivery.summary import SUMMARY_NAME, read_summary
 from mqi_dagster.errors import DeliveryError, StoreError
 from mqi_dagster.machine import Machine, Machines
 from mqi_dagster.plan.model import PlanBeam, PlanLayer, ScanMode
@@ -71,28 +72,51 @@ def test_a_sites_output_gets_a_summary_from_the_records_and_the_files(
     assert verify_interpreted(out, entry, g2, OPTIONS) == beam
 
 
+PLAN = PlanBeam(
+    2, "B:1", "", "G2", 0.0, 0.0, (0.0, 0.0, 0.0), 200.0, 2 * PLANNED_MU, (), (), None,
+    tuple(
+        PlanLayer(n, 0, e, PLANNED_MU, np.zeros((2, 2)), np.array([0.0, PLANNED_MU]))
+        for n, e in [(1, 150.0), (2, 149.6)]
+    ),
+    ScanMode.LINE,
+)  # fmt: skip
+
+
 @pytest.mark.parametrize("dialect", list(CsvDialect))
 def test_our_own_output_passes_and_is_not_rewritten(
     tmp_path: Path, entry: BeamEntry, g2: Machine, dialect: CsvDialect
 ) -> None:
     out = tmp_path / "out"
-    plan = PlanBeam(
-        2, "B:1", "", "G2", 0.0, 0.0, (0.0, 0.0, 0.0), 200.0, 2 * PLANNED_MU, (), (), None,
-        tuple(
-            PlanLayer(n, 0, e, PLANNED_MU, np.zeros((2, 2)), np.array([0.0, PLANNED_MU]))
-            for n, e in [(1, 150.0), (2, 149.6)]
-        ),
-        ScanMode.LINE,
-    )  # fmt: skip
     options = Interpretation.model_validate({"plan_csv": True})
-    written = interpret_beam(entry, plan, g2, options, dialect, out)
+    written = interpret_beam(entry, PLAN, g2, options, dialect, out)
     before = (out / SUMMARY_NAME).stat().st_mtime_ns
     assert verify_interpreted(out, entry, g2, options, dialect=dialect) == written
-    assert verify_interpreted(out, entry, g2, options, plan_beam=plan) == written
+    assert verify_interpreted(out, entry, g2, options, plan_beam=PLAN) == written
     assert (out / SUMMARY_NAME).stat().st_mtime_ns == before
     (out / written.plan_files[0].file).unlink()
     with pytest.raises(DeliveryError, match="no file"):
         verify_interpreted(out, entry, g2, options, dialect=dialect)
+
+
+@pytest.mark.parametrize("told", ["nothing", "something else"])
+def test_delivered_is_compared_here_whatever_a_sites_own_summary_says_of_it(
+    tmp_path: Path, entry: BeamEntry, g2: Machine, told: str
+) -> None:
+    out = tmp_path / "out"
+    interpret_beam(entry, PLAN, g2, OPTIONS, CsvDialect.ROWS, out)
+    (out / "spots.parquet").unlink()
+    content = json.loads((out / SUMMARY_NAME).read_text())
+    for layer in content["layers"]:
+        if told == "nothing":
+            del layer["delivery"]
+        else:
+            layer["delivery"]["beam_off_percent"] = 5.0
+    (out / SUMMARY_NAME).write_text(json.dumps(content))
+    beam = verify_interpreted(out, entry, g2, OPTIONS, plan_beam=PLAN)
+    compared = [layer.delivery for layer in read_summary(out).layers]
+    assert [one is not None and one.beam_off_percent for one in compared] == [0.0, 0.0]
+    assert (out / "spots.parquet").is_file()
+    assert read_summary(out) == beam
 
 
 def _rename(old: str, new: str) -> Callable[[Path], object]:

@@ -195,7 +195,6 @@ def counts(context: dg.AssetCheckExecutionContext, site: dg.ResourceParam[Site])
             beam.entry,
             beam.machine,
             options,
-            plan_beam=beam.plan_beam,
             dialect=site.settings.engine.in_use().csv_dialect,
         )
         ratio = read_summary(published.folder).ratio

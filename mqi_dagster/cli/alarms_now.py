@@ -12,6 +12,7 @@ from mqi_dagster.ledger.ledger import Ledger
 from mqi_dagster.resources.site import Site
 from mqi_dagster.sensors import health
 from mqi_dagster.sensors.health import Found
+from mqi_dagster.sensors.uptime import Heartbeat
 from mqi_dagster.worklist.reading import plain_errors
 
 
@@ -77,7 +78,7 @@ def found_now(site: Site, now: datetime | None = None) -> list[Found]:
         found.append(health.ledger_away(error))
     try:
         with plain_errors(), open_instance(site.settings) as instance:
-            beat = health.Heartbeat.of(instance, at)
+            beat = Heartbeat.of(instance, at)
             found += health.services(instance, site, ledger, at, beat)
     except MqiError as error:
         found.append(health.records_away(error))

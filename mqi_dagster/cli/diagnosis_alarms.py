@@ -11,7 +11,8 @@ from mqi_dagster.cli.findings import Finding, Verdict, finding
 from mqi_dagster.cli.instance import open_instance
 from mqi_dagster.ledger.ledger import Ledger
 from mqi_dagster.resources.site import Site
-from mqi_dagster.sensors.health import Heartbeat, services
+from mqi_dagster.sensors.health import services
+from mqi_dagster.sensors.uptime import Heartbeat
 from mqi_dagster.settings import Settings
 from mqi_dagster.settings.passwords import read_password
 from mqi_dagster.worklist.reading import plain_errors

@@ -28,6 +28,7 @@ from mqi_dagster.resources.site import Site
 from mqi_dagster.sensors import health
 from mqi_dagster.sensors.health import Found
 from mqi_dagster.sensors.notifications import tell
+from mqi_dagster.sensors.uptime import WATCH_LOCK, Heartbeat, note_daemon
 from mqi_dagster.worklist.reading import plain_errors
 
 LOOK_SECONDS = 15.0
@@ -117,7 +118,8 @@ class Watch:
             with plain_errors():
                 if self._instance is None:
                     self._instance = open_instance(self._site.settings)
-                beat = health.Heartbeat.of(self._instance, now)
+                beat = Heartbeat.of(self._instance, now)
+                note_daemon(self._site.settings, beat)
                 return health.services(self._instance, self._site, ledger, now, beat)
         except Exception as error:  # noqa: BLE001 - whatever it is, it is what has to be told
             with suppress(Exception):
@@ -213,7 +215,7 @@ def main() -> None:
     site = Site.from_environment()
     state = site.settings.paths.state
     state.mkdir(parents=True, exist_ok=True)
-    if hold(state / health.WATCH_LOCK) is None:
+    if hold(state / WATCH_LOCK) is None:
         raise ConfigurationError("the service watch of this site runs already")
     watch = Watch(site.settings_file, _log)
     while True:

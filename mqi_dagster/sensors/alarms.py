@@ -14,6 +14,7 @@ from mqi_dagster.resources.site import Site
 from mqi_dagster.sensors import health
 from mqi_dagster.sensors.overdue import Found, overdue
 from mqi_dagster.sensors.queue import UNFINISHED
+from mqi_dagster.sensors.uptime import Heartbeat, note_daemon
 from mqi_dagster.sensors.waits import WORKING, Wait, read_waits, waits_of, write_waits
 
 _WATCHED = (
@@ -86,8 +87,10 @@ def look(instance: dg.DagsterInstance, site: Site, waits: Sequence[Wait], now: d
 
 
 def _of_the_site(instance: dg.DagsterInstance, site: Site, now: datetime) -> list[health.Found]:
+    heartbeat = Heartbeat.of(instance, now)
+    note_daemon(site.settings, heartbeat)
     return [
-        *health.sensors(instance, site.settings, now),
+        *health.sensors(instance, site.settings, now, heartbeat),
         *health.watch(site.settings),
         *health.folders(site, note=True),
     ]

@@ -25,15 +25,10 @@ from mqi_dagster.ledger.ledger import Ledger
 from mqi_dagster.resources.site import Site
 from mqi_dagster.resources.site_folders import inbox_trouble, target_trouble
 from mqi_dagster.sensors.queue import UNFINISHED
+from mqi_dagster.sensors.uptime import WATCH_LOCK, Heartbeat, evaluated_since
 from mqi_dagster.settings import LOCAL, Settings
 from mqi_dagster.store.known_folders import in_time
 
-WATCH_LOCK = "watch.lock"
-"""Held by the service `watch` for as long as it lives; below the state folder."""
-HEARTBEAT_SECONDS = 30
-"""How often Dagster's daemon gives a sign of life."""
-SILENT_SECONDS = 75
-"""Without one: two were missed."""
 LATE_SECONDS = 60
 """A sensor that was to be evaluated so long ago stands still."""
 FAILING_SECONDS = 45
@@ -49,7 +44,6 @@ SENSORS = (
     *("gpu_monitor", "alarms", "notifications", "retention"),
 )
 """Every sensor of the platform."""
-_DAEMONS = ("SENSOR", "QUEUED_RUN_COORDINATOR")
 _START = "`mqi dev`, or where systemd runs the site `systemctl start mqi.target`"
 _FOLDERS_LOOKED_AT = 2000
 
@@ -64,24 +58,6 @@ class Found:
     """What is wrong and what to do, without paths."""
     since: datetime | None = None
     """As far as somebody has written it down."""
-
-
-@dataclass(frozen=True, slots=True)
-class Heartbeat:
-    """Whether Dagster's daemon lives, as far as its own heartbeats say."""
-
-    seen: datetime | None
-    alive: bool
-
-    @classmethod
-    def of(cls, instance: dg.DagsterInstance, now: datetime) -> Heartbeat:
-        """The heartbeat of an instance's daemon."""
-        beats = instance.run_storage.get_daemon_heartbeats()
-        seconds = [beats[name].timestamp for name in _DAEMONS if name in beats]
-        if not seconds:
-            return cls(None, False)
-        seen = datetime.fromtimestamp(max(seconds), UTC)
-        return cls(seen, abs(now - seen) <= timedelta(seconds=SILENT_SECONDS))
 
 
 def tick_seconds(name: str, settings: Settings) -> int:
@@ -141,7 +117,7 @@ def services(
     if watch is False:
         found.append(_without_watch())
     if not found:
-        found += sensors(instance, site.settings, now)
+        found += sensors(instance, site.settings, now, heartbeat)
     return found
 
 
@@ -164,12 +140,14 @@ def _start(name: str) -> str:
     return f"Start it again: `mqi stop` and `mqi dev`, or `systemctl restart mqi-{name}`"
 
 
-def sensors(instance: dg.DagsterInstance, settings: Settings, now: datetime) -> list[Found]:
+def sensors(
+    instance: dg.DagsterInstance, settings: Settings, now: datetime, heartbeat: Heartbeat
+) -> list[Found]:
     """Sensors that are switched off, fail, or are not evaluated any more."""
     if instance.schedule_storage is None:
         # An instance in memory has no sensors.
         return []
-    began = _watched_since(settings)
+    began = evaluated_since(settings, heartbeat)
     states = {
         state.name: state
         for state in instance.all_instigator_state(instigator_type=InstigatorType.SENSOR)
@@ -209,7 +187,7 @@ def _sensor(
         return None
     failed_at = datetime.fromtimestamp(ended[0].timestamp, UTC)
     twice = len(ended) > 1 and ended[1].status is TickStatus.FAILURE
-    if twice or now - failed_at > timedelta(seconds=FAILING_SECONDS):
+    if twice or now - max(failed_at, began or failed_at) > timedelta(seconds=FAILING_SECONDS):
         error = ended[0].error
         # Its message may hold a path or a person.
         kind = error.cls_name if error is not None and error.cls_name else "an error"
@@ -219,14 +197,6 @@ def _sensor(
         )
         return Found(AlarmKind.SENSOR_FAILING, name, text, failed_at)
     return None
-
-
-def _watched_since(settings: Settings) -> datetime | None:
-    """Since when the services run: what a sensor did before says nothing of it."""
-    try:
-        return datetime.fromtimestamp((settings.paths.state / WATCH_LOCK).stat().st_mtime, UTC)
-    except OSError:
-        return None
 
 
 def _work(instance: dg.DagsterInstance, site: Site, ledger: Ledger | None, seen: datetime | None) -> str:

@@ -44,6 +44,7 @@ from mqi_dagster.execution.code_location import socket_path
 from mqi_dagster.execution.locks import hold, is_held
 from mqi_dagster.resources.site import Site
 from mqi_dagster.sensors import health
+from mqi_dagster.sensors.uptime import SILENT_SECONDS, Heartbeat
 from mqi_dagster.settings import Host, Settings
 from mqi_dagster.store import known_folders
 from tests.notify.receivers import Posted, http_receiver
@@ -90,13 +91,14 @@ class Living:
         server = self._open.enter_context(socket.socket(socket.AF_UNIX))
         server.bind(str(path))
         server.listen()
+        os.utime(path, (NOW.timestamp() - 3600,) * 2)
         self._open.callback(path.unlink, missing_ok=True)
         self.server = server
 
-    def beat(self) -> None:
+    def beat(self, daemon: str = "one") -> None:
         """The daemon gives a sign of life."""
         self.instance.run_storage.add_daemon_heartbeat(
-            DaemonHeartbeat(self.now.timestamp(), "SENSOR", "one", [])
+            DaemonHeartbeat(self.now.timestamp(), "SENSOR", daemon, [])
         )
 
     def switch(self, name: str, status: InstigatorStatus) -> InstigatorState:
@@ -132,7 +134,7 @@ class Living:
 
     def seen(self) -> dict[str, str]:
         """What whoever looks finds: subject by kind."""
-        beat = health.Heartbeat.of(self.instance, self.now)
+        beat = Heartbeat.of(self.instance, self.now)
         found = health.health(self.instance, self.site, self.site.ledger, self.now, beat)
         return {one.kind.value: one.subject for one in found}
 
@@ -160,7 +162,7 @@ def test_two_minutes_are_enough_for_every_alarm() -> None:
     by_sensor = health.tick_seconds("alarms", settings)
     host = Host.model_fields
     longest = {
-        "daemon_away": health.SILENT_SECONDS + LOOK_SECONDS,
+        "daemon_away": SILENT_SECONDS + LOOK_SECONDS,
         "code_away": SETTLED_SECONDS + 2 * LOOK_SECONDS,
         "watch_away": by_sensor,
         "sensor_stopped": max(by_sensor, LOOK_SECONDS),
@@ -281,6 +283,51 @@ def test_what_sensors_did_before_the_services_were_started_says_nothing(living: 
     living.beat()
     os.utime(living.site.settings.paths.state / "watch.lock", (living.now.timestamp() - 30,) * 2)
     assert living.seen() == {}
+
+
+@pytest.mark.parametrize("daemon", ["one", "another"])
+def test_a_daemon_that_is_back_has_the_sensors_own_time_to_evaluate_them(living: Living, daemon: str) -> None:
+    living.start()
+    living.beat()
+    living.tick("reaper", TickStatus.SKIPPED)
+    assert living.raised() == {}
+    assert living.after(600).raised() == {"daemon_away": "daemon"}
+    living.beat(daemon)
+    assert living.seen() == living.raised() == {}, "one that was halted, or one that was started anew"
+    # It lives on, and evaluates nothing.
+    living.after(60).beat(daemon)
+    assert living.after(30).seen() == {}
+    assert living.after(1).seen() == living.raised() == {"sensor_failing": "reaper"}
+
+
+def test_a_failure_before_an_outage_of_the_daemon_is_no_long_one(living: Living) -> None:
+    living.start()
+    living.beat()
+    living.tick("reaper", TickStatus.FAILURE)
+    assert living.raised() == {}
+    assert living.after(600).raised() == {"daemon_away": "daemon"}
+    living.beat("another")
+    assert living.raised() == {}
+    assert living.after(46).seen() == {"sensor_failing": "reaper"}
+
+
+def test_a_daemon_that_was_replaced_between_two_looks_has_it_too(living: Living) -> None:
+    living.start()
+    living.beat()
+    living.tick("reaper", TickStatus.SKIPPED)
+    assert living.raised() == {}
+    living.after(600).beat("another")
+    assert living.seen() == living.raised() == {}
+    living.after(75).beat("another")
+    assert living.after(16).seen() == {"sensor_failing": "reaper"}
+
+
+def test_sensors_of_a_code_location_that_is_back_have_it_too(living: Living) -> None:
+    living.start()
+    living.tick("reaper", TickStatus.SKIPPED)
+    living.after(600).beat()
+    os.utime(socket_path(living.site.settings), (living.now.timestamp() - 5,) * 2)
+    assert living.seen() == living.raised() == {}
 
 
 def test_a_sensor_that_is_switched_off_is_an_alarm_until_it_is_on(living: Living) -> None:
@@ -431,7 +478,7 @@ def test_one_full_disk_is_one_alarm_that_names_all_that_lies_on_it(living: Livin
         (living.folder / name).mkdir(exist_ok=True)
     alarms = living.site.settings.alarms.model_copy(update={"disk_free_gb": 1e9})
     living.site.__dict__["settings"] = living.site.settings.model_copy(update={"alarms": alarms})
-    beat = health.Heartbeat.of(living.instance, living.now)
+    beat = Heartbeat.of(living.instance, living.now)
     (found,) = health.health(living.instance, living.site, living.site.ledger, living.now, beat)
     assert (found.kind.value, found.subject) == ("disk_full", "data")
     assert "GB free for data, state, dagster_home, inbox, handover, the limit is" in found.text

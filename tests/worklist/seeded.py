@@ -35,7 +35,7 @@ from mqi_dagster.ledger.outcomes import RunOutcome, RunVerdict
 from mqi_dagster.ledger.tables import ARRIVAL
 from mqi_dagster.partitions import beam_key
 from mqi_dagster.resources.site import Site
-from mqi_dagster.sensors.health import WATCH_LOCK
+from mqi_dagster.sensors.uptime import WATCH_LOCK
 from mqi_dagster.worklist import Worklist
 
 MACHINES = Path(__file__).parents[2] / "mqi_dagster" / "config" / "machines"

@@ -1,0 +1,113 @@
+"""Since when the sensors of a site can be evaluated: its watch, its code location and its daemon live.
+
+Dagster writes down the last sign of life of its daemon, and not since when it lives. Whoever looks again and
+again notes that beside the ledger, whenever it changes.
+"""
+
+from __future__ import annotations
+
+import json
+from contextlib import suppress
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+
+import dagster as dg
+
+from mqi_dagster.execution.code_location import socket_path
+from mqi_dagster.settings import Settings
+from mqi_dagster.store.files import write_atomically
+
+WATCH_LOCK = "watch.lock"
+"""Held by the service `watch` for as long as it lives; below the state folder."""
+SILENT_SECONDS = 75
+"""Without a sign of life of Dagster's daemon, which gives one every 30 s: two were missed."""
+_DAEMONS = ("SENSOR", "QUEUED_RUN_COORDINATOR")
+_RECORD = "daemon.json"
+_AWAY = ""
+"""In place of the daemon's identifier while it gives no sign of life."""
+
+
+@dataclass(frozen=True, slots=True)
+class Heartbeat:
+    """Whether Dagster's daemon lives, as far as its own heartbeats say."""
+
+    seen: datetime | None
+    alive: bool
+    daemon: str = _AWAY
+    """What it calls itself: another name after each start."""
+
+    @classmethod
+    def of(cls, instance: dg.DagsterInstance, now: datetime) -> Heartbeat:
+        """The heartbeat of an instance's daemon."""
+        beats = instance.run_storage.get_daemon_heartbeats()
+        known = [beats[name] for name in _DAEMONS if name in beats]
+        if not known:
+            return cls(None, False)
+        newest = max(known, key=lambda beat: beat.timestamp)
+        seen = datetime.fromtimestamp(newest.timestamp, UTC)
+        alive = abs(now - seen) <= timedelta(seconds=SILENT_SECONDS)
+        return cls(seen, alive, (newest.daemon_id or _AWAY) if alive else _AWAY)
+
+
+def note_daemon(settings: Settings, heartbeat: Heartbeat) -> None:
+    """Write down that the daemon has come back or gone, where that is news.
+
+    Args:
+        settings: Of the site.
+        heartbeat: Of the daemon, as it is now.
+    """
+    known = _known(settings)
+    if known is not None and known[0] == heartbeat.daemon:
+        return
+    since = daemon_since(settings, heartbeat)
+    entry = {"daemon": heartbeat.daemon, "since": since.isoformat() if since is not None else None}
+    # On a full disk, which is an alarm of its own, the daemon counts as one that has just come back.
+    with suppress(OSError):
+        write_atomically(_record(settings), json.dumps(entry, indent=1).encode())
+
+
+def daemon_since(settings: Settings, heartbeat: Heartbeat) -> datetime | None:
+    """Since when the daemon lives without a break; None where nobody knows, or it does not live."""
+    known = _known(settings)
+    if known is None or not heartbeat.alive:
+        return None
+    daemon, since = known
+    return since if daemon == heartbeat.daemon else heartbeat.seen
+
+
+def evaluated_since(settings: Settings, heartbeat: Heartbeat) -> datetime | None:
+    """From when on sensors are evaluated: which tick is the last one before that says nothing of them.
+
+    Args:
+        settings: Of the site.
+        heartbeat: Of the daemon, as it is now.
+    """
+    moments = [
+        _time_of(settings.paths.state / WATCH_LOCK),
+        _time_of(socket_path(settings)),
+        daemon_since(settings, heartbeat),
+    ]
+    return max((moment for moment in moments if moment is not None), default=None)
+
+
+def _time_of(path: Path) -> datetime | None:
+    """When a service made or took a file at its start."""
+    try:
+        return datetime.fromtimestamp(path.stat().st_mtime, UTC)
+    except OSError:
+        return None
+
+
+def _record(settings: Settings) -> Path:
+    return settings.paths.state / _RECORD
+
+
+def _known(settings: Settings) -> tuple[str, datetime | None] | None:
+    try:
+        content = json.loads(_record(settings).read_text(encoding="utf-8"))
+        since = content["since"]
+        return str(content["daemon"]), datetime.fromisoformat(since) if since is not None else None
+    except (OSError, ValueError, KeyError, TypeError):
+        # Nothing depends on it but this: what cannot be read is written anew.
+        return None

@@ -30,13 +30,13 @@ from mqi_dagster.cli.diagnosis_production import (
     examine_units,
     examine_way_in,
 )
-from mqi_dagster.cli.findings import Finding, Verdict, finding, guarded
+from mqi_dagster.cli.findings import Finding, Verdict, finding, guarded, words_of
 from mqi_dagster.cli.instance import open_instance, pool_limit, pool_limit_of
 from mqi_dagster.cli.services import Services
 from mqi_dagster.cli.site_secret import require_own_secret
 from mqi_dagster.cli.sites import local_zone, settings_path
 from mqi_dagster.engine.embedded.install import installed_engine
-from mqi_dagster.errors import MqiError
+from mqi_dagster.errors import InfrastructureError, MqiError
 from mqi_dagster.execution.gpus import local_gpus, pool_gpus, present_gpus
 from mqi_dagster.execution.processes import inherited_environment, resolve_program
 from mqi_dagster.hu_table import read_hu_tables
@@ -189,11 +189,19 @@ def _zone(settings: Settings) -> Finding:
 
 
 def _secret(settings: Settings) -> Finding:
-    def look() -> str:
+    try:
         require_own_secret(settings)
-        return "there, readable by this user alone"
-
-    return finding("secret", "chmod 600 on it, or put it back from the backup", look)
+    except (InfrastructureError, SQLAlchemyError):
+        # What the cases were named with stands in the ledger, whose own finding says what is wrong with it.
+        found = (
+            "readable by this user alone; whether the cases were named with it cannot be checked while the"
+            " ledger is damaged or away"
+        )
+        return Finding("secret", Verdict.WARNING, found, "see the ledger")
+    except Exception as error:  # noqa: BLE001 - a look that fails is what a diagnosis is for
+        advice = "chmod 600 on it, or put it back from the backup"
+        return Finding("secret", Verdict.FAULT, words_of(error), advice)
+    return Finding("secret", Verdict.OK, "there, readable by this user alone")
 
 
 def _account(settings: Settings) -> Iterator[Finding]:

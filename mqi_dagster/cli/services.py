@@ -13,7 +13,7 @@ import subprocess
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 from mqi_dagster.cli.pages import Pages
@@ -52,6 +52,13 @@ class Running:
     def dead(self) -> list[str]:
         """The services that do not live any more."""
         return [name for name, job in self.processes.items() if not process_alive(job)]
+
+    def same_start(self, other: Running | None) -> bool:
+        """Whether both are of one start of the services, in which the watch may have been started again."""
+        if other is None:
+            return False
+        mine, theirs = ({**one.processes, WATCH: ""} for one in (self, other))
+        return (self.host, self.port, mine) == (other.host, other.port, theirs)
 
 
 class Services:
@@ -111,6 +118,22 @@ class Services:
                 self._await_socket(code_socket, started[CODE])
             self._write(Running(host, number, started))
         return Running(host, number, started)
+
+    def start_watch_again(self, running: Running) -> Running:
+        """Start the watch again where it alone has ended: nothing that is at work needs it.
+
+        Args:
+            running: The services as they are recorded.
+
+        Returns:
+            The services as they are then.
+        """
+        if running.dead() != [WATCH]:
+            return running
+        command = command_of(_STARTED[WATCH], self._settings, running.host, running.port)
+        again = replace(running, processes={**running.processes, WATCH: self._start(WATCH, command)})
+        self._write(again)
+        return again
 
     def await_ready(self, running: Running) -> None:
         """Return when the pages answer and the code location is loaded.

@@ -9,7 +9,9 @@ from types import FrameType
 from typing import TYPE_CHECKING, Annotated
 
 import typer
+from rich.console import Console
 from rich.markup import escape
+from rich.text import Text
 
 from mqi_dagster.cli.screen import output
 from mqi_dagster.cli.service_locks import Service
@@ -29,6 +31,8 @@ if TYPE_CHECKING:
 # What imports Dagster is imported by the command that needs it: `mqi --help` answers at once.
 
 _WATCH_SECONDS = 1.0
+_REST_SECONDS = 5.0
+"""Between two starts of a watch that ends at once."""
 
 
 def init(
@@ -100,12 +104,15 @@ def dev(
     console = output()
     file, settings = require_site(site)
     services = Services(file, settings)
-    found = services.running()
-    if found is not None:
-        console.print(f"already running: {found.pages.address}")
+    before = services.recorded()
+    if before is not None and not before.dead():
+        console.print(f"already running: {before.pages.address}")
         return
     with console.status("starting the code location, the daemon and the pages"):
         running = start_services(services, settings, port)
+    if running.same_start(before):
+        console.print(f"already running: {running.pages.address}; the watch is started again")
+        return
     console.print(f"Dagster's pages: [bold]{running.pages.address}[/]")
     console.print(f"inbox: {escape(str(settings.paths.inbox))}")
     console.print(f"logs:  {escape(str(services.logs))}")
@@ -115,23 +122,36 @@ def dev(
     console.print("Ctrl-C ends them")
     try:
         with ended_by_any_signal():
-            _watch(services, running)
+            _watch(services, running, console)
         console.print("ended by `mqi stop`")
     except KeyboardInterrupt:
         console.print("stopping")
     finally:
-        if services.recorded() == running:
+        if running.same_start(services.recorded()):
             stop_services(services, settings)
 
 
-def _watch(services: "Services", running: "Running") -> None:
-    """Return when somebody else has ended the services; InfrastructureError where one died by itself."""
-    while services.recorded() == running:
-        if running.dead():
+def _watch(services: "Services", running: "Running", console: Console) -> None:
+    """Return when somebody else has ended the services; InfrastructureError where one died by itself.
+
+    The watch, on which nothing depends, is started again.
+    """
+    from mqi_dagster.cli.services import WATCH
+
+    rests_until = 0.0
+    while (found := services.recorded()) is not None and running.same_start(found):
+        dead = found.dead()
+        if dead and (dead != [WATCH] or time.monotonic() >= rests_until):
             # `mqi stop` ends the processes before their record: only what nobody stops has died by itself.
             with services.alone():
-                if services.recorded() == running:
-                    services.require_alive(running)
+                found = services.recorded()
+                if found is not None and running.same_start(found):
+                    words = services.last_words(WATCH)
+                    again = services.start_watch_again(found)
+                    services.require_alive(again)
+                    if again != found:
+                        console.print(Text(f"the watch has ended ({words}) and is started again"))
+                        rests_until = time.monotonic() + _REST_SECONDS
         time.sleep(_WATCH_SECONDS)
 
 

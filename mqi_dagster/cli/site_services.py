@@ -53,8 +53,9 @@ def start_services(services: Services, settings: Settings, port: int | None = No
         InfrastructureError: A service ended at once or does not answer; the others are ended then.
     """
     with services.alone():
-        found = services.running()
-        if found is None:
+        recorded = services.recorded()
+        found = services.start_watch_again(recorded) if recorded is not None else None
+        if found is None or found.dead():
             require_no_service_manager(settings)
             # What a crash has left over would hold the port, the socket and the slots.
             services.stop()

@@ -2,21 +2,29 @@
 
 from __future__ import annotations
 
+import io
 import json
 import socket
 import subprocess
 import sys
 import urllib.request
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
+from typer.testing import CliRunner
 
+from mqi_dagster.cli import services as cli_services
+from mqi_dagster.cli import site as site_commands
+from mqi_dagster.cli.app import app
+from mqi_dagster.cli.screen import output
 from mqi_dagster.cli.services import Running, Services, port_is_free
 from mqi_dagster.errors import ConfigurationError, InfrastructureError
-from mqi_dagster.execution.processes import process_alive, process_id
+from mqi_dagster.execution.processes import end_group, process_alive, process_id
 from mqi_dagster.settings import parse_settings
 from tests.cli.mqi_command import mqi
+from tests.waiting import wait_for
 
 
 @pytest.fixture
@@ -88,6 +96,51 @@ def test_one_dead_service_means_not_running_and_its_last_words_are_told(
     assert services.running() is None
     with pytest.raises(InfrastructureError, match="the service daemon has ended: the disk is full"):
         services.require_alive(found)
+
+
+@pytest.fixture
+def without_watch(
+    services: Services, tmp_path: Path, sleeper: subprocess.Popen[bytes], monkeypatch: pytest.MonkeyPatch
+) -> Iterator[Running]:
+    """Services whose watch has ended, and is a process that sleeps once it is started again."""
+    command = [sys.executable, "-c", "import time; time.sleep(60)"]
+    monkeypatch.setattr(cli_services, "command_of", lambda *_: command)
+    record(tmp_path, daemon=process_id(sleeper.pid), watch="4194303:1")
+    services.logs.mkdir()
+    (services.logs / "watch.log").write_text("out of memory\n")
+    found = services.recorded()
+    assert found is not None
+    yield found
+    services.stop()
+
+
+def test_a_watch_that_has_ended_ends_no_other_service_and_is_started_again(
+    services: Services, without_watch: Running, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(site_commands, "_WATCH_SECONDS", 0.01)
+    said = io.StringIO()
+    with ThreadPoolExecutor(1) as pool:
+        watching = pool.submit(site_commands._watch, services, without_watch, output(file=said))
+        wait_for(lambda: services.running() or watching.done(), "every service lives")
+        found = services.recorded()
+        assert found is not None and found.dead() == []
+        assert found.processes["daemon"] == without_watch.processes["daemon"]
+        assert not watching.done()
+        end_group(found.processes["daemon"], 0)
+        with pytest.raises(InfrastructureError, match="the service daemon has ended"):
+            watching.result()
+    assert said.getvalue() == "the watch has ended (out of memory) and is started again\n"
+
+
+def test_mqi_dev_starts_a_watch_that_is_missing_and_nothing_else(
+    services: Services, tmp_path: Path, without_watch: Running, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "mqi.yaml").write_text("site: {timezone: Asia/Seoul}\n")
+    monkeypatch.setattr(Services, "await_ready", lambda *_: None)
+    done = CliRunner().invoke(app, ["dev", "--site", str(tmp_path)], catch_exceptions=False)
+    assert done.output == "already running: http://127.0.0.1:3999; the watch is started again\n"
+    found = services.running()
+    assert found is not None and found.processes["daemon"] == without_watch.processes["daemon"]
 
 
 def test_a_damaged_record_is_an_error_and_not_an_empty_one(services: Services, tmp_path: Path) -> None:

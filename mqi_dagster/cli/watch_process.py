@@ -8,6 +8,7 @@ and sensors, looks after inbox and disks while nobody else does, and tells the n
 
 from __future__ import annotations
 
+import json
 import sys
 import time
 from collections.abc import Callable
@@ -25,10 +26,12 @@ from mqi_dagster.ledger.alarms import AlarmKind
 from mqi_dagster.ledger.ledger import Ledger
 from mqi_dagster.notify.message import Channel, Message, channels_of
 from mqi_dagster.resources.site import Site
+from mqi_dagster.resources.site_folders import is_of_the_folder
 from mqi_dagster.sensors import health
 from mqi_dagster.sensors.health import Found
 from mqi_dagster.sensors.notifications import tell
 from mqi_dagster.sensors.uptime import WATCH_LOCK, Heartbeat, note_daemon
+from mqi_dagster.store.files import write_atomically
 from mqi_dagster.worklist.reading import plain_errors
 
 LOOK_SECONDS = 15.0
@@ -44,6 +47,8 @@ _WATCHED = (
     AlarmKind.SENSOR_STOPPED,
 )
 _OF_THE_SITE = (AlarmKind.INBOX_AWAY, AlarmKind.DISK_FULL)
+_TOLD = "watch_told.json"
+"""What was told without a ledger and is not over: below the state folder, for the next watch."""
 _NOT_STORED = (AlarmKind.LEDGER_AWAY, AlarmKind.RECORDS_AWAY)
 
 Key = tuple[AlarmKind, str]
@@ -72,7 +77,7 @@ class Watch:
         self._began: datetime | None = None
         self._seen: dict[Key, datetime] = {}
         """What stands, and since when this process sees it."""
-        self._told: dict[AlarmKind, str] = {}
+        self._told = _read_told(self._site.settings.paths.state / _TOLD)
         """What could be written into no ledger, and was told all the same."""
 
     def look(self) -> list[Found]:
@@ -81,15 +86,16 @@ class Watch:
         self._began = self._began or now
         ledger, found = self._ledger()
         found += self._services(ledger, now)
-        nobody_else = self._alone(found)
-        if nobody_else:
-            found += health.folders(self._site, note=True)
         keys = {(one.kind, one.subject) for one in found}
         self._seen = {key: self._seen.get(key, now) for key in keys}
         found = [one for one in found if self._is_settled(one, now)]
+        # Settled: a sensor that is about to be evaluated would tell everything once more.
+        nobody_else = self._alone(found)
+        if nobody_else:
+            found += health.folders(self._site, note=True)
         if ledger is not None:
             try:
-                self._write(ledger, found, (*_WATCHED, *(_OF_THE_SITE if nobody_else else ())))
+                self._write(ledger, found, nobody_else)
                 if nobody_else and not _is_silenced(found):
                     self._tell_notices()
             except MqiError as error:
@@ -146,16 +152,22 @@ class Watch:
             return True
         return (now - since).total_seconds() >= SETTLED_SECONDS
 
-    def _write(self, ledger: Ledger, found: list[Found], kinds: tuple[AlarmKind, ...]) -> None:
+    def _write(self, ledger: Ledger, found: list[Found], nobody_else: bool) -> None:
         standing = {(one.kind, one.subject): one for one in found if one.kind not in _NOT_STORED}
-        opened = {(alarm.kind, alarm.subject) for alarm in ledger.alarms()}
+        opened = {(alarm.kind, alarm.subject): alarm for alarm in ledger.alarms()}
         for key, one in standing.items():
             ledger.raise_alarm(one.kind, one.subject, one.text)
             if key not in opened:
                 self._say(f"alarm {one.kind.value} ({one.subject}): {one.text}")
-        for kind, subject in opened - standing.keys():
+        for (kind, subject), alarm in opened.items():
             # Of what nobody can see while the records are away nothing is known.
-            if kind in kinds and not any(one.kind is AlarmKind.RECORDS_AWAY for one in found):
+            if (kind, subject) in standing or any(one.kind is AlarmKind.RECORDS_AWAY for one in found):
+                continue
+            # Of a target whose folder is there, but that takes nothing, only the sensor knows more.
+            seen_here = kind in _OF_THE_SITE or (
+                kind is AlarmKind.TARGET_AWAY and is_of_the_folder(alarm.text)
+            )
+            if kind in _WATCHED or (nobody_else and seen_here):
                 ledger.clear_alarm(kind, subject)
                 self._say(f"cleared {kind.value} ({subject})")
 
@@ -173,10 +185,18 @@ class Watch:
                 self._say(f"alarm {kind.value}: {one.text}")
                 if self._send("alarm_raised", one, now):
                     self._told[kind] = one.subject
+                    self._keep_told()
         for kind, subject in [item for item in self._told.items() if item[0] not in standing]:
             self._say(f"cleared {kind.value}")
             if self._send("alarm_cleared", Found(kind, subject, "it can be read again"), now):
                 del self._told[kind]
+                self._keep_told()
+
+    def _keep_told(self) -> None:
+        content = {kind.value: subject for kind, subject in self._told.items()}
+        # On a full disk the next watch says it once more, which is better than to say nothing.
+        with suppress(OSError):
+            write_atomically(self._site.settings.paths.state / _TOLD, json.dumps(content, indent=1).encode())
 
     def _send(self, event: str, one: Found, now: datetime) -> bool:
         """Whether nobody has to be told any more: one channel has taken it, or there is none."""
@@ -203,6 +223,14 @@ class Watch:
             self._say(f"{channel.name}: {error.message}")
             return isinstance(error, PartlyTakenError)
         return True
+
+
+def _read_told(path: Path) -> dict[AlarmKind, str]:
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+        return {AlarmKind(kind): str(subject) for kind, subject in content.items()}
+    except (OSError, ValueError, AttributeError):
+        return {}
 
 
 def _is_silenced(found: list[Found]) -> bool:

@@ -11,21 +11,25 @@ _TRIES = 25
 _WAIT_SECONDS = 0.2
 
 
-def hold(path: Path) -> int | None:
+def hold(path: Path, *, tries: int = _TRIES) -> int | None:
     """Hold the lock on a file until this process ends; its descriptor, None where another process has it.
 
     Whoever only looks has it for a moment, too: it is tried for some seconds. The file's time tells since
     when it is held.
 
+    Args:
+        path: The file, which is made where there is none.
+        tries: How often it is tried, five times a second.
+
     Raises:
         OSError: The file cannot be opened.
     """
     descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
-    for _ in range(_TRIES):
+    for left in reversed(range(tries)):
         try:
             fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
-            time.sleep(_WAIT_SECONDS)
+            time.sleep(_WAIT_SECONDS if left else 0)
             continue
         os.utime(descriptor)
         return descriptor

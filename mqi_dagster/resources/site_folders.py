@@ -9,6 +9,13 @@ from mqi_dagster.resources.site import Site
 from mqi_dagster.settings import LOCAL
 from mqi_dagster.store.known_folders import KnownFolder, in_time
 
+_OF_THE_FOLDER = "the hand-over folder: "
+
+
+def is_of_the_folder(text: str) -> bool:
+    """Whether an alarm's text is what `target_trouble` has found, and not that the target takes nothing."""
+    return text.startswith(_OF_THE_FOLDER)
+
 
 def _note(known: KnownFolder) -> None:
     # That nothing can be written beside the ledger is the fault of another disk, and an alarm of its own.
@@ -71,4 +78,4 @@ def target_trouble(site: Site, *, note: bool = False) -> str:
             "Mount it, and what waits for it goes on by itself."
             " Where it is a new one on purpose, make it, and any folder in it"
         )
-    return f"the hand-over folder: {why}. {advice}"
+    return f"{_OF_THE_FOLDER}{why}. {advice}"

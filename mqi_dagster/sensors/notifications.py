@@ -1,11 +1,15 @@
 """Notices leave the house: every channel tells them in order, and tries again until they are taken."""
 
+import os
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from datetime import timedelta
 
 import dagster as dg
 
 from mqi_dagster.errors import MqiError, PartlyTakenError
+from mqi_dagster.execution.locks import hold
 from mqi_dagster.ledger.notices import ChannelState, Notice
 from mqi_dagster.moments import in_zone
 from mqi_dagster.notify.message import Channel, Message, channels_of
@@ -37,11 +41,32 @@ def notifications(interval: int) -> dg.SensorDefinition:
 
 
 def tell(site: Site, channel: Channel) -> tuple[int, str | None]:
-    """Tell what a channel has to tell now, for some seconds at most.
+    """Tell what a channel has to tell now, for some seconds at most; nothing while another process does.
 
     Returns:
         How many notices were taken, and why the next one was not, or whom the last one did not reach.
     """
+    with _one_at_a_time(site, channel) as mine:
+        return _tell(site, channel) if mine else (0, None)
+
+
+@contextmanager
+def _one_at_a_time(site: Site, channel: Channel) -> Iterator[bool]:
+    """Whether this process is the one that tells; the service `watch` and the sensor may both want to."""
+    try:
+        lock = hold(site.settings.paths.state / f"notify-{channel.name}.lock", tries=1)
+    except OSError:
+        # On a full disk a notice may come twice, which is better than not at all.
+        yield True
+        return
+    try:
+        yield lock is not None
+    finally:
+        if lock is not None:
+            os.close(lock)
+
+
+def _tell(site: Site, channel: Channel) -> tuple[int, str | None]:
     wanted = {event.value for event in site.settings.notifications.tell}
     state = site.ledger.open_channel(channel.name)
     # What is not told at all says nothing about whom the last one has missed.

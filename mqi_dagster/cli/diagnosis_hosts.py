@@ -205,6 +205,7 @@ def _known(name: str, slurm: Slurm, ledger: Ledger | None) -> Iterator[Finding]:
     if look.used_bytes is not None:
         quota = slurm.retention.quota_gb
         found = f"{look.used_bytes / 1e9:.1f} GB of our folders, quota {quota:g} GB"
+        found += f" (hosts.{name}.slurm.retention.quota_gb)"
         full = look.used_bytes > quota * 1e9
         advice = "mqi cluster clean, or keep less (retention)" if full else ""
         yield Finding(f"space on {name}", Verdict.WARNING if full else Verdict.OK, found, advice)

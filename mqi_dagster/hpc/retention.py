@@ -134,4 +134,7 @@ class Housekeeping:
         quota = self._slurm.retention.quota_gb * 1e9
         if used <= quota:
             return ""
-        return f"cluster {self._name}: {used / 1e9:.1f} GB below the root, the quota is {quota / 1e9:.1f} GB"
+        return (
+            f"cluster {self._name}: {used / 1e9:.1f} GB below the root, the quota is {quota / 1e9:.1f} GB"
+            f" (hosts.{self._name}.slurm.retention.quota_gb)"
+        )

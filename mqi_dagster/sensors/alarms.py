@@ -12,7 +12,7 @@ from mqi_dagster.ledger.database import utc_now
 from mqi_dagster.ledger.leases import Lease
 from mqi_dagster.resources.site import Site
 from mqi_dagster.sensors import health
-from mqi_dagster.sensors.overdue import Found, overdue
+from mqi_dagster.sensors.overdue import Found, limit_words, overdue
 from mqi_dagster.sensors.queue import UNFINISHED
 from mqi_dagster.sensors.uptime import Heartbeat, note_daemon
 from mqi_dagster.sensors.waits import WORKING, Wait, read_waits, waits_of, write_waits
@@ -112,7 +112,7 @@ def _refused(instance: dg.DagsterInstance, site: Site, now: datetime) -> Iterato
         first = min(late, key=lambda one: (one.first_at, one.partition))
         text = (
             f"nothing is taken since {first.first_at:%Y-%m-%d %H:%M} UTC: {first.cause}. {len(late)} of the"
-            " runs wait for it, and go on by themselves"
+            f" runs wait for it, and go on by themselves. {limit_words(limit, 'alarms.away_seconds')}"
         )
         yield AlarmKind.TARGET_AWAY, target, text
 
@@ -131,7 +131,8 @@ def _stuck(site: Site, leases: Sequence[Lease], silent: Collection[str], now: da
             text = (
                 f"no progress since {report.updated_at:%Y-%m-%d %H:%M} UTC ({report.phase}"
                 f" {report.percent:.0f} %, attempt {report.attempt}). Look at the engine's log; to give it"
-                " up, terminate the run in the pages, then `mqi case retry`"
+                " up, terminate the run in the pages, then `mqi case retry`."
+                f" {limit_words(limit, 'alarms.stuck_minutes')}"
             )
             yield AlarmKind.BEAM_STUCK, lease.beam, text
 
@@ -145,7 +146,7 @@ def _waiting(instance: dg.DagsterInstance, site: Site, now: datetime) -> Iterato
         since = oldest[0].create_timestamp
         text = (
             f"a run has stood in the queue since {since:%Y-%m-%d %H:%M} UTC. Is the daemon running"
-            " (`mqi doctor`), and is a GPU in service?"
+            f" (`mqi doctor`), and is a GPU in service? {limit_words(limit, 'alarms.waiting_minutes')}"
         )
         yield AlarmKind.BEAMS_WAITING, "queue", text
 
@@ -160,10 +161,13 @@ def _clusters(site: Site, leases: Sequence[Lease], now: datetime) -> Iterator[Fo
         # Without a beam nobody looks, so nobody would see that it is back.
         if name in waited_for and look.failing_since is not None and now - look.failing_since > limit:
             since = f"no answer since {look.failing_since:%Y-%m-%d %H:%M} UTC: {look.failure}"
-            yield AlarmKind.CLUSTER_AWAY, name, f"{since}. Its beams wait and go on by themselves"
+            key = f"hosts.{name}.slurm.intervals.alarm_seconds"
+            text = f"{since}. Its beams wait and go on by themselves. {limit_words(limit, key)}"
+            yield AlarmKind.CLUSTER_AWAY, name, text
         quota = host.slurm.retention.quota_gb
         if look.used_bytes is not None and look.used_bytes > quota * 1e9:
             used = f"{look.used_bytes / 1e9:.1f} GB of our folders, the quota is {quota:g} GB"
+            used += f" (hosts.{name}.slurm.retention.quota_gb)"
             yield AlarmKind.QUOTA, name, f"{used}. Make room: `mqi cluster clean`, or keep less (retention)"
 
 

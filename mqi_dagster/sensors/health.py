@@ -281,7 +281,8 @@ def _disks(site: Site) -> Iterator[Found]:
     limit = settings.alarms.disk_free_gb
     for roles, free in disks.values():
         if free < limit * 1e9:
-            text = f"{free / 1e9:.1f} GB free for {', '.join(roles)}, the limit is {limit:g} GB. Make room"
+            room = f"{free / 1e9:.1f} GB free for {', '.join(roles)}"
+            text = f"{room}, the limit is {limit:g} GB (alarms.disk_free_gb). Make room"
             yield Found(AlarmKind.DISK_FULL, roles[0], text)
 
 

@@ -20,6 +20,7 @@ from mqi_dagster.ledger.alarms import AlarmKind, failed_kind
 from mqi_dagster.ledger.outcomes import RunOutcome, RunVerdict
 from mqi_dagster.resources.site import Site
 from mqi_dagster.sensors.causes import CANCELLED, first_cause, next_step
+from mqi_dagster.sensors.overdue import limit_words
 from mqi_dagster.sensors.position import Position
 from mqi_dagster.sensors.queue import SECONDS_PER_TICK, latest_run_of
 from mqi_dagster.sensors.retries import has_come_further, retry_requests
@@ -238,7 +239,7 @@ def _alarm(
         text = (
             f"tried {outcome.tries} times since {outcome.first_at:%Y-%m-%d %H:%M} UTC, the next time at"
             f" {outcome.next_try_at:%Y-%m-%d %H:%M:%S} UTC: {outcome.cause}."
-            " It goes on by itself once that is mended"
+            f" It goes on by itself once that is mended. {limit_words(limit, 'alarms.retried_minutes')}"
         )
         ledger.raise_alarm(AlarmKind.RETRIED_LONG, subject, text, outcome.ended_at)
         return subject

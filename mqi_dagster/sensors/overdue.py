@@ -33,19 +33,23 @@ def overdue(site: Site, waits: Sequence[Wait], leases: Sequence[Lease], now: dat
     cluster = site.settings.slurm_of(place)
     if cluster is not None:
         limit = timedelta(seconds=cluster[1].intervals.alarm_seconds)
+        key = f"hosts.{place}.slurm.intervals.alarm_seconds"
         if late := _late(phases["waiting for the cluster"], lambda _: limit, now):
-            text = f"{_who(late)} for the cluster, which does not answer{_why(late)}. {_GO_ON}"
+            text = f"{_who(late)} for the cluster, which does not answer{_why(late)}. {_GO_ON}."
+            text += f" {limit_words(limit, key)}"
             yield AlarmKind.CLUSTER_AWAY, place, text
     limit = timedelta(seconds=site.settings.alarms.away_seconds)
     if late := _late(phases["waiting for the target"], lambda _: limit, now):
-        text = f"{_who(late)} for the hand-over host, which does not answer{_why(late)}. {_GO_ON}"
+        text = f"{_who(late)} for the hand-over host, which does not answer{_why(late)}. {_GO_ON}."
+        text += f" {limit_words(limit, 'alarms.away_seconds')}"
         yield AlarmKind.TARGET_AWAY, target, text
     yield from _jobs(site, phases["queued"], leases, now)
     limit = timedelta(minutes=site.settings.alarms.waiting_minutes)
     for wait in _late([wait for wait in waits if wait.phase not in _KNOWN], lambda _: limit, now):
         text = (
             f"nothing has happened after the phase '{wait.phase}' since {_time(wait.since)}. Look at the log"
-            " of its run; to give it up, terminate the run in the pages, then `mqi case retry`"
+            " of its run; to give it up, terminate the run in the pages, then `mqi case retry`."
+            f" {limit_words(limit, 'alarms.waiting_minutes')}"
         )
         yield AlarmKind.BEAM_STUCK, wait.partition, text
 
@@ -58,13 +62,17 @@ def _without_slot(
     # Where nothing is at work, nothing will become free.
     idle = holding <= waiting
 
+    def stands(wait: Wait) -> bool:
+        return idle or wait.partition in holding
+
     def limit(wait: Wait) -> timedelta:
-        stands = idle or wait.partition in holding
-        return timedelta(minutes=limits.stuck_minutes if stands else limits.waiting_minutes)
+        return timedelta(minutes=limits.stuck_minutes if stands(wait) else limits.waiting_minutes)
 
     if late := _late(waits, limit, now):
         nobody = " while no engine runs" if idle else ""
-        text = f"{_who(late)} for a slot{nobody}{_why(late)}. See `mqi gpu list`"
+        key = "alarms.stuck_minutes" if stands(late[0]) else "alarms.waiting_minutes"
+        text = f"{_who(late)} for a slot{nobody}{_why(late)}. See `mqi gpu list`."
+        text += f" {limit_words(limit(late[0]), key)}"
         yield AlarmKind.BEAMS_WAITING, "slots", text
 
 
@@ -87,13 +95,15 @@ def _jobs(site: Site, waits: Sequence[Wait], leases: Sequence[Lease], now: datet
             if job.state is ClusterJobState.HELD and now - job.changed_at > held_for
         ]
         if held:
-            yield AlarmKind.JOBS_HELD, name, _held(held)
+            key = f"hosts.{name}.slurm.intervals.alarm_seconds"
+            yield AlarmKind.JOBS_HELD, name, f"{_held(held)}. {limit_words(held_for, key)}"
         lost = [job for job in here.values() if _losses(job) >= _LOSSES]
         if lost:
             yield AlarmKind.JOBS_LOST, name, _lost(lost)
         queued = [wait for wait in waits if wait.partition in here and here[wait.partition] not in held]
         if late := _late(queued, lambda _: limit, now):
-            yield AlarmKind.BEAMS_WAITING, name, f"{_who(late)} in the cluster's queue{_why(late)}"
+            text = f"{_who(late)} in the cluster's queue{_why(late)}."
+            yield AlarmKind.BEAMS_WAITING, name, f"{text} {limit_words(limit, 'alarms.waiting_minutes')}"
 
 
 def _held(jobs: Sequence[ClusterJob]) -> str:
@@ -117,6 +127,13 @@ def _lost(jobs: Sequence[ClusterJob]) -> str:
         f"{count} lost again and again, of {worst.beam} {_losses(worst)} in a row. They are submitted"
         " again by themselves; look at the nodes and at the cluster's memory and time limits"
     )
+
+
+def limit_words(limit: timedelta, key: str) -> str:
+    """Which limit was passed, with the settings key that sets it."""
+    seconds = limit.total_seconds()
+    length = f"{seconds / 60:g} min" if key.endswith("_minutes") else f"{seconds:g} s"
+    return f"The limit is {length} ({key})"
 
 
 def _late(waits: Sequence[Wait], limit: Callable[[Wait], timedelta], now: datetime) -> list[Wait]:

@@ -32,8 +32,23 @@ def chain(tmp_path: Path) -> Chain:
     return Chain(tmp_path / "site", {"hosts": {"hpc": HOST}, "alarms": {"disk_free_gb": 0}})
 
 
+LIMITS = {
+    "beam_stuck": ("(alarms.stuck_minutes)", "(alarms.waiting_minutes)"),
+    "beams_waiting": ("(alarms.stuck_minutes)", "(alarms.waiting_minutes)"),
+    "cluster_away": ("(hosts.hpc.slurm.intervals.alarm_seconds)",),
+    "jobs_held": ("(hosts.hpc.slurm.intervals.alarm_seconds)",),
+    "target_away": ("(alarms.away_seconds)",),
+    "quota": ("(hosts.hpc.slurm.retention.quota_gb)",),
+    "disk_full": ("(alarms.disk_free_gb)",),
+}
+"""Of the kinds that a limit of the settings raises: how their text names it."""
+
+
 def standing(chain: Chain) -> dict[str, str]:
     evaluate(chain, "alarms")
+    for alarm in chain.site.ledger.alarms():
+        names = LIMITS.get(alarm.kind.value)
+        assert names is None or any(name in alarm.text for name in names), alarm
     return {alarm.kind.value: alarm.subject for alarm in chain.site.ledger.alarms()}
 
 

@@ -76,6 +76,7 @@ def test_beams_that_wait_for_a_slot_while_nothing_works_are_one_alarm(
     (alarm,) = chain.site.ledger.alarms()
     assert f"2 runs wait, {OTHER} since " in alarm.text and reason in alarm.text
     assert "while no engine runs" in alarm.text
+    assert alarm.text.endswith("The limit is 30 min (alarms.stuck_minutes)")
     assert len(chain.site.ledger.alarms(open_only=False)) == 1
     chain.site.ledger.report(BEAM, first.run_id, "preparing")
     lost(chain, chain.instance.get_runs(dg.RunsFilter(tags={"dagster/partition": OTHER}))[0])
@@ -104,6 +105,9 @@ def test_while_engines_run_a_beam_may_wait_for_hours(
     lease_of(chain, started(chain))
     reported(chain, "waiting", minutes, OTHER, "no free slot: 1 leased")
     assert standing(chain) == found
+    if found:
+        text = text_of(chain, "beams_waiting")
+        assert text.endswith("The limit is 720 min (alarms.waiting_minutes)")
 
 
 def test_a_beam_that_waits_for_its_own_lease_is_an_alarm(chain: Chain, reported: Reported) -> None:

@@ -119,6 +119,7 @@ def test_an_outage_longer_than_the_limit_is_an_alarm_until_a_run_succeeds(tmp_pa
     evaluate(chain, "run_outcomes")
     (alarm,) = chain.site.ledger.alarms()
     assert (alarm.kind, alarm.subject) == ("retried_long", BEAM)
+    assert "(alarms.retried_minutes)" in alarm.text
     assert "tried 2 times" in alarm.text and "share away" in alarm.text
     succeeded(chain, started(chain))
     evaluate(chain, "run_outcomes")

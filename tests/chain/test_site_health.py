@@ -42,8 +42,9 @@ from mqi_dagster.cli.watch_process import LOOK_SECONDS, SETTLED_SECONDS, Watch
 from mqi_dagster.definitions import build_definitions
 from mqi_dagster.execution.code_location import socket_path
 from mqi_dagster.execution.locks import hold, is_held
+from mqi_dagster.notify.message import Message
 from mqi_dagster.resources.site import Site
-from mqi_dagster.sensors import health
+from mqi_dagster.sensors import health, notifications
 from mqi_dagster.sensors.uptime import SILENT_SECONDS, Heartbeat
 from mqi_dagster.settings import Host, Settings
 from mqi_dagster.store import known_folders
@@ -482,6 +483,7 @@ def test_one_full_disk_is_one_alarm_that_names_all_that_lies_on_it(living: Livin
     (found,) = health.health(living.instance, living.site, living.site.ledger, living.now, beat)
     assert (found.kind.value, found.subject) == ("disk_full", "data")
     assert "GB free for data, state, dagster_home, inbox, handover, the limit is" in found.text
+    assert " GB (alarms.disk_free_gb). Make room" in found.text
 
 
 def test_the_watch_tells_what_nobody_else_can(living: Living, tmp_path: Path) -> None:
@@ -496,6 +498,64 @@ def test_the_watch_tells_what_nobody_else_can(living: Living, tmp_path: Path) ->
         living.after(76)
         living.watch.look()
         assert told(got) == [("alarm_raised", "daemon_away")]
+
+
+def test_a_watch_that_begins_tells_nothing_that_the_sensor_is_about_to_tell(living: Living) -> None:
+    with http_receiver() as got:
+        tell(living, got)
+        living.site.ledger.open_channel("webhook")
+        living.site.ledger.raise_alarm("gpu_lost", "here/gpu0", "it is gone")
+        living.start()
+        living.watch.look()
+        assert told(got) == [], "the daemon is started together with it"
+        living.after(30).watch.look()
+        assert told(got) == [("alarm_raised", "gpu_lost"), ("alarm_raised", "daemon_away")]
+
+
+def test_what_one_process_tells_no_other_tells_as_well(living: Living) -> None:
+    ledger = living.site.ledger
+    sent: list[int] = []
+
+    class Both:
+        """A channel that both want to use: the other one comes while a notice is on its way."""
+
+        name = "webhook"
+
+        def send(self, message: Message) -> str:
+            sent.append(message.id)
+            assert notifications.tell(living.site, self) == (0, None)
+            return "taken"
+
+    ledger.open_channel("webhook")
+    for name in ("gpu0", "gpu1"):
+        ledger.raise_alarm("gpu_lost", name, "it is gone")
+    assert notifications.tell(living.site, Both()) == (2, None)
+    assert len(sent) == len(set(sent)) == 2
+
+
+def test_a_target_that_the_watch_found_away_is_cleared_by_the_watch(living: Living) -> None:
+    living.start()
+    target = living.folder / "handover"
+    (target / "case").mkdir()
+    living.beat()
+    assert living.raised() == {}
+    living.after(76)
+    health.folders(living.site, note=True)
+    share = target.rename(living.folder / "share")
+    assert living.raised() == {"daemon_away": "daemon", "target_away": "local"}
+    # Whichever watch it was.
+    living.watch = Watch(living.site.settings_file, living.lines.append, lambda: living.now)
+    living.watch._site.__dict__["settings"] = living.site.settings
+    share.rename(target)
+    living.watch.look()
+    assert living.after(30).raised() == {"daemon_away": "daemon"}
+
+
+def test_a_target_that_takes_nothing_is_not_cleared_because_its_folder_is_there(living: Living) -> None:
+    living.start()
+    living.site.ledger.raise_alarm("target_away", "local", "nothing is taken since yesterday: disk full")
+    assert living.raised() == {"target_away": "local"}
+    assert living.after(30).raised() == {"daemon_away": "daemon", "target_away": "local"}
 
 
 def test_a_ledger_that_is_away_is_told_without_one(living: Living) -> None:
@@ -513,6 +573,9 @@ def test_a_ledger_that_is_away_is_told_without_one(living: Living) -> None:
             found = {one.kind.value for one in living.watch.look()}
             assert found == {"ledger_away"}
         assert told(got) == [("alarm_raised", "ledger_away")]
+        living.watch = Watch(living.site.settings_file, living.lines.append, lambda: living.now)
+        living.watch.look()
+        assert told(got) == [("alarm_raised", "ledger_away")], "not once more by the next watch"
         ledger.write_bytes(whole)
         assert living.watch.look() == []
         assert told(got)[-1][0] == "alarm_cleared"

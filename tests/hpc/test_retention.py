@@ -87,7 +87,7 @@ def test_what_stays_and_what_is_too_much_are_alarms_of_a_beam_that_is_done(
     alarm = housekeeping.clear(done)
     assert folders.removed == ["d01-1"]
     assert "d00-1 stays on the cluster: not ours; " in alarm
-    assert "the quota is" in alarm
+    assert "the quota is" in alarm and ".slurm.retention.quota_gb)" in alarm
 
 
 def test_a_job_that_is_wanted_again_keeps_its_folder(

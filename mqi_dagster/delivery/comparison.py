@@ -20,7 +20,8 @@ from mqi_dagster.delivery.comparison_figures import (
 )
 from mqi_dagster.delivery.delivered_path import DeliveredPath, Path
 from mqi_dagster.delivery.planned_timeline import PlannedTimeline
-from mqi_dagster.delivery.spot_assignment import OFF_PLAN, Assignment, SpotPlan, assign, spot_plan
+from mqi_dagster.delivery.spot_assignment import assign
+from mqi_dagster.delivery.spot_plan import OFF_PLAN, Assignment, SpotPlan, spot_plan
 from mqi_dagster.machine import Machine
 from mqi_dagster.plan.model import PlanLayer, ScanMode
 
@@ -128,6 +129,7 @@ def compare_layer(
             )
             for run in runs
         )
+        extra += _undosed(path, plan, found.spot)
         off_plan = float(path.mu[found.spot == OFF_PLAN].sum()) / on_mu * 100.0
     else:
         found = Assignment(np.empty(0, dtype=np.int64), np.empty((0, 2)), False)
@@ -143,7 +145,8 @@ def compare_layer(
     )
     judged = _judged(plan, path, machine)
     expected = _expected(plan, delivered, judged)
-    missing = judged & (delivered < _MISSING_SHARE * expected) & ~_on_the_way_back(path, plan, runs)
+    on_the_way = _on_the_way_back(path, plan, runs)
+    missing = judged & (delivered < _MISSING_SHARE * expected) & ~on_the_way
     figures = LayerComparison(
         number=layer.number,
         planned_mu=layer.meterset_mu,
@@ -159,7 +162,7 @@ def compare_layer(
         spots_out_of_turn=turned,
         extra=extra,
         off_plan_percent=off_plan,
-        spot_mu=_spot_mu(plan, path, found.spot, delivered, expected, judged & ~missing),
+        spot_mu=_spot_mu(plan, path, found.spot, delivered, expected, judged & ~missing & ~on_the_way),
     )
     table: dict[str, NDArray[np.generic]] = {
         "layer": np.full(count, layer.number, dtype=np.int32),
@@ -173,6 +176,21 @@ def compare_layer(
         "dy_mm": np.where(samples > 0, means[:, 1], np.nan),
     }
     return ComparedLayer(figures, table)
+
+
+def _undosed(path: Path, plan: SpotPlan, spot: NDArray[np.int64]) -> tuple[ExtraDose, ...]:
+    """Monitor units on spots that were to get none, beyond what the edges of samples explain."""
+    given = np.bincount(spot[spot != OFF_PLAN], weights=path.mu[spot != OFF_PLAN], minlength=len(plan.mu))
+    least = _RISING_SAMPLES * _sample_mu(path)
+    return tuple(
+        ExtraDose(
+            x_mm=float(plan.spot_mm[index, 0]),
+            y_mm=float(plan.spot_mm[index, 1]),
+            mu=float(given[index]),
+            after_spot=int(index),
+        )
+        for index in np.flatnonzero((plan.mu <= 0) & (given > least))
+    )
 
 
 def _positions(
@@ -305,13 +323,16 @@ def _reunited(
 
 
 def _on_the_way_back(path: Path, plan: SpotPlan, runs: list[_Run]) -> NDArray[np.bool_]:
-    """Lines that were given on the way back from an extra place: they end at their spot all the same."""
+    """Lines that were given on the way back from an extra place: they end at their spot all the same.
+
+    What they lack of their monitor units lies on that way.
+    """
     found = np.zeros(len(plan.mu), dtype=np.bool_)
     if plan.mode is ScanMode.LINE:
         for run in runs:
             end = path.positions_mm[run.stop - _LEAST_SAMPLES : run.stop].mean(axis=0)
             near = np.linalg.norm(plan.spot_mm - end, axis=1) <= 2 * plan.tolerance_mm
-            stop = run.after if run.after >= 0 else len(plan.mu)
+            stop = run.after + 1 if run.after >= 0 else len(plan.mu)
             found[max(run.before, 0) : stop] |= near[max(run.before, 0) : stop]
     return found
 

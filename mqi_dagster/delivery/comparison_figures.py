@@ -50,7 +50,7 @@ class LayerComparison(Part):
     """Delivered over planned monitor units."""
     spots: int
     follows_timeline: bool
-    """Whether samples could be assigned by time; else by the order and place of the spots."""
+    """Whether samples could be assigned by time; else by monitor units, or by order and place."""
     mean_mm: Axes | None
     """Mean over the beam-on samples, weighted by monitor units; null without an assigned sample."""
     sd_mm: Axes | None

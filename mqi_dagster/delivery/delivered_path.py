@@ -17,6 +17,8 @@ _JUMP_MM = 10.0
 """No beam moves so far in one sample."""
 _RESTING_SHARE = 0.005
 """Most of a part's monitor units that can lie in samples which show the rest position."""
+_QUARTILE = 0.3186
+"""Lower quartile of the distance from its mean of a normal variable with standard deviation 1."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,6 +33,8 @@ class Path:
     """Shape (n, 2)."""
     mu: Floats
     """Shape (n,)."""
+    noise_mm: float = 0.0
+    """Standard deviation of a sample's place in either axis, as far as neighbouring samples show it."""
 
     def __len__(self) -> int:
         return len(self.mu)
@@ -64,7 +68,17 @@ class DeliveredPath:
         for part in np.unique(whole.part):
             rows = np.flatnonzero(whole.part == part)
             kept[rows[: _resting(whole, rows)]] = False
-        return Path(whole.part[kept], whole.time_s[kept], whole.positions_mm[kept], whole.mu[kept])
+        positions = whole.positions_mm[kept]
+        return Path(whole.part[kept], whole.time_s[kept], positions, whole.mu[kept], _noise_mm(positions))
+
+
+def _noise_mm(positions_mm: Floats) -> float:
+    """Noise of the positions from their second differences, which neither a place nor a speed is seen in."""
+    if len(positions_mm) < 3:
+        return 0.0
+    # The lower quartile, as in a quickly stepping beam many differences are its steps.
+    quartiles = np.quantile(np.abs(np.diff(positions_mm, n=2, axis=0)), 0.25, axis=0)
+    return float(np.sqrt((quartiles**2).mean()) / (_QUARTILE * np.sqrt(6.0)))
 
 
 def _resting(path: Path, rows: NDArray[np.int64]) -> int:

@@ -22,7 +22,8 @@ from mqi_dagster.delivery.record import (
     positions_mm,
     record_chunks,
 )
-from mqi_dagster.delivery.spot_assignment import recognised, spot_plan
+from mqi_dagster.delivery.spot_assignment import recognised
+from mqi_dagster.delivery.spot_plan import spot_plan
 from mqi_dagster.delivery.validation_findings import Findings
 from mqi_dagster.errors import ConfigurationError, DeliveryError, Where
 from mqi_dagster.machine import Machine

@@ -101,7 +101,8 @@ def _sentence(findings: Sequence[LayerFinding], layers: int) -> str:
 
 def _words(layer: LayerComparison, ratio: float | None, limits: DeliveryLimits) -> list[str]:
     words = []
-    lost = layer.off_plan_percent > _LOST_PERCENT
+    one_extra = len(layer.extra) == 1 and not layer.missing_spots
+    lost = layer.off_plan_percent > _LOST_PERCENT and not one_extra
     if lost:
         words.append(f"{layer.off_plan_percent:.0f} % of its dose lies off the planned path")
     if layer.transform is not None:
@@ -158,9 +159,9 @@ def _spots(layer: LayerComparison, limits: DeliveryLimits) -> list[str]:
     named = [extra for extra in layer.extra if extra.mu > least]
     for extra in named[:_NAMED_AT_MOST]:
         share = 100.0 * extra.mu / layer.delivered_mu
+        when = f"after spot {extra.after_spot}" if extra.after_spot else "before spot 1"
         words.append(
-            f"an extra spot at x {extra.x_mm:+.1f}, y {extra.y_mm:+.1f} mm after spot {extra.after_spot}"
-            f" ({share:.1f} % of its dose)"
+            f"an extra spot at x {extra.x_mm:+.1f}, y {extra.y_mm:+.1f} mm {when} ({share:.1f} % of its dose)"
         )
     astray = layer.off_plan_percent - sum(100.0 * extra.mu / layer.delivered_mu for extra in named)
     if astray > max(limits.extra_percent, _FLICKER_PERCENT):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from datetime import tzinfo
 
 from rich.console import Console, Group
 from rich.live import Live
@@ -11,6 +12,7 @@ from rich.progress_bar import ProgressBar
 from rich.table import Table
 from rich.text import Text
 
+from mqi_dagster.moments import in_zone
 from mqi_dagster.worklist import BeamStand, CaseStand, CaseState
 
 _LINE_EVERY_PERCENT = 25
@@ -23,9 +25,11 @@ class BoardDisplay:
     Args:
         console: Where.
         case: Case key.
+        zone: Of the site, in which moments are told.
     """
 
-    def __init__(self, console: Console, case: str) -> None:
+    def __init__(self, console: Console, case: str, zone: tzinfo) -> None:
+        self._zone = zone
         self._console = console
         self._case = case
         self._live: Live | None = None
@@ -53,7 +57,7 @@ class BoardDisplay:
         if self._live is not None:
             self._live.update(self._table(case, beams, seconds))
             return
-        self._say(f"case {self._case}", case_words(case), 0.0, seconds)
+        self._say(f"case {self._case}", case_words(case, self._zone), 0.0, seconds)
         for beam in beams:
             self._say(f"beam {beam.number}", beam.stage.words, beam.percent, seconds)
 
@@ -75,12 +79,15 @@ class BoardDisplay:
             percent = f"{beam.percent:.0f} %" if beam.percent else ""
             words = Text(beam.stage.words, style=_STYLES.get(beam.state, ""))
             table.add_row(f"beam {beam.number}", bar, percent, words)
-        head = Text.assemble(f"case {self._case}: ", (case_words(case), "bold"), f"  ({seconds:.0f} s)")
+        head = Text.assemble(
+            f"case {self._case}: ", (case_words(case, self._zone), "bold"), f"  ({seconds:.0f} s)"
+        )
         return Group(head, table)
 
 
-def case_words(case: CaseStand | None) -> str:
+def case_words(case: CaseStand | None, zone: tzinfo) -> str:
     """Where a case stands, in a few words; None where it was not seen yet."""
     if case is None:
         return "in the inbox, not seen yet"
-    return case.reason if case.state is CaseState.WAITING and case.reason else case.stage.words
+    waits = case.state is CaseState.WAITING and case.reason
+    return in_zone(case.reason, zone) if waits else case.stage.words

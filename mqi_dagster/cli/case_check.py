@@ -133,13 +133,13 @@ def _beams(fraction: FractionCheck) -> Table:
     return table
 
 
-def _beam(fraction: FractionCheck, beam: BeamCheck) -> tuple[str, ...]:
+def _beam(fraction: FractionCheck, beam: BeamCheck) -> tuple[str | Text, ...]:
     layers = [layer for layer in fraction.layers if layer.beam_number == beam.number]
     energies = [layer.energy_mev for layer in layers]
     low, high = min(energies), max(energies)
     return (
         str(beam.number),
-        beam.name,
+        Text(beam.name),
         str(beam.layers) if beam.layers == beam.planned_layers else f"{beam.layers} of {beam.planned_layers}",
         f"{beam.planned_mu:.3f}",
         "-" if beam.delivered_mu is None else f"{beam.delivered_mu:.3f}",

@@ -218,7 +218,8 @@ def show_case(console: Console, report: CaseReport, zone: ZoneInfo) -> None:
     row = report.row
     state = (row.state.value, _STYLES.get(row.state, ""))
     console.print(
-        Text.assemble(f"case {row.case}: ", state, f"; {in_zone(row.reason, zone)}" if row.reason else "")
+        Text.assemble(f"case {row.case}: ", state, f"; {in_zone(row.reason, zone)}" if row.reason else ""),
+        soft_wrap=True,
     )
     facts = [
         ("arrived", local(row.arrived, zone) if row.arrived is not None else None),
@@ -261,9 +262,9 @@ def _show_beam(console: Console, beam: BeamReport, zone: ZoneInfo) -> None:
                 Text(f"  beam {number}: {in_zone(beam.message, zone)}", style="dim"), soft_wrap=True
             )
     for job in beam.jobs:
-        console.print(Text(f"  beam {number}, {job}"), soft_wrap=True)
+        console.print(Text(f"  beam {number}, {in_zone(job, zone)}"), soft_wrap=True)
     for attempt in beam.attempts:
-        cause = f": {attempt.cause}" if attempt.cause else ""
+        cause = f": {in_zone(attempt.cause, zone)}" if attempt.cause else ""
         console.print(
             Text(
                 f"  beam {number}, attempt {attempt.number},"
@@ -272,4 +273,5 @@ def _show_beam(console: Console, beam: BeamReport, zone: ZoneInfo) -> None:
             soft_wrap=True,
         )
     if beam.result.error is not None:
-        console.print(Text(f"  beam {number}: {beam.result.error}", style="red"), soft_wrap=True)
+        error = in_zone(beam.result.error, zone)
+        console.print(Text(f"  beam {number}: {error}", style="red"), soft_wrap=True)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Sequence
+from datetime import tzinfo
 from pathlib import Path
 
 import dagster as dg
@@ -22,6 +23,7 @@ from mqi_dagster.cli.sites import local_zone, require_site
 from mqi_dagster.engine.embedded.install import VERSION, install_engine
 from mqi_dagster.errors import MqiError
 from mqi_dagster.machine import read_machines
+from mqi_dagster.moments import in_zone
 from mqi_dagster.resources.site import Site
 from mqi_dagster.settings import Settings
 from mqi_dagster.synthetic.delivery import simulate_delivery
@@ -118,7 +120,7 @@ def _watch(
     """Return once the case is concluded; DemoError where a beam fails, or nothing moves for so long."""
     began = moved = time.monotonic()
     before: object = None
-    work, display = Worklist(instance, site, site.ledger), BoardDisplay(console, case)
+    work, display = Worklist(instance, site, site.ledger), BoardDisplay(console, case, site.timezone)
     with display.shown():
         while True:
             work.look()
@@ -134,18 +136,20 @@ def _watch(
             if time.monotonic() - moved > patience_seconds:
                 raise DemoError(
                     f"nothing has moved for {patience_seconds:g} s (--timeout); what is stuck:"
-                    f" {_stuck(stand, beams)}; the services go on; logs: {services.logs}"
+                    f" {_stuck(stand, beams, site.timezone)}; the services go on; logs: {services.logs}"
                 )
             time.sleep(_POLL_SECONDS)
     if failed:
         for row in failed:
             if isinstance(row, BeamStand):
-                console.print(Text(f"beam {row.number} failed: {row.reason}", style="red"), soft_wrap=True)
-        raise DemoError(f"{failed[0].reason} (to try again once the cause is gone: mqi case retry {case})")
+                words = f"beam {row.number} failed: {in_zone(row.reason, site.timezone)}"
+                console.print(Text(words, style="red"), soft_wrap=True)
+        reason = in_zone(failed[0].reason, site.timezone)
+        raise DemoError(f"{reason} (to try again once the cause is gone: mqi case retry {case})")
 
 
-def _stuck(case: CaseStand | None, beams: Sequence[BeamStand]) -> str:
-    stuck = [f"case: {case_words(case)}"]
+def _stuck(case: CaseStand | None, beams: Sequence[BeamStand], zone: tzinfo) -> str:
+    stuck = [f"case: {case_words(case, zone)}"]
     for beam in beams:
         if beam.stage is not Stage.HANDED_OVER:
             percent = f" {beam.percent:.0f} %" if beam.percent else ""

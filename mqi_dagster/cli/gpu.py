@@ -2,6 +2,7 @@
 
 import json
 import re
+from datetime import tzinfo
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -12,6 +13,7 @@ from rich.text import Text
 from mqi_dagster.cli.screen import output
 from mqi_dagster.cli.sites import DEFAULT_SITE, SiteOption, settings_path
 from mqi_dagster.errors import ConfigurationError, UnreachableError
+from mqi_dagster.moments import in_zone
 
 if TYPE_CHECKING:
     from mqi_dagster.ledger.slots import Slot
@@ -60,7 +62,7 @@ def list_gpus(
     for title in _COLUMNS.values():
         table.add_column(title, overflow="fold")
     for row in rows:
-        table.add_row(*(_cell(row[name]) for name in _COLUMNS))
+        table.add_row(*(_cell(row[name], opened.timezone) for name in _COLUMNS))
     console.print(table)
 
 
@@ -155,5 +157,5 @@ def _say(what: str, limit: int) -> None:
     output().print(Text(f"{what}; at most {limit} runs simulate or wait"), soft_wrap=True)
 
 
-def _cell(value: Any) -> Text:
-    return Text("" if value is None else str(value))
+def _cell(value: Any, zone: tzinfo) -> Text:
+    return Text("" if value is None else in_zone(str(value), zone))

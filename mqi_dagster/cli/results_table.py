@@ -89,7 +89,7 @@ def results_table(rows: Sequence[BeamRow]) -> Table:
             _number(row.histories, "{:,.0f}"),
             _number(row.r80_mm, "{:.1f}"),
             _number(row.uncertainty_percent, "{:.1f} %"),
-            row.rt_dose or row.status.value,
+            escape(row.rt_dose or row.status.value),
         ]
         style = "red" if row.status is RunState.FAILED else None
         table.add_row(*([row.case, *cells] if several else cells), style=style)

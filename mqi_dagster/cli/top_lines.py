@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from datetime import datetime, tzinfo
 
-from rich.cells import set_cell_size
+from rich.cells import cell_len, set_cell_size
 from rich.text import Text
 
 from mqi_dagster.moments import in_zone, local
@@ -35,6 +35,11 @@ _WIDE = 110
 _VERY_WIDE = 160
 """Columns from which on a beam's name, energies and gantry stand in a column of their own."""
 _LABEL = 44
+
+
+def _fill(text: str, size: int, whole: bool) -> str:
+    """A cell of so many columns; longer than that where its text is and may not be cut."""
+    return set_cell_size(text, max(size, cell_len(text)) if whole else size)
 
 
 def lasting(seconds: float | None) -> str:
@@ -83,18 +88,23 @@ def summary(work: Work, name: str, error: str | None, now: datetime, width: int,
 
 
 def pool_lines(
-    gpus: Iterable[GpuStand], beams: dict[str, BeamStand], now: datetime, width: int
+    gpus: Iterable[GpuStand],
+    beams: dict[str, BeamStand],
+    now: datetime,
+    width: int,
+    *,
+    whole: bool = False,
 ) -> list[Text]:
-    """One line a slot: its owner, and what is known of the device."""
+    """One line a slot: its owner, and what is known of the device; without cutting a name where `whole`."""
     lines = []
     for gpu in gpus:
         place = f"{gpu.host}/{gpu.kind}{gpu.index}"
-        parts = [set_cell_size(place, 18 if width < _WIDE else 26)]
+        parts = [_fill(place, 18 if width < _WIDE else 26, whole)]
         owner = beams.get(gpu.owner) if gpu.owner is not None else None
         percent = f" {owner.percent:3.0f} %" if owner is not None else ""
         style = "cyan" if gpu.owner is not None else "green"
         free = ("free" if gpu.in_service else "out of service") if gpu.slot else "no slot"
-        parts.append(set_cell_size((gpu.owner or free) + percent, 31))
+        parts.append(_fill((gpu.owner or free) + percent, 31, whole))
         if gpu.leased_at is not None:
             parts.append(lasting((now - gpu.leased_at).total_seconds()).rjust(6))
         if gpu.used_mb is not None and gpu.memory_mb:
@@ -113,14 +123,13 @@ def pool_lines(
     return lines
 
 
-def queue_line(work: Work) -> Text:
+def queue_line(work: Work, zone: tzinfo) -> Text:
     """The queue and its reasons."""
     queue = work.queue
     runs = f"{queue.in_work} of {queue.max_runs}" if queue.max_runs is not None else f"{queue.in_work}"
     pool = f", pool {queue.pool_in_use} of {queue.pool_limit}" if queue.pool_limit is not None else ""
-    reasons = "; ".join(
-        f"{count} × {why}" for why, count in sorted(queue.reasons.items(), key=lambda item: -item[1])
-    )
+    most_first = sorted(queue.reasons.items(), key=lambda item: -item[1])
+    reasons = "; ".join(f"{count} × {in_zone(why, zone)}" for why, count in most_first)
     waiting = f"; {queue.waiting_cases} cases ready" if queue.waiting_cases else ""
     inbox = f"; {queue.inbox} in the inbox" if queue.inbox else ""
     text = f"runs {runs}{pool}; queued {queue.queued}"
@@ -138,9 +147,10 @@ def alarm_lines(alarms: list[Alarm], at_most: int, zone: tzinfo) -> list[Text]:
     return lines
 
 
-def head_line(cases: bool, width: int) -> Text:
-    """Titles of the columns."""
+def head_line(cases: bool, width: int, longest: int = 0) -> Text:
+    """Titles of the columns; the keys have the width of the longest one, in columns, where it is given."""
     key, stage, progress = _widths(cases, width)
+    key = max(key, longest)
     cells = [("case" if cases else "beam", key)]
     if not cases and width >= _VERY_WIDE:
         cells.append(("name, energies, gantry", _LABEL))
@@ -152,15 +162,18 @@ def head_line(cases: bool, width: int) -> Text:
     return Text(" ".join(set_cell_size(name, size) if size else name for name, size in cells), style="bold")
 
 
-def row_line(row: CaseStand | BeamStand, width: int, chosen: bool, zone: tzinfo) -> Text:
-    """One row of the list."""
+def row_line(
+    row: CaseStand | BeamStand, width: int, chosen: bool, zone: tzinfo, longest: int | None = None
+) -> Text:
+    """One row of the list; where the longest key's columns are given, nothing is cut."""
     key, stage, progress = _widths(isinstance(row, CaseStand), width)
+    key, whole = max(key, longest or 0), longest is not None
     words = row.stage.words if width >= _WIDE else _SHORT.get(row.stage, row.stage.words)
     begun = row.stage.at_work or row.percent > 0
     cells = [set_cell_size(row.case if isinstance(row, CaseStand) else row.beam, key)]
     if isinstance(row, BeamStand) and width >= _VERY_WIDE:
-        cells.append(set_cell_size(row.label, _LABEL))
-    cells.append(set_cell_size(words, stage))
+        cells.append(_fill(row.label, _LABEL, whole))
+    cells.append(_fill(words, stage, whole))
     if isinstance(row, CaseStand):
         done = "-" if row.beams_total is None else f"{row.beams_done} of {row.beams_total}"
         since = f"{row.since.astimezone(zone):%m-%d %H:%M}" if row.since is not None else "-"

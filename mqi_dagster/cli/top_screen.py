@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from datetime import datetime
 
+from rich.cells import cell_len
 from rich.console import Console, ConsoleOptions, RenderResult
 from rich.segment import Segment
 from rich.text import Text
@@ -17,7 +18,7 @@ from mqi_dagster.cli.top_lines import (
     row_line,
     summary,
 )
-from mqi_dagster.cli.top_view import View
+from mqi_dagster.cli.top_view import View, key_of
 from mqi_dagster.worklist import Work
 
 KEYS = "q quit  ↑↓ move  c cases/beams  s state  / text  l log  Esc clear"
@@ -64,7 +65,7 @@ class Screen:
         slots = pool_lines(work.gpus, beams, self._now, width)
         room = max(2, height // 4)
         lines += slots if len(slots) <= room else [*slots[: room - 1], _more(len(slots) - room + 1, "slots")]
-        lines.append(queue_line(work))
+        lines.append(queue_line(work, view.zone))
         lines += alarm_lines(work.alarms, max(1, height // 8), view.zone)
         return lines + self._list(work, width, height - len(lines))
 
@@ -116,13 +117,15 @@ def print_once(console: Console, work: Work, view: View, name: str) -> None:
     width = max(console.width, 120)
     rows = view.rows(work)
     lines = summary(work, name, None, work.at, width, view.zone)
-    lines += pool_lines(work.gpus, {row.beam: row for row in work.beams}, work.at, width)
+    beams = {row.beam: row for row in work.beams}
+    lines += pool_lines(work.gpus, beams, work.at, width, whole=True)
+    longest = max((cell_len(key_of(row)) for row in rows[:_ROWS_ONCE]), default=0)
     lines += [
-        queue_line(work),
+        queue_line(work, view.zone),
         *alarm_lines(work.alarms, len(work.alarms), view.zone),
-        head_line(view.cases, width),
+        head_line(view.cases, width, longest),
     ]
-    lines += [row_line(row, width, False, view.zone) for row in rows[:_ROWS_ONCE]]
+    lines += [row_line(row, width, False, view.zone, longest) for row in rows[:_ROWS_ONCE]]
     if len(rows) > _ROWS_ONCE:
         lines.append(Text(f"… {len(rows) - _ROWS_ONCE} more; --json lists all", style="dim"))
     for line in lines:

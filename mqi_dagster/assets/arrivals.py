@@ -58,7 +58,8 @@ def _plan_name(site: Site, plan: IonPlan, folder: Path) -> str:
         found = plan.identity.named_in(folder.name)
         if found is not None:
             raise PrivacyError(
-                f"the folder name contains the patient's {found}; set site.case_names to pseudonym"
+                f"the folder name contains the patient's {found}: rename the folder, or set site.case_names"
+                " to pseudonym, and the case is taken in by itself"
             )
         return folder_name_key(folder.name)
     return site.pseudonyms.plan(plan.sop_instance_uid)

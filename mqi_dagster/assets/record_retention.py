@@ -8,7 +8,10 @@ from pathlib import Path
 
 import dagster as dg
 from dagster._core.storage.event_log import SqliteEventLogStorage
-from dagster._core.storage.event_log.schema import SqlEventLogStorageTable
+from dagster._core.storage.event_log.schema import (
+    AssetCheckExecutionsTable,
+    SqlEventLogStorageTable,
+)
 from dagster._core.storage.event_log.sql_event_log import SqlEventLogStorage
 from sqlalchemy import select
 
@@ -35,7 +38,7 @@ def removed_cases(
         if case in busy or _is_there(instance, site, case):
             # More of it has come, or its removal was cut short.
             continue
-        if not _any_newest(instance, _runs_of(instance, case)):
+        if not _any_newest(instance, runs_of(instance, case)):
             yield case
 
 
@@ -45,7 +48,7 @@ def records_size(instance: dg.DagsterInstance, site: Site, case: str) -> int:
     Raises:
         OSError: A file cannot be looked at.
     """
-    return sum(size_of(path) for run in _runs_of(instance, case) for path in _files(instance, site, run))
+    return sum(size_of(path) for run in runs_of(instance, case) for path in _files(instance, site, run))
 
 
 def remove_records(instance: dg.DagsterInstance, site: Site, case: str) -> bool:
@@ -57,7 +60,7 @@ def remove_records(instance: dg.DagsterInstance, site: Site, case: str) -> bool:
     Raises:
         OSError: A file cannot be removed.
     """
-    runs = _runs_of(instance, case)
+    runs = runs_of(instance, case)
     if any(not run.is_finished for run in runs) or _any_newest(instance, runs):
         return False
     if _is_there(instance, site, case):
@@ -68,6 +71,7 @@ def remove_records(instance: dg.DagsterInstance, site: Site, case: str) -> bool:
         # On SQLite the file goes after all events of the run, and cannot be asked then.
         if events is None or events.exists():
             instance.event_log_storage.delete_events(run.run_id)
+            _delete_checks(instance, run)
         for path in _files(instance, site, run):
             with suppress(FileNotFoundError):
                 shutil.rmtree(path) if path.is_dir() else path.unlink()
@@ -93,7 +97,7 @@ def _is_there(instance: dg.DagsterInstance, site: Site, case: str) -> bool:
     return folder.exists() or instance.has_dynamic_partition(str(CASES.name), case)
 
 
-def _runs_of(instance: dg.DagsterInstance, case: str) -> list[dg.DagsterRun]:
+def runs_of(instance: dg.DagsterInstance, case: str) -> list[dg.DagsterRun]:
     """Runs of a case and of its beams, however they were started, the newest first."""
     found = instance.get_run_tags([PARTITION_TAG], value_prefix=case)
     values = {value for _, some in found for value in some}
@@ -116,6 +120,15 @@ def _any_newest(instance: dg.DagsterInstance, runs: Collection[dg.DagsterRun]) -
         last = {str(one) for one in connection.execute(newest).scalars()}
     last |= {record.dagster_run.run_id for record in instance.get_run_records(limit=1)}
     return any(run.run_id in last for run in runs)
+
+
+def _delete_checks(instance: dg.DagsterInstance, run: dg.DagsterRun) -> None:
+    """Dagster leaves the rows of asset checks where it deletes the events of a run."""
+    storage = instance.event_log_storage
+    if isinstance(storage, SqlEventLogStorage):
+        with storage.index_connection() as connection:
+            rows = AssetCheckExecutionsTable.c.run_id == run.run_id
+            connection.execute(AssetCheckExecutionsTable.delete().where(rows))
 
 
 def _events_file(instance: dg.DagsterInstance, run: dg.DagsterRun) -> Path | None:

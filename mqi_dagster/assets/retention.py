@@ -139,7 +139,7 @@ def _remove_case(instance: dg.DagsterInstance, site: Site, thing: Spare) -> bool
     # First: what was asked for before it does not count, however far the removal comes.
     site.ledger.mark_results_removed(thing.name)
     beams = beam_partitions(instance, thing.name)
-    _forget_partitions(instance, thing.name, beams)
+    forget_partitions(instance, thing.name, beams)
     wanted = True
     try:
         wanted = _wanted_again(instance, site, thing.name)
@@ -298,7 +298,8 @@ def _call_off(
     site.ledger.unmark_results_removed(case, removed_before)
 
 
-def _forget_partitions(instance: dg.DagsterInstance, case: str, beams: list[str]) -> None:
+def forget_partitions(instance: dg.DagsterInstance, case: str, beams: list[str]) -> None:
+    """Remove the partitions of a case and of its beams."""
     for beam in beams:
         instance.delete_dynamic_partition(str(BEAMS.name), beam)
     if instance.has_dynamic_partition(str(CASES.name), case):

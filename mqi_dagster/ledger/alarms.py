@@ -60,6 +60,8 @@ class AlarmKind(StrEnum):
     """No service runs, and something waits for them."""
     LEDGER_AWAY = "ledger_away"
     """The ledger cannot be read or written: this one can stand in no ledger."""
+    IDENTITY_LEFT = "identity_left"
+    """A case was taken in under a name that identifies the patient; what is out of reach stays."""
     RECORDS_AWAY = "records_away"
     """Dagster's database cannot be read."""
 

@@ -11,6 +11,7 @@ from mqi_dagster.ledger.fractions import FractionRows
 from mqi_dagster.ledger.gpus import GpuRows
 from mqi_dagster.ledger.key_check import KeyCheckRows
 from mqi_dagster.ledger.leases import LeaseRows
+from mqi_dagster.ledger.names import NameRows
 from mqi_dagster.ledger.outcomes import RunOutcomeRows
 from mqi_dagster.ledger.pools import PoolRows
 from mqi_dagster.ledger.progress import ProgressRows
@@ -33,6 +34,7 @@ class Ledger(
     RunOutcomeRows,
     AlarmRows,
     KeyCheckRows,
+    NameRows,
 ):
     """Arrivals, slots, leases, GPUs, attempts, progress, cluster jobs, outcomes and alarms of a site.
 

@@ -6,13 +6,15 @@ from datetime import UTC, datetime, timedelta
 
 import dagster as dg
 
-from mqi_dagster.assets.arrivals import ArrivedCase, cases_of, refused
+from mqi_dagster.assets.arrivals import ArrivedCase, cases_of, refused, survey
 from mqi_dagster.assets.boundary import is_passing, safe_text
+from mqi_dagster.assets.identifying import Removal, remove_identifying
 from mqi_dagster.assets.jobs import CASE_TAG, PRIORITY_TAG, intake_job
 from mqi_dagster.delivery.discovery import Arrival, Standing, standings
 from mqi_dagster.delivery.fractions import Fraction
 from mqi_dagster.delivery.inbox_tree import KeptTree
-from mqi_dagster.errors import InfrastructureError, InputsAwayError
+from mqi_dagster.errors import InfrastructureError, InputsAwayError, PrivacyError
+from mqi_dagster.ledger.alarms import AlarmKind
 from mqi_dagster.ledger.arrivals import Arrival as Row
 from mqi_dagster.partitions import CASES
 from mqi_dagster.plan.model import IonPlan
@@ -26,6 +28,9 @@ _PAGE = 500
 _FAILED_AGAIN_AFTER = timedelta(minutes=5)
 """A failed or refused case is opened again although its fingerprint is the same: a repair may keep sizes and
 times, and what refused it may have been another file, or the settings."""
+_UNDER_ANOTHER_NAME = (
+    "it is in work under a folder name that identifies the patient: it goes on at the end of that"
+)
 
 
 def _readiness(
@@ -103,16 +108,35 @@ def see(
     Returns:
         Its cases, and when to look into it again although its files are the same; None for never.
     """
-    cases = cases_of(site, arrival)
-    until: list[datetime] = []
+    try:
+        cases = cases_of(site, arrival)
+    except PrivacyError:
+        remove_identifying(instance, site, survey(site, arrival), refused(site, arrival.relative)[1])
+        raise
+    removal = _names_removed(instance, site, cases)
+    until = [] if removal is Removal.WHOLE else [now + _FAILED_AGAIN_AFTER]
     for found in cases:
         row = site.ledger.arrival(found.case)
         ready, reason, next_check = _readiness(site, found, row.first_seen if row else now, now)
+        if removal is Removal.IN_WORK:
+            ready, reason, next_check = False, _UNDER_ANOTHER_NAME, now + _FAILED_AGAIN_AFTER
         fingerprint = fingerprint_of(instance, found, row, failed, present, now)
         site.ledger.see_arrival(found.place, found.case, fingerprint, ready, reason, next_check)
         until += [next_check] if next_check is not None else []
     site.ledger.forget_unrequested(cases[0].place, [found.case for found in cases])
     return tuple(found.case for found in cases), min(until, default=None)
+
+
+def _names_removed(instance: dg.DagsterInstance, site: Site, cases: list[ArrivedCase]) -> Removal:
+    """Remove what the cases left under names that identify."""
+    keys = [found.case for found in cases]
+    rows = site.ledger.arrivals_of(keys)
+    left = {one.subject for one in site.ledger.alarms() if one.kind is AlarmKind.IDENTITY_LEFT}
+    # A case that was asked for under its present name had another one before, and not since.
+    known = all(key in rows and rows[key].requested_at is not None for key in keys)
+    if known and left.isdisjoint(keys):
+        return Removal.WHOLE
+    return remove_identifying(instance, site, cases[0].survey, keys[0], keys)
 
 
 class _Inbox:

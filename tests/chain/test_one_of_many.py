@@ -33,7 +33,10 @@ def test_a_refused_folder_name_is_seen_and_stops_no_other_case(tmp_path: Path) -
 
     assert [outcome.error for _, _, outcome in chain.runs if not outcome.success] == []
     assert chain.runs_of("conclusion") == ["B-second.fx0001"]
-    assert reasons(chain) == ["the folder name contains the patient's ID; set site.case_names to pseudonym"]
+    assert reasons(chain) == [
+        "the folder name contains the patient's ID: rename the folder, or set site.case_names to pseudonym,"
+        " and the case is taken in by itself"
+    ]
 
 
 def test_an_arrival_on_which_our_code_breaks_is_seen_without_what_it_says(

@@ -28,8 +28,8 @@ def shown(text: str, longest: int = LONGEST_NAME) -> str:
     return "".join(one if one.isprintable() else one.encode("unicode_escape").decode("ascii") for one in cut)
 
 
-def _shown_message(text: str) -> str:
-    """A message: its own line ends stay, since some list several things."""
+def shown_message(text: str) -> str:
+    """A message as it may be shown anywhere: its own line ends stay, since some list several things."""
     cut = text if len(text) <= LONGEST_MESSAGE else f"{text[:LONGEST_MESSAGE]}…"
     return "\n".join(shown(line, LONGEST_MESSAGE + 1) for line in cut.split("\n"))
 
@@ -93,10 +93,10 @@ class MqiError(Exception):
     retry = Retry.NEVER
 
     def __init__(self, message: str, *, where: Where | None = None, first_cause: str | None = None) -> None:
-        super().__init__(_shown_message(message))
-        self.message = _shown_message(message)
+        super().__init__(shown_message(message))
+        self.message = shown_message(message)
         self.where = where or Where()
-        self.first_cause = None if first_cause is None else _shown_message(first_cause)
+        self.first_cause = None if first_cause is None else shown_message(first_cause)
 
     def at(self, where: Where) -> Self:
         """The same error with the unknown parts of its place filled in from ``where``."""

@@ -16,7 +16,7 @@ from mqi_dagster.delivery.validation import check_case
 from mqi_dagster.delivery.validation_findings import Finding, Findings, Severity
 from mqi_dagster.delivery.validation_report import BeamCheck, CaseCheck, FractionCheck
 from mqi_dagster.dicom.scanner import read_scanner
-from mqi_dagster.errors import DicomError, Where
+from mqi_dagster.errors import DicomError, Where, shown
 from mqi_dagster.hu_table import read_hu_tables
 from mqi_dagster.machine import PACKAGED_MACHINES, read_machines
 from mqi_dagster.settings import DeliveryLimits, EngineProfile, Intake, Settings, read_settings
@@ -139,7 +139,7 @@ def _beam(fraction: FractionCheck, beam: BeamCheck) -> tuple[str | Text, ...]:
     low, high = min(energies), max(energies)
     return (
         str(beam.number),
-        Text(beam.name),
+        Text(shown(beam.name)),
         str(beam.layers) if beam.layers == beam.planned_layers else f"{beam.layers} of {beam.planned_layers}",
         f"{beam.planned_mu:.3f}",
         "-" if beam.delivered_mu is None else f"{beam.delivered_mu:.3f}",

@@ -13,7 +13,7 @@ from rich.text import Text
 
 from mqi_dagster.assets.arrivals import find_case
 from mqi_dagster.cli.results_table import BeamRow, beam_rows, print_results
-from mqi_dagster.errors import InputError, MqiError
+from mqi_dagster.errors import LONGEST_MESSAGE, InputError, MqiError, shown
 from mqi_dagster.ledger.attempts import Attempt
 from mqi_dagster.ledger.cluster_jobs import ClusterJob
 from mqi_dagster.moments import in_zone, local
@@ -225,7 +225,7 @@ def show_case(console: Console, report: CaseReport, zone: ZoneInfo) -> None:
         ("arrived", local(row.arrived, zone) if row.arrived is not None else None),
         ("machine", report.machine),
         ("clinical fraction", report.clinical_fraction),
-        ("RT plan", report.plan),
+        ("RT plan", report.plan and shown(str(report.plan), LONGEST_MESSAGE)),
         ("CT images", report.ct_images or None),
     ]
     for name, value in facts:
@@ -237,7 +237,8 @@ def show_case(console: Console, report: CaseReport, zone: ZoneInfo) -> None:
             known.append(f"layers {delivery.layers[0]} to {delivery.layers[1]}")
         if delivery.irradiated_at is not None:
             known.append(local(delivery.irradiated_at, zone, seconds=True))
-        text = f"  delivery {delivery.number}: {', '.join([*known, str(delivery.folder)])}"
+        known.append(shown(str(delivery.folder), LONGEST_MESSAGE))
+        text = f"  delivery {delivery.number}: {', '.join(known)}"
         console.print(Text(text), soft_wrap=True)
     for note in report.notes:
         console.print(Text(f"  note: {note}", style="dim"), soft_wrap=True)

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Protocol
 
+from mqi_dagster.errors import shown, shown_message
 from mqi_dagster.settings import Notifications
 
 _WORDS = {
@@ -32,6 +33,11 @@ class Message:
     text: str
     happened_at: datetime
     """In the zone that its readers live in."""
+
+    def __post_init__(self) -> None:
+        """Whatever an input has brought into it is escaped, for a mail and a page as for a terminal."""
+        object.__setattr__(self, "subject", shown(self.subject))
+        object.__setattr__(self, "text", shown_message(self.text))
 
     @property
     def title(self) -> str:

@@ -9,6 +9,8 @@ from typing import Any, get_args
 from pydantic import BaseModel, ValidationError
 from pydantic_core import ErrorDetails
 
+from mqi_dagster.errors import shown
+
 _WORDS = {
     "missing": "is missing, and has no default",
     "string_type": "must be text; put it in quotes where it looks like a number",
@@ -55,7 +57,7 @@ def problems(error: ValidationError, model: type[BaseModel], file: str = "settin
 
 
 def _name(place: tuple[int | str, ...]) -> str:
-    return ".".join(str(part) for part in place if part != "[key]")
+    return ".".join(shown(str(part)) for part in place if part != "[key]")
 
 
 def _words(item: ErrorDetails, model: type[BaseModel]) -> str:

@@ -27,6 +27,8 @@ class CaseFiles:
     unreadable: tuple[Path, ...]
     """Files that should be DICOM objects and cannot be read: a dose without them would be another one."""
     unused: tuple[Path, ...]
+    archives: tuple[Path, ...] = ()
+    """Archives that may hold the images, where none lies beside them: elsewhere they are of no use."""
 
 
 def case_files(
@@ -43,6 +45,7 @@ def case_files(
     images: list[Path] = []
     unreadable: list[Path] = []
     unused: list[Path] = []
+    archives: list[Path] = []
     folders = [(case, False)]
     folders += [(below, True) for folder in others for below in folder.walk()]
     folders += [
@@ -59,12 +62,17 @@ def case_files(
             if kind is DicomKind.CT:
                 images.append(path)
             elif kind is DicomKind.UNREADABLE or (
-                kind is DicomKind.UNKNOWN and _named_like_an_image(path, endings, of_images)
+                kind in (DicomKind.UNKNOWN, DicomKind.ARCHIVE)
+                and _named_like_an_image(path, endings, of_images)
             ):
                 unreadable.append(path)
+            elif kind is DicomKind.ARCHIVE:
+                archives.append(path)
             else:
                 unused.append(path)
-    return CaseFiles(tuple(sorted(images)), tuple(sorted(unreadable)), tuple(sorted(unused)))
+    if images:
+        unused, archives = unused + archives, []
+    return CaseFiles(*(tuple(sorted(paths)) for paths in (images, unreadable, unused, archives)))
 
 
 def _named_like_an_image(path: Path, endings: Set[str], in_folder_of_images: bool) -> bool:

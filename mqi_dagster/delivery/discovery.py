@@ -64,6 +64,8 @@ class Arrival:
     """When waiting for quiet files will be over if nothing changes, UTC."""
     fingerprint: str
     """Changes with every change of names, sizes or times below the case folder."""
+    archives: tuple[Path, ...] = ()
+    """Archives that may hold the images of a case that has none."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -410,6 +412,7 @@ def _arrival(root: Path, found: _Found, intake: Intake, reason: str, next_check:
         reason=reason,
         next_check=next_check,
         fingerprint=_fingerprint(found, intake),
+        archives=files.archives,
     )
 
 

@@ -78,7 +78,13 @@ class Survey:
     def _single_files(self) -> set[Path]:
         """The files that count for every fraction: plan, images, and what should not lie there."""
         arrival = self.arrival
-        return {*arrival.plans, *arrival.ct_files, *arrival.stray_files, *arrival.unreadable_files}
+        return {
+            *arrival.plans,
+            *arrival.ct_files,
+            *arrival.stray_files,
+            *arrival.unreadable_files,
+            *arrival.archives,
+        }
 
 
 def find_plan(arrival: Arrival) -> PlanSource:

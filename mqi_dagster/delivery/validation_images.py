@@ -82,6 +82,8 @@ def check_images(
             broken.append((index, f"cannot be opened: {error.strerror}", error))
     if broken:
         _refuse_broken(broken, len(names), bool(arrival.ct_files), findings)
+    if arrival.archives and not names:
+        _refuse_archives(len(arrival.archives), profile, findings)
     if localizers:
         one = len(localizers) == 1
         findings.note(
@@ -117,6 +119,16 @@ def _refuse_broken(
     findings.error(fault)
 
 
+def _refuse_archives(count: int, profile: EngineProfile | None, findings: Findings) -> None:
+    """Without the images that an archive may hold the dose would be one in water, and nobody would know."""
+    them = "it" if count == 1 else "them"
+    found = "an archive that may hold images lies"
+    if count > 1:
+        found = f"{count} archives that may hold images lie"
+    fault = f"{found} in the case folder, and no image: unpack {them} or take {them} away"
+    _tell(fault, profile is None or profile.patient_ct, findings)
+
+
 def _check_origin(images: Sequence[CtImage], plan: IonPlan, findings: Findings) -> None:
     count = len(images)
     strangers = sum(image.patient_id != plan.patient_id for image in images)
@@ -137,11 +149,15 @@ def _check_usable(images: Sequence[CtImage], profile: EngineProfile | None, find
     simulated = profile is None or profile.patient_ct
     faults = (*position_faults(images), *series_faults(images))
     for fault in faults:
-        if simulated:
-            findings.error(DeliveryError(fault, where=AT_CT))
-        else:
-            findings.note(f"{fault}; the engine in use simulates in water", AT_CT)
+        _tell(fault, simulated, findings)
     return simulated and not faults
+
+
+def _tell(fault: str, simulated: bool, findings: Findings) -> None:
+    if simulated:
+        findings.error(DeliveryError(fault, where=AT_CT))
+    else:
+        findings.note(f"{fault}; the engine in use simulates in water", AT_CT)
 
 
 def unused_kinds(paths: Sequence[Path]) -> str:

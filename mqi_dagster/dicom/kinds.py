@@ -23,6 +23,21 @@ DICOM_SUFFIXES = (".dcm", ".dicom", ".ima")
 """Endings of names that promise a DICOM file."""
 
 
+_ZIP = b"PK\x03\x04"
+_ARCHIVES = (
+    _ZIP,
+    b"PK\x07\x08",
+    b"\x1f\x8b",
+    b"7z\xbc\xaf\x27\x1c",
+    b"Rar!\x1a\x07",
+    b"BZh",
+    b"\xfd7zXZ\x00",
+)
+"""How archives and compressed files begin: zip, gzip, 7z, rar, bzip2, xz."""
+_TAR, _TAR_AT = b"ustar", 257
+_ZIPPED_DOCUMENTS = (".docx", ".xlsx", ".pptx", ".odt", ".ods", ".odp", ".jar", ".epub")
+
+
 class DicomKind(StrEnum):
     """Kinds of files that matter to a case."""
 
@@ -31,6 +46,8 @@ class DicomKind(StrEnum):
     OTHER = "other DICOM object"
     UNREADABLE = "unreadable"
     """Named or beginning like a DICOM file without a SOP class that can be read, or not given by the disk."""
+    ARCHIVE = "archive"
+    """One that may hold DICOM files, told by how it begins; a document that is a zip file is none."""
     UNKNOWN = "unknown"
     """Empty or binary, and nothing that begins like a DICOM file."""
     TEXT = "text"
@@ -61,10 +78,12 @@ def read_kind(name: str, size: int, mtime_ns: int) -> DicomKind:
     """
     path = Path(name)
     with path.open("rb") as stream:
-        start = stream.read(PREAMBLE + len(MAGIC))
+        start = stream.read(max(PREAMBLE + len(MAGIC), _TAR_AT + len(_TAR)))
     if not begins_like_dicom(start):
         if path.suffix.lower() in DICOM_SUFFIXES:
             return DicomKind.UNREADABLE
+        if _is_archive(path, start):
+            return DicomKind.ARCHIVE
         return DicomKind.TEXT if start and b"\0" not in start else DicomKind.UNKNOWN
     try:
         sop_class = _sop_class(path) if size <= SMALL_BYTES else sop_class_of(path)
@@ -75,6 +94,12 @@ def read_kind(name: str, size: int, mtime_ns: int) -> DicomKind:
     if sop_class in (CTImageStorage, EnhancedCTImageStorage):
         return DicomKind.CT
     return DicomKind.OTHER if sop_class else DicomKind.UNREADABLE
+
+
+def _is_archive(path: Path, start: bytes) -> bool:
+    if start.startswith(_ZIP) and path.suffix.lower() in _ZIPPED_DOCUMENTS:
+        return False
+    return start.startswith(_ARCHIVES) or start[_TAR_AT:].startswith(_TAR)
 
 
 def _sop_class(path: Path) -> str:

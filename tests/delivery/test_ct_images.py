@@ -343,3 +343,63 @@ def test_what_the_dose_is_without_is_named_at_intake(tmp_path: Path, machines: M
     made = simulate_delivery(DeliveryRequest(plan=plan), machines.named("G2"), tmp_path / "inbox")
     assert faults(made.folder, machines) == []
     assert notes(made.folder, machines) == ["RT plan: beam 2: the dose is without its block and MLC"]
+
+
+def archived(kind: str) -> bytes:
+    """The beginning of an archive, as its format has it."""
+    if kind == "tar":
+        return b"CT/IM0001".ljust(257, b"\0") + b"ustar\x0000" + bytes(248)
+    begin = {
+        "zip": b"PK\x03\x04",
+        "gz": b"\x1f\x8b\x08",
+        "7z": b"7z\xbc\xaf'\x1c",
+        "rar": b"Rar!\x1a\x07\x01",
+    }
+    return begin[kind] + bytes(64)
+
+
+def without_images(case: Path) -> None:
+    for path in slices(case):
+        path.unlink()
+    (case / "CT").rmdir()
+
+
+@pytest.mark.parametrize("place", ["CT.{}", "export/ct.{}", "exported"])
+@pytest.mark.parametrize("kind", ["zip", "tar", "gz", "7z", "rar"])
+def test_a_ct_that_is_still_packed_never_becomes_water(
+    case: Path, machines: Machines, kind: str, place: str
+) -> None:
+    without_images(case)
+    assert faults(case, machines) == []
+    path = case / place.format(kind)
+    path.parent.mkdir(exist_ok=True)
+    before = surveyed(case)
+    path.write_bytes(archived(kind))
+    said = "an archive that may hold images lies in the case folder, and no image: unpack it or take it away"
+    assert faults(case, machines) == [f"CT: {said}"]
+    seen = surveyed(case)
+    with pytest.raises(DeliveryError, match="unpack it or take it away"):
+        build_manifest(seen, seen.fractions[0], "P1.fx0001", 1, machines)
+    # Whoever takes it away has the case taken in again by that.
+    assert seen.fingerprint(seen.fractions[0]) != before.fingerprint(before.fractions[0])
+
+
+def test_an_archive_beside_images_is_a_note_and_so_is_a_document(case: Path, machines: Machines) -> None:
+    (case / "CT.zip").write_bytes(archived("zip"))
+    assert faults(case, machines) == []
+    assert notes(case, machines) == ["1 file in the case folder is not used: 1 not DICOM"]
+    without_images(case)
+    (case / "CT.zip").rename(case / "report.docx")
+    assert faults(case, machines) == []
+    assert notes(case, machines) == ["1 file in the case folder is not used: 1 not DICOM"]
+
+
+def test_where_every_dose_is_in_water_an_archive_is_a_note(case: Path, machines: Machines) -> None:
+    without_images(case)
+    for name in ("CT.zip", "CT2.zip"):
+        (case / name).write_bytes(archived("zip"))
+    check = check_case(surveyed(case), machines, built_in_profiles()["moqui"])
+    assert [str(one) for one in check.findings] == [
+        "CT: 2 archives that may hold images lie in the case folder, and no image: unpack them or take them"
+        " away; the engine in use simulates in water"
+    ]

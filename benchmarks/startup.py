@@ -15,7 +15,9 @@ import tempfile
 from pathlib import Path
 
 from mqi_dagster.cli.settings_text import settings_file
-from mqi_dagster.machine import PACKAGED_MACHINES
+from mqi_dagster.machine import PACKAGED_MACHINES, read_machines
+from mqi_dagster.synthetic.delivery import simulate_delivery
+from mqi_dagster.synthetic.request import BuiltInPlan, DeliveryRequest, Layout
 
 MQI = Path(sys.executable).with_name("mqi")
 LIGHT = (
@@ -25,6 +27,7 @@ LIGHT = (
     ("settings-reference",),
     ("simulate-delivery", "--list-defects"),
     ("case", "check", "--help"),
+    ("case", "check", "case"),
     ("case", "list", "--help"),
     ("top", "--help"),
 )
@@ -50,6 +53,9 @@ def main() -> None:
         for file in PACKAGED_MACHINES.glob("*.yaml"):
             (machines / file.name).write_bytes(file.read_bytes())
         (folder / "site" / "mqi.yaml").write_text(settings_file({"site.timezone": "UTC"}))
+        plan = BuiltInPlan(beams=1, layers=2, spots=4, layer_seconds=0.1)
+        request = DeliveryRequest(plan=plan, layout=Layout.SIMPLE, case_name="case")
+        simulate_delivery(request, read_machines(machines).named("GENERIC"), folder)
         for words in LIGHT:
             least = min(seconds_of([str(MQI), *words], folder) for _ in range(starts))
             print(f"mqi {' '.join(words):32} {least:.2f} CPU-s")

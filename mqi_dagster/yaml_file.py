@@ -19,6 +19,8 @@ LARGEST_BYTES = 500_000
 MOST_VALUES = 200_000
 """Keys and values of a file with every alias written out."""
 DEEPEST = 50
+_MOST_BRACKETS, _LONGEST_LINE = 500, 2000
+"""A text below both nests less than 5000 deep, as two levels need at least a bracket or a column."""
 
 
 def read_yaml(path: Path, role: str) -> Any:
@@ -39,16 +41,7 @@ def read_yaml(path: Path, role: str) -> Any:
     if len(content) > LARGEST_BYTES:
         raise ConfigurationError(f"{role} is larger than {LARGEST_BYTES:,} bytes")
     try:
-        # In two steps, as `yaml.safe_load` does them at once.
-        loader = yaml.SafeLoader(content.decode("utf-8-sig"))
-        try:
-            node = loader.get_single_node()
-            if node is None:
-                return None
-            _require_few(node, role)
-            return loader.construct_document(node)
-        finally:
-            loader.dispose()
+        return _content(content.decode("utf-8-sig"), role)
     except RecursionError:
         raise ConfigurationError(f"{role} is nested more than {DEEPEST} deep") from None
     except yaml.YAMLError as error:
@@ -56,6 +49,35 @@ def read_yaml(path: Path, role: str) -> Any:
     except (ValueError, ArithmeticError, TypeError, AttributeError, LookupError) as error:
         # What PyYAML makes of a day that does not exist, of bytes that are no text, of very many digits.
         raise ConfigurationError(f"{role} is not YAML: {type(error).__name__}") from error
+
+
+def _content(text: str, role: str) -> Any:
+    if (fast := getattr(yaml, "CSafeLoader", None)) is not None and _is_shallow(text):
+        try:
+            return _load(fast, text, role)
+        except (yaml.YAMLError, ConfigurationError):
+            # The loader below says in the same words what is wrong, with or without libyaml.
+            pass
+    return _load(yaml.SafeLoader, text, role)
+
+
+def _is_shallow(text: str) -> bool:
+    """Whether libyaml can read a text: it recurses, and very deep nesting would end the process."""
+    brackets = text.count("[") + text.count("{")
+    return brackets <= _MOST_BRACKETS and max(map(len, text.splitlines()), default=0) <= _LONGEST_LINE
+
+
+def _load(kind: Any, text: str, role: str) -> Any:
+    # In two steps, as `yaml.safe_load` does them at once.
+    loader = kind(text)
+    try:
+        node = loader.get_single_node()
+        if node is None:
+            return None
+        _require_few(node, role)
+        return loader.construct_document(node)
+    finally:
+        loader.dispose()
 
 
 def _require_few(top: yaml.Node, role: str) -> None:

@@ -68,6 +68,9 @@ def check(
     as_json: JsonOption = False,
 ) -> None:
     """Check that a delivered case is whole and consistent; nothing is simulated or written."""
+    from mqi_dagster.cli.light_pydicom import load_pydicom
+
+    load_pydicom()
     from mqi_dagster.cli.case_check import check_folder, show_check
 
     used = site_in_use(site)

@@ -52,7 +52,7 @@ def place(tmp_path_factory: pytest.TempPathFactory, machines: Machines) -> Path:
         ("validate", (*HEAVY, *SCIENCE)),
         ("simulate-delivery --help", (*HEAVY, *SCIENCE)),
         ("case list --help", (*HEAVY, *SCIENCE)),
-        ("case check case", HEAVY),
+        ("case check case", (*HEAVY, "requests")),
     ],
 )
 def test_a_command_loads_no_library_that_it_does_not_need(

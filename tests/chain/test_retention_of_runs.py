@@ -269,7 +269,7 @@ def test_a_beam_that_is_made_again_after_a_removal_was_killed_leaves_its_case_co
     assert stage(chain, case) == "concluded"
     assert chain.runs_of("conclusion") == [case], "it is what was concluded"
 
-    chain.change({"rt_dose": {"bits": 16}})
+    chain.change({"rt_dose": {"bits": 32}})
     assert chain.run("beam", f"{case}__b02").success
     chain.tick_sensors(rounds=2)
     assert chain.runs_of("conclusion") == [case] * 2

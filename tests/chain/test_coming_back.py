@@ -107,7 +107,7 @@ def test_a_hand_over_that_failed_halfway_and_was_taken_back_puts_the_marker_back
 
     in_the_way.unlink()
     in_the_way.mkdir()
-    chain.change({"rt_dose": {"bits": 32}})
+    chain.change({"rt_dose": {"bits": 16}})
     assert chain.run("beam", beam_key(case, 2)).code == "handover"
     assert not (chain.handover / case / "_COMPLETE").exists()
     later = datetime.now(UTC) + timedelta(days=11)

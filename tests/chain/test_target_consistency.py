@@ -23,7 +23,7 @@ def concluded(chain: Chain) -> str:
 def test_the_marker_goes_before_another_dose_comes_and_returns_with_its_summary(tmp_path: Path) -> None:
     chain = Chain(tmp_path / "site", {"rt_dose": {"bits": 32}})
     case = concluded(chain)
-    chain.change({"rt_dose": {"bits": 32}})
+    chain.change({"rt_dose": {"bits": 16}})
 
     assert chain.run_beams(case, [2])[0].success
     assert not (chain.handover / case / "_COMPLETE").exists()
@@ -64,7 +64,7 @@ def test_a_raw_dose_made_again_alone_is_not_mixed_with_the_old_rt_dose(tmp_path:
 def test_an_rt_dose_that_was_not_handed_over_holds_the_conclusion(tmp_path: Path) -> None:
     chain = Chain(tmp_path / "site", {"rt_dose": {"bits": 32}})
     case = concluded(chain)
-    chain.change({"rt_dose": {"bits": 32}})
+    chain.change({"rt_dose": {"bits": 16}})
     assert chain.run_asset("rt_dose", beam_key(case, 2)).success
     assert chain.run_asset("handed_over", beam_key(case, 3)).success
     chain.tick_sensors(rounds=2)

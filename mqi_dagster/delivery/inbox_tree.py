@@ -235,6 +235,11 @@ class KeptTree:
         self.listed = 0
         """How many folders the last look has listed."""
 
+    @property
+    def whole(self) -> bool:
+        """Whether every folder has been listed: then what is not in the tree is not there."""
+        return all(node.listed_at is not None and not node.unreadable for node in self._top.walk())
+
     def look(self, in_work: Collection[str] = frozenset()) -> SeenFolder:
         """The tree as it is now.
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from datetime import timedelta
@@ -50,7 +51,7 @@ class Survey:
         base = self.arrival.folder
         tree = see_folder(base, base)
         wanted = {*fraction.folders, *(header.folder for header in fraction.duplicates)}
-        single = self._single_files()
+        single = _single_files(self.arrival)
         folders = [folder for folder in tree.walk() if folder.path in wanted]
         files = [file for folder in tree.walk() for file in folder.files if file.path in single]
         return fingerprint(base, folders, files)
@@ -63,28 +64,37 @@ class Survey:
         Args:
             fraction: The case's fraction; None for all of the arrival.
         """
-        arrival = self.arrival
-        folders = arrival.delivery_folders if fraction is None else fraction.folders
-        found = [arrival.folder, *self._single_files(), *folders]
-        for folder in folders:
-            with suppress(OSError):
-                found += folder.iterdir()
-        newest = 0
-        for path in found:
-            with suppress(OSError):
-                newest = max(newest, path.stat().st_ctime_ns)
-        return newest
+        return changed_ns(self.arrival, None if fraction is None else fraction.folders)
 
-    def _single_files(self) -> set[Path]:
-        """The files that count for every fraction: plan, images, and what should not lie there."""
-        arrival = self.arrival
-        return {
-            *arrival.plans,
-            *arrival.ct_files,
-            *arrival.stray_files,
-            *arrival.unreadable_files,
-            *arrival.archives,
-        }
+
+def changed_ns(arrival: Arrival, folders: Sequence[Path] | None = None) -> int:
+    """When the status of a file or folder of an arrival last changed (st_ctime) [ns]; nothing is opened.
+
+    Args:
+        arrival: The arrival.
+        folders: The delivery folders that count; all where None.
+    """
+    counted = arrival.delivery_folders if folders is None else folders
+    found = [arrival.folder, *_single_files(arrival), *counted]
+    for folder in counted:
+        with suppress(OSError):
+            found += folder.iterdir()
+    newest = 0
+    for path in found:
+        with suppress(OSError):
+            newest = max(newest, path.stat().st_ctime_ns)
+    return newest
+
+
+def _single_files(arrival: Arrival) -> set[Path]:
+    """The files that count for every fraction: plan, images, and what should not lie there."""
+    return {
+        *arrival.plans,
+        *arrival.ct_files,
+        *arrival.stray_files,
+        *arrival.unreadable_files,
+        *arrival.archives,
+    }
 
 
 def find_plan(arrival: Arrival) -> PlanSource:

@@ -212,6 +212,22 @@ class ArrivalRows(Database):
             )
             return int(dropped.rowcount)
 
+    def forget_gone(self, places: Collection[str]) -> int:
+        """Let go of what waits at places of the inbox from which the folders were removed.
+
+        A case for which a run was ever asked is again what it was then; any other is dropped.
+
+        Returns:
+            How many waited there.
+        """
+        waits = and_(ARRIVAL.c.arrival.in_(sorted(set(places))), ~ARRIVAL.c.ready)
+        asked = ARRIVAL.c.requested_fingerprint
+        with self._write() as connection:
+            back = {"ready": True, "reason": "", "next_check": None, "changed_at": self._clock()}
+            dropped = connection.execute(delete(ARRIVAL).where(waits, asked.is_(None)))
+            kept = connection.execute(update(ARRIVAL).where(waits).values(fingerprint=asked, **back))
+            return int(dropped.rowcount + kept.rowcount)
+
     def forget_arrival(self, case: str) -> None:
         """Drop a case that stood for files which are another case now; nothing where it was never seen."""
         with self._write() as connection:

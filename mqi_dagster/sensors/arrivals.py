@@ -1,6 +1,6 @@
 """Arrived cases become case partitions and intake runs."""
 
-from collections.abc import Collection
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 
@@ -21,13 +21,13 @@ from mqi_dagster.plan.model import IonPlan
 from mqi_dagster.resources.site import Site
 from mqi_dagster.resources.site_folders import inbox_trouble
 from mqi_dagster.sensors.queue import REQUESTS_PER_TICK, Room, any_unfinished, asked_key, within_a_tick
-from mqi_dagster.sensors.repaired import failed_cases, fingerprint_of, outdated_case
+from mqi_dagster.sensors.repaired import failed_cases, fingerprint_of, outdated_case, touched_since
 
 _CONCLUDED = dg.AssetKey("case_handed_over")
 _PAGE = 500
 _FAILED_AGAIN_AFTER = timedelta(minutes=5)
-"""A failed or refused case is opened again although its fingerprint is the same: a repair may keep sizes and
-times, and what refused it may have been another file, or the settings."""
+"""A failed or refused case is looked at again although its fingerprint is the same: a repair may keep sizes
+and times, which the status of its files tells unopened; what refused it may have been the settings."""
 _UNDER_ANOTHER_NAME = (
     "it is in work under a folder name that identifies the patient: it goes on at the end of that"
 )
@@ -174,12 +174,10 @@ class _Inbox:
             name: self._places.get(name) or site.pseudonyms.keyed("place", name) for name in arrived
         }
         fallen = failed_cases(site)
-        failed_places = set(fallen.values())
         open_ones = [
             name
             for name, one in arrived.items()
-            if not self._is_known(name, one, now)
-            or (self._places[name] in failed_places and now - self._last_look[name] >= _FAILED_AGAIN_AFTER)
+            if not self._is_known(name, one, now) or self._is_touched(name, one, fallen.values(), now)
         ]
         failed = 0
         self._outdated.clear()
@@ -188,6 +186,7 @@ class _Inbox:
             self._forget(name)
             seen = self._see(context, site, arrived[name], now, fallen)
             failed += not seen and name not in self._seen
+        self._let_go(context, site, arrived)
         self._note_rest(context.instance, site)
         return failed + sum(seen.refused for seen in self._seen.values())
 
@@ -205,6 +204,25 @@ class _Inbox:
 
     def _is_known(self, name: str, standing: Standing, now: datetime) -> bool:
         return name in self._seen and self._seen[name].holds(standing, now)
+
+    def _is_touched(self, name: str, standing: Standing, fallen: Collection[Row], now: datetime) -> bool:
+        """Whether a failed case may have been repaired with sizes and times kept."""
+        rows = [row for row in fallen if row.arrival == self._places[name]]
+        if not rows or now - self._last_look[name] < _FAILED_AGAIN_AFTER:
+            return False
+        self._last_look[name] = now
+        return touched_since(standing.arrival(), rows)
+
+    def _let_go(
+        self, context: dg.SensorEvaluationContext, site: Site, arrived: Mapping[str, Standing]
+    ) -> None:
+        """Drop what waits where no folder is any more, once a look has shown all of the inbox."""
+        gone = {row.arrival for row in site.ledger.waiting_arrivals()} - set(self._places.values())
+        # A case that was moved is found at its new place first, and keeps the time of its first sight.
+        if not gone or self._tree is None or not self._tree.whole or arrived.keys() - self._last_look.keys():
+            return
+        count = site.ledger.forget_gone(gone)
+        context.log.info("%d cases that waited are dropped: their folders were removed from the inbox", count)
 
     def _forget(self, name: str) -> None:
         self._seen.pop(name, None)

@@ -1,12 +1,14 @@
 """Cases whose files were put right after their intake: what to take in anew, and what to forget."""
 
-from collections.abc import Collection
+from collections.abc import Collection, Iterable
 from datetime import datetime
 
 import dagster as dg
 
 from mqi_dagster.assets.arrivals import ArrivedCase, refused
 from mqi_dagster.assets.jobs import conclusion_job, intake_job
+from mqi_dagster.delivery.discovery import Arrival
+from mqi_dagster.delivery.survey import changed_ns
 from mqi_dagster.ledger.alarms import AlarmKind, failed_kind
 from mqi_dagster.ledger.arrivals import Arrival as Row
 from mqi_dagster.partitions import CASES
@@ -17,10 +19,16 @@ _AGAIN = "~"
 """Behind a fingerprint: the files are the same by name, size and time, and are to be taken in again."""
 
 
-def failed_cases(site: Site) -> dict[str, str]:
-    """The cases that have failed and that nobody has dismissed, with the keyed hash of their place."""
+def failed_cases(site: Site) -> dict[str, Row]:
+    """The cases that have failed and that nobody has dismissed, with what the ledger knows of them."""
     failed = [alarm.subject for alarm in site.ledger.alarms() if alarm.kind == AlarmKind.CASE_FAILED]
-    return {case: row.arrival for case, row in site.ledger.arrivals_of(failed).items()}
+    return site.ledger.arrivals_of(failed)
+
+
+def touched_since(arrival: Arrival, rows: Iterable[Row]) -> bool:
+    """Whether anything of an arrival has changed since its failed cases were asked for; nothing is opened."""
+    newest_ns = changed_ns(arrival)
+    return any(newest_ns > _asked_ns(row) for row in rows)
 
 
 def fingerprint_of(
@@ -55,20 +63,24 @@ def fingerprint_of(
         return row.fingerprint
     if moved:
         concluded = run.job_name == conclusion_job.name and run.status is dg.DagsterRunStatus.SUCCESS
-        changed_ns = None if concluded else int(now.timestamp() * 1e9)
+        since_ns = None if concluded else int(now.timestamp() * 1e9)
     else:
-        changed_ns = _repaired_ns(found, row, run)
-    return row.fingerprint if changed_ns is None else f"{found.fingerprint}{_AGAIN}{changed_ns:x}"
+        since_ns = _repaired_ns(found, row, run)
+    return row.fingerprint if since_ns is None else f"{found.fingerprint}{_AGAIN}{since_ns:x}"
 
 
 def _repaired_ns(found: ArrivedCase, row: Row, run: dg.DagsterRun) -> int | None:
     if run.job_name != intake_job.name or run.status is not dg.DagsterRunStatus.FAILURE:
         return None
+    newest_ns = found.survey.changed_ns(found.fraction)
+    return newest_ns if newest_ns > _asked_ns(row) else None
+
+
+def _asked_ns(row: Row) -> int:
+    """From when on a change of the files is a repair [ns]."""
     known = row.fingerprint.partition(_AGAIN)[2]
     asked_at = row.requested_at.timestamp() if row.requested_at is not None else 0.0
-    since_ns = int(known, 16) if known else int(asked_at * 1e9)
-    changed_ns = found.survey.changed_ns(found.fraction)
-    return changed_ns if changed_ns > since_ns else None
+    return int(known, 16) if known else int(asked_at * 1e9)
 
 
 def outdated_case(

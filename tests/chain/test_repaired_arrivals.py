@@ -4,13 +4,18 @@ from __future__ import annotations
 
 import os
 import shutil
+from datetime import timedelta
 from pathlib import Path
 
 import dagster as dg
 import pytest
 
+from mqi_dagster.assets.arrivals import ArrivedCase, cases_of
 from mqi_dagster.cli.case_show import case_report
+from mqi_dagster.delivery.discovery import Arrival
 from mqi_dagster.ledger.alarms import AlarmKind
+from mqi_dagster.resources.site import Site
+from mqi_dagster.sensors import arrivals as arrivals_sensor
 from mqi_dagster.worklist import Worklist
 from tests.chain.chain import PLAN, Chain
 
@@ -202,3 +207,68 @@ def test_a_case_without_a_readable_plan_shows_its_folders_too(tmp_path: Path) ->
     report = case_report(chain.instance, chain.site, case)
     assert sorted(one.folder for one in report.deliveries) == folders
     assert {one.folder: one.beam for one in report.deliveries} == {folders[0]: 2, folders[1]: None}
+
+
+def test_a_failed_case_is_opened_again_only_when_one_of_its_files_was_touched(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    looks: list[str] = []
+
+    def counted(site: Site, arrival: Arrival) -> list[ArrivedCase]:
+        looks.append(arrival.relative)
+        return cases_of(site, arrival)
+
+    monkeypatch.setattr(arrivals_sensor, "cases_of", counted)
+    monkeypatch.setattr(arrivals_sensor, "_FAILED_AGAIN_AFTER", timedelta(0))
+    chain = Chain(tmp_path / "site")
+    delivered = chain.deliver(plan=PLAN)
+    record = sorted(delivered.folder.rglob("*.ptn"))[0]
+    kept = tmp_path / "kept.ptn"
+    shutil.copy2(record, kept)
+    damaged(record)
+    case = fail(chain)
+    before = len(looks)
+    for _ in range(3):
+        chain.tick("case_arrivals")
+    assert len(looks) == before
+    shutil.copy2(kept, record)
+    chain.tick("case_arrivals")
+    assert len(looks) == before + 1
+    assert chain.runs_of("intake") == [case, case]
+
+
+def test_what_waits_leaves_the_list_with_its_folder(tmp_path: Path) -> None:
+    chain = Chain(tmp_path / "site")
+    waiting = chain.deliver("late-beam:beam=3", plan=PLAN).folder
+    other = chain.deliver("late-beam:beam=3", plan=PLAN, seed=5, case_name="other").folder
+    chain.tick("case_arrivals")
+    first = {row.case: row.first_seen for row in chain.site.ledger.waiting_arrivals()}
+    assert len(first) == 2
+    # A process that has not seen it before lets it go as well.
+    chain.reopen()
+    shutil.rmtree(waiting)
+    other.rename(other.with_name("moved"))
+    chain.tick("case_arrivals")
+    (row,) = chain.site.ledger.all_arrivals()
+    assert row.first_seen == first[row.case]
+    shutil.rmtree(other.with_name("moved"))
+    chain.tick("case_arrivals")
+    assert chain.site.ledger.all_arrivals() == []
+
+
+def test_a_concluded_case_to_which_something_came_and_went_is_concluded(tmp_path: Path) -> None:
+    chain = Chain(tmp_path / "site")
+    folder = chain.deliver(plan=PLAN).folder
+    chain.tick_sensors(rounds=2)
+    (case,) = chain.runs_of("conclusion")
+    chain.change({"intake": {"stable_seconds": 3600}})
+    (folder / "note.txt").write_text("more comes")
+    chain.tick("case_arrivals")
+    assert [row.case for row in chain.site.ledger.waiting_arrivals()] == [case]
+    shutil.rmtree(folder)
+    chain.tick_sensors()
+    assert chain.site.ledger.waiting_arrivals() == []
+    work = Worklist(chain.instance, chain.site, chain.site.ledger)
+    work.look()
+    assert [(row.case, row.state.value) for row in work.stands()] == [(case, "complete")]
+    assert chain.runs_of("intake") == [case]

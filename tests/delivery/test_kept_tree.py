@@ -135,6 +135,17 @@ def test_a_first_look_that_takes_long_goes_on_at_the_next(tmp_path: Path) -> Non
     looks = 0
     while any(folder.listed_at is None for folder in tree.look().walk()):
         looks += 1
+        assert not tree.whole
     assert looks > 2
+    assert tree.whole
     assert contents(tree.look()) == contents(see_folder(tmp_path, tmp_path))
     assert inbox.look() > 0
+
+
+def test_a_tree_with_a_folder_that_cannot_be_listed_is_not_whole(tmp_path: Path) -> None:
+    (tmp_path / "a" / "b" / "c").mkdir(parents=True)
+    shallow, deep = KeptTree(tmp_path, deepest=1), KeptTree(tmp_path)
+    shallow.look()
+    deep.look()
+    assert not shallow.whole
+    assert deep.whole

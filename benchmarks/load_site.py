@@ -16,12 +16,12 @@ import dagster as dg
 import pydicom
 import yaml
 
-from mqi_dagster.assets.beam import MANIFEST_FILE, read_manifest
-from mqi_dagster.assets.lineage import DIGEST
-from mqi_dagster.cli.instance import open_instance
 from mqi_dagster.definitions import build_definitions
 from mqi_dagster.delivery.manifest import CaseManifest
+from mqi_dagster.lifecycle.beam import MANIFEST_FILE, read_manifest
+from mqi_dagster.lifecycle.lineage import DIGEST
 from mqi_dagster.machine import read_machines
+from mqi_dagster.operations.instance import open_instance
 from mqi_dagster.partitions import case_key
 from mqi_dagster.resources.site import Site
 from mqi_dagster.settings import read_settings

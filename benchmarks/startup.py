@@ -14,8 +14,8 @@ import sys
 import tempfile
 from pathlib import Path
 
-from mqi_dagster.cli.settings_text import settings_file
 from mqi_dagster.machine import PACKAGED_MACHINES, read_machines
+from mqi_dagster.operations.settings_text import settings_file
 from mqi_dagster.synthetic.delivery import simulate_delivery
 from mqi_dagster.synthetic.request import BuiltInPlan, DeliveryRequest, Layout
 

@@ -17,7 +17,7 @@ from pathlib import Path
 
 import dagster as dg
 
-from mqi_dagster.cli.instance import write_instance
+from mqi_dagster.operations.instance import write_instance
 from tests.worklist.seeded import Seeded
 from tests.worklist.terminal import Terminal
 

@@ -19,8 +19,8 @@ from typing import Any
 import yaml
 
 from mqi_dagster.cli.demo import SETTINGS
-from mqi_dagster.cli.sites import local_zone
 from mqi_dagster.engine.embedded.install import install_engine
+from mqi_dagster.operations.sites import local_zone
 
 DEPLOY = Path(__file__).parent
 MQI = Path(sys.executable).with_name("mqi")

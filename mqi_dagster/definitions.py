@@ -2,8 +2,9 @@
 
 import dagster as dg
 
-from mqi_dagster.assets import dose, handover, intake, interpretation, simulation
-from mqi_dagster.assets.jobs import beam_job, conclusion_job, intake_job
+from mqi_dagster.assets.proton import dose, handover, intake, interpretation, simulation
+from mqi_dagster.lifecycle.health import PROMPT_SECONDS, UNHURRIED_SECONDS
+from mqi_dagster.lifecycle.jobs import beam_job, conclusion_job, intake_job
 from mqi_dagster.resources.run_worker import watched_executor
 from mqi_dagster.resources.site import Site
 from mqi_dagster.sensors.alarms import alarms
@@ -11,7 +12,6 @@ from mqi_dagster.sensors.arrivals import case_arrivals
 from mqi_dagster.sensors.beams import beams_to_simulate
 from mqi_dagster.sensors.conclusion import cases_to_conclude
 from mqi_dagster.sensors.gpu_monitor import gpu_monitor
-from mqi_dagster.sensors.health import PROMPT_SECONDS, UNHURRIED_SECONDS
 from mqi_dagster.sensors.notifications import notifications
 from mqi_dagster.sensors.outcomes import run_outcomes
 from mqi_dagster.sensors.reaper import reaper

@@ -1,4 +1,4 @@
-"""WHAT exists: the way of a beam, one file per station."""
+"""WHAT exists: stations and their checks, one folder a pipeline."""
 
 import warnings
 

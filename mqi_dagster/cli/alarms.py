@@ -11,14 +11,15 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from mqi_dagster.cli.options import SiteOption
 from mqi_dagster.cli.screen import output
-from mqi_dagster.cli.sites import DEFAULT_SITE, SiteOption, require_site
 from mqi_dagster.errors import ConfigurationError, MqiError
 from mqi_dagster.moments import in_zone, local
+from mqi_dagster.operations.sites import DEFAULT_SITE, require_site
 
 if TYPE_CHECKING:
-    from mqi_dagster.cli.alarms_now import Listed
     from mqi_dagster.notify.message import Channel
+    from mqi_dagster.operations.alarms_now import Listed
 
 
 def alarms(
@@ -30,8 +31,8 @@ def alarms(
     ] = None,
 ) -> None:
     """List what a person should know now: first what does not work at this moment, then the newest."""
-    from mqi_dagster.cli.alarms_now import alarms_now
     from mqi_dagster.ledger.alarms import AlarmKind
+    from mqi_dagster.operations.alarms_now import alarms_now
     from mqi_dagster.resources.site import Site
 
     opened = Site(require_site(site)[0])

@@ -7,9 +7,10 @@ from zoneinfo import ZoneInfo
 import typer
 from rich.markup import escape
 
+from mqi_dagster.cli.options import SiteOption
 from mqi_dagster.cli.screen import output
-from mqi_dagster.cli.sites import DEFAULT_SITE, SiteOption, require_site
 from mqi_dagster.moments import local
+from mqi_dagster.operations.sites import DEFAULT_SITE, require_site
 
 
 def backup(
@@ -21,7 +22,7 @@ def backup(
 
     The inbox is never in it, nor the database's password. The secret is: keep the backup as you keep that.
     """
-    from mqi_dagster.cli.backup_making import make_backup
+    from mqi_dagster.operations.backup import make_backup
 
     console = output()
     with console.status("copying"):
@@ -41,7 +42,7 @@ def restore(
     ] = None,
 ) -> None:
     """Make a site of a backup; refused where services of it run, or where something would be lost."""
-    from mqi_dagster.cli.backup_restoring import restore_backup
+    from mqi_dagster.operations.restore import restore_backup
 
     console = output()
     with console.status("comparing and copying"):

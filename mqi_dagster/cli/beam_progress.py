@@ -3,7 +3,7 @@
 import os
 import sys
 import threading
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from datetime import UTC, datetime
 from io import UnsupportedOperation
@@ -16,7 +16,7 @@ from rich.text import Text
 
 from mqi_dagster.cli.screen import output
 from mqi_dagster.errors import MqiError
-from mqi_dagster.ledger.ledger import Ledger
+from mqi_dagster.operations.case_run import Report
 
 _EVERY_SECONDS = 0.3
 _LINE_EVERY_PERCENT = 20
@@ -42,7 +42,7 @@ class BeamProgress:
         self._bars: Progress | None = None
         self._tasks: dict[str, TaskID] = {}
         self._said: tuple[str, int] = ("", -1)
-        self.ledger: Ledger | None = None
+        self.reports: Callable[[str], Report | None] | None = None
         if console is not None and console.is_terminal:
             self._bars = Progress(
                 TextColumn("{task.description}"),
@@ -78,7 +78,7 @@ class BeamProgress:
     @contextmanager
     def watching(self, key: str) -> Iterator[None]:
         """Follow a beam while the block runs."""
-        if self._console is None or self.ledger is None:
+        if self._console is None or self.reports is None:
             yield
             return
         self._said = ("", -1)
@@ -89,7 +89,7 @@ class BeamProgress:
             self._console.print(Text(f"{key}: started"))
         stop = threading.Event()
         follower = threading.Thread(
-            target=self._follow, args=(key, self.ledger, datetime.now(UTC), stop), daemon=True
+            target=self._follow, args=(key, self.reports, datetime.now(UTC), stop), daemon=True
         )
         follower.start()
         try:
@@ -111,10 +111,12 @@ class BeamProgress:
         else:
             self._console.print(Text(f"{key}: {phase}"))
 
-    def _follow(self, key: str, ledger: Ledger, since: datetime, stop: threading.Event) -> None:
+    def _follow(
+        self, key: str, reports: Callable[[str], Report | None], since: datetime, stop: threading.Event
+    ) -> None:
         while not stop.wait(_EVERY_SECONDS):
             try:
-                report = ledger.progress(key)
+                report = reports(key)
             except MqiError:
                 # The run that is followed needs the ledger too, and says why it is away.
                 continue

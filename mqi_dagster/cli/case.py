@@ -9,16 +9,10 @@ from typing import Annotated
 import typer
 from rich.text import Text
 
+from mqi_dagster.cli.options import GivenSite, SiteOption
 from mqi_dagster.cli.screen import output
-from mqi_dagster.cli.sites import (
-    DEFAULT_SITE,
-    SETTINGS_NAME,
-    GivenSite,
-    SiteOption,
-    settings_path,
-    site_in_use,
-)
 from mqi_dagster.errors import MqiError
+from mqi_dagster.operations.sites import DEFAULT_SITE, SETTINGS_NAME, settings_path, site_in_use
 
 case_app = typer.Typer(help="Check, run and look at cases.", no_args_is_help=True)
 
@@ -128,9 +122,10 @@ def run(
     first = _numbers(beams_order)
     _quiet()
     from mqi_dagster.cli.beam_progress import BeamProgress, own_console
-    from mqi_dagster.cli.case_results import CaseResult, Verdict, overall, show_results
-    from mqi_dagster.cli.case_run import CaseRunner, RunRequest
-    from mqi_dagster.cli.case_site import RunOptions
+    from mqi_dagster.cli.results_table import show_results
+    from mqi_dagster.operations.case_run import CaseRun, CaseRunner
+    from mqi_dagster.operations.results import CaseResult, CaseVerdict, overall
+    from mqi_dagster.operations.site_folder import RunOptions
 
     if site is None and settings is None and not (out / SETTINGS_NAME).is_file():
         site = site_in_use(None)
@@ -142,7 +137,7 @@ def run(
     error: str | None = None
     try:
         with BeamProgress(own_console()) as progress:
-            runner = CaseRunner(RunRequest(folder, out, options, first, priority), progress)
+            runner = CaseRunner(CaseRun(folder, out, options, first, priority), progress)
             zone = runner.site.settings.site.timezone
             if timezone is None and base is None:
                 _note(f"Machine times are read in {zone}, as the folder's settings say.")
@@ -157,7 +152,7 @@ def run(
         _print_json({"status": verdict.value, "error": error, "cases": cases})
     else:
         show_results(output(), results)
-    if verdict is Verdict.FAILED:
+    if verdict is CaseVerdict.FAILED:
         raise typer.Exit(1)
 
 
@@ -173,8 +168,8 @@ def list_cases(
     """List the cases of a site: where each stands, and why."""
     _quiet()
     from mqi_dagster.cli.case_show import show_cases
-    from mqi_dagster.cli.case_site import open_site
-    from mqi_dagster.cli.instance import open_instance
+    from mqi_dagster.operations.instance import open_instance
+    from mqi_dagster.operations.site_folder import open_site
     from mqi_dagster.worklist import CaseState, Worklist
 
     try:
@@ -206,8 +201,8 @@ def show(
     """Show everything about one case, with the real paths of its files, which stand nowhere else."""
     _quiet()
     from mqi_dagster.cli.case_show import case_report, show_case
-    from mqi_dagster.cli.case_site import open_site
-    from mqi_dagster.cli.instance import open_instance
+    from mqi_dagster.operations.instance import open_instance
+    from mqi_dagster.operations.site_folder import open_site
 
     opened = open_site(site)
     with open_instance(opened.settings) as instance:
@@ -227,9 +222,9 @@ def retry_failed(
 ) -> None:
     """Run once more what has failed of a case, in the running services."""
     _quiet()
-    from mqi_dagster.cli.case_retry import partitions_of, retry, services_of
-    from mqi_dagster.cli.case_site import open_site
-    from mqi_dagster.cli.instance import open_instance
+    from mqi_dagster.operations.instance import open_instance
+    from mqi_dagster.operations.retry import partitions_of, retry, services_of
+    from mqi_dagster.operations.site_folder import open_site
 
     opened = open_site(site)
     with open_instance(opened.settings) as instance:
@@ -250,9 +245,9 @@ def set_priority(
 ) -> None:
     """Say how urgent a case is: what of it waits overtakes what is less urgent."""
     _quiet()
-    from mqi_dagster.cli.case_priority import make_urgent
-    from mqi_dagster.cli.case_site import open_site
-    from mqi_dagster.cli.instance import open_instance
+    from mqi_dagster.operations.instance import open_instance
+    from mqi_dagster.operations.priority import make_urgent
+    from mqi_dagster.operations.site_folder import open_site
 
     opened = open_site(site)
     with open_instance(opened.settings) as instance:

@@ -9,7 +9,6 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from mqi_dagster.cli.sites import local_zone, settings_path
 from mqi_dagster.delivery.discovery import arrival_of
 from mqi_dagster.delivery.survey import survey_arrival
 from mqi_dagster.delivery.validation import check_case
@@ -19,6 +18,7 @@ from mqi_dagster.dicom.scanner import read_scanner
 from mqi_dagster.errors import DicomError, Where, shown
 from mqi_dagster.hu_table import read_hu_tables
 from mqi_dagster.machine import PACKAGED_MACHINES, read_machines
+from mqi_dagster.operations.sites import local_zone, settings_path
 from mqi_dagster.settings import DeliveryLimits, EngineProfile, Intake, Settings, read_settings
 
 

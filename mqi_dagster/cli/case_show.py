@@ -11,12 +11,13 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from mqi_dagster.assets.arrivals import find_case
-from mqi_dagster.cli.results_table import BeamRow, beam_rows, print_results
+from mqi_dagster.cli.results_table import print_results
 from mqi_dagster.errors import LONGEST_MESSAGE, InputError, MqiError, shown
 from mqi_dagster.ledger.attempts import Attempt
 from mqi_dagster.ledger.cluster_jobs import ClusterJob
+from mqi_dagster.lifecycle.arrived import find_case
 from mqi_dagster.moments import in_zone, local
+from mqi_dagster.operations.results import BeamRow, beam_rows
 from mqi_dagster.partitions import beam_key
 from mqi_dagster.resources.site import Site
 from mqi_dagster.worklist import BeamStand, CaseStand, CaseState, Worklist

@@ -8,13 +8,11 @@ from typing import Annotated
 import typer
 from rich.markup import escape
 
+from mqi_dagster.cli.options import SiteOption
 from mqi_dagster.cli.screen import output
-from mqi_dagster.cli.settings_text import settings_reference
-from mqi_dagster.cli.sites import DEFAULT_SITE, SITE_VARIABLE, SiteOption, settings_path, site_in_use
-from mqi_dagster.errors import ConfigurationError
-from mqi_dagster.hu_table import read_hu_tables
-from mqi_dagster.machine import Machines, read_machine
-from mqi_dagster.settings import parse_settings, read_content, read_settings, settings_problems
+from mqi_dagster.operations.settings_text import configuration_problems, settings_reference
+from mqi_dagster.operations.sites import DEFAULT_SITE, SITE_VARIABLE, settings_path, site_in_use
+from mqi_dagster.settings import read_settings
 
 engine_app = typer.Typer(help="The embedded Monte Carlo engine.", no_args_is_help=True)
 
@@ -22,36 +20,6 @@ engine_app = typer.Typer(help="The embedded Monte Carlo engine.", no_args_is_hel
 @engine_app.callback()
 def _group() -> None:
     """The embedded Monte Carlo engine."""
-
-
-def configuration_problems(file: Path) -> list[str]:
-    """Everything that is wrong with a site's settings, machine files and HU tables, one line each."""
-    try:
-        content = read_content(file)
-    except ConfigurationError as error:
-        return [error.message]
-    if found := [f"{file.name}: {problem}" for problem in settings_problems(content)]:
-        return found
-    places = parse_settings(content, file.resolve().parent).paths
-    try:
-        read_hu_tables(places.hu_tables)
-    except ConfigurationError as error:
-        found.append(error.message)
-    folder = places.machines
-    paths = sorted(folder.glob("*.yaml"))
-    if not paths:
-        return [*found, f"{file.name}: paths.machines: no machine files (*.yaml) in {folder}"]
-    machines = []
-    for path in paths:
-        try:
-            machines.append(read_machine(path))
-        except ConfigurationError as error:
-            found.append(error.message)
-    try:
-        Machines(machines)
-    except ConfigurationError as error:
-        found.append(error.message)
-    return found
 
 
 def validate(

@@ -8,9 +8,10 @@ import typer
 from rich.table import Table
 from rich.text import Text
 
+from mqi_dagster.cli.options import SiteOption
 from mqi_dagster.cli.screen import output
-from mqi_dagster.cli.sites import DEFAULT_SITE, SiteOption, require_site
 from mqi_dagster.errors import ConfigurationError
+from mqi_dagster.operations.sites import DEFAULT_SITE, require_site
 
 if TYPE_CHECKING:
     from mqi_dagster.hpc.executor import SlurmExecutor

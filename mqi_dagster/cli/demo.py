@@ -3,33 +3,114 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from datetime import tzinfo
 from pathlib import Path
 
 import dagster as dg
-from rich.console import Console
+from rich.console import Console, Group
+from rich.live import Live
 from rich.markup import escape
+from rich.progress_bar import ProgressBar
+from rich.table import Table
 from rich.text import Text
 
-from mqi_dagster.assets.arrivals import given_folder
-from mqi_dagster.cli.board_display import BoardDisplay, case_words
-from mqi_dagster.cli.instance import open_instance
-from mqi_dagster.cli.results_table import beam_rows, results_table
-from mqi_dagster.cli.services import Running, Services, port_is_free
-from mqi_dagster.cli.site_folder import initialise
-from mqi_dagster.cli.site_services import start_services
-from mqi_dagster.cli.sites import local_zone, require_site
+from mqi_dagster.cli.results_table import results_table
 from mqi_dagster.engine.embedded.install import VERSION, install_engine
 from mqi_dagster.errors import MqiError
+from mqi_dagster.lifecycle.arrived import given_folder
 from mqi_dagster.machine import read_machines
 from mqi_dagster.moments import in_zone
+from mqi_dagster.operations.instance import open_instance
+from mqi_dagster.operations.results import beam_rows
+from mqi_dagster.operations.services import Running, Services, port_is_free, start_services
+from mqi_dagster.operations.site_folder import initialise
+from mqi_dagster.operations.sites import local_zone, require_site
 from mqi_dagster.resources.site import Site
 from mqi_dagster.settings import Settings
 from mqi_dagster.synthetic.delivery import simulate_delivery
 from mqi_dagster.synthetic.plans import built_in_plan
 from mqi_dagster.synthetic.request import BuiltInPlan, DeliveryRequest
 from mqi_dagster.worklist import BeamStand, CaseStand, CaseState, Stage, Worklist
+
+_LINE_EVERY_PERCENT = 25
+_STYLES = {CaseState.FAILED: "red", CaseState.COMPLETE: "green"}
+
+
+class BoardDisplay:
+    """Shows a board again and again.
+
+    Args:
+        console: Where.
+        case: Case key.
+        zone: Of the site, in which moments are told.
+    """
+
+    def __init__(self, console: Console, case: str, zone: tzinfo) -> None:
+        self._zone = zone
+        self._console = console
+        self._case = case
+        self._live: Live | None = None
+        self._said: dict[str, str] = {}
+
+    @contextmanager
+    def shown(self) -> Iterator[None]:
+        """While the block runs, a terminal shows the newest board in one place."""
+        if not self._console.is_terminal:
+            yield
+            return
+        with Live(console=self._console, refresh_per_second=4, transient=False) as live:
+            self._live = live
+            yield
+        self._live = None
+
+    def show(self, case: CaseStand | None, beams: Sequence[BeamStand], seconds: float) -> None:
+        """Show where the case stands.
+
+        Args:
+            case: None where it was not seen yet.
+            beams: Its beams, in the order of their numbers.
+            seconds: Since the beginning.
+        """
+        if self._live is not None:
+            self._live.update(self._table(case, beams, seconds))
+            return
+        self._say(f"case {self._case}", case_words(case, self._zone), 0.0, seconds)
+        for beam in beams:
+            self._say(f"beam {beam.number}", beam.stage.words, beam.percent, seconds)
+
+    def _say(self, name: str, words: str, percent: float, seconds: float) -> None:
+        if 0 < percent < 100:
+            words += f" {int(percent // _LINE_EVERY_PERCENT) * _LINE_EVERY_PERCENT} %"
+        if self._said.get(name) != words:
+            self._said[name] = words
+            self._console.print(Text(f"{seconds:5.0f} s  {name}: {words}"), soft_wrap=True)
+
+    def _table(self, case: CaseStand | None, beams: Sequence[BeamStand], seconds: float) -> Group:
+        table = Table(box=None, padding=(0, 2, 0, 0), show_header=False)
+        table.add_column(no_wrap=True)
+        table.add_column(width=30)
+        table.add_column(justify="right", no_wrap=True)
+        table.add_column(no_wrap=True)
+        for beam in beams:
+            bar = ProgressBar(total=100.0, completed=beam.percent)
+            percent = f"{beam.percent:.0f} %" if beam.percent else ""
+            words = Text(beam.stage.words, style=_STYLES.get(beam.state, ""))
+            table.add_row(f"beam {beam.number}", bar, percent, words)
+        head = Text.assemble(
+            f"case {self._case}: ", (case_words(case, self._zone), "bold"), f"  ({seconds:.0f} s)"
+        )
+        return Group(head, table)
+
+
+def case_words(case: CaseStand | None, zone: tzinfo) -> str:
+    """Where a case stands, in a few words; None where it was not seen yet."""
+    if case is None:
+        return "in the inbox, not seen yet"
+    waits = case.state is CaseState.WAITING and case.reason
+    return in_zone(case.reason, zone) if waits else case.stage.words
+
 
 MACHINE = "GENERIC"
 SETTINGS = {

@@ -11,10 +11,11 @@ import typer
 from rich.table import Table
 from rich.text import Text
 
+from mqi_dagster.cli.options import SiteOption
 from mqi_dagster.cli.screen import output
-from mqi_dagster.cli.sites import DEFAULT_SITE, SiteOption, require_site
 from mqi_dagster.errors import MqiError
 from mqi_dagster.moments import in_zone
+from mqi_dagster.operations.sites import DEFAULT_SITE, require_site
 
 _STYLE = {"ok": "green", "warning": "yellow", "fault": "red"}
 
@@ -24,8 +25,8 @@ def doctor(
     as_json: Annotated[bool, typer.Option("--json", help="The findings as JSON.")] = False,
 ) -> None:
     """Look at dependencies, settings, folders, engine, GPUs, Dagster, services, hosts; exit 1 on a fault."""
-    from mqi_dagster.cli.diagnosis import examine
-    from mqi_dagster.cli.findings import Verdict
+    from mqi_dagster.operations.diagnosis import examine
+    from mqi_dagster.operations.probes import Verdict
 
     findings = list(examine(site))
     faults = sum(finding.verdict is Verdict.FAULT for finding in findings)

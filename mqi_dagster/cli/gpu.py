@@ -1,7 +1,10 @@
 """``mqi gpu …``: the GPUs, who has them, and which of them take part."""
 
+from __future__ import annotations
+
 import json
 import re
+from dataclasses import asdict
 from datetime import tzinfo
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -10,10 +13,81 @@ import typer
 from rich.table import Table
 from rich.text import Text
 
+from mqi_dagster.cli.options import SiteOption
 from mqi_dagster.cli.screen import output
-from mqi_dagster.cli.sites import DEFAULT_SITE, SiteOption, settings_path
 from mqi_dagster.errors import ConfigurationError, UnreachableError
+from mqi_dagster.ledger.availability import absence
+from mqi_dagster.ledger.gpus import GpuUsage
+from mqi_dagster.ledger.leases import Lease
+from mqi_dagster.ledger.ledger import Ledger
+from mqi_dagster.ledger.slots import Slot
 from mqi_dagster.moments import in_zone
+from mqi_dagster.operations.sites import DEFAULT_SITE, settings_path
+from mqi_dagster.worklist.pool import side_by_side
+
+_SEEN = (
+    "name",
+    "used_mb",
+    "utilisation_percent",
+    "temperature_c",
+    "sm_clock_mhz",
+    "memory_clock_mhz",
+    "foreign_processes",
+    "allocated",
+)
+
+
+def gpu_rows(ledger: Ledger) -> list[dict[str, Any]]:
+    """One row a slot, and one a GPU that is seen and in no pool."""
+    rows, others = side_by_side(ledger.slots(), ledger.leases(), ledger.gpus())
+    return [*(_row(*row) for row in rows), *(_unpooled(look) for look in others)]
+
+
+def _row(slot: Slot, lease: Lease | None, look: GpuUsage | None) -> dict[str, Any]:
+    state = "leased" if lease is not None else "free"
+    if slot.switched_off_at is not None:
+        state = f"off: {slot.switched_off_reason}"
+    elif not slot.in_service:
+        state = absence(None if look is None else look.seen_at)
+    elif lease is None and look is not None and look.foreign_processes:
+        state = f"{look.foreign_processes} foreign processes"
+    return {
+        "slot": slot.name,
+        "host": slot.host,
+        "kind": slot.kind.value,
+        "index": slot.index,
+        "uuid": slot.uuid,
+        "in_pool": slot.usable,
+        "state": state,
+        "beam": None if lease is None else lease.beam,
+        "run": None if lease is None else lease.owner,
+        "memory_mb": slot.memory_mb or (None if look is None else look.memory_mb),
+        **_seen(look),
+    }
+
+
+def _unpooled(look: GpuUsage) -> dict[str, Any]:
+    taken = {True: "in use", False: "free", None: "not of the pool"}[look.allocated]
+    return {
+        "slot": f"{look.host}/{look.uuid}" if look.allocated is not None else f"{look.host}/gpu{look.index}",
+        "host": look.host,
+        "kind": "gpu",
+        "index": look.index,
+        "uuid": look.uuid,
+        "in_pool": False,
+        "state": taken,
+        "beam": None,
+        "run": None,
+        "memory_mb": look.memory_mb,
+        **_seen(look),
+    }
+
+
+def _seen(look: GpuUsage | None) -> dict[str, Any]:
+    values = dict.fromkeys(_SEEN) if look is None else asdict(look)
+    seen_at = None if look is None else look.seen_at.isoformat(timespec="seconds")
+    return {**{name: values[name] for name in _SEEN}, "seen_at": seen_at}
+
 
 if TYPE_CHECKING:
     from mqi_dagster.ledger.slots import Slot
@@ -42,8 +116,8 @@ def list_gpus(
     site: SiteOption = DEFAULT_SITE, as_json: Annotated[bool, typer.Option("--json", help="As JSON.")] = False
 ) -> None:
     """List every slot and GPU: who has it, what it is doing, and why it is out of service."""
-    from mqi_dagster.assets.gpu_looks import look_at
-    from mqi_dagster.cli.gpu_rows import gpu_rows
+    from mqi_dagster.cli.gpu import gpu_rows
+    from mqi_dagster.compute.slots import look_at
 
     opened = _opened(site)
     try:
@@ -102,8 +176,8 @@ def set_limit(
     It can only be lower than what the slots and `execution.pool_buffer` allow; `mqi init` and `mqi dev` keep
     it.
     """
-    from mqi_dagster.assets.jobs import POOL
-    from mqi_dagster.cli.instance import simulations_at_once
+    from mqi_dagster.lifecycle.jobs import POOL
+    from mqi_dagster.operations.instance import simulations_at_once
 
     if runs != "auto" and not re.fullmatch(r"[1-9][0-9]{0,3}", runs):
         raise typer.BadParameter("the limit is a number from 1 on, or auto")
@@ -120,8 +194,8 @@ def set_limit(
     _say("the limit is set", _adapt(opened))
 
 
-def _opened(place: Path) -> "Site":
-    from mqi_dagster.assets.slots import declare_slots
+def _opened(place: Path) -> Site:
+    from mqi_dagster.compute.slots import declare_slots
     from mqi_dagster.resources.site import Site
 
     site = Site(settings_path(place))
@@ -129,7 +203,7 @@ def _opened(place: Path) -> "Site":
     return site
 
 
-def _find(site: "Site", name: str) -> "Slot":
+def _find(site: Site, name: str) -> Slot:
     host, _, rest = name.rpartition("/")
     found = [
         slot
@@ -144,9 +218,9 @@ def _find(site: "Site", name: str) -> "Slot":
     return in_service[0]
 
 
-def _adapt(site: "Site") -> int:
+def _adapt(site: Site) -> int:
     """Bring the limit of the pool in step with what is switched off; the limit."""
-    from mqi_dagster.cli.instance import open_instance, pool_limit, set_pool_limit
+    from mqi_dagster.operations.instance import open_instance, pool_limit, set_pool_limit
 
     with open_instance(site.settings) as instance:
         set_pool_limit(instance, site.settings, site.ledger)

@@ -1,71 +1,18 @@
 """What came of the beams of a case, as rows for JSON and as a table for people."""
 
 from collections.abc import Sequence
-from pathlib import Path
 
-import dagster as dg
-from pydantic import BaseModel, ConfigDict
 from rich.console import Console
 from rich.markup import escape
 from rich.measure import Measurement
 from rich.table import Table
 from rich.text import Text
 
-from mqi_dagster.assets.beam import read_manifest
-from mqi_dagster.assets.handover import RECEIPT_FILE
-from mqi_dagster.assets.lineage import latest_digest, store_place
-from mqi_dagster.delivery.compared_beam import verdict_of
-from mqi_dagster.delivery.manifest import BeamEntry
-from mqi_dagster.delivery.summary import read_summary
 from mqi_dagster.delivery.verdict import AS_PLANNED
-from mqi_dagster.handover.target import Receipt
-from mqi_dagster.partitions import beam_key
-from mqi_dagster.resources.site import Site
-from mqi_dagster.store.published import Published
-from mqi_dagster.worklist.run_history import RunState, latest_run, latest_value
+from mqi_dagster.operations.results import BeamRow, CaseResult
+from mqi_dagster.worklist.run_history import RunState
 
 _WIDEST = 400
-
-
-class BeamRow(BaseModel):
-    """What came of one beam; figures of the dose only where its latest run has succeeded."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True)
-
-    case: str
-    beam: int
-    """DICOM BeamNumber."""
-    label: str = ""
-    """Its name, energies and gantry angle."""
-    status: RunState
-    error: str | None = None
-    """First cause of the latest run's failure."""
-    layers: int | None = None
-    mu_ratio: float | None = None
-    """Logged to planned monitor units."""
-    delivery: str | None = None
-    """``as planned``, or which layer was not, where and how much; None where it was not compared."""
-    histories: float | None = None
-    r80_mm: float | None = None
-    uncertainty_percent: float | None = None
-    units: str | None = None
-    rt_dose: str | None = None
-    """Path at the hand-over target, relative to the site's folder where it lies below it."""
-    digests: dict[str, str] = {}
-    """Of the assets that were made."""
-    computed: bool | None = None
-    """Whether the latest run has started the engine."""
-
-
-def beam_rows(instance: dg.DagsterInstance, site: Site, case: str) -> list[BeamRow]:
-    """The beams of a case that has a manifest, by number.
-
-    Raises:
-        StoreError: The case has no manifest.
-    """
-    manifest = read_manifest(instance, site, case)
-    beams = sorted(manifest.beams, key=lambda beam: beam.number)
-    return [_row(instance, site, case, beam) for beam in beams]
 
 
 def results_table(rows: Sequence[BeamRow]) -> Table:
@@ -116,59 +63,20 @@ def _number(value: float | None, form: str) -> str:
     return "-" if value is None else form.format(value)
 
 
-def _published(site: Site, asset: str, key: str, digest: str | None) -> Published | None:
-    if digest is None:
-        return None
-    return site.store.find(*store_place(key), asset, digest)
-
-
-def _row(instance: dg.DagsterInstance, site: Site, case: str, beam: BeamEntry) -> BeamRow:
-    number, key = beam.number, beam_key(case, beam.number)
-    run = latest_run(instance, key)
-    assets = ("interpreted_csvs", "tps_file", "raw_dose", "rt_dose", "handed_over")
-    digests = {asset: digest for asset in assets if (digest := latest_digest(instance, asset, key))}
-    if run.state is not RunState.DONE:
-        return BeamRow(
-            case=case, beam=number, label=beam.label, status=run.state, error=run.cause, digests=digests
-        )
-    csvs, dose, receipt = (
-        _published(site, asset, key, digests.get(asset))
-        for asset in ("interpreted_csvs", "rt_dose", "handed_over")
-    )
-    figures = dose.meta if dose is not None else {}
-    return BeamRow(
-        case=case,
-        beam=number,
-        label=beam.label,
-        status=run.state,
-        layers=csvs.meta["layers"] if csvs is not None else None,
-        mu_ratio=csvs.meta["mu_ratio"] if csvs is not None else None,
-        delivery=_delivery(site, csvs),
-        histories=figures.get("histories"),
-        r80_mm=figures.get("r80_mm"),
-        uncertainty_percent=figures.get("uncertainty_percent"),
-        units=figures.get("units"),
-        rt_dose=_at_target(site, receipt),
-        digests=digests,
-        computed=latest_value(instance, "raw_dose", key, "computed in this run"),
-    )
-
-
-def _delivery(site: Site, csvs: Published | None) -> str | None:
-    if csvs is None:
-        return None
-    verdict = verdict_of(read_summary(csvs.folder), site.settings.delivery_check, site.machines)
-    return None if verdict is None else verdict.text
-
-
-def _at_target(site: Site, receipt: Published | None) -> str | None:
-    """Where the 3-D RT Dose was handed over, or the plane where there is no other."""
-    if receipt is None:
-        return None
-    entries = Receipt.model_validate_json(receipt.path(RECEIPT_FILE).read_bytes()).entries
-    doses = [entry.name for entry in entries if entry.name.endswith(".dcm")]
-    if not doses:
-        return None
-    path = site.settings.handover.folder / min(doses, key=lambda name: (len(Path(name).name), name))
-    base = site.settings_file.resolve().parent
-    return path.relative_to(base).as_posix() if path.is_relative_to(base) else str(path)
+def show_results(console: Console, results: Sequence[CaseResult]) -> None:
+    """The results as a table, and the first cause of every failure."""
+    rows = [row for result in results for row in result.beams]
+    if rows:
+        print_results(console, rows)
+    for result in results:
+        missing = ", ".join(str(number) for number in result.missing_beams)
+        partial = f"; no delivery of beam {missing}" if missing else ""
+        style = "green" if result.status.concluded else "red"
+        console.print(Text.assemble(f"case {result.case}: ", (result.status.value, style), partial))
+        for row in result.beams:
+            if row.error is not None:
+                console.print(
+                    Text(f"  beam {row.beam} ({row.label}): {row.error}", style="red"), soft_wrap=True
+                )
+        if result.error is not None:
+            console.print(Text(f"  {result.error}", style="red"), soft_wrap=True)

@@ -6,9 +6,10 @@ from typing import Annotated
 import typer
 from rich.text import Text
 
+from mqi_dagster.cli.options import SiteOption
 from mqi_dagster.cli.screen import output
-from mqi_dagster.cli.sites import DEFAULT_SITE, SiteOption, require_site
 from mqi_dagster.errors import InfrastructureError
+from mqi_dagster.operations.sites import DEFAULT_SITE, require_site
 
 
 def retention(
@@ -19,9 +20,8 @@ def retention(
 
     Folders of ended jobs on clusters go as each cluster's own section `retention` says.
     """
-    from mqi_dagster.assets.cluster_retention import old_job_folders, tidy_clusters
-    from mqi_dagster.assets.retention import spare, tidied
-    from mqi_dagster.cli.instance import open_instance
+    from mqi_dagster.lifecycle.retention import old_job_folders, spare, tidied, tidy_clusters
+    from mqi_dagster.operations.instance import open_instance
     from mqi_dagster.resources.site import Site
 
     console = output()

@@ -13,20 +13,14 @@ from rich.console import Console
 from rich.markup import escape
 from rich.text import Text
 
+from mqi_dagster.cli.options import SiteOption
 from mqi_dagster.cli.screen import output
-from mqi_dagster.cli.service_locks import Service
-from mqi_dagster.cli.sites import (
-    DEFAULT_SITE,
-    SETTINGS_NAME,
-    SITE_VARIABLE,
-    SiteOption,
-    local_zone,
-    require_site,
-)
 from mqi_dagster.errors import ConfigurationError
+from mqi_dagster.operations.services import Service
+from mqi_dagster.operations.sites import DEFAULT_SITE, SETTINGS_NAME, SITE_VARIABLE, local_zone, require_site
 
 if TYPE_CHECKING:
-    from mqi_dagster.cli.services import Running, Services
+    from mqi_dagster.operations.services import Running, Services
 
 # What imports Dagster is imported by the command that needs it: `mqi --help` answers at once.
 
@@ -56,7 +50,7 @@ def init(
 
     A second call completes what is missing and changes nothing that is there.
     """
-    from mqi_dagster.cli.site_folder import initialise
+    from mqi_dagster.operations.site_folder import initialise
 
     console = output()
     present = (folder / SETTINGS_NAME).exists()
@@ -98,8 +92,7 @@ def dev(
     ] = None,
 ) -> None:
     """Start Dagster's pages, daemon and code location for a site, with persistent storage."""
-    from mqi_dagster.cli.services import Services
-    from mqi_dagster.cli.site_services import start_services, stop_services
+    from mqi_dagster.operations.services import Services, start_services, stop_services
 
     console = output()
     file, settings = require_site(site)
@@ -136,7 +129,7 @@ def _watch(services: "Services", running: "Running", console: Console) -> None:
 
     The watch, on which nothing depends, is started again.
     """
-    from mqi_dagster.cli.services import WATCH
+    from mqi_dagster.operations.services import WATCH
 
     rests_until = 0.0
     while (found := services.recorded()) is not None and running.same_start(found):
@@ -172,8 +165,7 @@ def ended_by_any_signal() -> Iterator[None]:
 
 def stop(site: SiteOption = DEFAULT_SITE) -> None:
     """End a site's services and the runs in their hands; a later start continues those."""
-    from mqi_dagster.cli.services import Services
-    from mqi_dagster.cli.site_services import stop_services
+    from mqi_dagster.operations.services import Services, stop_services
 
     console = output()
     file, settings = require_site(site)
@@ -187,7 +179,7 @@ def service(
     site: SiteOption = DEFAULT_SITE,
 ) -> None:
     """Become one service of a site, in the foreground; for systemd (docs/production.md), not for people."""
-    from mqi_dagster.cli.site_services import become_service
+    from mqi_dagster.operations.services import become_service
 
     become_service(name, *require_site(site))
 

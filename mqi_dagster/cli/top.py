@@ -7,8 +7,9 @@ from typing import Annotated
 
 import typer
 
+from mqi_dagster.cli.options import SiteOption
 from mqi_dagster.cli.screen import output
-from mqi_dagster.cli.sites import DEFAULT_SITE, SiteOption, require_site
+from mqi_dagster.operations.sites import DEFAULT_SITE, require_site
 
 
 def top(
@@ -27,13 +28,12 @@ def top(
     """
     import dagster as dg
 
-    from mqi_dagster.cli.top_reader import BoardReader
-    from mqi_dagster.cli.top_report import report
-    from mqi_dagster.cli.top_screen import print_once
-    from mqi_dagster.cli.top_view import View
+    from mqi_dagster.cli.top_screen import View, print_once
+    from mqi_dagster.operations.board_reader import BoardReader
     from mqi_dagster.resources.site import Site
     from mqi_dagster.worklist import CaseState
     from mqi_dagster.worklist.reading import read_only_process
+    from mqi_dagster.worklist.report import report
 
     warnings.simplefilter("ignore", category=dg.PreviewWarning)
     try:

@@ -1,21 +1,241 @@
 """What is wrong now, whoever has noticed it: runs that stand still, clusters, GPUs, sensors, folders."""
 
-from collections.abc import Collection, Iterator, Sequence
+import json
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from datetime import datetime, timedelta
 
 import dagster as dg
 
-from mqi_dagster.assets.jobs import RETRY_OF_TAG
-from mqi_dagster.errors import HandoverError
+from mqi_dagster.compute.progress import PHASE_TAG
+from mqi_dagster.errors import HandoverError, InfrastructureError
+from mqi_dagster.execution.sign_of_life import Life
 from mqi_dagster.ledger.alarms import AlarmKind
+from mqi_dagster.ledger.cluster_jobs import ClusterJob, ClusterJobState
 from mqi_dagster.ledger.database import utc_now
 from mqi_dagster.ledger.leases import Lease
+from mqi_dagster.lifecycle import health
+from mqi_dagster.lifecycle.jobs import PARTITION_TAG, RETRY_OF_TAG
+from mqi_dagster.lifecycle.run_requests import UNFINISHED
+from mqi_dagster.lifecycle.uptime import Heartbeat, note_daemon
 from mqi_dagster.resources.site import Site
-from mqi_dagster.sensors import health
-from mqi_dagster.sensors.overdue import Found, limit_words, overdue
-from mqi_dagster.sensors.queue import UNFINISHED
-from mqi_dagster.sensors.uptime import Heartbeat, note_daemon
-from mqi_dagster.sensors.waits import WORKING, Wait, read_waits, waits_of, write_waits
+
+WORKING = ("preparing", "simulating", "verifying")
+"""Phases in which something should happen; in all others a run waits for something."""
+
+Remembered = Mapping[str, tuple[str, datetime]]
+"""By run id: the phase in which it was seen last, and since when."""
+
+
+@dataclass(frozen=True, slots=True)
+class Wait:
+    """One run in work that waits."""
+
+    run_id: str
+    partition: str
+    """Case or beam key."""
+    phase: str
+    message: str
+    """For people; empty where the run has told none."""
+    since: datetime
+
+
+def waits_of(instance: dg.DagsterInstance, site: Site, before: Remembered, now: datetime) -> list[Wait]:
+    """Every run in work that waits, by three questions however many there are.
+
+    Args:
+        instance: Dagster's.
+        site: The installation.
+        before: What the last look has seen. Most reports come again while a wait lasts, so that the last
+            one does not tell when it began.
+        now: The time.
+    """
+    runs = [
+        (run.tags[PARTITION_TAG], run)
+        for run in instance.get_runs(dg.RunsFilter(statuses=[dg.DagsterRunStatus.STARTED]))
+        # One whose worker is gone waits for nothing but the reaper.
+        if PARTITION_TAG in run.tags and not _is_dead(site, run.run_id)
+    ]
+    reports = site.ledger.progress_of({partition for partition, _ in runs})
+    found = []
+    for partition, run in runs:
+        report = reports.get(partition)
+        if report is not None and report.run_id == run.run_id:
+            phase, message, seen = report.phase, report.message, report.updated_at
+        else:
+            # A case has no row of progress.
+            phase, message, seen = run.tags.get(PHASE_TAG, "") if "__" not in partition else "", "", now
+        if phase and phase not in WORKING:
+            known, since = before.get(run.run_id, ("", now))
+            since = since if known == phase else min(seen, now)
+            found.append(Wait(run.run_id, partition, phase, message, since))
+    return found
+
+
+def _is_dead(site: Site, run_id: str) -> bool:
+    try:
+        return site.signs_of_life.of(run_id) is Life.DEAD
+    except InfrastructureError:
+        # A disk that cannot be read is an alarm of its own, and hides no other.
+        return False
+
+
+def read_waits(cursor: str | None) -> Remembered:
+    """What the last look has seen, from the cursor that `write_waits` made."""
+    content = json.loads(cursor) if cursor else {}
+    return {run_id: (phase, datetime.fromisoformat(since)) for run_id, (phase, since) in content.items()}
+
+
+def write_waits(waits: Iterable[Wait]) -> str:
+    """The cursor for the next look."""
+    return json.dumps({wait.run_id: (wait.phase, wait.since.isoformat()) for wait in waits})
+
+
+_LOSSES = 3
+"""Jobs of one beam that a cluster has lost in a row, from which on it is no accident."""
+_GO_ON = "What waits goes on by itself once it does"
+_KNOWN = ("waiting", "waiting for the cluster", "waiting for the target", "queued")
+
+Found = tuple[AlarmKind, str, str]
+"""Kind, subject and text of an alarm that stands."""
+
+
+def overdue(site: Site, waits: Sequence[Wait], leases: Sequence[Lease], now: datetime) -> Iterator[Found]:
+    """Every alarm of runs in work that wait for too long.
+
+    Args:
+        site: The installation.
+        waits: Of its runs.
+        leases: Of its slots.
+        now: The time.
+    """
+    phases = {phase: [wait for wait in waits if wait.phase == phase] for phase in _KNOWN}
+    yield from _without_slot(site, phases["waiting"], leases, now)
+    place, target = site.settings.execution.simulation, site.settings.handover.target
+    cluster = site.settings.slurm_of(place)
+    if cluster is not None:
+        limit = timedelta(seconds=cluster[1].intervals.alarm_seconds)
+        key = f"hosts.{place}.slurm.intervals.alarm_seconds"
+        if late := _late(phases["waiting for the cluster"], lambda _: limit, now):
+            text = f"{_who(late)} for the cluster, which does not answer{_why(late)}. {_GO_ON}."
+            text += f" {limit_words(limit, key)}"
+            yield AlarmKind.CLUSTER_AWAY, place, text
+    limit = timedelta(seconds=site.settings.alarms.away_seconds)
+    if late := _late(phases["waiting for the target"], lambda _: limit, now):
+        text = f"{_who(late)} for the hand-over host, which does not answer{_why(late)}. {_GO_ON}."
+        text += f" {limit_words(limit, 'alarms.away_seconds')}"
+        yield AlarmKind.TARGET_AWAY, target, text
+    yield from _jobs(site, phases["queued"], leases, now)
+    limit = timedelta(minutes=site.settings.alarms.waiting_minutes)
+    for wait in _late([wait for wait in waits if wait.phase not in _KNOWN], lambda _: limit, now):
+        text = (
+            f"nothing has happened after the phase '{wait.phase}' since {_time(wait.since)}. Look at the log"
+            " of its run; to give it up, terminate the run in the pages, then `mqi case retry`."
+            f" {limit_words(limit, 'alarms.waiting_minutes')}"
+        )
+        yield AlarmKind.BEAM_STUCK, wait.partition, text
+
+
+def _without_slot(
+    site: Site, waits: Sequence[Wait], leases: Sequence[Lease], now: datetime
+) -> Iterator[Found]:
+    limits, waiting = site.settings.alarms, {wait.partition for wait in waits}
+    holding = {lease.beam for lease in leases}
+    # Where nothing is at work, nothing will become free.
+    idle = holding <= waiting
+
+    def stands(wait: Wait) -> bool:
+        return idle or wait.partition in holding
+
+    def limit(wait: Wait) -> timedelta:
+        return timedelta(minutes=limits.stuck_minutes if stands(wait) else limits.waiting_minutes)
+
+    if late := _late(waits, limit, now):
+        nobody = " while no engine runs" if idle else ""
+        key = "alarms.stuck_minutes" if stands(late[0]) else "alarms.waiting_minutes"
+        text = f"{_who(late)} for a slot{nobody}{_why(late)}. See `mqi gpu list`."
+        text += f" {limit_words(limit(late[0]), key)}"
+        yield AlarmKind.BEAMS_WAITING, "slots", text
+
+
+def _jobs(site: Site, waits: Sequence[Wait], leases: Sequence[Lease], now: datetime) -> Iterator[Found]:
+    """What is wrong with the jobs of the beams that hold a place on a cluster."""
+    clusters = {name: host.slurm for name, host in site.settings.hosts.items() if host.slurm is not None}
+    holding = {lease.beam: lease.host for lease in leases if lease.host in clusters}
+    jobs = {
+        beam: job
+        for beam, job in site.ledger.last_jobs(list(holding)).items()
+        if job.cluster == holding[beam]
+    }
+    limit = timedelta(minutes=site.settings.alarms.waiting_minutes)
+    for name, slurm in clusters.items():
+        here = {beam: job for beam, job in jobs.items() if job.cluster == name}
+        held_for = timedelta(seconds=slurm.intervals.alarm_seconds)
+        held = [
+            job
+            for job in here.values()
+            if job.state is ClusterJobState.HELD and now - job.changed_at > held_for
+        ]
+        if held:
+            key = f"hosts.{name}.slurm.intervals.alarm_seconds"
+            yield AlarmKind.JOBS_HELD, name, f"{_held(held)}. {limit_words(held_for, key)}"
+        lost = [job for job in here.values() if _losses(job) >= _LOSSES]
+        if lost:
+            yield AlarmKind.JOBS_LOST, name, _lost(lost)
+        queued = [wait for wait in waits if wait.partition in here and here[wait.partition] not in held]
+        if late := _late(queued, lambda _: limit, now):
+            text = f"{_who(late)} in the cluster's queue{_why(late)}."
+            yield AlarmKind.BEAMS_WAITING, name, f"{text} {limit_words(limit, 'alarms.waiting_minutes')}"
+
+
+def _held(jobs: Sequence[ClusterJob]) -> str:
+    first = min(jobs, key=lambda job: (job.changed_at, job.beam))
+    count = "a job is" if len(jobs) == 1 else f"{len(jobs)} jobs are"
+    return (
+        f"{count} held in the cluster's queue, that of {first.beam} (job {first.job_id}) since"
+        f" {_time(first.changed_at)}: {first.reason or first.scheduler_state}. A person has to mend"
+        " that there (of JobHeld…: `scontrol release`); they go on by themselves then"
+    )
+
+
+def _losses(job: ClusterJob) -> int:
+    return len(job.retired) + (job.state is ClusterJobState.LOST)
+
+
+def _lost(jobs: Sequence[ClusterJob]) -> str:
+    worst = max(jobs, key=lambda job: (_losses(job), job.beam))
+    count = "the jobs of a beam are" if len(jobs) == 1 else f"the jobs of {len(jobs)} beams are"
+    return (
+        f"{count} lost again and again, of {worst.beam} {_losses(worst)} in a row. They are submitted"
+        " again by themselves; look at the nodes and at the cluster's memory and time limits"
+    )
+
+
+def limit_words(limit: timedelta, key: str) -> str:
+    """Which limit was passed, with the settings key that sets it."""
+    seconds = limit.total_seconds()
+    length = f"{seconds / 60:g} min" if key.endswith("_minutes") else f"{seconds:g} s"
+    return f"The limit is {length} ({key})"
+
+
+def _late(waits: Sequence[Wait], limit: Callable[[Wait], timedelta], now: datetime) -> list[Wait]:
+    """Those that wait for longer than their limit, the longest first."""
+    late = [wait for wait in waits if now - wait.since > limit(wait)]
+    return sorted(late, key=lambda wait: (wait.since, wait.partition))
+
+
+def _who(late: Sequence[Wait]) -> str:
+    first = f"{late[0].partition} since {_time(late[0].since)}"
+    return f"{first} waits" if len(late) == 1 else f"{len(late)} runs wait, {first},"
+
+
+def _why(late: Sequence[Wait]) -> str:
+    return f": {late[0].message}" if late[0].message else ""
+
+
+def _time(moment: datetime) -> str:
+    return f"{moment:%Y-%m-%d %H:%M} UTC"
+
 
 _WATCHED = (
     AlarmKind.BEAM_STUCK,

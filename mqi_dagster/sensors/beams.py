@@ -4,15 +4,13 @@ from datetime import datetime
 
 import dagster as dg
 
-from mqi_dagster.assets.beam import read_manifest
-from mqi_dagster.assets.boundary import safe_text
-from mqi_dagster.assets.jobs import beam_job, beam_tags
-from mqi_dagster.assets.lineage import passed
 from mqi_dagster.delivery.manifest import CaseManifest, beam_inputs
-from mqi_dagster.partitions import BEAMS, beam_key
-from mqi_dagster.resources.site import Site
-from mqi_dagster.sensors.position import Position
-from mqi_dagster.sensors.queue import (
+from mqi_dagster.lifecycle.beam import read_manifest
+from mqi_dagster.lifecycle.boundary import safe_text
+from mqi_dagster.lifecycle.jobs import beam_job, beam_tags
+from mqi_dagster.lifecycle.lineage import passed
+from mqi_dagster.lifecycle.run_requests import (
+    Position,
     Room,
     any_unfinished,
     asked_keys,
@@ -21,6 +19,8 @@ from mqi_dagster.sensors.queue import (
     within_a_tick,
     write_cursor,
 )
+from mqi_dagster.partitions import BEAMS, beam_key
+from mqi_dagster.resources.site import Site
 from mqi_dagster.store.digests import digest_of
 
 INTEGRITY = dg.AssetCheckKey(dg.AssetKey("case_manifest"), "integrity")

@@ -4,8 +4,7 @@ from contextlib import suppress
 
 import dagster as dg
 
-from mqi_dagster.assets.gpu_looks import look_at
-from mqi_dagster.assets.slots import declare_slots
+from mqi_dagster.compute.slots import declare_slots, look_at
 from mqi_dagster.errors import ConfigurationError, UnreachableError
 from mqi_dagster.resources.site import Site
 from mqi_dagster.settings import LOCAL

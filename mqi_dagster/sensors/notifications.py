@@ -11,10 +11,10 @@ import dagster as dg
 from mqi_dagster.errors import MqiError, PartlyTakenError
 from mqi_dagster.execution.locks import hold
 from mqi_dagster.ledger.notices import ChannelState, Notice
+from mqi_dagster.lifecycle.run_requests import SECONDS_PER_TICK
 from mqi_dagster.moments import in_zone
 from mqi_dagster.notify.message import Channel, Message, channels_of
 from mqi_dagster.resources.site import Site
-from mqi_dagster.sensors.queue import SECONDS_PER_TICK
 
 _AT_ONCE = 50
 

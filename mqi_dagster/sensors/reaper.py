@@ -10,13 +10,13 @@ from collections.abc import Callable, Iterable
 import dagster as dg
 from dagster._core.events import JobFailureData, RunFailureReason
 
-from mqi_dagster.assets.boundary import safe_text
-from mqi_dagster.assets.slots import free_ended_leases
+from mqi_dagster.compute.run_workers import worker_lives
+from mqi_dagster.compute.slots import free_ended_leases
 from mqi_dagster.execution.sign_of_life import Life
 from mqi_dagster.ledger.database import utc_now
+from mqi_dagster.lifecycle.boundary import safe_text
 from mqi_dagster.resources.site import Site
 from mqi_dagster.sensors.outcomes import PROMPT_SECONDS
-from mqi_dagster.sensors.run_workers import worker_lives
 
 NO_SIGN_SECONDS = 30.0
 """How long a started run may be without a sign of life: its worker gives one before the first step."""

@@ -4,10 +4,9 @@ from datetime import UTC, datetime
 
 import dagster as dg
 
-from mqi_dagster.assets.cluster_retention import tidy_clusters
-from mqi_dagster.assets.retention import tidy
+from mqi_dagster.lifecycle.health import RETENTION_SECONDS
+from mqi_dagster.lifecycle.retention import tidy, tidy_clusters
 from mqi_dagster.resources.site import Site
-from mqi_dagster.sensors.health import RETENTION_SECONDS
 
 _SECONDS_PER_TICK = 20.0
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 
 from mqi_dagster.ledger.alarms import Alarm as Raised
-from mqi_dagster.sensors.health import Found
+from mqi_dagster.lifecycle.health import Found
 from mqi_dagster.worklist.rows import Alarm
 
 

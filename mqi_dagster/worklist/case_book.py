@@ -12,8 +12,8 @@ from sqlalchemy.exc import OperationalError
 
 from mqi_dagster.delivery.manifest import CaseManifest
 from mqi_dagster.ledger.outcomes import RunVerdict
+from mqi_dagster.lifecycle.causes import Cause, first_cause
 from mqi_dagster.resources.site import Site
-from mqi_dagster.sensors.causes import Cause, first_cause
 from mqi_dagster.worklist.ledger_look import LedgerLook
 from mqi_dagster.worklist.made import MANIFEST, EventBook
 from mqi_dagster.worklist.manifests import Manifests, beams_of

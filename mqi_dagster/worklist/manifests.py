@@ -6,17 +6,16 @@ from collections.abc import Collection, Mapping
 
 import dagster as dg
 
-from mqi_dagster.assets.beam import manifest_in, read_manifest
-from mqi_dagster.assets.handover import DELIVERY, NOT_COMPARED
-from mqi_dagster.assets.jobs import RUN_KEY_TAG
-from mqi_dagster.assets.lineage import DIGEST, texts_of
 from mqi_dagster.delivery.manifest import CaseManifest
 from mqi_dagster.delivery.verdict import AS_PLANNED
 from mqi_dagster.errors import StoreError
 from mqi_dagster.ledger.arrivals import Arrival
+from mqi_dagster.lifecycle.beam import manifest_in, read_manifest
+from mqi_dagster.lifecycle.conclusion import DELIVERY, NOT_COMPARED, conclusion_request
+from mqi_dagster.lifecycle.jobs import RUN_KEY_TAG
+from mqi_dagster.lifecycle.lineage import DIGEST, texts_of
 from mqi_dagster.partitions import beam_key
 from mqi_dagster.resources.site import Site
-from mqi_dagster.sensors.conclusion import conclusion_request
 from mqi_dagster.worklist.ledger_look import LedgerLook
 from mqi_dagster.worklist.made import BEAM_HANDED, CASE_HANDED, DOSE, MANIFEST, EventBook
 

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 import dagster as dg
 
-from mqi_dagster.assets.jobs import CASE_TAG, GPU_TAG, POOL, UPLOAD_TAG
+from mqi_dagster.lifecycle.jobs import CASE_TAG, GPU_TAG, POOL, UPLOAD_TAG
 from mqi_dagster.worklist.run_history import RunState
 from mqi_dagster.worklist.runs import RunBook, RunRow
 

@@ -5,9 +5,9 @@ from enum import StrEnum
 
 import dagster as dg
 
-from mqi_dagster.assets.lineage import latest_record
-from mqi_dagster.sensors.causes import first_cause
-from mqi_dagster.sensors.queue import latest_run_of
+from mqi_dagster.lifecycle.causes import first_cause
+from mqi_dagster.lifecycle.lineage import latest_record
+from mqi_dagster.lifecycle.run_requests import latest_run_of
 
 
 class RunState(StrEnum):

@@ -19,8 +19,8 @@ from dagster._core.storage.runs.schema import RunsTable
 from dagster._core.storage.runs.sql_run_storage import SqlRunStorage
 from sqlalchemy import ColumnElement, Connection, func, select
 
-from mqi_dagster.assets.jobs import CASE_TAG, GPU_TAG, UPLOAD_TAG, priority_of
 from mqi_dagster.errors import ConfigurationError
+from mqi_dagster.lifecycle.jobs import CASE_TAG, GPU_TAG, UPLOAD_TAG, priority_of
 from mqi_dagster.worklist.run_history import RunState, run_state
 
 _COLUMNS = (

@@ -10,8 +10,8 @@ from mqi_dagster.delivery.manifest import CaseManifest
 from mqi_dagster.ledger.arrivals import Arrival
 from mqi_dagster.ledger.cluster_jobs import ClusterJob
 from mqi_dagster.ledger.progress import Progress
+from mqi_dagster.lifecycle.causes import CANCELLED, next_step
 from mqi_dagster.partitions import split_beam_key, split_case_key
-from mqi_dagster.sensors.causes import CANCELLED, next_step
 from mqi_dagster.worklist.manifests import missing
 from mqi_dagster.worklist.rows import BeamStand, CaseStand
 from mqi_dagster.worklist.run_history import RunState

@@ -8,10 +8,10 @@ from datetime import UTC, datetime, timedelta
 import dagster as dg
 
 from mqi_dagster.ledger.ledger import Ledger
+from mqi_dagster.lifecycle.health import Found, health
+from mqi_dagster.lifecycle.uptime import Heartbeat
 from mqi_dagster.partitions import is_case_key, split_beam_key
 from mqi_dagster.resources.site import Site
-from mqi_dagster.sensors.health import Found, health
-from mqi_dagster.sensors.uptime import Heartbeat
 from mqi_dagster.worklist.alarms import alarms
 from mqi_dagster.worklist.case_book import CaseBook, Known
 from mqi_dagster.worklist.ledger_look import LedgerLook

@@ -10,8 +10,8 @@ import dagster as dg
 import pytest
 from sqlalchemy.exc import IntegrityError, OperationalError
 
-from mqi_dagster.assets.boundary import Boundary
 from mqi_dagster.errors import DeliveryError, EngineError, HandoverError, InfrastructureError, Where
+from mqi_dagster.lifecycle.boundary import Boundary
 
 
 def failure_of(error: BaseException) -> dg.Failure:

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from mqi_dagster.assets.digests import _command
+from mqi_dagster.lifecycle.digests import _command
 from mqi_dagster.settings import SiteCommand
 
 

@@ -13,10 +13,10 @@ from typing import cast
 import dagster as dg
 import pytest
 
-from mqi_dagster.assets import patience as patience_module
-from mqi_dagster.assets.engine_run import EngineRun
-from mqi_dagster.assets.patience import Patience
-from mqi_dagster.assets.progress import LiveProgress
+from mqi_dagster.compute import waiting as patience_module
+from mqi_dagster.compute.engine_run import EngineRun
+from mqi_dagster.compute.progress import LiveProgress
+from mqi_dagster.compute.waiting import Patience
 from mqi_dagster.engine.progress import Progress
 from mqi_dagster.errors import (
     ConfigurationError,

@@ -10,8 +10,8 @@ from typing import cast
 import dagster as dg
 import pytest
 
-from mqi_dagster.assets import patience
-from mqi_dagster.assets.patience import Patience
+from mqi_dagster.compute import waiting
+from mqi_dagster.compute.waiting import Patience
 from mqi_dagster.errors import ConfigurationError, EngineError, LeaseLostError, MqiError
 from mqi_dagster.hpc.errors import (
     AuthenticationError,
@@ -49,7 +49,7 @@ class Time:
 @pytest.fixture
 def time(monkeypatch: pytest.MonkeyPatch) -> Time:
     made = Time()
-    monkeypatch.setattr(patience, "time", made)
+    monkeypatch.setattr(waiting, "time", made)
     return made
 
 

@@ -10,8 +10,8 @@ import dagster as dg
 import pytest
 from dagster._core.events import EngineEventData
 
-from mqi_dagster.sensors import run_workers
-from mqi_dagster.sensors.run_workers import end_workers, worker_lives
+from mqi_dagster.compute import run_workers
+from mqi_dagster.compute.run_workers import end_workers, worker_lives
 
 TAGS = {".dagster/grpc_info": "{}"}
 

@@ -13,8 +13,8 @@ from typing import Any
 import dagster as dg
 import yaml
 
-from mqi_dagster.assets.arrivals import given_folder
 from mqi_dagster.definitions import build_definitions
+from mqi_dagster.lifecycle.arrived import given_folder
 from mqi_dagster.machine import read_machines
 from mqi_dagster.partitions import beam_key
 from mqi_dagster.resources.site import Site

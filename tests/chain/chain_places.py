@@ -6,7 +6,7 @@ from contextlib import ExitStack
 from pathlib import Path
 from typing import Any, Protocol
 
-from mqi_dagster.cli.instance import open_instance, write_instance
+from mqi_dagster.operations.instance import open_instance, write_instance
 from mqi_dagster.settings import parse_settings
 from tests.chain.chain import Chain, merged
 from tests.postgres.postgres_server import Server

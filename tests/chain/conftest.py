@@ -22,11 +22,11 @@ def plain_and_quick(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPa
     """No pictures in the metadata and a short poll, except where a test asks for ``as_in_production``."""
     if "as_in_production" in request.fixturenames:
         return
-    from mqi_dagster.assets import figures
     from mqi_dagster.execution.local import LocalExecutor
+    from mqi_dagster.lifecycle import metadata
 
-    monkeypatch.setattr(figures, "of_interpretation", lambda *arguments: {})
-    monkeypatch.setattr(figures, "of_rt_dose", lambda *arguments: {})
+    monkeypatch.setattr(metadata, "of_interpretation", lambda *arguments: {})
+    monkeypatch.setattr(metadata, "of_rt_dose", lambda *arguments: {})
     monkeypatch.setattr(LocalExecutor, "poll_seconds", 0.05)
 
 

@@ -12,7 +12,7 @@ from typing import Any
 import dagster as dg
 import pytest
 
-from mqi_dagster.cli.diagnosis_alarms import examine_alarms
+from mqi_dagster.operations.diagnosis import examine_alarms
 from tests.chain.chain import Chain
 from tests.chain.ended_runs import BEAM, evaluate, failed, started
 from tests.chain.test_reaper import lease_of

@@ -8,7 +8,7 @@ import numpy as np
 import pydicom
 import pytest
 
-from mqi_dagster.assets import dose
+from mqi_dagster.assets.proton import dose
 from mqi_dagster.errors import DoseError
 from tests.chain.chain import Chain, deliver
 

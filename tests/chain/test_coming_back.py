@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from mqi_dagster.assets.retention import spare
+from mqi_dagster.lifecycle.retention import spare
 from mqi_dagster.partitions import beam_key
 from tests.chain.boards import stage
 from tests.chain.chain import PLAN, Chain

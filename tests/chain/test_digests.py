@@ -8,11 +8,11 @@ from pathlib import Path
 import pytest
 import yaml
 
-from mqi_dagster.assets import simulated_beam, slots
-from mqi_dagster.assets.beam import load_beam
-from mqi_dagster.assets.digests import tps_file_digest
+from mqi_dagster.compute import simulated_beam, slots
 from mqi_dagster.engine.tps import parse_tps
 from mqi_dagster.ledger.slots import Slot, SlotKind
+from mqi_dagster.lifecycle.beam import load_beam
+from mqi_dagster.lifecycle.digests import tps_file_digest
 from mqi_dagster.settings import Settings
 from tests.chain.chain import MACHINES, Chain, deliver
 

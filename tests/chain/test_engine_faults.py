@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from mqi_dagster.assets.engine_run import EngineRun
+from mqi_dagster.compute.engine_run import EngineRun
 from mqi_dagster.errors import UnreachableError
 from tests.chain.chain import Chain, deliver, faulty_engine
 

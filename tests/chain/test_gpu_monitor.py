@@ -10,7 +10,7 @@ from typing import Any
 import dagster as dg
 import pytest
 
-from mqi_dagster.assets import gpu_looks
+from mqi_dagster.compute import slots
 from mqi_dagster.errors import UnreachableError
 from mqi_dagster.execution.gpus import ComputeProcess, Gpu
 from mqi_dagster.hpc.errors import AnswerError
@@ -42,12 +42,12 @@ def test_what_the_gpus_of_this_machine_do_stands_in_the_ledger(
     # Stands in for NVML, which sees nothing where there is no GPU.
     busy = (ComputeProcess(os.getpid(), 5 << 20), ComputeProcess(os.getpid(), 0))
     seen = Gpu(2, "GPU-a", "RTX A5000", 24564, 1302, 37, 61, 1695, 7600, busy)
-    monkeypatch.setattr(gpu_looks, "local_gpus", lambda: [seen])
+    monkeypatch.setattr(slots, "local_gpus", lambda: [seen])
     chain = site(tmp_path, "local")
     assert look(chain) == "1 GPUs of local seen, 1 with a foreign process"
     (usage,) = chain.site.ledger.gpus()
     assert (usage.host, usage.index, usage.uuid, usage.foreign_processes) == (
-        gpu_looks.this_host(),
+        slots.this_host(),
         2,
         "GPU-a",
         1,
@@ -67,7 +67,7 @@ def test_on_a_host_without_slurm_every_process_is_foreign(
 ) -> None:
     # Stands in for the SSH command, whose answers have tests of their own.
     seen = Gpu(0, "GPU-a", "A100", 81920, processes=(ComputeProcess(os.getpid(), 5),))
-    monkeypatch.setattr(gpu_looks, "gpus_of_host", lambda _connection: [seen])
+    monkeypatch.setattr(slots, "gpus_of_host", lambda _connection: [seen])
     chain = site(tmp_path, "there")
     assert look(chain) == "1 GPUs of there seen, 1 with a foreign process"
     assert [(gpu.host, gpu.foreign_processes) for gpu in chain.site.ledger.gpus()] == [("there", 1)]
@@ -77,7 +77,7 @@ def test_on_a_cluster_slurm_tells_which_gpus_are_allocated(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     nodes = [NodeGpus("n1", "mixed", 2, 1, (1,)), NodeGpus("n2", "idle", 1, 0)]
-    monkeypatch.setattr(gpu_looks, "gpus_of", lambda _connection, _slurm: nodes)
+    monkeypatch.setattr(slots, "gpus_of", lambda _connection, _slurm: nodes)
     chain = site(tmp_path, "there", SLURM)
     assert look(chain) == "3 GPUs of there seen, 0 with a foreign process"
     assert sorted((gpu.uuid, gpu.name, gpu.allocated) for gpu in chain.site.ledger.gpus()) == [
@@ -96,7 +96,7 @@ def test_only_an_answer_that_is_not_understood_is_a_failed_tick(
     def ask(_connection: object) -> list[Gpu]:
         raise error
 
-    monkeypatch.setattr(gpu_looks, "gpus_of_host", ask)
+    monkeypatch.setattr(slots, "gpus_of_host", ask)
     chain = site(tmp_path, "there")
     if fails:
         with pytest.raises(Exception, match="nvidia-smi says 'x'"):

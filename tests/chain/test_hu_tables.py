@@ -9,13 +9,12 @@ import pydicom
 import pytest
 import yaml
 
-from mqi_dagster.assets.beam import load_beam, read_manifest
-from mqi_dagster.assets.digests import raw_dose_digest
-from mqi_dagster.assets.hu import hu_table_of
-from mqi_dagster.assets.intake import manifest_digest
+from mqi_dagster.assets.proton.intake import manifest_digest
 from mqi_dagster.delivery.manifest import ScanEnd
 from mqi_dagster.engine.embedded.install import Installation
 from mqi_dagster.hu_table import PACKAGED_HU_TABLES
+from mqi_dagster.lifecycle.beam import hu_table_of, load_beam, read_manifest
+from mqi_dagster.lifecycle.digests import raw_dose_digest
 from tests.chain.chain import ONE_BEAM, Chain, deliver, mcsquare_engine
 
 COARSE_CT = {"ct": "water", "ct_voxel_mm": 5.0, "ct_cube_mm": 140.0, "ct_margin_mm": 10.0}

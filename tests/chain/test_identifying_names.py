@@ -9,9 +9,9 @@ from pathlib import Path
 import dagster as dg
 import pytest
 
-from mqi_dagster.cli.instance import write_instance
 from mqi_dagster.ledger.alarms import AlarmKind
 from mqi_dagster.ledger.place import ledger_file
+from mqi_dagster.operations.instance import write_instance
 from mqi_dagster.plan.identity import Identity
 from mqi_dagster.settings import parse_settings
 from tests.chain.chain import ONE_BEAM, Chain

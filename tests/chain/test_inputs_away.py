@@ -12,10 +12,10 @@ from typing import BinaryIO
 
 import pytest
 
-from mqi_dagster.assets import boundary, intake
+from mqi_dagster.assets.proton import intake
 from mqi_dagster.ledger.outcomes import RunOutcome, RunVerdict
+from mqi_dagster.lifecycle import boundary, health
 from mqi_dagster.partitions import split_beam_key
-from mqi_dagster.sensors import health
 from tests.chain.chain import ONE_BEAM, Chain
 
 
@@ -49,7 +49,7 @@ def test_a_beam_waits_while_its_inbox_is_unmounted(chain: Chain, beam: str) -> N
 def test_it_waits_at_whatever_step_it_was(
     chain: Chain, beam: str, monkeypatch: pytest.MonkeyPatch, station: str
 ) -> None:
-    from mqi_dagster.assets import dose, simulation
+    from mqi_dagster.assets.proton import dose, simulation
 
     module, name = {"raw_dose": (simulation, "load_beam"), "rt_dose": (dose, "load_beam")}[station]
     real = getattr(module, name)

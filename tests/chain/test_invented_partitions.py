@@ -6,8 +6,8 @@ from datetime import UTC, datetime, timedelta
 
 import pytest
 
-from mqi_dagster.assets.concluded import concluded_before
-from mqi_dagster.sensors.causes import first_cause
+from mqi_dagster.lifecycle.causes import first_cause
+from mqi_dagster.lifecycle.concluded import concluded_before
 from tests.chain.chain import ONE_BEAM, Chain
 
 

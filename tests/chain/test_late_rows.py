@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from mqi_dagster.sensors.position import Position
+from mqi_dagster.lifecycle.run_requests import Position
 from tests.chain.chain import ONE_BEAM, Chain
 
 

@@ -6,7 +6,7 @@ import os
 import time
 from pathlib import Path
 
-from mqi_dagster.cli.site_services import clear_leftovers
+from mqi_dagster.operations.services import clear_leftovers
 from tests.chain.chain import Chain, deliver, faulty_engine
 
 

@@ -8,7 +8,8 @@ from typing import Any
 import dagster as dg
 import pytest
 
-from mqi_dagster.sensors import arrivals, beams, conclusion, queue
+from mqi_dagster.lifecycle import run_requests
+from mqi_dagster.sensors import arrivals, beams, conclusion
 from mqi_dagster.synthetic.request import BuiltInPlan
 from tests.chain.chain import Chain
 from tests.chain.ended_runs import queued
@@ -48,7 +49,7 @@ def test_with_a_full_queue_no_case_is_opened_and_none_is_lost(
     cases = taken_in(chain, 4)
     opened = Counted(beams, "read_manifest", monkeypatch)
     with monkeypatch.context() as full:
-        full.setattr(queue, "QUEUED_AT_MOST", 0)
+        full.setattr(run_requests, "QUEUED_AT_MOST", 0)
         for _ in range(2):
             assert chain.tick("beams_to_simulate") == []
     assert opened.calls == 0
@@ -62,7 +63,7 @@ def test_a_tick_opens_no_more_cases_than_it_can_ask_for(
 ) -> None:
     chain = Chain(tmp_path / "site")
     cases = taken_in(chain, 4)
-    monkeypatch.setattr(queue, "REQUESTS_PER_TICK", 3)
+    monkeypatch.setattr(run_requests, "REQUESTS_PER_TICK", 3)
     opened = Counted(beams, "read_manifest", monkeypatch)
     asked = []
     for looks in (2, 4):
@@ -84,12 +85,12 @@ def test_the_beams_of_an_urgent_case_are_asked_for_first(
     chain = Chain(tmp_path / "site")
     cases = taken_in(chain, 3)
     with monkeypatch.context() as full:
-        full.setattr(queue, "QUEUED_AT_MOST", 0)
+        full.setattr(run_requests, "QUEUED_AT_MOST", 0)
         chain.tick("beams_to_simulate")
     row = chain.site.ledger.arrival(cases[1])
     assert row is not None
     chain.site.ledger.set_priority(row.case, 5)
-    monkeypatch.setattr(queue, "REQUESTS_PER_TICK", 2)
+    monkeypatch.setattr(run_requests, "REQUESTS_PER_TICK", 2)
     requests = chain.tick("beams_to_simulate")
     assert [request.partition_key for request in requests] == [f"{cases[1]}__b02", f"{cases[1]}__b03"]
     assert [request.tags["dagster/priority"] for request in requests] == ["5", "5"]
@@ -111,7 +112,7 @@ def test_an_urgent_case_gets_past_a_queue_that_is_full_of_beams(
         return 2 if filters.statuses == queued and filters.job_name is None else counted(filters)
 
     monkeypatch.setattr(chain.instance, "get_runs_count", two_beams_queued)
-    monkeypatch.setattr(queue, "QUEUED_AT_MOST", 2)
+    monkeypatch.setattr(run_requests, "QUEUED_AT_MOST", 2)
     requests = chain.tick("beams_to_simulate")
     assert [request.partition_key for request in requests] == [f"{urgent}__b02", f"{urgent}__b03"]
     new = chain.deliver(plan=TINY, seed=9)
@@ -127,8 +128,8 @@ def test_a_queue_full_of_what_a_person_has_started_in_the_pages_keeps_nobody_out
     chain = Chain(tmp_path / "site")
     ordinary, urgent = taken_in(chain, 2)
     chain.site.ledger.set_priority(urgent, 5)
-    monkeypatch.setattr(queue, "QUEUED_AT_MOST", 2)
-    monkeypatch.setattr(queue, "URGENT_AT_MOST", 2)
+    monkeypatch.setattr(run_requests, "QUEUED_AT_MOST", 2)
+    monkeypatch.setattr(run_requests, "URGENT_AT_MOST", 2)
 
     def wanted() -> list[str]:
         return [str(request.partition_key) for request in chain.tick("beams_to_simulate", launch=False)]
@@ -150,7 +151,7 @@ def test_a_case_that_cannot_be_opened_holds_up_nobody_behind_it(
 ) -> None:
     chain = Chain(tmp_path / "site")
     cases = taken_in(chain, 3)
-    monkeypatch.setattr(queue, "SECONDS_PER_TICK", 0.0)
+    monkeypatch.setattr(run_requests, "SECONDS_PER_TICK", 0.0)
     first, *_ = _order(chain, monkeypatch)
     for manifest in (chain.data / "cases" / first).rglob("manifest.json"):
         manifest.unlink()
@@ -162,9 +163,9 @@ def test_a_case_that_cannot_be_opened_holds_up_nobody_behind_it(
 def _order(chain: Chain, patch: pytest.MonkeyPatch) -> list[str]:
     """The cases in the order in which the sensor has put them off."""
     with patch.context() as full:
-        full.setattr(queue, "QUEUED_AT_MOST", 0)
+        full.setattr(run_requests, "QUEUED_AT_MOST", 0)
         chain.tick("beams_to_simulate")
-    return queue.read_cursor(chain.cursors["beams_to_simulate"])[1]
+    return run_requests.read_cursor(chain.cursors["beams_to_simulate"])[1]
 
 
 @pytest.mark.slow
@@ -178,7 +179,7 @@ def test_more_conclusions_than_a_tick_asks_for_follow_at_the_next(
     assert len(chain.tick("cases_to_conclude")) == 2
     assert len(chain.tick("cases_to_conclude")) == 1
     assert sorted(chain.runs_of("conclusion")) == sorted(cases)
-    monkeypatch.setattr(queue, "SECONDS_PER_TICK", 0.0)
+    monkeypatch.setattr(run_requests, "SECONDS_PER_TICK", 0.0)
     chain.cursors["cases_to_conclude"] = None
     for _ in range(3):
         chain.tick("cases_to_conclude")
@@ -204,7 +205,7 @@ def test_a_plan_is_opened_once_however_long_its_case_waits_for_the_queue(
         chain.deliver(plan=TINY, seed=seed)
     opened = Counted(arrivals, "cases_of", monkeypatch)
     with monkeypatch.context() as full:
-        full.setattr(queue, "QUEUED_AT_MOST", 0)
+        full.setattr(run_requests, "QUEUED_AT_MOST", 0)
         for _ in range(3):
             assert chain.tick("case_arrivals") == []
     assert opened.calls == 3
@@ -219,7 +220,7 @@ def test_in_a_crowded_inbox_a_new_case_is_seen_before_the_old_ones_are_opened_ag
     # The services are started again: they have forgotten what they have opened.
     chain.reopen()
     new = chain.deliver(plan=TINY, seed=9)
-    monkeypatch.setattr(queue, "SECONDS_PER_TICK", 0.0)
+    monkeypatch.setattr(run_requests, "SECONDS_PER_TICK", 0.0)
     opened = Counted(arrivals, "cases_of", monkeypatch)
     requests = chain.tick("case_arrivals")
     assert opened.calls == 1
@@ -239,7 +240,7 @@ def test_what_was_asked_for_at_the_last_tick_takes_no_place_of_what_is_new(
     chain = Chain(tmp_path / "site")
     for seed in (1, 2, 3, 4):
         chain.deliver(plan=TINY, seed=seed)
-    for module in (arrivals, queue):
+    for module in (arrivals, run_requests):
         monkeypatch.setattr(module, "REQUESTS_PER_TICK", 2)
     asked = [[str(request.partition_key) for request in chain.tick("case_arrivals")] for _ in range(3)]
     assert [len(keys) for keys in asked] == [2, 2, 0]

@@ -7,10 +7,10 @@ from pathlib import Path
 import dagster as dg
 import pytest
 
-from mqi_dagster.assets.arrivals import cases_of
-from mqi_dagster.assets.lineage import latest_digest, require_passed
 from mqi_dagster.delivery.discovery import Arrival
 from mqi_dagster.errors import StoreError
+from mqi_dagster.lifecycle.arrived import cases_of
+from mqi_dagster.lifecycle.lineage import latest_digest, require_passed
 from mqi_dagster.resources.site import Site
 from mqi_dagster.sensors import arrivals as arrivals_sensor
 from mqi_dagster.synthetic.request import BuiltInPlan

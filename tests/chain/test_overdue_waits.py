@@ -10,7 +10,7 @@ from typing import Any
 import dagster as dg
 import pytest
 
-from mqi_dagster.assets import waiting_target
+from mqi_dagster.compute import waiting_target
 from mqi_dagster.errors import InfrastructureError
 from mqi_dagster.ledger import Slot, SlotKind
 from mqi_dagster.ledger.availability import Need

@@ -7,9 +7,9 @@ from pathlib import Path
 import dagster as dg
 import pytest
 
-from mqi_dagster.cli.case_priority import make_urgent
 from mqi_dagster.errors import ConfigurationError
-from mqi_dagster.sensors import queue
+from mqi_dagster.lifecycle import run_requests
+from mqi_dagster.operations.priority import make_urgent
 from mqi_dagster.synthetic.request import BuiltInPlan
 from tests.chain.chain import Chain
 
@@ -41,14 +41,14 @@ def test_an_urgent_case_overtakes_cases_whose_beams_were_put_off(
     chain = Chain(tmp_path / "site")
     first, second, third = arrived(chain, 1, 2, 3)
     chain.tick("case_arrivals")
-    monkeypatch.setattr(queue, "QUEUED_AT_MOST", 0)
+    monkeypatch.setattr(run_requests, "QUEUED_AT_MOST", 0)
     assert chain.tick("beams_to_simulate") == [], "the queue is full: all three are put off"
     make_urgent(chain.instance, chain.site, third, 1)
     (overtaken,) = chain.tick("beams_to_simulate", launch=False)
     assert overtaken.partition_key == f"{third}__b02", "a full queue keeps only ordinary cases out"
     limited = {"mqi/case": third, "mqi/gpu": "simulation", "mqi/upload": "local", "dagster/priority": "1"}
     assert limited.items() <= overtaken.tags.items()
-    monkeypatch.setattr(queue, "QUEUED_AT_MOST", 200)
+    monkeypatch.setattr(run_requests, "QUEUED_AT_MOST", 200)
     requests = chain.tick("beams_to_simulate", launch=False)
     assert [str(request.partition_key)[:-5] for request in requests] == [third, first, second]
 

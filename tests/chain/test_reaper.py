@@ -14,10 +14,9 @@ from typing import Any
 import dagster as dg
 import pytest
 
-from mqi_dagster.assets import slots
-from mqi_dagster.assets.gpu_looks import this_host
-from mqi_dagster.assets.slots import declare_slots, free_ended_leases, job_ended
-from mqi_dagster.assets.waiting import wait_for_slot
+from mqi_dagster.compute import slots
+from mqi_dagster.compute.slots import declare_slots, free_ended_leases, job_ended, this_host
+from mqi_dagster.compute.waiting import wait_for_slot
 from mqi_dagster.execution.processes import process_id
 from mqi_dagster.ledger.availability import Need
 from mqi_dagster.ledger.leases import Lease

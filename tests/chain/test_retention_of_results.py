@@ -9,8 +9,8 @@ from pathlib import Path
 
 import dagster as dg
 
-from mqi_dagster.assets.retention import Kind, remove, spare, tidy
 from mqi_dagster.ledger.outcomes import RunOutcome, RunVerdict
+from mqi_dagster.lifecycle.retention import Kind, remove, spare, tidy
 from tests.chain.chain import PLAN, Chain
 
 DAY = 86400.0

@@ -12,13 +12,12 @@ from typing import Any
 import dagster as dg
 import pytest
 
-from mqi_dagster.assets import record_retention
-from mqi_dagster.assets import retention as retained
-from mqi_dagster.assets.retention import remove, spare, tidy
-from mqi_dagster.cli.instance import write_instance
 from mqi_dagster.errors import InfrastructureError
 from mqi_dagster.ledger.place import DATABASE_VARIABLE
-from mqi_dagster.sensors import queue
+from mqi_dagster.lifecycle import retention, run_requests
+from mqi_dagster.lifecycle import retention as retained
+from mqi_dagster.lifecycle.retention import remove, spare, tidy
+from mqi_dagster.operations.instance import write_instance
 from mqi_dagster.settings import parse_settings
 from mqi_dagster.worklist import Worklist
 from tests.chain.boards import stage
@@ -156,7 +155,7 @@ def test_a_removed_case_whose_beams_are_made_again_one_after_the_other_concludes
     (case,) = chain.runs_of("conclusion")
     assert go(chain, 11) == [(CASE, case)]
     assert chain.run("intake", case).success
-    monkeypatch.setattr(queue, "REQUESTS_PER_TICK", 1)
+    monkeypatch.setattr(run_requests, "REQUESTS_PER_TICK", 1)
     for beam in ("b02", "b03"):
         assert chain.runs_of("conclusion") == [case], "one of its beams is not made again yet"
         assert stage(chain, case) != "concluded"
@@ -349,7 +348,7 @@ def test_what_cannot_be_removed_holds_up_nothing_else(chain: Chain, monkeypatch:
             raise PermissionError(13, "Permission denied")
         true(path)
 
-    monkeypatch.setattr(record_retention.shutil, "rmtree", rmtree)
+    monkeypatch.setattr(retention.shutil, "rmtree", rmtree)
     later = datetime.now(UTC) + timedelta(days=21)
     count, whole, problems = tidy(chain.instance, chain.site, later, 60)
     assert (count, whole) == (1, True)

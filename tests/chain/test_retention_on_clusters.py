@@ -11,11 +11,11 @@ import pytest
 from typer.testing import CliRunner
 
 from mqi_dagster.cli.app import app
-from mqi_dagster.cli.instance import write_instance
 from mqi_dagster.errors import MqiError
 from mqi_dagster.hpc import retention
 from mqi_dagster.hpc.errors import ConnectError
 from mqi_dagster.ledger.cluster_jobs import ClusterJobState, Observation
+from mqi_dagster.operations.instance import write_instance
 from tests.chain.chain import Chain
 from tests.hpc.removed_folders import RemovedFolders
 

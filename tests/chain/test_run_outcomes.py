@@ -10,8 +10,9 @@ import pytest
 
 from mqi_dagster.errors import InfrastructureError
 from mqi_dagster.ledger.outcomes import RunVerdict
-from mqi_dagster.sensors import outcomes, queue
-from mqi_dagster.sensors.causes import first_cause
+from mqi_dagster.lifecycle import run_requests
+from mqi_dagster.lifecycle.causes import first_cause
+from mqi_dagster.sensors import outcomes
 from tests.chain.chain import Chain
 from tests.chain.ended_runs import BEAM, CASE, evaluate, failed, lost, queued, started, step, succeeded
 
@@ -70,8 +71,8 @@ def test_what_is_asked_for_is_asked_until_it_exists_and_then_never_again(chain: 
 
 def test_a_full_queue_keeps_no_run_from_going_on(chain: Chain, monkeypatch: pytest.MonkeyPatch) -> None:
     lost(chain, started(chain))
-    monkeypatch.setattr(queue, "QUEUED_AT_MOST", 1)
-    monkeypatch.setattr(queue, "URGENT_AT_MOST", 1)
+    monkeypatch.setattr(run_requests, "QUEUED_AT_MOST", 1)
+    monkeypatch.setattr(run_requests, "URGENT_AT_MOST", 1)
     for number in (3, 4, 5):
         queued(chain, partition=f"{CASE}__b0{number}", **{"dagster/sensor_name": "beams_to_simulate"})
     (request,) = evaluate(chain, "run_outcomes")

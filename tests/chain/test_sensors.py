@@ -11,7 +11,7 @@ from pathlib import Path
 import dagster as dg
 import pytest
 
-from mqi_dagster.assets import arrivals
+from mqi_dagster.lifecycle import arrived
 from mqi_dagster.synthetic.request import BuiltInPlan, Layout
 from tests.chain.chain import PLAN, Chain, faulty_engine
 from tests.chain.chain_places import Made
@@ -242,4 +242,4 @@ def test_a_case_that_is_not_in_the_inbox_any_more_says_so(made: Made, tmp_path: 
     assert not outcome.success
     assert "the case is not in the inbox any more" in outcome.error
     assert outcome.code == "inputs-away"
-    assert arrivals.arrivals_in(chain.site, datetime.now().astimezone()) == []
+    assert arrived.arrivals_in(chain.site, datetime.now().astimezone()) == []

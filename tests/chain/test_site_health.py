@@ -37,15 +37,16 @@ from dagster_shared.error import SerializableErrorInfo
 from typer.testing import CliRunner
 
 from mqi_dagster.cli.app import app
-from mqi_dagster.cli.instance import open_instance
-from mqi_dagster.cli.watch_process import LOOK_SECONDS, SETTLED_SECONDS, Watch
 from mqi_dagster.definitions import build_definitions
 from mqi_dagster.execution.code_location import socket_path
 from mqi_dagster.execution.locks import hold, is_held
+from mqi_dagster.lifecycle import health
+from mqi_dagster.lifecycle.uptime import SILENT_SECONDS, Heartbeat
 from mqi_dagster.notify.message import Message
+from mqi_dagster.operations.instance import open_instance
+from mqi_dagster.operations.watch import LOOK_SECONDS, SETTLED_SECONDS, Watch
 from mqi_dagster.resources.site import Site
-from mqi_dagster.sensors import health, notifications
-from mqi_dagster.sensors.uptime import SILENT_SECONDS, Heartbeat
+from mqi_dagster.sensors import notifications
 from mqi_dagster.settings import Host, Settings
 from mqi_dagster.store import known_folders
 from tests.notify.receivers import Posted, http_receiver

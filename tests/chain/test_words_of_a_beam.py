@@ -10,8 +10,9 @@ import pydicom
 import pytest
 from rich.console import Console
 
-from mqi_dagster.cli.results_table import beam_rows, print_results
-from mqi_dagster.cli.top_lines import detail_line, head_line, row_line
+from mqi_dagster.cli.results_table import print_results
+from mqi_dagster.cli.top_screen import detail_line, head_line, row_line
+from mqi_dagster.operations.results import beam_rows
 from mqi_dagster.worklist import Worklist
 from tests.chain.chain import Chain, deliver
 

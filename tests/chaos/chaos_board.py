@@ -15,11 +15,11 @@ from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
-from mqi_dagster.cli.top_report import report
 from mqi_dagster.errors import InfrastructureError
 from mqi_dagster.resources.site import Site
 from mqi_dagster.worklist import Worklist
 from mqi_dagster.worklist.reading import plain_errors
+from mqi_dagster.worklist.report import report
 from tests.chaos.chaos_site import ChaosSite
 from tests.services.stack import MQI
 from tests.worklist.between import snapshot, wrong

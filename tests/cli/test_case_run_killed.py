@@ -13,8 +13,8 @@ import yaml
 from typer.testing import CliRunner
 
 from mqi_dagster.cli.app import app
-from mqi_dagster.cli.instance import open_instance
 from mqi_dagster.machine import Machines
+from mqi_dagster.operations.instance import open_instance
 from mqi_dagster.resources.site import Site
 from mqi_dagster.sensors.reaper import end_dead_runs
 from mqi_dagster.synthetic.delivery import simulate_delivery

@@ -6,8 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from mqi_dagster.cli.case_site import RunOptions, make_run_site
-from mqi_dagster.cli.settings_text import settings_file
+from mqi_dagster.operations.settings_text import settings_file
+from mqi_dagster.operations.site_folder import RunOptions, make_run_site
 from mqi_dagster.settings import read_settings
 
 CLINIC = """\

@@ -11,8 +11,8 @@ import pytest
 from typer.testing import CliRunner
 
 from mqi_dagster.cli.app import app
-from mqi_dagster.cli.service_locks import Service, take
 from mqi_dagster.engine.embedded.install import Installation
+from mqi_dagster.operations.services import Service, take
 from mqi_dagster.settings import read_settings
 
 
@@ -55,7 +55,7 @@ def test_every_fault_is_found_with_advice(site: Path, monkeypatch: pytest.Monkey
         "  profile: mine\n"
         "  profiles: {mine: {command: [no-such-engine, '{tps}'], version: '1', needs_gpu: true}}\n"
     )
-    monkeypatch.setattr("mqi_dagster.cli.diagnosis.local_gpus", lambda: [])
+    monkeypatch.setattr("mqi_dagster.operations.diagnosis.local_gpus", lambda: [])
     code, found = doctor(site)
     assert code == 1
     faults = {name for name, one in found.items() if one["verdict"] == "fault"}
@@ -102,7 +102,7 @@ def test_gpus_of_this_machine_matter_where_it_simulates(
         "  hpc: {host: 127.0.0.1, port: 9, user: moqui, key_file: no/key, known_hosts: no/hosts,"
         " slurm: {root: /scratch/moqui}}\n"
     )
-    monkeypatch.setattr("mqi_dagster.cli.diagnosis.local_gpus", lambda: [])
+    monkeypatch.setattr("mqi_dagster.operations.diagnosis.local_gpus", lambda: [])
     faults = [subject for subject, one in doctor(site)[1].items() if one["verdict"] == "fault"]
     assert ("GPUs" in faults) == (simulation == "local")
 
@@ -118,7 +118,7 @@ def test_declared_gpus_whose_driver_does_not_answer_are_a_fault(
         "  profile: mine\n"
         "  profiles: {mine: {command: ['true', '{tps}'], version: '1', needs_gpu: true}}\n"
     )
-    monkeypatch.setattr("mqi_dagster.cli.diagnosis.local_gpus", lambda: [])
+    monkeypatch.setattr("mqi_dagster.operations.diagnosis.local_gpus", lambda: [])
     monkeypatch.setattr("mqi_dagster.execution.gpus.nvml_is_installed", lambda: installed)
     found = doctor(site)[1]["GPUs"]
     # Where there is no NVML at all, the declaration is all there is.

@@ -9,10 +9,10 @@ import pytest
 import yaml
 from typer.testing import CliRunner
 
-from mqi_dagster.cli import diagnosis, diagnosis_hosts
 from mqi_dagster.cli.app import app
 from mqi_dagster.hpc.connection import Connection
 from mqi_dagster.ledger.tables import REVISION
+from mqi_dagster.operations import diagnosis, probes
 from mqi_dagster.settings import Host, Slurm
 from tests.hpc.login_node import LoginNode
 
@@ -144,7 +144,7 @@ class TestHost:
     @pytest.fixture
     def node(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> LoginNode:
         made = LoginNode(tmp_path / "node")
-        monkeypatch.setattr(diagnosis_hosts, "run", made.run_command)
+        monkeypatch.setattr(probes, "run", made.run_command)
         return made
 
     @pytest.fixture
@@ -156,7 +156,7 @@ class TestHost:
         self, node: LoginNode, nowhere: Connection, tmp_path: Path
     ) -> None:
         root = tmp_path / "root"
-        assert "is writable" in diagnosis_hosts._writable(nowhere, str(root))
+        assert "is writable" in probes._writable(nowhere, str(root))
         assert list(root.iterdir()) == []
 
     @pytest.mark.parametrize(("tool", "word"), [("flock", "no file can be locked"), ("mv", "writing below")])
@@ -165,7 +165,7 @@ class TestHost:
     ) -> None:
         node.install(tool, "#!/bin/sh\nexit 1\n")
         with pytest.raises(Exception, match=word):
-            diagnosis_hosts._writable(nowhere, str(tmp_path / "root"))
+            probes._writable(nowhere, str(tmp_path / "root"))
 
     def test_the_engine_is_looked_for_in_the_shell_of_a_job(
         self, node: LoginNode, nowhere: Connection, tmp_path: Path
@@ -178,9 +178,9 @@ class TestHost:
         setup.write_text(f"PATH=$PATH:{engine.parent}\n")
         plain = Slurm.model_validate({"root": "/scratch/mqi"})
         with pytest.raises(Exception, match="is not there, or cannot be run"):
-            diagnosis_hosts._there(nowhere, plain, engine.name)
+            probes._there(nowhere, plain, engine.name)
         with_setup = Slurm.model_validate({"root": "/scratch/mqi", "source": [str(setup)]})
-        assert engine.name in diagnosis_hosts._there(nowhere, with_setup, engine.name)
+        assert engine.name in probes._there(nowhere, with_setup, engine.name)
         setup.unlink()
         with pytest.raises(Exception, match="modules or scripts of the settings"):
-            diagnosis_hosts._there(nowhere, with_setup, engine.name)
+            probes._there(nowhere, with_setup, engine.name)

@@ -11,10 +11,10 @@ import yaml
 from typer.testing import CliRunner
 
 from mqi_dagster.cli.app import app
-from mqi_dagster.cli.instance import open_instance, pool_limit_of
-from mqi_dagster.cli.settings_text import settings_file
+from mqi_dagster.compute.run_workers import fail_orphaned_runs
 from mqi_dagster.errors import ConfigurationError
-from mqi_dagster.sensors.run_workers import fail_orphaned_runs
+from mqi_dagster.operations.instance import open_instance, pool_limit_of
+from mqi_dagster.operations.settings_text import settings_file
 from mqi_dagster.settings import parse_settings, read_settings
 
 

@@ -13,8 +13,7 @@ import pytest
 from typer.testing import CliRunner
 
 from mqi_dagster.cli.app import app
-from mqi_dagster.cli.diagnosis_modes import examine_modes
-from mqi_dagster.cli.findings import Verdict
+from mqi_dagster.operations.probes import Verdict, examine_modes
 from mqi_dagster.settings import read_settings
 from tests.chain.chain import ONE_BEAM, Chain
 

@@ -11,12 +11,12 @@ import pytest
 from typer.testing import CliRunner
 
 from mqi_dagster.cli.app import app
-from mqi_dagster.cli.site_folder import initialise
-from mqi_dagster.cli.top_lines import summary
+from mqi_dagster.cli.top_screen import summary
 from mqi_dagster.ledger.alarms import AlarmKind
 from mqi_dagster.moments import in_zone, local
 from mqi_dagster.notify.mail import MailChannel
 from mqi_dagster.notify.message import Message
+from mqi_dagster.operations.site_folder import initialise
 from mqi_dagster.resources.site import Site
 from mqi_dagster.settings import Mail
 from mqi_dagster.worklist import QueueStand, Work

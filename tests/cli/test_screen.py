@@ -8,8 +8,8 @@ import pytest
 from typer.testing import CliRunner
 
 from mqi_dagster.cli.app import app
-from mqi_dagster.cli.site_folder import initialise
 from mqi_dagster.ledger.alarms import AlarmKind
+from mqi_dagster.operations.site_folder import initialise
 from mqi_dagster.resources.site import Site
 from tests.cli.mqi_command import mqi
 

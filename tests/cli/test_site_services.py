@@ -15,13 +15,13 @@ from pathlib import Path
 import pytest
 from typer.testing import CliRunner
 
-from mqi_dagster.cli import services as cli_services
 from mqi_dagster.cli import site as site_commands
 from mqi_dagster.cli.app import app
 from mqi_dagster.cli.screen import output
-from mqi_dagster.cli.services import Running, Services, port_is_free
 from mqi_dagster.errors import ConfigurationError, InfrastructureError
 from mqi_dagster.execution.processes import end_group, process_alive, process_id
+from mqi_dagster.operations import services as cli_services
+from mqi_dagster.operations.services import Running, Services, port_is_free
 from mqi_dagster.settings import parse_settings
 from tests.cli.mqi_command import mqi
 from tests.waiting import wait_for

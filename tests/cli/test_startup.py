@@ -9,8 +9,8 @@ from pathlib import Path
 import pytest
 
 from mqi_dagster import __version__
-from mqi_dagster.cli.settings_text import settings_file
 from mqi_dagster.machine import PACKAGED_MACHINES, Machines
+from mqi_dagster.operations.settings_text import settings_file
 from mqi_dagster.synthetic.delivery import simulate_delivery
 from mqi_dagster.synthetic.request import BuiltInPlan, DeliveryRequest, Layout
 from tests.cli.mqi_command import MQI

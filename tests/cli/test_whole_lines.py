@@ -11,20 +11,18 @@ from zoneinfo import ZoneInfo
 import pytest
 from typer.testing import CliRunner
 
-from mqi_dagster.cli import diagnosis
 from mqi_dagster.cli.app import app
-from mqi_dagster.cli.board_display import BoardDisplay
 from mqi_dagster.cli.case_check import show_check
 from mqi_dagster.cli.case_show import CaseReport, show_case, show_cases
-from mqi_dagster.cli.findings import Finding, Verdict
+from mqi_dagster.cli.demo import BoardDisplay
 from mqi_dagster.cli.screen import output
-from mqi_dagster.cli.top_lines import queue_line
-from mqi_dagster.cli.top_screen import print_once
-from mqi_dagster.cli.top_view import View
+from mqi_dagster.cli.top_screen import View, print_once, queue_line
 from mqi_dagster.delivery.validation_findings import Finding as CaseFinding
 from mqi_dagster.delivery.validation_findings import Severity
 from mqi_dagster.delivery.validation_report import BeamCheck, CaseCheck, FractionCheck, LayerCheck
 from mqi_dagster.ledger import Slot, SlotKind
+from mqi_dagster.operations import diagnosis
+from mqi_dagster.operations.probes import Finding, Verdict
 from mqi_dagster.resources.site import Site
 from mqi_dagster.worklist import BeamStand, CaseStand, CaseState, GpuStand, QueueStand, Stage, Work
 

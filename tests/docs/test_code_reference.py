@@ -8,8 +8,8 @@ from pathlib import Path
 import pytest
 
 from mqi_dagster.cli.code_reference import TABLES, written
-from mqi_dagster.cli.settings_text import settings_reference
 from mqi_dagster.ledger.alarms import AlarmKind
+from mqi_dagster.operations.settings_text import settings_reference
 from tests.cli.mqi_command import mqi
 
 ROOT = Path(__file__).resolve().parents[2]

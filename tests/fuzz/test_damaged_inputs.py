@@ -20,8 +20,6 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from mqi_dagster.cli.case_site import PACKAGED_MACHINES
-from mqi_dagster.cli.settings_text import settings_file
 from mqi_dagster.delivery.discovery import arrival_of
 from mqi_dagster.delivery.machine_plan import read_machine_plan
 from mqi_dagster.delivery.plan_info import KEYS, parse_plan_info, read_plan_info
@@ -32,6 +30,8 @@ from mqi_dagster.delivery.validation import check_case
 from mqi_dagster.dicom.kinds import dicom_kind
 from mqi_dagster.errors import ConfigurationError, DeliveryError, MqiError
 from mqi_dagster.machine import Machines, read_machine, read_machines
+from mqi_dagster.operations.settings_text import settings_file
+from mqi_dagster.operations.site_folder import PACKAGED_MACHINES
 from mqi_dagster.plan.reading import read_ion_plan
 from mqi_dagster.settings import read_settings
 from mqi_dagster.synthetic.delivery import simulate_delivery

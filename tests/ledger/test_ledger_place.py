@@ -7,9 +7,9 @@ from typing import Any
 
 import pytest
 
-from mqi_dagster.cli.instance import instance_settings
 from mqi_dagster.errors import ConfigurationError
 from mqi_dagster.ledger.place import ledger_url
+from mqi_dagster.operations.instance import instance_settings
 from mqi_dagster.settings import Settings, parse_settings
 
 # A host behind which nobody is, or a line that was cut, holds no engine of Dagster's either.

@@ -22,7 +22,7 @@ import dagster as dg
 from PIL import Image
 from playwright.sync_api import Page
 
-from mqi_dagster.cli.services import Services
+from mqi_dagster.operations.services import Services
 from mqi_dagster.resources.site import Site
 from mqi_dagster.synthetic.delivery import simulate_delivery
 from mqi_dagster.synthetic.request import DeliveryRequest

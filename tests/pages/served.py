@@ -13,7 +13,7 @@ from dagster._core.workspace.context import WorkspaceProcessContext
 from dagster._core.workspace.load_target import InProcessWorkspaceLoadTarget
 from dagster_webserver.webserver import DagsterWebserver
 
-from mqi_dagster.cli.page_server import GuardedWebserver
+from mqi_dagster.operations.page_server import GuardedWebserver
 
 MUTATION = 'mutation { setConcurrencyLimit(concurrencyKey: "%s", limit: 1) }'
 """One that leaves something behind which can be looked for."""

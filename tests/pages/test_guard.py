@@ -16,9 +16,8 @@ import dagster as dg
 import pytest
 from pydantic import ValidationError
 
-from mqi_dagster.cli.page_guard import PageGuard
-from mqi_dagster.cli.service_locks import Service
-from mqi_dagster.cli.service_process import command_of
+from mqi_dagster.operations.page_server import PageGuard
+from mqi_dagster.operations.services import Service, command_of
 from mqi_dagster.settings import Settings
 from tests.pages.served import MUTATION, left_behind, served
 
@@ -230,7 +229,7 @@ def test_both_services_of_the_pages_are_behind_the_guard_with_the_origins_of_the
     for service in (Service.PAGES, Service.VIEWER):
         command = command_of(service, settings, "127.0.0.1", 3000)
         assert Path(command[0]).is_absolute()
-        assert command[1:3] == ["-m", "mqi_dagster.cli.page_server"]
+        assert command[1:3] == ["-m", "mqi_dagster.operations.page_server"]
         assert command[command.index("--origin") :][:4] == [
             *("--origin", PROXY),
             *("--origin", "http://pages.clinic:8080"),

@@ -13,16 +13,16 @@ import yaml
 from typer.testing import CliRunner
 
 from mqi_dagster.cli.app import app
-from mqi_dagster.cli.diagnosis_production import (
+from mqi_dagster.ledger import Ledger
+from mqi_dagster.operations.probes import (
+    Finding,
     examine_backup,
     examine_records,
     examine_schema,
     examine_units,
     examine_way_in,
 )
-from mqi_dagster.cli.findings import Finding
-from mqi_dagster.cli.service_locks import Service, take
-from mqi_dagster.ledger import Ledger
+from mqi_dagster.operations.services import Service, take
 from mqi_dagster.settings import Settings, parse_settings
 from tests.postgres.postgres_server import Server, running_postgres
 

@@ -8,9 +8,9 @@ from typing import Any
 
 import pytest
 
-from mqi_dagster.cli.top_report import report
 from mqi_dagster.resources.site import Site
 from mqi_dagster.worklist import Worklist
+from mqi_dagster.worklist.report import report
 from tests.services.stack import MQI, Stack
 from tests.worklist.between import snapshot, wrong
 

@@ -10,10 +10,9 @@ import sqlalchemy
 from typer.testing import CliRunner
 
 from mqi_dagster.cli.app import app
-from mqi_dagster.cli.case_site import RunOptions, make_run_site
-from mqi_dagster.cli.site_secret import require_own_secret
 from mqi_dagster.errors import ConfigurationError, MqiError
 from mqi_dagster.ledger.place import ledger_url
+from mqi_dagster.operations.site_folder import RunOptions, make_run_site, require_own_secret
 from mqi_dagster.resources.site import Site
 from mqi_dagster.settings import read_settings
 from tests.chain.chain import ONE_BEAM, Chain

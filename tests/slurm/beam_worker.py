@@ -12,8 +12,8 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from mqi_dagster.assets.engine_run import EngineRun
-from mqi_dagster.assets.patience import Patience
+from mqi_dagster.compute.engine_run import EngineRun
+from mqi_dagster.compute.waiting import Patience
 from mqi_dagster.execution.job import Job, JobHandle
 from mqi_dagster.hpc.executor import SlurmExecutor
 from mqi_dagster.ledger.database import sqlite_url

@@ -21,8 +21,8 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path, PurePosixPath
 from typing import Any
 
-from mqi_dagster.assets.engine_run import EngineRun
-from mqi_dagster.assets.patience import Patience
+from mqi_dagster.compute.engine_run import EngineRun
+from mqi_dagster.compute.waiting import Patience
 from mqi_dagster.delivery.summary import InterpretedBeam, InterpretedLayer
 from mqi_dagster.engine.view import prepare_view
 from mqi_dagster.execution.job import Job, JobHandle, JobStatus

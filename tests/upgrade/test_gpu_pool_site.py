@@ -11,10 +11,10 @@ from pathlib import Path
 import pytest
 import yaml
 
-from mqi_dagster.assets.lineage import resolve
-from mqi_dagster.cli.instance import open_instance, pool_limit
 from mqi_dagster.definitions import build_definitions
 from mqi_dagster.execution.gpus import local_gpus
+from mqi_dagster.lifecycle.lineage import resolve
+from mqi_dagster.operations.instance import open_instance, pool_limit
 from mqi_dagster.resources.site import Site
 from mqi_dagster.settings import read_settings
 

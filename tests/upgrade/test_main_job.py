@@ -11,9 +11,9 @@ from pathlib import Path
 import dagster as dg
 import pytest
 
-from mqi_dagster.assets.beam import read_manifest
-from mqi_dagster.assets.lineage import passed, resolve
-from mqi_dagster.cli.instance import open_instance
+from mqi_dagster.lifecycle.beam import read_manifest
+from mqi_dagster.lifecycle.lineage import passed, resolve
+from mqi_dagster.operations.instance import open_instance
 from mqi_dagster.partitions import beam_key
 from mqi_dagster.resources.site import Site
 from mqi_dagster.settings import read_settings

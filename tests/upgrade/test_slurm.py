@@ -15,8 +15,8 @@ from typing import Any
 import pytest
 import yaml
 
-from mqi_dagster.assets.lineage import passed, resolve
-from mqi_dagster.cli.instance import open_instance
+from mqi_dagster.lifecycle.lineage import passed, resolve
+from mqi_dagster.operations.instance import open_instance
 from mqi_dagster.resources.site import Site
 from mqi_dagster.settings import read_settings
 

@@ -10,8 +10,7 @@ from pathlib import Path
 from rich._export_format import CONSOLE_SVG_FORMAT
 from rich.console import Console
 
-from mqi_dagster.cli.top_screen import Screen
-from mqi_dagster.cli.top_view import View
+from mqi_dagster.cli.top_screen import Screen, View
 from mqi_dagster.worklist import Alarm, BeamStand, CaseStand, CaseState, GpuStand, QueueStand, Stage, Work
 from mqi_dagster.worklist.stand import NO_RUN_YET
 

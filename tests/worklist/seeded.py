@@ -33,9 +33,9 @@ from mqi_dagster.execution.locks import hold
 from mqi_dagster.ledger.ledger import Ledger
 from mqi_dagster.ledger.outcomes import RunOutcome, RunVerdict
 from mqi_dagster.ledger.tables import ARRIVAL
+from mqi_dagster.lifecycle.uptime import WATCH_LOCK
 from mqi_dagster.partitions import beam_key
 from mqi_dagster.resources.site import Site
-from mqi_dagster.sensors.uptime import WATCH_LOCK
 from mqi_dagster.worklist import Worklist
 
 MACHINES = Path(__file__).parents[2] / "mqi_dagster" / "config" / "machines"

@@ -12,10 +12,10 @@ from typing import Any
 import pytest
 from sqlalchemy import Engine, event
 
-from mqi_dagster.cli.case_priority import make_urgent
-from mqi_dagster.cli.top_report import report
+from mqi_dagster.operations.priority import make_urgent
 from mqi_dagster.partitions import beam_key
 from mqi_dagster.worklist import CaseState, Stage, Work
+from mqi_dagster.worklist.report import report
 from tests.worklist.between import Snapshot, snapshot, wrong
 from tests.worklist.seeded import BEGAN, Seeded
 

@@ -154,7 +154,8 @@ def test_a_beam_in_work_is_where_its_worker_says(seeded: Seeded, phase: str, sta
 
 def test_every_phase_that_the_code_reports_has_a_stage() -> None:
     package = Path(__file__).parents[2] / "mqi_dagster"
-    text = "".join(path.read_text() for path in package.glob("assets/*.py"))
+    rooms = (*package.glob("assets/proton/*.py"), *package.glob("compute/*.py"))
+    text = "".join(path.read_text() for path in rooms)
     said = re.findall(r"(?:phase|waiting|_report)\(\s*\"([a-z ]+)\"", text)
     said += re.findall(r"report\([\w.]+, [\w.]+, \"([a-z ]+)\"", text)
     assert {*said, "simulating"} == set(PHASES)

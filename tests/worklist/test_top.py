@@ -14,10 +14,10 @@ from typing import Any
 import pytest
 from sqlalchemy import text
 
-from mqi_dagster.cli.top_report import Report
 from mqi_dagster.ledger.availability import Need
 from mqi_dagster.ledger.slots import Slot, SlotKind
 from mqi_dagster.ledger.tables import REVISION
+from mqi_dagster.worklist.report import Report
 from tests.worklist.seeded import Seeded
 from tests.worklist.terminal import MQI, Terminal
 

@@ -12,8 +12,8 @@ import yaml
 from typer.testing import CliRunner
 
 from mqi_dagster.cli.app import app
-from mqi_dagster.cli.top_reader import BoardReader
 from mqi_dagster.errors import InfrastructureError
+from mqi_dagster.operations.board_reader import BoardReader
 from mqi_dagster.resources.site import Site
 from tests.postgres.postgres_server import Server, running_postgres
 from tests.waiting import wait_for
@@ -94,7 +94,8 @@ def test_a_server_that_was_killed_is_read_again_by_the_first_look_after_it(
 def test_no_write_of_an_open_board_gets_through(server: Server, site: Path) -> None:
     script = (
         "from mqi_dagster.worklist.reading import read_only_process; read_only_process();"
-        "from mqi_dagster.cli.top_reader import BoardReader; from mqi_dagster.resources.site import Site;"
+        "from mqi_dagster.operations.board_reader import BoardReader;"
+        "from mqi_dagster.resources.site import Site;"
         "import sys, pathlib, datetime;"
         "reader = BoardReader(Site(pathlib.Path(sys.argv[1])), datetime.timedelta(hours=1), again=True);"
         "reader.look(); reader.instance.add_dynamic_partitions('case', ['P1.fx0001'])"

@@ -1,0 +1,235 @@
+"""Station 3: lease, TPS file, engine, verified raw dose. One step, since the lease spans both assets."""
+
+from collections.abc import Callable, Iterator
+
+import dagster as dg
+from dagster._core.storage.tags import PARENT_RUN_ID_TAG
+
+from mqi_dagster.assets import proton
+from mqi_dagster.compute.simulated_beam import SimulatedBeam
+from mqi_dagster.compute.slots import engine_failures, free_ended_leases, intervals_of
+from mqi_dagster.compute.waiting import Patience
+from mqi_dagster.engine.view import require_simulable
+from mqi_dagster.errors import MqiError, StoreError, Where
+from mqi_dagster.lifecycle import metadata
+from mqi_dagster.lifecycle.arrived import inputs_away
+from mqi_dagster.lifecycle.beam import BeamAtWork, engine_version, hu_table_of, load_beam
+from mqi_dagster.lifecycle.boundary import Boundary, is_passing
+from mqi_dagster.lifecycle.digests import SIMULATION_CODE, raw_dose_digest
+from mqi_dagster.lifecycle.jobs import FAILURES_TAG, POOL, RETRY_OF_TAG
+from mqi_dagster.lifecycle.lineage import DIGEST, latest_digest, resolve, reusable
+from mqi_dagster.lifecycle.raw_dose_files import RECORD_FILE, RawDoseRecord, read_raw_dose, read_record
+from mqi_dagster.partitions import BEAMS
+from mqi_dagster.resources.site import Site
+from mqi_dagster.store.published import Published
+
+
+def _reused(site: Site, key: str, digest: str) -> tuple[Published, Published] | None:
+    raw = reusable(site, "raw_dose", key, digest)
+    if raw is None:
+        return None
+    tps = reusable(site, "tps_file", key, str(raw.meta["tps_file"]))
+    return None if tps is None else (tps, raw)
+
+
+def _tps_result(beam: BeamAtWork, published: Published, gpu: str) -> dg.MaterializeResult[None]:
+    text = published.path("moqui_tps.in").read_text(encoding="utf-8")
+    return dg.MaterializeResult(
+        asset_key="tps_file",
+        data_version=dg.DataVersion(published.digest),
+        metadata={
+            DIGEST: published.digest,
+            "beam": beam.entry.label,
+            "slot": gpu,
+            "particles per history": float(f"{published.meta['particles_per_history']:.6g}"),
+            "histories wanted": float(published.meta["expected_histories"]),
+            "keys": dg.MetadataValue.int(sum(1 for line in text.splitlines() if line)),
+        },
+    )
+
+
+def _raw_result(
+    beam: BeamAtWork, published: Published, record: RawDoseRecord, reused: bool
+) -> dg.MaterializeResult[None]:
+    return dg.MaterializeResult(
+        asset_key="raw_dose",
+        data_version=dg.DataVersion(published.digest),
+        metadata={
+            DIGEST: published.digest,
+            "beam": beam.entry.label,
+            "engine": record.engine,
+            "version": record.version,
+            "seed": record.seed,
+            "histories": record.histories,
+            "protons": float(f"{record.protons:.6g}"),
+            "uncertainty [%]": (
+                round(record.uncertainty_percent, 2)
+                if record.uncertainty_percent is not None
+                else "not reported"
+            ),
+            "HU table": record.hu_table_name,
+            "computed in this run": not reused,
+        },
+    )
+
+
+def _waits(context: dg.AssetExecutionContext, site: Site, key: str) -> Callable[[str], None]:
+    """Tells people that a beam waits for the cluster, before it has a slot."""
+
+    def say(reason: str) -> None:
+        if reason:
+            site.ledger.report(key, context.run.run_id, "waiting for the cluster", message=reason)
+
+    return say
+
+
+def _budget_left(context: dg.AssetExecutionContext, site: Site, key: str, attempts: int) -> bool:
+    """Whether the engine may be started once more, after what it has failed in this run and those before.
+
+    A run that a person has started begins anew; one that goes on after infrastructure was lost does not.
+    """
+    tags = context.run.tags
+    goes_on = RETRY_OF_TAG in tags and tags[RETRY_OF_TAG] == tags.get(PARENT_RUN_ID_TAG)
+    before = int(tags.get(FAILURES_TAG, "0")) if goes_on else 0
+    return context.retry_number < attempts - 1 and (
+        before + engine_failures(site, key, context.run.run_id) < attempts
+    )
+
+
+def simulation(attempts: int) -> dg.AssetsDefinition:
+    """The step that makes ``tps_file`` and ``raw_dose``.
+
+    Args:
+        attempts: Engine failures after which a beam is given up.
+    """
+
+    @dg.multi_asset(
+        name="simulation",
+        specs=[
+            dg.AssetSpec(
+                "tps_file",
+                deps=["interpreted_csvs"],
+                description="The engine's input file, written for the slot that the beam has leased.",
+                code_version=SIMULATION_CODE,
+                group_name=proton.BEAM,
+                kinds={"text"},
+                owners=proton.OWNERS,
+            ),
+            dg.AssetSpec(
+                "raw_dose",
+                deps=["tps_file"],
+                description="What the Monte Carlo engine wrote, opened and verified.",
+                code_version=SIMULATION_CODE,
+                group_name=proton.BEAM,
+                kinds={"monte_carlo", "numpy"},
+                owners=proton.OWNERS,
+            ),
+        ],
+        partitions_def=BEAMS,
+        pool=POOL,
+    )
+    def simulate(
+        context: dg.AssetExecutionContext, site: dg.ResourceParam[Site]
+    ) -> Iterator[dg.MaterializeResult[None]]:
+        key = context.partition_key
+        boundary = Boundary(
+            Where(beam=key),
+            budget_left=lambda: _budget_left(context, site, key, attempts),
+            inputs_away=inputs_away(context.instance, site, key),
+            retry_in=2.0**context.retry_number,
+        )
+        with boundary:
+            beam = load_beam(context.instance, site, key)
+            csvs = resolve(context.instance, site, "interpreted_csvs", key)
+            engine = site.settings.engine
+            profile = engine.in_use()
+            in_images = bool(beam.manifest.ct_series) and profile.patient_ct
+            # Before anything is reused: earlier code may have computed what must not be handed over.
+            require_simulable(beam.plan_beam, beam.machine, profile, in_images=in_images)
+            patience = Patience(context.log, intervals_of(site.settings), _waits(context, site, key))
+            version = patience.persist("asking the engine's version", lambda: engine_version(site))
+            hu_table = hu_table_of(site, beam.manifest)
+            digest = raw_dose_digest(beam, csvs.digest, engine, version, hu_table)
+            found = _reused(site, key, digest)
+            if found is None:
+                run = SimulatedBeam(context, site, beam, csvs, digest, version, hu_table)
+                found = run.acquire(lambda: _reused(site, key, digest))
+                if found is None:
+                    with run:
+                        tps, view = run.prepare()
+                        yield _tps_result(beam, tps, run.slot)
+                        raw = run.simulate(view, tps)
+                    yield _raw_result(beam, raw, read_record(raw), reused=False)
+                    return
+            # An earlier run may have died between its result and the end of its lease.
+            free_ended_leases(context.instance, site)
+            if site.ledger.lease_of(key) is None:
+                site.ledger.note_succeeded(key, digest, context.run.run_id)
+            tps, raw = found
+            context.log.info("found in the store; no engine is started")
+            site.ledger.report(key, context.run.run_id, "simulated", percent=100.0)
+            yield _tps_result(beam, tps, "none")
+            yield _raw_result(beam, raw, read_record(raw), reused=True)
+
+    return simulate
+
+
+@dg.asset_check(
+    asset="raw_dose",
+    partitions_def=BEAMS,
+    blocking=True,
+    description="The dose is finite, not zero, of this beam, and its histories are those of the counts.",
+)
+def engine_output(
+    context: dg.AssetCheckExecutionContext, site: dg.ResourceParam[Site]
+) -> dg.AssetCheckResult:
+    """Opens the published raw dose again."""
+    key = context.partition_key
+    with Boundary(Where(beam=key)):
+        published = resolve(context.instance, site, "raw_dose", key)
+        csvs = latest_digest(context.instance, "interpreted_csvs", key)
+        try:
+            record, grids = read_raw_dose(published)
+            if record.interpreted_csvs != csvs:
+                raise StoreError("the raw dose was made from other CSVs than the present ones")
+            for grid in grids.values():
+                grid.require_a_dose()
+        except MqiError as error:
+            if is_passing(error):
+                raise
+            return dg.AssetCheckResult(passed=False, description=error.message)
+        return dg.AssetCheckResult(
+            passed=True,
+            metadata={
+                name: value
+                for role, grid in grids.items()
+                for name, value in metadata.maximum(float(grid.values.max()), grid.units, role).items()
+            },
+        )
+
+
+@dg.asset_check(
+    asset="raw_dose",
+    partitions_def=BEAMS,
+    blocking=True,
+    description="Mean statistical uncertainty above half of the maximum dose is below the site's limit.",
+)
+def uncertainty(context: dg.AssetCheckExecutionContext, site: dg.ResourceParam[Site]) -> dg.AssetCheckResult:
+    """Compares what the engine reported with the limit in the settings."""
+    key = context.partition_key
+    with Boundary(Where(beam=key)):
+        # The record alone is read: the dose files were verified by the check before this one.
+        record = read_record(resolve(context.instance, site, "raw_dose", key, only=(RECORD_FILE,)))
+        limit = site.settings.engine.uncertainty_maximum_percent
+        if record.uncertainty_percent is None:
+            return dg.AssetCheckResult(
+                passed=False,
+                severity=dg.AssetCheckSeverity.WARN,
+                description="the engine reports no uncertainty",
+            )
+        return dg.AssetCheckResult(
+            passed=record.uncertainty_percent <= limit,
+            description=f"{record.uncertainty_percent:.2f} %, limit {limit:g} %"
+            " (engine.uncertainty_maximum_percent)",
+            metadata={"uncertainty [%]": round(record.uncertainty_percent, 2)},
+        )

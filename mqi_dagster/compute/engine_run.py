@@ -1,0 +1,181 @@
+"""From a prepared job to its outputs, wherever the engine runs: submit, watch, fetch, and give back."""
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import TypeVar
+
+import dagster as dg
+
+from mqi_dagster.compute.progress import LiveProgress
+from mqi_dagster.compute.waiting import Patience
+from mqi_dagster.engine.progress import ProgressParser
+from mqi_dagster.errors import InfrastructureError, MqiError, UnreachableError
+from mqi_dagster.execution.job import Executor, Job, JobHandle, JobState, JobStatus, LogPiece
+from mqi_dagster.hpc.errors import IntegrityError
+
+T = TypeVar("T")
+
+
+class EngineRun:
+    """One job of one beam.
+
+    Args:
+        log: Of the step.
+        executor: Where the engine runs.
+        job: What it runs.
+        progress: Tells people how far it is.
+        patience: Waits for a cluster that is away.
+        check: Raises where this worker may not go on.
+        note_job: Writes the job down in the lease, before anybody waits for it.
+        slot: Name of the leased slot.
+    """
+
+    def __init__(
+        self,
+        log: dg.DagsterLogManager,
+        executor: Executor,
+        job: Job,
+        progress: LiveProgress,
+        patience: Patience,
+        check: Callable[[], None],
+        note_job: Callable[[JobHandle], None],
+        slot: str,
+    ) -> None:
+        self._log = log
+        self._executor = executor
+        self._job = job
+        self._progress = progress
+        self._patience = patience
+        self._check = check
+        self._note_job = note_job
+        self._slot = slot
+        self._handle: JobHandle | None = None
+        self._offset = self._start = 0
+        self._said = ""
+        self._alarmed = ""
+        self.in_flight = False
+        """Whether an engine may be running that only `cancel` or its own end stops."""
+        self.parser = ProgressParser()
+
+    def run(self) -> JobStatus:
+        """Submit the job, or find it, and wait for its end; one that was lost is submitted again.
+
+        Raises:
+            MqiError: The job cannot be submitted, or this worker may not go on.
+        """
+        lost = 0
+        while True:
+            self._submit()
+            status = self._watch()
+            self.in_flight = False
+            if status.state is not JobState.LOST or not self._executor.survives_worker:
+                return status
+            lost += 1
+            self._log.warning("the job is lost and will be submitted again: %s", status.reason)
+            self._progress.waiting("submitting", status.reason)
+            self._patience.sleep(min(2.0**lost, 300.0))
+
+    def _submit(self) -> None:
+        self.parser, self._offset, self._start = ProgressParser(), 0, 0
+        self.in_flight = True
+        try:
+            self._handle = self._persist("submitting", lambda: self._executor.submit(self._job))
+        except MqiError as error:
+            # Only a definite answer says that nothing was started.
+            self.in_flight = isinstance(error, InfrastructureError) and self._executor.survives_worker
+            raise
+        self._note_job(self._handle)
+        self._progress.started(self._slot, self._handle.job_id, self._job.key)
+
+    def _watch(self) -> JobStatus:
+        while True:
+            self._check()
+            status = self._executor.poll(self._job, self._submitted)
+            self._read_log(whole=status.state.ended)
+            if status.state.ended:
+                for event in self.parser.close():
+                    self._progress.event(event)
+                return status
+            self._tell(status)
+            self._patience.sleep(self._executor.poll_seconds)
+
+    @property
+    def _submitted(self) -> JobHandle:
+        if self._handle is None:
+            raise InfrastructureError("no job was submitted")
+        return self._handle
+
+    def _tell(self, status: JobStatus) -> None:
+        alarm = self._executor.alarm(self._job)
+        if alarm and alarm != self._alarmed:
+            self._log.error("%s", alarm)
+        self._alarmed = alarm
+        words = f"{status.state}: {status.reason}"
+        if words == self._said or not self._executor.survives_worker:
+            return
+        self._said = words
+        if status.state is JobState.WAITING:
+            self._progress.waiting("queued", status.reason)
+        else:
+            self._progress.running(status.reason)
+
+    def _read_log(self, *, whole: bool) -> None:
+        while True:
+            try:
+                piece = self._tail() if not whole else self._persist("reading the log", self._tail)
+            except UnreachableError:
+                # What the poll says of it is enough while the engine runs.
+                return
+            log = self._job.directory / self._job.log
+            if piece.start > self._start:
+                # The cluster has started the job again: what the engine said before is not of this result.
+                self.parser, self._offset, self._start = ProgressParser(), 0, piece.start
+                log.unlink(missing_ok=True)
+            if not piece.text:
+                return
+            self._offset += len(piece.text)
+            if self._executor.survives_worker:
+                with log.open("ab") as stream:
+                    stream.write(piece.text)
+            for event in self.parser.feed(piece.text):
+                self._progress.event(event)
+            if not whole:
+                return
+
+    def _tail(self) -> LogPiece:
+        return self._executor.tail(self._job, self._submitted, self._offset)
+
+    def fetch(self) -> dict[str, Path]:
+        """Local paths of the verified outputs by their name.
+
+        Raises:
+            MqiError: An output is not there or not what it should be.
+        """
+        try:
+            return self._persist("fetching", lambda: self._executor.fetch(self._job, self._submitted))
+        except IntegrityError as error:
+            # What is there is no result: the same key starts anew.
+            self._executor.give_up(self._job, error.message)
+            raise
+
+    def clear(self) -> None:
+        """Remove what the job needs no more; where that fails now, a later clearing does it."""
+        try:
+            alarm = self._executor.clear(self._job, self._submitted)
+        except MqiError as error:
+            self._log.warning("the job's folder stays where it ran for now: %s", error.message)
+            return
+        if alarm:
+            self._log.error("%s", alarm)
+
+    def cancel(self) -> None:
+        """End the job, whether or not its submission got an answer.
+
+        Raises:
+            MqiError: It is not confirmed that it has ended.
+        """
+        self._executor.cancel(self._job, self._handle)
+        self.in_flight = False
+
+    def _persist(self, what: str, call: Callable[[], T]) -> T:
+        return self._patience.persist(what, call) if self._executor.survives_worker else call()

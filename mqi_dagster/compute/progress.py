@@ -1,0 +1,125 @@
+"""Live progress of an engine: the ledger at every step, run tags and an observation every 10 %."""
+
+from collections.abc import Callable
+
+import dagster as dg
+
+from mqi_dagster.engine.progress import Progress
+from mqi_dagster.errors import InfrastructureError
+from mqi_dagster.ledger.ledger import Ledger
+from mqi_dagster.lifecycle.boundary import lost_infrastructure
+
+_STEP_PERCENT = 10
+PROGRESS_TAG = "mqi/progress"
+SLOT_TAG = "mqi/slot"
+JOB_TAG = "mqi/job"
+JOB_KEY_TAG = "mqi/job_key"
+PHASE_TAG = "mqi/phase"
+
+
+class LiveProgress:
+    """Tells the ledger, the run's tags and the event log how far a beam is.
+
+    Databases that are away are no reason to end an engine: what cannot be told now is told at the next step.
+
+    Args:
+        context: Of the step.
+        ledger: Where the board reads it.
+        beam: Beam key.
+        attempt: Number of the attempt.
+    """
+
+    def __init__(self, context: dg.AssetExecutionContext, ledger: Ledger, beam: str, attempt: int) -> None:
+        self._context = context
+        self._ledger = ledger
+        self._beam = beam
+        self._attempt = attempt
+        self._observed = 0
+        self._percent = 0.0
+
+    def _tell(self, say: Callable[[], object]) -> None:
+        try:
+            say()
+        except InfrastructureError:
+            return
+        except Exception as error:
+            if lost_infrastructure(error) is None:
+                raise
+
+    def _log(self, text: str, *values: object) -> None:
+        self._tell(lambda: self._context.log.info(text, *values))
+
+    def _tag(self, tags: dict[str, str]) -> None:
+        self._tell(lambda: self._context.instance.add_run_tags(self._context.run.run_id, tags))
+
+    def _report(
+        self,
+        phase: str,
+        percent: float,
+        event: Progress | None = None,
+        histories: float | None = None,
+        message: str = "",
+    ) -> None:
+        self._tell(
+            lambda: self._ledger.report(
+                self._beam,
+                self._context.run.run_id,
+                phase,
+                event.batch if event else None,
+                event.batches if event else None,
+                percent,
+                histories,
+                message,
+                attempt=self._attempt,
+            )
+        )
+
+    def phase(self, phase: str) -> None:
+        """A change of state: a log line, a tag and a row."""
+        self._log("%s (attempt %d)", phase, self._attempt)
+        self._tag({PHASE_TAG: phase})
+        self._report(phase, 0.0)
+
+    def waiting(self, phase: str, reason: str) -> None:
+        """The job waits, for a place or for the cluster: the reason stands where people look."""
+        self._log("%s: %s", phase, reason)
+        self._tag({PHASE_TAG: phase})
+        self._report(phase, self._percent, message=reason)
+
+    def started(self, slot: str, job_id: str, key: str) -> None:
+        """The job exists; it is written down before anybody waits for it."""
+        self._log("simulating on %s (attempt %d), job %s", slot, self._attempt, job_id)
+        self._tag(
+            {
+                PHASE_TAG: "simulating",
+                SLOT_TAG: slot,
+                JOB_TAG: job_id,
+                JOB_KEY_TAG: key,
+                PROGRESS_TAG: "0 %",
+            }
+        )
+        self._percent = 0.0
+        self._report("simulating", 0.0)
+
+    def running(self, message: str) -> None:
+        """The job runs, after it has waited."""
+        self._tag({PHASE_TAG: "simulating"})
+        self._report("simulating", self._percent, message=message)
+
+    def event(self, event: Progress) -> None:
+        """One step of the engine."""
+        self._percent = percent = 100.0 * event.fraction
+        self._report("simulating", percent, event)
+        reached = int(percent // _STEP_PERCENT) * _STEP_PERCENT
+        if reached > self._observed:
+            self._observed = reached
+            self._tag({PROGRESS_TAG: f"{reached} %"})
+            seen = dg.AssetObservation(
+                asset_key="raw_dose", partition=self._beam, metadata={"progress [%]": reached}
+            )
+            self._tell(lambda: self._context.log_event(seen))
+
+    def done(self, histories: int | None) -> None:
+        """The output is verified and published."""
+        self._tag({PHASE_TAG: "simulated", PROGRESS_TAG: "100 %"})
+        self._report("simulated", 100.0, histories=float(histories) if histories is not None else None)

@@ -1,0 +1,165 @@
+"""Waiting for a slot, in sight: the reason stands where people look."""
+
+import random
+import time
+from collections.abc import Callable
+from contextlib import suppress
+from datetime import UTC, datetime, timedelta
+from typing import TypeVar
+
+import dagster as dg
+
+from mqi_dagster.compute.slots import declare_slots, free_ended_leases, job_ended, look_here
+from mqi_dagster.errors import InfrastructureError, MqiError, Retry, UnreachableError
+from mqi_dagster.ledger.availability import Need, Refusal
+from mqi_dagster.ledger.leases import Lease
+from mqi_dagster.partitions import split_beam_key
+from mqi_dagster.resources.site import Site
+from mqi_dagster.settings import Intervals
+
+_TRIES = 6
+"""Of what is damaged on the way each time: then it is not the way."""
+T = TypeVar("T")
+
+
+class Patience:
+    """Calls again what another machine could not answer, for as long as it takes.
+
+    Args:
+        log: Of the step.
+        intervals: Waits between two tries, and when people should know.
+        pause: Called with the reason before each wait; stops the beam by raising.
+    """
+
+    def __init__(
+        self, log: dg.DagsterLogManager, intervals: Intervals, pause: Callable[[str], None] = lambda _: None
+    ) -> None:
+        self._log = log
+        self._intervals = intervals
+        self._pause = pause
+
+    def persist(self, what: str, call: Callable[[], T]) -> T:
+        """The result of a call, once there is one.
+
+        Args:
+            what: What is being done, for people.
+            call: Safe to repeat.
+
+        Raises:
+            MqiError: What a person has to mend, or what was damaged on the way six times.
+        """
+        began, wait, damaged, said, alarmed = time.monotonic(), self._intervals.retry_seconds, 0, "", False
+        while True:
+            try:
+                return call()
+            except UnreachableError as error:
+                reason = error.message
+            except MqiError as error:
+                damaged += 1
+                if error.retry is not Retry.FOREVER or damaged >= _TRIES:
+                    raise
+                reason = error.message
+            if reason != said:
+                self._log.warning("%s waits: %s", what, reason)
+                said = reason
+            away = time.monotonic() - began
+            if away > self._intervals.alarm_seconds and not alarmed:
+                self._log.error("%s has waited for %.0f minutes: %s", what, away / 60, reason)
+                alarmed = True
+            self._pause(reason)
+            self.sleep(random.uniform(0.5, 1.0) * wait)
+            wait = min(2 * wait, self._intervals.retry_maximum_seconds)
+
+    def sleep(self, seconds: float) -> None:
+        """Wait, looking every second whether the beam still may."""
+        end = time.monotonic() + seconds
+        while (left := end - time.monotonic()) > 0:
+            time.sleep(min(1.0, left))
+            self._pause("")
+
+
+_POLLS_MISSED = 10
+"""After so many polls that did not come, a run does not count as waiting any more."""
+
+
+def wait_for_slot(context: dg.AssetExecutionContext, site: Site, beam: str) -> Lease:
+    """The lease of a beam, once there is a slot for it.
+
+    Args:
+        context: Of the step.
+        site: The installation.
+        beam: Beam key.
+    """
+    need = declare_slots(site)
+    run_id, waiting, doubtful = context.run.run_id, "", False
+    poll = site.settings.execution.lease_poll_seconds
+    case = split_beam_key(beam)[0]
+    try:
+        while True:
+            free_ended_leases(context.instance, site)
+            if _look(site, need, again=doubtful):
+                # A GPU may have come back, or have been lost.
+                need = declare_slots(site)
+            held = site.ledger.lease_of(beam)
+            found = site.ledger.acquire(
+                beam,
+                run_id,
+                need,
+                stale_after=site.stale_after,
+                priority=site.ledger.priorities([case]).get(case, 0),
+                wait=timedelta(seconds=_POLLS_MISSED * poll),
+                gone=_ended_owner(context, site, held),
+                living=_living_owner(site, held),
+            )
+            if isinstance(found, Lease):
+                return found
+            doubtful = found.by_look
+            waiting = _say(context, site, beam, found, waiting)
+            time.sleep(poll)
+    except BaseException:
+        # A ledger that is away forgets it by itself, and the first cause is what people need.
+        with suppress(InfrastructureError):
+            site.ledger.stop_waiting(beam, run_id)
+        raise
+
+
+def _look(site: Site, need: Need, *, again: bool) -> bool:
+    """Look at the GPUs of this machine where the last look is too old to decide, or has just refused one.
+
+    Returns:
+        Whether that was so.
+    """
+    if not need.look:
+        return False
+    now = datetime.now(UTC)
+    seen = [gpu for gpu in site.ledger.gpus() if gpu.host == need.host]
+    if again or not seen or not all(gpu.is_fresh(now, need.look) for gpu in seen):
+        look_here(site)
+        return True
+    return False
+
+
+def _ended_owner(context: dg.AssetExecutionContext, site: Site, lease: Lease | None) -> str | None:
+    """The run that holds the beam's lease, where it has ended and its job goes on without it."""
+    if lease is None or not site.executor.survives_worker:
+        return None
+    run = context.instance.get_run_by_id(lease.owner)
+    return lease.owner if run is not None and run.is_finished else None
+
+
+def _living_owner(site: Site, lease: Lease | None) -> str | None:
+    """The run that holds the beam's lease on a machine, unless its worker and engine have surely ended.
+
+    What has ended is freed for whoever is next; to take it over would be to work beside it.
+    """
+    if lease is None or site.executor_on(lease.host) is not None or job_ended(site, lease):
+        return None
+    return lease.owner
+
+
+def _say(context: dg.AssetExecutionContext, site: Site, beam: str, refusal: Refusal, before: str) -> str:
+    if refusal.reason != before:
+        context.log.info("waiting: %s", refusal.reason)
+        if not refusal.at_work:
+            site.ledger.report(beam, context.run.run_id, "waiting", message=refusal.reason)
+    return refusal.reason

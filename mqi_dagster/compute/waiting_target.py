@@ -1,0 +1,76 @@
+"""The hand-over target of the settings; where it is a host that is away, it is waited for."""
+
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import TypeVar
+
+import dagster as dg
+
+from mqi_dagster.compute.progress import PHASE_TAG
+from mqi_dagster.compute.waiting import Patience
+from mqi_dagster.errors import HandoverError
+from mqi_dagster.handover.target import Receipt, ReceiptEntry
+from mqi_dagster.resources.site import Site
+from mqi_dagster.resources.site_folders import target_trouble
+from mqi_dagster.settings import LOCAL, Intervals
+
+T = TypeVar("T")
+
+
+class WaitingTarget:
+    """A target whose host may be away for as long as it likes.
+
+    Args:
+        context: Of the step.
+        site: The installation.
+        beam: Beam key, whose row tells people what is waited for; None for a case, whose run's tag does.
+    """
+
+    def __init__(self, context: dg.AssetExecutionContext, site: Site, beam: str | None) -> None:
+        self._context = context
+        self._site = site
+        self._beam = beam
+        self._waited = False
+        self._patience = Patience(context.log, Intervals.model_validate({}), self._say)
+
+    @property
+    def name(self) -> str:
+        """Kind of the target."""
+        return self._site.target.name
+
+    def deliver(self, folder: str, files: Mapping[str, Path]) -> Receipt:
+        """See `Target.deliver`."""
+        return self._persist(lambda: self._site.target.deliver(folder, files))
+
+    def state(self, folder: str, name: str, content: bytes) -> ReceiptEntry:
+        """See `Target.state`."""
+        return self._persist(lambda: self._site.target.state(folder, name, content))
+
+    def withdraw(self, folder: str, name: str) -> None:
+        """See `Target.withdraw`."""
+        self._persist(lambda: self._site.target.withdraw(folder, name))
+
+    def _persist(self, call: Callable[[], T]) -> T:
+        # A folder of this machine is tried again by the step: nothing of it can be away for hours.
+        if self._site.settings.handover.target == LOCAL:
+            if why := target_trouble(self._site):
+                # Written into an empty mount point, results would be where nobody looks.
+                raise HandoverError(why)
+            return call()
+        done = self._patience.persist("handing over", call)
+        if self._waited:
+            self._report("simulated" if self._beam is not None else "concluding", "")
+            self._waited = False
+        return done
+
+    def _say(self, reason: str) -> None:
+        if reason:
+            self._waited = True
+            self._report("waiting for the target", reason)
+
+    def _report(self, phase: str, message: str) -> None:
+        run_id = self._context.run.run_id
+        if self._beam is not None:
+            self._site.ledger.report(self._beam, run_id, phase, percent=100.0, message=message)
+        else:
+            self._context.instance.add_run_tags(run_id, {PHASE_TAG: phase})

@@ -1,0 +1,180 @@
+"""Which HU table the beams of a case with a CT are simulated with."""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import dagster as dg
+from pydantic import ValidationError
+
+from mqi_dagster.delivery.manifest import BeamEntry, CaseManifest, FileEntry, beam_inputs
+from mqi_dagster.dicom.scanner import read_scanner
+from mqi_dagster.errors import (
+    ConfigurationError,
+    DicomError,
+    InfrastructureError,
+    InputError,
+    KeyRejectedError,
+    StoreError,
+    Where,
+)
+from mqi_dagster.hu_table import HuTable
+from mqi_dagster.lifecycle.boundary import lost_infrastructure
+from mqi_dagster.lifecycle.lineage import resolve, taken_apart
+from mqi_dagster.machine import Machine
+from mqi_dagster.plan.model import IonPlan, PlanBeam
+from mqi_dagster.plan.reading import read_ion_plan
+from mqi_dagster.resources.site import Site
+from mqi_dagster.store.files import sha256_file
+from mqi_dagster.store.published import Published
+
+MANIFEST_FILE = "case_manifest.json"
+
+
+@dataclass(frozen=True, slots=True)
+class BeamAtWork:
+    """Everything a step needs to know of its beam."""
+
+    key: str
+    case: str
+    number: int
+    manifest: CaseManifest
+    entry: BeamEntry
+    plan: IonPlan
+    plan_beam: PlanBeam
+    machine: Machine
+
+    @property
+    def where(self) -> Where:
+        """The beam as the place of an error."""
+        return Where(case=self.case, beam=self.key)
+
+    @property
+    def inputs(self) -> dict[str, Any]:
+        """Content of this beam's inputs alone; nothing of other beams, order, paths or times."""
+        return beam_inputs(self.manifest, self.number)
+
+
+def read_manifest(instance: dg.DagsterInstance, site: Site, case: str) -> CaseManifest:
+    """The published manifest of a case.
+
+    Raises:
+        StoreError: It was never made, is gone, differs from what was published, or cannot be understood.
+    """
+    return manifest_in(resolve(instance, site, "case_manifest", case), case)
+
+
+def manifest_in(published: Published, case: str) -> CaseManifest:
+    """The manifest of a case in what was published of it.
+
+    Raises:
+        StoreError: It cannot be understood.
+    """
+    try:
+        return CaseManifest.model_validate_json(published.path(MANIFEST_FILE).read_bytes())
+    except ValidationError:
+        where = Where(case=case, kind="case_manifest")
+        raise StoreError(
+            "the manifest cannot be understood; materialise case_manifest", where=where
+        ) from None
+
+
+def require_unchanged(entry: FileEntry, kind: str) -> Path:
+    """The path of an input whose content is still what the manifest says.
+
+    Raises:
+        InputError: It is gone or has changed since the case was taken in.
+    """
+    where = Where(kind=kind, sha256=entry.sha256)
+    try:
+        same = sha256_file(entry.path) == entry.sha256
+    except OSError as error:
+        away = lost_infrastructure(error)
+        if away is not None:
+            raise InfrastructureError(f"the inbox is in trouble: {away}", where=where) from None
+        raise InputError(
+            f"the file cannot be read any more ({error.strerror}); materialise case_manifest again",
+            where=where,
+        ) from error
+    if not same:
+        raise InputError(
+            "the file changed after the case was taken in; materialise case_manifest", where=where
+        )
+    return entry.path
+
+
+def require_beam(
+    instance: dg.DagsterInstance, site: Site, key: str
+) -> tuple[str, int, CaseManifest, BeamEntry]:
+    """Case, BeamNumber, manifest and entry of a beam partition: whatever has an effect asks this first.
+
+    In the pages anybody can add a partition of any name.
+
+    Raises:
+        KeyRejectedError: It is no beam key, or the manifest of its case has no such beam.
+        StoreError: The case was never taken in, or its manifest is gone or damaged.
+    """
+    case, number = taken_apart(key)
+    manifest = read_manifest(instance, site, case)
+    try:
+        return case, number, manifest, manifest.beam(number)
+    except KeyError as error:
+        raise KeyRejectedError(
+            "the case holds no delivery of this beam", where=Where(case=case, beam=key)
+        ) from error
+
+
+def load_beam(instance: dg.DagsterInstance, site: Site, key: str) -> BeamAtWork:
+    """The beam of a partition key, from the published manifest of its case."""
+    case, number, manifest, entry = require_beam(instance, site, key)
+    plan = read_ion_plan(require_unchanged(manifest.plan, "RT plan"))
+    plan_beam = plan.beam(number)
+    return BeamAtWork(
+        key=key,
+        case=case,
+        number=number,
+        manifest=manifest,
+        entry=entry,
+        plan=plan,
+        plan_beam=plan_beam,
+        machine=site.machines.named(plan_beam.machine_name),
+    )
+
+
+def engine_version(site: Site) -> str:
+    """The engine's version, asked where engines run, or as the settings say.
+
+    Raises:
+        ConfigurationError: It cannot be asked, and the settings do not say it.
+        UnreachableError: The cluster does not answer.
+    """
+    profile = site.settings.engine_profile()
+    if profile.version_command is not None:
+        return site.executor.answer(profile.version_command)
+    if profile.version is None:
+        raise ConfigurationError("the engine profile has neither version nor version_command")
+    return profile.version
+
+
+_CT = Where(kind="CT")
+
+
+def hu_table_of(site: Site, manifest: CaseManifest) -> HuTable | None:
+    """The site's table for the scanner of the case's CT; None where nothing of ours is simulated in one.
+
+    Raises:
+        UnknownScannerError: No table is for it.
+        ConfigurationError: The site's tables cannot be read, or two are for it.
+        InputError: The CT has changed since the case was taken in.
+    """
+    profile = site.settings.engine_profile()
+    images = manifest.ct_series
+    if not (profile.patient_ct and profile.reads_beam_model and images):
+        return None
+    try:
+        scanner = read_scanner(require_unchanged(images[0], "CT image"))
+    except DicomError as error:
+        raise InputError(error.message, where=_CT, first_cause=error.first_cause) from None
+    except OSError as error:
+        raise InfrastructureError(f"the CT cannot be read: {error.strerror}", where=_CT) from None
+    return site.hu_tables.of(scanner, manifest.machine_id)

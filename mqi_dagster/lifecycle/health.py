@@ -1,0 +1,299 @@
+"""Whether a site's own parts work: services, sensors, inbox, target, disks.
+
+It asks nobody who could be dead: the sensor `alarms` and the service `watch` raise what is found here, and
+`mqi top`, `mqi alarms` and `mqi doctor` look for themselves.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+from collections.abc import Iterator
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+
+import dagster as dg
+from dagster._core.definitions.run_request import InstigatorType
+from dagster._core.scheduler.instigation import InstigatorState, InstigatorStatus, TickStatus
+
+from mqi_dagster.errors import MqiError
+from mqi_dagster.execution.code_location import answers, socket_path
+from mqi_dagster.execution.locks import is_held
+from mqi_dagster.ledger.alarms import AlarmKind
+from mqi_dagster.ledger.ledger import Ledger
+from mqi_dagster.lifecycle.run_requests import UNFINISHED
+from mqi_dagster.lifecycle.uptime import WATCH_LOCK, Heartbeat, evaluated_since
+from mqi_dagster.resources.site import Site
+from mqi_dagster.resources.site_folders import inbox_trouble, target_trouble
+from mqi_dagster.settings import LOCAL, Settings
+from mqi_dagster.store.known_folders import in_time
+
+LATE_SECONDS = 60
+"""A sensor that was to be evaluated so long ago stands still."""
+FAILING_SECONDS = 45
+"""For so long a single failed tick may be an accident; two in a row are none."""
+UNHURRIED_SECONDS = 10
+"""Between two ticks of sensors that no case waits for, at least."""
+PROMPT_SECONDS = 15
+"""Between two ticks of `alarms` and `notifications`, at most, however seldom a site looks at its inbox."""
+RETENTION_SECONDS = 600
+"""Between two ticks of the sensor `retention`."""
+SENSORS = (
+    *("case_arrivals", "beams_to_simulate", "cases_to_conclude", "run_outcomes", "reaper"),
+    *("gpu_monitor", "alarms", "notifications", "retention"),
+)
+"""Every sensor of the platform."""
+_START = "`mqi dev`, or where systemd runs the site `systemctl start mqi.target`"
+_FOLDERS_LOOKED_AT = 2000
+
+
+@dataclass(frozen=True, slots=True)
+class Found:
+    """Something that does not work now."""
+
+    kind: AlarmKind
+    subject: str
+    text: str
+    """What is wrong and what to do, without paths."""
+    since: datetime | None = None
+    """As far as somebody has written it down."""
+
+
+def tick_seconds(name: str, settings: Settings) -> int:
+    """How often a sensor is evaluated.
+
+    Args:
+        name: Of the sensor.
+        settings: Of the site.
+    """
+    if name == "retention":
+        return RETENTION_SECONDS
+    scan = settings.intake.scan_interval_seconds
+    unhurried = max(scan, UNHURRIED_SECONDS)
+    return {
+        "gpu_monitor": unhurried,
+        "alarms": min(unhurried, PROMPT_SECONDS),
+        "notifications": min(unhurried, PROMPT_SECONDS),
+    }.get(name, scan)
+
+
+def health(
+    instance: dg.DagsterInstance, site: Site, ledger: Ledger | None, now: datetime, heartbeat: Heartbeat
+) -> list[Found]:
+    """Everything of a site that does not work, for one who is none of its services.
+
+    Args:
+        instance: Dagster's records.
+        site: The site.
+        ledger: What waits stands there; None where it cannot be read.
+        now: The time.
+        heartbeat: Of Dagster's daemon.
+    """
+    return [*services(instance, site, ledger, now, heartbeat), *folders(site)]
+
+
+def services(
+    instance: dg.DagsterInstance, site: Site, ledger: Ledger | None, now: datetime, heartbeat: Heartbeat
+) -> list[Found]:
+    """Which services and sensors do not do their work; see `health`."""
+    watch, code = watch_of(site.settings), answers(socket_path(site.settings))
+    if not watch and not code:
+        work = _work(instance, site, ledger, heartbeat.seen)
+        if not work:
+            return []
+        text = f"the services do not run, and {work}. Start them: {_START}"
+        return [Found(AlarmKind.SERVICES_AWAY, "services", text, heartbeat.seen)]
+    found = []
+    if not heartbeat.alive:
+        text = f"Dagster's daemon does not run: nothing is started and no sensor looks. {_start('daemon')}"
+        found.append(Found(AlarmKind.DAEMON_AWAY, "daemon", text, heartbeat.seen))
+    if not code:
+        text = (
+            "the code location does not answer: no sensor looks and no run starts. Its log says whether it"
+            f" cannot be loaded. {_start('code')}"
+        )
+        found.append(Found(AlarmKind.CODE_AWAY, "code", text))
+    if watch is False:
+        found.append(_without_watch())
+    if not found:
+        found += sensors(instance, site.settings, now, heartbeat)
+    return found
+
+
+def watch_of(settings: Settings) -> bool | None:
+    """Whether the service `watch` of a site lives; None where it never did."""
+    return is_held(settings.paths.state / WATCH_LOCK)
+
+
+def watch(settings: Settings) -> list[Found]:
+    """The service `watch`, as the other services see it."""
+    return [_without_watch()] if watch_of(settings) is False else []
+
+
+def _without_watch() -> Found:
+    text = f"the service watch does not run: nobody would tell that the others do not. {_start('watch')}"
+    return Found(AlarmKind.WATCH_AWAY, "watch", text)
+
+
+def _start(name: str) -> str:
+    return f"Start it again: `mqi stop` and `mqi dev`, or `systemctl restart mqi-{name}`"
+
+
+def sensors(
+    instance: dg.DagsterInstance, settings: Settings, now: datetime, heartbeat: Heartbeat
+) -> list[Found]:
+    """Sensors that are switched off, fail, or are not evaluated any more."""
+    if instance.schedule_storage is None:
+        # An instance in memory has no sensors.
+        return []
+    began = evaluated_since(settings, heartbeat)
+    states = {
+        state.name: state
+        for state in instance.all_instigator_state(instigator_type=InstigatorType.SENSOR)
+        if state.name in SENSORS and (state.name != "retention" or settings.retention.daily)
+    }
+    found = []
+    for name in SENSORS:
+        state = states.get(name)
+        # One without a state was never looked at yet.
+        if state is not None and (one := _sensor(instance, settings, state, began, now)) is not None:
+            found.append(one)
+    return found
+
+
+def _sensor(
+    instance: dg.DagsterInstance,
+    settings: Settings,
+    state: InstigatorState,
+    began: datetime | None,
+    now: datetime,
+) -> Found | None:
+    name = state.name
+    if state.status is InstigatorStatus.STOPPED:
+        text = f"the sensor {name} is switched off, and what it does is not done. Switch it on in the pages"
+        return Found(AlarmKind.SENSOR_STOPPED, name, text)
+    # The newest may be one that is at work now.
+    ticks = instance.get_ticks(state.instigator_origin_id, state.selector_id, limit=3)
+    if not ticks:
+        return None
+    every = tick_seconds(name, settings)
+    newest = datetime.fromtimestamp(ticks[0].timestamp, UTC)
+    if now - max(newest, began or newest) > timedelta(seconds=every + LATE_SECONDS):
+        text = f"the sensor {name} was not evaluated since {newest:%Y-%m-%d %H:%M} UTC. {_start('daemon')}"
+        return Found(AlarmKind.SENSOR_FAILING, name, text, newest)
+    ended = [tick for tick in ticks if tick.status is not TickStatus.STARTED]
+    if not ended or ended[0].status is not TickStatus.FAILURE:
+        return None
+    failed_at = datetime.fromtimestamp(ended[0].timestamp, UTC)
+    twice = len(ended) > 1 and ended[1].status is TickStatus.FAILURE
+    if twice or now - max(failed_at, began or failed_at) > timedelta(seconds=FAILING_SECONDS):
+        error = ended[0].error
+        # Its message may hold a path or a person.
+        kind = error.cls_name if error is not None and error.cls_name else "an error"
+        text = (
+            f"the sensor {name} fails ({kind}), and what it does is not done. Its ticks in the pages and the"
+            " log of the code location say more; `mqi doctor` tries what may be away"
+        )
+        return Found(AlarmKind.SENSOR_FAILING, name, text, failed_at)
+    return None
+
+
+def _work(instance: dg.DagsterInstance, site: Site, ledger: Ledger | None, seen: datetime | None) -> str:
+    """What waits for services that nobody has started; empty where nothing does."""
+    if count := instance.get_runs_count(dg.RunsFilter(statuses=UNFINISHED)):
+        return f"{count} runs are unfinished"
+    if ledger is not None:
+        if ledger.open_retries(1):
+            return "runs that lost infrastructure wait to go on"
+        if ledger.open_arrivals(1):
+            return "cases are ready to be taken in"
+    return "files have come into the inbox" if _has_come(site.inbox, seen) else ""
+
+
+def _has_come(inbox: Path, since: datetime | None) -> bool:
+    """Whether folders of the inbox have changed; at the first start, whether there are any."""
+    earliest = since.timestamp() if since is not None else 0.0
+    looked, level = 0, [inbox]
+    for _ in range(2):
+        below: list[Path] = []
+        for folder in level:
+            try:
+                with os.scandir(folder) as entries:
+                    for entry in entries:
+                        looked += 1
+                        if looked > _FOLDERS_LOOKED_AT:
+                            return False
+                        if entry.is_dir():
+                            if entry.stat().st_mtime > earliest:
+                                return True
+                            below.append(Path(entry.path))
+            except OSError:
+                continue
+        level = below
+    return False
+
+
+def folders(site: Site, *, note: bool = False) -> list[Found]:
+    """The inbox, a local target and the disks, where one of them is away or full.
+
+    Args:
+        site: The site.
+        note: Whether inbox and target are written down as they are now.
+    """
+    found = []
+    if trouble := inbox_trouble(site, note=note):
+        found.append(Found(AlarmKind.INBOX_AWAY, "inbox", trouble))
+    if trouble := target_trouble(site, note=note):
+        found.append(Found(AlarmKind.TARGET_AWAY, LOCAL, trouble))
+    return [*found, *_disks(site)]
+
+
+def _disks(site: Site) -> Iterator[Found]:
+    settings = site.settings
+    watched: dict[str, Path] = {
+        "data": settings.paths.data,
+        "state": settings.paths.state,
+        "dagster_home": settings.paths.dagster_home,
+        "inbox": settings.paths.inbox,
+    }
+    if settings.handover.target == LOCAL:
+        watched["handover"] = settings.handover.folder
+    disks: dict[int, tuple[list[str], float]] = {}
+    for role, path in watched.items():
+
+        def ask(role: str = role, path: Path = path) -> str:
+            try:
+                disk = path.stat().st_dev
+                if role == "inbox" and os.statvfs(path).f_flag & os.ST_RDONLY:
+                    # Who fills it writes elsewhere.
+                    return ""
+                disks.setdefault(disk, ([], shutil.disk_usage(path).free))[0].append(role)
+            except FileNotFoundError:
+                # The first beam makes these folders; only one that was there can be away.
+                return ""
+            return ""
+
+        trouble = in_time(f"disk {path}", ask)
+        # Of inbox and target others tell.
+        if trouble and role not in ("inbox", "handover"):
+            yield Found(AlarmKind.DISK_FULL, role, f"the folder cannot be looked at: {trouble}")
+    limit = settings.alarms.disk_free_gb
+    for roles, free in disks.values():
+        if free < limit * 1e9:
+            room = f"{free / 1e9:.1f} GB free for {', '.join(roles)}"
+            text = f"{room}, the limit is {limit:g} GB (alarms.disk_free_gb). Make room"
+            yield Found(AlarmKind.DISK_FULL, roles[0], text)
+
+
+def records_away(error: Exception) -> Found:
+    """Dagster's database, for one who could not read it."""
+    why = error.message if isinstance(error, MqiError) else type(error).__name__
+    return Found(AlarmKind.RECORDS_AWAY, "Dagster", f"{why}. What to do: `mqi doctor`")
+
+
+def ledger_away(error: Exception) -> Found:
+    """The ledger, for one who could not read it."""
+    why = error.message if isinstance(error, MqiError) else type(error).__name__
+    text = f"{why}. Nothing goes on without it: `mqi doctor`; a damaged one: restore the backup"
+    return Found(AlarmKind.LEDGER_AWAY, "ledger", text)

@@ -1,0 +1,272 @@
+"""What the present RT Dose of a beam was made from, whatever was materialised since."""
+
+from collections.abc import Collection
+from dataclasses import dataclass
+from datetime import datetime
+
+import dagster as dg
+from dagster._core.event_api import PartitionKeyFilter
+
+from mqi_dagster.delivery.summary import SUMMARY_NAME
+from mqi_dagster.errors import KeyRejectedError, StoreError, Where
+from mqi_dagster.lifecycle.raw_dose_files import RECORD_FILE, read_record
+from mqi_dagster.partitions import beam_folder, split_beam_key, split_case_key
+from mqi_dagster.resources.site import Site
+from mqi_dagster.store.published import Published
+
+DIGEST = "digest"
+_RECENT = 20
+"""Materialisations and checks of one partition that are looked through."""
+_AT_ONCE = 500
+"""Materialisations that one question asks for; SQLite takes no more than some hundreds of values."""
+
+
+def store_place(key: str) -> tuple[str, str | None]:
+    """Case and beam folder in the store of a case or beam key.
+
+    Raises:
+        KeyRejectedError: It is neither.
+    """
+    if "__" not in key:
+        return checked_case(key), None
+    case, number = taken_apart(key)
+    return case, beam_folder(number)
+
+
+def checked_case(key: str) -> str:
+    """The key of a case partition.
+
+    Raises:
+        KeyRejectedError: Somebody has added a partition of another name.
+    """
+    try:
+        split_case_key(key)
+    except ValueError as error:
+        raise KeyRejectedError(f"{error}; remove this partition") from None
+    return key
+
+
+def taken_apart(key: str) -> tuple[str, int]:
+    """Case key and BeamNumber of a beam partition.
+
+    Raises:
+        KeyRejectedError: Somebody has added a partition of another name.
+    """
+    try:
+        return split_beam_key(key)
+    except ValueError as error:
+        raise KeyRejectedError(f"{error}; remove this partition") from None
+
+
+def _text(made: dg.AssetMaterialization, name: str) -> str | None:
+    """A metadata value; None where a person only reported the materialisation in the pages."""
+    value = made.metadata.get(name)
+    return None if value is None else str(value.value)
+
+
+def latest_record(instance: dg.DagsterInstance, asset: str, key: str) -> dg.EventLogRecord | None:
+    """The latest materialisation of an asset's partition."""
+    records = instance.fetch_materializations(
+        dg.AssetRecordsFilter(asset_key=dg.AssetKey(asset), asset_partitions=[key]), limit=1
+    ).records
+    return records[0] if records else None
+
+
+def latest_text(
+    instance: dg.DagsterInstance, asset: str, key: str, name: str, since: datetime | None = None
+) -> str | None:
+    """A metadata value of the latest materialisation of an asset's partition, None if there is none.
+
+    Args:
+        instance: Dagster's records.
+        asset: Name of the asset.
+        key: Case or beam key.
+        name: Of the value.
+        since: One from before counts as none.
+    """
+    record = latest_record(instance, asset, key)
+    if record is None or record.asset_materialization is None:
+        return None
+    if since is not None and record.timestamp < since.timestamp():
+        return None
+    return _text(record.asset_materialization, name)
+
+
+def texts_of(
+    instance: dg.DagsterInstance, asset: str, numbers: Collection[int], name: str
+) -> dict[int, str | None]:
+    """A metadata value of many materialisations of an asset, in one question for every few hundred.
+
+    Args:
+        instance: Dagster's records.
+        asset: Name of the asset.
+        numbers: Of the materialisations in the event log.
+        name: Of the value.
+
+    Returns:
+        The value by number, None where it is not there; one that was deleted is missing.
+    """
+    found: dict[int, str | None] = {}
+    wanted = sorted(numbers)
+    for begin in range(0, len(wanted), _AT_ONCE):
+        some = wanted[begin : begin + _AT_ONCE]
+        records = instance.fetch_materializations(
+            dg.AssetRecordsFilter(asset_key=dg.AssetKey(asset), storage_ids=some), limit=len(some)
+        ).records
+        for record in records:
+            made = record.asset_materialization
+            found[record.storage_id] = None if made is None else _text(made, name)
+    return found
+
+
+def digest_in(record: dg.EventLogRecord) -> str | None:
+    """The digest that a materialisation names; None where a person only reported it in the pages."""
+    made = record.asset_materialization
+    return None if made is None else _text(made, DIGEST)
+
+
+def latest_digest(
+    instance: dg.DagsterInstance, asset: str, key: str, since: datetime | None = None
+) -> str | None:
+    """Digest of the latest materialisation of an asset's partition, None if nothing was made.
+
+    Args:
+        instance: Dagster's records.
+        asset: Name of the asset.
+        key: Case or beam key.
+        since: One from before counts as none.
+    """
+    return latest_text(instance, asset, key, DIGEST, since)
+
+
+def resolve(
+    instance: dg.DagsterInstance, site: Site, asset: str, key: str, *, only: Collection[str] | None = None
+) -> Published:
+    """The published result that the event log names, verified against its manifest.
+
+    Args:
+        instance: Dagster's records.
+        site: The site.
+        asset: Name of the asset.
+        key: Case or beam key.
+        only: Names of the files that will be read, where it is not all of them.
+
+    Raises:
+        StoreError: It was never made, is gone, or differs from its manifest.
+    """
+    case, beam = store_place(key)
+    place = Where(case=case, beam=key if beam else None, kind=asset)
+    digest = latest_digest(instance, asset, key)
+    if digest is None:
+        raise StoreError(f"{asset} has not been made yet; materialise it first", where=place)
+    return site.store.resolve(case, beam, asset, digest, only=only)
+
+
+def reusable(site: Site, asset: str, key: str, digest: str) -> Published | None:
+    """A result that was made before and is still what its manifest says; a damaged one is set aside."""
+    case, beam = store_place(key)
+    try:
+        found = site.store.find(case, beam, asset, digest)
+        if found is not None:
+            found.verify()
+        return found
+    except StoreError:
+        site.store.set_aside(case, beam, asset, digest)
+        return None
+
+
+def passed(instance: dg.DagsterInstance, asset: str, check: str, key: str) -> bool:
+    """Whether the latest materialisation of a partition has passed a check.
+
+    A materialisation event alone proves nothing: the check has to have looked at that very one.
+    """
+    made = latest_record(instance, asset, key)
+    if made is None:
+        return False
+    checked = instance.event_log_storage.get_asset_check_execution_history(
+        dg.AssetCheckKey(dg.AssetKey(asset), check), limit=1, partition_filter=PartitionKeyFilter(key=key)
+    )
+    if not checked or checked[0].event is None or checked[0].event.asset_check_evaluation is None:
+        return False
+    evaluation = checked[0].event.asset_check_evaluation
+    target = evaluation.target_materialization_data
+    return bool(evaluation.passed) and target is not None and target.storage_id == made.storage_id
+
+
+def _content_passed(instance: dg.DagsterInstance, asset: str, check: str, key: str) -> bool:
+    """Whether the newest look of a check at the content that stands there now was a pass.
+
+    Two runs of one beam publish the same content: the check of either may have looked at the materialisation
+    of the other, or not have looked yet at the second one.
+    """
+    made = instance.fetch_materializations(
+        dg.AssetRecordsFilter(asset_key=dg.AssetKey(asset), asset_partitions=[key]), limit=_RECENT
+    ).records
+    digests = {record.storage_id: digest_in(record) for record in made}
+    present = digests.get(made[0].storage_id) if made else None
+    if present is None:
+        return False
+    history = instance.event_log_storage.get_asset_check_execution_history(
+        dg.AssetCheckKey(dg.AssetKey(asset), check),
+        limit=_RECENT,
+        partition_filter=PartitionKeyFilter(key=key),
+    )
+    for record in history:
+        # A check that another run has only planned says nothing.
+        evaluation = record.event.asset_check_evaluation if record.event is not None else None
+        target = evaluation.target_materialization_data if evaluation is not None else None
+        if evaluation is not None and target is not None and digests.get(target.storage_id) == present:
+            return bool(evaluation.passed)
+    return False
+
+
+def require_passed(instance: dg.DagsterInstance, asset: str, check: str, key: str) -> None:
+    """Stop a step whose input has not passed its check.
+
+    Raises:
+        StoreError: The content of the latest materialisation was not checked, or failed.
+    """
+    if not _content_passed(instance, asset, check, key):
+        case, beam = store_place(key)
+        raise StoreError(
+            f"the latest {asset} has not passed the check {check}; materialise it again",
+            where=Where(case=case, beam=key if beam else None, kind=asset),
+        )
+
+
+RAW_DOSE = "raw_dose"
+RT_DOSE = "rt_dose"
+TPS_FILE = "tps_file"
+
+
+@dataclass(frozen=True, slots=True)
+class Ancestry:
+    """One beam's results, each made from the one before; files are verified by whoever reads them."""
+
+    interpreted_csvs: Published
+    """Its summary is verified."""
+    tps_file: Published
+    raw_dose: Published
+    """Its record is verified."""
+    rt_dose: Published
+
+
+def ancestry(instance: dg.DagsterInstance, site: Site, key: str) -> Ancestry:
+    """The present RT Dose of a beam and what it was made from.
+
+    Raises:
+        StoreError: One of them was never made or is gone.
+    """
+    case, beam = store_place(key)
+
+    def made_from(asset: str, digest: object, only: Collection[str]) -> Published:
+        return site.store.resolve(case, beam, asset, str(digest), only=only)
+
+    dose = resolve(instance, site, RT_DOSE, key, only=())
+    raw = made_from(RAW_DOSE, dose.meta[RAW_DOSE], (RECORD_FILE,))
+    return Ancestry(
+        interpreted_csvs=made_from("interpreted_csvs", read_record(raw).interpreted_csvs, (SUMMARY_NAME,)),
+        tps_file=made_from(TPS_FILE, raw.meta[TPS_FILE], ()),
+        raw_dose=raw,
+        rt_dose=dose,
+    )

@@ -1,0 +1,110 @@
+"""The pictures in the metadata of the assets."""
+
+from collections.abc import Iterator, Mapping, Sequence
+
+import dagster as dg
+import numpy as np
+from numpy.typing import NDArray
+
+from mqi_dagster.delivery.comparison_figures import LayerComparison
+from mqi_dagster.delivery.csv_reading import read_samples
+from mqi_dagster.delivery.summary import InterpretedBeam
+from mqi_dagster.dose.grid import DoseFrame, DoseGrid, DoseUnits
+from mqi_dagster.dose.profiles import distal_depth_mm, integral_depth_dose, lateral_plane, lateral_profiles
+from mqi_dagster.errors import DoseError
+from mqi_dagster.lifecycle.beam import BeamAtWork
+from mqi_dagster.lifecycle.raw_dose_files import RawDoseRecord, Role
+from mqi_dagster.pictures.dose import depth_dose as depth_dose_picture
+from mqi_dagster.pictures.dose import dose_slices, unit_name
+from mqi_dagster.pictures.dose import lateral_profiles as lateral_profiles_picture
+from mqi_dagster.pictures.spots import layer_mu_bars, layer_positions, spot_map
+from mqi_dagster.pictures.style import as_markdown
+from mqi_dagster.store.published import Published
+
+Metadata = dict[str, dg.MetadataValue]
+Samples = tuple[NDArray[np.float64], NDArray[np.float64]]
+
+PROFILE_DEPTH_MM = 20.0
+
+
+def maximum(value: float, units: DoseUnits, of: str = "") -> dict[str, float]:
+    """The greatest dose with its unit, in the digits that are worth reading."""
+    return {f"maximum{f' of the {of}' if of else ''} [{unit_name(units.value)}]": float(f"{value:.4g}")}
+
+
+def _picture(png: bytes, alt: str) -> dg.MarkdownMetadataValue:
+    return dg.MetadataValue.md(as_markdown(png, alt))
+
+
+def _delivered(interpreted: InterpretedBeam, published: Published) -> Iterator[Samples]:
+    for layer in interpreted.layers:
+        if layer.file is not None:
+            for piece in read_samples(published.path(layer.file), interpreted.dialect):
+                yield piece.select("x_mm", "y_mm").to_numpy(), piece["count"].to_numpy()
+
+
+def of_delivery(layers: Sequence[LayerComparison], limit_mm: float) -> Metadata:
+    """Mean difference of the positions of each layer, and its scatter."""
+    located = [
+        (layer.number, layer.mean_mm, layer.sd_mm)
+        for layer in layers
+        if layer.mean_mm is not None and layer.sd_mm is not None
+    ]
+    png = layer_positions(
+        [number for number, _, _ in located],
+        [(mean.x, mean.y) for _, mean, _ in located],
+        [(sd.x, sd.y) for _, _, sd in located],
+        limit_mm,
+    )
+    return {"layer positions": _picture(png, "delivered - planned positions of each layer")}
+
+
+def of_interpretation(beam: BeamAtWork, interpreted: InterpretedBeam, published: Published) -> Metadata:
+    """Planned and delivered spot map, and the monitor units of each layer."""
+    delivered_layers = {layer.number for layer in interpreted.layers}
+    planned = [
+        (layer.positions_mm, layer.spot_mu)
+        for layer in beam.plan_beam.layers
+        if layer.number in delivered_layers
+    ]
+    return {
+        "spot map": _picture(
+            spot_map(planned, _delivered(interpreted, published)), "planned and delivered spots"
+        ),
+        "layer MU": _picture(
+            layer_mu_bars(
+                [layer.number for layer in interpreted.layers],
+                [layer.planned_mu for layer in interpreted.layers],
+                [layer.delivered_mu for layer in interpreted.layers],
+            ),
+            "monitor units of each layer",
+        ),
+    }
+
+
+def of_rt_dose(grids: Mapping[Role, DoseGrid], record: RawDoseRecord) -> Metadata:
+    """Slices, and in a phantom depth dose and lateral profiles."""
+    grid = grids.get("box") or grids["plane"]
+    pictures: Metadata = {"slices": _picture(dose_slices(grid), "slices through the maximum of the dose")}
+    if grid.frame is not DoseFrame.PHANTOM or record.surface_mm is None:
+        return pictures
+    surface = -record.surface_mm
+    units = grid.units.value
+    if not grid.is_plane:
+        curve = integral_depth_dose(grid, surface)
+        try:
+            r80: float | None = distal_depth_mm(curve)
+        except DoseError:
+            r80 = None
+        pictures["depth dose"] = _picture(
+            depth_dose_picture(curve.depth_mm, curve.dose, units, r80), "integral depth dose"
+        )
+    plane = lateral_plane(grids.get("plane") or grid, PROFILE_DEPTH_MM, surface)
+    lines = lateral_profiles(plane)
+    pictures["lateral profiles"] = _picture(
+        lateral_profiles_picture(
+            lines.x_mm, lines.along_x, lines.y_mm, lines.along_y, units=units, depth_mm=PROFILE_DEPTH_MM
+        ),
+        "lateral profiles through the maximum",
+    )
+    return pictures

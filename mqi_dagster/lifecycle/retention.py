@@ -1,0 +1,493 @@
+"""What a site does not need any more, and its removal: replaced results, old cases, old logs."""
+
+import shutil
+import time
+from collections.abc import Collection, Iterator
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
+from enum import StrEnum
+from pathlib import Path
+
+import dagster as dg
+from dagster._core.storage.dagster_run import FINISHED_STATUSES
+from dagster._core.storage.event_log import SqliteEventLogStorage
+from dagster._core.storage.event_log.schema import (
+    AssetCheckExecutionsTable,
+    SqlEventLogStorageTable,
+)
+from dagster._core.storage.event_log.sql_event_log import SqlEventLogStorage
+from sqlalchemy import select
+
+from mqi_dagster.errors import ConfigurationError, InfrastructureError, MqiError, StoreError
+from mqi_dagster.hpc.executor import SlurmExecutor
+from mqi_dagster.ledger.cluster_jobs import ClusterJob
+from mqi_dagster.ledger.place import database_lost
+from mqi_dagster.lifecycle.concluded import beam_partitions, concluded_before
+from mqi_dagster.lifecycle.jobs import BEAM_ASSETS, CASE_ASSETS, CASE_TAG, PARTITION_TAG
+from mqi_dagster.lifecycle.lineage import ancestry, latest_digest, latest_record
+from mqi_dagster.partitions import BEAMS, CASES, is_case_key
+from mqi_dagster.resources.site import Site
+from mqi_dagster.store.files import size_of
+
+
+def removed_cases(
+    instance: dg.DagsterInstance, site: Site, before: datetime, busy: Collection[str]
+) -> Iterator[str]:
+    """Cases whose results were removed before a moment and whose runs can go now.
+
+    Args:
+        instance: Dagster's.
+        site: The site.
+        before: The moment.
+        busy: Cases with a run queued, in work or still to be tried again.
+    """
+    for case in site.ledger.removed_with_records(before):
+        if case in busy or _is_there(instance, site, case):
+            # More of it has come, or its removal was cut short.
+            continue
+        if not _any_newest(instance, runs_of(instance, case)):
+            yield case
+
+
+def records_size(instance: dg.DagsterInstance, site: Site, case: str) -> int:
+    """Bytes of the files that go with the runs of a case: rows in tables are not counted.
+
+    Raises:
+        OSError: A file cannot be looked at.
+    """
+    return sum(size_of(path) for run in runs_of(instance, case) for path in _files(instance, site, run))
+
+
+def remove_records(instance: dg.DagsterInstance, site: Site, case: str) -> bool:
+    """Remove the runs of a removed case, with their events and output; whether they could go.
+
+    They stay where more of the case has come since. What the ledger knows of it stays: its number, what was
+    asked for, and the attempts, by whose numbers its jobs on clusters are told apart.
+
+    Raises:
+        OSError: A file cannot be removed.
+    """
+    runs = runs_of(instance, case)
+    if any(not run.is_finished for run in runs) or _any_newest(instance, runs):
+        return False
+    if _is_there(instance, site, case):
+        return False
+    # The newest first: a new run key is numbered by how many are left.
+    for run in runs:
+        events = _events_file(instance, run)
+        # On SQLite the file goes after all events of the run, and cannot be asked then.
+        if events is None or events.exists():
+            instance.event_log_storage.delete_events(run.run_id)
+            _delete_checks(instance, run)
+        for path in _files(instance, site, run):
+            with suppress(FileNotFoundError):
+                shutil.rmtree(path) if path.is_dir() else path.unlink()
+        # Last: a run that is not listed is found by nobody.
+        instance.run_storage.delete_run(run.run_id)
+    site.ledger.mark_records_removed(case)
+    return True
+
+
+def note_removed(instance: dg.DagsterInstance, site: Site) -> None:
+    """Note the removal of cases where only the note is missing, as after a removal that was cut short."""
+    for arrival in site.ledger.all_arrivals():
+        asked, removed = arrival.requested_at, arrival.results_removed_at
+        if arrival.is_open or asked is None or (removed is not None and removed > asked):
+            continue
+        case = arrival.case
+        if not _is_there(instance, site, case) and latest_record(instance, "case_handed_over", case):
+            site.ledger.mark_results_removed(case)
+
+
+def _is_there(instance: dg.DagsterInstance, site: Site, case: str) -> bool:
+    folder = site.settings.paths.data / "cases" / case
+    return folder.exists() or instance.has_dynamic_partition(str(CASES.name), case)
+
+
+def runs_of(instance: dg.DagsterInstance, case: str) -> list[dg.DagsterRun]:
+    """Runs of a case and of its beams, however they were started, the newest first."""
+    found = instance.get_run_tags([PARTITION_TAG], value_prefix=case)
+    values = {value for _, some in found for value in some}
+    keys = sorted(value for value in values if value.partition("__")[0] == case)
+    return list(instance.get_runs(dg.RunsFilter(tags={PARTITION_TAG: keys}))) if keys else []
+
+
+def _any_newest(instance: dg.DagsterInstance, runs: Collection[dg.DagsterRun]) -> bool:
+    """Whether one of the runs is the newest, or has the newest event.
+
+    SQLite gives the numbers of the newest rows out again once these are deleted, and the sensors' cursors are
+    beyond them: what is made next would be seen by nobody.
+    """
+    storage = instance.event_log_storage
+    if not isinstance(storage, SqlEventLogStorage):
+        raise ConfigurationError("Dagster's events are not kept in a database that can be read")
+    number = SqlEventLogStorageTable.c.id
+    with storage.index_connection() as connection:
+        newest = select(SqlEventLogStorageTable.c.run_id).order_by(number.desc()).limit(1)
+        last = {str(one) for one in connection.execute(newest).scalars()}
+    last |= {record.dagster_run.run_id for record in instance.get_run_records(limit=1)}
+    return any(run.run_id in last for run in runs)
+
+
+def _delete_checks(instance: dg.DagsterInstance, run: dg.DagsterRun) -> None:
+    """Dagster leaves the rows of asset checks where it deletes the events of a run."""
+    storage = instance.event_log_storage
+    if isinstance(storage, SqlEventLogStorage):
+        with storage.index_connection() as connection:
+            rows = AssetCheckExecutionsTable.c.run_id == run.run_id
+            connection.execute(AssetCheckExecutionsTable.delete().where(rows))
+
+
+def _events_file(instance: dg.DagsterInstance, run: dg.DagsterRun) -> Path | None:
+    """Where SQLite keeps the events of a run; None on a server."""
+    storage = instance.event_log_storage
+    return Path(storage.path_for_shard(run.run_id)) if isinstance(storage, SqliteEventLogStorage) else None
+
+
+def _files(instance: dg.DagsterInstance, site: Site, run: dg.DagsterRun) -> Iterator[Path]:
+    """What a run has left beside the tables: its printed output, and on SQLite a file of its events."""
+    output = site.settings.paths.dagster_home / "storage" / run.run_id
+    if output.is_dir():
+        yield output
+    events = _events_file(instance, run)
+    if events is not None:
+        yield from sorted(events.parent.glob(f"{events.name}*"))
+
+
+_AT_ONCE = 10
+"""Folders that one tick of a sensor removes on a cluster: each takes some calls to it."""
+
+
+def old_job_folders(site: Site) -> Iterator[tuple[str, ClusterJob]]:
+    """The jobs whose folders may go, each with its cluster; nothing is asked of the clusters."""
+    for name, executor in _clusters(site):
+        for job in executor.housekeeping.kept_too_long():
+            yield name, job
+
+
+def tidy_clusters(site: Site, *, at_once: int | None = _AT_ONCE) -> tuple[int, bool, list[str]]:
+    """Remove those folders; a cluster that is away, or a folder that cannot go, holds up no other.
+
+    Args:
+        site: The site.
+        at_once: How many at most on each cluster; None: all.
+
+    Returns:
+        How many went, whether those were all, and what could not be done.
+    """
+    count, whole, problems = 0, True, list[str]()
+    for name, executor in _clusters(site):
+        before = len(executor.housekeeping.kept_too_long())
+        if not before:
+            # Where there is nothing to do, a cluster is left alone.
+            continue
+        try:
+            whole = executor.housekeeping.remove_kept(limit=at_once) != at_once and whole
+        except MqiError as error:
+            problems.append(f"cluster {name}: {error.message}")
+        count += before - len(executor.housekeeping.kept_too_long())
+    return count, whole, problems
+
+
+def _clusters(site: Site) -> Iterator[tuple[str, SlurmExecutor]]:
+    # Also those that nothing is simulated on any more.
+    for name in sorted(site.settings.hosts):
+        executor = site.executor_on(name)
+        if executor is not None:
+            yield name, executor
+
+
+_CASE_LEVEL = "_case"
+_CURRENT = "current"
+_FROM_INPUTS = "from its inputs, where they are kept"
+_NEVER = "never"
+
+
+class Kind(StrEnum):
+    """What a thing is that may go."""
+
+    SUPERSEDED = "replaced result"
+    CASE = "case"
+    ENGINE_LOG = "engine log"
+    RUN_OUTPUT = "output of a run"
+    RECORDS = "runs of a removed case"
+
+
+@dataclass(frozen=True, slots=True)
+class Spare:
+    """A thing that may go."""
+
+    kind: Kind
+    name: str
+    """Without a path: case, beam, asset and digest, or run."""
+    path: Path
+    bytes: int
+    again: str
+    """Whether, and from what, it can be made again."""
+
+
+def spare(instance: dg.DagsterInstance, site: Site, now: datetime, problems: list[str]) -> Iterator[Spare]:
+    """Everything that may go now, as the settings say.
+
+    Nothing is listed of a case that has a run queued, in work or still to be tried again. One of which more
+    has come since its conclusion stays whole.
+
+    Args:
+        instance: Dagster's.
+        site: The site.
+        now: From when ages are counted.
+        problems: Gets what cannot be looked at, which holds up nothing else.
+
+    Raises:
+        InfrastructureError: A folder or Dagster's database cannot be read.
+    """
+    retention = site.settings.retention
+    with _told("what is old cannot be looked for"):
+        busy = _busy_cases(instance, site)
+        cases = site.settings.paths.data / "cases"
+        for folder in sorted(cases.iterdir()) if cases.is_dir() else []:
+            if not is_case_key(folder.name) or folder.name in busy:
+                continue
+            try:
+                yield from _of_case(instance, site, folder, now)
+            except (OSError, MqiError) as error:
+                problems.append(f"{Kind.CASE} {folder.name} cannot be looked at: {_words(error)}")
+        if retention.record_days is not None:
+            limit = now - timedelta(days=retention.record_days)
+            home = site.settings.paths.dagster_home
+            for case in removed_cases(instance, site, limit, _busy_cases(instance, site)):
+                try:
+                    yield Spare(Kind.RECORDS, case, home, records_size(instance, site, case), _NEVER)
+                except OSError as error:
+                    problems.append(f"{Kind.RECORDS} {case} cannot be looked at: {_words(error)}")
+        if retention.engine_log_days is not None:
+            limit = now - timedelta(days=retention.engine_log_days)
+            yield from _old_files(Kind.ENGINE_LOG, site.engine_logs, "*/*.log", limit)
+        if retention.run_output_days is not None:
+            limit = now - timedelta(days=retention.run_output_days)
+            storage = site.settings.paths.dagster_home / "storage"
+            yield from _old_files(Kind.RUN_OUTPUT, storage, "*/compute_logs/*", limit)
+
+
+def _of_case(instance: dg.DagsterInstance, site: Site, folder: Path, now: datetime) -> Iterator[Spare]:
+    retention = site.settings.retention
+    if retention.case_days is not None and concluded_before(
+        instance, site, folder.name, now - timedelta(days=retention.case_days)
+    ):
+        # Looking at the cases before it takes time, in which more of it may have come.
+        if folder.name not in _busy_cases(instance, site):
+            yield Spare(Kind.CASE, folder.name, folder, size_of(folder), _FROM_INPUTS)
+    elif retention.superseded_days is not None:
+        yield from _superseded(instance, site, folder, now - timedelta(days=retention.superseded_days))
+
+
+def remove(instance: dg.DagsterInstance, site: Site, thing: Spare) -> bool:
+    """Remove a thing; whether it is gone: what is needed again since it was listed stays.
+
+    A result leaves its place at once and whole, so that nobody reads half of it. The partitions of a case
+    go with it; its runs go later, by themselves.
+
+    Raises:
+        InfrastructureError: It cannot be removed.
+    """
+    with _told(f"{thing.kind} {thing.name} cannot be removed"):
+        if thing.kind in (Kind.CASE, Kind.RECORDS):
+            # Between the listing and this, and between this and the removal, more of the case may have come.
+            if _wanted_again(instance, site, thing.name):
+                return False
+            if thing.kind is Kind.RECORDS:
+                return remove_records(instance, site, thing.name)
+            return _remove_case(instance, site, thing)
+        if thing.kind is Kind.SUPERSEDED:
+            if _needed_again(instance, site, thing.path):
+                return False
+            site.store.discard(thing.path)
+        else:
+            thing.path.unlink(missing_ok=True)
+    return True
+
+
+def _remove_case(instance: dg.DagsterInstance, site: Site, thing: Spare) -> bool:
+    if thing.path.exists() and not concluded_before(instance, site, thing.name, datetime.now(UTC)):
+        return False
+    before = site.ledger.results_removed_at(thing.name)
+    # First: what was asked for before it does not count, however far the removal comes.
+    site.ledger.mark_results_removed(thing.name)
+    beams = beam_partitions(instance, thing.name)
+    forget_partitions(instance, thing.name, beams)
+    wanted = True
+    try:
+        wanted = _wanted_again(instance, site, thing.name)
+        if not wanted:
+            site.store.discard(thing.path)
+            # From here on what stands in its place is another intake's.
+            return True
+    except Exception:
+        if wanted or thing.path.exists():
+            _call_off(instance, site, thing.name, beams, before)
+        raise
+    _call_off(instance, site, thing.name, beams, before)
+    return False
+
+
+def _wanted_again(instance: dg.DagsterInstance, site: Site, case: str) -> bool:
+    arrival = site.ledger.arrival(case)
+    return (arrival is not None and arrival.is_open) or case in _busy_cases(instance, site)
+
+
+def _needed_again(instance: dg.DagsterInstance, site: Site, result: Path) -> bool:
+    """Whether a replaced result has become needed, or may be becoming it, since it was listed."""
+    asset, level = result.parent, result.parent.parent
+    if level.parent.name in _busy_cases(instance, site):
+        return True
+    needed = _needed_of_level(instance, site, level)
+    return needed is None or (asset.name, result.name) in needed
+
+
+@contextmanager
+def _told(what: str) -> Iterator[None]:
+    """Turn the error of a file, or of a database that is away, into one of ours.
+
+    Raises:
+        InfrastructureError: With what cannot be done, and why.
+    """
+    try:
+        yield
+    except Exception as error:
+        if not (isinstance(error, OSError) or database_lost(error)):
+            raise
+        raise InfrastructureError(f"{what}: {_words(error)}") from None
+
+
+def _words(error: Exception) -> str:
+    if isinstance(error, MqiError):
+        return error.message
+    return str(error.strerror) if isinstance(error, OSError) else "Dagster's database cannot be reached"
+
+
+def tidied(
+    instance: dg.DagsterInstance, site: Site, now: datetime, problems: list[str]
+) -> Iterator[tuple[Spare, bool]]:
+    """Remove what may go, and say of each thing whether it is gone.
+
+    Args:
+        instance: Dagster's.
+        site: The site.
+        now: From when ages are counted.
+        problems: Gets what cannot go, which holds up nothing else.
+
+    Raises:
+        InfrastructureError: A folder or Dagster's database cannot be read.
+    """
+    with _told("removed cases cannot be looked for"):
+        note_removed(instance, site)
+    for thing in spare(instance, site, now, problems):
+        try:
+            gone = remove(instance, site, thing)
+        except MqiError as error:
+            problems.append(error.message)
+            gone = False
+        yield thing, gone
+
+
+def tidy(
+    instance: dg.DagsterInstance, site: Site, now: datetime, seconds: float
+) -> tuple[int, bool, list[str]]:
+    """Remove what may go, for at most some seconds.
+
+    Returns:
+        How many things went, whether everything was looked at, and what could not go.
+
+    Raises:
+        InfrastructureError: A folder or Dagster's database cannot be read.
+    """
+    limit, count, problems = time.monotonic() + seconds, 0, list[str]()
+    for _, gone in tidied(instance, site, now, problems):
+        count += gone
+        if time.monotonic() > limit:
+            return count, False, problems
+    return count, True, problems
+
+
+def _busy_cases(instance: dg.DagsterInstance, site: Site) -> set[str]:
+    unfinished = [status for status in dg.DagsterRunStatus if status not in FINISHED_STATUSES]
+    tags = [run.tags for run in instance.get_runs(dg.RunsFilter(statuses=unfinished))]
+    names = [tag.get(name, "") for tag in tags for name in (CASE_TAG, PARTITION_TAG)]
+    names += [outcome.partition for outcome in site.ledger.open_retries()]
+    return {name.partition("__")[0] for name in names}
+
+
+def _superseded(instance: dg.DagsterInstance, site: Site, folder: Path, limit: datetime) -> Iterator[Spare]:
+    for level in sorted(path for path in folder.iterdir() if path.is_dir() and not path.is_symlink()):
+        needed = _needed_of_level(instance, site, level)
+        if needed is None:
+            continue
+        for asset in sorted(path for path in level.iterdir() if path.is_dir()):
+            for result in sorted(asset.iterdir()):
+                if result.name == _CURRENT or result.is_symlink() or (asset.name, result.name) in needed:
+                    continue
+                if _changed(result) < limit:
+                    name = f"{_key_of(level)} {asset.name} {result.name[:8]}"
+                    again = "only with the inputs and settings of then"
+                    yield Spare(Kind.SUPERSEDED, name, result, size_of(result), again)
+
+
+def _key_of(level: Path) -> str:
+    """Case or beam key of a folder in the store."""
+    case = level.parent.name
+    return case if level.name == _CASE_LEVEL else f"{case}__{level.name}"
+
+
+def _needed_of_level(instance: dg.DagsterInstance, site: Site, level: Path) -> set[tuple[str, str]] | None:
+    assets = tuple(CASE_ASSETS.values()) if level.name == _CASE_LEVEL else BEAM_ASSETS
+    return _needed(instance, site, _key_of(level), assets)
+
+
+def _needed(
+    instance: dg.DagsterInstance, site: Site, key: str, assets: tuple[str, ...]
+) -> set[tuple[str, str]] | None:
+    """The results that the newest materialisations name, and those that the present dose was made from.
+
+    None where that cannot be told: then everything stays.
+    """
+    named = {asset: latest_digest(instance, asset, key) for asset in assets}
+    needed = {(asset, digest) for asset, digest in named.items() if digest is not None}
+    if not needed:
+        return None
+    if named.get("rt_dose") is not None:
+        try:
+            chain = ancestry(instance, site, key)
+        except StoreError:
+            return None
+        for made in (chain.interpreted_csvs, chain.tps_file, chain.raw_dose, chain.rt_dose):
+            needed.add((made.manifest.asset, made.digest))
+    return needed
+
+
+def _call_off(
+    instance: dg.DagsterInstance, site: Site, case: str, beams: list[str], removed_before: datetime | None
+) -> None:
+    instance.add_dynamic_partitions(str(CASES.name), [case])
+    if beams:
+        instance.add_dynamic_partitions(str(BEAMS.name), beams)
+    site.ledger.unmark_results_removed(case, removed_before)
+
+
+def forget_partitions(instance: dg.DagsterInstance, case: str, beams: list[str]) -> None:
+    """Remove the partitions of a case and of its beams."""
+    for beam in beams:
+        instance.delete_dynamic_partition(str(BEAMS.name), beam)
+    if instance.has_dynamic_partition(str(CASES.name), case):
+        instance.delete_dynamic_partition(str(CASES.name), case)
+
+
+def _old_files(kind: Kind, folder: Path, pattern: str, limit: datetime) -> Iterator[Spare]:
+    for path in sorted(folder.glob(pattern)):
+        if path.is_file() and _changed(path) < limit:
+            name = path.relative_to(folder).parts[0]
+            yield Spare(kind, name, path, path.stat().st_size, _NEVER)
+
+
+def _changed(path: Path) -> datetime:
+    return datetime.fromtimestamp(path.stat().st_mtime, UTC)

@@ -1,0 +1,1 @@
+"""What a person can do with a site and its cases, whichever surface asks for it."""

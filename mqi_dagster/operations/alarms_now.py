@@ -1,0 +1,85 @@
+"""The alarms that stand, whoever is dead: those of the ledger, and what does not work at this moment."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from datetime import UTC, datetime
+
+from mqi_dagster.errors import MqiError
+from mqi_dagster.ledger.alarms import AlarmKind
+from mqi_dagster.ledger.ledger import Ledger
+from mqi_dagster.lifecycle import health
+from mqi_dagster.lifecycle.health import Found
+from mqi_dagster.lifecycle.uptime import Heartbeat
+from mqi_dagster.operations.instance import open_instance
+from mqi_dagster.resources.site import Site
+from mqi_dagster.worklist.reading import plain_errors
+
+
+@dataclass(frozen=True, slots=True)
+class Listed:
+    """One alarm as it is listed."""
+
+    id: int | None
+    """None for one that is seen now and stands in no ledger yet."""
+    kind: AlarmKind
+    subject: str
+    text: str
+    first_at: datetime | None
+    last_at: datetime | None
+    count: int
+    cleared_at: datetime | None
+    told_at: datetime | None
+
+
+def alarms_now(site: Site, *, every: bool = False, now: datetime | None = None) -> list[Listed]:
+    """What does not work now, then the alarms of the ledger, the newest first.
+
+    Args:
+        site: The site.
+        every: Also those that are cleared.
+        now: The time; the machine's own where None.
+    """
+    found = found_now(site, now)
+    stored = []
+    if not any(one.kind is AlarmKind.LEDGER_AWAY for one in found):
+        stored = [
+            Listed(
+                one.id,
+                one.kind,
+                one.subject,
+                one.text,
+                one.first_at,
+                one.last_at,
+                one.count,
+                one.cleared_at,
+                one.told_at,
+            )
+            for one in site.ledger.alarms(open_only=not every)
+        ]
+    opened = {(one.kind, one.subject) for one in stored if one.cleared_at is None}
+    fresh = [
+        Listed(None, one.kind, one.subject, one.text, one.since, None, 1, None, None)
+        for one in found
+        if (one.kind, one.subject) not in opened
+    ]
+    return fresh + stored
+
+
+def found_now(site: Site, now: datetime | None = None) -> list[Found]:
+    """What does not work at this moment, whatever of it is away."""
+    at = now or datetime.now(UTC)
+    found: list[Found] = []
+    ledger: Ledger | None = None
+    try:
+        site.ledger.alarms()
+        ledger = site.ledger
+    except MqiError as error:
+        found.append(health.ledger_away(error))
+    try:
+        with plain_errors(), open_instance(site.settings) as instance:
+            beat = Heartbeat.of(instance, at)
+            found += health.services(instance, site, ledger, at, beat)
+    except MqiError as error:
+        found.append(health.records_away(error))
+    return [*found, *health.folders(site)]

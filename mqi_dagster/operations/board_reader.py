@@ -1,0 +1,137 @@
+"""Reading the board again and again in the background, whatever is away."""
+
+from __future__ import annotations
+
+import gc
+import threading
+import time
+from collections.abc import Callable
+from datetime import timedelta
+
+import dagster as dg
+
+from mqi_dagster.errors import ConfigurationError, InfrastructureError
+from mqi_dagster.ledger.ledger import Ledger
+from mqi_dagster.operations.instance import open_instance
+from mqi_dagster.resources.site import Site
+from mqi_dagster.worklist import Work, Worklist
+from mqi_dagster.worklist.reading import plain_errors
+
+_STATEMENT_MS = 60_000
+"""As the ledger's: whoever reads the whole of a large log for the first time takes his time."""
+_RECYCLE_SECONDS = 600
+_LABELS_AT_ONCE = 50
+_OVERFLOW = 2
+"""Beside the one that is kept, for as long as an engine's log is looked up."""
+
+
+class BoardReader:
+    """Opens a site's records for reading, and again after they were away.
+
+    Args:
+        site: The site.
+        history: How long a concluded case is still listed.
+        causes_at_once: First causes of failures that one look reads at most; None for all.
+        again: Whether it looks again and again, and so keeps its connections to a server from look to look.
+    """
+
+    def __init__(
+        self, site: Site, history: timedelta, causes_at_once: int | None = None, *, again: bool = False
+    ) -> None:
+        self._site = site
+        self._history = history
+        self._causes_at_once = causes_at_once
+        self._again = again
+        self._instance: dg.DagsterInstance | None = None
+        self._ledger: Ledger | None = None
+        self._worklist: Worklist | None = None
+
+    @property
+    def instance(self) -> dg.DagsterInstance | None:
+        """Dagster's records, once they could be opened."""
+        return self._instance
+
+    def look(self) -> Work:
+        """Everything at this moment.
+
+        Raises:
+            ConfigurationError: The ledger is of another revision.
+            InfrastructureError: Something is away.
+        """
+        try:
+            if self._worklist is None:
+                with plain_errors():
+                    self._instance = self._open()
+                self._ledger = self._site.open_ledger_for_reading()
+                self._worklist = Worklist(
+                    self._instance,
+                    self._site,
+                    self._ledger,
+                    history=self._history,
+                    causes_at_once=self._causes_at_once,
+                    labels_at_once=_LABELS_AT_ONCE if self._again else None,
+                )
+            return self._worklist.look()
+        except InfrastructureError:
+            # Whoever comes back may be of another revision, and connections that were kept are dead.
+            self._worklist = self._instance = None
+            if self._ledger is not None:
+                self._ledger.close()
+            raise
+
+    def _open(self) -> dg.DagsterInstance:
+        # Nothing of Dagster closes the connections of an instance that is dropped.
+        gc.collect()
+        instance = open_instance(self._site.settings)
+        if self._again:
+            # Dagster opens a connection for every question else, which is most of what a look costs.
+            instance.optimize_for_webserver(
+                statement_timeout=_STATEMENT_MS, pool_recycle=_RECYCLE_SECONDS, max_overflow=_OVERFLOW
+            )
+        return instance
+
+
+class BackgroundReader:
+    """Looks in a thread of its own: a database that does not answer keeps no key waiting.
+
+    Args:
+        reader: What looks.
+        seconds: From one look to the next.
+        tell: Called after every look.
+    """
+
+    def __init__(self, reader: BoardReader, seconds: float, tell: Callable[[], None]) -> None:
+        self._reader = reader
+        self._seconds = seconds
+        self._tell = tell
+        self._stop = threading.Event()
+        self._thread = threading.Thread(target=self._run, daemon=True)
+        self.work: Work | None = None
+        """What was read last."""
+        self.error: str | None = None
+        """Why the last look failed."""
+        self.refused: ConfigurationError | None = None
+        """Why no further look is worth while."""
+
+    def start(self) -> None:
+        """Begin to look."""
+        self._thread.start()
+
+    def stop(self) -> None:
+        """Look no more; a look that hangs is left behind."""
+        self._stop.set()
+        self._thread.join(timeout=1.0)
+
+    def _run(self) -> None:
+        while not self._stop.is_set():
+            began = time.monotonic()
+            try:
+                self.work, self.error = self._reader.look(), None
+            except InfrastructureError as error:
+                self.error = error.message
+            except ConfigurationError as error:
+                self.refused = error
+                self._tell()
+                return
+            self._tell()
+            self._stop.wait(max(0.05, self._seconds - (time.monotonic() - began)))

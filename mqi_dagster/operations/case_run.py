@@ -1,0 +1,235 @@
+"""The whole chain of a folder, headless: the assets and jobs that the sensors start, one after another."""
+
+import os
+import signal
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager, contextmanager
+from dataclasses import dataclass
+from datetime import datetime
+from pathlib import Path
+from typing import Protocol
+
+import dagster as dg
+from dagster._core.utils import make_new_run_id
+
+from mqi_dagster.delivery.manifest import CaseManifest
+from mqi_dagster.errors import InputError
+from mqi_dagster.lifecycle.arrived import ArrivedCase, given_folder
+from mqi_dagster.lifecycle.beam import read_manifest
+from mqi_dagster.lifecycle.causes import first_cause
+from mqi_dagster.lifecycle.jobs import RUN_KEY_TAG
+from mqi_dagster.operations.instance import open_instance
+from mqi_dagster.operations.results import CaseResult, CaseVerdict, beam_rows
+from mqi_dagster.operations.services import clear_leftovers
+from mqi_dagster.operations.site_folder import RunOptions, make_run_site
+from mqi_dagster.operations.sites import SETTINGS_NAME
+from mqi_dagster.partitions import BEAMS, CASES, beam_key
+from mqi_dagster.resources.site import SETTINGS_VARIABLE, Site
+from mqi_dagster.sensors.reaper import end_dead_runs
+
+_ENDS = {signal.SIGINT, signal.SIGTERM}
+_QUIET = {"loggers": {"console": {"config": {"log_level": "CRITICAL"}}}}
+
+
+@dataclass(frozen=True, slots=True)
+class CaseRun:
+    """What `mqi case run` was asked to do."""
+
+    folder: Path
+    out: Path
+    options: RunOptions
+    beams_first: tuple[int, ...] = ()
+    """BeamNumbers to begin with; the others follow by number."""
+    priority: int | None = None
+    """Of the case; of several runs into one site that wait for a slot the most urgent is next.
+
+    None: as it is.
+    """
+
+
+class Report(Protocol):
+    """How far a beam is, as the site has written it down."""
+
+    @property
+    def phase(self) -> str:
+        """What is done."""
+
+    @property
+    def percent(self) -> float:
+        """Of the simulation."""
+
+    @property
+    def updated_at(self) -> datetime:
+        """UTC."""
+
+
+class Display(Protocol):
+    """Shows somebody how far the beams of a running case are."""
+
+    reports: Callable[[str], Report | None] | None
+    """What the ledger says of a beam's progress, by its key."""
+
+    def note(self, text: str) -> None:
+        """Say something beside what is shown."""
+
+    def expect(self, keys: Sequence[str]) -> None:
+        """Show beams that will be in work, in their order."""
+
+    def watching(self, key: str) -> AbstractContextManager[None]:
+        """Follow a beam while the block runs."""
+
+    def ended(self, key: str, error: str | None) -> None:
+        """Say how a beam's run has ended."""
+
+
+class CaseRunner:
+    """Runs every case of a folder into a site.
+
+    Args:
+        request: What to run.
+        progress: Shows how far the beams are.
+    """
+
+    def __init__(self, request: CaseRun, progress: Display) -> None:
+        make_run_site(request.out, request.options)
+        self._folder = request.folder
+        self._first = request.beams_first
+        self._priority = request.priority
+        self.site = Site(request.out / SETTINGS_NAME, given=request.folder)
+        # The module of the definitions opens the site of the environment when it is imported.
+        os.environ[SETTINGS_VARIABLE] = str(self.site.settings_file.resolve())
+        from mqi_dagster.definitions import build_definitions
+
+        self._definitions = build_definitions(self.site)
+        self._progress = progress
+        progress.reports = self.site.ledger.progress
+
+    def run(self) -> list[CaseResult]:
+        """Run every case, each to its end, whatever becomes of the others.
+
+        Raises:
+            InputError: The folder holds no case, or not one.
+        """
+        clear_leftovers(self.site.settings)
+        with open_instance(self.site.settings) as instance:
+            # Runs of an earlier command that was killed would hold their slots, and look as if in work.
+            end_dead_runs(instance, self.site, {}, self._progress.note)
+            return [self._case(instance, found) for found in given_folder(self.site, self._folder)]
+
+    def _case(self, instance: dg.DagsterInstance, found: ArrivedCase) -> CaseResult:
+        from mqi_dagster.sensors.beams import beam_requests
+
+        case = found.case
+        ledger = self.site.ledger
+        row = ledger.see_arrival(found.place, case, found.fingerprint, True, "", None, self._priority)
+        instance.add_dynamic_partitions(CASES.name or "case", [case])
+        # As if the sensor had asked for it, so that services started later do not run it again.
+        ledger.mark_requested(case, found.fingerprint)
+        error = self._execute(instance, "intake", case, {})
+        if error is not None:
+            return CaseResult(case=case, status=CaseVerdict.FAILED, error=error)
+        manifest = read_manifest(instance, self.site, case)
+        target = self.site.settings.handover.target
+        requests = {
+            request.partition_key: request for request in beam_requests(manifest, target, row.priority)
+        }
+        instance.add_dynamic_partitions(BEAMS.name or "beam", [key for key in requests if key is not None])
+        order = self._order(manifest)
+        self._progress.expect([beam_key(case, number) for number in order])
+        failed = False
+        for number in order:
+            key = beam_key(case, number)
+            request = requests[key]
+            with self._progress.watching(key):
+                error = self._execute(
+                    instance, "beam", key, {**request.tags, RUN_KEY_TAG: str(request.run_key)}
+                )
+                self._progress.ended(key, error)
+            failed |= error is not None
+        error = None if failed else self._conclude(instance, manifest)
+        rows = tuple(beam_rows(instance, self.site, case))
+        verdict = CaseVerdict.PARTIAL if manifest.partial else CaseVerdict.COMPLETE
+        return CaseResult(
+            case=case,
+            status=CaseVerdict.FAILED if failed or error is not None else verdict,
+            error=error,
+            missing_beams=manifest.missing_beams,
+            beams=rows,
+        )
+
+    def _conclude(self, instance: dg.DagsterInstance, manifest: CaseManifest) -> str | None:
+        from mqi_dagster.lifecycle.conclusion import conclusion_request, conclusion_tags
+
+        case = manifest.case
+        arrival = self.site.ledger.arrival(case)
+        request = conclusion_request(instance, manifest, arrival, conclusion_tags(self.site, case))
+        if request is None:
+            return "not every beam of the case is handed over"
+        tags = {**request.tags, RUN_KEY_TAG: str(request.run_key)}
+        return self._execute(instance, "conclusion", manifest.case, tags)
+
+    def _order(self, manifest: CaseManifest) -> list[int]:
+        present = sorted(beam.number for beam in manifest.beams)
+        unknown = [number for number in self._first if number not in present]
+        if unknown:
+            raise InputError(f"the case holds no delivery of beam {', '.join(map(str, unknown))}")
+        return [*self._first, *(number for number in present if number not in self._first)]
+
+    def _execute(
+        self, instance: dg.DagsterInstance, job: str, partition: str, tags: dict[str, str]
+    ) -> str | None:
+        """Run a job here; the first cause of its failure, None where it succeeded."""
+        run_id = make_new_run_id()
+        with _interrupts_kept():
+            with self.site.signs_of_life.giving(run_id):
+                result = self._definitions.resolve_job_def(job).execute_in_process(
+                    instance=instance,
+                    partition_key=partition,
+                    tags=tags,
+                    run_config=_QUIET,
+                    raise_on_error=False,
+                    run_id=run_id,
+                )
+            self._keep_log(instance, result.run_id, f"{partition}.{job}")
+        if result.success:
+            return None
+        return first_cause(instance, result.run_id).text
+
+    def _keep_log(self, instance: dg.DagsterInstance, run_id: str, name: str) -> None:
+        folder = self.site.settings.paths.state / "logs"
+        folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+        lines = [
+            f"{entry.timestamp:.3f} {entry.step_key or '-'} {entry.message}\n"
+            for entry in instance.all_logs(run_id)
+        ]
+        with (folder / f"{name}.log").open("a", encoding="utf-8") as stream:
+            stream.writelines([f"run {run_id}\n", *lines])
+
+
+@contextmanager
+def _interrupts_kept() -> Iterator[None]:
+    """End the command where it was interrupted within the block.
+
+    Dagster takes these signals for itself: they end the one run that is in work, as a failure like any other.
+
+    Raises:
+        KeyboardInterrupt: A signal came.
+    """
+    heard, told = os.pipe()
+    try:
+        os.set_blocking(heard, False)
+        os.set_blocking(told, False)
+        before = signal.set_wakeup_fd(told, warn_on_full_buffer=False)
+        try:
+            yield
+        finally:
+            signal.set_wakeup_fd(before)
+        try:
+            came = os.read(heard, 4096)
+        except BlockingIOError:
+            came = b""
+    finally:
+        os.close(heard)
+        os.close(told)
+    if _ENDS & set(came):
+        raise KeyboardInterrupt

@@ -1,0 +1,474 @@
+"""What `mqi doctor` looks at, one function a subject."""
+
+from __future__ import annotations
+
+import os
+import platform
+import pwd
+import re
+import shutil
+import subprocess
+import sys
+import tempfile
+from collections.abc import Collection, Iterator
+from datetime import UTC, datetime
+from functools import partial
+from importlib import metadata
+from pathlib import Path
+
+from packaging.requirements import Requirement
+from sqlalchemy.exc import SQLAlchemyError
+
+from mqi_dagster.engine.embedded.install import installed_engine
+from mqi_dagster.errors import InfrastructureError, MqiError
+from mqi_dagster.execution.gpus import local_gpus, pool_gpus, present_gpus
+from mqi_dagster.execution.processes import inherited_environment, resolve_program
+from mqi_dagster.hu_table import read_hu_tables
+from mqi_dagster.ledger.ledger import Ledger
+from mqi_dagster.ledger.place import ledger_url
+from mqi_dagster.ledger.tables import REVISION
+from mqi_dagster.lifecycle.health import services
+from mqi_dagster.lifecycle.uptime import Heartbeat
+from mqi_dagster.machine import read_machines
+from mqi_dagster.operations.instance import open_instance, pool_limit, pool_limit_of
+from mqi_dagster.operations.probes import (
+    Finding,
+    Verdict,
+    examine_backup,
+    examine_hosts,
+    examine_records,
+    examine_retention,
+    examine_schema,
+    examine_units,
+    examine_way_in,
+    finding,
+    guarded,
+    words_of,
+)
+from mqi_dagster.operations.services import Services, held
+from mqi_dagster.operations.settings_text import configuration_problems
+from mqi_dagster.operations.site_folder import require_own_secret
+from mqi_dagster.operations.sites import local_zone, settings_path
+from mqi_dagster.resources.site import Site
+from mqi_dagster.resources.site_folders import inbox_trouble, target_trouble
+from mqi_dagster.settings import (
+    LOCAL,
+    Settings,
+    parse_settings,
+    read_content,
+    read_settings,
+    settings_problems,
+)
+from mqi_dagster.settings.passwords import read_password
+from mqi_dagster.store.files import write_atomically
+from mqi_dagster.worklist.reading import plain_errors
+
+SEEN = "now "
+"""Before the kind of what is seen now, in the place of an alarm's."""
+
+
+def examine_health(site: Site, ledger: Ledger | None) -> Iterator[Finding]:
+    """Services and sensors that do not do their work, as everybody sees it who looks.
+
+    Args:
+        site: The site.
+        ledger: What waits stands there; None where it cannot be read.
+    """
+    now = datetime.now(UTC)
+    with plain_errors(), open_instance(site.settings) as instance:
+        found = services(instance, site, ledger, now, Heartbeat.of(instance, now))
+    for one in found:
+        since = "" if one.since is None else f"since {one.since:%Y-%m-%d %H:%M} UTC: "
+        yield Finding(
+            f"{SEEN}{one.kind.value}", Verdict.FAULT, f"{one.subject}, {since}{one.text}", "mqi alarms"
+        )
+
+
+def examine_alarms(
+    settings: Settings, ledger: Ledger | None, seen: Collection[str] = ()
+) -> Iterator[Finding]:
+    """The alarms that stand, the secrets of the notifications, and receivers that take nothing.
+
+    Args:
+        settings: Of the site.
+        ledger: Where alarms stand; None where there is none yet.
+        seen: Kinds of what was found already.
+    """
+    told = settings.notifications
+    secrets: dict[str, Path] = {}
+    if told.webhook is not None and told.webhook.secret_file is not None:
+        secrets["webhook"] = told.webhook.secret_file
+    if told.mail is not None and told.mail.password_file is not None:
+        secrets["mail"] = told.mail.password_file
+    for name, path in secrets.items():
+        yield finding(f"secret of {name}", "write it, mode 0600", partial(_secret, path))
+    if ledger is None:
+        return
+    for alarm in ledger.alarms():
+        if alarm.kind.value in seen:
+            continue
+        found = f"since {alarm.first_at:%Y-%m-%d %H:%M} UTC: {alarm.text}"
+        yield Finding(f"alarm {alarm.kind.value}", Verdict.WARNING, f"{alarm.subject}, {found}", "mqi alarms")
+    wanted = {"webhook": told.webhook, "mail": told.mail}
+    for state in ledger.channels():
+        if state.trouble and wanted.get(state.channel) is not None:
+            yield Finding(f"notices by {state.channel}", Verdict.WARNING, state.trouble, "mqi notify --test")
+
+
+def _secret(path: Path) -> str:
+    read_password(path, "it")
+    return "there, readable by this user alone"
+
+
+PACKAGE = "mqi-dagster"
+_LITTLE_SPACE = 20 * 1000**3
+_NO_SPACE = 1 * 1000**3
+_ENGINE_SECONDS = 60
+_START_SECONDS = 10
+_NOT_STARTED = (126, 127)
+"""What a shell ends with where a program is there and cannot be run, or is not there."""
+
+
+def examine(place: Path) -> Iterator[Finding]:
+    """Everything about this installation and a site of it; a fault hides only what cannot be looked at."""
+    yield _python()
+    yield from _dependencies()
+    try:
+        file = settings_path(place)
+    except MqiError as error:
+        yield Finding("site", Verdict.FAULT, error.message, f"mqi init {place}")
+        return
+    wrong = configuration_problems(file)
+    for problem in wrong:
+        yield Finding("settings", Verdict.FAULT, problem, "correct the file; mqi settings-reference")
+    settings = _usable(file) if wrong else read_settings(file)
+    if settings is None:
+        return
+    if not wrong:
+        yield Finding("settings", Verdict.OK, "settings and machine files fit their types")
+    yield from _of_the_site(file, settings)
+
+
+def _of_the_site(file: Path, settings: Settings) -> Iterator[Finding]:
+    """Every look of its own, so that a surprise in one of them hides no other."""
+    look = "look at what the message names; the others were looked at all the same"
+    site = Site(file)
+    # What of the file is wrong is told already.
+    site.settings = settings
+    yield _machines(settings)
+    yield from guarded("time zone", look, lambda: [_zone(settings)])
+    yield _own_secret(settings)
+    yield from guarded("account", look, lambda: _account(settings))
+    yield from guarded("folders", look, lambda: _folders(site, settings))
+    yield from guarded("disk", look, lambda: _space(settings))
+    if settings.execution.simulation == LOCAL:
+        yield from guarded("engine", look, lambda: _engine(settings))
+        yield from guarded("GPUs", look, lambda: [_gpus(settings)])
+    records = list(guarded("ledger", "restore the backup", lambda: examine_records(settings)))
+    yield from records
+    opened = _opened(settings, records[-1])
+    advice = "see dagster.yaml and its storage"
+    of_dagster = list(guarded("Dagster", advice, lambda: _instance(settings, opened)))
+    yield from of_dagster
+    yield from examine_hosts(settings, opened)
+    if not held(settings):
+        # Else the units are what runs; nothing of `mqi dev` is to be started beside them.
+        yield from guarded("services", "mqi stop, then mqi dev", lambda: [_services(file, settings)])
+    yield from guarded("units", look, lambda: examine_units(settings))
+    found: list[Finding] = []
+    if not any(one.subject == "Dagster" and one.verdict is Verdict.FAULT for one in of_dagster):
+        found = list(guarded("health", "see Dagster", lambda: examine_health(site, opened)))
+    yield from found
+    seen = {one.subject.removeprefix(SEEN) for one in found}
+    yield from guarded("alarms", "see the ledger", lambda: examine_alarms(settings, opened, seen))
+    yield examine_way_in(settings)
+    yield examine_retention(settings)
+
+
+_NEEDED = ("site", "paths", "database")
+"""Sections without which nothing else can be looked at."""
+
+
+def _usable(file: Path) -> Settings | None:
+    """The settings without the sections that are wrong; None where too little of them is left."""
+    try:
+        content = read_content(file)
+    except MqiError:
+        return None
+    while wrong := settings_problems(content):
+        sections = {re.split(r"[.:]", problem, maxsplit=1)[0] for problem in wrong} & content.keys()
+        if not sections or sections & {*_NEEDED}:
+            return None
+        content = {name: section for name, section in content.items() if name not in sections}
+    return parse_settings(content, file.resolve().parent)
+
+
+def _python() -> Finding:
+    version = platform.python_version()
+    if not (3, 11) <= sys.version_info[:2] <= (3, 13):
+        return Finding("python", Verdict.FAULT, version, "use Python 3.11, 3.12 or 3.13")
+    return Finding("python", Verdict.OK, version)
+
+
+def _dependencies() -> Iterator[Finding]:
+    for text in metadata.requires(PACKAGE) or []:
+        wanted = Requirement(text)
+        if wanted.marker is not None and not wanted.marker.evaluate({"extra": ""}):
+            continue
+        try:
+            version = metadata.version(wanted.name)
+        except metadata.PackageNotFoundError:
+            yield Finding(wanted.name, Verdict.FAULT, "not installed", "make install")
+            continue
+        if not wanted.specifier.contains(version, prereleases=True):
+            yield Finding(wanted.name, Verdict.FAULT, f"{version}, not {wanted.specifier}", "make install")
+            continue
+        yield Finding(wanted.name, Verdict.OK, version)
+
+
+def _machines(settings: Settings) -> Finding:
+    def look() -> str:
+        machines = read_machines(settings.paths.machines).all
+        return ", ".join(
+            f"{one.id}{'' if one.beam_model.commissioned else ' (relative dose)'}" for one in machines
+        )
+
+    return finding("machines", "correct the machine files", look)
+
+
+def _hu_tables(settings: Settings) -> Finding:
+    def look() -> str:
+        tables = read_hu_tables(settings.paths.hu_tables).all
+        return ", ".join(f"{one.id}{'' if one.calibrated else ' (typical)'}" for one in tables)
+
+    return finding("HU tables", "correct the HU tables", look)
+
+
+def _zone(settings: Settings) -> Finding:
+    zone, here = settings.site.timezone, local_zone()
+    if zone != here:
+        found = f"{zone}; this computer is in {here}"
+        return Finding("time zone", Verdict.WARNING, found, "right if the machines' clocks show that zone")
+    return Finding("time zone", Verdict.OK, zone)
+
+
+def _own_secret(settings: Settings) -> Finding:
+    try:
+        require_own_secret(settings)
+    except (InfrastructureError, SQLAlchemyError):
+        # What the cases were named with stands in the ledger, whose own finding says what is wrong with it.
+        found = (
+            "readable by this user alone; whether the cases were named with it cannot be checked while the"
+            " ledger is damaged or away"
+        )
+        return Finding("secret", Verdict.WARNING, found, "see the ledger")
+    except Exception as error:  # noqa: BLE001 - a look that fails is what a diagnosis is for
+        advice = "chmod 600 on it, or put it back from the backup"
+        return Finding("secret", Verdict.FAULT, words_of(error), advice)
+    return Finding("secret", Verdict.OK, "there, readable by this user alone")
+
+
+def _account(settings: Settings) -> Iterator[Finding]:
+    """Whether this is the account that the services run as: another one may do what they may not."""
+    owner = settings.paths.state.stat().st_uid
+    if owner != os.geteuid():
+        name = pwd.getpwuid(owner).pw_name if owner in {one.pw_uid for one in pwd.getpwall()} else str(owner)
+        found = f"the site belongs to {name}, and this was looked at as another account"
+        yield Finding("account", Verdict.WARNING, found, f"sudo -u {name} mqi doctor")
+
+
+def _folders(site: Site, settings: Settings) -> Iterator[Finding]:
+    paths = settings.paths
+    yield finding("inbox", "mount it, correct paths.inbox, or its mode", lambda: _readable(site, paths.inbox))
+    written = {"data": paths.data, "state": paths.state, "dagster_home": paths.dagster_home}
+    for name, path in written.items():
+        yield finding(name, "mqi init makes it; or its owner, mode, attributes", partial(_writable, path))
+    if settings.handover.target == LOCAL:
+        yield finding("handover", "mount it, make it, or its owner and mode", lambda: _handover(site))
+
+
+def _readable(site: Site, inbox: Path) -> str:
+    if not inbox.is_dir():
+        raise MqiError(f"{inbox} is not there")
+    if not os.access(inbox, os.R_OK | os.X_OK):
+        raise MqiError(f"{inbox} is not readable")
+    if why := inbox_trouble(site):
+        raise MqiError(f"{inbox}: {why}")
+    return f"{inbox} is readable"
+
+
+def _handover(site: Site) -> str:
+    folder = site.settings.handover.folder
+    if why := target_trouble(site):
+        raise MqiError(f"{folder}: {why}")
+    return _writable(folder)
+
+
+def _writable(folder: Path) -> str:
+    """Makes a folder and a file in it, as a beam does, and removes them."""
+    if not folder.is_dir():
+        raise MqiError(f"{folder} is not there")
+    try:
+        with tempfile.TemporaryDirectory(prefix=".mqi-doctor-", dir=folder) as made:
+            write_atomically(Path(made) / "trial", b"trial")
+    except OSError as error:
+        raise MqiError(f"nothing can be written in {folder}: {error.strerror}") from None
+    return f"{folder} is writable"
+
+
+def _space(settings: Settings) -> Iterator[Finding]:
+    places = {
+        "data": settings.paths.data,
+        "state": settings.paths.state,
+        "Dagster": settings.paths.dagster_home,
+    }
+    if settings.handover.target == LOCAL:
+        places["handover"] = settings.handover.folder
+    disks: dict[int, list[str]] = {}
+    try:
+        for name, path in places.items():
+            disks.setdefault(path.stat().st_dev, []).append(name)
+        free = {disk: shutil.disk_usage(places[names[0]]).free for disk, names in disks.items()}
+    except OSError as error:
+        yield Finding("disk", Verdict.FAULT, error.strerror or "unknown", "see the folders")
+        return
+    for number, (disk, names) in enumerate(disks.items(), start=1):
+        subject = "disk" if number == 1 else f"disk {number}"
+        found = f"{free[disk] / 1e9:.1f} GB free for {', '.join(names)}"
+        if free[disk] < _NO_SPACE:
+            yield Finding(subject, Verdict.FAULT, found, "make room: nothing more can be stored")
+        elif free[disk] < _LITTLE_SPACE:
+            yield Finding(subject, Verdict.WARNING, found, "a beam needs about 0.1 GB")
+        else:
+            yield Finding(subject, Verdict.OK, found)
+
+
+def _engine(settings: Settings) -> Iterator[Finding]:
+    profile = settings.engine.in_use()
+    name = f"engine {settings.engine.profile}"
+    if profile.reads_beam_model and profile.command[0] == "mqi-engine":
+        cache = settings.engine.embedded.cache
+        yield finding(
+            "MCsquare", "mqi engine install", lambda: f"{installed_engine(cache).version}, files whole"
+        )
+    found = finding(
+        name,
+        "install it, or set the command of the profile",
+        lambda: f"{Path(str(resolve_program(profile.command[0]))).name} found",
+    )
+    yield found
+    if profile.version_command is not None:
+        command = profile.version_command
+        yield finding(f"{name} version", "run the version_command by hand", lambda: _answer(command))
+    elif found.verdict is Verdict.OK:
+        yield finding(f"{name} start", "run it by hand as this account", lambda: _starts(profile.command))
+
+
+def _answer(command: tuple[str, ...]) -> str:
+    argv = [str(resolve_program(command[0])), *command[1:]]
+    done = _run(argv)
+    if done.returncode != 0:
+        raise MqiError(f"exit code {done.returncode}")
+    if not done.stdout.strip():
+        raise MqiError("it prints nothing")
+    return done.stdout.strip()
+
+
+def _starts(command: tuple[str, ...]) -> str:
+    """Whether the engine starts at all, without an input: what it makes of that says nothing."""
+    with tempfile.TemporaryDirectory(prefix="mqi-doctor-") as folder:
+        argv = [part.replace("{tps}", f"{folder}/no-input") for part in command]
+        try:
+            done = _run([str(resolve_program(argv[0])), *argv[1:]], seconds=_START_SECONDS, folder=folder)
+        except subprocess.TimeoutExpired:
+            return "starts"
+    said = done.stderr.strip().splitlines()
+    if done.returncode in _NOT_STARTED or any("loading shared libraries" in line for line in said):
+        # Its words may hold a path of its own, none of a patient: it was given no input.
+        raise MqiError(f"it does not start: {said[-1] if said else f'exit code {done.returncode}'}")
+    return "starts"
+
+
+def _run(
+    argv: list[str], *, seconds: float = _ENGINE_SECONDS, folder: str | None = None
+) -> subprocess.CompletedProcess[str]:
+    """Run a program as a beam does: with the few variables that an engine inherits."""
+    return subprocess.run(
+        argv,
+        capture_output=True,
+        text=True,
+        errors="replace",
+        timeout=seconds,
+        check=False,
+        cwd=folder,
+        env=inherited_environment(),
+        stdin=subprocess.DEVNULL,
+    )
+
+
+def _gpus(settings: Settings) -> Finding:
+    needed, declared = settings.engine.in_use().needs_gpu, settings.execution.gpus
+    try:
+        seen = local_gpus()
+        gpus, there = pool_gpus(declared, seen), {gpu.uuid for gpu in present_gpus(declared, seen)}
+    except MqiError as error:
+        return Finding("GPUs", Verdict.FAULT, error.message, "correct execution.gpus; nvidia-smi -L")
+    if not gpus:
+        if needed:
+            return Finding("GPUs", Verdict.FAULT, "none seen by NVML", "install the driver; nvidia-smi")
+        return Finding("GPUs", Verdict.OK, "none here, none needed by this engine")
+    if away := ", ".join(gpu.uuid for gpu in gpus if gpu.uuid not in there):
+        return Finding("GPUs", Verdict.FAULT, f"declared and not seen by NVML: {away}", "nvidia-smi")
+    names = ", ".join(f"{gpu.index}: {gpu.name}, {gpu.memory_mb or 0:,} MB" for gpu in gpus)
+    return Finding("GPUs", Verdict.OK, names if needed else f"{names} (not needed by this engine)")
+
+
+def _instance(settings: Settings, ledger: Ledger | None) -> Iterator[Finding]:
+    wanted = pool_limit(settings, ledger)
+    try:
+        with open_instance(settings) as instance:
+            limit = pool_limit_of(instance)
+            runs = instance.get_runs_count()
+            schema = examine_schema(instance)
+    except MqiError as error:
+        yield Finding("Dagster", Verdict.FAULT, error.message, "mqi init")
+        return
+    except (SQLAlchemyError, OSError, ValueError) as error:
+        yield Finding("Dagster", Verdict.FAULT, type(error).__name__, "see dagster.yaml and its storage")
+        return
+    yield Finding("Dagster", Verdict.OK, f"instance opens, {runs} runs so far")
+    yield schema
+    yield examine_backup(settings, runs)
+    if limit is None:
+        yield Finding("pool gpu", Verdict.FAULT, "no limit is set", "mqi init, or start with mqi dev")
+    elif limit != wanted:
+        found = f"limit {limit}, settings and pool say {wanted}"
+        yield Finding("pool gpu", Verdict.WARNING, found, "mqi init, or start again with mqi dev")
+    else:
+        yield Finding("pool gpu", Verdict.OK, f"limit {limit}")
+
+
+def _opened(settings: Settings, looked_at: Finding) -> Ledger | None:
+    """The ledger, where opening it changes nothing."""
+    if looked_at.subject != "ledger" or not looked_at.found.startswith(f"revision {REVISION},"):
+        return None
+    try:
+        return Ledger.open_reading(ledger_url(settings))
+    except MqiError:
+        # Found by the look before; what needs it is left out.
+        return None
+
+
+def _services(file: Path, settings: Settings) -> Finding:
+    services = Services(file, settings)
+    try:
+        found = services.recorded()
+        dead = found.dead() if found is not None else []
+    except MqiError as error:
+        return Finding("services", Verdict.FAULT, error.message, "mqi stop")
+    if found is None:
+        return Finding("services", Verdict.OK, "not running; mqi dev starts them")
+    if dead:
+        advice = f"see {services.logs}; mqi stop, then mqi dev"
+        return Finding("services", Verdict.FAULT, f"ended by themselves: {', '.join(dead)}", advice)
+    return Finding("services", Verdict.OK, f"running, pages at {found.pages.address}")

@@ -1,0 +1,486 @@
+"""What `mqi doctor` looks at where a clinic runs the site: records, service manager, proxy, backup."""
+
+from __future__ import annotations
+
+import json
+import secrets
+import sqlite3
+import stat
+import subprocess
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
+from enum import StrEnum
+from functools import partial
+from pathlib import Path
+
+from dagster._core.instance import DagsterInstance
+from sqlalchemy import NullPool, create_engine, text
+from sqlalchemy.exc import DBAPIError, SQLAlchemyError
+
+from mqi_dagster.errors import ConfigurationError, MqiError
+from mqi_dagster.handover.access import access_of
+from mqi_dagster.handover.sftp import SftpTarget
+from mqi_dagster.hpc.connection import Connection
+from mqi_dagster.hpc.job_script import setup_lines
+from mqi_dagster.hpc.nvidia_smi import gpus_of_host
+from mqi_dagster.hpc.session import sftp
+from mqi_dagster.hpc.shell import require, run, script
+from mqi_dagster.hpc.slurm import gpus_of, options_of, scheduler_facts
+from mqi_dagster.ledger.database import revision_of, try_out
+from mqi_dagster.ledger.ledger import Ledger
+from mqi_dagster.ledger.place import LEDGER_FILE, ledger_url, server_url
+from mqi_dagster.ledger.tables import REVISION
+from mqi_dagster.operations import services
+from mqi_dagster.operations.backup import LAST_BACKUP
+from mqi_dagster.operations.services import Service
+from mqi_dagster.settings import LOCAL, HandoverAccess, Host, Settings, Slurm
+
+
+class Verdict(StrEnum):
+    """What a finding is worth."""
+
+    OK = "ok"
+    WARNING = "warning"
+    FAULT = "fault"
+
+
+@dataclass(frozen=True, slots=True)
+class Finding:
+    """One thing that was looked at."""
+
+    subject: str
+    verdict: Verdict
+    found: str
+    advice: str = ""
+    """What to do; empty where nothing is wrong."""
+
+
+def finding(subject: str, advice: str, look: Callable[[], str]) -> Finding:
+    """The finding of a look that raises where something is wrong."""
+    try:
+        return Finding(subject, Verdict.OK, look())
+    except Exception as error:  # noqa: BLE001 - a look that fails is what a diagnosis is for
+        return Finding(subject, Verdict.FAULT, words_of(error), advice)
+
+
+def guarded(subject: str, advice: str, look: Callable[[], Iterable[Finding]]) -> Iterator[Finding]:
+    """What a look finds; where it fails in a way that nobody foresaw, that is a finding, and others go on."""
+    try:
+        yield from look()
+    except Exception as error:  # noqa: BLE001 - one surprise must not hide what the other looks find
+        yield Finding(subject, Verdict.FAULT, words_of(error), advice)
+
+
+def words_of(error: Exception) -> str:
+    """What an exception says, in one line."""
+    if isinstance(error, MqiError):
+        return error.message
+    if isinstance(error, OSError):
+        return error.strerror or type(error).__name__
+    if isinstance(error, DBAPIError) and error.orig is not None:
+        error = error.orig if isinstance(error.orig, Exception) else error
+    if isinstance(error, (DBAPIError, sqlite3.Error)):
+        return (str(error).strip().splitlines() or [type(error).__name__])[0]
+    # The text of any other may hold whatever it stumbled over.
+    return f"it cannot be looked at ({type(error).__name__})"
+
+
+def examine_modes(file: Path, settings: Settings) -> Finding:
+    """Whether a site is its account's alone.
+
+    Args:
+        file: The settings.
+        settings: Their content.
+    """
+    paths = settings.paths
+    places = {
+        "the site's folder": file.parent,
+        "mqi.yaml": file,
+        "machines": paths.machines,
+        "data": paths.data,
+        "state": paths.state,
+        "the ledger": paths.state / LEDGER_FILE,
+        "dagster_home": paths.dagster_home,
+    }
+    try:
+        handover = access_of(settings.handover)
+    except ConfigurationError as error:
+        return Finding("modes", Verdict.FAULT, error.message, "make the group, or name another")
+    local = settings.handover.target == LOCAL
+    modes = {name: _mode(path) for name, path in places.items()}
+    changed = [name for name, mode in modes.items() if mode & 0o022]
+    shown = _mode(settings.handover.folder) if local else 0
+    if shown & 0o002:
+        changed.append("handover")
+    if changed:
+        found = f"others may change: {', '.join(changed)}"
+        return Finding("modes", Verdict.FAULT, found, "chmod go-w on each of them")
+    read = [name for name in ("data", "state", "the ledger", "dagster_home") if modes[name] & 0o077]
+    if read:
+        return Finding("modes", Verdict.WARNING, f"open to others: {', '.join(read)}", "chmod -R go= on them")
+    if local and shown & 0o077 & ~handover.folder_mode:
+        owner = settings.handover.access is HandoverAccess.OWNER
+        found = f"others may enter handover, and read nothing new there ({shown:04o})"
+        advice = "set handover.access and handover.group for them, or chmod go= on it"
+        return Finding("modes", Verdict.WARNING, found, advice if owner else "chmod o= on it")
+    return Finding("modes", Verdict.OK, "others read and change nothing of this site")
+
+
+def _mode(path: Path) -> int:
+    """Permissions of a place; none where there is no such place."""
+    try:
+        return stat.S_IMODE(path.stat().st_mode)
+    except OSError:
+        return 0
+
+
+_POLLS_PER_AGE = 2
+
+
+def examine_hosts(settings: Settings, ledger: Ledger | None) -> Iterator[Finding]:
+    """Every host of the settings.
+
+    Args:
+        settings: Of the site.
+        ledger: For what is known of clusters from earlier; None where there is none yet.
+    """
+    for name, host in settings.hosts.items():
+        connection = Connection(host)
+        look = partial(_host, settings, name, host, connection, ledger)
+        try:
+            yield from guarded(f"host {name}", "see docs/slurm.md", look)
+        finally:
+            connection.drop()
+
+
+def _host(
+    settings: Settings, name: str, host: Host, connection: Connection, ledger: Ledger | None
+) -> Iterator[Finding]:
+    reached = finding(
+        f"host {name}",
+        "see docs/slurm.md: key file, known hosts, account",
+        lambda: f"{connection.transport().remote_version.removeprefix('SSH-2.0-')} lets {host.user} in",
+    )
+    yield reached
+    if reached.verdict is not Verdict.OK:
+        return
+    if host.slurm is not None and name in (settings.execution.simulation, settings.execution.gpu_monitoring):
+        yield from _slurm(settings, name, host.slurm, connection, ledger)
+    if host.slurm is None and name == settings.execution.gpu_monitoring:
+        yield finding(f"GPUs of {name}", "install the driver there; nvidia-smi", lambda: _seen(connection))
+    if settings.handover.target == name:
+        yield finding(
+            f"hand-over to {name}",
+            "make the folder, or let the account write there",
+            lambda: _handed_over(connection, str(settings.handover.folder)),
+        )
+
+
+def _slurm(
+    settings: Settings, name: str, slurm: Slurm, connection: Connection, ledger: Ledger | None
+) -> Iterator[Finding]:
+    facts: dict[str, str] = {}
+
+    def scheduler() -> str:
+        facts.update(scheduler_facts(connection))
+        return f"Slurm {facts.get('SLURM_VERSION', '?')}, cluster {facts.get('ClusterName', '?')}"
+
+    found = finding(f"Slurm of {name}", "is slurmctld up? scontrol ping", scheduler)
+    yield found
+    if found.verdict is not Verdict.OK:
+        return
+    yield _accounting(name, slurm, facts)
+    yield finding(
+        f"job options of {name}",
+        "correct partition, account, qos, gres or the limits under hosts",
+        lambda: _accepted(connection, slurm, settings.engine.timeout_seconds),
+    )
+    yield finding(
+        f"root on {name}",
+        "let the account write there, on storage that the nodes share",
+        lambda: _writable(connection, slurm.root),
+    )
+    if settings.execution.simulation == name:
+        command = settings.engine_profile().command[0]
+        yield finding(
+            f"engine on {name}",
+            "install it there, or set engine_command under hosts",
+            lambda: _there(connection, slurm, command),
+        )
+        version_command = settings.engine_profile().version_command
+        if version_command is not None:
+            yield finding(
+                f"engine version on {name}",
+                "run the version_command there by hand, as this account",
+                lambda: _answer(connection, version_command),
+            )
+    yield finding(f"GPUs of {name}", "see sinfo -o '%N %G'", lambda: _gpus(connection, slurm))
+    yield from _known(name, slurm, ledger)
+
+
+def _accounting(name: str, slurm: Slurm, facts: dict[str, str]) -> Finding:
+    subject = f"accounting of {name}"
+    kind = facts.get("AccountingStorageType", "")
+    age = int("".join(c for c in facts.get("MinJobAge", "0").split()[0] if c.isdigit()) or 0)
+    if kind and not kind.endswith("/none") and kind != "(null)":
+        comments = "job_comment" in facts.get("AccountingStoreFlags", "")
+        kept = "comments are kept" if comments else "comments are not kept: names and times have to do"
+        return Finding(subject, Verdict.OK, f"sacct answers for ended jobs; {kept}")
+    longest = slurm.intervals.poll_maximum_seconds
+    found = f"none: ended jobs are known for {age} s (MinJobAge), then only by their results"
+    if age < _POLLS_PER_AGE * longest:
+        advice = f"set poll_maximum_seconds below {age // _POLLS_PER_AGE}, or MinJobAge higher"
+        return Finding(subject, Verdict.WARNING, found, advice)
+    return Finding(subject, Verdict.OK, found)
+
+
+def _accepted(connection: Connection, slurm: Slurm, timeout_seconds: float) -> str:
+    options = [
+        option for option in options_of(slurm, timeout_seconds) if not option.startswith("--open-mode")
+    ]
+    require(run(connection, ["sbatch", "--test-only", *options, "--wrap=true"]), "sbatch --test-only")
+    return " ".join(option for option in options if option.startswith(("--part", "--g", "--mem", "--time")))
+
+
+_TOOLS = "tar sha256sum flock mktemp realpath stat find awk xargs head sync du df"
+_TRIAL = """
+umask 077
+for tool in $2; do
+  command -v "$tool" >/dev/null || { echo "the command $tool is missing" >&2; exit 1; }
+done
+mkdir -p -- "$1" && folder=$(mktemp -d -- "$1/.mqi-doctor.XXXXXX") || exit 1
+trap 'rm -rf -- "$folder"' EXIT
+mkdir -p -- "$folder/case/b01" && echo trial >"$folder/case/b01/.trial" &&
+  mv -T -- "$folder/case/b01" "$folder/case/done" || exit 1
+exec 9>"$folder/.lock"
+flock -w 5 9 || { echo "no file can be locked there (flock)" >&2; exit 1; }
+df -P -k -- "$1"
+"""
+
+
+def _writable(connection: Connection, root: str) -> str:
+    """Makes, renames and locks below the root what a beam makes, renames and locks there."""
+    argv = ["env", "LC_ALL=C", "sh", "-c", _TRIAL, "mqi-doctor", root, _TOOLS]
+    answer = require(run(connection, argv), "writing below the root")
+    free = int(answer.text.splitlines()[-1].split()[3]) * 1024
+    return f"{root} is writable, {free / 1e9:.1f} GB free"
+
+
+def _there(connection: Connection, slurm: Slurm, command: str) -> str:
+    """Looks for the engine in the shell of a job: after the modules and scripts of the settings."""
+    lines = [
+        *setup_lines(slurm),
+        script("modules"),
+        'setup || { echo "the modules or scripts of the settings could not be loaded" >&2; exit 95; }',
+        'command -v -- "$1" >/dev/null || { echo "it is not there, or cannot be run" >&2; exit 1; }',
+    ]
+    argv = ["bash", "-c", "\n".join(lines), "mqi-doctor", command]
+    require(run(connection, argv), f"looking for {command}")
+    return f"{command} found on the login node"
+
+
+def _answer(connection: Connection, command: Sequence[str]) -> str:
+    said = require(run(connection, command), "the command").text.strip()
+    if not said:
+        raise MqiError("it prints nothing")
+    return said
+
+
+def _gpus(connection: Connection, slurm: Slurm) -> str:
+    nodes = gpus_of(connection, slurm)
+    total, used = sum(node.total for node in nodes), sum(node.used for node in nodes)
+    if not nodes:
+        raise MqiError("the partition has no node")
+    return f"{total} on {len(nodes)} nodes, {used} in use; {slurm.slots} slots of ours"
+
+
+def _seen(connection: Connection) -> str:
+    return ", ".join(f"{gpu.index}: {gpu.name}" for gpu in gpus_of_host(connection)) or "none"
+
+
+def _handed_over(connection: Connection, folder: str) -> str:
+    """Hands a small file over as a beam does, and removes it with its folder."""
+    name = f".mqi-doctor-{secrets.token_hex(4)}"
+    target = SftpTarget(connection, folder)
+    target.state(name, "trial", b"trial\n")
+    target.withdraw(name, "trial")
+    with sftp(connection) as client:
+        client.rmdir(f"{folder}/{name}")
+    return f"{folder} takes what is handed over"
+
+
+def _known(name: str, slurm: Slurm, ledger: Ledger | None) -> Iterator[Finding]:
+    look = ledger.cluster_look(name) if ledger is not None else None
+    if look is None:
+        return
+    limit = timedelta(seconds=slurm.intervals.alarm_seconds)
+    if look.failing_since is not None and datetime.now(UTC) - look.failing_since > limit:
+        since = f"no answer to the beams since {look.failing_since:%Y-%m-%d %H:%M} UTC: {look.failure}"
+        yield Finding(f"looks at {name}", Verdict.FAULT, since, "beams wait; mend what the words say")
+    if look.used_bytes is not None:
+        quota = slurm.retention.quota_gb
+        found = f"{look.used_bytes / 1e9:.1f} GB of our folders, quota {quota:g} GB"
+        found += f" (hosts.{name}.slurm.retention.quota_gb)"
+        full = look.used_bytes > quota * 1e9
+        advice = "mqi cluster clean, or keep less (retention)" if full else ""
+        yield Finding(f"space on {name}", Verdict.WARNING if full else Verdict.OK, found, advice)
+
+
+_SYSTEMD = Path("/run/systemd/system")
+_LOOPBACK = ("127.0.0.1", "::1", "localhost")
+_OLDEST_BACKUP = timedelta(days=2)
+_PER_PROCESS = 6
+"""Connections that a process of Dagster holds at most at once, with the ledger's own."""
+_BOARDS, _PER_BOARD = 10, 3
+"""Boards that are left open, and what each keeps: one to the runs, one to the events, one to the ledger."""
+_CONNECT_SECONDS = 10
+_FACTS = """
+SELECT current_setting('server_version'), current_user, pg_database_size(current_database()),
+       current_setting('max_connections')::int, (SELECT rolsuper FROM pg_roles WHERE rolname = current_user),
+       (SELECT count(*) FROM pg_stat_activity)
+"""
+
+
+def examine_records(settings: Settings) -> Iterator[Finding]:
+    """The database server, where there is one, and the ledger on it or in its file."""
+    reachable = True
+    if settings.database.host is not None:
+        findings = list(_server(settings))
+        reachable = findings[0].verdict is not Verdict.FAULT
+        yield from findings
+    if reachable:
+        yield _ledger(settings)
+
+
+def _server(settings: Settings) -> Iterator[Finding]:
+    try:
+        url = server_url(settings)
+        assert url is not None
+    except MqiError as error:
+        yield Finding("database", Verdict.FAULT, error.message, "see database.password_file")
+        return
+    engine = create_engine(url, poolclass=NullPool, connect_args={"connect_timeout": _CONNECT_SECONDS})
+    try:
+        with engine.connect() as connection:
+            version, role, size, most, superuser, now = connection.execute(text(_FACTS)).one()
+    except SQLAlchemyError as error:
+        words = str(getattr(error, "orig", error)).strip().splitlines() or [type(error).__name__]
+        yield Finding("database", Verdict.FAULT, words[0], "start the server; see the section database")
+        return
+    finally:
+        engine.dispose()
+    found = f"PostgreSQL {version}, role {role}, {size / 1e6:.0f} MB"
+    if superuser:
+        yield Finding(
+            "database", Verdict.WARNING, f"{found}, a superuser", "a role that owns this database only"
+        )
+    else:
+        yield Finding("database", Verdict.OK, found)
+    needed = _PER_PROCESS * (settings.execution.max_runs + len(Service)) + _BOARDS * _PER_BOARD
+    room = f"{most} allowed, {now} in use, ours need up to {needed}, {_BOARDS} open boards among them"
+    verdict = Verdict.OK if needed <= most else Verdict.WARNING
+    yield Finding(
+        "connections", verdict, room, "" if needed <= most else "raise max_connections of the server"
+    )
+
+
+def _ledger(settings: Settings) -> Finding:
+    # Opening it as the services do would migrate it; a diagnosis changes nothing.
+    try:
+        found = revision_of(ledger_url(settings))
+    except MqiError as error:
+        return Finding("ledger", Verdict.FAULT, f"cannot be read: {error.message}", "restore the backup")
+    if found is None:
+        return Finding("ledger", Verdict.OK, "none yet; the first start makes it")
+    try:
+        try_out(ledger_url(settings))
+    except MqiError as error:
+        advice = "where it is damaged, restore the backup; else see its owner, mode and attributes"
+        return Finding("ledger", Verdict.FAULT, error.message, advice)
+    if found == REVISION:
+        return Finding("ledger", Verdict.OK, f"revision {found}, whole, and takes what is written")
+    words = f"revision {found}, this version writes {REVISION}"
+    if found < REVISION:
+        return Finding("ledger", Verdict.WARNING, words, "back it up; the next start migrates it")
+    return Finding("ledger", Verdict.FAULT, words, "update this installation, or restore the backup")
+
+
+def examine_schema(instance: DagsterInstance) -> Finding:
+    """Whether Dagster's tables are those of this version of Dagster."""
+    behind = []
+    storages = {
+        "runs": instance.run_storage,
+        "events": instance.event_log_storage,
+        "schedules": instance.schedule_storage,
+    }
+    for name, storage in storages.items():
+        version = storage.alembic_version() if storage is not None else None
+        if version is not None and version[0] is not None and version[0] != version[1]:
+            behind.append(name)
+    if behind:
+        found = f"{', '.join(behind)}: of another version of Dagster"
+        return Finding("Dagster's tables", Verdict.WARNING, found, "stop, back up, dagster instance migrate")
+    return Finding("Dagster's tables", Verdict.OK, "at the revision of this version")
+
+
+def examine_units(settings: Settings) -> Iterator[Finding]:
+    """What the service manager of this machine knows of us; nothing where there is none."""
+    running = services.held(settings)
+    if running:
+        missing = [service for service in Service if service not in running]
+        found = f"run by a service manager: {', '.join(running)}"
+        if missing:
+            advice = f"systemctl start {' '.join(f'mqi-{name}' for name in missing)}"
+            yield Finding("units", Verdict.WARNING, f"{found}; not running: {', '.join(missing)}", advice)
+        else:
+            yield Finding("units", Verdict.OK, found)
+        return
+    if not _SYSTEMD.is_dir():
+        return
+    names = [f"mqi-{service}.service" for service in Service]
+    done = subprocess.run(
+        ["systemctl", "is-active", *names], capture_output=True, text=True, check=False, timeout=30
+    )
+    states = dict(zip(Service, done.stdout.split(), strict=False))
+    failed = [name for name, state in states.items() if state in ("failed", "activating")]
+    if failed:
+        advice = f"journalctl -u mqi-{failed[0]}"
+        yield Finding("units", Verdict.FAULT, f"do not start: {', '.join(failed)}", advice)
+
+
+def examine_way_in(settings: Settings) -> Finding:
+    """Whether the pages, which have no login, are open to other machines."""
+    host = settings.ui.host
+    if host in _LOOPBACK:
+        return Finding("way in", Verdict.OK, f"the pages listen on {host} alone")
+    advice = "listen on 127.0.0.1, behind a proxy with a login (docs/production.md)"
+    return Finding("way in", Verdict.WARNING, f"the pages listen on {host} and have no login", advice)
+
+
+def examine_retention(settings: Settings) -> Finding:
+    """What goes by itself, and whether anybody has to ask for it."""
+    retention = settings.retention
+    kept = [name for name in type(retention).model_fields if name != "daily" and getattr(retention, name)]
+    how = "daily" if retention.daily else "by hand, mqi retention"
+    return Finding("retention", Verdict.OK, f"{', '.join(kept) or 'nothing goes'}; {how}")
+
+
+def examine_backup(settings: Settings, runs: int) -> Finding:
+    """How old the last backup is."""
+    try:
+        content = json.loads((settings.paths.state / LAST_BACKUP).read_text(encoding="utf-8"))
+        made = datetime.fromisoformat(content["made_at"])
+    except FileNotFoundError:
+        if runs == 0:
+            return Finding("backup", Verdict.OK, "none yet, and nothing to lose")
+        return Finding("backup", Verdict.WARNING, "none was ever made", "mqi backup, every night")
+    except (OSError, ValueError, KeyError, TypeError):
+        return Finding("backup", Verdict.WARNING, f"{LAST_BACKUP} is damaged", "mqi backup")
+    age = datetime.now(UTC) - made
+    found = f"the last one is of {made:%Y-%m-%d %H:%M} UTC" + (
+        "" if content.get("data") else ", without the store"
+    )
+    if age > _OLDEST_BACKUP:
+        return Finding("backup", Verdict.WARNING, found, "mqi backup, every night")
+    return Finding("backup", Verdict.OK, found)

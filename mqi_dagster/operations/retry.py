@@ -1,0 +1,200 @@
+"""`mqi case retry`: what failed of a case or beam runs once more, in the running services."""
+
+import json
+import urllib.error
+import urllib.request
+from collections.abc import Mapping, Sequence
+from contextlib import suppress
+from typing import Any
+
+import dagster as dg
+
+from mqi_dagster.errors import ConfigurationError, InfrastructureError, InputError, MqiError, Where
+from mqi_dagster.lifecycle.jobs import BEAM_ASSETS, CASE_ASSETS
+from mqi_dagster.operations.services import Pages, Services
+from mqi_dagster.partitions import beam_key, split_beam_key, split_case_key
+from mqi_dagster.resources.site import Site
+from mqi_dagster.worklist.manifests import manifest_of
+from mqi_dagster.worklist.run_history import LatestRun, RunState, latest_run
+
+_TIMEOUT_SECONDS = 60.0
+_FAULT = "... on PythonError { message } ... on UnauthorizedError { message }"
+
+_REEXECUTE = f"""mutation($run: String!) {{
+  launchRunReexecution(reexecutionParams: {{parentRunId: $run, strategy: FROM_FAILURE}}) {{
+    __typename ... on LaunchRunSuccess {{ run {{ runId }} }} {_FAULT}
+  }} }}"""
+
+_BACKFILL = f"""mutation($backfill: LaunchBackfillParams!) {{
+  launchPartitionBackfill(backfillParams: $backfill) {{
+    __typename ... on LaunchBackfillSuccess {{ backfillId }} {_FAULT}
+  }} }}"""
+
+
+class GraphQL:
+    """Dagster's services behind the address of their pages.
+
+    Args:
+        address: For example ``http://127.0.0.1:3000``.
+    """
+
+    def __init__(self, address: str) -> None:
+        self._address = address
+        # Never through a proxy: these are our own pages on this machine.
+        self._opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))
+
+    def reexecute_from_failure(self, run_id: str) -> str:
+        """Launch a run that repeats what failed in another one, and what comes after it.
+
+        Returns:
+            The new run's id.
+
+        Raises:
+            ConfigurationError: Nobody answers at the address.
+            InfrastructureError: The services refuse, and say why.
+        """
+        answer = self._mutate("launchRunReexecution", "LaunchRunSuccess", _REEXECUTE, {"run": run_id})
+        return str(answer["run"]["runId"])
+
+    def backfill(self, assets: Sequence[str], partitions: Sequence[str], title: str) -> str:
+        """Launch a backfill of assets for some partitions.
+
+        Returns:
+            The backfill's id.
+
+        Raises:
+            ConfigurationError: Nobody answers at the address.
+            InfrastructureError: The services refuse, and say why.
+        """
+        wanted = {
+            "assetSelection": [{"path": [asset]} for asset in assets],
+            "partitionNames": list(partitions),
+            "title": title,
+        }
+        answer = self._mutate(
+            "launchPartitionBackfill", "LaunchBackfillSuccess", _BACKFILL, {"backfill": wanted}
+        )
+        return str(answer["backfillId"])
+
+    def _mutate(self, name: str, success: str, query: str, variables: Mapping[str, Any]) -> dict[str, Any]:
+        content = self._ask(query, variables)
+        if content.get("errors"):
+            raise InfrastructureError(f"the services refuse: {content['errors'][0].get('message')}")
+        answer: dict[str, Any] = (content.get("data") or {}).get(name) or {}
+        if answer.get("__typename") != success:
+            said = str(answer.get("message") or answer.get("__typename") or "no answer").splitlines()[0]
+            raise InfrastructureError(f"the services refuse: {said}")
+        return answer
+
+    def _ask(self, query: str, variables: Mapping[str, Any]) -> dict[str, Any]:
+        request = urllib.request.Request(
+            f"{self._address}/graphql",
+            data=json.dumps({"query": query, "variables": dict(variables)}).encode(),
+            headers={"Content-Type": "application/json"},
+        )
+        try:
+            with self._opener.open(request, timeout=_TIMEOUT_SECONDS) as answer:
+                content: dict[str, Any] = json.load(answer)
+        except urllib.error.HTTPError as error:
+            raise InfrastructureError(f"the services answer with status {error.code}") from None
+        except (urllib.error.URLError, OSError):
+            raise ConfigurationError(
+                f"nobody answers at {self._address}; start the services with `mqi dev`"
+            ) from None
+        except ValueError:
+            raise InfrastructureError(f"what answers at {self._address} is not Dagster") from None
+        return content
+
+
+_RETRIED = (RunState.FAILED, RunState.AGAIN, RunState.CANCELLED)
+
+
+def services_of(site: Site) -> GraphQL:
+    """The site's services as `mqi dev` has started them, or where the settings say that they are."""
+    running = Services(site.settings_file, site.settings).running()
+    ui = site.settings.ui
+    return GraphQL((running.pages if running is not None else Pages(ui.host, ui.port)).address)
+
+
+def partitions_of(instance: dg.DagsterInstance, site: Site, name: str, beam: int | None) -> list[str]:
+    """The partitions that a case key, with a BeamNumber where one is wanted, or a beam key names.
+
+    Raises:
+        InputError: There is no such case or beam.
+    """
+    if "__" in name:
+        case, number = _split(name)
+        if beam is not None and beam != number:
+            raise InputError(f"{name} is beam {number}, not beam {beam}")
+        beam = number
+    else:
+        case = name
+        _require_case_key(case)
+    manifest = manifest_of(instance, site, case)
+    if manifest is None:
+        if beam is None and (site.ledger.arrival(case) or latest_run(instance, case).run_id):
+            return [case]
+        raise InputError("the case is not known here, or has not been taken in", where=Where(case=case))
+    present = sorted(entry.number for entry in manifest.beams)
+    if beam is None:
+        return [case, *(beam_key(case, number) for number in present)]
+    if beam not in present:
+        raise InputError(f"the case holds no delivery of beam {beam}", where=Where(case=case))
+    return [beam_key(case, beam)]
+
+
+def _split(name: str) -> tuple[str, int]:
+    try:
+        return split_beam_key(name)
+    except ValueError as error:
+        raise InputError(str(error)) from None
+
+
+def _require_case_key(name: str) -> None:
+    try:
+        split_case_key(name)
+    except ValueError as error:
+        raise InputError(str(error)) from None
+
+
+def retry(instance: dg.DagsterInstance, services: GraphQL, partitions: Sequence[str]) -> dict[str, str]:
+    """Launch anew what failed or was cancelled of some partitions.
+
+    A run that the services know is re-executed from its failure. One that `mqi case run` has executed, or
+    that its operator has cancelled, is repeated as a backfill: what was made before is found in the store.
+
+    Returns:
+        Run or backfill id by partition.
+
+    Raises:
+        InputError: Nothing failed.
+        MqiError: The services cannot be reached, or refuse.
+    """
+    latest = {partition: latest_run(instance, partition) for partition in partitions}
+    failed = {partition: run for partition, run in latest.items() if run.state in _RETRIED}
+    if not failed:
+        raise InputError(_nothing(latest))
+    launched: dict[str, str] = {}
+    for partition, run in failed.items():
+        try:
+            launched[partition] = _launch(services, partition, run)
+        except MqiError as error:
+            done = f" (launched before: {', '.join(launched)})" if launched else ""
+            raise type(error)(f"{partition}: {error.message}{done}") from None
+    return launched
+
+
+def _nothing(latest: dict[str, LatestRun]) -> str:
+    going_on = [name for name, run in latest.items() if run.state in (RunState.WAITING, RunState.WORKING)]
+    if going_on:
+        return f"nothing to retry: {', '.join(going_on)} is still in work and nothing has failed"
+    return "nothing to retry: nothing has failed"
+
+
+def _launch(services: GraphQL, partition: str, run: LatestRun) -> str:
+    if run.known_to_services and run.state is not RunState.CANCELLED and run.run_id is not None:
+        # A run that died after its last step has nothing to repeat from; a backfill finds what it made.
+        with suppress(InfrastructureError):
+            return services.reexecute_from_failure(run.run_id)
+    assets = BEAM_ASSETS if "__" in partition else (CASE_ASSETS.get(run.job or "", "case_manifest"),)
+    return services.backfill(assets, [partition], f"mqi case retry {partition}")

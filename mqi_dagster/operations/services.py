@@ -1,0 +1,536 @@
+"""Starting and stopping a site as a whole: limits, leftovers of a crash, services."""
+
+from __future__ import annotations
+
+import fcntl
+import json
+import os
+import socket
+import subprocess
+import sys
+import time
+import urllib.error
+import urllib.request
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass, replace
+from datetime import timedelta
+from enum import StrEnum
+from pathlib import Path
+
+from mqi_dagster.compute.run_workers import end_workers, fail_orphaned_runs
+from mqi_dagster.errors import ConfigurationError, InfrastructureError
+from mqi_dagster.execution.code_location import answers, socket_path
+from mqi_dagster.execution.locks import is_held
+from mqi_dagster.execution.processes import end_group, process_alive, process_id, resolve_program
+from mqi_dagster.ledger.ledger import Ledger
+from mqi_dagster.ledger.place import announce_server, ledger_url
+from mqi_dagster.operations import services
+from mqi_dagster.operations.instance import open_instance, set_pool_limit, write_instance
+from mqi_dagster.resources.site import SETTINGS_VARIABLE
+from mqi_dagster.settings import Settings
+from mqi_dagster.store.files import remove_unchanged, write_atomically
+from mqi_dagster.store.store import Store
+
+_QUERY = """{ workspaceOrError { __typename ... on Workspace { locationEntries {
+  loadStatus locationOrLoadError { __typename ... on PythonError { message } } } } } }"""
+_TIMEOUT_SECONDS = 10.0
+
+
+@dataclass(frozen=True, slots=True)
+class Pages:
+    """The pages at one address."""
+
+    host: str
+    port: int
+
+    @property
+    def address(self) -> str:
+        """Where a browser finds them."""
+        host = {"0.0.0.0": "127.0.0.1", "::": "[::1]"}.get(self.host, self.host)
+        return f"http://{host}:{self.port}"
+
+    def loaded(self) -> bool:
+        """Whether they answer and show the code location.
+
+        Raises:
+            ConfigurationError: They answer, and say that the code location cannot be loaded.
+        """
+        request = urllib.request.Request(
+            f"{self.address}/graphql",
+            data=json.dumps({"query": _QUERY}).encode(),
+            headers={"Content-Type": "application/json"},
+        )
+        # Never through a proxy: these are our own pages on this machine.
+        opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))
+        try:
+            with opener.open(request, timeout=_TIMEOUT_SECONDS) as answer:
+                content = json.load(answer)
+        except (urllib.error.URLError, OSError, ValueError):
+            return False
+        entries = (content.get("data") or {}).get("workspaceOrError", {}).get("locationEntries") or []
+        for entry in entries:
+            outcome = entry.get("locationOrLoadError") or {}
+            if outcome.get("__typename") == "PythonError":
+                raise ConfigurationError(
+                    f"the code location cannot be loaded: {str(outcome.get('message')).strip()}"
+                )
+        return bool(entries) and all(
+            (entry.get("locationOrLoadError") or {}).get("__typename") == "RepositoryLocation"
+            for entry in entries
+        )
+
+
+class Service(StrEnum):
+    """A process of a site."""
+
+    CODE = "code"
+    """The code location: holds the definitions, evaluates sensors, starts the runs."""
+    DAEMON = "daemon"
+    PAGES = "pages"
+    VIEWER = "viewer"
+    """The same pages, on which nothing can be started or changed."""
+    WATCH = "watch"
+    """Raises and tells the alarms of the others, for which these would be too dead."""
+
+
+def _path(settings: Settings, service: Service) -> Path:
+    return settings.paths.state / f"service-{service}.lock"
+
+
+def take(settings: Settings, service: Service) -> int:
+    """Hold a service's lock until this process ends, also as another program; the descriptor.
+
+    Raises:
+        ConfigurationError: Another process is this service already.
+    """
+    settings.paths.state.mkdir(parents=True, exist_ok=True)
+    lock = os.open(_path(settings, service), os.O_RDWR | os.O_CREAT, 0o600)
+    # It must outlive the exec; the programs close it in what they start.
+    os.set_inheritable(lock, True)
+    try:
+        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        os.close(lock)
+        raise ConfigurationError(f"the service {service} of this site runs already") from None
+    return lock
+
+
+def held(settings: Settings) -> list[Service]:
+    """The services that a service manager runs now."""
+    return [service for service in Service if is_held(_path(settings, service))]
+
+
+def ever_held(settings: Settings) -> bool:
+    """Whether a service manager has ever run services of this site."""
+    return any(_path(settings, service).exists() for service in Service)
+
+
+def write_workspace(settings: Settings) -> Path:
+    """Write the file that tells daemon and pages where the code location answers."""
+    path = settings.paths.state / "workspace.yaml"
+    entry = {"grpc_server": {"socket": str(socket_path(settings)), "location_name": "mqi"}}
+    write_atomically(path, json.dumps({"load_from": [entry]}, indent=1).encode())
+    return path
+
+
+def command_of(service: Service, settings: Settings, host: str, port: int) -> list[str]:
+    """Program and arguments of a service.
+
+    Args:
+        service: Which.
+        settings: Of the site.
+        host: Address of the pages; the other services listen on no address.
+        port: Port of the pages.
+    """
+    workspace = str(settings.paths.state / "workspace.yaml")
+    pages = [sys.executable, "-m", "mqi_dagster.operations.page_server", "--workspace", workspace]
+    pages += ["--host", host, "--port", str(port)]
+    pages += [part for origin in settings.ui.origins for part in ("--origin", origin)]
+    commands: dict[Service, Sequence[str]] = {
+        Service.CODE: [
+            *("dagster", "api", "grpc", "--socket", str(socket_path(settings))),
+            *("-m", "mqi_dagster.definitions", "--location-name", "mqi"),
+        ],
+        Service.DAEMON: ["dagster-daemon", "run", "-w", workspace],
+        Service.PAGES: pages,
+        Service.VIEWER: [*pages, "--read-only"],
+        Service.WATCH: [sys.executable, "-m", "mqi_dagster.operations.watch"],
+    }
+    program, *arguments = commands[service]
+    return [str(resolve_program(program)), *arguments]
+
+
+def environment_of(settings_file: Path, settings: Settings) -> dict[str, str]:
+    """The environment of every service.
+
+    Raises:
+        ConfigurationError: The file with the database's password cannot be used.
+    """
+    announce_server(settings)
+    return {
+        **os.environ,
+        "DAGSTER_HOME": str(settings.paths.dagster_home),
+        SETTINGS_VARIABLE: str(settings_file),
+        "DAGSTER_DISABLE_TELEMETRY": "1",
+        "PYTHONUNBUFFERED": "1",
+    }
+
+
+CODE, DAEMON, WEBSERVER, WATCH = "code-location", "daemon", "pages", "watch"
+_STARTED = {CODE: Service.CODE, DAEMON: Service.DAEMON, WEBSERVER: Service.PAGES, WATCH: Service.WATCH}
+# The pages hold calls to the code location open, for which it would wait. The watch would miss the code
+# location, and with the daemon alive somebody would miss the watch.
+_ORDER_OF_END = (DAEMON, WEBSERVER, WATCH, CODE)
+_GRACE_SECONDS = {DAEMON: 5.0, CODE: 15.0, WEBSERVER: 3.0, WATCH: 3.0}
+_READY_SECONDS = 120.0
+_POLL_SECONDS = 0.1
+
+
+@dataclass(frozen=True, slots=True)
+class Running:
+    """The services as they were started."""
+
+    host: str
+    port: int
+    processes: dict[str, str]
+    """``<pid>:<start time>`` by service."""
+
+    @property
+    def pages(self) -> Pages:
+        """Dagster's pages."""
+        return Pages(self.host, self.port)
+
+    def dead(self) -> list[str]:
+        """The services that do not live any more."""
+        return [name for name, job in self.processes.items() if not process_alive(job)]
+
+    def same_start(self, other: Running | None) -> bool:
+        """Whether both are of one start of the services, in which the watch may have been started again."""
+        if other is None:
+            return False
+        mine, theirs = ({**one.processes, WATCH: ""} for one in (self, other))
+        return (self.host, self.port, mine) == (other.host, other.port, theirs)
+
+
+class Services:
+    """The services of one site.
+
+    Args:
+        settings_file: The site's settings.
+        settings: Its content.
+    """
+
+    def __init__(self, settings_file: Path, settings: Settings) -> None:
+        self.settings_file = settings_file.resolve()
+        self._settings = settings
+        self._state = settings.paths.state
+        self._record = self._state / "services.json"
+        self.logs = self._state / "logs"
+
+    def recorded(self) -> Running | None:
+        """What was started last and not ended since, alive or not."""
+        try:
+            content = json.loads(self._record.read_text(encoding="utf-8"))
+            return Running(str(content["host"]), int(content["port"]), dict(content["processes"]))
+        except FileNotFoundError:
+            return None
+        except (OSError, ValueError, KeyError, TypeError) as error:
+            raise InfrastructureError("the record of the services (services.json) is damaged") from error
+
+    def running(self) -> Running | None:
+        """The services, if all of them live."""
+        found = self.recorded()
+        return found if found is not None and not found.dead() else None
+
+    def start(self, port: int | None = None) -> Running:
+        """Start the services; they are not ready yet when this returns.
+
+        Args:
+            port: Port of the pages in place of ``ui.port``; 0 for a free one.
+
+        Raises:
+            ConfigurationError: Somebody else listens on the port.
+        """
+        self.logs.mkdir(parents=True, exist_ok=True)
+        host = self._settings.ui.host
+        wanted = self._settings.ui.port if port is None else port
+        number = _usable_port(host, wanted)
+        code_socket = socket_path(self._settings)
+        code_socket.unlink(missing_ok=True)
+        write_workspace(self._settings)
+        commands = {
+            name: command_of(service, self._settings, host, number) for name, service in _STARTED.items()
+        }
+        started: dict[str, str] = {}
+        for name, command in commands.items():
+            started[name] = self._start(name, command)
+            if name == CODE:
+                # The others would show a location that failed to load for their first half minute.
+                self._await_socket(code_socket, started[CODE])
+            self._write(Running(host, number, started))
+        return Running(host, number, started)
+
+    def start_watch_again(self, running: Running) -> Running:
+        """Start the watch again where it alone has ended: nothing that is at work needs it.
+
+        Args:
+            running: The services as they are recorded.
+
+        Returns:
+            The services as they are then.
+        """
+        if running.dead() != [WATCH]:
+            return running
+        command = command_of(_STARTED[WATCH], self._settings, running.host, running.port)
+        again = replace(running, processes={**running.processes, WATCH: self._start(WATCH, command)})
+        self._write(again)
+        return again
+
+    def await_ready(self, running: Running) -> None:
+        """Return when the pages answer and the code location is loaded.
+
+        Raises:
+            InfrastructureError: A service ended, or the location cannot be loaded, or it takes too long.
+        """
+        limit = time.monotonic() + _READY_SECONDS
+        while not running.pages.loaded():
+            self.require_alive(running)
+            if time.monotonic() > limit:
+                raise InfrastructureError(f"the pages do not answer; their log: {self.logs}")
+            time.sleep(_POLL_SECONDS)
+        self.require_alive(running)
+
+    def require_alive(self, running: Running) -> None:
+        """Check that every service lives.
+
+        Raises:
+            InfrastructureError: One has ended; with the last line of its log.
+        """
+        for name in running.dead():
+            raise InfrastructureError(
+                f"the service {name} has ended: {self.last_words(name)}; its log: {self.logs / name}.log"
+            )
+
+    def last_words(self, name: str) -> str:
+        """The last line that a service has logged."""
+        try:
+            lines = (self.logs / f"{name}.log").read_text(encoding="utf-8", errors="replace").splitlines()
+        except OSError:
+            return "it left no log"
+        return next((line.strip() for line in reversed(lines) if line.strip()), "it left no word")
+
+    def stop(self) -> bool:
+        """End every service and every run in its hands; whether anything was running.
+
+        Raises:
+            InfrastructureError: A process cannot be ended.
+        """
+        found = self.recorded()
+        if found is None:
+            return False
+        lived = False
+        for name in _ORDER_OF_END:
+            if name in found.processes and process_alive(found.processes[name]):
+                lived = True
+                end_group(found.processes[name], _GRACE_SECONDS[name])
+        socket_path(self._settings).unlink(missing_ok=True)
+        self._record.unlink(missing_ok=True)
+        return lived
+
+    @contextmanager
+    def alone(self) -> Iterator[None]:
+        """Hold off every other start and stop of this site's services."""
+        self._state.mkdir(parents=True, exist_ok=True)
+        with (self._state / "services.lock").open("w") as lock:
+            fcntl.flock(lock, fcntl.LOCK_EX)
+            yield
+
+    def _start(self, name: str, command: list[str]) -> str:
+        log = self.logs / f"{name}.log"
+        if log.exists():
+            log.rename(log.with_suffix(".log.1"))
+        with log.open("ab") as output:
+            process = subprocess.Popen(
+                command,
+                cwd=self._state,
+                env=environment_of(self.settings_file, self._settings),
+                stdin=subprocess.DEVNULL,
+                stdout=output,
+                stderr=subprocess.STDOUT,
+                start_new_session=True,
+            )
+        return process_id(process.pid)
+
+    def _await_socket(self, path: Path, job: str) -> None:
+        limit = time.monotonic() + _READY_SECONDS
+        while not answers(path):
+            if not process_alive(job):
+                raise InfrastructureError(
+                    f"the code location cannot be loaded: {self.last_words(CODE)};"
+                    f" its log: {self.logs / CODE}.log"
+                )
+            if time.monotonic() > limit:
+                raise InfrastructureError(f"the code location does not answer; its log: {self.logs}")
+            time.sleep(_POLL_SECONDS)
+
+    def _write(self, running: Running) -> None:
+        write_atomically(self._record, json.dumps(asdict(running), indent=1).encode())
+
+
+def port_is_free(host: str, port: int) -> bool:
+    """Whether the pages can listen there."""
+    try:
+        _usable_port(host, port)
+    except ConfigurationError:
+        return False
+    return True
+
+
+def _usable_port(host: str, port: int) -> int:
+    """The port itself if it is free, or a free one for 0."""
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    with socket.socket(family) as probe:
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            probe.bind((host, port))
+        except OSError as error:
+            raise ConfigurationError(
+                f"the pages cannot listen on {host}:{port} ({error.strerror}):"
+                " set another ui.port in mqi.yaml, or give --port (0 for a free one)"
+            ) from None
+        return int(probe.getsockname()[1])
+
+
+_LEFT = timedelta(days=1)
+"""What nothing has changed for so long is nobody's work any more."""
+_CODE_SECONDS = 120.0
+_ENDED_POLL_SECONDS = 0.2
+
+
+def clear_leftovers(settings: Settings) -> int:
+    """Remove what dead workers have left half made: it costs space, and may hold copies of inputs.
+
+    Returns:
+        How many folders were removed.
+
+    Raises:
+        InfrastructureError: The site's disk cannot be read.
+    """
+    removed = Store(settings.paths.data).clean_staging(_LEFT)
+    try:
+        return removed + remove_unchanged(settings.paths.state / "work", _LEFT)
+    except OSError as error:
+        raise InfrastructureError(f"the work folder cannot be read: {error.strerror}") from None
+
+
+def start_services(services: Services, settings: Settings, port: int | None = None) -> Running:
+    """Start the services of a site and wait until its pages show the code location.
+
+    Where they run already, nothing is started.
+
+    Raises:
+        ConfigurationError: The port is taken, or the settings do not fit.
+        InfrastructureError: A service ended at once or does not answer; the others are ended then.
+    """
+    with services.alone():
+        recorded = services.recorded()
+        found = services.start_watch_again(recorded) if recorded is not None else None
+        if found is None or found.dead():
+            require_no_service_manager(settings)
+            # What a crash has left over would hold the port, the socket and the slots.
+            services.stop()
+            ledger = Ledger.open(ledger_url(settings))
+            write_instance(settings, ledger)
+            with open_instance(settings) as instance:
+                set_pool_limit(instance, settings, ledger)
+                # Those that have outlived a killed code location would go on beside their successors.
+                end_workers(instance)
+                fail_orphaned_runs(instance)
+            clear_leftovers(settings)
+            try:
+                found = services.start(port)
+                services.await_ready(found)
+            except BaseException:
+                services.stop()
+                raise
+        else:
+            services.await_ready(found)
+        return found
+
+
+def stop_services(services: Services, settings: Settings) -> bool:
+    """End the services of a site and the runs in their hands, which a later start continues.
+
+    Returns:
+        Whether anything was running.
+
+    Raises:
+        ConfigurationError: A service manager runs services of this site, and would start them again.
+    """
+    with services.alone():
+        require_no_service_manager(settings)
+        lived = services.stop()
+        if lived or ever_held(settings):
+            with open_instance(settings) as instance:
+                lived = end_workers(instance) > 0 or lived
+                fail_orphaned_runs(instance)
+        return lived
+
+
+def require_no_service_manager(settings: Settings) -> None:
+    """Keep two daemons from working for one site.
+
+    Raises:
+        ConfigurationError: A service manager runs services of this site.
+    """
+    if running := services.held(settings):
+        raise ConfigurationError(
+            f"a service manager runs {', '.join(running)} of this site: systemctl stop mqi.target"
+        )
+
+
+def become_service(service: Service, settings_file: Path, settings: Settings) -> None:
+    """Turn this process into a service of the site, for a service manager to watch.
+
+    Raises:
+        ConfigurationError: The service runs already, or `mqi dev` runs the site.
+        InfrastructureError: The database is away, or the code location does not answer.
+    """
+    found = Services(settings_file, settings).recorded()
+    if found is not None and len(found.dead()) < len(found.processes):
+        raise ConfigurationError("`mqi dev` runs this site: mqi stop ends it")
+    services.take(settings, service)
+    if service is Service.CODE:
+        _make_ready(settings)
+    elif service is not Service.WATCH:
+        _await_code(settings)
+    ui = settings.ui
+    port = ui.viewer_port if service is Service.VIEWER else ui.port
+    argv = command_of(service, settings, ui.host, port)
+    os.chdir(settings.paths.state)
+    os.execve(argv[0], argv, environment_of(settings_file, settings))
+
+
+def _make_ready(settings: Settings) -> None:
+    """What has to be so before a code location answers.
+
+    Run workers may have outlived the one before, and are left alone. Runs whose worker is dead are the
+    reaper's: failed now, they would be lost, since the daemon can retry them only through a code location.
+    """
+    ledger = Ledger.open(ledger_url(settings))
+    write_instance(settings, ledger)
+    with open_instance(settings) as instance:
+        set_pool_limit(instance, settings, ledger)
+    clear_leftovers(settings)
+    write_workspace(settings)
+    socket_path(settings).unlink(missing_ok=True)
+
+
+def _await_code(settings: Settings) -> None:
+    """Wait for the code location: without it the others would show an error for their first half minute."""
+    limit = time.monotonic() + _CODE_SECONDS
+    while not answers(socket_path(settings)):
+        if time.monotonic() > limit:
+            raise InfrastructureError("the code location does not answer; is the service `code` running?")
+        time.sleep(_ENDED_POLL_SECONDS)

@@ -1,0 +1,69 @@
+"""The site that a command works on."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
+
+from mqi_dagster.errors import ConfigurationError
+from mqi_dagster.settings import Settings, read_settings
+
+SETTINGS_NAME = "mqi.yaml"
+
+SITE_VARIABLE = "MQI_SITE"
+DEFAULT_SITE = Path("site")
+"""Where neither an option nor the environment names a site."""
+
+
+def site_in_use(given: Path | None) -> Path | None:
+    """The site of a command that also works without one.
+
+    Args:
+        given: As it was named; None: the one that ``MQI_SITE`` names, else ``./site`` where it is one.
+    """
+    if given is not None:
+        return given
+    if named := os.environ.get(SITE_VARIABLE):
+        return Path(named)
+    return DEFAULT_SITE if (DEFAULT_SITE / SETTINGS_NAME).is_file() else None
+
+
+def settings_path(place: Path) -> Path:
+    """The settings file of a site named by its folder or by the file itself.
+
+    Raises:
+        ConfigurationError: There is none.
+    """
+    file = place / SETTINGS_NAME if place.is_dir() else place
+    if not file.is_file():
+        raise ConfigurationError(
+            f"{place} is no site: it has no {SETTINGS_NAME}; name one by --site or {SITE_VARIABLE},"
+            f" or make one: mqi init {place}"
+        )
+    return file.resolve()
+
+
+def require_site(place: Path) -> tuple[Path, Settings]:
+    """Settings file and settings of a site.
+
+    Raises:
+        ConfigurationError: The place is no site, or its settings are wrong.
+    """
+    file = settings_path(place)
+    return file, read_settings(file)
+
+
+def local_zone() -> str:
+    """This computer's time zone; UTC where it has none set."""
+    names = [os.environ.get("TZ", "").removeprefix(":")]
+    link = Path("/etc/localtime").resolve()
+    if "zoneinfo" in link.parts:
+        names.append("/".join(link.parts[link.parts.index("zoneinfo") + 1 :]))
+    for name in names:
+        try:
+            if name:
+                return ZoneInfo(name).key
+        except (ZoneInfoNotFoundError, ValueError):
+            continue
+    return "UTC"

@@ -1,21 +1,19 @@
-"""Whether a case is concluded with what stands there now, and since when."""
+"""Whether a case is concluded with what stands there now, and has been for long."""
 
-from datetime import UTC, datetime
+from datetime import datetime
 
 import dagster as dg
 
 from mqi_dagster.errors import StoreError
 from mqi_dagster.lifecycle.beam import read_manifest
-from mqi_dagster.lifecycle.lineage import digest_in, latest_record
+from mqi_dagster.lifecycle.run_requests import latest_run_succeeded
+from mqi_dagster.lifecycle.status import CONCLUDED, DOSE, HANDED_OVER, MANIFEST, EventLog, concluded
 from mqi_dagster.partitions import BEAMS, beam_key, is_beam_key
 from mqi_dagster.resources.site import Site
 
-_RECENT = 20
-"""Hand-overs of a beam that are looked through."""
-
 
 def concluded_before(instance: dg.DagsterInstance, site: Site, case: str, limit: datetime) -> bool:
-    """Whether a case is concluded with what its beams have now, and all that is old.
+    """Whether a case is concluded with what its beams have now, none has failed since, and all is old.
 
     What the case consists of its present manifest says: a beam that has come late is no partition yet, and
     after an earlier removal no beam is one.
@@ -26,50 +24,33 @@ def concluded_before(instance: dg.DagsterInstance, site: Site, case: str, limit:
         case: Case key.
         limit: What was made before it is old.
     """
-    concluded = _made_at(instance, "case_handed_over", case)
-    taken_in = _made_at(instance, "case_manifest", case)
-    if concluded is None or concluded >= limit or taken_in is None or taken_in > concluded:
+    events, arrival = EventLog(instance), site.ledger.arrival(case)
+    taken_in = events.latest(MANIFEST, case)
+    if taken_in is None or events.number(CONCLUDED, case) is None:
         return False
-    arrival = site.ledger.arrival(case)
-    if (
-        arrival is not None
-        and arrival.fingerprint != arrival.requested_fingerprint
-        and arrival.changed_at > taken_in
-    ):
-        return False
-    if arrival is not None and (arrival.marker_withdrawn_at or concluded) > concluded:
+    more_came = arrival is not None and arrival.fingerprint != arrival.requested_fingerprint
+    if arrival is not None and more_came and arrival.changed_at > taken_in.at:
         return False
     try:
-        beams = {beam_key(case, entry.number) for entry in read_manifest(instance, site, case).beams}
+        manifest = read_manifest(instance, site, case)
     except StoreError:
         return False
+    beams = [beam_key(case, entry.number) for entry in manifest.beams]
+    if not concluded(events, case, beams, arrival, lambda: manifest.partial):
+        return False
+    if not all(latest_run_succeeded(instance, beam) for beam in beams):
+        return False
     # A partition that somebody has invented was never handed over, and keeps nothing.
-    beams |= {
+    others = [
         key
         for key in beam_partitions(instance, case)
-        if is_beam_key(key) and latest_record(instance, "handed_over", key) is not None
-    }
-    return all(_handed_over_as(instance, beam, concluded, limit) for beam in beams)
-
-
-def _handed_over_as(instance: dg.DagsterInstance, beam: str, concluded: datetime, limit: datetime) -> bool:
-    """Whether what the conclusion told of a beam is what was handed over last, and that is old as well."""
-    made = instance.fetch_materializations(
-        dg.AssetRecordsFilter(asset_key=dg.AssetKey("handed_over"), asset_partitions=[beam]), limit=_RECENT
-    ).records
-    times = [datetime.fromtimestamp(record.timestamp, UTC) for record in made]
-    since = sum(time > concluded for time in times)
-    if since == len(made) or times[0] >= limit:
-        return False
-    told = digest_in(made[since])
-    return since == 0 or (told is not None and all(digest_in(record) == told for record in made[:since]))
+        if is_beam_key(key) and key not in beams and events.number(HANDED_OVER, key) is not None
+    ]
+    made = [events.latest(asset, key) for key in (*beams, *others) for asset in (DOSE, HANDED_OVER)]
+    made += [taken_in, events.latest(CONCLUDED, case)]
+    return all(one is None or one.at < limit for one in made)
 
 
 def beam_partitions(instance: dg.DagsterInstance, case: str) -> list[str]:
     """The beam keys of a case that are partitions now."""
     return [key for key in instance.get_dynamic_partitions(str(BEAMS.name)) if key.startswith(f"{case}__")]
-
-
-def _made_at(instance: dg.DagsterInstance, asset: str, key: str) -> datetime | None:
-    record = latest_record(instance, asset, key)
-    return datetime.fromtimestamp(record.timestamp, UTC) if record is not None else None

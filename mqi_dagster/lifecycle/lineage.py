@@ -15,6 +15,9 @@ from mqi_dagster.resources.site import Site
 from mqi_dagster.store.published import Published
 
 DIGEST = "digest"
+RAW_DOSE = "raw_dose"
+RT_DOSE = "rt_dose"
+TPS_FILE = "tps_file"
 _RECENT = 20
 """Materialisations and checks of one partition that are looked through."""
 _AT_ONCE = 500
@@ -119,10 +122,15 @@ def texts_of(
     return found
 
 
+def text_in(record: dg.EventLogRecord, name: str) -> str | None:
+    """A metadata value of a materialisation; None where a person only reported it in the pages."""
+    made = record.asset_materialization
+    return None if made is None else _text(made, name)
+
+
 def digest_in(record: dg.EventLogRecord) -> str | None:
     """The digest that a materialisation names; None where a person only reported it in the pages."""
-    made = record.asset_materialization
-    return None if made is None else _text(made, DIGEST)
+    return text_in(record, DIGEST)
 
 
 def latest_digest(
@@ -232,11 +240,6 @@ def require_passed(instance: dg.DagsterInstance, asset: str, check: str, key: st
             f"the latest {asset} has not passed the check {check}; materialise it again",
             where=Where(case=case, beam=key if beam else None, kind=asset),
         )
-
-
-RAW_DOSE = "raw_dose"
-RT_DOSE = "rt_dose"
-TPS_FILE = "tps_file"
 
 
 @dataclass(frozen=True, slots=True)

@@ -113,6 +113,7 @@ class CaseBook:
         self._from.runs.need(failed)
         self._from.ledger.look_at_ends(failed)
         self._read_words(wanted)
+        self._manifests.read_made(list(self._finished_beams(wanted)))
         for case in wanted:
             self._derive(case)
         if self._sorted is None:
@@ -130,6 +131,17 @@ class CaseBook:
             some = unread if most is None else unread[:most]
             read(some)
             self._owed.update(unread[len(some) :])
+
+    def _finished_beams(self, cases: Iterable[str]) -> Iterable[str]:
+        """Beams whose latest run has succeeded, of cases of which more was made since their conclusion."""
+        for case in cases:
+            beams = self._from.events.beams_of(case).values()
+            if not beams or self._manifests.is_unchanged(case, beams):
+                continue
+            for beam in beams:
+                run = self._from.runs.latest.get(beam)
+                if run is not None and run.state is RunState.DONE:
+                    yield beam
 
     def _failed_runs(self, cases: Iterable[str]) -> Iterable[str]:
         for case in cases:

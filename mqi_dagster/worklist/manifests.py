@@ -9,12 +9,19 @@ import dagster as dg
 from mqi_dagster.delivery.manifest import CaseManifest
 from mqi_dagster.delivery.verdict import AS_PLANNED
 from mqi_dagster.errors import StoreError
-from mqi_dagster.ledger.arrivals import Arrival
 from mqi_dagster.lifecycle.beam import manifest_in, read_manifest
-from mqi_dagster.lifecycle.conclusion import DELIVERY, NOT_COMPARED, conclusion_request
-from mqi_dagster.lifecycle.jobs import RUN_KEY_TAG
+from mqi_dagster.lifecycle.conclusion import DELIVERY, NOT_COMPARED
 from mqi_dagster.lifecycle.lineage import DIGEST, texts_of
-from mqi_dagster.partitions import beam_key
+from mqi_dagster.lifecycle.status import (
+    Made,
+    concluded,
+    counts_since,
+    handed_over,
+    latest_made,
+    made_by_number,
+    unchanged_since_conclusion,
+)
+from mqi_dagster.partitions import beam_key, split_beam_key
 from mqi_dagster.resources.site import Site
 from mqi_dagster.worklist.ledger_look import LedgerLook
 from mqi_dagster.worklist.made import BEAM_HANDED, CASE_HANDED, DOSE, MANIFEST, EventBook
@@ -38,7 +45,7 @@ class Manifests:
         self._events = events
         self._ledger = ledger
         self._read: dict[str, tuple[int | None, CaseManifest | None]] = {}
-        self._known: dict[str, tuple[object, bool]] = {}
+        self._made: dict[int, Made | None] = {}
         self._delivery: dict[str, tuple[int | None, str]] = {}
 
     def of(self, case: str) -> CaseManifest | None:
@@ -93,8 +100,8 @@ class Manifests:
 
     def handed_over(self, beam: str) -> bool:
         """Whether the latest dose of a beam was handed over."""
-        handed, dose = self._events.latest(BEAM_HANDED, beam), self._events.latest(DOSE, beam)
-        return handed is not None and dose is not None and dose < handed
+        case = split_beam_key(beam)[0]
+        return handed_over(self, beam, counts_since(self, case, self._ledger.arrivals.get(case)))
 
     def concluded(self, case: str, beams: Mapping[int, str]) -> bool:
         """Whether a case was concluded with the results that its beams have now.
@@ -103,38 +110,42 @@ class Manifests:
             case: Case key.
             beams: Beam keys of the case by number.
         """
-        concluded = self._events.latest(CASE_HANDED, case)
-        if concluded is None:
-            return False
-        taken_in, arrival = self._events.latest(MANIFEST, case), self._ledger.arrivals.get(case)
-        # What was made before a removal counts for nothing, but only once the case has come again.
-        again = taken_in is not None and taken_in > concluded
-        removed_at = arrival.results_removed_at if again and arrival is not None else None
-        if removed_at is None and all(
-            self.handed_over(beam) and (self._events.latest(BEAM_HANDED, beam) or 0) < concluded
-            for beam in beams.values()
-        ):
-            return True
-        # A beam was handed over once more, or the case was removed and came again: whether that is another
-        # result, only the digests tell.
-        marks = tuple(
-            (self._events.latest(asset, beam)) for beam in beams.values() for asset in (DOSE, BEAM_HANDED)
-        )
-        known = self._known.get(case)
-        made = (concluded, arrival, marks)
-        # Where it is not, that may change without another thing being made: by the end of a run.
-        if known is None or not known[1] or known[0] != made:
-            known = (made, self._asked_and_done(case, arrival))
-            self._known[case] = known
-        return known[1]
+        arrival = self._ledger.arrivals.get(case)
+        return concluded(self, case, beams.values(), arrival, lambda: self._is_partial(case))
 
-    def _asked_and_done(self, case: str, arrival: Arrival | None) -> bool:
+    def is_unchanged(self, case: str, beams: Collection[str]) -> bool:
+        """Whether nothing was made since the case was concluded; reads nothing."""
+        return unchanged_since_conclusion(self, case, beams)
+
+    def _is_partial(self, case: str) -> bool:
         manifest = self.of(case)
-        request = conclusion_request(self._instance, manifest, arrival) if manifest is not None else None
-        if request is None:
-            return False
-        asked = self._instance.get_runs(dg.RunsFilter(tags={RUN_KEY_TAG: str(request.run_key)}), limit=1)
-        return bool(asked) and asked[0].status is dg.DagsterRunStatus.SUCCESS
+        return manifest is not None and manifest.partial
+
+    # What was made, as the rule of lifecycle.status asks for it
+
+    def number(self, asset: str, key: str) -> int | None:
+        """Number of the latest materialisation in the event log; None where there is none."""
+        return self._events.latest(asset, key)
+
+    def latest(self, asset: str, key: str) -> Made | None:
+        """The latest materialisation, read once."""
+        number = self._events.latest(asset, key)
+        if number is None:
+            return None
+        if number not in self._made:
+            self._made[number] = made_by_number(self._instance, asset, [number]).get(number)
+        return self._made[number]
+
+    def before(self, asset: str, key: str, number: int) -> Made | None:
+        """The latest materialisation with a lower number."""
+        return latest_made(self._instance, asset, key, before=number)
+
+    def read_made(self, beams: Collection[str]) -> None:
+        """Read the doses and hand-overs of beams; the event log is asked for all of them together."""
+        for asset in (DOSE, BEAM_HANDED):
+            numbers = {self._events.latest(asset, beam) for beam in beams}
+            unread = {number for number in numbers if number is not None and number not in self._made}
+            self._made |= made_by_number(self._instance, asset, unread)
 
 
 def manifest_of(instance: dg.DagsterInstance, site: Site, case: str) -> CaseManifest | None:

@@ -47,6 +47,10 @@ _REPOSITORY = RemoteRepositoryOrigin(
 )
 
 
+_SOURCE = {"handed_over": {"rt_dose": "digest of rt_dose"}}
+"""What a hand-over says it has handed over."""
+
+
 class Seeded:
     """A site below a folder.
 
@@ -222,7 +226,7 @@ class Seeded:
             )
 
     def made(self, asset: str, partitions: Iterable[str]) -> None:
-        """Materialisations without metadata, in the index of the event log."""
+        """Materialisations in the index of the event log; what is handed over is the dose."""
         storage = self.instance.event_log_storage
         assert isinstance(storage, SqlEventLogStorage)
         rows = [
@@ -241,7 +245,9 @@ class Seeded:
             connection.execute(SqlEventLogStorageTable.insert(), rows)
 
     def _materialised(self, asset: str, partition: str) -> EventLogEntry:
-        made = dg.AssetMaterialization(asset, partition=partition)
+        made = dg.AssetMaterialization(
+            asset, partition=partition, metadata={"digest": f"digest of {asset}", **_SOURCE.get(asset, {})}
+        )
         event = DagsterEvent(
             dg.DagsterEventType.ASSET_MATERIALIZATION.value,
             "beam",

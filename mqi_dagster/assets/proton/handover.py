@@ -31,6 +31,7 @@ from mqi_dagster.lifecycle.lineage import (
     reusable,
     store_place,
 )
+from mqi_dagster.lifecycle.status import RESULTS, EventLog, results_digest
 from mqi_dagster.partitions import BEAMS, CASES, LINEAGE_ONLY, beam_key, split_beam_key
 from mqi_dagster.resources.site import Site
 from mqi_dagster.store.digests import digest_of
@@ -207,6 +208,9 @@ def case_handed_over(
     case = context.partition_key
     with tried_again(context, Where(case=case)):
         manifest = read_manifest(context.instance, site, case)
+        # Before the summary: a beam that hands over more in between is concluded once more.
+        beams = [beam_key(case, entry.number) for entry in manifest.beams]
+        results = results_digest(EventLog(context.instance), beams, manifest.partial)
         summary = case_summary(context.instance, site, manifest)
         content = json.dumps(summary, indent=1, sort_keys=True).encode() + b"\n"
         folder = case_folder(site.settings.handover.template, case)
@@ -226,6 +230,7 @@ def case_handed_over(
             data_version=dg.DataVersion(digest),
             metadata={
                 DIGEST: digest,
+                RESULTS: results or "",
                 "beams": len(manifest.beams),
                 "partial": manifest.partial,
                 DELIVERY: summary["delivery"],

@@ -6,7 +6,7 @@ from datetime import UTC, datetime, timedelta
 
 import dagster as dg
 
-from mqi_dagster.assets.identifying import Removal, remove_identifying
+from mqi_dagster.lifecycle.identifying import Removal, remove_identifying
 from mqi_dagster.delivery.discovery import Arrival, Standing, standings
 from mqi_dagster.delivery.fractions import Fraction
 from mqi_dagster.delivery.inbox_tree import KeptTree

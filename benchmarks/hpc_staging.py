@@ -12,8 +12,9 @@ import paramiko
 
 from benchmarks.hpc_figures import Figure, show
 from benchmarks.hpc_site import Site
+from mqi_dagster.files import sha256_file
 from mqi_dagster.hpc.connection import Connection
-from mqi_dagster.hpc.files import get_resume, local_hash
+from mqi_dagster.hpc.files import get_resume
 from mqi_dagster.hpc.naming import JobFolder
 from mqi_dagster.hpc.shell import require, run
 from mqi_dagster.hpc.staging import stage
@@ -37,7 +38,7 @@ class Transfers:
         self._big_bytes = big_bytes
         self.small = {f"input/{index:02d}_150.00MeV.csv": self._csv(index) for index in range(1, csvs + 1)}
         self.all = {**self.small, _BIG_NAME: self._big(big_bytes)}
-        self._hashes = {name: local_hash(path) for name, path in self.all.items()}
+        self._hashes = {name: sha256_file(path) for name, path in self.all.items()}
 
     def _csv(self, index: int) -> Path:
         rng = random.Random(index)
@@ -127,13 +128,13 @@ class Transfers:
         """Every file is there and equal; then it goes."""
         here = Path(self._folder.path)
         for name in files:
-            assert local_hash(here / name) == self._hashes[name], f"{name} did not arrive"
+            assert sha256_file(here / name) == self._hashes[name], f"{name} did not arrive"
         shutil.rmtree(here)
 
     def check_down(self, names: Iterable[str]) -> None:
         """Every file is here and equal; then it goes."""
         for name in names:
-            assert local_hash(self._down / name) == self._hashes[name], f"{name} did not arrive"
+            assert sha256_file(self._down / name) == self._hashes[name], f"{name} did not arrive"
         shutil.rmtree(self._down)
 
 

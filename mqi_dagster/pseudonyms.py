@@ -11,6 +11,7 @@ import secrets
 from pathlib import Path
 
 from mqi_dagster.errors import ConfigurationError
+from mqi_dagster.files import write_whole
 
 SECRET_BYTES = 32
 PLAN_PREFIX = "P"
@@ -97,16 +98,4 @@ def read_secret(path: Path) -> bytes:
 def make_secret(path: Path) -> None:
     """Write a new secret with mode 0600; an existing one stays."""
     path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-    beside = path.with_name(f".{path.name}.{os.getpid()}")
-    descriptor = os.open(beside, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
-    try:
-        with os.fdopen(descriptor, "w", encoding="ascii") as stream:
-            stream.write(secrets.token_hex(SECRET_BYTES) + "\n")
-            stream.flush()
-            os.fsync(stream.fileno())
-        try:
-            os.link(beside, path)
-        except FileExistsError:
-            return
-    finally:
-        beside.unlink()
+    write_whole(path, f"{secrets.token_hex(SECRET_BYTES)}\n".encode("ascii"), replace=False)

@@ -6,6 +6,7 @@ from typing import TypeVar
 
 import dagster as dg
 
+from mqi_dagster.backoff import Backoff
 from mqi_dagster.compute.progress import LiveProgress
 from mqi_dagster.compute.waiting import Patience
 from mqi_dagster.engine.progress import ProgressParser
@@ -14,6 +15,10 @@ from mqi_dagster.execution.job import Executor, Job, JobHandle, JobState, JobSta
 from mqi_dagster.hpc.errors import IntegrityError
 
 T = TypeVar("T")
+
+
+_LOST = Backoff(2.0, 300.0)
+"""Before a job that the cluster has lost is submitted again."""
 
 
 class EngineRun:
@@ -73,7 +78,7 @@ class EngineRun:
             lost += 1
             self._log.warning("the job is lost and will be submitted again: %s", status.reason)
             self._progress.waiting("submitting", status.reason)
-            self._patience.sleep(min(2.0**lost, 300.0))
+            self._patience.sleep(_LOST.seconds(lost))
 
     def _submit(self) -> None:
         self.parser, self._offset, self._start = ProgressParser(), 0, 0

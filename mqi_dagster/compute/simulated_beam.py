@@ -29,6 +29,7 @@ from mqi_dagster.errors import (
 )
 from mqi_dagster.execution.job import Job, JobHandle, JobState, JobStatus
 from mqi_dagster.execution.scrub import Scrubber
+from mqi_dagster.files import write_whole
 from mqi_dagster.hu_table import HuTable
 from mqi_dagster.ledger.attempts import Attempt, Outcome
 from mqi_dagster.ledger.heartbeat import LeaseKeeper
@@ -40,7 +41,6 @@ from mqi_dagster.lifecycle.lineage import store_place
 from mqi_dagster.lifecycle.raw_dose_files import RECORD_FILE, RawDoseRecord, copy_files
 from mqi_dagster.partitions import beam_folder
 from mqi_dagster.resources.site import Site
-from mqi_dagster.store.files import write_atomically
 from mqi_dagster.store.published import Published
 
 LOG_NAME = "engine.log"
@@ -172,7 +172,7 @@ class SimulatedBeam:
         folder = self._site.engine_logs / self._beam.key
         try:
             folder.mkdir(parents=True, exist_ok=True)
-            write_atomically(folder / f"{self._attempt.job_key}.log", self._scrubber.bytes(raw.read_bytes()))
+            write_whole(folder / f"{self._attempt.job_key}.log", self._scrubber.bytes(raw.read_bytes()))
         except OSError as error:
             # A full disk must not hide why the engine failed.
             self._context.log.warning("the engine's log is not kept: %s", error.strerror)

@@ -1,6 +1,5 @@
 """Waiting for a slot, in sight: the reason stands where people look."""
 
-import random
 import time
 from collections.abc import Callable
 from contextlib import suppress
@@ -9,6 +8,7 @@ from typing import TypeVar
 
 import dagster as dg
 
+from mqi_dagster.backoff import Backoff
 from mqi_dagster.compute.slots import declare_slots, free_ended_leases, job_ended, look_here
 from mqi_dagster.errors import InfrastructureError, MqiError, Retry, UnreachableError
 from mqi_dagster.ledger.availability import Need, Refusal
@@ -48,7 +48,9 @@ class Patience:
         Raises:
             MqiError: What a person has to mend, or what was damaged on the way six times.
         """
-        began, wait, damaged, said, alarmed = time.monotonic(), self._intervals.retry_seconds, 0, "", False
+        began, failures, damaged, said, alarmed = time.monotonic(), 0, 0, "", False
+        intervals = self._intervals
+        backoff = Backoff(intervals.retry_seconds, intervals.retry_maximum_seconds, jitter=0.5)
         while True:
             try:
                 return call()
@@ -67,8 +69,8 @@ class Patience:
                 self._log.error("%s has waited for %.0f minutes: %s", what, away / 60, reason)
                 alarmed = True
             self._pause(reason)
-            self.sleep(random.uniform(0.5, 1.0) * wait)
-            wait = min(2 * wait, self._intervals.retry_maximum_seconds)
+            failures += 1
+            self.sleep(backoff.seconds(failures))
 
     def sleep(self, seconds: float) -> None:
         """Wait, looking every second whether the beam still may."""

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import io
-import os
 import re
 from pathlib import Path
 from types import TracebackType
@@ -14,6 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from mqi_dagster.errors import InfrastructureError, Where
+from mqi_dagster.files import whole_file
 from mqi_dagster.settings import CsvDialect
 
 _WHERE = Where(kind="interpreted CSV")
@@ -46,7 +46,7 @@ class CsvWriter:
 
     def __init__(self, path: Path, dialect: CsvDialect) -> None:
         self._path = path
-        self._part = path.with_name(path.name + ".part")
+        self._whole = whole_file(path)
         self._between = _BETWEEN[dialect]
         self._at_end = _AT_END[dialect]
         self._digest = hashlib.sha256()
@@ -61,7 +61,7 @@ class CsvWriter:
     def __enter__(self) -> Self:
         try:
             self._path.parent.mkdir(parents=True, exist_ok=True)
-            self._stream = self._part.open("wb")
+            self._stream = self._whole.__enter__()
         except OSError as error:
             raise _not_written(error) from error
         return self
@@ -112,19 +112,16 @@ class CsvWriter:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        assert self._stream is not None
         try:
-            with self._stream:
-                if kind is None:
-                    self._write(self._at_end)
-                    self._stream.flush()
-                    os.fsync(self._stream.fileno())
             if kind is None:
-                self._part.replace(self._path)
+                self._write(self._at_end)
+        except InfrastructureError as failure:
+            self._whole.__exit__(type(failure), failure, failure.__traceback__)
+            raise
+        try:
+            self._whole.__exit__(kind, error, trace)
         except OSError as failure:
             raise _not_written(failure) from failure
-        finally:
-            self._part.unlink(missing_ok=True)
 
 
 def _not_written(error: OSError) -> InfrastructureError:

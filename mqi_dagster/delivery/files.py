@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import hashlib
 from pathlib import Path
 
 from mqi_dagster.delivery.manifest import FileEntry
 from mqi_dagster.errors import DeliveryError, Where
+from mqi_dagster.files import sha256_stream
 
 
 def sha256_of(path: Path, kind: str) -> str:
@@ -30,8 +30,8 @@ def file_entry(path: Path, kind: str) -> FileEntry:
     """
     try:
         with path.open("rb") as stream:
-            digest = hashlib.file_digest(stream, "sha256").hexdigest()
-            return FileEntry(path=path, sha256=digest, size=stream.tell())
+            digest, size = sha256_stream(stream)
+        return FileEntry(path=path, sha256=digest, size=size)
     except OSError as error:
         raise DeliveryError(f"the {kind} cannot be read: {error.strerror}", where=Where(kind=kind)) from None
 

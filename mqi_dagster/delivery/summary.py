@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Mapping, Sequence
 from enum import StrEnum
 from pathlib import Path
@@ -15,6 +14,7 @@ from mqi_dagster.delivery.comparison_figures import LayerComparison
 from mqi_dagster.delivery.csv_writing import beam_folder
 from mqi_dagster.delivery.manifest import BeamEntry, Part, Sha256
 from mqi_dagster.errors import InfrastructureError, StoreError, Where
+from mqi_dagster.files import write_whole
 from mqi_dagster.machine import Machine
 from mqi_dagster.settings import CsvDialect, Interpretation, Samples
 
@@ -180,14 +180,9 @@ def write_summary(out: Path, beam: InterpretedBeam) -> None:
     Raises:
         InfrastructureError: The disk did not take it.
     """
-    part = out / f"{SUMMARY_NAME}.part"
     try:
         out.mkdir(parents=True, exist_ok=True)
-        with part.open("w", encoding="utf-8", newline="\n") as stream:
-            stream.write(beam.model_dump_json(indent=2) + "\n")
-            stream.flush()
-            os.fsync(stream.fileno())
-        part.replace(out / SUMMARY_NAME)
+        write_whole(out / SUMMARY_NAME, f"{beam.model_dump_json(indent=2)}\n".encode())
     except OSError as error:
         raise InfrastructureError(f"cannot be written: {error.strerror}", where=_WHERE) from error
 

@@ -8,7 +8,6 @@ does.
 from __future__ import annotations
 
 import hashlib
-import os
 import re
 import warnings
 from copy import deepcopy
@@ -27,6 +26,7 @@ from mqi_dagster.dose.encoding import decimal_string, encode_dose
 from mqi_dagster.dose.grid import DoseFrame, DoseGrid
 from mqi_dagster.dose.plan_reference import RT_ION_PLAN_CLASS, PlanReference, elements_of, read_plan_reference
 from mqi_dagster.errors import DoseError, InfrastructureError, Where
+from mqi_dagster.files import whole_file
 from mqi_dagster.settings import DoseType, SummationType
 
 RT_DOSE_CLASS = "1.2.840.10008.5.1.4.1.1.481.2"
@@ -297,20 +297,8 @@ def _check_texts(request: RtDoseRequest) -> None:
 
 
 def _save(path: Path, dataset: FileDataset) -> None:
-    """Write beside the target, flush to the disk, rename."""
-    beside = path.with_name(f".{path.name}.{os.getpid()}.partial")
     try:
-        with beside.open("wb") as file:
+        with whole_file(path) as file:
             dcmwrite(file, dataset, enforce_file_format=True)
-            file.flush()
-            os.fsync(file.fileno())
-        beside.replace(path)
-        folder = os.open(path.parent, os.O_RDONLY | os.O_DIRECTORY)
-        try:
-            os.fsync(folder)
-        finally:
-            os.close(folder)
     except OSError as error:
         raise InfrastructureError(f"the RT Dose cannot be written: {error.strerror}", where=_PLACE) from None
-    finally:
-        beside.unlink(missing_ok=True)

@@ -16,7 +16,6 @@ folder and the number 1 every way ends at the same beam.
 from __future__ import annotations
 
 import hashlib
-import os
 import re
 import shutil
 from collections.abc import Sequence
@@ -45,6 +44,7 @@ from mqi_dagster.engine.job_view import (
 )
 from mqi_dagster.engine.tps import BEAM_NUMBER, EnginePaths, render, tps_for_beam
 from mqi_dagster.errors import EngineInputError, Where
+from mqi_dagster.files import sha256_file, sync_file, sync_folder
 from mqi_dagster.hu_table import HuCurves
 from mqi_dagster.machine import Machine
 from mqi_dagster.plan.model import PlanBeam
@@ -217,19 +217,13 @@ def _replace(partial: Path, directory: Path) -> None:
             raise EngineInputError("the work folder holds something else than a job", where=_WHERE)
         shutil.rmtree(directory)
     partial.rename(directory)
-    folder = os.open(directory.parent, os.O_RDONLY)
-    try:
-        os.fsync(folder)
-    finally:
-        os.close(folder)
+    sync_folder(directory.parent)
 
 
 def _write(path: Path, content: bytes) -> str:
     path.parent.mkdir(parents=True, exist_ok=True)
-    with path.open("wb") as stream:
-        stream.write(content)
-        stream.flush()
-        os.fsync(stream.fileno())
+    path.write_bytes(content)
+    sync_file(path)
     return hashlib.sha256(content).hexdigest()
 
 
@@ -255,7 +249,7 @@ def _copy_dicom(
     target = partial / relative
     target.parent.mkdir(parents=True, exist_ok=True)
     write_reduced_plan(plan_source, target, beam_number, as_number=BEAM_NUMBER, as_name=beam_name)
-    manifest = {relative: hashlib.sha256(target.read_bytes()).hexdigest()}
+    manifest = {relative: sha256_file(target)}
     for number, entry in enumerate(sorted(ct_files, key=lambda entry: entry.sha256), start=1):
         content = entry.path.read_bytes()
         if hashlib.sha256(content).hexdigest() != entry.sha256:

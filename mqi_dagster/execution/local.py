@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import os
 import re
 import subprocess
@@ -28,6 +27,7 @@ from mqi_dagster.execution.processes import (
     resolve_program,
     start_tied,
 )
+from mqi_dagster.files import sha256_file, write_whole
 
 _SAFE = re.compile(r"[A-Za-z0-9_-][A-Za-z0-9._-]*")
 _GRACE_SECONDS = 5.0
@@ -113,9 +113,7 @@ class LocalExecutor:
         _verify_inputs(job)
         try:
             child = self._start(job)
-            beside = record.with_name(f".{record.name}.{os.getpid()}")
-            beside.write_text(child.handle.job_id, encoding="ascii")
-            beside.replace(record)
+            write_whole(record, child.handle.job_id.encode("ascii"))
             with self.starts.open("a", encoding="ascii") as stream:
                 stream.write(f"{job.key}\n")
         except OSError as error:
@@ -277,8 +275,7 @@ def _verify_inputs(job: Job) -> None:
         if parts.is_absolute() or ".." in parts.parts:
             raise EngineInputError(f"{which} lies outside the job's folder", where=_ENGINE)
         try:
-            with (job.directory / name).open("rb") as stream:
-                found = hashlib.file_digest(stream, "sha256").hexdigest()
+            found = sha256_file(job.directory / name)
         except OSError as error:
             raise EngineInputError(
                 f"{which} cannot be read: {error.strerror or type(error).__name__}", where=_ENGINE

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import re
 import subprocess
 import tempfile
@@ -14,6 +13,7 @@ from typing import IO
 from mqi_dagster.errors import CommandError, ConfigurationError, InfrastructureError, Where
 from mqi_dagster.execution.processes import end_group, exit_code, process_id, start_tied
 from mqi_dagster.execution.scrub import Scrubber
+from mqi_dagster.files import sha256_file
 from mqi_dagster.settings import SiteCommand
 
 _PLACEHOLDER = re.compile(r"\{([a-z][a-z0-9_]*)\}")
@@ -121,6 +121,5 @@ def _content(path: Path, without: Path | None) -> dict[str, str]:
         inside = without is not None and file.resolve().is_relative_to(without)
         if inside or not file.is_file() or file.stat().st_size == 0:
             continue
-        with file.open("rb") as stream:
-            found[file.relative_to(path).as_posix()] = hashlib.file_digest(stream, "sha256").hexdigest()
+        found[file.relative_to(path).as_posix()] = sha256_file(file)
     return found

@@ -4,32 +4,17 @@ from __future__ import annotations
 
 import hashlib
 import os
+import shutil
 from collections.abc import Mapping
+from contextlib import AbstractContextManager
 from pathlib import Path, PurePosixPath
 from typing import BinaryIO
 
 from mqi_dagster.errors import HandoverError
+from mqi_dagster.files import sha256_file, sha256_stream, sync_folder, whole_file
 from mqi_dagster.handover.access import PRIVATE, Access
 from mqi_dagster.handover.receipts import RECEIPT, content_of, differs, failure, outlived, relative
 from mqi_dagster.handover.target import Receipt, ReceiptEntry
-
-_CHUNK = 1 << 20
-
-
-def _hash(stream: BinaryIO) -> tuple[str, int]:
-    digest, size = hashlib.sha256(), 0
-    while chunk := stream.read(_CHUNK):
-        digest.update(chunk)
-        size += len(chunk)
-    return digest.hexdigest(), size
-
-
-def _sync_folder(folder: Path) -> None:
-    descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
 
 
 class FolderTarget:
@@ -76,7 +61,7 @@ class FolderTarget:
         try:
             path.unlink(missing_ok=True)
             if path.parent.is_dir():
-                _sync_folder(path.parent)
+                sync_folder(path.parent)
         except OSError as error:
             raise self._failure(error) from error
 
@@ -90,61 +75,35 @@ class FolderTarget:
             path = self._root / relative(entry.name)
             if not path.is_file():
                 continue
-            with path.open("rb") as stream:
-                unchanged = _hash(stream)[0] == entry.sha256
-            if unchanged:
+            if sha256_file(path) == entry.sha256:
                 path.unlink()
-                _sync_folder(path.parent)
+                sync_folder(path.parent)
 
     def _failure(self, error: OSError) -> HandoverError:
         return failure(f"the target folder cannot be written: {error.strerror}")
 
     def _copy(self, source: Path, target: Path) -> ReceiptEntry:
-        with source.open("rb") as stream:
-            wanted, _ = _hash(stream)
-        if target.is_file():
-            with target.open("rb") as stream:
-                if _hash(stream)[0] == wanted:
-                    self._give_again(target)
-                    return self._read_back(target, wanted)
+        wanted = sha256_file(source)
+        if target.is_file() and sha256_file(target) == wanted:
+            self._give_again(target)
+            return self._read_back(target, wanted)
         self._access.make_folder(target.parent, self._root)
-        beside = target.with_name(f".{target.name}.part")
-        try:
-            with source.open("rb") as reader, self._opened(beside) as writer:
-                while chunk := reader.read(_CHUNK):
-                    writer.write(chunk)
-                writer.flush()
-                os.fsync(writer.fileno())
-            self._read_back(beside, wanted)
-            beside.replace(target)
-        finally:
-            beside.unlink(missing_ok=True)
-        _sync_folder(target.parent)
+        with source.open("rb") as reader, self._whole(target) as writer:
+            shutil.copyfileobj(reader, writer)
+            writer.flush()
+            writer.seek(0)
+            if sha256_stream(writer)[0] != wanted:
+                raise differs(wanted)
         return self._read_back(target, wanted)
 
     def _write(self, path: Path, content: bytes) -> None:
         self._access.make_folder(path.parent, self._root)
-        beside = path.with_name(f".{path.name}.part")
-        try:
-            with self._opened(beside) as stream:
-                stream.write(content)
-                stream.flush()
-                os.fsync(stream.fileno())
-            beside.replace(path)
-        finally:
-            beside.unlink(missing_ok=True)
-        _sync_folder(path.parent)
+        with self._whole(path) as stream:
+            stream.write(content)
 
-    def _opened(self, path: Path) -> BinaryIO:
+    def _whole(self, path: Path) -> AbstractContextManager[BinaryIO]:
         """A new file, in which nobody reads before it has the mode that it is to have."""
-        path.unlink(missing_ok=True)
-        descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
-        try:
-            self._access.give(path)
-            return os.fdopen(descriptor, "wb")
-        except BaseException:
-            os.close(descriptor)
-            raise
+        return whole_file(path, temporary=path.with_name(f".{path.name}.part"), prepare=self._access.give)
 
     def _give_again(self, path: Path) -> None:
         """What stands there already may have been written when somebody else was to read it."""
@@ -154,8 +113,7 @@ class FolderTarget:
 
     def _read_back(self, path: Path, wanted: str) -> ReceiptEntry:
         with path.open("rb") as stream:
-            found, size = _hash(stream)
+            found, size = sha256_stream(stream)
         if found != wanted:
             raise differs(wanted)
-        final = path.with_name(path.name.removeprefix(".").removesuffix(".part"))
-        return ReceiptEntry(name=final.relative_to(self._root).as_posix(), size=size, sha256=found)
+        return ReceiptEntry(name=path.relative_to(self._root).as_posix(), size=size, sha256=found)

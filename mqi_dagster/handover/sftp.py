@@ -16,12 +16,13 @@ from pathlib import Path, PurePosixPath
 import paramiko
 
 from mqi_dagster.errors import MqiError
+from mqi_dagster.files import sha256_file
 from mqi_dagster.handover.access import PRIVATE, Access
 from mqi_dagster.handover.receipts import RECEIPT, content_of, differs, failure, outlived, relative
 from mqi_dagster.handover.target import Receipt, ReceiptEntry
 from mqi_dagster.hpc.connection import Connection
 from mqi_dagster.hpc.errors import IntegrityError, RemoteCommandError
-from mqi_dagster.hpc.files import local_hash, put_resume, remote_hash, remote_size
+from mqi_dagster.hpc.files import put_resume, remote_hash, remote_size
 from mqi_dagster.hpc.session import sftp
 
 _MOST_RECEIPT = 16 << 20
@@ -97,7 +98,7 @@ class SftpTarget:
         Its part has a name of this try alone: what was verified is what is then renamed. What an earlier try
         has sent of the same content is taken over, once it has ceased to grow.
         """
-        wanted, size, path = local_hash(source), source.stat().st_size, self._path(place)
+        wanted, size, path = sha256_file(source), source.stat().st_size, self._path(place)
         entry = ReceiptEntry(name=place.as_posix(), size=size, sha256=wanted)
         folder, stem = (self._root / place).parent, f".{place.name}.{wanted[:_OF_HASH]}."
         own = str(folder / f"{stem}{secrets.token_hex(_OF_TRY // 2)}.part")

@@ -8,7 +8,6 @@ connection, and no use of a connection on the other side of a fork.
 from __future__ import annotations
 
 import os
-import random
 import socket
 import threading
 import time
@@ -17,6 +16,7 @@ from contextlib import contextmanager
 
 import paramiko
 
+from mqi_dagster.backoff import Backoff
 from mqi_dagster.hpc.breaker import Breaker
 from mqi_dagster.hpc.channels import ChannelLimit
 from mqi_dagster.hpc.credentials import read_known_hosts, read_private_key
@@ -31,7 +31,7 @@ _TCP_OPTIONS = (
     ("TCP_USER_TIMEOUT", 30_000),
 )
 _OPEN_TRIES = 7
-_FIRST_WAIT_SECONDS = 0.05
+_REFUSED = Backoff(0.05, jitter=0.5)
 DEAD = (paramiko.SSHException, EOFError, OSError)
 """What paramiko raises when a connection is gone."""
 
@@ -130,8 +130,8 @@ class Connection:
                     quiet_close(channel)
 
     def _open_channel(self, timeout: float) -> paramiko.Channel:
-        wait, refusal, found_dead = _FIRST_WAIT_SECONDS, "", False
-        for _ in range(_OPEN_TRIES):
+        refusal, found_dead = "", False
+        for number in range(1, _OPEN_TRIES + 1):
             transport = self.transport()
             try:
                 return transport.open_session(timeout=min(timeout, self.host.connect_seconds))
@@ -149,8 +149,7 @@ class Connection:
                 refusal = _said(error)
             # The server frees a session a little after the client has seen its end.
             self.channels.refused()
-            time.sleep(wait * random.uniform(0.5, 1.5))
-            wait *= 2
+            time.sleep(_REFUSED.seconds(number))
         raise ConnectError(f"the server opens no further channel: {refusal}")
 
     def _connect(self) -> list[paramiko.SSHClient]:

@@ -15,6 +15,7 @@ import paramiko
 from paramiko.sftp import CMD_EXTENDED
 
 from mqi_dagster.errors import InfrastructureError
+from mqi_dagster.files import sha256_file
 from mqi_dagster.hpc.connection import Connection
 from mqi_dagster.hpc.errors import (
     CommandTimeoutError,
@@ -33,17 +34,6 @@ _HASH_BYTES_PER_SECOND = 20e6
 _LITTLE_KB = 1024
 _TAKES_COMMANDS: WeakKeyDictionary[Connection, bool] = WeakKeyDictionary()
 """Whether the host hashes files itself; many SFTP servers take no commands, and are asked only once."""
-
-
-def local_hash(path: Path, length: int | None = None) -> str:
-    """SHA-256 of a file, or of its first bytes."""
-    digest, left = hashlib.sha256(), length
-    with path.open("rb") as stream:
-        while block := stream.read(1 << 20 if left is None else min(1 << 20, left)):
-            digest.update(block)
-            if left is not None:
-                left -= len(block)
-    return digest.hexdigest()
 
 
 def remote_size(connection: Connection, path: str) -> int | None:
@@ -141,9 +131,9 @@ def put_resume(
         IntegrityError: What arrived is not what was sent; it was removed.
     """
     part = part or posixpath.join(posixpath.dirname(target), f".{posixpath.basename(target)}.part")
-    size, wanted = source.stat().st_size, local_hash(source)
+    size, wanted = source.stat().st_size, sha256_file(source)
     there = remote_size(connection, part) or 0
-    if there > size or (there and remote_hash(connection, part, there) != local_hash(source, there)):
+    if there > size or (there and remote_hash(connection, part, there) != sha256_file(source, there)):
         there = 0
     with _space_for(connection, posixpath.dirname(target)):
         with sftp(connection) as client:
@@ -227,7 +217,7 @@ def get_resume(connection: Connection, source: str, target: Path, sha256: str, s
         InfrastructureError: The local disk failed.
     """
     part = target.with_name(f".{target.name}.part")
-    if target.is_file() and target.stat().st_size == size and local_hash(target) == sha256:
+    if target.is_file() and target.stat().st_size == size and sha256_file(target) == sha256:
         # Of several outputs a try that broke off had fetched some.
         return size
     try:
@@ -246,7 +236,7 @@ def get_resume(connection: Connection, source: str, target: Path, sha256: str, s
             if reader.stat().st_size != size:
                 raise IntegrityError("an output on the cluster has another size than its job has noted")
             _receive(reader, part, there, size)
-    if local_hash(part) != sha256:
+    if sha256_file(part) != sha256:
         part.unlink()
         raise IntegrityError("a downloaded output differs from what its job has noted")
     try:

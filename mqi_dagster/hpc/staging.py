@@ -9,9 +9,10 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import BinaryIO
 
+from mqi_dagster.files import sha256_file
 from mqi_dagster.hpc.connection import Connection
 from mqi_dagster.hpc.errors import CommandTimeoutError, IntegrityError, PathRejectedError
-from mqi_dagster.hpc.files import local_hash, put_resume, remote_size
+from mqi_dagster.hpc.files import put_resume, remote_size
 from mqi_dagster.hpc.naming import JobFolder
 from mqi_dagster.hpc.shell import Answer, require, run_script
 
@@ -131,7 +132,7 @@ def _size(source: Source) -> int:
 
 
 def _hash(source: Source) -> str:
-    return hashlib.sha256(source).hexdigest() if isinstance(source, bytes) else local_hash(source)
+    return hashlib.sha256(source).hexdigest() if isinstance(source, bytes) else sha256_file(source)
 
 
 def _line(sha256: str, name: str) -> str:

@@ -26,6 +26,7 @@ from sqlalchemy import Connection, Engine, NullPool, create_engine, event, inspe
 from sqlalchemy.engine import URL, make_url
 from sqlalchemy.exc import ArgumentError, DBAPIError, OperationalError
 
+from mqi_dagster.backoff import Backoff
 from mqi_dagster.errors import ConfigurationError, InfrastructureError
 from mqi_dagster.ledger.tables import REVISION, VERSION_TABLE
 
@@ -44,7 +45,7 @@ _SERVER = {
         f" -c idle_in_transaction_session_timeout={2 * _BUSY_SECONDS}s"
     ),
 }
-_FIRST_WAIT_SECONDS, _LONGEST_WAIT_SECONDS = 0.05, 1.0
+_CONNECTING = Backoff(0.05, 1.0)
 _ADVISORY_KEY = 0x6D716C64
 _KEYS_AT_ONCE = 500
 _MIGRATIONS = Path(__file__).parent / "migrations"
@@ -155,7 +156,7 @@ def _connected(engine: Engine, patience_seconds: float) -> Connection:
 
     Only connecting is repeated: nothing was sent yet.
     """
-    limit, wait = time.monotonic() + patience_seconds, _FIRST_WAIT_SECONDS
+    limit, failures = time.monotonic() + patience_seconds, 0
     while True:
         try:
             return engine.connect()
@@ -163,10 +164,11 @@ def _connected(engine: Engine, patience_seconds: float) -> Connection:
             hopeless = engine.dialect.name != "postgresql" or any(
                 words in str(error.orig) for words in ("authentication failed", "does not exist")
             )
+            failures += 1
+            wait = _CONNECTING.seconds(failures)
             if hopeless or time.monotonic() + wait > limit:
                 raise
         time.sleep(wait)
-        wait = min(2 * wait, _LONGEST_WAIT_SECONDS)
 
 
 @contextmanager

@@ -18,6 +18,7 @@ from mqi_dagster.errors import (
     StoreError,
     Where,
 )
+from mqi_dagster.files import sha256_file
 from mqi_dagster.hu_table import HuTable
 from mqi_dagster.lifecycle.boundary import lost_infrastructure
 from mqi_dagster.lifecycle.lineage import resolve, taken_apart
@@ -25,7 +26,6 @@ from mqi_dagster.machine import Machine
 from mqi_dagster.plan.model import IonPlan, PlanBeam
 from mqi_dagster.plan.reading import read_ion_plan
 from mqi_dagster.resources.site import Site
-from mqi_dagster.store.files import sha256_file
 from mqi_dagster.store.published import Published
 
 MANIFEST_FILE = "case_manifest.json"

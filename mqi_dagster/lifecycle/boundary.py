@@ -9,6 +9,7 @@ from types import TracebackType
 
 import dagster as dg
 
+from mqi_dagster.backoff import Backoff
 from mqi_dagster.errors import InfrastructureError, InputError, InputsAwayError, MqiError, Retry, Where
 from mqi_dagster.ledger.place import database_lost
 
@@ -184,5 +185,5 @@ def tried_again(
         where: Case and beam of the step.
         inputs_away: See `Boundary`.
     """
-    wait = _FIRST_WAIT_SECONDS * 2.0**context.retry_number
+    wait = Backoff(_FIRST_WAIT_SECONDS).seconds(context.retry_number + 1)
     return Boundary(where, inputs_away=inputs_away, tries_left=context.retry_number < _TRIES, retry_in=wait)

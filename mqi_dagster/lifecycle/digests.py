@@ -8,12 +8,12 @@ from pathlib import Path
 from typing import Any
 
 from mqi_dagster.execution.processes import resolve_program
+from mqi_dagster.files import sha256_file
 from mqi_dagster.hu_table import HuTable
 from mqi_dagster.lifecycle.beam import BeamAtWork
 from mqi_dagster.plan.model import ScanMode
 from mqi_dagster.settings import Engine, EngineProfile, Interpretation, RtDose, SiteCommand
 from mqi_dagster.store.digests import digest_of
-from mqi_dagster.store.files import sha256_file
 
 INTERPRETED_CSVS_CODE = "1"
 SIMULATION_CODE = "1"

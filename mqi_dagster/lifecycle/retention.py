@@ -20,6 +20,7 @@ from dagster._core.storage.event_log.sql_event_log import SqlEventLogStorage
 from sqlalchemy import select
 
 from mqi_dagster.errors import ConfigurationError, InfrastructureError, MqiError, StoreError
+from mqi_dagster.files import size_of
 from mqi_dagster.hpc.executor import SlurmExecutor
 from mqi_dagster.ledger.cluster_jobs import ClusterJob
 from mqi_dagster.ledger.place import database_lost
@@ -28,7 +29,6 @@ from mqi_dagster.lifecycle.jobs import BEAM_ASSETS, CASE_ASSETS, CASE_TAG, PARTI
 from mqi_dagster.lifecycle.lineage import ancestry, latest_digest, latest_record
 from mqi_dagster.partitions import BEAMS, CASES, is_case_key
 from mqi_dagster.resources.site import Site
-from mqi_dagster.store.files import size_of
 
 
 def removed_cases(

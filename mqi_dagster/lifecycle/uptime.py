@@ -15,8 +15,8 @@ from pathlib import Path
 import dagster as dg
 
 from mqi_dagster.execution.code_location import socket_path
+from mqi_dagster.files import write_whole
 from mqi_dagster.settings import Settings
-from mqi_dagster.store.files import write_atomically
 
 WATCH_LOCK = "watch.lock"
 """Held by the service `watch` for as long as it lives; below the state folder."""
@@ -64,7 +64,7 @@ def note_daemon(settings: Settings, heartbeat: Heartbeat) -> None:
     entry = {"daemon": heartbeat.daemon, "since": since.isoformat() if since is not None else None}
     # On a full disk, which is an alarm of its own, the daemon counts as one that has just come back.
     with suppress(OSError):
-        write_atomically(_record(settings), json.dumps(entry, indent=1).encode())
+        write_whole(_record(settings), json.dumps(entry, indent=1).encode())
 
 
 def daemon_since(settings: Settings, heartbeat: Heartbeat) -> datetime | None:

@@ -17,6 +17,7 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 from sqlalchemy.engine import make_url
 
 from mqi_dagster.errors import ConfigurationError, InfrastructureError
+from mqi_dagster.files import private_folder, sha256_file, sync_file, sync_folder, write_whole
 from mqi_dagster.ledger.database import revision_of, standing_still
 from mqi_dagster.ledger.place import LEDGER_FILE, ledger_file, ledger_url, server_url
 from mqi_dagster.ledger.tables import REVISION, VERSION_TABLE
@@ -24,7 +25,6 @@ from mqi_dagster.operations.instance import INSTANCE_FILE
 from mqi_dagster.operations.site_folder import require_own_secret
 from mqi_dagster.operations.sites import SETTINGS_NAME
 from mqi_dagster.settings import Settings
-from mqi_dagster.store.files import private_folder, sha256_file, sync_file, sync_folder, write_atomically
 from mqi_dagster.store.published import FileEntry
 from mqi_dagster.store.store import Store
 
@@ -68,7 +68,7 @@ def write_manifest(
         data=data,
         files=files,
     )
-    write_atomically(folder / BACKUP_MANIFEST, (manifest.model_dump_json(indent=1) + "\n").encode(), 0o600)
+    write_whole(folder / BACKUP_MANIFEST, (manifest.model_dump_json(indent=1) + "\n").encode(), 0o600)
     return manifest
 
 
@@ -368,4 +368,4 @@ def _copy_file(source: Path, target: Path) -> None:
 def _note(settings: Settings, made: BackupManifest) -> None:
     """Tell `mqi doctor` when the last backup was made."""
     content = json.dumps({"made_at": made.made_at.isoformat(), "data": made.data})
-    write_atomically(settings.paths.state / LAST_BACKUP, content.encode())
+    write_whole(settings.paths.state / LAST_BACKUP, content.encode())

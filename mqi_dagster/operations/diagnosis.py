@@ -23,6 +23,7 @@ from mqi_dagster.engine.embedded.install import installed_engine
 from mqi_dagster.errors import InfrastructureError, MqiError
 from mqi_dagster.execution.gpus import local_gpus, pool_gpus, present_gpus
 from mqi_dagster.execution.processes import inherited_environment, resolve_program
+from mqi_dagster.files import write_whole
 from mqi_dagster.hu_table import read_hu_tables
 from mqi_dagster.ledger.ledger import Ledger
 from mqi_dagster.ledger.place import ledger_url
@@ -60,7 +61,6 @@ from mqi_dagster.settings import (
     settings_problems,
 )
 from mqi_dagster.settings.passwords import read_password
-from mqi_dagster.store.files import write_atomically
 from mqi_dagster.worklist.reading import plain_errors
 
 SEEN = "now "
@@ -310,7 +310,7 @@ def _writable(folder: Path) -> str:
         raise MqiError(f"{folder} is not there")
     try:
         with tempfile.TemporaryDirectory(prefix=".mqi-doctor-", dir=folder) as made:
-            write_atomically(Path(made) / "trial", b"trial")
+            write_whole(Path(made) / "trial", b"trial")
     except OSError as error:
         raise MqiError(f"nothing can be written in {folder}: {error.strerror}") from None
     return f"{folder} is writable"

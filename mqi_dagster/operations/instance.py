@@ -10,11 +10,11 @@ import yaml
 
 from mqi_dagster.compute.slots import simulation_slots, slots_of_a_beam
 from mqi_dagster.errors import ConfigurationError, InfrastructureError
+from mqi_dagster.files import private_folder, write_whole
 from mqi_dagster.ledger.ledger import Ledger
 from mqi_dagster.ledger.place import DATABASE_VARIABLE, announce_server, database_lost, server_url
 from mqi_dagster.lifecycle.jobs import CASE_TAG, GPU_TAG, POOL, UPLOAD_TAG
 from mqi_dagster.settings import Settings
-from mqi_dagster.store.files import private_folder, write_atomically
 
 INSTANCE_FILE = "dagster.yaml"
 RUNS_PER_CASE = 4
@@ -138,7 +138,7 @@ def write_instance(settings: Settings, ledger: Ledger | None = None) -> bool:
     wanted = instance_settings(settings, existing, ledger)
     if wanted == existing:
         return False
-    write_atomically(path, (_HEAD + yaml.safe_dump(wanted, sort_keys=False)).encode("utf-8"))
+    write_whole(path, (_HEAD + yaml.safe_dump(wanted, sort_keys=False)).encode("utf-8"))
     return True
 
 

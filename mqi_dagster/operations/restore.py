@@ -11,6 +11,7 @@ import yaml
 from mqi_dagster.compute.run_workers import fail_orphaned_runs
 from mqi_dagster.compute.slots import this_host
 from mqi_dagster.errors import ConfigurationError, InfrastructureError
+from mqi_dagster.files import private_folder, sha256_file, sync_file, sync_folder, write_whole
 from mqi_dagster.ledger.ledger import Ledger
 from mqi_dagster.ledger.place import LEDGER_FILE, ledger_file, ledger_url, server_url
 from mqi_dagster.ledger.tables import REVISION
@@ -30,7 +31,6 @@ from mqi_dagster.operations.instance import open_instance, set_pool_limit, write
 from mqi_dagster.operations.services import Services
 from mqi_dagster.operations.sites import SETTINGS_NAME
 from mqi_dagster.settings import LOCAL, Settings, parse_settings, read_content
-from mqi_dagster.store.files import private_folder, sha256_file, sync_file, sync_folder, write_atomically
 
 
 def restore_backup(
@@ -70,7 +70,7 @@ def restore_backup(
         private_folder(folder)
         (folder / SETTINGS_NAME).unlink(missing_ok=True)
         _put_back(backup, manifest, settings, overwrite=overwrite)
-        write_atomically(folder / SETTINGS_NAME, text)
+        write_whole(folder / SETTINGS_NAME, text)
     except OSError as error:
         raise InfrastructureError(f"the site cannot be written: {error.strerror}") from None
     return manifest

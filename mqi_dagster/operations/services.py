@@ -23,13 +23,13 @@ from mqi_dagster.errors import ConfigurationError, InfrastructureError
 from mqi_dagster.execution.code_location import answers, socket_path
 from mqi_dagster.execution.locks import is_held
 from mqi_dagster.execution.processes import end_group, process_alive, process_id, resolve_program
+from mqi_dagster.files import remove_unchanged, write_whole
 from mqi_dagster.ledger.ledger import Ledger
 from mqi_dagster.ledger.place import announce_server, ledger_url
 from mqi_dagster.operations import services
 from mqi_dagster.operations.instance import open_instance, set_pool_limit, write_instance
 from mqi_dagster.resources.site import SETTINGS_VARIABLE
 from mqi_dagster.settings import Settings
-from mqi_dagster.store.files import remove_unchanged, write_atomically
 from mqi_dagster.store.store import Store
 
 _QUERY = """{ workspaceOrError { __typename ... on Workspace { locationEntries {
@@ -130,7 +130,7 @@ def write_workspace(settings: Settings) -> Path:
     """Write the file that tells daemon and pages where the code location answers."""
     path = settings.paths.state / "workspace.yaml"
     entry = {"grpc_server": {"socket": str(socket_path(settings)), "location_name": "mqi"}}
-    write_atomically(path, json.dumps({"load_from": [entry]}, indent=1).encode())
+    write_whole(path, json.dumps({"load_from": [entry]}, indent=1).encode())
     return path
 
 
@@ -375,7 +375,7 @@ class Services:
             time.sleep(_POLL_SECONDS)
 
     def _write(self, running: Running) -> None:
-        write_atomically(self._record, json.dumps(asdict(running), indent=1).encode())
+        write_whole(self._record, json.dumps(asdict(running), indent=1).encode())
 
 
 def port_is_free(host: str, port: int) -> bool:

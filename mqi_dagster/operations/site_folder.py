@@ -11,6 +11,7 @@ from typing import Any
 import yaml
 
 from mqi_dagster.errors import ConfigurationError, InfrastructureError
+from mqi_dagster.files import private_folder, write_whole
 from mqi_dagster.hu_table import PACKAGED_HU_TABLES
 from mqi_dagster.ledger.database import revision_of
 from mqi_dagster.ledger.ledger import Ledger
@@ -23,7 +24,6 @@ from mqi_dagster.operations.sites import SETTINGS_NAME, local_zone, settings_pat
 from mqi_dagster.pseudonyms import Pseudonyms, make_secret, read_secret
 from mqi_dagster.resources.site import Site
 from mqi_dagster.settings import LOCAL, Settings, parse_settings, read_content, read_settings
-from mqi_dagster.store.files import private_folder, write_atomically
 
 
 def ensure_secret(settings: Settings, *, new: bool = False) -> bool:
@@ -133,13 +133,13 @@ def make_run_site(out: Path, options: RunOptions) -> Settings:
         _copy_machines(out / "config" / "machines", options)
         _copy_hu_tables(out / "config" / "hu", options)
         if text != before:
-            write_atomically(file, text.encode("utf-8"))
+            write_whole(file, text.encode("utf-8"))
     settings = read_settings(file)
     ensure_secret(settings)
     home = settings.paths.dagster_home
     home.mkdir(parents=True, exist_ok=True)
     if not (home / INSTANCE_FILE).exists():
-        write_atomically(home / INSTANCE_FILE, _DAGSTER_YAML.encode("ascii"))
+        write_whole(home / INSTANCE_FILE, _DAGSTER_YAML.encode("ascii"))
     write_instance(settings)
     return settings
 
@@ -270,7 +270,7 @@ def _initialise(folder: Path, values: Mapping[str, Any], new_secret: bool) -> li
     else:
         parse_settings(_nested(values), folder)
         private_folder(folder)
-        write_atomically(file, settings_file(values).encode("utf-8"))
+        write_whole(file, settings_file(values).encode("utf-8"))
         settings = read_settings(file)
         made.append(f"{SETTINGS_NAME} (every setting, commented)")
     secret = settings.site.secret_file
@@ -285,7 +285,7 @@ def _initialise(folder: Path, values: Mapping[str, Any], new_secret: bool) -> li
     for packaged, target in ((PACKAGED_MACHINES, paths.machines), (PACKAGED_HU_TABLES, paths.hu_tables)):
         if not any(target.glob("*.yaml")):
             for source in sorted(packaged.glob("*.yaml")):
-                write_atomically(target / source.name, source.read_bytes())
+                write_whole(target / source.name, source.read_bytes())
                 made.append(_shown(target / source.name, folder))
     site = Site(file)
     ledger = site.ledger

@@ -20,6 +20,7 @@ import dagster as dg
 
 from mqi_dagster.errors import ConfigurationError, MqiError, PartlyTakenError
 from mqi_dagster.execution.locks import hold
+from mqi_dagster.files import write_whole
 from mqi_dagster.ledger.alarms import AlarmKind
 from mqi_dagster.ledger.ledger import Ledger
 from mqi_dagster.lifecycle import health
@@ -31,7 +32,6 @@ from mqi_dagster.operations.instance import open_instance
 from mqi_dagster.resources.site import Site
 from mqi_dagster.resources.site_folders import is_of_the_folder
 from mqi_dagster.sensors.notifications import tell
-from mqi_dagster.store.files import write_atomically
 from mqi_dagster.worklist.reading import plain_errors
 
 LOOK_SECONDS = 15.0
@@ -196,7 +196,7 @@ class Watch:
         content = {kind.value: subject for kind, subject in self._told.items()}
         # On a full disk the next watch says it once more, which is better than to say nothing.
         with suppress(OSError):
-            write_atomically(self._site.settings.paths.state / _TOLD, json.dumps(content, indent=1).encode())
+            write_whole(self._site.settings.paths.state / _TOLD, json.dumps(content, indent=1).encode())
 
     def _send(self, event: str, one: Found, now: datetime) -> bool:
         """Whether nobody has to be told any more: one channel has taken it, or there is none."""

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import os
 import re
 from collections.abc import Sequence
 from pathlib import Path
 
 from mqi_dagster.errors import InfrastructureError, PlanError, Where
+from mqi_dagster.files import write_whole
 from mqi_dagster.plan.model import Block, MultileafCollimator, PlanBeam
 
 HOME_MM = -90.0
@@ -91,17 +91,10 @@ def _mlc_text(mlc: MultileafCollimator, beam_name: str, number: int) -> str:
 
 
 def _write(path: Path, text: str) -> Path:
-    beside = path.with_name(f".{path.name}.part")
     try:
-        with beside.open("w", encoding="utf-8", newline="") as file:
-            file.write(text)
-            file.flush()
-            os.fsync(file.fileno())
-        beside.replace(path)
+        write_whole(path, text.encode("utf-8"))
     except OSError as error:
         raise InfrastructureError(
             f"the aperture cannot be written: {error.strerror}", where=Where(kind="aperture")
         ) from None
-    finally:
-        beside.unlink(missing_ok=True)
     return path

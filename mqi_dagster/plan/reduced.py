@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import os
 from copy import deepcopy
 from pathlib import Path
 
@@ -14,6 +13,7 @@ from pydicom.sequence import Sequence
 from pydicom.uid import UID, ImplicitVRLittleEndian, RTIonPlanStorage
 
 from mqi_dagster.errors import InfrastructureError, PrivacyError, Where
+from mqi_dagster.files import whole_file
 from mqi_dagster.plan.devices import COUNTED
 from mqi_dagster.plan.elements import KIND, integer, items, numbers, refuse, required_text, text
 from mqi_dagster.plan.identifiers import identity_of
@@ -274,23 +274,12 @@ def _write(reduced: Dataset, target: Path) -> None:
     meta.TransferSyntaxUID = ImplicitVRLittleEndian
     meta.ImplementationClassUID = UID(IMPLEMENTATION_UID)
     meta.ImplementationVersionName = IMPLEMENTATION_NAME
-    beside = target.with_name(f".{target.name}.part")
     try:
-        with beside.open("wb") as file:
+        with whole_file(target) as file:
             FileDataset("", reduced, preamble=b"\0" * 128, file_meta=meta).save_as(
                 file, implicit_vr=True, little_endian=True, enforce_file_format=True
             )
-            file.flush()
-            os.fsync(file.fileno())
-        beside.replace(target)
-        folder = os.open(target.parent, os.O_RDONLY)
-        try:
-            os.fsync(folder)
-        finally:
-            os.close(folder)
     except OSError as error:
         raise InfrastructureError(
             f"the reduced plan cannot be written: {error.strerror}", where=Where(kind=KIND)
         ) from None
-    finally:
-        beside.unlink(missing_ok=True)

@@ -11,6 +11,7 @@ from mqi_dagster.errors import ConfigurationError
 from mqi_dagster.execution.job import Executor
 from mqi_dagster.execution.local import LocalExecutor
 from mqi_dagster.execution.sign_of_life import SignsOfLife
+from mqi_dagster.files import private_folder
 from mqi_dagster.handover.access import access_of
 from mqi_dagster.handover.folder import FolderTarget
 from mqi_dagster.handover.sftp import SftpTarget
@@ -23,7 +24,6 @@ from mqi_dagster.ledger.place import ledger_url
 from mqi_dagster.machine import Machines, read_machines
 from mqi_dagster.pseudonyms import Pseudonyms, read_secret
 from mqi_dagster.settings import LOCAL, Settings, read_settings
-from mqi_dagster.store.files import private_folder
 from mqi_dagster.store.known_folders import KnownFolder
 from mqi_dagster.store.store import Store
 

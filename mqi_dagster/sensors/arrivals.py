@@ -6,7 +6,6 @@ from datetime import UTC, datetime, timedelta
 
 import dagster as dg
 
-from mqi_dagster.lifecycle.identifying import Removal, remove_identifying
 from mqi_dagster.delivery.discovery import Arrival, Standing, standings
 from mqi_dagster.delivery.fractions import Fraction
 from mqi_dagster.delivery.inbox_tree import KeptTree
@@ -16,6 +15,7 @@ from mqi_dagster.ledger.alarms import AlarmKind, failed_kind
 from mqi_dagster.ledger.arrivals import Arrival as Row
 from mqi_dagster.lifecycle.arrived import ArrivedCase, cases_of, refused, survey
 from mqi_dagster.lifecycle.boundary import is_passing, safe_text
+from mqi_dagster.lifecycle.identifying import Removal, remove_identifying
 from mqi_dagster.lifecycle.jobs import CASE_TAG, PRIORITY_TAG, conclusion_job, intake_job
 from mqi_dagster.lifecycle.run_requests import (
     REQUESTS_PER_TICK,

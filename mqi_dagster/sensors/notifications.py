@@ -8,6 +8,7 @@ from datetime import timedelta
 
 import dagster as dg
 
+from mqi_dagster.backoff import Backoff
 from mqi_dagster.errors import MqiError, PartlyTakenError
 from mqi_dagster.execution.locks import hold
 from mqi_dagster.ledger.notices import ChannelState, Notice
@@ -91,8 +92,8 @@ def _tell(site: Site, channel: Channel) -> tuple[int, str | None]:
 
 def _wait(site: Site, state: ChannelState) -> timedelta:
     limits = site.settings.notifications
-    seconds = limits.retry_seconds * 2.0 ** min(state.tries, 40)
-    return timedelta(seconds=min(limits.retry_maximum_seconds, seconds))
+    backoff = Backoff(limits.retry_seconds, limits.retry_maximum_seconds)
+    return timedelta(seconds=backoff.seconds(state.tries + 1))
 
 
 def message_of(site: Site, notice: Notice) -> Message:

@@ -13,6 +13,7 @@ import dagster as dg
 from dagster._core.event_api import RunStatusChangeEventType
 from dagster._core.storage.tags import PARENT_RUN_ID_TAG, ROOT_RUN_ID_TAG
 
+from mqi_dagster.backoff import Backoff
 from mqi_dagster.compute.slots import engine_failures, free_ended_leases
 from mqi_dagster.errors import LONGEST_NAME, shown
 from mqi_dagster.ledger.alarms import AlarmKind, failed_kind
@@ -334,13 +335,11 @@ def _worked_long(site: Site, record: dg.RunRecord, ended_at: datetime) -> bool:
 def _wait(site: Site, code: str, tries: int) -> timedelta:
     """How long the next try is put off; a worker that has died once is replaced at once."""
     limits = site.settings.execution
-    doubled = tries - 1 if code else tries - 2
-    if doubled < 0:
+    failures = tries if code else tries - 1
+    if failures < 1:
         return timedelta(0)
-    # More than so many doublings are beyond every limit.
-    return timedelta(
-        seconds=min(limits.retry_maximum_seconds, limits.retry_seconds * 2.0 ** min(doubled, 40))
-    )
+    backoff = Backoff(limits.retry_seconds, limits.retry_maximum_seconds)
+    return timedelta(seconds=backoff.seconds(failures))
 
 
 def _alarm(

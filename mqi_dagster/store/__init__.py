@@ -1,7 +1,7 @@
 """The results on disk: digests, manifests, publishing."""
 
+from mqi_dagster.files import sha256_file, write_whole
 from mqi_dagster.store.digests import canonical_json, digest_of
-from mqi_dagster.store.files import sha256_file, write_atomically
 from mqi_dagster.store.published import FileEntry, Manifest, Published
 from mqi_dagster.store.store import LAYOUT, Store
 
@@ -14,5 +14,5 @@ __all__ = [
     "canonical_json",
     "digest_of",
     "sha256_file",
-    "write_atomically",
+    "write_whole",
 ]

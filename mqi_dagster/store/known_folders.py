@@ -15,7 +15,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
-from mqi_dagster.store.files import write_atomically
+from mqi_dagster.files import write_whole
 
 _ANSWER_SECONDS = 5.0
 _asked: dict[str, threading.Thread] = {}
@@ -63,7 +63,7 @@ class KnownFolder:
             return
         everything = self._read()
         everything[self.role] = {"folder": str(self.folder), "inode": inode}
-        write_atomically(self.record, json.dumps(everything, indent=1).encode())
+        write_whole(self.record, json.dumps(everything, indent=1).encode())
 
     def _look(self) -> tuple[bool, int]:
         with os.scandir(self.folder) as entries:

@@ -12,7 +12,7 @@ from typing import Any
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from mqi_dagster.errors import InfrastructureError, StoreError, Where
-from mqi_dagster.store.files import sha256_file
+from mqi_dagster.files import sha256_file
 
 MANIFEST = "manifest.json"
 _NAME = re.compile(r"[A-Za-z0-9._-]+")

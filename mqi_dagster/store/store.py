@@ -16,15 +16,15 @@ from pathlib import Path
 from typing import Any
 
 from mqi_dagster.errors import ConfigurationError, StoreError, Where
-from mqi_dagster.store.digests import canonical_json
-from mqi_dagster.store.files import (
+from mqi_dagster.files import (
     private_folder,
     remove_unchanged,
     sha256_file,
     sync_file,
     sync_folder,
-    write_atomically,
+    write_whole,
 )
+from mqi_dagster.store.digests import canonical_json
 from mqi_dagster.store.published import (
     MANIFEST,
     FileEntry,
@@ -66,7 +66,7 @@ class Store:
     def _check_layout(self) -> None:
         layout = self.root / "layout"
         if not layout.exists():
-            write_atomically(layout, f"{LAYOUT}\n".encode("ascii"))
+            write_whole(layout, f"{LAYOUT}\n".encode("ascii"))
         text = layout.read_text(encoding="ascii", errors="replace").strip()
         if not text.isdigit():
             raise ConfigurationError("the data folder's layout file holds no number")
@@ -247,7 +247,7 @@ class Store:
             entries[name] = FileEntry(sha256=sha256_file(path), size=path.stat().st_size)
         manifest = Manifest(asset=asset, digest=digest, files=entries, meta=json.loads(canonical_json(meta)))
         content = manifest.model_dump_json(indent=1) + "\n"
-        write_atomically(staging / MANIFEST, content.encode("utf-8"))
+        write_whole(staging / MANIFEST, content.encode("utf-8"))
         for folder in [path for path in staging.rglob("*") if path.is_dir()] + [staging]:
             folder.chmod(0o700)
             sync_folder(folder)

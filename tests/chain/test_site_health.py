@@ -435,7 +435,7 @@ class TestInbox:
             raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
         (living.site.settings.paths.state / "folders.json").unlink()
-        monkeypatch.setattr(known_folders, "write_atomically", full)
+        monkeypatch.setattr(known_folders, "write_whole", full)
         assert health.folders(living.site, note=True) == []
 
 

@@ -19,7 +19,7 @@ import dagster as dg
 import yaml
 
 from mqi_dagster.execution.processes import process_id
-from mqi_dagster.store.files import write_atomically
+from mqi_dagster.files import write_whole
 from tests.services.stack import MQI, SERVICES, Stack
 
 RESTART_SECONDS = 3.0
@@ -179,7 +179,7 @@ class ChaosSite:
         unit.died = None
         record = self.stack.services
         record["processes"][name] = process_id(child.pid)
-        write_atomically(state / "services.json", json.dumps(record, indent=1).encode())
+        write_whole(state / "services.json", json.dumps(record, indent=1).encode())
 
     # What can be hurt
 

@@ -21,7 +21,7 @@ from mqi_dagster.store import (
     canonical_json,
     digest_of,
     sha256_file,
-    write_atomically,
+    write_whole,
 )
 
 CASE = "P012345678.fx0001"
@@ -72,8 +72,8 @@ def test_a_digest_of_what_has_no_canonical_form_is_refused(bad: object) -> None:
 
 
 def test_a_written_file_is_whole_and_of_the_wanted_mode(tmp_path: Path) -> None:
-    write_atomically(tmp_path / "x", b"old", 0o644)
-    write_atomically(tmp_path / "x", b"abc", 0o600)
+    write_whole(tmp_path / "x", b"old", 0o644)
+    write_whole(tmp_path / "x", b"abc", 0o600)
     assert (tmp_path / "x").read_bytes() == b"abc"
     assert (tmp_path / "x").stat().st_mode & 0o777 == 0o600
     assert [path.name for path in tmp_path.iterdir()] == ["x"]
@@ -83,14 +83,14 @@ def test_a_written_file_is_whole_and_of_the_wanted_mode(tmp_path: Path) -> None:
 def test_a_failed_write_leaves_the_old_file_and_nothing_else(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    write_atomically(tmp_path / "x", b"old")
+    write_whole(tmp_path / "x", b"old")
 
     def full(_descriptor: int) -> None:
         raise OSError(28, "No space left on device")
 
     monkeypatch.setattr(os, "fsync", full)
     with pytest.raises(OSError, match="No space"):
-        write_atomically(tmp_path / "x", b"new")
+        write_whole(tmp_path / "x", b"new")
     assert (tmp_path / "x").read_bytes() == b"old"
     assert [path.name for path in tmp_path.iterdir()] == ["x"]
 

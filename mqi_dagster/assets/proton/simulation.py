@@ -6,6 +6,7 @@ import dagster as dg
 from dagster._core.storage.tags import PARENT_RUN_ID_TAG
 
 from mqi_dagster.assets import proton
+from mqi_dagster.backoff import Backoff
 from mqi_dagster.compute.simulated_beam import SimulatedBeam
 from mqi_dagster.compute.slots import engine_failures, free_ended_leases, intervals_of
 from mqi_dagster.compute.waiting import Patience
@@ -136,7 +137,7 @@ def simulation(attempts: int) -> dg.AssetsDefinition:
             Where(beam=key),
             budget_left=lambda: _budget_left(context, site, key, attempts),
             inputs_away=inputs_away(context.instance, site, key),
-            retry_in=2.0**context.retry_number,
+            retry_in=Backoff(1.0).seconds(context.retry_number + 1),
         )
         with boundary:
             beam = load_beam(context.instance, site, key)

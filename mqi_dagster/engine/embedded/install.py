@@ -22,6 +22,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from mqi_dagster.errors import EngineInputError, InfrastructureError
+from mqi_dagster.files import sha256_file, write_whole
 
 VERSION = "1.1"
 PACKAGE = "opentps-core"
@@ -116,8 +117,7 @@ def _require_platform() -> None:
 def _require_known(wheel: Path) -> None:
     if not wheel.is_file():
         raise EngineInputError("the wheel of the engine is not there")
-    with wheel.open("rb") as stream:
-        found = hashlib.file_digest(stream, "sha256").hexdigest()
+    found = sha256_file(wheel)
     if found != WHEEL_SHA256:
         raise EngineInputError(
             f"the wheel of the engine has SHA-256 {found[:8]}…, not {WHEEL_SHA256[:8]}…:"
@@ -174,10 +174,7 @@ def _unpack(wheel: Path, target: Path) -> None:
     if EXECUTABLE not in sizes:
         raise EngineInputError("the wheel of the engine holds no executable")
     manifest = {"wheel_sha256": WHEEL_SHA256, "version": VERSION, "sizes": sizes, "sha256": digests}
-    with (target / MANIFEST).open("w", encoding="utf-8") as stream:
-        json.dump(manifest, stream, indent=1, sort_keys=True)
-        stream.flush()
-        os.fsync(stream.fileno())
+    write_whole(target / MANIFEST, json.dumps(manifest, indent=1, sort_keys=True).encode("utf-8"))
     # Nothing of it is secret, and another account may be the one that simulates. The archive has no run bit.
     for path in [target, *target.rglob("*")]:
         path.chmod(0o755 if path.is_dir() or path.name == EXECUTABLE else 0o644)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -10,6 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from mqi_dagster.errors import EngineInputError, Where
+from mqi_dagster.files import write_whole
 
 Floats = NDArray[np.float64]
 
@@ -45,7 +45,7 @@ def write(folder: Path, name: str, grid: OutputGrid, with_header: bool) -> None:
         OSError: The folder cannot be written.
     """
     folder.mkdir(parents=True, exist_ok=True)
-    _write(folder / f"{name}.raw", grid.values.astype("<f8").tobytes())
+    write_whole(folder / f"{name}.raw", grid.values.astype("<f8").tobytes())
     if not with_header:
         return
     nz, ny, nx = grid.values.shape
@@ -63,16 +63,4 @@ def write(folder: Path, name: str, grid: OutputGrid, with_header: bool) -> None:
         "ElementType = MET_DOUBLE",
         f"ElementDataFile = {name}.raw",
     ]
-    _write(folder / f"{name}.mhd", ("\n".join(header) + "\n").encode("utf-8"))
-
-
-def _write(path: Path, content: bytes) -> None:
-    beside = path.with_name(f".{path.name}.part")
-    try:
-        with beside.open("wb") as stream:
-            stream.write(content)
-            stream.flush()
-            os.fsync(stream.fileno())
-        beside.replace(path)
-    finally:
-        beside.unlink(missing_ok=True)
+    write_whole(folder / f"{name}.mhd", ("\n".join(header) + "\n").encode("utf-8"))

@@ -1,4 +1,4 @@
-"""Files that are whole or absent."""
+"""Files on this machine: written whole or not at all, hashed, and made to survive a power cut."""
 
 from __future__ import annotations
 
@@ -7,19 +7,38 @@ import os
 import secrets
 import shutil
 import time
-from contextlib import suppress
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 from datetime import timedelta
 from pathlib import Path
+from typing import BinaryIO
+
+_BLOCK = 1 << 20
 
 
-def sha256_file(path: Path) -> str:
-    """SHA-256 (hex) of a file's content, read in blocks.
+def sha256_file(path: Path, length: int | None = None) -> str:
+    """SHA-256 (hex) of a file's content, or of its first bytes, read in blocks.
 
     Raises:
         OSError: The file cannot be read.
     """
     with path.open("rb") as stream:
-        return hashlib.file_digest(stream, "sha256").hexdigest()
+        if length is None:
+            return sha256_stream(stream)[0]
+        digest = hashlib.sha256()
+        while length > 0 and (block := stream.read(min(_BLOCK, length))):
+            digest.update(block)
+            length -= len(block)
+        return digest.hexdigest()
+
+
+def sha256_stream(stream: BinaryIO) -> tuple[str, int]:
+    """SHA-256 (hex) of what is left of an open file, and where it ends.
+
+    Raises:
+        OSError: It cannot be read.
+    """
+    return hashlib.file_digest(stream, "sha256").hexdigest(), stream.tell()
 
 
 def size_of(path: Path) -> int:
@@ -67,30 +86,62 @@ def private_folder(path: Path) -> bool:
     return bool(missing)
 
 
-def write_atomically(path: Path, data: bytes, mode: int = 0o600) -> None:
-    """Write a file beside its place, and move it there when it is whole.
+@contextmanager
+def whole_file(
+    path: Path,
+    mode: int = 0o600,
+    *,
+    replace: bool = True,
+    temporary: Path | None = None,
+    prepare: Callable[[Path], None] | None = None,
+) -> Iterator[BinaryIO]:
+    """A file to write and to read back, which stands under its name once the block has ended well.
+
+    It is written beside its place, flushed to the disk and renamed; of a block that fails nothing is left.
 
     Args:
         path: Where the file shall stand; its folder exists.
-        data: Its content.
         mode: Its permissions, from the first moment on.
+        replace: False leaves a file that stands there already as it is.
+        temporary: Where it is written, in the same folder; what a killed process has left there is replaced.
+            None: under a name of its own, so that two may write at once.
+        prepare: Is given the temporary file before the first byte is written, to let others read it.
 
     Raises:
-        OSError: It cannot be written; nothing is left behind.
+        OSError: It cannot be written.
     """
-    beside = path.with_name(f".{path.name}.{secrets.token_hex(6)}")
-    descriptor = os.open(beside, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, mode)
+    if temporary is None:
+        temporary = path.with_name(f".{path.name}.{secrets.token_hex(6)}")
+    else:
+        temporary.unlink(missing_ok=True)
+    descriptor = os.open(temporary, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, mode)
     try:
-        with os.fdopen(descriptor, "wb") as stream:
+        with os.fdopen(descriptor, "w+b") as stream:
+            # The mode that open is given may lose bits to the umask.
             os.fchmod(stream.fileno(), mode)
-            stream.write(data)
+            if prepare is not None:
+                prepare(temporary)
+            yield stream
             stream.flush()
             os.fsync(stream.fileno())
-        beside.replace(path)
-    except BaseException:
-        beside.unlink(missing_ok=True)
-        raise
+        if replace:
+            temporary.replace(path)
+        else:
+            with suppress(FileExistsError):
+                os.link(temporary, path)
+    finally:
+        temporary.unlink(missing_ok=True)
     sync_folder(path.parent)
+
+
+def write_whole(path: Path, content: bytes, mode: int = 0o600, *, replace: bool = True) -> None:
+    """Write a file of this content, whole or not at all: see :func:`whole_file`.
+
+    Raises:
+        OSError: It cannot be written.
+    """
+    with whole_file(path, mode, replace=replace) as stream:
+        stream.write(content)
 
 
 def remove_unchanged(folder: Path, older_than: timedelta) -> int:

@@ -10,8 +10,8 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from datetime import timedelta
+from io import BufferedIOBase, BufferedRandom
 from pathlib import Path
-from typing import BinaryIO
 
 _BLOCK = 1 << 20
 
@@ -32,7 +32,7 @@ def sha256_file(path: Path, length: int | None = None) -> str:
         return digest.hexdigest()
 
 
-def sha256_stream(stream: BinaryIO) -> tuple[str, int]:
+def sha256_stream(stream: BufferedIOBase) -> tuple[str, int]:
     """SHA-256 (hex) of what is left of an open file, and where it ends.
 
     Raises:
@@ -94,7 +94,7 @@ def whole_file(
     replace: bool = True,
     temporary: Path | None = None,
     prepare: Callable[[Path], None] | None = None,
-) -> Iterator[BinaryIO]:
+) -> Iterator[BufferedRandom]:
     """A file to write and to read back, which stands under its name once the block has ended well.
 
     It is written beside its place, flushed to the disk and renamed; of a block that fails nothing is left.

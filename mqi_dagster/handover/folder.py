@@ -7,8 +7,8 @@ import os
 import shutil
 from collections.abc import Mapping
 from contextlib import AbstractContextManager
+from io import BufferedRandom
 from pathlib import Path, PurePosixPath
-from typing import BinaryIO
 
 from mqi_dagster.errors import HandoverError
 from mqi_dagster.files import sha256_file, sha256_stream, sync_folder, whole_file
@@ -101,7 +101,7 @@ class FolderTarget:
         with self._whole(path) as stream:
             stream.write(content)
 
-    def _whole(self, path: Path) -> AbstractContextManager[BinaryIO]:
+    def _whole(self, path: Path) -> AbstractContextManager[BufferedRandom]:
         """A new file, in which nobody reads before it has the mode that it is to have."""
         return whole_file(path, temporary=path.with_name(f".{path.name}.part"), prepare=self._access.give)
 

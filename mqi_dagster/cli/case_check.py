@@ -11,9 +11,8 @@ from rich.text import Text
 
 from mqi_dagster.delivery.discovery import arrival_of
 from mqi_dagster.delivery.survey import survey_arrival
-from mqi_dagster.delivery.validation import check_case
+from mqi_dagster.delivery.validation import BeamCheck, CaseCheck, FractionCheck, check_case
 from mqi_dagster.delivery.validation_findings import Finding, Findings, Severity
-from mqi_dagster.delivery.validation_report import BeamCheck, CaseCheck, FractionCheck
 from mqi_dagster.dicom.scanner import read_scanner
 from mqi_dagster.errors import DicomError, Where, shown
 from mqi_dagster.hu_table import read_hu_tables

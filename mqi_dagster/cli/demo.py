@@ -1,4 +1,4 @@
-"""``mqi demo``: a generated case through the whole platform, in front of the eyes of whoever runs it."""
+"""``mqi demo``: a generated case through the whole platform, before the eyes of whoever runs it."""
 
 from __future__ import annotations
 

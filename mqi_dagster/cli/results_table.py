@@ -1,4 +1,4 @@
-"""What came of the beams of a case, as rows for JSON and as a table for people."""
+"""What came of cases and beams, as a table for people."""
 
 from collections.abc import Sequence
 

@@ -1,4 +1,4 @@
-"""The board on a screen of any size, and the same once, as plain text."""
+"""The board as text: which rows a person has chosen to see, and as many of them as fit on the screen."""
 
 from __future__ import annotations
 

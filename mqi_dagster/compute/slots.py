@@ -1,4 +1,4 @@
-"""The slots of simulations: what the pool leases, and what an engine in a slot is told."""
+"""The slots of simulations: what the pool leases, which GPUs are there, what an engine is told of its own."""
 
 import os
 import socket

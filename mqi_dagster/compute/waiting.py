@@ -1,4 +1,4 @@
-"""Waiting for a slot, in sight: the reason stands where people look."""
+"""Waiting in sight, for a slot or a cluster that is away: a beam pauses and goes on, it does not fail."""
 
 import time
 from collections.abc import Callable

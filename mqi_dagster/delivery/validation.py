@@ -6,29 +6,160 @@ Nothing stops at the first fault: all of them are collected and ordered by deliv
 
 from __future__ import annotations
 
+import re
 from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass
+from datetime import datetime
 
 from mqi_dagster.delivery.compared_beam import compare_beam
+from mqi_dagster.delivery.comparison_figures import LayerComparison
+from mqi_dagster.delivery.discovery import Arrival
 from mqi_dagster.delivery.files import file_entry, files_in
 from mqi_dagster.delivery.fractions import Fraction, overlap_errors
-from mqi_dagster.delivery.manifest import BeamEntry, CaseManifest, FileEntry, LayerEntry, ScanEnd
+from mqi_dagster.delivery.manifest import BeamEntry, CaseManifest, FileEntry, LayerEntry, Part, ScanEnd
 from mqi_dagster.delivery.scan_ends import scan_ends
 from mqi_dagster.delivery.survey import PlanSource, Survey
-from mqi_dagster.delivery.validation_case import check_folder, check_machine, check_names
-from mqi_dagster.delivery.validation_delivery import CheckedDelivery, check_delivery
-from mqi_dagster.delivery.validation_findings import Findings, Severity
-from mqi_dagster.delivery.validation_images import AT_CT, check_images
-from mqi_dagster.delivery.validation_layer import CheckedLayer
-from mqi_dagster.delivery.validation_report import BeamCheck, CaseCheck, DeliveryCheck, FractionCheck
-from mqi_dagster.delivery.verdict import judge, limits_of
-from mqi_dagster.errors import ConfigurationError, DeliveryError, InputError, PlanError, Where
+from mqi_dagster.delivery.validation_delivery import CheckedDelivery, CheckedLayer, LayerCheck, check_delivery
+from mqi_dagster.delivery.validation_findings import Finding, Findings, Severity
+from mqi_dagster.delivery.validation_images import AT_CT, check_images, unused_kinds
+from mqi_dagster.delivery.verdict import DeliveryVerdict, judge, limits_of
+from mqi_dagster.errors import (
+    ConfigurationError,
+    DeliveryError,
+    InputError,
+    PlanError,
+    PrivacyError,
+    UnknownMachineError,
+    Where,
+)
 from mqi_dagster.machine import Machine, Machines
-from mqi_dagster.plan.model import PlanBeam
+from mqi_dagster.plan.model import IonPlan, PlanBeam
 from mqi_dagster.plan.positions import plan_position_faults
 from mqi_dagster.plan.requirements import beam_faults
 from mqi_dagster.settings import DeliveryLimits, EngineProfile
+
+
+class DeliveryCheck(Part):
+    """One delivery of a fraction."""
+
+    number: int
+    beam_number: int
+    irradiated_at: datetime
+    first_layer: int
+    last_layer: int
+
+
+class BeamCheck(Part):
+    """One delivered beam of a fraction."""
+
+    number: int
+    name: str
+    layers: int
+    """Layers delivered."""
+    planned_layers: int
+    delivered_mu: float | None
+    planned_mu: float
+    """Of the delivered layers."""
+    ratio: float | None
+    delivery: DeliveryVerdict | None = None
+    """Delivered against planned; None where it could not be compared: a finding says why."""
+    comparison: tuple[LayerComparison, ...] = ()
+
+
+class FractionCheck(Part):
+    """What `mqi case check` says of a fraction."""
+
+    fraction: int
+    """Order in time within the arrival, from 1."""
+    complete: bool
+    missing_beams: tuple[int, ...]
+    deliveries: tuple[DeliveryCheck, ...]
+    beams: tuple[BeamCheck, ...]
+    layers: tuple[LayerCheck, ...]
+    findings: tuple[Finding, ...]
+
+
+class CaseCheck(Part):
+    """What `mqi case check` says of an arrival."""
+
+    passed: bool
+    """Whether no finding is an error: the case would be taken in."""
+    as_planned: bool
+    """Whether every beam was compared with its plan and delivered as planned."""
+    machine_id: str | None
+    ct_images: int
+    findings: tuple[Finding, ...]
+    """Those of the case as a whole."""
+    fractions: tuple[FractionCheck, ...]
+
+
+UID_LIKE = re.compile(r"[0-9]+(\.[0-9]+){3,}")
+AT_PLAN = Where(kind="RT plan")
+
+
+def check_names(plan: IonPlan, findings: Findings) -> None:
+    """Find what of a plan's names names the patient: they go into folders, engines, pages and messages."""
+    for beam in plan.beams:
+        named = {"name": beam.name, "description": beam.description, "machine name": beam.machine_name}
+        named |= {f"range shifter {one.number}": one.shifter_id for one in beam.range_shifters}
+        for role, told in named.items():
+            found = plan.identity.named_in(told)
+            if found is not None:
+                findings.error(
+                    PrivacyError(
+                        f"the {role} of beam {beam.number} holds the patient's {found}: rename it in the plan"
+                    ),
+                    Where(kind="RT plan"),
+                )
+
+
+def check_machine(plan: IonPlan, machines: Machines, findings: Findings) -> Machine | None:
+    """The one machine of all treatment beams, by the names in the plan.
+
+    Returns:
+        None where a name is unknown or the beams name more than one machine.
+    """
+    found: dict[str, list[int]] = {}
+    known: dict[str, Machine] = {}
+    unknown = False
+    for beam in plan.beams:
+        try:
+            machine = machines.named(beam.machine_name)
+            known[machine.id] = machine
+            found.setdefault(machine.id, []).append(beam.number)
+            for shifter in beam.range_shifters:
+                machine.range_shifter(shifter.shifter_id)
+        except UnknownMachineError as error:
+            unknown = True
+            findings.error(UnknownMachineError(f"beam {beam.number}: {error.message}", where=AT_PLAN))
+    if len(found) > 1:
+        parts = [
+            f"{name} (beam {', '.join(str(number) for number in sorted(numbers))})"
+            for name, numbers in sorted(found.items())
+        ]
+        findings.error(
+            PlanError(f"its beams are planned on {len(found)} machines: {', '.join(parts)}", where=AT_PLAN)
+        )
+    if unknown or len(known) != 1:
+        return None
+    return next(iter(known.values()))
+
+
+def check_folder(arrival: Arrival, plan: IonPlan, findings: Findings) -> None:
+    """Name of the case folder, machine files outside any delivery folder, and files that no step uses."""
+    name = arrival.folder.name
+    if UID_LIKE.fullmatch(name) and name != plan.study_instance_uid:
+        findings.error(DeliveryError("the study folder's name differs from the RT plan's study UID"))
+    if arrival.stray_files:
+        count = len(arrival.stray_files)
+        files = "1 machine file stands" if count == 1 else f"{count} machine files stand"
+        findings.error(DeliveryError(f"{files} in the case folder, outside any delivery folder"))
+    if arrival.unused_files:
+        count = len(arrival.unused_files)
+        files = "1 file in the case folder is" if count == 1 else f"{count} files in the case folder are"
+        findings.note(f"{files} not used: {unused_kinds(arrival.unused_files)}")
+
 
 _LIMITS = DeliveryLimits.model_validate({})
 RESUMED_LAYER_MU = 1.02

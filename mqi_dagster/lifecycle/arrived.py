@@ -1,4 +1,4 @@
-"""Whether the inputs of a case are there at all, where one of them cannot be read."""
+"""Which cases an arrival holds, each under the key of the ledger, and whether its files are there."""
 
 from collections import deque
 from collections.abc import Callable

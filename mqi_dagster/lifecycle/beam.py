@@ -1,4 +1,4 @@
-"""Which HU table the beams of a case with a CT are simulated with."""
+"""One beam at work: its place in the case, its plan, machine and HU table, and what digests depend on."""
 
 from dataclasses import dataclass
 from pathlib import Path

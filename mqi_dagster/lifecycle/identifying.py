@@ -8,10 +8,9 @@ import dagster as dg
 
 from mqi_dagster.delivery.survey import Survey
 from mqi_dagster.ledger.alarms import AlarmKind
-from mqi_dagster.lifecycle.concluded import beam_partitions
 from mqi_dagster.lifecycle.jobs import PARTITION_TAG
 from mqi_dagster.lifecycle.lineage import latest_record
-from mqi_dagster.lifecycle.retention import forget_partitions, remove_records, runs_of
+from mqi_dagster.lifecycle.retention import beam_partitions, forget_partitions, remove_records, runs_of
 from mqi_dagster.partitions import case_key, split_case_key
 from mqi_dagster.pseudonyms import folder_name_key
 from mqi_dagster.resources.site import Site

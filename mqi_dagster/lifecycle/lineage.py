@@ -1,4 +1,4 @@
-"""What the present RT Dose of a beam was made from, whatever was materialised since."""
+"""Finding what earlier steps published: by the digest in Dagster's event log, verified in the store."""
 
 from collections.abc import Collection
 from dataclasses import dataclass

@@ -1,4 +1,4 @@
-"""What a sensor needs to know of the runs that Dagster has in hand."""
+"""What a sensor asks for: which runs there are, how many more may be, and how far it has read."""
 
 from __future__ import annotations
 

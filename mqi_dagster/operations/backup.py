@@ -1,4 +1,4 @@
-"""Making a backup of a site, also while it works."""
+"""Making a backup of a site, also while it works: settings, records, store, and a manifest of hashes."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The whole chain of a folder, headless: the assets and jobs that the sensors start, one after another."""
+"""The whole chain of a folder, headless: assets and jobs that the sensors start, one after another."""
 
 import os
 import signal

@@ -1,4 +1,4 @@
-"""What `mqi doctor` looks at, one function a subject."""
+"""What `mqi doctor` looks at, one function a subject, alarms and their channels among them."""
 
 from __future__ import annotations
 

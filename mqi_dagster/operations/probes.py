@@ -1,4 +1,4 @@
-"""What `mqi doctor` looks at where a clinic runs the site: records, service manager, proxy, backup."""
+"""What `mqi doctor` asks of other machines and accounts, and of where a clinic runs the site."""
 
 from __future__ import annotations
 

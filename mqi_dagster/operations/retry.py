@@ -1,4 +1,4 @@
-"""`mqi case retry`: what failed of a case or beam runs once more, in the running services."""
+"""What failed of a case or beam runs once more in the running services, asked over GraphQL."""
 
 import json
 import urllib.error

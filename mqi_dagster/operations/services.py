@@ -1,4 +1,4 @@
-"""Starting and stopping a site as a whole: limits, leftovers of a crash, services."""
+"""The services of a site: their commands and locks, starting and stopping them, leftovers of a crash."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The settings as text: the commented file of a new site, and the reference for people."""
+"""The settings as text: the file of a new site, the reference, and what is wrong with a file."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The folder of a site: settings, secret, machine files, HU tables, and empty folders for what comes."""
+"""The folder of a site: made, completed, opened; and its secret, never replaced in silence."""
 
 from __future__ import annotations
 

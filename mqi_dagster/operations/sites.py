@@ -1,4 +1,4 @@
-"""The site that a command works on."""
+"""Which site is meant, and where its settings stand."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What is wrong now, whoever has noticed it: runs that stand still, clusters, GPUs, sensors, folders."""
+"""What is wrong now, whoever has noticed it: waits that last too long, clusters, GPUs, sensors, folders."""
 
 import json
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence

@@ -1,4 +1,4 @@
-"""Arrived cases become case partitions and intake runs."""
+"""Arrived cases become case partitions and intake runs; repaired ones are taken in anew."""
 
 from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass

@@ -7,7 +7,7 @@ from datetime import UTC, datetime, timedelta
 import pytest
 
 from mqi_dagster.lifecycle.causes import first_cause
-from mqi_dagster.lifecycle.concluded import concluded_before
+from mqi_dagster.lifecycle.retention import concluded_before
 from tests.chain.chain import ONE_BEAM, Chain
 
 

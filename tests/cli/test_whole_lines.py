@@ -17,9 +17,9 @@ from mqi_dagster.cli.case_show import CaseReport, show_case, show_cases
 from mqi_dagster.cli.demo import BoardDisplay
 from mqi_dagster.cli.screen import output
 from mqi_dagster.cli.top_screen import View, print_once, queue_line
+from mqi_dagster.delivery.validation import BeamCheck, CaseCheck, FractionCheck, LayerCheck
 from mqi_dagster.delivery.validation_findings import Finding as CaseFinding
 from mqi_dagster.delivery.validation_findings import Severity
-from mqi_dagster.delivery.validation_report import BeamCheck, CaseCheck, FractionCheck, LayerCheck
 from mqi_dagster.ledger import Slot, SlotKind
 from mqi_dagster.operations import diagnosis
 from mqi_dagster.operations.probes import Finding, Verdict

@@ -13,8 +13,7 @@ import pydicom
 import pytest
 
 from mqi_dagster.delivery.manifest import CaseManifest, beam_inputs
-from mqi_dagster.delivery.validation import build_manifest, check_case
-from mqi_dagster.delivery.validation_report import CaseCheck
+from mqi_dagster.delivery.validation import CaseCheck, build_manifest, check_case
 from mqi_dagster.errors import DeliveryError, InputError, PlanError, UnknownMachineError
 from mqi_dagster.machine import Machines
 from tests.delivery.delivery_cases import (

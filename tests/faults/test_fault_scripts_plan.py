@@ -6,9 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from mqi_dagster.delivery.validation import check_case
+from mqi_dagster.delivery.validation import CaseCheck, check_case
 from mqi_dagster.delivery.validation_findings import Severity
-from mqi_dagster.delivery.validation_report import CaseCheck
 from mqi_dagster.machine import Machines
 from tests.delivery.delivery_cases import surveyed
 from tests.faults.fault_scripts import made

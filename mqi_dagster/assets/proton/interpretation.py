@@ -1,4 +1,4 @@
-"""Station 2: the delivery records of a beam become the engine's CSVs."""
+"""Station 2: the delivery records of a beam become the CSVs of the engine."""
 
 import shutil
 import tempfile

@@ -16,13 +16,13 @@ from mqi_dagster.errors import LONGEST_MESSAGE, InputError, MqiError, shown
 from mqi_dagster.ledger.attempts import Attempt
 from mqi_dagster.ledger.cluster_jobs import ClusterJob
 from mqi_dagster.lifecycle.arrived import find_case
+from mqi_dagster.lifecycle.runs import RunState
 from mqi_dagster.moments import in_zone, local
 from mqi_dagster.operations.results import BeamRow, beam_rows
 from mqi_dagster.partitions import beam_key
 from mqi_dagster.resources.site import Site
-from mqi_dagster.worklist import BeamStand, CaseStand, CaseState, Worklist
+from mqi_dagster.worklist import BeamStatus, CaseState, CaseStatus, Worklist
 from mqi_dagster.worklist.manifests import manifest_of
-from mqi_dagster.worklist.run_history import RunState
 
 _STYLES = {
     CaseState.FAILED: "red",
@@ -75,7 +75,7 @@ class DeliveryReport(_Part):
 class CaseReport(_Part):
     """Everything about one case; the only place where real paths are shown."""
 
-    row: CaseStand
+    row: CaseStatus
     machine: str | None = None
     clinical_fraction: int | None = None
     plan: Path | None = None
@@ -88,7 +88,7 @@ class CaseReport(_Part):
 
 
 def show_cases(
-    console: Console, rows: Sequence[CaseStand], beams: Mapping[str, Sequence[BeamStand]], zone: ZoneInfo
+    console: Console, rows: Sequence[CaseStatus], beams: Mapping[str, Sequence[BeamStatus]], zone: ZoneInfo
 ) -> None:
     """The list of cases as a table, and what their beams are.
 
@@ -126,7 +126,7 @@ def case_report(instance: dg.DagsterInstance, site: Site, case: str) -> CaseRepo
     row = work.case(case)
     if row is None:
         raise InputError("the case is not known here; `mqi case list` names those that are")
-    stands: list[CaseStand | BeamStand] = [row, *work.beams_of(case)]
+    stands: list[CaseStatus | BeamStatus] = [row, *work.beams_of(case)]
     broken = next((stand for stand in stands if stand.state is CaseState.FAILED), None)
     cause, step = (broken.reason, broken.next_step) if broken is not None else (None, None)
     manifest = manifest_of(instance, site, case)

@@ -32,7 +32,7 @@ from mqi_dagster.settings import Settings
 from mqi_dagster.synthetic.delivery import simulate_delivery
 from mqi_dagster.synthetic.plans import built_in_plan
 from mqi_dagster.synthetic.request import BuiltInPlan, DeliveryRequest
-from mqi_dagster.worklist import BeamStand, CaseStand, CaseState, Stage, Worklist
+from mqi_dagster.worklist import BeamStatus, CaseState, CaseStatus, Stage, Worklist
 
 _LINE_EVERY_PERCENT = 25
 _STYLES = {CaseState.FAILED: "red", CaseState.COMPLETE: "green"}
@@ -65,7 +65,7 @@ class BoardDisplay:
             yield
         self._live = None
 
-    def show(self, case: CaseStand | None, beams: Sequence[BeamStand], seconds: float) -> None:
+    def show(self, case: CaseStatus | None, beams: Sequence[BeamStatus], seconds: float) -> None:
         """Show where the case stands.
 
         Args:
@@ -87,7 +87,7 @@ class BoardDisplay:
             self._said[name] = words
             self._console.print(Text(f"{seconds:5.0f} s  {name}: {words}"), soft_wrap=True)
 
-    def _table(self, case: CaseStand | None, beams: Sequence[BeamStand], seconds: float) -> Group:
+    def _table(self, case: CaseStatus | None, beams: Sequence[BeamStatus], seconds: float) -> Group:
         table = Table(box=None, padding=(0, 2, 0, 0), show_header=False)
         table.add_column(no_wrap=True)
         table.add_column(width=30)
@@ -104,7 +104,7 @@ class BoardDisplay:
         return Group(head, table)
 
 
-def case_words(case: CaseStand | None, zone: tzinfo) -> str:
+def case_words(case: CaseStatus | None, zone: tzinfo) -> str:
     """Where a case stands, in a few words; None where it was not seen yet."""
     if case is None:
         return "in the inbox, not seen yet"
@@ -222,14 +222,14 @@ def _watch(
             time.sleep(_POLL_SECONDS)
     if failed:
         for row in failed:
-            if isinstance(row, BeamStand):
+            if isinstance(row, BeamStatus):
                 words = f"beam {row.number} failed: {in_zone(row.reason, site.timezone)}"
                 console.print(Text(words, style="red"), soft_wrap=True)
         reason = in_zone(failed[0].reason, site.timezone)
         raise DemoError(f"{reason} (to try again once the cause is gone: mqi case retry {case})")
 
 
-def _stuck(case: CaseStand | None, beams: Sequence[BeamStand], zone: tzinfo) -> str:
+def _stuck(case: CaseStatus | None, beams: Sequence[BeamStatus], zone: tzinfo) -> str:
     stuck = [f"case: {case_words(case, zone)}"]
     for beam in beams:
         if beam.stage is not Stage.HANDED_OVER:

@@ -9,8 +9,8 @@ from rich.table import Table
 from rich.text import Text
 
 from mqi_dagster.delivery.verdict import AS_PLANNED
+from mqi_dagster.lifecycle.runs import RunState
 from mqi_dagster.operations.results import BeamRow, CaseResult
-from mqi_dagster.worklist.run_history import RunState
 
 _WIDEST = 400
 

@@ -22,7 +22,7 @@ from mqi_dagster.errors import InfrastructureError
 from mqi_dagster.operations.board_reader import BackgroundReader, BoardReader
 from mqi_dagster.operations.engine_log import engine_log
 from mqi_dagster.resources.site import Site
-from mqi_dagster.worklist import BeamStand
+from mqi_dagster.worklist import BeamStatus
 from mqi_dagster.worklist.reading import plain_errors
 
 _ESCAPES = {
@@ -142,7 +142,7 @@ class Board:
         self._seconds = seconds
         self._keys = Keys(sys.stdin.fileno())
         self._background = BackgroundReader(reader, seconds, self._keys.wake)
-        self._log_of: BeamStand | None = None
+        self._log_of: BeamStatus | None = None
 
     def run(self) -> None:
         """Show the board until q or Ctrl-C.
@@ -237,7 +237,7 @@ class Board:
             return
         place, rows = self._view.chosen(work), self._view.rows(work)
         row = rows[place] if rows else None
-        if isinstance(row, BeamStand):
+        if isinstance(row, BeamStatus):
             self._log_of = row
             self._view.log_offset = 0
 

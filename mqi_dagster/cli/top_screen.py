@@ -12,9 +12,9 @@ from rich.segment import Segment
 from rich.text import Text
 
 from mqi_dagster.moments import in_zone, local
-from mqi_dagster.worklist import Alarm, BeamStand, CaseStand, CaseState, GpuStand, Stage, Work
+from mqi_dagster.worklist import Alarm, BeamStatus, CaseState, CaseStatus, GpuStatus, Stage, Work
 
-Shown = CaseStand | BeamStand
+Shown = CaseStatus | BeamStatus
 FILTERS: tuple[CaseState | None, ...] = (
     None,
     CaseState.IN_WORK,
@@ -88,12 +88,12 @@ class View:
 
 def key_of(row: Shown) -> str:
     """Key of a row."""
-    return row.beam if isinstance(row, BeamStand) else row.case
+    return row.beam if isinstance(row, BeamStatus) else row.case
 
 
 def _words(row: Shown) -> str:
     parts = [key_of(row), row.stage.words, row.state.value, row.reason]
-    if isinstance(row, BeamStand):
+    if isinstance(row, BeamStatus):
         parts += [row.label, row.place or "", row.job or ""]
     return " ".join(parts).lower()
 
@@ -175,8 +175,8 @@ def summary(work: Work, name: str, error: str | None, now: datetime, width: int,
 
 
 def pool_lines(
-    gpus: Iterable[GpuStand],
-    beams: dict[str, BeamStand],
+    gpus: Iterable[GpuStatus],
+    beams: dict[str, BeamStatus],
     now: datetime,
     width: int,
     *,
@@ -250,18 +250,18 @@ def head_line(cases: bool, width: int, longest: int = 0) -> Text:
 
 
 def row_line(
-    row: CaseStand | BeamStand, width: int, chosen: bool, zone: tzinfo, longest: int | None = None
+    row: CaseStatus | BeamStatus, width: int, chosen: bool, zone: tzinfo, longest: int | None = None
 ) -> Text:
     """One row of the list; where the longest key's columns are given, nothing is cut."""
-    key, stage, progress = _widths(isinstance(row, CaseStand), width)
+    key, stage, progress = _widths(isinstance(row, CaseStatus), width)
     key, whole = max(key, longest or 0), longest is not None
     words = row.stage.words if width >= _WIDE else _SHORT.get(row.stage, row.stage.words)
     begun = row.stage.at_work or row.percent > 0
-    cells = [set_cell_size(row.case if isinstance(row, CaseStand) else row.beam, key)]
-    if isinstance(row, BeamStand) and width >= _VERY_WIDE:
+    cells = [set_cell_size(row.case if isinstance(row, CaseStatus) else row.beam, key)]
+    if isinstance(row, BeamStatus) and width >= _VERY_WIDE:
         cells.append(_fill(row.label, _LABEL, whole))
     cells.append(_fill(words, stage, whole))
-    if isinstance(row, CaseStand):
+    if isinstance(row, CaseStatus):
         done = "-" if row.beams_total is None else f"{row.beams_done} of {row.beams_total}"
         since = f"{row.since.astimezone(zone):%m-%d %H:%M}" if row.since is not None else "-"
         cells.append(f"{bar(row.percent, progress)} {row.percent:3.0f} %" if begun else " " * (progress + 6))
@@ -276,7 +276,7 @@ def row_line(
     return Text(" ".join(cells), style=(STYLES[row.state] + (" reverse" if chosen else "")).strip())
 
 
-def _where(row: BeamStand, width: int, zone: tzinfo) -> str:
+def _where(row: BeamStatus, width: int, zone: tzinfo) -> str:
     place = row.place or ""
     parts = [place if width >= _WIDE else place.rpartition("/")[2]]
     if row.job is not None:
@@ -287,9 +287,9 @@ def _where(row: BeamStand, width: int, zone: tzinfo) -> str:
     return ", ".join(part for part in parts if part)
 
 
-def detail_line(row: CaseStand | BeamStand, zone: tzinfo) -> Text:
+def detail_line(row: CaseStatus | BeamStatus, zone: tzinfo) -> Text:
     """What does not fit into the row of the cursor."""
-    parts = [row.case] if isinstance(row, CaseStand) else [row.beam, *filter(None, (row.label,))]
+    parts = [row.case] if isinstance(row, CaseStatus) else [row.beam, *filter(None, (row.label,))]
     parts.append(row.stage.words)
     if row.reason:
         parts.append(in_zone(row.reason, zone))

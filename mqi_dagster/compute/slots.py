@@ -28,7 +28,7 @@ def this_host() -> str:
     return socket.gethostname()
 
 
-def look_here(site: Site) -> list[GpuUsage]:
+def sample_here(site: Site) -> list[GpuUsage]:
     """Look at the GPUs of this machine; empty where NVML sees none."""
     here = this_host()
     engines = {lease.job_id for lease in site.ledger.leases() if lease.host == here and lease.job_id}
@@ -43,7 +43,7 @@ def look_at(site: Site, place: str) -> list[GpuUsage]:
         MqiError: Its answer is an error or not understood.
     """
     if place == LOCAL:
-        return look_here(site)
+        return sample_here(site)
     host, connection = site.settings.hosts[place], site.connection_to(place)
     if host.slurm is None:
         # Engines of this site run here or under Slurm, so whatever computes there is somebody else's.

@@ -9,7 +9,7 @@ from typing import TypeVar
 import dagster as dg
 
 from mqi_dagster.backoff import Backoff
-from mqi_dagster.compute.slots import declare_slots, free_ended_leases, job_ended, look_here
+from mqi_dagster.compute.slots import declare_slots, free_ended_leases, job_ended, sample_here
 from mqi_dagster.errors import InfrastructureError, MqiError, Retry, UnreachableError
 from mqi_dagster.ledger.availability import Need, Refusal
 from mqi_dagster.ledger.leases import Lease
@@ -136,7 +136,7 @@ def _look(site: Site, need: Need, *, again: bool) -> bool:
     now = datetime.now(UTC)
     seen = [gpu for gpu in site.ledger.gpus() if gpu.host == need.host]
     if again or not seen or not all(gpu.is_fresh(now, need.look) for gpu in seen):
-        look_here(site)
+        sample_here(site)
         return True
     return False
 

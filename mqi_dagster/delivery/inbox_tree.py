@@ -208,7 +208,7 @@ class KeptTree:
     Args:
         root: The folder, resolved; no link may lead out of it.
         deepest: Levels of folders below it that are looked at.
-        full_look_seconds: After this time every folder is listed again, whatever its time says.
+        full_scan_seconds: After this time every folder is listed again, whatever its time says.
         longest_seconds: What has never been listed is left for the next look after this time.
         clock: Seconds that never go back.
         now_ns: The present time as files carry it.
@@ -218,20 +218,20 @@ class KeptTree:
         self,
         root: Path,
         deepest: int = DEEPEST,
-        full_look_seconds: float = 900.0,
+        full_scan_seconds: float = 900.0,
         longest_seconds: float = 20.0,
         clock: Callable[[], float] = time.monotonic,
         now_ns: Callable[[], int] = time.time_ns,
     ) -> None:
         self.root = root
         self._deepest = deepest
-        self._full_look_seconds = full_look_seconds
+        self._full_scan_seconds = full_scan_seconds
         self._longest_seconds = longest_seconds
         self._clock = clock
         self._now_ns = now_ns
         self._top = SeenFolder(str(root))
         self._count = 0
-        self._last_look = 0.0
+        self._last_scan = 0.0
         self.listed = 0
         """How many folders the last look has listed."""
 
@@ -248,9 +248,9 @@ class KeptTree:
         """
         began = self._clock()
         # Spread over the looks of the period, so that none of them pays for all.
-        share = (began - self._last_look) / self._full_look_seconds
+        share = (began - self._last_scan) / self._full_scan_seconds
         due_at_most = 50 + int(2.0 * self._count * min(share, 1.0))
-        self._count, self._last_look, self.listed = 0, began, 0
+        self._count, self._last_scan, self.listed = 0, began, 0
         waiting = [(self._top, True)]
         while waiting:
             folder, busy = waiting.pop()
@@ -260,7 +260,7 @@ class KeptTree:
                 if folder is not self._top and self._clock() - began > self._longest_seconds:
                     continue
                 self._list_again(folder, began)
-            elif due_at_most > 0 and folder.listed_at + self._full_look_seconds <= began:
+            elif due_at_most > 0 and folder.listed_at + self._full_scan_seconds <= began:
                 due_at_most -= 1
                 self._list_again(folder, began)
             elif self._may_have_changed(folder, busy, began):
@@ -294,7 +294,7 @@ class KeptTree:
         # What was there before the first look is at rest if its times are old.
         newest_ns = max([folder.mtime_ns, *map(int, folder.listing.split(_END)[2::3])])
         age = max(0.0, (self._now_ns() - newest_ns) * 1e-9) if first else 0.0
-        folder.restless_until = now + self._full_look_seconds - age
+        folder.restless_until = now + self._full_scan_seconds - age
         folder.troubled = False
         folder.forget_derived()
 

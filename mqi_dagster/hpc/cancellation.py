@@ -14,7 +14,7 @@ from mqi_dagster.ledger.cluster_jobs import ClusterJobState as State
 from mqi_dagster.ledger.ledger import Ledger
 from mqi_dagster.settings import Slurm
 
-_LOOK_SECONDS = 1.0
+_POLL_SECONDS = 1.0
 
 
 class Cancellation:
@@ -53,12 +53,12 @@ class Cancellation:
         assert row.job_id is not None
         commands.cancel(self._connection, row.job_id, job_name(row.beam), key)
         while self._still(row):
-            self._ledger.look_soon(self._name)
-            self._watcher.look_if_due()
-            look = self._ledger.cluster_look(self._name)
+            self._ledger.poll_soon(self._name)
+            self._watcher.poll_if_due()
+            look = self._ledger.cluster_poll(self._name)
             if look is not None and look.failing_since is not None:
                 raise UnreachableError(f"the cluster does not confirm that the job has ended: {look.failure}")
-            time.sleep(min(_LOOK_SECONDS, self._slurm.intervals.poll_seconds))
+            time.sleep(min(_POLL_SECONDS, self._slurm.intervals.poll_seconds))
 
     def _still(self, row: ClusterJob) -> bool:
         """Whether that very job goes on: the key may have been submitted anew meanwhile."""
@@ -77,7 +77,7 @@ class Cancellation:
         Raises:
             UnreachableError: The cluster has to be asked and does not answer.
         """
-        self._watcher.look_if_due()
+        self._watcher.poll_if_due()
         for row in self._ledger.cluster_jobs(self._name, beam):
             if row.state is State.RESERVED and row.job_id is None:
                 if self._resolved(row) is not None:

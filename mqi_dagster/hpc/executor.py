@@ -125,7 +125,7 @@ class SlurmExecutor:
                 raise
             adopted = not made and not asked_before
             row = self._ledger.job_submitted(self.name, job.key, job_id, adopted=adopted)
-            self._ledger.look_soon(self.name)
+            self._ledger.poll_soon(self.name)
         assert row.job_id is not None
         return JobHandle(self.name, row.job_id)
 
@@ -143,7 +143,7 @@ class SlurmExecutor:
 
     def poll(self, job: Job, handle: JobHandle) -> JobStatus:
         """State of the job, from the newest look at the cluster, which is made here if it is due."""
-        self._watcher.look_if_due()
+        self._watcher.poll_if_due()
         row = self._row(job.key)
         if row.adopted and row.state in _FAILURES:
             return JobStatus(
@@ -177,7 +177,7 @@ class SlurmExecutor:
         return JobStatus(JobState.SUCCEEDED, result.exit_code, row.reason)
 
     def _reason(self, row: ClusterJob) -> str:
-        look = self._ledger.cluster_look(self.name)
+        look = self._ledger.cluster_poll(self.name)
         if not row.state.ended and look is not None and look.failing_since is not None:
             since = f"{look.failing_since:%Y-%m-%d %H:%M} UTC"
             return f"cluster {self.name} has not answered since {since}: {look.failure}"
@@ -253,7 +253,7 @@ class SlurmExecutor:
     def alarm(self, job: Job) -> str:
         """What people should know now: a cluster that has been silent for long, or a job held for long."""
         now, limit = datetime.now(UTC), timedelta(seconds=self._slurm.intervals.alarm_seconds)
-        look = self._ledger.cluster_look(self.name)
+        look = self._ledger.cluster_poll(self.name)
         if look is not None and look.failing_since is not None and now - look.failing_since > limit:
             since = f"{look.failing_since:%Y-%m-%d %H:%M} UTC"
             return f"cluster {self.name} has not answered since {since}: {look.failure}"

@@ -125,11 +125,11 @@ class Housekeeping:
         Raises:
             UnreachableError: The cluster does not answer.
         """
-        look = self._ledger.cluster_look(self._name)
+        look = self._ledger.cluster_poll(self._name)
         now = datetime.now(UTC)
         if look is None or look.measured_at is None or now - look.measured_at > _MEASURED_EVERY:
             self._ledger.measured(self._name, float(used_bytes(self._connection, self._slurm.root)))
-            look = self._ledger.cluster_look(self._name)
+            look = self._ledger.cluster_poll(self._name)
         used = (look.used_bytes if look is not None else None) or 0.0
         quota = self._slurm.retention.quota_gb * 1e9
         if used <= quota:

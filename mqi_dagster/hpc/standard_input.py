@@ -18,7 +18,7 @@ from paramiko.common import cMSG_CHANNEL_DATA
 if TYPE_CHECKING:
     from _typeshed import ReadableBuffer
 
-_KEY_EXCHANGE_LOOK_SECONDS = 0.1
+_KEY_EXCHANGE_POLL_SECONDS = 0.1
 
 
 class StandardInput(io.RawIOBase):
@@ -92,4 +92,4 @@ class StandardInput(io.RawIOBase):
     def _wait(self) -> None:
         if time.monotonic() >= self._end:
             raise TimeoutError
-        self._transport.clear_to_send.wait(_KEY_EXCHANGE_LOOK_SECONDS)
+        self._transport.clear_to_send.wait(_KEY_EXCHANGE_POLL_SECONDS)

@@ -15,12 +15,12 @@ from mqi_dagster.hpc.naming import JobFolder
 from mqi_dagster.hpc.polling import look
 from mqi_dagster.hpc.verdict import judge
 from mqi_dagster.ledger.cluster_jobs import ClusterJob
-from mqi_dagster.ledger.clusters import ClusterLook
+from mqi_dagster.ledger.clusters import ClusterPoll
 from mqi_dagster.ledger.ledger import Ledger
 from mqi_dagster.settings import Slurm
 
 _SLOWER = 1.5
-_FAILED_LOOKS_GROW = 2.0
+_FAILED_POLLS_GROW = 2.0
 _HOLD_SECONDS = 180.0
 
 
@@ -55,7 +55,7 @@ class Watcher:
         self._ledger = ledger
         self._clock = clock
 
-    def look_if_due(self) -> bool:
+    def poll_if_due(self) -> bool:
         """Look at all open jobs, if a look is due and nobody else is looking; whether it was done."""
         shortest = timedelta(seconds=self._intervals.poll_seconds)
         turn = self._ledger.take_turn(self._name, shortest=shortest, hold=timedelta(seconds=_HOLD_SECONDS))
@@ -64,7 +64,7 @@ class Watcher:
         try:
             changed = self._look()
         except UnreachableError as error:
-            interval = timedelta(seconds=self._longer(turn, _FAILED_LOOKS_GROW))
+            interval = timedelta(seconds=self._longer(turn, _FAILED_POLLS_GROW))
             self._ledger.end_turn(turn, next_in=interval, interval=interval, failure=error.message)
             return False
         except BaseException:
@@ -75,7 +75,7 @@ class Watcher:
         self._ledger.end_turn(turn, next_in=interval, interval=interval)
         return True
 
-    def _longer(self, turn: ClusterLook, factor: float) -> float:
+    def _longer(self, turn: ClusterPoll, factor: float) -> float:
         grown = max(turn.interval_seconds, self._intervals.poll_seconds) * factor
         return min(grown, max(self._intervals.poll_maximum_seconds, self._intervals.poll_seconds))
 

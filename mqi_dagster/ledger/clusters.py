@@ -15,7 +15,7 @@ _CLOCKS_DIFFER = timedelta(minutes=5)
 
 
 @dataclass(frozen=True, slots=True)
-class ClusterLook:
+class ClusterPoll:
     """The state of looking at one cluster."""
 
     cluster: str
@@ -33,16 +33,16 @@ class ClusterLook:
     measured_at: datetime | None
 
 
-def _look(row: Row[tuple[object, ...]]) -> ClusterLook:
-    return ClusterLook(**row._mapping)
+def _look(row: Row[tuple[object, ...]]) -> ClusterPoll:
+    return ClusterPoll(**row._mapping)
 
 
-def _row_of(connection: Connection, cluster: str) -> ClusterLook | None:
+def _row_of(connection: Connection, cluster: str) -> ClusterPoll | None:
     row = connection.execute(select(CLUSTER).where(CLUSTER.c.cluster == cluster)).one_or_none()
     return None if row is None else _look(row)
 
 
-def _is_due(row: ClusterLook, now: datetime, hold: timedelta) -> bool:
+def _is_due(row: ClusterPoll, now: datetime, hold: timedelta) -> bool:
     """Whether a look is due and nobody looks."""
     # A moment further ahead than anybody could have meant is of a clock that was set back.
     furthest = now + timedelta(seconds=row.interval_seconds) + _CLOCKS_DIFFER
@@ -53,7 +53,7 @@ def _is_due(row: ClusterLook, now: datetime, hold: timedelta) -> bool:
 class ClusterRows(Database):
     """One row a cluster."""
 
-    def take_turn(self, cluster: str, *, shortest: timedelta, hold: timedelta) -> ClusterLook | None:
+    def take_turn(self, cluster: str, *, shortest: timedelta, hold: timedelta) -> ClusterPoll | None:
         """The right to look at a cluster now, None while it is not due or somebody else looks.
 
         Args:
@@ -91,7 +91,7 @@ class ClusterRows(Database):
             return _row_of(connection, cluster) if taken.rowcount == 1 else None
 
     def end_turn(
-        self, look: ClusterLook, *, next_in: timedelta, interval: timedelta, failure: str | None = None
+        self, look: ClusterPoll, *, next_in: timedelta, interval: timedelta, failure: str | None = None
     ) -> None:
         """Give the turn back; one that has passed to somebody else changes nothing.
 
@@ -119,7 +119,7 @@ class ClusterRows(Database):
                 .values(**values)
             )
 
-    def leave_turn(self, look: ClusterLook) -> None:
+    def leave_turn(self, look: ClusterPoll) -> None:
         """Give the turn back without having seen anything: the next look is due at once."""
         with self._write() as connection:
             connection.execute(
@@ -128,19 +128,19 @@ class ClusterRows(Database):
                 .values(looking_until=None, next_look=self._clock())
             )
 
-    def look_soon(self, cluster: str) -> None:
+    def poll_soon(self, cluster: str) -> None:
         """Make the next look due now: something is known to have changed."""
         with self._write() as connection:
             connection.execute(
                 update(CLUSTER).where(CLUSTER.c.cluster == cluster).values(next_look=self._clock())
             )
 
-    def cluster_look(self, cluster: str) -> ClusterLook | None:
+    def cluster_poll(self, cluster: str) -> ClusterPoll | None:
         """How looking at a cluster goes."""
         with self._read() as connection:
             return _row_of(connection, cluster)
 
-    def cluster_looks(self) -> list[ClusterLook]:
+    def cluster_polls(self) -> list[ClusterPoll]:
         """How looking at every cluster goes."""
         with self._read() as connection:
             return [_look(row) for row in connection.execute(select(CLUSTER).order_by(CLUSTER.c.cluster))]

@@ -7,10 +7,8 @@ import dagster as dg
 from mqi_dagster.delivery.manifest import CaseManifest
 from mqi_dagster.ledger.arrivals import Arrival
 from mqi_dagster.lifecycle.jobs import conclusion_job, upload_tags
-from mqi_dagster.lifecycle.run_requests import (
-    asked_key,
-    latest_run_succeeded,
-)
+from mqi_dagster.lifecycle.run_requests import asked_key
+from mqi_dagster.lifecycle.runs import latest_run_succeeded
 from mqi_dagster.lifecycle.status import EventLog, counts_since, results_digest
 from mqi_dagster.partitions import beam_key
 from mqi_dagster.resources.site import Site

@@ -22,7 +22,7 @@ from mqi_dagster.execution.code_location import answers, socket_path
 from mqi_dagster.execution.locks import is_held
 from mqi_dagster.ledger.alarms import AlarmKind
 from mqi_dagster.ledger.ledger import Ledger
-from mqi_dagster.lifecycle.run_requests import UNFINISHED
+from mqi_dagster.lifecycle.runs import UNFINISHED
 from mqi_dagster.lifecycle.uptime import WATCH_LOCK, Heartbeat, evaluated_since
 from mqi_dagster.resources.site import Site
 from mqi_dagster.resources.site_folders import inbox_trouble, target_trouble

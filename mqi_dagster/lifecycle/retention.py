@@ -10,7 +10,6 @@ from enum import StrEnum
 from pathlib import Path
 
 import dagster as dg
-from dagster._core.storage.dagster_run import FINISHED_STATUSES
 from dagster._core.storage.event_log import SqliteEventLogStorage
 from dagster._core.storage.event_log.schema import (
     AssetCheckExecutionsTable,
@@ -27,7 +26,7 @@ from mqi_dagster.ledger.place import database_lost
 from mqi_dagster.lifecycle.beam import read_manifest
 from mqi_dagster.lifecycle.jobs import BEAM_ASSETS, CASE_ASSETS, CASE_TAG, PARTITION_TAG
 from mqi_dagster.lifecycle.lineage import ancestry, latest_digest, latest_record
-from mqi_dagster.lifecycle.run_requests import latest_run_succeeded
+from mqi_dagster.lifecycle.runs import UNFINISHED, latest_run_succeeded
 from mqi_dagster.lifecycle.status import CONCLUDED, DOSE, HANDED_OVER, MANIFEST, EventLog, concluded
 from mqi_dagster.partitions import BEAMS, CASES, beam_key, is_beam_key, is_case_key
 from mqi_dagster.resources.site import Site
@@ -261,7 +260,7 @@ class Kind(StrEnum):
 
 
 @dataclass(frozen=True, slots=True)
-class Spare:
+class Removable:
     """A thing that may go."""
 
     kind: Kind
@@ -273,7 +272,9 @@ class Spare:
     """Whether, and from what, it can be made again."""
 
 
-def spare(instance: dg.DagsterInstance, site: Site, now: datetime, problems: list[str]) -> Iterator[Spare]:
+def spare(
+    instance: dg.DagsterInstance, site: Site, now: datetime, problems: list[str]
+) -> Iterator[Removable]:
     """Everything that may go now, as the settings say.
 
     Nothing is listed of a case that has a run queued, in work or still to be tried again. One of which more
@@ -304,7 +305,7 @@ def spare(instance: dg.DagsterInstance, site: Site, now: datetime, problems: lis
             home = site.settings.paths.dagster_home
             for case in removed_cases(instance, site, limit, _busy_cases(instance, site)):
                 try:
-                    yield Spare(Kind.RECORDS, case, home, records_size(instance, site, case), _NEVER)
+                    yield Removable(Kind.RECORDS, case, home, records_size(instance, site, case), _NEVER)
                 except OSError as error:
                     problems.append(f"{Kind.RECORDS} {case} cannot be looked at: {_words(error)}")
         if retention.engine_log_days is not None:
@@ -316,19 +317,19 @@ def spare(instance: dg.DagsterInstance, site: Site, now: datetime, problems: lis
             yield from _old_files(Kind.RUN_OUTPUT, storage, "*/compute_logs/*", limit)
 
 
-def _of_case(instance: dg.DagsterInstance, site: Site, folder: Path, now: datetime) -> Iterator[Spare]:
+def _of_case(instance: dg.DagsterInstance, site: Site, folder: Path, now: datetime) -> Iterator[Removable]:
     retention = site.settings.retention
     if retention.case_days is not None and concluded_before(
         instance, site, folder.name, now - timedelta(days=retention.case_days)
     ):
         # Looking at the cases before it takes time, in which more of it may have come.
         if folder.name not in _busy_cases(instance, site):
-            yield Spare(Kind.CASE, folder.name, folder, size_of(folder), _FROM_INPUTS)
+            yield Removable(Kind.CASE, folder.name, folder, size_of(folder), _FROM_INPUTS)
     elif retention.superseded_days is not None:
         yield from _superseded(instance, site, folder, now - timedelta(days=retention.superseded_days))
 
 
-def remove(instance: dg.DagsterInstance, site: Site, thing: Spare) -> bool:
+def remove(instance: dg.DagsterInstance, site: Site, thing: Removable) -> bool:
     """Remove a thing; whether it is gone: what is needed again since it was listed stays.
 
     A result leaves its place at once and whole, so that nobody reads half of it. The partitions of a case
@@ -354,7 +355,7 @@ def remove(instance: dg.DagsterInstance, site: Site, thing: Spare) -> bool:
     return True
 
 
-def _remove_case(instance: dg.DagsterInstance, site: Site, thing: Spare) -> bool:
+def _remove_case(instance: dg.DagsterInstance, site: Site, thing: Removable) -> bool:
     if thing.path.exists() and not concluded_before(instance, site, thing.name, datetime.now(UTC)):
         return False
     before = site.ledger.results_removed_at(thing.name)
@@ -414,7 +415,7 @@ def _words(error: Exception) -> str:
 
 def tidied(
     instance: dg.DagsterInstance, site: Site, now: datetime, problems: list[str]
-) -> Iterator[tuple[Spare, bool]]:
+) -> Iterator[tuple[Removable, bool]]:
     """Remove what may go, and say of each thing whether it is gone.
 
     Args:
@@ -457,14 +458,15 @@ def tidy(
 
 
 def _busy_cases(instance: dg.DagsterInstance, site: Site) -> set[str]:
-    unfinished = [status for status in dg.DagsterRunStatus if status not in FINISHED_STATUSES]
-    tags = [run.tags for run in instance.get_runs(dg.RunsFilter(statuses=unfinished))]
+    tags = [run.tags for run in instance.get_runs(dg.RunsFilter(statuses=UNFINISHED))]
     names = [tag.get(name, "") for tag in tags for name in (CASE_TAG, PARTITION_TAG)]
     names += [outcome.partition for outcome in site.ledger.open_retries()]
     return {name.partition("__")[0] for name in names}
 
 
-def _superseded(instance: dg.DagsterInstance, site: Site, folder: Path, limit: datetime) -> Iterator[Spare]:
+def _superseded(
+    instance: dg.DagsterInstance, site: Site, folder: Path, limit: datetime
+) -> Iterator[Removable]:
     for level in sorted(path for path in folder.iterdir() if path.is_dir() and not path.is_symlink()):
         needed = _needed_of_level(instance, site, level)
         if needed is None:
@@ -476,7 +478,7 @@ def _superseded(instance: dg.DagsterInstance, site: Site, folder: Path, limit: d
                 if _changed(result) < limit:
                     name = f"{_key_of(level)} {asset.name} {result.name[:8]}"
                     again = "only with the inputs and settings of then"
-                    yield Spare(Kind.SUPERSEDED, name, result, size_of(result), again)
+                    yield Removable(Kind.SUPERSEDED, name, result, size_of(result), again)
 
 
 def _key_of(level: Path) -> str:
@@ -528,11 +530,11 @@ def forget_partitions(instance: dg.DagsterInstance, case: str, beams: list[str])
         instance.delete_dynamic_partition(str(CASES.name), case)
 
 
-def _old_files(kind: Kind, folder: Path, pattern: str, limit: datetime) -> Iterator[Spare]:
+def _old_files(kind: Kind, folder: Path, pattern: str, limit: datetime) -> Iterator[Removable]:
     for path in sorted(folder.glob(pattern)):
         if path.is_file() and _changed(path) < limit:
             name = path.relative_to(folder).parts[0]
-            yield Spare(kind, name, path, path.stat().st_size, _NEVER)
+            yield Removable(kind, name, path, path.stat().st_size, _NEVER)
 
 
 def _changed(path: Path) -> datetime:

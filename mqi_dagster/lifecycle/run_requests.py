@@ -10,7 +10,6 @@ from datetime import datetime
 from typing import Any
 
 import dagster as dg
-from dagster._core.storage.dagster_run import FINISHED_STATUSES
 from dagster._core.storage.tags import SENSOR_NAME_TAG
 
 from mqi_dagster.lifecycle.jobs import PARTITION_TAG, RETRY_OF_TAG, RUN_KEY_TAG
@@ -63,8 +62,6 @@ URGENT_AT_MOST = 40
 SENSORS = ("case_arrivals", "beams_to_simulate", "cases_to_conclude", "run_outcomes")
 """Those that ask for runs."""
 
-UNFINISHED = [status for status in dg.DagsterRunStatus if status not in FINISHED_STATUSES]
-
 
 class Room:
     """How many more runs a tick may ask for, so that the queue stays short and priorities count.
@@ -100,26 +97,6 @@ class Room:
         self._tick -= given
         self._queue -= given
         return given
-
-
-def any_unfinished(instance: dg.DagsterInstance, partitions: list[str]) -> bool:
-    """Whether a run of one of the partitions is queued or running, however it was started."""
-    if not partitions:
-        return False
-    tags = {PARTITION_TAG: partitions}
-    return instance.get_runs_count(dg.RunsFilter(tags=tags, statuses=UNFINISHED)) > 0
-
-
-def latest_run_of(instance: dg.DagsterInstance, partition: str) -> dg.DagsterRun | None:
-    """The latest run that targeted a partition, however it was started."""
-    records = instance.get_run_records(dg.RunsFilter(tags={PARTITION_TAG: partition}), limit=1)
-    return records[0].dagster_run if records else None
-
-
-def latest_run_succeeded(instance: dg.DagsterInstance, partition: str) -> bool:
-    """Whether the latest run that targeted a partition ended in success."""
-    run = latest_run_of(instance, partition)
-    return run is not None and run.status is dg.DagsterRunStatus.SUCCESS
 
 
 def asked_key(

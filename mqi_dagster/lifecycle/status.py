@@ -1,4 +1,4 @@
-"""The one rule for what came of a case and its beams: made, handed over, concluded.
+"""The one rule for where a case and its beams are: made, handed over, concluded, waiting, failed, and why.
 
 A digest decides, never the order or the number of materialisations: the same dose made once more changes
 nothing, another dose that was not handed over does. Sensors, boards, retention and commands ask here.
@@ -6,17 +6,95 @@ nothing, another dose that was not handed over does. Sensors, boards, retention 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Iterable
+from collections.abc import Callable, Collection, Iterable, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Protocol
 
 import dagster as dg
+from pydantic import BaseModel, ConfigDict
 
+from mqi_dagster.delivery.manifest import CaseManifest
 from mqi_dagster.ledger.arrivals import Arrival
+from mqi_dagster.ledger.cluster_jobs import ClusterJob
+from mqi_dagster.ledger.progress import Progress
+from mqi_dagster.lifecycle.causes import CANCELLED, next_step
 from mqi_dagster.lifecycle.lineage import DIGEST, RT_DOSE, text_in
-from mqi_dagster.partitions import split_beam_key
+from mqi_dagster.lifecycle.runs import CONCLUSION, RunRow, RunState
+from mqi_dagster.lifecycle.stages import PHASES, CaseState, Stage
+from mqi_dagster.partitions import split_beam_key, split_case_key
 from mqi_dagster.store.digests import digest_of
+
+
+class Row(BaseModel):
+    """Immutable, without unknown keys; moments are in UTC."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class CaseStatus(Row):
+    """One case: where it stands, and why."""
+
+    case: str
+    fraction: int
+    arrived: datetime | None
+    """First sight; None where the ledger does not know the case."""
+    state: CaseState
+    stage: Stage
+    reason: str = ""
+    """Why it waits, or the first cause of its failure."""
+    next_step: str | None = None
+    """What to do about a failure."""
+    beams_done: int = 0
+    beams_total: int | None = None
+    """None where it has no manifest yet."""
+    percent: float = 0.0
+    """Mean of its beams."""
+    priority: int = 0
+    since: datetime | None = None
+    """When its present stage began, as far as it is recorded."""
+    run: str | None = None
+    """Id of its latest run."""
+
+
+class BeamStatus(Row):
+    """One beam: where it stands, and why."""
+
+    beam: str
+    case: str
+    number: int
+    """DICOM BeamNumber."""
+    label: str = ""
+    """Its name, energies and gantry angle."""
+    state: CaseState
+    stage: Stage
+    reason: str = ""
+    """Why it waits, or the first cause of its failure."""
+    next_step: str | None = None
+    """What to do about a failure."""
+    percent: float = 0.0
+    """Of the simulation; 100 once it is over."""
+    batch: int | None = None
+    """Batch in work, from 1."""
+    batches: int | None = None
+    elapsed_seconds: float | None = None
+    """Of the latest run, from its start to its end or to now."""
+    remaining_seconds: float | None = None
+    """Of the simulation, from its own pace; None before two steps of it were timed."""
+    place: str | None = None
+    """Slot that it holds, ``<host>/gpu<index>`` or ``<host>/cpu<index>``."""
+    job: str | None = None
+    """Id of its job on a cluster."""
+    job_state: str | None = None
+    """State of that job, with Slurm's own word for it."""
+    attempt: int | None = None
+    """Number of the attempt at the simulation; None before the first, and once it is handed over."""
+    priority: int = 0
+    since: datetime | None = None
+    """When its run was asked for, started or ended, whichever came last."""
+    run: str | None = None
+    """Id of its latest run."""
+
 
 MANIFEST = "case_manifest"
 DOSE = RT_DOSE
@@ -230,3 +308,262 @@ def _version(events: Materialisations, beam: str, since: datetime | None) -> str
     if handed.source != dose.digest or (since is not None and min(dose.at, handed.at) < since):
         return None
     return f"{dose.digest}:{handed.digest}"
+
+
+_SIMULATION = frozenset({"interpreted_csvs", "simulation"})
+NO_RUN_YET = "no run yet: at most 200 stand in the queue, the most urgent first"
+NOT_HANDED_OVER = "its latest dose has not been handed over: materialise handed_over"
+
+
+@dataclass(frozen=True, slots=True)
+class RunFacts:
+    """A partition's latest run, and what is known of it beside its row."""
+
+    run: RunRow | None = None
+    queued_because: str = ""
+    priority: int = 0
+    again: bool = False
+    """Whether it has ended since infrastructure was lost, and goes on by itself."""
+    next_try: datetime | None = None
+    """When, where that is known already."""
+    cause: str | None = None
+    code: str | None = None
+    """Class of the error."""
+    steps: frozenset[str] = frozenset()
+    """Steps that it executes; empty where it is all of them."""
+
+    @property
+    def state(self) -> RunState:
+        """How far the run is."""
+        return self.run.state if self.run is not None else RunState.NONE
+
+    @property
+    def run_id(self) -> str | None:
+        """Its id."""
+        return self.run.run_id if self.run is not None else None
+
+    @property
+    def since(self) -> datetime | None:
+        """When it was asked for, started or ended, whichever came last."""
+        return None if self.run is None else self.run.ended or self.run.started or self.run.created
+
+    def elapsed(self, now: datetime) -> float | None:
+        """Seconds from its start to its end or to now."""
+        if self.run is None or self.run.started is None:
+            return None
+        return max(0.0, ((self.run.ended or now) - self.run.started).total_seconds())
+
+    def broken(self) -> tuple[CaseState, Stage, str, str | None] | None:
+        """State, stage, reason and next step of a run that ended badly; None where it did not."""
+        if self.state is RunState.CANCELLED:
+            return CaseState.FAILED, Stage.CANCELLED, CANCELLED, next_step(None)
+        if self.state is not RunState.FAILED:
+            return None
+        if self.again:
+            at = f" at {self.next_try:%Y-%m-%d %H:%M:%S} UTC" if self.next_try is not None else ""
+            return CaseState.IN_WORK, Stage.RETRIED, f"goes on by itself{at}: {self.cause}", None
+        return CaseState.FAILED, Stage.FAILED, self.cause or "failed without a cause", next_step(self.code)
+
+
+@dataclass(frozen=True, slots=True)
+class BeamFacts:
+    """What the ledger and the event log know of a beam."""
+
+    progress: Progress | None = None
+    attempt: int | None = None
+    place: str | None = None
+    job: ClusterJob | None = None
+    handed_over: bool = False
+    remaining: float | None = None
+
+
+def beam_status(beam: str, latest: RunFacts, facts: BeamFacts, now: datetime) -> BeamStatus:
+    """Where a beam stands.
+
+    Args:
+        beam: Beam key.
+        latest: Its latest run.
+        facts: What else is known of it.
+        now: UTC.
+    """
+    case, number = split_beam_key(beam)
+    found = _derived(latest, facts)
+    job = facts.job if found.at_work else None
+    if job is not None and job.state.ended and facts.place is None:
+        job = None
+    return BeamStatus(
+        beam=beam,
+        case=case,
+        number=number,
+        state=found.state,
+        stage=found.stage,
+        reason=found.reason,
+        next_step=found.next_step,
+        percent=found.percent,
+        batch=found.batch,
+        batches=found.batches,
+        elapsed_seconds=latest.elapsed(now),
+        remaining_seconds=found.remaining_seconds,
+        place=facts.place if found.at_work else None,
+        job=job.job_id if job is not None else None,
+        job_state=_job_words(job) if job is not None else None,
+        attempt=facts.attempt,
+        priority=latest.priority,
+        since=latest.since,
+        run=latest.run_id,
+    )
+
+
+@dataclass(frozen=True, slots=True)
+class _Derived:
+    """What follows from a beam's latest run and what it has reported."""
+
+    state: CaseState
+    stage: Stage
+    reason: str = ""
+    next_step: str | None = None
+    percent: float = 0.0
+    batch: int | None = None
+    batches: int | None = None
+    remaining_seconds: float | None = None
+    at_work: bool = True
+    """Whether it may hold a slot, and have a job on a cluster."""
+
+
+def _derived(latest: RunFacts, facts: BeamFacts) -> _Derived:
+    broken = latest.broken()
+    if broken is not None:
+        return _Derived(*broken)
+    if latest.state is RunState.NONE:
+        return _Derived(CaseState.WAITING, Stage.WAITING, NO_RUN_YET, at_work=False)
+    if latest.state is RunState.DONE:
+        if not facts.handed_over:
+            return _Derived(CaseState.WAITING, Stage.WAITING, NOT_HANDED_OVER, at_work=False)
+        return _Derived(CaseState.COMPLETE, Stage.HANDED_OVER, percent=100.0, at_work=False)
+    if latest.state is RunState.WAITING:
+        return _Derived(CaseState.IN_WORK, Stage.QUEUED, latest.queued_because)
+    report = facts.progress
+    # The row of an earlier run says nothing of this one.
+    if report is None or report.run_id != latest.run_id:
+        skipped = bool(latest.steps) and not latest.steps & _SIMULATION
+        stage = Stage.MAKING_RT_DOSE if skipped else Stage.INTERPRETING
+        return _Derived(CaseState.IN_WORK, stage, percent=100.0 if skipped else 0.0)
+    stage = PHASES[report.phase]
+    return _Derived(
+        CaseState.IN_WORK,
+        stage,
+        report.message,
+        percent=report.percent,
+        batch=report.batch,
+        batches=report.batches,
+        remaining_seconds=facts.remaining if stage is Stage.SIMULATING else None,
+    )
+
+
+def _job_words(job: ClusterJob) -> str:
+    return f"{job.state.value} ({job.scheduler_state})" if job.scheduler_state else job.state.value
+
+
+def case_status(
+    case: str,
+    arrival: Arrival | None,
+    latest: RunFacts,
+    manifest: CaseManifest | None,
+    beams: Sequence[BeamStatus] | None,
+    concluded: bool,
+) -> CaseStatus:
+    """Where a case stands.
+
+    Args:
+        case: Case key.
+        arrival: What the ledger knows of its arrival.
+        latest: Its latest run.
+        manifest: Its manifest, where that makes a difference.
+        beams: Where its beams stand; None where it has not been taken in.
+        concluded: Whether it was concluded with the results that its beams have now, or had when they were
+            removed.
+    """
+    state, stage, reason, step = _case_state(arrival, latest, manifest, beams, concluded)
+    rows = beams or ()
+    return CaseStatus(
+        case=case,
+        fraction=split_case_key(case)[1],
+        arrived=arrival.first_seen if arrival is not None else None,
+        state=state,
+        stage=stage,
+        reason=reason,
+        next_step=step,
+        beams_done=sum(row.stage is Stage.HANDED_OVER for row in rows),
+        beams_total=len(rows) if beams is not None else None,
+        percent=sum(row.percent for row in rows) / len(rows) if rows else 0.0,
+        priority=arrival.priority if arrival is not None else latest.priority,
+        since=latest.since or (arrival.first_seen if arrival is not None else None),
+        run=latest.run_id,
+    )
+
+
+_Found = tuple[CaseState, Stage, str, str | None]
+"""State, stage, reason and next step."""
+
+
+def _case_state(
+    arrival: Arrival | None,
+    latest: RunFacts,
+    manifest: CaseManifest | None,
+    beams: Sequence[BeamStatus] | None,
+    concluded: bool,
+) -> _Found:
+    if latest.state in (RunState.WAITING, RunState.WORKING):
+        concludes = latest.run is not None and latest.run.job == CONCLUSION
+        stage = Stage.CONCLUDING if concludes else Stage.INTAKE
+        return CaseState.IN_WORK, stage, latest.queued_because, None
+    broken = latest.broken()
+    if broken is not None and broken[0] is CaseState.IN_WORK:
+        return broken
+    rows = beams or ()
+    failed = [row for row in rows if row.state is CaseState.FAILED]
+    if any(row.state is CaseState.IN_WORK for row in rows):
+        return CaseState.IN_WORK, Stage.BEAMS, _failed(failed), None
+    if arrival is not None and not arrival.ready and latest.state is RunState.NONE:
+        return CaseState.WAITING, Stage.INBOX, arrival.reason, None
+    if broken is not None:
+        return broken
+    for row in failed:
+        return CaseState.FAILED, row.stage, row.reason, row.next_step
+    return _not_failed(arrival, manifest, beams, concluded)
+
+
+def _failed(rows: Sequence[BeamStatus]) -> str:
+    return f"beam {', '.join(str(row.number) for row in rows)} has failed" if rows else ""
+
+
+def _not_failed(
+    arrival: Arrival | None,
+    manifest: CaseManifest | None,
+    beams: Sequence[BeamStatus] | None,
+    concluded: bool,
+) -> _Found:
+    waiting = CaseState.WAITING
+    if arrival is not None and arrival.is_open:
+        return waiting, Stage.READY, "its intake has not been started yet", None
+    if beams is None and concluded:
+        return CaseState.COMPLETE, Stage.CONCLUDED, "its results were removed since", None
+    if beams is None:
+        return waiting, Stage.READY, "it has not been taken in yet", None
+    for row in beams:
+        if row.stage is not Stage.HANDED_OVER:
+            reason = row.reason if row.run is not None else "not every beam has been started yet"
+            return waiting, Stage.WAITING, reason, None
+    if not concluded:
+        return waiting, Stage.WAITING, "its conclusion has not been started yet", None
+    if manifest is not None and manifest.partial:
+        return CaseState.PARTIAL, Stage.CONCLUDED, _missing(manifest), None
+    return CaseState.COMPLETE, Stage.CONCLUDED, "", None
+
+
+def _missing(manifest: CaseManifest) -> str:
+    """What a partial case lacks."""
+    if manifest.missing_beams:
+        return "no delivery of beam " + ", ".join(str(number) for number in manifest.missing_beams)
+    beams = ", ".join(str(beam.number) for beam in manifest.beams if not beam.complete)
+    return f"layers of beam {beams} were not delivered"

@@ -12,13 +12,13 @@ from mqi_dagster.errors import MqiError
 from mqi_dagster.execution.scrub import Scrubber
 from mqi_dagster.lifecycle.beam import load_beam
 from mqi_dagster.resources.site import Site
-from mqi_dagster.worklist import BeamStand
+from mqi_dagster.worklist import BeamStatus
 
 _AT_MOST = 256 * 1024
 """Bytes at the end of a log that are shown."""
 
 
-def engine_log(instance: dg.DagsterInstance, site: Site, beam: BeamStand) -> tuple[str, list[str]]:
+def engine_log(instance: dg.DagsterInstance, site: Site, beam: BeamStatus) -> tuple[str, list[str]]:
     """Title and lines of the newest log of a beam's engine."""
     live = site.work / f"{beam.beam}.{beam.run}" / LOG_NAME
     if beam.stage.at_work and live.is_file():

@@ -207,7 +207,7 @@ async def _refuse(scope: Scope, send: Send, refusal: RequestRefusedError) -> Non
 _STATEMENT_MILLISECONDS = 15_000
 _RECYCLE_SECONDS = 3600
 _MOST_CONNECTIONS = 20
-_LOOK_MILLISECONDS = 2000
+_POLL_MILLISECONDS = 2000
 """As `dagster-webserver` has them."""
 
 
@@ -221,7 +221,7 @@ class GuardedWebserver(DagsterWebserver[Any, Any]):
     """
 
     def __init__(self, context: Any, names: Sequence[str], origins: Sequence[str]) -> None:
-        super().__init__(context, live_data_poll_rate=_LOOK_MILLISECONDS)
+        super().__init__(context, live_data_poll_rate=_POLL_MILLISECONDS)
         self._names, self._allowed_origins = names, origins
 
     def build_middleware(self) -> list[Middleware]:

@@ -311,7 +311,7 @@ def _handed_over(connection: Connection, folder: str) -> str:
 
 
 def _known(name: str, slurm: Slurm, ledger: Ledger | None) -> Iterator[Finding]:
-    look = ledger.cluster_look(name) if ledger is not None else None
+    look = ledger.cluster_poll(name) if ledger is not None else None
     if look is None:
         return
     limit = timedelta(seconds=slurm.intervals.alarm_seconds)

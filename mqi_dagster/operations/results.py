@@ -14,10 +14,10 @@ from mqi_dagster.delivery.summary import read_summary
 from mqi_dagster.handover.target import Receipt
 from mqi_dagster.lifecycle.beam import read_manifest
 from mqi_dagster.lifecycle.lineage import latest_digest, store_place
+from mqi_dagster.lifecycle.runs import RunState, latest_run, latest_value
 from mqi_dagster.partitions import beam_key
 from mqi_dagster.resources.site import Site
 from mqi_dagster.store.published import Published
-from mqi_dagster.worklist.run_history import RunState, latest_run, latest_value
 
 
 class BeamRow(BaseModel):

@@ -11,11 +11,11 @@ import dagster as dg
 
 from mqi_dagster.errors import ConfigurationError, InfrastructureError, InputError, MqiError, Where
 from mqi_dagster.lifecycle.jobs import BEAM_ASSETS, CASE_ASSETS
+from mqi_dagster.lifecycle.runs import LatestRun, RunState, latest_run
 from mqi_dagster.operations.services import Pages, Services
 from mqi_dagster.partitions import beam_key, split_beam_key, split_case_key
 from mqi_dagster.resources.site import Site
 from mqi_dagster.worklist.manifests import manifest_of
-from mqi_dagster.worklist.run_history import LatestRun, RunState, latest_run
 
 _TIMEOUT_SECONDS = 60.0
 _FAULT = "... on PythonError { message } ... on UnauthorizedError { message }"

@@ -34,7 +34,7 @@ from mqi_dagster.resources.site_folders import is_of_the_folder
 from mqi_dagster.sensors.notifications import tell
 from mqi_dagster.worklist.reading import plain_errors
 
-LOOK_SECONDS = 15.0
+POLL_SECONDS = 15.0
 SETTLED_SECONDS = 30.0
 """For so long a code location may be away: it is restarted within that. And for so long after the watch's own
 start the daemon may give no sign: they are started together."""
@@ -251,7 +251,7 @@ def main() -> None:
             watch.look()
         except Exception as error:  # noqa: BLE001 - a watch that dies of what it sees is none
             _log(f"a look has failed: {safe_text(error)}")
-        time.sleep(LOOK_SECONDS)
+        time.sleep(POLL_SECONDS)
 
 
 def _log(line: str) -> None:

@@ -16,7 +16,7 @@ from mqi_dagster.ledger.database import utc_now
 from mqi_dagster.ledger.leases import Lease
 from mqi_dagster.lifecycle import health
 from mqi_dagster.lifecycle.jobs import PARTITION_TAG, RETRY_OF_TAG
-from mqi_dagster.lifecycle.run_requests import UNFINISHED
+from mqi_dagster.lifecycle.runs import UNFINISHED
 from mqi_dagster.lifecycle.uptime import Heartbeat, note_daemon
 from mqi_dagster.resources.site import Site
 
@@ -290,7 +290,7 @@ def alarms(interval: int) -> dg.SensorDefinition:
 def look(instance: dg.DagsterInstance, site: Site, waits: Sequence[Wait], now: datetime) -> Standing:
     """Every alarm of the site's state that stands now, by kind and subject: its text."""
     leases = site.ledger.leases()
-    silent = [look.cluster for look in site.ledger.cluster_looks() if look.failing_since is not None]
+    silent = [look.cluster for look in site.ledger.cluster_polls() if look.failing_since is not None]
     return {
         (kind, subject): text
         for kind, subject, text in (
@@ -374,7 +374,7 @@ def _waiting(instance: dg.DagsterInstance, site: Site, now: datetime) -> Iterato
 def _clusters(site: Site, leases: Sequence[Lease], now: datetime) -> Iterator[Found]:
     waited_for = {lease.host for lease in leases}
     for name, host in site.settings.hosts.items():
-        look = site.ledger.cluster_look(name) if host.slurm is not None else None
+        look = site.ledger.cluster_poll(name) if host.slurm is not None else None
         if look is None or host.slurm is None:
             continue
         limit = timedelta(seconds=host.slurm.intervals.alarm_seconds)

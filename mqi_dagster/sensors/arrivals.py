@@ -17,15 +17,8 @@ from mqi_dagster.lifecycle.arrived import ArrivedCase, cases_of, refused, survey
 from mqi_dagster.lifecycle.boundary import is_passing, safe_text
 from mqi_dagster.lifecycle.identifying import Removal, remove_identifying
 from mqi_dagster.lifecycle.jobs import CASE_TAG, PRIORITY_TAG, conclusion_job, intake_job
-from mqi_dagster.lifecycle.run_requests import (
-    REQUESTS_PER_TICK,
-    UNFINISHED,
-    Room,
-    any_unfinished,
-    asked_key,
-    latest_run_of,
-    within_a_tick,
-)
+from mqi_dagster.lifecycle.run_requests import REQUESTS_PER_TICK, Room, asked_key, within_a_tick
+from mqi_dagster.lifecycle.runs import UNFINISHED, any_unfinished, latest_run_of
 from mqi_dagster.partitions import CASES
 from mqi_dagster.plan.model import IonPlan
 from mqi_dagster.resources.site import Site
@@ -245,7 +238,7 @@ class _Inbox:
         self._tree: KeptTree | None = None
         self._standings: list[Standing] = []
         self._seen: dict[str, _Seen] = {}
-        self._last_look: dict[str, datetime] = {}
+        self._last_scan: dict[str, datetime] = {}
         self._at_rest: set[str] = set()
         self._concluded: dict[str, float] = {}
         self._read_up_to = 0
@@ -266,8 +259,8 @@ class _Inbox:
         in_work = {one.folder for one in self._standings if one.relative not in self._at_rest}
         self._standings = standings(tree.root, tree.look(in_work), site.settings.intake, now)
         arrived = {standing.relative: standing for standing in self._standings}
-        for gone in (self._last_look.keys() | self._seen.keys()) - arrived.keys():
-            self._last_look.pop(gone, None)
+        for gone in (self._last_scan.keys() | self._seen.keys()) - arrived.keys():
+            self._last_scan.pop(gone, None)
             self._forget(gone)
         self._places = {
             name: self._places.get(name) or site.pseudonyms.keyed("place", name) for name in arrived
@@ -281,7 +274,7 @@ class _Inbox:
         failed = 0
         self._outdated.clear()
         for name in within_a_tick(self._new_ones_first(site, open_ones)):
-            self._last_look[name] = now
+            self._last_scan[name] = now
             self._forget(name)
             seen = self._see(context, site, arrived[name], now, fallen)
             failed += not seen and name not in self._seen
@@ -293,7 +286,7 @@ class _Inbox:
         """Arrivals in the order in which to look: those never seen, then those not looked at for longest."""
         known = {row.arrival for row in site.ledger.all_arrivals()} if names else set()
         never = datetime.min.replace(tzinfo=UTC)
-        return sorted(names, key=lambda name: (self._places[name] in known, self._last_look.get(name, never)))
+        return sorted(names, key=lambda name: (self._places[name] in known, self._last_scan.get(name, never)))
 
     def _kept(self, site: Site) -> KeptTree:
         root, intake = site.inbox.resolve(), site.settings.intake
@@ -307,9 +300,9 @@ class _Inbox:
     def _is_touched(self, name: str, standing: Standing, fallen: Collection[Row], now: datetime) -> bool:
         """Whether a failed case may have been repaired with sizes and times kept."""
         rows = [row for row in fallen if row.arrival == self._places[name]]
-        if not rows or now - self._last_look[name] < _FAILED_AGAIN_AFTER:
+        if not rows or now - self._last_scan[name] < _FAILED_AGAIN_AFTER:
             return False
-        self._last_look[name] = now
+        self._last_scan[name] = now
         return touched_since(standing.arrival(), rows)
 
     def _let_go(
@@ -318,7 +311,7 @@ class _Inbox:
         """Drop what waits where no folder is any more, once a look has shown all of the inbox."""
         gone = {row.arrival for row in site.ledger.waiting_arrivals()} - set(self._places.values())
         # A case that was moved is found at its new place first, and keeps the time of its first sight.
-        if not gone or self._tree is None or not self._tree.whole or arrived.keys() - self._last_look.keys():
+        if not gone or self._tree is None or not self._tree.whole or arrived.keys() - self._last_scan.keys():
             return
         count = site.ledger.forget_gone(gone)
         context.log.info("%d cases that waited are dropped: their folders were removed from the inbox", count)

@@ -12,13 +12,12 @@ from mqi_dagster.lifecycle.lineage import passed
 from mqi_dagster.lifecycle.run_requests import (
     Position,
     Room,
-    any_unfinished,
     asked_keys,
-    latest_run_succeeded,
     read_cursor,
     within_a_tick,
     write_cursor,
 )
+from mqi_dagster.lifecycle.runs import any_unfinished, latest_run_succeeded
 from mqi_dagster.partitions import BEAMS, beam_key
 from mqi_dagster.resources.site import Site
 from mqi_dagster.store.digests import digest_of

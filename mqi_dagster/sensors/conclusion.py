@@ -6,13 +6,8 @@ from mqi_dagster.lifecycle.beam import read_manifest
 from mqi_dagster.lifecycle.boundary import safe_text
 from mqi_dagster.lifecycle.conclusion import conclusion_request, conclusion_tags
 from mqi_dagster.lifecycle.jobs import conclusion_job
-from mqi_dagster.lifecycle.run_requests import (
-    REQUESTS_PER_TICK,
-    any_unfinished,
-    read_cursor,
-    within_a_tick,
-    write_cursor,
-)
+from mqi_dagster.lifecycle.run_requests import REQUESTS_PER_TICK, read_cursor, within_a_tick, write_cursor
+from mqi_dagster.lifecycle.runs import any_unfinished
 from mqi_dagster.partitions import CASES, beam_key, split_beam_key
 from mqi_dagster.resources.site import Site
 

@@ -33,7 +33,8 @@ from mqi_dagster.lifecycle.jobs import (
     priority_of,
     upload_tags,
 )
-from mqi_dagster.lifecycle.run_requests import REQUESTS_PER_TICK, SECONDS_PER_TICK, Position, latest_run_of
+from mqi_dagster.lifecycle.run_requests import REQUESTS_PER_TICK, SECONDS_PER_TICK, Position
+from mqi_dagster.lifecycle.runs import latest_run_of
 from mqi_dagster.partitions import BEAMS, CASES, split_beam_key
 from mqi_dagster.resources.site import Site
 from mqi_dagster.sensors.alarms import limit_words

@@ -3,17 +3,18 @@
 The one place that knows: the command's lists and boards, and pages, show what is derived here.
 """
 
-from mqi_dagster.worklist.rows import Alarm, BeamStand, CaseStand, GpuStand, QueueStand, Work
-from mqi_dagster.worklist.stages import CaseState, Stage
+from mqi_dagster.lifecycle.stages import CaseState, Stage
+from mqi_dagster.lifecycle.status import BeamStatus, CaseStatus
+from mqi_dagster.worklist.rows import Alarm, GpuStatus, QueueStatus, Work
 from mqi_dagster.worklist.worklist import Worklist
 
 __all__ = [
     "Alarm",
-    "BeamStand",
-    "CaseStand",
+    "BeamStatus",
     "CaseState",
-    "GpuStand",
-    "QueueStand",
+    "CaseStatus",
+    "GpuStatus",
+    "QueueStatus",
     "Stage",
     "Work",
     "Worklist",

@@ -23,8 +23,8 @@ from mqi_dagster.lifecycle.status import (
 )
 from mqi_dagster.partitions import beam_key, split_beam_key
 from mqi_dagster.resources.site import Site
-from mqi_dagster.worklist.ledger_look import LedgerLook
-from mqi_dagster.worklist.made import BEAM_HANDED, CASE_HANDED, DOSE, MANIFEST, EventBook
+from mqi_dagster.worklist.events import BEAM_HANDED, CASE_HANDED, DOSE, MANIFEST, EventIndex
+from mqi_dagster.worklist.ledger_snapshot import LedgerSnapshot
 
 
 class Manifests:
@@ -38,7 +38,7 @@ class Manifests:
     """
 
     def __init__(
-        self, instance: dg.DagsterInstance, site: Site, events: EventBook, ledger: LedgerLook
+        self, instance: dg.DagsterInstance, site: Site, events: EventIndex, ledger: LedgerSnapshot
     ) -> None:
         self._instance = instance
         self._site = site
@@ -154,14 +154,6 @@ def manifest_of(instance: dg.DagsterInstance, site: Site, case: str) -> CaseMani
         return read_manifest(instance, site, case)
     except StoreError:
         return None
-
-
-def missing(manifest: CaseManifest) -> str:
-    """What a partial case lacks."""
-    if manifest.missing_beams:
-        return "no delivery of beam " + ", ".join(str(number) for number in manifest.missing_beams)
-    beams = ", ".join(str(beam.number) for beam in manifest.beams if not beam.complete)
-    return f"layers of beam {beams} were not delivered"
 
 
 def beams_of(manifest: CaseManifest) -> dict[int, str]:

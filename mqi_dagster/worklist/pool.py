@@ -7,7 +7,7 @@ from collections.abc import Iterable
 from mqi_dagster.ledger.gpus import GpuUsage
 from mqi_dagster.ledger.leases import Lease
 from mqi_dagster.ledger.slots import Slot
-from mqi_dagster.worklist.rows import GpuStand
+from mqi_dagster.worklist.rows import GpuStatus
 
 
 def side_by_side(
@@ -27,14 +27,14 @@ def side_by_side(
     return rows, list(looks.values())
 
 
-def gpu_stands(slots: Iterable[Slot], leases: Iterable[Lease], seen: Iterable[GpuUsage]) -> list[GpuStand]:
+def gpu_stands(slots: Iterable[Slot], leases: Iterable[Lease], seen: Iterable[GpuUsage]) -> list[GpuStatus]:
     """Every slot with its owner and its device, and then the devices that were seen and are no slots."""
     rows, others = side_by_side(slots, leases, seen)
     return [*(_slot(*row) for row in rows), *(_seen(one) for one in others)]
 
 
-def _slot(slot: Slot, lease: Lease | None, seen: GpuUsage | None) -> GpuStand:
-    stand = GpuStand(
+def _slot(slot: Slot, lease: Lease | None, seen: GpuUsage | None) -> GpuStatus:
+    stand = GpuStatus(
         host=slot.host,
         kind=slot.kind.value,
         index=slot.index,
@@ -49,8 +49,8 @@ def _slot(slot: Slot, lease: Lease | None, seen: GpuUsage | None) -> GpuStand:
     return stand if seen is None else stand.model_copy(update=_usage(seen))
 
 
-def _seen(one: GpuUsage) -> GpuStand:
-    return GpuStand(
+def _seen(one: GpuUsage) -> GpuStatus:
+    return GpuStatus(
         host=one.host,
         kind="gpu",
         index=one.index,

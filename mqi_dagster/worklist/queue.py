@@ -8,8 +8,8 @@ from dataclasses import dataclass
 import dagster as dg
 
 from mqi_dagster.lifecycle.jobs import CASE_TAG, GPU_TAG, POOL, UPLOAD_TAG
-from mqi_dagster.worklist.run_history import RunState
-from mqi_dagster.worklist.runs import RunBook, RunRow
+from mqi_dagster.lifecycle.runs import RunRow, RunState
+from mqi_dagster.worklist.runs import RunIndex
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,7 +52,7 @@ class Queue:
     pool_in_use: int
 
     @classmethod
-    def of(cls, runs: RunBook, limits: Limits, daemon_alive: bool) -> Queue:
+    def of(cls, runs: RunIndex, limits: Limits, daemon_alive: bool) -> Queue:
         """The queue at this moment."""
         runs.need(runs.unfinished)
         queued = [run for run in runs.unfinished.values() if run.state is RunState.WAITING]

@@ -4,7 +4,7 @@ from datetime import datetime
 
 from pydantic import BaseModel, ConfigDict
 
-from mqi_dagster.worklist import Alarm, BeamStand, CaseStand, GpuStand, QueueStand, Work
+from mqi_dagster.worklist import Alarm, BeamStatus, CaseStatus, GpuStatus, QueueStatus, Work
 
 VERSION = 1
 """Rises when a key changes its meaning or goes."""
@@ -21,10 +21,10 @@ class Report(BaseModel):
     daemon_alive: bool
     daemon_seen: datetime | None
     concluded_cases: int
-    cases: list[CaseStand]
-    beams: list[BeamStand]
-    gpus: list[GpuStand]
-    queue: QueueStand
+    cases: list[CaseStatus]
+    beams: list[BeamStatus]
+    gpus: list[GpuStatus]
+    queue: QueueStatus
     alarms: list[Alarm]
 
 

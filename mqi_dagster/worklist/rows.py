@@ -3,82 +3,10 @@
 from dataclasses import dataclass
 from datetime import datetime
 
-from pydantic import BaseModel, ConfigDict
-
-from mqi_dagster.worklist.stages import CaseState, Stage
+from mqi_dagster.lifecycle.status import BeamStatus, CaseStatus, Row
 
 
-class Row(BaseModel):
-    """Immutable, without unknown keys; moments are in UTC."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True)
-
-
-class CaseStand(Row):
-    """One case: where it stands, and why."""
-
-    case: str
-    fraction: int
-    arrived: datetime | None
-    """First sight; None where the ledger does not know the case."""
-    state: CaseState
-    stage: Stage
-    reason: str = ""
-    """Why it waits, or the first cause of its failure."""
-    next_step: str | None = None
-    """What to do about a failure."""
-    beams_done: int = 0
-    beams_total: int | None = None
-    """None where it has no manifest yet."""
-    percent: float = 0.0
-    """Mean of its beams."""
-    priority: int = 0
-    since: datetime | None = None
-    """When its present stage began, as far as it is recorded."""
-    run: str | None = None
-    """Id of its latest run."""
-
-
-class BeamStand(Row):
-    """One beam: where it stands, and why."""
-
-    beam: str
-    case: str
-    number: int
-    """DICOM BeamNumber."""
-    label: str = ""
-    """Its name, energies and gantry angle."""
-    state: CaseState
-    stage: Stage
-    reason: str = ""
-    """Why it waits, or the first cause of its failure."""
-    next_step: str | None = None
-    """What to do about a failure."""
-    percent: float = 0.0
-    """Of the simulation; 100 once it is over."""
-    batch: int | None = None
-    """Batch in work, from 1."""
-    batches: int | None = None
-    elapsed_seconds: float | None = None
-    """Of the latest run, from its start to its end or to now."""
-    remaining_seconds: float | None = None
-    """Of the simulation, from its own pace; None before two steps of it were timed."""
-    place: str | None = None
-    """Slot that it holds, ``<host>/gpu<index>`` or ``<host>/cpu<index>``."""
-    job: str | None = None
-    """Id of its job on a cluster."""
-    job_state: str | None = None
-    """State of that job, with Slurm's own word for it."""
-    attempt: int | None = None
-    """Number of the attempt at the simulation; None before the first, and once it is handed over."""
-    priority: int = 0
-    since: datetime | None = None
-    """When its run was asked for, started or ended, whichever came last."""
-    run: str | None = None
-    """Id of its latest run."""
-
-
-class GpuStand(Row):
+class GpuStatus(Row):
     """One slot of the pool with what is known of the device behind it, or a device that is no slot."""
 
     host: str
@@ -101,7 +29,7 @@ class GpuStand(Row):
     """When memory, utilisation and temperature were looked at."""
 
 
-class QueueStand(Row):
+class QueueStatus(Row):
     """The run queue and its limits."""
 
     queued: int
@@ -136,12 +64,12 @@ class Work:
     daemon_seen: datetime | None
     """Last heartbeat of Dagster's daemon."""
     daemon_alive: bool
-    cases: list[CaseStand]
+    cases: list[CaseStatus]
     """Those that are not concluded, and those that were concluded lately."""
-    beams: list[BeamStand]
+    beams: list[BeamStatus]
     """Of those cases."""
     concluded_cases: int
     """All of them, also those that are not among ``cases``."""
-    gpus: list[GpuStand]
-    queue: QueueStand
+    gpus: list[GpuStatus]
+    queue: QueueStatus
     alarms: list[Alarm]

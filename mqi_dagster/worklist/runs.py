@@ -14,14 +14,13 @@ from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import dagster as dg
-from dagster._core.storage.dagster_run import FINISHED_STATUSES
 from dagster._core.storage.runs.schema import RunsTable
 from dagster._core.storage.runs.sql_run_storage import SqlRunStorage
 from sqlalchemy import ColumnElement, Connection, func, select
 
 from mqi_dagster.errors import ConfigurationError
 from mqi_dagster.lifecycle.jobs import CASE_TAG, GPU_TAG, UPLOAD_TAG, priority_of
-from mqi_dagster.worklist.run_history import RunState, run_state
+from mqi_dagster.lifecycle.runs import CONCLUSION, UNFINISHED, RunRow, RunState, run_state
 
 _COLUMNS = (
     RunsTable.c.id,
@@ -34,41 +33,13 @@ _COLUMNS = (
     RunsTable.c.end_time,
     RunsTable.c.update_timestamp,
 )
-_FINISHED = {status.value for status in FINISHED_STATUSES}
-_UNFINISHED = [status.value for status in dg.DagsterRunStatus if status.value not in _FINISHED]
+_UNFINISHED = [status.value for status in UNFINISHED]
 _WAITING = {status.value for status in dg.DagsterRunStatus if run_state(status) is RunState.WAITING}
 _FAILED = dg.DagsterRunStatus.FAILURE.value
 _BEHIND = timedelta(seconds=60)
 """A change that was written later than it says is still found within this time."""
 _WHOLE_EVERY_SECONDS = 300.0
 _AT_ONCE = 500
-CONCLUSION = "conclusion"
-
-
-@dataclass(frozen=True, slots=True)
-class RunRow:
-    """What is needed of one run."""
-
-    id: int
-    run_id: str
-    job: str
-    status: str
-    partition: str | None
-    created: datetime
-    started: datetime | None
-    ended: datetime | None
-    tagged: datetime | None
-    """When a run that waits was last given other tags, which order the queue; None of all others."""
-
-    @property
-    def state(self) -> RunState:
-        """How far it is."""
-        return run_state(dg.DagsterRunStatus(self.status))
-
-    @property
-    def unfinished(self) -> bool:
-        """Whether it is queued or in work."""
-        return self.status not in _FINISHED
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,7 +60,7 @@ class RunDetail:
 
 
 @dataclass(slots=True)
-class RunBook:
+class RunIndex:
     """The runs of an instance.
 
     Args:

@@ -9,21 +9,22 @@ import dagster as dg
 
 from mqi_dagster.ledger.ledger import Ledger
 from mqi_dagster.lifecycle.health import Found, health
+from mqi_dagster.lifecycle.runs import RunState
+from mqi_dagster.lifecycle.stages import Stage
+from mqi_dagster.lifecycle.status import BeamStatus, CaseStatus
 from mqi_dagster.lifecycle.uptime import Heartbeat
 from mqi_dagster.partitions import is_case_key, split_beam_key
 from mqi_dagster.resources.site import Site
 from mqi_dagster.worklist.alarms import alarms
-from mqi_dagster.worklist.case_book import CaseBook, Known
-from mqi_dagster.worklist.ledger_look import LedgerLook
-from mqi_dagster.worklist.made import EventBook
+from mqi_dagster.worklist.case_index import CaseIndex, Known
+from mqi_dagster.worklist.events import EventIndex
+from mqi_dagster.worklist.ledger_snapshot import LedgerSnapshot
 from mqi_dagster.worklist.pace import Pace
 from mqi_dagster.worklist.pool import gpu_stands
 from mqi_dagster.worklist.queue import Limits, Queue
 from mqi_dagster.worklist.reading import plain_errors
-from mqi_dagster.worklist.rows import BeamStand, CaseStand, QueueStand, Work
-from mqi_dagster.worklist.run_history import RunState
-from mqi_dagster.worklist.runs import RunBook
-from mqi_dagster.worklist.stages import Stage
+from mqi_dagster.worklist.rows import QueueStatus, Work
+from mqi_dagster.worklist.runs import RunIndex
 
 _EVENTS_EVERY = timedelta(seconds=2)
 _LIMITS_EVERY = timedelta(seconds=60)
@@ -55,13 +56,13 @@ class Worklist:
     ) -> None:
         self._instance = instance
         self._site = site
-        self._runs = RunBook(instance)
-        self._events = EventBook(instance)
+        self._runs = RunIndex(instance)
+        self._events = EventIndex(instance)
         self._opened = ledger
-        self._ledger = LedgerLook(ledger)
+        self._ledger = LedgerSnapshot(ledger)
         self._pace = Pace(instance)
         self._queue = Queue({}, 0, 0)
-        self._book = CaseBook(
+        self._book = CaseIndex(
             instance,
             site,
             Known(self._runs, self._events, self._ledger, self._pace),
@@ -176,7 +177,7 @@ class Worklist:
             beams=book.beams(),
             concluded_cases=book.concluded,
             gpus=gpu_stands(self._ledger.slots, leases, self._ledger.gpus),
-            queue=QueueStand(
+            queue=QueueStatus(
                 queued=len(self._queue.reasons),
                 in_work=self._queue.in_work,
                 max_runs=limits.runs,
@@ -190,7 +191,7 @@ class Worklist:
             alarms=alarms(found, self._ledger.alarms),
         )
 
-    def stands(self) -> Iterator[CaseStand]:
+    def stands(self) -> Iterator[CaseStatus]:
         """The cases as the last look saw them, the latest arrival first, those without one at the end."""
         arrived = list(reversed(self._ledger.arrivals))
         others = sorted(case for case in self._book.known if case not in self._ledger.arrivals)
@@ -199,11 +200,11 @@ class Worklist:
             if stand is not None:
                 yield stand
 
-    def case(self, case: str) -> CaseStand | None:
+    def case(self, case: str) -> CaseStatus | None:
         """One case as the last look saw it; None where nobody knows it."""
         return self._book.case(case)
 
-    def beams_of(self, case: str) -> list[BeamStand]:
+    def beams_of(self, case: str) -> list[BeamStatus]:
         """The beams of a case as the last look saw them, by number."""
         return self._book.beams_of(case)
 

@@ -44,7 +44,7 @@ from mqi_dagster.lifecycle import health
 from mqi_dagster.lifecycle.uptime import SILENT_SECONDS, Heartbeat
 from mqi_dagster.notify.message import Message
 from mqi_dagster.operations.instance import open_instance
-from mqi_dagster.operations.watch import LOOK_SECONDS, SETTLED_SECONDS, Watch
+from mqi_dagster.operations.watch import POLL_SECONDS, SETTLED_SECONDS, Watch
 from mqi_dagster.resources.site import Site
 from mqi_dagster.sensors import notifications
 from mqi_dagster.settings import Host, Settings
@@ -164,14 +164,14 @@ def test_two_minutes_are_enough_for_every_alarm() -> None:
     by_sensor = health.tick_seconds("alarms", settings)
     host = Host.model_fields
     longest = {
-        "daemon_away": SILENT_SECONDS + LOOK_SECONDS,
-        "code_away": SETTLED_SECONDS + 2 * LOOK_SECONDS,
+        "daemon_away": SILENT_SECONDS + POLL_SECONDS,
+        "code_away": SETTLED_SECONDS + 2 * POLL_SECONDS,
         "watch_away": by_sensor,
-        "sensor_stopped": max(by_sensor, LOOK_SECONDS),
+        "sensor_stopped": max(by_sensor, POLL_SECONDS),
         # Two ticks in a row, or a single one of a sensor that looks seldom.
-        "sensor_failing twice": 2 * scan + max(by_sensor, LOOK_SECONDS),
-        "sensor_failing once": health.FAILING_SECONDS + max(by_sensor, LOOK_SECONDS),
-        "sensor not evaluated": scan + health.LATE_SECONDS + LOOK_SECONDS,
+        "sensor_failing twice": 2 * scan + max(by_sensor, POLL_SECONDS),
+        "sensor_failing once": health.FAILING_SECONDS + max(by_sensor, POLL_SECONDS),
+        "sensor not evaluated": scan + health.LATE_SECONDS + POLL_SECONDS,
         "inbox_away, disk_full, a local target": by_sensor,
         "target_away": host["connect_seconds"].default + settings.alarms.away_seconds + 2 * by_sensor,
     }

@@ -19,7 +19,7 @@ from mqi_dagster.notify.message import Message
 from mqi_dagster.operations.site_folder import initialise
 from mqi_dagster.resources.site import Site
 from mqi_dagster.settings import Mail
-from mqi_dagster.worklist import QueueStand, Work
+from mqi_dagster.worklist import QueueStatus, Work
 
 SEOUL = ZoneInfo("Asia/Seoul")
 MOMENT = datetime(2026, 1, 4, 16, 10, 5, tzinfo=UTC)
@@ -57,7 +57,7 @@ def test_the_alarms_are_told_in_the_site_s_zone_and_in_utc_to_scripts(site: Path
 
 def test_the_board_tells_the_site_s_time() -> None:
     work = Work(at=MOMENT, daemon_alive=True, daemon_seen=None, cases=[], beams=[], gpus=[], alarms=[],
-                concluded_cases=0, queue=QueueStand(queued=0, in_work=0, max_runs=1, pool_in_use=0,
+                concluded_cases=0, queue=QueueStatus(queued=0, in_work=0, max_runs=1, pool_in_use=0,
                 pool_limit=1, waiting_beams=0, waiting_cases=0, inbox=0, reasons={}))  # fmt: skip
     assert "2026-01-05 01:10:05 KST" in summary(work, "clinic", None, MOMENT, 200, SEOUL)[0].plain
 

@@ -24,7 +24,7 @@ from mqi_dagster.ledger import Slot, SlotKind
 from mqi_dagster.operations import diagnosis
 from mqi_dagster.operations.probes import Finding, Verdict
 from mqi_dagster.resources.site import Site
-from mqi_dagster.worklist import BeamStand, CaseStand, CaseState, GpuStand, QueueStand, Stage, Work
+from mqi_dagster.worklist import BeamStatus, CaseState, CaseStatus, GpuStatus, QueueStatus, Stage, Work
 
 NOW = datetime(2026, 1, 4, 16, 10, 5, tzinfo=UTC)
 SEOUL = ZoneInfo("Asia/Seoul")
@@ -35,12 +35,12 @@ REASON = "waits since 2026-01-04 16:10 UTC for the cluster " * 5
 TOLD = "waits since 2026-01-05 01:10 KST for the cluster " * 5
 
 
-def case_of(state: CaseState = CaseState.WAITING) -> CaseStand:
-    return CaseStand(case=CASE, fraction=1, arrived=NOW, state=state, stage=Stage.WAITING, reason=REASON)
+def case_of(state: CaseState = CaseState.WAITING) -> CaseStatus:
+    return CaseStatus(case=CASE, fraction=1, arrived=NOW, state=state, stage=Stage.WAITING, reason=REASON)
 
 
-def beam_of() -> BeamStand:
-    return BeamStand(
+def beam_of() -> BeamStatus:
+    return BeamStatus(
         beam=BEAM,
         case=CASE,
         number=2,
@@ -54,7 +54,7 @@ def beam_of() -> BeamStand:
 
 @pytest.fixture
 def work() -> Work:
-    gpu = GpuStand(
+    gpu = GpuStatus(
         host="h" * 200,
         kind="gpu",
         index=0,
@@ -66,7 +66,7 @@ def work() -> Work:
         heartbeat_at=NOW,
         memory_mb=1024,
     )
-    queue = QueueStand(
+    queue = QueueStatus(
         queued=1,
         in_work=0,
         max_runs=1,

@@ -24,7 +24,7 @@ class Inbox:
                 for file in ("PlanInfo.txt", "1.ptn"):
                     (folder / file).write_bytes(b"12")
         self.settle()
-        self.tree = KeptTree(root, full_look_seconds=period, clock=lambda: self.time, now_ns=lambda: NOW_NS)
+        self.tree = KeptTree(root, full_scan_seconds=period, clock=lambda: self.time, now_ns=lambda: NOW_NS)
 
     def settle(self, below: Path | None = None) -> None:
         for path in [self.root, *(below or self.root).rglob("*")]:

@@ -92,7 +92,7 @@ def test_one_look_asks_after_every_open_job_and_no_other(
     ledger.reserve_job("hpc", "d9-1", BEAM, "P1.fx0001/b01")
     ledger.reserve_job("other", "d8-1", BEAM, "P1.fx0001/b01")
     ledger.job_submitted("other", "d8-1", "108")
-    assert watching.look_if_due() is True
+    assert watching.poll_if_due() is True
     assert cluster.asked == [["100", "101", "102"]]
     assert states(ledger) == [State.RUNNING] * 3 + [State.RESERVED]
 
@@ -108,13 +108,13 @@ def test_two_jobs_of_one_id_are_each_judged_by_their_own_folder(
         found = parse_result(result_text(exit_code=code))
         assert found is not None
         cluster.results[f"{ROOT}/{place}/{key}", "100"] = found
-    assert watching.look_if_due() is True
+    assert watching.poll_if_due() is True
     ends = {job.key: (job.state, job.exit_code) for job in ledger.cluster_jobs("hpc")}
     assert ends == {"b01-1": (State.FAILED, 3), "b02-1": (State.SUCCEEDED, 0)}
 
 
 def test_without_jobs_the_cluster_is_not_asked(cluster: Cluster, watching: Watcher) -> None:
-    assert watching.look_if_due() is True
+    assert watching.poll_if_due() is True
     assert cluster.asked == []
 
 
@@ -124,38 +124,38 @@ def test_looks_grow_rarer_while_nothing_changes_and_not_beyond_the_limit(
     submitted(ledger, cluster, 0)
     looks = []
     for second in range(140):
-        if watching.look_if_due():
+        if watching.poll_if_due():
             looks.append(second)
         clock.forward(1)
     assert looks == [0, 10, 25, 48, 78, 108, 138]
     cluster.queue["100"] = QueueRecord("COMPLETING", "None", NAME, "d0-1", SUBMITTED, "n1")
     clock.forward(30)
-    assert watching.look_if_due() is True
+    assert watching.poll_if_due() is True
     clock.forward(11)
-    assert watching.look_if_due() is True, "something had changed"
+    assert watching.poll_if_due() is True, "something had changed"
 
 
 def test_a_look_without_an_answer_changes_no_job_and_is_noted(
     ledger: Ledger, cluster: Cluster, watching: Watcher, clock: Clock
 ) -> None:
     submitted(ledger, cluster, 0)
-    assert watching.look_if_due() is True
+    assert watching.poll_if_due() is True
     before = ledger.cluster_jobs("hpc")
     cluster.queue.clear()
     for failure in (SchedulerUnavailableError("squeue does not answer"), ConnectError("no route")):
         cluster.fails = failure
         for _ in range(10):
             clock.forward(60)
-            assert watching.look_if_due() is False
+            assert watching.poll_if_due() is False
     assert ledger.cluster_jobs("hpc") == before, "for as long as it takes"
-    look = ledger.cluster_look("hpc")
+    look = ledger.cluster_poll("hpc")
     assert look is not None
     assert (look.failing_since, look.failure) == (NOW + timedelta(seconds=60), "no route")
     assert (look.looked_at, look.interval_seconds) == (NOW, 30)
     cluster.fails = None
     clock.forward(60)
-    assert watching.look_if_due() is True
-    look = ledger.cluster_look("hpc")
+    assert watching.poll_if_due() is True
+    look = ledger.cluster_poll("hpc")
     assert look is not None and (look.failing_since, look.failure) == (None, "")
     assert states(ledger) == [State.RUNNING], "the silence begins when the queue has answered"
 
@@ -166,17 +166,17 @@ def test_who_is_interrupted_gives_the_turn_back_at_once(
     submitted(ledger, cluster, 0)
     cluster.fails = KeyboardInterrupt()
     with pytest.raises(KeyboardInterrupt):
-        watching.look_if_due()
-    look = ledger.cluster_look("hpc")
+        watching.poll_if_due()
+    look = ledger.cluster_poll("hpc")
     assert look is not None and look.looked_at is None, "nothing was seen"
     cluster.fails = ConnectError("no route")
-    assert watching.look_if_due() is False
+    assert watching.poll_if_due() is False
     cluster.fails = KeyboardInterrupt()
-    ledger.look_soon("hpc")
+    ledger.poll_soon("hpc")
     with pytest.raises(KeyboardInterrupt):
-        watching.look_if_due()
-    look = ledger.cluster_look("hpc")
+        watching.poll_if_due()
+    look = ledger.cluster_poll("hpc")
     assert look is not None and (look.failing_since, look.failure) == (NOW, "no route")
     cluster.fails = None
-    assert watching.look_if_due() is True
+    assert watching.poll_if_due() is True
     assert states(ledger) == [State.RUNNING]

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from mqi_dagster.ledger import Lease, Ledger, Need, Refusal, Slot, SlotKind
-from mqi_dagster.ledger.clusters import ClusterLook
+from mqi_dagster.ledger.clusters import ClusterPoll
 from tests.waiting import wait_for
 
 if TYPE_CHECKING:
@@ -29,29 +29,29 @@ NOON = datetime(2026, 3, 1, 12, 0, tzinfo=UTC)
 MINUTE, NOTHING = timedelta(seconds=60), timedelta(0)
 
 
-def take(ledger: Ledger, cluster: str = "hpc", hold: timedelta = MINUTE) -> ClusterLook | None:
+def take(ledger: Ledger, cluster: str = "hpc", hold: timedelta = MINUTE) -> ClusterPoll | None:
     return ledger.take_turn(cluster, shortest=timedelta(seconds=10), hold=hold)
 
 
-def turn(ledger: Ledger) -> ClusterLook:
+def turn(ledger: Ledger) -> ClusterPoll:
     taken = take(ledger)
     assert taken is not None
     return taken
 
 
-def end(ledger: Ledger, taken: ClusterLook, seconds: float = 10, failure: str | None = None) -> None:
+def end(ledger: Ledger, taken: ClusterPoll, seconds: float = 10, failure: str | None = None) -> None:
     span = timedelta(seconds=seconds)
     ledger.end_turn(taken, next_in=span, interval=span, failure=failure)
 
 
-def look(ledger: Ledger) -> ClusterLook:
-    found = ledger.cluster_look("hpc")
+def look(ledger: Ledger) -> ClusterPoll:
+    found = ledger.cluster_poll("hpc")
     assert found is not None
     return found
 
 
 def test_the_first_who_asks_has_the_turn_and_nobody_beside_him(ledger: Ledger) -> None:
-    assert ledger.cluster_look("hpc") is None
+    assert ledger.cluster_poll("hpc") is None
     first = turn(ledger)
     assert (first.turn, first.interval_seconds, first.looking_until) == (1, 10, NOON + MINUTE)
     assert take(ledger) is None
@@ -69,13 +69,13 @@ def test_a_look_is_due_when_the_interval_is_over(ledger: Ledger, clock: Clock) -
 
 
 def test_a_look_can_be_made_due_at_once_but_not_by_pushing_in(ledger: Ledger, clock: Clock) -> None:
-    ledger.look_soon("never-seen")
+    ledger.poll_soon("never-seen")
     taken = turn(ledger)
-    ledger.look_soon("hpc")
+    ledger.poll_soon("hpc")
     assert take(ledger) is None, "somebody looks"
     end(ledger, taken, 1000)
     clock.forward(1)
-    ledger.look_soon("hpc")
+    ledger.poll_soon("hpc")
     assert take(ledger) is not None
 
 
@@ -165,7 +165,7 @@ def test_what_our_folders_take_is_remembered(ledger: Ledger, clock: Clock) -> No
 
 def test_of_many_threads_only_one_looks(ledger: Ledger) -> None:
     start = threading.Barrier(8)
-    taken: list[ClusterLook | None] = []
+    taken: list[ClusterPoll | None] = []
 
     def ask() -> None:
         start.wait(10)

@@ -27,7 +27,7 @@ def test_the_newest_rows_of_many_beams_come_together(ledger: Ledger) -> None:
     assert {beam: row.run_id for beam, row in ledger.progress_of(MANY).items()} == {"b0007": "second"}
     assert {beam: row.number for beam, row in ledger.last_attempts(MANY).items()} == {"b0007": 2}
     assert {beam: job.key for beam, job in ledger.last_jobs(MANY).items()} == {"b1199": "k2"}
-    assert [look.cluster for look in ledger.cluster_looks()] == ["cluster"]
+    assert [look.cluster for look in ledger.cluster_polls()] == ["cluster"]
 
 
 def test_arrivals_that_changed_or_were_asked_for_since_a_moment(ledger: Ledger, clock: Clock) -> None:

@@ -111,7 +111,7 @@ def running(cluster: Any, bench: Bench, job_id: str) -> None:
 
 
 def start_again_now(cluster: Any, job_id: str) -> None:
-    """Spare a requeued job most of its two minutes of waiting."""
+    """Removable a requeued job most of its two minutes of waiting."""
     wait_for(lambda: queued(cluster, job_id) == "PENDING", "requeued")
     # A node that has ended a job in this very second refuses to start it: it reckons in whole seconds.
     soon = "StartTime=now+2"

@@ -67,7 +67,7 @@ def test_thirty_jobs_and_two_executors_cost_one_round_trip_a_look(
     before = len(looks)
     cluster.slurm("scancel", *ids)
     wait_for(lambda: not live_jobs(cluster), "an empty queue")
-    wait_for(on.executor._watcher.look_if_due, "a look")
+    wait_for(on.executor._watcher.poll_if_due, "a look")
     assert len(looks) == before + 1
-    wait_for(lambda: on.executor._watcher.look_if_due() or not on.ledger.open_jobs(NAME), "all ends")
+    wait_for(lambda: on.executor._watcher.poll_if_due() or not on.ledger.open_jobs(NAME), "all ends")
     assert_done_once(cluster, on, beam)

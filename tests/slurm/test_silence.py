@@ -57,11 +57,11 @@ def test_squeue_that_talks_nonsense_decides_nothing(cluster: Any, bench: Callabl
 
     def looked(turns: int) -> Any:
         """The next look that has come back, after so many more."""
-        before = on.ledger.cluster_look(NAME)
+        before = on.ledger.cluster_poll(NAME)
         assert before is not None
         return wait_for(
             lambda: (
-                (one := on.ledger.cluster_look(NAME))
+                (one := on.ledger.cluster_poll(NAME))
                 and one.turn >= before.turn + turns
                 and one.looking_until is None
                 and one
@@ -105,7 +105,7 @@ def test_without_munged_nothing_is_known_and_nothing_fails(cluster: Any, bench: 
         with on.driven(late):
             wait_for(lambda: late.spoken.words, "a submission without an answer")
             wait_for(
-                lambda: (one := on.ledger.cluster_look(NAME)) and one.failing_since, "a look without one"
+                lambda: (one := on.ledger.cluster_poll(NAME)) and one.failing_since, "a look without one"
             )
             assert (beam.status, late.status) == (None, None)
             cluster.start_one("munged")

@@ -11,8 +11,8 @@ from rich._export_format import CONSOLE_SVG_FORMAT
 from rich.console import Console
 
 from mqi_dagster.cli.top_screen import Screen, View
-from mqi_dagster.worklist import Alarm, BeamStand, CaseStand, CaseState, GpuStand, QueueStand, Stage, Work
-from mqi_dagster.worklist.stand import NO_RUN_YET
+from mqi_dagster.lifecycle.status import NO_RUN_YET
+from mqi_dagster.worklist import Alarm, BeamStatus, CaseState, CaseStatus, GpuStatus, QueueStatus, Stage, Work
 
 PICTURE = Path(__file__).parents[2] / "docs" / "images" / "top.svg"
 NOW = datetime(2026, 3, 4, 8, 42, 7, tzinfo=UTC)
@@ -21,11 +21,11 @@ CASES = ("P7KQ2M4XAD", "PB3ZT6WQ1H", "P0V9RNYC5E", "PD8JS2LF7G", "PX4M1KTA9B", "
 FULL = "the pool is full: 6 of 6"
 
 
-def beam(case: int, number: int, stage: Stage, minutes: float = 0.0, **more: object) -> BeamStand:
+def beam(case: int, number: int, stage: Stage, minutes: float = 0.0, **more: object) -> BeamStatus:
     """A beam of one of the cases, at a stage for so many minutes."""
     key = f"{CASES[case]}.fx0001"
     states = {Stage.FAILED: CaseState.FAILED, Stage.WAITING: CaseState.WAITING}
-    row = BeamStand(
+    row = BeamStatus(
         beam=f"{key}__b{number:02d}",
         case=key,
         number=number,
@@ -37,7 +37,7 @@ def beam(case: int, number: int, stage: Stage, minutes: float = 0.0, **more: obj
     return row.model_copy(update=more)
 
 
-def simulating(case: int, number: int, minutes: float, batch: int, gpu: int) -> BeamStand:
+def simulating(case: int, number: int, minutes: float, batch: int, gpu: int) -> BeamStatus:
     """A beam in simulation, 20 batches in all."""
     percent = 5.0 * (batch - 1)
     left = minutes * 60 / percent * (100 - percent)
@@ -45,9 +45,9 @@ def simulating(case: int, number: int, minutes: float, batch: int, gpu: int) -> 
     return beam(case, number, Stage.SIMULATING, minutes, **progress, place=f"gpu-node/gpu{gpu}", attempt=1)
 
 
-def case_of(key: str) -> CaseStand:
+def case_of(key: str) -> CaseStatus:
     """A case whose beams are at work."""
-    return CaseStand(case=key, fraction=1, arrived=NOW, state=CaseState.IN_WORK, stage=Stage.BEAMS)
+    return CaseStatus(case=key, fraction=1, arrived=NOW, state=CaseState.IN_WORK, stage=Stage.BEAMS)
 
 
 def work() -> Work:
@@ -67,7 +67,7 @@ def work() -> Work:
     ]
     used = ((9120, 97.0, 71.0), (8870, 95.0, 69.0), (9240, 98.0, 73.0), (1150, 3.0, 52.0))
     gpus = [
-        GpuStand(
+        GpuStatus(
             host="gpu-node",
             kind="gpu",
             index=index,
@@ -95,7 +95,7 @@ def work() -> Work:
         beams=beams,
         concluded_cases=41,
         gpus=gpus,
-        queue=QueueStand(
+        queue=QueueStatus(
             queued=5,
             in_work=6,
             max_runs=10,

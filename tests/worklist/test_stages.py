@@ -15,8 +15,8 @@ from dagster._core.events.log import EventLogEntry
 from mqi_dagster.ledger.availability import Need
 from mqi_dagster.ledger.cluster_jobs import ClusterJobState, Observation
 from mqi_dagster.ledger.slots import Slot, SlotKind
-from mqi_dagster.worklist import BeamStand, CaseStand, CaseState, Stage
-from mqi_dagster.worklist.stages import PHASES
+from mqi_dagster.lifecycle.stages import PHASES
+from mqi_dagster.worklist import BeamStatus, CaseState, CaseStatus, Stage
 from tests.worklist.seeded import BEGAN, Seeded
 
 CASE = "P0000000A1.fx0001"
@@ -24,7 +24,7 @@ BEAM = f"{CASE}__b02"
 GPU = {"mqi/gpu": "simulation", "mqi/case": CASE}
 
 
-def stands(site: Seeded) -> tuple[CaseStand, BeamStand | None]:
+def stands(site: Seeded) -> tuple[CaseStatus, BeamStatus | None]:
     work = site.worklist()
     work.look(BEGAN + timedelta(seconds=31))
     case = work.case(CASE)

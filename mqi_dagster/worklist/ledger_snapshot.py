@@ -10,7 +10,7 @@ from mqi_dagster.ledger.alarms import Alarm
 from mqi_dagster.ledger.arrivals import Arrival
 from mqi_dagster.ledger.attempts import Attempt
 from mqi_dagster.ledger.cluster_jobs import ClusterJob
-from mqi_dagster.ledger.clusters import ClusterLook
+from mqi_dagster.ledger.clusters import ClusterPoll
 from mqi_dagster.ledger.gpus import GpuUsage
 from mqi_dagster.ledger.leases import Lease
 from mqi_dagster.ledger.ledger import Ledger
@@ -23,7 +23,7 @@ _BEHIND = timedelta(seconds=10)
 _WHOLE_EVERY_SECONDS = 300.0
 
 
-class LedgerLook:
+class LedgerSnapshot:
     """The ledger, read again and again.
 
     Args:
@@ -43,7 +43,7 @@ class LedgerLook:
         self.alarms: list[Alarm] = []
         self.outcomes: dict[str, RunOutcome] = {}
         """How runs that were asked after have ended, by run id."""
-        self.clusters: list[ClusterLook] = []
+        self.clusters: list[ClusterPoll] = []
         self.progress: dict[str, Progress] = {}
         self.attempts: dict[str, Attempt] = {}
         self.jobs: dict[str, ClusterJob] = {}
@@ -55,7 +55,7 @@ class LedgerLook:
         self.leases = {lease.beam: lease for lease in self._ledger.leases()}
         self.gpus = self._ledger.gpus()
         self.alarms = self._ledger.alarms()
-        self.clusters = self._ledger.cluster_looks()
+        self.clusters = self._ledger.cluster_polls()
         return changed
 
     def look_at(self, beams: Collection[str]) -> None:
@@ -65,7 +65,7 @@ class LedgerLook:
         if self.clusters:
             self.jobs.update(self._ledger.last_jobs(beams))
 
-    def look_at_ends(self, run_ids: Collection[str]) -> None:
+    def read_ends(self, run_ids: Collection[str]) -> None:
         """Read how some failed runs were judged."""
         if run_ids:
             self.outcomes = self._ledger.outcomes_of(run_ids)

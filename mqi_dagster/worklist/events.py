@@ -16,7 +16,7 @@ _PAGE = 10_000
 _WHOLE_EVERY_SECONDS = 300.0
 
 
-class EventBook:
+class EventIndex:
     """Materialisations and partition keys of an instance.
 
     Args:

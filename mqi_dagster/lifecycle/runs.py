@@ -1,13 +1,69 @@
 """What Dagster's event log says of the runs of a case or a beam."""
 
+from __future__ import annotations
+
 from dataclasses import dataclass
+from datetime import datetime
 from enum import StrEnum
 
 import dagster as dg
+from dagster._core.storage.dagster_run import FINISHED_STATUSES
 
 from mqi_dagster.lifecycle.causes import first_cause
+from mqi_dagster.lifecycle.jobs import PARTITION_TAG
 from mqi_dagster.lifecycle.lineage import latest_record
-from mqi_dagster.lifecycle.run_requests import latest_run_of
+
+CONCLUSION = "conclusion"
+
+
+@dataclass(frozen=True, slots=True)
+class RunRow:
+    """What is needed of one run."""
+
+    id: int
+    run_id: str
+    job: str
+    status: str
+    partition: str | None
+    created: datetime
+    started: datetime | None
+    ended: datetime | None
+    tagged: datetime | None
+    """When a run that waits was last given other tags, which order the queue; None of all others."""
+
+    @property
+    def state(self) -> RunState:
+        """How far it is."""
+        return run_state(dg.DagsterRunStatus(self.status))
+
+    @property
+    def unfinished(self) -> bool:
+        """Whether it is queued or in work."""
+        return self.status in _UNFINISHED
+
+
+UNFINISHED = [status for status in dg.DagsterRunStatus if status not in FINISHED_STATUSES]
+_UNFINISHED = frozenset(status.value for status in UNFINISHED)
+
+
+def any_unfinished(instance: dg.DagsterInstance, partitions: list[str]) -> bool:
+    """Whether a run of one of the partitions is queued or running, however it was started."""
+    if not partitions:
+        return False
+    tags = {PARTITION_TAG: partitions}
+    return instance.get_runs_count(dg.RunsFilter(tags=tags, statuses=UNFINISHED)) > 0
+
+
+def latest_run_of(instance: dg.DagsterInstance, partition: str) -> dg.DagsterRun | None:
+    """The latest run that targeted a partition, however it was started."""
+    records = instance.get_run_records(dg.RunsFilter(tags={PARTITION_TAG: partition}), limit=1)
+    return records[0].dagster_run if records else None
+
+
+def latest_run_succeeded(instance: dg.DagsterInstance, partition: str) -> bool:
+    """Whether the latest run that targeted a partition ended in success."""
+    run = latest_run_of(instance, partition)
+    return run is not None and run.status is dg.DagsterRunStatus.SUCCESS
 
 
 class RunState(StrEnum):

@@ -13,17 +13,16 @@ from sqlalchemy.exc import OperationalError
 from mqi_dagster.delivery.manifest import CaseManifest
 from mqi_dagster.ledger.outcomes import RunVerdict
 from mqi_dagster.lifecycle.causes import Cause, first_cause
+from mqi_dagster.lifecycle.runs import CONCLUSION, RunState
+from mqi_dagster.lifecycle.stages import OVER, CaseState, Stage, order
+from mqi_dagster.lifecycle.status import BeamFacts, BeamStatus, CaseStatus, RunFacts, beam_status, case_status
 from mqi_dagster.resources.site import Site
-from mqi_dagster.worklist.ledger_look import LedgerLook
-from mqi_dagster.worklist.made import MANIFEST, EventBook
+from mqi_dagster.worklist.events import MANIFEST, EventIndex
+from mqi_dagster.worklist.ledger_snapshot import LedgerSnapshot
 from mqi_dagster.worklist.manifests import Manifests, beams_of
 from mqi_dagster.worklist.pace import Pace
 from mqi_dagster.worklist.queue import Queue
-from mqi_dagster.worklist.rows import BeamStand, CaseStand
-from mqi_dagster.worklist.run_history import RunState
-from mqi_dagster.worklist.runs import CONCLUSION, RunBook
-from mqi_dagster.worklist.stages import OVER, CaseState, Stage, order
-from mqi_dagster.worklist.stand import BeamFacts, RunFacts, beam_stand, case_stand
+from mqi_dagster.worklist.runs import RunIndex
 
 _LATER = Cause("its first cause is being looked up", None, False)
 
@@ -32,13 +31,13 @@ _LATER = Cause("its first cause is being looked up", None, False)
 class Known:
     """What rows are derived from."""
 
-    runs: RunBook
-    events: EventBook
-    ledger: LedgerLook
+    runs: RunIndex
+    events: EventIndex
+    ledger: LedgerSnapshot
     pace: Pace
 
 
-class CaseBook:
+class CaseIndex:
     """The rows.
 
     Args:
@@ -71,8 +70,8 @@ class CaseBook:
         self._labels_at_once = labels_at_once
         self._owed: set[str] = set()
         """Cases of which a first cause, the names of its beams, or their delivery are still to be read."""
-        self._cases: dict[str, CaseStand] = {}
-        self._beams: dict[str, dict[int, BeamStand]] = {}
+        self._cases: dict[str, CaseStatus] = {}
+        self._beams: dict[str, dict[int, BeamStatus]] = {}
         self._settled: set[str] = set()
         """Concluded cases that are not listed any more."""
         self._sorted: tuple[list[str], list[tuple[str, int]]] | None = None
@@ -111,7 +110,7 @@ class CaseBook:
         # Details of failed runs are asked for together.
         failed = list(self._failed_runs(wanted))
         self._from.runs.need(failed)
-        self._from.ledger.look_at_ends(failed)
+        self._from.ledger.read_ends(failed)
         self._read_words(wanted)
         self._manifests.read_made(list(self._finished_beams(wanted)))
         for case in wanted:
@@ -167,9 +166,9 @@ class CaseBook:
     def _put(
         self,
         case: str,
-        stand: CaseStand | None,
-        beams: dict[int, BeamStand],
-        before: tuple[CaseStand | None, dict[int, BeamStand]],
+        stand: CaseStatus | None,
+        beams: dict[int, BeamStatus],
+        before: tuple[CaseStatus | None, dict[int, BeamStatus]],
     ) -> None:
         if stand is None:
             self._cases.pop(case, None)
@@ -217,16 +216,16 @@ class CaseBook:
 
     # One case
 
-    def _rows(self, case: str) -> tuple[CaseStand, dict[int, BeamStand]]:
+    def _rows(self, case: str) -> tuple[CaseStatus, dict[int, BeamStatus]]:
         events, arrival = self._from.events, self._from.ledger.arrivals.get(case)
         latest = self._facts(case, arrival.priority if arrival is not None else 0)
         if events.latest(MANIFEST, case) is None:
-            return case_stand(case, arrival, latest, None, None, self._is_removed(case)), {}
+            return case_status(case, arrival, latest, None, None, self._is_removed(case)), {}
         keys, manifest = events.beams_of(case), None
         if not keys or self._from.runs.intakes[case] > 1:
             manifest, keys = self._by_manifest(case, keys)
         if not keys:
-            return case_stand(case, arrival, latest, None, None, self._is_removed(case)), {}
+            return case_status(case, arrival, latest, None, None, self._is_removed(case)), {}
         beams = self._beam_rows(case, keys)
         if manifest is None and self._to_be_told_apart(latest, beams):
             manifest, named = self._by_manifest(case, keys)
@@ -235,10 +234,10 @@ class CaseBook:
         over = bool(beams) and all(row.stage is Stage.HANDED_OVER for row in beams.values())
         concluded = over and self._manifests.concluded(case, keys)
         rows = [beams[number] for number in sorted(beams)]
-        stand = case_stand(case, arrival, latest, manifest, rows, concluded)
+        stand = case_status(case, arrival, latest, manifest, rows, concluded)
         return self._with_delivery(stand), beams
 
-    def _with_delivery(self, stand: CaseStand) -> CaseStand:
+    def _with_delivery(self, stand: CaseStatus) -> CaseStatus:
         """A concluded case with what was not delivered as planned, once that was read."""
         if stand.stage is not Stage.CONCLUDED or not self._manifests.delivery_is_read(stand.case):
             return stand
@@ -251,18 +250,18 @@ class CaseBook:
         return manifest, beams_of(manifest) if manifest is not None else keys
 
     @staticmethod
-    def _to_be_told_apart(latest: RunFacts, beams: dict[int, BeamStand]) -> bool:
+    def _to_be_told_apart(latest: RunFacts, beams: dict[int, BeamStatus]) -> bool:
         """Whether only the manifest tells if the case is whole, or a beam an invention or out of date."""
         if latest.state is not RunState.DONE or any(row.state is CaseState.IN_WORK for row in beams.values()):
             return False
         return any(row.run is not None for row in beams.values())
 
-    def _beam_rows(self, case: str, keys: dict[int, str]) -> dict[int, BeamStand]:
+    def _beam_rows(self, case: str, keys: dict[int, str]) -> dict[int, BeamStatus]:
         arrival = self._from.ledger.arrivals.get(case)
         priority = arrival.priority if arrival is not None else 0
         labels = self._labels(case)
         rows = {
-            number: beam_stand(
+            number: beam_status(
                 key, latest := self._facts(key, priority), self._beam_facts(key, latest), self._now
             )
             for number, key in keys.items()
@@ -347,7 +346,7 @@ class CaseBook:
     # All of them
 
     def _sort(self) -> None:
-        def key(row: CaseStand | BeamStand) -> tuple[int, int, float]:
+        def key(row: CaseStatus | BeamStatus) -> tuple[int, int, float]:
             since = row.since.timestamp() if row.since is not None else 0.0
             place = order(row.state, row.stage)
             # What is over: the latest first.
@@ -362,11 +361,11 @@ class CaseBook:
             Counter(row.stage for row, _ in every),
         )
 
-    def cases(self) -> list[CaseStand]:
+    def cases(self) -> list[CaseStatus]:
         """The listed cases, those in work first."""
         return [self._cases[case] for case in (self._sorted or ([], []))[0]]
 
-    def beams(self) -> list[BeamStand]:
+    def beams(self) -> list[BeamStatus]:
         """The beams of the listed cases, those in work first."""
         return [self._beams[case][number] for case, number in (self._sorted or ([], []))[1]]
 
@@ -378,18 +377,18 @@ class CaseBook:
         """How many beams of listed cases are at a stage."""
         return self._counted[1][stage] if self._counted is not None else 0
 
-    def case(self, case: str) -> CaseStand | None:
+    def case(self, case: str) -> CaseStatus | None:
         """One case; None where nobody knows it."""
         if case in self._settled:
             return self._rows(case)[0]
         return self._cases.get(case)
 
-    def beams_of(self, case: str) -> list[BeamStand]:
+    def beams_of(self, case: str) -> list[BeamStatus]:
         """The beams of a case by number."""
         rows = self._rows(case)[1] if case in self._settled else self._beams.get(case, {})
         return [rows[number] for number in sorted(rows)]
 
 
-def _place(row: CaseStand | BeamStand | None) -> tuple[object, ...]:
+def _place(row: CaseStatus | BeamStatus | None) -> tuple[object, ...]:
     """What decides where a row stands on the board."""
     return () if row is None else (row.stage, row.state, row.priority, row.since, row.reason)

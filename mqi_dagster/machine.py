@@ -95,7 +95,7 @@ class Preset(Section):
 
 
 class Timing(Section):
-    """The planned timeline of a line-scanned layer (physics.md 4)."""
+    """The planned timeline of a line-scanned layer (docs/physics.md 4)."""
 
     speed_cm_s: Positive = 2000.0
     minimum_dose_rate_mu_s: Positive
@@ -231,7 +231,7 @@ class Machine(Section):
     """Where the machine's limits are others than those of the settings."""
 
     def range_factor(self, code: int) -> float:
-        """Monitor factor of a range code relative to code 2 (physics.md 2).
+        """Monitor factor of a range code relative to code 2 (docs/physics.md 2).
 
         Raises:
             UnknownMachineError: The machine has no such range code.

@@ -10,8 +10,8 @@ class RunningCounts:
     """Rounds the running sum S instead of each value: N_j = R(S_j) - R(S_(j-1)), R half to even.
 
     Every partial sum is then within half a count of the truth, and whole numbers stay as they are. Cutting
-    each sample on its own loses up to a third of the protons where counts are small (physics.md 5). State
-    is carried from call to call, so that pieces of a layer make the same counts as the whole.
+    each sample on its own loses up to a third of the protons where counts are small (docs/physics.md 5).
+    State is carried from call to call, so that pieces of a layer make the same counts as the whole.
     """
 
     def __init__(self) -> None:

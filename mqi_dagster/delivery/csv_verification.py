@@ -28,7 +28,7 @@ from mqi_dagster.plan.model import PlanBeam
 from mqi_dagster.settings import CsvDialect, Interpretation
 
 _LOST_SHARE = 1e-3
-"""Greatest difference between the sum of a CSV's counts and what it stands for (behaviour 40)."""
+"""Greatest difference between the sum of a CSV's counts and what it stands for (docs/physics.md 5)."""
 _DEVICE = re.compile(r".*_(aperture(_\d+)?|mlc)\.csv")
 _NAME = re.compile(r"(\d+)_(\d+\.\d\d)MeV\.csv")
 

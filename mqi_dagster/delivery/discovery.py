@@ -7,7 +7,7 @@ which hold case folders and are never cases themselves. A folder with an RT Ion 
 is a case that still waits for them. An arrival without a plan, or with several, is an arrival all the same:
 its validation fails in sight.
 
-Readiness says only that nobody writes any more (behaviours 1, 7). Whether the contents are complete is for
+Readiness says only that nobody writes any more (docs/formats.md 12). Whether the contents are complete is for
 the validation to find, as a visible failure that a later change of the files starts anew.
 """
 

@@ -1,4 +1,4 @@
-"""Deliveries to fractions (DESIGN 5, behaviours 12-17).
+"""Deliveries to fractions (docs/formats.md 13).
 
 The rule, from the machine's own times alone (TCSC_IRRAD_DATETIME in the site's zone, never the server's
 zone, the time of arrival or the order of listing; in the hour that autumn repeats as `repeated_hour` says):

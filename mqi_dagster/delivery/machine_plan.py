@@ -1,4 +1,4 @@
-"""The machine's own plan of a layer (``.mgn``): 14-byte big-endian records (formats.md 3).
+"""The machine's own plan of a layer (``.mgn``): 14-byte big-endian records (docs/formats.md 3).
 
 Record 0 is the start, records 1..n are the n spots, record n+1 is the return to the centre. The flag is 1
 for every spot but the last and 0 elsewhere, so that a file that lost its tail is noticed.

@@ -1,4 +1,4 @@
-"""PlanInfo.txt: which plan, beam and layers one delivery folder belongs to (formats.md 1)."""
+"""PlanInfo.txt: which plan, beam and layers one delivery folder belongs to (docs/formats.md 1)."""
 
 from __future__ import annotations
 

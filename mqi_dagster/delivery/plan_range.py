@@ -1,4 +1,4 @@
-"""PlanRange.txt: which energy, range codes and files each delivered layer has (formats.md 1).
+"""PlanRange.txt: which energy, range codes and files each delivered layer has (docs/formats.md 1).
 
 Columns are found by their names in the header, and layers by LAYER_NO: the order of columns and rows
 carries no meaning.

@@ -79,7 +79,7 @@ def _deviation(machine_plan: MachinePlan, layer: PlanLayer, preset: Preset) -> s
         return f"the machine plan has {len(machine_plan.time_s)} spots, the plan {planned}"
     off = np.abs(machine_plan.positions_mm - layer.positions_mm) / [preset.x_gain_mm, preset.y_gain_mm]
     worst = int(np.argmax(off.max(axis=1)))
-    # One step for rounding to the preset's grid, one for the doubt about its zero (formats.md 4).
+    # One step for rounding to the preset's grid, one for the doubt about its zero (docs/formats.md 4).
     if off[worst].max() > 2.0:
         distance = np.abs(machine_plan.positions_mm[worst] - layer.positions_mm[worst]).max()
         return f"the machine plan's spot {worst + 1} lies {distance:.3f} mm from the plan's"

@@ -1,6 +1,7 @@
 """The machine record (``.ptn``): one row of eight big-endian unsigned 16-bit words per sample, no header.
 
-Columns: 0, 1 position x, y; 2, 3 beam size; 4, 5 dose monitors 1, 2; 6 layer number; 7 flags (formats.md 2).
+Columns (docs/formats.md 2): 0, 1 position x, y; 2, 3 beam size; 4, 5 dose monitors 1, 2; 6 layer number;
+7 flags.
 """
 
 from __future__ import annotations

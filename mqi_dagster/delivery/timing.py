@@ -1,4 +1,4 @@
-"""The planned timeline of a layer from the plan alone: line scanning (physics.md 4), or spot scanning."""
+"""The planned timeline of a layer from the plan alone: line scanning or spot scanning (docs/physics.md 4)."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Every integrity check of a case (behaviours 19-26), and the manifest of one that passes.
+"""Every integrity check of a case (docs/formats.md 1), and the manifest of one that passes.
 
 Nothing stops at the first fault: all of them are collected and ordered by delivery and layer.
 `build_manifest` raises the first, `check_case` reports all.

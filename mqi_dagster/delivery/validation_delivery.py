@@ -42,9 +42,9 @@ from mqi_dagster.plan.model import IonPlan, PlanBeam, PlanLayer, ScanMode
 RECORD = "record"
 MACHINE_PLAN = "machine plan"
 FLOAT_ROUNDING_MM = 0.005
-"""What a plan's float32 position may differ beyond the steps of the machine plan (behaviours 28)."""
+"""What a plan's float32 position may differ beyond the steps of the machine plan (docs/formats.md 3)."""
 PRESET_STEPS = 1.5
-"""Half a step for rounding, one for the doubt about a preset's zero: 32767 or 32768 (formats.md 4)."""
+"""Half a step for rounding, one for the doubt about a preset's zero: 32767 or 32768 (docs/formats.md 4)."""
 FIELD_MARGIN_MM = 10.0
 OUTSIDE_SHARE = 0.1
 """Share of a layer's counts beyond the margin around its planned spots that no delivery of it can have.

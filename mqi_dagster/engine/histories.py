@@ -1,8 +1,8 @@
 """How many protons a beam has, how many histories stand for them, and what an engine's integers lose.
 
 An engine is asked for ``ParticlesPerHistory`` p and simulates N * p * K(E) histories for a count of N
-(physics.md 5). moqui and its forks do this sample by sample in integers, ``int(int(N * p) * K)``, which loses
-11 to 30 % of the protons at p = 0.001; a loss above 0.1 % in any layer is never accepted here.
+(docs/physics.md 5). moqui and its forks do this sample by sample in integers, ``int(int(N * p) * K)``, which
+loses 11 to 30 % of the protons at p = 0.001; a loss above 0.1 % in any layer is never accepted here.
 """
 
 from __future__ import annotations

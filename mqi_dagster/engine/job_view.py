@@ -90,7 +90,7 @@ def log_folder_name(beam_name: str) -> str:
 
 
 def output_stems(name: str, profile: EngineProfile, tps: TpsFile) -> tuple[str | None, str | None]:
-    """Stems of the 3-D dose and of the plane: `<BeamName>_<child>_<scorer>` (formats.md 9).
+    """Stems of the 3-D dose and of the plane: `<BeamName>_<child>_<scorer>` (docs/formats.md 9).
 
     moqui leaves only the plane in 2 cm mode; the embedded engine leaves both.
     """

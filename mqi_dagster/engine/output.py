@@ -2,7 +2,7 @@
 
 Raw files hold float64, little-endian, x fastest, then y, then z. An ``.mhd`` header, where the engine writes
 one, has moqui's form: some lines without "=", and an Offset that is the lower edge of the grid, not the
-centre of its first voxel (formats.md 9).
+centre of its first voxel (docs/formats.md 9).
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
 """The engine's input file ``moqui_tps.in``: written from typed values, read back without moqui's silences.
 
-Syntax (formats.md 6): one ``Key value`` per line, the first blank separates, ``#`` starts a comment
+Syntax (docs/formats.md 6): one ``Key value`` per line, the first blank separates, ``#`` starts a comment
 anywhere, keys are case-insensitive, booleans are ``true`` or a non-zero number, lists split at a comma.
 moqui ignores unknown keys, takes the first of two equal ones, reads ``-199.5`` as the integer -199 and any
 odd word as false, and crashes on a line of blanks; here each of these is an error that names the key.

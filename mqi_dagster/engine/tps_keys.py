@@ -1,4 +1,4 @@
-"""Every key of moqui's input file, typed (formats.md 6), and the two that the embedded engine adds.
+"""Every key of moqui's input file, typed (docs/formats.md 6), and the two that the embedded engine adds.
 
 The order of the fields is the order in the file; a change of ``group`` puts an empty line between keys.
 """

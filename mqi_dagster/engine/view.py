@@ -9,7 +9,7 @@
     view.json                     what was asked, for whoever attaches to the job later
 
 Forks of moqui find a beam's folder by its place in the alphabet, by a number like ``1G180`` in the name, by
-equal names or by a part of the name, and a beam by number or by index (formats.md 7): with one beam, one
+equal names or by a part of the name, and a beam by number or by index (docs/formats.md 7): with one beam, one
 folder and the number 1 every way ends at the same beam.
 """
 

@@ -13,7 +13,7 @@ from mqi_dagster.plan.model import Block, MultileafCollimator, PlanBeam
 HOME_MM = -90.0
 """Leaves at or beyond this stand in their home position."""
 MM_PER_CM = 10.0
-"""DICOM gives block data, thickness and leaves in millimetres (physics.md 8)."""
+"""DICOM gives block data, thickness and leaves in millimetres (docs/physics.md 8)."""
 
 
 def export_aperture(beam: PlanBeam, folder: Path) -> list[Path]:

@@ -1,4 +1,4 @@
-"""The spots of one control point: the standard scan spot map, or MOSAIQ's private one (formats.md 11)."""
+"""The spots of a control point: the standard scan spot map, or MOSAIQ's private one (docs/formats.md 11)."""
 
 from __future__ import annotations
 
@@ -52,7 +52,7 @@ def private_block(dataset: Dataset) -> dict[int, bytes]:
 
 
 def decode_floats(raw: bytes) -> Floats:
-    """Float32 little-endian bytes as numbers (physics.md 1); the caller has checked the length."""
+    """Float32 little-endian bytes as numbers (docs/physics.md 1); the caller has checked the length."""
     return np.frombuffer(raw, dtype="<f4").astype(np.float64)
 
 

@@ -16,7 +16,7 @@ from mqi_dagster.synthetic.timeline import Timeline
 FULL_SCALE = 65535
 IDLE, PLAN_ON, BOTH_ON, ACTUAL_ON = 0, 0x8000, 0xC000, 0x4000
 RAMP = np.array([0.01, 0.07, 0.13, 0.3, 0.55, 0.8, 0.95])
-"""Share of the full intensity in the first rows with the beam on (synthetic_case.md: 43, 346, 639 …)."""
+"""Share of the full intensity in the first rows with the beam on (docs/formats.md 14: 43, 346, 639 …)."""
 BEAM_SIZE_RAW = (650, 805)
 FIRST_SPOT_US = 19_100
 CLOCK_US = 100
@@ -189,7 +189,7 @@ def _rest_position(machine: Machine, rng: np.random.Generator) -> tuple[int, int
 
 
 def encode_machine_plan(layer: SourceLayer, timeline: Timeline, machine: Machine) -> bytes:
-    """The ``.mgn`` of a layer: 14-byte records, big-endian (formats.md 3).
+    """The ``.mgn`` of a layer: 14-byte records, big-endian (docs/formats.md 3).
 
     Raises:
         ConfigurationError: A position does not fit 16 bits on this machine.

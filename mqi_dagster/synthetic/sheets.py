@@ -1,4 +1,4 @@
-"""PlanInfo.txt and PlanRange.txt of a delivery (formats.md 1)."""
+"""PlanInfo.txt and PlanRange.txt of a delivery (docs/formats.md 1)."""
 
 from __future__ import annotations
 

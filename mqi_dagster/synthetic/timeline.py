@@ -1,4 +1,4 @@
-"""The simulator's own timing of a layer: line scanning (physics.md 4, with rounding), or spot by spot."""
+"""The simulator's own timing of a layer: line scanning (docs/physics.md 4), or spot by spot."""
 
 from __future__ import annotations
 

@@ -17,7 +17,7 @@ EMBEDDED, MOQUI = built_in_profiles()["embedded"], built_in_profiles()["moqui"]
 
 K_110 = 1.418493333 * 0.983342911
 K_150 = 1.85700629 * 0.946491263
-"""A2 * B2 of physics.md 5."""
+"""A2 * B2 of docs/physics.md 5."""
 
 
 def ask(

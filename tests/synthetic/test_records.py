@@ -1,4 +1,4 @@
-"""A clean case holds what real cases hold (synthetic_case.md, formats.md 1 to 3)."""
+"""A clean case holds what real cases hold (docs/formats.md 1 to 3 and 14)."""
 
 from __future__ import annotations
 

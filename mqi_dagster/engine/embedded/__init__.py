@@ -1,1 +1,1 @@
-"""The embedded engine: MCsquare behind moqui's contract (DESIGN 10, docs/engines.md)."""
+"""The embedded engine: MCsquare behind moqui's contract (docs/physics.md 9)."""

@@ -1,4 +1,4 @@
-"""The raw dose on disk, as moqui names and lays it out (formats.md 9)."""
+"""The raw dose on disk, as moqui names and lays it out (docs/formats.md 9)."""
 
 from __future__ import annotations
 

@@ -2,7 +2,6 @@
 
 from collections.abc import Callable
 from pathlib import Path
-from typing import TypeVar
 
 import dagster as dg
 
@@ -14,11 +13,10 @@ from mqi_dagster.errors import InfrastructureError, MqiError, UnreachableError
 from mqi_dagster.execution.job import Executor, Job, JobHandle, JobState, JobStatus, LogPiece
 from mqi_dagster.hpc.errors import IntegrityError
 
-T = TypeVar("T")
-
-
 _LOST = Backoff(2.0, 300.0)
 """Before a job that the cluster has lost is submitted again."""
+_STARTED = f"{JobState.RUNNING}: "
+"""What `LiveProgress.started` has said of a job."""
 
 
 class EngineRun:
@@ -29,7 +27,7 @@ class EngineRun:
         executor: Where the engine runs.
         job: What it runs.
         progress: Tells people how far it is.
-        patience: Waits for a cluster that is away.
+        patience: Repeats the calls of this executor that did not get through.
         check: Raises where this worker may not go on.
         note_job: Writes the job down in the lease, before anybody waits for it.
         slot: Name of the leased slot.
@@ -56,10 +54,10 @@ class EngineRun:
         self._slot = slot
         self._handle: JobHandle | None = None
         self._offset = self._start = 0
-        self._said = ""
+        self._said = _STARTED
         self._alarmed = ""
         self.in_flight = False
-        """Whether an engine may be running that only `cancel` or its own end stops."""
+        """Whether an engine may be running that only `leave` or its own end stops."""
         self.parser = ProgressParser()
 
     def run(self) -> JobStatus:
@@ -73,7 +71,7 @@ class EngineRun:
             self._submit()
             status = self._watch()
             self.in_flight = False
-            if status.state is not JobState.LOST or not self._executor.survives_worker:
+            if status.state is not JobState.LOST:
                 return status
             lost += 1
             self._log.warning("the job is lost and will be submitted again: %s", status.reason)
@@ -81,13 +79,13 @@ class EngineRun:
             self._patience.sleep(_LOST.seconds(lost))
 
     def _submit(self) -> None:
-        self.parser, self._offset, self._start = ProgressParser(), 0, 0
+        self.parser, self._offset, self._start, self._said = ProgressParser(), 0, 0, _STARTED
         self.in_flight = True
         try:
-            self._handle = self._persist("submitting", lambda: self._executor.submit(self._job))
+            self._handle = self._patience.persist("submitting", lambda: self._executor.submit(self._job))
         except MqiError as error:
             # Only a definite answer says that nothing was started.
-            self.in_flight = isinstance(error, InfrastructureError) and self._executor.survives_worker
+            self.in_flight = isinstance(error, InfrastructureError)
             raise
         self._note_job(self._handle)
         self._progress.started(self._slot, self._handle.job_id, self._job.key)
@@ -111,12 +109,11 @@ class EngineRun:
         return self._handle
 
     def _tell(self, status: JobStatus) -> None:
-        alarm = self._executor.alarm(self._job)
-        if alarm and alarm != self._alarmed:
-            self._log.error("%s", alarm)
-        self._alarmed = alarm
+        if status.alarm and status.alarm != self._alarmed:
+            self._log.error("%s", status.alarm)
+        self._alarmed = status.alarm
         words = f"{status.state}: {status.reason}"
-        if words == self._said or not self._executor.survives_worker:
+        if words == self._said:
             return
         self._said = words
         if status.state is JobState.WAITING:
@@ -127,7 +124,7 @@ class EngineRun:
     def _read_log(self, *, whole: bool) -> None:
         while True:
             try:
-                piece = self._tail() if not whole else self._persist("reading the log", self._tail)
+                piece = self._tail() if not whole else self._patience.persist("reading the log", self._tail)
             except UnreachableError:
                 # What the poll says of it is enough while the engine runs.
                 return
@@ -139,7 +136,7 @@ class EngineRun:
             if not piece.text:
                 return
             self._offset += len(piece.text)
-            if self._executor.survives_worker:
+            if self._executor.engine_folder is not None:
                 with log.open("ab") as stream:
                     stream.write(piece.text)
             for event in self.parser.feed(piece.text):
@@ -157,7 +154,9 @@ class EngineRun:
             MqiError: An output is not there or not what it should be.
         """
         try:
-            return self._persist("fetching", lambda: self._executor.fetch(self._job, self._submitted))
+            return self._patience.persist(
+                "fetching", lambda: self._executor.fetch(self._job, self._submitted)
+            )
         except IntegrityError as error:
             # What is there is no result: the same key starts anew.
             self._executor.give_up(self._job, error.message)
@@ -173,14 +172,17 @@ class EngineRun:
         if alarm:
             self._log.error("%s", alarm)
 
-    def cancel(self) -> None:
-        """End the job, whether or not its submission got an answer.
+    def leave(self, *, cancelled: bool) -> bool:
+        """Stop before the job has ended, whether or not its submission got an answer; see `Executor.leave`.
+
+        Args:
+            cancelled: Whether an operator has cancelled the run.
+
+        Returns:
+            Whether the job goes on.
 
         Raises:
             MqiError: It is not confirmed that it has ended.
         """
-        self._executor.cancel(self._job, self._handle)
-        self.in_flight = False
-
-    def _persist(self, what: str, call: Callable[[], T]) -> T:
-        return self._patience.persist(what, call) if self._executor.survives_worker else call()
+        self.in_flight = self._executor.leave(self._job, self._handle, cancelled=cancelled)
+        return self.in_flight

@@ -12,7 +12,7 @@ import dagster as dg
 
 from mqi_dagster.compute.engine_run import EngineRun
 from mqi_dagster.compute.progress import LiveProgress
-from mqi_dagster.compute.slots import engine_environment, gpus_seen, intervals_of
+from mqi_dagster.compute.slots import engine_environment, gpus_seen
 from mqi_dagster.compute.waiting import Patience, wait_for_slot
 from mqi_dagster.delivery.summary import InterpretedBeam, read_summary
 from mqi_dagster.engine.job_view import TPS_NAME, JobView, mark_start
@@ -132,17 +132,18 @@ class SimulatedBeam:
     ) -> None:
         try:
             if self._engine is not None and self._engine.in_flight:
-                if self._site.executor.survives_worker and not self._cancelling(error):
-                    # Job, attempt and lease stay as they are: the next run takes them over.
-                    self._context.log.info("detached: the job goes on, the next run continues with it")
-                    return
+                cancelled = self._cancelling(error)
                 try:
-                    self._engine.cancel()
+                    goes_on = self._engine.leave(cancelled=cancelled)
                 except MqiError as failure:
-                    if not self._cancelling(error):
+                    if not cancelled:
                         raise
                     # The engine may still run, so the slot is not free; the reaper sees to both.
                     self._context.log.error("the job is not confirmed to have ended: %s", failure.message)
+                    return
+                if goes_on:
+                    # Job, attempt and lease stay as they are: the next run takes them over.
+                    self._context.log.info("detached: the job goes on, the next run continues with it")
                     return
             try:
                 self._keep_log()
@@ -267,7 +268,7 @@ class SimulatedBeam:
             self._site.executor,
             job,
             self._progress,
-            Patience(self._context.log, intervals_of(self._site.settings), self._pause),
+            Patience(self._context.log, self._site.executor.intervals, self._pause),
             self._keeper.check,
             self._note_job,
             self.slot,
@@ -306,12 +307,10 @@ class SimulatedBeam:
     def _raise_failure(self, status: JobStatus, parser: ProgressParser) -> None:
         if status.state is JobState.TIMED_OUT:
             raise EngineTimeoutError(f"{status.reason} (engine.timeout_seconds)")
-        if status.state is JobState.CANCELLED and self._site.executor.survives_worker:
+        if status.state is JobState.CANCELLED:
             raise JobCancelledError(f"{status.reason}; to run it again: mqi case retry {self._beam.case}")
         if status.state is JobState.FAILED and status.exit_code is None:
             raise EngineError(status.reason)
-        if status.state in (JobState.LOST, JobState.CANCELLED):
-            raise InfrastructureError(f"the engine's job is {status.state.value}: {status.reason}")
         failure = engine_failure(self._profile, status.exit_code, parser, self._scrubber.text)
         if failure is not None:
             raise failure

@@ -20,7 +20,7 @@ from mqi_dagster.ledger.leases import Lease
 from mqi_dagster.ledger.outcomes import RunVerdict
 from mqi_dagster.ledger.slots import Slot, SlotKind
 from mqi_dagster.resources.site import Site
-from mqi_dagster.settings import LOCAL, Intervals, Settings
+from mqi_dagster.settings import LOCAL, Settings
 
 
 def this_host() -> str:
@@ -168,12 +168,6 @@ def slots_of_a_beam(settings: Settings) -> int:
     """How many slots of the place where simulations run a beam takes; on a cluster a slot is a job."""
     cluster = settings.slurm_of(settings.execution.simulation)
     return settings.engine.in_use().gpus_per_beam if cluster is None else 1
-
-
-def intervals_of(settings: Settings) -> Intervals:
-    """How long the place where simulations run is waited for."""
-    cluster = settings.slurm_of(settings.execution.simulation)
-    return Intervals.model_validate({}) if cluster is None else cluster[1].intervals
 
 
 def declare_slots(site: Site) -> Need:

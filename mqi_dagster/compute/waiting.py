@@ -27,12 +27,15 @@ class Patience:
 
     Args:
         log: Of the step.
-        intervals: Waits between two tries, and when people should know.
+        intervals: Waits between two tries, and when people should know; None where nothing is tried again.
         pause: Called with the reason before each wait; stops the beam by raising.
     """
 
     def __init__(
-        self, log: dg.DagsterLogManager, intervals: Intervals, pause: Callable[[str], None] = lambda _: None
+        self,
+        log: dg.DagsterLogManager,
+        intervals: Intervals | None,
+        pause: Callable[[str], None] = lambda _: None,
     ) -> None:
         self._log = log
         self._intervals = intervals
@@ -48,8 +51,10 @@ class Patience:
         Raises:
             MqiError: What a person has to mend, or what was damaged on the way six times.
         """
-        began, failures, damaged, said, alarmed = time.monotonic(), 0, 0, "", False
         intervals = self._intervals
+        if intervals is None:
+            return call()
+        began, failures, damaged, said, alarmed = time.monotonic(), 0, 0, "", False
         backoff = Backoff(intervals.retry_seconds, intervals.retry_maximum_seconds, jitter=0.5)
         while True:
             try:
@@ -65,7 +70,7 @@ class Patience:
                 self._log.warning("%s waits: %s", what, reason)
                 said = reason
             away = time.monotonic() - began
-            if away > self._intervals.alarm_seconds and not alarmed:
+            if away > intervals.alarm_seconds and not alarmed:
                 self._log.error("%s has waited for %.0f minutes: %s", what, away / 60, reason)
                 alarmed = True
             self._pause(reason)
@@ -102,7 +107,7 @@ def wait_for_slot(context: dg.AssetExecutionContext, site: Site, beam: str) -> L
             if _look(site, need, again=doubtful):
                 # A GPU may have come back, or have been lost.
                 need = declare_slots(site)
-            held = site.ledger.lease_of(beam)
+            gone, living = _holder(context, site, site.ledger.lease_of(beam))
             found = site.ledger.acquire(
                 beam,
                 run_id,
@@ -110,8 +115,8 @@ def wait_for_slot(context: dg.AssetExecutionContext, site: Site, beam: str) -> L
                 stale_after=site.stale_after,
                 priority=site.ledger.priorities([case]).get(case, 0),
                 wait=timedelta(seconds=_POLLS_MISSED * poll),
-                gone=_ended_owner(context, site, held),
-                living=_living_owner(site, held),
+                gone=gone,
+                living=living,
             )
             if isinstance(found, Lease):
                 return found
@@ -141,22 +146,21 @@ def _look(site: Site, need: Need, *, again: bool) -> bool:
     return False
 
 
-def _ended_owner(context: dg.AssetExecutionContext, site: Site, lease: Lease | None) -> str | None:
-    """The run that holds the beam's lease, where it has ended and its job goes on without it."""
-    if lease is None or not site.executor.survives_worker:
-        return None
-    run = context.instance.get_run_by_id(lease.owner)
-    return lease.owner if run is not None and run.is_finished else None
+def _holder(
+    context: dg.AssetExecutionContext, site: Site, lease: Lease | None
+) -> tuple[str | None, str | None]:
+    """The run that holds the beam's lease: as one that is gone, as one that may be at work, or as neither.
 
-
-def _living_owner(site: Site, lease: Lease | None) -> str | None:
-    """The run that holds the beam's lease on a machine, unless its worker and engine have surely ended.
-
-    What has ended is freed for whoever is next; to take it over would be to work beside it.
+    On a cluster it is gone when it has ended: its job goes on, for the next run to take over. On a machine it
+    may be at work until its worker and engine have surely ended: what has ended is freed for whoever is next,
+    and to take it over would be to work beside it.
     """
-    if lease is None or site.executor_on(lease.host) is not None or job_ended(site, lease):
-        return None
-    return lease.owner
+    if lease is None:
+        return None, None
+    if site.executor_on(lease.host) is None:
+        return None, None if job_ended(site, lease) else lease.owner
+    run = context.instance.get_run_by_id(lease.owner)
+    return lease.owner if run is not None and run.is_finished else None, None
 
 
 def _say(context: dg.AssetExecutionContext, site: Site, beam: str, refusal: Refusal, before: str) -> str:

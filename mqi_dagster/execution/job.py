@@ -8,6 +8,8 @@ from enum import StrEnum
 from pathlib import Path, PurePosixPath
 from typing import Protocol
 
+from mqi_dagster.settings import Intervals
+
 
 @dataclass(frozen=True, slots=True)
 class Job:
@@ -69,6 +71,8 @@ class JobStatus:
     state: JobState
     exit_code: int | None = None
     reason: str = ""
+    alarm: str = ""
+    """What people should know of a job that has not ended, empty where there is nothing."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,17 +85,31 @@ class LogPiece:
 
 
 class Executor(Protocol):
-    """Runs jobs; every operation may be repeated."""
+    """Runs jobs; every operation may be repeated.
+
+    Executors differ in three things, and nobody has to ask which one this is: how long its calls are repeated
+    (`intervals`), where the engine works (`engine_folder`), and what becomes of a job whose worker stops
+    before it has ended (`leave`).
+    """
 
     name: str
-    survives_worker: bool
-    """Whether a job goes on when its worker dies, so that the next run can take it over."""
     poll_seconds: float
     """How often a waiting worker asks."""
 
     @property
+    def intervals(self) -> Intervals | None:
+        """How calls that did not get through are repeated; None where each failure is that of the attempt.
+
+        Jobs of a machine that can be away must not fail because it is.
+        """
+        ...
+
+    @property
     def engine_folder(self) -> PurePosixPath | None:
-        """The job's folder as its engine sees it, None where that is the job's own directory."""
+        """The job's folder as its engine sees it, None where that is the job's own directory.
+
+        Only in its own directory is the engine's log already here; elsewhere it is what `tail` gives.
+        """
         ...
 
     def answer(self, argv: Sequence[str]) -> str:
@@ -125,12 +143,23 @@ class Executor(Protocol):
         """
         ...
 
-    def cancel(self, job: Job, handle: JobHandle | None) -> None:
-        """End the job and everything it started; returns when it is confirmed ended.
+    def leave(self, job: Job, handle: JobHandle | None, *, cancelled: bool) -> bool:
+        """Settle what becomes of a job whose worker stops before it has ended.
+
+        A job that can go on without its worker does, unless an operator wants its end: the next submission of
+        its key, by another run, finds it. Any other is ended with everything it has started, and the call
+        returns when that is confirmed.
 
         Args:
             job: The job.
             handle: None where the submission was interrupted, so that nobody knows whether there is one.
+            cancelled: Whether an operator has cancelled the run.
+
+        Returns:
+            Whether the job goes on.
+
+        Raises:
+            MqiError: It is not confirmed that the job has ended.
         """
         ...
 
@@ -144,8 +173,4 @@ class Executor(Protocol):
 
     def give_up(self, job: Job, reason: str) -> None:
         """Let the next submission of the same key start the engine anew, though this job has ended."""
-        ...
-
-    def alarm(self, job: Job) -> str:
-        """What people should know of a waiting job now, empty where there is nothing."""
         ...

@@ -53,8 +53,8 @@ class LocalExecutor:
     """
 
     name = "local"
-    survives_worker = False
     poll_seconds = 0.25
+    intervals = None
     engine_folder = None
 
     def __init__(self, state: Path) -> None:
@@ -177,17 +177,19 @@ class LocalExecutor:
             child.verdict = JobStatus(JobState.CANCELLED, child.process.returncode, "cancelled")
         self._forget(job)
 
+    def leave(self, job: Job, handle: JobHandle | None, *, cancelled: bool) -> bool:
+        """End the engine, which is tied to this worker; see `cancel`."""
+        self.cancel(job, handle)
+        return False
+
     def clear(self, job: Job, handle: JobHandle) -> str:
         """Forget the engine, so that its key starts one anew; the job's folder goes with its worker."""
         self._children.pop(_identity(job), None)
         return ""
 
     def give_up(self, job: Job, reason: str) -> None:
-        """Nothing: each submission of a run starts an engine of its own."""
-
-    def alarm(self, job: Job) -> str:
-        """Nothing: a local engine never waits."""
-        return ""
+        """Forget the engine, so that its key starts one anew."""
+        self._children.pop(_identity(job), None)
 
     def _start(self, job: Job) -> _Child:
         log = job.directory / job.log

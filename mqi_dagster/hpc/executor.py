@@ -9,6 +9,7 @@ from __future__ import annotations
 import random
 import time
 from collections.abc import Sequence
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path, PurePosixPath
 
@@ -66,8 +67,6 @@ class SlurmExecutor:
         tps_name: Name of the engine's input file, in which the job puts its own folder.
     """
 
-    survives_worker = True
-
     def __init__(self, cluster: str, host: Host, slurm: Slurm, ledger: Ledger, tps_name: str) -> None:
         self.name = cluster
         self.connection = Connection(host)
@@ -79,6 +78,7 @@ class SlurmExecutor:
         self._cancellation = Cancellation(cluster, self.connection, slurm, ledger, self._watcher)
         self._answers: dict[tuple[str, ...], str] = {}
         self._logs: dict[str, EngineLog] = {}
+        self.intervals = slurm.intervals
         self.poll_seconds = min(1.0, slurm.intervals.poll_seconds / 2)
 
     @property
@@ -145,6 +145,10 @@ class SlurmExecutor:
         """State of the job, from the newest look at the cluster, which is made here if it is due."""
         self._watcher.poll_if_due()
         row = self._row(job.key)
+        status = self._status(job, row)
+        return status if status.state.ended else replace(status, alarm=self._alarm(row))
+
+    def _status(self, job: Job, row: ClusterJob) -> JobStatus:
         if row.adopted and row.state in _FAILURES:
             return JobStatus(
                 JobState.LOST, reason="an earlier installation's job of the same content had failed"
@@ -230,6 +234,12 @@ class SlurmExecutor:
         """End the job; see `Cancellation.cancel`."""
         self._cancellation.cancel(job.key)
 
+    def leave(self, job: Job, handle: JobHandle | None, *, cancelled: bool) -> bool:
+        """Leave the job to the next run, unless an operator has cancelled this one."""
+        if cancelled:
+            self.cancel(job, handle)
+        return not cancelled
+
     def give_up(self, job: Job, reason: str) -> None:
         """Let the next submission of this key start the engine anew: what this job left is of no use."""
         self._ledger.give_up_job(self.name, job.key, reason)
@@ -250,14 +260,13 @@ class SlurmExecutor:
         """Every job of this site on the cluster, oldest first."""
         return self._ledger.cluster_jobs(self.name)
 
-    def alarm(self, job: Job) -> str:
-        """What people should know now: a cluster that has been silent for long, or a job held for long."""
+    def _alarm(self, row: ClusterJob) -> str:
+        """A cluster that has been silent for long, or a job held for long."""
         now, limit = datetime.now(UTC), timedelta(seconds=self._slurm.intervals.alarm_seconds)
         look = self._ledger.cluster_poll(self.name)
         if look is not None and look.failing_since is not None and now - look.failing_since > limit:
             since = f"{look.failing_since:%Y-%m-%d %H:%M} UTC"
             return f"cluster {self.name} has not answered since {since}: {look.failure}"
-        row = self._row(job.key)
         if row.state is State.HELD and now - row.changed_at > limit:
             return (
                 f"job {row.job_id} is held in the queue of {self.name}: {row.reason or row.scheduler_state}"

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import Path, PurePosixPath
 from typing import cast
 
@@ -47,7 +48,6 @@ class FakeExecutor:
 
     name = "fake"
     poll_seconds = 1.0
-    engine_folder: PurePosixPath | None = None
 
     def __init__(
         self,
@@ -56,9 +56,12 @@ class FakeExecutor:
         log: Sequence[bytes] = (b"",),
         *,
         piece: int = 65_536,
-        survives: bool = True,
+        goes_on: bool = True,
     ) -> None:
-        self.survives_worker = survives
+        self.goes_on = goes_on
+        """Whether its jobs go on without their worker, on a machine that may be away."""
+        self.intervals = Intervals.model_validate({}) if goes_on else None
+        self.engine_folder = PurePosixPath("/elsewhere") if goes_on else None
         self.calls: list[str] = []
         self.alarms: list[str] = []
         self.tails: list[BaseException] = []
@@ -83,7 +86,7 @@ class FakeExecutor:
         seen = self._polls.pop(0)
         if isinstance(seen, BaseException):
             raise seen
-        return seen
+        return replace(seen, alarm=self.alarms.pop(0)) if self.alarms else seen
 
     def tail(self, job: Job, handle: JobHandle, offset: int) -> LogPiece:
         if self.tails:
@@ -99,16 +102,19 @@ class FakeExecutor:
             raise self._submits.pop(0)
         return {"Dose/box.raw": job.directory / "Dose/box.raw"}
 
-    def cancel(self, job: Job, handle: JobHandle | None) -> None:
-        self.calls.append(f"cancel {handle.job_id if handle else 'whatever there is'}")
+    def leave(self, job: Job, handle: JobHandle | None, *, cancelled: bool) -> bool:
+        goes_on = self.goes_on and not cancelled
+        if not goes_on:
+            self.calls.append(f"cancel {handle.job_id if handle else 'whatever there is'}")
+        return goes_on
 
     def clear(self, job: Job, handle: JobHandle) -> str:
         if isinstance(self.clears, BaseException):
             raise self.clears
         return self.clears
 
-    def alarm(self, job: Job) -> str:
-        return self.alarms.pop(0) if self.alarms else ""
+    def give_up(self, job: Job, reason: str) -> None:
+        self.calls.append(f"give up: {reason}")
 
     def answer(self, argv: Sequence[str]) -> str:
         return ""
@@ -163,7 +169,7 @@ class Bench:
             executor,
             job,
             cast("LiveProgress", self.told),
-            Patience(log, Intervals.model_validate({}), lambda _: self.check()),
+            Patience(log, executor.intervals, lambda _: self.check()),
             lambda: self.check(),
             lambda handle: self.noted.append(handle.job_id),
             "hpc/gpu0",
@@ -230,13 +236,6 @@ def test_any_other_end_is_not_submitted_again(bench: Make, state: JobState) -> N
     assert executor.calls.count("submit") == 1
 
 
-def test_a_job_that_dies_with_its_worker_is_not_submitted_again(bench: Make) -> None:
-    executor = FakeExecutor([LOST], survives=False)
-    on = bench(executor)
-    assert on.run.run() == LOST
-    assert executor.calls == ["submit", "poll 100"]
-
-
 def test_the_log_is_read_to_its_end_in_pieces_and_written_down(bench: Make) -> None:
     lines = [
         f"Generating particles for ({number} of 10 batches) in CPU ..\n".encode() for number in range(1, 11)
@@ -262,7 +261,7 @@ def test_the_log_of_a_start_that_is_over_is_not_of_the_result(bench: Make) -> No
 
 
 def test_a_local_log_is_the_engines_own_and_not_written_twice(bench: Make) -> None:
-    executor = FakeExecutor([SUCCEEDED], log=[b"Total histories (Particles) : 5\n"], survives=False)
+    executor = FakeExecutor([SUCCEEDED], log=[b"Total histories (Particles) : 5\n"], goes_on=False)
     on = bench(executor)
     on.run.run()
     assert on.run.parser.histories == 5
@@ -309,15 +308,18 @@ def test_after_an_interrupted_submission_a_job_may_be_in_flight(
     with pytest.raises((LeaseLostError, KeyboardInterrupt, SystemExit)):
         on.run.run()
     assert on.run.in_flight is True
-    on.run.cancel()
+    assert on.run.leave(cancelled=True) is False
     assert executor.calls[-1] == "cancel whatever there is"
     assert on.run.in_flight is False
 
 
-def test_a_local_submission_that_failed_has_started_nothing(bench: Make) -> None:
-    on = bench(FakeExecutor(submits=[InfrastructureError("no process")], survives=False))
+def test_a_machine_that_cannot_be_away_is_asked_once(bench: Make) -> None:
+    executor = FakeExecutor(submits=[InfrastructureError("no process")], goes_on=False)
+    on = bench(executor)
     with pytest.raises(InfrastructureError):
         on.run.run()
+    assert (executor.calls, on.slept) == (["submit"], 0.0)
+    assert on.run.leave(cancelled=False) is False
     assert on.run.in_flight is False
 
 
@@ -328,8 +330,21 @@ def test_whatever_interrupts_the_watching_leaves_the_job_in_flight(bench: Make, 
     with pytest.raises(type(error)):
         on.run.run()
     assert on.run.in_flight is True
-    on.run.cancel()
+    assert on.run.leave(cancelled=True) is False
     assert executor.calls[-1] == "cancel 100"
+
+
+@pytest.mark.parametrize(("goes_on", "calls"), [(True, 0), (False, 1)])
+def test_a_worker_that_stops_leaves_a_job_that_can_go_on_to_the_next_run(
+    bench: Make, goes_on: bool, calls: int
+) -> None:
+    executor = FakeExecutor([RUNNING, KeyboardInterrupt()], goes_on=goes_on)
+    on = bench(executor)
+    with pytest.raises(KeyboardInterrupt):
+        on.run.run()
+    assert on.run.leave(cancelled=False) is goes_on
+    assert on.run.in_flight is goes_on
+    assert executor.calls.count("cancel 100") == calls
 
 
 def test_who_has_lost_the_lease_stops_without_touching_the_job(bench: Make) -> None:

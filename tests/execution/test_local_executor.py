@@ -47,6 +47,23 @@ def test_the_same_key_is_started_once_and_a_cancelled_one_anew(executor: LocalEx
     executor.cancel(job, again)
 
 
+def test_a_job_that_was_given_up_is_started_anew(executor: LocalExecutor, work: Path) -> None:
+    job = make_job(work, "import sys; sys.exit(3)")
+    for _ in range(2):
+        assert finish(executor, job, executor.submit(job)).exit_code == 3
+    executor.give_up(job, "the GPU was lost")
+    assert finish(executor, job, executor.submit(job)).exit_code == 3
+    assert executor.starts.read_text() == "d1-1\nd1-1\n", "the first failure is found again until then"
+
+
+def test_a_worker_that_stops_ends_its_engine(executor: LocalExecutor, work: Path) -> None:
+    job = make_job(work, HANGS)
+    assert executor.leave(job, None, cancelled=False) is False
+    handle = executor.submit(job)
+    assert executor.leave(job, handle, cancelled=False) is False
+    assert not process_alive(handle.job_id)
+
+
 def test_two_beams_with_equal_digests_do_not_disturb_each_other(
     executor: LocalExecutor, tmp_path: Path, work: Path
 ) -> None:

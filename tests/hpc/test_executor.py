@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from datetime import timedelta
 from pathlib import Path
 
 import pytest
@@ -56,3 +57,24 @@ def test_a_setup_that_failed_is_not_told_as_an_end_of_the_engine(ledger: Ledger,
 
 def test_another_exit_code_is_the_engines(ledger: Ledger, nowhere: Connection) -> None:
     assert ended(ledger, nowhere, 3) == JobStatus(JobState.FAILED, 3, "ended with exit code 3")
+
+
+def test_a_job_that_waits_for_a_silent_cluster_raises_an_alarm_after_a_while(
+    ledger: Ledger, nowhere: Connection
+) -> None:
+    ledger.reserve_job("hpc", KEY, BEAM, "P1.fx0001/b01")
+    ledger.job_submitted("hpc", KEY, JOB_ID)
+    turn = ledger.take_turn("hpc", shortest=timedelta(seconds=10), hold=timedelta(minutes=5))
+    assert turn is not None
+    hour = timedelta(hours=1)
+    ledger.end_turn(turn, next_in=hour, interval=hour, failure="no route")
+    at_once = make_slurm(intervals={"alarm_seconds": 1e-6})
+    alarms = []
+    for slurm in (make_slurm(), at_once):
+        executor = SlurmExecutor("hpc", nowhere.host, slurm, ledger, "moqui_tps.in")
+        status = executor.poll(make_job(Path("/x")), JobHandle("hpc", JOB_ID))
+        assert status.state is JobState.WAITING
+        alarms.append(status.alarm)
+    assert alarms[0] == ""
+    assert alarms[1].startswith("cluster hpc has not answered since ")
+    assert alarms[1].endswith("UTC: no route")

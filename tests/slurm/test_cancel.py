@@ -42,7 +42,9 @@ def test_running_job(cluster: Any, bench: Callable[..., Bench]) -> None:
     beam = on.beam(seconds=20)
     handle = on.executor.submit(beam.job)
     running(cluster, on, handle.job_id)
-    on.executor.cancel(beam.job, handle)
+    assert on.executor.leave(beam.job, handle, cancelled=False) is True
+    assert live_jobs(cluster) == [handle.job_id]
+    assert on.executor.leave(beam.job, handle, cancelled=True) is False
     assert_cancelled(cluster, on, beam, handle.job_id)
 
 

@@ -8,7 +8,7 @@ from dagster._core.storage.tags import PARENT_RUN_ID_TAG
 from mqi_dagster.assets import proton
 from mqi_dagster.backoff import Backoff
 from mqi_dagster.compute.simulated_beam import SimulatedBeam
-from mqi_dagster.compute.slots import engine_failures, free_ended_leases, intervals_of
+from mqi_dagster.compute.slots import engine_failures, free_ended_leases
 from mqi_dagster.compute.waiting import Patience
 from mqi_dagster.engine.view import require_simulable
 from mqi_dagster.errors import MqiError, StoreError, Where
@@ -147,7 +147,7 @@ def simulation(attempts: int) -> dg.AssetsDefinition:
             in_images = bool(beam.manifest.ct_series) and profile.patient_ct
             # Before anything is reused: earlier code may have computed what must not be handed over.
             require_simulable(beam.plan_beam, beam.machine, profile, in_images=in_images)
-            patience = Patience(context.log, intervals_of(site.settings), _waits(context, site, key))
+            patience = Patience(context.log, site.executor.intervals, _waits(context, site, key))
             version = patience.persist("asking the engine's version", lambda: engine_version(site))
             hu_table = hu_table_of(site, beam.manifest)
             digest = raw_dose_digest(beam, csvs.digest, engine, version, hu_table)

@@ -19,6 +19,7 @@ from mqi_dagster.hu_table import HuTable
 from mqi_dagster.machine import Machine
 from mqi_dagster.settings import parse_settings
 from mqi_dagster.synthetic.defects import list_defects
+from tests.docs.code_names import is_defined
 
 ROOT = Path(__file__).resolve().parents[2]
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
@@ -215,6 +216,8 @@ def test_every_setting_named_in_a_text_exists() -> None:
         if dotted.fullmatch(code.partition(":")[0])
         and not code.endswith(".dcm")
         and page.name != "settings.md"
+        # Functions of the rooms engine, execution and handover look like settings.
+        and not is_defined(code)
     }
     assert len(named) > 20
     assert named - known == set()

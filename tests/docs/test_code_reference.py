@@ -43,7 +43,7 @@ def test_the_alarms_of_the_guide_are_those_of_the_code() -> None:
 
 
 def test_every_page_that_is_named_exists() -> None:
-    pages = [ROOT / "README.md", *sorted(DOCS.glob("*.md"))]
+    pages = [*sorted(ROOT.glob("*.md")), *sorted(DOCS.glob("*.md"))]
     there = {page.name for page in pages}
     named = {
         (page.name, name)

@@ -22,7 +22,7 @@ from mqi_dagster.synthetic.defects import list_defects
 from tests.docs.code_names import is_defined
 
 ROOT = Path(__file__).resolve().parents[2]
-PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
+PAGES = [ROOT / "README.md", *sorted({*ROOT.glob("*.md"), *ROOT.glob("docs/*.md")} - {ROOT / "README.md"})]
 PACKAGE = ROOT / "mqi_dagster"
 
 LINK = re.compile(r"!?\[[^\]]*\]\(([^)\s]+)\)")

@@ -6,8 +6,8 @@ import os
 from pathlib import Path
 
 import dagster as dg
-from dagster._core.storage.tags import GRPC_INFO_TAG
 
+from mqi_dagster.dagster_internals import GRPC_INFO_TAG
 from mqi_dagster.execution.processes import end_group, stat_of
 
 _IN_WORK = [

@@ -14,9 +14,8 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import dagster as dg
-from dagster._core.definitions.run_request import InstigatorType
-from dagster._core.scheduler.instigation import InstigatorState, InstigatorStatus, TickStatus
 
+from mqi_dagster.dagster_internals import InstigatorState, InstigatorStatus, InstigatorType, TickStatus
 from mqi_dagster.errors import MqiError
 from mqi_dagster.execution.code_location import answers, socket_path
 from mqi_dagster.execution.locks import is_held

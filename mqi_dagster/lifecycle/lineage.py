@@ -5,8 +5,8 @@ from dataclasses import dataclass
 from datetime import datetime
 
 import dagster as dg
-from dagster._core.event_api import PartitionKeyFilter
 
+from mqi_dagster.dagster_internals import PartitionKeyFilter
 from mqi_dagster.delivery.summary import SUMMARY_NAME
 from mqi_dagster.errors import KeyRejectedError, StoreError, Where
 from mqi_dagster.lifecycle.raw_dose_files import RECORD_FILE, read_record

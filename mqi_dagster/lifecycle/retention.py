@@ -10,14 +10,14 @@ from enum import StrEnum
 from pathlib import Path
 
 import dagster as dg
-from dagster._core.storage.event_log import SqliteEventLogStorage
-from dagster._core.storage.event_log.schema import (
-    AssetCheckExecutionsTable,
-    SqlEventLogStorageTable,
-)
-from dagster._core.storage.event_log.sql_event_log import SqlEventLogStorage
 from sqlalchemy import select
 
+from mqi_dagster.dagster_internals import (
+    AssetCheckExecutionsTable,
+    SqlEventLogStorage,
+    SqlEventLogStorageTable,
+    SqliteEventLogStorage,
+)
 from mqi_dagster.errors import ConfigurationError, InfrastructureError, MqiError, StoreError
 from mqi_dagster.files import size_of
 from mqi_dagster.hpc.executor import SlurmExecutor

@@ -10,8 +10,8 @@ from datetime import datetime
 from typing import Any
 
 import dagster as dg
-from dagster._core.storage.tags import SENSOR_NAME_TAG
 
+from mqi_dagster.dagster_internals import SENSOR_NAME_TAG
 from mqi_dagster.lifecycle.jobs import PARTITION_TAG, RETRY_OF_TAG, RUN_KEY_TAG
 
 _OVERLAP = 200

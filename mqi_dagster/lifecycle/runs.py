@@ -7,8 +7,8 @@ from datetime import datetime
 from enum import StrEnum
 
 import dagster as dg
-from dagster._core.storage.dagster_run import FINISHED_STATUSES
 
+from mqi_dagster.dagster_internals import FINISHED_STATUSES
 from mqi_dagster.lifecycle.causes import first_cause
 from mqi_dagster.lifecycle.jobs import PARTITION_TAG
 from mqi_dagster.lifecycle.lineage import latest_record

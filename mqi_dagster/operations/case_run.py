@@ -10,8 +10,8 @@ from pathlib import Path
 from typing import Protocol
 
 import dagster as dg
-from dagster._core.utils import make_new_run_id
 
+from mqi_dagster.dagster_internals import make_new_run_id
 from mqi_dagster.delivery.manifest import CaseManifest
 from mqi_dagster.errors import InputError
 from mqi_dagster.lifecycle.arrived import ArrivedCase, given_folder

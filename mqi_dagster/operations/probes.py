@@ -14,7 +14,7 @@ from enum import StrEnum
 from functools import partial
 from pathlib import Path
 
-from dagster._core.instance import DagsterInstance
+import dagster as dg
 from sqlalchemy import NullPool, create_engine, text
 from sqlalchemy.exc import DBAPIError, SQLAlchemyError
 
@@ -406,7 +406,7 @@ def _ledger(settings: Settings) -> Finding:
     return Finding("ledger", Verdict.FAULT, words, "update this installation, or restore the backup")
 
 
-def examine_schema(instance: DagsterInstance) -> Finding:
+def examine_schema(instance: dg.DagsterInstance) -> Finding:
     """Whether Dagster's tables are those of this version of Dagster."""
     behind = []
     storages = {

@@ -3,12 +3,14 @@
 from collections.abc import Iterator
 
 import dagster as dg
-from dagster._core.events import DagsterEvent
-from dagster._core.execution.context.system import PlanOrchestrationContext
-from dagster._core.execution.plan.plan import ExecutionPlan
-from dagster._core.execution.retries import RetryMode
-from dagster._core.executor.in_process import InProcessExecutor
 
+from mqi_dagster.dagster_internals import (
+    DagsterEvent,
+    ExecutionPlan,
+    InProcessExecutor,
+    PlanOrchestrationContext,
+    RetryMode,
+)
 from mqi_dagster.resources.site import Site
 
 

@@ -6,10 +6,10 @@ from collections.abc import Mapping
 from typing import Any
 
 import dagster as dg
-from dagster._config.config_schema import UserConfigSchema
-from dagster._serdes import ConfigurableClassData
 from dagster_postgres import DagsterPostgresStorage, PostgresEventLogStorage
 from sqlalchemy import create_engine
+
+from mqi_dagster.dagster_internals import ConfigurableClassData, UserConfigSchema
 
 _KEPT, _MOST = 1, 20
 _RECYCLE_SECONDS = 1800

@@ -10,11 +10,10 @@ import time
 from datetime import UTC, datetime, timedelta
 
 import dagster as dg
-from dagster._core.event_api import RunStatusChangeEventType
-from dagster._core.storage.tags import PARENT_RUN_ID_TAG, ROOT_RUN_ID_TAG
 
 from mqi_dagster.backoff import Backoff
 from mqi_dagster.compute.slots import engine_failures, free_ended_leases
+from mqi_dagster.dagster_internals import PARENT_RUN_ID_TAG, ROOT_RUN_ID_TAG, RunStatusChangeEventType
 from mqi_dagster.errors import LONGEST_NAME, shown
 from mqi_dagster.ledger.alarms import AlarmKind, failed_kind
 from mqi_dagster.ledger.outcomes import RunOutcome, RunVerdict

@@ -8,10 +8,10 @@ import time
 from collections.abc import Callable, Iterable
 
 import dagster as dg
-from dagster._core.events import JobFailureData, RunFailureReason
 
 from mqi_dagster.compute.run_workers import worker_lives
 from mqi_dagster.compute.slots import free_ended_leases
+from mqi_dagster.dagster_internals import JobFailureData, RunFailureReason
 from mqi_dagster.execution.sign_of_life import Life
 from mqi_dagster.ledger.database import utc_now
 from mqi_dagster.lifecycle.boundary import safe_text

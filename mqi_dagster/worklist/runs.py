@@ -14,10 +14,9 @@ from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import dagster as dg
-from dagster._core.storage.runs.schema import RunsTable
-from dagster._core.storage.runs.sql_run_storage import SqlRunStorage
 from sqlalchemy import ColumnElement, Connection, func, select
 
+from mqi_dagster.dagster_internals import RunsTable, SqlRunStorage
 from mqi_dagster.errors import ConfigurationError
 from mqi_dagster.lifecycle.jobs import CASE_TAG, GPU_TAG, UPLOAD_TAG, priority_of
 from mqi_dagster.lifecycle.runs import CONCLUSION, UNFINISHED, RunRow, RunState, run_state

@@ -3,13 +3,13 @@
 from collections.abc import Callable, Iterator
 
 import dagster as dg
-from dagster._core.storage.tags import PARENT_RUN_ID_TAG
 
 from mqi_dagster.assets import proton
 from mqi_dagster.backoff import Backoff
 from mqi_dagster.compute.simulated_beam import SimulatedBeam
 from mqi_dagster.compute.slots import engine_failures, free_ended_leases
 from mqi_dagster.compute.waiting import Patience
+from mqi_dagster.dagster_internals import PARENT_RUN_ID_TAG
 from mqi_dagster.engine.view import require_simulable
 from mqi_dagster.errors import MqiError, StoreError, Where
 from mqi_dagster.lifecycle import metadata

@@ -1,0 +1,57 @@
+"""What is used of Dagster that its public interface does not offer: the one place that names it.
+
+Dagster is pinned; `tests/test_dagster_internals.py` says of each name what is relied upon.
+"""
+
+from dagster._config.config_schema import UserConfigSchema
+from dagster._core.definitions.run_request import InstigatorType
+from dagster._core.event_api import PartitionKeyFilter, RunStatusChangeEventType
+from dagster._core.events import DagsterEvent, JobFailureData, RunFailureReason
+from dagster._core.execution.context.system import PlanOrchestrationContext
+from dagster._core.execution.plan.plan import ExecutionPlan
+from dagster._core.execution.retries import RetryMode
+from dagster._core.executor.in_process import InProcessExecutor
+from dagster._core.scheduler.instigation import InstigatorState, InstigatorStatus, TickStatus
+from dagster._core.storage.dagster_run import FINISHED_STATUSES
+from dagster._core.storage.event_log import SqliteEventLogStorage
+from dagster._core.storage.event_log.schema import AssetCheckExecutionsTable, SqlEventLogStorageTable
+from dagster._core.storage.event_log.sql_event_log import SqlEventLogStorage
+from dagster._core.storage.runs.schema import RunsTable
+from dagster._core.storage.runs.sql_run_storage import SqlRunStorage
+from dagster._core.storage.tags import GRPC_INFO_TAG, PARENT_RUN_ID_TAG, ROOT_RUN_ID_TAG, SENSOR_NAME_TAG
+from dagster._core.utils import make_new_run_id
+from dagster._core.workspace.context import WorkspaceProcessContext
+from dagster._core.workspace.load_target import WorkspaceFileTarget
+from dagster._serdes import ConfigurableClassData
+
+__all__ = [
+    "FINISHED_STATUSES",
+    "GRPC_INFO_TAG",
+    "PARENT_RUN_ID_TAG",
+    "ROOT_RUN_ID_TAG",
+    "SENSOR_NAME_TAG",
+    "AssetCheckExecutionsTable",
+    "ConfigurableClassData",
+    "DagsterEvent",
+    "ExecutionPlan",
+    "InProcessExecutor",
+    "InstigatorState",
+    "InstigatorStatus",
+    "InstigatorType",
+    "JobFailureData",
+    "PartitionKeyFilter",
+    "PlanOrchestrationContext",
+    "RetryMode",
+    "RunFailureReason",
+    "RunStatusChangeEventType",
+    "RunsTable",
+    "SqlEventLogStorage",
+    "SqlEventLogStorageTable",
+    "SqlRunStorage",
+    "SqliteEventLogStorage",
+    "TickStatus",
+    "UserConfigSchema",
+    "WorkspaceFileTarget",
+    "WorkspaceProcessContext",
+    "make_new_run_id",
+]

@@ -1,0 +1,97 @@
+"""What is relied upon of each private name of Dagster: after an upgrade, this says which one has changed."""
+
+from __future__ import annotations
+
+import ast
+import inspect
+import subprocess
+from collections.abc import Callable
+from pathlib import Path
+
+import dagster as dg
+import pytest
+
+from mqi_dagster import dagster_internals as internals
+
+ROOT = Path(__file__).resolve().parents[1]
+
+
+def takes(function: Callable[..., object], *names: str) -> bool:
+    return set(names) <= set(inspect.signature(function).parameters)
+
+
+def columns(table: object, *names: str) -> bool:
+    return set(names) <= set(table.c.keys())  # type: ignore[attr-defined]
+
+
+RELIED_UPON: dict[str, Callable[[], bool]] = {
+    "FINISHED_STATUSES": lambda: (
+        {one.value for one in internals.FINISHED_STATUSES} == {"SUCCESS", "FAILURE", "CANCELED"}
+    ),
+    "GRPC_INFO_TAG": lambda: internals.GRPC_INFO_TAG == ".dagster/grpc_info",
+    "PARENT_RUN_ID_TAG": lambda: internals.PARENT_RUN_ID_TAG == "dagster/parent_run_id",
+    "ROOT_RUN_ID_TAG": lambda: internals.ROOT_RUN_ID_TAG == "dagster/root_run_id",
+    "SENSOR_NAME_TAG": lambda: internals.SENSOR_NAME_TAG == "dagster/sensor_name",
+    "AssetCheckExecutionsTable": lambda: columns(
+        internals.AssetCheckExecutionsTable, "asset_key", "check_name", "partition", "run_id"
+    ),
+    "ConfigurableClassData": lambda: takes(
+        internals.ConfigurableClassData.__new__, "module_name", "class_name", "config_yaml"
+    ),
+    "DagsterEvent": lambda: hasattr(internals.DagsterEvent, "event_type"),
+    "ExecutionPlan": lambda: hasattr(internals.ExecutionPlan, "step_keys_to_execute"),
+    "InProcessExecutor": lambda: takes(internals.InProcessExecutor.execute, "plan_context", "execution_plan"),
+    "InstigatorState": lambda: hasattr(internals.InstigatorState, "status"),
+    "InstigatorStatus": lambda: {"RUNNING", "STOPPED"} <= set(internals.InstigatorStatus.__members__),
+    "InstigatorType": lambda: "SENSOR" in internals.InstigatorType.__members__,
+    "JobFailureData": lambda: takes(internals.JobFailureData.__new__, "error", "failure_reason"),
+    "PartitionKeyFilter": lambda: internals.PartitionKeyFilter(key="one").key == "one",
+    "PlanOrchestrationContext": lambda: isinstance(
+        inspect.getattr_static(internals.PlanOrchestrationContext, "run_id"), property
+    ),
+    "RetryMode": lambda: "ENABLED" in internals.RetryMode.__members__,
+    "RunFailureReason": lambda: "UNEXPECTED_TERMINATION" in internals.RunFailureReason.__members__,
+    "RunStatusChangeEventType": lambda: internals.RunStatusChangeEventType is not None,
+    "RunsTable": lambda: columns(
+        internals.RunsTable, "id", "run_id", "pipeline_name", "status", "partition", "create_timestamp",
+        "start_time", "end_time", "update_timestamp",
+    ),
+    "SqlEventLogStorage": lambda: takes(
+        internals.SqlEventLogStorage.get_latest_storage_id_by_partition, "asset_key", "event_type"
+    ),
+    "SqlEventLogStorageTable": lambda: columns(
+        internals.SqlEventLogStorageTable, "id", "run_id", "event", "asset_key", "partition", "timestamp"
+    ),
+    "SqlRunStorage": lambda: hasattr(internals.SqlRunStorage, "connect"),
+    "SqliteEventLogStorage": lambda: hasattr(internals.SqliteEventLogStorage, "path_for_shard"),
+    "TickStatus": lambda: {"SUCCESS", "SKIPPED", "FAILURE"} <= set(internals.TickStatus.__members__),
+    "UserConfigSchema": lambda: internals.UserConfigSchema is not None,
+    "WorkspaceFileTarget": lambda: internals.WorkspaceFileTarget(paths=["one.yaml"]).paths == ["one.yaml"],
+    "WorkspaceProcessContext": lambda: takes(
+        internals.WorkspaceProcessContext.__init__, "instance", "workspace_load_target"
+    ),
+    "make_new_run_id": lambda: len(internals.make_new_run_id()) == 36,
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", sorted(internals.__all__))
+def test_a_private_name_of_dagster_is_what_it_was(name: str) -> None:
+    assert RELIED_UPON[name]()
+
+
+def test_every_row_is_about_a_name_that_is_used() -> None:
+    assert set(RELIED_UPON) == set(internals.__all__)
+    assert dg.__version__.startswith("1.13.")
+
+
+def test_no_other_module_of_the_package_names_what_is_private() -> None:
+    listed = subprocess.run(
+        ["git", "ls-files", "--", "mqi_dagster/*.py"], cwd=ROOT, capture_output=True, text=True, check=True
+    )
+    others = []
+    for name in listed.stdout.split():
+        for node in ast.walk(ast.parse((ROOT / name).read_text())):
+            module = node.module if isinstance(node, ast.ImportFrom) else None
+            if module and module.startswith("dagster._") and name != "mqi_dagster/dagster_internals.py":
+                others.append(f"{name}:{node.lineno}")
+    assert others == []

@@ -19,7 +19,7 @@ from mqi_dagster.operations.sites import DEFAULT_SITE, require_site
 
 if TYPE_CHECKING:
     from mqi_dagster.notify.message import Channel
-    from mqi_dagster.operations.alarms_now import Listed
+    from mqi_dagster.operations.alarms import Listed
 
 
 def alarms(
@@ -31,18 +31,13 @@ def alarms(
     ] = None,
 ) -> None:
     """List what a person should know now: first what does not work at this moment, then the newest."""
-    from mqi_dagster.ledger.alarms import AlarmKind
-    from mqi_dagster.operations.alarms_now import alarms_now
+    from mqi_dagster.operations import alarms as operations
     from mqi_dagster.resources.site import Site
 
     opened = Site(require_site(site)[0])
     if dismiss is not None:
-        dismissed = opened.ledger.dismiss_alarm(dismiss)
-        if dismissed.kind is AlarmKind.RETRIED_LONG:
-            # Else its next try would raise it anew: nobody wants it any more.
-            tries = [one.run_id for one in opened.ledger.open_retries() if one.partition == dismissed.subject]
-            opened.ledger.settle_retries(tries)
-    found = alarms_now(opened, every=every)
+        operations.dismiss(opened, dismiss)
+    found = operations.alarms_now(opened, every=every)
     if as_json:
         typer.echo(json.dumps([asdict(alarm) for alarm in found], indent=1, default=datetime.isoformat))
         return

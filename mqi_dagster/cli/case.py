@@ -200,7 +200,8 @@ def show(
 ) -> None:
     """Show everything about one case, with the real paths of its files, which stand nowhere else."""
     _quiet()
-    from mqi_dagster.cli.case_show import case_report, show_case
+    from mqi_dagster.cli.case_show import show_case
+    from mqi_dagster.operations.case_report import case_report
     from mqi_dagster.operations.instance import open_instance
     from mqi_dagster.operations.site_folder import open_site
 

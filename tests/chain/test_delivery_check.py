@@ -10,7 +10,8 @@ from zoneinfo import ZoneInfo
 
 from rich.console import Console
 
-from mqi_dagster.cli.case_show import case_report, show_case
+from mqi_dagster.cli.case_show import show_case
+from mqi_dagster.operations.case_report import case_report
 from mqi_dagster.worklist import Worklist
 from tests.chain.chain import Chain, deliver
 

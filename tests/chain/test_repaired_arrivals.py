@@ -10,10 +10,10 @@ from pathlib import Path
 import dagster as dg
 import pytest
 
-from mqi_dagster.cli.case_show import case_report
 from mqi_dagster.delivery.discovery import Arrival
 from mqi_dagster.ledger.alarms import AlarmKind
 from mqi_dagster.lifecycle.arrived import ArrivedCase, cases_of
+from mqi_dagster.operations.case_report import case_report
 from mqi_dagster.resources.site import Site
 from mqi_dagster.sensors import arrivals as arrivals_sensor
 from mqi_dagster.worklist import Worklist

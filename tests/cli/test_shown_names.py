@@ -13,12 +13,13 @@ from rich.table import Table
 from rich.text import Text
 
 from mqi_dagster.cli.case_check import check_folder, show_check
-from mqi_dagster.cli.case_show import case_report, show_case
+from mqi_dagster.cli.case_show import show_case
 from mqi_dagster.cli.screen import output
 from mqi_dagster.errors import ConfigurationError
 from mqi_dagster.hu_table import read_hu_table
 from mqi_dagster.ledger.alarms import AlarmKind
 from mqi_dagster.notify.message import Message
+from mqi_dagster.operations.case_report import case_report
 from tests.chain.chain import ONE_BEAM, Chain
 
 FOLDER = "[bold red]x[/]\x1b[31m"

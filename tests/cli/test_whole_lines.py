@@ -13,7 +13,7 @@ from typer.testing import CliRunner
 
 from mqi_dagster.cli.app import app
 from mqi_dagster.cli.case_check import show_check
-from mqi_dagster.cli.case_show import CaseReport, show_case, show_cases
+from mqi_dagster.cli.case_show import show_case, show_cases
 from mqi_dagster.cli.demo import BoardDisplay
 from mqi_dagster.cli.screen import output
 from mqi_dagster.cli.top_screen import View, print_once, queue_line
@@ -22,6 +22,7 @@ from mqi_dagster.delivery.validation_findings import Finding as CaseFinding
 from mqi_dagster.delivery.validation_findings import Severity
 from mqi_dagster.ledger import Slot, SlotKind
 from mqi_dagster.operations import diagnosis
+from mqi_dagster.operations.case_report import CaseReport
 from mqi_dagster.operations.probes import Finding, Verdict
 from mqi_dagster.resources.site import Site
 from mqi_dagster.worklist import BeamStatus, CaseState, CaseStatus, GpuStatus, QueueStatus, Stage, Work

@@ -66,6 +66,19 @@ def alarms_now(site: Site, *, every: bool = False, now: datetime | None = None) 
     return fresh + stored
 
 
+def dismiss(site: Site, number: int) -> None:
+    """Clear an alarm that a person has seen; a state that goes on raises it anew.
+
+    Raises:
+        ConfigurationError: There is no such alarm.
+    """
+    dismissed = site.ledger.dismiss_alarm(number)
+    if dismissed.kind is AlarmKind.RETRIED_LONG:
+        # Else its next try would raise it anew: nobody wants it any more.
+        tries = [one.run_id for one in site.ledger.open_retries() if one.partition == dismissed.subject]
+        site.ledger.settle_retries(tries)
+
+
 def found_now(site: Site, now: datetime | None = None) -> list[Found]:
     """What does not work at this moment, whatever of it is away."""
     at = now or datetime.now(UTC)

@@ -1,0 +1,171 @@
+"""Everything about one case: where its files lie, its beams, their attempts and jobs, the first cause."""
+
+from datetime import datetime
+from pathlib import Path
+
+import dagster as dg
+from pydantic import BaseModel, ConfigDict
+
+from mqi_dagster.errors import InputError, MqiError
+from mqi_dagster.ledger.attempts import Attempt
+from mqi_dagster.ledger.cluster_jobs import ClusterJob
+from mqi_dagster.lifecycle.arrived import find_case
+from mqi_dagster.operations.results import BeamRow, beam_rows
+from mqi_dagster.partitions import beam_key
+from mqi_dagster.resources.site import Site
+from mqi_dagster.worklist import BeamStatus, CaseState, CaseStatus, Worklist
+from mqi_dagster.worklist.manifests import manifest_of
+
+
+class _Part(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class AttemptRow(_Part):
+    """One start of the engine."""
+
+    number: int
+    started_at: datetime
+    ended_at: datetime | None
+    outcome: str
+    cause: str | None
+
+
+class BeamReport(_Part):
+    """One beam of a case, and how it came to be where it is."""
+
+    result: BeamRow
+    phase: str | None
+    percent: float | None
+    slot: str | None
+    """Where it simulates now."""
+    message: str
+    """What it waits for; empty where it does not."""
+    jobs: tuple[str, ...]
+    """Its jobs on clusters, in words."""
+    attempts: tuple[AttemptRow, ...]
+
+
+class DeliveryReport(_Part):
+    """One delivery with its real place."""
+
+    number: int
+    beam: int | None
+    """None, like the other two, where its PlanInfo cannot be read."""
+    irradiated_at: datetime | None
+    layers: tuple[int, int] | None
+    folder: Path
+
+
+class CaseReport(_Part):
+    """Everything about one case; the only place where real paths are shown."""
+
+    row: CaseStatus
+    machine: str | None = None
+    clinical_fraction: int | None = None
+    plan: Path | None = None
+    deliveries: tuple[DeliveryReport, ...] = ()
+    ct_images: int = 0
+    notes: tuple[str, ...] = ()
+    beams: tuple[BeamReport, ...] = ()
+    first_cause: str | None = None
+    next_step: str | None = None
+
+
+def case_report(instance: dg.DagsterInstance, site: Site, case: str) -> CaseReport:
+    """Everything about one case.
+
+    Raises:
+        InputError: Nobody knows it.
+    """
+    work = Worklist(instance, site, site.ledger)
+    work.look()
+    row = work.case(case)
+    if row is None:
+        raise InputError("the case is not known here; `mqi case list` names those that are")
+    stands: list[CaseStatus | BeamStatus] = [row, *work.beams_of(case)]
+    broken = next((stand for stand in stands if stand.state is CaseState.FAILED), None)
+    cause, step = (broken.reason, broken.next_step) if broken is not None else (None, None)
+    manifest = manifest_of(instance, site, case)
+    # After a failed intake the numbers in its errors are those of the files that stand there now.
+    fallen = [stand for stand in stands if stand.state is CaseState.FAILED]
+    intake_failed = fallen == [row]
+    if manifest is None or intake_failed:
+        return CaseReport(row=row, deliveries=_as_it_stands(site, case), first_cause=cause, next_step=step)
+    return CaseReport(
+        row=row,
+        machine=manifest.machine_id,
+        clinical_fraction=manifest.clinical_fraction,
+        plan=manifest.plan.path,
+        deliveries=tuple(
+            DeliveryReport(
+                number=delivery.number,
+                beam=delivery.beam_number,
+                irradiated_at=delivery.irradiated_at,
+                layers=(delivery.first_layer, delivery.last_layer),
+                folder=delivery.folder,
+            )
+            for delivery in manifest.deliveries
+        ),
+        ct_images=len(manifest.ct_series),
+        notes=manifest.notes,
+        beams=tuple(_beam(site, case, result) for result in beam_rows(instance, site, case)),
+        first_cause=cause,
+        next_step=step,
+    )
+
+
+def _as_it_stands(site: Site, case: str) -> tuple[DeliveryReport, ...]:
+    """The deliveries of a case that has no manifest, with the numbers that its errors use."""
+    try:
+        found = find_case(site, case)
+    except (MqiError, OSError):
+        # It is not there any more, or cannot be read: the first cause says so.
+        return ()
+    # Without a readable plan the arrival has no case of a fraction, but its deliveries are there.
+    fractions = (found.fraction,) if found.fraction is not None else found.survey.fractions
+    headers = {one.folder: one for each in fractions for one in (*each.deliveries, *each.setup)}
+    broken = {one.folder: one.irradiated_at for each in fractions for one in each.broken}
+    folders = [folder for each in fractions for folder in each.folders]
+    return tuple(
+        DeliveryReport(
+            number=number,
+            beam=header.info.beam_number if header is not None else None,
+            irradiated_at=header.irradiated_at if header is not None else broken.get(folder),
+            layers=(header.info.first_layer, header.info.last_layer) if header is not None else None,
+            folder=folder,
+        )
+        for number, folder in enumerate(folders, start=1)
+        for header in (headers.get(folder),)
+    )
+
+
+def _beam(site: Site, case: str, result: BeamRow) -> BeamReport:
+    key = beam_key(case, result.beam)
+    progress = site.ledger.progress(key)
+    lease = site.ledger.lease_of(key)
+    return BeamReport(
+        result=result,
+        phase=progress.phase if progress is not None else None,
+        percent=progress.percent if progress is not None else None,
+        slot=lease.name if lease is not None else None,
+        message=progress.message if progress is not None else "",
+        jobs=tuple(_words(job) for job in site.ledger.cluster_jobs(beam=key)),
+        attempts=tuple(_attempt(attempt) for attempt in site.ledger.attempts(key)),
+    )
+
+
+def _words(job: ClusterJob) -> str:
+    scheduler = f" ({job.scheduler_state})" if job.scheduler_state else ""
+    before = f", after {', '.join(job.retired)}" if job.retired else ""
+    return f"job {job.job_id or 'not submitted'} on {job.cluster}{before}: {job.state.value}{scheduler}"
+
+
+def _attempt(attempt: Attempt) -> AttemptRow:
+    return AttemptRow(
+        number=attempt.number,
+        started_at=attempt.started_at,
+        ended_at=attempt.ended_at,
+        outcome=attempt.outcome.value if attempt.outcome is not None else "in work",
+        cause=attempt.cause,
+    )

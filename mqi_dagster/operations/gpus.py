@@ -1,0 +1,173 @@
+"""The GPUs and slots of a site: who has them, and taking them out of the pool and putting them back."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+from mqi_dagster.compute.slots import declare_slots, look_at
+from mqi_dagster.errors import ConfigurationError, UnreachableError
+from mqi_dagster.ledger.availability import absence
+from mqi_dagster.ledger.gpus import GpuUsage
+from mqi_dagster.ledger.leases import Lease
+from mqi_dagster.ledger.ledger import Ledger
+from mqi_dagster.ledger.slots import Slot
+from mqi_dagster.lifecycle.jobs import POOL
+from mqi_dagster.operations.instance import open_instance, pool_limit, set_pool_limit, simulations_at_once
+from mqi_dagster.operations.sites import settings_path
+from mqi_dagster.resources.site import Site
+from mqi_dagster.worklist.pool import side_by_side
+
+_REASON = re.compile(r"[^\x00-\x1f\x7f]{1,200}")
+
+_SEEN = (
+    "name",
+    "used_mb",
+    "utilisation_percent",
+    "temperature_c",
+    "sm_clock_mhz",
+    "memory_clock_mhz",
+    "foreign_processes",
+    "allocated",
+)
+
+
+def gpu_rows(ledger: Ledger) -> list[dict[str, Any]]:
+    """One row a slot, and one a GPU that is seen and in no pool."""
+    rows, others = side_by_side(ledger.slots(), ledger.leases(), ledger.gpus())
+    return [*(_row(*row) for row in rows), *(_unpooled(look) for look in others)]
+
+
+def _row(slot: Slot, lease: Lease | None, look: GpuUsage | None) -> dict[str, Any]:
+    state = "leased" if lease is not None else "free"
+    if slot.switched_off_at is not None:
+        state = f"off: {slot.switched_off_reason}"
+    elif not slot.in_service:
+        state = absence(None if look is None else look.seen_at)
+    elif lease is None and look is not None and look.foreign_processes:
+        state = f"{look.foreign_processes} foreign processes"
+    return {
+        "slot": slot.name,
+        "host": slot.host,
+        "kind": slot.kind.value,
+        "index": slot.index,
+        "uuid": slot.uuid,
+        "in_pool": slot.usable,
+        "state": state,
+        "beam": None if lease is None else lease.beam,
+        "run": None if lease is None else lease.owner,
+        "memory_mb": slot.memory_mb or (None if look is None else look.memory_mb),
+        **_seen(look),
+    }
+
+
+def _unpooled(look: GpuUsage) -> dict[str, Any]:
+    taken = {True: "in use", False: "free", None: "not of the pool"}[look.allocated]
+    return {
+        "slot": f"{look.host}/{look.uuid}" if look.allocated is not None else f"{look.host}/gpu{look.index}",
+        "host": look.host,
+        "kind": "gpu",
+        "index": look.index,
+        "uuid": look.uuid,
+        "in_pool": False,
+        "state": taken,
+        "beam": None,
+        "run": None,
+        "memory_mb": look.memory_mb,
+        **_seen(look),
+    }
+
+
+def _seen(look: GpuUsage | None) -> dict[str, Any]:
+    values = dict.fromkeys(_SEEN) if look is None else asdict(look)
+    seen_at = None if look is None else look.seen_at.isoformat(timespec="seconds")
+    return {**{name: values[name] for name in _SEEN}, "seen_at": seen_at}
+
+
+def open_pool(place: Path) -> Site:
+    """The site of a folder or settings file, its slots declared."""
+    site = Site(settings_path(place))
+    declare_slots(site)
+    return site
+
+
+def _find(site: Site, name: str) -> Slot:
+    host, _, rest = name.rpartition("/")
+    found = [
+        slot
+        for slot in site.ledger.slots()
+        if slot.host == host
+        and rest in (str(slot.index), slot.uuid or None, f"{slot.kind.value}{slot.index}")
+    ]
+    in_service = [slot for slot in found if slot.in_service] or found
+    if len(in_service) != 1:
+        known = ", ".join(slot.name for slot in site.ledger.slots())
+        raise ConfigurationError(f"{name} is no slot of the pool (known: {known})")
+    return in_service[0]
+
+
+def _adapt(site: Site) -> int:
+    """Bring the limit of the pool in step with what is switched off; the limit."""
+    with open_instance(site.settings) as instance:
+        set_pool_limit(instance, site.settings, site.ledger)
+    return pool_limit(site.settings, site.ledger)
+
+
+def sampled(site: Site) -> str:
+    """Sample the GPUs, and say why that failed; empty where it did not."""
+    try:
+        look_at(site, site.settings.execution.gpu_monitoring)
+    except UnreachableError as error:
+        return error.message
+    return ""
+
+
+def switch_off(site: Site, name: str, reason: str) -> tuple[str, int]:
+    """Take a slot out of the pool; the beam that has it keeps it to its end.
+
+    Args:
+        site: The site.
+        name: Host and index or UUID of the slot.
+        reason: Shown to everybody who waits.
+
+    Returns:
+        The slot's name, and how many runs may simulate or wait now.
+
+    Raises:
+        ConfigurationError: It is no slot, or the reason is no line of at most 200 characters.
+    """
+    if not _REASON.fullmatch(reason):
+        raise ConfigurationError("a reason is one line of at most 200 characters")
+    found = _find(site, name)
+    site.ledger.switch_off(found.host, found.kind.value, found.index, reason)
+    return found.name, _adapt(site)
+
+
+def switch_on(site: Site, name: str) -> tuple[str, int]:
+    """Put a slot back into the pool; see :func:`switch_off`."""
+    found = _find(site, name)
+    site.ledger.switch_on(found.host, found.kind.value, found.index)
+    return found.name, _adapt(site)
+
+
+def set_limit(site: Site, runs: int | None) -> int:
+    """Set how many runs may simulate or wait for a slot at once; None: slots and buffer say so.
+
+    Returns:
+        How many it are now.
+
+    Raises:
+        ConfigurationError: More than the slots and `execution.pool_buffer` allow.
+    """
+    settings = site.settings
+    at_once = simulations_at_once(settings, site.ledger, switched_off_too=True)
+    buffer = settings.execution.pool_buffer
+    if runs is not None and runs > at_once + buffer:
+        raise ConfigurationError(
+            f"{runs} runs are more than {at_once} simulations and a buffer of {buffer}: the others would only"
+            " wait; raise execution.pool_buffer where that is wanted"
+        )
+    site.ledger.set_pool_limit(POOL, runs)
+    return _adapt(site)

@@ -66,8 +66,10 @@ def off(
     site: SiteOption = DEFAULT_SITE,
 ) -> None:
     """Take a GPU or slot out of the pool; the beam that has it keeps it to its end."""
-    from mqi_dagster.operations.gpus import open_pool, switch_off
+    from mqi_dagster.operations.gpus import REASON, open_pool, switch_off
 
+    if not REASON.fullmatch(reason):
+        raise typer.BadParameter("--reason is one line of at most 200 characters")
     name, limit = switch_off(open_pool(site), slot, reason)
     _say(f"{name} is out of the pool", limit)
 

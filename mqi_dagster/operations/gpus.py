@@ -20,7 +20,7 @@ from mqi_dagster.operations.sites import settings_path
 from mqi_dagster.resources.site import Site
 from mqi_dagster.worklist.pool import side_by_side
 
-_REASON = re.compile(r"[^\x00-\x1f\x7f]{1,200}")
+REASON = re.compile(r"[^\x00-\x1f\x7f]{1,200}")
 
 _SEEN = (
     "name",
@@ -138,7 +138,7 @@ def switch_off(site: Site, name: str, reason: str) -> tuple[str, int]:
     Raises:
         ConfigurationError: It is no slot, or the reason is no line of at most 200 characters.
     """
-    if not _REASON.fullmatch(reason):
+    if not REASON.fullmatch(reason):
         raise ConfigurationError("a reason is one line of at most 200 characters")
     found = _find(site, name)
     site.ledger.switch_off(found.host, found.kind.value, found.index, reason)

@@ -30,6 +30,13 @@ def test_every_function_and_class_that_the_page_names_exists() -> None:
     assert sorted({name for name in named if not is_defined(name)} - settings) == []
 
 
+def test_every_word_of_the_code_that_stands_alone_is_in_the_code() -> None:
+    alone = {span for span in SPANS if re.fullmatch(r"[A-Za-z]\w+", span)} - {"mqi"}
+    assert {"raw_dose", "mu_per_count"} <= alone
+    code = {word for file in PACKAGE.rglob("*.py") for word in re.findall(r"\w+", file.read_text("utf-8"))}
+    assert alone - code == set()
+
+
 def test_a_name_that_is_not_in_the_code_is_noticed() -> None:
     assert is_defined("engine.view.prepare_view") and is_defined("store.store.Store.publish")
     assert not is_defined("engine.view.prepare_nothing")

@@ -16,7 +16,7 @@ from rich.text import Text
 from mqi_dagster.cli.options import SiteOption
 from mqi_dagster.cli.screen import output
 from mqi_dagster.errors import ConfigurationError
-from mqi_dagster.operations.services import Service
+from mqi_dagster.operations.service_locks import Service
 from mqi_dagster.operations.sites import DEFAULT_SITE, SETTINGS_NAME, SITE_VARIABLE, local_zone, require_site
 
 if TYPE_CHECKING:

@@ -46,7 +46,8 @@ from mqi_dagster.operations.probes import (
     guarded,
     words_of,
 )
-from mqi_dagster.operations.services import Services, held
+from mqi_dagster.operations.service_locks import held
+from mqi_dagster.operations.services import Services
 from mqi_dagster.operations.settings_text import configuration_problems
 from mqi_dagster.operations.site_folder import require_own_secret
 from mqi_dagster.operations.sites import local_zone, settings_path

@@ -31,9 +31,9 @@ from mqi_dagster.ledger.database import revision_of, try_out
 from mqi_dagster.ledger.ledger import Ledger
 from mqi_dagster.ledger.place import LEDGER_FILE, ledger_url, server_url
 from mqi_dagster.ledger.tables import REVISION
-from mqi_dagster.operations import services
+from mqi_dagster.operations import service_locks
 from mqi_dagster.operations.backup import LAST_BACKUP
-from mqi_dagster.operations.services import Service
+from mqi_dagster.operations.service_locks import Service
 from mqi_dagster.settings import LOCAL, HandoverAccess, Host, Settings, Slurm
 
 
@@ -426,7 +426,7 @@ def examine_schema(instance: dg.DagsterInstance) -> Finding:
 
 def examine_units(settings: Settings) -> Iterator[Finding]:
     """What the service manager of this machine knows of us; nothing where there is none."""
-    running = services.held(settings)
+    running = service_locks.held(settings)
     if running:
         missing = [service for service in Service if service not in running]
         found = f"run by a service manager: {', '.join(running)}"

@@ -15,7 +15,7 @@ from mqi_dagster.files import private_folder, sha256_file, sync_file, sync_folde
 from mqi_dagster.ledger.ledger import Ledger
 from mqi_dagster.ledger.place import LEDGER_FILE, ledger_file, ledger_url, server_url
 from mqi_dagster.ledger.tables import REVISION
-from mqi_dagster.operations import services
+from mqi_dagster.operations import service_locks
 from mqi_dagster.operations.backup import (
     DAGSTER,
     DATA,
@@ -78,7 +78,7 @@ def restore_backup(
 
 def _require_free(folder: Path, settings: Settings, *, overwrite: bool) -> None:
     found = Services(folder / SETTINGS_NAME, settings).recorded()
-    if services.held(settings) or (found is not None and len(found.dead()) < len(found.processes)):
+    if service_locks.held(settings) or (found is not None and len(found.dead()) < len(found.processes)):
         raise ConfigurationError("services of this site are running: stop them first")
     if overwrite:
         return

@@ -15,19 +15,18 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, replace
 from datetime import timedelta
-from enum import StrEnum
 from pathlib import Path
 
 from mqi_dagster.compute.run_workers import end_workers, fail_orphaned_runs
 from mqi_dagster.errors import ConfigurationError, InfrastructureError
 from mqi_dagster.execution.code_location import answers, socket_path
-from mqi_dagster.execution.locks import is_held
 from mqi_dagster.execution.processes import end_group, process_alive, process_id, resolve_program
 from mqi_dagster.files import remove_unchanged, write_whole
 from mqi_dagster.ledger.ledger import Ledger
 from mqi_dagster.ledger.place import announce_server, ledger_url
-from mqi_dagster.operations import services
+from mqi_dagster.operations import service_locks
 from mqi_dagster.operations.instance import open_instance, set_pool_limit, write_instance
+from mqi_dagster.operations.service_locks import Service, ever_held
 from mqi_dagster.resources.site import SETTINGS_VARIABLE
 from mqi_dagster.settings import Settings
 from mqi_dagster.store.store import Store
@@ -79,51 +78,6 @@ class Pages:
             (entry.get("locationOrLoadError") or {}).get("__typename") == "RepositoryLocation"
             for entry in entries
         )
-
-
-class Service(StrEnum):
-    """A process of a site."""
-
-    CODE = "code"
-    """The code location: holds the definitions, evaluates sensors, starts the runs."""
-    DAEMON = "daemon"
-    PAGES = "pages"
-    VIEWER = "viewer"
-    """The same pages, on which nothing can be started or changed."""
-    WATCH = "watch"
-    """Raises and tells the alarms of the others, for which these would be too dead."""
-
-
-def _path(settings: Settings, service: Service) -> Path:
-    return settings.paths.state / f"service-{service}.lock"
-
-
-def take(settings: Settings, service: Service) -> int:
-    """Hold a service's lock until this process ends, also as another program; the descriptor.
-
-    Raises:
-        ConfigurationError: Another process is this service already.
-    """
-    settings.paths.state.mkdir(parents=True, exist_ok=True)
-    lock = os.open(_path(settings, service), os.O_RDWR | os.O_CREAT, 0o600)
-    # It must outlive the exec; the programs close it in what they start.
-    os.set_inheritable(lock, True)
-    try:
-        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        os.close(lock)
-        raise ConfigurationError(f"the service {service} of this site runs already") from None
-    return lock
-
-
-def held(settings: Settings) -> list[Service]:
-    """The services that a service manager runs now."""
-    return [service for service in Service if is_held(_path(settings, service))]
-
-
-def ever_held(settings: Settings) -> bool:
-    """Whether a service manager has ever run services of this site."""
-    return any(_path(settings, service).exists() for service in Service)
 
 
 def write_workspace(settings: Settings) -> Path:
@@ -484,7 +438,7 @@ def require_no_service_manager(settings: Settings) -> None:
     Raises:
         ConfigurationError: A service manager runs services of this site.
     """
-    if running := services.held(settings):
+    if running := service_locks.held(settings):
         raise ConfigurationError(
             f"a service manager runs {', '.join(running)} of this site: systemctl stop mqi.target"
         )
@@ -500,7 +454,7 @@ def become_service(service: Service, settings_file: Path, settings: Settings) ->
     found = Services(settings_file, settings).recorded()
     if found is not None and len(found.dead()) < len(found.processes):
         raise ConfigurationError("`mqi dev` runs this site: mqi stop ends it")
-    services.take(settings, service)
+    service_locks.take(settings, service)
     if service is Service.CODE:
         _make_ready(settings)
     elif service is not Service.WATCH:

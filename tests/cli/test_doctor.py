@@ -12,7 +12,7 @@ from typer.testing import CliRunner
 
 from mqi_dagster.cli.app import app
 from mqi_dagster.engine.embedded.install import Installation
-from mqi_dagster.operations.services import Service, take
+from mqi_dagster.operations.service_locks import Service, take
 from mqi_dagster.settings import read_settings
 
 

@@ -17,7 +17,8 @@ import pytest
 from pydantic import ValidationError
 
 from mqi_dagster.operations.page_server import PageGuard
-from mqi_dagster.operations.services import Service, command_of
+from mqi_dagster.operations.service_locks import Service
+from mqi_dagster.operations.services import command_of
 from mqi_dagster.settings import Settings
 from tests.pages.served import MUTATION, left_behind, served
 

@@ -19,9 +19,9 @@ from mqi_dagster.compute.slots import this_host
 from mqi_dagster.errors import ConfigurationError, MqiError
 from mqi_dagster.ledger import Lease, Ledger, Need, Slot, SlotKind
 from mqi_dagster.ledger.place import ledger_url
-from mqi_dagster.operations import services
+from mqi_dagster.operations import service_locks
 from mqi_dagster.operations.instance import open_instance
-from mqi_dagster.operations.services import Service
+from mqi_dagster.operations.service_locks import Service
 from mqi_dagster.resources.site import Site
 from mqi_dagster.settings import Settings, read_settings
 from tests.postgres.postgres_server import Server, on_postgres, running_postgres
@@ -140,7 +140,7 @@ def test_what_is_there_is_replaced_only_on_demand(site: Path, tmp_path: Path) ->
 def test_a_site_whose_services_run_is_not_restored_over(site: Path, tmp_path: Path) -> None:
     mqi("backup", tmp_path / "backup", "--site", site)
     settings = read_settings(site / "mqi.yaml")
-    lock = services.take(settings, Service.DAEMON)
+    lock = service_locks.take(settings, Service.DAEMON)
     try:
         with pytest.raises(ConfigurationError, match="running"):
             mqi("restore", tmp_path / "backup", site, "--overwrite")

@@ -22,7 +22,7 @@ from mqi_dagster.operations.probes import (
     examine_units,
     examine_way_in,
 )
-from mqi_dagster.operations.services import Service, take
+from mqi_dagster.operations.service_locks import Service, take
 from mqi_dagster.settings import Settings, parse_settings
 from tests.postgres.postgres_server import Server, running_postgres
 

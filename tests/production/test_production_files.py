@@ -12,7 +12,7 @@ import typer
 import yaml
 
 from mqi_dagster.cli.app import app
-from mqi_dagster.operations.services import Service
+from mqi_dagster.operations.service_locks import Service
 
 PRODUCTION = Path(__file__).resolve().parents[2] / "deploy" / "production"
 UNITS = sorted((PRODUCTION / "systemd").glob("*.service"))

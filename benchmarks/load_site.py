@@ -123,7 +123,7 @@ class LoadSite:
             job = build_definitions(self.site).resolve_job_def("intake")
             assert job.execute_in_process(instance=instance, partition_key=original).success
             self.site.ledger.mark_requested(original, "seeded")
-            manifest = read_manifest(instance, self.site, original)
+            manifest = read_manifest(instance, self.site.store, original)
             for number in range(1, cases):
                 self._copy(instance, manifest, f"P{number:09d}.fx0001")
 

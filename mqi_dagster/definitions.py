@@ -1,10 +1,13 @@
 """Everything meets here, and only here: assets, checks, sensors, jobs, resources, executor."""
 
+from collections.abc import Mapping
+
 import dagster as dg
 
 from mqi_dagster.assets.proton import dose, handover, intake, interpretation, simulation
 from mqi_dagster.lifecycle.health import PROMPT_SECONDS, UNHURRIED_SECONDS
 from mqi_dagster.lifecycle.jobs import beam_job, conclusion_job, intake_job
+from mqi_dagster.resources.composed import resources_of
 from mqi_dagster.resources.run_worker import watched_executor
 from mqi_dagster.resources.site import Site
 from mqi_dagster.sensors.alarms import alarms
@@ -20,8 +23,14 @@ from mqi_dagster.sensors.retention import retention
 _UNCONFIGURED_INTERVAL = 30
 
 
-def build_definitions(site: Site) -> dg.Definitions:
-    """The code location of one site."""
+def build_definitions(site: Site, resources: Mapping[str, object] | None = None) -> dg.Definitions:
+    """The code location of one site.
+
+    Args:
+        site: The installation.
+        resources: What stands in for the resources of these names, see `resources_of`: each an object whose
+            ``open`` gives what theirs gives.
+    """
     configured = site.settings_file.is_file()
     interval = site.settings.intake.scan_interval_seconds if configured else _UNCONFIGURED_INTERVAL
     unhurried = max(interval, UNHURRIED_SECONDS)
@@ -54,7 +63,7 @@ def build_definitions(site: Site) -> dg.Definitions:
             *(sensor(min(PROMPT_SECONDS, unhurried)) for sensor in (alarms, notifications)),
             retention(configured and site.settings.retention.daily),
         ],
-        resources={"site": site},
+        resources={**resources_of(site), **(resources or {})},
         # Also governs runs that the pages start, which know nothing of our jobs.
         executor=watched_executor(site),
     )

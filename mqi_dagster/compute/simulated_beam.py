@@ -27,7 +27,7 @@ from mqi_dagster.errors import (
     MqiError,
     Retry,
 )
-from mqi_dagster.execution.job import Job, JobHandle, JobState, JobStatus
+from mqi_dagster.execution.job import Executor, Job, JobHandle, JobState, JobStatus
 from mqi_dagster.execution.scrub import Scrubber
 from mqi_dagster.files import write_whole
 from mqi_dagster.hu_table import HuTable
@@ -40,8 +40,10 @@ from mqi_dagster.lifecycle.digests import tps_file_digest
 from mqi_dagster.lifecycle.lineage import store_place
 from mqi_dagster.lifecycle.raw_dose_files import RECORD_FILE, RawDoseRecord, copy_files
 from mqi_dagster.partitions import beam_folder
+from mqi_dagster.resources.gpu_pool import GpuPool
 from mqi_dagster.resources.site import Site
 from mqi_dagster.store.published import Published
+from mqi_dagster.store.store import Store
 
 LOG_NAME = "engine.log"
 WATER_SURFACE_MM = 20.0
@@ -56,6 +58,9 @@ class SimulatedBeam:
     Args:
         context: Of the step.
         site: The installation.
+        executor: Where its engines run.
+        pool: Its slots.
+        store: Its results.
         beam: The beam.
         csvs: Its published CSVs.
         digest: Digest of the raw dose to be made.
@@ -67,6 +72,9 @@ class SimulatedBeam:
         self,
         context: dg.AssetExecutionContext,
         site: Site,
+        executor: Executor,
+        pool: GpuPool,
+        store: Store,
         beam: BeamAtWork,
         csvs: Published,
         digest: str,
@@ -75,6 +83,9 @@ class SimulatedBeam:
     ) -> None:
         self._context = context
         self._site = site
+        self._executor = executor
+        self._pool = pool
+        self._store = store
         self._beam = beam
         self._csvs = csvs
         self._digest = digest
@@ -98,7 +109,7 @@ class SimulatedBeam:
         Returns:
             That result, or None when the slot is held.
         """
-        self._lease = wait_for_slot(self._context, self._site, self._beam.key)
+        self._lease = wait_for_slot(self._context, self._site, self._pool, self._beam.key)
         made = made_meanwhile()
         if made is not None:
             self._site.ledger.release(self._lease)
@@ -222,7 +233,7 @@ class SimulatedBeam:
             # The engine sees only the GPUs it was given, so it counts them from 0.
             gpu_index=0,
             gpu_count=gpus_seen(self._held, settings),
-            seen_as=self._site.executor.engine_folder,
+            seen_as=self._executor.engine_folder,
         )
         digest = tps_file_digest(
             self._beam,
@@ -233,13 +244,13 @@ class SimulatedBeam:
             view.tps.for_digest(),
         )
         case, folder = store_place(self._beam.key)
-        with self._site.store.stage(case, folder, "tps_file") as staging:
+        with self._store.stage(case, folder, "tps_file") as staging:
             shutil.copyfile(view.tps_path, staging / TPS_NAME)
             meta = {
                 "particles_per_history": view.particles_per_history,
                 "expected_histories": view.expected_histories,
             }
-            tps = self._site.store.publish(staging, case, folder, "tps_file", digest, meta=meta)
+            tps = self._store.publish(staging, case, folder, "tps_file", digest, meta=meta)
         return tps, view
 
     def simulate(self, view: JobView, tps: Published) -> Published:
@@ -265,10 +276,10 @@ class SimulatedBeam:
         started = mark_start(view)
         engine = EngineRun(
             self._context.log,
-            self._site.executor,
+            self._executor,
             job,
             self._progress,
-            Patience(self._context.log, self._site.executor.intervals, self._pause),
+            Patience(self._context.log, self._executor.intervals, self._pause),
             self._keeper.check,
             self._note_job,
             self.slot,
@@ -279,7 +290,7 @@ class SimulatedBeam:
             self._raise_failure(status, engine.parser)
         except InfrastructureError as error:
             # The attempt is repeated under the same key, and must not find this job again.
-            self._site.executor.give_up(job, error.message)
+            self._executor.give_up(job, error.message)
             raise
         self._progress.phase("verifying")
         fetched = engine.fetch()
@@ -325,7 +336,7 @@ class SimulatedBeam:
     ) -> Published:
         case, folder = store_place(self._beam.key)
         phantom = view.tps.using_phantom_geo
-        with self._site.store.stage(case, folder, "raw_dose") as staging:
+        with self._store.stage(case, folder, "raw_dose") as staging:
             record = RawDoseRecord(
                 beam_name=view.beam_name,
                 engine=self._site.settings.engine.profile,
@@ -349,4 +360,4 @@ class SimulatedBeam:
                 "histories": dose.histories,
                 "uncertainty_percent": parser.uncertainty_percent,
             }
-            return self._site.store.publish(staging, case, folder, "raw_dose", self._digest, meta=meta)
+            return self._store.publish(staging, case, folder, "raw_dose", self._digest, meta=meta)

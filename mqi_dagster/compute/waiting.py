@@ -9,11 +9,11 @@ from typing import TypeVar
 import dagster as dg
 
 from mqi_dagster.backoff import Backoff
-from mqi_dagster.compute.slots import declare_slots, free_ended_leases, job_ended, sample_here
 from mqi_dagster.errors import InfrastructureError, MqiError, Retry, UnreachableError
 from mqi_dagster.ledger.availability import Need, Refusal
 from mqi_dagster.ledger.leases import Lease
 from mqi_dagster.partitions import split_beam_key
+from mqi_dagster.resources.gpu_pool import GpuPool
 from mqi_dagster.resources.site import Site
 from mqi_dagster.settings import Intervals
 
@@ -89,25 +89,26 @@ _POLLS_MISSED = 10
 """After so many polls that did not come, a run does not count as waiting any more."""
 
 
-def wait_for_slot(context: dg.AssetExecutionContext, site: Site, beam: str) -> Lease:
+def wait_for_slot(context: dg.AssetExecutionContext, site: Site, pool: GpuPool, beam: str) -> Lease:
     """The lease of a beam, once there is a slot for it.
 
     Args:
         context: Of the step.
         site: The installation.
+        pool: Its slots.
         beam: Beam key.
     """
-    need = declare_slots(site)
+    need = pool.declare()
     run_id, waiting, doubtful = context.run.run_id, "", False
     poll = site.settings.execution.lease_poll_seconds
     case = split_beam_key(beam)[0]
     try:
         while True:
-            free_ended_leases(context.instance, site)
-            if _look(site, need, again=doubtful):
+            pool.free_ended(context.instance)
+            if _look(site, pool, need, again=doubtful):
                 # A GPU may have come back, or have been lost.
-                need = declare_slots(site)
-            gone, living = _holder(context, site, site.ledger.lease_of(beam))
+                need = pool.declare()
+            gone, living = _holder(context, site, pool, site.ledger.lease_of(beam))
             found = site.ledger.acquire(
                 beam,
                 run_id,
@@ -130,7 +131,7 @@ def wait_for_slot(context: dg.AssetExecutionContext, site: Site, beam: str) -> L
         raise
 
 
-def _look(site: Site, need: Need, *, again: bool) -> bool:
+def _look(site: Site, pool: GpuPool, need: Need, *, again: bool) -> bool:
     """Look at the GPUs of this machine where the last look is too old to decide, or has just refused one.
 
     Returns:
@@ -141,13 +142,13 @@ def _look(site: Site, need: Need, *, again: bool) -> bool:
     now = datetime.now(UTC)
     seen = [gpu for gpu in site.ledger.gpus() if gpu.host == need.host]
     if again or not seen or not all(gpu.is_fresh(now, need.look) for gpu in seen):
-        sample_here(site)
+        pool.sample_here()
         return True
     return False
 
 
 def _holder(
-    context: dg.AssetExecutionContext, site: Site, lease: Lease | None
+    context: dg.AssetExecutionContext, site: Site, pool: GpuPool, lease: Lease | None
 ) -> tuple[str | None, str | None]:
     """The run that holds the beam's lease: as one that is gone, as one that may be at work, or as neither.
 
@@ -158,7 +159,7 @@ def _holder(
     if lease is None:
         return None, None
     if site.executor_on(lease.host) is None:
-        return None, None if job_ended(site, lease) else lease.owner
+        return None, None if pool.job_ended(lease) else lease.owner
     run = context.instance.get_run_by_id(lease.owner)
     return lease.owner if run is not None and run.is_finished else None, None
 

@@ -9,7 +9,7 @@ import dagster as dg
 from mqi_dagster.compute.progress import PHASE_TAG
 from mqi_dagster.compute.waiting import Patience
 from mqi_dagster.errors import HandoverError
-from mqi_dagster.handover.target import Receipt, ReceiptEntry
+from mqi_dagster.handover.target import Receipt, ReceiptEntry, Target
 from mqi_dagster.resources.site import Site
 from mqi_dagster.resources.site_folders import target_trouble
 from mqi_dagster.settings import LOCAL, Intervals
@@ -23,12 +23,16 @@ class WaitingTarget:
     Args:
         context: Of the step.
         site: The installation.
+        target: Where its results are handed over.
         beam: Beam key, whose row tells people what is waited for; None for a case, whose run's tag does.
     """
 
-    def __init__(self, context: dg.AssetExecutionContext, site: Site, beam: str | None) -> None:
+    def __init__(
+        self, context: dg.AssetExecutionContext, site: Site, target: Target, beam: str | None
+    ) -> None:
         self._context = context
         self._site = site
+        self._target = target
         self._beam = beam
         self._waited = False
         self._patience = Patience(context.log, Intervals.model_validate({}), self._say)
@@ -36,19 +40,19 @@ class WaitingTarget:
     @property
     def name(self) -> str:
         """Kind of the target."""
-        return self._site.target.name
+        return self._target.name
 
     def deliver(self, folder: str, files: Mapping[str, Path]) -> Receipt:
         """See `Target.deliver`."""
-        return self._persist(lambda: self._site.target.deliver(folder, files))
+        return self._persist(lambda: self._target.deliver(folder, files))
 
     def state(self, folder: str, name: str, content: bytes) -> ReceiptEntry:
         """See `Target.state`."""
-        return self._persist(lambda: self._site.target.state(folder, name, content))
+        return self._persist(lambda: self._target.state(folder, name, content))
 
     def withdraw(self, folder: str, name: str) -> None:
         """See `Target.withdraw`."""
-        self._persist(lambda: self._site.target.withdraw(folder, name))
+        self._persist(lambda: self._target.withdraw(folder, name))
 
     def _persist(self, call: Callable[[], T]) -> T:
         # A folder of this machine is tried again by the step: nothing of it can be away for hours.

@@ -20,6 +20,7 @@ from mqi_dagster.pseudonyms import folder_name_key
 from mqi_dagster.resources.site import Site
 from mqi_dagster.resources.site_folders import inbox_trouble
 from mqi_dagster.settings import CaseNames
+from mqi_dagster.store.store import Store
 
 GONE = (
     "the case is not in the inbox any more: its whole folder is gone. Put it back, and it goes on by itself;"
@@ -168,7 +169,9 @@ def _arrival_at(site: Site, place: str, now: datetime) -> Arrival | None:
     return None
 
 
-def inputs_away(instance: dg.DagsterInstance, site: Site, key: str) -> Callable[[], str]:
+def inputs_away(
+    instance: dg.DagsterInstance, site: Site, store: Callable[[], Store], key: str
+) -> Callable[[], str]:
     """Asks why no input of a case or beam can be read now; the answer is empty where they are there.
 
     A file that is missing beside others is the case's own fault. A whole inbox or case folder that is missing
@@ -177,6 +180,7 @@ def inputs_away(instance: dg.DagsterInstance, site: Site, key: str) -> Callable[
     Args:
         instance: Dagster's records.
         site: The site.
+        store: Opens the one that has the case's manifest.
         key: Case or beam key.
     """
 
@@ -188,7 +192,7 @@ def inputs_away(instance: dg.DagsterInstance, site: Site, key: str) -> Callable[
             return f"the inbox: {why}"
         case = split_beam_key(key)[0] if "__" in key else key
         try:
-            plan = read_manifest(instance, site, case).plan.path
+            plan = read_manifest(instance, store(), case).plan.path
         except MqiError:
             # It was never taken in: nobody but the look into the inbox knows where it stood.
             return ""

@@ -18,15 +18,18 @@ from mqi_dagster.errors import (
     StoreError,
     Where,
 )
+from mqi_dagster.execution.job import Executor
 from mqi_dagster.files import sha256_file
 from mqi_dagster.hu_table import HuTable
 from mqi_dagster.lifecycle.boundary import lost_infrastructure
 from mqi_dagster.lifecycle.lineage import resolve, taken_apart
-from mqi_dagster.machine import Machine
+from mqi_dagster.machine import Machine, Machines
 from mqi_dagster.plan.model import IonPlan, PlanBeam
 from mqi_dagster.plan.reading import read_ion_plan
 from mqi_dagster.resources.site import Site
+from mqi_dagster.settings import EngineProfile
 from mqi_dagster.store.published import Published
+from mqi_dagster.store.store import Store
 
 MANIFEST_FILE = "case_manifest.json"
 
@@ -55,13 +58,13 @@ class BeamAtWork:
         return beam_inputs(self.manifest, self.number)
 
 
-def read_manifest(instance: dg.DagsterInstance, site: Site, case: str) -> CaseManifest:
+def read_manifest(instance: dg.DagsterInstance, store: Store, case: str) -> CaseManifest:
     """The published manifest of a case.
 
     Raises:
         StoreError: It was never made, is gone, differs from what was published, or cannot be understood.
     """
-    return manifest_in(resolve(instance, site, "case_manifest", case), case)
+    return manifest_in(resolve(instance, store, "case_manifest", case), case)
 
 
 def manifest_in(published: Published, case: str) -> CaseManifest:
@@ -104,7 +107,7 @@ def require_unchanged(entry: FileEntry, kind: str) -> Path:
 
 
 def require_beam(
-    instance: dg.DagsterInstance, site: Site, key: str
+    instance: dg.DagsterInstance, store: Store, key: str
 ) -> tuple[str, int, CaseManifest, BeamEntry]:
     """Case, BeamNumber, manifest and entry of a beam partition: whatever has an effect asks this first.
 
@@ -115,7 +118,7 @@ def require_beam(
         StoreError: The case was never taken in, or its manifest is gone or damaged.
     """
     case, number = taken_apart(key)
-    manifest = read_manifest(instance, site, case)
+    manifest = read_manifest(instance, store, case)
     try:
         return case, number, manifest, manifest.beam(number)
     except KeyError as error:
@@ -124,9 +127,9 @@ def require_beam(
         ) from error
 
 
-def load_beam(instance: dg.DagsterInstance, site: Site, key: str) -> BeamAtWork:
+def load_beam(instance: dg.DagsterInstance, store: Store, machines: Machines, key: str) -> BeamAtWork:
     """The beam of a partition key, from the published manifest of its case."""
-    case, number, manifest, entry = require_beam(instance, site, key)
+    case, number, manifest, entry = require_beam(instance, store, key)
     plan = read_ion_plan(require_unchanged(manifest.plan, "RT plan"))
     plan_beam = plan.beam(number)
     return BeamAtWork(
@@ -137,20 +140,19 @@ def load_beam(instance: dg.DagsterInstance, site: Site, key: str) -> BeamAtWork:
         entry=entry,
         plan=plan,
         plan_beam=plan_beam,
-        machine=site.machines.named(plan_beam.machine_name),
+        machine=machines.named(plan_beam.machine_name),
     )
 
 
-def engine_version(site: Site) -> str:
+def engine_version(profile: EngineProfile, executor: Executor) -> str:
     """The engine's version, asked where engines run, or as the settings say.
 
     Raises:
         ConfigurationError: It cannot be asked, and the settings do not say it.
         UnreachableError: The cluster does not answer.
     """
-    profile = site.settings.engine_profile()
     if profile.version_command is not None:
-        return site.executor.answer(profile.version_command)
+        return executor.answer(profile.version_command)
     if profile.version is None:
         raise ConfigurationError("the engine profile has neither version nor version_command")
     return profile.version

@@ -11,8 +11,8 @@ from mqi_dagster.delivery.summary import SUMMARY_NAME
 from mqi_dagster.errors import KeyRejectedError, StoreError, Where
 from mqi_dagster.lifecycle.raw_dose_files import RECORD_FILE, read_record
 from mqi_dagster.partitions import beam_folder, split_beam_key, split_case_key
-from mqi_dagster.resources.site import Site
 from mqi_dagster.store.published import Published
+from mqi_dagster.store.store import Store
 
 DIGEST = "digest"
 RAW_DOSE = "raw_dose"
@@ -148,13 +148,13 @@ def latest_digest(
 
 
 def resolve(
-    instance: dg.DagsterInstance, site: Site, asset: str, key: str, *, only: Collection[str] | None = None
+    instance: dg.DagsterInstance, store: Store, asset: str, key: str, *, only: Collection[str] | None = None
 ) -> Published:
     """The published result that the event log names, verified against its manifest.
 
     Args:
         instance: Dagster's records.
-        site: The site.
+        store: Where it was published.
         asset: Name of the asset.
         key: Case or beam key.
         only: Names of the files that will be read, where it is not all of them.
@@ -167,19 +167,19 @@ def resolve(
     digest = latest_digest(instance, asset, key)
     if digest is None:
         raise StoreError(f"{asset} has not been made yet; materialise it first", where=place)
-    return site.store.resolve(case, beam, asset, digest, only=only)
+    return store.resolve(case, beam, asset, digest, only=only)
 
 
-def reusable(site: Site, asset: str, key: str, digest: str) -> Published | None:
+def reusable(store: Store, asset: str, key: str, digest: str) -> Published | None:
     """A result that was made before and is still what its manifest says; a damaged one is set aside."""
     case, beam = store_place(key)
     try:
-        found = site.store.find(case, beam, asset, digest)
+        found = store.find(case, beam, asset, digest)
         if found is not None:
             found.verify()
         return found
     except StoreError:
-        site.store.set_aside(case, beam, asset, digest)
+        store.set_aside(case, beam, asset, digest)
         return None
 
 
@@ -254,7 +254,7 @@ class Ancestry:
     rt_dose: Published
 
 
-def ancestry(instance: dg.DagsterInstance, site: Site, key: str) -> Ancestry:
+def ancestry(instance: dg.DagsterInstance, store: Store, key: str) -> Ancestry:
     """The present RT Dose of a beam and what it was made from.
 
     Raises:
@@ -263,9 +263,9 @@ def ancestry(instance: dg.DagsterInstance, site: Site, key: str) -> Ancestry:
     case, beam = store_place(key)
 
     def made_from(asset: str, digest: object, only: Collection[str]) -> Published:
-        return site.store.resolve(case, beam, asset, str(digest), only=only)
+        return store.resolve(case, beam, asset, str(digest), only=only)
 
-    dose = resolve(instance, site, RT_DOSE, key, only=())
+    dose = resolve(instance, store, RT_DOSE, key, only=())
     raw = made_from(RAW_DOSE, dose.meta[RAW_DOSE], (RECORD_FILE,))
     return Ancestry(
         interpreted_csvs=made_from("interpreted_csvs", read_record(raw).interpreted_csvs, (SUMMARY_NAME,)),

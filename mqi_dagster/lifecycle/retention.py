@@ -52,7 +52,7 @@ def concluded_before(instance: dg.DagsterInstance, site: Site, case: str, limit:
     if arrival is not None and more_came and arrival.changed_at > taken_in.at:
         return False
     try:
-        manifest = read_manifest(instance, site, case)
+        manifest = read_manifest(instance, site.store, case)
     except StoreError:
         return False
     beams = [beam_key(case, entry.number) for entry in manifest.beams]
@@ -505,7 +505,7 @@ def _needed(
         return None
     if named.get("rt_dose") is not None:
         try:
-            chain = ancestry(instance, site, key)
+            chain = ancestry(instance, site.store, key)
         except StoreError:
             return None
         for made in (chain.interpreted_csvs, chain.tps_file, chain.raw_dose, chain.rt_dose):

@@ -128,7 +128,7 @@ class CaseRunner:
         error = self._execute(instance, "intake", case, {})
         if error is not None:
             return CaseResult(case=case, status=CaseVerdict.FAILED, error=error)
-        manifest = read_manifest(instance, self.site, case)
+        manifest = read_manifest(instance, self.site.store, case)
         target = self.site.settings.handover.target
         requests = {
             request.partition_key: request for request in beam_requests(manifest, target, row.priority)

@@ -23,7 +23,7 @@ def engine_log(instance: dg.DagsterInstance, site: Site, beam: BeamStatus) -> tu
     live = site.work / f"{beam.beam}.{beam.run}" / LOG_NAME
     if beam.stage.at_work and live.is_file():
         try:
-            scrubber = Scrubber(load_beam(instance, site, beam.beam).plan.identifiers)
+            scrubber = Scrubber(load_beam(instance, site.store, site.machines, beam.beam).plan.identifiers)
             return "live", _lines(scrubber.bytes(_end_of(live)))
         except (MqiError, OSError):
             # Without the plan nobody knows what must not be shown.

@@ -7,7 +7,6 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from mqi_dagster.compute.slots import declare_slots, look_at
 from mqi_dagster.errors import ConfigurationError, UnreachableError
 from mqi_dagster.ledger.availability import absence
 from mqi_dagster.ledger.gpus import GpuUsage
@@ -17,6 +16,7 @@ from mqi_dagster.ledger.slots import Slot
 from mqi_dagster.lifecycle.jobs import POOL
 from mqi_dagster.operations.instance import open_instance, pool_limit, set_pool_limit, simulations_at_once
 from mqi_dagster.operations.sites import settings_path
+from mqi_dagster.resources.gpu_pool import GpuPool
 from mqi_dagster.resources.site import Site
 from mqi_dagster.worklist.pool import side_by_side
 
@@ -89,7 +89,7 @@ def _seen(look: GpuUsage | None) -> dict[str, Any]:
 def open_pool(place: Path) -> Site:
     """The site of a folder or settings file, its slots declared."""
     site = Site(settings_path(place))
-    declare_slots(site)
+    GpuPool(site).declare()
     return site
 
 
@@ -118,7 +118,7 @@ def _adapt(site: Site) -> int:
 def sampled(site: Site) -> str:
     """Sample the GPUs, and say why that failed; empty where it did not."""
     try:
-        look_at(site, site.settings.execution.gpu_monitoring)
+        GpuPool(site).sample(site.settings.execution.gpu_monitoring)
     except UnreachableError as error:
         return error.message
     return ""

@@ -8,12 +8,12 @@ from typing import Any
 import dagster as dg
 import yaml
 
-from mqi_dagster.compute.slots import simulation_slots, slots_of_a_beam
 from mqi_dagster.errors import ConfigurationError, InfrastructureError
 from mqi_dagster.files import private_folder, write_whole
 from mqi_dagster.ledger.ledger import Ledger
 from mqi_dagster.ledger.place import DATABASE_VARIABLE, announce_server, database_lost, server_url
 from mqi_dagster.lifecycle.jobs import CASE_TAG, GPU_TAG, POOL, UPLOAD_TAG
+from mqi_dagster.resources.gpu_pool import simulation_slots, slots_of_a_beam
 from mqi_dagster.settings import Settings
 
 INSTANCE_FILE = "dagster.yaml"

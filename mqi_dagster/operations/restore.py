@@ -9,7 +9,6 @@ from pathlib import Path
 import yaml
 
 from mqi_dagster.compute.run_workers import fail_orphaned_runs
-from mqi_dagster.compute.slots import this_host
 from mqi_dagster.errors import ConfigurationError, InfrastructureError
 from mqi_dagster.files import private_folder, sha256_file, sync_file, sync_folder, write_whole
 from mqi_dagster.ledger.ledger import Ledger
@@ -30,6 +29,7 @@ from mqi_dagster.operations.backup import (
 from mqi_dagster.operations.instance import open_instance, set_pool_limit, write_instance
 from mqi_dagster.operations.services import Services
 from mqi_dagster.operations.sites import SETTINGS_NAME
+from mqi_dagster.resources.gpu_pool import this_host
 from mqi_dagster.settings import LOCAL, Settings, parse_settings, read_content
 
 

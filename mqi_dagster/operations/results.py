@@ -56,7 +56,7 @@ def beam_rows(instance: dg.DagsterInstance, site: Site, case: str) -> list[BeamR
     Raises:
         StoreError: The case has no manifest.
     """
-    manifest = read_manifest(instance, site, case)
+    manifest = read_manifest(instance, site.store, case)
     beams = sorted(manifest.beams, key=lambda beam: beam.number)
     return [_row(instance, site, case, beam) for beam in beams]
 

@@ -19,6 +19,7 @@ from mqi_dagster.lifecycle.run_requests import (
 )
 from mqi_dagster.lifecycle.runs import any_unfinished, latest_run_succeeded
 from mqi_dagster.partitions import BEAMS, beam_key
+from mqi_dagster.resources.composed import StoreResource
 from mqi_dagster.resources.site import Site
 from mqi_dagster.store.digests import digest_of
 
@@ -81,7 +82,9 @@ def beams_to_simulate(interval: int) -> dg.SensorDefinition:
         default_status=dg.DefaultSensorStatus.RUNNING,
         description="Adds all delivered beams of a checked case at once and requests one run a beam.",
     )
-    def sensor(context: dg.SensorEvaluationContext, site: dg.ResourceParam[Site]) -> dg.SensorResult:
+    def sensor(
+        context: dg.SensorEvaluationContext, site: dg.ResourceParam[Site], store: StoreResource
+    ) -> dg.SensorResult:
         cases, position = _touched(context)
         coming, priorities = _most_urgent_first(site, cases)
         # Nobody is looked at for whom there is no room: a tick must not last longer because more are waiting.
@@ -97,7 +100,7 @@ def beams_to_simulate(interval: int) -> dg.SensorDefinition:
                 break
             looked_at.add(case)
             try:
-                found = _look(context.instance, site, case, priority)
+                found = _look(context.instance, site, store, case, priority)
             except Exception as error:  # noqa: BLE001 - one case must not keep all others waiting
                 # Kept, so that a case is not lost to a store that is away for a moment.
                 context.log.error("case %s: %s", case, safe_text(error))
@@ -136,14 +139,14 @@ def _most_urgent_first(site: Site, cases: list[str]) -> tuple[list[str], dict[st
 
 
 def _look(
-    instance: dg.DagsterInstance, site: Site, case: str, priority: int
+    instance: dg.DagsterInstance, site: Site, store: StoreResource, case: str, priority: int
 ) -> tuple[list[str], list[dg.RunRequest]] | None:
     """Beams of a case and the runs that are to be asked for; None where it has to be looked at again."""
     if any_unfinished(instance, [case]):
         return None
     if not latest_run_succeeded(instance, case) or not passed(instance, "case_manifest", "integrity", case):
         return [], []
-    manifest = read_manifest(instance, site, case)
+    manifest = read_manifest(instance, store.open(), case)
     asked_for = beam_requests(manifest, site.settings.handover.target, priority)
     wanted = _not_asked(instance, asked_for, site.ledger.results_removed_at(case))
     return [beam_key(case, entry.number) for entry in manifest.beams], wanted

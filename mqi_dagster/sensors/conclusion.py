@@ -9,6 +9,7 @@ from mqi_dagster.lifecycle.jobs import conclusion_job
 from mqi_dagster.lifecycle.run_requests import REQUESTS_PER_TICK, read_cursor, within_a_tick, write_cursor
 from mqi_dagster.lifecycle.runs import any_unfinished
 from mqi_dagster.partitions import CASES, beam_key, split_beam_key
+from mqi_dagster.resources.composed import StoreResource
 from mqi_dagster.resources.site import Site
 
 HANDED_OVER = dg.AssetKey("handed_over")
@@ -33,7 +34,9 @@ def cases_to_conclude(interval: int) -> dg.SensorDefinition:
         default_status=dg.DefaultSensorStatus.RUNNING,
         description="Requests a conclusion run when no beam of a case is unfinished and all are handed over.",
     )
-    def sensor(context: dg.SensorEvaluationContext, site: dg.ResourceParam[Site]) -> dg.SensorResult:
+    def sensor(
+        context: dg.SensorEvaluationContext, site: dg.ResourceParam[Site], store: StoreResource
+    ) -> dg.SensorResult:
         position, put_off = read_cursor(context.cursor)
         page = context.instance.fetch_materializations(
             dg.AssetRecordsFilter(asset_key=HANDED_OVER, after_storage_id=position.floor or None),
@@ -50,7 +53,7 @@ def cases_to_conclude(interval: int) -> dg.SensorDefinition:
                 break
             looked_at.add(case)
             try:
-                manifest = read_manifest(context.instance, site, case)
+                manifest = read_manifest(context.instance, store.open(), case)
                 beams = [beam_key(case, entry.number) for entry in manifest.beams]
                 if any_unfinished(context.instance, [case, *beams]):
                     pending.append(case)

@@ -4,8 +4,8 @@ from contextlib import suppress
 
 import dagster as dg
 
-from mqi_dagster.compute.slots import declare_slots, look_at
 from mqi_dagster.errors import ConfigurationError, UnreachableError
+from mqi_dagster.resources.composed import GpuPoolResource
 from mqi_dagster.resources.site import Site
 from mqi_dagster.settings import LOCAL
 
@@ -19,15 +19,17 @@ def gpu_monitor(interval: int) -> dg.SensorDefinition:
         default_status=dg.DefaultSensorStatus.RUNNING,
         description="Writes memory, use, temperature, clocks and foreign processes of the GPUs down.",
     )
-    def sensor(context: dg.SensorEvaluationContext, site: dg.ResourceParam[Site]) -> dg.SkipReason:
-        settings = site.settings
+    def sensor(
+        context: dg.SensorEvaluationContext, site: dg.ResourceParam[Site], gpu_pool: GpuPoolResource
+    ) -> dg.SkipReason:
+        settings, pool = site.settings, gpu_pool.open()
         if settings.execution.simulation == LOCAL and settings.engine.in_use().needs_gpu:
             # One that is lost while no beam asks for it should be known; wrong settings, each beam tells.
             with suppress(ConfigurationError):
-                declare_slots(site)
+                pool.declare()
         place = settings.execution.gpu_monitoring
         try:
-            seen = look_at(site, place)
+            seen = pool.sample(place)
         except UnreachableError as error:
             return dg.SkipReason(f"{place} is away: {error.message}")
         foreign = sum(gpu.foreign_processes > 0 for gpu in seen)

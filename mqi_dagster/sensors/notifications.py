@@ -14,7 +14,8 @@ from mqi_dagster.execution.locks import hold
 from mqi_dagster.ledger.notices import ChannelState, Notice
 from mqi_dagster.lifecycle.run_requests import SECONDS_PER_TICK
 from mqi_dagster.moments import in_zone
-from mqi_dagster.notify.message import Channel, Message, channels_of
+from mqi_dagster.notify.message import Channel, Message
+from mqi_dagster.resources.composed import NotifierResource
 from mqi_dagster.resources.site import Site
 
 _AT_ONCE = 50
@@ -29,9 +30,11 @@ def notifications(interval: int) -> dg.SensorDefinition:
         default_status=dg.DefaultSensorStatus.RUNNING,
         description="Tells alarms and concluded cases by webhook and e-mail, each at least once.",
     )
-    def sensor(context: dg.SensorEvaluationContext, site: dg.ResourceParam[Site]) -> dg.SkipReason:
+    def sensor(
+        context: dg.SensorEvaluationContext, site: dg.ResourceParam[Site], notifier: NotifierResource
+    ) -> dg.SkipReason:
         told = 0
-        for channel in channels_of(site.settings.notifications):
+        for channel in notifier.open():
             sent, failure = tell(site, channel)
             told += sent
             if failure is not None:

@@ -12,7 +12,7 @@ from datetime import UTC, datetime, timedelta
 import dagster as dg
 
 from mqi_dagster.backoff import Backoff
-from mqi_dagster.compute.slots import engine_failures, free_ended_leases
+from mqi_dagster.compute.slots import engine_failures
 from mqi_dagster.dagster_internals import PARENT_RUN_ID_TAG, ROOT_RUN_ID_TAG, RunStatusChangeEventType
 from mqi_dagster.errors import LONGEST_NAME, shown
 from mqi_dagster.ledger.alarms import AlarmKind, failed_kind
@@ -35,6 +35,7 @@ from mqi_dagster.lifecycle.jobs import (
 from mqi_dagster.lifecycle.run_requests import REQUESTS_PER_TICK, SECONDS_PER_TICK, Position
 from mqi_dagster.lifecycle.runs import latest_run_of
 from mqi_dagster.partitions import BEAMS, CASES, split_beam_key
+from mqi_dagster.resources.composed import GpuPoolResource
 from mqi_dagster.resources.site import Site
 from mqi_dagster.sensors.alarms import limit_words
 
@@ -170,11 +171,13 @@ def run_outcomes(interval: int) -> dg.SensorDefinition:
         default_status=dg.DefaultSensorStatus.RUNNING,
         description="Writes down why runs have ended; has those executed again that lost infrastructure.",
     )
-    def sensor(context: dg.SensorEvaluationContext, site: dg.ResourceParam[Site]) -> dg.SensorResult:
+    def sensor(
+        context: dg.SensorEvaluationContext, site: dg.ResourceParam[Site], gpu_pool: GpuPoolResource
+    ) -> dg.SensorResult:
         cursor, held = _look(context, site)
         if held:
             try:
-                free_ended_leases(context.instance, site)
+                gpu_pool.open().free_ended(context.instance)
             except Exception as error:  # noqa: BLE001 - the reaper does it again
                 context.log.warning("what ended runs hold stays for now: %s", safe_text(error))
         requests = retry_requests(context.instance, site)

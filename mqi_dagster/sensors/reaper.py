@@ -10,11 +10,11 @@ from collections.abc import Callable, Iterable
 import dagster as dg
 
 from mqi_dagster.compute.run_workers import worker_lives
-from mqi_dagster.compute.slots import free_ended_leases
 from mqi_dagster.dagster_internals import JobFailureData, RunFailureReason
 from mqi_dagster.execution.sign_of_life import Life
 from mqi_dagster.ledger.database import utc_now
 from mqi_dagster.lifecycle.boundary import safe_text
+from mqi_dagster.resources.composed import GpuPoolResource
 from mqi_dagster.resources.site import Site
 from mqi_dagster.sensors.outcomes import PROMPT_SECONDS
 
@@ -40,10 +40,12 @@ def reaper(interval: int) -> dg.SensorDefinition:
         default_status=dg.DefaultSensorStatus.RUNNING,
         description="Ends runs whose worker is gone; cancels the jobs of cancelled runs; frees their slots.",
     )
-    def sensor(context: dg.SensorEvaluationContext, site: dg.ResourceParam[Site]) -> dg.SkipReason:
+    def sensor(
+        context: dg.SensorEvaluationContext, site: dg.ResourceParam[Site], gpu_pool: GpuPoolResource
+    ) -> dg.SkipReason:
         ended = end_dead_runs(context.instance, site, without_sign, context.log.warning)
         _forget_ended(context.instance, site)
-        freed = free_ended_leases(context.instance, site)
+        freed = gpu_pool.open().free_ended(context.instance)
         if not ended and not freed:
             return dg.SkipReason("every run in work has a living worker, and nothing is to be freed")
         return dg.SkipReason(f"{ended} dead runs ended, {freed} slots freed")

@@ -151,7 +151,7 @@ class Manifests:
 def manifest_of(instance: dg.DagsterInstance, site: Site, case: str) -> CaseManifest | None:
     """The manifest of a case; None where it has none, or it is damaged."""
     try:
-        return read_manifest(instance, site, case)
+        return read_manifest(instance, site.store, case)
     except StoreError:
         return None
 

@@ -178,7 +178,7 @@ class Chain:
             [wanted[0]],
             instance=self.instance,
             partition_key=key,
-            resources={"site": self.site},
+            resources=dict(self.definitions.resources or {}),
             raise_on_error=False,
         )
         return outcome_of(result)
@@ -215,18 +215,18 @@ class Chain:
         """
         sensor = next(s for s in self.definitions.sensors or () if s.name == name)
         repository = self.definitions.get_repository_def()
-        context = dg.build_sensor_context(
+        with dg.build_sensor_context(
             instance=self.instance,
             cursor=self.cursors[name],
-            resources={"site": self.site},
+            resources=dict(self.definitions.resources or {}),
             repository_def=repository,
             sensor_name=name,
-        )
-        if context.instance_ref is None:
-            # An instance in memory has none, and without one the partitions of a request are not looked up.
-            without_reference: Any = context
-            without_reference._instance_ref = True
-        data = sensor.evaluate_tick(context)
+        ) as context:
+            if context.instance_ref is None:
+                # An instance in memory has none, and without one no partition of a request is looked up.
+                without_reference: Any = context
+                without_reference._instance_ref = True
+            data = sensor.evaluate_tick(context)
         for request in data.dynamic_partitions_requests or ():
             if isinstance(request, dg.DeleteDynamicPartitionsRequest):
                 for key in request.partition_keys:

@@ -106,17 +106,17 @@ def evaluate(chain: Chain, name: str, *, keep_cursor: bool = True) -> list[dg.Ru
         keep_cursor: False is a crash before the daemon has written the cursor down.
     """
     sensor = next(s for s in chain.definitions.sensors or () if s.name == name)
-    context = dg.build_sensor_context(
+    with dg.build_sensor_context(
         instance=chain.instance,
         cursor=chain.cursors.get(name),
-        resources={"site": chain.site},
+        resources=dict(chain.definitions.resources or {}),
         repository_def=chain.definitions.get_repository_def(),
         sensor_name=name,
-    )
-    without_reference: Any = context
-    if context.instance_ref is None:
-        without_reference._instance_ref = True
-    data = sensor.evaluate_tick(context)
+    ) as context:
+        without_reference: Any = context
+        if context.instance_ref is None:
+            without_reference._instance_ref = True
+        data = sensor.evaluate_tick(context)
     if keep_cursor:
         chain.cursors[name] = data.cursor
     return list(data.run_requests or ())

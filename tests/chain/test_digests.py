@@ -8,11 +8,12 @@ from pathlib import Path
 import pytest
 import yaml
 
-from mqi_dagster.compute import simulated_beam, slots
+from mqi_dagster.compute import simulated_beam
 from mqi_dagster.engine.tps import parse_tps
 from mqi_dagster.ledger.slots import Slot, SlotKind
 from mqi_dagster.lifecycle.beam import load_beam
 from mqi_dagster.lifecycle.digests import tps_file_digest
+from mqi_dagster.resources import gpu_pool
 from mqi_dagster.settings import Settings
 from tests.chain.chain import MACHINES, Chain, deliver
 
@@ -40,8 +41,8 @@ def test_gpu_host_and_slot_stand_in_no_digest(tmp_path: Path, monkeypatch: pytes
         def slot_of(settings: Settings, known: object, index: int = index) -> list[Slot]:
             return [Slot(SlotKind.GPU, index, uuid=f"GPU-{index}{index}", memory_mb=1000)]
 
-        monkeypatch.setattr(slots, "local_slots", slot_of)
-        monkeypatch.setattr(slots, "this_host", lambda host=host: host)
+        monkeypatch.setattr(gpu_pool, "local_slots", slot_of)
+        monkeypatch.setattr(gpu_pool, "this_host", lambda host=host: host)
         # The TPS file itself may name another GPU than the first that the engine sees.
         real = simulated_beam.prepare_view
         monkeypatch.setattr(
@@ -67,7 +68,7 @@ def test_the_digest_of_a_tps_file_ignores_gpu_and_paths_and_nothing_else(tmp_pat
     assert chain.run_beams(key[:-5], [2])[0].success
     (path,) = tps_files(chain)
     text = path.read_text()
-    beam = load_beam(chain.instance, chain.site, key)
+    beam = load_beam(chain.instance, chain.site.store, chain.site.machines, key)
     csvs = chain.digest("interpreted_csvs", key)
     assert csvs is not None
 

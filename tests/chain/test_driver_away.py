@@ -8,10 +8,10 @@ from typing import Any
 
 import pytest
 
-from mqi_dagster.compute import slots
 from mqi_dagster.execution import gpus
 from mqi_dagster.execution.gpus import Gpu
 from mqi_dagster.operations.instance import instance_settings, pool_limit
+from mqi_dagster.resources import gpu_pool
 from tests.chain.chain import Chain, deliver, quick_engine
 from tests.chain.ended_runs import evaluate
 from tests.chain.waiting_beams import once_it_waits
@@ -38,8 +38,8 @@ class Driver:
 @pytest.fixture
 def driver(monkeypatch: pytest.MonkeyPatch) -> Driver:
     made = Driver(A, B)
-    monkeypatch.setattr(slots, "local_gpus", made.look)
-    monkeypatch.setattr(slots, "local_gpus", made.look)
+    monkeypatch.setattr(gpu_pool, "local_gpus", made.look)
+    monkeypatch.setattr(gpu_pool, "local_gpus", made.look)
     monkeypatch.setattr(gpus, "nvml_is_installed", lambda: True)
     return made
 

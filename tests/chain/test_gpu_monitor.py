@@ -10,11 +10,11 @@ from typing import Any
 import dagster as dg
 import pytest
 
-from mqi_dagster.compute import slots
 from mqi_dagster.errors import UnreachableError
 from mqi_dagster.execution.gpus import ComputeProcess, Gpu
 from mqi_dagster.hpc.errors import AnswerError
 from mqi_dagster.hpc.slurm import NodeGpus
+from mqi_dagster.resources import gpu_pool
 from tests.chain.chain import Chain
 
 HOST = {"host": "127.0.0.1", "port": 1, "user": "mqi", "key_file": "key", "known_hosts": "known_hosts"}
@@ -24,10 +24,11 @@ SLURM = {**HOST, "slurm": {"root": "/srv/mqi/jobs"}}
 def look(chain: Chain) -> str:
     """One tick of the monitor; what it says."""
     sensor = next(s for s in chain.definitions.sensors or () if s.name == "gpu_monitor")
-    context = dg.build_sensor_context(
-        instance=chain.instance, resources={"site": chain.site}, sensor_name="gpu_monitor"
-    )
-    data = sensor.evaluate_tick(context)
+    resources = dict(chain.definitions.resources or {})
+    with dg.build_sensor_context(
+        instance=chain.instance, resources=resources, sensor_name="gpu_monitor"
+    ) as context:
+        data = sensor.evaluate_tick(context)
     assert not data.run_requests
     return str(data.skip_message)
 
@@ -42,12 +43,12 @@ def test_what_the_gpus_of_this_machine_do_stands_in_the_ledger(
     # Stands in for NVML, which sees nothing where there is no GPU.
     busy = (ComputeProcess(os.getpid(), 5 << 20), ComputeProcess(os.getpid(), 0))
     seen = Gpu(2, "GPU-a", "RTX A5000", 24564, 1302, 37, 61, 1695, 7600, busy)
-    monkeypatch.setattr(slots, "local_gpus", lambda: [seen])
+    monkeypatch.setattr(gpu_pool, "local_gpus", lambda: [seen])
     chain = site(tmp_path, "local")
     assert look(chain) == "1 GPUs of local seen, 1 with a foreign process"
     (usage,) = chain.site.ledger.gpus()
     assert (usage.host, usage.index, usage.uuid, usage.foreign_processes) == (
-        slots.this_host(),
+        gpu_pool.this_host(),
         2,
         "GPU-a",
         1,
@@ -67,7 +68,7 @@ def test_on_a_host_without_slurm_every_process_is_foreign(
 ) -> None:
     # Stands in for the SSH command, whose answers have tests of their own.
     seen = Gpu(0, "GPU-a", "A100", 81920, processes=(ComputeProcess(os.getpid(), 5),))
-    monkeypatch.setattr(slots, "gpus_of_host", lambda _connection: [seen])
+    monkeypatch.setattr(gpu_pool, "gpus_of_host", lambda _connection: [seen])
     chain = site(tmp_path, "there")
     assert look(chain) == "1 GPUs of there seen, 1 with a foreign process"
     assert [(gpu.host, gpu.foreign_processes) for gpu in chain.site.ledger.gpus()] == [("there", 1)]
@@ -77,7 +78,7 @@ def test_on_a_cluster_slurm_tells_which_gpus_are_allocated(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     nodes = [NodeGpus("n1", "mixed", 2, 1, (1,)), NodeGpus("n2", "idle", 1, 0)]
-    monkeypatch.setattr(slots, "gpus_of", lambda _connection, _slurm: nodes)
+    monkeypatch.setattr(gpu_pool, "gpus_of", lambda _connection, _slurm: nodes)
     chain = site(tmp_path, "there", SLURM)
     assert look(chain) == "3 GPUs of there seen, 0 with a foreign process"
     assert sorted((gpu.uuid, gpu.name, gpu.allocated) for gpu in chain.site.ledger.gpus()) == [
@@ -96,7 +97,7 @@ def test_only_an_answer_that_is_not_understood_is_a_failed_tick(
     def ask(_connection: object) -> list[Gpu]:
         raise error
 
-    monkeypatch.setattr(slots, "gpus_of_host", ask)
+    monkeypatch.setattr(gpu_pool, "gpus_of_host", ask)
     chain = site(tmp_path, "there")
     if fails:
         with pytest.raises(Exception, match="nvidia-smi says 'x'"):

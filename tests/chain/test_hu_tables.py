@@ -59,7 +59,7 @@ def test_every_result_in_a_ct_says_which_table_it_was_made_with(
 
     def digest() -> str:
         chain.reopen()
-        beam = load_beam(chain.instance, chain.site, key)
+        beam = load_beam(chain.instance, chain.site.store, chain.site.machines, key)
         table = hu_table_of(chain.site, beam.manifest)
         version = str(chain.metadata("raw_dose", key)["version"])
         csvs = str(chain.digest("interpreted_csvs", key))
@@ -94,7 +94,7 @@ def test_a_dose_in_a_scan_that_ends_in_the_body_says_so(mcsquare: Installation, 
 def test_an_inventory_that_tells_of_a_cut_scan_is_another_one(tmp_path: Path) -> None:
     chain = Chain(tmp_path / "site", given=deliver(tmp_path / "in").folder)
     case, _ = chain.run_intake()
-    told = read_manifest(chain.instance, chain.site, case)
+    told = read_manifest(chain.instance, chain.site.store, case)
     assert manifest_digest(chain.site, told) == chain.digest("case_manifest", case)
     cut = told.model_copy(update={"scan_ends": (ScanEnd(beam=2, text="the scan ends"),)})
     assert manifest_digest(chain.site, cut) != manifest_digest(chain.site, told)

@@ -229,7 +229,7 @@ def test_a_hand_over_host_that_is_away_is_one_alarm(
     run = started(remote, "beam" if partition == BEAM else "conclusion", partition)
     context: Any = type("Context", (), {"run": run, "log": None, "instance": remote.instance})
     beam = BEAM if partition == BEAM else None
-    target = waiting_target.WaitingTarget(context, remote.site, beam)
+    target = waiting_target.WaitingTarget(context, remote.site, remote.site.target, beam)
     target._say("no route to host")
     other = f"{BEAM[:-2]}04"
     reported(remote, "waiting for the target", 0, other, "no route to host")

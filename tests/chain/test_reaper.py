@@ -14,13 +14,13 @@ from typing import Any
 import dagster as dg
 import pytest
 
-from mqi_dagster.compute import slots
-from mqi_dagster.compute.slots import declare_slots, free_ended_leases, job_ended, this_host
 from mqi_dagster.compute.waiting import wait_for_slot
 from mqi_dagster.execution.processes import process_id
 from mqi_dagster.ledger.availability import Need
 from mqi_dagster.ledger.leases import Lease
 from mqi_dagster.ledger.slots import SlotKind
+from mqi_dagster.resources import gpu_pool
+from mqi_dagster.resources.gpu_pool import GpuPool, this_host
 from mqi_dagster.sensors.reaper import NO_SIGN_SECONDS, end_dead_runs
 from tests.chain.chain import Chain
 from tests.chain.ended_runs import BEAM, evaluate, started
@@ -58,7 +58,7 @@ def worker_of(chain: Chain, run: dg.DagsterRun) -> Iterator[subprocess.Popen[str
 
 def lease_of(chain: Chain, run: dg.DagsterRun, *, age_seconds: float = 0.0) -> Lease:
     """A lease of a run, as old as a test wants."""
-    declare_slots(chain.site)
+    GpuPool(chain.site).declare()
     ledger = chain.site.ledger
     with pytest.MonkeyPatch.context() as then:
         then.setattr(ledger, "_clock", lambda: datetime.now(UTC) - timedelta(seconds=age_seconds))
@@ -98,7 +98,7 @@ def test_a_living_worker_keeps_run_and_lease_however_stale_its_heartbeat(chain: 
             evaluate(chain, "reaper")
         assert status(chain, run) == "STARTED"
         assert chain.site.ledger.lease_of(BEAM) == lease
-        assert not job_ended(chain.site, lease), "nor does any other beam get its slot"
+        assert not GpuPool(chain.site).job_ended(lease), "nor does any other beam get its slot"
 
 
 def test_a_run_that_is_being_cancelled_without_a_worker_is_cancelled(chain: Chain) -> None:
@@ -166,17 +166,17 @@ def test_what_a_run_held_under_another_name_of_this_machine_is_freed_with_its_en
 ) -> None:
     run = started(chain)
     with monkeypatch.context() as before:
-        before.setattr(slots, "this_host", lambda: "before")
+        before.setattr(gpu_pool, "this_host", lambda: "before")
         lease = lease_of(chain, run, age_seconds=3600)
     assert lease.host == "before"
-    free_ended_leases(chain.instance, chain.site)
+    GpuPool(chain.site).free_ended(chain.instance)
     assert chain.site.ledger.leases() == [lease], "its run may be at work on another machine"
     with worker_of(chain, run):
         chain.instance.report_run_failed(run)
         if worker == "living":
-            free_ended_leases(chain.instance, chain.site)
+            GpuPool(chain.site).free_ended(chain.instance)
             assert chain.site.ledger.leases() == [lease]
-    free_ended_leases(chain.instance, chain.site)
+    GpuPool(chain.site).free_ended(chain.instance)
     assert chain.site.ledger.leases() == []
 
 
@@ -191,7 +191,7 @@ def wait_until_said(chain: Chain, run: dg.DagsterRun, then: Callable[[], None]) 
     """The slot that a run gets once it has said why it waits, and something was done; and what it said."""
     step: Any = Step(chain, run)
     with once_it_waits(chain, BEAM, then) as said:
-        lease = wait_for_slot(step, chain.site, BEAM)
+        lease = wait_for_slot(step, chain.site, GpuPool(chain.site), BEAM)
     return lease, said[0]
 
 
@@ -234,7 +234,7 @@ def test_an_engine_without_its_worker_keeps_its_beam_from_another_run(chain: Cha
 def test_a_beam_that_holds_a_slot_elsewhere_says_so(chain: Chain, monkeypatch: pytest.MonkeyPatch) -> None:
     first, second = started(chain), started(chain)
     with monkeypatch.context() as before:
-        before.setattr(slots, "this_host", lambda: "before")
+        before.setattr(gpu_pool, "this_host", lambda: "before")
         lease_of(chain, first)
     found, said = wait_until_said(chain, second, lambda: chain.instance.report_run_failed(first))
     assert said == f"the beam still holds a slot of before, until its run {first.run_id} has ended"
@@ -271,5 +271,5 @@ def test_what_a_deleted_run_held_is_free_again_once_its_heartbeat_is_stale(
     run = started(chain)
     lease_of(chain, run, age_seconds=age)
     chain.instance.delete_run(run.run_id)
-    free_ended_leases(chain.instance, chain.site)
+    GpuPool(chain.site).free_ended(chain.instance)
     assert len(chain.site.ledger.leases()) == kept

@@ -12,12 +12,12 @@ import yaml
 from typer.testing import CliRunner
 
 from mqi_dagster.cli.app import app
-from mqi_dagster.compute.slots import this_host
 from mqi_dagster.errors import ConfigurationError
 from mqi_dagster.execution.gpus import local_gpus
 from mqi_dagster.ledger import GpuUsage, Lease, Need, SlotKind
 from mqi_dagster.operations.instance import open_instance, pool_limit, pool_limit_of
 from mqi_dagster.operations.site_folder import initialise
+from mqi_dagster.resources.gpu_pool import this_host
 from mqi_dagster.resources.site import Site
 from mqi_dagster.settings import read_settings
 

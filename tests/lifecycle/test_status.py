@@ -84,7 +84,7 @@ def board(chain: Chain, case: str) -> tuple[tuple[str, str], tuple[str, str], st
 
 
 def asked(chain: Chain, case: str) -> bool:
-    manifest = read_manifest(chain.instance, chain.site, case)
+    manifest = read_manifest(chain.instance, chain.site.store, case)
     request = conclusion_request(chain.instance, manifest, chain.site.ledger.arrival(case))
     if request is None:
         return False

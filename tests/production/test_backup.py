@@ -15,13 +15,13 @@ import yaml
 from typer.testing import CliRunner
 
 from mqi_dagster.cli.app import app
-from mqi_dagster.compute.slots import this_host
 from mqi_dagster.errors import ConfigurationError, MqiError
 from mqi_dagster.ledger import Lease, Ledger, Need, Slot, SlotKind
 from mqi_dagster.ledger.place import ledger_url
 from mqi_dagster.operations import service_locks
 from mqi_dagster.operations.instance import open_instance
 from mqi_dagster.operations.service_locks import Service
+from mqi_dagster.resources.gpu_pool import this_host
 from mqi_dagster.resources.site import Site
 from mqi_dagster.settings import Settings, read_settings
 from tests.postgres.postgres_server import Server, on_postgres, running_postgres

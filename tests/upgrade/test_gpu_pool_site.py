@@ -82,6 +82,6 @@ def test_the_beam_in_flight_is_simulated_and_handed_over(where_it_was_made: Path
             .execute_in_process(instance=instance, partition_key=in_flight, raise_on_error=False)
         )
         assert result.success
-        resolve(instance, site, "handed_over", in_flight)
+        resolve(instance, site.store, "handed_over", in_flight)
     assert site.ledger.leases() == []
     assert [(one.number, one.outcome) for one in site.ledger.attempts(in_flight)] == [(1, "succeeded")]

@@ -36,13 +36,13 @@ def test_every_result_of_the_concluded_case_is_found_and_whole(folder: Path) -> 
         (case,) = instance.get_dynamic_partitions("case")
         beams = sorted(instance.get_dynamic_partitions("beam"))
         assert beams == [beam_key(case, 2), beam_key(case, 3)]
-        manifest = read_manifest(instance, site, case)
+        manifest = read_manifest(instance, site.store, case)
         assert [len(beam.layers) for beam in manifest.beams] == [2, 2]
         for beam in beams:
             for asset in ("interpreted_csvs", "tps_file", "raw_dose", "rt_dose", "handed_over"):
-                resolve(instance, site, asset, beam)
+                resolve(instance, site.store, asset, beam)
             assert passed(instance, "rt_dose", "readback", beam)
-        summary = resolve(instance, site, "case_handed_over", case)
+        summary = resolve(instance, site.store, "case_handed_over", case)
         assert [beam["beam"] for beam in json.loads(summary.path("summary.json").read_bytes())["beams"]] == [
             2,
             3,

@@ -45,7 +45,7 @@ def test_the_concluded_beam_is_found_and_whole(folder: Path) -> None:
     with open_instance(read_settings(folder / "mqi.yaml")) as instance:
         assert set(instance.get_dynamic_partitions("beam")) == {IN_FLIGHT, CONCLUDED}
         for asset in ("interpreted_csvs", "tps_file", "raw_dose", "rt_dose", "handed_over"):
-            resolve(instance, site, asset, CONCLUDED)
+            resolve(instance, site.store, asset, CONCLUDED)
         assert passed(instance, "rt_dose", "readback", CONCLUDED)
 
 
@@ -113,7 +113,7 @@ def test_the_beam_in_flight_goes_on_and_is_handed_over(on_a_cluster: tuple[Any, 
             instance=instance, partition_key=IN_FLIGHT, raise_on_error=False
         )
         assert result.success
-        resolve(instance, site, "handed_over", IN_FLIGHT)
+        resolve(instance, site.store, "handed_over", IN_FLIGHT)
     (job,) = site.ledger.cluster_jobs(beam=IN_FLIGHT)
     assert (job.state.value, job.retired) == ("succeeded", ("2",))
     assert site.ledger.leases() == []

@@ -21,8 +21,10 @@ from mqi_dagster.lifecycle.digests import RT_DOSE_CODE, rt_dose_digest
 from mqi_dagster.lifecycle.lineage import DIGEST, RAW_DOSE, require_passed, resolve, reusable, store_place
 from mqi_dagster.lifecycle.raw_dose_files import RawDoseRecord, Role, read_raw_dose
 from mqi_dagster.partitions import BEAMS
+from mqi_dagster.resources.composed import StoreResource
 from mqi_dagster.resources.site import Site
 from mqi_dagster.store.published import Published
+from mqi_dagster.store.store import Store
 
 FILES: dict[Role, str] = {"box": "rt_dose.dcm", "plane": "rt_dose_plane.dcm"}
 
@@ -143,6 +145,7 @@ def verify(
 
 def _make(
     site: Site,
+    store: Store,
     beam: BeamAtWork,
     raw: Published,
     record: RawDoseRecord,
@@ -152,7 +155,7 @@ def _make(
     request = _request(site, beam, record, digest)
     command = site.settings.rt_dose.command
     case, folder = store_place(beam.key)
-    with site.store.stage(case, folder, "rt_dose") as staging:
+    with store.stage(case, folder, "rt_dose") as staging:
         if command is None:
             for role, grid in grids.items():
                 write_rt_dose(staging / FILES[role], grid, request)
@@ -185,7 +188,7 @@ def _make(
             "histories": record.histories,
             "uncertainty_percent": record.uncertainty_percent,
         }
-        return site.store.publish(staging, case, folder, "rt_dose", digest, meta=meta), reports
+        return store.publish(staging, case, folder, "rt_dose", digest, meta=meta), reports
 
 
 @dg.asset(
@@ -196,19 +199,21 @@ def _make(
     kinds={"dicom"},
     owners=proton.OWNERS,
 )
-def rt_dose(context: dg.AssetExecutionContext, site: dg.ResourceParam[Site]) -> dg.MaterializeResult[None]:
+def rt_dose(
+    context: dg.AssetExecutionContext, site: dg.ResourceParam[Site], store: StoreResource
+) -> dg.MaterializeResult[None]:
     """DICOM RT Dose of the delivered beam: the 3-D grid, and in 2 cm mode the plane as well."""
     key = context.partition_key
-    with tried_again(context, Where(beam=key), inputs_away(context.instance, site, key)):
+    with tried_again(context, Where(beam=key), inputs_away(context.instance, site, store.open, key)):
         require_passed(context.instance, "raw_dose", "engine_output", key)
-        beam = load_beam(context.instance, site, key)
-        raw = resolve(context.instance, site, "raw_dose", key)
+        beam = load_beam(context.instance, store.open(), site.machines, key)
+        raw = resolve(context.instance, store.open(), "raw_dose", key)
         irradiation = irradiation_of(beam, site.settings.site.timezone)
         digest = rt_dose_digest(beam, raw.digest, site.settings.rt_dose, irradiation.attributes())
         record, grids = read_raw_dose(raw)
-        published = reusable(site, "rt_dose", key, digest)
+        published = reusable(store.open(), "rt_dose", key, digest)
         if published is None:
-            published, reports = _make(site, beam, raw, record, grids, digest)
+            published, reports = _make(site, store.open(), beam, raw, record, grids, digest)
         else:
             reports = verify(site, beam, record, grids, published.folder, digest)
         main = reports.get("box") or reports["plane"]
@@ -249,13 +254,15 @@ def rt_dose(context: dg.AssetExecutionContext, site: dg.ResourceParam[Site]) -> 
     blocking=True,
     description="Tags, references, geometry, units and values of the file equal those of plan and raw dose.",
 )
-def readback(context: dg.AssetCheckExecutionContext, site: dg.ResourceParam[Site]) -> dg.AssetCheckResult:
+def readback(
+    context: dg.AssetCheckExecutionContext, site: dg.ResourceParam[Site], store: StoreResource
+) -> dg.AssetCheckResult:
     """Opens the published RT Dose again and compares it with the raw dose."""
     key = context.partition_key
-    with Boundary(Where(beam=key), inputs_away=inputs_away(context.instance, site, key)):
-        beam = load_beam(context.instance, site, key)
-        raw = resolve(context.instance, site, "raw_dose", key)
-        published = resolve(context.instance, site, "rt_dose", key)
+    with Boundary(Where(beam=key), inputs_away=inputs_away(context.instance, site, store.open, key)):
+        beam = load_beam(context.instance, store.open(), site.machines, key)
+        raw = resolve(context.instance, store.open(), "raw_dose", key)
+        published = resolve(context.instance, store.open(), "rt_dose", key)
         record, grids = read_raw_dose(raw)
         try:
             reports = verify(site, beam, record, grids, published.folder, published.digest)

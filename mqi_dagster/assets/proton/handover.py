@@ -33,8 +33,10 @@ from mqi_dagster.lifecycle.lineage import (
 )
 from mqi_dagster.lifecycle.status import RESULTS, EventLog, results_digest
 from mqi_dagster.partitions import BEAMS, CASES, LINEAGE_ONLY, beam_key, split_beam_key
+from mqi_dagster.resources.composed import StoreResource, TargetResource
 from mqi_dagster.resources.site import Site
 from mqi_dagster.store.digests import digest_of
+from mqi_dagster.store.store import Store
 
 RECEIPT_FILE = "receipt.json"
 SUMMARY_FILE = "summary.json"
@@ -72,21 +74,24 @@ def _files(site: Site, made: Ancestry) -> dict[str, tuple[Path, str]]:
     owners=proton.OWNERS,
 )
 def handed_over(
-    context: dg.AssetExecutionContext, site: dg.ResourceParam[Site]
+    context: dg.AssetExecutionContext,
+    site: dg.ResourceParam[Site],
+    store: StoreResource,
+    target: TargetResource,
 ) -> dg.MaterializeResult[None]:
     """This beam's results at the target, each read back there and listed in a receipt."""
     key = context.partition_key
     with tried_again(context, Where(case=key.partition("__")[0], beam=key)):
-        case, number, _, entry = require_beam(context.instance, site, key)
+        case, number, _, entry = require_beam(context.instance, store.open(), key)
         require_passed(context.instance, "rt_dose", "readback", key)
-        made = ancestry(context.instance, site, key)
+        made = ancestry(context.instance, store.open(), key)
         files, dose = _files(site, made), made.rt_dose.digest
         template = site.settings.handover.template
-        target = WaitingTarget(context, site, key)
+        waiting = WaitingTarget(context, site, target.open(), key)
         digest = digest_of(
             asset="handed_over",
             code=HANDED_OVER_CODE,
-            target=site.target.name,
+            target=waiting.name,
             rt_dose=dose,
             files={name: sha256 for name, (_, sha256) in sorted(files.items())},
         )
@@ -94,18 +99,18 @@ def handed_over(
             # The case is not complete at the target until its summary tells of this dose. Noted first: where
             # this hand-over fails and the former dose comes back, the marker has to come back too.
             site.ledger.mark_marker_withdrawn(case)
-            target.withdraw(case_folder(template, case), COMPLETE_MARKER)
-        receipt = target.deliver(
+            waiting.withdraw(case_folder(template, case), COMPLETE_MARKER)
+        receipt = waiting.deliver(
             beam_folder(template, case, key, number), {name: path for name, (path, _) in files.items()}
         )
-        if reusable(site, "handed_over", key, digest) is None:
+        if reusable(store.open(), "handed_over", key, digest) is None:
             place, beam = store_place(key)
-            with site.store.stage(place, beam, "handed_over") as staging:
+            with store.open().stage(place, beam, "handed_over") as staging:
                 (staging / RECEIPT_FILE).write_text(
                     receipt.model_dump_json(indent=1) + "\n", encoding="utf-8"
                 )
                 meta = {"files": len(files), RT_DOSE: dose}
-                site.store.publish(staging, place, beam, "handed_over", digest, meta=meta)
+                store.open().publish(staging, place, beam, "handed_over", digest, meta=meta)
         return dg.MaterializeResult(
             data_version=dg.DataVersion(digest),
             metadata={
@@ -149,10 +154,12 @@ def _case_delivery(beams: Sequence[Mapping[str, Any]]) -> str:
     return AS_PLANNED if compared else NOT_COMPARED
 
 
-def _beam_summary(instance: dg.DagsterInstance, site: Site, key: str, entry: BeamEntry) -> dict[str, Any]:
+def _beam_summary(
+    instance: dg.DagsterInstance, site: Site, store: Store, key: str, entry: BeamEntry
+) -> dict[str, Any]:
     number = split_beam_key(key)[1]
-    handed = resolve(instance, site, "handed_over", key)
-    made = ancestry(instance, site, key)
+    handed = resolve(instance, store, "handed_over", key)
+    made = ancestry(instance, store, key)
     if handed.meta[RT_DOSE] != made.rt_dose.digest:
         raise StoreError(
             "the present rt_dose is not the one that was handed over; materialise handed_over",
@@ -176,10 +183,12 @@ def _beam_summary(instance: dg.DagsterInstance, site: Site, key: str, entry: Bea
     }
 
 
-def case_summary(instance: dg.DagsterInstance, site: Site, manifest: CaseManifest) -> dict[str, Any]:
+def case_summary(
+    instance: dg.DagsterInstance, site: Site, store: Store, manifest: CaseManifest
+) -> dict[str, Any]:
     """What the hand-over says of a case; without identifiers, paths and times."""
     beams = [
-        _beam_summary(instance, site, beam_key(manifest.case, entry.number), entry)
+        _beam_summary(instance, site, store, beam_key(manifest.case, entry.number), entry)
         for entry in sorted(manifest.beams, key=lambda beam: beam.number)
     ]
     return {
@@ -202,28 +211,31 @@ def case_summary(instance: dg.DagsterInstance, site: Site, manifest: CaseManifes
     owners=proton.OWNERS,
 )
 def case_handed_over(
-    context: dg.AssetExecutionContext, site: dg.ResourceParam[Site]
+    context: dg.AssetExecutionContext,
+    site: dg.ResourceParam[Site],
+    store: StoreResource,
+    target: TargetResource,
 ) -> dg.MaterializeResult[None]:
     """The case's summary and, last of all, its completion marker at the target."""
     case = context.partition_key
     with tried_again(context, Where(case=case)):
-        manifest = read_manifest(context.instance, site, case)
+        manifest = read_manifest(context.instance, store.open(), case)
         # Before the summary: a beam that hands over more in between is concluded once more.
         beams = [beam_key(case, entry.number) for entry in manifest.beams]
         results = results_digest(EventLog(context.instance), beams, manifest.partial)
-        summary = case_summary(context.instance, site, manifest)
+        summary = case_summary(context.instance, site, store.open(), manifest)
         content = json.dumps(summary, indent=1, sort_keys=True).encode() + b"\n"
         folder = case_folder(site.settings.handover.template, case)
-        target = WaitingTarget(context, site, None)
+        waiting = WaitingTarget(context, site, target.open(), None)
         # A marker beside an older summary would lie while the new one is written.
-        target.withdraw(folder, COMPLETE_MARKER)
-        entry = target.state(folder, SUMMARY_FILE, content)
-        target.state(folder, COMPLETE_MARKER, f"{entry.sha256}  {SUMMARY_FILE}\n".encode())
+        waiting.withdraw(folder, COMPLETE_MARKER)
+        entry = waiting.state(folder, SUMMARY_FILE, content)
+        waiting.state(folder, COMPLETE_MARKER, f"{entry.sha256}  {SUMMARY_FILE}\n".encode())
         digest = digest_of(asset="case_handed_over", code=HANDED_OVER_CODE, summary=entry.sha256)
-        if reusable(site, "case_handed_over", case, digest) is None:
-            with site.store.stage(case, None, "case_handed_over") as staging:
+        if reusable(store.open(), "case_handed_over", case, digest) is None:
+            with store.open().stage(case, None, "case_handed_over") as staging:
                 (staging / SUMMARY_FILE).write_bytes(content)
-                site.store.publish(
+                store.open().publish(
                     staging, case, None, "case_handed_over", digest, meta={"partial": manifest.partial}
                 )
         return dg.MaterializeResult(

@@ -16,6 +16,7 @@ from mqi_dagster.lifecycle.digests import CASE_MANIFEST_CODE
 from mqi_dagster.lifecycle.lineage import DIGEST, checked_case, reusable
 from mqi_dagster.partitions import CASES
 from mqi_dagster.plan.model import IonPlan
+from mqi_dagster.resources.composed import StoreResource
 from mqi_dagster.resources.site import Site
 from mqi_dagster.store.digests import digest_of
 
@@ -141,21 +142,21 @@ def _for_people(manifest: CaseManifest, plan: IonPlan) -> CaseManifest:
     owners=proton.OWNERS,
 )
 def case_manifest(
-    context: dg.AssetExecutionContext, site: dg.ResourceParam[Site]
+    context: dg.AssetExecutionContext, site: dg.ResourceParam[Site], store: StoreResource
 ) -> dg.MaterializeResult[None]:
     """The validated inventory of a case: plan, fraction, deliveries, beams, layers, every file by SHA-256."""
     case = context.partition_key
-    with tried_again(context, Where(case=case), inputs_away(context.instance, site, case)):
+    with tried_again(context, Where(case=case), inputs_away(context.instance, site, store.open, case)):
         manifest = _build(site, find_case(site, checked_case(case)))
         # Asked here, so that a scanner without a table is refused before anything is computed.
         hu_table = hu_table_of(site, manifest)
         digest = manifest_digest(site, manifest)
-        published = reusable(site, "case_manifest", case, digest)
+        published = reusable(store.open(), "case_manifest", case, digest)
         if published is None:
-            with site.store.stage(case, None, "case_manifest") as staging:
+            with store.open().stage(case, None, "case_manifest") as staging:
                 (staging / MANIFEST_FILE).write_text(manifest.model_dump_json(indent=1), encoding="utf-8")
                 meta = {"beams": len(manifest.beams), "partial": manifest.partial}
-                site.store.publish(staging, case, None, "case_manifest", digest, meta=meta)
+                store.open().publish(staging, case, None, "case_manifest", digest, meta=meta)
         return dg.MaterializeResult(
             data_version=dg.DataVersion(digest),
             metadata={
@@ -172,13 +173,15 @@ def case_manifest(
     blocking=True,
     description="Every listed file still has its content, and each beam's MU ratio is inside the limits.",
 )
-def integrity(context: dg.AssetCheckExecutionContext, site: dg.ResourceParam[Site]) -> dg.AssetCheckResult:
+def integrity(
+    context: dg.AssetCheckExecutionContext, site: dg.ResourceParam[Site], store: StoreResource
+) -> dg.AssetCheckResult:
     """Opens the published manifest and every file it lists again."""
     case = context.partition_key
-    away = inputs_away(context.instance, site, case)
+    away = inputs_away(context.instance, site, store.open, case)
     with Boundary(Where(case=case), inputs_away=away):
         try:
-            manifest = read_manifest(context.instance, site, case)
+            manifest = read_manifest(context.instance, store.open(), case)
             for kind, entry in every_file(manifest):
                 require_unchanged(entry, kind)
         except MqiError as error:

@@ -24,8 +24,10 @@ from mqi_dagster.lifecycle.boundary import Boundary, tried_again
 from mqi_dagster.lifecycle.digests import INTERPRETED_CSVS_CODE, interpreted_csvs_digest
 from mqi_dagster.lifecycle.lineage import DIGEST, resolve, reusable, store_place
 from mqi_dagster.partitions import BEAMS, LINEAGE_ONLY
+from mqi_dagster.resources.composed import StoreResource
 from mqi_dagster.resources.site import Site
 from mqi_dagster.store.published import Published
+from mqi_dagster.store.store import Store
 
 
 def run_site_interpreter(site: Site, beam: BeamAtWork, output: Path) -> None:
@@ -56,7 +58,7 @@ def run_site_interpreter(site: Site, beam: BeamAtWork, output: Path) -> None:
         )
 
 
-def _make(site: Site, beam: BeamAtWork, digest: str) -> Published:
+def _make(site: Site, store: Store, beam: BeamAtWork, digest: str) -> Published:
     options, profile = site.settings.interpretation, site.settings.engine.in_use()
     for layer in beam.entry.layers:
         for part in layer.parts:
@@ -64,7 +66,7 @@ def _make(site: Site, beam: BeamAtWork, digest: str) -> Published:
             if part.machine_plan is not None:
                 require_unchanged(part.machine_plan, "machine plan")
     case, folder = store_place(beam.key)
-    with site.store.stage(case, folder, "interpreted_csvs") as staging:
+    with store.stage(case, folder, "interpreted_csvs") as staging:
         if options.command is None:
             interpreted = interpret_beam(
                 beam.entry, beam.plan_beam, beam.machine, options, profile.csv_dialect, staging
@@ -80,7 +82,7 @@ def _make(site: Site, beam: BeamAtWork, digest: str) -> Published:
                 dialect=profile.csv_dialect,
             )
         meta = {"mu_ratio": interpreted.ratio, "layers": len(interpreted.layers)}
-        return site.store.publish(staging, case, folder, "interpreted_csvs", digest, meta=meta)
+        return store.publish(staging, case, folder, "interpreted_csvs", digest, meta=meta)
 
 
 @dg.asset(
@@ -92,17 +94,17 @@ def _make(site: Site, beam: BeamAtWork, digest: str) -> Published:
     owners=proton.OWNERS,
 )
 def interpreted_csvs(
-    context: dg.AssetExecutionContext, site: dg.ResourceParam[Site]
+    context: dg.AssetExecutionContext, site: dg.ResourceParam[Site], store: StoreResource
 ) -> dg.MaterializeResult[None]:
     """One CSV per layer of the delivered beam (time, x, y, count), with counts, monitor units and ratios."""
     key = context.partition_key
-    with tried_again(context, Where(beam=key), inputs_away(context.instance, site, key)):
-        beam = load_beam(context.instance, site, key)
+    with tried_again(context, Where(beam=key), inputs_away(context.instance, site, store.open, key)):
+        beam = load_beam(context.instance, store.open(), site.machines, key)
         digest = interpreted_csvs_digest(beam, site.settings.interpretation, site.settings.engine.in_use())
-        published = reusable(site, "interpreted_csvs", key, digest)
+        published = reusable(store.open(), "interpreted_csvs", key, digest)
         if published is None:
             context.log.info("interpreting %d layers", len(beam.entry.layers))
-            published = _make(site, beam, digest)
+            published = _make(site, store.open(), beam, digest)
         interpreted = read_summary(published.folder)
         return dg.MaterializeResult(
             data_version=dg.DataVersion(digest),
@@ -192,12 +194,14 @@ def _axes(value: Axes | None, form: str) -> str:
     description="Every layer and spot was delivered as planned, by the limits of the settings;"
     " stops nothing: the dose of a wrong delivery is wanted.",
 )
-def delivery(context: dg.AssetCheckExecutionContext, site: dg.ResourceParam[Site]) -> dg.AssetCheckResult:
+def delivery(
+    context: dg.AssetCheckExecutionContext, site: dg.ResourceParam[Site], store: StoreResource
+) -> dg.AssetCheckResult:
     """Holds the comparison in the published summary against the limits of now."""
     key = context.partition_key
-    with Boundary(Where(beam=key), inputs_away=inputs_away(context.instance, site, key)):
-        beam = load_beam(context.instance, site, key)
-        interpreted = read_summary(resolve(context.instance, site, "interpreted_csvs", key).folder)
+    with Boundary(Where(beam=key), inputs_away=inputs_away(context.instance, site, store.open, key)):
+        beam = load_beam(context.instance, store.open(), site.machines, key)
+        interpreted = read_summary(resolve(context.instance, store.open(), "interpreted_csvs", key).folder)
         layers = [layer.delivery for layer in interpreted.layers if layer.delivery is not None]
         if len(layers) < len(interpreted.layers):
             # Interpreted by earlier code, which did not compare.
@@ -216,12 +220,14 @@ def delivery(context: dg.AssetCheckExecutionContext, site: dg.ResourceParam[Site
     blocking=True,
     description="Counts in the CSVs equal those of the records; logged/planned MU inside the site's limits.",
 )
-def counts(context: dg.AssetCheckExecutionContext, site: dg.ResourceParam[Site]) -> dg.AssetCheckResult:
+def counts(
+    context: dg.AssetCheckExecutionContext, site: dg.ResourceParam[Site], store: StoreResource
+) -> dg.AssetCheckResult:
     """Opens the published CSVs again and compares them with the records."""
     key = context.partition_key
-    with Boundary(Where(beam=key), inputs_away=inputs_away(context.instance, site, key)):
-        beam = load_beam(context.instance, site, key)
-        published = resolve(context.instance, site, "interpreted_csvs", key)
+    with Boundary(Where(beam=key), inputs_away=inputs_away(context.instance, site, store.open, key)):
+        beam = load_beam(context.instance, store.open(), site.machines, key)
+        published = resolve(context.instance, store.open(), "interpreted_csvs", key)
         options = site.settings.interpretation
         verify_interpreted(
             published.folder,

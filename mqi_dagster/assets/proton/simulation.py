@@ -7,7 +7,7 @@ import dagster as dg
 from mqi_dagster.assets import proton
 from mqi_dagster.backoff import Backoff
 from mqi_dagster.compute.simulated_beam import SimulatedBeam
-from mqi_dagster.compute.slots import engine_failures, free_ended_leases
+from mqi_dagster.compute.slots import engine_failures
 from mqi_dagster.compute.waiting import Patience
 from mqi_dagster.dagster_internals import PARENT_RUN_ID_TAG
 from mqi_dagster.engine.view import require_simulable
@@ -21,15 +21,17 @@ from mqi_dagster.lifecycle.jobs import FAILURES_TAG, POOL, RETRY_OF_TAG
 from mqi_dagster.lifecycle.lineage import DIGEST, latest_digest, resolve, reusable
 from mqi_dagster.lifecycle.raw_dose_files import RECORD_FILE, RawDoseRecord, read_raw_dose, read_record
 from mqi_dagster.partitions import BEAMS
+from mqi_dagster.resources.composed import ExecutorResource, GpuPoolResource, StoreResource
 from mqi_dagster.resources.site import Site
 from mqi_dagster.store.published import Published
+from mqi_dagster.store.store import Store
 
 
-def _reused(site: Site, key: str, digest: str) -> tuple[Published, Published] | None:
-    raw = reusable(site, "raw_dose", key, digest)
+def _reused(store: Store, key: str, digest: str) -> tuple[Published, Published] | None:
+    raw = reusable(store, "raw_dose", key, digest)
     if raw is None:
         return None
-    tps = reusable(site, "tps_file", key, str(raw.meta["tps_file"]))
+    tps = reusable(store, "tps_file", key, str(raw.meta["tps_file"]))
     return None if tps is None else (tps, raw)
 
 
@@ -130,31 +132,40 @@ def simulation(attempts: int) -> dg.AssetsDefinition:
         pool=POOL,
     )
     def simulate(
-        context: dg.AssetExecutionContext, site: dg.ResourceParam[Site]
+        context: dg.AssetExecutionContext,
+        site: dg.ResourceParam[Site],
+        executor: ExecutorResource,
+        gpu_pool: GpuPoolResource,
+        store: StoreResource,
     ) -> Iterator[dg.MaterializeResult[None]]:
         key = context.partition_key
         boundary = Boundary(
             Where(beam=key),
             budget_left=lambda: _budget_left(context, site, key, attempts),
-            inputs_away=inputs_away(context.instance, site, key),
+            inputs_away=inputs_away(context.instance, site, store.open, key),
             retry_in=Backoff(1.0).seconds(context.retry_number + 1),
         )
         with boundary:
-            beam = load_beam(context.instance, site, key)
-            csvs = resolve(context.instance, site, "interpreted_csvs", key)
+            results, engines, pool = store.open(), executor.open(), gpu_pool.open()
+            beam = load_beam(context.instance, results, site.machines, key)
+            csvs = resolve(context.instance, results, "interpreted_csvs", key)
             engine = site.settings.engine
             profile = engine.in_use()
             in_images = bool(beam.manifest.ct_series) and profile.patient_ct
             # Before anything is reused: earlier code may have computed what must not be handed over.
             require_simulable(beam.plan_beam, beam.machine, profile, in_images=in_images)
-            patience = Patience(context.log, site.executor.intervals, _waits(context, site, key))
-            version = patience.persist("asking the engine's version", lambda: engine_version(site))
+            patience = Patience(context.log, engines.intervals, _waits(context, site, key))
+            version = patience.persist(
+                "asking the engine's version", lambda: engine_version(profile, engines)
+            )
             hu_table = hu_table_of(site, beam.manifest)
             digest = raw_dose_digest(beam, csvs.digest, engine, version, hu_table)
-            found = _reused(site, key, digest)
+            found = _reused(results, key, digest)
             if found is None:
-                run = SimulatedBeam(context, site, beam, csvs, digest, version, hu_table)
-                found = run.acquire(lambda: _reused(site, key, digest))
+                run = SimulatedBeam(
+                    context, site, engines, pool, results, beam, csvs, digest, version, hu_table
+                )
+                found = run.acquire(lambda: _reused(results, key, digest))
                 if found is None:
                     with run:
                         tps, view = run.prepare()
@@ -163,7 +174,7 @@ def simulation(attempts: int) -> dg.AssetsDefinition:
                     yield _raw_result(beam, raw, read_record(raw), reused=False)
                     return
             # An earlier run may have died between its result and the end of its lease.
-            free_ended_leases(context.instance, site)
+            pool.free_ended(context.instance)
             if site.ledger.lease_of(key) is None:
                 site.ledger.note_succeeded(key, digest, context.run.run_id)
             tps, raw = found
@@ -182,12 +193,12 @@ def simulation(attempts: int) -> dg.AssetsDefinition:
     description="The dose is finite, not zero, of this beam, and its histories are those of the counts.",
 )
 def engine_output(
-    context: dg.AssetCheckExecutionContext, site: dg.ResourceParam[Site]
+    context: dg.AssetCheckExecutionContext, site: dg.ResourceParam[Site], store: StoreResource
 ) -> dg.AssetCheckResult:
     """Opens the published raw dose again."""
     key = context.partition_key
     with Boundary(Where(beam=key)):
-        published = resolve(context.instance, site, "raw_dose", key)
+        published = resolve(context.instance, store.open(), "raw_dose", key)
         csvs = latest_digest(context.instance, "interpreted_csvs", key)
         try:
             record, grids = read_raw_dose(published)
@@ -215,12 +226,14 @@ def engine_output(
     blocking=True,
     description="Mean statistical uncertainty above half of the maximum dose is below the site's limit.",
 )
-def uncertainty(context: dg.AssetCheckExecutionContext, site: dg.ResourceParam[Site]) -> dg.AssetCheckResult:
+def uncertainty(
+    context: dg.AssetCheckExecutionContext, site: dg.ResourceParam[Site], store: StoreResource
+) -> dg.AssetCheckResult:
     """Compares what the engine reported with the limit in the settings."""
     key = context.partition_key
     with Boundary(Where(beam=key)):
         # The record alone is read: the dose files were verified by the check before this one.
-        record = read_record(resolve(context.instance, site, "raw_dose", key, only=(RECORD_FILE,)))
+        record = read_record(resolve(context.instance, store.open(), "raw_dose", key, only=(RECORD_FILE,)))
         limit = site.settings.engine.uncertainty_maximum_percent
         if record.uncertainty_percent is None:
             return dg.AssetCheckResult(

@@ -1,0 +1,86 @@
+"""What assets and sensors are handed beside the site: each opened from it, and each replaceable alone.
+
+Nothing is read or connected before a step or a tick calls ``open``: what fails then is that step's failure.
+"""
+
+from collections.abc import Iterator
+
+import dagster as dg
+
+from mqi_dagster.execution.job import Executor
+from mqi_dagster.handover.target import Target
+from mqi_dagster.notify.message import Channel, channels_of
+from mqi_dagster.resources.gpu_pool import GpuPool
+from mqi_dagster.resources.site import Site
+from mqi_dagster.store.store import Store
+
+
+class ExecutorResource(dg.ConfigurableResource[Executor]):
+    """Where engines run: as processes of this machine, or as jobs of the Slurm cluster that
+    `execution.simulation` names."""
+
+    site: dg.ResourceDependency[Site]
+
+    def open(self) -> Executor:
+        """The executor of the settings."""
+        return self.site.executor
+
+
+class GpuPoolResource(dg.ConfigurableResource[GpuPool]):
+    """The slots of simulations, one for each GPU or, without GPUs, for each share of the cores: which are
+    there, which are leased, and what ended runs still hold."""
+
+    site: dg.ResourceDependency[Site]
+
+    def open(self) -> GpuPool:
+        """The pool of the site."""
+        return GpuPool(self.site)
+
+
+class StoreResource(dg.ConfigurableResource[Store]):
+    """Results on disk below `paths.data`, by case, beam, asset and digest, published by rename and verified
+    when they are read."""
+
+    site: dg.ResourceDependency[Site]
+
+    def open(self) -> Store:
+        """The store of the settings."""
+        return self.site.store
+
+
+class TargetResource(dg.ConfigurableResource[Target]):
+    """Where results are handed over, as `handover.target` says: a folder of this machine or of a mounted
+    share, or a folder of a host reached by SFTP."""
+
+    site: dg.ResourceDependency[Site]
+
+    def open(self) -> Target:
+        """The target of the settings."""
+        return self.site.target
+
+
+class NotifierResource(dg.ConfigurableResource[Iterator[Channel]]):
+    """Who is told of alarms and concluded cases: the webhook and the mail server of the section
+    `notifications`."""
+
+    site: dg.ResourceDependency[Site]
+
+    def open(self) -> Iterator[Channel]:
+        """The channels of the settings; none where nobody is told."""
+        return channels_of(self.site.settings.notifications)
+
+
+def resources_of(site: Site) -> dict[str, object]:
+    """The site and what is composed from it, by the names that assets and sensors ask for."""
+    # One definition for all, so that Dagster's page shows which resource is composed from it.
+    whole = dg.ResourceDefinition.hardcoded_resource(
+        site, description="One installation: settings, machines, HU tables, pseudonyms, ledger and folders."
+    )
+    return {
+        "site": whole,
+        "executor": ExecutorResource(site=whole),
+        "gpu_pool": GpuPoolResource(site=whole),
+        "store": StoreResource(site=whole),
+        "target": TargetResource(site=whole),
+        "notifier": NotifierResource(site=whole),
+    }

@@ -1,0 +1,245 @@
+"""The slots of simulations: what the pool leases, and which GPUs are there."""
+
+import socket
+from collections.abc import Iterable, Sequence
+from datetime import UTC, datetime, timedelta
+
+import dagster as dg
+
+from mqi_dagster.errors import ConfigurationError, InfrastructureError, MqiError
+from mqi_dagster.execution.gpus import Gpu, foreign, local_gpus, present_gpus
+from mqi_dagster.execution.processes import process_alive
+from mqi_dagster.execution.sign_of_life import Life
+from mqi_dagster.hpc.nvidia_smi import gpus_of_host
+from mqi_dagster.hpc.slurm import NodeGpus, gpus_of
+from mqi_dagster.ledger.availability import Need
+from mqi_dagster.ledger.gpus import GpuUsage
+from mqi_dagster.ledger.leases import Lease
+from mqi_dagster.ledger.outcomes import RunVerdict
+from mqi_dagster.ledger.slots import Slot, SlotKind
+from mqi_dagster.resources.site import Site
+from mqi_dagster.settings import LOCAL, Settings
+
+
+def this_host() -> str:
+    """Name of this machine in the ledger."""
+    return socket.gethostname()
+
+
+def _of_node(place: str, node: NodeGpus) -> list[GpuUsage]:
+    now = datetime.now(UTC)
+    return [
+        GpuUsage(
+            host=place,
+            index=index,
+            uuid=f"{node.node}:{index}",
+            name=f"{node.node} ({node.state})",
+            memory_mb=None,
+            used_mb=None,
+            utilisation_percent=None,
+            temperature_c=None,
+            sm_clock_mhz=None,
+            memory_clock_mhz=None,
+            foreign_processes=0,
+            seen_at=now,
+            allocated=node.allocated(index),
+        )
+        for index in range(node.total)
+    ]
+
+
+def local_slots(settings: Settings, known: Iterable[Slot]) -> list[Slot]:
+    """The slots that this machine has for the engine in use: its GPUs, or CPU slots as the settings say.
+
+    A GPU that should be there and is not seen now is among them, out of service.
+
+    Args:
+        settings: Of the site.
+        known: The slots of every host as the ledger knows them.
+
+    Raises:
+        ConfigurationError: The engine needs more GPUs for a beam than this machine has ever shown, or
+            ``execution.gpus`` says more memory than a GPU has.
+    """
+    if not settings.engine.in_use().needs_gpu:
+        return [Slot(SlotKind.CPU, index) for index in range(settings.execution.slots)]
+    declared = settings.execution.gpus
+    there = [
+        Slot(SlotKind.GPU, gpu.index, uuid=gpu.uuid, memory_mb=gpu.memory_mb or 0)
+        for gpu in present_gpus(declared, local_gpus())
+    ]
+    expected = {one.uuid: (one.index, one.memory_mb) for one in declared} or {
+        slot.uuid: (slot.index, slot.memory_mb)
+        for slot in known
+        if slot.host == this_host() and slot.kind is SlotKind.GPU and slot.uuid
+    }
+    seen = {slot.uuid for slot in there}
+    away = [
+        Slot(SlotKind.GPU, index, uuid=uuid, memory_mb=memory_mb, in_service=False)
+        for uuid, (index, memory_mb) in expected.items()
+        if uuid not in seen
+    ]
+    found, wanted = len(there) + len(away), settings.engine.in_use().gpus_per_beam
+    if found < wanted:
+        raise ConfigurationError(
+            f"engine profile {settings.engine.profile} needs {wanted} GPUs for a beam, {found} are here;"
+            " see `mqi doctor`"
+        )
+    return [*there, *away]
+
+
+def simulation_slots(settings: Settings, known: Iterable[Slot] = ()) -> tuple[str, list[Slot]]:
+    """Host and slots of the place where simulations run: this machine's, or jobs at once on a cluster.
+
+    Args:
+        settings: Of the site.
+        known: The slots of every host as the ledger knows them.
+
+    Raises:
+        ConfigurationError: See `local_slots`.
+    """
+    place = settings.execution.simulation
+    cluster = settings.slurm_of(place)
+    if cluster is None:
+        return this_host(), local_slots(settings, known)
+    slurm = cluster[1]
+    kind = SlotKind.CPU if slurm.wanted_gpus is None else SlotKind.GPU
+    return place, [Slot(kind, index) for index in range(slurm.slots)]
+
+
+def slots_of_a_beam(settings: Settings) -> int:
+    """How many slots of the place where simulations run a beam takes; on a cluster a slot is a job."""
+    cluster = settings.slurm_of(settings.execution.simulation)
+    return settings.engine.in_use().gpus_per_beam if cluster is None else 1
+
+
+class GpuPool:
+    """The slots that simulations are leased; a site without a GPU has CPU slots.
+
+    Args:
+        site: The installation.
+    """
+
+    def __init__(self, site: Site) -> None:
+        self._site = site
+
+    def declare(self) -> Need:
+        """Write the slots of simulations into the ledger; what a beam needs of them.
+
+        Raises:
+            ConfigurationError: See `local_slots`.
+        """
+        settings = self._site.settings
+        host, slots = simulation_slots(settings, self._site.ledger.slots())
+        self._site.ledger.declare_slots(host, slots)
+        profile = settings.engine.in_use()
+        if not profile.needs_gpu or settings.slurm_of(settings.execution.simulation) is not None:
+            # What is free on a cluster, Slurm knows.
+            return Need(slots[0].kind, host)
+        look = timedelta(seconds=settings.execution.gpu_look_seconds)
+        return Need(SlotKind.GPU, host, slots_of_a_beam(settings), profile.gpu_memory_mb, look)
+
+    def sample_here(self) -> list[GpuUsage]:
+        """Look at the GPUs of this machine; empty where NVML sees none."""
+        here = this_host()
+        engines = {
+            lease.job_id for lease in self._site.ledger.leases() if lease.host == here and lease.job_id
+        }
+        return self._recorded(here, local_gpus(), engines)
+
+    def sample(self, place: str) -> list[GpuUsage]:
+        """Look at the GPUs of a place: ``local`` or the name of a host.
+
+        Raises:
+            UnreachableError: The host is away.
+            MqiError: Its answer is an error or not understood.
+        """
+        if place == LOCAL:
+            return self.sample_here()
+        host, connection = self._site.settings.hosts[place], self._site.connection_to(place)
+        if host.slurm is None:
+            # Engines of this site run here or under Slurm, so whatever computes there is somebody else's.
+            return self._recorded(place, gpus_of_host(connection), set())
+        seen = [one for node in gpus_of(connection, host.slurm) for one in _of_node(place, node)]
+        self._site.ledger.record_gpus(place, seen)
+        return seen
+
+    def _recorded(self, host: str, gpus: Sequence[Gpu], engines: set[str]) -> list[GpuUsage]:
+        now = datetime.now(UTC)
+        seen = [
+            GpuUsage(
+                host=host,
+                index=gpu.index,
+                uuid=gpu.uuid,
+                name=gpu.name,
+                memory_mb=gpu.memory_mb,
+                used_mb=gpu.used_mb,
+                utilisation_percent=gpu.utilisation_percent,
+                temperature_c=gpu.temperature_c,
+                sm_clock_mhz=gpu.sm_clock_mhz,
+                memory_clock_mhz=gpu.memory_clock_mhz,
+                foreign_processes=foreign(gpu.processes, engines),
+                seen_at=now,
+            )
+            for gpu in gpus
+        ]
+        if len({gpu.uuid for gpu in gpus}) != len(gpus):
+            raise InfrastructureError(f"host {host} shows two GPUs of one UUID")
+        if seen:
+            self._site.ledger.record_gpus(host, seen)
+        return seen
+
+    def job_ended(self, lease: Lease, *, owner_finished: bool = False) -> bool:
+        """Whether the job of a lease is known to have ended; where nobody can be asked now, it is not.
+
+        Args:
+            lease: The lease.
+            owner_finished: Whether its run is known to have ended. That alone counts on a host that is
+                neither this one nor a cluster: this machine was renamed, or the site was restored on it.
+        """
+        executor = self._site.executor_on(lease.host)
+        if executor is None:
+            if self._site.signs_of_life.of(lease.owner) is Life.ALIVE:
+                # A worker that is only slow, or that a clock makes look so, may start its engine any moment.
+                return False
+            if lease.host != this_host() and not owner_finished:
+                return False
+            return lease.job_id is None or not process_alive(lease.job_id)
+        try:
+            return executor.ended(lease.beam)
+        except MqiError:
+            # One beam's damaged folder must not stop all others.
+            return False
+
+    def free_ended(self, instance: dg.DagsterInstance) -> int:
+        """Free what ended or silent runs hold whose engine is gone as well; how many leases there were.
+
+        The only way in which a lease of another beam ends. A job on a cluster outlives its run, for the next
+        one to take over. It goes only where an operator has cancelled the run, or where the run has failed
+        for good and nothing is going to take the job over.
+        """
+        leases, freed = self._site.ledger.leases(), 0
+        outcomes = self._site.ledger.outcomes_of([lease.owner for lease in leases])
+        for lease in leases:
+            run = instance.get_run_by_id(lease.owner)
+            # One not known here may be of another instance, or was deleted: its heartbeat speaks for it.
+            finished = run is not None and run.is_finished
+            if not (finished or lease.is_stale(datetime.now(UTC), self._site.stale_after)):
+                continue
+            executor = self._site.executor_on(lease.host)
+            cancelled = run is not None and run.status is dg.DagsterRunStatus.CANCELED
+            outcome = outcomes.get(lease.owner)
+            given_up = finished and outcome is not None and outcome.verdict is RunVerdict.FAILED
+            if (cancelled or given_up) and executor is not None:
+                held = self._site.ledger.lease_of(lease.beam)
+                # Ending another beam's job takes a while: this one may have passed to somebody else.
+                if held is None or held.token != lease.token:
+                    continue
+                try:
+                    executor.cancel_beam(lease.beam)
+                except MqiError:
+                    continue
+            if self.job_ended(lease, owner_finished=finished):
+                # A silent owner that has woken meanwhile keeps it.
+                freed += self._site.ledger.release(lease, unless_renewed=not finished)
+        return freed

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -18,9 +18,11 @@ from mqi_dagster.lifecycle.arrived import given_folder
 from mqi_dagster.machine import read_machines
 from mqi_dagster.partitions import beam_key
 from mqi_dagster.resources.site import Site
+from mqi_dagster.settings import LOCAL
 from mqi_dagster.synthetic.defects import parse_defect
 from mqi_dagster.synthetic.delivery import SimulatedCase, simulate_delivery
 from mqi_dagster.synthetic.request import BuiltInPlan, DeliveryRequest, Layout
+from tests.engines.in_process import FakeExecutor
 
 ENGINES = Path(__file__).parents[1] / "engines"
 MACHINES = Path(__file__).parents[2] / "mqi_dagster" / "config" / "machines"
@@ -95,6 +97,9 @@ class Chain:
         given: A case folder named by a person; the inbox where None.
         instance: Dagster's; one in memory where None.
         secret: The site's secret; one derived from nothing but ``folder``'s name where None.
+        on_processes: Start the declared test engine as a process also where nothing of it is wanted but its
+            dose; it is computed in this process otherwise.
+        resources: What stands in for resources of the definitions.
     """
 
     def __init__(
@@ -105,6 +110,8 @@ class Chain:
         given: Path | None = None,
         instance: dg.DagsterInstance | None = None,
         secret: str = "5a" * 32,
+        on_processes: bool = False,
+        resources: Mapping[str, object] | None = None,
     ) -> None:
         self.folder = folder
         folder.mkdir(parents=True, exist_ok=True)
@@ -133,6 +140,9 @@ class Chain:
         self.inbox.mkdir(exist_ok=True)
         self.instance = instance if instance is not None else dg.DagsterInstance.ephemeral()
         self.given = given
+        self.in_process = FakeExecutor()
+        self._on_processes = on_processes
+        self._resources = resources or {}
         self.cursors: dict[str, str | None] = dict.fromkeys(SENSORS)
         self.runs: list[tuple[str, str, Outcome]] = []
         """Every run that was started: job, partition, outcome."""
@@ -141,7 +151,12 @@ class Chain:
     def reopen(self) -> None:
         """Open the site anew, as a restarted process does."""
         self.site = Site(self.settings_file, given=self.given)
-        self.definitions = build_definitions(self.site)
+        content = yaml.safe_load(self.settings_file.read_text())
+        # Every other engine, and one with arguments, is what the test is about.
+        plain = content["engine"].get("profiles") == quick_engine()["profiles"]
+        on_cluster = content["execution"].get("simulation", LOCAL) != LOCAL
+        fake = {} if self._on_processes or on_cluster or not plain else {"executor": self.in_process}
+        self.definitions = build_definitions(self.site, {**fake, **self._resources})
 
     def change(self, settings: dict[str, Any]) -> None:
         """Change the settings and open the site anew."""
@@ -271,9 +286,10 @@ class Chain:
         return self.site.settings.handover.folder
 
     def engine_starts(self) -> int:
-        """How many engines were ever started."""
-        path = self.site.executor.starts
-        return len(path.read_text().splitlines()) if path.exists() else 0
+        """How many engines were ever started, as processes and in this one."""
+        path = self.site.settings.paths.state / "engine_starts"
+        processes = len(path.read_text().splitlines()) if path.exists() else 0
+        return processes + len(self.in_process.starts)
 
     def digest(self, asset: str, key: str) -> str | None:
         """Digest of the latest materialisation."""

@@ -16,6 +16,7 @@ import json
 import os
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -118,6 +119,29 @@ def say(text: str) -> None:
     print(text, flush=True)
 
 
+def simulate(tps: Path, say: Callable[[str], None], seconds: float = 0.0) -> None:
+    """What this engine does with a TPS file.
+
+    Args:
+        tps: The file.
+        say: Takes the lines that a real engine prints.
+        seconds: How long it should take.
+    """
+    keys = keys_of(tps)
+    layers = samples_of(keys)
+    batches = 4
+    say(f"Uploading particles with batch.. : Particle count --> {len(layers)} with {batches} batches")
+    for batch in range(1, batches + 1):
+        say(f"Generating particles for ({batch} of {batches} batches) in CPU ..")
+        time.sleep(seconds / batches)
+        say("Particle transportation complete!")
+    outputs(keys, dose_of(keys, layers), beam_name(keys))
+    say(f"Total beamlets (Spots) : {sum(len(rows) for _, rows in layers)}")
+    say(f"Total histories (Particles) : {histories_of(keys, layers)}")
+    say("Uncertainty (mean above half maximum) : 1.50 %")
+    say("Time taken by MC engine: 10.0 milli-seconds")
+
+
 def main() -> None:
     """Simulate."""
     parser = argparse.ArgumentParser()
@@ -125,22 +149,10 @@ def main() -> None:
     parser.add_argument("--seconds", type=float, default=0.0)
     parser.add_argument("--trace", type=Path)
     arguments = parser.parse_args()
-    keys = keys_of(arguments.tps)
     if arguments.trace:
         with arguments.trace.open("a") as stream:
             stream.write(f"start {os.getpid()} {time.monotonic()}\n")
-    layers = samples_of(keys)
-    batches = 4
-    say(f"Uploading particles with batch.. : Particle count --> {len(layers)} with {batches} batches")
-    for batch in range(1, batches + 1):
-        say(f"Generating particles for ({batch} of {batches} batches) in CPU ..")
-        time.sleep(arguments.seconds / batches)
-        say("Particle transportation complete!")
-    outputs(keys, dose_of(keys, layers), beam_name(keys))
-    say(f"Total beamlets (Spots) : {sum(len(rows) for _, rows in layers)}")
-    say(f"Total histories (Particles) : {histories_of(keys, layers)}")
-    say("Uncertainty (mean above half maximum) : 1.50 %")
-    say("Time taken by MC engine: 10.0 milli-seconds")
+    simulate(arguments.tps, say, arguments.seconds)
     if arguments.trace:
         with arguments.trace.open("a") as stream:
             stream.write(f"end {os.getpid()} {time.monotonic()}\n")

@@ -26,7 +26,7 @@ from mqi_dagster.ledger.place import database_lost
 from mqi_dagster.lifecycle.beam import read_manifest
 from mqi_dagster.lifecycle.jobs import BEAM_ASSETS, CASE_ASSETS, CASE_TAG, PARTITION_TAG
 from mqi_dagster.lifecycle.lineage import ancestry, latest_digest, latest_record
-from mqi_dagster.lifecycle.runs import UNFINISHED, latest_run_succeeded
+from mqi_dagster.lifecycle.runs import UNFINISHED, latest_run_of
 from mqi_dagster.lifecycle.status import CONCLUDED, DOSE, HANDED_OVER, MANIFEST, EventLog, concluded
 from mqi_dagster.partitions import BEAMS, CASES, beam_key, is_beam_key, is_case_key
 from mqi_dagster.resources.site import Site
@@ -58,7 +58,8 @@ def concluded_before(instance: dg.DagsterInstance, site: Site, case: str, limit:
     beams = [beam_key(case, entry.number) for entry in manifest.beams]
     if not concluded(events, case, beams, arrival, lambda: manifest.partial):
         return False
-    if not all(latest_run_succeeded(instance, beam) for beam in beams):
+    latest = [latest_run_of(instance, beam) for beam in beams]
+    if any(run is not None and run.status is not dg.DagsterRunStatus.SUCCESS for run in latest):
         return False
     # A partition that somebody has invented was never handed over, and keeps nothing.
     others = [

@@ -7,6 +7,8 @@ from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
+import dagster as dg
+
 from mqi_dagster.lifecycle.beam import read_manifest
 from mqi_dagster.lifecycle.conclusion import conclusion_request
 from mqi_dagster.lifecycle.retention import Kind, spare
@@ -15,6 +17,8 @@ from tests.chain.chain import ONE_BEAM, Chain
 
 NOT_HANDED_OVER = "its latest dose has not been handed over: materialise handed_over"
 NOT_CONCLUDED = "its conclusion has not been started yet"
+NO_CAUSE = "the run ended without an error of its own: its worker is gone"
+FAILED = ("failed", "failed")
 DONE, WAITING = ("complete", "handed_over"), ("waiting", "waiting")
 
 
@@ -60,6 +64,15 @@ def conclude(chain: Chain, case: str) -> None:
     assert len(chain.tick("cases_to_conclude")) == 1
 
 
+def failed(chain: Chain, case: str) -> None:
+    """A run of the concluded beam that ended badly: somebody has to look at it before it may go."""
+    chain.instance.create_run_for_job(
+        chain.definitions.resolve_job_def("beam"),
+        tags={"dagster/partition": f"{case}__b02"},
+        status=dg.DagsterRunStatus.FAILURE,
+    )
+
+
 CONCLUDED = ("complete", "concluded")
 ROWS = (
     Row("simulated", nothing, DONE, WAITING, NOT_CONCLUDED, True, False),
@@ -73,6 +86,8 @@ ROWS = (
     Row("the first dose again", other_dose, WAITING, WAITING, NOT_HANDED_OVER, False, False),
     Row("the first dose handed over", again("handed_over"), DONE, WAITING, NOT_CONCLUDED, True, False),
     Row("concluded as at first", conclude, DONE, CONCLUDED, "", False, True),
+    Row("a run of its beam failed", failed, FAILED, FAILED, NO_CAUSE, False, False),
+    Row("it succeeded once more", simulate, DONE, CONCLUDED, "", False, True),
 )
 
 

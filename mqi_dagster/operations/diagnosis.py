@@ -37,6 +37,7 @@ from mqi_dagster.operations.probes import (
     Verdict,
     examine_backup,
     examine_hosts,
+    examine_modes,
     examine_records,
     examine_retention,
     examine_schema,
@@ -157,6 +158,8 @@ def _of_the_site(file: Path, settings: Settings) -> Iterator[Finding]:
     # What of the file is wrong is told already.
     site.settings = settings
     yield _machines(settings)
+    yield _hu_tables(settings)
+    yield from guarded("modes", look, lambda: [examine_modes(file, settings)])
     yield from guarded("time zone", look, lambda: [_zone(settings)])
     yield _own_secret(settings)
     yield from guarded("account", look, lambda: _account(settings))

@@ -40,6 +40,26 @@ def test_a_new_site_is_sound(site: Path, mcsquare: Installation, monkeypatch: py
     assert found["pool gpu"]["found"] == "limit 3"
     assert found["engine embedded version"]["found"] == "mqi-engine 1.0 (MCsquare 1.1)"
     assert found["services"]["found"].startswith("not running")
+    assert found["HU tables"]["found"] == "TYPICAL_120KV (typical)"
+    assert found["modes"]["found"] == "others read and change nothing of this site"
+
+
+def test_a_site_that_others_can_change_or_read_is_told(site: Path) -> None:
+    (site / "data").chmod(0o755)
+    assert doctor(site)[1]["modes"]["found"] == "open to others: data"
+    (site / "state").chmod(0o777)
+    code, found = doctor(site)
+    assert code == 1
+    assert (found["modes"]["verdict"], found["modes"]["found"]) == ("fault", "others may change: state")
+    assert found["modes"]["advice"] == "chmod go-w on each of them"
+
+
+def test_an_hu_table_that_cannot_be_read_is_a_fault_that_names_it(site: Path) -> None:
+    (table,) = (site / "config/hu").glob("*.yaml")
+    table.write_text("id: [\n")
+    code, found = doctor(site)
+    assert code == 1
+    assert found["HU tables"]["verdict"] == "fault"
 
 
 def test_every_fault_is_found_with_advice(site: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -140,7 +140,6 @@ class Chain:
         self.inbox.mkdir(exist_ok=True)
         self.instance = instance if instance is not None else dg.DagsterInstance.ephemeral()
         self.given = given
-        self.in_process = FakeExecutor()
         self._on_processes = on_processes
         self._resources = resources or {}
         self.cursors: dict[str, str | None] = dict.fromkeys(SENSORS)
@@ -155,8 +154,9 @@ class Chain:
         # Every other engine, and one with arguments, is what the test is about.
         plain = content["engine"].get("profiles") == quick_engine()["profiles"]
         on_cluster = content["execution"].get("simulation", LOCAL) != LOCAL
-        fake = {} if self._on_processes or on_cluster or not plain else {"executor": self.in_process}
-        self.definitions = build_definitions(self.site, {**fake, **self._resources})
+        fake = FakeExecutor(self._starts_file)
+        stand_in = {} if self._on_processes or on_cluster or not plain else {"executor": fake}
+        self.definitions = build_definitions(self.site, {**stand_in, **self._resources})
 
     def change(self, settings: dict[str, Any]) -> None:
         """Change the settings and open the site anew."""
@@ -286,10 +286,14 @@ class Chain:
         return self.site.settings.handover.folder
 
     def engine_starts(self) -> int:
-        """How many engines were ever started, as processes and in this one."""
-        path = self.site.settings.paths.state / "engine_starts"
-        processes = len(path.read_text().splitlines()) if path.exists() else 0
-        return processes + len(self.in_process.starts)
+        """How many engines were ever started, as a process or in one of ours."""
+        path = self._starts_file
+        return len(path.read_text().splitlines()) if path.exists() else 0
+
+    @property
+    def _starts_file(self) -> Path:
+        """Where `LocalExecutor`, and what stands in for it, note every engine that they start."""
+        return self.site.settings.paths.state / "engine_starts"
 
     def digest(self, asset: str, key: str) -> str | None:
         """Digest of the latest materialisation."""

@@ -18,6 +18,9 @@ class FakeExecutor:
     """Runs each job to its end where it is submitted, as the Protocol says, without a process.
 
     As a resource it stands in for that of the site.
+
+    Args:
+        starts_file: Where the key of every job that was started is added as a line; None: nowhere.
     """
 
     name = "in process"
@@ -25,9 +28,10 @@ class FakeExecutor:
     intervals = None
     engine_folder = None
 
-    def __init__(self) -> None:
+    def __init__(self, starts_file: Path | None = None) -> None:
+        self._starts_file = starts_file
         self.starts: list[str] = []
-        """Key of every job that was started."""
+        """Key of every job that was started here."""
         self._ended: dict[tuple[str, str], tuple[JobHandle, JobStatus]] = {}
 
     def open(self) -> FakeExecutor:
@@ -44,6 +48,9 @@ class FakeExecutor:
         if known is not None:
             return known[0]
         self.starts.append(job.key)
+        if self._starts_file is not None:
+            with self._starts_file.open("a") as stream:
+                stream.write(f"{job.key}\n")
         handle = JobHandle(self.name, f"{_NO_PROCESS}:{len(self.starts)}")
         self._ended[job.name, job.key] = handle, _computed(job)
         return handle

@@ -9,10 +9,9 @@ from rich.text import Text
 
 from mqi_dagster.cli.results_table import print_results
 from mqi_dagster.errors import LONGEST_MESSAGE, shown
-from mqi_dagster.lifecycle.runs import RunState
 from mqi_dagster.moments import in_zone, local
 from mqi_dagster.operations.case_report import BeamReport, CaseReport
-from mqi_dagster.worklist import BeamStatus, CaseState, CaseStatus
+from mqi_dagster.worklist import BeamStatus, CaseState, CaseStatus, Stage
 
 _STYLES = {
     CaseState.FAILED: "red",
@@ -90,15 +89,14 @@ def show_case(console: Console, report: CaseReport, zone: ZoneInfo) -> None:
 
 def _show_beam(console: Console, beam: BeamReport, zone: ZoneInfo) -> None:
     number = f"{beam.result.beam} ({beam.result.label})"
-    if beam.result.status is RunState.WORKING:
-        place = f" on {beam.slot}" if beam.slot is not None else ""
-        console.print(
-            Text(f"  beam {number}: {beam.phase or 'interpreting'} {beam.percent or 0:.0f} %{place}")
-        )
-        if beam.message:
-            console.print(
-                Text(f"  beam {number}: {in_zone(beam.message, zone)}", style="dim"), soft_wrap=True
-            )
+    status = beam.status
+    if status is not None and status.state in (CaseState.IN_WORK, CaseState.WAITING):
+        share = f" {status.percent:.0f} %" if status.stage is Stage.SIMULATING else ""
+        place = f" on {status.place}" if status.place is not None else ""
+        console.print(Text(f"  beam {number}: {status.stage.words}{share}{place}"), soft_wrap=True)
+        if status.reason:
+            reason = in_zone(status.reason, zone)
+            console.print(Text(f"  beam {number}: {reason}", style="dim"), soft_wrap=True)
     for job in beam.jobs:
         console.print(Text(f"  beam {number}, {in_zone(job, zone)}"), soft_wrap=True)
     for attempt in beam.attempts:

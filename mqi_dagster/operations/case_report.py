@@ -35,12 +35,8 @@ class BeamReport(_Part):
     """One beam of a case, and how it came to be where it is."""
 
     result: BeamRow
-    phase: str | None
-    percent: float | None
-    slot: str | None
-    """Where it simulates now."""
-    message: str
-    """What it waits for; empty where it does not."""
+    status: BeamStatus | None
+    """Where it is, as on the boards; None of a beam that no board lists."""
     jobs: tuple[str, ...]
     """Its jobs on clusters, in words."""
     attempts: tuple[AttemptRow, ...]
@@ -84,6 +80,7 @@ def case_report(instance: dg.DagsterInstance, site: Site, case: str) -> CaseRepo
     if row is None:
         raise InputError("the case is not known here; `mqi case list` names those that are")
     stands: list[CaseStatus | BeamStatus] = [row, *work.beams_of(case)]
+    listed = {beam.number: beam for beam in work.beams_of(case)}
     broken = next((stand for stand in stands if stand.state is CaseState.FAILED), None)
     cause, step = (broken.reason, broken.next_step) if broken is not None else (None, None)
     manifest = manifest_of(instance, site, case)
@@ -109,7 +106,9 @@ def case_report(instance: dg.DagsterInstance, site: Site, case: str) -> CaseRepo
         ),
         ct_images=len(manifest.ct_series),
         notes=manifest.notes,
-        beams=tuple(_beam(site, case, result) for result in beam_rows(instance, site, case)),
+        beams=tuple(
+            _beam(site, case, result, listed.get(result.beam)) for result in beam_rows(instance, site, case)
+        ),
         first_cause=cause,
         next_step=step,
     )
@@ -140,16 +139,11 @@ def _as_it_stands(site: Site, case: str) -> tuple[DeliveryReport, ...]:
     )
 
 
-def _beam(site: Site, case: str, result: BeamRow) -> BeamReport:
+def _beam(site: Site, case: str, result: BeamRow, status: BeamStatus | None) -> BeamReport:
     key = beam_key(case, result.beam)
-    progress = site.ledger.progress(key)
-    lease = site.ledger.lease_of(key)
     return BeamReport(
         result=result,
-        phase=progress.phase if progress is not None else None,
-        percent=progress.percent if progress is not None else None,
-        slot=lease.name if lease is not None else None,
-        message=progress.message if progress is not None else "",
+        status=status,
         jobs=tuple(_words(job) for job in site.ledger.cluster_jobs(beam=key)),
         attempts=tuple(_attempt(attempt) for attempt in site.ledger.attempts(key)),
     )

@@ -2,19 +2,24 @@
 
 from __future__ import annotations
 
+import io
 import re
 from datetime import UTC, datetime
 from pathlib import Path
 
+import dagster as dg
 import pydicom
 import pytest
 from rich.console import Console
 
+from mqi_dagster.cli.case_show import show_case
 from mqi_dagster.cli.results_table import print_results
+from mqi_dagster.cli.screen import output
 from mqi_dagster.cli.top_screen import detail_line, head_line, row_line
+from mqi_dagster.operations.case_report import case_report
 from mqi_dagster.operations.results import beam_rows
 from mqi_dagster.worklist import Worklist
-from tests.chain.chain import Chain, deliver
+from tests.chain.chain import ONE_BEAM, Chain, deliver
 
 BEAMS = ("interpreted_csvs", "tps_file", "raw_dose", "rt_dose", "handed_over")
 
@@ -94,3 +99,28 @@ def test_a_name_that_holds_a_number_of_the_examination_is_shown_without_it(tmp_p
     assert outcome.success
     name = chain.metadata("case_manifest", case)["beam table"][0]["name"]
     assert name.startswith("AP [redacted] long long") and len(name) <= 64
+
+
+def test_the_report_of_a_case_says_of_a_beam_what_the_boards_say(tmp_path: Path) -> None:
+    chain = Chain(tmp_path / "site")
+    chain.deliver(plan=ONE_BEAM)
+    chain.tick("case_arrivals")
+    (case,) = chain.runs_of("intake")
+    key = f"{case}__b02"
+    chain.instance.add_dynamic_partitions("beam", [key])
+    chain.site.ledger.report(key, "a run before", "simulating", percent=75.0)
+    chain.instance.create_run_for_job(
+        chain.definitions.resolve_job_def("beam"),
+        tags={"dagster/partition": key},
+        status=dg.DagsterRunStatus.STARTED,
+    )
+    work = Worklist(chain.instance, chain.site, chain.site.ledger)
+    work.look()
+    (listed,) = work.beams_of(case)
+    report = case_report(chain.instance, chain.site, case)
+    assert [beam.status for beam in report.beams] == [listed]
+    assert (listed.stage.value, listed.percent) == ("interpreting", 0.0)
+    printed = io.StringIO()
+    show_case(output(file=printed), report, chain.site.timezone)
+    assert "beam 2 (1G000:TX, 116.0-120.0 MeV, gantry 0°): interpreting the records" in printed.getvalue()
+    assert "75 %" not in printed.getvalue()

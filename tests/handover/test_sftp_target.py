@@ -460,7 +460,8 @@ def test_two_tries_at_once_do_no_harm(server: SftpServer, root: Path, tmp_path: 
                 try:
                     target.deliver(folder, sources)
                     return
-                except HandoverError as error:
+                except (HandoverError, UnreachableError) as error:
+                    # A beam tries again as well, for as long as it takes.
                     print(f"again: {error}")
                 except BaseException as error:  # noqa: BLE001 - told by the test's own thread
                     failed.append(error)

@@ -50,6 +50,8 @@ class Terminal:
 
     def _own_terminal(self) -> None:
         os.setsid()
+        # Whoever runs the tests in the background may ignore it; in a terminal nobody does.
+        signal.signal(signal.SIGINT, signal.SIG_DFL)
         fcntl.ioctl(0, termios.TIOCSCTTY, 0)
 
     def __enter__(self) -> Self:

@@ -9,7 +9,7 @@ from mqi_dagster.ledger.arrivals import Arrival
 from mqi_dagster.lifecycle.jobs import conclusion_job, upload_tags
 from mqi_dagster.lifecycle.run_requests import asked_key
 from mqi_dagster.lifecycle.runs import latest_run_succeeded
-from mqi_dagster.lifecycle.status import EventLog, counts_since, results_digest
+from mqi_dagster.lifecycle.status import EventLog, conclusion_counts_since, counts_since, results_digest
 from mqi_dagster.partitions import beam_key
 from mqi_dagster.resources.site import Site
 
@@ -42,8 +42,7 @@ def conclusion_request(
     if results is None or not all(latest_run_succeeded(instance, beam) for beam in beams):
         return None
     case = manifest.case
-    withdrawn_at = arrival.marker_withdrawn_at if arrival is not None else None
-    since = max((moment for moment in (removed_at, withdrawn_at) if moment is not None), default=None)
+    since = conclusion_counts_since(removed_at, arrival)
     key, _ = asked_key(instance, conclusion_job.name, case, f"{case}:{results[:16]}", since)
     return dg.RunRequest(run_key=key, partition_key=case, tags=dict(tags or {}))
 

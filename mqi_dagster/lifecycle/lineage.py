@@ -1,8 +1,7 @@
 """Finding what earlier steps published: by the digest in Dagster's event log, verified in the store."""
 
-from collections.abc import Collection
+from collections.abc import Collection, Iterator
 from dataclasses import dataclass
-from datetime import datetime
 
 import dagster as dg
 
@@ -61,71 +60,47 @@ def taken_apart(key: str) -> tuple[str, int]:
         raise KeyRejectedError(f"{error}; remove this partition") from None
 
 
-def _text(made: dg.AssetMaterialization, name: str) -> str | None:
-    """A metadata value; None where a person only reported the materialisation in the pages."""
-    value = made.metadata.get(name)
-    return None if value is None else str(value.value)
-
-
-def latest_record(instance: dg.DagsterInstance, asset: str, key: str) -> dg.EventLogRecord | None:
-    """The latest materialisation of an asset's partition."""
-    records = instance.fetch_materializations(
-        dg.AssetRecordsFilter(asset_key=dg.AssetKey(asset), asset_partitions=[key]), limit=1
-    ).records
-    return records[0] if records else None
-
-
-def latest_text(
-    instance: dg.DagsterInstance, asset: str, key: str, name: str, since: datetime | None = None
-) -> str | None:
-    """A metadata value of the latest materialisation of an asset's partition, None if there is none.
+def latest_record(
+    instance: dg.DagsterInstance, asset: str, key: str, *, before: int | None = None
+) -> dg.EventLogRecord | None:
+    """The latest materialisation of an asset's partition.
 
     Args:
         instance: Dagster's records.
         asset: Name of the asset.
-        key: Case or beam key.
-        name: Of the value.
-        since: One from before counts as none.
+        key: Of the partition.
+        before: Only those with a lower number in the event log.
     """
-    record = latest_record(instance, asset, key)
-    if record is None or record.asset_materialization is None:
-        return None
-    if since is not None and record.timestamp < since.timestamp():
-        return None
-    return _text(record.asset_materialization, name)
+    records = instance.fetch_materializations(
+        dg.AssetRecordsFilter(asset_key=dg.AssetKey(asset), asset_partitions=[key], before_storage_id=before),
+        limit=1,
+    ).records
+    return records[0] if records else None
 
 
-def texts_of(
-    instance: dg.DagsterInstance, asset: str, numbers: Collection[int], name: str
-) -> dict[int, str | None]:
-    """A metadata value of many materialisations of an asset, in one question for every few hundred.
+def records_of(
+    instance: dg.DagsterInstance, asset: str, numbers: Collection[int]
+) -> Iterator[dg.EventLogRecord]:
+    """Many materialisations of an asset, in one question for every few hundred; deleted ones are missing.
 
     Args:
         instance: Dagster's records.
         asset: Name of the asset.
         numbers: Of the materialisations in the event log.
-        name: Of the value.
-
-    Returns:
-        The value by number, None where it is not there; one that was deleted is missing.
     """
-    found: dict[int, str | None] = {}
     wanted = sorted(numbers)
     for begin in range(0, len(wanted), _AT_ONCE):
         some = wanted[begin : begin + _AT_ONCE]
-        records = instance.fetch_materializations(
+        yield from instance.fetch_materializations(
             dg.AssetRecordsFilter(asset_key=dg.AssetKey(asset), storage_ids=some), limit=len(some)
         ).records
-        for record in records:
-            made = record.asset_materialization
-            found[record.storage_id] = None if made is None else _text(made, name)
-    return found
 
 
 def text_in(record: dg.EventLogRecord, name: str) -> str | None:
     """A metadata value of a materialisation; None where a person only reported it in the pages."""
     made = record.asset_materialization
-    return None if made is None else _text(made, name)
+    value = None if made is None else made.metadata.get(name)
+    return None if value is None else str(value.value)
 
 
 def digest_in(record: dg.EventLogRecord) -> str | None:
@@ -133,18 +108,10 @@ def digest_in(record: dg.EventLogRecord) -> str | None:
     return text_in(record, DIGEST)
 
 
-def latest_digest(
-    instance: dg.DagsterInstance, asset: str, key: str, since: datetime | None = None
-) -> str | None:
-    """Digest of the latest materialisation of an asset's partition, None if nothing was made.
-
-    Args:
-        instance: Dagster's records.
-        asset: Name of the asset.
-        key: Case or beam key.
-        since: One from before counts as none.
-    """
-    return latest_text(instance, asset, key, DIGEST, since)
+def latest_digest(instance: dg.DagsterInstance, asset: str, key: str) -> str | None:
+    """Digest of the latest materialisation of an asset's partition, None if nothing was made."""
+    record = latest_record(instance, asset, key)
+    return None if record is None else digest_in(record)
 
 
 def resolve(

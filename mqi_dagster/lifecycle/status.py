@@ -19,7 +19,7 @@ from mqi_dagster.ledger.arrivals import Arrival
 from mqi_dagster.ledger.cluster_jobs import ClusterJob
 from mqi_dagster.ledger.progress import Progress
 from mqi_dagster.lifecycle.causes import CANCELLED, next_step
-from mqi_dagster.lifecycle.lineage import DIGEST, RT_DOSE, text_in
+from mqi_dagster.lifecycle.lineage import DIGEST, RT_DOSE, latest_record, records_of, text_in
 from mqi_dagster.lifecycle.runs import CONCLUSION, RunRow, RunState
 from mqi_dagster.lifecycle.stages import PHASES, CaseState, Stage
 from mqi_dagster.partitions import split_beam_key, split_case_key
@@ -104,8 +104,6 @@ RESULTS = "results"
 """Metadata of a concluded case: the digest of the results that it was concluded with."""
 
 _SOURCES = {HANDED_OVER: RT_DOSE, CONCLUDED: RESULTS}
-_AT_ONCE = 500
-"""Materialisations that one question asks for; SQLite takes no more than some hundreds of values."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -173,27 +171,13 @@ def latest_made(
         key: Of the partition.
         before: Only those with a lower number.
     """
-    records = instance.fetch_materializations(
-        dg.AssetRecordsFilter(asset_key=dg.AssetKey(asset), asset_partitions=[key], before_storage_id=before),
-        limit=1,
-    ).records
-    return _made(asset, records[0]) if records else None
+    record = latest_record(instance, asset, key, before=before)
+    return None if record is None else _made(asset, record)
 
 
 def made_by_number(instance: dg.DagsterInstance, asset: str, numbers: Collection[int]) -> dict[int, Made]:
-    """Many materialisations of an asset by their numbers, in one question for every few hundred.
-
-    One that was deleted is missing.
-    """
-    found: dict[int, Made] = {}
-    wanted = sorted(numbers)
-    for begin in range(0, len(wanted), _AT_ONCE):
-        some = wanted[begin : begin + _AT_ONCE]
-        records = instance.fetch_materializations(
-            dg.AssetRecordsFilter(asset_key=dg.AssetKey(asset), storage_ids=some), limit=len(some)
-        ).records
-        found |= {record.storage_id: _made(asset, record) for record in records}
-    return found
+    """Many materialisations of an asset by their numbers; one that was deleted is missing."""
+    return {record.storage_id: _made(asset, record) for record in records_of(instance, asset, numbers)}
 
 
 def _made(asset: str, record: dg.EventLogRecord) -> Made:
@@ -216,6 +200,17 @@ def counts_since(events: Materialisations, case: str, arrival: Arrival | None) -
         return None
     taken_in = events.latest(MANIFEST, case)
     return arrival.results_removed_at if taken_in and taken_in.at >= arrival.results_removed_at else None
+
+
+def conclusion_counts_since(removed_at: datetime | None, arrival: Arrival | None) -> datetime | None:
+    """From when on a conclusion of a case counts, None where any does.
+
+    Args:
+        removed_at: What `counts_since` says of the case.
+        arrival: Of the case, None where it has not come through the inbox.
+    """
+    withdrawn_at = arrival.marker_withdrawn_at if arrival is not None else None
+    return max((moment for moment in (removed_at, withdrawn_at) if moment is not None), default=None)
 
 
 def handed_over(events: Materialisations, beam: str, since: datetime | None = None) -> bool:
@@ -269,8 +264,7 @@ def concluded(
     if end is None or not beams:
         return False
     removed_at = counts_since(events, case, arrival)
-    withdrawn_at = arrival.marker_withdrawn_at if arrival is not None else None
-    since = max((moment for moment in (removed_at, withdrawn_at) if moment is not None), default=None)
+    since = conclusion_counts_since(removed_at, arrival)
     if since is None and unchanged_since_conclusion(events, case, beams):
         return True
     made = events.latest(CONCLUDED, case)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import shutil
 from pathlib import Path
 
@@ -10,7 +9,7 @@ import yaml
 
 from mqi_dagster.compute.run_workers import fail_orphaned_runs
 from mqi_dagster.errors import ConfigurationError, InfrastructureError
-from mqi_dagster.files import private_folder, sha256_file, sync_file, sync_folder, write_whole
+from mqi_dagster.files import private_folder, sha256_file, whole_file, write_whole
 from mqi_dagster.ledger.ledger import Ledger
 from mqi_dagster.ledger.place import LEDGER_FILE, ledger_file, ledger_url, server_url
 from mqi_dagster.ledger.tables import REVISION
@@ -140,11 +139,6 @@ def _copy(source: Path, target: Path) -> None:
         target.chmod(0o600)
         return
     private_folder(target.parent)
-    beside = target.with_name(f".{target.name}.restoring")
-    descriptor = os.open(beside, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o600)
-    with source.open("rb") as reading, os.fdopen(descriptor, "wb") as writing:
-        os.fchmod(descriptor, 0o600)
+    temporary = target.with_name(f".{target.name}.restoring")
+    with source.open("rb") as reading, whole_file(target, temporary=temporary) as writing:
         shutil.copyfileobj(reading, writing, 1 << 20)
-    sync_file(beside)
-    beside.replace(target)
-    sync_folder(target.parent)

@@ -15,9 +15,17 @@ from mqi_dagster.ledger.outcomes import RunVerdict
 from mqi_dagster.lifecycle.causes import Cause, first_cause
 from mqi_dagster.lifecycle.runs import CONCLUSION, RunState
 from mqi_dagster.lifecycle.stages import OVER, CaseState, Stage, order
-from mqi_dagster.lifecycle.status import BeamFacts, BeamStatus, CaseStatus, RunFacts, beam_status, case_status
+from mqi_dagster.lifecycle.status import (
+    MANIFEST,
+    BeamFacts,
+    BeamStatus,
+    CaseStatus,
+    RunFacts,
+    beam_status,
+    case_status,
+)
 from mqi_dagster.resources.site import Site
-from mqi_dagster.worklist.events import MANIFEST, EventIndex
+from mqi_dagster.worklist.events import EventIndex
 from mqi_dagster.worklist.ledger_snapshot import LedgerSnapshot
 from mqi_dagster.worklist.manifests import Manifests, beams_of
 from mqi_dagster.worklist.pace import Pace

@@ -6,10 +6,10 @@ import time
 
 import dagster as dg
 
+from mqi_dagster.lifecycle.status import CONCLUDED, DOSE, HANDED_OVER, MANIFEST
 from mqi_dagster.partitions import BEAMS, CASES, split_beam_key
 
-MANIFEST, DOSE, BEAM_HANDED, CASE_HANDED = "case_manifest", "rt_dose", "handed_over", "case_handed_over"
-_ASSETS = (MANIFEST, DOSE, BEAM_HANDED, CASE_HANDED)
+_ASSETS = (MANIFEST, DOSE, HANDED_OVER, CONCLUDED)
 _BEHIND = 1000
 """Events that were written later than their number says are still found within so many."""
 _PAGE = 10_000

@@ -11,8 +11,12 @@ from mqi_dagster.delivery.verdict import AS_PLANNED
 from mqi_dagster.errors import StoreError
 from mqi_dagster.lifecycle.beam import manifest_in, read_manifest
 from mqi_dagster.lifecycle.conclusion import DELIVERY, NOT_COMPARED
-from mqi_dagster.lifecycle.lineage import DIGEST, texts_of
+from mqi_dagster.lifecycle.lineage import digest_in, records_of, text_in
 from mqi_dagster.lifecycle.status import (
+    CONCLUDED,
+    DOSE,
+    HANDED_OVER,
+    MANIFEST,
     Made,
     concluded,
     counts_since,
@@ -23,7 +27,7 @@ from mqi_dagster.lifecycle.status import (
 )
 from mqi_dagster.partitions import beam_key, split_beam_key
 from mqi_dagster.resources.site import Site
-from mqi_dagster.worklist.events import BEAM_HANDED, CASE_HANDED, DOSE, MANIFEST, EventIndex
+from mqi_dagster.worklist.events import EventIndex
 from mqi_dagster.worklist.ledger_snapshot import LedgerSnapshot
 
 
@@ -61,7 +65,9 @@ class Manifests:
         """Read the manifests of cases; the event log is asked for all of them together."""
         made = {case: self._events.latest(MANIFEST, case) for case in cases}
         numbers = {number for number in made.values() if number is not None}
-        digests = texts_of(self._instance, MANIFEST, numbers, DIGEST)
+        digests = {
+            record.storage_id: digest_in(record) for record in records_of(self._instance, MANIFEST, numbers)
+        }
         for case, number in made.items():
             digest = digests.get(number) if number is not None else None
             self._read[case] = (number, self._published(case, digest) if digest is not None else None)
@@ -85,9 +91,12 @@ class Manifests:
 
     def read_deliveries(self, cases: Collection[str]) -> None:
         """Read what :meth:`delivery` says of cases; the event log is asked for all of them together."""
-        made = {case: self._events.latest(CASE_HANDED, case) for case in cases}
+        made = {case: self._events.latest(CONCLUDED, case) for case in cases}
         numbers = {number for number in made.values() if number is not None}
-        texts = texts_of(self._instance, CASE_HANDED, numbers, DELIVERY)
+        texts = {
+            record.storage_id: text_in(record, DELIVERY)
+            for record in records_of(self._instance, CONCLUDED, numbers)
+        }
         for case, number in made.items():
             said = texts.get(number) if number is not None else None
             wrong = "" if said in (None, AS_PLANNED, NOT_COMPARED) else f"not delivered as planned: {said}"
@@ -95,7 +104,7 @@ class Manifests:
 
     def delivery_is_read(self, case: str) -> bool:
         """Whether what :meth:`delivery` answers costs nothing."""
-        made, found = self._events.latest(CASE_HANDED, case), self._delivery.get(case)
+        made, found = self._events.latest(CONCLUDED, case), self._delivery.get(case)
         return made is None or (found is not None and found[0] == made)
 
     def handed_over(self, beam: str) -> bool:
@@ -142,7 +151,7 @@ class Manifests:
 
     def read_made(self, beams: Collection[str]) -> None:
         """Read the doses and hand-overs of beams; the event log is asked for all of them together."""
-        for asset in (DOSE, BEAM_HANDED):
+        for asset in (DOSE, HANDED_OVER):
             numbers = {self._events.latest(asset, beam) for beam in beams}
             unread = {number for number in numbers if number is not None and number not in self._made}
             self._made |= made_by_number(self._instance, asset, unread)

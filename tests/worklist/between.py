@@ -73,8 +73,8 @@ class Snapshot:
     unfinished: dict[str, bool]
     """By run id: whether it is queued."""
     progress: dict[str, Any]
-    leases: dict[str, tuple[str, str]]
-    """Place and owner by beam."""
+    leases: dict[str, tuple[str, str, int]]
+    """Place, owner and token by beam: the token tells a lease from a later one of the same run."""
     alarms: frozenset[tuple[str, str]]
     """Kind and subject of those that are open."""
     arrivals: dict[str, Any]
@@ -118,7 +118,7 @@ def snapshot(instance: dg.DagsterInstance, ledger: Ledger) -> Snapshot:
         runs=runs,
         unfinished=unfinished,
         progress={row.beam: row for row in ledger.all_progress()},
-        leases={lease.beam: (lease.name, lease.owner) for lease in ledger.leases()},
+        leases={lease.beam: (lease.name, lease.owner, lease.token) for lease in ledger.leases()},
         alarms=frozenset((alarm.kind.value, alarm.subject) for alarm in ledger.alarms()),
         arrivals={row.case: row for row in ledger.all_arrivals()},
         made=made,
@@ -173,7 +173,7 @@ def _beam(before: Snapshot, row: dict[str, Any], after: Snapshot) -> list[str]:
     if row["stage"] not in stages:
         found.append(f"stage {row['stage']}, not one of {sorted(stages)}")
     found += _progress(before, row, after)
-    places = {seen.leases.get(beam, (None, ""))[0] for seen in (before, after)}
+    places = {seen.leases.get(beam, (None,))[0] for seen in (before, after)}
     if row["stage"] in AT_WORK and not moved and row["place"] not in places:
         found.append(f"place {row['place']}, not {places}")
     if old is not None and old == new and old.started is not None and row["elapsed_seconds"] is not None:
@@ -315,14 +315,15 @@ def _slots(before: Snapshot, said: dict[str, Any], after: Snapshot) -> list[str]
     found = []
     for slot in (one for one in said["gpus"] if one["slot"]):
         place = f"{slot['host']}/{slot['kind']}{slot['index']}"
-        owners = [
-            {beam for beam, (where, _) in seen.leases.items() if where == place} or {None}
+        old, new = (
+            {(beam, *lease) for beam, lease in seen.leases.items() if lease[0] == place}
             for seen in (before, after)
-        ]
-        # A beam that moved may have had the slot in between.
+        )
+        owners: set[str | None] = {beam for beam, *_ in new} or {None}
+        # A beam that moved may have had the slot in between; one that gave it back and took it again had not.
         passed = slot["owner"] is not None and _moved(before, slot["owner"], after)
-        if owners[0] == owners[1] and slot["owner"] not in owners[0] and not passed:
-            found.append(f"{place} is of {slot['owner']}, not of {owners[0]}")
+        if old == new and slot["owner"] not in owners and not passed:
+            found.append(f"{place} is of {slot['owner']}, not of {owners} all the time ({new or 'free'})")
     return found
 
 

@@ -24,7 +24,7 @@ from mqi_dagster.machine import read_machines
 from mqi_dagster.moments import in_zone
 from mqi_dagster.operations.instance import open_instance
 from mqi_dagster.operations.results import beam_rows
-from mqi_dagster.operations.services import Running, Services, port_is_free, start_services
+from mqi_dagster.operations.services import Keeper, Services, port_is_free, start_services
 from mqi_dagster.operations.site_folder import initialise
 from mqi_dagster.operations.sites import local_zone, require_site
 from mqi_dagster.resources.site import Site
@@ -150,14 +150,15 @@ def run_demo(folder: Path, timeout_seconds: float, console: Console) -> None:
         with console.status("starting Dagster: code location, daemon, pages"):
             free = port_is_free(settings.ui.host, settings.ui.port)
             running = start_services(services, settings, None if free else 0)
-        if not free:
+        if running.port != settings.ui.port:
             console.print(f"port {settings.ui.port} is taken: the pages have another one this time")
     console.print(f"pages: [bold]{running.pages.address}[/]")
     place = _deliver(settings, console)
     site = Site(file)
     with open_instance(settings) as instance:
         case = given_folder(site, place)[0].case
-        _watch(instance, site, case, services, running, timeout_seconds, console)
+        keeper = Keeper(services, running, lambda words: console.print(Text(words), soft_wrap=True))
+        _watch(instance, site, case, keeper, services.logs, timeout_seconds, console)
         console.print()
         console.print(results_table(beam_rows(instance, site, case)))
     console.print(f"\npaths begin at {escape(str(folder.resolve()))}", soft_wrap=True)
@@ -193,8 +194,8 @@ def _watch(
     instance: dg.DagsterInstance,
     site: Site,
     case: str,
-    services: Services,
-    running: Running,
+    keeper: Keeper,
+    logs: Path,
     patience_seconds: float,
     console: Console,
 ) -> None:
@@ -210,14 +211,15 @@ def _watch(
             failed = [row for row in (*beams, stand) if row is not None and row.state is CaseState.FAILED]
             if failed or (stand is not None and stand.stage is Stage.CONCLUDED):
                 break
-            services.require_alive(running)
+            if not keeper.look():
+                raise DemoError("`mqi stop` has ended the services; type `mqi demo` again to go on")
             now = [(row.stage, row.percent) for row in (*beams, stand) if row is not None]
             if now != before:
                 before, moved = now, time.monotonic()
             if time.monotonic() - moved > patience_seconds:
                 raise DemoError(
                     f"nothing has moved for {patience_seconds:g} s (--timeout); what is stuck:"
-                    f" {_stuck(stand, beams, site.timezone)}; the services go on; logs: {services.logs}"
+                    f" {_stuck(stand, beams, site.timezone)}; the services go on; logs: {logs}"
                 )
             time.sleep(_POLL_SECONDS)
     if failed:

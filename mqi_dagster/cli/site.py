@@ -9,7 +9,6 @@ from types import FrameType
 from typing import TYPE_CHECKING, Annotated
 
 import typer
-from rich.console import Console
 from rich.markup import escape
 from rich.text import Text
 
@@ -20,13 +19,11 @@ from mqi_dagster.operations.service_locks import Service
 from mqi_dagster.operations.sites import DEFAULT_SITE, SETTINGS_NAME, SITE_VARIABLE, local_zone, require_site
 
 if TYPE_CHECKING:
-    from mqi_dagster.operations.services import Running, Services
+    from mqi_dagster.operations.services import Keeper
 
 # What imports Dagster is imported by the command that needs it: `mqi --help` answers at once.
 
 _WATCH_SECONDS = 1.0
-_REST_SECONDS = 5.0
-"""Between two starts of a watch that ends at once."""
 
 
 def init(
@@ -92,7 +89,7 @@ def dev(
     ] = None,
 ) -> None:
     """Start Dagster's pages, daemon and code location for a site, with persistent storage."""
-    from mqi_dagster.operations.services import Services, start_services, stop_services
+    from mqi_dagster.operations.services import Keeper, Services, start_services, stop_services
 
     console = output()
     file, settings = require_site(site)
@@ -115,7 +112,7 @@ def dev(
     console.print("Ctrl-C ends them")
     try:
         with ended_by_any_signal():
-            _watch(services, running, console)
+            _watch(Keeper(services, running, lambda words: console.print(Text(words))))
         console.print("ended by `mqi stop`")
     except KeyboardInterrupt:
         console.print("stopping")
@@ -124,27 +121,9 @@ def dev(
             stop_services(services, settings)
 
 
-def _watch(services: "Services", running: "Running", console: Console) -> None:
-    """Return when somebody else has ended the services; InfrastructureError where one died by itself.
-
-    The watch, on which nothing depends, is started again.
-    """
-    from mqi_dagster.operations.services import WATCH
-
-    rests_until = 0.0
-    while (found := services.recorded()) is not None and running.same_start(found):
-        dead = found.dead()
-        if dead and (dead != [WATCH] or time.monotonic() >= rests_until):
-            # `mqi stop` ends the processes before their record: only what nobody stops has died by itself.
-            with services.alone():
-                found = services.recorded()
-                if found is not None and running.same_start(found):
-                    words = services.last_words(WATCH)
-                    again = services.start_watch_again(found)
-                    services.require_alive(again)
-                    if again != found:
-                        console.print(Text(f"the watch has ended ({words}) and is started again"))
-                        rests_until = time.monotonic() + _REST_SECONDS
+def _watch(keeper: "Keeper") -> None:
+    """Return when somebody else has ended the services; InfrastructureError where one died by itself."""
+    while keeper.look():
         time.sleep(_WATCH_SECONDS)
 
 

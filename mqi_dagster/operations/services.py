@@ -11,7 +11,7 @@ import sys
 import time
 import urllib.error
 import urllib.request
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, replace
 from datetime import timedelta
@@ -330,6 +330,62 @@ class Services:
 
     def _write(self, running: Running) -> None:
         write_whole(self._record, json.dumps(asdict(running), indent=1).encode())
+
+
+_REST_SECONDS = 5.0
+"""Between two starts of a watch that ends at once."""
+
+
+class Keeper:
+    """Looks after the services of one start, for a program in the foreground.
+
+    Args:
+        services: Of the site.
+        running: As they were started.
+        say: Told once that the watch is started again, and why.
+        clock: Seconds that never go back.
+    """
+
+    def __init__(
+        self,
+        services: Services,
+        running: Running,
+        say: Callable[[str], None],
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self._services = services
+        self._running = running
+        self._say = say
+        self._clock = clock
+        self._rests_until = clock()
+
+    def look(self) -> bool:
+        """Start the watch again where it alone has ended: nothing depends on it.
+
+        Returns:
+            Whether these services are at work still; else somebody has ended them.
+
+        Raises:
+            InfrastructureError: Another one died by itself; with the last line of its log.
+        """
+        found = self._recorded()
+        dead = found.dead() if found is not None else []
+        if dead and (dead != [WATCH] or self._clock() >= self._rests_until):
+            # `mqi stop` ends the processes before their record: only what nobody stops has died by itself.
+            with self._services.alone():
+                found = self._recorded()
+                if found is not None and found.dead() == [WATCH]:
+                    words = self._services.last_words(WATCH)
+                    self._services.start_watch_again(found)
+                    self._say(f"the watch has ended ({words}) and is started again")
+                    self._rests_until = self._clock() + _REST_SECONDS
+                elif found is not None:
+                    self._services.require_alive(found)
+        return found is not None
+
+    def _recorded(self) -> Running | None:
+        found = self._services.recorded()
+        return found if self._running.same_start(found) else None
 
 
 def port_is_free(host: str, port: int) -> bool:

@@ -8,20 +8,23 @@ import socket
 import subprocess
 import sys
 import urllib.request
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
+import dagster as dg
 import pytest
 from typer.testing import CliRunner
 
+from mqi_dagster.cli import demo
 from mqi_dagster.cli import site as site_commands
 from mqi_dagster.cli.app import app
 from mqi_dagster.cli.screen import output
 from mqi_dagster.errors import ConfigurationError, InfrastructureError
 from mqi_dagster.execution.processes import end_group, process_alive, process_id
 from mqi_dagster.operations import services as cli_services
-from mqi_dagster.operations.services import Running, Services, port_is_free
+from mqi_dagster.operations.services import Keeper, Running, Services, port_is_free
+from mqi_dagster.resources.site import Site
 from mqi_dagster.settings import parse_settings
 from tests.cli.mqi_command import mqi
 from tests.waiting import wait_for
@@ -114,13 +117,35 @@ def without_watch(
     services.stop()
 
 
-def test_a_watch_that_has_ended_ends_no_other_service_and_is_started_again(
-    services: Services, without_watch: Running, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def by_dev(keeper: Keeper, settings_file: Path) -> None:
+    site_commands._watch(keeper)
+
+
+def by_demo(keeper: Keeper, settings_file: Path) -> None:
+    with dg.DagsterInstance.ephemeral() as instance:
+        site, logs = Site(settings_file), settings_file.parent / "state/logs"
+        demo._watch(instance, site, "P.fx0001", keeper, logs, 600.0, output(file=io.StringIO()))
+
+
+@pytest.fixture(params=[by_dev, by_demo])
+def look_after(
+    request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> Callable[[Keeper, Path], None]:
+    """What `mqi dev` or `mqi demo` does once the services are ready."""
+    (tmp_path / "mqi.yaml").write_text("site: {timezone: Asia/Seoul}\n")
     monkeypatch.setattr(site_commands, "_WATCH_SECONDS", 0.01)
-    said = io.StringIO()
+    monkeypatch.setattr(demo, "_POLL_SECONDS", 0.01)
+    call: Callable[[Keeper, Path], None] = request.param
+    return call
+
+
+def test_a_watch_that_has_ended_ends_no_other_service_and_is_started_again(
+    services: Services, without_watch: Running, look_after: Callable[[Keeper, Path], None]
+) -> None:
+    said: list[str] = []
+    keeper = Keeper(services, without_watch, said.append)
     with ThreadPoolExecutor(1) as pool:
-        watching = pool.submit(site_commands._watch, services, without_watch, output(file=said))
+        watching = pool.submit(look_after, keeper, services.settings_file)
         wait_for(lambda: services.running() or watching.done(), "every service lives")
         found = services.recorded()
         assert found is not None and found.dead() == []
@@ -129,7 +154,35 @@ def test_a_watch_that_has_ended_ends_no_other_service_and_is_started_again(
         end_group(found.processes["daemon"], 0)
         with pytest.raises(InfrastructureError, match="the service daemon has ended"):
             watching.result()
-    assert said.getvalue() == "the watch has ended (out of memory) and is started again\n"
+    assert said == ["the watch has ended (out of memory) and is started again"]
+
+
+def test_services_that_somebody_has_stopped_did_not_die(
+    services: Services, without_watch: Running, look_after: Callable[[Keeper, Path], None]
+) -> None:
+    services.start_watch_again(without_watch)
+    keeper = Keeper(services, without_watch, print)
+    with ThreadPoolExecutor(1) as pool:
+        watching = pool.submit(look_after, keeper, services.settings_file)
+        with services.alone():
+            services.stop()
+        error = watching.exception()
+    told = "`mqi stop` has ended the services; type `mqi demo` again to go on"
+    assert str(error) == {by_dev: "None", by_demo: told}[look_after]
+
+
+def test_a_watch_that_ends_at_once_is_started_every_five_seconds(
+    services: Services, without_watch: Running, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(cli_services, "command_of", lambda *_: ["/bin/false"])
+    said: list[str] = []
+    now = [1000.0]
+    keeper = Keeper(services, without_watch, said.append, lambda: now[0])
+    for seconds, starts in ((0, 1), (4, 1), (1, 2), (4, 2), (1, 3)):
+        now[0] += seconds
+        assert keeper.look()
+        assert len(said) == starts
+        wait_for(lambda: (found := services.recorded()) and found.dead() == ["watch"], "its end")
 
 
 def test_mqi_dev_starts_a_watch_that_is_missing_and_nothing_else(

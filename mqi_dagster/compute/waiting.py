@@ -29,6 +29,8 @@ class Patience:
         log: Of the step.
         intervals: Waits between two tries, and when people should know; None where nothing is tried again.
         pause: Called with the reason before each wait; stops the beam by raising.
+        clock: Seconds of a clock that never goes back; replaced in tests.
+        sleep: Lets so many seconds pass; replaced in tests.
     """
 
     def __init__(
@@ -36,10 +38,15 @@ class Patience:
         log: dg.DagsterLogManager,
         intervals: Intervals | None,
         pause: Callable[[str], None] = lambda _: None,
+        *,
+        clock: Callable[[], float] = time.monotonic,
+        sleep: Callable[[float], None] = time.sleep,
     ) -> None:
         self._log = log
         self._intervals = intervals
         self._pause = pause
+        self._clock = clock
+        self._sleep = sleep
 
     def persist(self, what: str, call: Callable[[], T]) -> T:
         """The result of a call, once there is one.
@@ -54,7 +61,7 @@ class Patience:
         intervals = self._intervals
         if intervals is None:
             return call()
-        began, failures, damaged, said, alarmed = time.monotonic(), 0, 0, "", False
+        began, failures, damaged, said, alarmed = self._clock(), 0, 0, "", False
         backoff = Backoff(intervals.retry_seconds, intervals.retry_maximum_seconds, jitter=0.5)
         while True:
             try:
@@ -69,7 +76,7 @@ class Patience:
             if reason != said:
                 self._log.warning("%s waits: %s", what, reason)
                 said = reason
-            away = time.monotonic() - began
+            away = self._clock() - began
             if away > intervals.alarm_seconds and not alarmed:
                 self._log.error("%s has waited for %.0f minutes: %s", what, away / 60, reason)
                 alarmed = True
@@ -79,9 +86,9 @@ class Patience:
 
     def sleep(self, seconds: float) -> None:
         """Wait, looking every second whether the beam still may."""
-        end = time.monotonic() + seconds
-        while (left := end - time.monotonic()) > 0:
-            time.sleep(min(1.0, left))
+        end = self._clock() + seconds
+        while (left := end - self._clock()) > 0:
+            self._sleep(min(1.0, left))
             self._pause("")
 
 

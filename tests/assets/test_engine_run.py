@@ -5,6 +5,7 @@ The executor is a fake that answers as the test has laid down; the real ones hav
 
 from __future__ import annotations
 
+import functools
 import logging
 from collections.abc import Callable, Sequence
 from dataclasses import replace
@@ -14,7 +15,6 @@ from typing import cast
 import dagster as dg
 import pytest
 
-from mqi_dagster.compute import waiting as patience_module
 from mqi_dagster.compute.engine_run import EngineRun
 from mqi_dagster.compute.progress import LiveProgress
 from mqi_dagster.compute.waiting import Patience
@@ -169,27 +169,25 @@ class Bench:
             executor,
             job,
             cast("LiveProgress", self.told),
-            Patience(log, executor.intervals, lambda _: self.check()),
+            Patience(
+                log,
+                executor.intervals,
+                lambda _: self.check(),
+                clock=lambda: self.slept,
+                sleep=self.sleep,
+            ),
             lambda: self.check(),
             lambda handle: self.noted.append(handle.job_id),
             "hpc/gpu0",
         )
-
-    def monotonic(self) -> float:
-        return self.slept
 
     def sleep(self, seconds: float) -> None:
         self.slept += seconds
 
 
 @pytest.fixture
-def bench(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[FakeExecutor], Bench]:
-    def made(executor: FakeExecutor) -> Bench:
-        bench = Bench(tmp_path, executor)
-        monkeypatch.setattr(patience_module, "time", bench)
-        return bench
-
-    return made
+def bench(tmp_path: Path) -> Callable[[FakeExecutor], Bench]:
+    return functools.partial(Bench, tmp_path)
 
 
 Make = Callable[[FakeExecutor], Bench]

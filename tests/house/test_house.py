@@ -95,7 +95,6 @@ STAND_INS = {
     "tests/upgrade/make_": "programs for the code of earlier releases, which has no tests/waiting.py",
     "tests/chaos/": "a schedule of disturbances",
     "tests/slurm/test_controller.py": "what the controller has saved by then is what is tested",
-    "tests/hpc/test_short_commands.py": "a message that comes late is the fault",
     "tests/handover/test_sftp_target.py": "a caller rests between two tries",
 }
 """Files that may sleep, and why; a trailing part of a name may be left out."""

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+import functools
 import threading
-import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -15,7 +15,7 @@ from mqi_dagster.hpc.errors import ConnectionLostError
 from mqi_dagster.hpc.shell import run
 from tests.handover.sftp_server import SftpServer
 
-DATA, END_OF_INPUT = 94, 96
+DATA, END_OF_DATA, CLOSE = 94, 96, 97
 """Numbers of messages (RFC 4254, 9)."""
 
 
@@ -27,19 +27,32 @@ def server(tmp_path: Path) -> Iterator[SftpServer]:
     made.kill()
 
 
-@pytest.mark.parametrize("kind", [DATA, END_OF_INPUT])
+@pytest.mark.parametrize("kind", [DATA, END_OF_DATA])
 def test_the_connection_outlives_a_command_that_ends_before_its_input(
     server: SftpServer, monkeypatch: pytest.MonkeyPatch, kind: int
 ) -> None:
     """The machine is so busy that a command is over before its input, or the end of it, is on its way."""
-    here = threading.current_thread()
+    here, over = threading.current_thread(), threading.Event()
+    handlers = dict(paramiko.Transport._channel_handler_table)
+
+    def heard(number: int, channel: paramiko.Channel, message: paramiko.Message) -> None:
+        """What says that the command is over, in paramiko's other thread."""
+        if channel.lock.locked():
+            # By the late one: leave is taken after its message.
+            over.set()
+        handlers[number](channel, message)
+        if number == CLOSE:
+            over.set()
 
     def be_late(place: str) -> None:
         real = getattr(paramiko.Transport, place)
 
         def late(transport: Any, message: paramiko.Message) -> None:
             if message.asbytes()[0] == kind and threading.current_thread() is here:
-                time.sleep(0.6)
+                over.wait(60)
+                if place == "_send_user_message":
+                    # Its answer comes when the server, too, has taken leave of the command.
+                    transport.global_request("keepalive@openssh.com")
             real(transport, message)
 
         patched.setattr(paramiko.Transport, place, late)
@@ -47,10 +60,12 @@ def test_the_connection_outlives_a_command_that_ends_before_its_input(
     connection = server.connection()
     first = connection.transport()
     with monkeypatch.context() as patched:
+        for number in (END_OF_DATA, CLOSE):
+            said = functools.partial(heard, number)
+            patched.setitem(paramiko.Transport._channel_handler_table, number, said)
         be_late("_send_user_message")
         be_late("_send_message")
         assert run(connection, ["sleep", "0.3"], feed=b"dose").exit_code == 0
-        time.sleep(0.3)
     assert run(connection, ["echo", "here"]).text == "here\n"
     assert connection.transport() is first
     assert "nonexistent channel" not in server.log
@@ -60,21 +75,28 @@ def test_the_end_of_input_waits_until_keys_are_exchanged(server: SftpServer) -> 
     connection = server.connection()
     transport = connection.transport()
 
-    keys = threading.Event()
+    class Keys(threading.Event):
+        """As they are while keys are exchanged, until somebody waits for them."""
+
+        waited_for = False
+
+        def wait(self, timeout: float | None = None) -> bool:
+            if not self.waited_for:
+                self.waited_for = True
+                threading.Thread(target=exchanged).start()
+            return super().wait(timeout)
 
     def exchanged() -> None:
-        keys.set()
         # As the thread that exchanges keys does: whoever held this while waiting would wait for ever.
         with transport.clear_to_send_lock:
             transport.clear_to_send.set()
 
     def feed(stream: BinaryIO) -> None:
         stream.write(b"dose")
-        transport.clear_to_send.clear()
-        threading.Timer(0.5, exchanged).start()
+        transport.clear_to_send = Keys()
 
     assert run(connection, ["cat"], feed=feed).out == b"dose"
-    assert keys.is_set(), "it waited for them"
+    assert isinstance(transport.clear_to_send, Keys) and transport.clear_to_send.waited_for
     assert connection.transport() is transport
 
 

@@ -9,7 +9,7 @@ import signal
 import threading
 import time
 from collections.abc import Callable
-from datetime import timedelta
+from datetime import UTC, datetime, timedelta
 from multiprocessing.synchronize import Barrier
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -192,34 +192,31 @@ def test_eight_processes_never_share_three_slots(url: str, fork: Fork, tmp_path:
 
 
 def test_a_killed_holder_loses_its_lease_after_it_went_stale(url: str, fork: Fork, tmp_path: Path) -> None:
-    ledger = Ledger.open(url)
+    passed = multiprocessing.get_context("fork").Value("d", 0.0)
+
+    def clock() -> datetime:
+        return datetime(2026, 3, 1, 12, 0, tzinfo=UTC) + timedelta(seconds=passed.value)
+
+    ledger = Ledger.open(url, clock=clock)
     ledger.declare_slots("here", _cpus(1))
-    stale = timedelta(seconds=1.5)
 
     def hold() -> None:
-        own = Ledger.open(url)
-        lease = _lease(own.acquire("b1", "run1", CPU, stale_after=stale))
-        with LeaseKeeper(own, lease, every=timedelta(seconds=0.2)):
+        own = Ledger.open(url, clock=clock)
+        with LeaseKeeper(own, _lease(_take(own, "b1", "run1")), every=timedelta(seconds=0.02)):
             (tmp_path / "held").touch()
             time.sleep(60)
 
     holder = fork(hold)
     wait_for((tmp_path / "held").exists, "the lease is held")
-    first = _lease(ledger.lease_of("b1")).heartbeat_at
-    wait_for(
-        lambda: _lease(ledger.lease_of("b1")).heartbeat_at - first > stale, "heartbeats beyond staleness"
-    )
-    assert isinstance(ledger.acquire("b1", "run2", CPU, stale_after=stale), Refusal), "kept alive"
+    passed.value = 100.0
+    wait_for(lambda: _lease(ledger.lease_of("b1")).heartbeat_at == clock(), "a heartbeat")
+    assert isinstance(_take(ledger, "b1", "run2"), Refusal), "kept alive"
     os.kill(holder.pid, signal.SIGKILL)
     assert holder.wait() == -9
-    last = _lease(ledger.lease_of("b1")).heartbeat_at
-
-    def taken_over() -> Lease | None:
-        answer = ledger.acquire("b1", "run2", CPU, stale_after=stale)
-        return answer if isinstance(answer, Lease) else None
-
-    found = _lease(wait_for(taken_over, "the lease of the dead holder"))
-    assert found.heartbeat_at - last >= stale, "not before it was stale"
+    passed.value = 160.0
+    assert isinstance(_take(ledger, "b1", "run2"), Refusal), "not before it was stale"
+    passed.value = 160.001
+    found = _lease(_take(ledger, "b1", "run2"))
     assert (found.owner, found.token) == ("run2", 2)
 
 

@@ -15,6 +15,7 @@ from mqi_dagster.ledger.place import DATABASE_VARIABLE, announce_server, databas
 from mqi_dagster.lifecycle.jobs import CASE_TAG, GPU_TAG, POOL, UPLOAD_TAG
 from mqi_dagster.resources.gpu_pool import simulation_slots, slots_of_a_beam
 from mqi_dagster.settings import Settings
+from mqi_dagster.yaml_file import read_yaml
 
 INSTANCE_FILE = "dagster.yaml"
 RUNS_PER_CASE = 4
@@ -124,17 +125,16 @@ def write_instance(settings: Settings, ledger: Ledger | None = None) -> bool:
         ledger: Knows the GPUs that are not seen now.
 
     Raises:
-        ConfigurationError: The file that is there is not YAML.
+        ConfigurationError: The file that is there is not YAML, not a mapping, or too large.
     """
     home = settings.paths.dagster_home
     private_folder(home)
     path = home / INSTANCE_FILE
     existing: dict[str, Any] = {}
     if path.is_file():
-        try:
-            existing = yaml.safe_load(path.read_text(encoding="utf-8")) or {}
-        except yaml.YAMLError as error:
-            raise ConfigurationError(f"{INSTANCE_FILE} of the site is not YAML: {error}") from error
+        existing = read_yaml(path, f"{INSTANCE_FILE} of the site") or {}
+        if not isinstance(existing, dict):
+            raise ConfigurationError(f"{INSTANCE_FILE} of the site is not a mapping")
     wanted = instance_settings(settings, existing, ledger)
     if wanted == existing:
         return False

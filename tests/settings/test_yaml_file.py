@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -10,7 +11,8 @@ import pytest
 
 from mqi_dagster.errors import ConfigurationError
 from mqi_dagster.machine import read_machine
-from mqi_dagster.settings import read_settings
+from mqi_dagster.operations.instance import write_instance
+from mqi_dagster.settings import parse_settings, read_settings
 
 MACHINES = Path(__file__).parents[2] / "mqi_dagster" / "config" / "machines"
 
@@ -67,6 +69,29 @@ def test_a_file_without_end_is_refused_by_its_size(tmp_path: Path) -> None:
         stream.truncate(10_000_000_000)
     with pytest.raises(ConfigurationError, match=r"^settings file mqi.yaml is larger than 500,000 bytes$"):
         read_settings(path)
+
+
+@pytest.mark.parametrize(
+    ("content", "size", "fault"),
+    [
+        (LAUGHS, None, "has more than 200,000 values once its aliases are written out"),
+        ("", 10_000_000_000, "is larger than 500,000 bytes"),
+        ("a: [", None, "is not YAML: while parsing"),
+        ("- a\n", None, "is not a mapping"),
+    ],
+    ids=["aliases", "without end", "cut", "list"],
+)
+def test_the_file_of_dagster_s_instance_is_read_no_less_carefully(
+    tmp_path: Path, content: str, size: int | None, fault: str
+) -> None:
+    settings = parse_settings({"site": {"timezone": "Asia/Seoul"}}, tmp_path)
+    settings.paths.dagster_home.mkdir()
+    path = settings.paths.dagster_home / "dagster.yaml"
+    path.write_text(content)
+    if size is not None:
+        os.truncate(path, size)
+    with pytest.raises(ConfigurationError, match=f"^dagster.yaml of the site {fault}"):
+        write_instance(settings)
 
 
 def test_an_alias_as_people_use_it_is_read(tmp_path: Path) -> None:

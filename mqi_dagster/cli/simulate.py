@@ -86,15 +86,15 @@ def simulate(
     ] = None,
 ) -> None:
     """Write a case as the machine would: plan, PlanInfo, PlanRange, records and machine plans."""
-    # Its libraries take as long to load as everything else together.
-    from mqi_dagster.synthetic.delivery import simulate_delivery
-
     console = output()
     if list_defects:
         console.print(_defects())
         return
     if target is None:
         raise ConfigurationError("name the folder to write into: mqi simulate-delivery TARGET")
+    # Its libraries take as long to load as everything else together.
+    from mqi_dagster.synthetic.delivery import simulate_delivery
+
     used = site_in_use(site)
     machines = read_machines(PACKAGED_MACHINES if used is None else _machine_folder(used))
     made_in_code: dict[str, Any] = {

@@ -51,7 +51,9 @@ def place(tmp_path_factory: pytest.TempPathFactory, machines: Machines) -> Path:
         ("settings-reference", (*HEAVY, *SCIENCE)),
         ("validate", (*HEAVY, *SCIENCE)),
         ("simulate-delivery --help", (*HEAVY, *SCIENCE)),
+        ("simulate-delivery --list-defects", (*HEAVY, *SCIENCE)),
         ("case list --help", (*HEAVY, *SCIENCE)),
+        ("case check --help", (*HEAVY, *SCIENCE)),
         ("case check case", (*HEAVY, "requests")),
     ],
 )

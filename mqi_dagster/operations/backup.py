@@ -16,7 +16,7 @@ from pathlib import Path
 from pydantic import BaseModel, ConfigDict, ValidationError
 from sqlalchemy.engine import make_url
 
-from mqi_dagster.errors import ConfigurationError, InfrastructureError
+from mqi_dagster.errors import ConfigurationError, InfrastructureError, StoreError
 from mqi_dagster.files import private_folder, sha256_file, sync_file, sync_folder, write_whole
 from mqi_dagster.ledger.database import revision_of, standing_still
 from mqi_dagster.ledger.place import LEDGER_FILE, ledger_file, ledger_url, server_url
@@ -254,6 +254,7 @@ def make_backup(settings_file: Path, settings: Settings, folder: Path, *, data: 
     Raises:
         ConfigurationError: The folder holds something, or a newer version has written the ledger.
         InfrastructureError: A disk or the database failed; nothing is left at the folder.
+        StoreError: A result in the copy is not what its manifest says; nothing is left at the folder.
     """
     if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
         raise ConfigurationError(f"{folder} is not empty: a backup gets a folder of its own")
@@ -271,6 +272,7 @@ def make_backup(settings_file: Path, settings: Settings, folder: Path, *, data: 
         if data:
             # Last: the store may hold more than the event log names, and must not hold less.
             _copy_tree(Store(settings.paths.data).root, beside / DATA)
+            _require_undamaged(beside / DATA)
         made = write_manifest(
             beside,
             version=metadata.version(PACKAGE),
@@ -351,6 +353,16 @@ def _copy_tree(source: Path, target: Path) -> None:
             path = Path(folder) / file
             if not path.is_symlink():
                 _copy_file(path, target / path.relative_to(source))
+
+
+def _require_undamaged(copied: Path) -> None:
+    damaged = list(Store(copied).damaged())
+    if damaged:
+        raise StoreError(
+            f"{damaged[0].message}; it is one of {len(damaged)} damaged results, and no backup was made:"
+            " materialise them again, or back up without --data",
+            where=damaged[0].where,
+        )
 
 
 def _raise(error: OSError) -> None:

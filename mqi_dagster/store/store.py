@@ -178,6 +178,22 @@ class Store:
             self._quarantined(target)
             return True
 
+    def damaged(self) -> Iterator[StoreError]:
+        """Of every result that is not what its manifest says, what is wrong with it.
+
+        Raises:
+            InfrastructureError: A file cannot be read.
+        """
+        for folder in sorted(self._cases.glob("*/*/*/*")):
+            case, beam, asset, digest = folder.relative_to(self._cases).parts
+            if folder.is_symlink() or digest.startswith("."):
+                continue
+            where = _where(case, None if beam == _CASE_LEVEL else beam, asset)
+            try:
+                read_published(folder, asset, digest, where).verify()
+            except StoreError as error:
+                yield error
+
     def discard(self, folder: Path) -> None:
         """Remove a result or a case that nobody needs; it leaves its place at once and whole.
 

@@ -15,7 +15,7 @@ import yaml
 from typer.testing import CliRunner
 
 from mqi_dagster.cli.app import app
-from mqi_dagster.errors import ConfigurationError, MqiError
+from mqi_dagster.errors import ConfigurationError, MqiError, StoreError
 from mqi_dagster.ledger import Lease, Ledger, Need, Slot, SlotKind
 from mqi_dagster.ledger.place import ledger_url
 from mqi_dagster.operations import service_locks
@@ -24,6 +24,7 @@ from mqi_dagster.operations.service_locks import Service
 from mqi_dagster.resources.gpu_pool import this_host
 from mqi_dagster.resources.site import Site
 from mqi_dagster.settings import Settings, read_settings
+from mqi_dagster.store.store import Store
 from tests.postgres.postgres_server import Server, on_postgres, running_postgres
 
 
@@ -56,10 +57,10 @@ def site(request: pytest.FixtureRequest, tmp_path: Path) -> Path:
         mqi("init", folder)
     settings = read_settings(folder / "mqi.yaml")
     fill(settings)
-    result = settings.paths.data / "cases/P1.fx0001/b02/rt_dose/0123"
-    result.mkdir(parents=True)
-    (result / "rt_dose.dcm").write_bytes(b"a dose")
-    (result.parent / "current").symlink_to("0123")
+    store = Store(settings.paths.data)
+    with store.stage("P1.fx0001", "b02", "rt_dose") as staged:
+        (staged / "rt_dose.dcm").write_bytes(b"a dose")
+        store.publish(staged, "P1.fx0001", "b02", "rt_dose", "0123", meta={})
     return folder
 
 
@@ -105,10 +106,28 @@ def test_a_restored_site_knows_what_the_other_one_knew(site: Path, tmp_path: Pat
     assert (tmp_path / "other/secret").read_text() == (site / "secret").read_text()
     assert (tmp_path / "other/secret").stat().st_mode & 0o777 == 0o600
     result = tmp_path / "other/data/cases/P1.fx0001/b02/rt_dose"
-    assert [path.name for path in result.iterdir()] == ["0123"]
+    assert sorted(path.name for path in result.iterdir()) == ["0123"]
     assert (result / "0123/rt_dose.dcm").read_bytes() == b"a dose"
     assert [path.name for path in restored.paths.hu_tables.iterdir()] == ["typical_120kv.yaml"]
     assert found(read_settings(site / "mqi.yaml")) == EVERYTHING
+
+
+@pytest.mark.parametrize(
+    ("file", "content", "said"),
+    [
+        ("rt_dose.dcm", b"a dosf", "file 1 of 1 differs from its manifest"),
+        ("manifest.json", b"{}", "the manifest is damaged"),
+        ("more.dcm", b"", "lacks 0 files of its manifest and holds 1 others"),
+    ],
+)
+def test_a_damaged_result_is_no_backup_and_is_named(
+    site: Path, tmp_path: Path, file: str, content: bytes, said: str
+) -> None:
+    (site / "data/cases/P1.fx0001/b02/rt_dose/0123" / file).write_bytes(content)
+    with pytest.raises(StoreError, match=f"case P1.fx0001, beam b02, rt_dose.*: .*{said}.*--data"):
+        mqi("backup", tmp_path / "backup", "--site", site, "--data")
+    assert [path.name for path in tmp_path.iterdir()] == ["site"]
+    mqi("backup", tmp_path / "backup", "--site", site)
 
 
 def test_nobody_else_can_read_a_backup(site: Path, tmp_path: Path) -> None:

@@ -15,7 +15,7 @@ from typing import Any
 
 import pytest
 
-from mqi_dagster.errors import ConfigurationError, EngineInputError, PrivacyError
+from mqi_dagster.errors import ConfigurationError, PrivacyError
 from mqi_dagster.hpc.errors import PathRejectedError
 from mqi_dagster.hpc.naming import JobFolder
 from mqi_dagster.hpc.shell import run
@@ -82,13 +82,32 @@ def test_beam_names_of_any_plan_come_through(
     assert list(scratch.iterdir()) == []
 
 
-@pytest.mark.parametrize(
-    "name",
-    ["../../up", "/tmp/x", "a/b", "a\nb", "-rf", ".hidden", f"of {MARKERS[1]}", MARKERS[0].lower()],
-)
-def test_beam_names_that_no_engine_can_take_are_refused(bench: Callable[..., Bench], name: str) -> None:
+def test_beam_names_that_cannot_name_a_file_are_given_to_the_engine_as_ones_that_can(
+    cluster: Any, bench: Callable[..., Bench], shared: Path
+) -> None:
+    seen_as = {
+        "../../up": "_._.._up",
+        "/tmp/x": "_tmp_x",
+        "a/b": "a_b",
+        "a\nb": "a_b",
+        "-rf": "_rf",
+        ".hidden": "_hidden",
+    }
+    on = bench(slurm={"slots": 8})
+    beams = [on.beam(name=name) for name in seen_as]
+    with on.driven(*beams):
+        pass
+    assert_done_once(cluster, on, *beams)
+    for name, beam in zip(seen_as.values(), beams, strict=True):
+        assert set(beam.fetched) == {f"Dose/{name}_{n}_Dose.{end}" for n in (1, 2) for end in ("mhd", "raw")}
+    for up in (shared, Path(on.slurm.root), Path("/tmp")):
+        assert not [path for path in up.iterdir() if path.name in ("up", "x")]
+
+
+@pytest.mark.parametrize("name", [f"of {MARKERS[1]}", MARKERS[0].lower()])
+def test_a_beam_name_that_names_the_patient_is_refused(bench: Callable[..., Bench], name: str) -> None:
     on = bench()
-    with pytest.raises((EngineInputError, PrivacyError), match="beam") as raised:
+    with pytest.raises(PrivacyError, match="beam") as raised:
         on.beam(name=name)
     assert not [word for word in MARKERS if word in str(raised.value)]
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import subprocess
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -11,6 +12,7 @@ import pytest
 from dagster._core.remote_representation.external_data import RepositorySnap, ResourceSnap
 
 from mqi_dagster.definitions import build_definitions
+from mqi_dagster.errors import ConfigurationError
 from mqi_dagster.handover.access import PRIVATE
 from mqi_dagster.handover.folder import FolderTarget
 from mqi_dagster.ledger.alarms import AlarmKind
@@ -18,7 +20,7 @@ from mqi_dagster.notify.message import Message
 from mqi_dagster.partitions import beam_key
 from mqi_dagster.resources.site import Site
 from mqi_dagster.store.store import Store
-from tests.chain.chain import ONE_BEAM, Chain, deliver
+from tests.chain.chain import ONE_BEAM, Chain, deliver, quick_engine
 from tests.chain.ended_runs import evaluate
 from tests.engines.in_process import FakeExecutor
 
@@ -106,6 +108,26 @@ def test_a_beam_goes_through_on_another_executor_without_any_process(
     assert len(fake.starts) == 1
     assert dose_files(inside, case) == dose_files(process, case) != {}, "bit for bit"
     assert inside.digest("raw_dose", beam_key(case, 2)) == process.digest("raw_dose", beam_key(case, 2))
+
+
+class Unanswering(FakeExecutor):
+    """An executor on which a command of the engine fails."""
+
+    def answer(self, argv: Sequence[str]) -> str:
+        raise ConfigurationError(f"no answer to {' '.join(argv)}")
+
+
+def test_the_engine_of_a_cluster_is_asked_its_version_by_the_command_of_that_cluster(tmp_path: Path) -> None:
+    profile = quick_engine()
+    profile["profiles"]["test"]["version_command"] = ["engine-here", "--version"]
+    slurm = {"root": "/srv/jobs", "engine_version_command": ["/opt/engine", "-v"]}
+    host = {"host": "login.example", "user": "mqi", "key_file": "key", "known_hosts": "hosts", "slurm": slurm}
+    settings = {"engine": profile, "hosts": {"hpc": host}, "execution": {"simulation": "hpc"}}
+    given = deliver(tmp_path / "in", plan=ONE_BEAM).folder
+    chain = Chain(tmp_path / "site", settings, given=given, resources={"executor": Unanswering()})
+    case, taken_in = chain.run_intake()
+    (run,) = chain.run_beams(case, [2])
+    assert taken_in.success and "no answer to /opt/engine -v" in run.error
 
 
 def test_store_target_and_notifier_are_replaced_alone(tmp_path: Path) -> None:

@@ -38,7 +38,7 @@ def root() -> Iterator[Path]:
     made = Path(tempfile.mkdtemp(dir="/var/tmp", prefix="mqd"))
     yield made
     ran(sys.executable, DEPLOY / "cluster", "clean", "--root", made)
-    shutil.rmtree(made.with_name(f"{made.name}-work"))
+    shutil.rmtree(made.with_name(f"{made.name}-work"), ignore_errors=True)
 
 
 def doses(handover: Path) -> dict[str, str]:

@@ -150,7 +150,7 @@ def simulation(attempts: int) -> dg.AssetsDefinition:
             beam = load_beam(context.instance, results, site.machines, key)
             csvs = resolve(context.instance, results, "interpreted_csvs", key)
             engine = site.settings.engine
-            profile = engine.in_use()
+            profile = site.settings.engine_profile()
             in_images = bool(beam.manifest.ct_series) and profile.patient_ct
             # Before anything is reused: earlier code may have computed what must not be handed over.
             require_simulable(beam.plan_beam, beam.machine, profile, in_images=in_images)

@@ -12,7 +12,7 @@ SLURM_SITE ?= site-slurm
 CLUSTER ?= /var/tmp/mqi-cluster
 
 .PHONY: install install-dev demo demo-slurm cluster cluster-stop stop dev test test-gate test-all test-chaos test-postgres mutate \
-  lint docs benchmarks benchmark-load clean
+  lint docs snapshot benchmarks benchmark-load clean
 
 help:
 	@echo "make demo          a generated case through the whole platform, and its pages"
@@ -28,6 +28,7 @@ help:
 	@echo "make dev           Dagster's pages, daemon and code location of the site in ./$(SITE)"
 	@echo "make stop          end what demo or dev started"
 	@echo "make mutate        prove that the tests notice wrong code"
+	@echo "make snapshot      what the code location declares, as tests/assets/definitions.txt"
 	@echo "make benchmarks    figures side by side with the alternatives"
 	@echo "make benchmark-load  10,000 waiting beams on SQLite and on PostgreSQL, about 45 minutes"
 
@@ -116,6 +117,10 @@ lint: install-dev
 docs: install
 	@$(BIN)/mqi settings-reference > docs/settings.md
 	@$(BIN)/python -m mqi_dagster.cli.code_reference docs
+
+snapshot: install-dev
+	@$(BIN)/python -m tests.assets.definitions_snapshot
+	@git diff --stat -- tests/assets/definitions.txt
 
 benchmarks: install-dev
 	@$(BIN)/python -m benchmarks.interpret

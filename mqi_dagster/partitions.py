@@ -1,23 +1,118 @@
-"""Case and beam keys: `<plan>.fx<NNNN>` and `<case>__b<NN>`."""
+"""Kinds of partitions and their keys: `<plan>.fx<NNNN>` of a case, `<case>__b<NN>` of a beam."""
+
+from __future__ import annotations
 
 import re
+from collections.abc import Iterable
+from dataclasses import dataclass
 
 import dagster as dg
 
-CASES = dg.DynamicPartitionsDefinition(name="case")
-BEAMS = dg.DynamicPartitionsDefinition(name="beam")
+from mqi_dagster.errors import KeyRejectedError
+
 LINEAGE_ONLY = dg.SpecificPartitionsPartitionMapping([])
-"""Mapping between cases and beams: an edge in the graph that names no partition of the other side.
+"""Mapping between two kinds of partitions: an edge in the graph that names no partition of the other side.
 
 Without it Dagster takes one key for the other, finds no case of a beam's name, and refuses every backfill.
 """
 
 LONGEST_KEY = 255
 """Characters of a key: it is one name on a disk."""
+_PART_OF = "__"
+"""Stands in a key between that of a whole and what tells its parts from each other, and nowhere else."""
 
-# Always matched in full: `$` would let a newline pass, and `\d` the digits of every script.
-_CASE = re.compile(r"(?P<plan>[A-Za-z0-9_-][A-Za-z0-9._-]*)\.fx(?P<fraction>[0-9]{4,9})")
-_BEAM = re.compile(r"(?P<case>.+)__b(?P<number>[0-9]{2,9})", re.DOTALL)
+
+@dataclass(frozen=True, slots=True)
+class PartitionKind:
+    """One kind of partition, and which keys are of it."""
+
+    name: str
+    """Of its dynamic partitions in Dagster."""
+    pattern: str
+    """Of a key, always matched in full, without `\\d`, which takes the digits of every script. Its groups are
+    ``stem`` and, where keys are numbered, ``number``."""
+    digits: int = 0
+    """To which a number is filled up with zeros."""
+    parent: PartitionKind | None = None
+    """The kind whose key is the stem, where a partition is a part of another one."""
+
+    @property
+    def definition(self) -> dg.DynamicPartitionsDefinition:
+        """The dynamic partitions of this kind."""
+        return dg.DynamicPartitionsDefinition(name=self.name)
+
+    def key(self, text: str) -> PartitionKey:
+        """A key of this kind, taken apart.
+
+        Raises:
+            KeyRejectedError: It is none, or not the one way to write it: two keys of one case would be worked
+                on at once, in the same places.
+        """
+        match = re.fullmatch(self.pattern, text)
+        if match is None or len(text) > LONGEST_KEY:
+            raise KeyRejectedError(f"{text[:LONGEST_KEY]!a} is no {self.name} key")
+        stem, number = match["stem"], int(match["number"]) if self.digits else 0
+        if self.digits and match["number"] != f"{number:0{self.digits}d}":
+            raise KeyRejectedError(
+                f"{text!a} is no {self.name} key: its number is written {number:0{self.digits}d}"
+            )
+        if self.parent is None:
+            return PartitionKey(self, text, stem, number)
+        try:
+            return PartitionKey(self, text, stem, number, self.parent.key(stem))
+        except KeyRejectedError:
+            raise KeyRejectedError(f"{text[:LONGEST_KEY]!a} is no {self.name} key") from None
+
+    def has(self, text: str) -> bool:
+        """Whether a text is a key of this kind."""
+        return find_key(text, (self,)) is not None
+
+
+@dataclass(frozen=True, slots=True)
+class PartitionKey:
+    """A key, taken apart."""
+
+    kind: PartitionKind
+    text: str
+    stem: str
+    """Name of the plan of a case; key of the case of a beam."""
+    number: int
+    """Of a case that of the fraction, of a beam the DICOM BeamNumber; 0 where keys of its kind have none."""
+    parent: PartitionKey | None = None
+    """Of a beam its case."""
+
+    @property
+    def root(self) -> str:
+        """Key of the case of a beam; of what is no part of another partition its own."""
+        return self.text if self.parent is None else self.parent.root
+
+
+CASE = PartitionKind(
+    "case",
+    rf"(?!.*({_PART_OF}|\.\.))(?P<stem>[A-Za-z0-9_-][A-Za-z0-9._-]*)\.fx(?P<number>[0-9]{{4,9}})",
+    digits=4,
+)
+BEAM = PartitionKind("beam", rf"(?P<stem>.+){_PART_OF}b(?P<number>[0-9]{{2,9}})", digits=2, parent=CASE)
+
+
+def find_key(text: str, kinds: Iterable[PartitionKind] = (CASE, BEAM)) -> PartitionKey | None:
+    """A key, taken apart; None where it is of none of the kinds: in the pages anybody can add a partition."""
+    for kind in kinds:
+        try:
+            return kind.key(text)
+        except KeyRejectedError:
+            continue
+    return None
+
+
+def root_of(text: str) -> str:
+    """Key of the case to which a partition belongs, also one that a person has invented as a part of it."""
+    return text.partition(_PART_OF)[0]
+
+
+def parts_of(case: str, texts: Iterable[str]) -> list[str]:
+    """Those of some partitions that are parts of a case, also those that a person has invented."""
+    return [text for text in texts if text != case and root_of(text) == case]
 
 
 def case_key(plan: str, fraction: int) -> str:
@@ -27,7 +122,7 @@ def case_key(plan: str, fraction: int) -> str:
         ValueError: The result would not be a safe key.
     """
     key = f"{plan}.fx{fraction:04d}"
-    if not is_case_key(key):
+    if not CASE.has(key):
         raise ValueError(
             "a case key holds only letters, digits, '.', '_', '-' and no '__' or '..', does not begin"
             f" with '.', and has at most {LONGEST_KEY} characters"
@@ -37,58 +132,14 @@ def case_key(plan: str, fraction: int) -> str:
 
 def beam_key(case: str, number: int) -> str:
     """Key of a beam of a case by its DICOM BeamNumber."""
-    return f"{case}__{beam_folder(number)}"
+    return part_key(case, beam_folder(number))
+
+
+def part_key(case: str, folder: str) -> str:
+    """Key of a part of a case by the name of its folder below the case."""
+    return f"{case}{_PART_OF}{folder}"
 
 
 def beam_folder(number: int) -> str:
     """Name of a beam below its case, `b<NN>`."""
     return f"b{number:02d}"
-
-
-def split_case_key(key: str) -> tuple[str, int]:
-    """Plan part and fraction number of a case key.
-
-    Raises:
-        ValueError: It is none, or not the one way to write it: two keys of one case would be worked on at
-            once, in the same places.
-    """
-    match = _CASE.fullmatch(key)
-    if match is None or "__" in key or ".." in key or len(key) > LONGEST_KEY:
-        raise ValueError(f"{key[:LONGEST_KEY]!a} is no case key")
-    fraction = int(match["fraction"])
-    if match["fraction"] != f"{fraction:04d}":
-        raise ValueError(f"{key!a} is no case key: its fraction is written {fraction:04d}")
-    return match["plan"], fraction
-
-
-def is_case_key(key: str) -> bool:
-    """Whether a text is a case key."""
-    try:
-        split_case_key(key)
-    except ValueError:
-        return False
-    return True
-
-
-def split_beam_key(key: str) -> tuple[str, int]:
-    """Case key and BeamNumber of a beam key.
-
-    Raises:
-        ValueError: It is none, or not the one way to write it.
-    """
-    match = _BEAM.fullmatch(key)
-    if match is None or not is_case_key(match["case"]):
-        raise ValueError(f"{key[:LONGEST_KEY]!a} is no beam key")
-    number = int(match["number"])
-    if key != beam_key(match["case"], number):
-        raise ValueError(f"{key[:LONGEST_KEY]!a} is no beam key: the beam is written {beam_folder(number)}")
-    return match["case"], number
-
-
-def is_beam_key(key: str) -> bool:
-    """Whether a text is a beam key."""
-    try:
-        split_beam_key(key)
-    except ValueError:
-        return False
-    return True

@@ -12,7 +12,7 @@ from mqi_dagster.backoff import Backoff
 from mqi_dagster.errors import InfrastructureError, MqiError, Retry, UnreachableError
 from mqi_dagster.ledger.availability import Need, Refusal
 from mqi_dagster.ledger.leases import Lease
-from mqi_dagster.partitions import split_beam_key
+from mqi_dagster.partitions import root_of
 from mqi_dagster.resources.gpu_pool import GpuPool
 from mqi_dagster.resources.site import Site
 from mqi_dagster.settings import Intervals
@@ -108,7 +108,7 @@ def wait_for_slot(context: dg.AssetExecutionContext, site: Site, pool: GpuPool, 
     need = pool.declare()
     run_id, waiting, doubtful = context.run.run_id, "", False
     poll = site.settings.execution.lease_poll_seconds
-    case = split_beam_key(beam)[0]
+    case = root_of(beam)
     try:
         while True:
             pool.free_ended(context.instance)

@@ -14,7 +14,7 @@ from mqi_dagster.delivery.inbox_tree import folders_in
 from mqi_dagster.delivery.survey import Survey, survey_arrival
 from mqi_dagster.errors import InfrastructureError, InputError, InputsAwayError, MqiError, PrivacyError, Where
 from mqi_dagster.lifecycle.beam import read_manifest
-from mqi_dagster.partitions import case_key, split_beam_key, split_case_key
+from mqi_dagster.partitions import CASE, case_key, root_of
 from mqi_dagster.plan.model import IonPlan
 from mqi_dagster.pseudonyms import folder_name_key
 from mqi_dagster.resources.site import Site
@@ -49,7 +49,7 @@ class ArrivedCase:
     @property
     def number(self) -> int:
         """The NNNN of the case key."""
-        return split_case_key(self.case)[1]
+        return CASE.key(self.case).number
 
 
 def survey(site: Site, arrival: Arrival) -> Survey:
@@ -190,9 +190,8 @@ def inputs_away(
             return ""
         if why := inbox_trouble(site):
             return f"the inbox: {why}"
-        case = split_beam_key(key)[0] if "__" in key else key
         try:
-            plan = read_manifest(instance, store(), case).plan.path
+            plan = read_manifest(instance, store(), root_of(key)).plan.path
         except MqiError:
             # It was never taken in: nobody but the look into the inbox knows where it stood.
             return ""

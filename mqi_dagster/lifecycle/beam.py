@@ -22,8 +22,9 @@ from mqi_dagster.execution.job import Executor
 from mqi_dagster.files import sha256_file
 from mqi_dagster.hu_table import HuTable
 from mqi_dagster.lifecycle.boundary import lost_infrastructure
-from mqi_dagster.lifecycle.lineage import resolve, taken_apart
+from mqi_dagster.lifecycle.lineage import checked_key, resolve
 from mqi_dagster.machine import Machine, Machines
+from mqi_dagster.partitions import BEAM
 from mqi_dagster.plan.model import IonPlan, PlanBeam
 from mqi_dagster.plan.reading import read_ion_plan
 from mqi_dagster.resources.site import Site
@@ -117,7 +118,8 @@ def require_beam(
         KeyRejectedError: It is no beam key, or the manifest of its case has no such beam.
         StoreError: The case was never taken in, or its manifest is gone or damaged.
     """
-    case, number = taken_apart(key)
+    beam = checked_key(BEAM, key)
+    case, number = beam.root, beam.number
     manifest = read_manifest(instance, store, case)
     try:
         return case, number, manifest, manifest.beam(number)

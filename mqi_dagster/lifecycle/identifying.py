@@ -11,7 +11,7 @@ from mqi_dagster.ledger.alarms import AlarmKind
 from mqi_dagster.lifecycle.jobs import PARTITION_TAG
 from mqi_dagster.lifecycle.lineage import latest_record
 from mqi_dagster.lifecycle.retention import beam_partitions, forget_partitions, remove_records, runs_of
-from mqi_dagster.partitions import case_key, split_case_key
+from mqi_dagster.partitions import CASE, case_key, parts_of
 from mqi_dagster.pseudonyms import folder_name_key
 from mqi_dagster.resources.site import Site
 
@@ -71,7 +71,7 @@ def _identifying(site: Site, seen: Survey, present: Collection[str]) -> list[str
         return []
     plan, folder = seen.source.plan, seen.arrival.folder.name
     of_folder = folder_name_key(folder) if plan.identity.named_in(folder) else None
-    stay = {split_case_key(case)[0] for case in present} | {site.pseudonyms.plan(plan.sop_instance_uid)}
+    stay = {CASE.key(case).stem for case in present} | {site.pseudonyms.plan(plan.sop_instance_uid)}
     identities = [one for fraction in seen.fractions for one in fraction.identities]
     known = site.ledger.known_under([site.pseudonyms.keyed("delivery", one) for one in identities])
     return [
@@ -97,13 +97,14 @@ def _remove(instance: dg.DagsterInstance, site: Site, case: str, instead: str) -
     forget_partitions(instance, case, beam_partitions(instance, case))
     site.store.discard(site.settings.paths.data / "cases" / case)
     for folder in (site.engine_logs, site.work):
-        for of_beam in folder.glob(f"{case}__*"):
-            shutil.rmtree(of_beam)
+        for of_beam in parts_of(case, (path.name for path in folder.glob("*"))):
+            shutil.rmtree(folder / of_beam)
     on_clusters = site.ledger.forget_case(case, instead)
     gone = remove_records(instance, site, case)
     if gone and not on_clusters:
         # Last: by its number it is found again until everything is done.
-        site.ledger.forget_fraction(*split_case_key(case))
+        key = CASE.key(case)
+        site.ledger.forget_fraction(key.stem, key.number)
     return [*left, *([_ON_CLUSTERS] if on_clusters else []), *([] if gone else [_RUNS])]
 
 

@@ -9,7 +9,7 @@ from mqi_dagster.dagster_internals import PartitionKeyFilter
 from mqi_dagster.delivery.summary import SUMMARY_NAME
 from mqi_dagster.errors import KeyRejectedError, StoreError, Where
 from mqi_dagster.lifecycle.raw_dose_files import RECORD_FILE, read_record
-from mqi_dagster.partitions import beam_folder, split_beam_key, split_case_key
+from mqi_dagster.partitions import BEAM, CASE, PartitionKey, PartitionKind, beam_folder, root_of
 from mqi_dagster.store.published import Published
 from mqi_dagster.store.store import Store
 
@@ -29,35 +29,22 @@ def store_place(key: str) -> tuple[str, str | None]:
     Raises:
         KeyRejectedError: It is neither.
     """
-    if "__" not in key:
-        return checked_case(key), None
-    case, number = taken_apart(key)
-    return case, beam_folder(number)
+    if key == root_of(key):
+        return checked_key(CASE, key).text, None
+    beam = checked_key(BEAM, key)
+    return beam.root, beam_folder(beam.number)
 
 
-def checked_case(key: str) -> str:
-    """The key of a case partition.
-
-    Raises:
-        KeyRejectedError: Somebody has added a partition of another name.
-    """
-    try:
-        split_case_key(key)
-    except ValueError as error:
-        raise KeyRejectedError(f"{error}; remove this partition") from None
-    return key
-
-
-def taken_apart(key: str) -> tuple[str, int]:
-    """Case key and BeamNumber of a beam partition.
+def checked_key(kind: PartitionKind, key: str) -> PartitionKey:
+    """The key of a partition, taken apart.
 
     Raises:
         KeyRejectedError: Somebody has added a partition of another name.
     """
     try:
-        return split_beam_key(key)
-    except ValueError as error:
-        raise KeyRejectedError(f"{error}; remove this partition") from None
+        return kind.key(key)
+    except KeyRejectedError as error:
+        raise KeyRejectedError(f"{error.message}; remove this partition") from None
 
 
 def latest_record(

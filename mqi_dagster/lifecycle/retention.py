@@ -28,7 +28,7 @@ from mqi_dagster.lifecycle.jobs import BEAM_ASSETS, CASE_ASSETS, CASE_TAG, PARTI
 from mqi_dagster.lifecycle.lineage import ancestry, latest_digest, latest_record
 from mqi_dagster.lifecycle.runs import UNFINISHED, latest_run_of
 from mqi_dagster.lifecycle.status import CONCLUDED, DOSE, HANDED_OVER, MANIFEST, EventLog, concluded
-from mqi_dagster.partitions import BEAMS, CASES, beam_key, is_beam_key, is_case_key
+from mqi_dagster.partitions import BEAM, CASE, beam_key, part_key, parts_of, root_of
 from mqi_dagster.resources.site import Site
 
 
@@ -65,7 +65,7 @@ def concluded_before(instance: dg.DagsterInstance, site: Site, case: str, limit:
     others = [
         key
         for key in beam_partitions(instance, case)
-        if is_beam_key(key) and key not in beams and events.number(HANDED_OVER, key) is not None
+        if BEAM.has(key) and key not in beams and events.number(HANDED_OVER, key) is not None
     ]
     made = [events.latest(asset, key) for key in (*beams, *others) for asset in (DOSE, HANDED_OVER)]
     made += [taken_in, events.latest(CONCLUDED, case)]
@@ -74,7 +74,7 @@ def concluded_before(instance: dg.DagsterInstance, site: Site, case: str, limit:
 
 def beam_partitions(instance: dg.DagsterInstance, case: str) -> list[str]:
     """The beam keys of a case that are partitions now."""
-    return [key for key in instance.get_dynamic_partitions(str(BEAMS.name)) if key.startswith(f"{case}__")]
+    return parts_of(case, instance.get_dynamic_partitions(BEAM.name))
 
 
 def removed_cases(
@@ -148,14 +148,14 @@ def note_removed(instance: dg.DagsterInstance, site: Site) -> None:
 
 def _is_there(instance: dg.DagsterInstance, site: Site, case: str) -> bool:
     folder = site.settings.paths.data / "cases" / case
-    return folder.exists() or instance.has_dynamic_partition(str(CASES.name), case)
+    return folder.exists() or instance.has_dynamic_partition(CASE.name, case)
 
 
 def runs_of(instance: dg.DagsterInstance, case: str) -> list[dg.DagsterRun]:
     """Runs of a case and of its beams, however they were started, the newest first."""
     found = instance.get_run_tags([PARTITION_TAG], value_prefix=case)
     values = {value for _, some in found for value in some}
-    keys = sorted(value for value in values if value.partition("__")[0] == case)
+    keys = sorted(value for value in values if root_of(value) == case)
     return list(instance.get_runs(dg.RunsFilter(tags={PARTITION_TAG: keys}))) if keys else []
 
 
@@ -295,7 +295,7 @@ def spare(
         busy = _busy_cases(instance, site)
         cases = site.settings.paths.data / "cases"
         for folder in sorted(cases.iterdir()) if cases.is_dir() else []:
-            if not is_case_key(folder.name) or folder.name in busy:
+            if not CASE.has(folder.name) or folder.name in busy:
                 continue
             try:
                 yield from _of_case(instance, site, folder, now)
@@ -462,7 +462,7 @@ def _busy_cases(instance: dg.DagsterInstance, site: Site) -> set[str]:
     tags = [run.tags for run in instance.get_runs(dg.RunsFilter(statuses=UNFINISHED))]
     names = [tag.get(name, "") for tag in tags for name in (CASE_TAG, PARTITION_TAG)]
     names += [outcome.partition for outcome in site.ledger.open_retries()]
-    return {name.partition("__")[0] for name in names}
+    return {root_of(name) for name in names}
 
 
 def _superseded(
@@ -485,7 +485,7 @@ def _superseded(
 def _key_of(level: Path) -> str:
     """Case or beam key of a folder in the store."""
     case = level.parent.name
-    return case if level.name == _CASE_LEVEL else f"{case}__{level.name}"
+    return case if level.name == _CASE_LEVEL else part_key(case, level.name)
 
 
 def _needed_of_level(instance: dg.DagsterInstance, site: Site, level: Path) -> set[tuple[str, str]] | None:
@@ -517,18 +517,18 @@ def _needed(
 def _call_off(
     instance: dg.DagsterInstance, site: Site, case: str, beams: list[str], removed_before: datetime | None
 ) -> None:
-    instance.add_dynamic_partitions(str(CASES.name), [case])
+    instance.add_dynamic_partitions(CASE.name, [case])
     if beams:
-        instance.add_dynamic_partitions(str(BEAMS.name), beams)
+        instance.add_dynamic_partitions(BEAM.name, beams)
     site.ledger.unmark_results_removed(case, removed_before)
 
 
 def forget_partitions(instance: dg.DagsterInstance, case: str, beams: list[str]) -> None:
     """Remove the partitions of a case and of its beams."""
     for beam in beams:
-        instance.delete_dynamic_partition(str(BEAMS.name), beam)
-    if instance.has_dynamic_partition(str(CASES.name), case):
-        instance.delete_dynamic_partition(str(CASES.name), case)
+        instance.delete_dynamic_partition(BEAM.name, beam)
+    if instance.has_dynamic_partition(CASE.name, case):
+        instance.delete_dynamic_partition(CASE.name, case)
 
 
 def _old_files(kind: Kind, folder: Path, pattern: str, limit: datetime) -> Iterator[Removable]:

@@ -22,7 +22,7 @@ from mqi_dagster.lifecycle.causes import CANCELLED, next_step
 from mqi_dagster.lifecycle.lineage import DIGEST, RT_DOSE, latest_record, records_of, text_in
 from mqi_dagster.lifecycle.runs import CONCLUSION, RunRow, RunState
 from mqi_dagster.lifecycle.stages import PHASES, CaseState, Stage
-from mqi_dagster.partitions import split_beam_key, split_case_key
+from mqi_dagster.partitions import BEAM, CASE, root_of
 from mqi_dagster.store.digests import digest_of
 
 
@@ -221,7 +221,7 @@ def handed_over(events: Materialisations, beam: str, since: datetime | None = No
         beam: Beam key.
         since: What was made before counts for nothing.
     """
-    if since is None and unchanged_since_conclusion(events, split_beam_key(beam)[0], [beam]):
+    if since is None and unchanged_since_conclusion(events, root_of(beam), [beam]):
         return True
     return _version(events, beam, since) is not None
 
@@ -380,15 +380,15 @@ def beam_status(beam: str, latest: RunFacts, facts: BeamFacts, now: datetime) ->
         facts: What else is known of it.
         now: UTC.
     """
-    case, number = split_beam_key(beam)
+    key = BEAM.key(beam)
     found = _derived(latest, facts)
     job = facts.job if found.at_work else None
     if job is not None and job.state.ended and facts.place is None:
         job = None
     return BeamStatus(
         beam=beam,
-        case=case,
-        number=number,
+        case=key.root,
+        number=key.number,
         state=found.state,
         stage=found.stage,
         reason=found.reason,
@@ -481,7 +481,7 @@ def case_status(
     rows = beams or ()
     return CaseStatus(
         case=case,
-        fraction=split_case_key(case)[1],
+        fraction=CASE.key(case).number,
         arrived=arrival.first_seen if arrival is not None else None,
         state=state,
         stage=stage,

@@ -23,7 +23,7 @@ from mqi_dagster.operations.results import CaseResult, CaseVerdict, beam_rows
 from mqi_dagster.operations.services import clear_leftovers
 from mqi_dagster.operations.site_folder import RunOptions, make_run_site
 from mqi_dagster.operations.sites import SETTINGS_NAME
-from mqi_dagster.partitions import BEAMS, CASES, beam_key
+from mqi_dagster.partitions import BEAM, CASE, beam_key
 from mqi_dagster.resources.site import SETTINGS_VARIABLE, Site
 from mqi_dagster.sensors.reaper import end_dead_runs
 
@@ -122,7 +122,7 @@ class CaseRunner:
         case = found.case
         ledger = self.site.ledger
         row = ledger.see_arrival(found.place, case, found.fingerprint, True, "", None, self._priority)
-        instance.add_dynamic_partitions(CASES.name or "case", [case])
+        instance.add_dynamic_partitions(CASE.name, [case])
         # As if the sensor had asked for it, so that services started later do not run it again.
         ledger.mark_requested(case, found.fingerprint)
         error = self._execute(instance, "intake", case, {})
@@ -133,7 +133,7 @@ class CaseRunner:
         requests = {
             request.partition_key: request for request in beam_requests(manifest, target, row.priority)
         }
-        instance.add_dynamic_partitions(BEAMS.name or "beam", [key for key in requests if key is not None])
+        instance.add_dynamic_partitions(BEAM.name, [key for key in requests if key is not None])
         order = self._order(manifest)
         self._progress.expect([beam_key(case, number) for number in order])
         failed = False

@@ -9,11 +9,18 @@ from typing import Any
 
 import dagster as dg
 
-from mqi_dagster.errors import ConfigurationError, InfrastructureError, InputError, MqiError, Where
+from mqi_dagster.errors import (
+    ConfigurationError,
+    InfrastructureError,
+    InputError,
+    KeyRejectedError,
+    MqiError,
+    Where,
+)
 from mqi_dagster.lifecycle.jobs import BEAM_ASSETS, CASE_ASSETS
 from mqi_dagster.lifecycle.runs import LatestRun, RunState, latest_run
 from mqi_dagster.operations.services import Pages, Services
-from mqi_dagster.partitions import beam_key, split_beam_key, split_case_key
+from mqi_dagster.partitions import BEAM, CASE, beam_key, root_of
 from mqi_dagster.resources.site import Site
 from mqi_dagster.worklist.manifests import manifest_of
 
@@ -122,14 +129,15 @@ def partitions_of(instance: dg.DagsterInstance, site: Site, name: str, beam: int
     Raises:
         InputError: There is no such case or beam.
     """
-    if "__" in name:
-        case, number = _split(name)
-        if beam is not None and beam != number:
-            raise InputError(f"{name} is beam {number}, not beam {beam}")
-        beam = number
-    else:
-        case = name
-        _require_case_key(case)
+    try:
+        key = (CASE if name == root_of(name) else BEAM).key(name)
+    except KeyRejectedError as error:
+        raise InputError(error.message) from None
+    case = key.root
+    if key.kind is BEAM:
+        if beam is not None and beam != key.number:
+            raise InputError(f"{name} is beam {key.number}, not beam {beam}")
+        beam = key.number
     manifest = manifest_of(instance, site, case)
     if manifest is None:
         if beam is None and (site.ledger.arrival(case) or latest_run(instance, case).run_id):
@@ -141,20 +149,6 @@ def partitions_of(instance: dg.DagsterInstance, site: Site, name: str, beam: int
     if beam not in present:
         raise InputError(f"the case holds no delivery of beam {beam}", where=Where(case=case))
     return [beam_key(case, beam)]
-
-
-def _split(name: str) -> tuple[str, int]:
-    try:
-        return split_beam_key(name)
-    except ValueError as error:
-        raise InputError(str(error)) from None
-
-
-def _require_case_key(name: str) -> None:
-    try:
-        split_case_key(name)
-    except ValueError as error:
-        raise InputError(str(error)) from None
 
 
 def retry(instance: dg.DagsterInstance, services: GraphQL, partitions: Sequence[str]) -> dict[str, str]:
@@ -196,5 +190,5 @@ def _launch(services: GraphQL, partition: str, run: LatestRun) -> str:
         # A run that died after its last step has nothing to repeat from; a backfill finds what it made.
         with suppress(InfrastructureError):
             return services.reexecute_from_failure(run.run_id)
-    assets = BEAM_ASSETS if "__" in partition else (CASE_ASSETS.get(run.job or "", "case_manifest"),)
+    assets = BEAM_ASSETS if BEAM.has(partition) else (CASE_ASSETS.get(run.job or "", "case_manifest"),)
     return services.backfill(assets, [partition], f"mqi case retry {partition}")

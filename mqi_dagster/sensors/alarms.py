@@ -18,6 +18,7 @@ from mqi_dagster.lifecycle import health
 from mqi_dagster.lifecycle.jobs import PARTITION_TAG, RETRY_OF_TAG
 from mqi_dagster.lifecycle.runs import UNFINISHED
 from mqi_dagster.lifecycle.uptime import Heartbeat, note_daemon
+from mqi_dagster.partitions import root_of
 from mqi_dagster.resources.site import Site
 
 WORKING = ("preparing", "simulating", "verifying")
@@ -64,7 +65,11 @@ def waits_of(instance: dg.DagsterInstance, site: Site, before: Remembered, now: 
             phase, message, seen = report.phase, report.message, report.updated_at
         else:
             # A case has no row of progress.
-            phase, message, seen = run.tags.get(PHASE_TAG, "") if "__" not in partition else "", "", now
+            phase, message, seen = (
+                run.tags.get(PHASE_TAG, "") if partition == root_of(partition) else "",
+                "",
+                now,
+            )
         if phase and phase not in WORKING:
             known, since = before.get(run.run_id, ("", now))
             since = since if known == phase else min(seen, now)

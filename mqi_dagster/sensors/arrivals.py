@@ -19,7 +19,7 @@ from mqi_dagster.lifecycle.identifying import Removal, remove_identifying
 from mqi_dagster.lifecycle.jobs import CASE_TAG, PRIORITY_TAG, conclusion_job, intake_job
 from mqi_dagster.lifecycle.run_requests import REQUESTS_PER_TICK, Room, asked_key, within_a_tick
 from mqi_dagster.lifecycle.runs import UNFINISHED, any_unfinished, latest_run_of
-from mqi_dagster.partitions import CASES
+from mqi_dagster.partitions import CASE
 from mqi_dagster.plan.model import IonPlan
 from mqi_dagster.resources.site import Site
 from mqi_dagster.resources.site_folders import inbox_trouble
@@ -108,7 +108,7 @@ def outdated_case(
     _, case = refused(site, relative)
     if case in cases or site.ledger.arrival(case) is None:
         return None
-    if any_unfinished(instance, [case]) or instance.has_dynamic_partition(str(CASES.name), case):
+    if any_unfinished(instance, [case]) or instance.has_dynamic_partition(CASE.name, case):
         return case
     site.ledger.clear_alarms([failed_kind(case)], [case])
     site.ledger.forget_arrival(case)
@@ -421,10 +421,10 @@ def case_arrivals(interval: int) -> dg.SensorDefinition:
         return dg.SensorResult(
             run_requests=requests,
             dynamic_partitions_requests=[
-                CASES.build_add_request(
+                CASE.definition.build_add_request(
                     [request.partition_key for request in requests if request.partition_key]
                 ),
-                *([CASES.build_delete_request(outdated)] if outdated else []),
+                *([CASE.definition.build_delete_request(outdated)] if outdated else []),
             ],
             skip_reason=None if requests else dg.SkipReason(skip),
         )

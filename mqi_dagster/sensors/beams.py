@@ -18,7 +18,7 @@ from mqi_dagster.lifecycle.run_requests import (
     write_cursor,
 )
 from mqi_dagster.lifecycle.runs import any_unfinished, latest_run_succeeded
-from mqi_dagster.partitions import BEAMS, beam_key
+from mqi_dagster.partitions import BEAM, beam_key
 from mqi_dagster.resources.composed import StoreResource
 from mqi_dagster.resources.site import Site
 from mqi_dagster.store.digests import digest_of
@@ -122,7 +122,7 @@ def beams_to_simulate(interval: int) -> dg.SensorDefinition:
         pending = [*half_asked, *(case for case in coming if case not in looked_at), *put_off]
         return dg.SensorResult(
             run_requests=requests,
-            dynamic_partitions_requests=[BEAMS.build_add_request(keys)] if keys else [],
+            dynamic_partitions_requests=[BEAM.definition.build_add_request(keys)] if keys else [],
             cursor=write_cursor(position, pending),
             skip_reason=None
             if requests

@@ -8,7 +8,7 @@ from mqi_dagster.lifecycle.conclusion import conclusion_request, conclusion_tags
 from mqi_dagster.lifecycle.jobs import conclusion_job
 from mqi_dagster.lifecycle.run_requests import REQUESTS_PER_TICK, read_cursor, within_a_tick, write_cursor
 from mqi_dagster.lifecycle.runs import any_unfinished
-from mqi_dagster.partitions import CASES, beam_key, split_beam_key
+from mqi_dagster.partitions import BEAM, CASE, beam_key, find_key
 from mqi_dagster.resources.composed import StoreResource
 from mqi_dagster.resources.site import Site
 
@@ -18,10 +18,8 @@ _PAGE = 500
 
 def _case_of(record: dg.EventLogRecord) -> str | None:
     """The case of a beam's materialisation; None where a person has invented the partition."""
-    try:
-        return split_beam_key(record.partition_key or "")[0]
-    except ValueError:
-        return None
+    beam = find_key(record.partition_key or "", (BEAM,))
+    return None if beam is None else beam.root
 
 
 def cases_to_conclude(interval: int) -> dg.SensorDefinition:
@@ -69,14 +67,12 @@ def cases_to_conclude(interval: int) -> dg.SensorDefinition:
                 requests.append(request)
         # One that a person has removed: a request for it would be refused, and with it those of all others.
         cases = [str(request.partition_key) for request in requests]
-        missing = [
-            case for case in cases if not context.instance.has_dynamic_partition(str(CASES.name), case)
-        ]
+        missing = [case for case in cases if not context.instance.has_dynamic_partition(CASE.name, case)]
         pending = [*(case for case in touched if case not in looked_at), *pending]
         position = position.past(record.storage_id for record in records)
         return dg.SensorResult(
             run_requests=requests,
-            dynamic_partitions_requests=[CASES.build_add_request(missing)] if missing else [],
+            dynamic_partitions_requests=[CASE.definition.build_add_request(missing)] if missing else [],
             cursor=write_cursor(position, pending),
             skip_reason=None if requests else dg.SkipReason("no case has become complete"),
         )

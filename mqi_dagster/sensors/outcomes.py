@@ -34,7 +34,7 @@ from mqi_dagster.lifecycle.jobs import (
 )
 from mqi_dagster.lifecycle.run_requests import REQUESTS_PER_TICK, SECONDS_PER_TICK, Position
 from mqi_dagster.lifecycle.runs import latest_run_of
-from mqi_dagster.partitions import BEAMS, CASES, split_beam_key
+from mqi_dagster.partitions import BEAM, CASE, root_of
 from mqi_dagster.resources.composed import GpuPoolResource
 from mqi_dagster.resources.site import Site
 from mqi_dagster.sensors.alarms import limit_words
@@ -88,8 +88,8 @@ def _give_up(site: Site, outcome: RunOutcome, why: str) -> None:
 
 
 def _is_there(instance: dg.DagsterInstance, partition: str) -> bool:
-    kind = BEAMS if "__" in partition else CASES
-    return instance.has_dynamic_partition(str(kind.name), partition)
+    kind = CASE if partition == root_of(partition) else BEAM
+    return instance.has_dynamic_partition(kind.name, partition)
 
 
 def _request(
@@ -104,10 +104,10 @@ def _request(
     key, wanted = outcome.partition, assets_left(instance, run)
     if not wanted:
         return None
-    case = split_beam_key(key)[0] if "__" in key else key
+    case = key if key == root_of(key) else BEAM.key(key).root
     priority = site.ledger.priorities([case]).get(case, priority_of(run.tags))
     urgency = (case, site.settings.handover.target, priority)
-    if "__" in key:
+    if key != case:
         failures = int(run.tags.get(FAILURES_TAG, "0")) + engine_failures(site, key, run.run_id)
         tags |= {**beam_tags(*urgency), FAILURES_TAG: str(failures)}
         job = beam_job.name
@@ -132,7 +132,7 @@ def has_come_further(instance: dg.DagsterInstance, run: dg.DagsterRun) -> bool:
 def assets_left(instance: dg.DagsterInstance, run: dg.DagsterRun) -> list[str]:
     """The assets that a run was to make, from the step on in which it ended."""
     asked = {asset.to_user_string() for asset in run.asset_selection or ()}
-    if "__" not in run.tags[PARTITION_TAG]:
+    if run.tags[PARTITION_TAG] == root_of(run.tags[PARTITION_TAG]):
         wanted = CASE_ASSETS.get(run.job_name)
         return [wanted] if wanted is not None else [one for one in CASE_ASSETS.values() if one in asked][:1]
     chain = [asset for asset in BEAM_ASSETS if not asked or asset in asked]

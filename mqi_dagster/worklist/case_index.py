@@ -24,6 +24,7 @@ from mqi_dagster.lifecycle.status import (
     beam_status,
     case_status,
 )
+from mqi_dagster.partitions import root_of
 from mqi_dagster.resources.site import Site
 from mqi_dagster.worklist.events import EventIndex
 from mqi_dagster.worklist.ledger_snapshot import LedgerSnapshot
@@ -316,7 +317,7 @@ class CaseIndex:
         if found is not None:
             return found
         if self._causes_left == 0:
-            self._owed.add(partition.partition("__")[0])
+            self._owed.add(root_of(partition))
             return _LATER
         self._causes_left -= 1
         try:

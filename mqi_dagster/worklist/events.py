@@ -7,7 +7,7 @@ import time
 import dagster as dg
 
 from mqi_dagster.lifecycle.status import CONCLUDED, DOSE, HANDED_OVER, MANIFEST
-from mqi_dagster.partitions import BEAMS, CASES, split_beam_key
+from mqi_dagster.partitions import BEAM, CASE, find_key
 
 _ASSETS = (MANIFEST, DOSE, HANDED_OVER, CONCLUDED)
 _BEHIND = 1000
@@ -40,12 +40,12 @@ class EventIndex:
     @property
     def cases(self) -> dict[str, None]:
         """Every partition of cases."""
-        return self._keys[CASES.name or "case"]
+        return self._keys[CASE.name]
 
     @property
     def beams(self) -> dict[str, None]:
         """Every partition of beams."""
-        return self._keys[BEAMS.name or "beam"]
+        return self._keys[BEAM.name]
 
     def beams_of(self, case: str) -> dict[int, str]:
         """Partitions of a case's beams by number."""
@@ -68,8 +68,8 @@ class EventIndex:
             changed |= self._read(asset)
             newest = max([newest, *self._made[asset].values()]) if whole else max(newest, self._newest)
         self._newest, self._last = newest, last
-        for definition in (CASES, BEAMS):
-            changed |= self._read_keys(definition.name or "")
+        for kind in (CASE, BEAM):
+            changed |= self._read_keys(kind.name)
         if whole:
             self._whole_at = now
             return None
@@ -99,15 +99,12 @@ class EventIndex:
             new.update(fresh)
             if not page.has_more:
                 break
-        if name == BEAMS.name:
+        if name == BEAM.name:
             self._group(new)
         return new
 
     def _group(self, keys: set[str]) -> None:
         for key in keys:
-            try:
-                case, number = split_beam_key(key)
-            except ValueError:
-                # In the pages anybody can add a partition of any name: that is no beam.
-                continue
-            self._of_case.setdefault(case, {})[number] = key
+            beam = find_key(key, (BEAM,))
+            if beam is not None:
+                self._of_case.setdefault(beam.root, {})[beam.number] = key

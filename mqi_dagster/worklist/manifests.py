@@ -25,7 +25,7 @@ from mqi_dagster.lifecycle.status import (
     made_by_number,
     unchanged_since_conclusion,
 )
-from mqi_dagster.partitions import beam_key, split_beam_key
+from mqi_dagster.partitions import beam_key, root_of
 from mqi_dagster.resources.site import Site
 from mqi_dagster.worklist.events import EventIndex
 from mqi_dagster.worklist.ledger_snapshot import LedgerSnapshot
@@ -109,7 +109,7 @@ class Manifests:
 
     def handed_over(self, beam: str) -> bool:
         """Whether the latest dose of a beam was handed over."""
-        case = split_beam_key(beam)[0]
+        case = root_of(beam)
         return handed_over(self, beam, counts_since(self, case, self._ledger.arrivals.get(case)))
 
     def concluded(self, case: str, beams: Mapping[int, str]) -> bool:

@@ -13,7 +13,7 @@ from mqi_dagster.lifecycle.runs import RunState
 from mqi_dagster.lifecycle.stages import Stage
 from mqi_dagster.lifecycle.status import BeamStatus, CaseStatus
 from mqi_dagster.lifecycle.uptime import Heartbeat
-from mqi_dagster.partitions import is_case_key, split_beam_key
+from mqi_dagster.partitions import BEAM, find_key
 from mqi_dagster.resources.site import Site
 from mqi_dagster.worklist.alarms import alarms
 from mqi_dagster.worklist.case_index import CaseIndex, Known
@@ -137,7 +137,7 @@ class Worklist:
         working = {
             run.partition
             for run in self._runs.unfinished.values()
-            if run.partition is not None and run.state is RunState.WORKING and "__" in run.partition
+            if run.partition is not None and run.state is RunState.WORKING and BEAM.has(run.partition)
         }
         return working | self._ledger.leases.keys()
 
@@ -211,9 +211,5 @@ class Worklist:
 
 def _case_of(key: str) -> str | None:
     """The case of a partition; None where a person has invented it in the pages."""
-    if is_case_key(key):
-        return key
-    try:
-        return split_beam_key(key)[0]
-    except ValueError:
-        return None
+    found = find_key(key)
+    return None if found is None else found.root

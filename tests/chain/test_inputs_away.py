@@ -15,7 +15,7 @@ import pytest
 from mqi_dagster.assets.proton import intake
 from mqi_dagster.ledger.outcomes import RunOutcome, RunVerdict
 from mqi_dagster.lifecycle import boundary, health
-from mqi_dagster.partitions import split_beam_key
+from mqi_dagster.partitions import root_of
 from tests.chain.chain import ONE_BEAM, Chain
 
 
@@ -128,7 +128,7 @@ def test_a_share_that_does_not_give_one_file_of_an_arrival_is_tried_again(
 def test_nothing_is_taken_for_gone_while_the_inbox_is_away_and_all_goes_on_at_once(
     chain: Chain, beam: str
 ) -> None:
-    case, ledger = split_beam_key(beam)[0], chain.site.ledger
+    case, ledger = root_of(beam), chain.site.ledger
     now = datetime.now(UTC)
     for run, code in (("run1", "inputs-away"), ("run2", "unreachable")):
         later = now + timedelta(minutes=10)

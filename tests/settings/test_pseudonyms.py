@@ -12,7 +12,7 @@ import pytest
 
 from mqi_dagster.errors import ConfigurationError
 from mqi_dagster.hpc.naming import checked_name
-from mqi_dagster.partitions import beam_key, case_key, split_beam_key
+from mqi_dagster.partitions import BEAM, beam_key, case_key
 from mqi_dagster.pseudonyms import Pseudonyms, folder_name_key, make_secret, read_secret
 
 KEY = bytes(range(32))
@@ -76,5 +76,5 @@ def test_a_folder_name_becomes_a_safe_key() -> None:
 def test_any_folder_name_becomes_a_key_that_a_disk_and_a_cluster_take(name: str) -> None:
     plan = folder_name_key(name)
     key = beam_key(case_key(plan, 1), 2)
-    assert split_beam_key(key) == (f"{plan}.fx0001", 2)
+    assert (BEAM.key(key).root, BEAM.key(key).number) == (f"{plan}.fx0001", 2)
     assert checked_name(key, "a key") == key

@@ -20,7 +20,7 @@ from mqi_dagster.lifecycle.boundary import Boundary, blames_input, is_passing, t
 from mqi_dagster.lifecycle.digests import RT_DOSE_CODE, rt_dose_digest
 from mqi_dagster.lifecycle.lineage import DIGEST, RAW_DOSE, require_passed, resolve, reusable, store_place
 from mqi_dagster.lifecycle.raw_dose_files import RawDoseRecord, Role, read_raw_dose
-from mqi_dagster.partitions import BEAMS
+from mqi_dagster.partitions import BEAM
 from mqi_dagster.resources.composed import StoreResource
 from mqi_dagster.resources.site import Site
 from mqi_dagster.store.published import Published
@@ -192,7 +192,7 @@ def _make(
 
 
 @dg.asset(
-    partitions_def=BEAMS,
+    partitions_def=BEAM.definition,
     deps=["raw_dose"],
     code_version=RT_DOSE_CODE,
     group_name=proton.BEAM,
@@ -250,7 +250,7 @@ def rt_dose(
 
 @dg.asset_check(
     asset="rt_dose",
-    partitions_def=BEAMS,
+    partitions_def=BEAM.definition,
     blocking=True,
     description="Tags, references, geometry, units and values of the file equal those of plan and raw dose.",
 )

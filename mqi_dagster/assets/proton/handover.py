@@ -32,7 +32,7 @@ from mqi_dagster.lifecycle.lineage import (
     store_place,
 )
 from mqi_dagster.lifecycle.status import RESULTS, EventLog, results_digest
-from mqi_dagster.partitions import BEAMS, CASES, LINEAGE_ONLY, beam_key, split_beam_key
+from mqi_dagster.partitions import BEAM, CASE, LINEAGE_ONLY, beam_key, root_of
 from mqi_dagster.resources.composed import StoreResource, TargetResource
 from mqi_dagster.resources.site import Site
 from mqi_dagster.store.digests import digest_of
@@ -66,7 +66,7 @@ def _files(site: Site, made: Ancestry) -> dict[str, tuple[Path, str]]:
 
 
 @dg.asset(
-    partitions_def=BEAMS,
+    partitions_def=BEAM.definition,
     deps=["rt_dose"],
     code_version=HANDED_OVER_CODE,
     group_name=proton.BEAM,
@@ -81,7 +81,7 @@ def handed_over(
 ) -> dg.MaterializeResult[None]:
     """This beam's results at the target, each read back there and listed in a receipt."""
     key = context.partition_key
-    with tried_again(context, Where(case=key.partition("__")[0], beam=key)):
+    with tried_again(context, Where(case=root_of(key), beam=key)):
         case, number, _, entry = require_beam(context.instance, store.open(), key)
         require_passed(context.instance, "rt_dose", "readback", key)
         made = ancestry(context.instance, store.open(), key)
@@ -157,7 +157,7 @@ def _case_delivery(beams: Sequence[Mapping[str, Any]]) -> str:
 def _beam_summary(
     instance: dg.DagsterInstance, site: Site, store: Store, key: str, entry: BeamEntry
 ) -> dict[str, Any]:
-    number = split_beam_key(key)[1]
+    number = BEAM.key(key).number
     handed = resolve(instance, store, "handed_over", key)
     made = ancestry(instance, store, key)
     if handed.meta[RT_DOSE] != made.rt_dose.digest:
@@ -203,7 +203,7 @@ def case_summary(
 
 
 @dg.asset(
-    partitions_def=CASES,
+    partitions_def=CASE.definition,
     deps=["case_manifest", dg.AssetDep("handed_over", partition_mapping=LINEAGE_ONLY)],
     code_version=HANDED_OVER_CODE,
     group_name=proton.CASE,

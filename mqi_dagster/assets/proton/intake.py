@@ -13,8 +13,8 @@ from mqi_dagster.lifecycle.arrived import ArrivedCase, find_case, inputs_away
 from mqi_dagster.lifecycle.beam import MANIFEST_FILE, hu_table_of, read_manifest, require_unchanged
 from mqi_dagster.lifecycle.boundary import Boundary, is_passing, tried_again
 from mqi_dagster.lifecycle.digests import CASE_MANIFEST_CODE
-from mqi_dagster.lifecycle.lineage import DIGEST, checked_case, reusable
-from mqi_dagster.partitions import CASES
+from mqi_dagster.lifecycle.lineage import DIGEST, checked_key, reusable
+from mqi_dagster.partitions import CASE
 from mqi_dagster.plan.model import IonPlan
 from mqi_dagster.resources.composed import StoreResource
 from mqi_dagster.resources.site import Site
@@ -135,7 +135,7 @@ def _for_people(manifest: CaseManifest, plan: IonPlan) -> CaseManifest:
 
 
 @dg.asset(
-    partitions_def=CASES,
+    partitions_def=CASE.definition,
     code_version=CASE_MANIFEST_CODE,
     group_name=proton.CASE,
     kinds={"dicom", "json"},
@@ -147,7 +147,7 @@ def case_manifest(
     """The validated inventory of a case: plan, fraction, deliveries, beams, layers, every file by SHA-256."""
     case = context.partition_key
     with tried_again(context, Where(case=case), inputs_away(context.instance, site, store.open, case)):
-        manifest = _build(site, find_case(site, checked_case(case)))
+        manifest = _build(site, find_case(site, checked_key(CASE, case).text))
         # Asked here, so that a scanner without a table is refused before anything is computed.
         hu_table = hu_table_of(site, manifest)
         digest = manifest_digest(site, manifest)
@@ -169,7 +169,7 @@ def case_manifest(
 
 @dg.asset_check(
     asset="case_manifest",
-    partitions_def=CASES,
+    partitions_def=CASE.definition,
     blocking=True,
     description="Every listed file still has its content, and each beam's MU ratio is inside the limits.",
 )

@@ -23,7 +23,7 @@ from mqi_dagster.lifecycle.beam import BeamAtWork, load_beam, require_unchanged
 from mqi_dagster.lifecycle.boundary import Boundary, tried_again
 from mqi_dagster.lifecycle.digests import INTERPRETED_CSVS_CODE, interpreted_csvs_digest
 from mqi_dagster.lifecycle.lineage import DIGEST, resolve, reusable, store_place
-from mqi_dagster.partitions import BEAMS, LINEAGE_ONLY
+from mqi_dagster.partitions import BEAM, LINEAGE_ONLY
 from mqi_dagster.resources.composed import StoreResource
 from mqi_dagster.resources.site import Site
 from mqi_dagster.store.published import Published
@@ -86,7 +86,7 @@ def _make(site: Site, store: Store, beam: BeamAtWork, digest: str) -> Published:
 
 
 @dg.asset(
-    partitions_def=BEAMS,
+    partitions_def=BEAM.definition,
     deps=[dg.AssetDep("case_manifest", partition_mapping=LINEAGE_ONLY)],
     code_version=INTERPRETED_CSVS_CODE,
     group_name=proton.BEAM,
@@ -189,7 +189,7 @@ def _axes(value: Axes | None, form: str) -> str:
 
 @dg.asset_check(
     asset="interpreted_csvs",
-    partitions_def=BEAMS,
+    partitions_def=BEAM.definition,
     blocking=False,
     description="Every layer and spot was delivered as planned, by the limits of the settings;"
     " stops nothing: the dose of a wrong delivery is wanted.",
@@ -216,7 +216,7 @@ def delivery(
 
 @dg.asset_check(
     asset="interpreted_csvs",
-    partitions_def=BEAMS,
+    partitions_def=BEAM.definition,
     blocking=True,
     description="Counts in the CSVs equal those of the records; logged/planned MU inside the site's limits.",
 )

@@ -20,7 +20,7 @@ from mqi_dagster.lifecycle.digests import SIMULATION_CODE, raw_dose_digest
 from mqi_dagster.lifecycle.jobs import FAILURES_TAG, POOL, RETRY_OF_TAG
 from mqi_dagster.lifecycle.lineage import DIGEST, latest_digest, resolve, reusable
 from mqi_dagster.lifecycle.raw_dose_files import RECORD_FILE, RawDoseRecord, read_raw_dose, read_record
-from mqi_dagster.partitions import BEAMS
+from mqi_dagster.partitions import BEAM
 from mqi_dagster.resources.composed import ExecutorResource, GpuPoolResource, StoreResource
 from mqi_dagster.resources.site import Site
 from mqi_dagster.store.published import Published
@@ -128,7 +128,7 @@ def simulation(attempts: int) -> dg.AssetsDefinition:
                 owners=proton.OWNERS,
             ),
         ],
-        partitions_def=BEAMS,
+        partitions_def=BEAM.definition,
         pool=POOL,
     )
     def simulate(
@@ -188,7 +188,7 @@ def simulation(attempts: int) -> dg.AssetsDefinition:
 
 @dg.asset_check(
     asset="raw_dose",
-    partitions_def=BEAMS,
+    partitions_def=BEAM.definition,
     blocking=True,
     description="The dose is finite, not zero, of this beam, and its histories are those of the counts.",
 )
@@ -222,7 +222,7 @@ def engine_output(
 
 @dg.asset_check(
     asset="raw_dose",
-    partitions_def=BEAMS,
+    partitions_def=BEAM.definition,
     blocking=True,
     description="Mean statistical uncertainty above half of the maximum dose is below the site's limit.",
 )

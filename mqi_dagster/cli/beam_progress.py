@@ -16,6 +16,7 @@ from rich.text import Text
 
 from mqi_dagster.cli.screen import output
 from mqi_dagster.errors import MqiError
+from mqi_dagster.lifecycle.stages import WorkPhase
 from mqi_dagster.operations.case_run import Report
 
 _EVERY_SECONDS = 0.3
@@ -126,7 +127,7 @@ class BeamProgress:
 
     def _show(self, key: str, phase: str, percent: float) -> None:
         if self._bars is not None:
-            words = "making the RT Dose" if phase == "simulated" else phase
+            words = "making the RT Dose" if phase == WorkPhase.SIMULATED else phase
             self._bars.update(self._tasks[key], completed=min(percent, 99.0), phase=words)
             return
         step = int(percent // _LINE_EVERY_PERCENT)

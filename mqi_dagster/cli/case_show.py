@@ -46,17 +46,18 @@ def show_cases(
             words = f"  {beam.beam}: {beam.label}; {beam.stage.words}"
             console.print(Text(words, style=_STYLES.get(beam.state, "")), soft_wrap=True)
         if row.reason:
-            console.print(Text(f"{row.case}: {in_zone(row.reason, zone)}", style="dim"), soft_wrap=True)
+            words = f"{row.stage.words}: " if row.stage.at_work else ""
+            reason = f"{row.case}: {words}{in_zone(row.reason, zone)}"
+            console.print(Text(reason, style="dim"), soft_wrap=True)
 
 
 def show_case(console: Console, report: CaseReport, zone: ZoneInfo) -> None:
     """Everything about one case, for people."""
     row = report.row
     state = (row.state.value, _STYLES.get(row.state, ""))
-    console.print(
-        Text.assemble(f"case {row.case}: ", state, f"; {in_zone(row.reason, zone)}" if row.reason else ""),
-        soft_wrap=True,
-    )
+    words = f", {row.stage.words}" if row.stage.at_work else ""
+    reason = f"; {in_zone(row.reason, zone)}" if row.reason else ""
+    console.print(Text.assemble(f"case {row.case}: ", state, words, reason), soft_wrap=True)
     facts = [
         ("arrived", local(row.arrived, zone) if row.arrived is not None else None),
         ("machine", report.machine),

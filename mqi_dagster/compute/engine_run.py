@@ -12,6 +12,7 @@ from mqi_dagster.engine.progress import ProgressParser
 from mqi_dagster.errors import InfrastructureError, MqiError, UnreachableError
 from mqi_dagster.execution.job import Executor, Job, JobHandle, JobState, JobStatus, LogPiece
 from mqi_dagster.hpc.errors import IntegrityError
+from mqi_dagster.lifecycle.stages import WorkPhase
 
 _LOST = Backoff(2.0, 300.0)
 """Before a job that the cluster has lost is submitted again."""
@@ -75,7 +76,7 @@ class EngineRun:
                 return status
             lost += 1
             self._log.warning("the job is lost and will be submitted again: %s", status.reason)
-            self._progress.waiting("submitting", status.reason)
+            self._progress.waiting(WorkPhase.SUBMITTING, status.reason)
             self._patience.sleep(_LOST.seconds(lost))
 
     def _submit(self) -> None:
@@ -117,7 +118,7 @@ class EngineRun:
             return
         self._said = words
         if status.state is JobState.WAITING:
-            self._progress.waiting("queued", status.reason)
+            self._progress.waiting(WorkPhase.QUEUED_ON_CLUSTER, status.reason)
         else:
             self._progress.running(status.reason)
 

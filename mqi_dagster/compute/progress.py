@@ -8,6 +8,7 @@ from mqi_dagster.engine.progress import Progress
 from mqi_dagster.errors import InfrastructureError
 from mqi_dagster.ledger.ledger import Ledger
 from mqi_dagster.lifecycle.boundary import lost_infrastructure
+from mqi_dagster.lifecycle.stages import WorkPhase
 
 _STEP_PERCENT = 10
 PROGRESS_TAG = "mqi/progress"
@@ -54,7 +55,7 @@ class LiveProgress:
 
     def _report(
         self,
-        phase: str,
+        phase: WorkPhase,
         percent: float,
         event: Progress | None = None,
         histories: float | None = None,
@@ -74,16 +75,16 @@ class LiveProgress:
             )
         )
 
-    def phase(self, phase: str) -> None:
+    def phase(self, phase: WorkPhase) -> None:
         """A change of state: a log line, a tag and a row."""
         self._log("%s (attempt %d)", phase, self._attempt)
-        self._tag({PHASE_TAG: phase})
+        self._tag({PHASE_TAG: phase.value})
         self._report(phase, 0.0)
 
-    def waiting(self, phase: str, reason: str) -> None:
+    def waiting(self, phase: WorkPhase, reason: str) -> None:
         """The job waits, for a place or for the cluster: the reason stands where people look."""
         self._log("%s: %s", phase, reason)
-        self._tag({PHASE_TAG: phase})
+        self._tag({PHASE_TAG: phase.value})
         self._report(phase, self._percent, message=reason)
 
     def started(self, slot: str, job_id: str, key: str) -> None:
@@ -91,7 +92,7 @@ class LiveProgress:
         self._log("simulating on %s (attempt %d), job %s", slot, self._attempt, job_id)
         self._tag(
             {
-                PHASE_TAG: "simulating",
+                PHASE_TAG: WorkPhase.SIMULATING.value,
                 SLOT_TAG: slot,
                 JOB_TAG: job_id,
                 JOB_KEY_TAG: key,
@@ -99,17 +100,17 @@ class LiveProgress:
             }
         )
         self._percent = 0.0
-        self._report("simulating", 0.0)
+        self._report(WorkPhase.SIMULATING, 0.0)
 
     def running(self, message: str) -> None:
         """The job runs, after it has waited."""
-        self._tag({PHASE_TAG: "simulating"})
-        self._report("simulating", self._percent, message=message)
+        self._tag({PHASE_TAG: WorkPhase.SIMULATING.value})
+        self._report(WorkPhase.SIMULATING, self._percent, message=message)
 
     def event(self, event: Progress) -> None:
         """One step of the engine."""
         self._percent = percent = 100.0 * event.fraction
-        self._report("simulating", percent, event)
+        self._report(WorkPhase.SIMULATING, percent, event)
         reached = int(percent // _STEP_PERCENT) * _STEP_PERCENT
         if reached > self._observed:
             self._observed = reached
@@ -121,5 +122,7 @@ class LiveProgress:
 
     def done(self, histories: int | None) -> None:
         """The output is verified and published."""
-        self._tag({PHASE_TAG: "simulated", PROGRESS_TAG: "100 %"})
-        self._report("simulated", 100.0, histories=float(histories) if histories is not None else None)
+        self._tag({PHASE_TAG: WorkPhase.SIMULATED.value, PROGRESS_TAG: "100 %"})
+        self._report(
+            WorkPhase.SIMULATED, 100.0, histories=float(histories) if histories is not None else None
+        )

@@ -39,6 +39,7 @@ from mqi_dagster.lifecycle.boundary import safe_text
 from mqi_dagster.lifecycle.digests import tps_file_digest
 from mqi_dagster.lifecycle.lineage import store_place
 from mqi_dagster.lifecycle.raw_dose_files import RECORD_FILE, RawDoseRecord, copy_files
+from mqi_dagster.lifecycle.stages import WorkPhase
 from mqi_dagster.partitions import beam_folder
 from mqi_dagster.resources.gpu_pool import GpuPool
 from mqi_dagster.resources.site import Site
@@ -213,7 +214,7 @@ class SimulatedBeam:
     def prepare(self) -> tuple[Published, JobView]:
         """Write the engine's view of the beam and publish its TPS file."""
         assert self._progress is not None and self._attempt is not None
-        self._progress.phase("preparing")
+        self._progress.phase(WorkPhase.PREPARING)
         # The lease is ours, so whatever an earlier run of this beam left is nobody's.
         for left in self._site.work.glob(f"{self._beam.key}.*"):
             shutil.rmtree(left, ignore_errors=True)
@@ -292,7 +293,7 @@ class SimulatedBeam:
             # The attempt is repeated under the same key, and must not find this job again.
             self._executor.give_up(job, error.message)
             raise
-        self._progress.phase("verifying")
+        self._progress.phase(WorkPhase.VERIFYING)
         fetched = engine.fetch()
         dose = read_output(view, self._profile, started, engine.parser.histories, fetched)
         published = self._publish(view, tps, fetched, dose, engine.parser)
@@ -310,7 +311,7 @@ class SimulatedBeam:
         assert self._keeper is not None and self._progress is not None
         self._keeper.check()
         if reason:
-            self._progress.waiting("waiting for the cluster", reason)
+            self._progress.waiting(WorkPhase.WAITING_FOR_CLUSTER, reason)
 
     def _note_job(self, handle: JobHandle) -> None:
         self._lease = self._site.ledger.set_job(self._held, handle.executor, handle.job_id)

@@ -12,6 +12,7 @@ from mqi_dagster.backoff import Backoff
 from mqi_dagster.errors import InfrastructureError, MqiError, Retry, UnreachableError
 from mqi_dagster.ledger.availability import Need, Refusal
 from mqi_dagster.ledger.leases import Lease
+from mqi_dagster.lifecycle.stages import WorkPhase
 from mqi_dagster.partitions import root_of
 from mqi_dagster.resources.gpu_pool import GpuPool
 from mqi_dagster.resources.site import Site
@@ -175,5 +176,5 @@ def _say(context: dg.AssetExecutionContext, site: Site, beam: str, refusal: Refu
     if refusal.reason != before:
         context.log.info("waiting: %s", refusal.reason)
         if not refusal.at_work:
-            site.ledger.report(beam, context.run.run_id, "waiting", message=refusal.reason)
+            site.ledger.report(beam, context.run.run_id, WorkPhase.WAITING_FOR_SLOT, message=refusal.reason)
     return refusal.reason

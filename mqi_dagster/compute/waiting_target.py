@@ -6,10 +6,10 @@ from typing import TypeVar
 
 import dagster as dg
 
-from mqi_dagster.compute.progress import PHASE_TAG
 from mqi_dagster.compute.waiting import Patience
 from mqi_dagster.errors import HandoverError
 from mqi_dagster.handover.target import Receipt, ReceiptEntry, Target
+from mqi_dagster.lifecycle.stages import WorkPhase
 from mqi_dagster.resources.site import Site
 from mqi_dagster.resources.site_folders import target_trouble
 from mqi_dagster.settings import LOCAL, Intervals
@@ -24,16 +24,16 @@ class WaitingTarget:
         context: Of the step.
         site: The installation.
         target: Where its results are handed over.
-        beam: Beam key, whose row tells people what is waited for; None for a case, whose run's tag does.
+        afterwards: What is done once there is no more to wait for.
     """
 
     def __init__(
-        self, context: dg.AssetExecutionContext, site: Site, target: Target, beam: str | None
+        self, context: dg.AssetExecutionContext, site: Site, target: Target, afterwards: WorkPhase
     ) -> None:
         self._context = context
         self._site = site
         self._target = target
-        self._beam = beam
+        self._afterwards = afterwards
         self._waited = False
         self._patience = Patience(context.log, Intervals.model_validate({}), self._say)
 
@@ -63,18 +63,15 @@ class WaitingTarget:
             return call()
         done = self._patience.persist("handing over", call)
         if self._waited:
-            self._report("simulated" if self._beam is not None else "concluding", "")
+            self._report(self._afterwards, "")
             self._waited = False
         return done
 
     def _say(self, reason: str) -> None:
         if reason:
             self._waited = True
-            self._report("waiting for the target", reason)
+            self._report(WorkPhase.WAITING_FOR_TARGET, reason)
 
-    def _report(self, phase: str, message: str) -> None:
-        run_id = self._context.run.run_id
-        if self._beam is not None:
-            self._site.ledger.report(self._beam, run_id, phase, percent=100.0, message=message)
-        else:
-            self._context.instance.add_run_tags(run_id, {PHASE_TAG: phase})
+    def _report(self, phase: WorkPhase, message: str) -> None:
+        key, run_id = self._context.partition_key, self._context.run.run_id
+        self._site.ledger.report(key, run_id, phase, percent=100.0, message=message)

@@ -1,4 +1,4 @@
-"""The stages of a case and a beam, and what people call them."""
+"""The stages of a case and a beam, what people call them, and which of them a worker reports."""
 
 from enum import StrEnum
 
@@ -28,6 +28,8 @@ class Stage(StrEnum):
     WAITING_FOR_SLOT = "waiting_for_slot"
     WAITING_FOR_CLUSTER = "waiting_for_cluster"
     """The cluster is away."""
+    IN_WORK = "in_work"
+    """Its worker reports something that this code does not know."""
     PREPARING = "preparing"
     SUBMITTING = "submitting"
     QUEUED_ON_CLUSTER = "queued_on_cluster"
@@ -79,6 +81,7 @@ _AT_WORK = frozenset(
         Stage.INTERPRETING,
         Stage.WAITING_FOR_SLOT,
         Stage.WAITING_FOR_CLUSTER,
+        Stage.IN_WORK,
         Stage.PREPARING,
         Stage.SUBMITTING,
         Stage.QUEUED_ON_CLUSTER,
@@ -89,18 +92,42 @@ _AT_WORK = frozenset(
         Stage.CONCLUDING,
     }
 )
-PHASES = {
-    "waiting": Stage.WAITING_FOR_SLOT,
-    "waiting for the cluster": Stage.WAITING_FOR_CLUSTER,
-    "preparing": Stage.PREPARING,
-    "submitting": Stage.SUBMITTING,
-    "queued": Stage.QUEUED_ON_CLUSTER,
-    "simulating": Stage.SIMULATING,
-    "verifying": Stage.VERIFYING,
-    "simulated": Stage.MAKING_RT_DOSE,
-    "waiting for the target": Stage.WAITING_FOR_TARGET,
+
+
+class WorkPhase(StrEnum):
+    """What a worker is doing for a case or a beam, as it reports to the ledger."""
+
+    WAITING_FOR_SLOT = "waiting"
+    WAITING_FOR_CLUSTER = "waiting for the cluster"
+    PREPARING = "preparing"
+    SUBMITTING = "submitting"
+    QUEUED_ON_CLUSTER = "queued"
+    SIMULATING = "simulating"
+    VERIFYING = "verifying"
+    SIMULATED = "simulated"
+    WAITING_FOR_TARGET = "waiting for the target"
+    CONCLUDING = "concluding"
+
+
+_BY_PHASE: dict[str, Stage] = {
+    WorkPhase.WAITING_FOR_SLOT: Stage.WAITING_FOR_SLOT,
+    WorkPhase.WAITING_FOR_CLUSTER: Stage.WAITING_FOR_CLUSTER,
+    WorkPhase.PREPARING: Stage.PREPARING,
+    WorkPhase.SUBMITTING: Stage.SUBMITTING,
+    WorkPhase.QUEUED_ON_CLUSTER: Stage.QUEUED_ON_CLUSTER,
+    WorkPhase.SIMULATING: Stage.SIMULATING,
+    WorkPhase.VERIFYING: Stage.VERIFYING,
+    WorkPhase.SIMULATED: Stage.MAKING_RT_DOSE,
+    WorkPhase.WAITING_FOR_TARGET: Stage.WAITING_FOR_TARGET,
+    WorkPhase.CONCLUDING: Stage.CONCLUDING,
 }
-"""Stage of a beam by the phase that its worker has reported to the ledger."""
+
+
+def stage_of(phase: str) -> Stage:
+    """Stage of a case or a beam by the phase that stands in the ledger, which other code may have written."""
+    return _BY_PHASE.get(phase, Stage.IN_WORK)
+
+
 OVER = 5
 _ORDER = {CaseState.IN_WORK: 1, CaseState.FAILED: 2, CaseState.WAITING: 4}
 

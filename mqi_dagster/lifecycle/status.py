@@ -21,7 +21,7 @@ from mqi_dagster.ledger.progress import Progress
 from mqi_dagster.lifecycle.causes import CANCELLED, next_step
 from mqi_dagster.lifecycle.lineage import DIGEST, RT_DOSE, latest_record, records_of, text_in
 from mqi_dagster.lifecycle.runs import CONCLUSION, RunRow, RunState
-from mqi_dagster.lifecycle.stages import PHASES, CaseState, Stage
+from mqi_dagster.lifecycle.stages import CaseState, Stage, stage_of
 from mqi_dagster.partitions import BEAM, CASE, root_of
 from mqi_dagster.store.digests import digest_of
 
@@ -325,6 +325,13 @@ class RunFacts:
     """Class of the error."""
     steps: frozenset[str] = frozenset()
     """Steps that it executes; empty where it is all of them."""
+    progress: Progress | None = None
+    """What a worker has reported last of the partition."""
+
+    @property
+    def report(self) -> Progress | None:
+        """What the worker of this run has reported: the row of an earlier run says nothing of this one."""
+        return self.progress if self.progress is not None and self.progress.run_id == self.run_id else None
 
     @property
     def state(self) -> RunState:
@@ -363,7 +370,6 @@ class RunFacts:
 class BeamFacts:
     """What the ledger and the event log know of a beam."""
 
-    progress: Progress | None = None
     attempt: int | None = None
     place: str | None = None
     job: ClusterJob | None = None
@@ -436,22 +442,27 @@ def _derived(latest: RunFacts, facts: BeamFacts) -> _Derived:
         return _Derived(CaseState.COMPLETE, Stage.HANDED_OVER, percent=100.0, at_work=False)
     if latest.state is RunState.WAITING:
         return _Derived(CaseState.IN_WORK, Stage.QUEUED, latest.queued_because)
-    report = facts.progress
-    # The row of an earlier run says nothing of this one.
-    if report is None or report.run_id != latest.run_id:
+    report = latest.report
+    if report is None:
         skipped = bool(latest.steps) and not latest.steps & _SIMULATION
         stage = Stage.MAKING_RT_DOSE if skipped else Stage.INTERPRETING
         return _Derived(CaseState.IN_WORK, stage, percent=100.0 if skipped else 0.0)
-    stage = PHASES[report.phase]
+    stage, reason = _reported(report)
     return _Derived(
         CaseState.IN_WORK,
         stage,
-        report.message,
+        reason,
         percent=report.percent,
         batch=report.batch,
         batches=report.batches,
         remaining_seconds=facts.remaining if stage is Stage.SIMULATING else None,
     )
+
+
+def _reported(report: Progress) -> tuple[Stage, str]:
+    """Stage and reason of what a worker has reported."""
+    stage = stage_of(report.phase)
+    return stage, report.message or (report.phase if stage is Stage.IN_WORK else "")
 
 
 def _job_words(job: ClusterJob) -> str:
@@ -507,6 +518,8 @@ def _case_state(
     beams: Sequence[BeamStatus] | None,
     concluded: bool,
 ) -> _Found:
+    if latest.state is RunState.WORKING and latest.report is not None:
+        return CaseState.IN_WORK, *_reported(latest.report), None
     if latest.state in (RunState.WAITING, RunState.WORKING):
         concludes = latest.run is not None and latest.run.job == CONCLUSION
         stage = Stage.CONCLUDING if concludes else Stage.INTAKE

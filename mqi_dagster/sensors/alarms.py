@@ -7,7 +7,6 @@ from datetime import datetime, timedelta
 
 import dagster as dg
 
-from mqi_dagster.compute.progress import PHASE_TAG
 from mqi_dagster.errors import HandoverError, InfrastructureError
 from mqi_dagster.execution.sign_of_life import Life
 from mqi_dagster.ledger.alarms import AlarmKind
@@ -17,11 +16,11 @@ from mqi_dagster.ledger.leases import Lease
 from mqi_dagster.lifecycle import health
 from mqi_dagster.lifecycle.jobs import PARTITION_TAG, RETRY_OF_TAG
 from mqi_dagster.lifecycle.runs import UNFINISHED
+from mqi_dagster.lifecycle.stages import WorkPhase
 from mqi_dagster.lifecycle.uptime import Heartbeat, note_daemon
-from mqi_dagster.partitions import root_of
 from mqi_dagster.resources.site import Site
 
-WORKING = ("preparing", "simulating", "verifying")
+WORKING = (WorkPhase.PREPARING, WorkPhase.SIMULATING, WorkPhase.VERIFYING)
 """Phases in which something should happen; in all others a run waits for something."""
 
 Remembered = Mapping[str, tuple[str, datetime]]
@@ -61,19 +60,11 @@ def waits_of(instance: dg.DagsterInstance, site: Site, before: Remembered, now: 
     found = []
     for partition, run in runs:
         report = reports.get(partition)
-        if report is not None and report.run_id == run.run_id:
-            phase, message, seen = report.phase, report.message, report.updated_at
-        else:
-            # A case has no row of progress.
-            phase, message, seen = (
-                run.tags.get(PHASE_TAG, "") if partition == root_of(partition) else "",
-                "",
-                now,
-            )
-        if phase and phase not in WORKING:
-            known, since = before.get(run.run_id, ("", now))
-            since = since if known == phase else min(seen, now)
-            found.append(Wait(run.run_id, partition, phase, message, since))
+        if report is None or report.run_id != run.run_id or report.phase in WORKING:
+            continue
+        known, since = before.get(run.run_id, ("", now))
+        since = since if known == report.phase else min(report.updated_at, now)
+        found.append(Wait(run.run_id, partition, report.phase, report.message, since))
     return found
 
 
@@ -99,7 +90,12 @@ def write_waits(waits: Iterable[Wait]) -> str:
 _LOSSES = 3
 """Jobs of one beam that a cluster has lost in a row, from which on it is no accident."""
 _GO_ON = "What waits goes on by itself once it does"
-_KNOWN = ("waiting", "waiting for the cluster", "waiting for the target", "queued")
+_KNOWN = (
+    WorkPhase.WAITING_FOR_SLOT,
+    WorkPhase.WAITING_FOR_CLUSTER,
+    WorkPhase.WAITING_FOR_TARGET,
+    WorkPhase.QUEUED_ON_CLUSTER,
+)
 
 Found = tuple[AlarmKind, str, str]
 """Kind, subject and text of an alarm that stands."""
@@ -115,22 +111,22 @@ def overdue(site: Site, waits: Sequence[Wait], leases: Sequence[Lease], now: dat
         now: The time.
     """
     phases = {phase: [wait for wait in waits if wait.phase == phase] for phase in _KNOWN}
-    yield from _without_slot(site, phases["waiting"], leases, now)
+    yield from _without_slot(site, phases[WorkPhase.WAITING_FOR_SLOT], leases, now)
     place, target = site.settings.execution.simulation, site.settings.handover.target
     cluster = site.settings.slurm_of(place)
     if cluster is not None:
         limit = timedelta(seconds=cluster[1].intervals.alarm_seconds)
         key = f"hosts.{place}.slurm.intervals.alarm_seconds"
-        if late := _late(phases["waiting for the cluster"], lambda _: limit, now):
+        if late := _late(phases[WorkPhase.WAITING_FOR_CLUSTER], lambda _: limit, now):
             text = f"{_who(late)} for the cluster, which does not answer{_why(late)}. {_GO_ON}."
             text += f" {limit_words(limit, key)}"
             yield AlarmKind.CLUSTER_AWAY, place, text
     limit = timedelta(seconds=site.settings.alarms.away_seconds)
-    if late := _late(phases["waiting for the target"], lambda _: limit, now):
+    if late := _late(phases[WorkPhase.WAITING_FOR_TARGET], lambda _: limit, now):
         text = f"{_who(late)} for the hand-over host, which does not answer{_why(late)}. {_GO_ON}."
         text += f" {limit_words(limit, 'alarms.away_seconds')}"
         yield AlarmKind.TARGET_AWAY, target, text
-    yield from _jobs(site, phases["queued"], leases, now)
+    yield from _jobs(site, phases[WorkPhase.QUEUED_ON_CLUSTER], leases, now)
     limit = timedelta(minutes=site.settings.alarms.waiting_minutes)
     for wait in _late([wait for wait in waits if wait.phase not in _KNOWN], lambda _: limit, now):
         text = (

@@ -294,7 +294,8 @@ class CaseIndex:
         detail = self._from.runs.detail(run.run_id)
         _, why = self._queue.reasons.get(run.run_id, ("", ""))
         if run.state is not RunState.FAILED:
-            return RunFacts(run, why, detail.priority, steps=detail.steps)
+            progress = self._from.ledger.progress.get(partition)
+            return RunFacts(run, why, detail.priority, steps=detail.steps, progress=progress)
         outcome = self._from.ledger.outcomes.get(run.run_id)
         if outcome is not None:
             cause = Cause(outcome.cause, outcome.code or None, outcome.verdict is RunVerdict.RETRY)
@@ -336,16 +337,11 @@ class CaseIndex:
         if latest.state is RunState.DONE:
             return BeamFacts(handed_over=self._manifests.handed_over(beam))
         ledger = self._from.ledger
-        progress, attempt, lease = (
-            ledger.progress.get(beam),
-            ledger.attempts.get(beam),
-            ledger.leases.get(beam),
-        )
+        attempt, lease = ledger.attempts.get(beam), ledger.leases.get(beam)
         remaining = None
-        if progress is not None and progress.run_id == latest.run_id:
-            remaining = self._from.pace.remaining(progress.run_id, self._now.timestamp())
+        if latest.report is not None:
+            remaining = self._from.pace.remaining(latest.report.run_id, self._now.timestamp())
         return BeamFacts(
-            progress=progress,
             attempt=attempt.number if attempt is not None else None,
             place=lease.name if lease is not None else None,
             job=ledger.jobs.get(beam),

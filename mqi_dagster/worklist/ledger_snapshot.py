@@ -58,12 +58,12 @@ class LedgerSnapshot:
         self.clusters = self._ledger.cluster_polls()
         return changed
 
-    def look_at(self, beams: Collection[str]) -> None:
-        """Read progress, attempts and jobs of the beams that are in work or have just left it."""
-        self.progress.update(self._ledger.progress_of(beams))
-        self.attempts.update(self._ledger.last_attempts(beams))
+    def look_at(self, keys: Collection[str]) -> None:
+        """Read progress, attempts and jobs of the cases and beams that are in work or have just left it."""
+        self.progress.update(self._ledger.progress_of(keys))
+        self.attempts.update(self._ledger.last_attempts(keys))
         if self.clusters:
-            self.jobs.update(self._ledger.last_jobs(beams))
+            self.jobs.update(self._ledger.last_jobs(keys))
 
     def read_ends(self, run_ids: Collection[str]) -> None:
         """Read how some failed runs were judged."""

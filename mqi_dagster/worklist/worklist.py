@@ -10,10 +10,10 @@ import dagster as dg
 from mqi_dagster.ledger.ledger import Ledger
 from mqi_dagster.lifecycle.health import Found, health
 from mqi_dagster.lifecycle.runs import RunState
-from mqi_dagster.lifecycle.stages import Stage
+from mqi_dagster.lifecycle.stages import Stage, WorkPhase
 from mqi_dagster.lifecycle.status import BeamStatus, CaseStatus
 from mqi_dagster.lifecycle.uptime import Heartbeat
-from mqi_dagster.partitions import BEAM, find_key
+from mqi_dagster.partitions import find_key
 from mqi_dagster.resources.site import Site
 from mqi_dagster.worklist.alarms import alarms
 from mqi_dagster.worklist.case_index import CaseIndex, Known
@@ -102,12 +102,12 @@ class Worklist:
         self._ledger.look_at(self._to_look_at(working, changed))
         self._pace.refresh(
             {
-                beam: row
-                for beam in working
-                if (row := self._ledger.progress.get(beam)) is not None and row.phase == "simulating"
+                key: row
+                for key in working
+                if (row := self._ledger.progress.get(key)) is not None and row.phase == WorkPhase.SIMULATING
             }
         )
-        changed |= {case for beam in working if (case := _case_of(beam)) is not None}
+        changed |= {case for key in working if (case := _case_of(key)) is not None}
         self._book.update(changed, self._queue, now)
         return self._work(now, heartbeat, limits, found)
 
@@ -133,11 +133,11 @@ class Worklist:
         return {case for key in changed if (case := _case_of(key)) is not None}
 
     def _working(self) -> set[str]:
-        """Beams that a worker is busy with, or whose lease is not given back."""
+        """Cases and beams that a worker is busy with, and beams whose lease is not given back."""
         working = {
             run.partition
             for run in self._runs.unfinished.values()
-            if run.partition is not None and run.state is RunState.WORKING and BEAM.has(run.partition)
+            if run.partition is not None and run.state is RunState.WORKING
         }
         return working | self._ledger.leases.keys()
 

@@ -15,6 +15,7 @@ from mqi_dagster.errors import InfrastructureError
 from mqi_dagster.ledger import Slot, SlotKind
 from mqi_dagster.ledger.availability import Need
 from mqi_dagster.ledger.cluster_jobs import ClusterJobState, Observation
+from mqi_dagster.lifecycle.stages import WorkPhase
 from tests.chain.chain import Chain
 from tests.chain.ended_runs import BEAM, CASE, evaluate, lost, started
 from tests.chain.test_alarm_sensors import HOST, ago, standing
@@ -227,9 +228,8 @@ def test_a_hand_over_host_that_is_away_is_one_alarm(
     from mqi_dagster.sensors import alarms
 
     run = started(remote, "beam" if partition == BEAM else "conclusion", partition)
-    context: Any = type("Context", (), {"run": run, "log": None, "instance": remote.instance})
-    beam = BEAM if partition == BEAM else None
-    target = waiting_target.WaitingTarget(context, remote.site, remote.site.target, beam)
+    context: Any = type("Context", (), {"run": run, "log": None, "partition_key": partition})
+    target = waiting_target.WaitingTarget(context, remote.site, remote.site.target, WorkPhase.SIMULATED)
     target._say("no route to host")
     other = f"{BEAM[:-2]}04"
     reported(remote, "waiting for the target", 0, other, "no route to host")
@@ -239,6 +239,7 @@ def test_a_hand_over_host_that_is_away_is_one_alarm(
         for _ in range(2):
             assert standing(remote) == {"target_away": "pacs"}
         assert "2 runs wait, " in text_of(remote, "target_away")
+        assert ": no route to host." in text_of(remote, "target_away")
         lost(remote, remote.instance.get_runs(dg.RunsFilter(tags={"dagster/partition": other}))[0])
         monkeypatch.setattr(target, "_patience", Answering())
         assert target.state("folder", "name", b"") == "stated"

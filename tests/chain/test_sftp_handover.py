@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import io
 import json
 import os
 import pwd
@@ -12,7 +13,11 @@ from pathlib import Path
 
 import pytest
 
-from tests.chain.chain import Chain
+from mqi_dagster.cli.case_show import show_case, show_cases
+from mqi_dagster.cli.screen import output
+from mqi_dagster.operations.case_report import case_report
+from mqi_dagster.worklist import Stage, Worklist
+from tests.chain.chain import ONE_BEAM, Chain
 from tests.handover.sftp_server import SftpServer
 from tests.waiting import wait_for
 
@@ -84,4 +89,42 @@ def test_a_host_that_is_away_is_waited_for_in_sight(server: SftpServer, tmp_path
     assert [outcome.error for job, _, outcome in chain.runs if job == "beam"] == ["", ""]
     chain.tick("cases_to_conclude")
     (case,) = chain.runs_of("conclusion")
+    assert (tmp_path / "far" / "results" / case / "_COMPLETE").is_file()
+
+
+def test_a_conclusion_that_waits_for_the_host_says_so_on_every_board(
+    server: SftpServer, tmp_path: Path
+) -> None:
+    chain = chain_to(server, tmp_path)
+    chain.deliver(plan=ONE_BEAM)
+    chain.tick("case_arrivals")
+    chain.tick("beams_to_simulate")
+    (case,) = chain.runs_of("intake")
+    server.kill()
+    seen: list[tuple[str, str, str]] = []
+
+    def back() -> None:
+        def said() -> list[tuple[str, str, str]]:
+            work = Worklist(chain.instance, chain.site, chain.site.ledger)
+            (top,) = work.look().cases
+            if top.stage is not Stage.WAITING_FOR_TARGET:
+                return []
+            listed, shown = io.StringIO(), io.StringIO()
+            zone = chain.site.timezone
+            show_cases(output(file=listed), list(work.stands()), {case: work.beams_of(case)}, zone)
+            show_case(output(file=shown), case_report(chain.instance, chain.site, case), zone)
+            return [(top.reason, listed.getvalue(), shown.getvalue())]
+
+        seen.extend(wait_for(said, "it waits in sight"))
+        server.start()
+
+    thread = threading.Thread(target=back)
+    thread.start()
+    chain.tick("cases_to_conclude")
+    thread.join()
+    ((reason, listed, shown),) = seen
+    assert "no connection" in reason
+    assert f"{case}: waiting for the target: {reason}" in listed
+    assert f"case {case}: in work, waiting for the target; {reason}" in shown
+    assert chain.runs_of("conclusion") == [case]
     assert (tmp_path / "far" / "results" / case / "_COMPLETE").is_file()

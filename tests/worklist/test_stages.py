@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from datetime import timedelta
 from pathlib import Path
 
@@ -15,7 +14,7 @@ from dagster._core.events.log import EventLogEntry
 from mqi_dagster.ledger.availability import Need
 from mqi_dagster.ledger.cluster_jobs import ClusterJobState, Observation
 from mqi_dagster.ledger.slots import Slot, SlotKind
-from mqi_dagster.lifecycle.stages import PHASES
+from mqi_dagster.lifecycle.stages import WorkPhase, stage_of
 from mqi_dagster.worklist import BeamStatus, CaseState, CaseStatus, Stage
 from tests.worklist.seeded import BEGAN, Seeded
 
@@ -152,13 +151,18 @@ def test_a_beam_in_work_is_where_its_worker_says(seeded: Seeded, phase: str, sta
     assert beam.elapsed_seconds == 30.0 and beam.remaining_seconds is None
 
 
-def test_every_phase_that_the_code_reports_has_a_stage() -> None:
-    package = Path(__file__).parents[2] / "mqi_dagster"
-    rooms = (*package.glob("assets/proton/*.py"), *package.glob("compute/*.py"))
-    text = "".join(path.read_text() for path in rooms)
-    said = re.findall(r"(?:phase|waiting|_report)\(\s*\"([a-z ]+)\"", text)
-    said += re.findall(r"report\([\w.]+, [\w.]+, \"([a-z ]+)\"", text)
-    assert {*said, "simulating"} == set(PHASES)
+def test_every_phase_that_a_worker_can_report_has_a_stage_of_its_own() -> None:
+    stages = [stage_of(phase) for phase in WorkPhase]
+    assert Stage.IN_WORK not in stages and len(set(stages)) == len(stages)
+
+
+def test_a_phase_that_only_other_code_knows_stands_on_the_board_in_its_own_words(seeded: Seeded) -> None:
+    taken_in(seeded)
+    run = seeded.run("beam", BEAM, "STARTED", tags=GPU)
+    seeded.ledger().report(BEAM, run, "warming up", percent=12.5)
+    _, beam = stands(seeded)
+    assert beam is not None and (beam.state, beam.stage) == (CaseState.IN_WORK, Stage.IN_WORK)
+    assert (beam.reason, beam.percent) == ("warming up", 12.5)
 
 
 def test_before_its_worker_has_reported_a_beam_is_interpreted(seeded: Seeded) -> None:
@@ -266,8 +270,15 @@ def test_a_handed_over_beam_waits_for_the_conclusion_of_its_case(seeded: Seeded)
     case, beam = stands(seeded)
     assert beam is not None and (beam.stage, beam.percent) == (Stage.HANDED_OVER, 100.0)
     assert (case.stage, case.reason) == (Stage.WAITING, "its conclusion has not been started yet")
-    seeded.run("conclusion", CASE, "STARTED")
+    run = seeded.run("conclusion", CASE, "STARTED")
     assert stands(seeded)[0].stage is Stage.CONCLUDING
+    seeded.ledger().report(CASE, run, "waiting for the target", message="no connection to the host")
+    case, _ = stands(seeded)
+    assert (case.state, case.stage) == (CaseState.IN_WORK, Stage.WAITING_FOR_TARGET)
+    assert case.reason == "no connection to the host"
+    seeded.ledger().report(CASE, run, "concluding")
+    case, _ = stands(seeded)
+    assert (case.stage, case.reason) == (Stage.CONCLUDING, "")
     seeded.run("conclusion", CASE, "SUCCESS")
     seeded.made("case_handed_over", [CASE])
     case, _ = stands(seeded)

@@ -31,6 +31,7 @@ from mqi_dagster.lifecycle.lineage import (
     reusable,
     store_place,
 )
+from mqi_dagster.lifecycle.stages import WorkPhase
 from mqi_dagster.lifecycle.status import RESULTS, EventLog, results_digest
 from mqi_dagster.partitions import BEAM, CASE, LINEAGE_ONLY, beam_key, root_of
 from mqi_dagster.resources.composed import StoreResource, TargetResource
@@ -87,7 +88,7 @@ def handed_over(
         made = ancestry(context.instance, store.open(), key)
         files, dose = _files(site, made), made.rt_dose.digest
         template = site.settings.handover.template
-        waiting = WaitingTarget(context, site, target.open(), key)
+        waiting = WaitingTarget(context, site, target.open(), WorkPhase.SIMULATED)
         digest = digest_of(
             asset="handed_over",
             code=HANDED_OVER_CODE,
@@ -226,7 +227,7 @@ def case_handed_over(
         summary = case_summary(context.instance, site, store.open(), manifest)
         content = json.dumps(summary, indent=1, sort_keys=True).encode() + b"\n"
         folder = case_folder(site.settings.handover.template, case)
-        waiting = WaitingTarget(context, site, target.open(), None)
+        waiting = WaitingTarget(context, site, target.open(), WorkPhase.CONCLUDING)
         # A marker beside an older summary would lie while the new one is written.
         waiting.withdraw(folder, COMPLETE_MARKER)
         entry = waiting.state(folder, SUMMARY_FILE, content)

@@ -20,6 +20,7 @@ from mqi_dagster.lifecycle.digests import SIMULATION_CODE, raw_dose_digest
 from mqi_dagster.lifecycle.jobs import FAILURES_TAG, POOL, RETRY_OF_TAG
 from mqi_dagster.lifecycle.lineage import DIGEST, latest_digest, resolve, reusable
 from mqi_dagster.lifecycle.raw_dose_files import RECORD_FILE, RawDoseRecord, read_raw_dose, read_record
+from mqi_dagster.lifecycle.stages import WorkPhase
 from mqi_dagster.partitions import BEAM
 from mqi_dagster.resources.composed import ExecutorResource, GpuPoolResource, StoreResource
 from mqi_dagster.resources.site import Site
@@ -81,7 +82,7 @@ def _waits(context: dg.AssetExecutionContext, site: Site, key: str) -> Callable[
 
     def say(reason: str) -> None:
         if reason:
-            site.ledger.report(key, context.run.run_id, "waiting for the cluster", message=reason)
+            site.ledger.report(key, context.run.run_id, WorkPhase.WAITING_FOR_CLUSTER, message=reason)
 
     return say
 
@@ -179,7 +180,7 @@ def simulation(attempts: int) -> dg.AssetsDefinition:
                 site.ledger.note_succeeded(key, digest, context.run.run_id)
             tps, raw = found
             context.log.info("found in the store; no engine is started")
-            site.ledger.report(key, context.run.run_id, "simulated", percent=100.0)
+            site.ledger.report(key, context.run.run_id, WorkPhase.SIMULATED, percent=100.0)
             yield _tps_result(beam, tps, "none")
             yield _raw_result(beam, raw, read_record(raw), reused=True)
 

@@ -5,6 +5,7 @@ Dagster is pinned; `tests/test_dagster_internals.py` says of each name what is r
 
 from dagster._config.config_schema import UserConfigSchema
 from dagster._core.definitions.run_request import InstigatorType
+from dagster._core.definitions.unresolved_asset_job_definition import UnresolvedAssetJobDefinition
 from dagster._core.event_api import PartitionKeyFilter, RunStatusChangeEventType
 from dagster._core.events import DagsterEvent, JobFailureData, RunFailureReason
 from dagster._core.execution.context.system import PlanOrchestrationContext
@@ -50,6 +51,7 @@ __all__ = [
     "SqlRunStorage",
     "SqliteEventLogStorage",
     "TickStatus",
+    "UnresolvedAssetJobDefinition",
     "UserConfigSchema",
     "WorkspaceFileTarget",
     "WorkspaceProcessContext",

@@ -1,12 +1,13 @@
 """Everything meets here, and only here: assets, checks, sensors, jobs, resources, executor."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 
 import dagster as dg
 
 from mqi_dagster.assets.proton import dose, handover, intake, interpretation, simulation
+from mqi_dagster.assets.proton.pipeline import PROTON
 from mqi_dagster.lifecycle.health import PROMPT_SECONDS, UNHURRIED_SECONDS
-from mqi_dagster.lifecycle.jobs import beam_job, conclusion_job, intake_job
+from mqi_dagster.lifecycle.pipeline import Pipeline, levels_of
 from mqi_dagster.resources.composed import resources_of
 from mqi_dagster.resources.run_worker import watched_executor
 from mqi_dagster.resources.site import Site
@@ -23,18 +24,20 @@ from mqi_dagster.sensors.retention import retention
 _UNCONFIGURED_INTERVAL = 30
 
 
-def build_definitions(site: Site, resources: Mapping[str, object] | None = None) -> dg.Definitions:
-    """The code location of one site.
+def _interval(site: Site) -> int:
+    configured = site.settings_file.is_file()
+    return site.settings.intake.scan_interval_seconds if configured else _UNCONFIGURED_INTERVAL
+
+
+def proton(site: Site, pipelines: Sequence[Pipeline]) -> dg.Definitions:
+    """Assets, checks and sensors of the proton pipeline.
 
     Args:
         site: The installation.
-        resources: What stands in for the resources of these names, see `resources_of`: each an object whose
-            ``open`` gives what theirs gives.
+        pipelines: Those of the site, which share the queue.
     """
-    configured = site.settings_file.is_file()
-    interval = site.settings.intake.scan_interval_seconds if configured else _UNCONFIGURED_INTERVAL
-    unhurried = max(interval, UNHURRIED_SECONDS)
-    attempts = site.settings.execution.attempts if configured else 1
+    interval = _interval(site)
+    attempts = site.settings.execution.attempts if site.settings_file.is_file() else 1
     return dg.Definitions(
         assets=[
             intake.case_manifest,
@@ -52,21 +55,49 @@ def build_definitions(site: Site, resources: Mapping[str, object] | None = None)
             simulation.uncertainty,
             dose.readback,
         ],
-        jobs=[intake_job, beam_job, conclusion_job],
         sensors=[
-            case_arrivals(interval),
-            beams_to_simulate(interval),
+            case_arrivals(interval, pipelines),
+            beams_to_simulate(interval, pipelines),
             cases_to_conclude(interval),
-            run_outcomes(interval),
+        ],
+    )
+
+
+Loaded = tuple[Pipeline, Callable[[Site, Sequence[Pipeline]], dg.Definitions]]
+"""A pipeline, and what Dagster loads of it beside its jobs."""
+
+
+def build_definitions(
+    site: Site,
+    resources: Mapping[str, object] | None = None,
+    pipelines: Sequence[Loaded] = ((PROTON, proton),),
+) -> dg.Definitions:
+    """The code location of one site.
+
+    Args:
+        site: The installation.
+        resources: What stands in for the resources of these names, see `resources_of`: each an object whose
+            ``open`` gives what theirs gives.
+        pipelines: What it works on.
+    """
+    interval = _interval(site)
+    unhurried = max(interval, UNHURRIED_SECONDS)
+    described = [pipeline for pipeline, _ in pipelines]
+    common = dg.Definitions(
+        jobs=[job.definition for level in levels_of(described) for job in level.jobs],
+        sensors=[
+            run_outcomes(interval, described),
             reaper(interval),
             gpu_monitor(unhurried),
-            *(sensor(min(PROMPT_SECONDS, unhurried)) for sensor in (alarms, notifications)),
-            retention(configured and site.settings.retention.daily),
+            alarms(min(PROMPT_SECONDS, unhurried), described),
+            notifications(min(PROMPT_SECONDS, unhurried)),
+            retention(site.settings_file.is_file() and site.settings.retention.daily),
         ],
         resources={**resources_of(site), **(resources or {})},
         # Also governs runs that the pages start, which know nothing of our jobs.
         executor=watched_executor(site),
     )
+    return dg.Definitions.merge(common, *(load(site, described) for _, load in pipelines))
 
 
 defs = build_definitions(Site.from_environment())

@@ -65,6 +65,9 @@ RELIED_UPON: dict[str, Callable[[], bool]] = {
     "SqlRunStorage": lambda: hasattr(internals.SqlRunStorage, "connect"),
     "SqliteEventLogStorage": lambda: hasattr(internals.SqliteEventLogStorage, "path_for_shard"),
     "TickStatus": lambda: {"SUCCESS", "SKIPPED", "FAILURE"} <= set(internals.TickStatus.__members__),
+    "UnresolvedAssetJobDefinition": lambda: isinstance(
+        dg.define_asset_job("one", selection="*"), internals.UnresolvedAssetJobDefinition
+    ),
     "UserConfigSchema": lambda: internals.UserConfigSchema is not None,
     "WorkspaceFileTarget": lambda: internals.WorkspaceFileTarget(paths=["one.yaml"]).paths == ["one.yaml"],
     "WorkspaceProcessContext": lambda: takes(

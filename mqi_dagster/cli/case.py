@@ -167,6 +167,7 @@ def list_cases(
 ) -> None:
     """List the cases of a site: where each stands, and why."""
     _quiet()
+    from mqi_dagster.assets.pipelines import PIPELINES
     from mqi_dagster.cli.case_show import show_cases
     from mqi_dagster.operations.instance import open_instance
     from mqi_dagster.operations.site_folder import open_site
@@ -179,7 +180,7 @@ def list_cases(
         raise typer.BadParameter(f"--state is one of {known}") from None
     opened = open_site(site)
     with open_instance(opened.settings) as instance:
-        work = Worklist(instance, opened, opened.ledger)
+        work = Worklist(instance, opened, PIPELINES, opened.ledger)
         work.look()
         wanted = (row for row in work.stands() if not states or row.state in states)
         rows = list(islice(wanted, limit or None))

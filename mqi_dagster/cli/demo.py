@@ -16,6 +16,7 @@ from rich.progress_bar import ProgressBar
 from rich.table import Table
 from rich.text import Text
 
+from mqi_dagster.assets.pipelines import PIPELINES
 from mqi_dagster.cli.results_table import results_table
 from mqi_dagster.engine.embedded.install import VERSION, install_engine
 from mqi_dagster.errors import MqiError
@@ -202,7 +203,8 @@ def _watch(
     """Return once the case is concluded; DemoError where a beam fails, or nothing moves for so long."""
     began = moved = time.monotonic()
     before: object = None
-    work, display = Worklist(instance, site, site.ledger), BoardDisplay(console, case, site.timezone)
+    work = Worklist(instance, site, PIPELINES, site.ledger)
+    display = BoardDisplay(console, case, site.timezone)
     with display.shown():
         while True:
             work.look()

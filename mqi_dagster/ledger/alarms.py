@@ -24,6 +24,8 @@ class AlarmKind(StrEnum):
     """A beam has failed for good."""
     CASE_FAILED = "case_failed"
     """The intake or the conclusion of a case has failed for good."""
+    PARTITION_FAILED = "partition_failed"
+    """What is neither a case nor a beam has failed for good."""
     RETRIED_LONG = "retried_long"
     """A case or beam is tried again and again, since infrastructure is away."""
     BEAM_STUCK = "beam_stuck"
@@ -64,11 +66,6 @@ class AlarmKind(StrEnum):
     """A case was taken in under a name that identifies the patient; what is out of reach stays."""
     RECORDS_AWAY = "records_away"
     """Dagster's database cannot be read."""
-
-
-def failed_kind(partition: str) -> AlarmKind:
-    """What the failure of a case or a beam is, by its key."""
-    return AlarmKind.BEAM_FAILED if "__" in partition else AlarmKind.CASE_FAILED
 
 
 @dataclass(frozen=True, slots=True)

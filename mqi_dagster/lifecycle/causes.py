@@ -5,7 +5,6 @@ from dataclasses import dataclass
 import dagster as dg
 
 from mqi_dagster.errors import Retry
-from mqi_dagster.lifecycle.jobs import FAILS_WITHOUT_BLOCKING
 
 CANCELLED = "cancelled by an operator"
 _GONE = "the run ended without an error of its own: its worker is gone"
@@ -101,7 +100,8 @@ def _failed_checks(instance: dg.DagsterInstance, run_id: str) -> str:
         evaluation = entry.asset_check_evaluation
         if evaluation is None or evaluation.passed or evaluation.severity is not dg.AssetCheckSeverity.ERROR:
             continue
-        if evaluation.check_name in FAILS_WITHOUT_BLOCKING:
+        if evaluation.blocking is False:
+            # It tells of something wrong, and has ended no run.
             continue
         place = f"{evaluation.asset_key.to_user_string()} has not passed {evaluation.check_name}"
         texts.append(f"{place}: {evaluation.description}" if evaluation.description else place)

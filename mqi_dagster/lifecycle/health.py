@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import os
 import shutil
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -21,6 +21,7 @@ from mqi_dagster.execution.code_location import answers, socket_path
 from mqi_dagster.execution.locks import is_held
 from mqi_dagster.ledger.alarms import AlarmKind
 from mqi_dagster.ledger.ledger import Ledger
+from mqi_dagster.lifecycle.pipeline import Pipeline
 from mqi_dagster.lifecycle.runs import UNFINISHED
 from mqi_dagster.lifecycle.uptime import WATCH_LOCK, Heartbeat, evaluated_since
 from mqi_dagster.resources.site import Site
@@ -38,11 +39,8 @@ PROMPT_SECONDS = 15
 """Between two ticks of `alarms` and `notifications`, at most, however seldom a site looks at its inbox."""
 RETENTION_SECONDS = 600
 """Between two ticks of the sensor `retention`."""
-SENSORS = (
-    *("case_arrivals", "beams_to_simulate", "cases_to_conclude", "run_outcomes", "reaper"),
-    *("gpu_monitor", "alarms", "notifications", "retention"),
-)
-"""Every sensor of the platform."""
+SENSORS = ("run_outcomes", "reaper", "gpu_monitor", "alarms", "notifications", "retention")
+"""The sensors that see to every pipeline."""
 _START = "`mqi dev`, or where systemd runs the site `systemctl start mqi.target`"
 _FOLDERS_LOOKED_AT = 2000
 
@@ -78,22 +76,33 @@ def tick_seconds(name: str, settings: Settings) -> int:
 
 
 def health(
-    instance: dg.DagsterInstance, site: Site, ledger: Ledger | None, now: datetime, heartbeat: Heartbeat
+    instance: dg.DagsterInstance,
+    site: Site,
+    pipelines: Iterable[Pipeline],
+    ledger: Ledger | None,
+    now: datetime,
+    heartbeat: Heartbeat,
 ) -> list[Found]:
     """Everything of a site that does not work, for one who is none of its services.
 
     Args:
         instance: Dagster's records.
         site: The site.
+        pipelines: What it works on.
         ledger: What waits stands there; None where it cannot be read.
         now: The time.
         heartbeat: Of Dagster's daemon.
     """
-    return [*services(instance, site, ledger, now, heartbeat), *folders(site)]
+    return [*services(instance, site, pipelines, ledger, now, heartbeat), *folders(site)]
 
 
 def services(
-    instance: dg.DagsterInstance, site: Site, ledger: Ledger | None, now: datetime, heartbeat: Heartbeat
+    instance: dg.DagsterInstance,
+    site: Site,
+    pipelines: Iterable[Pipeline],
+    ledger: Ledger | None,
+    now: datetime,
+    heartbeat: Heartbeat,
 ) -> list[Found]:
     """Which services and sensors do not do their work; see `health`."""
     watch, code = watch_of(site.settings), answers(socket_path(site.settings))
@@ -116,7 +125,7 @@ def services(
     if watch is False:
         found.append(_without_watch())
     if not found:
-        found += sensors(instance, site.settings, now, heartbeat)
+        found += sensors(instance, site.settings, pipelines, now, heartbeat)
     return found
 
 
@@ -140,20 +149,25 @@ def _start(name: str) -> str:
 
 
 def sensors(
-    instance: dg.DagsterInstance, settings: Settings, now: datetime, heartbeat: Heartbeat
+    instance: dg.DagsterInstance,
+    settings: Settings,
+    pipelines: Iterable[Pipeline],
+    now: datetime,
+    heartbeat: Heartbeat,
 ) -> list[Found]:
     """Sensors that are switched off, fail, or are not evaluated any more."""
     if instance.schedule_storage is None:
         # An instance in memory has no sensors.
         return []
     began = evaluated_since(settings, heartbeat)
+    names = [*(name for pipeline in pipelines for name in pipeline.sensors), *SENSORS]
     states = {
         state.name: state
         for state in instance.all_instigator_state(instigator_type=InstigatorType.SENSOR)
-        if state.name in SENSORS and (state.name != "retention" or settings.retention.daily)
+        if state.name in names and (state.name != "retention" or settings.retention.daily)
     }
     found = []
-    for name in SENSORS:
+    for name in names:
         state = states.get(name)
         # One without a state was never looked at yet.
         if state is not None and (one := _sensor(instance, settings, state, began, now)) is not None:

@@ -1,8 +1,8 @@
-"""The three runs of the platform: one per arrival, one per beam, one per concluded case."""
+"""The three runs of the proton pipeline: one per arrival, per beam and per concluded case; and tags."""
 
 from collections.abc import Mapping
 
-import dagster as dg
+from mqi_dagster.lifecycle.pipeline import Step, asset_job
 
 CASE_TAG = "mqi/case"
 GPU_TAG = "mqi/gpu"
@@ -15,30 +15,6 @@ RETRY_OF_TAG = "mqi/retry_of"
 """On a run that goes on by itself after infrastructure was lost: the run before it."""
 FAILURES_TAG = "mqi/engine_failures"
 """On such a run: how often the engine had failed before it."""
-
-BEAM_ASSETS = ("interpreted_csvs", "tps_file", "raw_dose", "rt_dose", "handed_over")
-
-intake_job = dg.define_asset_job(
-    "intake",
-    selection=dg.AssetSelection.assets("case_manifest"),
-    description="Take an arrived case in: inventory and integrity.",
-)
-beam_job = dg.define_asset_job(
-    "beam",
-    selection=dg.AssetSelection.assets(*BEAM_ASSETS),
-    description="The whole way of one beam, from records to hand-over.",
-)
-conclusion_job = dg.define_asset_job(
-    "conclusion",
-    selection=dg.AssetSelection.assets("case_handed_over"),
-    description="Summary and completion marker of a case whose beams are all handed over.",
-)
-
-FAILS_WITHOUT_BLOCKING = frozenset({"delivery"})
-"""Checks that tell of something wrong with what was delivered, and never end a run."""
-
-CASE_ASSETS = {intake_job.name: "case_manifest", conclusion_job.name: "case_handed_over"}
-"""The asset of a case that each of its jobs makes."""
 
 
 def beam_tags(case: str, target: str, priority: int) -> dict[str, str]:
@@ -63,3 +39,27 @@ def priority_of(tags: Mapping[str, str]) -> int:
 def upload_tags(case: str, target: str, priority: int) -> dict[str, str]:
     """Tags of a run that hands something over."""
     return {CASE_TAG: case, UPLOAD_TAG: target, PRIORITY_TAG: str(priority)}
+
+
+intake_job = asset_job(
+    "intake",
+    Step("case_manifest", ("case_manifest",)),
+    description="Take an arrived case in: inventory and integrity.",
+    tags=upload_tags,
+)
+beam_job = asset_job(
+    "beam",
+    Step("interpreted_csvs", ("interpreted_csvs",)),
+    Step("simulation", ("tps_file", "raw_dose")),
+    Step("rt_dose", ("rt_dose",)),
+    Step("handed_over", ("handed_over",)),
+    description="The whole way of one beam, from records to hand-over.",
+    tags=beam_tags,
+)
+conclusion_job = asset_job(
+    "conclusion",
+    Step("case_handed_over", ("case_handed_over",)),
+    description="Summary and completion marker of a case whose beams are all handed over.",
+    tags=upload_tags,
+    concludes=True,
+)

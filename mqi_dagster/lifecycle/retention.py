@@ -24,7 +24,7 @@ from mqi_dagster.hpc.executor import SlurmExecutor
 from mqi_dagster.ledger.cluster_jobs import ClusterJob
 from mqi_dagster.ledger.place import database_lost
 from mqi_dagster.lifecycle.beam import read_manifest
-from mqi_dagster.lifecycle.jobs import BEAM_ASSETS, CASE_ASSETS, CASE_TAG, PARTITION_TAG
+from mqi_dagster.lifecycle.jobs import CASE_TAG, PARTITION_TAG, beam_job, conclusion_job, intake_job
 from mqi_dagster.lifecycle.lineage import ancestry, latest_digest, latest_record
 from mqi_dagster.lifecycle.runs import UNFINISHED, latest_run_of
 from mqi_dagster.lifecycle.status import CONCLUDED, DOSE, HANDED_OVER, MANIFEST, EventLog, concluded
@@ -489,12 +489,12 @@ def _key_of(level: Path) -> str:
 
 
 def _needed_of_level(instance: dg.DagsterInstance, site: Site, level: Path) -> set[tuple[str, str]] | None:
-    assets = tuple(CASE_ASSETS.values()) if level.name == _CASE_LEVEL else BEAM_ASSETS
-    return _needed(instance, site, _key_of(level), assets)
+    jobs = (intake_job, conclusion_job) if level.name == _CASE_LEVEL else (beam_job,)
+    return _needed(instance, site, _key_of(level), [asset for job in jobs for asset in job.assets])
 
 
 def _needed(
-    instance: dg.DagsterInstance, site: Site, key: str, assets: tuple[str, ...]
+    instance: dg.DagsterInstance, site: Site, key: str, assets: Collection[str]
 ) -> set[tuple[str, str]] | None:
     """The results that the newest materialisations name, and those that the present dose was made from.
 

@@ -13,6 +13,7 @@ import dagster as dg
 
 from mqi_dagster.dagster_internals import SENSOR_NAME_TAG
 from mqi_dagster.lifecycle.jobs import PARTITION_TAG, RETRY_OF_TAG, RUN_KEY_TAG
+from mqi_dagster.lifecycle.pipeline import Pipeline
 
 _OVERLAP = 200
 """Rows that are looked at again: PostgreSQL shows some only after others with a higher number."""
@@ -59,8 +60,11 @@ SECONDS_PER_TICK = 5.0
 QUEUED_AT_MOST = 200
 URGENT_AT_MOST = 40
 """Runs of cases with a priority that may stand in the queue beyond: else a full queue keeps them out."""
-SENSORS = ("case_arrivals", "beams_to_simulate", "cases_to_conclude", "run_outcomes")
-"""Those that ask for runs."""
+
+
+def asking(pipelines: Iterable[Pipeline]) -> list[str]:
+    """Names of the sensors that ask for runs."""
+    return [*(name for pipeline in pipelines for name in pipeline.sensors), "run_outcomes"]
 
 
 class Room:
@@ -71,12 +75,15 @@ class Room:
 
     Args:
         instance: Dagster's.
+        pipelines: Those of the site.
         job: Count only the queued runs of this job; None counts all.
     """
 
-    def __init__(self, instance: dg.DagsterInstance, job: str | None = None) -> None:
+    def __init__(
+        self, instance: dg.DagsterInstance, pipelines: Iterable[Pipeline], job: str | None = None
+    ) -> None:
         waiting = dg.RunsFilter(
-            job_name=job, statuses=[dg.DagsterRunStatus.QUEUED], tags={SENSOR_NAME_TAG: SENSORS}
+            job_name=job, statuses=[dg.DagsterRunStatus.QUEUED], tags={SENSOR_NAME_TAG: asking(pipelines)}
         )
         self._tick = REQUESTS_PER_TICK
         self._queue = QUEUED_AT_MOST - instance.get_runs_count(waiting)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from datetime import UTC, datetime
 
+from mqi_dagster.assets.pipelines import PIPELINES
 from mqi_dagster.errors import MqiError
 from mqi_dagster.ledger.alarms import AlarmKind
 from mqi_dagster.ledger.ledger import Ledger
@@ -92,7 +93,7 @@ def found_now(site: Site, now: datetime | None = None) -> list[Found]:
     try:
         with plain_errors(), open_instance(site.settings) as instance:
             beat = Heartbeat.of(instance, at)
-            found += health.services(instance, site, ledger, at, beat)
+            found += health.services(instance, site, PIPELINES, ledger, at, beat)
     except MqiError as error:
         found.append(health.records_away(error))
     return [*found, *health.folders(site)]

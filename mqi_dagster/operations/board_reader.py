@@ -10,6 +10,7 @@ from datetime import timedelta
 
 import dagster as dg
 
+from mqi_dagster.assets.pipelines import PIPELINES
 from mqi_dagster.errors import ConfigurationError, InfrastructureError
 from mqi_dagster.ledger.ledger import Ledger
 from mqi_dagster.operations.instance import open_instance
@@ -66,6 +67,7 @@ class BoardReader:
                 self._worklist = Worklist(
                     self._instance,
                     self._site,
+                    PIPELINES,
                     self._ledger,
                     history=self._history,
                     causes_at_once=self._causes_at_once,

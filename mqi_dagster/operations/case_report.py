@@ -6,6 +6,7 @@ from pathlib import Path
 import dagster as dg
 from pydantic import BaseModel, ConfigDict
 
+from mqi_dagster.assets.pipelines import PIPELINES
 from mqi_dagster.errors import InputError, MqiError
 from mqi_dagster.ledger.attempts import Attempt
 from mqi_dagster.ledger.cluster_jobs import ClusterJob
@@ -74,7 +75,7 @@ def case_report(instance: dg.DagsterInstance, site: Site, case: str) -> CaseRepo
     Raises:
         InputError: Nobody knows it.
     """
-    work = Worklist(instance, site, site.ledger)
+    work = Worklist(instance, site, PIPELINES, site.ledger)
     work.look()
     row = work.case(case)
     if row is None:

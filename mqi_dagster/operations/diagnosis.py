@@ -19,6 +19,7 @@ from pathlib import Path
 from packaging.requirements import Requirement
 from sqlalchemy.exc import SQLAlchemyError
 
+from mqi_dagster.assets.pipelines import PIPELINES
 from mqi_dagster.engine.embedded.install import installed_engine
 from mqi_dagster.errors import InfrastructureError, MqiError
 from mqi_dagster.execution.gpus import local_gpus, pool_gpus, present_gpus
@@ -78,7 +79,7 @@ def examine_health(site: Site, ledger: Ledger | None) -> Iterator[Finding]:
     """
     now = datetime.now(UTC)
     with plain_errors(), open_instance(site.settings) as instance:
-        found = services(instance, site, ledger, now, Heartbeat.of(instance, now))
+        found = services(instance, site, PIPELINES, ledger, now, Heartbeat.of(instance, now))
     for one in found:
         since = "" if one.since is None else f"since {one.since:%Y-%m-%d %H:%M} UTC: "
         yield Finding(

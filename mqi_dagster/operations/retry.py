@@ -9,6 +9,7 @@ from typing import Any
 
 import dagster as dg
 
+from mqi_dagster.assets.pipelines import PIPELINES
 from mqi_dagster.errors import (
     ConfigurationError,
     InfrastructureError,
@@ -17,7 +18,7 @@ from mqi_dagster.errors import (
     MqiError,
     Where,
 )
-from mqi_dagster.lifecycle.jobs import BEAM_ASSETS, CASE_ASSETS
+from mqi_dagster.lifecycle.pipeline import level_of
 from mqi_dagster.lifecycle.runs import LatestRun, RunState, latest_run
 from mqi_dagster.operations.services import Pages, Services
 from mqi_dagster.partitions import BEAM, CASE, beam_key, root_of
@@ -190,5 +191,6 @@ def _launch(services: GraphQL, partition: str, run: LatestRun) -> str:
         # A run that died after its last step has nothing to repeat from; a backfill finds what it made.
         with suppress(InfrastructureError):
             return services.reexecute_from_failure(run.run_id)
-    assets = BEAM_ASSETS if BEAM.has(partition) else (CASE_ASSETS.get(run.job or "", "case_manifest"),)
-    return services.backfill(assets, [partition], f"mqi case retry {partition}")
+    jobs = level_of(PIPELINES, run.job or "", partition).jobs
+    job = next((job for job in jobs if job.name == run.job), jobs[0])
+    return services.backfill(job.assets, [partition], f"mqi case retry {partition}")

@@ -18,6 +18,7 @@ from pathlib import Path
 
 import dagster as dg
 
+from mqi_dagster.assets.pipelines import PIPELINES
 from mqi_dagster.errors import ConfigurationError, MqiError, PartlyTakenError
 from mqi_dagster.execution.locks import hold
 from mqi_dagster.files import write_whole
@@ -126,7 +127,7 @@ class Watch:
                     self._instance = open_instance(self._site.settings)
                 beat = Heartbeat.of(self._instance, now)
                 note_daemon(self._site.settings, beat)
-                return health.services(self._instance, self._site, ledger, now, beat)
+                return health.services(self._instance, self._site, PIPELINES, ledger, now, beat)
         except Exception as error:  # noqa: BLE001 - whatever it is, it is what has to be told
             with suppress(Exception):
                 if self._instance is not None:

@@ -15,6 +15,7 @@ from mqi_dagster.ledger.database import utc_now
 from mqi_dagster.ledger.leases import Lease
 from mqi_dagster.lifecycle import health
 from mqi_dagster.lifecycle.jobs import PARTITION_TAG, RETRY_OF_TAG
+from mqi_dagster.lifecycle.pipeline import Pipeline
 from mqi_dagster.lifecycle.runs import UNFINISHED
 from mqi_dagster.lifecycle.stages import WorkPhase
 from mqi_dagster.lifecycle.uptime import Heartbeat, note_daemon
@@ -264,8 +265,13 @@ _GPU_UNSEEN = timedelta(minutes=2)
 Standing = dict[tuple[AlarmKind, str], str]
 
 
-def alarms(interval: int) -> dg.SensorDefinition:
-    """The sensor that raises and clears what can be seen of the site's state."""
+def alarms(interval: int, pipelines: Collection[Pipeline]) -> dg.SensorDefinition:
+    """The sensor that raises and clears what can be seen of the site's state.
+
+    Args:
+        interval: Seconds.
+        pipelines: Those of the site.
+    """
 
     @dg.sensor(
         name="alarms",
@@ -276,7 +282,7 @@ def alarms(interval: int) -> dg.SensorDefinition:
     def sensor(context: dg.SensorEvaluationContext, site: dg.ResourceParam[Site]) -> dg.SensorResult:
         now = utc_now()
         waits = waits_of(context.instance, site, read_waits(context.cursor), now)
-        standing = look(context.instance, site, waits, now)
+        standing = look(context.instance, site, pipelines, waits, now)
         for (kind, subject), text in standing.items():
             site.ledger.raise_alarm(kind, subject, text)
         for alarm in site.ledger.alarms():
@@ -288,7 +294,13 @@ def alarms(interval: int) -> dg.SensorDefinition:
     return sensor
 
 
-def look(instance: dg.DagsterInstance, site: Site, waits: Sequence[Wait], now: datetime) -> Standing:
+def look(
+    instance: dg.DagsterInstance,
+    site: Site,
+    pipelines: Collection[Pipeline],
+    waits: Sequence[Wait],
+    now: datetime,
+) -> Standing:
     """Every alarm of the site's state that stands now, by kind and subject: its text."""
     leases = site.ledger.leases()
     silent = [look.cluster for look in site.ledger.cluster_polls() if look.failing_since is not None]
@@ -302,16 +314,18 @@ def look(instance: dg.DagsterInstance, site: Site, waits: Sequence[Wait], now: d
             *_clusters(site, leases, now),
             *_gpus(site, now),
             *_refused(instance, site, now),
-            *((one.kind, one.subject, one.text) for one in _of_the_site(instance, site, now)),
+            *((one.kind, one.subject, one.text) for one in _of_the_site(instance, site, pipelines, now)),
         )
     }
 
 
-def _of_the_site(instance: dg.DagsterInstance, site: Site, now: datetime) -> list[health.Found]:
+def _of_the_site(
+    instance: dg.DagsterInstance, site: Site, pipelines: Collection[Pipeline], now: datetime
+) -> list[health.Found]:
     heartbeat = Heartbeat.of(instance, now)
     note_daemon(site.settings, heartbeat)
     return [
-        *health.sensors(instance, site.settings, now, heartbeat),
+        *health.sensors(instance, site.settings, pipelines, now, heartbeat),
         *health.watch(site.settings),
         *health.folders(site, note=True),
     ]

@@ -11,12 +11,13 @@ from mqi_dagster.delivery.fractions import Fraction
 from mqi_dagster.delivery.inbox_tree import KeptTree
 from mqi_dagster.delivery.survey import changed_ns
 from mqi_dagster.errors import InfrastructureError, InputsAwayError, PrivacyError
-from mqi_dagster.ledger.alarms import AlarmKind, failed_kind
+from mqi_dagster.ledger.alarms import AlarmKind
 from mqi_dagster.ledger.arrivals import Arrival as Row
 from mqi_dagster.lifecycle.arrived import ArrivedCase, cases_of, refused, survey
 from mqi_dagster.lifecycle.boundary import is_passing, safe_text
 from mqi_dagster.lifecycle.identifying import Removal, remove_identifying
 from mqi_dagster.lifecycle.jobs import CASE_TAG, PRIORITY_TAG, conclusion_job, intake_job
+from mqi_dagster.lifecycle.pipeline import Pipeline
 from mqi_dagster.lifecycle.run_requests import REQUESTS_PER_TICK, Room, asked_key, within_a_tick
 from mqi_dagster.lifecycle.runs import UNFINISHED, any_unfinished, latest_run_of
 from mqi_dagster.partitions import CASE
@@ -110,7 +111,7 @@ def outdated_case(
         return None
     if any_unfinished(instance, [case]) or instance.has_dynamic_partition(CASE.name, case):
         return case
-    site.ledger.clear_alarms([failed_kind(case)], [case])
+    site.ledger.clear_alarms([AlarmKind.CASE_FAILED], [case])
     site.ledger.forget_arrival(case)
     return None
 
@@ -376,15 +377,20 @@ class _Inbox:
         return max(ends) >= row.requested_at.timestamp()
 
 
-def case_arrivals(interval: int) -> dg.SensorDefinition:
-    """The sensor that looks at the inbox every ``interval`` seconds."""
+def case_arrivals(interval: int, pipelines: Collection[Pipeline]) -> dg.SensorDefinition:
+    """The sensor that looks at the inbox every ``interval`` seconds.
+
+    Args:
+        interval: Seconds.
+        pipelines: Those of the site, which share the queue.
+    """
     # Opening the plan of every case that is there at every tick would make a full inbox outlast the tick.
     inbox = _Inbox()
     away: list[str] = []
 
     @dg.sensor(
         name="case_arrivals",
-        job=intake_job,
+        job=intake_job.definition,
         minimum_interval_seconds=interval,
         default_status=dg.DefaultSensorStatus.RUNNING,
         description="Scans the inbox; adds a case partition and requests its intake when a case is ready.",
@@ -405,7 +411,7 @@ def case_arrivals(interval: int) -> dg.SensorDefinition:
         _settle_requested(context, site)
         outdated = inbox.outdated(context.instance)
         # A queue full of beams holds up no intake.
-        room = Room(context.instance, intake_job.name)
+        room = Room(context.instance, pipelines, intake_job.name)
         requests = [
             dg.RunRequest(
                 run_key=_asked(context.instance, row)[0],

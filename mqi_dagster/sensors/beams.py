@@ -1,5 +1,6 @@
 """Manifests that passed their check become beam partitions and beam runs."""
 
+from collections.abc import Collection
 from datetime import datetime
 
 import dagster as dg
@@ -9,6 +10,7 @@ from mqi_dagster.lifecycle.beam import read_manifest
 from mqi_dagster.lifecycle.boundary import safe_text
 from mqi_dagster.lifecycle.jobs import beam_job, beam_tags
 from mqi_dagster.lifecycle.lineage import passed
+from mqi_dagster.lifecycle.pipeline import Pipeline
 from mqi_dagster.lifecycle.run_requests import (
     Position,
     Room,
@@ -72,12 +74,17 @@ def _touched(context: dg.SensorEvaluationContext) -> tuple[list[str], Position]:
         page_end = page[-1].id
 
 
-def beams_to_simulate(interval: int) -> dg.SensorDefinition:
-    """The sensor that turns checked manifests into beam runs."""
+def beams_to_simulate(interval: int, pipelines: Collection[Pipeline]) -> dg.SensorDefinition:
+    """The sensor that turns checked manifests into beam runs.
+
+    Args:
+        interval: Seconds.
+        pipelines: Those of the site, which share the queue.
+    """
 
     @dg.sensor(
         name="beams_to_simulate",
-        job=beam_job,
+        job=beam_job.definition,
         minimum_interval_seconds=interval,
         default_status=dg.DefaultSensorStatus.RUNNING,
         description="Adds all delivered beams of a checked case at once and requests one run a beam.",
@@ -88,7 +95,7 @@ def beams_to_simulate(interval: int) -> dg.SensorDefinition:
         cases, position = _touched(context)
         coming, priorities = _most_urgent_first(site, cases)
         # Nobody is looked at for whom there is no room: a tick must not last longer because more are waiting.
-        room = Room(context.instance)
+        room = Room(context.instance, pipelines)
         requests: list[dg.RunRequest] = []
         keys: list[str] = []
         half_asked: list[str] = []

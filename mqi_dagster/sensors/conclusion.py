@@ -27,7 +27,7 @@ def cases_to_conclude(interval: int) -> dg.SensorDefinition:
 
     @dg.sensor(
         name="cases_to_conclude",
-        job=conclusion_job,
+        job=conclusion_job.definition,
         minimum_interval_seconds=interval,
         default_status=dg.DefaultSensorStatus.RUNNING,
         description="Requests a conclusion run when no beam of a case is unfinished and all are handed over.",

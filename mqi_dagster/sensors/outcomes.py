@@ -7,6 +7,7 @@ costs no process and can be seen.
 
 import json
 import time
+from collections.abc import Collection
 from datetime import UTC, datetime, timedelta
 
 import dagster as dg
@@ -15,35 +16,22 @@ from mqi_dagster.backoff import Backoff
 from mqi_dagster.compute.slots import engine_failures
 from mqi_dagster.dagster_internals import PARENT_RUN_ID_TAG, ROOT_RUN_ID_TAG, RunStatusChangeEventType
 from mqi_dagster.errors import LONGEST_NAME, shown
-from mqi_dagster.ledger.alarms import AlarmKind, failed_kind
+from mqi_dagster.ledger.alarms import AlarmKind
 from mqi_dagster.ledger.outcomes import RunOutcome, RunVerdict
 from mqi_dagster.lifecycle.boundary import is_passing, safe_text
 from mqi_dagster.lifecycle.causes import CANCELLED, first_cause, next_step
-from mqi_dagster.lifecycle.jobs import (
-    BEAM_ASSETS,
-    CASE_ASSETS,
-    FAILURES_TAG,
-    PARTITION_TAG,
-    RETRY_OF_TAG,
-    beam_job,
-    beam_tags,
-    conclusion_job,
-    intake_job,
-    priority_of,
-    upload_tags,
-)
+from mqi_dagster.lifecycle.jobs import FAILURES_TAG, GPU_TAG, PARTITION_TAG, RETRY_OF_TAG, priority_of
+from mqi_dagster.lifecycle.pipeline import Job, Pipeline, find_job, level_of, levels_of
 from mqi_dagster.lifecycle.run_requests import REQUESTS_PER_TICK, SECONDS_PER_TICK, Position
 from mqi_dagster.lifecycle.runs import latest_run_of
-from mqi_dagster.partitions import BEAM, CASE, root_of
 from mqi_dagster.resources.composed import GpuPoolResource
 from mqi_dagster.resources.site import Site
 from mqi_dagster.sensors.alarms import limit_words
 
-_STEPS = {"simulation": "tps_file"}
-"""First asset of a step that makes several."""
 
-
-def retry_requests(instance: dg.DagsterInstance, site: Site) -> list[dg.RunRequest]:
+def retry_requests(
+    instance: dg.DagsterInstance, site: Site, pipelines: Collection[Pipeline]
+) -> list[dg.RunRequest]:
     """The runs that are due; those that nobody waits for any more are settled.
 
     A request is settled only once its run exists, so that a crash of the tick loses none. One that cannot be
@@ -60,17 +48,17 @@ def retry_requests(instance: dg.DagsterInstance, site: Site) -> list[dg.RunReque
             run is None
             or run.run_id != outcome.run_id
             # Of a partition that a person has removed Dagster makes no run, nor any other of the same tick.
-            or not _is_there(instance, outcome.partition)
+            or not _is_there(instance, pipelines, outcome)
         ):
             settled.append(outcome.run_id)
             continue
         try:
-            request = _request(instance, site, run, outcome)
+            request = _request(instance, site, pipelines, run, outcome)
         except Exception as error:
             if is_passing(error):
                 raise
             request = None
-            _give_up(site, outcome, safe_text(error))
+            _give_up(site, pipelines, outcome, safe_text(error))
         if request is None:
             settled.append(outcome.run_id)
         else:
@@ -79,67 +67,77 @@ def retry_requests(instance: dg.DagsterInstance, site: Site) -> list[dg.RunReque
     return requests
 
 
-def _give_up(site: Site, outcome: RunOutcome, why: str) -> None:
+def _give_up(site: Site, pipelines: Collection[Pipeline], outcome: RunOutcome, why: str) -> None:
     text = (
         f"{outcome.cause}. It cannot go on by itself: {why}. What to do: `mqi case retry`, or `mqi alarms"
         " --dismiss` where nobody wants it"
     )
-    site.ledger.raise_alarm(failed_kind(outcome.partition), outcome.partition, text, outcome.ended_at)
+    kind = level_of(pipelines, outcome.job, outcome.partition).failed
+    site.ledger.raise_alarm(kind, outcome.partition, text, outcome.ended_at)
 
 
-def _is_there(instance: dg.DagsterInstance, partition: str) -> bool:
-    kind = CASE if partition == root_of(partition) else BEAM
-    return instance.has_dynamic_partition(kind.name, partition)
+def _is_there(instance: dg.DagsterInstance, pipelines: Collection[Pipeline], outcome: RunOutcome) -> bool:
+    kind = level_of(pipelines, outcome.job, outcome.partition).kind
+    return instance.has_dynamic_partition(kind.name, outcome.partition)
 
 
 def _request(
-    instance: dg.DagsterInstance, site: Site, run: dg.DagsterRun, outcome: RunOutcome
+    instance: dg.DagsterInstance,
+    site: Site,
+    pipelines: Collection[Pipeline],
+    run: dg.DagsterRun,
+    outcome: RunOutcome,
 ) -> dg.RunRequest | None:
     """The run that goes on where another one ended, under a key that Dagster uses once."""
+    found = find_job(pipelines, run.job_name, outcome.partition, _asked(run))
+    if found is None:
+        return None
+    level, job = found
+    key = level.kind.key(outcome.partition)
+    priority = site.ledger.priorities([key.root]).get(key.root, priority_of(run.tags))
     tags = {
         RETRY_OF_TAG: run.run_id,
         PARENT_RUN_ID_TAG: run.run_id,
         ROOT_RUN_ID_TAG: run.tags.get(ROOT_RUN_ID_TAG, run.run_id),
+        **job.tags(key.root, site.settings.handover.target, priority),
     }
-    key, wanted = outcome.partition, assets_left(instance, run)
-    if not wanted:
-        return None
-    case = key if key == root_of(key) else BEAM.key(key).root
-    priority = site.ledger.priorities([case]).get(case, priority_of(run.tags))
-    urgency = (case, site.settings.handover.target, priority)
-    if key != case:
-        failures = int(run.tags.get(FAILURES_TAG, "0")) + engine_failures(site, key, run.run_id)
-        tags |= {**beam_tags(*urgency), FAILURES_TAG: str(failures)}
-        job = beam_job.name
-    else:
-        tags |= upload_tags(*urgency)
-        job = conclusion_job.name if wanted == ["case_handed_over"] else intake_job.name
+    if GPU_TAG in tags:
+        failures = int(run.tags.get(FAILURES_TAG, "0")) + engine_failures(site, key.text, run.run_id)
+        tags[FAILURES_TAG] = str(failures)
     return dg.RunRequest(
         run_key=f"retry:{run.run_id}",
-        job_name=job,
-        partition_key=key,
-        asset_selection=[dg.AssetKey(asset) for asset in wanted],
+        job_name=job.name,
+        partition_key=key.text,
+        asset_selection=[dg.AssetKey(asset) for asset in _assets_left(instance, run, job)],
         tags=tags,
     )
 
 
-def has_come_further(instance: dg.DagsterInstance, run: dg.DagsterRun) -> bool:
+def _asked(run: dg.DagsterRun) -> set[str]:
+    """The assets that a run was to make; empty where it is all of its job."""
+    return {asset.to_user_string() for asset in run.asset_selection or ()}
+
+
+def _has_come_further(
+    instance: dg.DagsterInstance, pipelines: Collection[Pipeline], run: dg.DagsterRun
+) -> bool:
     """Whether a run that went on where another one had ended has finished the step it began with."""
-    asked = {asset.to_user_string() for asset in run.asset_selection or ()}
-    return len(assets_left(instance, run)) < sum(asset in asked for asset in BEAM_ASSETS)
+    asked = _asked(run)
+    found = find_job(pipelines, run.job_name, run.tags[PARTITION_TAG], asked)
+    if found is None:
+        return False
+    _, job = found
+    return len(_assets_left(instance, run, job)) < sum(asset in asked for asset in job.assets)
 
 
-def assets_left(instance: dg.DagsterInstance, run: dg.DagsterRun) -> list[str]:
+def _assets_left(instance: dg.DagsterInstance, run: dg.DagsterRun, job: Job) -> list[str]:
     """The assets that a run was to make, from the step on in which it ended."""
-    asked = {asset.to_user_string() for asset in run.asset_selection or ()}
-    if run.tags[PARTITION_TAG] == root_of(run.tags[PARTITION_TAG]):
-        wanted = CASE_ASSETS.get(run.job_name)
-        return [wanted] if wanted is not None else [one for one in CASE_ASSETS.values() if one in asked][:1]
-    chain = [asset for asset in BEAM_ASSETS if not asked or asset in asked]
-    started = {
-        _STEPS.get(str(entry.step_key), str(entry.step_key))
-        for entry in instance.all_logs(run.run_id, of_type=dg.DagsterEventType.STEP_START)
+    asked = _asked(run)
+    chain = [asset for asset in job.assets if not asked or asset in asked]
+    steps = {
+        entry.step_key for entry in instance.all_logs(run.run_id, of_type=dg.DagsterEventType.STEP_START)
     }
+    started = {step.assets[0] for step in job.steps if step.name in steps}
     last = max((number for number, asset in enumerate(chain) if asset in started), default=0)
     return chain[last:]
 
@@ -158,15 +156,19 @@ _BAD = {
     dg.DagsterRunStatus.FAILURE: dg.DagsterEventType.RUN_FAILURE,
     dg.DagsterRunStatus.CANCELED: dg.DagsterEventType.RUN_CANCELED,
 }
-_OF_A_RUN = (AlarmKind.BEAM_FAILED, AlarmKind.CASE_FAILED, AlarmKind.RETRIED_LONG, AlarmKind.BEAM_STUCK)
+_OF_A_RUN = (
+    *(AlarmKind.BEAM_FAILED, AlarmKind.CASE_FAILED, AlarmKind.PARTITION_FAILED),
+    *(AlarmKind.RETRIED_LONG, AlarmKind.BEAM_STUCK),
+)
 
 
-def run_outcomes(interval: int) -> dg.SensorDefinition:
+def run_outcomes(interval: int, pipelines: Collection[Pipeline]) -> dg.SensorDefinition:
     """The sensor that judges every run that has ended, at most every ``interval`` seconds."""
+    jobs = [job.definition for level in levels_of(pipelines) for job in level.jobs]
 
     @dg.sensor(
         name="run_outcomes",
-        jobs=[intake_job, beam_job, conclusion_job],
+        jobs=jobs,
         minimum_interval_seconds=min(interval, PROMPT_SECONDS),
         default_status=dg.DefaultSensorStatus.RUNNING,
         description="Writes down why runs have ended; has those executed again that lost infrastructure.",
@@ -174,13 +176,13 @@ def run_outcomes(interval: int) -> dg.SensorDefinition:
     def sensor(
         context: dg.SensorEvaluationContext, site: dg.ResourceParam[Site], gpu_pool: GpuPoolResource
     ) -> dg.SensorResult:
-        cursor, held = _look(context, site)
+        cursor, held = _look(context, site, pipelines)
         if held:
             try:
                 gpu_pool.open().free_ended(context.instance)
             except Exception as error:  # noqa: BLE001 - the reaper does it again
                 context.log.warning("what ended runs hold stays for now: %s", safe_text(error))
-        requests = retry_requests(context.instance, site)
+        requests = retry_requests(context.instance, site, pipelines)
         return dg.SensorResult(
             run_requests=requests,
             cursor=cursor,
@@ -190,7 +192,9 @@ def run_outcomes(interval: int) -> dg.SensorDefinition:
     return sensor
 
 
-def _look(context: dg.SensorEvaluationContext, site: Site) -> tuple[str, bool]:
+def _look(
+    context: dg.SensorEvaluationContext, site: Site, pipelines: Collection[Pipeline]
+) -> tuple[str, bool]:
     """Judge what has ended since the last tick.
 
     Returns:
@@ -212,7 +216,7 @@ def _look(context: dg.SensorEvaluationContext, site: Site) -> tuple[str, bool]:
                 break
             record = runs.get(event.run_id)
             if record is not None and event.run_id not in known:
-                subject = _judge_safely(context, site, record, event, alarmed)
+                subject = _judge_safely(context, site, pipelines, record, event, alarmed)
                 alarmed |= {subject} if subject else set()
                 held |= event.run_id in leased
             judged.append(event.storage_id)
@@ -244,13 +248,14 @@ def _new_events(instance: dg.DagsterInstance, position: Position) -> list[dg.Eve
 def _judge_safely(
     context: dg.SensorEvaluationContext,
     site: Site,
+    pipelines: Collection[Pipeline],
     record: dg.RunRecord,
     event: dg.EventLogRecord,
     alarmed: set[str],
 ) -> str | None:
     """`_judge`; an end that nobody understands is an alarm, and keeps no other from being judged."""
     try:
-        return _judge(context, site, record, event, alarmed)
+        return _judge(context, site, pipelines, record, event, alarmed)
     except Exception as error:
         if is_passing(error):
             raise
@@ -259,13 +264,15 @@ def _judge_safely(
         context.log.error("how run %s has ended cannot be judged: %s", run.run_id, why)
         text = f"how a run has ended cannot be judged: {why}. What to do: {next_step(None)}"
         ended_at = datetime.fromtimestamp(event.timestamp, UTC)
-        site.ledger.raise_alarm(failed_kind(subject), subject, text, ended_at)
+        failed = level_of(pipelines, run.job_name, run.tags.get(PARTITION_TAG, "")).failed
+        site.ledger.raise_alarm(failed, subject, text, ended_at)
         return subject
 
 
 def _judge(
     context: dg.SensorEvaluationContext,
     site: Site,
+    pipelines: Collection[Pipeline],
     record: dg.RunRecord,
     event: dg.EventLogRecord,
     alarmed: set[str],
@@ -279,8 +286,10 @@ def _judge(
     if run.status is dg.DagsterRunStatus.SUCCESS:
         if shown(partition) in alarmed:
             ledger.clear_alarms(_OF_A_RUN, [shown(partition)])
-        if run.job_name == conclusion_job.name:
-            ledger.note_conclusion(run.run_id, partition, f"case {partition} has concluded", ended_at)
+        for level in levels_of(pipelines):
+            if any(job.concludes and job.name == run.job_name for job in level.jobs):
+                text = f"{level.kind.name} {partition} has concluded"
+                ledger.note_conclusion(run.run_id, partition, text, ended_at)
         return None
     if _BAD.get(run.status) is not event.event_log_entry.get_dagster_event().event_type:
         return None
@@ -294,7 +303,7 @@ def _judge(
         again = found.again and run.remote_job_origin is not None
         verdict = RunVerdict.RETRY if again else RunVerdict.FAILED
         cause, code = found.text, found.code or ""
-    first_at, tries = _streak(context.instance, site, run, ended_at) if again else (ended_at, 1)
+    first_at, tries = _streak(context.instance, site, pipelines, run, ended_at) if again else (ended_at, 1)
     outcome = RunOutcome(
         run_id=run.run_id,
         job=run.job_name,
@@ -310,13 +319,17 @@ def _judge(
     if outcome.next_try_at is not None:
         when = f"{outcome.next_try_at:%Y-%m-%d %H:%M:%S} UTC"
         context.instance.report_engine_event(f"Goes on by itself at {when}: {cause}", run)
-    raised = _alarm(context, site, outcome, _worked_long(site, record, ended_at))
+    raised = _alarm(context, site, pipelines, outcome, _worked_long(site, record, ended_at))
     ledger.note_outcome(outcome)
     return raised
 
 
 def _streak(
-    instance: dg.DagsterInstance, site: Site, run: dg.DagsterRun, ended_at: datetime
+    instance: dg.DagsterInstance,
+    site: Site,
+    pipelines: Collection[Pipeline],
+    run: dg.DagsterRun,
+    ended_at: datetime,
 ) -> tuple[datetime, int]:
     """When the tries of one step in a row began that only infrastructure has ended, and how many there were.
 
@@ -324,7 +337,7 @@ def _streak(
     """
     parent = run.tags.get(RETRY_OF_TAG)
     before = site.ledger.outcomes_of([parent]).get(parent) if parent is not None else None
-    if before is None or has_come_further(instance, run):
+    if before is None or _has_come_further(instance, pipelines, run):
         return ended_at, 1
     return before.first_at, before.tries + 1
 
@@ -346,7 +359,11 @@ def _wait(site: Site, code: str, tries: int) -> timedelta:
 
 
 def _alarm(
-    context: dg.SensorEvaluationContext, site: Site, outcome: RunOutcome, worked_long: bool
+    context: dg.SensorEvaluationContext,
+    site: Site,
+    pipelines: Collection[Pipeline],
+    outcome: RunOutcome,
+    worked_long: bool,
 ) -> str | None:
     """Raise the alarm that an end calls for; its subject."""
     subject, ledger = shown(outcome.partition), site.ledger
@@ -365,7 +382,8 @@ def _alarm(
     if outcome.verdict is RunVerdict.FAILED and _is_latest(context.instance, outcome):
         ledger.clear_alarm(AlarmKind.RETRIED_LONG, subject)
         text = f"{outcome.cause}. What to do: {next_step(outcome.code or None)}"
-        ledger.raise_alarm(failed_kind(subject), subject, text, outcome.ended_at)
+        failed = level_of(pipelines, outcome.job, outcome.partition).failed
+        ledger.raise_alarm(failed, subject, text, outcome.ended_at)
         return subject
     return None
 

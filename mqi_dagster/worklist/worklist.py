@@ -9,6 +9,7 @@ import dagster as dg
 
 from mqi_dagster.ledger.ledger import Ledger
 from mqi_dagster.lifecycle.health import Found, health
+from mqi_dagster.lifecycle.pipeline import Pipeline
 from mqi_dagster.lifecycle.runs import RunState
 from mqi_dagster.lifecycle.stages import Stage, WorkPhase
 from mqi_dagster.lifecycle.status import BeamStatus, CaseStatus
@@ -37,6 +38,7 @@ class Worklist:
     Args:
         instance: Dagster's records.
         site: The site.
+        pipelines: What it works on.
         ledger: Its ledger, opened for reading.
         history: How long a concluded case is still listed; None for all of them.
         causes_at_once: First causes of failures that one look reads at most; None for all.
@@ -48,6 +50,7 @@ class Worklist:
         self,
         instance: dg.DagsterInstance,
         site: Site,
+        pipelines: Collection[Pipeline],
         ledger: Ledger,
         *,
         history: timedelta | None = timedelta(hours=24),
@@ -56,6 +59,7 @@ class Worklist:
     ) -> None:
         self._instance = instance
         self._site = site
+        self._pipelines = pipelines
         self._runs = RunIndex(instance)
         self._events = EventIndex(instance)
         self._opened = ledger
@@ -154,7 +158,7 @@ class Worklist:
     def _read_health(self, now: datetime) -> tuple[Heartbeat, list[Found]]:
         if self._health is None or now - self._health[0] >= _HEALTH_EVERY:
             heartbeat = Heartbeat.of(self._instance, now)
-            found = health(self._instance, self._site, self._opened, now, heartbeat)
+            found = health(self._instance, self._site, self._pipelines, self._opened, now, heartbeat)
             self._health = (now, heartbeat, found)
         return self._health[1:]
 

@@ -10,6 +10,7 @@ from zoneinfo import ZoneInfo
 
 from rich.console import Console
 
+from mqi_dagster.assets.pipelines import PIPELINES
 from mqi_dagster.cli.case_show import show_case
 from mqi_dagster.operations.case_report import case_report
 from mqi_dagster.worklist import Worklist
@@ -27,7 +28,7 @@ def said_by_case_show(chain: Chain, case: str) -> str:
 
 
 def reason_on_the_board(chain: Chain, case: str) -> tuple[str, str]:
-    work = Worklist(chain.instance, chain.site, chain.site.ledger).look()
+    work = Worklist(chain.instance, chain.site, PIPELINES, chain.site.ledger).look()
     (row,) = [row for row in work.cases if row.case == case]
     return row.stage.value, row.reason
 

@@ -7,6 +7,7 @@ from pathlib import Path
 import dagster as dg
 import pytest
 
+from mqi_dagster.assets.pipelines import PIPELINES
 from mqi_dagster.delivery.discovery import Arrival
 from mqi_dagster.errors import StoreError
 from mqi_dagster.lifecycle.arrived import cases_of
@@ -78,7 +79,7 @@ def test_what_a_person_reports_in_the_pages_stops_no_sensor(tmp_path: Path) -> N
     chain.instance.add_dynamic_partitions("case", ["not a case"])
     chain.tick("cases_to_conclude")
     assert chain.runs_of("conclusion") == []
-    work = Worklist(chain.instance, chain.site, chain.site.ledger)
+    work = Worklist(chain.instance, chain.site, PIPELINES, chain.site.ledger)
     work.look()
     assert [row.case for row in work.stands()] == [case]
     chain.tick_sensors(rounds=2)

@@ -10,6 +10,7 @@ from pathlib import Path
 import dagster as dg
 import pytest
 
+from mqi_dagster.assets.pipelines import PIPELINES
 from mqi_dagster.delivery.discovery import Arrival
 from mqi_dagster.ledger.alarms import AlarmKind
 from mqi_dagster.lifecycle.arrived import ArrivedCase, cases_of
@@ -117,7 +118,7 @@ def test_a_plan_that_was_repaired_leaves_no_failed_case_behind(tmp_path: Path) -
     assert chain.instance.get_dynamic_partitions("case") == [case]
     assert chain.site.ledger.arrival(unreadable) is None
     assert chain.site.ledger.alarms() == []
-    work = Worklist(chain.instance, chain.site, chain.site.ledger)
+    work = Worklist(chain.instance, chain.site, PIPELINES, chain.site.ledger)
     work.look()
     assert [row.case for row in work.stands()] == [case]
 
@@ -268,7 +269,7 @@ def test_a_concluded_case_to_which_something_came_and_went_is_concluded(tmp_path
     shutil.rmtree(folder)
     chain.tick_sensors()
     assert chain.site.ledger.waiting_arrivals() == []
-    work = Worklist(chain.instance, chain.site, chain.site.ledger)
+    work = Worklist(chain.instance, chain.site, PIPELINES, chain.site.ledger)
     work.look()
     assert [(row.case, row.state.value) for row in work.stands()] == [(case, "complete")]
     assert chain.runs_of("intake") == [case]

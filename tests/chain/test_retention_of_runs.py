@@ -12,6 +12,7 @@ from typing import Any
 import dagster as dg
 import pytest
 
+from mqi_dagster.assets.pipelines import PIPELINES
 from mqi_dagster.errors import InfrastructureError
 from mqi_dagster.ledger.place import DATABASE_VARIABLE
 from mqi_dagster.lifecycle import retention, run_requests
@@ -89,7 +90,7 @@ def test_the_runs_of_a_removed_case_go_with_all_that_they_have_left(chain: Chain
     assert [path for path in home.rglob("*") if any(run_id in path.as_posix() for run_id in runs)] == []
     assert stage(chain, first) == "concluded"
     assert stage(chain, first, timedelta(0)) is None
-    work = Worklist(chain.instance, chain.site, chain.site.ledger, history=timedelta(0)).look()
+    work = Worklist(chain.instance, chain.site, PIPELINES, chain.site.ledger, history=timedelta(0)).look()
     assert (work.concluded_cases, work.queue.waiting_cases) == (2, 0)
     asked = len(chain.runs)
     chain.tick_sensors(rounds=2)
@@ -172,7 +173,7 @@ def test_a_removed_case_whose_beams_are_made_again_one_after_the_other_concludes
 @pytest.mark.slow
 def test_an_open_board_goes_on_knowing_a_removed_case_as_concluded(chain: Chain) -> None:
     first = concluded(chain, 1)
-    board = Worklist(chain.instance, chain.site, chain.site.ledger, history=None)
+    board = Worklist(chain.instance, chain.site, PIPELINES, chain.site.ledger, history=None)
 
     def stages() -> list[str]:
         return [row.stage.value for row in board.look().cases if row.case == first]

@@ -36,6 +36,7 @@ from dagster._daemon.types import DaemonHeartbeat
 from dagster_shared.error import SerializableErrorInfo
 from typer.testing import CliRunner
 
+from mqi_dagster.assets.pipelines import PIPELINES
 from mqi_dagster.cli.app import app
 from mqi_dagster.definitions import build_definitions
 from mqi_dagster.execution.code_location import socket_path
@@ -137,7 +138,7 @@ class Living:
     def seen(self) -> dict[str, str]:
         """What whoever looks finds: subject by kind."""
         beat = Heartbeat.of(self.instance, self.now)
-        found = health.health(self.instance, self.site, self.site.ledger, self.now, beat)
+        found = health.health(self.instance, self.site, PIPELINES, self.site.ledger, self.now, beat)
         return {one.kind.value: one.subject for one in found}
 
     def raised(self) -> dict[str, str]:
@@ -180,7 +181,7 @@ def test_two_minutes_are_enough_for_every_alarm() -> None:
 
 def test_the_sensors_that_are_watched_are_those_that_there_are(living: Living) -> None:
     sensors = {one.name: one for one in build_definitions(living.site).sensors or ()}
-    assert sorted(sensors) == sorted(health.SENSORS)
+    assert sorted(sensors) == sorted([*health.SENSORS, *(name for one in PIPELINES for name in one.sensors)])
     for name, sensor in sensors.items():
         assert isinstance(sensor, dg.SensorDefinition)
         assert (sensor.minimum_interval_seconds or 0) <= health.tick_seconds(name, living.site.settings)
@@ -481,7 +482,7 @@ def test_one_full_disk_is_one_alarm_that_names_all_that_lies_on_it(living: Livin
     alarms = living.site.settings.alarms.model_copy(update={"disk_free_gb": 1e9})
     living.site.__dict__["settings"] = living.site.settings.model_copy(update={"alarms": alarms})
     beat = Heartbeat.of(living.instance, living.now)
-    (found,) = health.health(living.instance, living.site, living.site.ledger, living.now, beat)
+    (found,) = health.health(living.instance, living.site, PIPELINES, living.site.ledger, living.now, beat)
     assert (found.kind.value, found.subject) == ("disk_full", "data")
     assert "GB free for data, state, dagster_home, inbox, handover, the limit is" in found.text
     assert " GB (alarms.disk_free_gb). Make room" in found.text

@@ -12,6 +12,7 @@ import pydicom
 import pytest
 from rich.console import Console
 
+from mqi_dagster.assets.pipelines import PIPELINES
 from mqi_dagster.cli.case_show import show_case
 from mqi_dagster.cli.results_table import print_results
 from mqi_dagster.cli.screen import output
@@ -72,7 +73,7 @@ def test_tables_and_boards_say_it_beside_the_key(chain: Chain) -> None:
     console = Console(record=True, width=60)
     print_results(console, beam_rows(chain.instance, chain.site, case))
     assert label in console.export_text()
-    work = Worklist(chain.instance, chain.site, chain.site.ledger).look()
+    work = Worklist(chain.instance, chain.site, PIPELINES, chain.site.ledger).look()
     row = next(row for row in work.beams if row.number == 2)
     assert row.label == label
     assert "name, energies, gantry" in head_line(False, 160).plain
@@ -81,7 +82,7 @@ def test_tables_and_boards_say_it_beside_the_key(chain: Chain) -> None:
 
 
 def test_a_board_reads_the_names_of_some_cases_at_a_look(chain: Chain) -> None:
-    work = Worklist(chain.instance, chain.site, chain.site.ledger, labels_at_once=0)
+    work = Worklist(chain.instance, chain.site, PIPELINES, chain.site.ledger, labels_at_once=0)
     assert {row.label for row in work.look(datetime.now(UTC)).beams} == {""}
 
 
@@ -114,7 +115,7 @@ def test_the_report_of_a_case_says_of_a_beam_what_the_boards_say(tmp_path: Path)
         tags={"dagster/partition": key},
         status=dg.DagsterRunStatus.STARTED,
     )
-    work = Worklist(chain.instance, chain.site, chain.site.ledger)
+    work = Worklist(chain.instance, chain.site, PIPELINES, chain.site.ledger)
     work.look()
     (listed,) = work.beams_of(case)
     report = case_report(chain.instance, chain.site, case)

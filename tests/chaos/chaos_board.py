@@ -15,6 +15,7 @@ from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
+from mqi_dagster.assets.pipelines import PIPELINES
 from mqi_dagster.errors import InfrastructureError
 from mqi_dagster.resources.site import Site
 from mqi_dagster.worklist import Worklist
@@ -169,7 +170,7 @@ class BoardWatch:
         stack = self._site.stack
         site = Site(stack.settings_file)
         with plain_errors(), stack.opened() as instance, closing(stack.ledger()) as ledger:
-            followed = Worklist(instance, site, site.open_ledger_for_reading())
+            followed = Worklist(instance, site, PIPELINES, site.open_ledger_for_reading())
             while not self._stop.wait(SECONDS):
                 by_command = self.compared % COMMAND_EVERY == 0
                 before = snapshot(instance, ledger)

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import dagster as dg
 
+from mqi_dagster.assets.pipelines import PIPELINES
 from mqi_dagster.lifecycle.beam import read_manifest
 from mqi_dagster.lifecycle.conclusion import conclusion_request
 from mqi_dagster.lifecycle.retention import Kind, spare
@@ -92,7 +93,7 @@ ROWS = (
 
 
 def board(chain: Chain, case: str) -> tuple[tuple[str, str], tuple[str, str], str]:
-    work = Worklist(chain.instance, chain.site, chain.site.ledger, history=None).look()
+    work = Worklist(chain.instance, chain.site, PIPELINES, chain.site.ledger, history=None).look()
     (row,) = [row for row in work.cases if row.case == case]
     (beam,) = [beam for beam in work.beams if beam.case == case]
     return (beam.state.value, beam.stage.value), (row.state.value, row.stage.value), row.reason
@@ -118,7 +119,7 @@ def test_every_surface_says_the_same_of_a_case_after_everything_that_happens_to_
         chain.tick("case_arrivals")
     chain.tick("beams_to_simulate")
     (case,) = chain.runs_of("intake")
-    standing = Worklist(chain.instance, chain.site, chain.site.ledger, history=None)
+    standing = Worklist(chain.instance, chain.site, PIPELINES, chain.site.ledger, history=None)
     for row in ROWS:
         row.act(chain, case)
         assert board(chain, case) == (row.beam, row.case, row.reason), row.what

@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 
+from mqi_dagster.assets.pipelines import PIPELINES
 from mqi_dagster.resources.site import Site
 from mqi_dagster.worklist import Worklist
 from mqi_dagster.worklist.report import report
@@ -35,7 +36,7 @@ def test_top_is_right_at_every_moment_of_a_case(services: Stack) -> None:
     samples = 0
     with services.opened() as instance:
         site = Site(services.settings_file)
-        followed = Worklist(instance, site, site.open_ledger_for_reading())
+        followed = Worklist(instance, site, PIPELINES, site.open_ledger_for_reading())
         case = services.case_of(delivered)
         while True:
             by_command = samples % 10 == 0

@@ -28,6 +28,7 @@ from dagster._core.utils import make_new_run_id
 from dagster._daemon.types import DaemonHeartbeat
 from dagster._serdes import serialize_value
 
+from mqi_dagster.assets.pipelines import PIPELINES
 from mqi_dagster.execution.code_location import socket_path
 from mqi_dagster.execution.locks import hold
 from mqi_dagster.ledger.ledger import Ledger
@@ -88,7 +89,11 @@ class Seeded:
     def worklist(self, **options: Any) -> Worklist:
         """A reader of the site, of all that was ever concluded."""
         return Worklist(
-            self.instance, self.site, self.site.open_ledger_for_reading(), **{"history": None, **options}
+            self.instance,
+            self.site,
+            PIPELINES,
+            self.site.open_ledger_for_reading(),
+            **{"history": None, **options},
         )
 
     # One row each

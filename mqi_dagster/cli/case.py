@@ -124,8 +124,9 @@ def run(
     from mqi_dagster.cli.beam_progress import BeamProgress, own_console
     from mqi_dagster.cli.results_table import show_results
     from mqi_dagster.operations.case_run import CaseRun, CaseRunner
-    from mqi_dagster.operations.results import CaseResult, CaseVerdict, overall
+    from mqi_dagster.operations.results import CaseResult, overall
     from mqi_dagster.operations.site_folder import RunOptions
+    from mqi_dagster.worklist import CaseState
 
     if site is None and settings is None and not (out / SETTINGS_NAME).is_file():
         site = site_in_use(None)
@@ -146,13 +147,13 @@ def run(
         if not as_json:
             raise
         error = str(failure)
-    verdict = overall(results)
+    state = overall(results)
     if as_json:
         cases = [result.model_dump(mode="json") for result in results]
-        _print_json({"status": verdict.value, "error": error, "cases": cases})
+        _print_json({"status": state.value, "error": error, "cases": cases})
     else:
         show_results(output(), results)
-    if verdict is CaseVerdict.FAILED:
+    if state is CaseState.FAILED:
         raise typer.Exit(1)
 
 
@@ -231,7 +232,7 @@ def retry_failed(
     opened = open_site(site)
     with open_instance(opened.settings) as instance:
         partitions = partitions_of(instance, opened, name, beam)
-        launched = retry(instance, services_of(opened), partitions)
+        launched = retry(instance, opened, services_of(opened), partitions)
     if as_json:
         _print_json(launched)
         return

@@ -10,6 +10,7 @@ from rich.text import Text
 
 from mqi_dagster.delivery.verdict import AS_PLANNED
 from mqi_dagster.lifecycle.runs import RunState
+from mqi_dagster.lifecycle.stages import CaseState
 from mqi_dagster.operations.results import BeamRow, CaseResult
 
 _WIDEST = 400
@@ -71,7 +72,7 @@ def show_results(console: Console, results: Sequence[CaseResult]) -> None:
     for result in results:
         missing = ", ".join(str(number) for number in result.missing_beams)
         partial = f"; no delivery of beam {missing}" if missing else ""
-        style = "green" if result.status.concluded else "red"
+        style = "red" if result.status is CaseState.FAILED else "green"
         console.print(Text.assemble(f"case {result.case}: ", (result.status.value, style), partial))
         for row in result.beams:
             if row.error is not None:

@@ -68,6 +68,14 @@ def read_manifest(instance: dg.DagsterInstance, store: Store, case: str) -> Case
     return manifest_in(resolve(instance, store, "case_manifest", case), case)
 
 
+def find_manifest(instance: dg.DagsterInstance, store: Store, case: str) -> CaseManifest | None:
+    """The inventory of a case; None where it has none, or it is damaged."""
+    try:
+        return read_manifest(instance, store, case)
+    except StoreError:
+        return None
+
+
 def manifest_in(published: Published, case: str) -> CaseManifest:
     """The manifest of a case in what was published of it.
 

@@ -50,6 +50,17 @@ class Cause:
     """Whether only infrastructure was lost, so that the same is tried again by itself."""
 
 
+def goes_on_by_itself(cause: Cause, served: bool) -> bool:
+    """Whether a run that has failed is tried again by itself.
+
+    Args:
+        cause: The first cause of its failure.
+        served: Whether the services have launched it: what a person runs in a terminal is in that person's
+            hands.
+    """
+    return cause.again and served
+
+
 def next_step(code: str | None) -> str:
     """What a person can do about a failure."""
     return _NEXT[_KINDS.get(code or "", code if code in _NEXT else "other")]

@@ -7,9 +7,10 @@ import dagster as dg
 from mqi_dagster.delivery.manifest import CaseManifest
 from mqi_dagster.ledger.arrivals import Arrival
 from mqi_dagster.lifecycle.jobs import conclusion_job, upload_tags
+from mqi_dagster.lifecycle.materialisations import EventLog
 from mqi_dagster.lifecycle.run_requests import asked_key
 from mqi_dagster.lifecycle.runs import latest_run_succeeded
-from mqi_dagster.lifecycle.status import EventLog, conclusion_counts_since, counts_since, results_digest
+from mqi_dagster.lifecycle.status import conclusion_counts_since, counts_since, results_digest
 from mqi_dagster.partitions import beam_key
 from mqi_dagster.resources.site import Site
 

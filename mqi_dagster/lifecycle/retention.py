@@ -23,12 +23,12 @@ from mqi_dagster.files import size_of
 from mqi_dagster.hpc.executor import SlurmExecutor
 from mqi_dagster.ledger.cluster_jobs import ClusterJob
 from mqi_dagster.ledger.place import database_lost
-from mqi_dagster.lifecycle.beam import read_manifest
+from mqi_dagster.lifecycle.case_reading import read_case
 from mqi_dagster.lifecycle.jobs import CASE_TAG, PARTITION_TAG, beam_job, conclusion_job, intake_job
 from mqi_dagster.lifecycle.lineage import ancestry, latest_digest, latest_record
-from mqi_dagster.lifecycle.runs import UNFINISHED, latest_run_of
-from mqi_dagster.lifecycle.status import CONCLUDED, DOSE, HANDED_OVER, MANIFEST, EventLog, concluded
-from mqi_dagster.partitions import BEAM, CASE, beam_key, part_key, parts_of, root_of
+from mqi_dagster.lifecycle.materialisations import CONCLUDED, DOSE, HANDED_OVER, MANIFEST
+from mqi_dagster.lifecycle.runs import UNFINISHED
+from mqi_dagster.partitions import BEAM, CASE, part_key, parts_of, root_of
 from mqi_dagster.resources.site import Site
 
 
@@ -44,23 +44,15 @@ def concluded_before(instance: dg.DagsterInstance, site: Site, case: str, limit:
         case: Case key.
         limit: What was made before it is old.
     """
-    events, arrival = EventLog(instance), site.ledger.arrival(case)
+    reading = read_case(instance, site, case)
+    events, arrival = reading.events, reading.arrival
     taken_in = events.latest(MANIFEST, case)
-    if taken_in is None or events.number(CONCLUDED, case) is None:
+    if not reading.concluded or reading.manifest is None or taken_in is None:
         return False
     more_came = arrival is not None and arrival.fingerprint != arrival.requested_fingerprint
     if arrival is not None and more_came and arrival.changed_at > taken_in.at:
         return False
-    try:
-        manifest = read_manifest(instance, site.store, case)
-    except StoreError:
-        return False
-    beams = [beam_key(case, entry.number) for entry in manifest.beams]
-    if not concluded(events, case, beams, arrival, lambda: manifest.partial):
-        return False
-    latest = [latest_run_of(instance, beam) for beam in beams]
-    if any(run is not None and run.status is not dg.DagsterRunStatus.SUCCESS for run in latest):
-        return False
+    beams = [beam.beam for beam in reading.beams]
     # A partition that somebody has invented was never handed over, and keeps nothing.
     others = [
         key

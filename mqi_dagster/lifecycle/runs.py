@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from datetime import datetime
+from datetime import UTC, datetime
 from enum import StrEnum
 
 import dagster as dg
 
 from mqi_dagster.dagster_internals import FINISHED_STATUSES
-from mqi_dagster.lifecycle.causes import first_cause
 from mqi_dagster.lifecycle.jobs import PARTITION_TAG
 from mqi_dagster.lifecycle.lineage import latest_record
 
@@ -54,10 +53,16 @@ def any_unfinished(instance: dg.DagsterInstance, partitions: list[str]) -> bool:
     return instance.get_runs_count(dg.RunsFilter(tags=tags, statuses=UNFINISHED)) > 0
 
 
+def latest_run_record(instance: dg.DagsterInstance, partition: str) -> dg.RunRecord | None:
+    """The latest run that targeted a partition, however it was started, with its times."""
+    records = instance.get_run_records(dg.RunsFilter(tags={PARTITION_TAG: partition}), limit=1)
+    return records[0] if records else None
+
+
 def latest_run_of(instance: dg.DagsterInstance, partition: str) -> dg.DagsterRun | None:
     """The latest run that targeted a partition, however it was started."""
-    records = instance.get_run_records(dg.RunsFilter(tags={PARTITION_TAG: partition}), limit=1)
-    return records[0].dagster_run if records else None
+    record = latest_run_record(instance, partition)
+    return None if record is None else record.dagster_run
 
 
 def latest_run_succeeded(instance: dg.DagsterInstance, partition: str) -> bool:
@@ -88,38 +93,29 @@ _STATES = {
 }
 
 
-@dataclass(frozen=True, slots=True)
-class LatestRun:
-    """The latest run that targeted a partition."""
-
-    state: RunState
-    run_id: str | None = None
-    job: str | None = None
-    cause: str | None = None
-    """First cause of its failure."""
-    code: str | None = None
-    """Class of the error (errors.py)."""
-    known_to_services: bool = False
-    """Whether the daemon has launched it, so that it can be re-executed as a run."""
-
-
 def run_state(status: dg.DagsterRunStatus) -> RunState:
     """How far a run of this status is."""
     return _STATES.get(status, RunState.WORKING)
 
 
-def latest_run(instance: dg.DagsterInstance, partition: str) -> LatestRun:
-    """The latest run that targeted a partition, however it was started."""
-    run = latest_run_of(instance, partition)
-    if run is None:
-        return LatestRun(RunState.NONE)
-    state, served = run_state(run.status), run.remote_job_origin is not None
-    if state is not RunState.FAILED:
-        return LatestRun(state, run.run_id, run.job_name, known_to_services=served)
-    cause = first_cause(instance, run.run_id)
-    if cause.again and served:
-        state = RunState.AGAIN
-    return LatestRun(state, run.run_id, run.job_name, cause.text, cause.code, served)
+def run_row(record: dg.RunRecord) -> RunRow:
+    """What is needed of a run."""
+    run = record.dagster_run
+    return RunRow(
+        id=record.storage_id,
+        run_id=run.run_id,
+        job=run.job_name,
+        status=run.status.value,
+        partition=run.tags.get(PARTITION_TAG),
+        created=record.create_timestamp,
+        started=_moment(record.start_time),
+        ended=_moment(record.end_time),
+        tagged=record.update_timestamp if run_state(run.status) is RunState.WAITING else None,
+    )
+
+
+def _moment(seconds: float | None) -> datetime | None:
+    return None if seconds is None else datetime.fromtimestamp(seconds, UTC)
 
 
 def latest_value(instance: dg.DagsterInstance, asset: str, key: str, name: str) -> bool | None:

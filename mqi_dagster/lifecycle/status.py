@@ -8,18 +8,24 @@ from __future__ import annotations
 
 from collections.abc import Callable, Collection, Iterable, Sequence
 from dataclasses import dataclass
-from datetime import UTC, datetime
-from typing import Protocol
+from datetime import datetime
 
-import dagster as dg
 from pydantic import BaseModel, ConfigDict
 
 from mqi_dagster.delivery.manifest import CaseManifest
 from mqi_dagster.ledger.arrivals import Arrival
 from mqi_dagster.ledger.cluster_jobs import ClusterJob
+from mqi_dagster.ledger.outcomes import RunOutcome, RunVerdict
 from mqi_dagster.ledger.progress import Progress
-from mqi_dagster.lifecycle.causes import CANCELLED, next_step
-from mqi_dagster.lifecycle.lineage import DIGEST, RT_DOSE, latest_record, records_of, text_in
+from mqi_dagster.lifecycle.causes import CANCELLED, Cause, goes_on_by_itself, next_step
+from mqi_dagster.lifecycle.materialisations import (
+    CONCLUDED,
+    DOSE,
+    HANDED_OVER,
+    MANIFEST,
+    Materialisation,
+    Materialisations,
+)
 from mqi_dagster.lifecycle.runs import CONCLUSION, RunRow, RunState
 from mqi_dagster.lifecycle.stages import CaseState, Stage, stage_of
 from mqi_dagster.partitions import BEAM, CASE, root_of
@@ -96,100 +102,6 @@ class BeamStatus(Row):
     """Id of its latest run."""
 
 
-MANIFEST = "case_manifest"
-DOSE = RT_DOSE
-HANDED_OVER = "handed_over"
-CONCLUDED = "case_handed_over"
-RESULTS = "results"
-"""Metadata of a concluded case: the digest of the results that it was concluded with."""
-
-_SOURCES = {HANDED_OVER: RT_DOSE, CONCLUDED: RESULTS}
-
-
-@dataclass(frozen=True, slots=True)
-class Made:
-    """A materialisation of a partition."""
-
-    number: int
-    """In the event log."""
-    at: datetime
-    """UTC."""
-    digest: str | None
-    """None where a person only reported it in the pages."""
-    source: str | None = None
-    """Of a hand-over the digest of the dose, of a conclusion that of the results; None for others."""
-
-
-class Materialisations(Protocol):
-    """The latest materialisations, however they are read."""
-
-    def number(self, asset: str, key: str) -> int | None:
-        """Number of the latest one in the event log; None where there is none."""
-
-    def latest(self, asset: str, key: str) -> Made | None:
-        """The latest one."""
-
-    def before(self, asset: str, key: str, number: int) -> Made | None:
-        """The latest one with a lower number."""
-
-
-class EventLog:
-    """The latest materialisations as Dagster's event log has them, each read once.
-
-    Args:
-        instance: Dagster's records.
-    """
-
-    def __init__(self, instance: dg.DagsterInstance) -> None:
-        self._instance = instance
-        self._read: dict[tuple[str, str], Made | None] = {}
-
-    def number(self, asset: str, key: str) -> int | None:
-        """Number of the latest one in the event log; None where there is none."""
-        made = self.latest(asset, key)
-        return None if made is None else made.number
-
-    def latest(self, asset: str, key: str) -> Made | None:
-        """The latest one."""
-        if (asset, key) not in self._read:
-            self._read[asset, key] = latest_made(self._instance, asset, key)
-        return self._read[asset, key]
-
-    def before(self, asset: str, key: str, number: int) -> Made | None:
-        """The latest one with a lower number."""
-        return latest_made(self._instance, asset, key, before=number)
-
-
-def latest_made(
-    instance: dg.DagsterInstance, asset: str, key: str, *, before: int | None = None
-) -> Made | None:
-    """The latest materialisation of an asset's partition.
-
-    Args:
-        instance: Dagster's records.
-        asset: Name of the asset.
-        key: Of the partition.
-        before: Only those with a lower number.
-    """
-    record = latest_record(instance, asset, key, before=before)
-    return None if record is None else _made(asset, record)
-
-
-def made_by_number(instance: dg.DagsterInstance, asset: str, numbers: Collection[int]) -> dict[int, Made]:
-    """Many materialisations of an asset by their numbers; one that was deleted is missing."""
-    return {record.storage_id: _made(asset, record) for record in records_of(instance, asset, numbers)}
-
-
-def _made(asset: str, record: dg.EventLogRecord) -> Made:
-    source = _SOURCES.get(asset)
-    return Made(
-        record.storage_id,
-        datetime.fromtimestamp(record.timestamp, UTC),
-        text_in(record, DIGEST),
-        text_in(record, source) if source is not None else None,
-    )
-
-
 def counts_since(events: Materialisations, case: str, arrival: Arrival | None) -> datetime | None:
     """When the results of a case were removed: what was made before does not count.
 
@@ -211,6 +123,50 @@ def conclusion_counts_since(removed_at: datetime | None, arrival: Arrival | None
     """
     withdrawn_at = arrival.marker_withdrawn_at if arrival is not None else None
     return max((moment for moment in (removed_at, withdrawn_at) if moment is not None), default=None)
+
+
+def results_removed(arrival: Arrival | None, is_partition: bool, latest: RunRow | None) -> bool:
+    """Whether at most the records of a concluded case are left, as after `retention.case_days`.
+
+    Args:
+        arrival: Of the case, None where it has not come through the inbox.
+        is_partition: Whether the case is a partition now.
+        latest: Its latest run that is recorded.
+    """
+    if is_partition:
+        return False
+    removed_at = arrival.results_removed_at if arrival is not None and not arrival.is_open else None
+    if removed_at is not None and (latest is None or latest.created < removed_at):
+        return True
+    return latest is not None and latest.state is RunState.DONE and latest.job == CONCLUSION
+
+
+def settled(
+    latest: RunRow | None,
+    arrival: Arrival | None,
+    removed: bool,
+    beams: Collection[RunRow | None],
+    concluded: Callable[[], bool],
+) -> bool:
+    """Whether `case_status` says that a case is concluded, where nothing of it ran since.
+
+    Told from runs alone, so that what was concluded long ago costs nothing.
+
+    Args:
+        latest: The latest run of the case.
+        arrival: Of the case, None where it has not come through the inbox.
+        removed: What `results_removed` says of the case.
+        beams: The latest run of each of its beams.
+        concluded: Whether it was concluded with the results that its beams have now.
+    """
+    if latest is not None and latest.state is not RunState.DONE:
+        return False
+    if arrival is not None and (arrival.is_open or (latest is None and not arrival.ready)):
+        return False
+    if removed:
+        return True
+    done = bool(beams) and all(run is not None and run.state is RunState.DONE for run in beams)
+    return latest is not None and latest.job == CONCLUSION and done and concluded()
 
 
 def handed_over(events: Materialisations, beam: str, since: datetime | None = None) -> bool:
@@ -288,7 +244,7 @@ def unchanged_since_conclusion(events: Materialisations, case: str, beams: Itera
     return all(number is not None and number < end for number in numbers)
 
 
-def _as_concluded_without_digest(events: Materialisations, beam: str, end: Made) -> bool:
+def _as_concluded_without_digest(events: Materialisations, beam: str, end: Materialisation) -> bool:
     """Whether a beam has what it had when earlier code concluded its case, which did not say with what."""
     told, now = events.before(HANDED_OVER, beam, end.number), events.latest(HANDED_OVER, beam)
     return told is not None and now is not None and told.digest == now.digest
@@ -310,19 +266,45 @@ NOT_HANDED_OVER = "its latest dose has not been handed over: materialise handed_
 
 
 @dataclass(frozen=True, slots=True)
+class Failure:
+    """What the bad end of a run means."""
+
+    cause: str
+    code: str | None
+    """Class of the error."""
+    again: bool
+    """Whether infrastructure was lost, and it goes on by itself."""
+    next_try: datetime | None = None
+    """When, where that is known already."""
+
+
+def failure_of(outcome: RunOutcome | None, cause: Callable[[], Cause], served: bool) -> Failure:
+    """What the end of a failed run means.
+
+    Args:
+        outcome: As the services have judged it; None where they have not yet, and will come to the same.
+        cause: The first cause, asked for only then.
+        served: Whether the services have launched the run.
+    """
+    if outcome is None:
+        found = cause()
+        return Failure(found.text, found.code, goes_on_by_itself(found, served))
+    # A try that is settled while no other run has come was given up.
+    again = outcome.verdict is RunVerdict.RETRY and outcome.settled_at is None and served
+    return Failure(outcome.cause, outcome.code or None, again, outcome.next_try_at)
+
+
+@dataclass(frozen=True, slots=True)
 class RunFacts:
     """A partition's latest run, and what is known of it beside its row."""
 
     run: RunRow | None = None
     queued_because: str = ""
     priority: int = 0
-    again: bool = False
-    """Whether it has ended since infrastructure was lost, and goes on by itself."""
-    next_try: datetime | None = None
-    """When, where that is known already."""
-    cause: str | None = None
-    code: str | None = None
-    """Class of the error."""
+    failure: Failure | None = None
+    """What its end means, where it has failed."""
+    served: bool = False
+    """Whether the services have launched it, so that it can be executed again as a run."""
     steps: frozenset[str] = frozenset()
     """Steps that it executes; empty where it is all of them."""
     progress: Progress | None = None
@@ -336,6 +318,8 @@ class RunFacts:
     @property
     def state(self) -> RunState:
         """How far the run is."""
+        if self.failure is not None and self.failure.again:
+            return RunState.AGAIN
         return self.run.state if self.run is not None else RunState.NONE
 
     @property
@@ -358,12 +342,13 @@ class RunFacts:
         """State, stage, reason and next step of a run that ended badly; None where it did not."""
         if self.state is RunState.CANCELLED:
             return CaseState.FAILED, Stage.CANCELLED, CANCELLED, next_step(None)
-        if self.state is not RunState.FAILED:
+        failure = self.failure
+        if failure is None:
             return None
-        if self.again:
-            at = f" at {self.next_try:%Y-%m-%d %H:%M:%S} UTC" if self.next_try is not None else ""
-            return CaseState.IN_WORK, Stage.RETRIED, f"goes on by itself{at}: {self.cause}", None
-        return CaseState.FAILED, Stage.FAILED, self.cause or "failed without a cause", next_step(self.code)
+        if failure.again:
+            at = f" at {failure.next_try:%Y-%m-%d %H:%M:%S} UTC" if failure.next_try is not None else ""
+            return CaseState.IN_WORK, Stage.RETRIED, f"goes on by itself{at}: {failure.cause}", None
+        return CaseState.FAILED, Stage.FAILED, failure.cause, next_step(failure.code)
 
 
 @dataclass(frozen=True, slots=True)
@@ -434,12 +419,12 @@ def _derived(latest: RunFacts, facts: BeamFacts) -> _Derived:
     broken = latest.broken()
     if broken is not None:
         return _Derived(*broken)
-    if latest.state is RunState.NONE:
-        return _Derived(CaseState.WAITING, Stage.WAITING, NO_RUN_YET, at_work=False)
-    if latest.state is RunState.DONE:
-        if not facts.handed_over:
-            return _Derived(CaseState.WAITING, Stage.WAITING, NOT_HANDED_OVER, at_work=False)
-        return _Derived(CaseState.COMPLETE, Stage.HANDED_OVER, percent=100.0, at_work=False)
+    if latest.state in (RunState.NONE, RunState.DONE):
+        # A run that is not recorded any more has made its results all the same.
+        if facts.handed_over:
+            return _Derived(CaseState.COMPLETE, Stage.HANDED_OVER, percent=100.0, at_work=False)
+        reason = NO_RUN_YET if latest.state is RunState.NONE else NOT_HANDED_OVER
+        return _Derived(CaseState.WAITING, Stage.WAITING, reason, at_work=False)
     if latest.state is RunState.WAITING:
         return _Derived(CaseState.IN_WORK, Stage.QUEUED, latest.queued_because)
     report = latest.report

@@ -16,10 +16,12 @@ from mqi_dagster.delivery.manifest import CaseManifest
 from mqi_dagster.errors import InputError
 from mqi_dagster.lifecycle.arrived import ArrivedCase, given_folder
 from mqi_dagster.lifecycle.beam import read_manifest
+from mqi_dagster.lifecycle.case_reading import read_case
 from mqi_dagster.lifecycle.causes import first_cause
 from mqi_dagster.lifecycle.jobs import RUN_KEY_TAG
+from mqi_dagster.lifecycle.stages import CaseState
 from mqi_dagster.operations.instance import open_instance
-from mqi_dagster.operations.results import CaseResult, CaseVerdict, beam_rows
+from mqi_dagster.operations.results import CaseResult, beam_rows
 from mqi_dagster.operations.services import clear_leftovers
 from mqi_dagster.operations.site_folder import RunOptions, make_run_site
 from mqi_dagster.operations.sites import SETTINGS_NAME
@@ -127,7 +129,7 @@ class CaseRunner:
         ledger.mark_requested(case, found.fingerprint)
         error = self._execute(instance, "intake", case, {})
         if error is not None:
-            return CaseResult(case=case, status=CaseVerdict.FAILED, error=error)
+            return CaseResult(case=case, status=CaseState.FAILED, error=error)
         manifest = read_manifest(instance, self.site.store, case)
         target = self.site.settings.handover.target
         requests = {
@@ -148,10 +150,12 @@ class CaseRunner:
             failed |= error is not None
         error = None if failed else self._conclude(instance, manifest)
         rows = tuple(beam_rows(instance, self.site, case))
-        verdict = CaseVerdict.PARTIAL if manifest.partial else CaseVerdict.COMPLETE
+        reading = read_case(instance, self.site, case)
+        if error is None and not failed and not reading.concluded:
+            error = reading.case.reason
         return CaseResult(
             case=case,
-            status=CaseVerdict.FAILED if failed or error is not None else verdict,
+            status=reading.case.state if reading.concluded else CaseState.FAILED,
             error=error,
             missing_beams=manifest.missing_beams,
             beams=rows,

@@ -1,7 +1,6 @@
 """What came of cases and their beams, as rows for JSON and for whoever shows them."""
 
 from collections.abc import Sequence
-from enum import StrEnum
 from pathlib import Path
 
 import dagster as dg
@@ -13,8 +12,10 @@ from mqi_dagster.delivery.manifest import BeamEntry
 from mqi_dagster.delivery.summary import read_summary
 from mqi_dagster.handover.target import Receipt
 from mqi_dagster.lifecycle.beam import read_manifest
+from mqi_dagster.lifecycle.case_reading import read_case, run_facts
 from mqi_dagster.lifecycle.lineage import latest_digest, store_place
-from mqi_dagster.lifecycle.runs import RunState, latest_run, latest_value
+from mqi_dagster.lifecycle.runs import RunState, latest_value
+from mqi_dagster.lifecycle.stages import CaseState, Stage
 from mqi_dagster.partitions import beam_key
 from mqi_dagster.resources.site import Site
 from mqi_dagster.store.published import Published
@@ -43,7 +44,9 @@ class BeamRow(BaseModel):
     uncertainty_percent: float | None = None
     units: str | None = None
     rt_dose: str | None = None
-    """Path at the hand-over target, relative to the site's folder where it lies below it."""
+    """Path at the hand-over target, relative to the site's folder where it lies below it.
+
+    None where what stands there is another dose than the latest."""
     digests: dict[str, str] = {}
     """Of the assets that were made."""
     computed: bool | None = None
@@ -57,8 +60,9 @@ def beam_rows(instance: dg.DagsterInstance, site: Site, case: str) -> list[BeamR
         StoreError: The case has no manifest.
     """
     manifest = read_manifest(instance, site.store, case)
+    stages = {beam.number: beam.stage for beam in read_case(instance, site, case).beams}
     beams = sorted(manifest.beams, key=lambda beam: beam.number)
-    return [_row(instance, site, case, beam) for beam in beams]
+    return [_row(instance, site, case, beam, stages.get(beam.number)) for beam in beams]
 
 
 def _published(site: Site, asset: str, key: str, digest: str | None) -> Published | None:
@@ -67,14 +71,21 @@ def _published(site: Site, asset: str, key: str, digest: str | None) -> Publishe
     return site.store.find(*store_place(key), asset, digest)
 
 
-def _row(instance: dg.DagsterInstance, site: Site, case: str, beam: BeamEntry) -> BeamRow:
+def _row(
+    instance: dg.DagsterInstance, site: Site, case: str, beam: BeamEntry, stage: Stage | None
+) -> BeamRow:
     number, key = beam.number, beam_key(case, beam.number)
-    run = latest_run(instance, key)
+    run = run_facts(instance, site.ledger, key)
     assets = ("interpreted_csvs", "tps_file", "raw_dose", "rt_dose", "handed_over")
     digests = {asset: digest for asset in assets if (digest := latest_digest(instance, asset, key))}
     if run.state is not RunState.DONE:
         return BeamRow(
-            case=case, beam=number, label=beam.label, status=run.state, error=run.cause, digests=digests
+            case=case,
+            beam=number,
+            label=beam.label,
+            status=run.state,
+            error=run.failure.cause if run.failure is not None else None,
+            digests=digests,
         )
     csvs, dose, receipt = (
         _published(site, asset, key, digests.get(asset))
@@ -93,7 +104,7 @@ def _row(instance: dg.DagsterInstance, site: Site, case: str, beam: BeamEntry) -
         r80_mm=figures.get("r80_mm"),
         uncertainty_percent=figures.get("uncertainty_percent"),
         units=figures.get("units"),
-        rt_dose=_at_target(site, receipt),
+        rt_dose=_at_target(site, receipt) if stage is Stage.HANDED_OVER else None,
         digests=digests,
         computed=latest_value(instance, "raw_dose", key, "computed in this run"),
     )
@@ -119,37 +130,23 @@ def _at_target(site: Site, receipt: Published | None) -> str | None:
     return path.relative_to(base).as_posix() if path.is_relative_to(base) else str(path)
 
 
-class CaseVerdict(StrEnum):
-    """What came of a case."""
-
-    COMPLETE = "complete"
-    PARTIAL = "partial"
-    """Concluded, though beams or layers of the plan never came."""
-    FAILED = "failed"
-
-    @property
-    def concluded(self) -> bool:
-        """Whether its results stand at the target with their completion marker."""
-        return self is not CaseVerdict.FAILED
-
-
 class CaseResult(BaseModel):
     """What came of one case of the folder."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
     case: str
-    status: CaseVerdict
+    status: CaseState
     error: str | None = None
     """First cause of a failure of the case itself; those of its beams stand with the beams."""
     missing_beams: tuple[int, ...] = ()
     beams: tuple[BeamRow, ...] = ()
 
 
-def overall(results: Sequence[CaseResult]) -> CaseVerdict:
-    """The verdict of the whole folder: as bad as that of its worst case."""
+def overall(results: Sequence[CaseResult]) -> CaseState:
+    """What came of the whole folder: it is as bad as its worst case."""
     verdicts = {result.status for result in results}
-    for verdict in (CaseVerdict.FAILED, CaseVerdict.PARTIAL):
+    for verdict in (CaseState.FAILED, CaseState.PARTIAL):
         if verdict in verdicts:
             return verdict
-    return CaseVerdict.COMPLETE if verdicts else CaseVerdict.FAILED
+    return CaseState.COMPLETE if verdicts else CaseState.FAILED

@@ -18,12 +18,14 @@ from mqi_dagster.errors import (
     MqiError,
     Where,
 )
+from mqi_dagster.lifecycle.beam import find_manifest
+from mqi_dagster.lifecycle.case_reading import run_facts
 from mqi_dagster.lifecycle.pipeline import level_of
-from mqi_dagster.lifecycle.runs import LatestRun, RunState, latest_run
+from mqi_dagster.lifecycle.runs import RunState, latest_run_of
+from mqi_dagster.lifecycle.status import RunFacts
 from mqi_dagster.operations.services import Pages, Services
 from mqi_dagster.partitions import BEAM, CASE, beam_key, root_of
 from mqi_dagster.resources.site import Site
-from mqi_dagster.worklist.manifests import manifest_of
 
 _TIMEOUT_SECONDS = 60.0
 _FAULT = "... on PythonError { message } ... on UnauthorizedError { message }"
@@ -114,9 +116,6 @@ class GraphQL:
         return content
 
 
-_RETRIED = (RunState.FAILED, RunState.AGAIN, RunState.CANCELLED)
-
-
 def services_of(site: Site) -> GraphQL:
     """The site's services as `mqi dev` has started them, or where the settings say that they are."""
     running = Services(site.settings_file, site.settings).running()
@@ -139,9 +138,9 @@ def partitions_of(instance: dg.DagsterInstance, site: Site, name: str, beam: int
         if beam is not None and beam != key.number:
             raise InputError(f"{name} is beam {key.number}, not beam {beam}")
         beam = key.number
-    manifest = manifest_of(instance, site, case)
+    manifest = find_manifest(instance, site.store, case)
     if manifest is None:
-        if beam is None and (site.ledger.arrival(case) or latest_run(instance, case).run_id):
+        if beam is None and (site.ledger.arrival(case) or latest_run_of(instance, case)):
             return [case]
         raise InputError("the case is not known here, or has not been taken in", where=Where(case=case))
     present = sorted(entry.number for entry in manifest.beams)
@@ -152,7 +151,9 @@ def partitions_of(instance: dg.DagsterInstance, site: Site, name: str, beam: int
     return [beam_key(case, beam)]
 
 
-def retry(instance: dg.DagsterInstance, services: GraphQL, partitions: Sequence[str]) -> dict[str, str]:
+def retry(
+    instance: dg.DagsterInstance, site: Site, services: GraphQL, partitions: Sequence[str]
+) -> dict[str, str]:
     """Launch anew what failed or was cancelled of some partitions.
 
     A run that the services know is re-executed from its failure. One that `mqi case run` has executed, or
@@ -165,32 +166,33 @@ def retry(instance: dg.DagsterInstance, services: GraphQL, partitions: Sequence[
         InputError: Nothing failed.
         MqiError: The services cannot be reached, or refuse.
     """
-    latest = {partition: latest_run(instance, partition) for partition in partitions}
-    failed = {partition: run for partition, run in latest.items() if run.state in _RETRIED}
+    latest = {partition: run_facts(instance, site.ledger, partition) for partition in partitions}
+    failed = {partition: facts for partition, facts in latest.items() if facts.broken() is not None}
     if not failed:
         raise InputError(_nothing(latest))
     launched: dict[str, str] = {}
-    for partition, run in failed.items():
+    for partition, facts in failed.items():
         try:
-            launched[partition] = _launch(services, partition, run)
+            launched[partition] = _launch(services, partition, facts)
         except MqiError as error:
             done = f" (launched before: {', '.join(launched)})" if launched else ""
             raise type(error)(f"{partition}: {error.message}{done}") from None
     return launched
 
 
-def _nothing(latest: dict[str, LatestRun]) -> str:
+def _nothing(latest: dict[str, RunFacts]) -> str:
     going_on = [name for name, run in latest.items() if run.state in (RunState.WAITING, RunState.WORKING)]
     if going_on:
         return f"nothing to retry: {', '.join(going_on)} is still in work and nothing has failed"
     return "nothing to retry: nothing has failed"
 
 
-def _launch(services: GraphQL, partition: str, run: LatestRun) -> str:
-    if run.known_to_services and run.state is not RunState.CANCELLED and run.run_id is not None:
+def _launch(services: GraphQL, partition: str, latest: RunFacts) -> str:
+    if latest.served and latest.state is not RunState.CANCELLED and latest.run_id is not None:
         # A run that died after its last step has nothing to repeat from; a backfill finds what it made.
         with suppress(InfrastructureError):
-            return services.reexecute_from_failure(run.run_id)
-    jobs = level_of(PIPELINES, run.job or "", partition).jobs
-    job = next((job for job in jobs if job.name == run.job), jobs[0])
+            return services.reexecute_from_failure(latest.run_id)
+    name = latest.run.job if latest.run is not None else ""
+    jobs = level_of(PIPELINES, name, partition).jobs
+    job = next((job for job in jobs if job.name == name), jobs[0])
     return services.backfill(job.assets, [partition], f"mqi case retry {partition}")

@@ -15,8 +15,9 @@ from mqi_dagster.ledger.alarms import AlarmKind
 from mqi_dagster.ledger.arrivals import Arrival as Row
 from mqi_dagster.lifecycle.arrived import ArrivedCase, cases_of, refused, survey
 from mqi_dagster.lifecycle.boundary import is_passing, safe_text
+from mqi_dagster.lifecycle.case_reading import read_case
 from mqi_dagster.lifecycle.identifying import Removal, remove_identifying
-from mqi_dagster.lifecycle.jobs import CASE_TAG, PRIORITY_TAG, conclusion_job, intake_job
+from mqi_dagster.lifecycle.jobs import CASE_TAG, PRIORITY_TAG, intake_job
 from mqi_dagster.lifecycle.pipeline import Pipeline
 from mqi_dagster.lifecycle.run_requests import REQUESTS_PER_TICK, Room, asked_key, within_a_tick
 from mqi_dagster.lifecycle.runs import UNFINISHED, any_unfinished, latest_run_of
@@ -43,6 +44,7 @@ def touched_since(arrival: Arrival, rows: Iterable[Row]) -> bool:
 
 def fingerprint_of(
     instance: dg.DagsterInstance,
+    site: Site,
     found: ArrivedCase,
     row: Row | None,
     failed: Collection[str],
@@ -57,6 +59,7 @@ def fingerprint_of(
 
     Args:
         instance: Dagster's.
+        site: The site.
         found: The case as it stands in the inbox.
         row: What the ledger knows of it.
         failed: Cases that have failed.
@@ -72,7 +75,7 @@ def fingerprint_of(
     if run is None or run.status in UNFINISHED:
         return row.fingerprint
     if moved:
-        concluded = run.job_name == conclusion_job.name and run.status is dg.DagsterRunStatus.SUCCESS
+        concluded = read_case(instance, site, found.case).concluded
         since_ns = None if concluded else int(now.timestamp() * 1e9)
     else:
         since_ns = _repaired_ns(found, row, run)
@@ -213,7 +216,7 @@ def see(
         ready, reason, next_check = _readiness(site, found, row.first_seen if row else now, now)
         if removal is Removal.IN_WORK:
             ready, reason, next_check = False, _UNDER_ANOTHER_NAME, now + _FAILED_AGAIN_AFTER
-        fingerprint = fingerprint_of(instance, found, row, failed, present, now)
+        fingerprint = fingerprint_of(instance, site, found, row, failed, present, now)
         site.ledger.see_arrival(found.place, found.case, fingerprint, ready, reason, next_check)
         until += [next_check] if next_check is not None else []
     site.ledger.forget_unrequested(cases[0].place, [found.case for found in cases])

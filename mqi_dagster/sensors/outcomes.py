@@ -19,7 +19,7 @@ from mqi_dagster.errors import LONGEST_NAME, shown
 from mqi_dagster.ledger.alarms import AlarmKind
 from mqi_dagster.ledger.outcomes import RunOutcome, RunVerdict
 from mqi_dagster.lifecycle.boundary import is_passing, safe_text
-from mqi_dagster.lifecycle.causes import CANCELLED, first_cause, next_step
+from mqi_dagster.lifecycle.causes import CANCELLED, first_cause, goes_on_by_itself, next_step
 from mqi_dagster.lifecycle.jobs import FAILURES_TAG, GPU_TAG, PARTITION_TAG, RETRY_OF_TAG, priority_of
 from mqi_dagster.lifecycle.pipeline import Job, Pipeline, find_job, level_of, levels_of
 from mqi_dagster.lifecycle.run_requests import REQUESTS_PER_TICK, SECONDS_PER_TICK, Position
@@ -299,8 +299,7 @@ def _judge(
         verdict, cause, code, again = RunVerdict.CANCELLED, CANCELLED, "", False
     else:
         found = first_cause(context.instance, run.run_id)
-        # What a person runs in a terminal is in that person's hands.
-        again = found.again and run.remote_job_origin is not None
+        again = goes_on_by_itself(found, served=run.remote_job_origin is not None)
         verdict = RunVerdict.RETRY if again else RunVerdict.FAILED
         cause, code = found.text, found.code or ""
     first_at, tries = _streak(context.instance, site, pipelines, run, ended_at) if again else (ended_at, 1)

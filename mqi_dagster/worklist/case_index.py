@@ -11,18 +11,20 @@ import dagster as dg
 from sqlalchemy.exc import OperationalError
 
 from mqi_dagster.delivery.manifest import CaseManifest
-from mqi_dagster.ledger.outcomes import RunVerdict
 from mqi_dagster.lifecycle.causes import Cause, first_cause
-from mqi_dagster.lifecycle.runs import CONCLUSION, RunState
+from mqi_dagster.lifecycle.materialisations import MANIFEST
+from mqi_dagster.lifecycle.runs import RunState
 from mqi_dagster.lifecycle.stages import OVER, CaseState, Stage, order
 from mqi_dagster.lifecycle.status import (
-    MANIFEST,
     BeamFacts,
     BeamStatus,
     CaseStatus,
     RunFacts,
     beam_status,
     case_status,
+    failure_of,
+    results_removed,
+    settled,
 )
 from mqi_dagster.partitions import root_of
 from mqi_dagster.resources.site import Site
@@ -197,31 +199,20 @@ class CaseIndex:
         """Whether it was concluded so long ago that it is not listed; reads nothing."""
         if self._history is None:
             return False
-        run, arrival = self._from.runs.latest.get(case), self._from.ledger.arrivals.get(case)
-        if run is None and arrival is not None and arrival.ready and self._is_removed(case):
-            return True
-        if run is None or run.state is not RunState.DONE or run.job != CONCLUSION or run.ended is None:
+        runs, arrival = self._from.runs.latest, self._from.ledger.arrivals.get(case)
+        run = runs.get(case)
+        if run is not None and (run.ended is None or self._now - run.ended < self._history):
             return False
-        if self._now - run.ended < self._history or (arrival is not None and arrival.is_open):
-            return False
-        if self._is_removed(case):
-            return True
-        beams = self._from.events.beams_of(case)
-        done = all(
-            (latest := self._from.runs.latest.get(beam)) is not None and latest.state is RunState.DONE
-            for beam in beams.values()
-        )
-        return done and bool(beams) and self._manifests.concluded(case, beams)
+        keys = self._from.events.beams_of(case)
+        beams = [runs.get(beam) for beam in keys.values()]
+        removed = self._is_removed(case)
+        return settled(run, arrival, removed, beams, lambda: self._manifests.concluded(case, keys))
 
     def _is_removed(self, case: str) -> bool:
-        """Whether at most the records of a concluded case are left, as after `retention.case_days`."""
-        if case in self._from.events.cases:
-            return False
-        run, arrival = self._from.runs.latest.get(case), self._from.ledger.arrivals.get(case)
-        removed_at = arrival.results_removed_at if arrival is not None and not arrival.is_open else None
-        if removed_at is not None and (run is None or run.created < removed_at):
-            return True
-        return run is not None and run.state is RunState.DONE and run.job == CONCLUSION
+        is_partition = case in self._from.events.cases
+        return results_removed(
+            self._from.ledger.arrivals.get(case), is_partition, self._from.runs.latest.get(case)
+        )
 
     # One case
 
@@ -261,9 +252,12 @@ class CaseIndex:
     @staticmethod
     def _to_be_told_apart(latest: RunFacts, beams: dict[int, BeamStatus]) -> bool:
         """Whether only the manifest tells if the case is whole, or a beam an invention or out of date."""
-        if latest.state is not RunState.DONE or any(row.state is CaseState.IN_WORK for row in beams.values()):
+        if latest.state not in (RunState.NONE, RunState.DONE):
             return False
-        return any(row.run is not None for row in beams.values())
+        rows = beams.values()
+        if any(row.state is CaseState.IN_WORK for row in rows):
+            return False
+        return any(row.run is not None or row.stage is Stage.HANDED_OVER for row in rows)
 
     def _beam_rows(self, case: str, keys: dict[int, str]) -> dict[int, BeamStatus]:
         arrival = self._from.ledger.arrivals.get(case)
@@ -297,21 +291,8 @@ class CaseIndex:
             progress = self._from.ledger.progress.get(partition)
             return RunFacts(run, why, detail.priority, steps=detail.steps, progress=progress)
         outcome = self._from.ledger.outcomes.get(run.run_id)
-        if outcome is not None:
-            cause = Cause(outcome.cause, outcome.code or None, outcome.verdict is RunVerdict.RETRY)
-        else:
-            # The services have not judged it yet, and will come to the same.
-            cause = self._cause(partition, run.run_id)
-        return RunFacts(
-            run,
-            why,
-            detail.priority,
-            again=cause.again and detail.served,
-            next_try=outcome.next_try_at if outcome is not None else None,
-            cause=cause.text,
-            code=cause.code,
-            steps=detail.steps,
-        )
+        failure = failure_of(outcome, lambda: self._cause(partition, run.run_id), detail.served)
+        return RunFacts(run, why, detail.priority, failure=failure, served=detail.served, steps=detail.steps)
 
     def _cause(self, partition: str, run_id: str) -> Cause:
         found = self._causes.get(run_id)
@@ -332,9 +313,7 @@ class CaseIndex:
         return found
 
     def _beam_facts(self, beam: str, latest: RunFacts) -> BeamFacts:
-        if latest.state is RunState.NONE:
-            return BeamFacts()
-        if latest.state is RunState.DONE:
+        if latest.state in (RunState.NONE, RunState.DONE):
             return BeamFacts(handed_over=self._manifests.handed_over(beam))
         ledger = self._from.ledger
         attempt, lease = ledger.attempts.get(beam), ledger.leases.get(beam)

@@ -6,7 +6,7 @@ import time
 
 import dagster as dg
 
-from mqi_dagster.lifecycle.status import CONCLUDED, DOSE, HANDED_OVER, MANIFEST
+from mqi_dagster.lifecycle.materialisations import CONCLUDED, DOSE, HANDED_OVER, MANIFEST
 from mqi_dagster.partitions import BEAM, CASE, find_key
 
 _ASSETS = (MANIFEST, DOSE, HANDED_OVER, CONCLUDED)

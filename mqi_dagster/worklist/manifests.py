@@ -9,22 +9,19 @@ import dagster as dg
 from mqi_dagster.delivery.manifest import CaseManifest
 from mqi_dagster.delivery.verdict import AS_PLANNED
 from mqi_dagster.errors import StoreError
-from mqi_dagster.lifecycle.beam import manifest_in, read_manifest
+from mqi_dagster.lifecycle.beam import manifest_in
 from mqi_dagster.lifecycle.conclusion import DELIVERY, NOT_COMPARED
 from mqi_dagster.lifecycle.lineage import digest_in, records_of, text_in
-from mqi_dagster.lifecycle.status import (
+from mqi_dagster.lifecycle.materialisations import (
     CONCLUDED,
     DOSE,
     HANDED_OVER,
     MANIFEST,
-    Made,
-    concluded,
-    counts_since,
-    handed_over,
+    Materialisation,
     latest_made,
     made_by_number,
-    unchanged_since_conclusion,
 )
+from mqi_dagster.lifecycle.status import concluded, counts_since, handed_over, unchanged_since_conclusion
 from mqi_dagster.partitions import beam_key, root_of
 from mqi_dagster.resources.site import Site
 from mqi_dagster.worklist.events import EventIndex
@@ -49,7 +46,7 @@ class Manifests:
         self._events = events
         self._ledger = ledger
         self._read: dict[str, tuple[int | None, CaseManifest | None]] = {}
-        self._made: dict[int, Made | None] = {}
+        self._made: dict[int, Materialisation | None] = {}
         self._delivery: dict[str, tuple[int | None, str]] = {}
 
     def of(self, case: str) -> CaseManifest | None:
@@ -136,7 +133,7 @@ class Manifests:
         """Number of the latest materialisation in the event log; None where there is none."""
         return self._events.latest(asset, key)
 
-    def latest(self, asset: str, key: str) -> Made | None:
+    def latest(self, asset: str, key: str) -> Materialisation | None:
         """The latest materialisation, read once."""
         number = self._events.latest(asset, key)
         if number is None:
@@ -145,7 +142,7 @@ class Manifests:
             self._made[number] = made_by_number(self._instance, asset, [number]).get(number)
         return self._made[number]
 
-    def before(self, asset: str, key: str, number: int) -> Made | None:
+    def before(self, asset: str, key: str, number: int) -> Materialisation | None:
         """The latest materialisation with a lower number."""
         return latest_made(self._instance, asset, key, before=number)
 
@@ -155,14 +152,6 @@ class Manifests:
             numbers = {self._events.latest(asset, beam) for beam in beams}
             unread = {number for number in numbers if number is not None and number not in self._made}
             self._made |= made_by_number(self._instance, asset, unread)
-
-
-def manifest_of(instance: dg.DagsterInstance, site: Site, case: str) -> CaseManifest | None:
-    """The manifest of a case; None where it has none, or it is damaged."""
-    try:
-        return read_manifest(instance, site.store, case)
-    except StoreError:
-        return None
 
 
 def beams_of(manifest: CaseManifest) -> dict[int, str]:

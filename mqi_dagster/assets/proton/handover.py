@@ -31,8 +31,9 @@ from mqi_dagster.lifecycle.lineage import (
     reusable,
     store_place,
 )
+from mqi_dagster.lifecycle.materialisations import RESULTS, EventLog
 from mqi_dagster.lifecycle.stages import WorkPhase
-from mqi_dagster.lifecycle.status import RESULTS, EventLog, results_digest
+from mqi_dagster.lifecycle.status import results_digest
 from mqi_dagster.partitions import BEAM, CASE, LINEAGE_ONLY, beam_key, root_of
 from mqi_dagster.resources.composed import StoreResource, TargetResource
 from mqi_dagster.resources.site import Site

@@ -275,22 +275,21 @@ def _disks(site: Site) -> Iterator[Found]:
     disks: dict[int, tuple[list[str], float]] = {}
     for role, path in watched.items():
 
-        def ask(role: str = role, path: Path = path) -> str:
+        def ask(role: str = role, path: Path = path) -> None:
             try:
                 disk = path.stat().st_dev
                 if role == "inbox" and os.statvfs(path).f_flag & os.ST_RDONLY:
                     # Who fills it writes elsewhere.
-                    return ""
+                    return
                 disks.setdefault(disk, ([], shutil.disk_usage(path).free))[0].append(role)
             except FileNotFoundError:
                 # The first beam makes these folders; only one that was there can be away.
-                return ""
-            return ""
+                return
 
         trouble = in_time(f"disk {path}", ask)
         # Of inbox and target others tell.
         if trouble and role not in ("inbox", "handover"):
-            yield Found(AlarmKind.DISK_FULL, role, f"the folder cannot be looked at: {trouble}")
+            yield Found(AlarmKind.DISK_FULL, role, f"the folder cannot be looked at: {trouble.text}")
     limit = settings.alarms.disk_free_gb
     for roles, free in disks.values():
         if free < limit * 1e9:

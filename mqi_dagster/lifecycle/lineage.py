@@ -137,10 +137,10 @@ def reusable(store: Store, asset: str, key: str, digest: str) -> Published | Non
         return None
 
 
-def passed(instance: dg.DagsterInstance, asset: str, check: str, key: str) -> bool:
-    """Whether the latest materialisation of a partition has passed a check.
+def latest_has_passed(instance: dg.DagsterInstance, asset: str, check: str, key: str) -> bool:
+    """Whether a check has looked at the latest materialisation of a partition itself, and passed it.
 
-    A materialisation event alone proves nothing: the check has to have looked at that very one.
+    What starts anything asks this: a materialisation event alone proves nothing.
     """
     made = latest_record(instance, asset, key)
     if made is None:
@@ -155,11 +155,11 @@ def passed(instance: dg.DagsterInstance, asset: str, check: str, key: str) -> bo
     return bool(evaluation.passed) and target is not None and target.storage_id == made.storage_id
 
 
-def _content_passed(instance: dg.DagsterInstance, asset: str, check: str, key: str) -> bool:
-    """Whether the newest look of a check at the content that stands there now was a pass.
+def _content_has_passed(instance: dg.DagsterInstance, asset: str, check: str, key: str) -> bool:
+    """Whether a check has passed the latest content of a partition, in whichever materialisation it saw it.
 
-    Two runs of one beam publish the same content: the check of either may have looked at the materialisation
-    of the other, or not have looked yet at the second one.
+    What is at work asks this. Two runs of one beam publish the same content: the check of either may have
+    looked at the materialisation of the other, or not have looked yet at the second one.
     """
     made = instance.fetch_materializations(
         dg.AssetRecordsFilter(asset_key=dg.AssetKey(asset), asset_partitions=[key]), limit=_RECENT
@@ -188,7 +188,7 @@ def require_passed(instance: dg.DagsterInstance, asset: str, check: str, key: st
     Raises:
         StoreError: The content of the latest materialisation was not checked, or failed.
     """
-    if not _content_passed(instance, asset, check, key):
+    if not _content_has_passed(instance, asset, check, key):
         case, beam = store_place(key)
         raise StoreError(
             f"the latest {asset} has not passed the check {check}; materialise it again",

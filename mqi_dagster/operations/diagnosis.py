@@ -26,9 +26,9 @@ from mqi_dagster.execution.gpus import local_gpus, pool_gpus, present_gpus
 from mqi_dagster.execution.processes import inherited_environment, resolve_program
 from mqi_dagster.files import write_whole
 from mqi_dagster.hu_table import read_hu_tables
+from mqi_dagster.ledger.alarms import AlarmKind
 from mqi_dagster.ledger.ledger import Ledger
 from mqi_dagster.ledger.place import ledger_url
-from mqi_dagster.ledger.tables import REVISION
 from mqi_dagster.lifecycle.health import services
 from mqi_dagster.lifecycle.uptime import Heartbeat
 from mqi_dagster.machine import read_machines
@@ -66,29 +66,28 @@ from mqi_dagster.settings import (
 from mqi_dagster.settings.passwords import read_password
 from mqi_dagster.worklist.reading import plain_errors
 
-SEEN = "now "
-"""Before the kind of what is seen now, in the place of an alarm's."""
 
-
-def examine_health(site: Site, ledger: Ledger | None) -> Iterator[Finding]:
+def examine_health(site: Site, ledger: Ledger | None, seen: set[AlarmKind]) -> Iterator[Finding]:
     """Services and sensors that do not do their work, as everybody sees it who looks.
 
     Args:
         site: The site.
         ledger: What waits stands there; None where it cannot be read.
+        seen: Gets the kinds of what is found.
     """
     now = datetime.now(UTC)
     with plain_errors(), open_instance(site.settings) as instance:
         found = services(instance, site, PIPELINES, ledger, now, Heartbeat.of(instance, now))
     for one in found:
         since = "" if one.since is None else f"since {one.since:%Y-%m-%d %H:%M} UTC: "
+        seen.add(one.kind)
         yield Finding(
-            f"{SEEN}{one.kind.value}", Verdict.FAULT, f"{one.subject}, {since}{one.text}", "mqi alarms"
+            f"now {one.kind.value}", Verdict.FAULT, f"{one.subject}, {since}{one.text}", "mqi alarms"
         )
 
 
 def examine_alarms(
-    settings: Settings, ledger: Ledger | None, seen: Collection[str] = ()
+    settings: Settings, ledger: Ledger | None, seen: Collection[AlarmKind] = ()
 ) -> Iterator[Finding]:
     """The alarms that stand, the secrets of the notifications, and receivers that take nothing.
 
@@ -108,7 +107,7 @@ def examine_alarms(
     if ledger is None:
         return
     for alarm in ledger.alarms():
-        if alarm.kind.value in seen:
+        if alarm.kind in seen:
             continue
         found = f"since {alarm.first_at:%Y-%m-%d %H:%M} UTC: {alarm.text}"
         yield Finding(f"alarm {alarm.kind.value}", Verdict.WARNING, f"{alarm.subject}, {found}", "mqi alarms")
@@ -180,11 +179,9 @@ def _of_the_site(file: Path, settings: Settings) -> Iterator[Finding]:
         # Else the units are what runs; nothing of `mqi dev` is to be started beside them.
         yield from guarded("services", "mqi stop, then mqi dev", lambda: [_services(file, settings)])
     yield from guarded("units", look, lambda: examine_units(settings))
-    found: list[Finding] = []
+    seen: set[AlarmKind] = set()
     if not any(one.subject == "Dagster" and one.verdict is Verdict.FAULT for one in of_dagster):
-        found = list(guarded("health", "see Dagster", lambda: examine_health(site, opened)))
-    yield from found
-    seen = {one.subject.removeprefix(SEEN) for one in found}
+        yield from guarded("health", "see Dagster", lambda: examine_health(site, opened, seen))
     yield from guarded("alarms", "see the ledger", lambda: examine_alarms(settings, opened, seen))
     yield examine_way_in(settings)
     yield examine_retention(settings)
@@ -455,12 +452,12 @@ def _instance(settings: Settings, ledger: Ledger | None) -> Iterator[Finding]:
 
 def _opened(settings: Settings, looked_at: Finding) -> Ledger | None:
     """The ledger, where opening it changes nothing."""
-    if looked_at.subject != "ledger" or not looked_at.found.startswith(f"revision {REVISION},"):
+    if looked_at.verdict is not Verdict.OK:
         return None
     try:
         return Ledger.open_reading(ledger_url(settings))
     except MqiError:
-        # Found by the look before; what needs it is left out.
+        # None yet, or away since it was looked at; what needs it is left out.
         return None
 
 

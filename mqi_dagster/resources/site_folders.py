@@ -7,7 +7,7 @@ from contextlib import suppress
 
 from mqi_dagster.resources.site import Site
 from mqi_dagster.settings import LOCAL
-from mqi_dagster.store.known_folders import KnownFolder, in_time
+from mqi_dagster.store.known_folders import FolderTrouble, KnownFolder, in_time
 
 _OF_THE_FOLDER = "the hand-over folder: "
 
@@ -27,22 +27,22 @@ def inbox_trouble(site: Site, *, note: bool = False) -> str:
     """Why the inbox is not there, without a path; empty where it is."""
     known, sentinel = site.known_folder("inbox", site.inbox), site.settings.intake.sentinel
 
-    def ask() -> str:
-        if why := known.trouble():
-            return why
+    def ask() -> FolderTrouble | None:
+        if trouble := known.trouble():
+            return trouble
         if sentinel is not None and not (site.inbox / sentinel).exists():
-            return f"the file {sentinel} is not in it (intake.sentinel)"
+            return FolderTrouble(f"the file {sentinel} is not in it (intake.sentinel)")
         if note:
             _note(known)
-        return ""
+        return None
 
-    why = in_time(f"inbox {site.inbox}", ask)
-    if not why:
+    trouble = in_time(f"inbox {site.inbox}", ask)
+    if trouble is None:
         return ""
     advice = "Mount it, or correct paths.inbox; what waits for it goes on by itself"
-    if "empty" in why:
+    if trouble.replaced:
         advice += ". Where it was made anew on purpose, the first case in it ends this"
-    return f"{why}. {advice}"
+    return f"{trouble.text}. {advice}"
 
 
 def target_trouble(site: Site, *, note: bool = False) -> str:
@@ -52,30 +52,30 @@ def target_trouble(site: Site, *, note: bool = False) -> str:
         return ""
     known = site.known_folder("handover", handover.folder)
 
-    def ask() -> str:
+    def ask() -> FolderTrouble | None:
         # The first hand-over makes it.
         there = handover.folder
         if not there.exists() and known.was_seen():
-            return "it is not there any more"
+            return FolderTrouble("it is not there any more", replaced=True)
         while not there.exists() and there != there.parent:
             there = there.parent
         if not os.access(there, os.W_OK | os.X_OK) or os.statvfs(there).f_flag & os.ST_RDONLY:
-            return "it cannot be written"
+            return FolderTrouble("it cannot be written")
         if not handover.folder.exists():
-            return ""
-        if why := known.trouble():
-            return why
+            return None
+        if trouble := known.trouble():
+            return trouble
         if note:
             _note(known)
-        return ""
+        return None
 
-    why = in_time(f"handover {handover.folder}", ask)
-    if not why:
+    trouble = in_time(f"handover {handover.folder}", ask)
+    if trouble is None:
         return ""
     advice = "Mend it; what waits for it goes on by itself"
-    if "than before" in why or "any more" in why:
+    if trouble.replaced:
         advice = (
             "Mount it, and what waits for it goes on by itself."
             " Where it is a new one on purpose, make it, and any folder in it"
         )
-    return f"{_OF_THE_FOLDER}{why}. {advice}"
+    return f"{_OF_THE_FOLDER}{trouble.text}. {advice}"

@@ -9,7 +9,7 @@ from mqi_dagster.delivery.manifest import CaseManifest, beam_inputs
 from mqi_dagster.lifecycle.beam import read_manifest
 from mqi_dagster.lifecycle.boundary import safe_text
 from mqi_dagster.lifecycle.jobs import beam_job, beam_tags
-from mqi_dagster.lifecycle.lineage import passed
+from mqi_dagster.lifecycle.lineage import latest_has_passed
 from mqi_dagster.lifecycle.pipeline import Pipeline
 from mqi_dagster.lifecycle.run_requests import (
     Position,
@@ -151,7 +151,9 @@ def _look(
     """Beams of a case and the runs that are to be asked for; None where it has to be looked at again."""
     if any_unfinished(instance, [case]):
         return None
-    if not latest_run_succeeded(instance, case) or not passed(instance, "case_manifest", "integrity", case):
+    if not latest_run_succeeded(instance, case) or not latest_has_passed(
+        instance, "case_manifest", "integrity", case
+    ):
         return [], []
     manifest = read_manifest(instance, store.open(), case)
     asked_for = beam_requests(manifest, site.settings.handover.target, priority)

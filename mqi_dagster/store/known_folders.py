@@ -23,6 +23,17 @@ _asked: dict[str, threading.Thread] = {}
 
 
 @dataclass(frozen=True, slots=True)
+class FolderTrouble:
+    """Why a folder is not what it should be."""
+
+    text: str
+    """For people, without a path."""
+    replaced: bool = False
+    """Whether nothing, or an empty folder, is in the place of the one that was seen before: a share that is
+    not mounted, or one that was made anew on purpose."""
+
+
+@dataclass(frozen=True, slots=True)
 class KnownFolder:
     """One folder, and what was written down of it.
 
@@ -36,8 +47,8 @@ class KnownFolder:
     role: str
     folder: Path
 
-    def trouble(self) -> str:
-        """Why it is not what it was, in words without a path; empty where it is.
+    def trouble(self) -> FolderTrouble | None:
+        """Why it is not what it was; None where it is.
 
         Raises:
             OSError: It cannot be listed.
@@ -45,8 +56,9 @@ class KnownFolder:
         holds_folders, inode = self._look()
         known = self._known()
         if holds_folders or known is None or known == inode:
-            return ""
-        return "it is empty and another folder than before, as the mount point of an unmounted share is"
+            return None
+        text = "it is empty and another folder than before, as the mount point of an unmounted share is"
+        return FolderTrouble(text, replaced=True)
 
     def was_seen(self) -> bool:
         """Whether it was ever written down."""
@@ -86,7 +98,7 @@ class KnownFolder:
         return dict(found) if isinstance(found, dict) else {}
 
 
-def in_time(name: str, ask: Callable[[], str]) -> str:
+def in_time(name: str, ask: Callable[[], FolderTrouble | None]) -> FolderTrouble | None:
     """The answer to a question to a file system that may hang; at most one stays open for each name.
 
     Args:
@@ -94,20 +106,20 @@ def in_time(name: str, ask: Callable[[], str]) -> str:
         ask: Asks it; an operating-system error is an answer, too.
     """
     if (open_one := _asked.get(name)) is not None and open_one.is_alive():
-        return "it does not answer"
-    said: list[str] = []
+        return FolderTrouble("it does not answer")
+    said: list[FolderTrouble | None] = []
 
     def run() -> None:
         try:
             said.append(ask())
         except OSError as error:
-            said.append(f"it cannot be read: {error.strerror or type(error).__name__}")
+            said.append(FolderTrouble(f"it cannot be read: {error.strerror or type(error).__name__}"))
 
     thread = threading.Thread(target=run, name=f"asks {name}", daemon=True)
     thread.start()
     thread.join(_ANSWER_SECONDS)
     if not said:
         _asked[name] = thread
-        return f"it has not answered within {_ANSWER_SECONDS:g} s"
+        return FolderTrouble(f"it has not answered within {_ANSWER_SECONDS:g} s")
     _asked.pop(name, None)
     return said[0]

@@ -12,7 +12,7 @@ import dagster as dg
 import pytest
 
 from mqi_dagster.lifecycle.beam import read_manifest
-from mqi_dagster.lifecycle.lineage import passed, resolve
+from mqi_dagster.lifecycle.lineage import latest_has_passed, resolve
 from mqi_dagster.operations.instance import open_instance
 from mqi_dagster.partitions import beam_key
 from mqi_dagster.resources.site import Site
@@ -41,7 +41,7 @@ def test_every_result_of_the_concluded_case_is_found_and_whole(folder: Path) -> 
         for beam in beams:
             for asset in ("interpreted_csvs", "tps_file", "raw_dose", "rt_dose", "handed_over"):
                 resolve(instance, site.store, asset, beam)
-            assert passed(instance, "rt_dose", "readback", beam)
+            assert latest_has_passed(instance, "rt_dose", "readback", beam)
         summary = resolve(instance, site.store, "case_handed_over", case)
         assert [beam["beam"] for beam in json.loads(summary.path("summary.json").read_bytes())["beams"]] == [
             2,

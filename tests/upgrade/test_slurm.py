@@ -15,7 +15,7 @@ from typing import Any
 import pytest
 import yaml
 
-from mqi_dagster.lifecycle.lineage import passed, resolve
+from mqi_dagster.lifecycle.lineage import latest_has_passed, resolve
 from mqi_dagster.operations.instance import open_instance
 from mqi_dagster.resources.site import Site
 from mqi_dagster.settings import read_settings
@@ -46,7 +46,7 @@ def test_the_concluded_beam_is_found_and_whole(folder: Path) -> None:
         assert set(instance.get_dynamic_partitions("beam")) == {IN_FLIGHT, CONCLUDED}
         for asset in ("interpreted_csvs", "tps_file", "raw_dose", "rt_dose", "handed_over"):
             resolve(instance, site.store, asset, CONCLUDED)
-        assert passed(instance, "rt_dose", "readback", CONCLUDED)
+        assert latest_has_passed(instance, "rt_dose", "readback", CONCLUDED)
 
 
 def test_the_ledger_knows_both_jobs_and_who_holds_the_slot(folder: Path) -> None:

@@ -26,10 +26,10 @@ def doctor(
 ) -> None:
     """Look at dependencies, settings, folders, engine, GPUs, Dagster, services, hosts; exit 1 on a fault."""
     from mqi_dagster.operations.diagnosis import examine
-    from mqi_dagster.operations.probes import Verdict
+    from mqi_dagster.operations.probes import ProbeVerdict
 
     findings = list(examine(site))
-    faults = sum(finding.verdict is Verdict.FAULT for finding in findings)
+    faults = sum(finding.verdict is ProbeVerdict.FAULT for finding in findings)
     if as_json:
         typer.echo(json.dumps([asdict(finding) for finding in findings], indent=1))
     else:

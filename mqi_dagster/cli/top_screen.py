@@ -12,7 +12,7 @@ from rich.segment import Segment
 from rich.text import Text
 
 from mqi_dagster.moments import in_zone, local
-from mqi_dagster.worklist import Alarm, BeamStatus, CaseState, CaseStatus, GpuStatus, Stage, Work
+from mqi_dagster.worklist import AlarmStatus, BeamStatus, CaseState, CaseStatus, GpuStatus, Stage, Work
 
 Shown = CaseStatus | BeamStatus
 FILTERS: tuple[CaseState | None, ...] = (
@@ -223,7 +223,7 @@ def queue_line(work: Work, zone: tzinfo) -> Text:
     return Text(f"{text}{f' ({reasons})' if reasons else ''}{waiting}{inbox}")
 
 
-def alarm_lines(alarms: list[Alarm], at_most: int, zone: tzinfo) -> list[Text]:
+def alarm_lines(alarms: list[AlarmStatus], at_most: int, zone: tzinfo) -> list[Text]:
     """The alarms, so many lines at most."""
     if not alarms or at_most < 1:
         return []

@@ -50,7 +50,7 @@ LOG_NAME = "engine.log"
 WATER_SURFACE_MM = 20.0
 """Engine z of the water surface in 2 cm mode."""
 
-Made = tuple[Published, Published]
+SimulationResults = tuple[Published, Published]
 
 
 class SimulatedBeam:
@@ -101,7 +101,7 @@ class SimulatedBeam:
         self._progress: LiveProgress | None = None
         self._engine: EngineRun | None = None
 
-    def acquire(self, made_meanwhile: Callable[[], Made | None]) -> Made | None:
+    def acquire(self, made_meanwhile: Callable[[], SimulationResults | None]) -> SimulationResults | None:
         """Wait for a slot.
 
         Args:

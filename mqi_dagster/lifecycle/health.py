@@ -46,7 +46,7 @@ _FOLDERS_LOOKED_AT = 2000
 
 
 @dataclass(frozen=True, slots=True)
-class Found:
+class HealthProblem:
     """Something that does not work now."""
 
     kind: AlarmKind
@@ -82,7 +82,7 @@ def health(
     ledger: Ledger | None,
     now: datetime,
     heartbeat: Heartbeat,
-) -> list[Found]:
+) -> list[HealthProblem]:
     """Everything of a site that does not work, for one who is none of its services.
 
     Args:
@@ -103,7 +103,7 @@ def services(
     ledger: Ledger | None,
     now: datetime,
     heartbeat: Heartbeat,
-) -> list[Found]:
+) -> list[HealthProblem]:
     """Which services and sensors do not do their work; see `health`."""
     watch, code = watch_of(site.settings), answers(socket_path(site.settings))
     if not watch and not code:
@@ -111,17 +111,17 @@ def services(
         if not work:
             return []
         text = f"the services do not run, and {work}. Start them: {_START}"
-        return [Found(AlarmKind.SERVICES_AWAY, "services", text, heartbeat.seen)]
+        return [HealthProblem(AlarmKind.SERVICES_AWAY, "services", text, heartbeat.seen)]
     found = []
     if not heartbeat.alive:
         text = f"Dagster's daemon does not run: nothing is started and no sensor looks. {_start('daemon')}"
-        found.append(Found(AlarmKind.DAEMON_AWAY, "daemon", text, heartbeat.seen))
+        found.append(HealthProblem(AlarmKind.DAEMON_AWAY, "daemon", text, heartbeat.seen))
     if not code:
         text = (
             "the code location does not answer: no sensor looks and no run starts. Its log says whether it"
             f" cannot be loaded. {_start('code')}"
         )
-        found.append(Found(AlarmKind.CODE_AWAY, "code", text))
+        found.append(HealthProblem(AlarmKind.CODE_AWAY, "code", text))
     if watch is False:
         found.append(_without_watch())
     if not found:
@@ -134,14 +134,14 @@ def watch_of(settings: Settings) -> bool | None:
     return is_held(settings.paths.state / WATCH_LOCK)
 
 
-def watch(settings: Settings) -> list[Found]:
+def watch(settings: Settings) -> list[HealthProblem]:
     """The service `watch`, as the other services see it."""
     return [_without_watch()] if watch_of(settings) is False else []
 
 
-def _without_watch() -> Found:
+def _without_watch() -> HealthProblem:
     text = f"the service watch does not run: nobody would tell that the others do not. {_start('watch')}"
-    return Found(AlarmKind.WATCH_AWAY, "watch", text)
+    return HealthProblem(AlarmKind.WATCH_AWAY, "watch", text)
 
 
 def _start(name: str) -> str:
@@ -154,7 +154,7 @@ def sensors(
     pipelines: Iterable[Pipeline],
     now: datetime,
     heartbeat: Heartbeat,
-) -> list[Found]:
+) -> list[HealthProblem]:
     """Sensors that are switched off, fail, or are not evaluated any more."""
     if instance.schedule_storage is None:
         # An instance in memory has no sensors.
@@ -181,11 +181,11 @@ def _sensor(
     state: InstigatorState,
     began: datetime | None,
     now: datetime,
-) -> Found | None:
+) -> HealthProblem | None:
     name = state.name
     if state.status is InstigatorStatus.STOPPED:
         text = f"the sensor {name} is switched off, and what it does is not done. Switch it on in the pages"
-        return Found(AlarmKind.SENSOR_STOPPED, name, text)
+        return HealthProblem(AlarmKind.SENSOR_STOPPED, name, text)
     # The newest may be one that is at work now.
     ticks = instance.get_ticks(state.instigator_origin_id, state.selector_id, limit=3)
     if not ticks:
@@ -194,7 +194,7 @@ def _sensor(
     newest = datetime.fromtimestamp(ticks[0].timestamp, UTC)
     if now - max(newest, began or newest) > timedelta(seconds=every + LATE_SECONDS):
         text = f"the sensor {name} was not evaluated since {newest:%Y-%m-%d %H:%M} UTC. {_start('daemon')}"
-        return Found(AlarmKind.SENSOR_FAILING, name, text, newest)
+        return HealthProblem(AlarmKind.SENSOR_FAILING, name, text, newest)
     ended = [tick for tick in ticks if tick.status is not TickStatus.STARTED]
     if not ended or ended[0].status is not TickStatus.FAILURE:
         return None
@@ -208,7 +208,7 @@ def _sensor(
             f"the sensor {name} fails ({kind}), and what it does is not done. Its ticks in the pages and the"
             " log of the code location say more; `mqi doctor` tries what may be away"
         )
-        return Found(AlarmKind.SENSOR_FAILING, name, text, failed_at)
+        return HealthProblem(AlarmKind.SENSOR_FAILING, name, text, failed_at)
     return None
 
 
@@ -247,7 +247,7 @@ def _has_come(inbox: Path, since: datetime | None) -> bool:
     return False
 
 
-def folders(site: Site, *, note: bool = False) -> list[Found]:
+def folders(site: Site, *, note: bool = False) -> list[HealthProblem]:
     """The inbox, a local target and the disks, where one of them is away or full.
 
     Args:
@@ -256,13 +256,13 @@ def folders(site: Site, *, note: bool = False) -> list[Found]:
     """
     found = []
     if trouble := inbox_trouble(site, note=note):
-        found.append(Found(AlarmKind.INBOX_AWAY, "inbox", trouble))
+        found.append(HealthProblem(AlarmKind.INBOX_AWAY, "inbox", trouble))
     if trouble := target_trouble(site, note=note):
-        found.append(Found(AlarmKind.TARGET_AWAY, LOCAL, trouble))
+        found.append(HealthProblem(AlarmKind.TARGET_AWAY, LOCAL, trouble))
     return [*found, *_disks(site)]
 
 
-def _disks(site: Site) -> Iterator[Found]:
+def _disks(site: Site) -> Iterator[HealthProblem]:
     settings = site.settings
     watched: dict[str, Path] = {
         "data": settings.paths.data,
@@ -289,23 +289,23 @@ def _disks(site: Site) -> Iterator[Found]:
         trouble = in_time(f"disk {path}", ask)
         # Of inbox and target others tell.
         if trouble and role not in ("inbox", "handover"):
-            yield Found(AlarmKind.DISK_FULL, role, f"the folder cannot be looked at: {trouble.text}")
+            yield HealthProblem(AlarmKind.DISK_FULL, role, f"the folder cannot be looked at: {trouble.text}")
     limit = settings.alarms.disk_free_gb
     for roles, free in disks.values():
         if free < limit * 1e9:
             room = f"{free / 1e9:.1f} GB free for {', '.join(roles)}"
             text = f"{room}, the limit is {limit:g} GB (alarms.disk_free_gb). Make room"
-            yield Found(AlarmKind.DISK_FULL, roles[0], text)
+            yield HealthProblem(AlarmKind.DISK_FULL, roles[0], text)
 
 
-def records_away(error: Exception) -> Found:
+def records_away(error: Exception) -> HealthProblem:
     """Dagster's database, for one who could not read it."""
     why = error.message if isinstance(error, MqiError) else type(error).__name__
-    return Found(AlarmKind.RECORDS_AWAY, "Dagster", f"{why}. What to do: `mqi doctor`")
+    return HealthProblem(AlarmKind.RECORDS_AWAY, "Dagster", f"{why}. What to do: `mqi doctor`")
 
 
-def ledger_away(error: Exception) -> Found:
+def ledger_away(error: Exception) -> HealthProblem:
     """The ledger, for one who could not read it."""
     why = error.message if isinstance(error, MqiError) else type(error).__name__
     text = f"{why}. Nothing goes on without it: `mqi doctor`; a damaged one: restore the backup"
-    return Found(AlarmKind.LEDGER_AWAY, "ledger", text)
+    return HealthProblem(AlarmKind.LEDGER_AWAY, "ledger", text)

@@ -242,7 +242,7 @@ _FROM_INPUTS = "from its inputs, where they are kept"
 _NEVER = "never"
 
 
-class Kind(StrEnum):
+class RemovableKind(StrEnum):
     """What a thing is that may go."""
 
     SUPERSEDED = "replaced result"
@@ -256,7 +256,7 @@ class Kind(StrEnum):
 class Removable:
     """A thing that may go."""
 
-    kind: Kind
+    kind: RemovableKind
     name: str
     """Without a path: case, beam, asset and digest, or run."""
     path: Path
@@ -292,22 +292,24 @@ def spare(
             try:
                 yield from _of_case(instance, site, folder, now)
             except (OSError, MqiError) as error:
-                problems.append(f"{Kind.CASE} {folder.name} cannot be looked at: {_words(error)}")
+                problems.append(f"{RemovableKind.CASE} {folder.name} cannot be looked at: {_words(error)}")
         if retention.record_days is not None:
             limit = now - timedelta(days=retention.record_days)
             home = site.settings.paths.dagster_home
             for case in removed_cases(instance, site, limit, _busy_cases(instance, site)):
                 try:
-                    yield Removable(Kind.RECORDS, case, home, records_size(instance, site, case), _NEVER)
+                    yield Removable(
+                        RemovableKind.RECORDS, case, home, records_size(instance, site, case), _NEVER
+                    )
                 except OSError as error:
-                    problems.append(f"{Kind.RECORDS} {case} cannot be looked at: {_words(error)}")
+                    problems.append(f"{RemovableKind.RECORDS} {case} cannot be looked at: {_words(error)}")
         if retention.engine_log_days is not None:
             limit = now - timedelta(days=retention.engine_log_days)
-            yield from _old_files(Kind.ENGINE_LOG, site.engine_logs, "*/*.log", limit)
+            yield from _old_files(RemovableKind.ENGINE_LOG, site.engine_logs, "*/*.log", limit)
         if retention.run_output_days is not None:
             limit = now - timedelta(days=retention.run_output_days)
             storage = site.settings.paths.dagster_home / "storage"
-            yield from _old_files(Kind.RUN_OUTPUT, storage, "*/compute_logs/*", limit)
+            yield from _old_files(RemovableKind.RUN_OUTPUT, storage, "*/compute_logs/*", limit)
 
 
 def _of_case(instance: dg.DagsterInstance, site: Site, folder: Path, now: datetime) -> Iterator[Removable]:
@@ -317,7 +319,7 @@ def _of_case(instance: dg.DagsterInstance, site: Site, folder: Path, now: dateti
     ):
         # Looking at the cases before it takes time, in which more of it may have come.
         if folder.name not in _busy_cases(instance, site):
-            yield Removable(Kind.CASE, folder.name, folder, size_of(folder), _FROM_INPUTS)
+            yield Removable(RemovableKind.CASE, folder.name, folder, size_of(folder), _FROM_INPUTS)
     elif retention.superseded_days is not None:
         yield from _superseded(instance, site, folder, now - timedelta(days=retention.superseded_days))
 
@@ -332,14 +334,14 @@ def remove(instance: dg.DagsterInstance, site: Site, thing: Removable) -> bool:
         InfrastructureError: It cannot be removed.
     """
     with _told(f"{thing.kind} {thing.name} cannot be removed"):
-        if thing.kind in (Kind.CASE, Kind.RECORDS):
+        if thing.kind in (RemovableKind.CASE, RemovableKind.RECORDS):
             # Between the listing and this, and between this and the removal, more of the case may have come.
             if _wanted_again(instance, site, thing.name):
                 return False
-            if thing.kind is Kind.RECORDS:
+            if thing.kind is RemovableKind.RECORDS:
                 return remove_records(instance, site, thing.name)
             return _remove_case(instance, site, thing)
-        if thing.kind is Kind.SUPERSEDED:
+        if thing.kind is RemovableKind.SUPERSEDED:
             if _needed_again(instance, site, thing.path):
                 return False
             site.store.discard(thing.path)
@@ -471,7 +473,7 @@ def _superseded(
                 if _changed(result) < limit:
                     name = f"{_key_of(level)} {asset.name} {result.name[:8]}"
                     again = "only with the inputs and settings of then"
-                    yield Removable(Kind.SUPERSEDED, name, result, size_of(result), again)
+                    yield Removable(RemovableKind.SUPERSEDED, name, result, size_of(result), again)
 
 
 def _key_of(level: Path) -> str:
@@ -523,7 +525,7 @@ def forget_partitions(instance: dg.DagsterInstance, case: str, beams: list[str])
         instance.delete_dynamic_partition(CASE.name, case)
 
 
-def _old_files(kind: Kind, folder: Path, pattern: str, limit: datetime) -> Iterator[Removable]:
+def _old_files(kind: RemovableKind, folder: Path, pattern: str, limit: datetime) -> Iterator[Removable]:
     for path in sorted(folder.glob(pattern)):
         if path.is_file() and _changed(path) < limit:
             name = path.relative_to(folder).parts[0]

@@ -32,13 +32,13 @@ from mqi_dagster.partitions import BEAM, CASE, root_of
 from mqi_dagster.store.digests import digest_of
 
 
-class Row(BaseModel):
+class StatusRow(BaseModel):
     """Immutable, without unknown keys; moments are in UTC."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
 
-class CaseStatus(Row):
+class CaseStatus(StatusRow):
     """One case: where it stands, and why."""
 
     case: str
@@ -63,7 +63,7 @@ class CaseStatus(Row):
     """Id of its latest run."""
 
 
-class BeamStatus(Row):
+class BeamStatus(StatusRow):
     """One beam: where it stands, and why."""
 
     beam: str
@@ -492,7 +492,7 @@ def case_status(
     )
 
 
-_Found = tuple[CaseState, Stage, str, str | None]
+_Place = tuple[CaseState, Stage, str, str | None]
 """State, stage, reason and next step."""
 
 
@@ -502,7 +502,7 @@ def _case_state(
     manifest: CaseManifest | None,
     beams: Sequence[BeamStatus] | None,
     concluded: bool,
-) -> _Found:
+) -> _Place:
     if latest.state is RunState.WORKING and latest.report is not None:
         return CaseState.IN_WORK, *_reported(latest.report), None
     if latest.state in (RunState.WAITING, RunState.WORKING):
@@ -534,7 +534,7 @@ def _not_failed(
     manifest: CaseManifest | None,
     beams: Sequence[BeamStatus] | None,
     concluded: bool,
-) -> _Found:
+) -> _Place:
     waiting = CaseState.WAITING
     if arrival is not None and arrival.is_open:
         return waiting, Stage.READY, "its intake has not been started yet", None

@@ -10,7 +10,7 @@ from mqi_dagster.errors import MqiError
 from mqi_dagster.ledger.alarms import AlarmKind
 from mqi_dagster.ledger.ledger import Ledger
 from mqi_dagster.lifecycle import health
-from mqi_dagster.lifecycle.health import Found
+from mqi_dagster.lifecycle.health import HealthProblem
 from mqi_dagster.lifecycle.uptime import Heartbeat
 from mqi_dagster.operations.instance import open_instance
 from mqi_dagster.resources.site import Site
@@ -80,10 +80,10 @@ def dismiss(site: Site, number: int) -> None:
         site.ledger.settle_retries(tries)
 
 
-def found_now(site: Site, now: datetime | None = None) -> list[Found]:
+def found_now(site: Site, now: datetime | None = None) -> list[HealthProblem]:
     """What does not work at this moment, whatever of it is away."""
     at = now or datetime.now(UTC)
-    found: list[Found] = []
+    found: list[HealthProblem] = []
     ledger: Ledger | None = None
     try:
         site.ledger.alarms()

@@ -49,7 +49,7 @@ class CaseRun:
     """
 
 
-class Report(Protocol):
+class ProgressReport(Protocol):
     """How far a beam is, as the site has written it down."""
 
     @property
@@ -68,7 +68,7 @@ class Report(Protocol):
 class Display(Protocol):
     """Shows somebody how far the beams of a running case are."""
 
-    reports: Callable[[str], Report | None] | None
+    reports: Callable[[str], ProgressReport | None] | None
     """What the ledger says of a beam's progress, by its key."""
 
     def note(self, text: str) -> None:

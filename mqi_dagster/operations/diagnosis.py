@@ -34,8 +34,8 @@ from mqi_dagster.lifecycle.uptime import Heartbeat
 from mqi_dagster.machine import read_machines
 from mqi_dagster.operations.instance import open_instance, pool_limit, pool_limit_of
 from mqi_dagster.operations.probes import (
-    Finding,
-    Verdict,
+    ProbeFinding,
+    ProbeVerdict,
     examine_backup,
     examine_hosts,
     examine_modes,
@@ -67,7 +67,7 @@ from mqi_dagster.settings.passwords import read_password
 from mqi_dagster.worklist.reading import plain_errors
 
 
-def examine_health(site: Site, ledger: Ledger | None, seen: set[AlarmKind]) -> Iterator[Finding]:
+def examine_health(site: Site, ledger: Ledger | None, seen: set[AlarmKind]) -> Iterator[ProbeFinding]:
     """Services and sensors that do not do their work, as everybody sees it who looks.
 
     Args:
@@ -81,14 +81,14 @@ def examine_health(site: Site, ledger: Ledger | None, seen: set[AlarmKind]) -> I
     for one in found:
         since = "" if one.since is None else f"since {one.since:%Y-%m-%d %H:%M} UTC: "
         seen.add(one.kind)
-        yield Finding(
-            f"now {one.kind.value}", Verdict.FAULT, f"{one.subject}, {since}{one.text}", "mqi alarms"
+        yield ProbeFinding(
+            f"now {one.kind.value}", ProbeVerdict.FAULT, f"{one.subject}, {since}{one.text}", "mqi alarms"
         )
 
 
 def examine_alarms(
     settings: Settings, ledger: Ledger | None, seen: Collection[AlarmKind] = ()
-) -> Iterator[Finding]:
+) -> Iterator[ProbeFinding]:
     """The alarms that stand, the secrets of the notifications, and receivers that take nothing.
 
     Args:
@@ -110,11 +110,15 @@ def examine_alarms(
         if alarm.kind in seen:
             continue
         found = f"since {alarm.first_at:%Y-%m-%d %H:%M} UTC: {alarm.text}"
-        yield Finding(f"alarm {alarm.kind.value}", Verdict.WARNING, f"{alarm.subject}, {found}", "mqi alarms")
+        yield ProbeFinding(
+            f"alarm {alarm.kind.value}", ProbeVerdict.WARNING, f"{alarm.subject}, {found}", "mqi alarms"
+        )
     wanted = {"webhook": told.webhook, "mail": told.mail}
     for state in ledger.channels():
         if state.trouble and wanted.get(state.channel) is not None:
-            yield Finding(f"notices by {state.channel}", Verdict.WARNING, state.trouble, "mqi notify --test")
+            yield ProbeFinding(
+                f"notices by {state.channel}", ProbeVerdict.WARNING, state.trouble, "mqi notify --test"
+            )
 
 
 def _secret(path: Path) -> str:
@@ -131,27 +135,29 @@ _NOT_STARTED = (126, 127)
 """What a shell ends with where a program is there and cannot be run, or is not there."""
 
 
-def examine(place: Path) -> Iterator[Finding]:
+def examine(place: Path) -> Iterator[ProbeFinding]:
     """Everything about this installation and a site of it; a fault hides only what cannot be looked at."""
     yield _python()
     yield from _dependencies()
     try:
         file = settings_path(place)
     except MqiError as error:
-        yield Finding("site", Verdict.FAULT, error.message, f"mqi init {place}")
+        yield ProbeFinding("site", ProbeVerdict.FAULT, error.message, f"mqi init {place}")
         return
     wrong = configuration_problems(file)
     for problem in wrong:
-        yield Finding("settings", Verdict.FAULT, problem, "correct the file; mqi settings-reference")
+        yield ProbeFinding(
+            "settings", ProbeVerdict.FAULT, problem, "correct the file; mqi settings-reference"
+        )
     settings = _usable(file) if wrong else read_settings(file)
     if settings is None:
         return
     if not wrong:
-        yield Finding("settings", Verdict.OK, "settings and machine files fit their types")
+        yield ProbeFinding("settings", ProbeVerdict.OK, "settings and machine files fit their types")
     yield from _of_the_site(file, settings)
 
 
-def _of_the_site(file: Path, settings: Settings) -> Iterator[Finding]:
+def _of_the_site(file: Path, settings: Settings) -> Iterator[ProbeFinding]:
     """Every look of its own, so that a surprise in one of them hides no other."""
     look = "look at what the message names; the others were looked at all the same"
     site = Site(file)
@@ -180,7 +186,7 @@ def _of_the_site(file: Path, settings: Settings) -> Iterator[Finding]:
         yield from guarded("services", "mqi stop, then mqi dev", lambda: [_services(file, settings)])
     yield from guarded("units", look, lambda: examine_units(settings))
     seen: set[AlarmKind] = set()
-    if not any(one.subject == "Dagster" and one.verdict is Verdict.FAULT for one in of_dagster):
+    if not any(one.subject == "Dagster" and one.verdict is ProbeVerdict.FAULT for one in of_dagster):
         yield from guarded("health", "see Dagster", lambda: examine_health(site, opened, seen))
     yield from guarded("alarms", "see the ledger", lambda: examine_alarms(settings, opened, seen))
     yield examine_way_in(settings)
@@ -205,14 +211,14 @@ def _usable(file: Path) -> Settings | None:
     return parse_settings(content, file.resolve().parent)
 
 
-def _python() -> Finding:
+def _python() -> ProbeFinding:
     version = platform.python_version()
     if not (3, 11) <= sys.version_info[:2] <= (3, 13):
-        return Finding("python", Verdict.FAULT, version, "use Python 3.11, 3.12 or 3.13")
-    return Finding("python", Verdict.OK, version)
+        return ProbeFinding("python", ProbeVerdict.FAULT, version, "use Python 3.11, 3.12 or 3.13")
+    return ProbeFinding("python", ProbeVerdict.OK, version)
 
 
-def _dependencies() -> Iterator[Finding]:
+def _dependencies() -> Iterator[ProbeFinding]:
     for text in metadata.requires(PACKAGE) or []:
         wanted = Requirement(text)
         if wanted.marker is not None and not wanted.marker.evaluate({"extra": ""}):
@@ -220,15 +226,17 @@ def _dependencies() -> Iterator[Finding]:
         try:
             version = metadata.version(wanted.name)
         except metadata.PackageNotFoundError:
-            yield Finding(wanted.name, Verdict.FAULT, "not installed", "make install")
+            yield ProbeFinding(wanted.name, ProbeVerdict.FAULT, "not installed", "make install")
             continue
         if not wanted.specifier.contains(version, prereleases=True):
-            yield Finding(wanted.name, Verdict.FAULT, f"{version}, not {wanted.specifier}", "make install")
+            yield ProbeFinding(
+                wanted.name, ProbeVerdict.FAULT, f"{version}, not {wanted.specifier}", "make install"
+            )
             continue
-        yield Finding(wanted.name, Verdict.OK, version)
+        yield ProbeFinding(wanted.name, ProbeVerdict.OK, version)
 
 
-def _machines(settings: Settings) -> Finding:
+def _machines(settings: Settings) -> ProbeFinding:
     def look() -> str:
         machines = read_machines(settings.paths.machines).all
         return ", ".join(
@@ -238,7 +246,7 @@ def _machines(settings: Settings) -> Finding:
     return finding("machines", "correct the machine files", look)
 
 
-def _hu_tables(settings: Settings) -> Finding:
+def _hu_tables(settings: Settings) -> ProbeFinding:
     def look() -> str:
         tables = read_hu_tables(settings.paths.hu_tables).all
         return ", ".join(f"{one.id}{'' if one.calibrated else ' (typical)'}" for one in tables)
@@ -246,15 +254,17 @@ def _hu_tables(settings: Settings) -> Finding:
     return finding("HU tables", "correct the HU tables", look)
 
 
-def _zone(settings: Settings) -> Finding:
+def _zone(settings: Settings) -> ProbeFinding:
     zone, here = settings.site.timezone, local_zone()
     if zone != here:
         found = f"{zone}; this computer is in {here}"
-        return Finding("time zone", Verdict.WARNING, found, "right if the machines' clocks show that zone")
-    return Finding("time zone", Verdict.OK, zone)
+        return ProbeFinding(
+            "time zone", ProbeVerdict.WARNING, found, "right if the machines' clocks show that zone"
+        )
+    return ProbeFinding("time zone", ProbeVerdict.OK, zone)
 
 
-def _own_secret(settings: Settings) -> Finding:
+def _own_secret(settings: Settings) -> ProbeFinding:
     try:
         require_own_secret(settings)
     except (InfrastructureError, SQLAlchemyError):
@@ -263,23 +273,23 @@ def _own_secret(settings: Settings) -> Finding:
             "readable by this user alone; whether the cases were named with it cannot be checked while the"
             " ledger is damaged or away"
         )
-        return Finding("secret", Verdict.WARNING, found, "see the ledger")
+        return ProbeFinding("secret", ProbeVerdict.WARNING, found, "see the ledger")
     except Exception as error:  # noqa: BLE001 - a look that fails is what a diagnosis is for
         advice = "chmod 600 on it, or put it back from the backup"
-        return Finding("secret", Verdict.FAULT, words_of(error), advice)
-    return Finding("secret", Verdict.OK, "there, readable by this user alone")
+        return ProbeFinding("secret", ProbeVerdict.FAULT, words_of(error), advice)
+    return ProbeFinding("secret", ProbeVerdict.OK, "there, readable by this user alone")
 
 
-def _account(settings: Settings) -> Iterator[Finding]:
+def _account(settings: Settings) -> Iterator[ProbeFinding]:
     """Whether this is the account that the services run as: another one may do what they may not."""
     owner = settings.paths.state.stat().st_uid
     if owner != os.geteuid():
         name = pwd.getpwuid(owner).pw_name if owner in {one.pw_uid for one in pwd.getpwall()} else str(owner)
         found = f"the site belongs to {name}, and this was looked at as another account"
-        yield Finding("account", Verdict.WARNING, found, f"sudo -u {name} mqi doctor")
+        yield ProbeFinding("account", ProbeVerdict.WARNING, found, f"sudo -u {name} mqi doctor")
 
 
-def _folders(site: Site, settings: Settings) -> Iterator[Finding]:
+def _folders(site: Site, settings: Settings) -> Iterator[ProbeFinding]:
     paths = settings.paths
     yield finding("inbox", "mount it, correct paths.inbox, or its mode", lambda: _readable(site, paths.inbox))
     written = {"data": paths.data, "state": paths.state, "dagster_home": paths.dagster_home}
@@ -318,7 +328,7 @@ def _writable(folder: Path) -> str:
     return f"{folder} is writable"
 
 
-def _space(settings: Settings) -> Iterator[Finding]:
+def _space(settings: Settings) -> Iterator[ProbeFinding]:
     places = {
         "data": settings.paths.data,
         "state": settings.paths.state,
@@ -332,20 +342,20 @@ def _space(settings: Settings) -> Iterator[Finding]:
             disks.setdefault(path.stat().st_dev, []).append(name)
         free = {disk: shutil.disk_usage(places[names[0]]).free for disk, names in disks.items()}
     except OSError as error:
-        yield Finding("disk", Verdict.FAULT, error.strerror or "unknown", "see the folders")
+        yield ProbeFinding("disk", ProbeVerdict.FAULT, error.strerror or "unknown", "see the folders")
         return
     for number, (disk, names) in enumerate(disks.items(), start=1):
         subject = "disk" if number == 1 else f"disk {number}"
         found = f"{free[disk] / 1e9:.1f} GB free for {', '.join(names)}"
         if free[disk] < _NO_SPACE:
-            yield Finding(subject, Verdict.FAULT, found, "make room: nothing more can be stored")
+            yield ProbeFinding(subject, ProbeVerdict.FAULT, found, "make room: nothing more can be stored")
         elif free[disk] < _LITTLE_SPACE:
-            yield Finding(subject, Verdict.WARNING, found, "a beam needs about 0.1 GB")
+            yield ProbeFinding(subject, ProbeVerdict.WARNING, found, "a beam needs about 0.1 GB")
         else:
-            yield Finding(subject, Verdict.OK, found)
+            yield ProbeFinding(subject, ProbeVerdict.OK, found)
 
 
-def _engine(settings: Settings) -> Iterator[Finding]:
+def _engine(settings: Settings) -> Iterator[ProbeFinding]:
     profile = settings.engine.in_use()
     name = f"engine {settings.engine.profile}"
     if profile.reads_beam_model and profile.command[0] == "mqi-engine":
@@ -362,7 +372,7 @@ def _engine(settings: Settings) -> Iterator[Finding]:
     if profile.version_command is not None:
         command = profile.version_command
         yield finding(f"{name} version", "run the version_command by hand", lambda: _answer(command))
-    elif found.verdict is Verdict.OK:
+    elif found.verdict is ProbeVerdict.OK:
         yield finding(f"{name} start", "run it by hand as this account", lambda: _starts(profile.command))
 
 
@@ -408,24 +418,30 @@ def _run(
     )
 
 
-def _gpus(settings: Settings) -> Finding:
+def _gpus(settings: Settings) -> ProbeFinding:
     needed, declared = settings.engine.in_use().needs_gpu, settings.execution.gpus
     try:
         seen = local_gpus()
         gpus, there = pool_gpus(declared, seen), {gpu.uuid for gpu in present_gpus(declared, seen)}
     except MqiError as error:
-        return Finding("GPUs", Verdict.FAULT, error.message, "correct execution.gpus; nvidia-smi -L")
+        return ProbeFinding(
+            "GPUs", ProbeVerdict.FAULT, error.message, "correct execution.gpus; nvidia-smi -L"
+        )
     if not gpus:
         if needed:
-            return Finding("GPUs", Verdict.FAULT, "none seen by NVML", "install the driver; nvidia-smi")
-        return Finding("GPUs", Verdict.OK, "none here, none needed by this engine")
+            return ProbeFinding(
+                "GPUs", ProbeVerdict.FAULT, "none seen by NVML", "install the driver; nvidia-smi"
+            )
+        return ProbeFinding("GPUs", ProbeVerdict.OK, "none here, none needed by this engine")
     if away := ", ".join(gpu.uuid for gpu in gpus if gpu.uuid not in there):
-        return Finding("GPUs", Verdict.FAULT, f"declared and not seen by NVML: {away}", "nvidia-smi")
+        return ProbeFinding(
+            "GPUs", ProbeVerdict.FAULT, f"declared and not seen by NVML: {away}", "nvidia-smi"
+        )
     names = ", ".join(f"{gpu.index}: {gpu.name}, {gpu.memory_mb or 0:,} MB" for gpu in gpus)
-    return Finding("GPUs", Verdict.OK, names if needed else f"{names} (not needed by this engine)")
+    return ProbeFinding("GPUs", ProbeVerdict.OK, names if needed else f"{names} (not needed by this engine)")
 
 
-def _instance(settings: Settings, ledger: Ledger | None) -> Iterator[Finding]:
+def _instance(settings: Settings, ledger: Ledger | None) -> Iterator[ProbeFinding]:
     wanted = pool_limit(settings, ledger)
     try:
         with open_instance(settings) as instance:
@@ -433,26 +449,30 @@ def _instance(settings: Settings, ledger: Ledger | None) -> Iterator[Finding]:
             runs = instance.get_runs_count()
             schema = examine_schema(instance)
     except MqiError as error:
-        yield Finding("Dagster", Verdict.FAULT, error.message, "mqi init")
+        yield ProbeFinding("Dagster", ProbeVerdict.FAULT, error.message, "mqi init")
         return
     except (SQLAlchemyError, OSError, ValueError) as error:
-        yield Finding("Dagster", Verdict.FAULT, type(error).__name__, "see dagster.yaml and its storage")
+        yield ProbeFinding(
+            "Dagster", ProbeVerdict.FAULT, type(error).__name__, "see dagster.yaml and its storage"
+        )
         return
-    yield Finding("Dagster", Verdict.OK, f"instance opens, {runs} runs so far")
+    yield ProbeFinding("Dagster", ProbeVerdict.OK, f"instance opens, {runs} runs so far")
     yield schema
     yield examine_backup(settings, runs)
     if limit is None:
-        yield Finding("pool gpu", Verdict.FAULT, "no limit is set", "mqi init, or start with mqi dev")
+        yield ProbeFinding(
+            "pool gpu", ProbeVerdict.FAULT, "no limit is set", "mqi init, or start with mqi dev"
+        )
     elif limit != wanted:
         found = f"limit {limit}, settings and pool say {wanted}"
-        yield Finding("pool gpu", Verdict.WARNING, found, "mqi init, or start again with mqi dev")
+        yield ProbeFinding("pool gpu", ProbeVerdict.WARNING, found, "mqi init, or start again with mqi dev")
     else:
-        yield Finding("pool gpu", Verdict.OK, f"limit {limit}")
+        yield ProbeFinding("pool gpu", ProbeVerdict.OK, f"limit {limit}")
 
 
-def _opened(settings: Settings, looked_at: Finding) -> Ledger | None:
+def _opened(settings: Settings, looked_at: ProbeFinding) -> Ledger | None:
     """The ledger, where opening it changes nothing."""
-    if looked_at.verdict is not Verdict.OK:
+    if looked_at.verdict is not ProbeVerdict.OK:
         return None
     try:
         return Ledger.open_reading(ledger_url(settings))
@@ -461,16 +481,16 @@ def _opened(settings: Settings, looked_at: Finding) -> Ledger | None:
         return None
 
 
-def _services(file: Path, settings: Settings) -> Finding:
+def _services(file: Path, settings: Settings) -> ProbeFinding:
     services = Services(file, settings)
     try:
         found = services.recorded()
         dead = found.dead() if found is not None else []
     except MqiError as error:
-        return Finding("services", Verdict.FAULT, error.message, "mqi stop")
+        return ProbeFinding("services", ProbeVerdict.FAULT, error.message, "mqi stop")
     if found is None:
-        return Finding("services", Verdict.OK, "not running; mqi dev starts them")
+        return ProbeFinding("services", ProbeVerdict.OK, "not running; mqi dev starts them")
     if dead:
         advice = f"see {services.logs}; mqi stop, then mqi dev"
-        return Finding("services", Verdict.FAULT, f"ended by themselves: {', '.join(dead)}", advice)
-    return Finding("services", Verdict.OK, f"running, pages at {found.pages.address}")
+        return ProbeFinding("services", ProbeVerdict.FAULT, f"ended by themselves: {', '.join(dead)}", advice)
+    return ProbeFinding("services", ProbeVerdict.OK, f"running, pages at {found.pages.address}")

@@ -37,7 +37,7 @@ from mqi_dagster.operations.service_locks import Service
 from mqi_dagster.settings import LOCAL, HandoverAccess, Host, Settings, Slurm
 
 
-class Verdict(StrEnum):
+class ProbeVerdict(StrEnum):
     """What a finding is worth."""
 
     OK = "ok"
@@ -46,30 +46,30 @@ class Verdict(StrEnum):
 
 
 @dataclass(frozen=True, slots=True)
-class Finding:
+class ProbeFinding:
     """One thing that was looked at."""
 
     subject: str
-    verdict: Verdict
+    verdict: ProbeVerdict
     found: str
     advice: str = ""
     """What to do; empty where nothing is wrong."""
 
 
-def finding(subject: str, advice: str, look: Callable[[], str]) -> Finding:
+def finding(subject: str, advice: str, look: Callable[[], str]) -> ProbeFinding:
     """The finding of a look that raises where something is wrong."""
     try:
-        return Finding(subject, Verdict.OK, look())
+        return ProbeFinding(subject, ProbeVerdict.OK, look())
     except Exception as error:  # noqa: BLE001 - a look that fails is what a diagnosis is for
-        return Finding(subject, Verdict.FAULT, words_of(error), advice)
+        return ProbeFinding(subject, ProbeVerdict.FAULT, words_of(error), advice)
 
 
-def guarded(subject: str, advice: str, look: Callable[[], Iterable[Finding]]) -> Iterator[Finding]:
+def guarded(subject: str, advice: str, look: Callable[[], Iterable[ProbeFinding]]) -> Iterator[ProbeFinding]:
     """What a look finds; where it fails in a way that nobody foresaw, that is a finding, and others go on."""
     try:
         yield from look()
     except Exception as error:  # noqa: BLE001 - one surprise must not hide what the other looks find
-        yield Finding(subject, Verdict.FAULT, words_of(error), advice)
+        yield ProbeFinding(subject, ProbeVerdict.FAULT, words_of(error), advice)
 
 
 def words_of(error: Exception) -> str:
@@ -86,7 +86,7 @@ def words_of(error: Exception) -> str:
     return f"it cannot be looked at ({type(error).__name__})"
 
 
-def examine_modes(file: Path, settings: Settings) -> Finding:
+def examine_modes(file: Path, settings: Settings) -> ProbeFinding:
     """Whether a site is its account's alone.
 
     Args:
@@ -106,7 +106,7 @@ def examine_modes(file: Path, settings: Settings) -> Finding:
     try:
         handover = access_of(settings.handover)
     except ConfigurationError as error:
-        return Finding("modes", Verdict.FAULT, error.message, "make the group, or name another")
+        return ProbeFinding("modes", ProbeVerdict.FAULT, error.message, "make the group, or name another")
     local = settings.handover.target == LOCAL
     modes = {name: _mode(path) for name, path in places.items()}
     changed = [name for name, mode in modes.items() if mode & 0o022]
@@ -115,16 +115,18 @@ def examine_modes(file: Path, settings: Settings) -> Finding:
         changed.append("handover")
     if changed:
         found = f"others may change: {', '.join(changed)}"
-        return Finding("modes", Verdict.FAULT, found, "chmod go-w on each of them")
+        return ProbeFinding("modes", ProbeVerdict.FAULT, found, "chmod go-w on each of them")
     read = [name for name in ("data", "state", "the ledger", "dagster_home") if modes[name] & 0o077]
     if read:
-        return Finding("modes", Verdict.WARNING, f"open to others: {', '.join(read)}", "chmod -R go= on them")
+        return ProbeFinding(
+            "modes", ProbeVerdict.WARNING, f"open to others: {', '.join(read)}", "chmod -R go= on them"
+        )
     if local and shown & 0o077 & ~handover.folder_mode:
         owner = settings.handover.access is HandoverAccess.OWNER
         found = f"others may enter handover, and read nothing new there ({shown:04o})"
         advice = "set handover.access and handover.group for them, or chmod go= on it"
-        return Finding("modes", Verdict.WARNING, found, advice if owner else "chmod o= on it")
-    return Finding("modes", Verdict.OK, "others read and change nothing of this site")
+        return ProbeFinding("modes", ProbeVerdict.WARNING, found, advice if owner else "chmod o= on it")
+    return ProbeFinding("modes", ProbeVerdict.OK, "others read and change nothing of this site")
 
 
 def _mode(path: Path) -> int:
@@ -138,7 +140,7 @@ def _mode(path: Path) -> int:
 _POLLS_PER_AGE = 2
 
 
-def examine_hosts(settings: Settings, ledger: Ledger | None) -> Iterator[Finding]:
+def examine_hosts(settings: Settings, ledger: Ledger | None) -> Iterator[ProbeFinding]:
     """Every host of the settings.
 
     Args:
@@ -156,14 +158,14 @@ def examine_hosts(settings: Settings, ledger: Ledger | None) -> Iterator[Finding
 
 def _host(
     settings: Settings, name: str, host: Host, connection: Connection, ledger: Ledger | None
-) -> Iterator[Finding]:
+) -> Iterator[ProbeFinding]:
     reached = finding(
         f"host {name}",
         "see docs/slurm.md: key file, known hosts, account",
         lambda: f"{connection.transport().remote_version.removeprefix('SSH-2.0-')} lets {host.user} in",
     )
     yield reached
-    if reached.verdict is not Verdict.OK:
+    if reached.verdict is not ProbeVerdict.OK:
         return
     if host.slurm is not None and name in (settings.execution.simulation, settings.execution.gpu_monitoring):
         yield from _slurm(settings, name, host.slurm, connection, ledger)
@@ -179,7 +181,7 @@ def _host(
 
 def _slurm(
     settings: Settings, name: str, slurm: Slurm, connection: Connection, ledger: Ledger | None
-) -> Iterator[Finding]:
+) -> Iterator[ProbeFinding]:
     facts: dict[str, str] = {}
 
     def scheduler() -> str:
@@ -188,7 +190,7 @@ def _slurm(
 
     found = finding(f"Slurm of {name}", "is slurmctld up? scontrol ping", scheduler)
     yield found
-    if found.verdict is not Verdict.OK:
+    if found.verdict is not ProbeVerdict.OK:
         return
     yield _accounting(name, slurm, facts)
     yield finding(
@@ -219,20 +221,20 @@ def _slurm(
     yield from _known(name, slurm, ledger)
 
 
-def _accounting(name: str, slurm: Slurm, facts: dict[str, str]) -> Finding:
+def _accounting(name: str, slurm: Slurm, facts: dict[str, str]) -> ProbeFinding:
     subject = f"accounting of {name}"
     kind = facts.get("AccountingStorageType", "")
     age = int("".join(c for c in facts.get("MinJobAge", "0").split()[0] if c.isdigit()) or 0)
     if kind and not kind.endswith("/none") and kind != "(null)":
         comments = "job_comment" in facts.get("AccountingStoreFlags", "")
         kept = "comments are kept" if comments else "comments are not kept: names and times have to do"
-        return Finding(subject, Verdict.OK, f"sacct answers for ended jobs; {kept}")
+        return ProbeFinding(subject, ProbeVerdict.OK, f"sacct answers for ended jobs; {kept}")
     longest = slurm.intervals.poll_maximum_seconds
     found = f"none: ended jobs are known for {age} s (MinJobAge), then only by their results"
     if age < _POLLS_PER_AGE * longest:
         advice = f"set poll_maximum_seconds below {age // _POLLS_PER_AGE}, or MinJobAge higher"
-        return Finding(subject, Verdict.WARNING, found, advice)
-    return Finding(subject, Verdict.OK, found)
+        return ProbeFinding(subject, ProbeVerdict.WARNING, found, advice)
+    return ProbeFinding(subject, ProbeVerdict.OK, found)
 
 
 def _accepted(connection: Connection, slurm: Slurm, timeout_seconds: float) -> str:
@@ -310,21 +312,25 @@ def _handed_over(connection: Connection, folder: str) -> str:
     return f"{folder} takes what is handed over"
 
 
-def _known(name: str, slurm: Slurm, ledger: Ledger | None) -> Iterator[Finding]:
+def _known(name: str, slurm: Slurm, ledger: Ledger | None) -> Iterator[ProbeFinding]:
     look = ledger.cluster_poll(name) if ledger is not None else None
     if look is None:
         return
     limit = timedelta(seconds=slurm.intervals.alarm_seconds)
     if look.failing_since is not None and datetime.now(UTC) - look.failing_since > limit:
         since = f"no answer to the beams since {look.failing_since:%Y-%m-%d %H:%M} UTC: {look.failure}"
-        yield Finding(f"looks at {name}", Verdict.FAULT, since, "beams wait; mend what the words say")
+        yield ProbeFinding(
+            f"looks at {name}", ProbeVerdict.FAULT, since, "beams wait; mend what the words say"
+        )
     if look.used_bytes is not None:
         quota = slurm.retention.quota_gb
         found = f"{look.used_bytes / 1e9:.1f} GB of our folders, quota {quota:g} GB"
         found += f" (hosts.{name}.slurm.retention.quota_gb)"
         full = look.used_bytes > quota * 1e9
         advice = "mqi cluster clean, or keep less (retention)" if full else ""
-        yield Finding(f"space on {name}", Verdict.WARNING if full else Verdict.OK, found, advice)
+        yield ProbeFinding(
+            f"space on {name}", ProbeVerdict.WARNING if full else ProbeVerdict.OK, found, advice
+        )
 
 
 _SYSTEMD = Path("/run/systemd/system")
@@ -342,23 +348,23 @@ SELECT current_setting('server_version'), current_user, pg_database_size(current
 """
 
 
-def examine_records(settings: Settings) -> Iterator[Finding]:
+def examine_records(settings: Settings) -> Iterator[ProbeFinding]:
     """The database server, where there is one, and the ledger on it or in its file."""
     reachable = True
     if settings.database.host is not None:
         findings = list(_server(settings))
-        reachable = findings[0].verdict is not Verdict.FAULT
+        reachable = findings[0].verdict is not ProbeVerdict.FAULT
         yield from findings
     if reachable:
         yield _ledger(settings)
 
 
-def _server(settings: Settings) -> Iterator[Finding]:
+def _server(settings: Settings) -> Iterator[ProbeFinding]:
     try:
         url = server_url(settings)
         assert url is not None
     except MqiError as error:
-        yield Finding("database", Verdict.FAULT, error.message, "see database.password_file")
+        yield ProbeFinding("database", ProbeVerdict.FAULT, error.message, "see database.password_file")
         return
     engine = create_engine(url, poolclass=NullPool, connect_args={"connect_timeout": _CONNECT_SECONDS})
     try:
@@ -366,47 +372,53 @@ def _server(settings: Settings) -> Iterator[Finding]:
             version, role, size, most, superuser, now = connection.execute(text(_FACTS)).one()
     except SQLAlchemyError as error:
         words = str(getattr(error, "orig", error)).strip().splitlines() or [type(error).__name__]
-        yield Finding("database", Verdict.FAULT, words[0], "start the server; see the section database")
+        yield ProbeFinding(
+            "database", ProbeVerdict.FAULT, words[0], "start the server; see the section database"
+        )
         return
     finally:
         engine.dispose()
     found = f"PostgreSQL {version}, role {role}, {size / 1e6:.0f} MB"
     if superuser:
-        yield Finding(
-            "database", Verdict.WARNING, f"{found}, a superuser", "a role that owns this database only"
+        yield ProbeFinding(
+            "database", ProbeVerdict.WARNING, f"{found}, a superuser", "a role that owns this database only"
         )
     else:
-        yield Finding("database", Verdict.OK, found)
+        yield ProbeFinding("database", ProbeVerdict.OK, found)
     needed = _PER_PROCESS * (settings.execution.max_runs + len(Service)) + _BOARDS * _PER_BOARD
     room = f"{most} allowed, {now} in use, ours need up to {needed}, {_BOARDS} open boards among them"
-    verdict = Verdict.OK if needed <= most else Verdict.WARNING
-    yield Finding(
+    verdict = ProbeVerdict.OK if needed <= most else ProbeVerdict.WARNING
+    yield ProbeFinding(
         "connections", verdict, room, "" if needed <= most else "raise max_connections of the server"
     )
 
 
-def _ledger(settings: Settings) -> Finding:
+def _ledger(settings: Settings) -> ProbeFinding:
     # Opening it as the services do would migrate it; a diagnosis changes nothing.
     try:
         found = revision_of(ledger_url(settings))
     except MqiError as error:
-        return Finding("ledger", Verdict.FAULT, f"cannot be read: {error.message}", "restore the backup")
+        return ProbeFinding(
+            "ledger", ProbeVerdict.FAULT, f"cannot be read: {error.message}", "restore the backup"
+        )
     if found is None:
-        return Finding("ledger", Verdict.OK, "none yet; the first start makes it")
+        return ProbeFinding("ledger", ProbeVerdict.OK, "none yet; the first start makes it")
     try:
         try_out(ledger_url(settings))
     except MqiError as error:
         advice = "where it is damaged, restore the backup; else see its owner, mode and attributes"
-        return Finding("ledger", Verdict.FAULT, error.message, advice)
+        return ProbeFinding("ledger", ProbeVerdict.FAULT, error.message, advice)
     if found == REVISION:
-        return Finding("ledger", Verdict.OK, f"revision {found}, whole, and takes what is written")
+        return ProbeFinding("ledger", ProbeVerdict.OK, f"revision {found}, whole, and takes what is written")
     words = f"revision {found}, this version writes {REVISION}"
     if found < REVISION:
-        return Finding("ledger", Verdict.WARNING, words, "back it up; the next start migrates it")
-    return Finding("ledger", Verdict.FAULT, words, "update this installation, or restore the backup")
+        return ProbeFinding("ledger", ProbeVerdict.WARNING, words, "back it up; the next start migrates it")
+    return ProbeFinding(
+        "ledger", ProbeVerdict.FAULT, words, "update this installation, or restore the backup"
+    )
 
 
-def examine_schema(instance: dg.DagsterInstance) -> Finding:
+def examine_schema(instance: dg.DagsterInstance) -> ProbeFinding:
     """Whether Dagster's tables are those of this version of Dagster."""
     behind = []
     storages = {
@@ -420,11 +432,13 @@ def examine_schema(instance: dg.DagsterInstance) -> Finding:
             behind.append(name)
     if behind:
         found = f"{', '.join(behind)}: of another version of Dagster"
-        return Finding("Dagster's tables", Verdict.WARNING, found, "stop, back up, dagster instance migrate")
-    return Finding("Dagster's tables", Verdict.OK, "at the revision of this version")
+        return ProbeFinding(
+            "Dagster's tables", ProbeVerdict.WARNING, found, "stop, back up, dagster instance migrate"
+        )
+    return ProbeFinding("Dagster's tables", ProbeVerdict.OK, "at the revision of this version")
 
 
-def examine_units(settings: Settings) -> Iterator[Finding]:
+def examine_units(settings: Settings) -> Iterator[ProbeFinding]:
     """What the service manager of this machine knows of us; nothing where there is none."""
     running = service_locks.held(settings)
     if running:
@@ -432,9 +446,11 @@ def examine_units(settings: Settings) -> Iterator[Finding]:
         found = f"run by a service manager: {', '.join(running)}"
         if missing:
             advice = f"systemctl start {' '.join(f'mqi-{name}' for name in missing)}"
-            yield Finding("units", Verdict.WARNING, f"{found}; not running: {', '.join(missing)}", advice)
+            yield ProbeFinding(
+                "units", ProbeVerdict.WARNING, f"{found}; not running: {', '.join(missing)}", advice
+            )
         else:
-            yield Finding("units", Verdict.OK, found)
+            yield ProbeFinding("units", ProbeVerdict.OK, found)
         return
     if not _SYSTEMD.is_dir():
         return
@@ -446,41 +462,43 @@ def examine_units(settings: Settings) -> Iterator[Finding]:
     failed = [name for name, state in states.items() if state in ("failed", "activating")]
     if failed:
         advice = f"journalctl -u mqi-{failed[0]}"
-        yield Finding("units", Verdict.FAULT, f"do not start: {', '.join(failed)}", advice)
+        yield ProbeFinding("units", ProbeVerdict.FAULT, f"do not start: {', '.join(failed)}", advice)
 
 
-def examine_way_in(settings: Settings) -> Finding:
+def examine_way_in(settings: Settings) -> ProbeFinding:
     """Whether the pages, which have no login, are open to other machines."""
     host = settings.ui.host
     if host in _LOOPBACK:
-        return Finding("way in", Verdict.OK, f"the pages listen on {host} alone")
+        return ProbeFinding("way in", ProbeVerdict.OK, f"the pages listen on {host} alone")
     advice = "listen on 127.0.0.1, behind a proxy with a login (docs/production.md)"
-    return Finding("way in", Verdict.WARNING, f"the pages listen on {host} and have no login", advice)
+    return ProbeFinding(
+        "way in", ProbeVerdict.WARNING, f"the pages listen on {host} and have no login", advice
+    )
 
 
-def examine_retention(settings: Settings) -> Finding:
+def examine_retention(settings: Settings) -> ProbeFinding:
     """What goes by itself, and whether anybody has to ask for it."""
     retention = settings.retention
     kept = [name for name in type(retention).model_fields if name != "daily" and getattr(retention, name)]
     how = "daily" if retention.daily else "by hand, mqi retention"
-    return Finding("retention", Verdict.OK, f"{', '.join(kept) or 'nothing goes'}; {how}")
+    return ProbeFinding("retention", ProbeVerdict.OK, f"{', '.join(kept) or 'nothing goes'}; {how}")
 
 
-def examine_backup(settings: Settings, runs: int) -> Finding:
+def examine_backup(settings: Settings, runs: int) -> ProbeFinding:
     """How old the last backup is."""
     try:
         content = json.loads((settings.paths.state / LAST_BACKUP).read_text(encoding="utf-8"))
         made = datetime.fromisoformat(content["made_at"])
     except FileNotFoundError:
         if runs == 0:
-            return Finding("backup", Verdict.OK, "none yet, and nothing to lose")
-        return Finding("backup", Verdict.WARNING, "none was ever made", "mqi backup, every night")
+            return ProbeFinding("backup", ProbeVerdict.OK, "none yet, and nothing to lose")
+        return ProbeFinding("backup", ProbeVerdict.WARNING, "none was ever made", "mqi backup, every night")
     except (OSError, ValueError, KeyError, TypeError):
-        return Finding("backup", Verdict.WARNING, f"{LAST_BACKUP} is damaged", "mqi backup")
+        return ProbeFinding("backup", ProbeVerdict.WARNING, f"{LAST_BACKUP} is damaged", "mqi backup")
     age = datetime.now(UTC) - made
     found = f"the last one is of {made:%Y-%m-%d %H:%M} UTC" + (
         "" if content.get("data") else ", without the store"
     )
     if age > _OLDEST_BACKUP:
-        return Finding("backup", Verdict.WARNING, found, "mqi backup, every night")
-    return Finding("backup", Verdict.OK, found)
+        return ProbeFinding("backup", ProbeVerdict.WARNING, found, "mqi backup, every night")
+    return ProbeFinding("backup", ProbeVerdict.OK, found)

@@ -26,7 +26,7 @@ from mqi_dagster.ledger.alarms import AlarmKind
 from mqi_dagster.ledger.ledger import Ledger
 from mqi_dagster.lifecycle import health
 from mqi_dagster.lifecycle.boundary import safe_text
-from mqi_dagster.lifecycle.health import Found
+from mqi_dagster.lifecycle.health import HealthProblem
 from mqi_dagster.lifecycle.uptime import WATCH_LOCK, Heartbeat, note_daemon
 from mqi_dagster.notify.message import Channel, Message, channels_of
 from mqi_dagster.operations.instance import open_instance
@@ -81,7 +81,7 @@ class Watch:
         self._told = _read_told(self._site.settings.paths.state / _TOLD)
         """What could be written into no ledger, and was told all the same."""
 
-    def look(self) -> list[Found]:
+    def look(self) -> list[HealthProblem]:
         """Look once; what stands now."""
         now = self._clock()
         self._began = self._began or now
@@ -105,7 +105,7 @@ class Watch:
         self._tell_directly(found, now)
         return found
 
-    def _ledger(self) -> tuple[Ledger | None, list[Found]]:
+    def _ledger(self) -> tuple[Ledger | None, list[HealthProblem]]:
         try:
             ledger = self._site.ledger
             # Of a file that was damaged or replaced meanwhile only a question tells.
@@ -120,7 +120,7 @@ class Watch:
             self._site.ledger.close()
         self._site = Site(self._file)
 
-    def _services(self, ledger: Ledger | None, now: datetime) -> list[Found]:
+    def _services(self, ledger: Ledger | None, now: datetime) -> list[HealthProblem]:
         try:
             with plain_errors():
                 if self._instance is None:
@@ -136,7 +136,7 @@ class Watch:
             return [health.records_away(error)]
 
     @staticmethod
-    def _alone(found: list[Found]) -> bool:
+    def _alone(found: list[HealthProblem]) -> bool:
         """Whether the sensors do not look at the rest, or nobody tells what they find."""
         return any(
             one.kind in (AlarmKind.DAEMON_AWAY, AlarmKind.CODE_AWAY, AlarmKind.RECORDS_AWAY)
@@ -144,7 +144,7 @@ class Watch:
             for one in found
         )
 
-    def _is_settled(self, one: Found, now: datetime) -> bool:
+    def _is_settled(self, one: HealthProblem, now: datetime) -> bool:
         if one.kind is AlarmKind.CODE_AWAY:
             since = self._seen[one.kind, one.subject]
         elif one.kind is AlarmKind.DAEMON_AWAY:
@@ -153,7 +153,7 @@ class Watch:
             return True
         return (now - since).total_seconds() >= SETTLED_SECONDS
 
-    def _write(self, ledger: Ledger, found: list[Found], nobody_else: bool) -> None:
+    def _write(self, ledger: Ledger, found: list[HealthProblem], nobody_else: bool) -> None:
         standing = {(one.kind, one.subject): one for one in found if one.kind not in _NOT_STORED}
         opened = {(alarm.kind, alarm.subject): alarm for alarm in ledger.alarms()}
         for key, one in standing.items():
@@ -178,7 +178,7 @@ class Watch:
             if failure is not None:
                 self._say(f"{channel.name}: {failure}")
 
-    def _tell_directly(self, found: list[Found], now: datetime) -> None:
+    def _tell_directly(self, found: list[HealthProblem], now: datetime) -> None:
         """What stands in no ledger, once when it begins and once when it ends."""
         standing = {one.kind: one for one in found if one.kind in _NOT_STORED}
         for kind, one in standing.items():
@@ -189,7 +189,7 @@ class Watch:
                     self._keep_told()
         for kind, subject in [item for item in self._told.items() if item[0] not in standing]:
             self._say(f"cleared {kind.value}")
-            if self._send("alarm_cleared", Found(kind, subject, "it can be read again"), now):
+            if self._send("alarm_cleared", HealthProblem(kind, subject, "it can be read again"), now):
                 del self._told[kind]
                 self._keep_told()
 
@@ -199,7 +199,7 @@ class Watch:
         with suppress(OSError):
             write_whole(self._site.settings.paths.state / _TOLD, json.dumps(content, indent=1).encode())
 
-    def _send(self, event: str, one: Found, now: datetime) -> bool:
+    def _send(self, event: str, one: HealthProblem, now: datetime) -> bool:
         """Whether nobody has to be told any more: one channel has taken it, or there is none."""
         notifications = self._site.settings.notifications
         channels = list(channels_of(notifications))
@@ -234,7 +234,7 @@ def _read_told(path: Path) -> dict[AlarmKind, str]:
         return {}
 
 
-def _is_silenced(found: list[Found]) -> bool:
+def _is_silenced(found: list[HealthProblem]) -> bool:
     """Whether somebody has switched the notifications off."""
     return any(one.kind is AlarmKind.SENSOR_STOPPED and one.subject == "notifications" for one in found)
 

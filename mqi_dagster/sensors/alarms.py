@@ -98,11 +98,13 @@ _KNOWN = (
     WorkPhase.QUEUED_ON_CLUSTER,
 )
 
-Found = tuple[AlarmKind, str, str]
+StandingAlarm = tuple[AlarmKind, str, str]
 """Kind, subject and text of an alarm that stands."""
 
 
-def overdue(site: Site, waits: Sequence[Wait], leases: Sequence[Lease], now: datetime) -> Iterator[Found]:
+def overdue(
+    site: Site, waits: Sequence[Wait], leases: Sequence[Lease], now: datetime
+) -> Iterator[StandingAlarm]:
     """Every alarm of runs in work that wait for too long.
 
     Args:
@@ -140,7 +142,7 @@ def overdue(site: Site, waits: Sequence[Wait], leases: Sequence[Lease], now: dat
 
 def _without_slot(
     site: Site, waits: Sequence[Wait], leases: Sequence[Lease], now: datetime
-) -> Iterator[Found]:
+) -> Iterator[StandingAlarm]:
     limits, waiting = site.settings.alarms, {wait.partition for wait in waits}
     holding = {lease.beam for lease in leases}
     # Where nothing is at work, nothing will become free.
@@ -160,7 +162,9 @@ def _without_slot(
         yield AlarmKind.BEAMS_WAITING, "slots", text
 
 
-def _jobs(site: Site, waits: Sequence[Wait], leases: Sequence[Lease], now: datetime) -> Iterator[Found]:
+def _jobs(
+    site: Site, waits: Sequence[Wait], leases: Sequence[Lease], now: datetime
+) -> Iterator[StandingAlarm]:
     """What is wrong with the jobs of the beams that hold a place on a cluster."""
     clusters = {name: host.slurm for name, host in site.settings.hosts.items() if host.slurm is not None}
     holding = {lease.beam: lease.host for lease in leases if lease.host in clusters}
@@ -262,7 +266,7 @@ _WATCHED = (
 _GPU_UNSEEN = timedelta(minutes=2)
 """For less a GPU may be away while its driver is loaded anew."""
 
-Standing = dict[tuple[AlarmKind, str], str]
+StandingAlarms = dict[tuple[AlarmKind, str], str]
 
 
 def alarms(interval: int, pipelines: Collection[Pipeline]) -> dg.SensorDefinition:
@@ -300,7 +304,7 @@ def look(
     pipelines: Collection[Pipeline],
     waits: Sequence[Wait],
     now: datetime,
-) -> Standing:
+) -> StandingAlarms:
     """Every alarm of the site's state that stands now, by kind and subject: its text."""
     leases = site.ledger.leases()
     silent = [look.cluster for look in site.ledger.cluster_polls() if look.failing_since is not None]
@@ -321,7 +325,7 @@ def look(
 
 def _of_the_site(
     instance: dg.DagsterInstance, site: Site, pipelines: Collection[Pipeline], now: datetime
-) -> list[health.Found]:
+) -> list[health.HealthProblem]:
     heartbeat = Heartbeat.of(instance, now)
     note_daemon(site.settings, heartbeat)
     return [
@@ -331,7 +335,7 @@ def _of_the_site(
     ]
 
 
-def _refused(instance: dg.DagsterInstance, site: Site, now: datetime) -> Iterator[Found]:
+def _refused(instance: dg.DagsterInstance, site: Site, now: datetime) -> Iterator[StandingAlarm]:
     """A target that takes nothing, though it answers: its runs end, and are tried again later."""
     target = site.settings.handover.target
     refused = [one for one in site.ledger.open_retries() if one.code == HandoverError.code]
@@ -352,7 +356,9 @@ def _refused(instance: dg.DagsterInstance, site: Site, now: datetime) -> Iterato
         yield AlarmKind.TARGET_AWAY, target, text
 
 
-def _stuck(site: Site, leases: Sequence[Lease], silent: Collection[str], now: datetime) -> Iterator[Found]:
+def _stuck(
+    site: Site, leases: Sequence[Lease], silent: Collection[str], now: datetime
+) -> Iterator[StandingAlarm]:
     limit = timedelta(minutes=site.settings.alarms.stuck_minutes)
     reports = site.ledger.progress_of([lease.beam for lease in leases])
     for lease in leases:
@@ -372,7 +378,7 @@ def _stuck(site: Site, leases: Sequence[Lease], silent: Collection[str], now: da
             yield AlarmKind.BEAM_STUCK, lease.beam, text
 
 
-def _waiting(instance: dg.DagsterInstance, site: Site, now: datetime) -> Iterator[Found]:
+def _waiting(instance: dg.DagsterInstance, site: Site, now: datetime) -> Iterator[StandingAlarm]:
     oldest = instance.get_run_records(
         dg.RunsFilter(statuses=[dg.DagsterRunStatus.QUEUED]), limit=1, ascending=True
     )
@@ -386,7 +392,7 @@ def _waiting(instance: dg.DagsterInstance, site: Site, now: datetime) -> Iterato
         yield AlarmKind.BEAMS_WAITING, "queue", text
 
 
-def _clusters(site: Site, leases: Sequence[Lease], now: datetime) -> Iterator[Found]:
+def _clusters(site: Site, leases: Sequence[Lease], now: datetime) -> Iterator[StandingAlarm]:
     waited_for = {lease.host for lease in leases}
     for name, host in site.settings.hosts.items():
         look = site.ledger.cluster_poll(name) if host.slurm is not None else None
@@ -406,7 +412,7 @@ def _clusters(site: Site, leases: Sequence[Lease], now: datetime) -> Iterator[Fo
             yield AlarmKind.QUOTA, name, f"{used}. Make room: `mqi cluster clean`, or keep less (retention)"
 
 
-def _gpus(site: Site, now: datetime) -> Iterator[Found]:
+def _gpus(site: Site, now: datetime) -> Iterator[StandingAlarm]:
     """The GPUs of the pool that are not there any more, and that nobody has switched off."""
     lost = [slot for slot in site.ledger.slots() if slot.lost and slot.uuid]
     looks = {(gpu.host, gpu.uuid): gpu.seen_at for gpu in site.ledger.gpus()} if lost else {}

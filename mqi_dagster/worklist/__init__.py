@@ -5,11 +5,11 @@ The one place that knows: the command's lists and boards, and pages, show what i
 
 from mqi_dagster.lifecycle.stages import CaseState, Stage
 from mqi_dagster.lifecycle.status import BeamStatus, CaseStatus
-from mqi_dagster.worklist.rows import Alarm, GpuStatus, QueueStatus, Work
+from mqi_dagster.worklist.rows import AlarmStatus, GpuStatus, QueueStatus, Work
 from mqi_dagster.worklist.worklist import Worklist
 
 __all__ = [
-    "Alarm",
+    "AlarmStatus",
     "BeamStatus",
     "CaseState",
     "CaseStatus",

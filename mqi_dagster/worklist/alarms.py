@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
-from mqi_dagster.ledger.alarms import Alarm as Raised
-from mqi_dagster.lifecycle.health import Found
-from mqi_dagster.worklist.rows import Alarm
+from mqi_dagster.ledger.alarms import Alarm
+from mqi_dagster.lifecycle.health import HealthProblem
+from mqi_dagster.worklist.rows import AlarmStatus
 
 
-def alarms(found: Iterable[Found], raised: Iterable[Raised]) -> list[Alarm]:
+def alarms(found: Iterable[HealthProblem], raised: Iterable[Alarm]) -> list[AlarmStatus]:
     """Everything that is wrong: what stops the whole site first, then the newest.
 
     Args:
@@ -21,9 +21,9 @@ def alarms(found: Iterable[Found], raised: Iterable[Raised]) -> list[Alarm]:
     for one in found:
         known = stored.pop((one.kind, one.subject), None)
         since = known.first_at if known is not None else one.since
-        listed.append(Alarm(kind=one.kind.value, subject=one.subject, text=one.text, since=since))
+        listed.append(AlarmStatus(kind=one.kind.value, subject=one.subject, text=one.text, since=since))
     listed += [
-        Alarm(kind=one.kind.value, subject=one.subject, text=one.text, since=one.first_at)
+        AlarmStatus(kind=one.kind.value, subject=one.subject, text=one.text, since=one.first_at)
         for one in stored.values()
     ]
     return listed

@@ -4,13 +4,13 @@ from datetime import datetime
 
 from pydantic import BaseModel, ConfigDict
 
-from mqi_dagster.worklist import Alarm, BeamStatus, CaseStatus, GpuStatus, QueueStatus, Work
+from mqi_dagster.worklist import AlarmStatus, BeamStatus, CaseStatus, GpuStatus, QueueStatus, Work
 
 VERSION = 1
 """Rises when a key changes its meaning or goes."""
 
 
-class Report(BaseModel):
+class BoardReport(BaseModel):
     """The document; moments are ISO 8601 in UTC."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
@@ -25,12 +25,12 @@ class Report(BaseModel):
     beams: list[BeamStatus]
     gpus: list[GpuStatus]
     queue: QueueStatus
-    alarms: list[Alarm]
+    alarms: list[AlarmStatus]
 
 
-def report(work: Work) -> Report:
+def report(work: Work) -> BoardReport:
     """The document of what was read."""
-    return Report(
+    return BoardReport(
         at=work.at,
         daemon_alive=work.daemon_alive,
         daemon_seen=work.daemon_seen,

@@ -3,10 +3,10 @@
 from dataclasses import dataclass
 from datetime import datetime
 
-from mqi_dagster.lifecycle.status import BeamStatus, CaseStatus, Row
+from mqi_dagster.lifecycle.status import BeamStatus, CaseStatus, StatusRow
 
 
-class GpuStatus(Row):
+class GpuStatus(StatusRow):
     """One slot of the pool with what is known of the device behind it, or a device that is no slot."""
 
     host: str
@@ -29,7 +29,7 @@ class GpuStatus(Row):
     """When memory, utilisation and temperature were looked at."""
 
 
-class QueueStatus(Row):
+class QueueStatus(StatusRow):
     """The run queue and its limits."""
 
     queued: int
@@ -47,7 +47,7 @@ class QueueStatus(Row):
     """How many runs are queued for each reason."""
 
 
-class Alarm(Row):
+class AlarmStatus(StatusRow):
     """Something that a person should know now."""
 
     kind: str
@@ -72,4 +72,4 @@ class Work:
     """All of them, also those that are not among ``cases``."""
     gpus: list[GpuStatus]
     queue: QueueStatus
-    alarms: list[Alarm]
+    alarms: list[AlarmStatus]

@@ -8,7 +8,7 @@ from datetime import UTC, datetime, timedelta
 import dagster as dg
 
 from mqi_dagster.ledger.ledger import Ledger
-from mqi_dagster.lifecycle.health import Found, health
+from mqi_dagster.lifecycle.health import HealthProblem, health
 from mqi_dagster.lifecycle.pipeline import Pipeline
 from mqi_dagster.lifecycle.runs import RunState
 from mqi_dagster.lifecycle.stages import Stage, WorkPhase
@@ -76,7 +76,7 @@ class Worklist:
         )
         self._events_at: datetime | None = None
         self._limits: tuple[datetime, Limits] | None = None
-        self._health: tuple[datetime, Heartbeat, list[Found]] | None = None
+        self._health: tuple[datetime, Heartbeat, list[HealthProblem]] | None = None
 
     def look(self, now: datetime | None = None) -> Work:
         """Everything at this moment.
@@ -155,7 +155,7 @@ class Worklist:
                     wanted.add(beam)
         return wanted
 
-    def _read_health(self, now: datetime) -> tuple[Heartbeat, list[Found]]:
+    def _read_health(self, now: datetime) -> tuple[Heartbeat, list[HealthProblem]]:
         if self._health is None or now - self._health[0] >= _HEALTH_EVERY:
             heartbeat = Heartbeat.of(self._instance, now)
             found = health(self._instance, self._site, self._pipelines, self._opened, now, heartbeat)
@@ -167,7 +167,7 @@ class Worklist:
             self._limits = (now, Limits.of(self._instance))
         return self._limits[1]
 
-    def _work(self, now: datetime, heartbeat: Heartbeat, limits: Limits, found: list[Found]) -> Work:
+    def _work(self, now: datetime, heartbeat: Heartbeat, limits: Limits, found: list[HealthProblem]) -> Work:
         book = self._book
         reasons: dict[str, int] = {}
         for reason, _ in self._queue.reasons.values():

@@ -10,7 +10,7 @@ from pathlib import Path
 import dagster as dg
 
 from mqi_dagster.ledger.outcomes import RunOutcome, RunVerdict
-from mqi_dagster.lifecycle.retention import Kind, remove, spare, tidy
+from mqi_dagster.lifecycle.retention import RemovableKind, remove, spare, tidy
 from tests.chain.chain import PLAN, Chain
 
 DAY = 86400.0
@@ -112,7 +112,11 @@ def test_a_concluded_case_goes_with_its_partitions_and_its_hand_over_stays(tmp_p
     assert listed(chain) == []
     later = datetime.now(UTC) + timedelta(days=11)
     (thing,) = spare(chain.instance, chain.site, later, [])
-    assert (thing.kind, thing.name, thing.again) == (Kind.CASE, case, "from its inputs, where they are kept")
+    assert (thing.kind, thing.name, thing.again) == (
+        RemovableKind.CASE,
+        case,
+        "from its inputs, where they are kept",
+    )
     assert remove(chain.instance, chain.site, thing) and remove(chain.instance, chain.site, thing)
     assert list((chain.data / "cases").iterdir()) == []
     assert (

@@ -13,7 +13,7 @@ import pytest
 from typer.testing import CliRunner
 
 from mqi_dagster.cli.app import app
-from mqi_dagster.operations.probes import Verdict, examine_modes
+from mqi_dagster.operations.probes import ProbeVerdict, examine_modes
 from mqi_dagster.settings import read_settings
 from tests.chain.chain import ONE_BEAM, Chain
 
@@ -45,7 +45,7 @@ def test_a_new_site_is_its_owners_alone(tmp_path: Path, umask: str) -> None:
     subprocess.run(["sh", "-c", command, MQI, str(site)], check=True, capture_output=True)
     assert open_to_others(tmp_path / "sites") == []
     settings = read_settings(site / "mqi.yaml")
-    assert examine_modes(site / "mqi.yaml", settings).verdict is Verdict.OK
+    assert examine_modes(site / "mqi.yaml", settings).verdict is ProbeVerdict.OK
     for path in [site, *site.rglob("*")]:
         assert path.stat().st_mode & 0o700 == (0o700 if path.is_dir() else 0o600), path
 
@@ -108,14 +108,14 @@ def test_doctor_says_who_else_may_read_or_change_a_site(tmp_path: Path) -> None:
     for place in (*places, settings.handover.folder):
         place.mkdir(exist_ok=True)
         place.chmod(0o700)
-    assert examine_modes(file, settings).verdict is Verdict.OK
+    assert examine_modes(file, settings).verdict is ProbeVerdict.OK
     settings.paths.data.chmod(0o755)
     found = examine_modes(file, settings)
-    assert (found.verdict, found.found) == (Verdict.WARNING, "open to others: data")
+    assert (found.verdict, found.found) == (ProbeVerdict.WARNING, "open to others: data")
     settings.paths.data.chmod(0o700)
     settings.handover.folder.chmod(0o755)
     found = examine_modes(file, settings)
-    assert found.verdict is Verdict.WARNING and "handover" in found.found
+    assert found.verdict is ProbeVerdict.WARNING and "handover" in found.found
     settings.paths.state.chmod(0o777)
     found = examine_modes(file, settings)
-    assert (found.verdict, found.found) == (Verdict.FAULT, "others may change: state")
+    assert (found.verdict, found.found) == (ProbeVerdict.FAULT, "others may change: state")

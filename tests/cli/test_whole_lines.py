@@ -18,12 +18,11 @@ from mqi_dagster.cli.demo import BoardDisplay
 from mqi_dagster.cli.screen import output
 from mqi_dagster.cli.top_screen import View, print_once, queue_line
 from mqi_dagster.delivery.validation import BeamCheck, CaseCheck, FractionCheck, LayerCheck
-from mqi_dagster.delivery.validation_findings import Finding as CaseFinding
-from mqi_dagster.delivery.validation_findings import Severity
+from mqi_dagster.delivery.validation_findings import Finding, Severity
 from mqi_dagster.ledger import Slot, SlotKind
 from mqi_dagster.operations import diagnosis
 from mqi_dagster.operations.case_report import CaseReport
-from mqi_dagster.operations.probes import Finding, Verdict
+from mqi_dagster.operations.probes import ProbeFinding, ProbeVerdict
 from mqi_dagster.resources.site import Site
 from mqi_dagster.worklist import BeamStatus, CaseState, CaseStatus, GpuStatus, QueueStatus, Stage, Work
 
@@ -129,7 +128,7 @@ def test_the_cases_are_whole() -> None:
 
 def test_the_check_of_a_case_is_whole() -> None:
     name = "[left] " + "b" * 57  # as long as a DICOM beam name may be
-    finding = CaseFinding(
+    finding = Finding(
         severity=Severity.ERROR,
         code="delivery",
         message=REASON,
@@ -158,8 +157,8 @@ def test_the_check_of_a_case_is_whole() -> None:
 
 
 def test_the_diagnosis_is_whole(monkeypatch: pytest.MonkeyPatch) -> None:
-    def examine(place: Path) -> Iterator[Finding]:
-        yield Finding("s" * 200, Verdict.WARNING, REASON, "advice " * 40)
+    def examine(place: Path) -> Iterator[ProbeFinding]:
+        yield ProbeFinding("s" * 200, ProbeVerdict.WARNING, REASON, "advice " * 40)
 
     monkeypatch.setattr(diagnosis, "examine", examine)
     lines = CliRunner().invoke(app, ["doctor"], catch_exceptions=False).output.splitlines()

@@ -16,7 +16,7 @@ from mqi_dagster.lifecycle.arrived import find_case
 from mqi_dagster.lifecycle.beam import find_manifest
 from mqi_dagster.lifecycle.case_reading import read_case
 from mqi_dagster.lifecycle.conclusion import conclusion_request
-from mqi_dagster.lifecycle.retention import Kind, Removable, remove, spare
+from mqi_dagster.lifecycle.retention import Removable, RemovableKind, remove, spare
 from mqi_dagster.moments import in_zone
 from mqi_dagster.operations.case_report import case_report
 from mqi_dagster.operations.retry import GraphQL, retry
@@ -247,7 +247,7 @@ def asked(chain: Chain, case: str) -> bool:
 
 def takeable(chain: Chain, case: str) -> list[Removable]:
     things = spare(chain.instance, chain.site, datetime.now(UTC) + timedelta(days=2), [])
-    return [thing for thing in things if thing.kind is Kind.CASE and thing.name == case]
+    return [thing for thing in things if thing.kind is RemovableKind.CASE and thing.name == case]
 
 
 def retried(chain: Chain, case: str) -> list[str]:

@@ -15,7 +15,7 @@ from typer.testing import CliRunner
 from mqi_dagster.cli.app import app
 from mqi_dagster.ledger import Ledger
 from mqi_dagster.operations.probes import (
-    Finding,
+    ProbeFinding,
     examine_backup,
     examine_records,
     examine_schema,
@@ -33,7 +33,7 @@ def site(base: Path, **sections: object) -> Settings:
     return settings
 
 
-def verdicts(findings: list[Finding]) -> dict[str, str]:
+def verdicts(findings: list[ProbeFinding]) -> dict[str, str]:
     return {one.subject: one.verdict.value for one in findings}
 
 

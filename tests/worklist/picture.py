@@ -12,7 +12,16 @@ from rich.console import Console
 
 from mqi_dagster.cli.top_screen import Screen, View
 from mqi_dagster.lifecycle.status import NO_RUN_YET
-from mqi_dagster.worklist import Alarm, BeamStatus, CaseState, CaseStatus, GpuStatus, QueueStatus, Stage, Work
+from mqi_dagster.worklist import (
+    AlarmStatus,
+    BeamStatus,
+    CaseState,
+    CaseStatus,
+    GpuStatus,
+    QueueStatus,
+    Stage,
+    Work,
+)
 
 PICTURE = Path(__file__).parents[2] / "docs" / "images" / "top.svg"
 NOW = datetime(2026, 3, 4, 8, 42, 7, tzinfo=UTC)
@@ -106,7 +115,7 @@ def work() -> Work:
             inbox=1,
             reasons={FULL: 5},
         ),
-        alarms=[Alarm(kind="beam_failed", subject=failed.beam, text=failed.reason, since=failed.since)],
+        alarms=[AlarmStatus(kind="beam_failed", subject=failed.beam, text=failed.reason, since=failed.since)],
     )
 
 

@@ -41,7 +41,7 @@ _Answer = TypeVar("_Answer")
 
 
 @dataclass(frozen=True, slots=True)
-class Arrival:
+class CaseFolder:
     """A case folder as it stands in the inbox."""
 
     relative: str
@@ -80,7 +80,7 @@ class Standing:
     fingerprint: str
     deliveries: int
     """How many delivery folders it has."""
-    arrival: Callable[[], Arrival]
+    arrival: Callable[[], CaseFolder]
     """The same with its files."""
 
 
@@ -100,7 +100,7 @@ class _Found(Memo):
         """Whether other case folders stand below this one."""
 
 
-def find_arrivals(inbox: Path, intake: Intake, now: datetime) -> list[Arrival]:
+def find_arrivals(inbox: Path, intake: Intake, now: datetime) -> list[CaseFolder]:
     """Every arrival in the inbox, ready or not, in the order of names.
 
     Args:
@@ -136,7 +136,7 @@ def standings(root: Path, tree: SeenFolder, intake: Intake, now: datetime) -> li
     return sorted(found + _refused(root, tree, found), key=lambda standing: standing.relative)
 
 
-def arrival_of(folder: Path, intake: Intake | None = None) -> Arrival:
+def arrival_of(folder: Path, intake: Intake | None = None) -> CaseFolder:
     """The arrival of a folder given by hand: the case folder itself, or the only one below it.
 
     It counts as ready: who names a folder says that it is finished.
@@ -170,7 +170,7 @@ def arrival_of(folder: Path, intake: Intake | None = None) -> Arrival:
     return _arrival(root, cases[0], limits, "", None)
 
 
-def case_at(folder: Path, root: Path, intake: Intake, now: datetime) -> Arrival | None:
+def case_at(folder: Path, root: Path, intake: Intake, now: datetime) -> CaseFolder | None:
     """The arrival of one case folder of the inbox, looked at without the rest of the inbox.
 
     Args:
@@ -391,7 +391,9 @@ def _fingerprint(found: _Found, intake: Intake) -> str:
     return found.once("fingerprint", lambda: fingerprint(found.node.path, [found.node], without=marker))
 
 
-def _arrival(root: Path, found: _Found, intake: Intake, reason: str, next_check: datetime | None) -> Arrival:
+def _arrival(
+    root: Path, found: _Found, intake: Intake, reason: str, next_check: datetime | None
+) -> CaseFolder:
     node = found.node
     own = SeenFolder(node.place, listing=node.listing_without(intake.marker))
     others = [
@@ -399,7 +401,7 @@ def _arrival(root: Path, found: _Found, intake: Intake, reason: str, next_check:
     ]
     files = case_files(own, found.deliveries, others, {file.path for file in found.plans})
     stray = [node.path / name for name in node.file_names if is_machine_file(name)]
-    return Arrival(
+    return CaseFolder(
         relative=node.path.relative_to(root).as_posix(),
         folder=node.path,
         plans=tuple(file.path for file in found.plans),
@@ -449,5 +451,5 @@ def _refusal(root: Path, path: Path, reason: str) -> Standing:
         None,
         empty,
         0,
-        lambda: Arrival(relative, path, (), (), (), (), (), (), False, reason, None, empty),
+        lambda: CaseFolder(relative, path, (), (), (), (), (), (), False, reason, None, empty),
     )

@@ -9,7 +9,7 @@ from datetime import timedelta
 from pathlib import Path
 from zoneinfo import ZoneInfo
 
-from mqi_dagster.delivery.discovery import Arrival
+from mqi_dagster.delivery.discovery import CaseFolder
 from mqi_dagster.delivery.files import file_entry
 from mqi_dagster.delivery.fractions import Fraction, group_fractions, read_deliveries
 from mqi_dagster.delivery.inbox_tree import fingerprint, see_folder
@@ -35,7 +35,7 @@ class PlanSource:
 class Survey:
     """What an arrival holds."""
 
-    arrival: Arrival
+    arrival: CaseFolder
     source: PlanSource | None
     """The plan; None where there is not exactly one readable plan."""
     plan_error: InputError | None
@@ -67,7 +67,7 @@ class Survey:
         return changed_ns(self.arrival, None if fraction is None else fraction.folders)
 
 
-def changed_ns(arrival: Arrival, folders: Sequence[Path] | None = None) -> int:
+def changed_ns(arrival: CaseFolder, folders: Sequence[Path] | None = None) -> int:
     """When the status of a file or folder of an arrival last changed (st_ctime) [ns]; nothing is opened.
 
     Args:
@@ -86,7 +86,7 @@ def changed_ns(arrival: Arrival, folders: Sequence[Path] | None = None) -> int:
     return newest
 
 
-def _single_files(arrival: Arrival) -> set[Path]:
+def _single_files(arrival: CaseFolder) -> set[Path]:
     """The files that count for every fraction: plan, images, and what should not lie there."""
     return {
         *arrival.plans,
@@ -97,7 +97,7 @@ def _single_files(arrival: Arrival) -> set[Path]:
     }
 
 
-def find_plan(arrival: Arrival) -> PlanSource:
+def find_plan(arrival: CaseFolder) -> PlanSource:
     """The plan of an arrival.
 
     Raises:
@@ -121,7 +121,7 @@ def find_plan(arrival: Arrival) -> PlanSource:
     raise PlanError(fault, where=Where(kind=KIND))
 
 
-def survey_arrival(arrival: Arrival, zone: ZoneInfo, window: timedelta) -> Survey:
+def survey_arrival(arrival: CaseFolder, zone: ZoneInfo, window: timedelta) -> Survey:
     """Look at an arrival without opening its records.
 
     Args:

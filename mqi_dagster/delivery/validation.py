@@ -14,7 +14,7 @@ from datetime import datetime
 
 from mqi_dagster.delivery.compared_beam import compare_beam
 from mqi_dagster.delivery.comparison_figures import LayerComparison
-from mqi_dagster.delivery.discovery import Arrival
+from mqi_dagster.delivery.discovery import CaseFolder
 from mqi_dagster.delivery.files import file_entry, files_in
 from mqi_dagster.delivery.fractions import Fraction, overlap_errors
 from mqi_dagster.delivery.manifest import BeamEntry, CaseManifest, FileEntry, LayerEntry, Part, ScanEnd
@@ -146,7 +146,7 @@ def check_machine(plan: IonPlan, machines: Machines, findings: Findings) -> Mach
     return next(iter(known.values()))
 
 
-def check_folder(arrival: Arrival, plan: IonPlan, findings: Findings) -> None:
+def check_folder(arrival: CaseFolder, plan: IonPlan, findings: Findings) -> None:
     """Name of the case folder, machine files outside any delivery folder, and files that no step uses."""
     name = arrival.folder.name
     if UID_LIKE.fullmatch(name) and name != plan.study_instance_uid:

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from mqi_dagster.delivery.discovery import Arrival
+from mqi_dagster.delivery.discovery import CaseFolder
 from mqi_dagster.delivery.files import file_entry
 from mqi_dagster.delivery.manifest import FileEntry
 from mqi_dagster.delivery.scan_ends import CoarseSlice, coarse_slice
@@ -41,7 +41,7 @@ class CheckedImages:
 
 
 def check_images(
-    arrival: Arrival, plan: IonPlan, profile: EngineProfile | None, findings: Findings
+    arrival: CaseFolder, plan: IonPlan, profile: EngineProfile | None, findings: Findings
 ) -> CheckedImages:
     """The CT images that came with the case.
 

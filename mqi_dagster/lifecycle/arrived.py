@@ -8,7 +8,7 @@ from pathlib import Path
 
 import dagster as dg
 
-from mqi_dagster.delivery.discovery import Arrival, arrival_of, case_at, find_arrivals
+from mqi_dagster.delivery.discovery import CaseFolder, arrival_of, case_at, find_arrivals
 from mqi_dagster.delivery.fractions import Fraction
 from mqi_dagster.delivery.inbox_tree import folders_in
 from mqi_dagster.delivery.survey import Survey, survey_arrival
@@ -42,7 +42,7 @@ class ArrivedCase:
     """Changes with every change of the files of this case alone."""
 
     @property
-    def arrival(self) -> Arrival:
+    def arrival(self) -> CaseFolder:
         """Where it was found."""
         return self.survey.arrival
 
@@ -52,7 +52,7 @@ class ArrivedCase:
         return CASE.key(self.case).number
 
 
-def survey(site: Site, arrival: Arrival) -> Survey:
+def survey(site: Site, arrival: CaseFolder) -> Survey:
     """Plan and fractions of an arrival."""
     window = timedelta(minutes=site.settings.intake.fraction_window_minutes)
     return survey_arrival(arrival, site.timezone, window)
@@ -70,7 +70,7 @@ def _plan_name(site: Site, plan: IonPlan, folder: Path) -> str:
     return site.pseudonyms.plan(plan.sop_instance_uid)
 
 
-def cases_of(site: Site, arrival: Arrival) -> list[ArrivedCase]:
+def cases_of(site: Site, arrival: CaseFolder) -> list[ArrivedCase]:
     """The cases that one arrival holds; at least one, so that nothing is skipped.
 
     A fraction's number is given by the ledger in the order of first sight.
@@ -101,7 +101,7 @@ def refused(site: Site, relative: str) -> tuple[str, str]:
     return place, case_key(site.pseudonyms.unreadable(relative), 1)
 
 
-def arrivals_in(site: Site, now: datetime) -> list[Arrival]:
+def arrivals_in(site: Site, now: datetime) -> list[CaseFolder]:
     """Every arrival in the site's inbox."""
     return find_arrivals(site.inbox, site.settings.intake, now)
 
@@ -124,7 +124,7 @@ def find_case(site: Site, case: str) -> ArrivedCase:
     place = row.arrival if row is not None else None
     now = datetime.now(UTC)
 
-    def keyed(arrival: Arrival) -> str:
+    def keyed(arrival: CaseFolder) -> str:
         return site.pseudonyms.keyed("place", arrival.relative)
 
     if site.given is not None:
@@ -155,7 +155,7 @@ def find_case(site: Site, case: str) -> ArrivedCase:
     raise InputError("the case is not in the inbox any more", where=Where(case=case))
 
 
-def _arrival_at(site: Site, place: str, now: datetime) -> Arrival | None:
+def _arrival_at(site: Site, place: str, now: datetime) -> CaseFolder | None:
     """The arrival at a place of the inbox, found by the names of folders alone; None where it is gone."""
     root, intake = site.inbox.resolve(), site.settings.intake
     waiting = deque([(root, 0)])

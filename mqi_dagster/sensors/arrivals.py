@@ -6,13 +6,13 @@ from datetime import UTC, datetime, timedelta
 
 import dagster as dg
 
-from mqi_dagster.delivery.discovery import Arrival, Standing, standings
+from mqi_dagster.delivery.discovery import CaseFolder, Standing, standings
 from mqi_dagster.delivery.fractions import Fraction
 from mqi_dagster.delivery.inbox_tree import KeptTree
 from mqi_dagster.delivery.survey import changed_ns
 from mqi_dagster.errors import InfrastructureError, InputsAwayError, PrivacyError
 from mqi_dagster.ledger.alarms import AlarmKind
-from mqi_dagster.ledger.arrivals import Arrival as Row
+from mqi_dagster.ledger.arrivals import Arrival
 from mqi_dagster.lifecycle.arrived import ArrivedCase, cases_of, refused, survey
 from mqi_dagster.lifecycle.boundary import is_passing, safe_text
 from mqi_dagster.lifecycle.case_reading import read_case
@@ -30,13 +30,13 @@ _AGAIN = "~"
 """Behind a fingerprint: the files are the same by name, size and time, and are to be taken in again."""
 
 
-def failed_cases(site: Site) -> dict[str, Row]:
+def failed_cases(site: Site) -> dict[str, Arrival]:
     """The cases that have failed and that nobody has dismissed, with what the ledger knows of them."""
     failed = [alarm.subject for alarm in site.ledger.alarms() if alarm.kind == AlarmKind.CASE_FAILED]
     return site.ledger.arrivals_of(failed)
 
 
-def touched_since(arrival: Arrival, rows: Iterable[Row]) -> bool:
+def touched_since(arrival: CaseFolder, rows: Iterable[Arrival]) -> bool:
     """Whether anything of an arrival has changed since its failed cases were asked for; nothing is opened."""
     newest_ns = changed_ns(arrival)
     return any(newest_ns > _asked_ns(row) for row in rows)
@@ -46,7 +46,7 @@ def fingerprint_of(
     instance: dg.DagsterInstance,
     site: Site,
     found: ArrivedCase,
-    row: Row | None,
+    row: Arrival | None,
     failed: Collection[str],
     present: Collection[str],
     now: datetime,
@@ -82,14 +82,14 @@ def fingerprint_of(
     return row.fingerprint if since_ns is None else f"{found.fingerprint}{_AGAIN}{since_ns:x}"
 
 
-def _repaired_ns(found: ArrivedCase, row: Row, run: dg.DagsterRun) -> int | None:
+def _repaired_ns(found: ArrivedCase, row: Arrival, run: dg.DagsterRun) -> int | None:
     if run.job_name != intake_job.name or run.status is not dg.DagsterRunStatus.FAILURE:
         return None
     newest_ns = found.survey.changed_ns(found.fraction)
     return newest_ns if newest_ns > _asked_ns(row) else None
 
 
-def _asked_ns(row: Row) -> int:
+def _asked_ns(row: Arrival) -> int:
     """From when on a change of the files is a repair [ns]."""
     known = row.fingerprint.partition(_AGAIN)[2]
     asked_at = row.requested_at.timestamp() if row.requested_at is not None else 0.0
@@ -185,7 +185,7 @@ def _key(standing: Standing) -> tuple[str, bool, str, int]:
 def see(
     instance: dg.DagsterInstance,
     site: Site,
-    arrival: Arrival,
+    arrival: CaseFolder,
     now: datetime,
     *,
     failed: Collection[str] = (),
@@ -301,7 +301,7 @@ class _Inbox:
     def _is_known(self, name: str, standing: Standing, now: datetime) -> bool:
         return name in self._seen and self._seen[name].holds(standing, now)
 
-    def _is_touched(self, name: str, standing: Standing, fallen: Collection[Row], now: datetime) -> bool:
+    def _is_touched(self, name: str, standing: Standing, fallen: Collection[Arrival], now: datetime) -> bool:
         """Whether a failed case may have been repaired with sizes and times kept."""
         rows = [row for row in fallen if row.arrival == self._places[name]]
         if not rows or now - self._last_scan[name] < _FAILED_AGAIN_AFTER:
@@ -372,7 +372,7 @@ class _Inbox:
         over = {case for case, row in rows.items() if self._is_over(row)}
         self._at_rest |= {name for name, seen in busy.items() if over.issuperset(seen.cases)}
 
-    def _is_over(self, row: Row) -> bool:
+    def _is_over(self, row: Arrival) -> bool:
         if row.is_open or row.requested_at is None:
             return False
         removed = row.results_removed_at
@@ -441,7 +441,7 @@ def case_arrivals(interval: int, pipelines: Collection[Pipeline]) -> dg.SensorDe
     return sensor
 
 
-def _asked(instance: dg.DagsterInstance, row: Row) -> tuple[str, bool]:
+def _asked(instance: dg.DagsterInstance, row: Arrival) -> tuple[str, bool]:
     key = f"{row.case}:{row.fingerprint}"
     return asked_key(instance, intake_job.name, row.case, key, row.results_removed_at)
 

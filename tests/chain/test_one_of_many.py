@@ -8,7 +8,7 @@ import dagster as dg
 import pytest
 
 from mqi_dagster.assets.pipelines import PIPELINES
-from mqi_dagster.delivery.discovery import Arrival
+from mqi_dagster.delivery.discovery import CaseFolder
 from mqi_dagster.errors import StoreError
 from mqi_dagster.lifecycle.arrived import cases_of
 from mqi_dagster.lifecycle.lineage import latest_digest, require_passed
@@ -45,7 +45,7 @@ def test_an_arrival_on_which_our_code_breaks_is_seen_without_what_it_says(
 ) -> None:
     looks: list[str] = []
 
-    def breaks(site: Site, arrival: Arrival) -> object:
+    def breaks(site: Site, arrival: CaseFolder) -> object:
         if "broken" in arrival.relative:
             looks.append(arrival.fingerprint)
             raise ValueError("Hong^Gildong")

@@ -11,7 +11,7 @@ import dagster as dg
 import pytest
 
 from mqi_dagster.assets.pipelines import PIPELINES
-from mqi_dagster.delivery.discovery import Arrival
+from mqi_dagster.delivery.discovery import CaseFolder
 from mqi_dagster.ledger.alarms import AlarmKind
 from mqi_dagster.lifecycle.arrived import ArrivedCase, cases_of
 from mqi_dagster.operations.case_report import case_report
@@ -215,7 +215,7 @@ def test_a_failed_case_is_opened_again_only_when_one_of_its_files_was_touched(
 ) -> None:
     looks: list[str] = []
 
-    def counted(site: Site, arrival: Arrival) -> list[ArrivedCase]:
+    def counted(site: Site, arrival: CaseFolder) -> list[ArrivedCase]:
         looks.append(arrival.relative)
         return cases_of(site, arrival)
 

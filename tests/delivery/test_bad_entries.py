@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from mqi_dagster.delivery import discovery
-from mqi_dagster.delivery.discovery import Arrival, arrival_of, find_arrivals
+from mqi_dagster.delivery.discovery import CaseFolder, arrival_of, find_arrivals
 from mqi_dagster.delivery.inbox_tree import SeenFolder
 from mqi_dagster.errors import DeliveryError
 from mqi_dagster.settings import Intake
@@ -36,7 +36,7 @@ def good(inbox: Path, name: str = "good") -> Path:
     return inbox / name
 
 
-def found(inbox: Path, intake: Intake | None = None) -> dict[str, Arrival]:
+def found(inbox: Path, intake: Intake | None = None) -> dict[str, CaseFolder]:
     return {arrival.relative: arrival for arrival in find_arrivals(inbox, intake or Intake(), NOW)}
 
 

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 from pydicom.dataset import Dataset, FileMetaDataset
 
-from mqi_dagster.delivery.discovery import Arrival, arrival_of, find_arrivals
+from mqi_dagster.delivery.discovery import CaseFolder, arrival_of, find_arrivals
 from mqi_dagster.delivery.survey import survey_arrival
 from mqi_dagster.errors import ConfigurationError, DeliveryError, PlanError
 from mqi_dagster.settings import Intake
@@ -48,7 +48,7 @@ def delivery(folder: Path) -> Path:
     return folder
 
 
-def found(inbox: Path, intake: Intake = AT_ONCE, now: datetime = T0) -> list[Arrival]:
+def found(inbox: Path, intake: Intake = AT_ONCE, now: datetime = T0) -> list[CaseFolder]:
     return find_arrivals(inbox, intake, now)
 
 

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from mqi_dagster.delivery.discovery import Arrival, arrival_of, find_arrivals
+from mqi_dagster.delivery.discovery import CaseFolder, arrival_of, find_arrivals
 from mqi_dagster.delivery.survey import survey_arrival
 from mqi_dagster.delivery.validation import check_case
 from mqi_dagster.errors import DeliveryError
@@ -30,7 +30,7 @@ def inbox(shared: Path) -> Iterator[Path]:
     subprocess.run(["rm", "-rf", str(folder)], check=True)
 
 
-def found(shared: Path, inbox: Path, made_folder: Path) -> Arrival:
+def found(shared: Path, inbox: Path, made_folder: Path) -> CaseFolder:
     """The entry as the inbox shows it, beside a case that is ready."""
     qa_copy(shared / "cases" / "qa_9spots_g2" / STUDY, inbox, BEAM_2)
     other, bad = find_arrivals(inbox, Intake(), SOON)

@@ -13,6 +13,7 @@ from pathlib import Path
 
 import pytest
 
+from mqi_dagster.assets.pipelines import PIPELINES
 from mqi_dagster.cli.case_show import show_case, show_cases
 from mqi_dagster.cli.screen import output
 from mqi_dagster.operations.case_report import case_report
@@ -105,7 +106,7 @@ def test_a_conclusion_that_waits_for_the_host_says_so_on_every_board(
 
     def back() -> None:
         def said() -> list[tuple[str, str, str]]:
-            work = Worklist(chain.instance, chain.site, chain.site.ledger)
+            work = Worklist(chain.instance, chain.site, PIPELINES, chain.site.ledger)
             (top,) = work.look().cases
             if top.stage is not Stage.WAITING_FOR_TARGET:
                 return []

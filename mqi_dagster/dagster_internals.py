@@ -7,11 +7,7 @@ from dagster._config.config_schema import UserConfigSchema
 from dagster._core.definitions.run_request import InstigatorType
 from dagster._core.definitions.unresolved_asset_job_definition import UnresolvedAssetJobDefinition
 from dagster._core.event_api import PartitionKeyFilter, RunStatusChangeEventType
-from dagster._core.events import DagsterEvent, JobFailureData, RunFailureReason
-from dagster._core.execution.context.system import PlanOrchestrationContext
-from dagster._core.execution.plan.plan import ExecutionPlan
-from dagster._core.execution.retries import RetryMode
-from dagster._core.executor.in_process import InProcessExecutor
+from dagster._core.launcher import CheckRunHealthResult, WorkerStatus
 from dagster._core.scheduler.instigation import InstigatorState, InstigatorStatus, TickStatus
 from dagster._core.storage.dagster_run import FINISHED_STATUSES
 from dagster._core.storage.event_log import SqliteEventLogStorage
@@ -32,18 +28,12 @@ __all__ = [
     "ROOT_RUN_ID_TAG",
     "SENSOR_NAME_TAG",
     "AssetCheckExecutionsTable",
+    "CheckRunHealthResult",
     "ConfigurableClassData",
-    "DagsterEvent",
-    "ExecutionPlan",
-    "InProcessExecutor",
     "InstigatorState",
     "InstigatorStatus",
     "InstigatorType",
-    "JobFailureData",
     "PartitionKeyFilter",
-    "PlanOrchestrationContext",
-    "RetryMode",
-    "RunFailureReason",
     "RunStatusChangeEventType",
     "RunsTable",
     "SqlEventLogStorage",
@@ -53,6 +43,7 @@ __all__ = [
     "TickStatus",
     "UnresolvedAssetJobDefinition",
     "UserConfigSchema",
+    "WorkerStatus",
     "WorkspaceFileTarget",
     "WorkspaceProcessContext",
     "make_new_run_id",

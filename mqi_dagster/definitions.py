@@ -6,10 +6,10 @@ import dagster as dg
 
 from mqi_dagster.assets.proton import dose, handover, intake, interpretation, simulation
 from mqi_dagster.assets.proton.pipeline import PROTON
+from mqi_dagster.compute.run_launcher import watched_executor
 from mqi_dagster.lifecycle.health import PROMPT_SECONDS, UNHURRIED_SECONDS
 from mqi_dagster.lifecycle.pipeline import Pipeline, levels_of
 from mqi_dagster.resources.composed import resources_of
-from mqi_dagster.resources.run_worker import watched_executor
 from mqi_dagster.resources.site import Site
 from mqi_dagster.sensors.alarms import alarms
 from mqi_dagster.sensors.arrivals import case_arrivals

@@ -35,22 +35,14 @@ RELIED_UPON: dict[str, Callable[[], bool]] = {
     "AssetCheckExecutionsTable": lambda: columns(
         internals.AssetCheckExecutionsTable, "asset_key", "check_name", "partition", "run_id"
     ),
+    "CheckRunHealthResult": lambda: internals.CheckRunHealthResult._fields[:2] == ("status", "msg"),
     "ConfigurableClassData": lambda: takes(
         internals.ConfigurableClassData.__new__, "module_name", "class_name", "config_yaml"
     ),
-    "DagsterEvent": lambda: hasattr(internals.DagsterEvent, "event_type"),
-    "ExecutionPlan": lambda: hasattr(internals.ExecutionPlan, "step_keys_to_execute"),
-    "InProcessExecutor": lambda: takes(internals.InProcessExecutor.execute, "plan_context", "execution_plan"),
     "InstigatorState": lambda: hasattr(internals.InstigatorState, "status"),
     "InstigatorStatus": lambda: {"RUNNING", "STOPPED"} <= set(internals.InstigatorStatus.__members__),
     "InstigatorType": lambda: "SENSOR" in internals.InstigatorType.__members__,
-    "JobFailureData": lambda: takes(internals.JobFailureData.__new__, "error", "failure_reason"),
     "PartitionKeyFilter": lambda: internals.PartitionKeyFilter(key="one").key == "one",
-    "PlanOrchestrationContext": lambda: isinstance(
-        inspect.getattr_static(internals.PlanOrchestrationContext, "run_id"), property
-    ),
-    "RetryMode": lambda: "ENABLED" in internals.RetryMode.__members__,
-    "RunFailureReason": lambda: "UNEXPECTED_TERMINATION" in internals.RunFailureReason.__members__,
     "RunStatusChangeEventType": lambda: internals.RunStatusChangeEventType is not None,
     "RunsTable": lambda: columns(
         internals.RunsTable, "id", "run_id", "pipeline_name", "status", "partition", "create_timestamp",
@@ -69,6 +61,7 @@ RELIED_UPON: dict[str, Callable[[], bool]] = {
         dg.define_asset_job("one", selection="*"), internals.UnresolvedAssetJobDefinition
     ),
     "UserConfigSchema": lambda: internals.UserConfigSchema is not None,
+    "WorkerStatus": lambda: {"RUNNING", "FAILED"} <= set(internals.WorkerStatus.__members__),
     "WorkspaceFileTarget": lambda: internals.WorkspaceFileTarget(paths=["one.yaml"]).paths == ["one.yaml"],
     "WorkspaceProcessContext": lambda: takes(
         internals.WorkspaceProcessContext.__init__, "instance", "workspace_load_target"

@@ -1,20 +1,28 @@
-"""The processes in which runs are in work, and which of them live."""
+"""The processes in which runs are in work: which of them live, and the end of runs whose process does not."""
 
 from __future__ import annotations
 
 import os
+from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import dagster as dg
 
 from mqi_dagster.dagster_internals import GRPC_INFO_TAG
 from mqi_dagster.execution.processes import end_group, stat_of
+from mqi_dagster.execution.sign_of_life import Life
+from mqi_dagster.lifecycle.boundary import safe_text
 
-_IN_WORK = [
+if TYPE_CHECKING:
+    from mqi_dagster.resources.site import Site
+
+IN_WORK = (
     dg.DagsterRunStatus.STARTING,
     dg.DagsterRunStatus.STARTED,
     dg.DagsterRunStatus.CANCELING,
-]
+)
+GONE = "The worker of this run is gone (the machine or its services have crashed)."
 _GRACE_SECONDS = 15.0
 _CLOCK_SECONDS = 5.0
 """How far the kernel's count of seconds and the clock may drift apart."""
@@ -64,6 +72,50 @@ def _boot() -> int:
     return next(int(line.split()[1]) for line in lines if line.startswith("btime "))
 
 
+def is_dead(instance: dg.DagsterInstance, site: Site, run: dg.DagsterRun) -> bool:
+    """Whether the worker of a run is known to be gone.
+
+    Its sign of life tells. One that has not given it yet, while its run starts or is cancelled, is known by
+    the pid that it has told.
+
+    Raises:
+        InfrastructureError: The site's disk cannot be read.
+    """
+    life = site.signs_of_life.of(run.run_id)
+    if life is not Life.NEVER_SEEN:
+        return life is Life.DEAD
+    # One that a person has started in a terminal has no worker of the services: its sign alone tells.
+    unsigned = run.remote_job_origin is not None and run.status is not dg.DagsterRunStatus.STARTED
+    return unsigned and not worker_lives(instance, run)
+
+
+def end_dead_runs(
+    instance: dg.DagsterInstance,
+    site: Site,
+    statuses: Sequence[dg.DagsterRunStatus],
+    say: Callable[[str], None],
+) -> int:
+    """Report every run as failed, or as cancelled where that was asked for, whose worker is gone.
+
+    Args:
+        instance: Dagster's records.
+        site: The installation.
+        statuses: The runs that are looked at.
+        say: Told of what cannot be looked at now.
+
+    Returns:
+        How many there were.
+    """
+    ended = 0
+    for run in instance.get_runs(dg.RunsFilter(statuses=list(statuses))):
+        try:
+            if is_dead(instance, site, run):
+                ended += _end(instance, run.run_id, GONE)
+        except Exception as error:  # noqa: BLE001 - one run must not keep all others waiting
+            say(f"run {run.run_id} cannot be looked at now: {safe_text(error)}")
+    return ended
+
+
 def end_workers(instance: dg.DagsterInstance) -> int:
     """End the workers that have outlived their code location; how many.
 
@@ -72,8 +124,7 @@ def end_workers(instance: dg.DagsterInstance) -> int:
     Raises:
         InfrastructureError: One of them cannot be ended.
     """
-    runs = instance.get_runs(dg.RunsFilter(statuses=_IN_WORK))
-    workers = [job for run in runs if GRPC_INFO_TAG in run.tags and (job := worker_of(instance, run))]
+    workers = [job for run in _served(instance) if (job := worker_of(instance, run))]
     for job in workers:
         end_group(job, _GRACE_SECONDS)
     return len(workers)
@@ -84,12 +135,26 @@ def fail_orphaned_runs(instance: dg.DagsterInstance) -> int:
 
     Their workers were ended before. Dagster cannot see that; reported as failed, they are executed again.
     """
-    orphaned = [
-        run for run in instance.get_runs(dg.RunsFilter(statuses=_IN_WORK)) if GRPC_INFO_TAG in run.tags
+    return sum(
+        _end(instance, run.run_id, "The services were stopped while this run was in work.")
+        for run in _served(instance)
+    )
+
+
+def _served(instance: dg.DagsterInstance) -> list[dg.DagsterRun]:
+    """The runs in work that a code server has started."""
+    return [
+        run for run in instance.get_runs(dg.RunsFilter(statuses=list(IN_WORK))) if GRPC_INFO_TAG in run.tags
     ]
-    for run in orphaned:
-        if run.status is dg.DagsterRunStatus.CANCELING:
-            instance.report_run_canceled(run, "The services were stopped while this run was cancelled.")
-        else:
-            instance.report_run_failed(run, "The services were stopped while this run was in work.")
-    return len(orphaned)
+
+
+def _end(instance: dg.DagsterInstance, run_id: str, why: str) -> bool:
+    """End a run whose worker is known to be gone, unless its last word was that it has ended."""
+    run = instance.get_run_by_id(run_id)
+    if run is None or run.is_finished:
+        return False
+    if run.status is dg.DagsterRunStatus.CANCELING:
+        instance.report_run_canceled(run, why)
+    else:
+        instance.report_run_failed(run, why)
+    return True

@@ -11,6 +11,7 @@ from typing import Protocol
 
 import dagster as dg
 
+from mqi_dagster.compute.run_workers import IN_WORK, end_dead_runs
 from mqi_dagster.dagster_internals import make_new_run_id
 from mqi_dagster.delivery.manifest import CaseManifest
 from mqi_dagster.errors import InputError
@@ -27,7 +28,6 @@ from mqi_dagster.operations.site_folder import RunOptions, make_run_site
 from mqi_dagster.operations.sites import SETTINGS_NAME
 from mqi_dagster.partitions import BEAM, CASE, beam_key
 from mqi_dagster.resources.site import SETTINGS_VARIABLE, Site
-from mqi_dagster.sensors.reaper import end_dead_runs
 
 _ENDS = {signal.SIGINT, signal.SIGTERM}
 _QUIET = {"loggers": {"console": {"config": {"log_level": "CRITICAL"}}}}
@@ -115,7 +115,7 @@ class CaseRunner:
         clear_leftovers(self.site.settings)
         with open_instance(self.site.settings) as instance:
             # Runs of an earlier command that was killed would hold their slots, and look as if in work.
-            end_dead_runs(instance, self.site, {}, self._progress.note)
+            end_dead_runs(instance, self.site, IN_WORK, self._progress.note)
             return [self._case(instance, found) for found in given_folder(self.site, self._folder)]
 
     def _case(self, instance: dg.DagsterInstance, found: ArrivedCase) -> CaseResult:

@@ -19,6 +19,8 @@ from mqi_dagster.yaml_file import read_yaml
 
 INSTANCE_FILE = "dagster.yaml"
 RUNS_PER_CASE = 4
+MONITORED_SECONDS = 10
+"""How often, at least, it is asked whether the workers of started runs live."""
 _HEAD = """\
 # Dagster's instance of this site. `mqi init` and `mqi dev` keep the limits in step with mqi.yaml;
 # what else you write here (storage, for example) stays.
@@ -70,18 +72,21 @@ def instance_settings(
         "telemetry": {"enabled": False},
         "nux": {"enabled": False},
         "run_queue": {"dequeue_interval_seconds": 1},
-        "run_monitoring": {
-            "enabled": True,
-            "poll_interval_seconds": 10,
-            "start_timeout_seconds": 180,
-            "cancel_timeout_seconds": 60,
-            "free_slots_after_run_end_seconds": 30,
-        },
+        "run_launcher": {"module": "mqi_dagster.compute.run_launcher", "class": "RunLauncher"},
         "sensors": {"use_threads": True, "num_workers": 4, "num_submit_workers": 8},
         "backfills": {"use_threads": True, "num_workers": 2, "num_submit_workers": 4},
         "retention": {"sensor": {"purge_after_days": {"skipped": 2, "success": 30, "failure": 90}}},
     }
     content.update(existing or {})
+    content["run_monitoring"] = {
+        "start_timeout_seconds": 180,
+        "cancel_timeout_seconds": 60,
+        "free_slots_after_run_end_seconds": 30,
+        **(content.get("run_monitoring") or {}),
+        # Without it nobody ends the run of a worker that was killed.
+        "enabled": True,
+        "poll_interval_seconds": min(MONITORED_SECONDS, settings.intake.scan_interval_seconds),
+    }
     if settings.database.host is not None:
         content["storage"] = _ON_THE_SERVER
     elif content.get("storage") in (_ON_THE_SERVER, _BY_DAGSTER_ALONE):

@@ -525,8 +525,8 @@ def become_service(service: Service, settings_file: Path, settings: Settings) ->
 def _make_ready(settings: Settings) -> None:
     """What has to be so before a code location answers.
 
-    Run workers may have outlived the one before, and are left alone. Runs whose worker is dead are the
-    reaper's: failed now, they would be lost, since the daemon can retry them only through a code location.
+    Run workers may have outlived the one before, and are left alone. Runs whose worker is dead are the run
+    monitoring's.
     """
     ledger = Ledger.open(ledger_url(settings))
     write_instance(settings, ledger)

@@ -54,7 +54,7 @@ def waits_of(instance: dg.DagsterInstance, site: Site, before: Remembered, now: 
     runs = [
         (run.tags[PARTITION_TAG], run)
         for run in instance.get_runs(dg.RunsFilter(statuses=[dg.DagsterRunStatus.STARTED]))
-        # One whose worker is gone waits for nothing but the reaper.
+        # One whose worker is gone waits for nothing but its end.
         if PARTITION_TAG in run.tags and not _is_dead(site, run.run_id)
     ]
     reports = site.ledger.progress_of({partition for partition, _ in runs})

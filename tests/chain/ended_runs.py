@@ -28,15 +28,15 @@ def started(
     **tags: str,
 ) -> dg.DagsterRun:
     """A run that the services have started, for some assets alone where a test says which."""
-    return _made(chain, job, partition, dg.DagsterRunStatus.STARTED, tags, selection)
+    return made(chain, job, partition, dg.DagsterRunStatus.STARTED, tags, selection)
 
 
 def queued(chain: Chain, job: str = "beam", partition: str = BEAM, **tags: str) -> dg.DagsterRun:
     """A run that stands in Dagster's queue."""
-    return _made(chain, job, partition, dg.DagsterRunStatus.QUEUED, tags)
+    return made(chain, job, partition, dg.DagsterRunStatus.QUEUED, tags)
 
 
-def _made(
+def made(
     chain: Chain,
     job: str,
     partition: str,
@@ -44,6 +44,7 @@ def _made(
     tags: dict[str, str],
     selection: frozenset[dg.AssetKey] | None = None,
 ) -> dg.DagsterRun:
+    """A run of the services in any state."""
     chain.instance.add_dynamic_partitions("beam" if "__" in partition else "case", [partition])
     origin = RemoteJobOrigin(RemoteRepositoryOrigin(RegisteredCodeLocationOrigin("mqi"), "repository"), job)
     run = create_run_for_test(

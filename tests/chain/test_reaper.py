@@ -1,8 +1,13 @@
-"""Runs are dead when their worker is, whatever clocks and heartbeats say; what ended runs hold goes."""
+"""Runs are dead when their worker is, whatever clocks and heartbeats say; what ended runs hold goes.
+
+Started runs are ended by the daemon's own run monitoring, which asks the launcher of the site's instance.
+"""
 
 from __future__ import annotations
 
 import logging
+import shutil
+import signal
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
@@ -13,17 +18,24 @@ from typing import Any
 
 import dagster as dg
 import pytest
+from dagster._core.events import DagsterEvent, EngineEventData
+from dagster._daemon.monitoring import execute_run_monitoring_iteration
 
+from mqi_dagster.compute.run_launcher import NO_SIGN_SECONDS, RunLauncher
+from mqi_dagster.compute.run_workers import IN_WORK, end_dead_runs
 from mqi_dagster.compute.waiting import wait_for_slot
+from mqi_dagster.execution import sign_of_life
 from mqi_dagster.execution.processes import process_id
 from mqi_dagster.ledger.availability import Need
 from mqi_dagster.ledger.leases import Lease
 from mqi_dagster.ledger.slots import SlotKind
+from mqi_dagster.lifecycle.causes import first_cause
+from mqi_dagster.operations.instance import open_instance, write_instance
 from mqi_dagster.resources import gpu_pool
 from mqi_dagster.resources.gpu_pool import GpuPool, this_host
-from mqi_dagster.sensors.reaper import NO_SIGN_SECONDS, end_dead_runs
+from mqi_dagster.resources.site import SETTINGS_VARIABLE
 from tests.chain.chain import Chain
-from tests.chain.ended_runs import BEAM, evaluate, started
+from tests.chain.ended_runs import BEAM, evaluate, made, started
 from tests.chain.waiting_beams import once_it_waits
 
 WORKER = """
@@ -37,8 +49,38 @@ time.sleep(300)
 
 
 @pytest.fixture
-def chain(tmp_path: Path) -> Chain:
-    return Chain(tmp_path / "site", {"execution": {"slots": 2, "stale_seconds": 60}})
+def chain(tmp_path: Path, empty_instance: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Chain]:
+    """A site with the instance that its services open."""
+    made = Chain(tmp_path / "site", {"execution": {"slots": 2, "stale_seconds": 60}})
+    monkeypatch.setenv(SETTINGS_VARIABLE, str(made.settings_file))
+    settings = made.site.settings
+    shutil.copytree(empty_instance, settings.paths.dagster_home)
+    write_instance(settings)
+    with open_instance(settings) as made.instance:
+        yield made
+
+
+class Daemon:
+    """What the run monitoring knows of the daemon that it is part of."""
+
+    def __init__(self, instance: dg.DagsterInstance) -> None:
+        self.instance = instance
+
+    def create_request_context(self) -> None:
+        """Only needed to resume a run, which is not done here."""
+
+
+def monitor(chain: Chain) -> list[str]:
+    """One look of the daemon's run monitoring; what it could not do."""
+    daemon: Any = Daemon(chain.instance)
+    errors = execute_run_monitoring_iteration(daemon, logging.getLogger("monitoring"))
+    return [error.message for error in errors if error is not None]
+
+
+def look(chain: Chain) -> None:
+    """One look of everything that ends dead runs and frees what they hold."""
+    assert monitor(chain) == []
+    evaluate(chain, "reaper")
 
 
 @contextmanager
@@ -77,11 +119,14 @@ def test_a_run_whose_worker_is_gone_is_ended_and_goes_on(chain: Chain) -> None:
     run = started(chain)
     lease_of(chain, run)
     with worker_of(chain, run):
-        evaluate(chain, "reaper")
+        look(chain)
         assert status(chain, run) == "STARTED"
-    evaluate(chain, "reaper")
+    look(chain)
     assert status(chain, run) == "FAILURE"
     assert chain.site.ledger.leases() == []
+    cause = first_cause(chain.instance, run.run_id)
+    assert (cause.code, cause.again) == (None, True)
+    assert cause.text == "the run ended without an error of its own: its worker is gone"
     (request,) = evaluate(chain, "run_outcomes")
     assert request.tags["mqi/retry_of"] == run.run_id
     evaluate(chain, "reaper")
@@ -95,19 +140,44 @@ def test_a_living_worker_keeps_run_and_lease_however_stale_its_heartbeat(chain: 
     assert lease.is_stale(datetime.now(UTC), timedelta(seconds=60))
     with worker_of(chain, run):
         for _ in range(3):
-            evaluate(chain, "reaper")
+            look(chain)
         assert status(chain, run) == "STARTED"
         assert chain.site.ledger.lease_of(BEAM) == lease
         assert not GpuPool(chain.site).job_ended(lease), "nor does any other beam get its slot"
+
+
+def test_a_stopped_worker_keeps_its_run(chain: Chain) -> None:
+    run = started(chain)
+    lease_of(chain, run, age_seconds=3600)
+    with worker_of(chain, run) as worker:
+        worker.send_signal(signal.SIGSTOP)
+        look(chain)
+        assert status(chain, run) == "STARTED"
+        worker.send_signal(signal.SIGCONT)
+
+
+def test_a_worker_is_known_by_its_lock_wherever_its_process_is_counted(chain: Chain) -> None:
+    """Another container of the same site has other pids, and sees the same locks."""
+    run = started(chain)
+    gone = subprocess.Popen([sys.executable, "-c", ""])
+    gone.wait()
+    message = f"Started process for run (pid: {gone.pid})."
+    chain.instance.report_engine_event(message, run, EngineEventData.in_process(gone.pid))
+    with worker_of(chain, run):
+        look(chain)
+        assert status(chain, run) == "STARTED"
+        chain.instance.report_run_canceling(run)
+        look(chain)
+        assert status(chain, run) == "CANCELING"
 
 
 def test_a_run_that_is_being_cancelled_without_a_worker_is_cancelled(chain: Chain) -> None:
     run = started(chain)
     with worker_of(chain, run):
         chain.instance.report_run_canceling(run)
-        evaluate(chain, "reaper")
+        look(chain)
         assert status(chain, run) == "CANCELING"
-    evaluate(chain, "reaper")
+    look(chain)
     assert status(chain, run) == "CANCELED"
     assert evaluate(chain, "run_outcomes") == []
 
@@ -115,33 +185,85 @@ def test_a_run_that_is_being_cancelled_without_a_worker_is_cancelled(chain: Chai
 def test_a_run_without_any_sign_is_given_time_and_its_heartbeat_counts(chain: Chain) -> None:
     crashed, old = started(chain), started(chain, partition=BEAM)
     lease_of(chain, old)
-    now, seen = [1000.0], dict[str, float]()
+    now = [1000.0]
+    launcher = chain.instance.run_launcher
+    assert isinstance(launcher, RunLauncher)
+    launcher._monotonic = lambda: now[0]
 
-    def look() -> int:
-        return end_dead_runs(chain.instance, chain.site, seen, print, lambda: now[0])
+    def states() -> tuple[str, str]:
+        look(chain)
+        return status(chain, crashed), status(chain, old)
 
-    assert look() == 0
+    assert states() == ("STARTED", "STARTED")
     now[0] += NO_SIGN_SECONDS - 1
-    assert look() == 0
+    assert states() == ("STARTED", "STARTED")
     now[0] += 2
-    assert look() == 1
-    assert (status(chain, crashed), status(chain, old)) == ("FAILURE", "STARTED")
+    assert states() == ("FAILURE", "STARTED")
     chain.site.ledger.release(chain.site.ledger.leases()[0])
     lease_of(chain, old, age_seconds=3600)
-    assert look() == 1
-    assert status(chain, old) == "FAILURE"
-    assert look() == 0
-    assert seen == {}
+    assert states() == ("FAILURE", "FAILURE")
+
+
+def test_a_run_that_gives_its_sign_late_is_given_time_again_if_it_loses_it(chain: Chain) -> None:
+    run = started(chain)
+    launcher = chain.instance.run_launcher
+    assert isinstance(launcher, RunLauncher)
+    launcher._monotonic = lambda: 0.0
+    look(chain)
+    launcher._monotonic = lambda: 1e6
+    with worker_of(chain, run):
+        look(chain)
+        assert status(chain, run) == "STARTED"
 
 
 def test_a_run_in_a_terminal_is_left_alone(chain: Chain) -> None:
     from dagster._core.test_utils import create_run_for_test
 
     run = create_run_for_test(chain.instance, "beam", status=dg.DagsterRunStatus.STARTED)
-    seen = dict[str, float]()
+    launcher = chain.instance.run_launcher
+    assert isinstance(launcher, RunLauncher)
     for moment in (0.0, 1e6):
-        assert end_dead_runs(chain.instance, chain.site, seen, print, lambda now=moment: now) == 0
+        launcher._monotonic = lambda now=moment: now  # type: ignore[misc]
+        look(chain)
     assert status(chain, run) == "STARTED"
+
+
+def test_a_disk_that_cannot_be_read_ends_no_run(chain: Chain, monkeypatch: pytest.MonkeyPatch) -> None:
+    run, other = started(chain), started(chain)
+    with worker_of(chain, run), worker_of(chain, other):
+        pass
+    real = sign_of_life.is_held
+
+    def held(path: Path) -> bool | None:
+        if path.name == run.run_id:
+            raise OSError(5, "Input/output error", "/site/Hong^Gildong")
+        return real(path)
+
+    monkeypatch.setattr(sign_of_life, "is_held", held)
+    (words,) = monitor(chain)
+    assert "Input/output error" in words and "Hong" not in words
+    assert (status(chain, run), status(chain, other)) == ("STARTED", "FAILURE")
+
+
+def launched(chain: Chain, run: dg.DagsterRun) -> None:
+    """It was handed to a worker, as the run monitoring counts from."""
+    if run.status is dg.DagsterRunStatus.STARTING:
+        event = DagsterEvent(event_type_value="PIPELINE_STARTING", job_name=run.job_name)
+        chain.instance.report_dagster_event(event, run.run_id)
+
+
+def test_a_run_that_dies_while_it_starts_is_ended_by_the_pid_that_it_has_told(chain: Chain) -> None:
+    dead, silent = (made(chain, "beam", BEAM, dg.DagsterRunStatus.STARTING, {}) for _ in range(2))
+    for run in (dead, silent):
+        launched(chain, run)
+    with subprocess.Popen([sys.executable, "-c", "input()"], stdin=subprocess.PIPE) as worker:
+        message = f"Started process for run (pid: {worker.pid})."
+        chain.instance.report_engine_event(message, dead, EngineEventData.in_process(worker.pid))
+        look(chain)
+        assert (status(chain, dead), status(chain, silent)) == ("STARTING", "STARTING")
+        worker.communicate(b"\n")
+    look(chain)
+    assert (status(chain, dead), status(chain, silent)) == ("FAILURE", "STARTING")
 
 
 @pytest.mark.parametrize("status_now", [dg.DagsterRunStatus.STARTING, dg.DagsterRunStatus.STARTED])
@@ -151,12 +273,13 @@ def test_a_run_of_a_terminal_that_was_killed_is_ended_by_its_sign(
     from dagster._core.test_utils import create_run_for_test
 
     run = create_run_for_test(chain.instance, "beam", status=status_now)
+    launched(chain, run)
     with worker_of(chain, run):
-        evaluate(chain, "reaper")
+        look(chain)
         assert status(chain, run) == status_now.value
-    evaluate(chain, "reaper")
+    look(chain)
     assert status(chain, run) == "FAILURE"
-    evaluate(chain, "reaper")
+    look(chain)
     assert chain.site.signs_of_life.known() == []
 
 
@@ -258,7 +381,7 @@ def test_one_run_that_cannot_be_looked_at_keeps_no_other_waiting(
     said: list[str] = []
     with monkeypatch.context() as patched:
         patched.setattr(chain.instance, "get_run_by_id", get)
-        assert end_dead_runs(chain.instance, chain.site, {}, said.append) == 1
+        assert end_dead_runs(chain.instance, chain.site, IN_WORK, said.append) == 1
     assert status(chain, dead) == "FAILURE"
     (words,) = said
     assert "Input/output error" in words and "Hong" not in words

@@ -13,10 +13,10 @@ import yaml
 from typer.testing import CliRunner
 
 from mqi_dagster.cli.app import app
+from mqi_dagster.compute.run_workers import IN_WORK, end_dead_runs
 from mqi_dagster.machine import Machines
 from mqi_dagster.operations.instance import open_instance
 from mqi_dagster.resources.site import Site
-from mqi_dagster.sensors.reaper import end_dead_runs
 from mqi_dagster.synthetic.delivery import simulate_delivery
 from mqi_dagster.synthetic.request import BuiltInPlan, DeliveryRequest, Layout
 from tests.cli.mqi_command import mqi
@@ -85,12 +85,12 @@ def test_a_killed_command_leaves_no_run_in_work(tmp_path: Path, machines: Machin
             site = Site(out / "mqi.yaml")
             ((beam, state),) = states(site).items()
             with open_instance(site.settings) as instance:
-                assert end_dead_runs(instance, site, {}, print) == 0, "it lives"
+                assert end_dead_runs(instance, site, IN_WORK, print) == 0, "it lives"
         finally:
             running.kill()
     assert state == "STARTED"
     with open_instance(site.settings) as instance:
-        assert end_dead_runs(instance, site, {}, print) == 1
+        assert end_dead_runs(instance, site, IN_WORK, print) == 1
     assert states(site) == {beam: "FAILURE"}
     slow.unlink()
     result = CliRunner().invoke(app, words)

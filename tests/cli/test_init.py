@@ -11,9 +11,10 @@ import yaml
 from typer.testing import CliRunner
 
 from mqi_dagster.cli.app import app
+from mqi_dagster.compute.run_launcher import RunLauncher
 from mqi_dagster.compute.run_workers import fail_orphaned_runs
 from mqi_dagster.errors import ConfigurationError
-from mqi_dagster.operations.instance import open_instance, pool_limit_of
+from mqi_dagster.operations.instance import open_instance, pool_limit_of, write_instance
 from mqi_dagster.operations.settings_text import settings_file
 from mqi_dagster.settings import parse_settings, read_settings
 
@@ -128,6 +129,9 @@ def test_the_instance_has_the_limits(site: Path) -> None:
     }
     assert content["run_retries"] == {"enabled": False}
     with open_instance(read_settings(site / "mqi.yaml")) as instance:
+        assert isinstance(instance.run_launcher, RunLauncher)
+        assert instance.run_launcher.supports_check_run_worker_health
+        assert instance.run_monitoring_poll_interval_seconds == 10
         assert pool_limit_of(instance) == 3
         assert not instance.telemetry_enabled
         assert not instance.run_retries_enabled
@@ -145,6 +149,32 @@ def test_a_storage_of_the_site_s_own_survives_new_limits(tmp_path: Path) -> None
     written = yaml.safe_load(path.read_text())
     assert written["concurrency"]["runs"]["max_concurrent_runs"] == 4
     assert written["python_logs"] == {"python_log_level": "ERROR"}
+
+
+def test_an_instance_of_an_earlier_version_gets_the_launcher_that_sees_dead_workers(tmp_path: Path) -> None:
+    init(str(tmp_path), "--timezone", "Asia/Seoul")
+    path = tmp_path / "dagster/dagster.yaml"
+    content = yaml.safe_load(path.read_text())
+    del content["run_launcher"]
+    monitoring = {"enabled": False, "poll_interval_seconds": 120, "cancel_timeout_seconds": 300}
+    content["run_monitoring"] = monitoring
+    path.write_text(yaml.safe_dump(content))
+    (tmp_path / "mqi.yaml").write_text("site: {timezone: UTC}\nintake: {scan_interval_seconds: 2}\n")
+    init(str(tmp_path))
+    with open_instance(read_settings(tmp_path / "mqi.yaml")) as instance:
+        assert isinstance(instance.run_launcher, RunLauncher)
+        assert instance.run_monitoring_enabled, "else nobody would end the run of a killed worker"
+        assert instance.run_monitoring_poll_interval_seconds == 2
+        assert instance.run_monitoring_cancel_timeout_seconds == 300
+
+
+def test_a_launcher_of_the_site_s_own_stays(tmp_path: Path) -> None:
+    init(str(tmp_path), "--timezone", "Asia/Seoul")
+    path = tmp_path / "dagster/dagster.yaml"
+    mine = {"module": "dagster_k8s", "class": "K8sRunLauncher", "config": {"job_image": "mqi"}}
+    path.write_text(yaml.safe_dump({**yaml.safe_load(path.read_text()), "run_launcher": mine}))
+    assert write_instance(read_settings(tmp_path / "mqi.yaml")) is False
+    assert yaml.safe_load(path.read_text())["run_launcher"] == mine
 
 
 def test_every_commented_line_is_a_setting_at_its_default() -> None:

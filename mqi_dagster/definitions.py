@@ -37,12 +37,11 @@ def proton(site: Site, pipelines: Sequence[Pipeline]) -> dg.Definitions:
         pipelines: Those of the site, which share the queue.
     """
     interval = _interval(site)
-    attempts = site.settings.execution.attempts if site.settings_file.is_file() else 1
     return dg.Definitions(
         assets=[
             intake.case_manifest,
             interpretation.interpreted_csvs,
-            simulation.simulation(attempts),
+            simulation.simulation,
             dose.rt_dose,
             handover.handed_over,
             handover.case_handed_over,
@@ -100,4 +99,7 @@ def build_definitions(
     return dg.Definitions.merge(common, *(load(site, described) for _, load in pipelines))
 
 
-defs = build_definitions(Site.from_environment())
+@dg.definitions
+def defs() -> dg.Definitions:
+    """The code location of the environment's site: built when Dagster loads it, and by no import."""
+    return build_definitions(Site.from_environment())

@@ -27,7 +27,7 @@ from mqi_dagster.operations.services import clear_leftovers
 from mqi_dagster.operations.site_folder import RunOptions, make_run_site
 from mqi_dagster.operations.sites import SETTINGS_NAME
 from mqi_dagster.partitions import BEAM, CASE, beam_key
-from mqi_dagster.resources.site import SETTINGS_VARIABLE, Site
+from mqi_dagster.resources.site import Site
 
 _ENDS = {signal.SIGINT, signal.SIGTERM}
 _QUIET = {"loggers": {"console": {"config": {"log_level": "CRITICAL"}}}}
@@ -98,8 +98,6 @@ class CaseRunner:
         self._first = request.beams_first
         self._priority = request.priority
         self.site = Site(request.out / SETTINGS_NAME, given=request.folder)
-        # The module of the definitions opens the site of the environment when it is imported.
-        os.environ[SETTINGS_VARIABLE] = str(self.site.settings_file.resolve())
         from mqi_dagster.definitions import build_definitions
 
         self._definitions = build_definitions(self.site)

@@ -27,6 +27,25 @@ def test_whatever_is_asked_for_is_there(tmp_path: Path) -> None:
     dg.Definitions.validate_loadable(build_definitions(Site(tmp_path / "mqi.yaml")))
 
 
+def test_an_import_reads_nothing_of_the_site(tmp_path: Path) -> None:
+    """Dagster builds the definitions when it loads the code location, and says then what is wrong."""
+    settings = tmp_path / "mqi.yaml"
+    settings.write_text("site: {timezone: Mars/Base}")
+    environment = {**os.environ, SETTINGS_VARIABLE: str(settings)}
+    program = """
+import mqi_dagster.definitions as module
+try:
+    module.defs()
+except Exception as error:
+    print(f"{type(error).__name__}: {error}")
+"""
+    done = subprocess.run(
+        [sys.executable, "-c", program], cwd=ROOT, env=environment, capture_output=True, text=True
+    )
+    assert "Mars/Base" in done.stdout, done.stderr
+    assert (done.returncode, done.stderr) == (0, "")
+
+
 @pytest.mark.slow
 def test_dagster_s_own_check_of_a_checkout_passes(tmp_path: Path) -> None:
     """As `dagster definitions validate` says it, which reads [tool.dagster] of pyproject.toml."""

@@ -87,11 +87,12 @@ def _waits(context: dg.AssetExecutionContext, site: Site, key: str) -> Callable[
     return say
 
 
-def _budget_left(context: dg.AssetExecutionContext, site: Site, key: str, attempts: int) -> bool:
+def _budget_left(context: dg.AssetExecutionContext, site: Site, key: str) -> bool:
     """Whether the engine may be started once more, after what it has failed in this run and those before.
 
     A run that a person has started begins anew; one that goes on after infrastructure was lost does not.
     """
+    attempts = site.settings.execution.attempts
     tags = context.run.tags
     goes_on = RETRY_OF_TAG in tags and tags[RETRY_OF_TAG] == tags.get(PARENT_RUN_ID_TAG)
     before = int(tags.get(FAILURES_TAG, "0")) if goes_on else 0
@@ -100,91 +101,78 @@ def _budget_left(context: dg.AssetExecutionContext, site: Site, key: str, attemp
     )
 
 
-def simulation(attempts: int) -> dg.AssetsDefinition:
-    """The step that makes ``tps_file`` and ``raw_dose``.
-
-    Args:
-        attempts: Engine failures after which a beam is given up.
-    """
-
-    @dg.multi_asset(
-        name="simulation",
-        specs=[
-            dg.AssetSpec(
-                "tps_file",
-                deps=["interpreted_csvs"],
-                description="The engine's input file, written for the slot that the beam has leased.",
-                code_version=SIMULATION_CODE,
-                group_name=proton.BEAM,
-                kinds={"text"},
-                owners=proton.OWNERS,
-            ),
-            dg.AssetSpec(
-                "raw_dose",
-                deps=["tps_file"],
-                description="What the Monte Carlo engine wrote, opened and verified.",
-                code_version=SIMULATION_CODE,
-                group_name=proton.BEAM,
-                kinds={"monte_carlo", "numpy"},
-                owners=proton.OWNERS,
-            ),
-        ],
-        partitions_def=BEAM.definition,
-        pool=POOL,
+@dg.multi_asset(
+    name="simulation",
+    specs=[
+        dg.AssetSpec(
+            "tps_file",
+            deps=["interpreted_csvs"],
+            description="The engine's input file, written for the slot that the beam has leased.",
+            code_version=SIMULATION_CODE,
+            group_name=proton.BEAM,
+            kinds={"text"},
+            owners=proton.OWNERS,
+        ),
+        dg.AssetSpec(
+            "raw_dose",
+            deps=["tps_file"],
+            description="What the Monte Carlo engine wrote, opened and verified.",
+            code_version=SIMULATION_CODE,
+            group_name=proton.BEAM,
+            kinds={"monte_carlo", "numpy"},
+            owners=proton.OWNERS,
+        ),
+    ],
+    partitions_def=BEAM.definition,
+    pool=POOL,
+)
+def simulation(
+    context: dg.AssetExecutionContext,
+    site: dg.ResourceParam[Site],
+    executor: ExecutorResource,
+    gpu_pool: GpuPoolResource,
+    store: StoreResource,
+) -> Iterator[dg.MaterializeResult[None]]:
+    key = context.partition_key
+    boundary = Boundary(
+        Where(beam=key),
+        budget_left=lambda: _budget_left(context, site, key),
+        inputs_away=inputs_away(context.instance, site, store.open, key),
+        retry_in=Backoff(1.0).seconds(context.retry_number + 1),
     )
-    def simulate(
-        context: dg.AssetExecutionContext,
-        site: dg.ResourceParam[Site],
-        executor: ExecutorResource,
-        gpu_pool: GpuPoolResource,
-        store: StoreResource,
-    ) -> Iterator[dg.MaterializeResult[None]]:
-        key = context.partition_key
-        boundary = Boundary(
-            Where(beam=key),
-            budget_left=lambda: _budget_left(context, site, key, attempts),
-            inputs_away=inputs_away(context.instance, site, store.open, key),
-            retry_in=Backoff(1.0).seconds(context.retry_number + 1),
-        )
-        with boundary:
-            results, engines, pool = store.open(), executor.open(), gpu_pool.open()
-            beam = load_beam(context.instance, results, site.machines, key)
-            csvs = resolve(context.instance, results, "interpreted_csvs", key)
-            engine = site.settings.engine
-            profile = site.settings.engine_profile()
-            in_images = bool(beam.manifest.ct_series) and profile.patient_ct
-            # Before anything is reused: earlier code may have computed what must not be handed over.
-            require_simulable(beam.plan_beam, beam.machine, profile, in_images=in_images)
-            patience = Patience(context.log, engines.intervals, _waits(context, site, key))
-            version = patience.persist(
-                "asking the engine's version", lambda: engine_version(profile, engines)
-            )
-            hu_table = hu_table_of(site, beam.manifest)
-            digest = raw_dose_digest(beam, csvs.digest, engine, version, hu_table)
-            found = _reused(results, key, digest)
+    with boundary:
+        results, engines, pool = store.open(), executor.open(), gpu_pool.open()
+        beam = load_beam(context.instance, results, site.machines, key)
+        csvs = resolve(context.instance, results, "interpreted_csvs", key)
+        engine = site.settings.engine
+        profile = site.settings.engine_profile()
+        in_images = bool(beam.manifest.ct_series) and profile.patient_ct
+        # Before anything is reused: earlier code may have computed what must not be handed over.
+        require_simulable(beam.plan_beam, beam.machine, profile, in_images=in_images)
+        patience = Patience(context.log, engines.intervals, _waits(context, site, key))
+        version = patience.persist("asking the engine's version", lambda: engine_version(profile, engines))
+        hu_table = hu_table_of(site, beam.manifest)
+        digest = raw_dose_digest(beam, csvs.digest, engine, version, hu_table)
+        found = _reused(results, key, digest)
+        if found is None:
+            run = SimulatedBeam(context, site, engines, pool, results, beam, csvs, digest, version, hu_table)
+            found = run.acquire(lambda: _reused(results, key, digest))
             if found is None:
-                run = SimulatedBeam(
-                    context, site, engines, pool, results, beam, csvs, digest, version, hu_table
-                )
-                found = run.acquire(lambda: _reused(results, key, digest))
-                if found is None:
-                    with run:
-                        tps, view = run.prepare()
-                        yield _tps_result(beam, tps, run.slot)
-                        raw = run.simulate(view, tps)
-                    yield _raw_result(beam, raw, read_record(raw), reused=False)
-                    return
-            # An earlier run may have died between its result and the end of its lease.
-            pool.free_ended(context.instance)
-            if site.ledger.lease_of(key) is None:
-                site.ledger.note_succeeded(key, digest, context.run.run_id)
-            tps, raw = found
-            context.log.info("found in the store; no engine is started")
-            site.ledger.report(key, context.run.run_id, WorkPhase.SIMULATED, percent=100.0)
-            yield _tps_result(beam, tps, "none")
-            yield _raw_result(beam, raw, read_record(raw), reused=True)
-
-    return simulate
+                with run:
+                    tps, view = run.prepare()
+                    yield _tps_result(beam, tps, run.slot)
+                    raw = run.simulate(view, tps)
+                yield _raw_result(beam, raw, read_record(raw), reused=False)
+                return
+        # An earlier run may have died between its result and the end of its lease.
+        pool.free_ended(context.instance)
+        if site.ledger.lease_of(key) is None:
+            site.ledger.note_succeeded(key, digest, context.run.run_id)
+        tps, raw = found
+        context.log.info("found in the store; no engine is started")
+        site.ledger.report(key, context.run.run_id, WorkPhase.SIMULATED, percent=100.0)
+        yield _tps_result(beam, tps, "none")
+        yield _raw_result(beam, raw, read_record(raw), reused=True)
 
 
 @dg.asset_check(

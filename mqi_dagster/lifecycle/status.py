@@ -266,7 +266,7 @@ NOT_HANDED_OVER = "its latest dose has not been handed over: materialise handed_
 
 
 @dataclass(frozen=True, slots=True)
-class Failure:
+class RunFailure:
     """What the bad end of a run means."""
 
     cause: str
@@ -278,7 +278,7 @@ class Failure:
     """When, where that is known already."""
 
 
-def failure_of(outcome: RunOutcome | None, cause: Callable[[], Cause], served: bool) -> Failure:
+def failure_of(outcome: RunOutcome | None, cause: Callable[[], Cause], served: bool) -> RunFailure:
     """What the end of a failed run means.
 
     Args:
@@ -288,10 +288,10 @@ def failure_of(outcome: RunOutcome | None, cause: Callable[[], Cause], served: b
     """
     if outcome is None:
         found = cause()
-        return Failure(found.text, found.code, goes_on_by_itself(found, served))
+        return RunFailure(found.text, found.code, goes_on_by_itself(found, served))
     # A try that is settled while no other run has come was given up.
     again = outcome.verdict is RunVerdict.RETRY and outcome.settled_at is None and served
-    return Failure(outcome.cause, outcome.code or None, again, outcome.next_try_at)
+    return RunFailure(outcome.cause, outcome.code or None, again, outcome.next_try_at)
 
 
 @dataclass(frozen=True, slots=True)
@@ -301,7 +301,7 @@ class RunFacts:
     run: RunRow | None = None
     queued_because: str = ""
     priority: int = 0
-    failure: Failure | None = None
+    failure: RunFailure | None = None
     """What its end means, where it has failed."""
     served: bool = False
     """Whether the services have launched it, so that it can be executed again as a run."""

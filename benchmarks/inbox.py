@@ -112,11 +112,11 @@ def ticks(folder: Path, cases: int) -> None:
         return time.process_time() - began
 
     first = tick()
-    while chain.site.ledger.arrivals_since(datetime.now(UTC))[0] < cases:
+    while chain.site.ledger.arrivals.changed_since(datetime.now(UTC))[0] < cases:
         first += tick()
-    for row in chain.site.ledger.all_arrivals():
-        chain.site.ledger.mark_requested(row.case, row.fingerprint)
-        chain.site.ledger.mark_results_removed(row.case)
+    for row in chain.site.ledger.arrivals.all():
+        chain.site.ledger.arrivals.mark_requested(row.case, row.fingerprint)
+        chain.site.ledger.arrivals.mark_results_removed(row.case)
     tick()
     quiet = sum(tick() for _ in range(LOOKS)) / LOOKS
     print(

@@ -108,7 +108,7 @@ class LoadSite:
 
     def announce_urgent(self, case: str, priority: int) -> None:
         """Say that a case which is still to come is urgent."""
-        self.site.ledger.see_arrival("announced", case, "none yet", False, "announced", None, priority)
+        self.site.ledger.arrivals.record("announced", case, "none yet", False, "announced", None, priority)
 
     def seed(self, cases: int, beams: int) -> None:
         """Let so many cases stand as taken in and checked, none of whose beams was asked for yet.
@@ -118,11 +118,11 @@ class LoadSite:
         """
         with self.instance() as instance:
             original = self.deliver(0, beams)
-            self.site.ledger.see_arrival("of the original", original, "seeded", True, "", None)
+            self.site.ledger.arrivals.record("of the original", original, "seeded", True, "", None)
             instance.add_dynamic_partitions("case", [original])
             job = build_definitions(self.site).resolve_job_def("intake")
             assert job.execute_in_process(instance=instance, partition_key=original).success
-            self.site.ledger.mark_requested(original, "seeded")
+            self.site.ledger.arrivals.mark_requested(original, "seeded")
             manifest = read_manifest(instance, self.site.store, original)
             for number in range(1, cases):
                 self._copy(instance, manifest, f"P{number:09d}.fx0001")
@@ -134,8 +134,8 @@ class LoadSite:
         with store.stage(case, None, "case_manifest") as staging:
             (staging / MANIFEST_FILE).write_text(copy.model_dump_json(), encoding="utf-8")
             store.publish(staging, case, None, "case_manifest", digest, meta={}, private=True)
-        self.site.ledger.see_arrival(f"of {case}", case, "seeded", True, "", None)
-        self.site.ledger.mark_requested(case, "seeded")
+        self.site.ledger.arrivals.record(f"of {case}", case, "seeded", True, "", None)
+        self.site.ledger.arrivals.mark_requested(case, "seeded")
         instance.add_dynamic_partitions("case", [case])
         instance.run_storage.add_run(
             dg.DagsterRun(

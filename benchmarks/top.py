@@ -43,7 +43,7 @@ def reporting(site: Seeded, beams: list[str], runs: dict[str, str], stop: thread
     step = 0
     while not stop.wait(1.0 / REPORTS_PER_SECOND):
         beam = beams[step % len(beams)]
-        site.ledger().report(beam, runs[beam], "simulating", 1 + step % 10, 10, float(step % 100))
+        site.ledger().progress.record(beam, runs[beam], "simulating", 1 + step % 10, 10, float(step % 100))
         step += 1
 
 

@@ -86,7 +86,7 @@ def notify(
     opened = Site(file)
     ledger = opened.ledger
     for channel in channels:
-        state = ledger.open_channel(channel.name)
+        state = ledger.notices.channel(channel.name)
         words = f"{channel.name}: {in_zone(state.trouble, opened.timezone) or 'works'}"
         console.print(Text(words, style="red" if state.failing_since else ""), soft_wrap=True)
 

@@ -62,7 +62,7 @@ class LiveProgress:
         message: str = "",
     ) -> None:
         self._tell(
-            lambda: self._ledger.report(
+            lambda: self._ledger.progress.record(
                 self._beam,
                 self._context.run.run_id,
                 phase,

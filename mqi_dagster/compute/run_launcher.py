@@ -77,7 +77,7 @@ class RunLauncher(dg.DefaultRunLauncher):
         stale_after = self._site.stale_after
         return all(
             lease.owner != run_id or lease.is_stale(utc_now(), stale_after)
-            for lease in self._site.ledger.leases()
+            for lease in self._site.ledger.leases.all()
         )
 
 

@@ -32,8 +32,7 @@ from mqi_dagster.execution.scrub import Scrubber
 from mqi_dagster.files import write_whole
 from mqi_dagster.hu_table import HuTable
 from mqi_dagster.ledger.attempts import Attempt, Outcome
-from mqi_dagster.ledger.heartbeat import LeaseKeeper
-from mqi_dagster.ledger.leases import Lease
+from mqi_dagster.ledger.leases import Lease, LeaseKeeper
 from mqi_dagster.lifecycle.beam import BeamAtWork, require_unchanged
 from mqi_dagster.lifecycle.boundary import safe_text
 from mqi_dagster.lifecycle.digests import tps_file_digest
@@ -113,7 +112,7 @@ class SimulatedBeam:
         self._lease = wait_for_slot(self._context, self._site, self._pool, self._beam.key)
         made = made_meanwhile()
         if made is not None:
-            self._site.ledger.release(self._lease)
+            self._site.ledger.leases.release(self._lease)
         return made
 
     @property
@@ -130,12 +129,12 @@ class SimulatedBeam:
     def __enter__(self) -> Self:
         execution = self._site.settings.execution
         self._keeper = LeaseKeeper(
-            self._site.ledger,
+            self._site.ledger.leases,
             self._held,
             every=timedelta(seconds=execution.heartbeat_seconds),
         )
         self._keeper.__enter__()
-        self._attempt = self._site.ledger.begin_attempt(self._beam.key, self._digest, self._run_id)
+        self._attempt = self._site.ledger.attempts.begin(self._beam.key, self._digest, self._run_id)
         self._progress = LiveProgress(self._context, self._site.ledger, self._beam.key, self._attempt.number)
         return self
 
@@ -161,9 +160,9 @@ class SimulatedBeam:
                 self._keep_log()
                 if self._attempt is not None:
                     outcome, cause = self._outcome(error)
-                    self._site.ledger.end_attempt(self._attempt, outcome, cause)
+                    self._site.ledger.attempts.end(self._attempt, outcome, cause)
             finally:
-                self._site.ledger.release(self._held)
+                self._site.ledger.leases.release(self._held)
         finally:
             if self._keeper is not None:
                 self._keeper.__exit__(kind, error, trace)
@@ -314,7 +313,7 @@ class SimulatedBeam:
             self._progress.waiting(WorkPhase.WAITING_FOR_CLUSTER, reason)
 
     def _note_job(self, handle: JobHandle) -> None:
-        self._lease = self._site.ledger.set_job(self._held, handle.executor, handle.job_id)
+        self._lease = self._site.ledger.leases.set_job(self._held, handle.executor, handle.job_id)
 
     def _raise_failure(self, status: JobStatus, parser: ProgressParser) -> None:
         if status.state is JobState.TIMED_OUT:

@@ -39,5 +39,5 @@ def engine_failures(site: Site, beam: str, run_id: str) -> int:
     """How often the engine has failed a beam within one run."""
     return sum(
         attempt.run_id == run_id and attempt.outcome is Outcome.FAILED
-        for attempt in site.ledger.attempts(beam)
+        for attempt in site.ledger.attempts.history(beam)
     )

@@ -10,8 +10,7 @@ import dagster as dg
 
 from mqi_dagster.backoff import Backoff
 from mqi_dagster.errors import InfrastructureError, MqiError, Retry, UnreachableError
-from mqi_dagster.ledger.availability import Need, Refusal
-from mqi_dagster.ledger.leases import Lease
+from mqi_dagster.ledger.leases import Lease, Need, Refusal
 from mqi_dagster.lifecycle.stages import WorkPhase
 from mqi_dagster.partitions import root_of
 from mqi_dagster.resources.gpu_pool import GpuPool
@@ -113,43 +112,43 @@ def wait_for_slot(context: dg.AssetExecutionContext, site: Site, pool: GpuPool, 
     try:
         while True:
             pool.free_ended(context.instance)
-            if _look(site, pool, need, again=doubtful):
+            if _sample(site, pool, need, again=doubtful):
                 # A GPU may have come back, or have been lost.
                 need = pool.declare()
-            gone, living = _holder(context, site, pool, site.ledger.lease_of(beam))
-            found = site.ledger.acquire(
+            finished, live = _holder(context, site, pool, site.ledger.leases.get(beam))
+            found = site.ledger.leases.acquire(
                 beam,
                 run_id,
                 need,
                 stale_after=site.stale_after,
-                priority=site.ledger.priorities([case]).get(case, 0),
+                priority=site.ledger.arrivals.priorities([case]).get(case, 0),
                 wait=timedelta(seconds=_POLLS_MISSED * poll),
-                gone=gone,
-                living=living,
+                finished_owner=finished,
+                live_owner=live,
             )
             if isinstance(found, Lease):
                 return found
-            doubtful = found.by_look
+            doubtful = found.by_sample
             waiting = _say(context, site, beam, found, waiting)
             time.sleep(poll)
     except BaseException:
         # A ledger that is away forgets it by itself, and the first cause is what people need.
         with suppress(InfrastructureError):
-            site.ledger.stop_waiting(beam, run_id)
+            site.ledger.leases.stop_waiting(beam, run_id)
         raise
 
 
-def _look(site: Site, pool: GpuPool, need: Need, *, again: bool) -> bool:
-    """Look at the GPUs of this machine where the last look is too old to decide, or has just refused one.
+def _sample(site: Site, pool: GpuPool, need: Need, *, again: bool) -> bool:
+    """Sample the GPUs of this machine where the last sample is too old to decide, or has just refused one.
 
     Returns:
         Whether that was so.
     """
-    if not need.look:
+    if not need.max_sample_age:
         return False
     now = datetime.now(UTC)
-    seen = [gpu for gpu in site.ledger.gpus() if gpu.host == need.host]
-    if again or not seen or not all(gpu.is_fresh(now, need.look) for gpu in seen):
+    seen = [gpu for gpu in site.ledger.gpus.all() if gpu.host == need.host]
+    if again or not seen or not all(gpu.is_fresh(now, need.max_sample_age) for gpu in seen):
         pool.sample_here()
         return True
     return False
@@ -158,11 +157,11 @@ def _look(site: Site, pool: GpuPool, need: Need, *, again: bool) -> bool:
 def _holder(
     context: dg.AssetExecutionContext, site: Site, pool: GpuPool, lease: Lease | None
 ) -> tuple[str | None, str | None]:
-    """The run that holds the beam's lease: as one that is gone, as one that may be at work, or as neither.
+    """The run that holds the beam's lease: as one that has finished, as a live one, or as neither.
 
-    On a cluster it is gone when it has ended: its job goes on, for the next run to take over. On a machine it
-    may be at work until its worker and engine have surely ended: what has ended is freed for whoever is next,
-    and to take it over would be to work beside it.
+    On a cluster it has finished when it has ended: its job goes on, for the next run to take over. On a
+    machine it is live until its worker and engine have surely ended: what has ended is freed for whoever is
+    next, and to take it over would be to work beside it.
     """
     if lease is None:
         return None, None
@@ -176,5 +175,7 @@ def _say(context: dg.AssetExecutionContext, site: Site, beam: str, refusal: Refu
     if refusal.reason != before:
         context.log.info("waiting: %s", refusal.reason)
         if not refusal.at_work:
-            site.ledger.report(beam, context.run.run_id, WorkPhase.WAITING_FOR_SLOT, message=refusal.reason)
+            site.ledger.progress.record(
+                beam, context.run.run_id, WorkPhase.WAITING_FOR_SLOT, message=refusal.reason
+            )
     return refusal.reason

@@ -74,4 +74,4 @@ class WaitingTarget:
 
     def _report(self, phase: WorkPhase, message: str) -> None:
         key, run_id = self._context.partition_key, self._context.run.run_id
-        self._site.ledger.report(key, run_id, phase, percent=100.0, message=message)
+        self._site.ledger.progress.record(key, run_id, phase, percent=100.0, message=message)

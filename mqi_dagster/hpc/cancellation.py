@@ -43,7 +43,7 @@ class Cancellation:
         Raises:
             UnreachableError: The cluster does not answer; that the job is not wanted is written down.
         """
-        row = self._ledger.ask_cancel(self._name, key)
+        row = self._ledger.jobs.request_cancel(self._name, key)
         if row is None or row.state.ended:
             return
         if row.job_id is None:
@@ -53,21 +53,21 @@ class Cancellation:
         assert row.job_id is not None
         commands.cancel(self._connection, row.job_id, job_name(row.beam), key)
         while self._still(row):
-            self._ledger.poll_soon(self._name)
+            self._ledger.clusters.poll_soon(self._name)
             self._watcher.poll_if_due()
-            look = self._ledger.cluster_poll(self._name)
+            look = self._ledger.clusters.get(self._name)
             if look is not None and look.failing_since is not None:
                 raise UnreachableError(f"the cluster does not confirm that the job has ended: {look.failure}")
             time.sleep(min(_POLL_SECONDS, self._slurm.intervals.poll_seconds))
 
     def _still(self, row: ClusterJob) -> bool:
         """Whether that very job goes on: the key may have been submitted anew meanwhile."""
-        now = self._ledger.cluster_job(self._name, row.key)
+        now = self._ledger.jobs.get(self._name, row.key)
         return now is not None and now.job_id == row.job_id and not now.state.ended
 
     def cancel_beam(self, beam: str) -> None:
         """The same for whatever of a beam is on the cluster."""
-        for row in self._ledger.cluster_jobs(self._name, beam):
+        for row in self._ledger.jobs.all(self._name, beam):
             if not row.state.ended:
                 self.cancel(row.key)
 
@@ -78,7 +78,7 @@ class Cancellation:
             UnreachableError: The cluster has to be asked and does not answer.
         """
         self._watcher.poll_if_due()
-        for row in self._ledger.cluster_jobs(self._name, beam):
+        for row in self._ledger.jobs.all(self._name, beam):
             if row.state is State.RESERVED and row.job_id is None:
                 if self._resolved(row) is not None:
                     return False
@@ -91,6 +91,6 @@ class Cancellation:
         folder = folder_of(row, self._slurm.root)
         found = commands.find(self._connection, folder, job_name(row.beam), row.retired)
         if found is None:
-            self._ledger.end_unsubmitted(self._name, row.key)
+            self._ledger.jobs.end_unsubmitted(self._name, row.key)
             return None
-        return self._ledger.job_submitted(self._name, row.key, found)
+        return self._ledger.jobs.mark_submitted(self._name, row.key, found)

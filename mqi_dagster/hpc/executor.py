@@ -112,20 +112,20 @@ class SlurmExecutor:
         """
         folder = self._folder(job)
         name = job_name(job.name)
-        asked_before = self._ledger.cluster_job(self.name, job.key) is not None
-        row = self._ledger.reserve_job(self.name, job.key, job.name, folder.below)
+        asked_before = self._ledger.jobs.get(self.name, job.key) is not None
+        row = self._ledger.jobs.reserve(self.name, job.key, job.name, folder.below)
         if self._given_up(row) and row.job_id is not None:
-            row = self._ledger.retire_job(self.name, job.key, row.job_id)
+            row = self._ledger.jobs.retire(self.name, job.key, row.job_id)
         if row.job_id is None:
             try:
                 made = stage(self.connection, folder, self._files(job, folder))
                 job_id = self._submitted(job, folder, name, row)
             except (SubmitRejectedError, RemoteCommandError, PathRejectedError):
-                self._ledger.end_unsubmitted(self.name, job.key)
+                self._ledger.jobs.end_unsubmitted(self.name, job.key)
                 raise
             adopted = not made and not asked_before
-            row = self._ledger.job_submitted(self.name, job.key, job_id, adopted=adopted)
-            self._ledger.poll_soon(self.name)
+            row = self._ledger.jobs.mark_submitted(self.name, job.key, job_id, adopted=adopted)
+            self._ledger.clusters.poll_soon(self.name)
         assert row.job_id is not None
         return JobHandle(self.name, row.job_id)
 
@@ -181,7 +181,7 @@ class SlurmExecutor:
         return JobStatus(JobState.SUCCEEDED, result.exit_code, row.reason)
 
     def _reason(self, row: ClusterJob) -> str:
-        look = self._ledger.cluster_poll(self.name)
+        look = self._ledger.clusters.get(self.name)
         if not row.state.ended and look is not None and look.failing_since is not None:
             since = f"{look.failing_since:%Y-%m-%d %H:%M} UTC"
             return f"cluster {self.name} has not answered since {since}: {look.failure}"
@@ -242,7 +242,7 @@ class SlurmExecutor:
 
     def give_up(self, job: Job, reason: str) -> None:
         """Let the next submission of this key start the engine anew: what this job left is of no use."""
-        self._ledger.give_up_job(self.name, job.key, reason)
+        self._ledger.jobs.mark_lost(self.name, job.key, reason)
 
     def clear(self, job: Job, handle: JobHandle) -> str:
         """Remove what the retention does not keep; see `Housekeeping.clear`."""
@@ -258,12 +258,12 @@ class SlurmExecutor:
 
     def jobs(self) -> list[ClusterJob]:
         """Every job of this site on the cluster, oldest first."""
-        return self._ledger.cluster_jobs(self.name)
+        return self._ledger.jobs.all(self.name)
 
     def _alarm(self, row: ClusterJob) -> str:
         """A cluster that has been silent for long, or a job held for long."""
         now, limit = datetime.now(UTC), timedelta(seconds=self._slurm.intervals.alarm_seconds)
-        look = self._ledger.cluster_poll(self.name)
+        look = self._ledger.clusters.get(self.name)
         if look is not None and look.failing_since is not None and now - look.failing_since > limit:
             since = f"{look.failing_since:%Y-%m-%d %H:%M} UTC"
             return f"cluster {self.name} has not answered since {since}: {look.failure}"
@@ -285,13 +285,13 @@ class SlurmExecutor:
         """How much more memory and time this job gets after others of its beam had too little."""
         earlier = [
             other.state
-            for other in self._ledger.cluster_jobs(self.name, row.beam)
+            for other in self._ledger.jobs.all(self.name, row.beam)
             if other.key != row.key and other.key.rpartition("-")[0] == row.key.rpartition("-")[0]
         ]
         return 2 ** min(1, earlier.count(State.OUT_OF_MEMORY)), 2 ** min(1, earlier.count(State.TIMED_OUT))
 
     def _row(self, key: str) -> ClusterJob:
-        row = self._ledger.cluster_job(self.name, key)
+        row = self._ledger.jobs.get(self.name, key)
         if row is None:
             raise InfrastructureError("the ledger has lost the job", where=_ENGINE)
         return row

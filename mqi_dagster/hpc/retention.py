@@ -59,7 +59,7 @@ class Housekeeping:
         """
         if self._slurm.retention.keep is Keep.ALL:
             return []
-        return self._not_needed(self._ledger.kept_jobs(self._name, datetime.now(UTC)))
+        return self._not_needed(self._ledger.jobs.removable(self._name, datetime.now(UTC)))
 
     def _not_needed(self, jobs: list[ClusterJob]) -> list[ClusterJob]:
         published = self._published(jobs)
@@ -72,7 +72,7 @@ class Housekeeping:
 
     def _published(self, jobs: list[ClusterJob]) -> set[str]:
         """Keys of the jobs whose dose is published, and was not asked for again since."""
-        done = self._ledger.succeeded({job.beam for job in jobs})
+        done = self._ledger.attempts.succeeded({job.beam for job in jobs})
         return {
             job.key
             for job in jobs
@@ -109,11 +109,11 @@ class Housekeeping:
 
     def _remove(self, job: ClusterJob) -> bool:
         """Remove a job's folder, unless the same key has been submitted again meanwhile."""
-        now = self._ledger.cluster_job(self._name, job.key)
+        now = self._ledger.jobs.get(self._name, job.key)
         if now is None or not now.state.ended or now.job_id != job.job_id:
             return False
         remove_folder(self._connection, folder_of(job, self._slurm.root))
-        self._ledger.mark_removed(self._name, job.key)
+        self._ledger.jobs.mark_removed(self._name, job.key)
         return True
 
     def measure(self) -> str:
@@ -125,11 +125,13 @@ class Housekeeping:
         Raises:
             UnreachableError: The cluster does not answer.
         """
-        look = self._ledger.cluster_poll(self._name)
+        look = self._ledger.clusters.get(self._name)
         now = datetime.now(UTC)
         if look is None or look.measured_at is None or now - look.measured_at > _MEASURED_EVERY:
-            self._ledger.measured(self._name, float(used_bytes(self._connection, self._slurm.root)))
-            look = self._ledger.cluster_poll(self._name)
+            self._ledger.clusters.record_usage(
+                self._name, float(used_bytes(self._connection, self._slurm.root))
+            )
+            look = self._ledger.clusters.get(self._name)
         used = (look.used_bytes if look is not None else None) or 0.0
         quota = self._slurm.retention.quota_gb * 1e9
         if used <= quota:

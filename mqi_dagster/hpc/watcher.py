@@ -58,21 +58,23 @@ class Watcher:
     def poll_if_due(self) -> bool:
         """Look at all open jobs, if a look is due and nobody else is looking; whether it was done."""
         shortest = timedelta(seconds=self._intervals.poll_seconds)
-        turn = self._ledger.take_turn(self._name, shortest=shortest, hold=timedelta(seconds=_HOLD_SECONDS))
+        turn = self._ledger.clusters.take_turn(
+            self._name, shortest=shortest, hold=timedelta(seconds=_HOLD_SECONDS)
+        )
         if turn is None:
             return False
         try:
             changed = self._look()
         except UnreachableError as error:
             interval = timedelta(seconds=self._longer(turn, _FAILED_POLLS_GROW))
-            self._ledger.end_turn(turn, next_in=interval, interval=interval, failure=error.message)
+            self._ledger.clusters.end_turn(turn, next_in=interval, interval=interval, failure=error.message)
             return False
         except BaseException:
             # Nobody else has to wait for one who was interrupted.
-            self._ledger.leave_turn(turn)
+            self._ledger.clusters.leave_turn(turn)
             raise
         interval = shortest if changed else timedelta(seconds=self._longer(turn, _SLOWER))
-        self._ledger.end_turn(turn, next_in=interval, interval=interval)
+        self._ledger.clusters.end_turn(turn, next_in=interval, interval=interval)
         return True
 
     def _longer(self, turn: ClusterPoll, factor: float) -> float:
@@ -80,11 +82,11 @@ class Watcher:
         return min(grown, max(self._intervals.poll_maximum_seconds, self._intervals.poll_seconds))
 
     def _look(self) -> int:
-        jobs = self._ledger.open_jobs(self._name)
+        jobs = self._ledger.jobs.open(self._name)
         if not jobs:
             return 0
         placed = [(job, folder_of(job, self._root)) for job in jobs]
         seen = look(self._connection, ((job.job_id, folder) for job, folder in placed if job.job_id))
         now = self._clock()
         observations = [judge(job, folder.text, seen, self._intervals, now) for job, folder in placed]
-        return self._ledger.observe_jobs(self._name, observations)
+        return self._ledger.jobs.observe(self._name, observations)

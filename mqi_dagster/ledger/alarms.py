@@ -7,14 +7,15 @@ from dataclasses import dataclass
 from datetime import datetime, timedelta
 from enum import StrEnum
 
-from sqlalchemy import Connection, Row, insert, select, update
+from sqlalchemy import ColumnElement, Connection, Row, insert, select, true, update
 
 from mqi_dagster.errors import InputError
-from mqi_dagster.ledger.notices import NoticeEvent, NoticeRows, add_notice
+from mqi_dagster.ledger.database import Database
+from mqi_dagster.ledger.notices import NoticeEvent, add_notice
 from mqi_dagster.ledger.tables import ALARM
 
 _SEEN_AGAIN = timedelta(minutes=5)
-"""An alarm that stands is written down again no more often: it is raised anew at every look."""
+"""An alarm that stands is written down again no more often: it is raised anew at every evaluation."""
 
 
 class AlarmKind(StrEnum):
@@ -84,7 +85,7 @@ class Alarm:
     """How often it was raised by a new event."""
     cleared_at: datetime | None
     told_at: datetime | None
-    """When the first channel of the notifications has told it."""
+    """When the first channel of the notifications has sent it."""
 
 
 def _alarm(row: Row[tuple[object, ...]]) -> Alarm:
@@ -93,10 +94,13 @@ def _alarm(row: Row[tuple[object, ...]]) -> Alarm:
     return Alarm(**values)
 
 
-class AlarmRows(NoticeRows):
+class Alarms:
     """The alarms, at most one open row for each kind and subject."""
 
-    def raise_alarm(
+    def __init__(self, database: Database) -> None:
+        self._database = database
+
+    def raise_(
         self, kind: AlarmKind | str, subject: str, text: str, happened_at: datetime | None = None
     ) -> Alarm:
         """Open an alarm, or say once more that it stands.
@@ -106,18 +110,18 @@ class AlarmRows(NoticeRows):
             subject: Case key, beam key, or name of a host or folder role.
             text: What is wrong and what to do, without paths and identifiers.
             happened_at: When the event that raises it happened; the same event twice counts once. None for
-                a state that is looked at again and again.
+                a state that is evaluated again and again.
         """
         wanted = AlarmKind(kind)
         query = select(ALARM).where(
             ALARM.c.kind == wanted.value, ALARM.c.subject == subject, ALARM.c.cleared_at.is_(None)
         )
-        with self._read() as connection:
+        with self._database.read() as connection:
             row = connection.execute(query).one_or_none()
         if row is not None and not self._worth_a_write(_alarm(row), text, happened_at):
             return _alarm(row)
-        with self._write() as connection:
-            now = self._clock()
+        with self._database.write() as connection:
+            now = self._database.clock()
             row = connection.execute(query).one_or_none()
             if row is None:
                 made = connection.execute(
@@ -150,33 +154,33 @@ class AlarmRows(NoticeRows):
     def _worth_a_write(self, alarm: Alarm, text: str, happened_at: datetime | None) -> bool:
         if happened_at is not None:
             return happened_at > alarm.last_at
-        return text != alarm.text or abs(self._clock() - alarm.last_at) > _SEEN_AGAIN
+        return text != alarm.text or abs(self._database.clock() - alarm.last_at) > _SEEN_AGAIN
 
-    def clear_alarm(self, kind: AlarmKind | str, subject: str) -> bool:
+    def clear(self, kind: AlarmKind | str, subject: str) -> bool:
         """Close an alarm whose cause is gone; whether it was open."""
-        return self.clear_alarms([kind], [subject]) > 0
+        return self.clear_all([kind], [subject]) > 0
 
-    def clear_alarms(self, kinds: Collection[AlarmKind | str], subjects: Collection[str]) -> int:
+    def clear_all(self, kinds: Collection[AlarmKind | str], subjects: Collection[str]) -> int:
         """Close the open alarms of some kinds and subjects; how many there were."""
         query = select(ALARM).where(
             ALARM.c.kind.in_([AlarmKind(kind).value for kind in kinds]),
             ALARM.c.subject.in_(sorted(set(subjects))),
             ALARM.c.cleared_at.is_(None),
         )
-        with self._read() as connection:
+        with self._database.read() as connection:
             if connection.execute(query.limit(1)).one_or_none() is None:
                 return 0
-        with self._write() as connection:
+        with self._database.write() as connection:
             return self._clear(connection, [_alarm(row) for row in connection.execute(query).all()])
 
-    def dismiss_alarm(self, number: int) -> Alarm:
+    def dismiss(self, number: int) -> Alarm:
         """Close an alarm because a person says so; a state that goes on raises it anew.
 
         Raises:
             InputError: No open alarm has this number.
         """
         query = select(ALARM).where(ALARM.c.id == number, ALARM.c.cleared_at.is_(None))
-        with self._write() as connection:
+        with self._database.write() as connection:
             row = connection.execute(query).one_or_none()
             if row is None:
                 raise InputError(f"no open alarm has the number {number}; `mqi alarms` lists them")
@@ -184,17 +188,22 @@ class AlarmRows(NoticeRows):
             return _alarm(connection.execute(select(ALARM).where(ALARM.c.id == number)).one())
 
     def _clear(self, connection: Connection, alarms: list[Alarm]) -> int:
-        now = self._clock()
+        now = self._database.clock()
         for alarm in alarms:
             connection.execute(update(ALARM).where(ALARM.c.id == alarm.id).values(cleared_at=now))
             event, reference = NoticeEvent.CLEARED, str(alarm.id)
             add_notice(connection, event, reference, alarm.kind.value, alarm.subject, alarm.text, now)
         return len(alarms)
 
-    def alarms(self, open_only: bool = True) -> list[Alarm]:
-        """The alarms, the newest first."""
-        query = select(ALARM).order_by(ALARM.c.first_at.desc(), ALARM.c.id.desc())
-        if open_only:
-            query = query.where(ALARM.c.cleared_at.is_(None))
-        with self._read() as connection:
+    def open(self) -> list[Alarm]:
+        """The alarms that stand, the newest first."""
+        return self._newest_first(ALARM.c.cleared_at.is_(None))
+
+    def all(self) -> list[Alarm]:
+        """Every alarm that was ever raised, the newest first."""
+        return self._newest_first(true())
+
+    def _newest_first(self, wanted: ColumnElement[bool]) -> list[Alarm]:
+        query = select(ALARM).where(wanted).order_by(ALARM.c.first_at.desc(), ALARM.c.id.desc())
+        with self._database.read() as connection:
             return [_alarm(row) for row in connection.execute(query).all()]

@@ -19,7 +19,7 @@ class Arrival:
 
     case: str
     arrival: str
-    """Keyed hash of the place in the inbox."""
+    """Keyed hash of the folder in the inbox."""
     fingerprint: str
     ready: bool
     reason: str
@@ -53,10 +53,13 @@ def _arrival(row: Row[tuple[object, ...]]) -> Arrival:
     return Arrival(**row._mapping)
 
 
-class ArrivalRows(Database):
+class Arrivals:
     """The arrivals of the inbox, one row a case."""
 
-    def see_arrival(
+    def __init__(self, database: Database) -> None:
+        self._database = database
+
+    def record(
         self,
         arrival: str,
         case: str,
@@ -69,7 +72,7 @@ class ArrivalRows(Database):
         """Write down what the inbox shows of a case now; the time of first sight stays.
 
         Args:
-            arrival: Keyed hash of the place in the inbox.
+            arrival: Keyed hash of the folder in the inbox.
             case: Case key.
             fingerprint: Changes with every change of the files.
             ready: Whether it can be taken.
@@ -87,13 +90,13 @@ class ArrivalRows(Database):
         if priority is not None:
             seen["priority"] = priority
         query = select(ARRIVAL).where(ARRIVAL.c.case == case)
-        with self._read() as connection:
+        with self._database.read() as connection:
             row = connection.execute(query).one_or_none()
         # A scan meets every arrival again and again: only a change is worth a write.
         if row is not None and all(row._mapping[name] == value for name, value in seen.items()):
             return _arrival(row)
-        with self._write() as connection:
-            now = self._clock()
+        with self._database.write() as connection:
+            now = self._database.clock()
             changed = connection.execute(
                 update(ARRIVAL).where(ARRIVAL.c.case == case).values(**seen, changed_at=now)
             )
@@ -108,9 +111,9 @@ class ArrivalRows(Database):
         Raises:
             ConfigurationError: The case was never seen.
         """
-        with self._write() as connection:
+        with self._database.write() as connection:
             this = ARRIVAL.c.case == case
-            values = {"priority": priority, "changed_at": self._clock()}
+            values = {"priority": priority, "changed_at": self._database.clock()}
             if connection.execute(update(ARRIVAL).where(this).values(**values)).rowcount == 0:
                 raise ConfigurationError(f"no case {case} is known here; see `mqi case list`")
             return _arrival(connection.execute(select(ARRIVAL).where(this)).one())
@@ -122,10 +125,10 @@ class ArrivalRows(Database):
             .where(ARRIVAL.c.case.in_(sorted(cases)))
             .order_by(ARRIVAL.c.priority.desc(), ARRIVAL.c.first_seen, ARRIVAL.c.case)
         )
-        with self._read() as connection:
+        with self._database.read() as connection:
             return {str(row.case): int(row.priority) for row in connection.execute(query).all()}
 
-    def open_arrivals(self, limit: int) -> list[Arrival]:
+    def open(self, limit: int) -> list[Arrival]:
         """Cases that are ready and for whose present files no run was asked yet, most urgent first."""
         return self._arrivals(
             select(ARRIVAL)
@@ -134,17 +137,17 @@ class ArrivalRows(Database):
             .limit(limit)
         )
 
-    def waiting_arrivals(self) -> list[Arrival]:
+    def waiting(self) -> list[Arrival]:
         """Cases that cannot be taken yet, oldest first."""
         return self._arrivals(
             select(ARRIVAL).where(~ARRIVAL.c.ready).order_by(ARRIVAL.c.first_seen, ARRIVAL.c.case)
         )
 
-    def all_arrivals(self) -> list[Arrival]:
+    def all(self) -> list[Arrival]:
         """Every case that was ever seen, oldest first."""
         return self._arrivals(select(ARRIVAL).order_by(ARRIVAL.c.first_seen, ARRIVAL.c.case))
 
-    def arrivals_since(self, moment: datetime) -> tuple[int, list[Arrival]]:
+    def changed_since(self, moment: datetime) -> tuple[int, list[Arrival]]:
         """How many cases there are, and those whose row has changed at or after a moment."""
         newer = or_(
             *(
@@ -158,17 +161,17 @@ class ArrivalRows(Database):
                 )
             )
         )
-        with self._read() as connection:
+        with self._database.read() as connection:
             count = connection.execute(select(func.count()).select_from(ARRIVAL)).scalar_one()
             rows = connection.execute(select(ARRIVAL).where(newer)).all()
         return int(count), [_arrival(row) for row in rows]
 
-    def arrival(self, case: str) -> Arrival | None:
+    def get(self, case: str) -> Arrival | None:
         """One case, or None where it was never seen."""
         found = self._arrivals(select(ARRIVAL).where(ARRIVAL.c.case == case))
         return found[0] if found else None
 
-    def arrivals_of(self, cases: Collection[str]) -> dict[str, Arrival]:
+    def get_many(self, cases: Collection[str]) -> dict[str, Arrival]:
         """The rows of some cases; those never seen are left out."""
         wanted = sorted(set(cases))
         parts = [wanted[at : at + _ASKED_AT_ONCE] for at in range(0, len(wanted), _ASKED_AT_ONCE)]
@@ -183,26 +186,26 @@ class ArrivalRows(Database):
         Raises:
             InfrastructureError: The case was never seen.
         """
-        with self._write() as connection:
+        with self._database.write() as connection:
             marked = connection.execute(
                 update(ARRIVAL)
                 .where(ARRIVAL.c.case == case)
-                .values(requested_fingerprint=fingerprint, requested_at=self._clock())
+                .values(requested_fingerprint=fingerprint, requested_at=self._database.clock())
             )
             if marked.rowcount == 0:
                 raise InfrastructureError(f"case {case} was requested but never seen")
 
     def forget_unrequested(self, arrival: str, keep: Collection[str]) -> int:
-        """Drop what a place in the inbox was taken for before it could be read.
+        """Drop what a folder of the inbox was taken for before it could be read.
 
         Args:
-            arrival: Keyed hash of the place.
+            arrival: Keyed hash of the folder.
             keep: Cases that it holds now.
 
         Returns:
             How many cases were dropped; those for which a run was ever asked stay.
         """
-        with self._write() as connection:
+        with self._database.write() as connection:
             dropped = connection.execute(
                 delete(ARRIVAL).where(
                     ARRIVAL.c.arrival == arrival,
@@ -212,30 +215,33 @@ class ArrivalRows(Database):
             )
             return int(dropped.rowcount)
 
-    def forget_gone(self, places: Collection[str]) -> int:
-        """Let go of what waits at places of the inbox from which the folders were removed.
+    def forget_removed(self, arrivals: Collection[str]) -> int:
+        """Let go of what waits in folders that were removed from the inbox.
 
         A case for which a run was ever asked is again what it was then; any other is dropped.
 
+        Args:
+            arrivals: Keyed hashes of the folders.
+
         Returns:
-            How many waited there.
+            How many cases waited there.
         """
-        waits = and_(ARRIVAL.c.arrival.in_(sorted(set(places))), ~ARRIVAL.c.ready)
+        waits = and_(ARRIVAL.c.arrival.in_(sorted(set(arrivals))), ~ARRIVAL.c.ready)
         asked = ARRIVAL.c.requested_fingerprint
-        with self._write() as connection:
-            back = {"ready": True, "reason": "", "next_check": None, "changed_at": self._clock()}
+        with self._database.write() as connection:
+            back = {"ready": True, "reason": "", "next_check": None, "changed_at": self._database.clock()}
             dropped = connection.execute(delete(ARRIVAL).where(waits, asked.is_(None)))
             kept = connection.execute(update(ARRIVAL).where(waits).values(fingerprint=asked, **back))
             return int(dropped.rowcount + kept.rowcount)
 
-    def forget_arrival(self, case: str) -> None:
+    def forget(self, case: str) -> None:
         """Drop a case that stood for files which are another case now; nothing where it was never seen."""
-        with self._write() as connection:
+        with self._database.write() as connection:
             connection.execute(delete(ARRIVAL).where(ARRIVAL.c.case == case))
 
     def mark_results_removed(self, case: str) -> None:
         """Note that the results of a case are removed; nothing where it was never seen."""
-        self._mark(case, "results_removed_at", self._clock())
+        self._mark(case, "results_removed_at", self._database.clock())
 
     def unmark_results_removed(self, case: str, before: datetime | None) -> None:
         """Take that note back, of a removal that was called off.
@@ -248,11 +254,11 @@ class ArrivalRows(Database):
 
     def mark_records_removed(self, case: str) -> None:
         """Note that the runs of a removed case are removed; nothing where it was never seen."""
-        self._mark(case, "records_removed_at", self._clock())
+        self._mark(case, "records_removed_at", self._database.clock())
 
     def mark_marker_withdrawn(self, case: str) -> None:
         """Note that the completion marker of a case is withdrawn; nothing where it was never seen."""
-        self._mark(case, "marker_withdrawn_at", self._clock())
+        self._mark(case, "marker_withdrawn_at", self._database.clock())
 
     def removed_with_records(self, before: datetime) -> list[str]:
         """Cases whose results were removed before a moment, and whose runs were not since, in that order.
@@ -265,18 +271,18 @@ class ArrivalRows(Database):
             .where(results < before, or_(records.is_(None), records < results), ~_OPEN)
             .order_by(results, ARRIVAL.c.case)
         )
-        with self._read() as connection:
+        with self._database.read() as connection:
             return list(connection.execute(query).scalars())
 
     def results_removed_at(self, case: str) -> datetime | None:
         """When retention has last removed the results of a case; None where it never has."""
-        row = self.arrival(case)
+        row = self.get(case)
         return None if row is None else row.results_removed_at
 
     def _mark(self, case: str, column: str, moment: datetime | None) -> None:
-        with self._write() as connection:
+        with self._database.write() as connection:
             connection.execute(update(ARRIVAL).where(ARRIVAL.c.case == case).values({column: moment}))
 
     def _arrivals(self, query: Select[tuple[object, ...]]) -> list[Arrival]:
-        with self._read() as connection:
+        with self._database.read() as connection:
             return [_arrival(row) for row in connection.execute(query).all()]

@@ -61,10 +61,13 @@ def _newest(connection: Connection, beam: str, digest: str) -> Row[Any] | None:
     ).one_or_none()
 
 
-class AttemptRows(Database):
+class Attempts:
     """The attempts of every beam; nothing that ended is ever overwritten."""
 
-    def begin_attempt(self, beam: str, digest: str, run_id: str) -> Attempt:
+    def __init__(self, database: Database) -> None:
+        self._database = database
+
+    def begin(self, beam: str, digest: str, run_id: str) -> Attempt:
         """The attempt that a run works on.
 
         An unfinished one is continued and its run replaced. After a failure the number rises; after any
@@ -75,8 +78,8 @@ class AttemptRows(Database):
             digest: Digest of what is to be made.
             run_id: The run that works on it from now on.
         """
-        with self._write() as connection:
-            last = _newest(connection, beam, digest)
+        with self._database.write() as connection:
+            now, last = self._database.clock(), _newest(connection, beam, digest)
             if last is not None and last.outcome is None:
                 row_id = int(last.id)
                 connection.execute(update(ATTEMPT).where(ATTEMPT.c.id == row_id).values(run_id=run_id))
@@ -86,13 +89,13 @@ class AttemptRows(Database):
                     number = int(last.number) + (1 if last.outcome == Outcome.FAILED else 0)
                 made = connection.execute(
                     insert(ATTEMPT)
-                    .values(beam=beam, digest=digest, number=number, run_id=run_id, started_at=self._clock())
+                    .values(beam=beam, digest=digest, number=number, run_id=run_id, started_at=now)
                     .returning(ATTEMPT.c.id)
                 )
                 row_id = int(made.scalar_one())
             return _attempt(connection.execute(select(ATTEMPT).where(ATTEMPT.c.id == row_id)).one())
 
-    def end_attempt(self, attempt: Attempt, outcome: Outcome | str, cause: str | None = None) -> Attempt:
+    def end(self, attempt: Attempt, outcome: Outcome | str, cause: str | None = None) -> Attempt:
         """Write down how an attempt ended; saying the same twice changes nothing.
 
         Args:
@@ -104,7 +107,7 @@ class AttemptRows(Database):
             LeaseLostError: Another run continues the attempt, or it has ended in another way.
         """
         ended = Outcome(outcome)
-        with self._write() as connection:
+        with self._database.write() as connection:
             connection.execute(
                 update(ATTEMPT)
                 .where(
@@ -112,7 +115,7 @@ class AttemptRows(Database):
                     ATTEMPT.c.run_id == attempt.run_id,
                     ATTEMPT.c.outcome.is_(None),
                 )
-                .values(outcome=ended.value, cause=cause, ended_at=self._clock())
+                .values(outcome=ended.value, cause=cause, ended_at=self._database.clock())
             )
             now = _attempt(connection.execute(select(ATTEMPT).where(ATTEMPT.c.id == attempt.id)).one())
         if now.run_id != attempt.run_id:
@@ -121,7 +124,7 @@ class AttemptRows(Database):
             raise LeaseLostError(f"attempt {now.number} of beam {now.beam} has already ended: {now.outcome}")
         return now
 
-    def note_succeeded(self, beam: str, digest: str, run_id: str) -> None:
+    def record_success(self, beam: str, digest: str, run_id: str) -> None:
         """Write down that what an attempt was to make is verified and published, where its run died before.
 
         An attempt that had ended in another way stays so, and the success gets a row with the same number.
@@ -131,8 +134,8 @@ class AttemptRows(Database):
             digest: Digest of what is published.
             run_id: The run that has found it.
         """
-        now, succeeded = self._clock(), Outcome.SUCCEEDED.value
-        with self._write() as connection:
+        now, succeeded = self._database.clock(), Outcome.SUCCEEDED.value
+        with self._database.write() as connection:
             last = _newest(connection, beam, digest)
             if last is None or last.outcome == succeeded:
                 return
@@ -152,18 +155,18 @@ class AttemptRows(Database):
                 )
             )
 
-    def attempts(self, beam: str) -> list[Attempt]:
+    def history(self, beam: str) -> list[Attempt]:
         """Every attempt of a beam, oldest first."""
-        with self._read() as connection:
+        with self._database.read() as connection:
             rows = connection.execute(
                 select(ATTEMPT).where(ATTEMPT.c.beam == beam).order_by(ATTEMPT.c.id)
             ).all()
         return [_attempt(row) for row in rows]
 
-    def last_attempts(self, beams: Collection[str]) -> dict[str, Attempt]:
+    def newest(self, beams: Collection[str]) -> dict[str, Attempt]:
         """The newest attempt of each of some beams that have one, in one question for every few hundred."""
         found: dict[str, Attempt] = {}
-        with self._read() as connection:
+        with self._database.read() as connection:
             for some in batched(beams):
                 newest = (
                     select(func.max(ATTEMPT.c.id)).where(ATTEMPT.c.beam.in_(some)).group_by(ATTEMPT.c.beam)
@@ -178,7 +181,7 @@ class AttemptRows(Database):
         One that is made anew begins with the same key: only the newest attempt at a digest tells.
         """
         found: set[tuple[str, str]] = set()
-        with self._read() as connection:
+        with self._database.read() as connection:
             for some in batched(beams):
                 newest = (
                     select(func.max(ATTEMPT.c.id))
@@ -195,7 +198,7 @@ class AttemptRows(Database):
 
     def failures(self, beam: str, digest: str) -> int:
         """How many attempts at this digest the engine has failed."""
-        with self._read() as connection:
+        with self._database.read() as connection:
             return int(
                 connection.execute(
                     select(func.count())

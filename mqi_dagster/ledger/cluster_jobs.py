@@ -79,11 +79,11 @@ class ClusterJob:
 
 @dataclass(frozen=True, slots=True)
 class Observation:
-    """What one look at the cluster says about one job."""
+    """What one poll of the cluster says about one job."""
 
     key: str
     job_id: str
-    """The id that was looked at; where the row has another one by now, nothing is written."""
+    """The id that was polled; where the row has another one by now, nothing is written."""
     state: ClusterJobState
     scheduler_state: str = ""
     reason: str = ""
@@ -122,13 +122,16 @@ def _set(connection: Connection, cluster: str, key: str, **values: object) -> No
     )
 
 
-class ClusterJobRows(Database):
+class ClusterJobs:
     """The jobs of every cluster."""
 
-    def reserve_job(self, cluster: str, key: str, beam: str, place: str) -> ClusterJob:
+    def __init__(self, database: Database) -> None:
+        self._database = database
+
+    def reserve(self, cluster: str, key: str, beam: str, place: str) -> ClusterJob:
         """Write a job down before it is submitted; one that has come to the cluster is left as it is."""
-        with self._write() as connection:
-            row, now = _one(connection, cluster, key), self._clock()
+        with self._database.write() as connection:
+            row, now = _one(connection, cluster, key), self._database.clock()
             if row is not None and row.state.ended and row.job_id is None:
                 # It never came to the cluster, and now it is wanted again.
                 _set(
@@ -159,9 +162,9 @@ class ClusterJobRows(Database):
                 )
             return _known(connection, cluster, key)
 
-    def retire_job(self, cluster: str, key: str, job_id: str) -> ClusterJob:
+    def retire(self, cluster: str, key: str, job_id: str) -> ClusterJob:
         """Set a job aside that ended without a verdict, so that the same key can be submitted again."""
-        with self._write() as connection:
+        with self._database.write() as connection:
             row = _known(connection, cluster, key)
             if row.job_id == job_id:
                 _set(
@@ -181,13 +184,13 @@ class ClusterJobRows(Database):
                     ended_at=None,
                     cancel_asked_at=None,
                     removed_at=None,
-                    changed_at=self._clock(),
+                    changed_at=self._database.clock(),
                 )
             return _known(connection, cluster, key)
 
-    def job_submitted(self, cluster: str, key: str, job_id: str, *, adopted: bool = False) -> ClusterJob:
+    def mark_submitted(self, cluster: str, key: str, job_id: str, *, adopted: bool = False) -> ClusterJob:
         """Write down the id that a job was given; one that is known already changes nothing."""
-        with self._write() as connection:
+        with self._database.write() as connection:
             row = _known(connection, cluster, key)
             if row.job_id != job_id:
                 _set(
@@ -203,22 +206,22 @@ class ClusterJobRows(Database):
                     missing_since=None,
                     ended_at=None,
                     removed_at=None,
-                    changed_at=self._clock(),
+                    changed_at=self._database.clock(),
                 )
             return _known(connection, cluster, key)
 
-    def observe_jobs(self, cluster: str, observations: Sequence[Observation]) -> int:
-        """Write down what a look at the cluster has seen; how many rows it changed in their state.
+    def observe(self, cluster: str, observations: Sequence[Observation]) -> int:
+        """Write down what a poll of the cluster has seen; how many rows it changed in their state.
 
         A row whose job has ended, or has another id by now, is left as it is.
         """
         changed = 0
-        with self._write() as connection:
+        with self._database.write() as connection:
             for seen in observations:
                 row = _one(connection, cluster, seen.key)
                 if row is None or row.job_id != seen.job_id or row.state.ended:
                     continue
-                now = self._clock()
+                now = self._database.clock()
                 new = (seen.state, seen.scheduler_state, seen.reason)
                 moved = new != (row.state, row.scheduler_state, row.reason)
                 changed += moved
@@ -240,79 +243,75 @@ class ClusterJobRows(Database):
                 )
         return changed
 
-    def ask_cancel(self, cluster: str, key: str) -> ClusterJob | None:
-        """Write down that a job is not wanted any more, before the cluster is told; None where none is."""
-        with self._write() as connection:
+    def request_cancel(self, cluster: str, key: str) -> ClusterJob | None:
+        """Write down that a job is to be cancelled, before the cluster hears of it; None where none is."""
+        with self._database.write() as connection:
             row = _one(connection, cluster, key)
             if row is not None and row.cancel_asked_at is None:
-                _set(connection, cluster, key, changed_at=self._clock(), cancel_asked_at=self._clock())
+                now = self._database.clock()
+                _set(connection, cluster, key, changed_at=now, cancel_asked_at=now)
             return _one(connection, cluster, key)
 
     def end_unsubmitted(self, cluster: str, key: str) -> None:
         """Write down that a reserved job never came to the cluster and is not wanted any more."""
-        with self._write() as connection:
+        with self._database.write() as connection:
             row = _one(connection, cluster, key)
             if row is not None and row.job_id is None:
-                _set(
-                    connection,
-                    cluster,
-                    key,
-                    changed_at=self._clock(),
-                    state=ClusterJobState.CANCELLED.value,
-                    ended_at=self._clock(),
-                )
+                now, state = self._database.clock(), ClusterJobState.CANCELLED.value
+                _set(connection, cluster, key, changed_at=now, state=state, ended_at=now)
 
-    def give_up_job(self, cluster: str, key: str, reason: str) -> None:
+    def mark_lost(self, cluster: str, key: str, reason: str) -> None:
         """Count a job that has ended as lost: what it left behind is of no use."""
-        with self._write() as connection:
+        with self._database.write() as connection:
             row = _one(connection, cluster, key)
             if row is not None and row.state.ended:
                 state = ClusterJobState.LOST.value
-                _set(connection, cluster, key, changed_at=self._clock(), state=state, reason=reason)
+                _set(connection, cluster, key, changed_at=self._database.clock(), state=state, reason=reason)
 
     def mark_removed(self, cluster: str, key: str) -> None:
         """Write down that the folder of a job that has ended is gone from the cluster."""
-        with self._write() as connection:
+        with self._database.write() as connection:
             row = _one(connection, cluster, key)
             if row is not None and row.state.ended:
-                _set(connection, cluster, key, changed_at=self._clock(), removed_at=self._clock())
+                now = self._database.clock()
+                _set(connection, cluster, key, changed_at=now, removed_at=now)
 
-    def cluster_job(self, cluster: str, key: str) -> ClusterJob | None:
+    def get(self, cluster: str, key: str) -> ClusterJob | None:
         """The job of a key."""
-        with self._read() as connection:
+        with self._database.read() as connection:
             return _one(connection, cluster, key)
 
-    def cluster_jobs(self, cluster: str | None = None, beam: str | None = None) -> list[ClusterJob]:
+    def all(self, cluster: str | None = None, beam: str | None = None) -> list[ClusterJob]:
         """Every job, oldest first, of a cluster or a beam where one is named."""
         query = select(CLUSTER_JOB).order_by(CLUSTER_JOB.c.made_at, CLUSTER_JOB.c.key)
         if cluster is not None:
             query = query.where(CLUSTER_JOB.c.cluster == cluster)
         if beam is not None:
             query = query.where(CLUSTER_JOB.c.beam == beam)
-        with self._read() as connection:
+        with self._database.read() as connection:
             return [_job(row) for row in connection.execute(query).all()]
 
-    def open_jobs(self, cluster: str) -> list[ClusterJob]:
+    def open(self, cluster: str) -> list[ClusterJob]:
         """The submitted jobs of a cluster that have not ended."""
         query = select(CLUSTER_JOB).where(
             CLUSTER_JOB.c.cluster == cluster,
             CLUSTER_JOB.c.job_id.is_not(None),
             CLUSTER_JOB.c.state.in_([state.value for state in _OPEN]),
         )
-        with self._read() as connection:
+        with self._database.read() as connection:
             return [_job(row) for row in connection.execute(query.order_by(CLUSTER_JOB.c.key)).all()]
 
-    def last_jobs(self, beams: Collection[str]) -> dict[str, ClusterJob]:
+    def newest(self, beams: Collection[str]) -> dict[str, ClusterJob]:
         """The newest job of each of some beams that have one, in one question for every few hundred."""
         found: dict[str, ClusterJob] = {}
-        with self._read() as connection:
+        with self._database.read() as connection:
             for some in batched(beams):
                 query = select(CLUSTER_JOB).where(CLUSTER_JOB.c.beam.in_(some))
                 rows = connection.execute(query.order_by(CLUSTER_JOB.c.made_at, CLUSTER_JOB.c.key)).all()
                 found.update((row.beam, _job(row)) for row in rows)
         return found
 
-    def kept_jobs(self, cluster: str, ended_before: datetime) -> list[ClusterJob]:
+    def removable(self, cluster: str, ended_before: datetime) -> list[ClusterJob]:
         """The jobs that ended before a moment and whose folders are still on the cluster."""
         query = select(CLUSTER_JOB).where(
             CLUSTER_JOB.c.cluster == cluster,
@@ -320,5 +319,5 @@ class ClusterJobRows(Database):
             CLUSTER_JOB.c.ended_at < ended_before,
             CLUSTER_JOB.c.removed_at.is_(None),
         )
-        with self._read() as connection:
+        with self._database.read() as connection:
             return [_job(row) for row in connection.execute(query.order_by(CLUSTER_JOB.c.ended_at)).all()]

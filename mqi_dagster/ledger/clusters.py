@@ -1,4 +1,4 @@
-"""Clusters: whose turn it is to look at all jobs, and whether the last look got an answer."""
+"""Clusters: whose turn it is to poll all jobs, and whether the last poll got an answer."""
 
 from __future__ import annotations
 
@@ -16,16 +16,16 @@ _CLOCKS_DIFFER = timedelta(minutes=5)
 
 @dataclass(frozen=True, slots=True)
 class ClusterPoll:
-    """The state of looking at one cluster."""
+    """How polling one cluster goes."""
 
     cluster: str
     turn: int
-    """Rises with every look, so that one who comes back late is recognised."""
+    """Rises with every poll, so that one who comes back late is recognised."""
     looking_until: datetime | None
     next_look: datetime
     interval_seconds: float
     looked_at: datetime | None
-    """The last look that got an answer; for people who read the ledger after an outage."""
+    """The last poll that got an answer; for people who read the ledger after an outage."""
     failing_since: datetime | None
     failure: str
     used_bytes: float | None
@@ -33,41 +33,44 @@ class ClusterPoll:
     measured_at: datetime | None
 
 
-def _look(row: Row[tuple[object, ...]]) -> ClusterPoll:
+def _poll(row: Row[tuple[object, ...]]) -> ClusterPoll:
     return ClusterPoll(**row._mapping)
 
 
 def _row_of(connection: Connection, cluster: str) -> ClusterPoll | None:
     row = connection.execute(select(CLUSTER).where(CLUSTER.c.cluster == cluster)).one_or_none()
-    return None if row is None else _look(row)
+    return None if row is None else _poll(row)
 
 
 def _is_due(row: ClusterPoll, now: datetime, hold: timedelta) -> bool:
-    """Whether a look is due and nobody looks."""
+    """Whether a poll is due and nobody polls."""
     # A moment further ahead than anybody could have meant is of a clock that was set back.
     furthest = now + timedelta(seconds=row.interval_seconds) + _CLOCKS_DIFFER
     looks = row.looking_until is not None and now < row.looking_until <= now + hold + _CLOCKS_DIFFER
     return not looks and not now < row.next_look <= furthest
 
 
-class ClusterRows(Database):
+class Clusters:
     """One row a cluster."""
 
+    def __init__(self, database: Database) -> None:
+        self._database = database
+
     def take_turn(self, cluster: str, *, shortest: timedelta, hold: timedelta) -> ClusterPoll | None:
-        """The right to look at a cluster now, None while it is not due or somebody else looks.
+        """The right to poll a cluster now, None while it is not due or somebody else polls.
 
         Args:
             cluster: Name of the cluster.
-            shortest: Interval of the first look.
-            hold: Time after which a looker that has not come back counts as gone.
+            shortest: Interval of the first poll.
+            hold: Time after which one who polls and has not come back counts as gone.
         """
         # Every waiting beam asks at every poll: one that only reads keeps no writer waiting.
-        with self._read() as connection:
+        with self._database.read() as connection:
             row = _row_of(connection, cluster)
-        if row is not None and not _is_due(row, self._clock(), hold):
+        if row is not None and not _is_due(row, self._database.clock(), hold):
             return None
-        with self._write() as connection:
-            now = self._clock()
+        with self._database.write() as connection:
+            now = self._database.clock()
             row = _row_of(connection, cluster)
             if row is None:
                 connection.execute(
@@ -91,18 +94,18 @@ class ClusterRows(Database):
             return _row_of(connection, cluster) if taken.rowcount == 1 else None
 
     def end_turn(
-        self, look: ClusterPoll, *, next_in: timedelta, interval: timedelta, failure: str | None = None
+        self, turn: ClusterPoll, *, next_in: timedelta, interval: timedelta, failure: str | None = None
     ) -> None:
         """Give the turn back; one that has passed to somebody else changes nothing.
 
         Args:
-            look: As `take_turn` gave it.
-            next_in: When the next look is due.
+            turn: As `take_turn` gave it.
+            next_in: When the next poll is due.
             interval: Interval to remember.
             failure: Why there was no answer, None where there was one.
         """
-        with self._write() as connection:
-            now = self._clock()
+        with self._database.write() as connection:
+            now = self._database.clock()
             values: dict[str, object] = {
                 "looking_until": None,
                 "next_look": now + next_in,
@@ -111,45 +114,45 @@ class ClusterRows(Database):
             }
             if failure is None:
                 values |= {"looked_at": now, "failing_since": None}
-            elif look.failing_since is None:
+            elif turn.failing_since is None:
                 values["failing_since"] = now
             connection.execute(
                 update(CLUSTER)
-                .where(CLUSTER.c.cluster == look.cluster, CLUSTER.c.turn == look.turn)
+                .where(CLUSTER.c.cluster == turn.cluster, CLUSTER.c.turn == turn.turn)
                 .values(**values)
             )
 
-    def leave_turn(self, look: ClusterPoll) -> None:
-        """Give the turn back without having seen anything: the next look is due at once."""
-        with self._write() as connection:
+    def leave_turn(self, turn: ClusterPoll) -> None:
+        """Give the turn back without having seen anything: the next poll is due at once."""
+        with self._database.write() as connection:
             connection.execute(
                 update(CLUSTER)
-                .where(CLUSTER.c.cluster == look.cluster, CLUSTER.c.turn == look.turn)
-                .values(looking_until=None, next_look=self._clock())
+                .where(CLUSTER.c.cluster == turn.cluster, CLUSTER.c.turn == turn.turn)
+                .values(looking_until=None, next_look=self._database.clock())
             )
 
     def poll_soon(self, cluster: str) -> None:
-        """Make the next look due now: something is known to have changed."""
-        with self._write() as connection:
+        """Make the next poll due now: something is known to have changed."""
+        with self._database.write() as connection:
             connection.execute(
-                update(CLUSTER).where(CLUSTER.c.cluster == cluster).values(next_look=self._clock())
+                update(CLUSTER).where(CLUSTER.c.cluster == cluster).values(next_look=self._database.clock())
             )
 
-    def cluster_poll(self, cluster: str) -> ClusterPoll | None:
-        """How looking at a cluster goes."""
-        with self._read() as connection:
+    def get(self, cluster: str) -> ClusterPoll | None:
+        """How polling a cluster goes."""
+        with self._database.read() as connection:
             return _row_of(connection, cluster)
 
-    def cluster_polls(self) -> list[ClusterPoll]:
-        """How looking at every cluster goes."""
-        with self._read() as connection:
-            return [_look(row) for row in connection.execute(select(CLUSTER).order_by(CLUSTER.c.cluster))]
+    def all(self) -> list[ClusterPoll]:
+        """How polling every cluster goes."""
+        with self._database.read() as connection:
+            return [_poll(row) for row in connection.execute(select(CLUSTER).order_by(CLUSTER.c.cluster))]
 
-    def measured(self, cluster: str, used_bytes: float) -> None:
+    def record_usage(self, cluster: str, used_bytes: float) -> None:
         """Write down how much our folders take on a cluster."""
-        with self._write() as connection:
+        with self._database.write() as connection:
             connection.execute(
                 update(CLUSTER)
                 .where(CLUSTER.c.cluster == cluster)
-                .values(used_bytes=used_bytes, measured_at=self._clock())
+                .values(used_bytes=used_bytes, measured_at=self._database.clock())
             )

@@ -84,7 +84,7 @@ class Database:
 
     def __init__(self, engine: Engine, clock: Callable[[], datetime] = utc_now) -> None:
         self._engine = engine
-        self._clock = clock
+        self.clock = clock
 
     @classmethod
     def open(cls, url: str, clock: Callable[[], datetime] = utc_now) -> Self:
@@ -135,12 +135,13 @@ class Database:
         self._engine.dispose()
 
     @contextmanager
-    def _read(self) -> Iterator[Connection]:
+    def read(self) -> Iterator[Connection]:
+        """A transaction that sees one state of the database."""
         with _plain_errors(), _connected(self._engine, self.patience_seconds) as connection:
             yield connection
 
     @contextmanager
-    def _write(self, *, patient: bool = True) -> Iterator[Connection]:
+    def write(self, *, patient: bool = True) -> Iterator[Connection]:
         """A transaction that nobody else writes beside.
 
         Args:

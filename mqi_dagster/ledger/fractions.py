@@ -4,17 +4,20 @@ from __future__ import annotations
 
 from collections.abc import Collection
 
-from sqlalchemy import func, insert, select
+from sqlalchemy import and_, delete, func, insert, select
 
 from mqi_dagster.errors import InputError
 from mqi_dagster.ledger.database import Database
 from mqi_dagster.ledger.tables import DELIVERY, FRACTION
 
 
-class FractionRows(Database):
+class Fractions:
     """The fractions of every plan and the deliveries by which they are recognised."""
 
-    def fraction_number(self, plan: str, deliveries: Collection[str]) -> int:
+    def __init__(self, database: Database) -> None:
+        self._database = database
+
+    def number(self, plan: str, deliveries: Collection[str]) -> int:
         """The number of the fraction that these deliveries are.
 
         A fraction is recognised by any delivery it shares with what is known of the plan; otherwise it gets
@@ -30,7 +33,7 @@ class FractionRows(Database):
         wanted = sorted(set(deliveries))
         if not wanted:
             raise InputError("a fraction without a delivery has no number")
-        with self._write() as connection:
+        with self._database.write() as connection:
             rows = connection.execute(
                 select(DELIVERY.c.delivery, DELIVERY.c.number).where(DELIVERY.c.plan == plan)
             ).all()
@@ -49,7 +52,7 @@ class FractionRows(Database):
                 ).scalar()
                 number = int(last or 0) + 1
                 connection.execute(
-                    insert(FRACTION).values(plan=plan, number=number, first_seen=self._clock())
+                    insert(FRACTION).values(plan=plan, number=number, first_seen=self._database.clock())
                 )
             new = [
                 {"plan": plan, "delivery": delivery, "number": number}
@@ -60,9 +63,9 @@ class FractionRows(Database):
                 connection.execute(insert(DELIVERY), new)
             return number
 
-    def fractions_of(self, plan: str) -> dict[int, frozenset[str]]:
+    def of_plan(self, plan: str) -> dict[int, frozenset[str]]:
         """The known deliveries of every fraction of a plan, by fraction number."""
-        with self._read() as connection:
+        with self._database.read() as connection:
             rows = connection.execute(
                 select(DELIVERY.c.number, DELIVERY.c.delivery)
                 .where(DELIVERY.c.plan == plan)
@@ -72,3 +75,24 @@ class FractionRows(Database):
         for row in rows:
             found.setdefault(int(row.number), set()).add(str(row.delivery))
         return {number: frozenset(deliveries) for number, deliveries in found.items()}
+
+    def known_under(self, deliveries: Collection[str]) -> list[tuple[str, int]]:
+        """The plan names and fraction numbers that any of these deliveries was ever given.
+
+        Args:
+            deliveries: Identities of deliveries, as keyed hashes.
+        """
+        query = (
+            select(DELIVERY.c.plan, DELIVERY.c.number)
+            .where(DELIVERY.c.delivery.in_(sorted(set(deliveries))))
+            .distinct()
+            .order_by(DELIVERY.c.plan, DELIVERY.c.number)
+        )
+        with self._database.read() as connection:
+            return [(str(row.plan), int(row.number)) for row in connection.execute(query).all()]
+
+    def forget(self, plan: str, number: int) -> None:
+        """Remove a plan's fraction with its deliveries: last, for by them it is found."""
+        with self._database.write() as connection:
+            for table in (DELIVERY, FRACTION):
+                connection.execute(delete(table).where(and_(table.c.plan == plan, table.c.number == number)))

@@ -17,7 +17,7 @@ _FORGOTTEN_AFTER = timedelta(days=7)
 
 @dataclass(frozen=True, slots=True)
 class GpuUsage:
-    """One GPU at one look; None where the source does not tell."""
+    """One sample of a GPU; None where the source does not tell."""
 
     host: str
     index: int
@@ -37,7 +37,7 @@ class GpuUsage:
     """Whether Slurm has given it to a job; None elsewhere."""
 
     def is_fresh(self, now: datetime, limit: timedelta) -> bool:
-        """Whether the look is young enough to decide something; one from the future is of a changed clock."""
+        """Whether the sample is young enough to decide by; one from the future is of a changed clock."""
         return abs(now - self.seen_at) <= limit
 
     def unfit(self, memory_mb: int) -> str:
@@ -62,21 +62,24 @@ def usage(row: Row[tuple[object, ...]]) -> GpuUsage:
     return GpuUsage(**values)
 
 
-class GpuRows(Database):
-    """The last look at every GPU; one that is not seen any more keeps the time of its last sight."""
+class Gpus:
+    """The last sample of every GPU; one that is not seen any more keeps the time of its last sight."""
 
-    def record_gpus(self, host: str, gpus: Sequence[GpuUsage]) -> None:
-        """Write down a look at the GPUs of a host; those not seen for a week and in no pool are forgotten.
+    def __init__(self, database: Database) -> None:
+        self._database = database
+
+    def record(self, host: str, gpus: Sequence[GpuUsage]) -> None:
+        """Write down a sample of the GPUs of a host; those not seen for a week and in no pool are forgotten.
 
         Raises:
             InfrastructureError: A GPU of another host, or one twice.
         """
         if {gpu.host for gpu in gpus} - {host} or len({gpu.uuid for gpu in gpus}) != len(gpus):
-            raise InfrastructureError(f"a look at host {host} shows a GPU of another host, or one twice")
-        with self._write() as connection:
+            raise InfrastructureError(f"a sample of host {host} shows a GPU of another host, or one twice")
+        with self._database.write() as connection:
             here = GPU.c.host == host
             pooled = select(SLOT.c.uuid).where(SLOT.c.host == host)
-            old = GPU.c.seen_at < self._clock() - _FORGOTTEN_AFTER
+            old = GPU.c.seen_at < self._database.clock() - _FORGOTTEN_AFTER
             connection.execute(delete(GPU).where(here, old, GPU.c.uuid.not_in(pooled)))
             for gpu in gpus:
                 values = asdict(gpu)
@@ -85,8 +88,8 @@ class GpuRows(Database):
                 if changed.rowcount == 0:
                     connection.execute(insert(GPU).values(**values))
 
-    def gpus(self) -> list[GpuUsage]:
+    def all(self) -> list[GpuUsage]:
         """Every GPU as it was last seen, by host, name of its node and index."""
-        with self._read() as connection:
+        with self._database.read() as connection:
             rows = connection.execute(select(GPU).order_by(GPU.c.host, GPU.c.gpu_index, GPU.c.uuid)).all()
         return [usage(row) for row in rows]

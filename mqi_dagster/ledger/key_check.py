@@ -11,10 +11,13 @@ from mqi_dagster.ledger.tables import ARRIVAL, FRACTION, KEY_CHECK
 _SECRET = "secret"
 
 
-class KeyCheckRows(Database):
+class KeyCheck:
     """Whether the secret of the site is the one that its cases were named with."""
 
-    def require_key(self, check: str) -> None:
+    def __init__(self, database: Database) -> None:
+        self._database = database
+
+    def require(self, check: str) -> None:
         """Compare the key check value of the secret in use; the first one that comes is written down.
 
         Args:
@@ -23,13 +26,13 @@ class KeyCheckRows(Database):
         Raises:
             ConfigurationError: It is that of another secret.
         """
-        known = self.key_check()
+        known = self.value()
         if known is None:
-            with self._write() as connection:
+            with self._database.write() as connection:
                 known = _known(connection)
                 if known is None:
                     connection.execute(
-                        insert(KEY_CHECK).values(name=_SECRET, value=check, set_at=self._clock())
+                        insert(KEY_CHECK).values(name=_SECRET, value=check, set_at=self._database.clock())
                     )
                     return
         if known != check:
@@ -38,19 +41,19 @@ class KeyCheckRows(Database):
                 " backup; another would name every case anew and simulate it again (`mqi init --new-secret`)"
             )
 
-    def key_check(self) -> str | None:
+    def value(self) -> str | None:
         """The key check value that is written down, None where no secret was in use yet."""
-        with self._read() as connection:
+        with self._database.read() as connection:
             return _known(connection)
 
-    def forget_key(self) -> None:
+    def forget(self) -> None:
         """Let the next secret be another one."""
-        with self._write() as connection:
+        with self._database.write() as connection:
             connection.execute(delete(KEY_CHECK).where(KEY_CHECK.c.name == _SECRET))
 
     def names_cases(self) -> bool:
         """Whether something stands here under names that only the secret can give again."""
-        with self._read() as connection:
+        with self._database.read() as connection:
             tables = (ARRIVAL, FRACTION, KEY_CHECK)
             return any(connection.execute(select(func.count()).select_from(one)).scalar() for one in tables)
 

@@ -1,42 +1,118 @@
-"""The ledger as everybody uses it: all its subjects behind one name."""
+"""The ledger as everybody uses it: one part for each subject, over one database."""
 
 from __future__ import annotations
 
-from mqi_dagster.ledger.alarms import AlarmRows
-from mqi_dagster.ledger.arrivals import ArrivalRows
-from mqi_dagster.ledger.attempts import AttemptRows
-from mqi_dagster.ledger.cluster_jobs import ClusterJobRows
-from mqi_dagster.ledger.clusters import ClusterRows
-from mqi_dagster.ledger.fractions import FractionRows
-from mqi_dagster.ledger.gpus import GpuRows
-from mqi_dagster.ledger.key_check import KeyCheckRows
-from mqi_dagster.ledger.leases import LeaseRows
-from mqi_dagster.ledger.names import NameRows
-from mqi_dagster.ledger.outcomes import RunOutcomeRows
-from mqi_dagster.ledger.pools import PoolRows
-from mqi_dagster.ledger.progress import ProgressRows
-from mqi_dagster.ledger.slots import SlotRows
-from mqi_dagster.ledger.waiting import WaitingRows
+from collections.abc import Callable
+from datetime import datetime
+from typing import Self
+
+from sqlalchemy import Column, ColumnElement, delete, func, or_, select, update
+
+from mqi_dagster.ledger.alarms import Alarms
+from mqi_dagster.ledger.arrivals import Arrivals
+from mqi_dagster.ledger.attempts import Attempts
+from mqi_dagster.ledger.cluster_jobs import ClusterJobs
+from mqi_dagster.ledger.clusters import Clusters
+from mqi_dagster.ledger.database import Database, utc_now
+from mqi_dagster.ledger.fractions import Fractions
+from mqi_dagster.ledger.gpus import Gpus
+from mqi_dagster.ledger.key_check import KeyCheck
+from mqi_dagster.ledger.leases import Leases
+from mqi_dagster.ledger.notices import Notices
+from mqi_dagster.ledger.outcomes import RunOutcomes
+from mqi_dagster.ledger.progress import ProgressReports
+from mqi_dagster.ledger.slots import Slots
+from mqi_dagster.ledger.tables import (
+    ALARM,
+    ARRIVAL,
+    ATTEMPT,
+    CLUSTER_JOB,
+    NOTICE,
+    PROGRESS,
+    RUN_OUTCOME,
+    WAITING,
+)
 
 
-class Ledger(
-    FractionRows,
-    ArrivalRows,
-    SlotRows,
-    LeaseRows,
-    WaitingRows,
-    GpuRows,
-    PoolRows,
-    AttemptRows,
-    ProgressRows,
-    ClusterJobRows,
-    ClusterRows,
-    RunOutcomeRows,
-    AlarmRows,
-    KeyCheckRows,
-    NameRows,
-):
-    """Arrivals, slots, leases, GPUs, attempts, progress, cluster jobs, outcomes and alarms of a site.
+class Ledger:
+    """What a site keeps beside Dagster's records.
 
     One object may be used by many threads, and by a process and the children it forks.
+
+    Args:
+        database: At the newest revision.
     """
+
+    def __init__(self, database: Database) -> None:
+        self.database = database
+        self.key_check = KeyCheck(database)
+        self.fractions = Fractions(database)
+        self.arrivals = Arrivals(database)
+        self.slots = Slots(database)
+        self.gpus = Gpus(database)
+        self.leases = Leases(database)
+        self.attempts = Attempts(database)
+        self.progress = ProgressReports(database)
+        self.clusters = Clusters(database)
+        self.jobs = ClusterJobs(database)
+        self.outcomes = RunOutcomes(database)
+        self.alarms = Alarms(database)
+        self.notices = Notices(database)
+
+    @classmethod
+    def open(cls, url: str, clock: Callable[[], datetime] = utc_now) -> Self:
+        """Open a ledger, making or migrating its tables first where needed; see `Database.open`."""
+        return cls(Database.open(url, clock))
+
+    @classmethod
+    def open_reading(cls, url: str, clock: Callable[[], datetime] = utc_now) -> Self:
+        """Open a ledger for reading alone; see `Database.open_reading`."""
+        return cls(Database.open_reading(url, clock))
+
+    def close(self) -> None:
+        """Let go of the database; safe to call twice."""
+        self.database.close()
+
+    def forget_case(self, case: str, instead: str) -> int:
+        """Remove the key of a case, of which nothing is in work, from every row but those of its number.
+
+        Alarms and notices stay, since their numbers count, and bear another key.
+
+        Args:
+            case: Case key.
+            instead: The key that alarms and notices bear from then on.
+
+        Returns:
+            How many folders of its jobs still stand on clusters: they and their rows go later, by themselves.
+        """
+        with self.database.write() as connection:
+            jobs, stands = _of(CLUSTER_JOB.c.beam, case), CLUSTER_JOB.c.removed_at.is_(None)
+            connection.execute(delete(CLUSTER_JOB).where(jobs, ~stands))
+            # By its attempts a folder is known to be needed no more.
+            kept = select(CLUSTER_JOB.c.beam).where(jobs)
+            connection.execute(delete(ATTEMPT).where(_of(ATTEMPT.c.beam, case), ATTEMPT.c.beam.not_in(kept)))
+            for column in (ARRIVAL.c.case, WAITING.c.beam, PROGRESS.c.beam, RUN_OUTCOME.c.partition):
+                connection.execute(delete(column.table).where(_of(column, case)))
+            now = self.database.clock()
+            connection.execute(
+                update(ALARM)
+                .where(_of(ALARM.c.subject, case), ALARM.c.cleared_at.is_(None))
+                .values(cleared_at=now)
+            )
+            for table in (ALARM, NOTICE):
+                connection.execute(
+                    update(table)
+                    .where(or_(_of(table.c.subject, case), table.c.text.contains(case, autoescape=True)))
+                    .values(
+                        subject=func.replace(table.c.subject, case, instead),
+                        text=func.replace(table.c.text, case, instead),
+                    )
+                )
+            return int(
+                connection.execute(select(func.count()).select_from(CLUSTER_JOB).where(jobs)).scalar_one()
+            )
+
+
+def _of(column: Column[str], case: str) -> ColumnElement[bool]:
+    """Rows of a case and of its beams."""
+    return or_(column == case, column.startswith(f"{case}__", autoescape=True))

@@ -1,4 +1,4 @@
-"""Notices: what is told to people outside, in order, by every channel at least once."""
+"""Notices: what people outside are notified of, in order, by every channel at least once."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ class NoticeEvent(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Notice:
-    """One thing to tell."""
+    """One thing to notify people of."""
 
     id: int
     """Rises with every notice; a receiver that gets one twice knows it by this."""
@@ -42,7 +42,7 @@ class ChannelState:
 
     channel: str
     told_id: int
-    """Everything up to this notice is told."""
+    """Everything up to this notice is sent."""
     told_at: datetime | None
     tries: int
     """In vain, since the last success."""
@@ -81,7 +81,7 @@ def add_notice(
     text: str,
     happened_at: datetime,
 ) -> None:
-    """Write a notice in the transaction of what it tells; the same event and reference once."""
+    """Write a notice in the transaction of what it is about; the same event and reference once."""
     known = select(NOTICE.c.id).where(NOTICE.c.event == event.value, NOTICE.c.reference == reference)
     if connection.execute(known).one_or_none() is None:
         connection.execute(
@@ -96,22 +96,25 @@ def add_notice(
         )
 
 
-class NoticeRows(Database):
-    """The notices and the channels that tell them."""
+class Notices:
+    """The notices and the channels that send them."""
 
-    def note_conclusion(self, run_id: str, case: str, text: str, happened_at: datetime) -> None:
+    def __init__(self, database: Database) -> None:
+        self._database = database
+
+    def record_conclusion(self, run_id: str, case: str, text: str, happened_at: datetime) -> None:
         """Write down that a case has concluded; the same run once."""
         event = NoticeEvent.CONCLUDED
-        with self._write() as connection:
+        with self._database.write() as connection:
             add_notice(connection, event, run_id, "", case, text, happened_at)
 
-    def open_channel(self, channel: str) -> ChannelState:
+    def channel(self, channel: str) -> ChannelState:
         """How far a channel has come; a new one begins with what happens from now on."""
-        with self._read() as connection:
+        with self._database.read() as connection:
             found = _state(connection, channel)
         if found is not None:
             return found
-        with self._write() as connection:
+        with self._database.write() as connection:
             found = _state(connection, channel)
             if found is None:
                 newest = connection.execute(select(func.max(NOTICE.c.id))).scalar_one() or 0
@@ -124,30 +127,30 @@ class NoticeRows(Database):
 
     def channels(self) -> list[ChannelState]:
         """Every channel that was ever open, by name."""
-        with self._read() as connection:
+        with self._database.read() as connection:
             rows = connection.execute(select(NOTICE_CHANNEL).order_by(NOTICE_CHANNEL.c.channel)).all()
         return [ChannelState(**row._mapping) for row in rows]
 
-    def untold(self, channel: str, limit: int) -> list[Notice]:
-        """What a channel has to tell now, oldest first; nothing while it waits for its next try."""
-        state, now = self.open_channel(channel), self._clock()
+    def due(self, channel: str, limit: int) -> list[Notice]:
+        """What a channel has to send now, oldest first; nothing while it waits for its next try."""
+        state, now = self.channel(channel), self._database.clock()
         # A moment further away than any wait is of a clock that was set back.
         if state.next_try_at is not None and now < state.next_try_at <= now + timedelta(days=1):
             return []
         query = select(NOTICE).where(NOTICE.c.id > state.told_id).order_by(NOTICE.c.id).limit(limit)
-        with self._read() as connection:
+        with self._database.read() as connection:
             return [_notice(row) for row in connection.execute(query).all()]
 
-    def told(self, channel: str, notice: Notice, *, missed: str = "") -> None:
-        """Write down that a channel has told a notice, and with it all before.
+    def mark_notified(self, channel: str, notice: Notice, *, missed: str = "") -> None:
+        """Write down that a channel has sent a notice, and with it all before.
 
         Args:
             channel: Name of the channel.
-            notice: What was told.
+            notice: What was sent.
             missed: Whom it did not reach; stands as the channel's failure until one reaches everybody.
         """
-        with self._write() as connection:
-            now = self._clock()
+        with self._database.write() as connection:
+            now = self._database.clock()
             failing = func.coalesce(NOTICE_CHANNEL.c.failing_since, now) if missed else None
             connection.execute(
                 update(NOTICE_CHANNEL)
@@ -168,10 +171,10 @@ class NoticeRows(Database):
                     .values(told_at=now)
                 )
 
-    def not_told(self, channel: str, failure: str, next_in: timedelta) -> None:
-        """Write down that a channel's receiver does not take what is told, and when to try again."""
-        with self._write() as connection:
-            now = self._clock()
+    def mark_failed(self, channel: str, failure: str, next_in: timedelta) -> None:
+        """Write down that a channel's receiver does not take what is sent, and when to try again."""
+        with self._database.write() as connection:
+            now = self._database.clock()
             state = _state(connection, channel)
             if state is not None:
                 connection.execute(

@@ -54,25 +54,28 @@ def _outcome(row: Row[tuple[object, ...]]) -> RunOutcome:
     return RunOutcome(**values)
 
 
-class RunOutcomeRows(Database):
+class RunOutcomes:
     """One row a run that failed or was cancelled."""
 
-    def note_outcome(self, outcome: RunOutcome) -> RunOutcome:
+    def __init__(self, database: Database) -> None:
+        self._database = database
+
+    def record(self, outcome: RunOutcome) -> RunOutcome:
         """Write down how a run has ended; what is known of it already stays."""
         query = select(RUN_OUTCOME).where(RUN_OUTCOME.c.run_id == outcome.run_id)
-        with self._write() as connection:
+        with self._database.write() as connection:
             if connection.execute(query).one_or_none() is None:
                 values = {**asdict(outcome), "verdict": outcome.verdict.value}
                 connection.execute(insert(RUN_OUTCOME).values(**values))
             return _outcome(connection.execute(query).one())
 
-    def outcomes_of(self, run_ids: Collection[str]) -> dict[str, RunOutcome]:
+    def get_many(self, run_ids: Collection[str]) -> dict[str, RunOutcome]:
         """What is known of some runs, by run id."""
         query = select(RUN_OUTCOME).where(RUN_OUTCOME.c.run_id.in_(sorted(set(run_ids))))
-        with self._read() as connection:
+        with self._database.read() as connection:
             return {row.run_id: _outcome(row) for row in connection.execute(query).all()}
 
-    def last_outcome(self, partition: str) -> RunOutcome | None:
+    def newest(self, partition: str) -> RunOutcome | None:
         """The latest bad end of a case or beam."""
         query = (
             select(RUN_OUTCOME)
@@ -80,7 +83,7 @@ class RunOutcomeRows(Database):
             .order_by(RUN_OUTCOME.c.ended_at.desc(), RUN_OUTCOME.c.run_id)
             .limit(1)
         )
-        with self._read() as connection:
+        with self._database.read() as connection:
             row = connection.execute(query).one_or_none()
         return None if row is None else _outcome(row)
 
@@ -92,12 +95,12 @@ class RunOutcomeRows(Database):
             .order_by(RUN_OUTCOME.c.next_try_at, RUN_OUTCOME.c.run_id)
             .limit(limit)
         )
-        with self._read() as connection:
+        with self._database.read() as connection:
             return [_outcome(row) for row in connection.execute(query).all()]
 
     def due_retries(self, limit: int) -> list[RunOutcome]:
         """The tries whose time has come, the longest due first."""
-        now = self._clock()
+        now = self._database.clock()
         # A moment further away than any wait is of a clock that was set back.
         due = (RUN_OUTCOME.c.next_try_at <= now) | (RUN_OUTCOME.c.next_try_at > now + _LONGEST_WAIT)
         query = (
@@ -106,13 +109,13 @@ class RunOutcomeRows(Database):
             .order_by(RUN_OUTCOME.c.next_try_at, RUN_OUTCOME.c.run_id)
             .limit(limit)
         )
-        with self._read() as connection:
+        with self._database.read() as connection:
             return [_outcome(row) for row in connection.execute(query).all()]
 
     def bring_forward(self, code: str) -> int:
         """Make every try due that waits because of one class of error; how many there were."""
-        now = self._clock()
-        with self._write() as connection:
+        now = self._database.clock()
+        with self._database.write() as connection:
             done = connection.execute(
                 update(RUN_OUTCOME)
                 .where(
@@ -124,12 +127,12 @@ class RunOutcomeRows(Database):
             )
             return int(done.rowcount)
 
-    def settle_retries(self, run_ids: Collection[str]) -> None:
+    def settle(self, run_ids: Collection[str]) -> None:
         """Write down that nobody waits for the next try of some runs: it exists, or is not wanted."""
         if run_ids:
-            with self._write() as connection:
+            with self._database.write() as connection:
                 connection.execute(
                     update(RUN_OUTCOME)
                     .where(RUN_OUTCOME.c.run_id.in_(sorted(set(run_ids))), RUN_OUTCOME.c.settled_at.is_(None))
-                    .values(settled_at=self._clock())
+                    .values(settled_at=self._database.clock())
                 )

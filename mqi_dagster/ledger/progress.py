@@ -33,10 +33,13 @@ def _progress(row: Row[tuple[object, ...]]) -> Progress:
     return Progress(**row._mapping)
 
 
-class ProgressRows(Database):
+class ProgressReports:
     """One row a beam; the newest report replaces the one before."""
 
-    def report(
+    def __init__(self, database: Database) -> None:
+        self._database = database
+
+    def record(
         self,
         beam: str,
         run_id: str,
@@ -66,7 +69,7 @@ class ProgressRows(Database):
             raise ValueError("percent is not a number")
         bounded = min(100.0, max(0.0, percent))
         query = select(PROGRESS).where(PROGRESS.c.beam == beam)
-        with self._write() as connection:
+        with self._database.write() as connection:
             row = connection.execute(query).one_or_none()
             if row is not None and (row.run_id, row.attempt) == (run_id, attempt):
                 bounded = max(bounded, row.percent)
@@ -79,7 +82,7 @@ class ProgressRows(Database):
                 "percent": bounded,
                 "histories": histories,
                 "message": message,
-                "updated_at": self._clock(),
+                "updated_at": self._database.clock(),
             }
             if row is None:
                 connection.execute(insert(PROGRESS).values(beam=beam, **values))
@@ -87,24 +90,24 @@ class ProgressRows(Database):
                 connection.execute(update(PROGRESS).where(PROGRESS.c.beam == beam).values(**values))
             return _progress(connection.execute(query).one())
 
-    def progress(self, beam: str) -> Progress | None:
+    def get(self, beam: str) -> Progress | None:
         """The newest report on a beam."""
-        with self._read() as connection:
+        with self._database.read() as connection:
             row = connection.execute(select(PROGRESS).where(PROGRESS.c.beam == beam)).one_or_none()
         return None if row is None else _progress(row)
 
-    def progress_of(self, beams: Collection[str]) -> dict[str, Progress]:
+    def get_many(self, beams: Collection[str]) -> dict[str, Progress]:
         """The newest report on each of some beams that have one, in one question for every few hundred."""
         found: dict[str, Progress] = {}
-        with self._read() as connection:
+        with self._database.read() as connection:
             for some in batched(beams):
                 rows = connection.execute(select(PROGRESS).where(PROGRESS.c.beam.in_(some))).all()
                 found.update((row.beam, _progress(row)) for row in rows)
         return found
 
-    def all_progress(self) -> list[Progress]:
+    def all(self) -> list[Progress]:
         """The newest report on every beam, newest first."""
-        with self._read() as connection:
+        with self._database.read() as connection:
             rows = connection.execute(
                 select(PROGRESS).order_by(PROGRESS.c.updated_at.desc(), PROGRESS.c.beam)
             ).all()

@@ -1,4 +1,4 @@
-"""Slots: the places in which a simulation can run."""
+"""Slots: on what a simulation can run, and how many runs may stand in their pool."""
 
 from __future__ import annotations
 
@@ -13,14 +13,14 @@ from sqlalchemy import ColumnElement, Connection, Row, delete, insert, select, u
 
 from mqi_dagster.errors import ConfigurationError
 from mqi_dagster.ledger.database import Database
-from mqi_dagster.ledger.tables import SLOT
+from mqi_dagster.ledger.tables import POOL, SLOT
 
 _ASIDE = 1000
 """From this index on stand GPUs that are not there and whose index another has; no machine has so many."""
 
 
 class SlotKind(StrEnum):
-    """What a slot is a place on."""
+    """On what the engine runs in a slot."""
 
     CPU = "cpu"
     GPU = "gpu"
@@ -28,7 +28,7 @@ class SlotKind(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Slot:
-    """One place for one simulation."""
+    """Room for one simulation."""
 
     kind: SlotKind
     index: int
@@ -74,10 +74,13 @@ def slot_of(row: Row[tuple[object, ...]]) -> Slot:
     )
 
 
-class SlotRows(Database):
-    """The slots of every host."""
+class Slots:
+    """The slots of every host, and the limits that people have set for pools."""
 
-    def declare_slots(self, host: str, slots: Sequence[Slot]) -> None:
+    def __init__(self, database: Database) -> None:
+        self._database = database
+
+    def declare(self, host: str, slots: Sequence[Slot]) -> None:
         """Make the ledger's slots of a host these; every lease and every switch stays as it is.
 
         A slot that is declared out of service stays known, and gives way where another has its index. One
@@ -95,13 +98,13 @@ class SlotRows(Database):
             raise ConfigurationError(
                 f"host {host} declares two slots of the same kind and index, or one GPU twice"
             )
-        with self._write() as connection:
+        with self._database.write() as connection:
             rows = connection.execute(select(SLOT).where(SLOT.c.host == host)).all()
             here = {(row.kind, row.slot_index): row for row in rows}
             for slot in slots:
                 if not slot.in_service:
                     key = slot.kind.value, slot.index
-                    others = {place for place, row in here.items() if row.uuid != slot.uuid}
+                    others = {other for other, row in here.items() if row.uuid != slot.uuid}
                     wanted[key if key not in wanted else _aside(key[0], {*others, *wanted})] = slot
             same = {key for key, row in here.items() if key in wanted and wanted[key].uuid == row.uuid}
             leased = {key for key, row in here.items() if row.beam is not None and key not in same}
@@ -116,7 +119,7 @@ class SlotRows(Database):
                 values: dict[str, object] = {"memory_mb": slot.memory_mb, "in_service": slot.in_service}
                 if (kind, index) in same:
                     row = here[kind, index]._mapping
-                    # Every look declares: a write that changes nothing would cost a disk's flush each time.
+                    # Every poll declares: a write that changes nothing would cost a disk's flush each time.
                     if any(row[name] != value for name, value in values.items()):
                         connection.execute(update(SLOT).where(*_this(host, kind, index)).values(**values))
                 elif (kind, index) in new:
@@ -129,7 +132,7 @@ class SlotRows(Database):
         Raises:
             ConfigurationError: The host has no such slot.
         """
-        self._switch(host, kind, index, self._clock(), reason)
+        self._switch(host, kind, index, self._database.clock(), reason)
 
     def switch_on(self, host: str, kind: str, index: int) -> None:
         """Put a slot back into the pool.
@@ -140,7 +143,7 @@ class SlotRows(Database):
         self._switch(host, kind, index, None, None)
 
     def _switch(self, host: str, kind: str, index: int, at: datetime | None, reason: str | None) -> None:
-        with self._write() as connection:
+        with self._database.write() as connection:
             changed = connection.execute(
                 update(SLOT)
                 .where(*_this(host, kind, index))
@@ -149,13 +152,30 @@ class SlotRows(Database):
             if changed.rowcount != 1:
                 raise ConfigurationError(f"the pool has no slot {host}/{kind}{index}; see `mqi gpu list`")
 
-    def slots(self) -> list[Slot]:
+    def all(self) -> list[Slot]:
         """Every slot, by host, kind and index."""
-        with self._read() as connection:
+        with self._database.read() as connection:
             rows = connection.execute(
                 select(SLOT).order_by(SLOT.c.host, SLOT.c.kind, SLOT.c.slot_index)
             ).all()
         return [slot_of(row) for row in rows]
+
+    def set_pool_limit(self, name: str, most_runs: int | None) -> None:
+        """Write down how many runs may stand in a pool at most; None: as many as its slots allow."""
+        with self._database.write() as connection:
+            connection.execute(delete(POOL).where(POOL.c.name == name))
+            if most_runs is not None:
+                connection.execute(
+                    insert(POOL).values(name=name, most_runs=most_runs, set_at=self._database.clock())
+                )
+
+    def pool_limit(self, name: str) -> int | None:
+        """The limit that a person has set, None where nobody has."""
+        with self._database.read() as connection:
+            found = connection.execute(
+                select(POOL.c.most_runs).where(POOL.c.name == name)
+            ).scalar_one_or_none()
+        return None if found is None else int(found)
 
 
 def _this(host: str, kind: str, index: int) -> list[ColumnElement[bool]]:

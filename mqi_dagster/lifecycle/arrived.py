@@ -84,7 +84,7 @@ def cases_of(site: Site, arrival: CaseFolder) -> list[ArrivedCase]:
     found = []
     for fraction in seen.fractions:
         known = [site.pseudonyms.keyed("delivery", identity) for identity in fraction.identities]
-        case = case_key(name, site.ledger.fraction_number(name, known)) if known else unreadable
+        case = case_key(name, site.ledger.fractions.number(name, known)) if known else unreadable
         found.append(ArrivedCase(case, place, seen, fraction, seen.fingerprint(fraction)))
     if len({one.case for one in found}) < len(found):
         # Under one key all but one of them would be lost.
@@ -120,7 +120,7 @@ def find_case(site: Site, case: str) -> ArrivedCase:
     """
     if site.given is None and (why := inbox_trouble(site)):
         raise InputsAwayError(f"the inbox: {why}", where=Where(case=case))
-    row = site.ledger.arrival(case)
+    row = site.ledger.arrivals.get(case)
     place = row.arrival if row is not None else None
     now = datetime.now(UTC)
 

@@ -11,7 +11,7 @@ import dagster as dg
 
 from mqi_dagster.backoff import Backoff
 from mqi_dagster.errors import InfrastructureError, InputError, InputsAwayError, MqiError, Retry, Where
-from mqi_dagster.ledger.place import database_lost
+from mqi_dagster.ledger.location import database_lost
 
 _TRIES = 2
 """Within the step, of what is away for a moment; what is away for longer must not hold a worker."""

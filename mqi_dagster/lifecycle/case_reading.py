@@ -60,10 +60,10 @@ def run_facts(instance: dg.DagsterInstance, ledger: Ledger, partition: str) -> R
     run, served = run_row(record), record.dagster_run.remote_job_origin is not None
     steps = frozenset(record.dagster_run.step_keys_to_execute or ())
     if run.state is RunState.FAILED:
-        outcome = ledger.outcomes_of([run.run_id]).get(run.run_id)
+        outcome = ledger.outcomes.get_many([run.run_id]).get(run.run_id)
         failure = failure_of(outcome, lambda: first_cause(instance, run.run_id), served)
         return RunFacts(run, failure=failure, served=served, steps=steps)
-    progress = ledger.progress(partition) if run.state is RunState.WORKING else None
+    progress = ledger.progress.get(partition) if run.state is RunState.WORKING else None
     return RunFacts(run, served=served, steps=steps, progress=progress)
 
 
@@ -75,7 +75,7 @@ def read_case(instance: dg.DagsterInstance, site: Site, case: str) -> CaseReadin
         site: The site.
         case: Case key.
     """
-    events, arrival, now = EventLog(instance), site.ledger.arrival(case), datetime.now(UTC)
+    events, arrival, now = EventLog(instance), site.ledger.arrivals.get(case), datetime.now(UTC)
     latest, manifest = run_facts(instance, site.ledger, case), None
     beams: tuple[BeamStatus, ...] | None = None
     over = False

@@ -50,5 +50,5 @@ def conclusion_request(
 
 def conclusion_tags(site: Site, case: str) -> dict[str, str]:
     """Tags of the conclusion run of a case."""
-    priority = site.ledger.priorities([case]).get(case, 0)
+    priority = site.ledger.arrivals.priorities([case]).get(case, 0)
     return upload_tags(case, site.settings.handover.target, priority)

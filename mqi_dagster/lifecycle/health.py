@@ -217,9 +217,9 @@ def _work(instance: dg.DagsterInstance, site: Site, ledger: Ledger | None, seen:
     if count := instance.get_runs_count(dg.RunsFilter(statuses=UNFINISHED)):
         return f"{count} runs are unfinished"
     if ledger is not None:
-        if ledger.open_retries(1):
+        if ledger.outcomes.open_retries(1):
             return "runs that lost infrastructure wait to go on"
-        if ledger.open_arrivals(1):
+        if ledger.arrivals.open(1):
             return "cases are ready to be taken in"
     return "files have come into the inbox" if _has_come(site.inbox, seen) else ""
 

@@ -53,7 +53,7 @@ def remove_identifying(
         f" again under a name that does not. Of the old name there may be left: {'; '.join(_once(left))}."
         " Dismiss this once nothing of it is"
     )
-    site.ledger.raise_alarm(AlarmKind.IDENTITY_LEFT, instead, words)
+    site.ledger.alarms.raise_(AlarmKind.IDENTITY_LEFT, instead, words)
     if _IN_WORK in left:
         return Removal.IN_WORK
     return Removal.PARTIAL if {_RUNS, _ON_CLUSTERS} & set(left) else Removal.WHOLE
@@ -73,7 +73,7 @@ def _identifying(site: Site, seen: Survey, present: Collection[str]) -> list[str
     of_folder = folder_name_key(folder) if plan.identity.named_in(folder) else None
     stay = {CASE.key(case).stem for case in present} | {site.pseudonyms.plan(plan.sop_instance_uid)}
     identities = [one for fraction in seen.fractions for one in fraction.identities]
-    known = site.ledger.known_under([site.pseudonyms.keyed("delivery", one) for one in identities])
+    known = site.ledger.fractions.known_under([site.pseudonyms.keyed("delivery", one) for one in identities])
     return [
         case_key(name, number)
         for name, number in known
@@ -85,13 +85,13 @@ def _remove(instance: dg.DagsterInstance, site: Site, case: str, instead: str) -
     """Remove a case with everything that bears its key; what is left of it, in words."""
     runs = runs_of(instance, case)
     keys = {run.tags[PARTITION_TAG] for run in runs}
-    row = site.ledger.arrival(case)
+    row = site.ledger.arrivals.get(case)
     handed = (row is not None and row.results_removed_at is not None) or any(
         latest_record(instance, asset, key) for key in keys for asset in ("handed_over", "case_handed_over")
     )
     left = [_HANDED_OVER, _TICKS] if handed else [_TICKS]
     # First: nothing more is asked for under this key.
-    site.ledger.forget_arrival(case)
+    site.ledger.arrivals.forget(case)
     if any(not run.is_finished for run in runs):
         return [_IN_WORK, *left]
     forget_partitions(instance, case, beam_partitions(instance, case))
@@ -104,7 +104,7 @@ def _remove(instance: dg.DagsterInstance, site: Site, case: str, instead: str) -
     if gone and not on_clusters:
         # Last: by its number it is found again until everything is done.
         key = CASE.key(case)
-        site.ledger.forget_fraction(key.stem, key.number)
+        site.ledger.fractions.forget(key.stem, key.number)
     return [*left, *([_ON_CLUSTERS] if on_clusters else []), *([] if gone else [_RUNS])]
 
 

@@ -22,7 +22,7 @@ from mqi_dagster.errors import ConfigurationError, InfrastructureError, MqiError
 from mqi_dagster.files import size_of
 from mqi_dagster.hpc.executor import SlurmExecutor
 from mqi_dagster.ledger.cluster_jobs import ClusterJob
-from mqi_dagster.ledger.place import database_lost
+from mqi_dagster.ledger.location import database_lost
 from mqi_dagster.lifecycle.case_reading import read_case
 from mqi_dagster.lifecycle.jobs import CASE_TAG, PARTITION_TAG, beam_job, conclusion_job, intake_job
 from mqi_dagster.lifecycle.lineage import ancestry, latest_digest, latest_record
@@ -80,7 +80,7 @@ def removed_cases(
         before: The moment.
         busy: Cases with a run queued, in work or still to be tried again.
     """
-    for case in site.ledger.removed_with_records(before):
+    for case in site.ledger.arrivals.removed_with_records(before):
         if case in busy or _is_there(instance, site, case):
             # More of it has come, or its removal was cut short.
             continue
@@ -123,19 +123,19 @@ def remove_records(instance: dg.DagsterInstance, site: Site, case: str) -> bool:
                 shutil.rmtree(path) if path.is_dir() else path.unlink()
         # Last: a run that is not listed is found by nobody.
         instance.run_storage.delete_run(run.run_id)
-    site.ledger.mark_records_removed(case)
+    site.ledger.arrivals.mark_records_removed(case)
     return True
 
 
 def note_removed(instance: dg.DagsterInstance, site: Site) -> None:
     """Note the removal of cases where only the note is missing, as after a removal that was cut short."""
-    for arrival in site.ledger.all_arrivals():
+    for arrival in site.ledger.arrivals.all():
         asked, removed = arrival.requested_at, arrival.results_removed_at
         if arrival.is_open or asked is None or (removed is not None and removed > asked):
             continue
         case = arrival.case
         if not _is_there(instance, site, case) and latest_record(instance, "case_handed_over", case):
-            site.ledger.mark_results_removed(case)
+            site.ledger.arrivals.mark_results_removed(case)
 
 
 def _is_there(instance: dg.DagsterInstance, site: Site, case: str) -> bool:
@@ -353,9 +353,9 @@ def remove(instance: dg.DagsterInstance, site: Site, thing: Removable) -> bool:
 def _remove_case(instance: dg.DagsterInstance, site: Site, thing: Removable) -> bool:
     if thing.path.exists() and not concluded_before(instance, site, thing.name, datetime.now(UTC)):
         return False
-    before = site.ledger.results_removed_at(thing.name)
+    before = site.ledger.arrivals.results_removed_at(thing.name)
     # First: what was asked for before it does not count, however far the removal comes.
-    site.ledger.mark_results_removed(thing.name)
+    site.ledger.arrivals.mark_results_removed(thing.name)
     beams = beam_partitions(instance, thing.name)
     forget_partitions(instance, thing.name, beams)
     wanted = True
@@ -374,7 +374,7 @@ def _remove_case(instance: dg.DagsterInstance, site: Site, thing: Removable) -> 
 
 
 def _wanted_again(instance: dg.DagsterInstance, site: Site, case: str) -> bool:
-    arrival = site.ledger.arrival(case)
+    arrival = site.ledger.arrivals.get(case)
     return (arrival is not None and arrival.is_open) or case in _busy_cases(instance, site)
 
 
@@ -455,7 +455,7 @@ def tidy(
 def _busy_cases(instance: dg.DagsterInstance, site: Site) -> set[str]:
     tags = [run.tags for run in instance.get_runs(dg.RunsFilter(statuses=UNFINISHED))]
     names = [tag.get(name, "") for tag in tags for name in (CASE_TAG, PARTITION_TAG)]
-    names += [outcome.partition for outcome in site.ledger.open_retries()]
+    names += [outcome.partition for outcome in site.ledger.outcomes.open_retries()]
     return {root_of(name) for name in names}
 
 
@@ -514,7 +514,7 @@ def _call_off(
     instance.add_dynamic_partitions(CASE.name, [case])
     if beams:
         instance.add_dynamic_partitions(BEAM.name, beams)
-    site.ledger.unmark_results_removed(case, removed_before)
+    site.ledger.arrivals.unmark_results_removed(case, removed_before)
 
 
 def forget_partitions(instance: dg.DagsterInstance, case: str, beams: list[str]) -> None:

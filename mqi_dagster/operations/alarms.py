@@ -56,7 +56,7 @@ def alarms_now(site: Site, *, every: bool = False, now: datetime | None = None) 
                 one.cleared_at,
                 one.told_at,
             )
-            for one in site.ledger.alarms(open_only=not every)
+            for one in (site.ledger.alarms.all() if every else site.ledger.alarms.open())
         ]
     opened = {(one.kind, one.subject) for one in stored if one.cleared_at is None}
     fresh = [
@@ -73,11 +73,13 @@ def dismiss(site: Site, number: int) -> None:
     Raises:
         ConfigurationError: There is no such alarm.
     """
-    dismissed = site.ledger.dismiss_alarm(number)
+    dismissed = site.ledger.alarms.dismiss(number)
     if dismissed.kind is AlarmKind.RETRIED_LONG:
         # Else its next try would raise it anew: nobody wants it any more.
-        tries = [one.run_id for one in site.ledger.open_retries() if one.partition == dismissed.subject]
-        site.ledger.settle_retries(tries)
+        tries = [
+            one.run_id for one in site.ledger.outcomes.open_retries() if one.partition == dismissed.subject
+        ]
+        site.ledger.outcomes.settle(tries)
 
 
 def found_now(site: Site, now: datetime | None = None) -> list[HealthProblem]:
@@ -86,7 +88,7 @@ def found_now(site: Site, now: datetime | None = None) -> list[HealthProblem]:
     found: list[HealthProblem] = []
     ledger: Ledger | None = None
     try:
-        site.ledger.alarms()
+        site.ledger.alarms.open()
         ledger = site.ledger
     except MqiError as error:
         found.append(health.ledger_away(error))

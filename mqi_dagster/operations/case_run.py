@@ -102,7 +102,7 @@ class CaseRunner:
 
         self._definitions = build_definitions(self.site)
         self._progress = progress
-        progress.reports = self.site.ledger.progress
+        progress.reports = self.site.ledger.progress.get
 
     def run(self) -> list[CaseResult]:
         """Run every case, each to its end, whatever becomes of the others.
@@ -121,10 +121,10 @@ class CaseRunner:
 
         case = found.case
         ledger = self.site.ledger
-        row = ledger.see_arrival(found.place, case, found.fingerprint, True, "", None, self._priority)
+        row = ledger.arrivals.record(found.place, case, found.fingerprint, True, "", None, self._priority)
         instance.add_dynamic_partitions(CASE.name, [case])
         # As if the sensor had asked for it, so that services started later do not run it again.
-        ledger.mark_requested(case, found.fingerprint)
+        ledger.arrivals.mark_requested(case, found.fingerprint)
         error = self._execute(instance, "intake", case, {})
         if error is not None:
             return CaseResult(case=case, status=CaseState.FAILED, error=error)
@@ -163,7 +163,7 @@ class CaseRunner:
         from mqi_dagster.lifecycle.conclusion import conclusion_request, conclusion_tags
 
         case = manifest.case
-        arrival = self.site.ledger.arrival(case)
+        arrival = self.site.ledger.arrivals.get(case)
         request = conclusion_request(instance, manifest, arrival, conclusion_tags(self.site, case))
         if request is None:
             return "not every beam of the case is handed over"

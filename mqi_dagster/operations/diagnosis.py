@@ -28,7 +28,7 @@ from mqi_dagster.files import write_whole
 from mqi_dagster.hu_table import read_hu_tables
 from mqi_dagster.ledger.alarms import AlarmKind
 from mqi_dagster.ledger.ledger import Ledger
-from mqi_dagster.ledger.place import ledger_url
+from mqi_dagster.ledger.location import ledger_url
 from mqi_dagster.lifecycle.health import services
 from mqi_dagster.lifecycle.uptime import Heartbeat
 from mqi_dagster.machine import read_machines
@@ -106,7 +106,7 @@ def examine_alarms(
         yield finding(f"secret of {name}", "write it, mode 0600", partial(_secret, path))
     if ledger is None:
         return
-    for alarm in ledger.alarms():
+    for alarm in ledger.alarms.open():
         if alarm.kind in seen:
             continue
         found = f"since {alarm.first_at:%Y-%m-%d %H:%M} UTC: {alarm.text}"
@@ -114,7 +114,7 @@ def examine_alarms(
             f"alarm {alarm.kind.value}", ProbeVerdict.WARNING, f"{alarm.subject}, {found}", "mqi alarms"
         )
     wanted = {"webhook": told.webhook, "mail": told.mail}
-    for state in ledger.channels():
+    for state in ledger.notices.channels():
         if state.trouble and wanted.get(state.channel) is not None:
             yield ProbeFinding(
                 f"notices by {state.channel}", ProbeVerdict.WARNING, state.trouble, "mqi notify --test"

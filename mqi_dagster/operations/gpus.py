@@ -8,9 +8,8 @@ from pathlib import Path
 from typing import Any
 
 from mqi_dagster.errors import ConfigurationError, UnreachableError
-from mqi_dagster.ledger.availability import absence
 from mqi_dagster.ledger.gpus import GpuUsage
-from mqi_dagster.ledger.leases import Lease
+from mqi_dagster.ledger.leases import Lease, absence
 from mqi_dagster.ledger.ledger import Ledger
 from mqi_dagster.ledger.slots import Slot
 from mqi_dagster.lifecycle.jobs import POOL
@@ -36,7 +35,7 @@ _SEEN = (
 
 def gpu_rows(ledger: Ledger) -> list[dict[str, Any]]:
     """One row a slot, and one a GPU that is seen and in no pool."""
-    rows, others = side_by_side(ledger.slots(), ledger.leases(), ledger.gpus())
+    rows, others = side_by_side(ledger.slots.all(), ledger.leases.all(), ledger.gpus.all())
     return [*(_row(*row) for row in rows), *(_unpooled(look) for look in others)]
 
 
@@ -97,13 +96,13 @@ def _find(site: Site, name: str) -> Slot:
     host, _, rest = name.rpartition("/")
     found = [
         slot
-        for slot in site.ledger.slots()
+        for slot in site.ledger.slots.all()
         if slot.host == host
         and rest in (str(slot.index), slot.uuid or None, f"{slot.kind.value}{slot.index}")
     ]
     in_service = [slot for slot in found if slot.in_service] or found
     if len(in_service) != 1:
-        known = ", ".join(slot.name for slot in site.ledger.slots())
+        known = ", ".join(slot.name for slot in site.ledger.slots.all())
         raise ConfigurationError(f"{name} is no slot of the pool (known: {known})")
     return in_service[0]
 
@@ -141,14 +140,14 @@ def switch_off(site: Site, name: str, reason: str) -> tuple[str, int]:
     if not REASON.fullmatch(reason):
         raise ConfigurationError("a reason is one line of at most 200 characters")
     found = _find(site, name)
-    site.ledger.switch_off(found.host, found.kind.value, found.index, reason)
+    site.ledger.slots.switch_off(found.host, found.kind.value, found.index, reason)
     return found.name, _adapt(site)
 
 
 def switch_on(site: Site, name: str) -> tuple[str, int]:
     """Put a slot back into the pool; see :func:`switch_off`."""
     found = _find(site, name)
-    site.ledger.switch_on(found.host, found.kind.value, found.index)
+    site.ledger.slots.switch_on(found.host, found.kind.value, found.index)
     return found.name, _adapt(site)
 
 
@@ -169,5 +168,5 @@ def set_limit(site: Site, runs: int | None) -> int:
             f"{runs} runs are more than {at_once} simulations and a buffer of {buffer}: the others would only"
             " wait; raise execution.pool_buffer where that is wanted"
         )
-    site.ledger.set_pool_limit(POOL, runs)
+    site.ledger.slots.set_pool_limit(POOL, runs)
     return _adapt(site)

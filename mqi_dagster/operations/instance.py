@@ -11,7 +11,7 @@ import yaml
 from mqi_dagster.errors import ConfigurationError, InfrastructureError
 from mqi_dagster.files import private_folder, write_whole
 from mqi_dagster.ledger.ledger import Ledger
-from mqi_dagster.ledger.place import DATABASE_VARIABLE, announce_server, database_lost, server_url
+from mqi_dagster.ledger.location import DATABASE_VARIABLE, announce_server, database_lost, server_url
 from mqi_dagster.lifecycle.jobs import CASE_TAG, GPU_TAG, POOL, UPLOAD_TAG
 from mqi_dagster.resources.gpu_pool import simulation_slots, slots_of_a_beam
 from mqi_dagster.settings import Settings
@@ -50,7 +50,7 @@ def simulations_at_once(
         ledger: Knows the GPUs that are not seen now, and what is switched off; without one nothing is.
         switched_off_too: Count what is switched off as well: the most that there can be.
     """
-    known = () if ledger is None else ledger.slots()
+    known = () if ledger is None else ledger.slots.all()
     try:
         host, slots = simulation_slots(settings, known)
     except ConfigurationError:
@@ -118,7 +118,7 @@ def pool_limit(settings: Settings, ledger: Ledger | None = None) -> int:
         ledger: Knows which slots are switched off and what limit a person has set; None: neither.
     """
     most = simulations_at_once(settings, ledger) + settings.execution.pool_buffer
-    wanted = None if ledger is None else ledger.pool_limit(POOL)
+    wanted = None if ledger is None else ledger.slots.pool_limit(POOL)
     return max(1, most if wanted is None else min(most, wanted))
 
 

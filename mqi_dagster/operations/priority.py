@@ -18,7 +18,7 @@ def make_urgent(instance: dg.DagsterInstance, site: Site, case: str, priority: i
     Raises:
         ConfigurationError: No such case is known here.
     """
-    site.ledger.set_priority(case, priority)
+    site.ledger.arrivals.set_priority(case, priority)
     queued = instance.get_runs(
         dg.RunsFilter(
             tags={CASE_TAG: case}, statuses=[dg.DagsterRunStatus.QUEUED, dg.DagsterRunStatus.NOT_STARTED]

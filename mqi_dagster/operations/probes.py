@@ -29,7 +29,7 @@ from mqi_dagster.hpc.shell import require, run, script
 from mqi_dagster.hpc.slurm import gpus_of, options_of, scheduler_facts
 from mqi_dagster.ledger.database import revision_of, try_out
 from mqi_dagster.ledger.ledger import Ledger
-from mqi_dagster.ledger.place import LEDGER_FILE, ledger_url, server_url
+from mqi_dagster.ledger.location import LEDGER_FILE, ledger_url, server_url
 from mqi_dagster.ledger.tables import REVISION
 from mqi_dagster.operations import service_locks
 from mqi_dagster.operations.backup import LAST_BACKUP
@@ -313,7 +313,7 @@ def _handed_over(connection: Connection, folder: str) -> str:
 
 
 def _known(name: str, slurm: Slurm, ledger: Ledger | None) -> Iterator[ProbeFinding]:
-    look = ledger.cluster_poll(name) if ledger is not None else None
+    look = ledger.clusters.get(name) if ledger is not None else None
     if look is None:
         return
     limit = timedelta(seconds=slurm.intervals.alarm_seconds)

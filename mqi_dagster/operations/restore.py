@@ -11,7 +11,7 @@ from mqi_dagster.compute.run_workers import fail_orphaned_runs
 from mqi_dagster.errors import ConfigurationError, InfrastructureError
 from mqi_dagster.files import private_folder, sha256_file, whole_file, write_whole
 from mqi_dagster.ledger.ledger import Ledger
-from mqi_dagster.ledger.place import LEDGER_FILE, ledger_file, ledger_url, server_url
+from mqi_dagster.ledger.location import LEDGER_FILE, ledger_file, ledger_url, server_url
 from mqi_dagster.ledger.tables import REVISION
 from mqi_dagster.operations import service_locks
 from mqi_dagster.operations.backup import (
@@ -126,11 +126,11 @@ def _put_back(backup: Path, manifest: BackupManifest, settings: Settings, *, ove
         set_pool_limit(instance, settings, ledger)
         # Whatever was in work then is in nobody's hands here.
         fail_orphaned_runs(instance)
-    for lease in ledger.leases():
+    for lease in ledger.leases.all():
         host = settings.hosts.get(lease.host)
         if lease.host != this_host() and (host is None or host.slurm is None):
             # Of another machine, where nobody works for this site; a job on a cluster is taken over.
-            ledger.release(lease)
+            ledger.leases.release(lease)
 
 
 def _copy(source: Path, target: Path) -> None:

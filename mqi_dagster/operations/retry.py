@@ -140,7 +140,7 @@ def partitions_of(instance: dg.DagsterInstance, site: Site, name: str, beam: int
         beam = key.number
     manifest = find_manifest(instance, site.store, case)
     if manifest is None:
-        if beam is None and (site.ledger.arrival(case) or latest_run_of(instance, case)):
+        if beam is None and (site.ledger.arrivals.get(case) or latest_run_of(instance, case)):
             return [case]
         raise InputError("the case is not known here, or has not been taken in", where=Where(case=case))
     present = sorted(entry.number for entry in manifest.beams)

@@ -23,7 +23,7 @@ from mqi_dagster.execution.code_location import answers, socket_path
 from mqi_dagster.execution.processes import end_group, process_alive, process_id, resolve_program
 from mqi_dagster.files import remove_unchanged, write_whole
 from mqi_dagster.ledger.ledger import Ledger
-from mqi_dagster.ledger.place import announce_server, ledger_url
+from mqi_dagster.ledger.location import announce_server, ledger_url
 from mqi_dagster.operations import service_locks
 from mqi_dagster.operations.instance import open_instance, set_pool_limit, write_instance
 from mqi_dagster.operations.service_locks import Service, ever_held

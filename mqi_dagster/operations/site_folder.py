@@ -15,7 +15,7 @@ from mqi_dagster.files import private_folder, write_whole
 from mqi_dagster.hu_table import PACKAGED_HU_TABLES
 from mqi_dagster.ledger.database import revision_of
 from mqi_dagster.ledger.ledger import Ledger
-from mqi_dagster.ledger.place import ledger_url
+from mqi_dagster.ledger.location import ledger_url
 from mqi_dagster.ledger.tables import REVISION
 from mqi_dagster.machine import PACKAGED_MACHINES
 from mqi_dagster.operations.instance import INSTANCE_FILE, open_instance, set_pool_limit, write_instance
@@ -44,7 +44,7 @@ def ensure_secret(settings: Settings, *, new: bool = False) -> bool:
     ledger = Ledger.open(url) if revision_of(url) is not None else None
     try:
         missing = not path.exists()
-        if missing and ledger is not None and ledger.names_cases() and not new:
+        if missing and ledger is not None and ledger.key_check.names_cases() and not new:
             raise ConfigurationError(
                 f"the secret of this site is lost ({path.name}), and its cases were named with it: put it"
                 " back from a backup. Where there is none, `mqi init --new-secret` makes another, under which"
@@ -54,8 +54,8 @@ def ensure_secret(settings: Settings, *, new: bool = False) -> bool:
             make_secret(path)
         if ledger is not None:
             if new:
-                ledger.forget_key()
-            ledger.require_key(Pseudonyms(read_secret(path)).check)
+                ledger.key_check.forget()
+            ledger.key_check.require(Pseudonyms(read_secret(path)).check)
         return missing
     finally:
         if ledger is not None:
@@ -76,7 +76,7 @@ def require_own_secret(settings: Settings) -> None:
         return
     ledger = Ledger.open_reading(url)
     try:
-        known = ledger.key_check()
+        known = ledger.key_check.value()
     finally:
         ledger.close()
     if known is not None and known != check:

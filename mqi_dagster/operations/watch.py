@@ -109,7 +109,7 @@ class Watch:
         try:
             ledger = self._site.ledger
             # Of a file that was damaged or replaced meanwhile only a question tells.
-            ledger.alarms()
+            ledger.alarms.open()
             return ledger, []
         except Exception as error:  # noqa: BLE001 - whatever it is, it is what has to be told
             self._forget_ledger()
@@ -155,9 +155,9 @@ class Watch:
 
     def _write(self, ledger: Ledger, found: list[HealthProblem], nobody_else: bool) -> None:
         standing = {(one.kind, one.subject): one for one in found if one.kind not in _NOT_STORED}
-        opened = {(alarm.kind, alarm.subject): alarm for alarm in ledger.alarms()}
+        opened = {(alarm.kind, alarm.subject): alarm for alarm in ledger.alarms.open()}
         for key, one in standing.items():
-            ledger.raise_alarm(one.kind, one.subject, one.text)
+            ledger.alarms.raise_(one.kind, one.subject, one.text)
             if key not in opened:
                 self._say(f"alarm {one.kind.value} ({one.subject}): {one.text}")
         for (kind, subject), alarm in opened.items():
@@ -169,7 +169,7 @@ class Watch:
                 kind is AlarmKind.TARGET_AWAY and is_of_the_folder(alarm.text)
             )
             if kind in _WATCHED or (nobody_else and seen_here):
-                ledger.clear_alarm(kind, subject)
+                ledger.alarms.clear(kind, subject)
                 self._say(f"cleared {kind.value} ({subject})")
 
     def _tell_notices(self) -> None:

@@ -12,9 +12,8 @@ from mqi_dagster.execution.processes import process_alive
 from mqi_dagster.execution.sign_of_life import Life
 from mqi_dagster.hpc.nvidia_smi import gpus_of_host
 from mqi_dagster.hpc.slurm import NodeGpus, gpus_of
-from mqi_dagster.ledger.availability import Need
 from mqi_dagster.ledger.gpus import GpuUsage
-from mqi_dagster.ledger.leases import Lease
+from mqi_dagster.ledger.leases import Lease, Need
 from mqi_dagster.ledger.outcomes import RunVerdict
 from mqi_dagster.ledger.slots import Slot, SlotKind
 from mqi_dagster.resources.site import Site
@@ -130,20 +129,20 @@ class GpuPool:
             ConfigurationError: See `local_slots`.
         """
         settings = self._site.settings
-        host, slots = simulation_slots(settings, self._site.ledger.slots())
-        self._site.ledger.declare_slots(host, slots)
+        host, slots = simulation_slots(settings, self._site.ledger.slots.all())
+        self._site.ledger.slots.declare(host, slots)
         profile = settings.engine.in_use()
         if not profile.needs_gpu or settings.slurm_of(settings.execution.simulation) is not None:
             # What is free on a cluster, Slurm knows.
             return Need(slots[0].kind, host)
-        look = timedelta(seconds=settings.execution.gpu_look_seconds)
-        return Need(SlotKind.GPU, host, slots_of_a_beam(settings), profile.gpu_memory_mb, look)
+        sample_age = timedelta(seconds=settings.execution.gpu_look_seconds)
+        return Need(SlotKind.GPU, host, slots_of_a_beam(settings), profile.gpu_memory_mb, sample_age)
 
     def sample_here(self) -> list[GpuUsage]:
         """Look at the GPUs of this machine; empty where NVML sees none."""
         here = this_host()
         engines = {
-            lease.job_id for lease in self._site.ledger.leases() if lease.host == here and lease.job_id
+            lease.job_id for lease in self._site.ledger.leases.all() if lease.host == here and lease.job_id
         }
         return self._recorded(here, local_gpus(), engines)
 
@@ -161,7 +160,7 @@ class GpuPool:
             # Engines of this site run here or under Slurm, so whatever computes there is somebody else's.
             return self._recorded(place, gpus_of_host(connection), set())
         seen = [one for node in gpus_of(connection, host.slurm) for one in _of_node(place, node)]
-        self._site.ledger.record_gpus(place, seen)
+        self._site.ledger.gpus.record(place, seen)
         return seen
 
     def _recorded(self, host: str, gpus: Sequence[Gpu], engines: set[str]) -> list[GpuUsage]:
@@ -186,7 +185,7 @@ class GpuPool:
         if len({gpu.uuid for gpu in gpus}) != len(gpus):
             raise InfrastructureError(f"host {host} shows two GPUs of one UUID")
         if seen:
-            self._site.ledger.record_gpus(host, seen)
+            self._site.ledger.gpus.record(host, seen)
         return seen
 
     def job_ended(self, lease: Lease, *, owner_finished: bool = False) -> bool:
@@ -218,8 +217,8 @@ class GpuPool:
         one to take over. It goes only where an operator has cancelled the run, or where the run has failed
         for good and nothing is going to take the job over.
         """
-        leases, freed = self._site.ledger.leases(), 0
-        outcomes = self._site.ledger.outcomes_of([lease.owner for lease in leases])
+        leases, freed = self._site.ledger.leases.all(), 0
+        outcomes = self._site.ledger.outcomes.get_many([lease.owner for lease in leases])
         for lease in leases:
             run = instance.get_run_by_id(lease.owner)
             # One not known here may be of another instance, or was deleted: its heartbeat speaks for it.
@@ -231,7 +230,7 @@ class GpuPool:
             outcome = outcomes.get(lease.owner)
             given_up = finished and outcome is not None and outcome.verdict is RunVerdict.FAILED
             if (cancelled or given_up) and executor is not None:
-                held = self._site.ledger.lease_of(lease.beam)
+                held = self._site.ledger.leases.get(lease.beam)
                 # Ending another beam's job takes a while: this one may have passed to somebody else.
                 if held is None or held.token != lease.token:
                     continue
@@ -241,5 +240,5 @@ class GpuPool:
                     continue
             if self.job_ended(lease, owner_finished=finished):
                 # A silent owner that has woken meanwhile keeps it.
-                freed += self._site.ledger.release(lease, unless_renewed=not finished)
+                freed += self._site.ledger.leases.release(lease, unless_renewed=not finished)
         return freed

@@ -20,7 +20,7 @@ from mqi_dagster.hpc.connection import Connection
 from mqi_dagster.hpc.executor import SlurmExecutor
 from mqi_dagster.hu_table import HuTables, read_hu_tables
 from mqi_dagster.ledger.ledger import Ledger
-from mqi_dagster.ledger.place import ledger_url
+from mqi_dagster.ledger.location import ledger_url
 from mqi_dagster.machine import Machines, read_machines
 from mqi_dagster.pseudonyms import Pseudonyms, read_secret
 from mqi_dagster.settings import LOCAL, Settings, read_settings
@@ -81,7 +81,7 @@ class Site:
             ConfigurationError: It is missing, open to others, or another one.
         """
         found = Pseudonyms(read_secret(self.settings.site.secret_file))
-        self.ledger.require_key(found.check)
+        self.ledger.key_check.require(found.check)
         return found
 
     @cached_property

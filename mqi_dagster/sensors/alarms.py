@@ -57,7 +57,7 @@ def waits_of(instance: dg.DagsterInstance, site: Site, before: Remembered, now: 
         # One whose worker is gone waits for nothing but its end.
         if PARTITION_TAG in run.tags and not _is_dead(site, run.run_id)
     ]
-    reports = site.ledger.progress_of({partition for partition, _ in runs})
+    reports = site.ledger.progress.get_many({partition for partition, _ in runs})
     found = []
     for partition, run in runs:
         report = reports.get(partition)
@@ -170,7 +170,7 @@ def _jobs(
     holding = {lease.beam: lease.host for lease in leases if lease.host in clusters}
     jobs = {
         beam: job
-        for beam, job in site.ledger.last_jobs(list(holding)).items()
+        for beam, job in site.ledger.jobs.newest(list(holding)).items()
         if job.cluster == holding[beam]
     }
     limit = timedelta(minutes=site.settings.alarms.waiting_minutes)
@@ -288,10 +288,10 @@ def alarms(interval: int, pipelines: Collection[Pipeline]) -> dg.SensorDefinitio
         waits = waits_of(context.instance, site, read_waits(context.cursor), now)
         standing = look(context.instance, site, pipelines, waits, now)
         for (kind, subject), text in standing.items():
-            site.ledger.raise_alarm(kind, subject, text)
-        for alarm in site.ledger.alarms():
+            site.ledger.alarms.raise_(kind, subject, text)
+        for alarm in site.ledger.alarms.open():
             if alarm.kind in _WATCHED and (alarm.kind, alarm.subject) not in standing:
-                site.ledger.clear_alarm(alarm.kind, alarm.subject)
+                site.ledger.alarms.clear(alarm.kind, alarm.subject)
         said = f"{len(standing)} alarms stand" if standing else "all is well"
         return dg.SensorResult(skip_reason=dg.SkipReason(said), cursor=write_waits(waits))
 
@@ -306,8 +306,8 @@ def look(
     now: datetime,
 ) -> StandingAlarms:
     """Every alarm of the site's state that stands now, by kind and subject: its text."""
-    leases = site.ledger.leases()
-    silent = [look.cluster for look in site.ledger.cluster_polls() if look.failing_since is not None]
+    leases = site.ledger.leases.all()
+    silent = [look.cluster for look in site.ledger.clusters.all() if look.failing_since is not None]
     return {
         (kind, subject): text
         for kind, subject, text in (
@@ -338,12 +338,12 @@ def _of_the_site(
 def _refused(instance: dg.DagsterInstance, site: Site, now: datetime) -> Iterator[StandingAlarm]:
     """A target that takes nothing, though it answers: its runs end, and are tried again later."""
     target = site.settings.handover.target
-    refused = [one for one in site.ledger.open_retries() if one.code == HandoverError.code]
-    if any(one.kind is AlarmKind.TARGET_AWAY for one in site.ledger.alarms()):
+    refused = [one for one in site.ledger.outcomes.open_retries() if one.code == HandoverError.code]
+    if any(one.kind is AlarmKind.TARGET_AWAY for one in site.ledger.alarms.open()):
         # A try that is under way is no success yet.
         runs = instance.get_runs(dg.RunsFilter(statuses=UNFINISHED))
         parents = [run.tags[RETRY_OF_TAG] for run in runs if RETRY_OF_TAG in run.tags]
-        before = site.ledger.outcomes_of(parents).values()
+        before = site.ledger.outcomes.get_many(parents).values()
         refused += [one for one in before if one.code == HandoverError.code]
     limit = timedelta(seconds=site.settings.alarms.away_seconds)
     late = [one for one in refused if now - one.first_at > limit]
@@ -360,7 +360,7 @@ def _stuck(
     site: Site, leases: Sequence[Lease], silent: Collection[str], now: datetime
 ) -> Iterator[StandingAlarm]:
     limit = timedelta(minutes=site.settings.alarms.stuck_minutes)
-    reports = site.ledger.progress_of([lease.beam for lease in leases])
+    reports = site.ledger.progress.get_many([lease.beam for lease in leases])
     for lease in leases:
         report = reports.get(lease.beam)
         if report is None or report.phase not in WORKING or report.run_id != lease.owner:
@@ -395,7 +395,7 @@ def _waiting(instance: dg.DagsterInstance, site: Site, now: datetime) -> Iterato
 def _clusters(site: Site, leases: Sequence[Lease], now: datetime) -> Iterator[StandingAlarm]:
     waited_for = {lease.host for lease in leases}
     for name, host in site.settings.hosts.items():
-        look = site.ledger.cluster_poll(name) if host.slurm is not None else None
+        look = site.ledger.clusters.get(name) if host.slurm is not None else None
         if look is None or host.slurm is None:
             continue
         limit = timedelta(seconds=host.slurm.intervals.alarm_seconds)
@@ -414,8 +414,8 @@ def _clusters(site: Site, leases: Sequence[Lease], now: datetime) -> Iterator[St
 
 def _gpus(site: Site, now: datetime) -> Iterator[StandingAlarm]:
     """The GPUs of the pool that are not there any more, and that nobody has switched off."""
-    lost = [slot for slot in site.ledger.slots() if slot.lost and slot.uuid]
-    looks = {(gpu.host, gpu.uuid): gpu.seen_at for gpu in site.ledger.gpus()} if lost else {}
+    lost = [slot for slot in site.ledger.slots.all() if slot.lost and slot.uuid]
+    looks = {(gpu.host, gpu.uuid): gpu.seen_at for gpu in site.ledger.gpus.all()} if lost else {}
     for slot in lost:
         seen_at = looks.get((slot.host, slot.uuid))
         if seen_at is None or now - seen_at > _GPU_UNSEEN:

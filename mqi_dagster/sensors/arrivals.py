@@ -32,8 +32,8 @@ _AGAIN = "~"
 
 def failed_cases(site: Site) -> dict[str, Arrival]:
     """The cases that have failed and that nobody has dismissed, with what the ledger knows of them."""
-    failed = [alarm.subject for alarm in site.ledger.alarms() if alarm.kind == AlarmKind.CASE_FAILED]
-    return site.ledger.arrivals_of(failed)
+    failed = [alarm.subject for alarm in site.ledger.alarms.open() if alarm.kind == AlarmKind.CASE_FAILED]
+    return site.ledger.arrivals.get_many(failed)
 
 
 def touched_since(arrival: CaseFolder, rows: Iterable[Arrival]) -> bool:
@@ -110,12 +110,12 @@ def outdated_case(
         cases: What the arrival holds now.
     """
     _, case = refused(site, relative)
-    if case in cases or site.ledger.arrival(case) is None:
+    if case in cases or site.ledger.arrivals.get(case) is None:
         return None
     if any_unfinished(instance, [case]) or instance.has_dynamic_partition(CASE.name, case):
         return case
-    site.ledger.clear_alarms([AlarmKind.CASE_FAILED], [case])
-    site.ledger.forget_arrival(case)
+    site.ledger.alarms.clear_all([AlarmKind.CASE_FAILED], [case])
+    site.ledger.arrivals.forget(case)
     return None
 
 
@@ -212,22 +212,22 @@ def see(
     removal = _names_removed(instance, site, cases)
     until = [] if removal is Removal.WHOLE else [now + _FAILED_AGAIN_AFTER]
     for found in cases:
-        row = site.ledger.arrival(found.case)
+        row = site.ledger.arrivals.get(found.case)
         ready, reason, next_check = _readiness(site, found, row.first_seen if row else now, now)
         if removal is Removal.IN_WORK:
             ready, reason, next_check = False, _UNDER_ANOTHER_NAME, now + _FAILED_AGAIN_AFTER
         fingerprint = fingerprint_of(instance, site, found, row, failed, present, now)
-        site.ledger.see_arrival(found.place, found.case, fingerprint, ready, reason, next_check)
+        site.ledger.arrivals.record(found.place, found.case, fingerprint, ready, reason, next_check)
         until += [next_check] if next_check is not None else []
-    site.ledger.forget_unrequested(cases[0].place, [found.case for found in cases])
+    site.ledger.arrivals.forget_unrequested(cases[0].place, [found.case for found in cases])
     return tuple(found.case for found in cases), min(until, default=None)
 
 
 def _names_removed(instance: dg.DagsterInstance, site: Site, cases: list[ArrivedCase]) -> Removal:
     """Remove what the cases left under names that identify."""
     keys = [found.case for found in cases]
-    rows = site.ledger.arrivals_of(keys)
-    left = {one.subject for one in site.ledger.alarms() if one.kind is AlarmKind.IDENTITY_LEFT}
+    rows = site.ledger.arrivals.get_many(keys)
+    left = {one.subject for one in site.ledger.alarms.open() if one.kind is AlarmKind.IDENTITY_LEFT}
     # A case that was asked for under its present name had another one before, and not since.
     known = all(key in rows and rows[key].requested_at is not None for key in keys)
     if known and left.isdisjoint(keys):
@@ -288,7 +288,7 @@ class _Inbox:
 
     def _new_ones_first(self, site: Site, names: list[str]) -> list[str]:
         """Arrivals in the order in which to look: those never seen, then those not looked at for longest."""
-        known = {row.arrival for row in site.ledger.all_arrivals()} if names else set()
+        known = {row.arrival for row in site.ledger.arrivals.all()} if names else set()
         never = datetime.min.replace(tzinfo=UTC)
         return sorted(names, key=lambda name: (self._places[name] in known, self._last_scan.get(name, never)))
 
@@ -313,11 +313,11 @@ class _Inbox:
         self, context: dg.SensorEvaluationContext, site: Site, arrived: Mapping[str, Standing]
     ) -> None:
         """Drop what waits where no folder is any more, once a look has shown all of the inbox."""
-        gone = {row.arrival for row in site.ledger.waiting_arrivals()} - set(self._places.values())
+        gone = {row.arrival for row in site.ledger.arrivals.waiting()} - set(self._places.values())
         # A case that was moved is found at its new place first, and keeps the time of its first sight.
         if not gone or self._tree is None or not self._tree.whole or arrived.keys() - self._last_scan.keys():
             return
-        count = site.ledger.forget_gone(gone)
+        count = site.ledger.arrivals.forget_removed(gone)
         context.log.info("%d cases that waited are dropped: their folders were removed from the inbox", count)
 
     def _forget(self, name: str) -> None:
@@ -343,7 +343,7 @@ class _Inbox:
             reason = safe_text(error)
             context.log.error("an arrival cannot be looked at: %s", reason)
             place, case = refused(site, standing.relative)
-            site.ledger.see_arrival(place, case, standing.fingerprint, False, reason, None)
+            site.ledger.arrivals.record(place, case, standing.fingerprint, False, reason, None)
             if not is_passing(error):
                 until = now + _FAILED_AGAIN_AFTER
                 self._seen[standing.relative] = _Seen(_key(standing), (case,), until, refused=True)
@@ -368,7 +368,7 @@ class _Inbox:
         busy = {
             name: seen for name, seen in self._seen.items() if name not in self._at_rest and seen.standing[1]
         }
-        rows = site.ledger.arrivals_of([case for seen in busy.values() for case in seen.cases])
+        rows = site.ledger.arrivals.get_many([case for seen in busy.values() for case in seen.cases])
         over = {case for case, row in rows.items() if self._is_over(row)}
         self._at_rest |= {name for name, seen in busy.items() if over.issuperset(seen.cases)}
 
@@ -405,7 +405,7 @@ def case_arrivals(interval: int, pipelines: Collection[Pipeline]) -> dg.SensorDe
             return dg.SensorResult(skip_reason=dg.SkipReason(f"the inbox: {why}"))
         if away:
             # Nobody has to wait for the end of a back-off.
-            site.ledger.bring_forward(InputsAwayError.code)
+            site.ledger.outcomes.bring_forward(InputsAwayError.code)
             away.clear()
         # Before anything is looked at: what was asked for is told from what has changed since.
         _settle_requested(context, site)
@@ -421,11 +421,11 @@ def case_arrivals(interval: int, pipelines: Collection[Pipeline]) -> dg.SensorDe
                 partition_key=row.case,
                 tags={CASE_TAG: row.case, PRIORITY_TAG: str(row.priority)},
             )
-            for row in site.ledger.open_arrivals(REQUESTS_PER_TICK)
+            for row in site.ledger.arrivals.open(REQUESTS_PER_TICK)
             # Of a partition that the same tick removes nothing runs.
             if row.case not in outdated and room.take(1, row.priority)
         ]
-        waiting = len(site.ledger.waiting_arrivals())
+        waiting = len(site.ledger.arrivals.waiting())
         skip = None if requests else f"nothing new is ready; {waiting} cases wait, {failed} cannot be read"
         return dg.SensorResult(
             run_requests=requests,
@@ -448,6 +448,6 @@ def _asked(instance: dg.DagsterInstance, row: Arrival) -> tuple[str, bool]:
 
 def _settle_requested(context: dg.SensorEvaluationContext, site: Site) -> None:
     """Mark the cases whose requested run exists: only then is a request safe from a crash of the tick."""
-    for row in site.ledger.open_arrivals(REQUESTS_PER_TICK):
+    for row in site.ledger.arrivals.open(REQUESTS_PER_TICK):
         if _asked(context.instance, row)[1]:
-            site.ledger.mark_requested(row.case, row.fingerprint)
+            site.ledger.arrivals.mark_requested(row.case, row.fingerprint)

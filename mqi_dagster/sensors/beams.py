@@ -141,7 +141,7 @@ def beams_to_simulate(interval: int, pipelines: Collection[Pipeline]) -> dg.Sens
 
 def _most_urgent_first(site: Site, cases: list[str]) -> tuple[list[str], dict[str, int]]:
     """Cases in the order in which to look, as they came among equals, and how urgent they are."""
-    priorities = site.ledger.priorities(cases)
+    priorities = site.ledger.arrivals.priorities(cases)
     return sorted(cases, key=lambda case: -priorities.get(case, 0)), priorities
 
 
@@ -157,7 +157,7 @@ def _look(
         return [], []
     manifest = read_manifest(instance, store.open(), case)
     asked_for = beam_requests(manifest, site.settings.handover.target, priority)
-    wanted = _not_asked(instance, asked_for, site.ledger.results_removed_at(case))
+    wanted = _not_asked(instance, asked_for, site.ledger.arrivals.results_removed_at(case))
     return [beam_key(case, entry.number) for entry in manifest.beams], wanted
 
 

@@ -56,7 +56,7 @@ def cases_to_conclude(interval: int) -> dg.SensorDefinition:
                 if any_unfinished(context.instance, [case, *beams]):
                     pending.append(case)
                     continue
-                arrival = site.ledger.arrival(case)
+                arrival = site.ledger.arrivals.get(case)
                 request = conclusion_request(context.instance, manifest, arrival, conclusion_tags(site, case))
             except Exception as error:  # noqa: BLE001 - one case must not keep all others waiting
                 # Kept, so that a case is not lost to a store that is away for a moment.

@@ -72,11 +72,11 @@ def _one_at_a_time(site: Site, channel: Channel) -> Iterator[bool]:
 
 def _tell(site: Site, channel: Channel) -> tuple[int, str | None]:
     wanted = {event.value for event in site.settings.notifications.tell}
-    state = site.ledger.open_channel(channel.name)
+    state = site.ledger.notices.channel(channel.name)
     # What is not told at all says nothing about whom the last one has missed.
     missed = state.failure if state.tries == 0 else ""
     started, sent = time.monotonic(), 0
-    for notice in site.ledger.untold(channel.name, _AT_ONCE):
+    for notice in site.ledger.notices.due(channel.name, _AT_ONCE):
         if notice.event.value in wanted:
             if time.monotonic() - started > SECONDS_PER_TICK:
                 break
@@ -86,10 +86,10 @@ def _tell(site: Site, channel: Channel) -> tuple[int, str | None]:
             except PartlyTakenError as error:
                 missed = error.message
             except MqiError as error:
-                site.ledger.not_told(channel.name, error.message, _wait(site, state))
+                site.ledger.notices.mark_failed(channel.name, error.message, _wait(site, state))
                 return sent, error.message
             sent += 1
-        site.ledger.told(channel.name, notice, missed=missed)
+        site.ledger.notices.mark_notified(channel.name, notice, missed=missed)
     return sent, missed or None
 
 

@@ -38,7 +38,7 @@ def retry_requests(
     made at all is an alarm, and keeps no other waiting.
     """
     # What has begun goes on, also where new runs have to wait for a shorter queue.
-    due = site.ledger.due_retries(REQUESTS_PER_TICK)
+    due = site.ledger.outcomes.due_retries(REQUESTS_PER_TICK)
     if not due:
         return []
     settled, requests = [], []
@@ -63,7 +63,7 @@ def retry_requests(
             settled.append(outcome.run_id)
         else:
             requests.append(request)
-    site.ledger.settle_retries(settled)
+    site.ledger.outcomes.settle(settled)
     return requests
 
 
@@ -73,7 +73,7 @@ def _give_up(site: Site, pipelines: Collection[Pipeline], outcome: RunOutcome, w
         " --dismiss` where nobody wants it"
     )
     kind = level_of(pipelines, outcome.job, outcome.partition).failed
-    site.ledger.raise_alarm(kind, outcome.partition, text, outcome.ended_at)
+    site.ledger.alarms.raise_(kind, outcome.partition, text, outcome.ended_at)
 
 
 def _is_there(instance: dg.DagsterInstance, pipelines: Collection[Pipeline], outcome: RunOutcome) -> bool:
@@ -94,7 +94,7 @@ def _request(
         return None
     level, job = found
     key = level.kind.key(outcome.partition)
-    priority = site.ledger.priorities([key.root]).get(key.root, priority_of(run.tags))
+    priority = site.ledger.arrivals.priorities([key.root]).get(key.root, priority_of(run.tags))
     tags = {
         RETRY_OF_TAG: run.run_id,
         PARENT_RUN_ID_TAG: run.run_id,
@@ -202,14 +202,14 @@ def _look(
     """
     instance, until = context.instance, time.monotonic() + SECONDS_PER_TICK
     position = Position.of(json.loads(context.cursor)) if context.cursor else Position()
-    alarmed = {alarm.subject for alarm in site.ledger.alarms() if alarm.kind in _OF_A_RUN}
-    leased = {lease.owner for lease in site.ledger.leases()}
+    alarmed = {alarm.subject for alarm in site.ledger.alarms.open() if alarm.kind in _OF_A_RUN}
+    leased = {lease.owner for lease in site.ledger.leases.all()}
     held = False
     while time.monotonic() < until and (events := _new_events(instance, position)):
         run_ids = sorted({event.run_id for event in events})
         records = instance.get_run_records(dg.RunsFilter(run_ids=run_ids))
         runs = {record.dagster_run.run_id: record for record in records}
-        known = site.ledger.outcomes_of(run_ids)
+        known = site.ledger.outcomes.get_many(run_ids)
         judged: list[int] = []
         for event in events:
             if time.monotonic() > until:
@@ -265,7 +265,7 @@ def _judge_safely(
         text = f"how a run has ended cannot be judged: {why}. What to do: {next_step(None)}"
         ended_at = datetime.fromtimestamp(event.timestamp, UTC)
         failed = level_of(pipelines, run.job_name, run.tags.get(PARTITION_TAG, "")).failed
-        site.ledger.raise_alarm(failed, subject, text, ended_at)
+        site.ledger.alarms.raise_(failed, subject, text, ended_at)
         return subject
 
 
@@ -285,17 +285,17 @@ def _judge(
     ended_at = datetime.fromtimestamp(event.timestamp, UTC)
     if run.status is dg.DagsterRunStatus.SUCCESS:
         if shown(partition) in alarmed:
-            ledger.clear_alarms(_OF_A_RUN, [shown(partition)])
+            ledger.alarms.clear_all(_OF_A_RUN, [shown(partition)])
         for level in levels_of(pipelines):
             if any(job.concludes and job.name == run.job_name for job in level.jobs):
                 text = f"{level.kind.name} {partition} has concluded"
-                ledger.note_conclusion(run.run_id, partition, text, ended_at)
+                ledger.notices.record_conclusion(run.run_id, partition, text, ended_at)
         return None
     if _BAD.get(run.status) is not event.event_log_entry.get_dagster_event().event_type:
         return None
     if run.status is dg.DagsterRunStatus.CANCELED:
         if shown(partition) in alarmed:
-            ledger.clear_alarms(_OF_A_RUN, [shown(partition)])
+            ledger.alarms.clear_all(_OF_A_RUN, [shown(partition)])
         verdict, cause, code, again = RunVerdict.CANCELLED, CANCELLED, "", False
     else:
         found = first_cause(context.instance, run.run_id)
@@ -319,7 +319,7 @@ def _judge(
         when = f"{outcome.next_try_at:%Y-%m-%d %H:%M:%S} UTC"
         context.instance.report_engine_event(f"Goes on by itself at {when}: {cause}", run)
     raised = _alarm(context, site, pipelines, outcome, _worked_long(site, record, ended_at))
-    ledger.note_outcome(outcome)
+    ledger.outcomes.record(outcome)
     return raised
 
 
@@ -335,7 +335,7 @@ def _streak(
     However long one of them has worked: a worker that dies in each of them after an hour gets nowhere.
     """
     parent = run.tags.get(RETRY_OF_TAG)
-    before = site.ledger.outcomes_of([parent]).get(parent) if parent is not None else None
+    before = site.ledger.outcomes.get_many([parent]).get(parent) if parent is not None else None
     if before is None or _has_come_further(instance, pipelines, run):
         return ended_at, 1
     return before.first_at, before.tries + 1
@@ -376,13 +376,13 @@ def _alarm(
             f" {outcome.next_try_at:%Y-%m-%d %H:%M:%S} UTC: {outcome.cause}."
             f" It goes on by itself once that is mended. {limit_words(limit, 'alarms.retried_minutes')}"
         )
-        ledger.raise_alarm(AlarmKind.RETRIED_LONG, subject, text, outcome.ended_at)
+        ledger.alarms.raise_(AlarmKind.RETRIED_LONG, subject, text, outcome.ended_at)
         return subject
     if outcome.verdict is RunVerdict.FAILED and _is_latest(context.instance, outcome):
-        ledger.clear_alarm(AlarmKind.RETRIED_LONG, subject)
+        ledger.alarms.clear(AlarmKind.RETRIED_LONG, subject)
         text = f"{outcome.cause}. What to do: {next_step(outcome.code or None)}"
         failed = level_of(pipelines, outcome.job, outcome.partition).failed
-        ledger.raise_alarm(failed, subject, text, outcome.ended_at)
+        ledger.alarms.raise_(failed, subject, text, outcome.ended_at)
         return subject
     return None
 

@@ -51,28 +51,28 @@ class LedgerSnapshot:
     def refresh(self, now: datetime) -> set[str]:
         """Read arrivals, slots, leases, GPUs, alarms and clusters; the cases whose arrival has changed."""
         changed = self._arrivals(now)
-        self.slots = self._ledger.slots()
-        self.leases = {lease.beam: lease for lease in self._ledger.leases()}
-        self.gpus = self._ledger.gpus()
-        self.alarms = self._ledger.alarms()
-        self.clusters = self._ledger.cluster_polls()
+        self.slots = self._ledger.slots.all()
+        self.leases = {lease.beam: lease for lease in self._ledger.leases.all()}
+        self.gpus = self._ledger.gpus.all()
+        self.alarms = self._ledger.alarms.open()
+        self.clusters = self._ledger.clusters.all()
         return changed
 
     def look_at(self, keys: Collection[str]) -> None:
         """Read progress, attempts and jobs of the cases and beams that are in work or have just left it."""
-        self.progress.update(self._ledger.progress_of(keys))
-        self.attempts.update(self._ledger.last_attempts(keys))
+        self.progress.update(self._ledger.progress.get_many(keys))
+        self.attempts.update(self._ledger.attempts.newest(keys))
         if self.clusters:
-            self.jobs.update(self._ledger.last_jobs(keys))
+            self.jobs.update(self._ledger.jobs.newest(keys))
 
     def read_ends(self, run_ids: Collection[str]) -> None:
         """Read how some failed runs were judged."""
         if run_ids:
-            self.outcomes = self._ledger.outcomes_of(run_ids)
+            self.outcomes = self._ledger.outcomes.get_many(run_ids)
 
     def _arrivals(self, now: datetime) -> set[str]:
         if self._looked is not None and not self._is_due():
-            count, rows = self._ledger.arrivals_since(self._looked - _BEHIND)
+            count, rows = self._ledger.arrivals.changed_since(self._looked - _BEHIND)
             self._looked = now
             changed = {row.case for row in rows if self.arrivals.get(row.case) != row}
             self.arrivals.update((row.case, row) for row in rows)
@@ -80,7 +80,7 @@ class LedgerSnapshot:
                 return changed
         # Some were dropped, or the time has come: the whole is read.
         before, self._looked = self.arrivals, now
-        self.arrivals = {row.case: row for row in self._ledger.all_arrivals()}
+        self.arrivals = {row.case: row for row in self._ledger.arrivals.all()}
         self._whole_at = time.monotonic()
         return {case for case, row in self.arrivals.items() if before.get(case) != row} | (
             before.keys() - self.arrivals.keys()

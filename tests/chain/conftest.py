@@ -8,7 +8,7 @@ from contextlib import ExitStack
 
 import pytest
 
-from mqi_dagster.ledger.place import DATABASE_VARIABLE
+from mqi_dagster.ledger.location import DATABASE_VARIABLE
 from tests.chain.chain import Chain
 from tests.chain.chain_places import Made, chain_on
 from tests.postgres.postgres_server import Server, on_postgres, running_postgres

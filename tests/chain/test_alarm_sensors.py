@@ -46,10 +46,10 @@ LIMITS = {
 
 def standing(chain: Chain) -> dict[str, str]:
     evaluate(chain, "alarms")
-    for alarm in chain.site.ledger.alarms():
+    for alarm in chain.site.ledger.alarms.open():
         names = LIMITS.get(alarm.kind.value)
         assert names is None or any(name in alarm.text for name in names), alarm
-    return {alarm.kind.value: alarm.subject for alarm in chain.site.ledger.alarms()}
+    return {alarm.kind.value: alarm.subject for alarm in chain.site.ledger.alarms.open()}
 
 
 def ago(minutes: float) -> Any:
@@ -73,10 +73,10 @@ def test_an_engine_without_progress_is_stuck(
     lease_of(chain, run, age_seconds=60 * minutes)
     ledger = chain.site.ledger
     with monkeypatch.context() as earlier:
-        earlier.setattr(ledger, "_clock", ago(minutes))
-        ledger.report(BEAM, run.run_id, phase, percent=40)
+        earlier.setattr(ledger.database, "clock", ago(minutes))
+        ledger.progress.record(BEAM, run.run_id, phase, percent=40)
     assert standing(chain) == ({"beam_stuck": BEAM} if stuck else {})
-    ledger.report(BEAM, run.run_id, "simulating", percent=41)
+    ledger.progress.record(BEAM, run.run_id, "simulating", percent=41)
     assert standing(chain) == {}
 
 
@@ -85,21 +85,21 @@ def test_a_cluster_is_away_only_for_those_who_wait_for_it(
 ) -> None:
     ledger, minute = chain.site.ledger, timedelta(minutes=1)
     with monkeypatch.context() as earlier:
-        earlier.setattr(ledger, "_clock", ago(5))
-        turn = ledger.take_turn("hpc", shortest=minute, hold=minute)
+        earlier.setattr(ledger.database, "clock", ago(5))
+        turn = ledger.clusters.take_turn("hpc", shortest=minute, hold=minute)
         assert turn is not None
-        ledger.end_turn(turn, next_in=minute, interval=minute, failure="no route to host")
+        ledger.clusters.end_turn(turn, next_in=minute, interval=minute, failure="no route to host")
     assert standing(chain) == {}
     from mqi_dagster.ledger import Slot, SlotKind
-    from mqi_dagster.ledger.availability import Need
+    from mqi_dagster.ledger.leases import Need
 
-    ledger.declare_slots("hpc", [Slot(SlotKind.GPU, 0)])
-    ledger.acquire(BEAM, "run1", Need(SlotKind.GPU, "hpc"), stale_after=minute)
+    ledger.slots.declare("hpc", [Slot(SlotKind.GPU, 0)])
+    ledger.leases.acquire(BEAM, "run1", Need(SlotKind.GPU, "hpc"), stale_after=minute)
     assert standing(chain) == {"cluster_away": "hpc"}
-    turn = ledger.take_turn("hpc", shortest=minute, hold=minute)
+    turn = ledger.clusters.take_turn("hpc", shortest=minute, hold=minute)
     assert turn is not None
-    ledger.end_turn(turn, next_in=minute, interval=minute)
-    ledger.measured("hpc", 2e9)
+    ledger.clusters.end_turn(turn, next_in=minute, interval=minute)
+    ledger.clusters.record_usage("hpc", 2e9)
     assert standing(chain) == {"quota": "hpc"}
 
 
@@ -112,7 +112,7 @@ def test_a_disk_and_the_inbox_are_watched(chain: Chain, tmp_path: Path) -> None:
     found = standing(chain)
     assert found["inbox_away"] == "inbox"
     assert found["disk_full"] in ("data", "state")
-    assert all(str(tmp_path) not in alarm.text for alarm in chain.site.ledger.alarms())
+    assert all(str(tmp_path) not in alarm.text for alarm in chain.site.ledger.alarms.open())
     chain.change({"alarms": {"disk_free_gb": 0}})
     shutil.move(tmp_path / "elsewhere", chain.inbox)
     assert standing(chain) == {}
@@ -144,7 +144,7 @@ def test_alarms_are_told_until_they_are_taken(tmp_path: Path, posted: Posted) ->
     posted.status = 503
     for _ in range(3):
         evaluate(chain, "notifications")
-    (state,) = chain.site.ledger.channels()
+    (state,) = chain.site.ledger.notices.channels()
     assert (state.tries, state.failure) == (3, "the webhook's receiver answers HTTP 503")
     chain.reopen()
     posted.status = 200
@@ -154,7 +154,7 @@ def test_alarms_are_told_until_they_are_taken(tmp_path: Path, posted: Posted) ->
     content = json.loads(posted.bodies[-1])
     assert (content["event"], content["kind"], content["subject"]) == ("alarm_raised", "beam_failed", BEAM)
     assert content["text"].startswith("counts differ")
-    (alarm,) = chain.site.ledger.alarms()
+    (alarm,) = chain.site.ledger.alarms.open()
     assert alarm.told_at is not None
 
 
@@ -163,13 +163,13 @@ def test_only_what_the_settings_name_is_told(tmp_path: Path, posted: Posted) -> 
     chain = Chain(tmp_path / "site", {"notifications": told})
     evaluate(chain, "notifications")
     ledger = chain.site.ledger
-    ledger.raise_alarm("disk_full", "data", "4 GB")
-    ledger.note_conclusion(
+    ledger.alarms.raise_("disk_full", "data", "4 GB")
+    ledger.notices.record_conclusion(
         "run1", "P123456789.fx0001", "case P123456789.fx0001 has concluded", datetime.now(UTC)
     )
     evaluate(chain, "notifications")
     assert [json.loads(body)["event"] for body in posted.bodies] == ["case_concluded"]
-    assert ledger.untold("webhook", 10) == []
+    assert ledger.notices.due("webhook", 10) == []
 
 
 def test_whom_a_mail_did_not_reach_is_shown_until_one_reaches_everybody(tmp_path: Path) -> None:
@@ -186,20 +186,20 @@ def test_whom_a_mail_did_not_reach_is_shown_until_one_reaches_everybody(tmp_path
         ledger = chain.site.ledger
         evaluate(chain, "notifications")
         mails.unknown = {"it@clinic.example": "550 unknown"}
-        ledger.raise_alarm("disk_full", "data", "4 GB")
+        ledger.alarms.raise_("disk_full", "data", "4 GB")
         # Not told, so it says nothing about the recipients.
-        ledger.note_conclusion("run1", "P123456789.fx0001", "concluded", datetime.now(UTC))
+        ledger.notices.record_conclusion("run1", "P123456789.fx0001", "concluded", datetime.now(UTC))
         for _ in range(3):
             evaluate(chain, "notifications")
         assert len(mails.got) == 1, "nobody gets it twice"
-        assert ledger.untold("mail", 10) == [], "and nothing waits behind it"
+        assert ledger.notices.due("mail", 10) == [], "and nothing waits behind it"
         *_, warning = examine_alarms(chain.site.settings, ledger)
         assert (warning.subject, warning.verdict) == ("notices by mail", "warning")
         assert warning.found.startswith("not for everybody since ")
         assert "it@clinic.example (550)" in warning.found
         mails.unknown = {}
-        ledger.raise_alarm("disk_full", "state", "4 GB")
+        ledger.alarms.raise_("disk_full", "state", "4 GB")
         evaluate(chain, "notifications")
         assert len(mails.got) == 2
-        (state,) = ledger.channels()
+        (state,) = ledger.notices.channels()
         assert (state.trouble, state.failing_since) == ("", None)

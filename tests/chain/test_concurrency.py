@@ -45,7 +45,7 @@ def test_a_beam_backfilled_while_it_runs_is_simulated_once(
     made = [r.asset_materialization for r in records]
     assert len({m.metadata["digest"].value for m in made if m}) == 1
     assert sorted(m.metadata["computed in this run"].value for m in made if m) == [False, True]
-    assert chain.site.ledger.leases() == []
+    assert chain.site.ledger.leases.all() == []
 
 
 def test_one_slot_never_holds_two_engines(tmp_path: Path, disk_instance: dg.DagsterInstance) -> None:
@@ -61,4 +61,4 @@ def test_one_slot_never_holds_two_engines(tmp_path: Path, disk_instance: dg.Dags
     assert chain.engine_starts() == 2
     (_, first_end), (second_start, _) = intervals(tmp_path / "trace")
     assert second_start >= first_end
-    assert chain.site.ledger.leases() == []
+    assert chain.site.ledger.leases.all() == []

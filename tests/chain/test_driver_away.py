@@ -74,7 +74,7 @@ def test_beams_wait_for_a_driver_that_is_away_and_go_on_when_it_is_back(
     assert said.startswith("no free slot: 2 not seen since 20")
     assert "gpu0 (GPU-a), gpu1 (GPU-b)" in said and "nvidia-smi" in said
     assert chain.engine_starts() == 1
-    assert all(slot.usable for slot in chain.site.ledger.slots())
+    assert all(slot.usable for slot in chain.site.ledger.slots.all())
 
 
 @pytest.mark.parametrize("execution", [{}, DECLARED], ids=["as NVML says", "declared"])
@@ -86,7 +86,7 @@ def test_one_lost_gpu_keeps_no_beam_from_the_others(
     driver.seen = [Gpu(0, "GPU-b", "A5000", 24564)]
     for outcome in chain.run_beams(case, [2, 3]):
         assert outcome.success, outcome.error
-    stand = {slot.uuid: (slot.usable, slot.lost) for slot in chain.site.ledger.slots()}
+    stand = {slot.uuid: (slot.usable, slot.lost) for slot in chain.site.ledger.slots.all()}
     assert stand == {"GPU-a": (False, True), "GPU-b": (True, False)}
 
 
@@ -94,10 +94,10 @@ def test_the_monitor_notes_a_loss_while_nobody_simulates(tmp_path: Path, driver:
     chain, _ = site(tmp_path)
     driver.seen = [A]
     evaluate(chain, "gpu_monitor")
-    assert [slot.uuid for slot in chain.site.ledger.slots() if slot.lost] == ["GPU-b"]
+    assert [slot.uuid for slot in chain.site.ledger.slots.all() if slot.lost] == ["GPU-b"]
     driver.seen = [A, B]
     evaluate(chain, "gpu_monitor")
-    assert [slot.uuid for slot in chain.site.ledger.slots() if slot.lost] == []
+    assert [slot.uuid for slot in chain.site.ledger.slots.all() if slot.lost] == []
 
 
 @pytest.mark.parametrize("execution", [{}, DECLARED], ids=["as NVML says", "declared"])

@@ -35,5 +35,5 @@ def test_the_budget_is_that_of_all_runs_since_a_person_asked(
     outcome = chain.run("beam", f"{case}__b02", tags)
     assert not outcome.success and outcome.code == "engine"
     assert chain.engine_starts() == starts
-    attempts = [(one.number, one.outcome) for one in chain.site.ledger.attempts(f"{case}__b02")]
+    attempts = [(one.number, one.outcome) for one in chain.site.ledger.attempts.history(f"{case}__b02")]
     assert attempts == [(number, "failed") for number in range(1, starts + 1)]

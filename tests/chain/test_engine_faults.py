@@ -67,8 +67,8 @@ def test_an_engine_fault_ends_as_failed_and_the_retry_succeeds(site: Chain, mode
     assert {name.split("/")[0] for name in new} <= {"interpreted_csvs", "tps_file"}
     assert site.handed_over_files() == []
     assert site.leftovers() == []
-    assert site.site.ledger.leases() == []
-    last = site.site.ledger.attempts(key)[-1]
+    assert site.site.ledger.leases.all() == []
+    last = site.site.ledger.attempts.history(key)[-1]
     assert (last.number, last.outcome.value if last.outcome else None) == (1, "failed")
     assert cause in (last.cause or "")
 
@@ -77,7 +77,7 @@ def test_an_engine_fault_ends_as_failed_and_the_retry_succeeds(site: Chain, mode
     (again,) = site.run_beams(case, [BEAM])
 
     assert again.success, again.error
-    last = site.site.ledger.attempts(key)[-1]
+    last = site.site.ledger.attempts.history(key)[-1]
     assert (last.number, last.outcome.value if last.outcome else None) == (2, "succeeded")
     assert site.metadata("raw_dose", key)["seed"] == seed
     assert any(name.endswith("rt_dose.dcm") for name in site.handed_over_files())
@@ -111,7 +111,9 @@ def test_the_attempt_budget_repeats_a_failed_engine_within_one_run(tmp_path: Pat
 
     assert not chain.run_beams(case, [2])[0].success
 
-    found = [(attempt.number, attempt.outcome) for attempt in chain.site.ledger.attempts(f"{case}__b02")]
+    found = [
+        (attempt.number, attempt.outcome) for attempt in chain.site.ledger.attempts.history(f"{case}__b02")
+    ]
     assert found == [(1, "failed"), (2, "failed")]
     assert chain.engine_starts() == 2
 
@@ -127,7 +129,7 @@ def test_a_run_that_dies_after_its_dose_was_published_is_followed_by_one_that_ta
         assert not chain.run_beams(case, [BEAM])[0].success
     assert chain.run_beams(case, [BEAM])[0].success
     assert chain.engine_starts() == 1
-    made = chain.site.ledger.attempts(f"{case}__b02")
+    made = chain.site.ledger.attempts.history(f"{case}__b02")
     assert [(one.number, one.outcome) for one in made] == [(1, "lost"), (1, "succeeded")]
 
 

@@ -46,7 +46,7 @@ def test_what_the_gpus_of_this_machine_do_stands_in_the_ledger(
     monkeypatch.setattr(gpu_pool, "local_gpus", lambda: [seen])
     chain = site(tmp_path, "local")
     assert look(chain) == "1 GPUs of local seen, 1 with a foreign process"
-    (usage,) = chain.site.ledger.gpus()
+    (usage,) = chain.site.ledger.gpus.all()
     assert (usage.host, usage.index, usage.uuid, usage.foreign_processes) == (
         gpu_pool.this_host(),
         2,
@@ -60,7 +60,7 @@ def test_what_the_gpus_of_this_machine_do_stands_in_the_ledger(
         1695,
     )
     assert abs((datetime.now(UTC) - usage.seen_at).total_seconds()) < 60
-    assert chain.site.ledger.leases() == chain.site.ledger.slots() == []
+    assert chain.site.ledger.leases.all() == chain.site.ledger.slots.all() == []
 
 
 def test_on_a_host_without_slurm_every_process_is_foreign(
@@ -71,7 +71,7 @@ def test_on_a_host_without_slurm_every_process_is_foreign(
     monkeypatch.setattr(gpu_pool, "gpus_of_host", lambda _connection: [seen])
     chain = site(tmp_path, "there")
     assert look(chain) == "1 GPUs of there seen, 1 with a foreign process"
-    assert [(gpu.host, gpu.foreign_processes) for gpu in chain.site.ledger.gpus()] == [("there", 1)]
+    assert [(gpu.host, gpu.foreign_processes) for gpu in chain.site.ledger.gpus.all()] == [("there", 1)]
 
 
 def test_on_a_cluster_slurm_tells_which_gpus_are_allocated(
@@ -81,7 +81,7 @@ def test_on_a_cluster_slurm_tells_which_gpus_are_allocated(
     monkeypatch.setattr(gpu_pool, "gpus_of", lambda _connection, _slurm: nodes)
     chain = site(tmp_path, "there", SLURM)
     assert look(chain) == "3 GPUs of there seen, 0 with a foreign process"
-    assert sorted((gpu.uuid, gpu.name, gpu.allocated) for gpu in chain.site.ledger.gpus()) == [
+    assert sorted((gpu.uuid, gpu.name, gpu.allocated) for gpu in chain.site.ledger.gpus.all()) == [
         ("n1:0", "n1 (mixed)", False),
         ("n1:1", "n1 (mixed)", True),
         ("n2:0", "n2 (idle)", False),

@@ -10,7 +10,7 @@ import dagster as dg
 import pytest
 
 from mqi_dagster.ledger.alarms import AlarmKind
-from mqi_dagster.ledger.place import ledger_file
+from mqi_dagster.ledger.location import ledger_file
 from mqi_dagster.operations.instance import write_instance
 from mqi_dagster.plan.identity import Identity
 from mqi_dagster.settings import parse_settings
@@ -37,7 +37,7 @@ def taken_in(chain: Chain, monkeypatch: pytest.MonkeyPatch, *, rounds: int = 2) 
         earlier.setattr(Identity, "named_in", lambda self, told: None)
         chain.tick_sensors(rounds=rounds)
     assert set(chain.runs_of("intake")) == {OLD}
-    chain.site.ledger.raise_alarm(AlarmKind.BEAM_FAILED, f"{OLD}__b02", f"{OLD} has failed")
+    chain.site.ledger.alarms.raise_(AlarmKind.BEAM_FAILED, f"{OLD}__b02", f"{OLD} has failed")
     chain.reopen()
     return delivered.folder
 
@@ -68,7 +68,7 @@ def test_everything_under_a_refused_folder_name_is_removed(
     assert chain.runs_of("conclusion") == [OLD]
     chain.tick("case_arrivals")
 
-    (row,) = chain.site.ledger.all_arrivals()
+    (row,) = chain.site.ledger.arrivals.all()
     assert row.case.startswith("X") and not row.ready
     assert row.reason == (
         "the folder name contains the patient's ID: rename the folder, or set site.case_names to pseudonym,"
@@ -77,7 +77,7 @@ def test_everything_under_a_refused_folder_name_is_removed(
     assert chain.instance.get_dynamic_partitions("case") == []
     assert chain.instance.get_dynamic_partitions("beam") == []
     assert list((chain.data / "cases").iterdir()) == []
-    (alarm,) = chain.site.ledger.alarms()
+    (alarm,) = chain.site.ledger.alarms.open()
     assert (alarm.kind, alarm.subject) == (AlarmKind.IDENTITY_LEFT, row.case)
     assert "its folder at the hand-over target: remove or rename it there" in alarm.text
     assert "its runs in Dagster's records" in alarm.text
@@ -86,13 +86,13 @@ def test_everything_under_a_refused_folder_name_is_removed(
     chain.reopen()
     chain.tick("case_arrivals")
     assert {run.tags["dagster/partition"][:1] for run in chain.instance.get_runs()} == {"B"}
-    (alarm,) = chain.site.ledger.alarms()
+    (alarm,) = chain.site.ledger.alarms.open()
     assert "its runs in Dagster's records" not in alarm.text
-    chain.site.ledger.dismiss_alarm(alarm.id)
+    chain.site.ledger.alarms.dismiss(alarm.id)
     chain.reopen()
     chain.tick("case_arrivals")
-    assert chain.site.ledger.alarms() == []
-    assert PATIENT not in str(chain.site.ledger.alarms(open_only=False))
+    assert chain.site.ledger.alarms.open() == []
+    assert PATIENT not in str(chain.site.ledger.alarms.all())
     # What SQLite has freed is written over when it is needed; the rows themselves are gone.
     assert [place for place in places_of_the_name(chain) if ".db" not in place] == []
 
@@ -111,12 +111,12 @@ def test_the_case_is_taken_in_again_under_a_name_that_does_not_identify(
         folder.rename(folder.with_name("Q12"))
     chain.tick_sensors(rounds=2)
 
-    (row,) = chain.site.ledger.all_arrivals()
+    (row,) = chain.site.ledger.arrivals.all()
     assert row.case.startswith("P" if by == "pseudonym" else "Q12.")
     assert chain.runs_of("conclusion") == [OLD, row.case]
     assert chain.instance.get_dynamic_partitions("case") == [row.case]
     assert [path.name for path in (chain.data / "cases").iterdir()] == [row.case]
-    assert [alarm.subject for alarm in chain.site.ledger.alarms()] == [row.case]
+    assert [alarm.subject for alarm in chain.site.ledger.alarms.open()] == [row.case]
     # Its runs have newer ones behind them since.
     chain.reopen()
     chain.tick_sensors(rounds=2)
@@ -135,7 +135,7 @@ def test_a_run_in_work_under_such_a_name_is_waited_for(chain: Chain, monkeypatch
     folder.rename(folder.with_name("Q12"))
     chain.tick_sensors(rounds=2)
     assert chain.runs_of("intake") == [OLD]
-    (row,) = chain.site.ledger.all_arrivals()
+    (row,) = chain.site.ledger.arrivals.all()
     assert row.reason == (
         "it is in work under a folder name that identifies the patient: it goes on at the end of that"
     )

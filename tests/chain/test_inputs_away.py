@@ -132,19 +132,19 @@ def test_nothing_is_taken_for_gone_while_the_inbox_is_away_and_all_goes_on_at_on
     now = datetime.now(UTC)
     for run, code in (("run1", "inputs-away"), ("run2", "unreachable")):
         later = now + timedelta(minutes=10)
-        ledger.note_outcome(
+        ledger.outcomes.record(
             RunOutcome(run, "beam", beam, RunVerdict.RETRY, code, "why", now, now, 1, next_try_at=later)
         )
-    known = ledger.arrival(case)
+    known = ledger.arrivals.get(case)
     share = chain.inbox.rename(chain.folder / "share")
     chain.inbox.mkdir()
     assert chain.tick("case_arrivals") == []
-    assert ledger.arrival(case) == known
-    assert ledger.due_retries(10) == []
+    assert ledger.arrivals.get(case) == known
+    assert ledger.outcomes.due_retries(10) == []
     chain.inbox.rmdir()
     share.rename(chain.inbox)
     chain.tick("case_arrivals")
-    assert [one.run_id for one in ledger.due_retries(10)] == ["run1"]
+    assert [one.run_id for one in ledger.outcomes.due_retries(10)] == ["run1"]
 
 
 @pytest.mark.slow

@@ -23,8 +23,8 @@ def test_the_engine_s_fault_is_told_though_its_log_cannot_be_kept(tmp_path: Path
 
     assert (failed.success, failed.code) == (False, "engine")
     assert "exit code 1" in failed.error
-    assert [a.outcome for a in chain.site.ledger.attempts(f"{case}__b02")] == ["failed"]
-    assert chain.site.ledger.leases() == []
+    assert [a.outcome for a in chain.site.ledger.attempts.history(f"{case}__b02")] == ["failed"]
+    assert chain.site.ledger.leases.all() == []
 
 
 def test_what_dead_workers_left_half_made_goes_and_present_work_stays(tmp_path: Path) -> None:

@@ -87,9 +87,9 @@ def test_the_beams_of_an_urgent_case_are_asked_for_first(
     with monkeypatch.context() as full:
         full.setattr(run_requests, "QUEUED_AT_MOST", 0)
         chain.tick("beams_to_simulate")
-    row = chain.site.ledger.arrival(cases[1])
+    row = chain.site.ledger.arrivals.get(cases[1])
     assert row is not None
-    chain.site.ledger.set_priority(row.case, 5)
+    chain.site.ledger.arrivals.set_priority(row.case, 5)
     monkeypatch.setattr(run_requests, "REQUESTS_PER_TICK", 2)
     requests = chain.tick("beams_to_simulate")
     assert [request.partition_key for request in requests] == [f"{cases[1]}__b02", f"{cases[1]}__b03"]
@@ -101,9 +101,9 @@ def test_an_urgent_case_gets_past_a_queue_that_is_full_of_beams(
 ) -> None:
     chain = Chain(tmp_path / "site")
     ordinary, urgent = taken_in(chain, 2)
-    row = chain.site.ledger.arrival(urgent)
+    row = chain.site.ledger.arrivals.get(urgent)
     assert row is not None
-    chain.site.ledger.set_priority(row.case, 5)
+    chain.site.ledger.arrivals.set_priority(row.case, 5)
     counted = chain.instance.get_runs_count
 
     def two_beams_queued(filters: dg.RunsFilter) -> int:
@@ -127,7 +127,7 @@ def test_a_queue_full_of_what_a_person_has_started_in_the_pages_keeps_nobody_out
 ) -> None:
     chain = Chain(tmp_path / "site")
     ordinary, urgent = taken_in(chain, 2)
-    chain.site.ledger.set_priority(urgent, 5)
+    chain.site.ledger.arrivals.set_priority(urgent, 5)
     monkeypatch.setattr(run_requests, "QUEUED_AT_MOST", 2)
     monkeypatch.setattr(run_requests, "URGENT_AT_MOST", 2)
 
@@ -225,7 +225,7 @@ def test_in_a_crowded_inbox_a_new_case_is_seen_before_the_old_ones_are_opened_ag
     requests = chain.tick("case_arrivals")
     assert opened.calls == 1
     assert len(requests) == 1
-    assert chain.site.ledger.arrival(str(requests[0].partition_key)) is not None
+    assert chain.site.ledger.arrivals.get(str(requests[0].partition_key)) is not None
     assert new.folder.is_dir()
     for _ in range(3):
         assert chain.tick("case_arrivals") == []

@@ -23,7 +23,7 @@ ONE_BEAM = BuiltInPlan(beams=1, layers=1, spots=4, layer_seconds=0.05, energies_
 
 
 def reasons(chain: Chain) -> list[str]:
-    return [row.reason for row in chain.site.ledger.waiting_arrivals()]
+    return [row.reason for row in chain.site.ledger.arrivals.waiting()]
 
 
 def test_a_refused_folder_name_is_seen_and_stops_no_other_case(tmp_path: Path) -> None:

@@ -13,8 +13,8 @@ import pytest
 from mqi_dagster.compute import waiting_target
 from mqi_dagster.errors import InfrastructureError
 from mqi_dagster.ledger import Slot, SlotKind
-from mqi_dagster.ledger.availability import Need
 from mqi_dagster.ledger.cluster_jobs import ClusterJobState, Observation
+from mqi_dagster.ledger.leases import Need
 from mqi_dagster.lifecycle.stages import WorkPhase
 from tests.chain.chain import Chain
 from tests.chain.ended_runs import BEAM, CASE, evaluate, lost, started
@@ -44,7 +44,7 @@ def remote(tmp_path: Path) -> Chain:
 
 
 def text_of(chain: Chain, kind: str) -> str:
-    (text,) = (alarm.text for alarm in chain.site.ledger.alarms() if alarm.kind == kind)
+    (text,) = (alarm.text for alarm in chain.site.ledger.alarms.open() if alarm.kind == kind)
     return text
 
 
@@ -56,8 +56,8 @@ def reported(monkeypatch: pytest.MonkeyPatch) -> Callable[..., dg.DagsterRun]:
         run = started(chain, partition=beam)
         ledger = chain.site.ledger
         with monkeypatch.context() as earlier:
-            earlier.setattr(ledger, "_clock", ago(minutes))
-            ledger.report(beam, run.run_id, phase, message=message)
+            earlier.setattr(ledger.database, "clock", ago(minutes))
+            ledger.progress.record(beam, run.run_id, phase, message=message)
         return run
 
     return make
@@ -74,12 +74,12 @@ def test_beams_that_wait_for_a_slot_while_nothing_works_are_one_alarm(
     reported(chain, "waiting", 40, OTHER, reason)
     for _ in range(3):
         assert standing(chain) == {"beams_waiting": "slots"}
-    (alarm,) = chain.site.ledger.alarms()
+    (alarm,) = chain.site.ledger.alarms.open()
     assert f"2 runs wait, {OTHER} since " in alarm.text and reason in alarm.text
     assert "while no engine runs" in alarm.text
     assert alarm.text.endswith("The limit is 30 min (alarms.stuck_minutes)")
-    assert len(chain.site.ledger.alarms(open_only=False)) == 1
-    chain.site.ledger.report(BEAM, first.run_id, "preparing")
+    assert len(chain.site.ledger.alarms.all()) == 1
+    chain.site.ledger.progress.record(BEAM, first.run_id, "preparing")
     lost(chain, chain.instance.get_runs(dg.RunsFilter(tags={"dagster/partition": OTHER}))[0])
     assert standing(chain) == {}
 
@@ -128,8 +128,8 @@ def test_what_is_reported_anew_at_every_poll_has_still_begun_when_it_did(
         then = begin + timedelta(minutes=minutes)
         with monkeypatch.context() as later:
             later.setattr(alarms, "utc_now", lambda now=then: now)
-            later.setattr(chain.site.ledger, "_clock", lambda now=then: now)
-            chain.site.ledger.report(BEAM, run.run_id, "waiting", message=f"reason {minutes}")
+            later.setattr(chain.site.ledger.database, "clock", lambda now=then: now)
+            chain.site.ledger.progress.record(BEAM, run.run_id, "waiting", message=f"reason {minutes}")
             assert standing(chain) == {}
     chain.reopen()
     monkeypatch.setattr(alarms, "utc_now", lambda: begin + timedelta(minutes=32))
@@ -146,7 +146,7 @@ def test_a_cluster_that_was_gone_before_any_job_is_away(remote: Chain, reported:
         for _ in range(2):
             assert standing(remote) == {"cluster_away": "hpc"}
         assert "no route to host" in text_of(remote, "cluster_away")
-    remote.site.ledger.report(BEAM, run.run_id, "preparing")
+    remote.site.ledger.progress.record(BEAM, run.run_id, "preparing")
     assert standing(remote) == {}
 
 
@@ -156,26 +156,26 @@ def test_an_engine_on_a_cluster_that_is_away_is_not_stuck_as_well(
     ledger, minute = remote.site.ledger, timedelta(minutes=1)
     run = reported(remote, "simulating", 45)
     with monkeypatch.context() as earlier:
-        earlier.setattr(ledger, "_clock", ago(45))
-        ledger.declare_slots("hpc", [Slot(SlotKind.GPU, 0)])
-        ledger.acquire(BEAM, run.run_id, Need(SlotKind.GPU, "hpc"), stale_after=minute)
-        turn = ledger.take_turn("hpc", shortest=minute, hold=minute)
+        earlier.setattr(ledger.database, "clock", ago(45))
+        ledger.slots.declare("hpc", [Slot(SlotKind.GPU, 0)])
+        ledger.leases.acquire(BEAM, run.run_id, Need(SlotKind.GPU, "hpc"), stale_after=minute)
+        turn = ledger.clusters.take_turn("hpc", shortest=minute, hold=minute)
         assert turn is not None
-        ledger.end_turn(turn, next_in=minute, interval=minute, failure="no route to host")
+        ledger.clusters.end_turn(turn, next_in=minute, interval=minute, failure="no route to host")
     assert standing(remote) == {"cluster_away": "hpc"}
 
 
 def with_a_job(chain: Chain, run: dg.DagsterRun, *ids: str) -> None:
     """The jobs that a beam has had one after the other on the cluster, the last one in the queue."""
     ledger = chain.site.ledger
-    ledger.declare_slots("hpc", [Slot(SlotKind.GPU, 0)])
-    ledger.acquire(BEAM, run.run_id, Need(SlotKind.GPU, "hpc"), stale_after=timedelta(minutes=1))
-    ledger.reserve_job("hpc", "d1-1", BEAM, "c/b02")
+    ledger.slots.declare("hpc", [Slot(SlotKind.GPU, 0)])
+    ledger.leases.acquire(BEAM, run.run_id, Need(SlotKind.GPU, "hpc"), stale_after=timedelta(minutes=1))
+    ledger.jobs.reserve("hpc", "d1-1", BEAM, "c/b02")
     for number, job_id in enumerate(ids):
-        ledger.job_submitted("hpc", "d1-1", job_id)
+        ledger.jobs.mark_submitted("hpc", "d1-1", job_id)
         if number + 1 < len(ids):
-            ledger.observe_jobs("hpc", [Observation("d1-1", job_id, ClusterJobState.LOST)])
-            ledger.retire_job("hpc", "d1-1", job_id)
+            ledger.jobs.observe("hpc", [Observation("d1-1", job_id, ClusterJobState.LOST)])
+            ledger.jobs.retire("hpc", "d1-1", job_id)
 
 
 def test_a_job_that_is_held_is_an_alarm_until_it_is_released(
@@ -186,14 +186,14 @@ def test_a_job_that_is_held_is_an_alarm_until_it_is_released(
     with_a_job(remote, run, "17")
     assert standing(remote) == {}
     with monkeypatch.context() as earlier:
-        earlier.setattr(ledger, "_clock", ago(2))
+        earlier.setattr(ledger.database, "clock", ago(2))
         held = Observation("d1-1", "17", ClusterJobState.HELD, "PENDING", "JobHeldAdmin")
-        ledger.observe_jobs("hpc", [held])
+        ledger.jobs.observe("hpc", [held])
     for _ in range(2):
         assert standing(remote) == {"jobs_held": "hpc"}
     assert f"{BEAM} (job 17)" in text_of(remote, "jobs_held")
     assert "JobHeldAdmin" in text_of(remote, "jobs_held")
-    ledger.observe_jobs("hpc", [Observation("d1-1", "17", ClusterJobState.RUNNING, "RUNNING")])
+    ledger.jobs.observe("hpc", [Observation("d1-1", "17", ClusterJobState.RUNNING, "RUNNING")])
     assert standing(remote) == {}
 
 
@@ -210,14 +210,14 @@ def test_jobs_that_are_lost_again_and_again_are_an_alarm_until_the_beam_is_done(
     with_a_job(remote, run, "17", "18", "19")
     assert standing(remote) == {}, "twice may be a node or two"
     ledger = remote.site.ledger
-    ledger.observe_jobs("hpc", [Observation("d1-1", "19", ClusterJobState.LOST)])
+    ledger.jobs.observe("hpc", [Observation("d1-1", "19", ClusterJobState.LOST)])
     assert standing(remote) == {"jobs_lost": "hpc"}
-    ledger.retire_job("hpc", "d1-1", "19")
+    ledger.jobs.retire("hpc", "d1-1", "19")
     assert standing(remote) == {"jobs_lost": "hpc"}, "also between two jobs"
     assert f"of {BEAM} 3 in a row" in text_of(remote, "jobs_lost")
-    lease = ledger.lease_of(BEAM)
+    lease = ledger.leases.get(BEAM)
     assert lease is not None
-    ledger.release(lease)
+    ledger.leases.release(lease)
     assert standing(remote) == {}
 
 
@@ -273,7 +273,7 @@ def test_a_tick_asks_no_more_questions_the_more_wait(
 
     def questions() -> int:
         asked = []
-        engine = chain.site.ledger._engine
+        engine = chain.site.ledger.database._engine
 
         def count(*statement: Any) -> None:
             asked.append(statement[2])
@@ -300,7 +300,7 @@ def test_a_gpu_of_the_pool_that_is_not_seen_any_more_is_an_alarm(
 
     ledger = chain.site.ledger
     there = [Slot(SlotKind.GPU, index, uuid=f"GPU-{index}") for index in range(2)]
-    ledger.declare_slots("here", there)
+    ledger.slots.declare("here", there)
     seen = {"memory_mb": 1, "used_mb": 0, "utilisation_percent": 0, "temperature_c": 40}
     look = GpuUsage(
         "here",
@@ -313,17 +313,17 @@ def test_a_gpu_of_the_pool_that_is_not_seen_any_more_is_an_alarm(
         foreign_processes=0,
         seen_at=datetime.now(UTC) - timedelta(minutes=minutes),
     )
-    ledger.record_gpus("here", [look])
+    ledger.gpus.record("here", [look])
     assert standing(chain) == {}
-    ledger.acquire(BEAM, "run1", Need(SlotKind.GPU, "here", count=2), stale_after=timedelta(minutes=1))
+    ledger.leases.acquire(BEAM, "run1", Need(SlotKind.GPU, "here", count=2), stale_after=timedelta(minutes=1))
     # Its engine holds it, so that it is known as one that is gone.
-    ledger.declare_slots("here", there[:1])
+    ledger.slots.declare("here", there[:1])
     found = {"gpu_lost": "here/gpu1"} if minutes == 5 else {}
     for _ in range(2):
         assert standing(chain) == found, "a driver that is loaded anew takes a moment"
     assert ("GPU-1 was not seen since" in text_of(chain, "gpu_lost")) if found else True
-    ledger.switch_off("here", "gpu", 1, "sent in for repair")
+    ledger.slots.switch_off("here", "gpu", 1, "sent in for repair")
     assert standing(chain) == {}
-    ledger.switch_on("here", "gpu", 1)
-    ledger.declare_slots("here", there)
+    ledger.slots.switch_on("here", "gpu", 1)
+    ledger.slots.declare("here", there)
     assert standing(chain) == {}

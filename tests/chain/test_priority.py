@@ -21,7 +21,7 @@ def arrived(chain: Chain, *seeds: int) -> list[str]:
     for seed in seeds:
         chain.deliver(plan=ONE, seed=seed, case_name=f"case-{seed}")
         chain.tick("case_arrivals", launch=False)
-    return [row.case for row in chain.site.ledger.all_arrivals()]
+    return [row.case for row in chain.site.ledger.arrivals.all()]
 
 
 def test_the_intake_of_an_urgent_case_is_asked_for_first_and_its_run_says_so(tmp_path: Path) -> None:
@@ -31,7 +31,7 @@ def test_the_intake_of_an_urgent_case_is_asked_for_first_and_its_run_says_so(tmp
     requests = chain.tick("case_arrivals", launch=False)
     assert [request.partition_key for request in requests] == [third, first, second]
     assert [request.tags["dagster/priority"] for request in requests] == ["9", "0", "0"]
-    row = chain.site.ledger.arrival(third)
+    row = chain.site.ledger.arrivals.get(third)
     assert row is not None and row.priority == 9, "a scan leaves it as it is"
 
 

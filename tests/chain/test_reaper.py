@@ -26,8 +26,7 @@ from mqi_dagster.compute.run_workers import IN_WORK, end_dead_runs
 from mqi_dagster.compute.waiting import wait_for_slot
 from mqi_dagster.execution import sign_of_life
 from mqi_dagster.execution.processes import process_id
-from mqi_dagster.ledger.availability import Need
-from mqi_dagster.ledger.leases import Lease
+from mqi_dagster.ledger.leases import Lease, Need
 from mqi_dagster.ledger.slots import SlotKind
 from mqi_dagster.lifecycle.causes import first_cause
 from mqi_dagster.operations.instance import open_instance, write_instance
@@ -103,8 +102,8 @@ def lease_of(chain: Chain, run: dg.DagsterRun, *, age_seconds: float = 0.0) -> L
     GpuPool(chain.site).declare()
     ledger = chain.site.ledger
     with pytest.MonkeyPatch.context() as then:
-        then.setattr(ledger, "_clock", lambda: datetime.now(UTC) - timedelta(seconds=age_seconds))
-        lease = ledger.acquire(BEAM, run.run_id, Need(SlotKind.CPU), stale_after=timedelta(seconds=60))
+        then.setattr(ledger.database, "clock", lambda: datetime.now(UTC) - timedelta(seconds=age_seconds))
+        lease = ledger.leases.acquire(BEAM, run.run_id, Need(SlotKind.CPU), stale_after=timedelta(seconds=60))
     assert isinstance(lease, Lease)
     return lease
 
@@ -123,7 +122,7 @@ def test_a_run_whose_worker_is_gone_is_ended_and_goes_on(chain: Chain) -> None:
         assert status(chain, run) == "STARTED"
     look(chain)
     assert status(chain, run) == "FAILURE"
-    assert chain.site.ledger.leases() == []
+    assert chain.site.ledger.leases.all() == []
     cause = first_cause(chain.instance, run.run_id)
     assert (cause.code, cause.again) == (None, True)
     assert cause.text == "the run ended without an error of its own: its worker is gone"
@@ -142,7 +141,7 @@ def test_a_living_worker_keeps_run_and_lease_however_stale_its_heartbeat(chain: 
         for _ in range(3):
             look(chain)
         assert status(chain, run) == "STARTED"
-        assert chain.site.ledger.lease_of(BEAM) == lease
+        assert chain.site.ledger.leases.get(BEAM) == lease
         assert not GpuPool(chain.site).job_ended(lease), "nor does any other beam get its slot"
 
 
@@ -199,7 +198,7 @@ def test_a_run_without_any_sign_is_given_time_and_its_heartbeat_counts(chain: Ch
     assert states() == ("STARTED", "STARTED")
     now[0] += 2
     assert states() == ("FAILURE", "STARTED")
-    chain.site.ledger.release(chain.site.ledger.leases()[0])
+    chain.site.ledger.leases.release(chain.site.ledger.leases.all()[0])
     lease_of(chain, old, age_seconds=3600)
     assert states() == ("FAILURE", "FAILURE")
 
@@ -293,14 +292,14 @@ def test_what_a_run_held_under_another_name_of_this_machine_is_freed_with_its_en
         lease = lease_of(chain, run, age_seconds=3600)
     assert lease.host == "before"
     GpuPool(chain.site).free_ended(chain.instance)
-    assert chain.site.ledger.leases() == [lease], "its run may be at work on another machine"
+    assert chain.site.ledger.leases.all() == [lease], "its run may be at work on another machine"
     with worker_of(chain, run):
         chain.instance.report_run_failed(run)
         if worker == "living":
             GpuPool(chain.site).free_ended(chain.instance)
-            assert chain.site.ledger.leases() == [lease]
+            assert chain.site.ledger.leases.all() == [lease]
     GpuPool(chain.site).free_ended(chain.instance)
-    assert chain.site.ledger.leases() == []
+    assert chain.site.ledger.leases.all() == []
 
 
 class Step:
@@ -324,7 +323,7 @@ def test_a_silent_worker_that_lives_keeps_its_beam_from_another_run(chain: Chain
     with worker_of(chain, first) as worker:
 
         def end() -> None:
-            assert chain.site.ledger.lease_of(BEAM) == lease
+            assert chain.site.ledger.leases.get(BEAM) == lease
             worker.kill()
 
         found, said = wait_until_said(chain, second, end)
@@ -338,11 +337,13 @@ def test_an_engine_without_its_worker_keeps_its_beam_from_another_run(chain: Cha
     try:
         lease = lease_of(chain, first, age_seconds=3600)
         with pytest.MonkeyPatch.context() as then:
-            then.setattr(chain.site.ledger, "_clock", lambda: datetime.now(UTC) - timedelta(seconds=3600))
-            lease = chain.site.ledger.set_job(lease, "local", process_id(engine.pid))
+            then.setattr(
+                chain.site.ledger.database, "clock", lambda: datetime.now(UTC) - timedelta(seconds=3600)
+            )
+            lease = chain.site.ledger.leases.set_job(lease, "local", process_id(engine.pid))
 
         def end() -> None:
-            assert chain.site.ledger.lease_of(BEAM) == lease
+            assert chain.site.ledger.leases.get(BEAM) == lease
             engine.kill()
             engine.wait()
 
@@ -395,4 +396,4 @@ def test_what_a_deleted_run_held_is_free_again_once_its_heartbeat_is_stale(
     lease_of(chain, run, age_seconds=age)
     chain.instance.delete_run(run.run_id)
     GpuPool(chain.site).free_ended(chain.instance)
-    assert len(chain.site.ledger.leases()) == kept
+    assert len(chain.site.ledger.leases.all()) == kept

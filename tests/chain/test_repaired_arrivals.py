@@ -34,7 +34,7 @@ def fail(chain: Chain) -> str:
     ((_, case, outcome),) = chain.runs
     assert not outcome.success
     chain.tick("case_arrivals")
-    chain.site.ledger.raise_alarm(AlarmKind.CASE_FAILED, case, "failed")
+    chain.site.ledger.alarms.raise_(AlarmKind.CASE_FAILED, case, "failed")
     return case
 
 
@@ -116,8 +116,8 @@ def test_a_plan_that_was_repaired_leaves_no_failed_case_behind(tmp_path: Path) -
     (case,) = {key for job, key, _ in chain.runs if job == "intake"} - {unreadable}
     assert chain.runs_of("conclusion") == [case]
     assert chain.instance.get_dynamic_partitions("case") == [case]
-    assert chain.site.ledger.arrival(unreadable) is None
-    assert chain.site.ledger.alarms() == []
+    assert chain.site.ledger.arrivals.get(unreadable) is None
+    assert chain.site.ledger.alarms.open() == []
     work = Worklist(chain.instance, chain.site, PIPELINES, chain.site.ledger)
     work.look()
     assert [row.case for row in work.stands()] == [case]
@@ -136,13 +136,13 @@ def test_the_run_of_an_unreadable_plan_is_waited_for_before_it_is_forgotten(tmp_
     )
     plan.write_bytes(whole)
     chain.tick("case_arrivals")
-    assert chain.site.ledger.arrival(unreadable) is not None
+    assert chain.site.ledger.arrivals.get(unreadable) is not None
     chain.instance.report_run_failed(running)
     chain.tick("case_arrivals", launch=False)
-    assert chain.site.ledger.arrival(unreadable) is not None
+    assert chain.site.ledger.arrivals.get(unreadable) is not None
     chain.tick("case_arrivals")
     assert chain.instance.has_dynamic_partition("case", unreadable) is False
-    assert chain.site.ledger.arrival(unreadable) is None
+    assert chain.site.ledger.arrivals.get(unreadable) is None
 
 
 def test_nothing_is_asked_of_a_partition_that_the_same_tick_removes(tmp_path: Path) -> None:
@@ -152,16 +152,16 @@ def test_nothing_is_asked_of_a_partition_that_the_same_tick_removes(tmp_path: Pa
     whole = plan.read_bytes()
     plan.write_bytes(whole[:900])
     unreadable = fail(chain)
-    row = chain.site.ledger.arrival(unreadable)
+    row = chain.site.ledger.arrivals.get(unreadable)
     assert row is not None
     # Its files had changed once more before they were whole, and there was no room for that run.
-    chain.site.ledger.see_arrival(row.arrival, unreadable, "of these files", True, "", None)
+    chain.site.ledger.arrivals.record(row.arrival, unreadable, "of these files", True, "", None)
     plan.write_bytes(whole)
     asked = [request.partition_key for request in chain.tick("case_arrivals", launch=False)]
     assert unreadable not in asked
     assert len(asked) == 1
     chain.tick_sensors(rounds=2)
-    assert chain.site.ledger.arrival(unreadable) is None
+    assert chain.site.ledger.arrivals.get(unreadable) is None
     assert chain.runs_of("intake").count(unreadable) == 1
 
 
@@ -243,18 +243,18 @@ def test_what_waits_leaves_the_list_with_its_folder(tmp_path: Path) -> None:
     waiting = chain.deliver("late-beam:beam=3", plan=PLAN).folder
     other = chain.deliver("late-beam:beam=3", plan=PLAN, seed=5, case_name="other").folder
     chain.tick("case_arrivals")
-    first = {row.case: row.first_seen for row in chain.site.ledger.waiting_arrivals()}
+    first = {row.case: row.first_seen for row in chain.site.ledger.arrivals.waiting()}
     assert len(first) == 2
     # A process that has not seen it before lets it go as well.
     chain.reopen()
     shutil.rmtree(waiting)
     other.rename(other.with_name("moved"))
     chain.tick("case_arrivals")
-    (row,) = chain.site.ledger.all_arrivals()
+    (row,) = chain.site.ledger.arrivals.all()
     assert row.first_seen == first[row.case]
     shutil.rmtree(other.with_name("moved"))
     chain.tick("case_arrivals")
-    assert chain.site.ledger.all_arrivals() == []
+    assert chain.site.ledger.arrivals.all() == []
 
 
 def test_a_concluded_case_to_which_something_came_and_went_is_concluded(tmp_path: Path) -> None:
@@ -265,10 +265,10 @@ def test_a_concluded_case_to_which_something_came_and_went_is_concluded(tmp_path
     chain.change({"intake": {"stable_seconds": 3600}})
     (folder / "note.txt").write_text("more comes")
     chain.tick("case_arrivals")
-    assert [row.case for row in chain.site.ledger.waiting_arrivals()] == [case]
+    assert [row.case for row in chain.site.ledger.arrivals.waiting()] == [case]
     shutil.rmtree(folder)
     chain.tick_sensors()
-    assert chain.site.ledger.waiting_arrivals() == []
+    assert chain.site.ledger.arrivals.waiting() == []
     work = Worklist(chain.instance, chain.site, PIPELINES, chain.site.ledger)
     work.look()
     assert [(row.case, row.state.value) for row in work.stands()] == [(case, "complete")]

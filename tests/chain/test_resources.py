@@ -145,7 +145,7 @@ def test_store_target_and_notifier_are_replaced_alone(tmp_path: Path) -> None:
     assert (target / case / "_COMPLETE").is_file() and not chain.handover.exists()
     assert (store.root / "cases" / case / "b02" / "rt_dose").is_dir() and not chain.assets_in_store()
     evaluate(chain, "notifications")
-    chain.site.ledger.raise_alarm(AlarmKind.DISK_FULL, "data", "the disk is full")
+    chain.site.ledger.alarms.raise_(AlarmKind.DISK_FULL, "data", "the disk is full")
     evaluate(chain, "notifications")
     assert listener.heard == ["disk_full"]
     assert chain.digest("rt_dose", beam_key(case, 2)) is not None

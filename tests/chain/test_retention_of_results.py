@@ -178,9 +178,9 @@ def test_a_concluded_case_with_a_try_still_to_come_stays(tmp_path: Path) -> None
         tries=1,
         next_try_at=later,
     )
-    chain.site.ledger.note_outcome(outcome)
+    chain.site.ledger.outcomes.record(outcome)
     assert list(spare(chain.instance, chain.site, later, [])) == []
-    chain.site.ledger.settle_retries(["0b1"])
+    chain.site.ledger.outcomes.settle(["0b1"])
     assert [thing.name for thing in spare(chain.instance, chain.site, later, [])] == [case]
 
 

@@ -14,7 +14,7 @@ import pytest
 
 from mqi_dagster.assets.pipelines import PIPELINES
 from mqi_dagster.errors import InfrastructureError
-from mqi_dagster.ledger.place import DATABASE_VARIABLE
+from mqi_dagster.ledger.location import DATABASE_VARIABLE
 from mqi_dagster.lifecycle import retention, run_requests
 from mqi_dagster.lifecycle import retention as retained
 from mqi_dagster.lifecycle.retention import remove, spare, tidy
@@ -201,7 +201,7 @@ def test_a_removal_that_is_called_off_leaves_no_trace(chain: Chain, monkeypatch:
     with monkeypatch.context() as between:
         between.setattr(retained, "_wanted_again", lambda *_: next(answers))
         assert not remove(chain.instance, chain.site, thing)
-    assert chain.site.ledger.results_removed_at(case) is None
+    assert chain.site.ledger.arrivals.results_removed_at(case) is None
     assert chain.instance.has_dynamic_partition("case", case)
     assert chain.instance.has_dynamic_partition("beam", f"{case}__b02")
     assert stage(chain, case) == "concluded"
@@ -262,7 +262,7 @@ def test_a_beam_that_is_made_again_after_a_removal_was_killed_leaves_its_case_co
     chain.tick_sensors(rounds=2)
     (case,) = chain.runs_of("conclusion")
     _kill_before_discarding(chain, monkeypatch)
-    assert chain.site.ledger.results_removed_at(case) is not None
+    assert chain.site.ledger.arrivals.results_removed_at(case) is not None
 
     assert chain.run("beam", f"{case}__b02").success
     chain.tick_sensors(rounds=2)
@@ -289,7 +289,7 @@ def test_a_case_whose_folder_cannot_go_is_left_as_it_was(
     with monkeypatch.context() as patched:
         patched.setattr(type(chain.site.store), "discard", refused)
         assert tidy(chain.instance, chain.site, later, 60) == (0, True, ["the disk is read-only"])
-    assert chain.site.ledger.results_removed_at(case) is None
+    assert chain.site.ledger.arrivals.results_removed_at(case) is None
     assert chain.instance.has_dynamic_partition("case", case)
     assert chain.instance.has_dynamic_partition("beam", f"{case}__b02")
     assert go(chain, 11) == [(CASE, case)]
@@ -310,7 +310,7 @@ def test_a_case_that_comes_again_while_its_folder_goes_has_all_its_beams_made_ag
         patched.setattr(type(chain.site.store), "discard", slow)
         (thing,) = spare(chain.instance, chain.site, datetime.now(UTC) + timedelta(days=11), [])
         assert remove(chain.instance, chain.site, thing)
-    assert chain.site.ledger.results_removed_at(case) is not None
+    assert chain.site.ledger.arrivals.results_removed_at(case) is not None
     chain.tick_sensors(rounds=2)
     assert chain.runs_of("beam") == [f"{case}__b02"] * 2
     assert chain.runs_of("conclusion") == [case] * 2
@@ -380,8 +380,8 @@ def test_a_case_that_cannot_be_read_holds_up_nothing_else(chain: Chain) -> None:
 def test_a_case_of_which_more_comes_while_it_is_being_removed_stays(chain: Chain) -> None:
     case = concluded(chain, 1)
     (thing,) = spare(chain.instance, chain.site, datetime.now(UTC) + timedelta(days=11), [])
-    row = chain.site.ledger.arrival(case)
+    row = chain.site.ledger.arrivals.get(case)
     assert row is not None
-    chain.site.ledger.see_arrival(row.arrival, case, "another", True, "", None)
+    chain.site.ledger.arrivals.record(row.arrival, case, "another", True, "", None)
     assert not remove(chain.instance, chain.site, thing)
     assert thing.path.is_dir() and chain.instance.has_dynamic_partition("case", case)

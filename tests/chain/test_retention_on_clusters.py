@@ -41,14 +41,14 @@ def chain(tmp_path: Path) -> Chain:
     """Simulates here; on two clusters that it used before, jobs have failed long ago."""
     made = Chain(tmp_path / "site", {"hosts": {"gone": HOST, "hpc": HOST}, "retention": {"daily": True}})
     ledger = made.site.ledger
-    now, ledger._clock = ledger._clock, lambda: LONG_AGO
+    now, ledger.database.clock = ledger.database.clock, lambda: LONG_AGO
     for host, keys in {"gone": ["d01-1"], "hpc": [f"d1{number:x}-1" for number in range(12)]}.items():
-        ledger.take_turn(host, shortest=timedelta(0), hold=timedelta(0))
+        ledger.clusters.take_turn(host, shortest=timedelta(0), hold=timedelta(0))
         for number, key in enumerate(keys, start=100):
-            ledger.reserve_job(host, key, "P1.fx0001__b01", "P1.fx0001/b01")
-            ledger.job_submitted(host, key, str(number))
-            ledger.observe_jobs(host, [Observation(key, str(number), ClusterJobState.FAILED)])
-    ledger._clock = now
+            ledger.jobs.reserve(host, key, "P1.fx0001__b01", "P1.fx0001/b01")
+            ledger.jobs.mark_submitted(host, key, str(number))
+            ledger.jobs.observe(host, [Observation(key, str(number), ClusterJobState.FAILED)])
+    ledger.database.clock = now
     return made
 
 

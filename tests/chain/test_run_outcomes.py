@@ -25,12 +25,12 @@ def chain(tmp_path: Path) -> Chain:
 
 
 def alarms(chain: Chain) -> list[tuple[str, str, int]]:
-    return [(alarm.kind.value, alarm.subject, alarm.count) for alarm in chain.site.ledger.alarms()]
+    return [(alarm.kind.value, alarm.subject, alarm.count) for alarm in chain.site.ledger.alarms.open()]
 
 
 def waits(chain: Chain, run: dg.DagsterRun) -> float:
     """Seconds from now until a run goes on."""
-    outcome = chain.site.ledger.outcomes_of([run.run_id])[run.run_id]
+    outcome = chain.site.ledger.outcomes.get_many([run.run_id])[run.run_id]
     assert outcome.next_try_at is not None
     return (outcome.next_try_at - datetime.now(UTC)).total_seconds()
 
@@ -50,7 +50,7 @@ def test_a_run_whose_worker_is_lost_goes_on_at_once_and_is_no_alarm(chain: Chain
     assert (request.tags["mqi/case"], request.tags["mqi/gpu"]) == (CASE, "simulation")
     assert request.tags["dagster/parent_run_id"] == run.run_id
     assert alarms(chain) == []
-    outcome = chain.site.ledger.outcomes_of([run.run_id])[run.run_id]
+    outcome = chain.site.ledger.outcomes.get_many([run.run_id])[run.run_id]
     assert (outcome.verdict, outcome.tries) == (RunVerdict.RETRY, 1)
     assert outcome.cause == "the run ended without an error of its own: its worker is gone"
 
@@ -66,7 +66,7 @@ def test_what_is_asked_for_is_asked_until_it_exists_and_then_never_again(chain: 
     started(chain, **first.tags)
     assert evaluate(chain, "run_outcomes") == []
     assert evaluate(chain, "run_outcomes") == []
-    assert chain.site.ledger.open_retries() == []
+    assert chain.site.ledger.outcomes.open_retries() == []
 
 
 def test_a_full_queue_keeps_no_run_from_going_on(chain: Chain, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -103,8 +103,8 @@ def test_lost_infrastructure_is_tried_for_ever_with_growing_waits_and_an_alarm(c
         failed(chain, run, "share away", "handover", "forever")
         evaluate(chain, "run_outcomes")
         spans.append(waits(chain, run))
-        assert ledger.outcomes_of([run.run_id])[run.run_id].tries == number + 1
-        assert [alarm.kind.value for alarm in ledger.alarms()] == []
+        assert ledger.outcomes.get_many([run.run_id])[run.run_id].tries == number + 1
+        assert [alarm.kind.value for alarm in ledger.alarms.open()] == []
         tags = {"mqi/retry_of": run.run_id, "dagster/parent_run_id": run.run_id}
     for span, wanted in zip(spans, [10, 20, 40, 60, 60, 60, 60, 60], strict=True):
         assert wanted - 5 < span <= wanted
@@ -118,7 +118,7 @@ def test_an_outage_longer_than_the_limit_is_an_alarm_until_a_run_succeeds(tmp_pa
     second = started(chain, **{"mqi/retry_of": first.run_id})
     failed(chain, second, "share away", "handover", "forever")
     evaluate(chain, "run_outcomes")
-    (alarm,) = chain.site.ledger.alarms()
+    (alarm,) = chain.site.ledger.alarms.open()
     assert (alarm.kind, alarm.subject) == ("retried_long", BEAM)
     assert "(alarms.retried_minutes)" in alarm.text
     assert "tried 2 times" in alarm.text and "share away" in alarm.text
@@ -147,9 +147,9 @@ def test_a_worker_that_dies_each_time_after_a_while_is_an_alarm_and_waits_longer
     raised, tries, spans = [], [], []
     for _ in range(4):
         run = long_loss(chain, monkeypatch, **tags)
-        tries.append(chain.site.ledger.outcomes_of([run.run_id])[run.run_id].tries)
+        tries.append(chain.site.ledger.outcomes.get_many([run.run_id])[run.run_id].tries)
         spans.append(round(waits(chain, run) / 10) * 10)
-        raised.append([alarm.kind.value for alarm in chain.site.ledger.alarms()])
+        raised.append([alarm.kind.value for alarm in chain.site.ledger.alarms.open()])
         tags = {"mqi/retry_of": run.run_id, "dagster/parent_run_id": run.run_id}
     assert tries == [1, 2, 3, 4]
     assert spans == [0, 10, 20, 40]
@@ -171,7 +171,7 @@ def test_a_run_that_has_finished_the_step_before_it_is_lost_begins_a_new_streak(
             step(chain, run, key)
         lost(chain, run)
         evaluate(chain, "run_outcomes")
-        tries.append(chain.site.ledger.outcomes_of([run.run_id])[run.run_id].tries)
+        tries.append(chain.site.ledger.outcomes.get_many([run.run_id])[run.run_id].tries)
         parent = run
     assert tries == [2, 1]
 
@@ -183,10 +183,10 @@ def test_odd_tags_of_one_run_stop_no_other(chain: Chain) -> None:
         lost(chain, run)
     (request,) = evaluate(chain, "run_outcomes")
     assert (request.partition_key, request.tags["dagster/priority"]) == (BEAM, "0")
-    (alarm,) = chain.site.ledger.alarms()
+    (alarm,) = chain.site.ledger.alarms.open()
     assert (alarm.kind, alarm.subject) == ("beam_failed", "trial__x"), "it is not forgotten"
     assert "cannot go on by itself" in alarm.text
-    (left,) = chain.site.ledger.open_retries()
+    (left,) = chain.site.ledger.outcomes.open_retries()
     assert left.partition == BEAM, "and not tried at every tick"
 
 
@@ -206,7 +206,7 @@ def test_an_end_that_nobody_understands_stops_no_other_and_is_an_alarm(
     monkeypatch.setattr(outcomes, "first_cause", cause)
     evaluate(chain, "run_outcomes")
     evaluate(chain, "run_outcomes")
-    found = {alarm.subject: alarm.text for alarm in chain.site.ledger.alarms()}
+    found = {alarm.subject: alarm.text for alarm in chain.site.ledger.alarms.open()}
     assert sorted(found) == [BEAM, other]
     assert found[BEAM].startswith("how a run has ended cannot be judged: KeyError")
     assert found[other].startswith("died")
@@ -245,7 +245,7 @@ def test_what_has_failed_for_good_is_an_alarm_with_cause_and_advice(
     run = started(chain)
     failed(chain, run, "layer 3: counts differ", code, retry)
     assert evaluate(chain, "run_outcomes") == []
-    (alarm,) = chain.site.ledger.alarms()
+    (alarm,) = chain.site.ledger.alarms.open()
     assert (alarm.kind, alarm.subject, alarm.count) == ("beam_failed", BEAM, 1)
     assert alarm.text.startswith("layer 3: counts differ. What to do: ") and words in alarm.text
     for _ in range(3):
@@ -281,7 +281,7 @@ def test_a_cancelled_run_is_neither_tried_again_nor_an_alarm(chain: Chain) -> No
     run = started(chain)
     chain.instance.report_run_canceled(run)
     assert evaluate(chain, "run_outcomes") == []
-    assert chain.site.ledger.outcomes_of([run.run_id])[run.run_id].verdict is RunVerdict.CANCELLED
+    assert chain.site.ledger.outcomes.get_many([run.run_id])[run.run_id].verdict is RunVerdict.CANCELLED
     assert alarms(chain) == []
 
 
@@ -292,9 +292,9 @@ def test_what_a_person_has_started_anew_meanwhile_is_not_tried_twice(chain: Chai
     assert evaluate(chain, "run_outcomes") == []
     ledger = chain.site.ledger
     with pytest.MonkeyPatch.context() as later:
-        later.setattr(ledger, "_clock", lambda: datetime.now(UTC) + timedelta(hours=1))
+        later.setattr(ledger.database, "clock", lambda: datetime.now(UTC) + timedelta(hours=1))
         assert evaluate(chain, "run_outcomes") == []
-        assert ledger.open_retries() == []
+        assert ledger.outcomes.open_retries() == []
 
 
 def test_a_partition_that_was_removed_keeps_no_other_waiting(chain: Chain) -> None:
@@ -323,13 +323,13 @@ def test_a_run_in_a_terminal_is_left_to_the_person_who_sees_it(tmp_path: Path) -
 
 
 def test_a_concluded_case_is_noted_once(chain: Chain) -> None:
-    chain.site.ledger.open_channel("mail")
+    chain.site.ledger.notices.channel("mail")
     run = started(chain, "conclusion", CASE)
     succeeded(chain, run)
     for _ in range(3):
         chain.cursors.clear()
         evaluate(chain, "run_outcomes")
-    (notice,) = chain.site.ledger.untold("mail", 10)
+    (notice,) = chain.site.ledger.notices.due("mail", 10)
     assert (notice.event, notice.subject) == ("case_concluded", CASE)
 
 
@@ -340,7 +340,7 @@ def test_many_ends_are_judged_page_by_page_and_each_once(chain: Chain) -> None:
         succeeded(chain, started(chain, partition=f"{beam[:-2]}03"))
     for _ in range(20):
         evaluate(chain, "run_outcomes")
-    assert sorted(alarm.subject for alarm in chain.site.ledger.alarms(open_only=False)) == beams
+    assert sorted(alarm.subject for alarm in chain.site.ledger.alarms.all()) == beams
 
 
 def test_an_unfinished_database_error_of_dagster_is_no_final_failure(chain: Chain) -> None:

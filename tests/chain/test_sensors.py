@@ -20,7 +20,7 @@ ONE_LAYER = BuiltInPlan(beams=3, layers=1, spots=4, layer_seconds=0.02, energies
 
 
 def waiting(chain: Chain) -> list[str]:
-    return [row.reason for row in chain.site.ledger.waiting_arrivals()]
+    return [row.reason for row in chain.site.ledger.arrivals.waiting()]
 
 
 def run_keys(chain: Chain, job: str) -> list[str]:
@@ -68,7 +68,7 @@ def test_a_late_beam_runs_alone_and_the_case_concludes_once_more(made: Made, tmp
     chain.deliver("late-beam:beam=3", plan=PLAN)
     assert chain.tick("case_arrivals") == []
     assert waiting(chain) == ["1 of 2 beams have come; layers or beams are missing"]
-    (row,) = chain.site.ledger.waiting_arrivals()
+    (row,) = chain.site.ledger.arrivals.waiting()
     assert row.next_check is not None
     assert abs(row.next_check - row.first_seen - timedelta(minutes=60)) < timedelta(seconds=10)
 
@@ -170,9 +170,9 @@ def test_urgent_cases_come_first(made: Made, tmp_path: Path) -> None:
     for seed in (1, 2, 3):
         chain.deliver(plan=PLAN, seed=seed)
     assert chain.tick("case_arrivals") == []
-    rows = sorted(chain.site.ledger.waiting_arrivals(), key=lambda row: row.case)
+    rows = sorted(chain.site.ledger.arrivals.waiting(), key=lambda row: row.case)
     urgent = rows[1]
-    chain.site.ledger.see_arrival(
+    chain.site.ledger.arrivals.record(
         urgent.arrival, urgent.case, urgent.fingerprint, False, urgent.reason, urgent.next_check, 7
     )
     chain.change({"intake": {"stable_seconds": 0}})

@@ -76,7 +76,7 @@ def test_a_host_that_is_away_is_waited_for_in_sight(server: SftpServer, tmp_path
 
     def back() -> None:
         def said() -> list[str]:
-            progress = chain.site.ledger.all_progress()
+            progress = chain.site.ledger.progress.all()
             return [one.message for one in progress if one.phase == "waiting for the target"]
 
         seen.extend(wait_for(said, "it waits in sight"))

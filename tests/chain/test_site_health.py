@@ -144,7 +144,7 @@ class Living:
     def raised(self) -> dict[str, str]:
         """The open alarms after a look of the watch."""
         self.watch.look()
-        return {one.kind.value: one.subject for one in self.site.ledger.alarms()}
+        return {one.kind.value: one.subject for one in self.site.ledger.alarms.open()}
 
 
 @pytest.fixture
@@ -496,7 +496,7 @@ def test_the_watch_tells_what_nobody_else_can(living: Living, tmp_path: Path) ->
         living.watch.look()
         ledger = living.site.ledger
         # The channel begins with what happens from now on.
-        ledger.open_channel("webhook")
+        ledger.notices.channel("webhook")
         living.after(76)
         living.watch.look()
         assert told(got) == [("alarm_raised", "daemon_away")]
@@ -505,8 +505,8 @@ def test_the_watch_tells_what_nobody_else_can(living: Living, tmp_path: Path) ->
 def test_a_watch_that_begins_tells_nothing_that_the_sensor_is_about_to_tell(living: Living) -> None:
     with http_receiver() as got:
         tell(living, got)
-        living.site.ledger.open_channel("webhook")
-        living.site.ledger.raise_alarm("gpu_lost", "here/gpu0", "it is gone")
+        living.site.ledger.notices.channel("webhook")
+        living.site.ledger.alarms.raise_("gpu_lost", "here/gpu0", "it is gone")
         living.start()
         living.watch.look()
         assert told(got) == [], "the daemon is started together with it"
@@ -528,9 +528,9 @@ def test_what_one_process_tells_no_other_tells_as_well(living: Living) -> None:
             assert notifications.tell(living.site, self) == (0, None)
             return "taken"
 
-    ledger.open_channel("webhook")
+    ledger.notices.channel("webhook")
     for name in ("gpu0", "gpu1"):
-        ledger.raise_alarm("gpu_lost", name, "it is gone")
+        ledger.alarms.raise_("gpu_lost", name, "it is gone")
     assert notifications.tell(living.site, Both()) == (2, None)
     assert len(sent) == len(set(sent)) == 2
 
@@ -555,7 +555,7 @@ def test_a_target_that_the_watch_found_away_is_cleared_by_the_watch(living: Livi
 
 def test_a_target_that_takes_nothing_is_not_cleared_because_its_folder_is_there(living: Living) -> None:
     living.start()
-    living.site.ledger.raise_alarm("target_away", "local", "nothing is taken since yesterday: disk full")
+    living.site.ledger.alarms.raise_("target_away", "local", "nothing is taken since yesterday: disk full")
     assert living.raised() == {"target_away": "local"}
     assert living.after(30).raised() == {"daemon_away": "daemon", "target_away": "local"}
 

@@ -57,7 +57,7 @@ def test_after_the_death_of_a_worker_the_retry_succeeds(
     disk_instance.add_dynamic_partitions("beam", [key])
     with worker_of(chain, tmp_path / "dagster", "beam", key) as worker:
         wait_for(trace.exists, "the engine runs")
-        wait_for(lambda: any(lease.job_id for lease in chain.site.ledger.leases()), "the job is known")
+        wait_for(lambda: any(lease.job_id for lease in chain.site.ledger.leases.all()), "the job is known")
         running = descendants(worker.pid)
         assert any("quick.py" in command for command in running.values())
         worker.send_signal(signal.SIGKILL)
@@ -74,8 +74,8 @@ def test_after_the_death_of_a_worker_the_retry_succeeds(
 
     assert other.success, other.error
     assert again.success, again.error
-    assert chain.site.ledger.leases() == []
-    attempts = [(a.number, a.outcome) for a in chain.site.ledger.attempts(key)]
+    assert chain.site.ledger.leases.all() == []
+    attempts = [(a.number, a.outcome) for a in chain.site.ledger.attempts.history(key)]
     # A lost worker costs no budget: the attempt is continued.
     assert attempts == [(1, "succeeded")]
 
@@ -99,7 +99,7 @@ def test_no_mcsquare_outlives_its_worker_or_its_engine(
         wait_for(
             lambda: any("MCsquare" in text for text in descendants(worker.pid).values()), "MCsquare runs", 200
         )
-        wait_for(lambda: any(lease.job_id for lease in chain.site.ledger.leases()), "the job is known")
+        wait_for(lambda: any(lease.job_id for lease in chain.site.ledger.leases.all()), "the job is known")
         running = descendants(worker.pid)
         if victim == "worker":
             worker.send_signal(signal.SIGKILL)
@@ -110,8 +110,8 @@ def test_no_mcsquare_outlives_its_worker_or_its_engine(
             os.kill(engine, signal.SIGKILL)
             require_dead(running)
             assert worker.wait(200) == 1
-            assert chain.site.ledger.leases() == []
-            (attempt,) = chain.site.ledger.attempts(key)
+            assert chain.site.ledger.leases.all() == []
+            (attempt,) = chain.site.ledger.attempts.history(key)
             assert attempt.outcome == "failed"
             assert "exit code -9" in (attempt.cause or "")
     assert chain.handed_over_files() == []
@@ -119,4 +119,4 @@ def test_no_mcsquare_outlives_its_worker_or_its_engine(
     chain.change({"engine": {"histories": 20000}})
     (again,) = chain.run_beams(case, [2])
     assert again.success, again.error
-    assert chain.site.ledger.leases() == []
+    assert chain.site.ledger.leases.all() == []

@@ -9,7 +9,7 @@ from tests.chain.chain import PLAN, Chain
 
 def reasons(chain: Chain) -> list[str]:
     chain.tick("case_arrivals", launch=False)
-    return [row.reason for row in chain.site.ledger.waiting_arrivals()]
+    return [row.reason for row in chain.site.ledger.arrivals.waiting()]
 
 
 def test_a_delivery_that_cannot_be_read_is_named_with_its_fault(tmp_path: Path) -> None:

@@ -109,7 +109,7 @@ def test_the_report_of_a_case_says_of_a_beam_what_the_boards_say(tmp_path: Path)
     (case,) = chain.runs_of("intake")
     key = f"{case}__b02"
     chain.instance.add_dynamic_partitions("beam", [key])
-    chain.site.ledger.report(key, "a run before", "simulating", percent=75.0)
+    chain.site.ledger.progress.record(key, "a run before", "simulating", percent=75.0)
     chain.instance.create_run_for_job(
         chain.definitions.resolve_job_def("beam"),
         tags={"dagster/partition": key},

@@ -20,7 +20,7 @@ def once_it_waits(chain: Chain, beam: str, then: Callable[[], None]) -> Iterator
     said: list[str] = []
 
     def says() -> list[str]:
-        report = chain.site.ledger.progress(beam)
+        report = chain.site.ledger.progress.get(beam)
         if report is not None and report.phase == "waiting":
             said.append(report.message)
         return said

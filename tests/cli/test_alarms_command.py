@@ -56,7 +56,7 @@ def told_to(site: Path, url: str) -> None:
 def test_alarms_are_listed_and_dismissed(site: Path) -> None:
     assert mqi("alarms", "--site", site).stdout == "no alarm\n"
     ledger = Ledger.open(sqlite_url(site / "state" / "ledger.sqlite"))
-    alarm = ledger.raise_alarm("beam_failed", "P1.fx0001__b02", "exit code 3. What to do: mqi case retry")
+    alarm = ledger.alarms.raise_("beam_failed", "P1.fx0001__b02", "exit code 3. What to do: mqi case retry")
     shown = mqi("alarms", "--site", site).stdout
     assert "beam_failed" in shown and "P1.fx0001__b02" in shown and "exit code 3" in shown
     (entry,) = json.loads(mqi("alarms", "--site", site, "--json").stdout)

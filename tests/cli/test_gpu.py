@@ -64,10 +64,10 @@ def test_the_list_shows_owner_use_and_service(site: Path) -> None:
         (f"{HERE}/gpu{index}", "free") for index in range(4)
     ]
     need = Need(SlotKind.GPU, HERE, 2)
-    found = ledger.acquire("P1.fx0001__b02", "run1", need, stale_after=timedelta(seconds=60))
+    found = ledger.leases.acquire("P1.fx0001__b02", "run1", need, stale_after=timedelta(seconds=60))
     assert isinstance(found, Lease)
     seen = GpuUsage(HERE, 1, "GPU-11", "A5000", 24000, 1900, 97, 71, 1695, 7600, 0, datetime.now(UTC))
-    ledger.record_gpus(HERE, [seen])
+    ledger.gpus.record(HERE, [seen])
     gpu(site, "off", f"{HERE}/3", "--reason", "fan broken")
     listed = {row["index"]: row for row in rows(site)}
     assert [listed[index]["beam"] for index in range(4)] == ["P1.fx0001__b02"] * 2 + [None] * 2

@@ -102,7 +102,7 @@ def test_results_and_what_is_handed_over_are_the_owners_alone_or_a_groups(tmp_pa
 def test_doctor_says_who_else_may_read_or_change_a_site(tmp_path: Path) -> None:
     chain = Chain(tmp_path / "site")
     settings, file = chain.site.settings, chain.settings_file
-    assert chain.site.ledger.alarms() == [] and chain.site.store.root == settings.paths.data
+    assert chain.site.ledger.alarms.open() == [] and chain.site.store.root == settings.paths.data
     places = (tmp_path / "site", settings.paths.data, settings.paths.state, settings.paths.dagster_home)
     settings.handover.folder.mkdir()
     for place in (*places, settings.handover.folder):

@@ -44,7 +44,7 @@ def site(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("moments") / "clinic"
     initialise(folder, {"site.timezone": "Asia/Seoul"})
     text = "was not seen since 2026-01-04 16:10 UTC"
-    Site(folder / "mqi.yaml").ledger.raise_alarm(AlarmKind.GPU_LOST, "host/gpu0", text, MOMENT)
+    Site(folder / "mqi.yaml").ledger.alarms.raise_(AlarmKind.GPU_LOST, "host/gpu0", text, MOMENT)
     return folder
 
 

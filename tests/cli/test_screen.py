@@ -24,7 +24,7 @@ def site(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def test_a_long_line_of_a_table_is_neither_cut_nor_wrapped(site: Path) -> None:
     subject = "a-host-with-a-very-long-name." * 8 + "example.org"
     ledger = Site(site / "mqi.yaml").ledger
-    ledger.raise_alarm(AlarmKind.CLUSTER_AWAY, subject, "the target is away " * 20)
+    ledger.alarms.raise_(AlarmKind.CLUSTER_AWAY, subject, "the target is away " * 20)
     lines = mqi("alarms", "--site", site).stdout.splitlines()
     assert len(lines) == 3
     assert subject in lines[1]

@@ -44,7 +44,7 @@ def test_case_show_prints_folder_names_as_they_are(tmp_path: Path, failed: bool)
     chain.tick_sensors(rounds=2)
     (case,) = set(chain.runs_of("intake"))
     if failed:
-        chain.site.ledger.raise_alarm(AlarmKind.CASE_FAILED, case, "failed")
+        chain.site.ledger.alarms.raise_(AlarmKind.CASE_FAILED, case, "failed")
     screen = StringIO()
     show_case(output(file=screen), case_report(chain.instance, chain.site, case), ZoneInfo("UTC"))
     assert f"/{SEEN}" in printed(screen)

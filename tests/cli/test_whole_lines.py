@@ -172,8 +172,8 @@ def test_the_gpus_are_whole(tmp_path: Path) -> None:
     assert made.exit_code == 0
     ledger = Site(folder / "mqi.yaml").ledger
     reason = "not seen since 2026-01-04 16:10 UTC; " + "r" * 160
-    ledger.declare_slots("h" * 200, [Slot(SlotKind.GPU, 0)])
-    ledger.switch_off("h" * 200, "gpu", 0, reason)
+    ledger.slots.declare("h" * 200, [Slot(SlotKind.GPU, 0)])
+    ledger.slots.switch_off("h" * 200, "gpu", 0, reason)
     shown = CliRunner().invoke(app, ["gpu", "list", "--site", str(folder)], catch_exceptions=False).output
     (line,) = [line for line in shown.splitlines() if "h" * 200 in line]
     assert f"off: not seen since 2026-01-05 01:10 KST; {'r' * 160}" in line

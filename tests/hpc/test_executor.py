@@ -41,9 +41,9 @@ def ended(ledger: Ledger, nowhere: Connection, code: int, good: tuple[int, ...] 
     result = parse_result(result_text(exit_code=code))
     assert result is not None
     look = Look({}, {}, {(FOLDER, JOB_ID): result}, {})
-    ledger.reserve_job("hpc", KEY, BEAM, "P1.fx0001/b01")
-    ledger.job_submitted("hpc", KEY, JOB_ID)
-    ledger.observe_jobs("hpc", [judge(make_row(submitted=SUBMITTED), FOLDER, look, slurm.intervals, NOW)])
+    ledger.jobs.reserve("hpc", KEY, BEAM, "P1.fx0001/b01")
+    ledger.jobs.mark_submitted("hpc", KEY, JOB_ID)
+    ledger.jobs.observe("hpc", [judge(make_row(submitted=SUBMITTED), FOLDER, look, slurm.intervals, NOW)])
     executor = SlurmExecutor("hpc", nowhere.host, slurm, ledger, "moqui_tps.in")
     job = make_job(Path("/x"), success_exit_codes=good)
     return executor.poll(job, JobHandle("hpc", JOB_ID))
@@ -62,12 +62,12 @@ def test_another_exit_code_is_the_engines(ledger: Ledger, nowhere: Connection) -
 def test_a_job_that_waits_for_a_silent_cluster_raises_an_alarm_after_a_while(
     ledger: Ledger, nowhere: Connection
 ) -> None:
-    ledger.reserve_job("hpc", KEY, BEAM, "P1.fx0001/b01")
-    ledger.job_submitted("hpc", KEY, JOB_ID)
-    turn = ledger.take_turn("hpc", shortest=timedelta(seconds=10), hold=timedelta(minutes=5))
+    ledger.jobs.reserve("hpc", KEY, BEAM, "P1.fx0001/b01")
+    ledger.jobs.mark_submitted("hpc", KEY, JOB_ID)
+    turn = ledger.clusters.take_turn("hpc", shortest=timedelta(seconds=10), hold=timedelta(minutes=5))
     assert turn is not None
     hour = timedelta(hours=1)
-    ledger.end_turn(turn, next_in=hour, interval=hour, failure="no route")
+    ledger.clusters.end_turn(turn, next_in=hour, interval=hour, failure="no route")
     at_once = make_slurm(intervals={"alarm_seconds": 1e-6})
     alarms = []
     for slurm in (make_slurm(), at_once):

@@ -34,7 +34,7 @@ def folders(monkeypatch: pytest.MonkeyPatch) -> RemovedFolders:
 @pytest.fixture
 def ledger(tmp_path: Path) -> Iterator[Ledger]:
     opened = Ledger.open(sqlite_url(tmp_path / "ledger.db"), lambda: LONG_AGO)
-    opened.take_turn("hpc", shortest=timedelta(0), hold=timedelta(0))
+    opened.clusters.take_turn("hpc", shortest=timedelta(0), hold=timedelta(0))
     yield opened
     opened.close()
 
@@ -46,10 +46,10 @@ def housekeeping(ledger: Ledger, nowhere: Connection) -> Housekeeping:
 
 def ended(ledger: Ledger, number: int, state: State = State.FAILED) -> ClusterJob:
     key, job_id = f"d{number:02d}-1", str(100 + number)
-    ledger.reserve_job("hpc", key, BEAM, "P1.fx0001/b01")
-    ledger.job_submitted("hpc", key, job_id)
-    ledger.observe_jobs("hpc", [Observation(key, job_id, state)])
-    found = ledger.cluster_job("hpc", key)
+    ledger.jobs.reserve("hpc", key, BEAM, "P1.fx0001/b01")
+    ledger.jobs.mark_submitted("hpc", key, job_id)
+    ledger.jobs.observe("hpc", [Observation(key, job_id, state)])
+    found = ledger.jobs.get("hpc", key)
     assert found is not None
     return found
 
@@ -95,11 +95,11 @@ def test_a_job_that_is_wanted_again_keeps_its_folder(
 ) -> None:
     lost, other = ended(ledger, 0, State.LOST), ended(ledger, 1)
     listed = housekeeping.kept_too_long()
-    ledger.retire_job("hpc", lost.key, "100")
+    ledger.jobs.retire("hpc", lost.key, "100")
     monkeypatch.setattr(housekeeping, "kept_too_long", lambda: listed)
     assert housekeeping.remove_kept() == 1
-    ledger.job_submitted("hpc", lost.key, "200")
-    ledger.observe_jobs("hpc", [Observation(lost.key, "200", State.SUCCEEDED)])
+    ledger.jobs.mark_submitted("hpc", lost.key, "200")
+    ledger.jobs.observe("hpc", [Observation(lost.key, "200", State.SUCCEEDED)])
     assert housekeeping.remove_kept() == 1, "the other one again, and not that of the new job"
     assert set(folders.removed) == {other.key}
 
@@ -108,17 +108,17 @@ def test_the_folder_of_a_published_dose_that_could_not_go_at_once_goes_with_the_
     tmp_path: Path, folders: RemovedFolders, nowhere: Connection
 ) -> None:
     with closing(Ledger.open(sqlite_url(tmp_path / "today.db"))) as ledger:
-        ledger.take_turn("hpc", shortest=timedelta(0), hold=timedelta(0))
+        ledger.clusters.take_turn("hpc", shortest=timedelta(0), hold=timedelta(0))
         housekeeping = Housekeeping("hpc", nowhere, make_slurm(), ledger)
-        published, lost = (ledger.begin_attempt(BEAM, digest, "run") for digest in ("aa", "bb"))
-        ledger.end_attempt(published, "succeeded")
-        ledger.end_attempt(lost, "lost", "its worker died before it had fetched")
+        published, lost = (ledger.attempts.begin(BEAM, digest, "run") for digest in ("aa", "bb"))
+        ledger.attempts.end(published, "succeeded")
+        ledger.attempts.end(lost, "lost", "its worker died before it had fetched")
         made = {}
         for number, key in enumerate(("mark-aa-1", "mark-bb-1", "mark-cc-1"), start=1):
-            ledger.reserve_job("hpc", key, BEAM, "P1.fx0001/b01")
-            ledger.job_submitted("hpc", key, str(number))
-            ledger.observe_jobs("hpc", [Observation(key, str(number), State.SUCCEEDED)])
-            made[key] = ledger.cluster_job("hpc", key)
+            ledger.jobs.reserve("hpc", key, BEAM, "P1.fx0001/b01")
+            ledger.jobs.mark_submitted("hpc", key, str(number))
+            ledger.jobs.observe("hpc", [Observation(key, str(number), State.SUCCEEDED)])
+            made[key] = ledger.jobs.get("hpc", key)
         folders.fails = {"mark-aa-1": ConnectError("away")}
         with pytest.raises(ConnectError):
             housekeeping.clear(made["mark-aa-1"])
@@ -127,10 +127,10 @@ def test_the_folder_of_a_published_dose_that_could_not_go_at_once_goes_with_the_
         assert folders.removed == ["mark-cc-1", "mark-aa-1"]
         assert housekeeping.kept_too_long() == []
         # The results were removed since, and are made anew under the same key.
-        again = ledger.begin_attempt(BEAM, "aa", "another run")
-        ledger.retire_job("hpc", "mark-aa-1", "1")
-        ledger.job_submitted("hpc", "mark-aa-1", "9")
-        ledger.observe_jobs("hpc", [Observation("mark-aa-1", "9", State.SUCCEEDED)])
+        again = ledger.attempts.begin(BEAM, "aa", "another run")
+        ledger.jobs.retire("hpc", "mark-aa-1", "1")
+        ledger.jobs.mark_submitted("hpc", "mark-aa-1", "9")
+        ledger.jobs.observe("hpc", [Observation("mark-aa-1", "9", State.SUCCEEDED)])
         assert housekeeping.kept_too_long() == [], "its outputs are not fetched yet"
-        ledger.end_attempt(again, "succeeded")
+        ledger.attempts.end(again, "succeeded")
         assert [job.job_id for job in housekeeping.kept_too_long()] == ["9"]

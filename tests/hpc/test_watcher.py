@@ -75,13 +75,13 @@ def watching(ledger: Ledger, cluster: Cluster, clock: Clock, nowhere: Connection
 
 def submitted(ledger: Ledger, cluster: Cluster, number: int, state: str = "RUNNING") -> None:
     key, job_id = f"d{number}-1", str(100 + number)
-    ledger.reserve_job("hpc", key, BEAM, "P1.fx0001/b01")
-    ledger.job_submitted("hpc", key, job_id)
+    ledger.jobs.reserve("hpc", key, BEAM, "P1.fx0001/b01")
+    ledger.jobs.mark_submitted("hpc", key, job_id)
     cluster.queue[job_id] = QueueRecord(state, "None", NAME, key, SUBMITTED, "n1")
 
 
 def states(ledger: Ledger) -> list[State]:
-    return [job.state for job in ledger.cluster_jobs("hpc")]
+    return [job.state for job in ledger.jobs.all("hpc")]
 
 
 def test_one_look_asks_after_every_open_job_and_no_other(
@@ -89,9 +89,9 @@ def test_one_look_asks_after_every_open_job_and_no_other(
 ) -> None:
     for number in range(3):
         submitted(ledger, cluster, number)
-    ledger.reserve_job("hpc", "d9-1", BEAM, "P1.fx0001/b01")
-    ledger.reserve_job("other", "d8-1", BEAM, "P1.fx0001/b01")
-    ledger.job_submitted("other", "d8-1", "108")
+    ledger.jobs.reserve("hpc", "d9-1", BEAM, "P1.fx0001/b01")
+    ledger.jobs.reserve("other", "d8-1", BEAM, "P1.fx0001/b01")
+    ledger.jobs.mark_submitted("other", "d8-1", "108")
     assert watching.poll_if_due() is True
     assert cluster.asked == [["100", "101", "102"]]
     assert states(ledger) == [State.RUNNING] * 3 + [State.RESERVED]
@@ -103,13 +103,13 @@ def test_two_jobs_of_one_id_are_each_judged_by_their_own_folder(
     # A controller that was restarted without its state gives out an id again.
     for beam, code in (("b01", 3), ("b02", 0)):
         key, place = f"{beam}-1", f"P1.fx0001/{beam}"
-        ledger.reserve_job("hpc", key, f"P1.fx0001__{beam}", place)
-        ledger.job_submitted("hpc", key, "100")
+        ledger.jobs.reserve("hpc", key, f"P1.fx0001__{beam}", place)
+        ledger.jobs.mark_submitted("hpc", key, "100")
         found = parse_result(result_text(exit_code=code))
         assert found is not None
         cluster.results[f"{ROOT}/{place}/{key}", "100"] = found
     assert watching.poll_if_due() is True
-    ends = {job.key: (job.state, job.exit_code) for job in ledger.cluster_jobs("hpc")}
+    ends = {job.key: (job.state, job.exit_code) for job in ledger.jobs.all("hpc")}
     assert ends == {"b01-1": (State.FAILED, 3), "b02-1": (State.SUCCEEDED, 0)}
 
 
@@ -140,22 +140,22 @@ def test_a_look_without_an_answer_changes_no_job_and_is_noted(
 ) -> None:
     submitted(ledger, cluster, 0)
     assert watching.poll_if_due() is True
-    before = ledger.cluster_jobs("hpc")
+    before = ledger.jobs.all("hpc")
     cluster.queue.clear()
     for failure in (SchedulerUnavailableError("squeue does not answer"), ConnectError("no route")):
         cluster.fails = failure
         for _ in range(10):
             clock.forward(60)
             assert watching.poll_if_due() is False
-    assert ledger.cluster_jobs("hpc") == before, "for as long as it takes"
-    look = ledger.cluster_poll("hpc")
+    assert ledger.jobs.all("hpc") == before, "for as long as it takes"
+    look = ledger.clusters.get("hpc")
     assert look is not None
     assert (look.failing_since, look.failure) == (NOW + timedelta(seconds=60), "no route")
     assert (look.looked_at, look.interval_seconds) == (NOW, 30)
     cluster.fails = None
     clock.forward(60)
     assert watching.poll_if_due() is True
-    look = ledger.cluster_poll("hpc")
+    look = ledger.clusters.get("hpc")
     assert look is not None and (look.failing_since, look.failure) == (None, "")
     assert states(ledger) == [State.RUNNING], "the silence begins when the queue has answered"
 
@@ -167,15 +167,15 @@ def test_who_is_interrupted_gives_the_turn_back_at_once(
     cluster.fails = KeyboardInterrupt()
     with pytest.raises(KeyboardInterrupt):
         watching.poll_if_due()
-    look = ledger.cluster_poll("hpc")
+    look = ledger.clusters.get("hpc")
     assert look is not None and look.looked_at is None, "nothing was seen"
     cluster.fails = ConnectError("no route")
     assert watching.poll_if_due() is False
     cluster.fails = KeyboardInterrupt()
-    ledger.poll_soon("hpc")
+    ledger.clusters.poll_soon("hpc")
     with pytest.raises(KeyboardInterrupt):
         watching.poll_if_due()
-    look = ledger.cluster_poll("hpc")
+    look = ledger.clusters.get("hpc")
     assert look is not None and (look.failing_since, look.failure) == (NOW, "no route")
     cluster.fails = None
     assert watching.poll_if_due() is True

@@ -33,7 +33,7 @@ def _hold(url: str, zone: str, me: int, times: int, log: Path) -> None:
         need = Need(SlotKind.GPU, "here")
 
         def taken(beam: str = beam, owner: str = owner, need: Need = need) -> Lease | None:
-            answer = ledger.acquire(beam, owner, need, stale_after=STALE, wait=WAIT)
+            answer = ledger.leases.acquire(beam, owner, need, stale_after=STALE, wait=WAIT)
             return answer if isinstance(answer, Lease) else None
 
         # Refusals are what most of the time goes to, and prove nothing: the takings do.
@@ -41,7 +41,7 @@ def _hold(url: str, zone: str, me: int, times: int, log: Path) -> None:
         assert found is not None
         note("acquire", found)
         note("release", found)
-        assert ledger.release(found)
+        assert ledger.leases.release(found)
 
 
 def hold_all(url: str, zone: str, times: int, log: Path) -> float:
@@ -54,7 +54,7 @@ def hold_all(url: str, zone: str, times: int, log: Path) -> float:
         log: Gets a line at each acquisition and release.
     """
     ledger = Ledger.open(url)
-    ledger.declare_slots("here", [Slot(SlotKind.GPU, index, f"GPU-{index}", 24000) for index in range(GPUS)])
+    ledger.slots.declare("here", [Slot(SlotKind.GPU, index, f"GPU-{index}", 24000) for index in range(GPUS)])
     began = time.monotonic()
     children = [Forked(functools.partial(_hold, url, zone, me, times, log)) for me in range(PROCESSES)]
     assert [child.wait() for child in children] == [0] * PROCESSES

@@ -30,7 +30,7 @@ MINUTE, NOTHING = timedelta(seconds=60), timedelta(0)
 
 
 def take(ledger: Ledger, cluster: str = "hpc", hold: timedelta = MINUTE) -> ClusterPoll | None:
-    return ledger.take_turn(cluster, shortest=timedelta(seconds=10), hold=hold)
+    return ledger.clusters.take_turn(cluster, shortest=timedelta(seconds=10), hold=hold)
 
 
 def turn(ledger: Ledger) -> ClusterPoll:
@@ -41,17 +41,17 @@ def turn(ledger: Ledger) -> ClusterPoll:
 
 def end(ledger: Ledger, taken: ClusterPoll, seconds: float = 10, failure: str | None = None) -> None:
     span = timedelta(seconds=seconds)
-    ledger.end_turn(taken, next_in=span, interval=span, failure=failure)
+    ledger.clusters.end_turn(taken, next_in=span, interval=span, failure=failure)
 
 
 def look(ledger: Ledger) -> ClusterPoll:
-    found = ledger.cluster_poll("hpc")
+    found = ledger.clusters.get("hpc")
     assert found is not None
     return found
 
 
 def test_the_first_who_asks_has_the_turn_and_nobody_beside_him(ledger: Ledger) -> None:
-    assert ledger.cluster_poll("hpc") is None
+    assert ledger.clusters.get("hpc") is None
     first = turn(ledger)
     assert (first.turn, first.interval_seconds, first.looking_until) == (1, 10, NOON + MINUTE)
     assert take(ledger) is None
@@ -69,13 +69,13 @@ def test_a_look_is_due_when_the_interval_is_over(ledger: Ledger, clock: Clock) -
 
 
 def test_a_look_can_be_made_due_at_once_but_not_by_pushing_in(ledger: Ledger, clock: Clock) -> None:
-    ledger.poll_soon("never-seen")
+    ledger.clusters.poll_soon("never-seen")
     taken = turn(ledger)
-    ledger.poll_soon("hpc")
+    ledger.clusters.poll_soon("hpc")
     assert take(ledger) is None, "somebody looks"
     end(ledger, taken, 1000)
     clock.forward(1)
-    ledger.poll_soon("hpc")
+    ledger.clusters.poll_soon("hpc")
     assert take(ledger) is not None
 
 
@@ -102,12 +102,12 @@ def test_who_has_seen_nothing_leaves_everything_as_it_was(ledger: Ledger, clock:
     before = look(ledger)
     clock.forward(15)
     first = turn(ledger)
-    ledger.leave_turn(first)
+    ledger.clusters.leave_turn(first)
     after = look(ledger)
     assert (after.failing_since, after.failure, after.looked_at) == (NOON, "no route", None)
     assert after.interval_seconds == before.interval_seconds
     second = turn(ledger)
-    ledger.leave_turn(first)
+    ledger.clusters.leave_turn(first)
     assert take(ledger) is None, "the turn has passed on"
     end(ledger, second)
 
@@ -156,7 +156,7 @@ def test_a_long_interval_is_kept(ledger: Ledger, clock: Clock) -> None:
 def test_what_our_folders_take_is_remembered(ledger: Ledger, clock: Clock) -> None:
     end(ledger, turn(ledger))
     clock.forward(5)
-    ledger.measured("hpc", 5e9)
+    ledger.clusters.record_usage("hpc", 5e9)
     assert (look(ledger).used_bytes, look(ledger).measured_at) == (5e9, NOON + timedelta(seconds=5))
     clock.forward(5)
     end(ledger, turn(ledger))
@@ -189,9 +189,9 @@ def _look_twice(url: str, me: int, start: Barrier, events: Path) -> None:
             assert taken is not None
             stream.write(f"{time.monotonic_ns()} begin {taken.turn}\n")
             # The others ask meanwhile.
-            ledger.cluster_jobs("hpc")
+            ledger.jobs.all("hpc")
             stream.write(f"{time.monotonic_ns()} end {taken.turn}\n")
-            ledger.end_turn(taken, next_in=NOTHING, interval=NOTHING)
+            ledger.clusters.end_turn(taken, next_in=NOTHING, interval=NOTHING)
 
 
 def test_eight_processes_never_look_at_once(url: str, fork: Fork, tmp_path: Path) -> None:
@@ -227,33 +227,35 @@ def test_a_killed_looker_holds_the_turn_no_longer_than_agreed(url: str, fork: Fo
     assert taken is not None and taken.turn == 2
 
 
-def _acquire(ledger: Ledger, owner: str, gone: str | None = None, beam: str = "b1") -> Lease | Refusal:
-    return ledger.acquire(beam, owner, Need(SlotKind.GPU, "hpc"), stale_after=MINUTE, gone=gone)
+def _acquire(ledger: Ledger, owner: str, finished: str | None = None, beam: str = "b1") -> Lease | Refusal:
+    return ledger.leases.acquire(
+        beam, owner, Need(SlotKind.GPU, "hpc"), stale_after=MINUTE, finished_owner=finished
+    )
 
 
 @pytest.fixture
 def held(ledger: Ledger) -> Lease:
     """The lease of a run whose job is on the cluster."""
-    ledger.declare_slots("hpc", [Slot(SlotKind.GPU, index) for index in range(2)])
+    ledger.slots.declare("hpc", [Slot(SlotKind.GPU, index) for index in range(2)])
     taken = _acquire(ledger, "run1")
     assert isinstance(taken, Lease)
-    return ledger.set_job(taken, "hpc", "100")
+    return ledger.leases.set_job(taken, "hpc", "100")
 
 
 def test_what_an_ended_run_has_held_passes_on_at_once_with_its_job(ledger: Ledger, held: Lease) -> None:
     assert _acquire(ledger, "run2") == Refusal("beam is being simulated by run run1", at_work=True)
-    taken = _acquire(ledger, "run2", gone="run1")
+    taken = _acquire(ledger, "run2", finished="run1")
     assert isinstance(taken, Lease)
     assert (taken.owner, taken.slots, taken.token) == ("run2", held.slots, held.token + 1)
     assert (taken.executor, taken.job_id) == ("hpc", "100")
-    assert not ledger.release(held), "the ended run has no right to it any more"
+    assert not ledger.leases.release(held), "the ended run has no right to it any more"
 
 
 def test_only_the_lease_of_the_ended_run_passes_on(ledger: Ledger, held: Lease) -> None:
-    assert _acquire(ledger, "run3", gone="run2") == Refusal(
+    assert _acquire(ledger, "run3", finished="run2") == Refusal(
         "beam is being simulated by run run1", at_work=True
     )
-    other = _acquire(ledger, "run3", gone="run1", beam="b2")
+    other = _acquire(ledger, "run3", finished="run1", beam="b2")
     assert isinstance(other, Lease)
     assert other.slots != held.slots, "another beam's lease is not touched"
-    assert ledger.lease_of("b1") == held
+    assert ledger.leases.get("b1") == held

@@ -54,9 +54,9 @@ def test_a_ledger_of_a_newer_program_is_refused_and_left_alone(url: str) -> None
 
 def test_what_was_written_is_there_after_opening_again(url: str) -> None:
     first = Ledger.open(url)
-    assert first.fraction_number("P1", ["d1"]) == 1
+    assert first.fractions.number("P1", ["d1"]) == 1
     first.close()
-    assert Ledger.open(url).fractions_of("P1") == {1: frozenset({"d1"})}
+    assert Ledger.open(url).fractions.of_plan("P1") == {1: frozenset({"d1"})}
 
 
 def test_many_processes_may_open_a_new_ledger_at_once(url: str, fork: Fork) -> None:
@@ -64,18 +64,18 @@ def test_many_processes_may_open_a_new_ledger_at_once(url: str, fork: Fork) -> N
 
     def work(name: str) -> None:
         start.wait(120)
-        Ledger.open(url).fraction_number("P1", [name])
+        Ledger.open(url).fractions.number("P1", [name])
 
     children = [fork(functools.partial(work, f"d{number}")) for number in range(6)]
     assert [child.wait() for child in children] == [0] * 6
-    assert sorted(Ledger.open(url).fractions_of("P1")) == [1, 2, 3, 4, 5, 6]
+    assert sorted(Ledger.open(url).fractions.of_plan("P1")) == [1, 2, 3, 4, 5, 6]
 
 
 def test_many_threads_may_open_and_use_one_ledger(url: str) -> None:
     numbers: list[int] = []
 
     def work(name: str) -> None:
-        numbers.append(Ledger.open(url).fraction_number("P1", [name]))
+        numbers.append(Ledger.open(url).fractions.number("P1", [name]))
 
     threads = [threading.Thread(target=work, args=(f"d{number}",)) for number in range(6)]
     for thread in threads:
@@ -86,37 +86,37 @@ def test_many_threads_may_open_and_use_one_ledger(url: str) -> None:
 
 
 def test_a_forked_child_uses_the_ledger_of_its_parent(ledger: Ledger, fork: Fork) -> None:
-    ledger.fraction_number("P1", ["d1"])
+    ledger.fractions.number("P1", ["d1"])
 
     def work() -> None:
-        assert ledger.fraction_number("P1", ["d2"]) == 2
+        assert ledger.fractions.number("P1", ["d2"]) == 2
 
     assert fork(work).wait() == 0
-    assert ledger.fraction_number("P1", ["d3"]) == 3
+    assert ledger.fractions.number("P1", ["d3"]) == 3
 
 
 @pytest.mark.parametrize("zone", ["Asia/Seoul", "UTC", "America/Los_Angeles"])
 def test_times_do_not_depend_on_the_zone_of_a_process(url: str, fork: Fork, zone: str) -> None:
     ledger = Ledger.open(url)
-    ledger.declare_slots("here", [Slot(SlotKind.CPU, 0)])
+    ledger.slots.declare("here", [Slot(SlotKind.CPU, 0)])
 
     def work() -> None:
         os.environ["TZ"] = zone
         time.tzset()
-        Ledger.open(url).acquire("b1", "run1", Need(SlotKind.CPU), stale_after=timedelta(seconds=60))
+        Ledger.open(url).leases.acquire("b1", "run1", Need(SlotKind.CPU), stale_after=timedelta(seconds=60))
 
     assert fork(work).wait() == 0
-    lease = ledger.lease_of("b1")
+    lease = ledger.leases.get("b1")
     assert lease is not None
     assert lease.heartbeat_at.utcoffset() == timedelta(0)
     assert abs(datetime.now(UTC) - lease.heartbeat_at) < timedelta(seconds=30)
-    refused = ledger.acquire("b1", "run2", Need(SlotKind.CPU), stale_after=timedelta(seconds=60))
+    refused = ledger.leases.acquire("b1", "run2", Need(SlotKind.CPU), stale_after=timedelta(seconds=60))
     assert not isinstance(refused, Lease)
 
 
 def test_a_moment_without_a_zone_is_refused(ledger: Ledger) -> None:
     with pytest.raises(sqlalchemy.exc.StatementError, match="time zone"):
-        ledger.see_arrival("a", "c", "f", False, "copying", datetime(2026, 3, 1))
+        ledger.arrivals.record("a", "c", "f", False, "copying", datetime(2026, 3, 1))
 
 
 def test_the_file_of_the_ledger_is_the_owners_alone(tmp_path: Path) -> None:
@@ -148,7 +148,7 @@ def test_a_file_that_is_no_database_is_an_infrastructure_error(tmp_path: Path) -
 def test_a_writer_waits_for_another_one(tmp_path: Path) -> None:
     url = sqlite_url(tmp_path / "ledger.db")
     ledger = Ledger.open(url)
-    ledger.declare_slots("here", [Slot(SlotKind.CPU, 0)])
+    ledger.slots.declare("here", [Slot(SlotKind.CPU, 0)])
     engine = _raw(url)
     connection = engine.raw_connection()
     connection.driver_connection.isolation_level = None  # type: ignore[union-attr]
@@ -156,13 +156,13 @@ def test_a_writer_waits_for_another_one(tmp_path: Path) -> None:
     done = threading.Event()
 
     def write() -> None:
-        ledger.fraction_number("P1", ["d1"])
+        ledger.fractions.number("P1", ["d1"])
         done.set()
 
     thread = threading.Thread(target=write)
     thread.start()
     assert not done.wait(0.5)
-    assert len(ledger.slots()) == 1, "readers do not wait"
+    assert len(ledger.slots.all()) == 1, "readers do not wait"
     connection.driver_connection.execute("COMMIT")  # type: ignore[union-attr]
     assert done.wait(10)
     thread.join()

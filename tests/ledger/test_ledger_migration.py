@@ -45,32 +45,32 @@ def test_leases_of_revision_2_are_kept_and_one_gpu_is_never_two_slots(url: str) 
             {"now": NOW},
         )
     ledger = Ledger.open(url, lambda: NOW)
-    assert [(s.host, s.index, s.uuid, s.usable) for s in ledger.slots()] == [
+    assert [(s.host, s.index, s.uuid, s.usable) for s in ledger.slots.all()] == [
         ("here", 0, "GPU-a", True),
         ("here", 1, "GPU-b", True),
         ("hpc", 0, "", True),
         ("hpc", 1, "", False),
     ]
-    held = ledger.lease_of("P1.fx0001__b02")
+    held = ledger.leases.get("P1.fx0001__b02")
     assert held is not None
     assert (held.owner, held.token, held.name, held.job_id) == ("run1", 3, "here/gpu0", "77:88")
-    assert ledger.renew(held).heartbeat_at == NOW
-    assert ledger.release(held)
-    ledger.declare_slots(
+    assert ledger.leases.renew(held).heartbeat_at == NOW
+    assert ledger.leases.release(held)
+    ledger.slots.declare(
         "here", [Slot(SlotKind.GPU, 0, "GPU-a", 24000), Slot(SlotKind.GPU, 1, "GPU-b", 24000)]
     )
-    found = ledger.acquire("P2.fx0001__b02", "run3", Need(SlotKind.GPU, "here", 2), stale_after=MINUTE)
-    assert found == ledger.lease_of("P2.fx0001__b02")
-    assert (ledger.gpus(), ledger.waiting_beams(), ledger.pool_limit("gpu")) == ([], [], None)
+    found = ledger.leases.acquire("P2.fx0001__b02", "run3", Need(SlotKind.GPU, "here", 2), stale_after=MINUTE)
+    assert found == ledger.leases.get("P2.fx0001__b02")
+    assert (ledger.gpus.all(), ledger.leases.waiting(), ledger.slots.pool_limit("gpu")) == ([], [], None)
 
 
 def test_a_migration_back_leaves_each_beam_one_slot(url: str) -> None:
     ledger = Ledger.open(url)
-    ledger.declare_slots("here", [Slot(SlotKind.CPU, index) for index in range(3)])
-    ledger.acquire("b1", "run1", Need(SlotKind.CPU, count=2), stale_after=MINUTE)
+    ledger.slots.declare("here", [Slot(SlotKind.CPU, index) for index in range(3)])
+    ledger.leases.acquire("b1", "run1", Need(SlotKind.CPU, count=2), stale_after=MINUTE)
     engine = _moved(url, command.downgrade, "0002")
     with engine.connect() as connection:
         rows = connection.exec_driver_sql("SELECT slot_index, beam FROM mqi_slot ORDER BY slot_index").all()
     assert [tuple(row) for row in rows] == [(0, "b1"), (1, None), (2, None)]
-    (again,) = Ledger.open(url).leases()
+    (again,) = Ledger.open(url).leases.all()
     assert (again.beam, again.name) == ("b1", "here/cpu0")

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from mqi_dagster.errors import ConfigurationError
-from mqi_dagster.ledger.place import ledger_url
+from mqi_dagster.ledger.location import ledger_url
 from mqi_dagster.operations.instance import instance_settings
 from mqi_dagster.settings import Settings, parse_settings
 

@@ -16,93 +16,93 @@ if TYPE_CHECKING:
 
 
 def test_fractions_are_numbered_in_the_order_of_first_sight_and_never_move(ledger: Ledger) -> None:
-    assert ledger.fraction_number("P1", ["tuesday1", "tuesday2"]) == 1
-    assert ledger.fraction_number("P1", ["monday1"]) == 2, "an earlier fraction that arrives late"
-    assert ledger.fraction_number("P2", ["tuesday1"]) == 1, "plans do not share numbers"
-    assert ledger.fraction_number("P1", ["tuesday2", "tuesday3"]) == 1, "a late beam of the first one"
-    assert ledger.fraction_number("P1", ["tuesday3"]) == 1, "the late beam is remembered"
-    assert ledger.fractions_of("P1") == {
+    assert ledger.fractions.number("P1", ["tuesday1", "tuesday2"]) == 1
+    assert ledger.fractions.number("P1", ["monday1"]) == 2, "an earlier fraction that arrives late"
+    assert ledger.fractions.number("P2", ["tuesday1"]) == 1, "plans do not share numbers"
+    assert ledger.fractions.number("P1", ["tuesday2", "tuesday3"]) == 1, "a late beam of the first one"
+    assert ledger.fractions.number("P1", ["tuesday3"]) == 1, "the late beam is remembered"
+    assert ledger.fractions.of_plan("P1") == {
         1: frozenset({"tuesday1", "tuesday2", "tuesday3"}),
         2: frozenset({"monday1"}),
     }
 
 
 def test_deliveries_of_two_known_fractions_are_an_error_that_changes_nothing(ledger: Ledger) -> None:
-    ledger.fraction_number("P1", ["a"])
-    ledger.fraction_number("P1", ["b"])
+    ledger.fractions.number("P1", ["a"])
+    ledger.fractions.number("P1", ["b"])
     with pytest.raises(InputError, match="1 and 2"):
-        ledger.fraction_number("P1", ["a", "b", "c"])
-    assert ledger.fractions_of("P1") == {1: frozenset({"a"}), 2: frozenset({"b"})}
+        ledger.fractions.number("P1", ["a", "b", "c"])
+    assert ledger.fractions.of_plan("P1") == {1: frozenset({"a"}), 2: frozenset({"b"})}
     with pytest.raises(InputError):
-        ledger.fraction_number("P1", [])
+        ledger.fractions.number("P1", [])
 
 
 def test_an_arrival_is_open_until_its_present_files_were_requested(ledger: Ledger, clock: Clock) -> None:
     later = datetime(2026, 3, 1, 12, 1, tzinfo=UTC)
-    ledger.see_arrival("a1", "P1.fx0001", "f1", False, "still copying", later)
-    assert ledger.open_arrivals(10) == []
-    assert [(row.case, row.reason, row.next_check) for row in ledger.waiting_arrivals()] == [
+    ledger.arrivals.record("a1", "P1.fx0001", "f1", False, "still copying", later)
+    assert ledger.arrivals.open(10) == []
+    assert [(row.case, row.reason, row.next_check) for row in ledger.arrivals.waiting()] == [
         ("P1.fx0001", "still copying", later)
     ]
     clock.forward(60)
-    ledger.see_arrival("a1", "P1.fx0001", "f2", True, "", None)
-    assert ledger.waiting_arrivals() == []
-    (row,) = ledger.open_arrivals(10)
+    ledger.arrivals.record("a1", "P1.fx0001", "f2", True, "", None)
+    assert ledger.arrivals.waiting() == []
+    (row,) = ledger.arrivals.open(10)
     assert row.first_seen == datetime(2026, 3, 1, 12, 0, tzinfo=UTC)
     assert row.changed_at == datetime(2026, 3, 1, 12, 1, tzinfo=UTC)
-    ledger.mark_requested("P1.fx0001", "f2")
-    assert ledger.open_arrivals(10) == []
-    ledger.see_arrival("a1", "P1.fx0001", "f2", True, "", None)
-    assert ledger.open_arrivals(10) == [], "the same files are not requested twice"
-    ledger.see_arrival("a1", "P1.fx0001", "f3", True, "", None)
-    assert [row.fingerprint for row in ledger.open_arrivals(10)] == ["f3"], "a late beam"
+    ledger.arrivals.mark_requested("P1.fx0001", "f2")
+    assert ledger.arrivals.open(10) == []
+    ledger.arrivals.record("a1", "P1.fx0001", "f2", True, "", None)
+    assert ledger.arrivals.open(10) == [], "the same files are not requested twice"
+    ledger.arrivals.record("a1", "P1.fx0001", "f3", True, "", None)
+    assert [row.fingerprint for row in ledger.arrivals.open(10)] == ["f3"], "a late beam"
 
 
 def test_a_request_for_older_files_leaves_the_newer_ones_open(ledger: Ledger) -> None:
-    ledger.see_arrival("a1", "c1", "f2", True, "", None)
-    ledger.mark_requested("c1", "f1")
-    assert [row.case for row in ledger.open_arrivals(10)] == ["c1"]
+    ledger.arrivals.record("a1", "c1", "f2", True, "", None)
+    ledger.arrivals.mark_requested("c1", "f1")
+    assert [row.case for row in ledger.arrivals.open(10)] == ["c1"]
     with pytest.raises(InfrastructureError):
-        ledger.mark_requested("never-seen", "f1")
+        ledger.arrivals.mark_requested("never-seen", "f1")
 
 
 def test_urgent_arrivals_come_first_then_the_oldest(ledger: Ledger, clock: Clock) -> None:
     for case, priority in (("c1", 0), ("c2", 5), ("c3", 0), ("c4", 5)):
-        ledger.see_arrival(case, case, "f", True, "", None, priority)
+        ledger.arrivals.record(case, case, "f", True, "", None, priority)
         clock.forward(1)
-    assert [row.case for row in ledger.open_arrivals(3)] == ["c2", "c4", "c1"]
-    assert ledger.arrival("c3") is not None
-    assert ledger.arrival("c9") is None
+    assert [row.case for row in ledger.arrivals.open(3)] == ["c2", "c4", "c1"]
+    assert ledger.arrivals.get("c3") is not None
+    assert ledger.arrivals.get("c9") is None
 
 
 def test_an_unreadable_arrival_gives_way_to_what_it_turned_out_to_be(ledger: Ledger, clock: Clock) -> None:
-    ledger.see_arrival("a1", "X1.fx0001", "f1", False, "no plan yet", None)
-    ledger.see_arrival("a2", "X2.fx0001", "f1", True, "", None)
-    ledger.mark_requested("X2.fx0001", "f1")
+    ledger.arrivals.record("a1", "X1.fx0001", "f1", False, "no plan yet", None)
+    ledger.arrivals.record("a2", "X2.fx0001", "f1", True, "", None)
+    ledger.arrivals.mark_requested("X2.fx0001", "f1")
     clock.forward(1)
-    ledger.see_arrival("a1", "P1.fx0001", "f2", True, "", None)
-    assert ledger.forget_unrequested("a1", keep=["P1.fx0001"]) == 1
-    assert ledger.forget_unrequested("a2", keep=[]) == 0, "what was requested stays in sight"
-    assert [row.case for row in ledger.all_arrivals()] == ["X2.fx0001", "P1.fx0001"]
+    ledger.arrivals.record("a1", "P1.fx0001", "f2", True, "", None)
+    assert ledger.arrivals.forget_unrequested("a1", keep=["P1.fx0001"]) == 1
+    assert ledger.arrivals.forget_unrequested("a2", keep=[]) == 0, "what was requested stays in sight"
+    assert [row.case for row in ledger.arrivals.all()] == ["X2.fx0001", "P1.fx0001"]
 
 
 def test_the_attempt_number_rises_only_after_an_engine_failure(ledger: Ledger) -> None:
-    first = ledger.begin_attempt("b1", "d1", "run1")
+    first = ledger.attempts.begin("b1", "d1", "run1")
     assert (first.number, first.job_key) == (1, "d1-1")
-    continued = ledger.begin_attempt("b1", "d1", "run2")
+    continued = ledger.attempts.begin("b1", "d1", "run2")
     assert (continued.number, continued.id, continued.run_id) == (1, first.id, "run2")
-    ledger.end_attempt(continued, "lost", "worker died")
-    again = ledger.begin_attempt("b1", "d1", "run3")
+    ledger.attempts.end(continued, "lost", "worker died")
+    again = ledger.attempts.begin("b1", "d1", "run3")
     assert again.number == 1, "a lost worker costs nothing"
-    ledger.end_attempt(again, Outcome.CANCELLED)
-    once_more = ledger.begin_attempt("b1", "d1", "run4")
+    ledger.attempts.end(again, Outcome.CANCELLED)
+    once_more = ledger.attempts.begin("b1", "d1", "run4")
     assert once_more.number == 1
-    ledger.end_attempt(once_more, "failed", "exit code 3")
-    second = ledger.begin_attempt("b1", "d1", "run5")
+    ledger.attempts.end(once_more, "failed", "exit code 3")
+    second = ledger.attempts.begin("b1", "d1", "run5")
     assert second.number == 2
-    assert ledger.failures("b1", "d1") == 1
-    assert ledger.begin_attempt("b1", "other", "run6").number == 1
-    assert [(row.number, row.outcome, row.cause) for row in ledger.attempts("b1")] == [
+    assert ledger.attempts.failures("b1", "d1") == 1
+    assert ledger.attempts.begin("b1", "other", "run6").number == 1
+    assert [(row.number, row.outcome, row.cause) for row in ledger.attempts.history("b1")] == [
         (1, "lost", "worker died"),
         (1, "cancelled", None),
         (1, "failed", "exit code 3"),
@@ -112,48 +112,48 @@ def test_the_attempt_number_rises_only_after_an_engine_failure(ledger: Ledger) -
 
 
 def test_a_result_whose_run_died_before_its_attempt_had_ended_is_noted_once(ledger: Ledger) -> None:
-    ledger.note_succeeded("b1", "d1", "run1")
-    assert ledger.attempts("b1") == [], "nothing was ever tried"
-    ledger.begin_attempt("b1", "d1", "run1")
-    lost = ledger.begin_attempt("b1", "d2", "run1")
-    ledger.end_attempt(lost, Outcome.LOST, "its worker died")
+    ledger.attempts.record_success("b1", "d1", "run1")
+    assert ledger.attempts.history("b1") == [], "nothing was ever tried"
+    ledger.attempts.begin("b1", "d1", "run1")
+    lost = ledger.attempts.begin("b1", "d2", "run1")
+    ledger.attempts.end(lost, Outcome.LOST, "its worker died")
     for digest in ("d1", "d2", "d1", "d2"):
-        ledger.note_succeeded("b1", digest, "run2")
-    told = [(one.digest, one.number, one.run_id, one.outcome) for one in ledger.attempts("b1")]
+        ledger.attempts.record_success("b1", digest, "run2")
+    told = [(one.digest, one.number, one.run_id, one.outcome) for one in ledger.attempts.history("b1")]
     assert told == [
         ("d1", 1, "run1", Outcome.SUCCEEDED),
         ("d2", 1, "run1", Outcome.LOST),
         ("d2", 1, "run2", Outcome.SUCCEEDED),
     ]
-    assert ledger.succeeded({"b1"}) == {("b1", "d1-1"), ("b1", "d2-1")}
+    assert ledger.attempts.succeeded({"b1"}) == {("b1", "d1-1"), ("b1", "d2-1")}
 
 
 def test_a_run_that_lost_its_attempt_cannot_end_it(ledger: Ledger) -> None:
-    old = ledger.begin_attempt("b1", "d1", "run1")
-    new = ledger.begin_attempt("b1", "d1", "run2")
+    old = ledger.attempts.begin("b1", "d1", "run1")
+    new = ledger.attempts.begin("b1", "d1", "run2")
     with pytest.raises(LeaseLostError):
-        ledger.end_attempt(old, "failed", "killed")
-    assert ledger.failures("b1", "d1") == 0
-    ledger.end_attempt(new, "succeeded")
-    assert ledger.end_attempt(new, "succeeded").outcome is Outcome.SUCCEEDED
+        ledger.attempts.end(old, "failed", "killed")
+    assert ledger.attempts.failures("b1", "d1") == 0
+    ledger.attempts.end(new, "succeeded")
+    assert ledger.attempts.end(new, "succeeded").outcome is Outcome.SUCCEEDED
     with pytest.raises(LeaseLostError, match="already ended"):
-        ledger.end_attempt(new, "failed")
+        ledger.attempts.end(new, "failed")
     with pytest.raises(ValueError, match="nonsense"):
-        ledger.end_attempt(new, "nonsense")
+        ledger.attempts.end(new, "nonsense")
 
 
 def test_progress_never_goes_back_within_an_attempt_of_a_run(ledger: Ledger, clock: Clock) -> None:
-    ledger.report("b1", "run1", "simulating", 2, 4, 50.0, 1e5, "batch 2 of 4")
-    assert ledger.report("b1", "run1", "simulating", 1, 4, 25.0, 1e4, "late line").percent == 50.0
-    assert ledger.report("b1", "run1", "simulating", 4, 4, 140.0, 2e5, "").percent == 100.0
-    assert ledger.report("b1", "run1", "simulating", percent=5.0, attempt=2).percent == 5.0
-    assert ledger.report("b1", "run2", "staging", percent=1.0, attempt=2).percent == 1.0
+    ledger.progress.record("b1", "run1", "simulating", 2, 4, 50.0, 1e5, "batch 2 of 4")
+    assert ledger.progress.record("b1", "run1", "simulating", 1, 4, 25.0, 1e4, "late line").percent == 50.0
+    assert ledger.progress.record("b1", "run1", "simulating", 4, 4, 140.0, 2e5, "").percent == 100.0
+    assert ledger.progress.record("b1", "run1", "simulating", percent=5.0, attempt=2).percent == 5.0
+    assert ledger.progress.record("b1", "run2", "staging", percent=1.0, attempt=2).percent == 1.0
     clock.forward(1)
-    ledger.report("b2", "run3", "waiting", message="no free slot")
-    assert [(row.beam, row.phase, row.percent) for row in ledger.all_progress()] == [
+    ledger.progress.record("b2", "run3", "waiting", message="no free slot")
+    assert [(row.beam, row.phase, row.percent) for row in ledger.progress.all()] == [
         ("b2", "waiting", 0.0),
         ("b1", "staging", 1.0),
     ]
-    assert ledger.progress("b3") is None
+    assert ledger.progress.get("b3") is None
     with pytest.raises(ValueError, match="not a number"):
-        ledger.report("b1", "run2", "x", percent=math.nan)
+        ledger.progress.record("b1", "run2", "x", percent=math.nan)

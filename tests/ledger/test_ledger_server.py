@@ -11,8 +11,8 @@ import pytest
 
 from mqi_dagster.errors import InfrastructureError, Retry
 from mqi_dagster.ledger import Lease, LeaseKeeper, Ledger, Slot, SlotKind
-from mqi_dagster.ledger.availability import Need
-from mqi_dagster.ledger.database import standing_still
+from mqi_dagster.ledger.database import Database, standing_still
+from mqi_dagster.ledger.leases import Need
 from tests.postgres.postgres_server import Server
 from tests.waiting import wait_for
 
@@ -24,14 +24,14 @@ STALE = timedelta(seconds=60)
 @pytest.fixture
 def ledger(postgres: Server) -> Iterator[Ledger]:
     opened = Ledger.open(postgres.new_database("away"))
-    opened.declare_slots("here", [Slot(SlotKind.CPU, 0)])
+    opened.slots.declare("here", [Slot(SlotKind.CPU, 0)])
     yield opened
     opened.close()
     postgres.start()
 
 
 def acquired(ledger: Ledger) -> Lease:
-    lease = ledger.acquire("b1", "run1", Need(SlotKind.CPU), stale_after=STALE)
+    lease = ledger.leases.acquire("b1", "run1", Need(SlotKind.CPU), stale_after=STALE)
     assert isinstance(lease, Lease)
     return lease
 
@@ -42,33 +42,33 @@ def test_a_server_that_comes_back_is_waited_for(ledger: Ledger, postgres: Server
     back = threading.Timer(1.0, postgres.start)
     back.start()
     try:
-        assert ledger.report("b1", "run1", "simulating", percent=50).percent == 50
-        assert ledger.leases() == [lease]
+        assert ledger.progress.record("b1", "run1", "simulating", percent=50).percent == 50
+        assert ledger.leases.all() == [lease]
     finally:
         back.join()
-    assert ledger.release(lease)
+    assert ledger.leases.release(lease)
 
 
 def test_a_server_that_stays_away_is_an_error_that_is_worth_another_try(
     ledger: Ledger, postgres: Server
 ) -> None:
     lease = acquired(ledger)
-    ledger.patience_seconds = 1.0
+    ledger.database.patience_seconds = 1.0
     postgres.kill()
     calls = [
-        lambda: ledger.acquire("b1", "run1", Need(SlotKind.CPU), stale_after=STALE),
-        lambda: ledger.leases(),
-        lambda: ledger.report("b1", "run1", "simulating"),
-        lambda: ledger.release(lease),
-        lambda: ledger.fraction_number("P1", ["d1"]),
-        lambda: ledger.begin_attempt("b1", "0" * 64, "run1"),
+        lambda: ledger.leases.acquire("b1", "run1", Need(SlotKind.CPU), stale_after=STALE),
+        lambda: ledger.leases.all(),
+        lambda: ledger.progress.record("b1", "run1", "simulating"),
+        lambda: ledger.leases.release(lease),
+        lambda: ledger.fractions.number("P1", ["d1"]),
+        lambda: ledger.attempts.begin("b1", "0" * 64, "run1"),
     ]
     for call in calls:
         with pytest.raises(InfrastructureError, match="the ledger's database failed") as caught:
             call()
         assert caught.value.retry is Retry.FOREVER
     postgres.start()
-    assert ledger.leases() == [lease]
+    assert ledger.leases.all() == [lease]
 
 
 def test_a_heartbeat_does_not_wait_and_the_lease_outlives_a_short_absence(
@@ -76,13 +76,13 @@ def test_a_heartbeat_does_not_wait_and_the_lease_outlives_a_short_absence(
 ) -> None:
     lease = acquired(ledger)
     every = timedelta(seconds=0.2)
-    with LeaseKeeper(ledger, lease, every=every) as keeper:
+    with LeaseKeeper(ledger.leases, lease, every=every) as keeper:
         postgres.kill()
         with pytest.raises(InfrastructureError):
-            ledger.renew(lease)
+            ledger.leases.renew(lease)
         postgres.start()
         wait_for(
-            lambda: (found := ledger.lease_of("b1")) and found.heartbeat_at > lease.heartbeat_at,
+            lambda: (found := ledger.leases.get("b1")) and found.heartbeat_at > lease.heartbeat_at,
             "a heartbeat",
         )
         keeper.check()
@@ -91,7 +91,7 @@ def test_a_heartbeat_does_not_wait_and_the_lease_outlives_a_short_absence(
 def test_a_port_behind_which_nobody_speaks_holds_nobody() -> None:
     with socket.create_server(("127.0.0.1", 0)) as silent:
 
-        class Hasty(Ledger):
+        class Hasty(Database):
             patience_seconds = 0.0
 
         with pytest.raises(InfrastructureError):

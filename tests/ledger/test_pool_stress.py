@@ -35,8 +35,8 @@ def fight(url: str, zone: str, times: int, log: Path) -> None:
     assert sum(held.values()) == PROCESSES * times
     assert set(held) == {f"GPU-{index}" for index in range(GPUS)}
     ledger = Ledger.open(url)
-    assert ledger.leases() == []
-    assert ledger.waiting_beams() == []
+    assert ledger.leases.all() == []
+    assert ledger.leases.waiting() == []
     print(f"{PROCESSES} x {times} acquisitions on {GPUS} GPUs, {zone}: {seconds:.1f} s")
 
 

@@ -128,7 +128,7 @@ def concluding(chain: Chain, case: str) -> None:
 
 def waits_for_target(chain: Chain, case: str) -> None:
     run = chain.instance.get_runs(limit=1)[0]
-    chain.site.ledger.report(case, run.run_id, "waiting for the target", message=AWAY)
+    chain.site.ledger.progress.record(case, run.run_id, "waiting for the target", message=AWAY)
 
 
 def worker_gone(chain: Chain, case: str) -> None:
@@ -239,7 +239,7 @@ def asked(chain: Chain, case: str) -> bool:
     manifest = find_manifest(chain.instance, chain.site.store, case)
     if manifest is None:
         return False
-    request = conclusion_request(chain.instance, manifest, chain.site.ledger.arrival(case))
+    request = conclusion_request(chain.instance, manifest, chain.site.ledger.arrivals.get(case))
     if request is None:
         return False
     return not any(run.tags.get("dagster/run_key") == request.run_key for run in chain.instance.get_runs())
@@ -259,7 +259,7 @@ def retried(chain: Chain, case: str) -> list[str]:
 
 
 def taken_in_anew_after_a_move(chain: Chain, case: str) -> bool:
-    arrival = chain.site.ledger.arrival(case)
+    arrival = chain.site.ledger.arrivals.get(case)
     assert arrival is not None
     moved = replace(arrival, arrival="somewhere else")
     found = find_case(chain.site, case)
@@ -310,7 +310,7 @@ def test_every_surface_says_the_same_of_a_case_after_everything_that_happens_to_
         assert asked(chain, case) is row.asked, row.what
         assert len(takeable(chain, case)) == row.removable, row.what
         assert retried(chain, case) == partitions[row.retried], row.what
-        alarms = [alarm.kind.value for alarm in chain.site.ledger.alarms()]
+        alarms = [alarm.kind.value for alarm in chain.site.ledger.alarms.open()]
         assert alarms == ([row.alarm] if row.alarm else []), row.what
         if "in work" not in (row.case[0], (row.beam or row.case)[0]):
             assert taken_in_anew_after_a_move(chain, case) is not row.is_concluded, row.what

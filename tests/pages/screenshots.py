@@ -94,18 +94,18 @@ def pictures(instance: dg.DagsterInstance, beam: str) -> None:
 
 def fail_one(page: Page, address: str, site: Site, instance: dg.DagsterInstance) -> None:
     """Deliver a second case, show its first engine at work, and kill that engine."""
-    if not site.ledger.leases():
+    if not site.ledger.leases.all():
         seed = 1 + sum(path.is_dir() for path in site.inbox.iterdir())
         simulate_delivery(DeliveryRequest(seed=seed), site.machines.named("GENERIC"), site.inbox)
-    wait_for(lambda: any(lease.job_id for lease in site.ledger.leases()), "an engine at work", 600)
-    lease = next(lease for lease in site.ledger.leases() if lease.job_id)
+    wait_for(lambda: any(lease.job_id for lease in site.ledger.leases.all()), "an engine at work", 600)
+    lease = next(lease for lease in site.ledger.leases.all() if lease.job_id)
     page.goto(f"{address}/runs")
     page.get_by_text("mqi/progress").first.wait_for()
     shot(page, "runs.png")
     page.goto(f"{address}/runs/{lease.owner}")
     page.get_by_text("simulating on").first.wait_for()
     shot(page, "run.png")
-    lease = next(lease for lease in site.ledger.leases() if lease.job_id)
+    lease = next(lease for lease in site.ledger.leases.all() if lease.job_id)
     assert lease.job_id is not None
     os.kill(int(lease.job_id.split(":")[0]), signal.SIGKILL)
     failed = dg.RunsFilter([lease.owner], statuses=[dg.DagsterRunStatus.FAILURE])

@@ -11,7 +11,7 @@ from pathlib import Path
 import dagster as dg
 import pytest
 
-from mqi_dagster.ledger.place import DATABASE_VARIABLE
+from mqi_dagster.ledger.location import DATABASE_VARIABLE
 from mqi_dagster.operations.instance import open_instance, write_instance
 from mqi_dagster.settings import Settings, parse_settings
 from tests.postgres.postgres_server import Server, running_postgres

@@ -17,7 +17,7 @@ from typer.testing import CliRunner
 from mqi_dagster.cli.app import app
 from mqi_dagster.errors import ConfigurationError, MqiError, StoreError
 from mqi_dagster.ledger import Lease, Ledger, Need, Slot, SlotKind
-from mqi_dagster.ledger.place import ledger_url
+from mqi_dagster.ledger.location import ledger_url
 from mqi_dagster.operations import service_locks
 from mqi_dagster.operations.instance import open_instance
 from mqi_dagster.operations.service_locks import Service
@@ -66,7 +66,7 @@ def site(request: pytest.FixtureRequest, tmp_path: Path) -> Path:
 
 def fill(settings: Settings) -> None:
     ledger = Ledger.open(ledger_url(settings))
-    assert ledger.fraction_number("P1", ["d1"]) == 1
+    assert ledger.fractions.number("P1", ["d1"]) == 1
     ledger.close()
     with open_instance(settings) as instance:
         instance.add_dynamic_partitions("case", ["P1.fx0001"])
@@ -76,7 +76,7 @@ def fill(settings: Settings) -> None:
 
 def found(settings: Settings) -> tuple[object, ...]:
     ledger = Ledger.open(ledger_url(settings))
-    fractions = ledger.fractions_of("P1")
+    fractions = ledger.fractions.of_plan("P1")
     ledger.close()
     with open_instance(settings) as instance:
         made = instance.fetch_materializations(dg.AssetKey("rt_dose"), limit=9).records
@@ -189,15 +189,15 @@ def test_no_slot_of_another_machine_is_held_after_a_restore(tmp_path: Path) -> N
     (site / "mqi.yaml").write_text(yaml.safe_dump(content))
     ledger = Ledger.open(ledger_url(read_settings(site / "mqi.yaml")))
     for number, name in enumerate(["hpc", "old-machine", "storage", this_host()]):
-        ledger.declare_slots(name, [Slot(SlotKind.CPU, 0)])
+        ledger.slots.declare(name, [Slot(SlotKind.CPU, 0)])
         need, minute = Need(SlotKind.CPU, name), timedelta(seconds=60)
-        assert isinstance(ledger.acquire(f"b{number}", "run", need, stale_after=minute), Lease)
+        assert isinstance(ledger.leases.acquire(f"b{number}", "run", need, stale_after=minute), Lease)
     ledger.close()
     mqi("backup", tmp_path / "backup", "--site", site)
     mqi("restore", tmp_path / "backup", tmp_path / "other")
     restored = Ledger.open(ledger_url(read_settings(tmp_path / "other/mqi.yaml")))
     # The job on the cluster is taken over; what this machine holds, its workers' signs of life decide.
-    assert {lease.host for lease in restored.leases()} == {"hpc", this_host()}
+    assert {lease.host for lease in restored.leases.all()} == {"hpc", this_host()}
     restored.close()
 
 
@@ -257,7 +257,7 @@ def test_a_backup_before_an_upgrade_holds_the_ledger_as_it_is(tmp_path: Path) ->
     # The next start migrates it, here and where the backup is restored.
     mqi("restore", tmp_path / "backup", tmp_path / "other")
     for settings in (read_settings(site / "mqi.yaml"), read_settings(tmp_path / "other/mqi.yaml")):
-        assert Ledger.open(ledger_url(settings)).open_retries() == []
+        assert Ledger.open(ledger_url(settings)).outcomes.open_retries() == []
 
 
 LARGE = (

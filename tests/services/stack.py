@@ -22,7 +22,7 @@ from dagster._core.scheduler.instigation import TickStatus
 
 from mqi_dagster.execution.processes import process_alive, process_id
 from mqi_dagster.ledger.ledger import Ledger
-from mqi_dagster.ledger.place import ledger_url
+from mqi_dagster.ledger.location import ledger_url
 from mqi_dagster.machine import read_machines
 from mqi_dagster.operations.instance import open_instance
 from mqi_dagster.partitions import case_key

@@ -53,4 +53,4 @@ def test_every_case_of_a_restored_site_concludes_once(stacks: tuple[Stack, Stack
     made_once(second, in_work, 2, interrupted=True)
     made_once(second, done, 2)
     assert len(second.starts()) <= 2 + 2 + 1, "only the engine that was running was started again"
-    assert second.ledger().leases() == []
+    assert second.ledger().leases.all() == []

@@ -78,7 +78,7 @@ def test_after_a_machine_crash_the_beam_is_taken_up_again_with_the_same_attempt(
     case = site.case_of(site.deliver(seed=71, beams=1))
     engine = engine_of(site)
     (crashed,) = site.runs("beam")
-    lease = site.ledger().lease_of(f"{case}__b02")
+    lease = site.ledger().leases.get(f"{case}__b02")
     assert lease is not None and lease.owner == crashed.run_id
     start_again = site.crash("code-location", worker_of(engine))
     wait_for(lambda: engine not in site.engines(), "the engine dies with its worker")
@@ -92,10 +92,10 @@ def test_after_a_machine_crash_the_beam_is_taken_up_again_with_the_same_attempt(
     assert (first.run_id, first.status) == (crashed.run_id, dg.DagsterRunStatus.FAILURE)
     assert second.status is dg.DagsterRunStatus.SUCCESS
     assert second.tags["mqi/retry_of"] == first.run_id
-    attempts = [(one.number, one.outcome) for one in site.ledger().attempts(f"{case}__b02")]
+    attempts = [(one.number, one.outcome) for one in site.ledger().attempts.history(f"{case}__b02")]
     assert attempts == [(1, "succeeded")]
-    assert site.ledger().leases() == []
-    assert site.ledger().alarms(open_only=False) == [], "what goes on by itself is no alarm"
+    assert site.ledger().leases.all() == []
+    assert site.ledger().alarms.all() == [], "what goes on by itself is no alarm"
     assert site.materialised("interpreted_csvs") == {f"{case}__b02": 1}, "a finished step is not repeated"
 
 
@@ -105,11 +105,11 @@ def test_a_worker_that_stands_still_longer_than_its_heartbeat_keeps_its_run(site
     worker = worker_of(engine_of(site))
     stand_still(site, worker)
     try:
-        lease = site.ledger().lease_of(f"{case}__b02")
+        lease = site.ledger().leases.get(f"{case}__b02")
         assert lease is not None
         stale = lease.heartbeat_at.timestamp() + STALE_SECONDS
         wait_for(lambda: len(site.ticks_since("reaper", stale)) >= 3, "the reaper has looked three times")
-        assert site.ledger().lease_of(f"{case}__b02") == lease
+        assert site.ledger().leases.get(f"{case}__b02") == lease
         assert [run.status for run in site.runs("beam")] == [dg.DagsterRunStatus.STARTED]
     finally:
         os.kill(worker, signal.SIGCONT)
@@ -135,20 +135,20 @@ def test_a_cancelled_run_whose_worker_is_gone_is_ended_and_frees_its_slot(site: 
     )
     site.crash("code-location", worker)()
     wait_for(lambda: not site.unfinished(), "the run has ended", report=site.report)
-    wait_for(lambda: site.ledger().leases() == [], "the slot is free", report=site.report)
+    wait_for(lambda: site.ledger().leases.all() == [], "the slot is free", report=site.report)
     assert [run.status for run in site.runs("beam")] == [dg.DagsterRunStatus.CANCELED]
     assert site.concluded(case) == 0
-    assert site.ledger().alarms() == []
+    assert site.ledger().alarms.open() == []
 
 
 def test_an_engine_that_fails_for_good_is_an_alarm_with_its_cause_until_it_succeeds(site: Stack) -> None:
     site.steer(seconds=0, failing=("1G000:TX",))
     case = site.case_of(site.deliver(seed=74, beams=1))
-    (alarm,) = wait_for(lambda: site.ledger().alarms(), "an alarm", 240, report=site.report)
+    (alarm,) = wait_for(lambda: site.ledger().alarms.open(), "an alarm", 240, report=site.report)
     assert (alarm.kind, alarm.subject, alarm.count) == ("beam_failed", f"{case}__b02", 1)
     assert "exit code" in alarm.text and "mqi case retry" in alarm.text
     assert [run.status for run in site.runs("beam")] == [dg.DagsterRunStatus.FAILURE]
     site.steer()
     site._mqi("case", "retry", case, "--site", str(site.site))
     site.wait_for_conclusion(case)
-    wait_for(lambda: not site.ledger().alarms(), "the alarm is cleared", report=site.report)
+    wait_for(lambda: not site.ledger().alarms.open(), "the alarm is cleared", report=site.report)

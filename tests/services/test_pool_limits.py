@@ -78,7 +78,7 @@ def test_twenty_beams_backfilled_beside_their_own_runs_never_have_more_than_two_
     assert untagged == [], "the pages know nothing of our tags, so only pool and lease have held"
     assert at_once(pool.traced()) == 2
     assert len(pool.starts()) == len(set(pool.starts())) == 20, "no beam was simulated twice"
-    assert pool.ledger().leases() == []
+    assert pool.ledger().leases.all() == []
 
 
 def test_an_urgent_case_overtakes_what_waits(pool: Stack) -> None:
@@ -87,7 +87,7 @@ def test_an_urgent_case_overtakes_what_waits(pool: Stack) -> None:
     ordinary = pool.case_of(pool.deliver(seed=42, beams=8))
     wait_for(lambda: len(pool.traced()) - before >= 2, "two engines run", 300, report=pool.report)
     urgent = pool.case_of(pool.deliver(seed=43, beams=1))
-    wait_for(lambda: pool.ledger().arrival(urgent), "the urgent case is seen", report=pool.report)
+    wait_for(lambda: pool.ledger().arrivals.get(urgent), "the urgent case is seen", report=pool.report)
     command = [str(MQI), "case", "priority", urgent, "7", "--site", str(pool.site)]
     done = subprocess.run(command, capture_output=True, text=True, timeout=150)
     assert done.returncode == 0, done.stderr
@@ -102,8 +102,8 @@ def test_an_urgent_case_overtakes_what_waits(pool: Stack) -> None:
     pool.wait_for_conclusion(urgent, 300)
     (run,) = pool.runs("beam", **{"mqi/case": urgent})
     assert run.tags["dagster/priority"] == "7"
-    made = {beam: pool.ledger().attempts(beam)[0].started_at for beam in beams_of(ordinary, 8)}
-    (own,) = pool.ledger().attempts(beams_of(urgent, 1)[0])
+    made = {beam: pool.ledger().attempts.history(beam)[0].started_at for beam in beams_of(ordinary, 8)}
+    (own,) = pool.ledger().attempts.history(beams_of(urgent, 1)[0])
     later = [beam for beam, started in made.items() if started > own.started_at]
     assert len(later) >= 3, "it came when two of eight ran, and did not wait for the others"
     assert at_once(pool.traced()) == 2
@@ -125,7 +125,7 @@ def test_a_gpu_taken_out_of_the_pool_halves_what_runs_and_a_waiting_beam_says_wh
     case = pool.case_of(pool.deliver(seed=44, beams=3))
 
     def said() -> bool:
-        return any("switched off (fan broken): gpu0" in one.reason for one in pool.ledger().waiting_beams())
+        return any("switched off (fan broken): gpu0" in one.reason for one in pool.ledger().leases.waiting())
 
     wait_for(said, "a beam waits and says why", 300, report=pool.report)
     pool.steer(seconds=0.5)

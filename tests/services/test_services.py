@@ -127,7 +127,7 @@ def test_a_run_whose_worker_is_killed_is_retried_and_its_engine_dies_with_it(ser
     assert len(services.starts(beam)) == before + 1
     retried = [run for run in services.runs("beam", **{"mqi/case": case}) if "mqi/retry_of" in run.tags]
     assert [run.status for run in retried] == [dg.DagsterRunStatus.SUCCESS]
-    assert services.ledger().leases() == []
+    assert services.ledger().leases.all() == []
 
 
 @pytest.mark.gate

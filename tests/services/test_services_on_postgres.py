@@ -52,4 +52,4 @@ def test_a_case_outlives_the_death_of_the_server(on_server: Stack, server: Serve
     on_server.steer()
     on_server.wait_for_conclusion(case)
     made_once(on_server, case, interrupted=True)
-    assert on_server.ledger().leases() == []
+    assert on_server.ledger().leases.all() == []

@@ -66,7 +66,7 @@ def mqi(site: Path, *arguments: str) -> tuple[int, Any]:
 def raised(site: Stack, kind: str, subject: str) -> None:
     """Wait for an alarm in the ledger; then every surface has to say so."""
     wait_for(
-        lambda: (kind, subject) in {(one.kind.value, one.subject) for one in site.ledger().alarms()},
+        lambda: (kind, subject) in {(one.kind.value, one.subject) for one in site.ledger().alarms.open()},
         f"the alarm {kind}",
         300,
         report=site.report,
@@ -82,7 +82,7 @@ def raised(site: Stack, kind: str, subject: str) -> None:
 
 def cleared(site: Stack, kind: str) -> None:
     wait_for(
-        lambda: kind not in {one.kind.value for one in site.ledger().alarms()},
+        lambda: kind not in {one.kind.value for one in site.ledger().alarms.open()},
         f"the end of the alarm {kind}",
         300,
         report=site.report,
@@ -102,7 +102,7 @@ def test_an_inbox_that_is_unmounted_and_mounted_again(site: Stack) -> None:
     raised(site, "inbox_away", "inbox")
     site.steer()
     wait_for(
-        lambda: {one.code for one in site.ledger().open_retries()} == {"inputs-away"},
+        lambda: {one.code for one in site.ledger().outcomes.open_retries()} == {"inputs-away"},
         "a beam waits for the inbox",
         200,
         report=site.report,
@@ -110,7 +110,7 @@ def test_an_inbox_that_is_unmounted_and_mounted_again(site: Stack) -> None:
     assert mount("--bind", share, inbox)
     cleared(site, "inbox_away")
     site.wait_for_conclusion(case)
-    assert site.ledger().alarms() == []
+    assert site.ledger().alarms.open() == []
 
 
 def test_a_daemon_that_was_killed(site: Stack) -> None:

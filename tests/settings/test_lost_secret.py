@@ -11,7 +11,7 @@ from typer.testing import CliRunner
 
 from mqi_dagster.cli.app import app
 from mqi_dagster.errors import ConfigurationError, MqiError
-from mqi_dagster.ledger.place import ledger_url
+from mqi_dagster.ledger.location import ledger_url
 from mqi_dagster.operations.site_folder import RunOptions, make_run_site, require_own_secret
 from mqi_dagster.resources.site import Site
 from mqi_dagster.settings import read_settings
@@ -30,7 +30,7 @@ def site(tmp_path: Path) -> Path:
     """A site that has named a case."""
     init(tmp_path, "--timezone", "Asia/Seoul")
     opened = Site(tmp_path / "mqi.yaml")
-    assert opened.ledger.fraction_number(opened.pseudonyms.plan("1.2.3"), ["d1"]) == 1
+    assert opened.ledger.fractions.number(opened.pseudonyms.plan("1.2.3"), ["d1"]) == 1
     return tmp_path
 
 
@@ -80,9 +80,9 @@ def test_a_person_can_give_the_old_secret_up(site: Path) -> None:
 
 def test_a_site_of_earlier_code_gets_its_check_at_first_use(site: Path) -> None:
     of_earlier_code(site)
-    assert Site(site / "mqi.yaml").ledger.key_check() is None
+    assert Site(site / "mqi.yaml").ledger.key_check.value() is None
     first = Site(site / "mqi.yaml").pseudonyms.plan("1.2.3")
-    known = Site(site / "mqi.yaml").ledger.key_check()
+    known = Site(site / "mqi.yaml").ledger.key_check.value()
     assert known is not None and len(known) == 64
     assert (site / "secret").read_text().strip() not in known
     assert Site(site / "mqi.yaml").pseudonyms.plan("1.2.3") == first
@@ -99,4 +99,4 @@ def test_no_case_is_named_anew_while_the_secret_is_another_one(tmp_path: Path) -
     with suppress(ConfigurationError):
         chain.tick("case_arrivals")
     assert chain.runs_of("intake") == [case]
-    assert [row.case for row in chain.site.ledger.all_arrivals()] == [case]
+    assert [row.case for row in chain.site.ledger.arrivals.all()] == [case]

@@ -344,7 +344,7 @@ def assert_done_once(cluster: Any, bench: Bench, *beams: Beam, ended: str = "COM
         wait_for(lambda beam=beam: settled(cluster, beam, ended), f"{beam.job.key} {ended} in the accounting")
         done = [job for job, state in jobs_of(cluster, beam) if state == ended]
         assert len(done) == 1, jobs_of(cluster, beam)
-        row = bench.ledger.cluster_job(NAME, beam.job.key)
+        row = bench.ledger.jobs.get(NAME, beam.job.key)
         assert row is not None and row.job_id == done[0]
     wait_for(lambda: not live_jobs(cluster), "an empty queue")
 

@@ -18,7 +18,7 @@ def assert_cancelled(cluster: Any, bench: Bench, beam: Beam, job: str) -> None:
     """Slurm, the accounting and the ledger agree, and nothing is left; asked for again, it runs."""
     assert queued(cluster, job) == "CANCELLED"
     assert live_jobs(cluster) == []
-    row = bench.ledger.cluster_job(NAME, beam.job.key)
+    row = bench.ledger.jobs.get(NAME, beam.job.key)
     assert row is not None and (row.state, row.job_id) == ("cancelled", job)
     # Again: nothing happens.
     bench.executor.cancel(beam.job, None)
@@ -52,11 +52,11 @@ def test_job_that_was_never_submitted(cluster: Any, bench: Callable[..., Bench])
     on = bench()
     beam = on.beam()
     on.executor.cancel(beam.job, None)
-    assert on.ledger.cluster_job(NAME, beam.job.key) is None
+    assert on.ledger.jobs.get(NAME, beam.job.key) is None
     folder = "/".join(beam.job.place)
-    on.ledger.reserve_job(NAME, beam.job.key, beam.job.name, folder)
+    on.ledger.jobs.reserve(NAME, beam.job.key, beam.job.name, folder)
     on.executor.cancel(beam.job, None)
-    row = on.ledger.cluster_job(NAME, beam.job.key)
+    row = on.ledger.jobs.get(NAME, beam.job.key)
     assert row is not None and (row.state, row.job_id) == ("cancelled", None)
     on.drive(beam)
     assert_done_once(cluster, on, beam)
@@ -70,7 +70,7 @@ def test_while_the_controller_hangs_the_intent_is_kept(cluster: Any, bench: Call
     running(cluster, on, handle.job_id)
     with frozen(cluster, "slurmctld"), pytest.raises(UnreachableError):
         on.executor.cancel(beam.job, handle)
-    row = on.ledger.cluster_job(NAME, beam.job.key)
+    row = on.ledger.jobs.get(NAME, beam.job.key)
     assert row is not None and row.cancel_asked_at is not None and not row.state.ended
     on.another_executor().cancel(beam.job, None)
     assert_cancelled(cluster, on, beam, handle.job_id)

@@ -62,7 +62,7 @@ def test_job_that_ended_while_the_controller_was_dead(
     assert beam.status is not None and beam.status.state == "succeeded"
     assert {name: sha256(path) for name, path in beam.fetched.items()} == beam.expected
     assert ends(on) == 1
-    row = on.ledger.cluster_job(NAME, beam.job.key)
+    row = on.ledger.jobs.get(NAME, beam.job.key)
     assert row is not None and (row.job_id, row.retired) == (job, ())
 
 
@@ -102,7 +102,7 @@ def test_id_of_a_forgotten_job_given_to_somebody_else(cluster: Any, bench: Calla
         memory.restore()
         strange = "/usr/bin/sbatch --parsable --job-name=moqui_x --comment=x -o /dev/null --wrap 'exit 0'"
         assert login(cluster, strange) == lost
-    row = on.ledger.cluster_job(NAME, beam.job.key)
+    row = on.ledger.jobs.get(NAME, beam.job.key)
     assert row is not None and row.job_id != lost and row.retired == (lost,)
     assert_done_once(cluster, on, beam)
     assert ends(on) == 1
@@ -138,8 +138,8 @@ def test_id_of_a_forgotten_job_given_to_its_own_successor(
         on.steer(seconds=0.5)
         if lost_as.startswith("unanswered"):
             wait_for(called.exists, "submitted again")
-            wait_for(lambda: (row := on.ledger.cluster_job(NAME, beam.job.key)) and row.job_id, "found")
-    row = on.ledger.cluster_job(NAME, beam.job.key)
+            wait_for(lambda: (row := on.ledger.jobs.get(NAME, beam.job.key)) and row.job_id, "found")
+    row = on.ledger.jobs.get(NAME, beam.job.key)
     # A node that remembers the id makes it two.
     assert row is not None and ((row.job_id, row.retired) == (lost, ()) or began)
     assert_done_once(cluster, on, beam)

@@ -54,7 +54,7 @@ def test_node_down(cluster: Any, bench: Callable[..., Bench], requeue: bool) -> 
     assert len(jobs_of(cluster, beam)) == (1 if requeue else 2)
     assert starts(on) == 2
     if requeue:
-        row = on.ledger.cluster_job(NAME, beam.job.key)
+        row = on.ledger.jobs.get(NAME, beam.job.key)
         assert row is not None and row.result is not None and '"start":1' in row.result
         assert (row.job_id, row.retired) == (job, ())
 
@@ -112,7 +112,7 @@ def test_out_of_memory_is_reported_and_the_next_attempt_has_twice_the_memory(
         wait_for(lambda: ends(on) or queued(cluster, job) == "FAILED", "the job's end")
     assert beam.status is not None and beam.status.state == "failed"
     assert "out of memory" in beam.status.reason
-    row = on.ledger.cluster_job(NAME, beam.job.key)
+    row = on.ledger.jobs.get(NAME, beam.job.key)
     assert row is not None and row.state == "out_of_memory"
     wait_for(
         lambda: "0:9" in done(cluster, "sacct", "-X", "-n", "-P", "-j", job, "-o", "ExitCode"), "exit code"

@@ -211,7 +211,7 @@ def test_keys_and_places_that_are_no_plain_names_are_refused(
                 on.executor.submit(replace(good.job, **changes))
     now = {path.name for path in Path(on.slurm.root).iterdir()} if Path(on.slurm.root).is_dir() else set()
     assert now == before
-    assert on.ledger.cluster_jobs("hpc") == []
+    assert on.ledger.jobs.all("hpc") == []
     with on.driven(good):
         pass
     assert_done_once(cluster, on, good)

@@ -40,8 +40,8 @@ def test_thirty_jobs_and_two_executors_cost_one_round_trip_a_look(
         cluster, "; ".join(f"{held} --job-name=moqui_{name} --comment={key}" for key, name in pairs)
     ).split()
     for key, name, job in zip(keys, names, ids, strict=True):
-        on.ledger.reserve_job(NAME, key, name, "case/beam")
-        on.ledger.job_submitted(NAME, key, job)
+        on.ledger.jobs.reserve(NAME, key, name, "case/beam")
+        on.ledger.jobs.mark_submitted(NAME, key, job)
     beam = on.beam(seconds=2)
     on.executor.submit(beam.job)
     executors = [on.executor, on.another_executor()]
@@ -61,7 +61,7 @@ def test_thirty_jobs_and_two_executors_cost_one_round_trip_a_look(
     gaps = [after - before for before, after in itertools.pairwise(looks)]
     # However often the two ask: no two looks are nearer to each other than one interval.
     assert len(looks) >= 5 and min(gaps) >= shortest, gaps
-    states = {on.ledger.cluster_job(NAME, key).state for key in keys}  # type: ignore[union-attr]
+    states = {on.ledger.jobs.get(NAME, key).state for key in keys}  # type: ignore[union-attr]
     assert states == {"held"}
     on.drive(beam)
     before = len(looks)
@@ -69,5 +69,5 @@ def test_thirty_jobs_and_two_executors_cost_one_round_trip_a_look(
     wait_for(lambda: not live_jobs(cluster), "an empty queue")
     wait_for(on.executor._watcher.poll_if_due, "a look")
     assert len(looks) == before + 1
-    wait_for(lambda: on.executor._watcher.poll_if_due() or not on.ledger.open_jobs(NAME), "all ends")
+    wait_for(lambda: on.executor._watcher.poll_if_due() or not on.ledger.jobs.open(NAME), "all ends")
     assert_done_once(cluster, on, beam)

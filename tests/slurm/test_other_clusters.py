@@ -106,7 +106,7 @@ def test_out_of_memory_where_slurm_knows_it(bare: Any, bench_there: Callable[...
     assert beam.handle is not None and beam.status is not None
     assert queued(bare, beam.handle.job_id) == "OUT_OF_MEMORY"
     assert beam.status.state == "failed" and "OUT_OF_MEMORY" in beam.status.reason
-    row = on.ledger.cluster_job(NAME, beam.job.key)
+    row = on.ledger.jobs.get(NAME, beam.job.key)
     assert row is not None and row.state == "out_of_memory"
     again = on.next_attempt(beam)
     on.drive(again)

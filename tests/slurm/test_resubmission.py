@@ -29,7 +29,7 @@ def test_a_result_that_was_removed_is_made_again(cluster: Any, bench: Callable[.
     again = on.drive(beam, on.another_executor())
     assert again.state == "succeeded"
     wait_for(lambda: completed(cluster, beam) == 2, "both jobs in the accounting")
-    row = on.ledger.cluster_job(NAME, beam.job.key)
+    row = on.ledger.jobs.get(NAME, beam.job.key)
     assert row is not None and len(row.retired) == 1
 
 

@@ -35,12 +35,12 @@ def chain(cluster: Any, shared: Path, tmp_path: Path, disk_instance: dg.DagsterI
 
 
 def row_of(chain: Chain, key: str) -> ClusterJob | None:
-    rows = chain.site.ledger.cluster_jobs(HOST, key)
+    rows = chain.site.ledger.jobs.all(HOST, key)
     return rows[-1] if rows else None
 
 
 def leased(chain: Chain, key: str, shared: Path, name: str) -> bool:
-    return chain.site.ledger.lease_of(key) is not None
+    return chain.site.ledger.leases.get(key) is not None
 
 
 def reserved(chain: Chain, key: str, shared: Path, name: str) -> bool:
@@ -56,7 +56,7 @@ def submitted(chain: Chain, key: str, shared: Path, name: str) -> bool:
 
 
 def noted(chain: Chain, key: str, shared: Path, name: str) -> bool:
-    lease = chain.site.ledger.lease_of(key)
+    lease = chain.site.ledger.leases.get(key)
     return lease is not None and lease.job_id is not None
 
 
@@ -104,7 +104,7 @@ def test_a_worker_killed_at_a_step_is_followed_by_one_that_goes_on(
         # The code server has seen the death; in the other cases only the heartbeat tells of it.
         (run,) = chain.instance.get_runs(dg.RunsFilter(job_name="beam"))
         chain.instance.report_run_failed(run)
-    killed_in = chain.site.ledger.progress(key)
+    killed_in = chain.site.ledger.progress.get(key)
     print("killed while", killed_in.phase if killed_in else "before anything was reported")
     with worker_of(chain, folder, "beam", key) as worker:
         assert worker.wait(150) == 0, (chain.folder / "worker.log").read_text()[-3000:]
@@ -112,7 +112,7 @@ def test_a_worker_killed_at_a_step_is_followed_by_one_that_goes_on(
     jobs = jobs_of_root(cluster, shared / name)
     assert [state for _, state, _ in jobs] == ["COMPLETED"], jobs
     assert [what for what, *_ in traced(shared, name)] == ["start", "end"]
-    assert chain.site.ledger.leases() == []
+    assert chain.site.ledger.leases.all() == []
     assert chain.metadata("handed_over", key)["files"] == 2
     row = row_of(chain, key)
     assert row is not None and row.job_id == jobs[0][0]

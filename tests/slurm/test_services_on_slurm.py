@@ -82,7 +82,7 @@ def test_beams_in_flight_outlive_three_stops_of_the_whole_service(
     wait_for(lambda: not live_jobs(cluster), "an empty queue")
     assert len(starts(shared, name)) == 8, "an engine was started twice"
     wait_for(lambda: states(cluster, shared / name) == ["COMPLETED"] * 8, "eight jobs in the accounting")
-    assert stack.ledger().leases() == []
+    assert stack.ledger().leases.all() == []
     for asset in ("raw_dose", "rt_dose", "handed_over"):
         assert sorted(stack.materialised(asset).values()) == [1] * 8, asset
     assert not list((shared / name).glob("*/*/*/job.sh")), "a folder of a job is left on the cluster"
@@ -100,7 +100,7 @@ def test_after_a_crash_of_the_services_machine_another_run_watches_the_same_job(
     wait_for(lambda: stack.answers("code-location"), "the code location is there again")
 
     def taken_up() -> bool:
-        (lease,) = stack.ledger().leases()
+        (lease,) = stack.ledger().leases.all()
         return lease.owner != crashed.run_id and working(stack) == [f"{case}__b02"]
 
     wait_for(taken_up, "another run watches the job")
@@ -111,21 +111,21 @@ def test_after_a_crash_of_the_services_machine_another_run_watches_the_same_job(
     assert (first.run_id, first.status) == (crashed.run_id, dg.DagsterRunStatus.FAILURE)
     assert second.status is dg.DagsterRunStatus.SUCCESS
     assert len(starts(shared, name)) == 1, "an engine was started twice"
-    assert stack.ledger().leases() == []
-    attempts = [(one.number, one.outcome) for one in stack.ledger().attempts(f"{case}__b02")]
+    assert stack.ledger().leases.all() == []
+    attempts = [(one.number, one.outcome) for one in stack.ledger().attempts.history(f"{case}__b02")]
     assert attempts == [(1, "succeeded")]
 
 
 def all_stale(stack: Stack) -> bool:
     """Whether a reaper would find every lease without a heartbeat."""
     limit = datetime.now(UTC) - timedelta(seconds=STALE_SECONDS)
-    return all(lease.heartbeat_at < limit for lease in stack.ledger().leases())
+    return all(lease.heartbeat_at < limit for lease in stack.ledger().leases.all())
 
 
 def working(stack: Stack) -> list[str]:
     """Beams whose lease is renewed by a run that is in work now."""
     started = {run.run_id for run in stack.runs("beam") if run.status is dg.DagsterRunStatus.STARTED}
-    return [lease.beam for lease in stack.ledger().leases() if lease.owner in started]
+    return [lease.beam for lease in stack.ledger().leases.all() if lease.owner in started]
 
 
 def states(cluster: Any, root: Path) -> list[str]:
@@ -178,8 +178,8 @@ def test_a_cancelled_run_cancels_its_job_and_a_retry_submits_another(
     wait_for(lambda: not live_jobs(cluster), "the job is cancelled")
     wait_for(lambda: not stack.unfinished(), "the run has ended")
     assert [run.status for run in stack.runs("beam")] == [dg.DagsterRunStatus.CANCELED]
-    assert stack.ledger().leases() == []
-    (job,) = stack.ledger().cluster_jobs(HOST)
+    assert stack.ledger().leases.all() == []
+    (job,) = stack.ledger().jobs.all(HOST)
     assert job.state == "cancelled"
     steer(shared, name, seconds=1)
     stack._mqi("case", "retry", case, "--site", str(stack.site))
@@ -197,13 +197,13 @@ def test_a_cancel_that_the_cluster_does_not_answer_is_done_when_it_is_back(
     cluster.freeze("slurmctld")
     stack.graphql(TERMINATE, runId=run.run_id)
     wait_for(lambda: not stack.unfinished(), "the run has ended without the cluster")
-    assert [lease.job_id for lease in stack.ledger().leases()] == [run_job(stack)]
+    assert [lease.job_id for lease in stack.ledger().leases.all()] == [run_job(stack)]
     cluster.thaw("slurmctld")
     wait_for(lambda: not live_jobs(cluster), "the job is cancelled")
-    wait_for(lambda: stack.ledger().leases() == [], "the slot is free")
+    wait_for(lambda: stack.ledger().leases.all() == [], "the slot is free")
     assert [run.status for run in stack.runs("beam")] == [dg.DagsterRunStatus.CANCELED]
 
 
 def run_job(stack: Stack) -> str | None:
-    (job,) = stack.ledger().cluster_jobs(HOST)
+    (job,) = stack.ledger().jobs.all(HOST)
     return job.job_id

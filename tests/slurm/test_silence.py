@@ -57,11 +57,11 @@ def test_squeue_that_talks_nonsense_decides_nothing(cluster: Any, bench: Callabl
 
     def looked(turns: int) -> Any:
         """The next look that has come back, after so many more."""
-        before = on.ledger.cluster_poll(NAME)
+        before = on.ledger.clusters.get(NAME)
         assert before is not None
         return wait_for(
             lambda: (
-                (one := on.ledger.cluster_poll(NAME))
+                (one := on.ledger.clusters.get(NAME))
                 and one.turn >= before.turn + turns
                 and one.looking_until is None
                 and one
@@ -74,7 +74,7 @@ def test_squeue_that_talks_nonsense_decides_nothing(cluster: Any, bench: Callabl
         for answer, body in NONSENSE.items():
             with misbehaving(cluster, on, "squeue", body):
                 assert "squeue" in looked(2).failure, answer
-                row = on.ledger.cluster_job(NAME, beam.job.key)
+                row = on.ledger.jobs.get(NAME, beam.job.key)
                 assert row is not None and not row.state.ended and beam.status is None, answer
         wait_for(lambda: ends(on), "the engine's end")
     assert any("has not answered since" in words for words in beam.spoken.words)
@@ -105,7 +105,7 @@ def test_without_munged_nothing_is_known_and_nothing_fails(cluster: Any, bench: 
         with on.driven(late):
             wait_for(lambda: late.spoken.words, "a submission without an answer")
             wait_for(
-                lambda: (one := on.ledger.cluster_poll(NAME)) and one.failing_since, "a look without one"
+                lambda: (one := on.ledger.clusters.get(NAME)) and one.failing_since, "a look without one"
             )
             assert (beam.status, late.status) == (None, None)
             cluster.start_one("munged")

@@ -122,7 +122,7 @@ def test_a_call_that_breaks_off_says_nothing_of_the_job(
     assert len([one for one in on.traced() if one[0] == "start"]) == 1
     if name == "look":
         assert [one for one in beam.spoken.words if "has not answered since" in one]
-    look = on.ledger.cluster_poll(NAME)
+    look = on.ledger.clusters.get(NAME)
     assert look is not None and look.failing_since is None
 
 

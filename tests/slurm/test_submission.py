@@ -95,7 +95,7 @@ def test_client_killed_while_sbatch_is_slow(cluster: Any, bench: Callable[..., B
         with worker(on, beam) as process:
             wait_for(called.exists, "sbatch was called")
             process.kill()
-        row = on.ledger.cluster_job(NAME, beam.job.key)
+        row = on.ledger.jobs.get(NAME, beam.job.key)
         assert row is not None and row.job_id is None
         on.drive(beam)
     assert_done_once(cluster, on, beam)
@@ -152,7 +152,7 @@ def test_second_job_for_one_folder_leaves_and_the_one_that_ran_counts(
     assert_done_once(cluster, on, beam)
     assert sorted(jobs_of(cluster, beam)) == sorted([(early, "COMPLETED"), (late, "FAILED")])
     assert done(cluster, "sacct", "-X", "-n", "-P", "-j", late, "-o", "ExitCode") == "98:0"
-    row = on.ledger.cluster_job(NAME, beam.job.key)
+    row = on.ledger.jobs.get(NAME, beam.job.key)
     assert row is not None and row.job_id == early
 
 
@@ -166,7 +166,7 @@ def test_submission_without_an_answer_is_cancelled_all_the_same(
     (lost,) = wait_for(lambda: known(cluster, beam), "the job is there")
     running(cluster, on, lost)
     on.executor.cancel(beam.job, None)
-    row = on.ledger.cluster_job(NAME, beam.job.key)
+    row = on.ledger.jobs.get(NAME, beam.job.key)
     assert row is not None and (row.state, row.job_id) == ("cancelled", lost)
     assert queued(cluster, lost) == "CANCELLED"
     # Whoever wants the beam after all gets another job.

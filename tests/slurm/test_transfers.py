@@ -382,7 +382,7 @@ def test_a_removal_that_was_interrupted_is_completed_by_the_next(
     assert 0 < len(files()) < before and not on.folder_of(beam).exists()
     assert on.executor.clear(beam.job, beam.handle) == ""
     assert files() == []
-    row = on.ledger.cluster_job(NAME, beam.job.key)
+    row = on.ledger.jobs.get(NAME, beam.job.key)
     assert row is not None and row.removed_at is not None
 
 

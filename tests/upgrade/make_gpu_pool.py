@@ -70,15 +70,17 @@ def run(folder: Path, *, kill: bool) -> None:
 def note_pool() -> None:
     """What people and the monitor leave in the ledger."""
     ledger = Site(BASE / "site" / "mqi.yaml").ledger
-    (host,) = {slot.host for slot in ledger.slots()}
+    (host,) = {slot.host for slot in ledger.slots.all()}
     for index in (2, 3):
-        ledger.switch_off(host, "gpu", index, "fan broken")
+        ledger.slots.switch_off(host, "gpu", index, "fan broken")
     now = datetime.now(UTC)
     seen = GpuUsage(host, 0, "GPU-00", "A5000", 24000, 9000, 97, 71, 1695, 7600, 0, now)
-    ledger.record_gpus(host, [seen])
+    ledger.gpus.record(host, [seen])
     minute = timedelta(minutes=1)
-    ledger.acquire(WAITING, "run", Need(SlotKind.GPU, host, 2), stale_after=minute, priority=2, wait=minute)
-    ledger.set_pool_limit("gpu", 2)
+    ledger.leases.acquire(
+        WAITING, "run", Need(SlotKind.GPU, host, 2), stale_after=minute, priority=2, wait=minute
+    )
+    ledger.slots.set_pool_limit("gpu", 2)
 
 
 def main() -> None:

@@ -42,17 +42,17 @@ def site(tmp_path_factory: pytest.TempPathFactory) -> Site:
 
 def test_leases_switches_looks_and_limits_are_kept(site: Site) -> None:
     ledger = site.ledger
-    (lease,) = ledger.leases()
+    (lease,) = ledger.leases.all()
     assert [(slot.index, slot.uuid) for slot in lease.slots] == [(0, "GPU-00"), (1, "GPU-11")]
     assert lease.job_id is not None
-    assert [(slot.uuid, slot.switched_off_reason) for slot in ledger.slots() if not slot.usable] == [
+    assert [(slot.uuid, slot.switched_off_reason) for slot in ledger.slots.all() if not slot.usable] == [
         ("GPU-22", "fan broken"),
         ("GPU-33", "fan broken"),
     ]
-    assert [(gpu.uuid, gpu.used_mb, gpu.temperature_c) for gpu in ledger.gpus()] == [("GPU-00", 9000, 71)]
-    assert ledger.waiting_beams() == [], "whoever waited then is long gone"
-    assert {row.priority for row in ledger.all_arrivals()} == {3}
-    assert ledger.pool_limit("gpu") == 2
+    assert [(gpu.uuid, gpu.used_mb, gpu.temperature_c) for gpu in ledger.gpus.all()] == [("GPU-00", 9000, 71)]
+    assert ledger.leases.waiting() == [], "whoever waited then is long gone"
+    assert {row.priority for row in ledger.arrivals.all()} == {3}
+    assert ledger.slots.pool_limit("gpu") == 2
     assert pool_limit(site.settings, ledger) == 2
 
 
@@ -74,7 +74,7 @@ def where_it_was_made() -> Iterator[Path]:
 @pytest.mark.slow
 def test_the_beam_in_flight_is_simulated_and_handed_over(where_it_was_made: Path) -> None:
     site = Site(where_it_was_made / "mqi.yaml")
-    (in_flight,) = (lease.beam for lease in site.ledger.leases())
+    (in_flight,) = (lease.beam for lease in site.ledger.leases.all())
     with open_instance(read_settings(site.settings_file)) as instance:
         result = (
             build_definitions(site)
@@ -83,5 +83,7 @@ def test_the_beam_in_flight_is_simulated_and_handed_over(where_it_was_made: Path
         )
         assert result.success
         resolve(instance, site.store, "handed_over", in_flight)
-    assert site.ledger.leases() == []
-    assert [(one.number, one.outcome) for one in site.ledger.attempts(in_flight)] == [(1, "succeeded")]
+    assert site.ledger.leases.all() == []
+    assert [(one.number, one.outcome) for one in site.ledger.attempts.history(in_flight)] == [
+        (1, "succeeded")
+    ]

@@ -51,11 +51,11 @@ def test_every_result_of_the_concluded_case_is_found_and_whole(folder: Path) -> 
 
 def test_the_ledger_opens_and_knows_the_fraction(folder: Path) -> None:
     site = Site(folder / "mqi.yaml")
-    (row,) = site.ledger.all_arrivals()
+    (row,) = site.ledger.arrivals.all()
     plan, _, number = row.case.partition(".fx")
     assert number == "0001"
-    assert list(site.ledger.fractions_of(plan)) == [1]
-    assert [slot.kind.value for slot in site.ledger.slots()] == ["cpu"]
+    assert list(site.ledger.fractions.of_plan(plan)) == [1]
+    assert [slot.kind.value for slot in site.ledger.slots.all()] == ["cpu"]
 
 
 def test_the_command_lists_the_case_as_complete(folder: Path) -> None:

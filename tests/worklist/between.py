@@ -87,7 +87,7 @@ def snapshot(instance: dg.DagsterInstance, ledger: Ledger) -> Snapshot:
     """The records now."""
     at = datetime.now(UTC)
     records = instance.get_run_records()
-    judged = ledger.outcomes_of([record.dagster_run.run_id for record in records])
+    judged = ledger.outcomes.get_many([record.dagster_run.run_id for record in records])
     runs: dict[str, RunSeen] = {}
     unfinished: dict[str, bool] = {}
     for record in reversed(records):
@@ -117,10 +117,10 @@ def snapshot(instance: dg.DagsterInstance, ledger: Ledger) -> Snapshot:
         at=at,
         runs=runs,
         unfinished=unfinished,
-        progress={row.beam: row for row in ledger.all_progress()},
-        leases={lease.beam: (lease.name, lease.owner, lease.token) for lease in ledger.leases()},
-        alarms=frozenset((alarm.kind.value, alarm.subject) for alarm in ledger.alarms()),
-        arrivals={row.case: row for row in ledger.all_arrivals()},
+        progress={row.beam: row for row in ledger.progress.all()},
+        leases={lease.beam: (lease.name, lease.owner, lease.token) for lease in ledger.leases.all()},
+        alarms=frozenset((alarm.kind.value, alarm.subject) for alarm in ledger.alarms.open()),
+        arrivals={row.case: row for row in ledger.arrivals.all()},
         made=made,
         beams=frozenset(instance.get_dynamic_partitions("beam")),
         cases=frozenset(instance.get_dynamic_partitions("case")),

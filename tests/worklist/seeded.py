@@ -83,7 +83,7 @@ class Seeded:
     def ledger(self) -> Ledger:
         """The ledger, at the seeded time."""
         made = self.site.ledger
-        made._clock = lambda: self.now
+        made.database.clock = lambda: self.now
         return made
 
     def worklist(self, **options: Any) -> Worklist:
@@ -103,11 +103,11 @@ class Seeded:
     ) -> None:
         """What the inbox shows of a case; ``asked``: its intake was asked for."""
         ledger = self.ledger()
-        ledger.see_arrival(f"place-{case}", case, PRINT, ready, reason, None)
+        ledger.arrivals.record(f"place-{case}", case, PRINT, ready, reason, None)
         if priority:
-            ledger.set_priority(case, priority)
+            ledger.arrivals.set_priority(case, priority)
         if ready and asked:
-            ledger.mark_requested(case, PRINT)
+            ledger.arrivals.mark_requested(case, PRINT)
 
     def arrivals(self, cases: Iterable[str], *, asked: bool = True) -> None:
         """Many ready cases at once."""
@@ -126,7 +126,7 @@ class Seeded:
             }
             for case in cases
         ]
-        with self.ledger()._write() as connection:
+        with self.ledger().database.write() as connection:
             connection.execute(ARRIVAL.insert(), rows)
 
     def partitions(self, kind: str, keys: Iterable[str]) -> None:
@@ -154,7 +154,7 @@ class Seeded:
     def judged(self, run_id: str, partition: str, verdict: str, cause: str, code: str = "") -> None:
         """What the services have written down of a run that ended badly."""
         again = verdict == "retry"
-        self.ledger().note_outcome(
+        self.ledger().outcomes.record(
             RunOutcome(
                 run_id=run_id,
                 job="beam",
@@ -296,5 +296,5 @@ class Seeded:
         runs = self.runs([("beam", key, "STARTED", tags) for key in keys[:working]])
         self.runs([("beam", key, "QUEUED", tags) for key in keys[working : working + queued]])
         for number, (key, run_id) in enumerate(zip(keys, runs, strict=False)):
-            self.ledger().report(key, run_id, "simulating", 1 + number, 10, 10.0 * number)
+            self.ledger().progress.record(key, run_id, "simulating", 1 + number, 10, 10.0 * number)
         self.daemon_alive()

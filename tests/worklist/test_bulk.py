@@ -52,7 +52,7 @@ def test_ten_thousand_waiting_beams_are_all_read(seeded: Seeded) -> None:
     seeded.waiting(10_000)
     seen = seeded.worklist().look(BEGAN + timedelta(seconds=30))
     assert len(seen.beams) == 10_000
-    assert (seen.queue.queued, seen.queue.in_work, seen.queue.waiting_beams) == (200, 8, 9792)
+    assert (seen.queue.queued, seen.queue.in_work, seen.queue.leases.waiting) == (200, 8, 9792)
 
 
 def test_the_number_of_questions_does_not_grow_with_the_beams(seeded: Seeded) -> None:
@@ -107,7 +107,7 @@ def change(site: Seeded, chance: random.Random, case: str, runs: dict[str, list[
         site.end(runs[beam][-1], chance.choice(["STARTED", "SUCCESS", "FAILURE", "CANCELED"]))
     elif what == 6 and runs.get(beam):
         phase = chance.choice(["waiting", "simulating", "verifying"])
-        site.ledger().report(beam, runs[beam][-1], phase, 3, 10, chance.uniform(0, 100))
+        site.ledger().progress.record(beam, runs[beam][-1], phase, 3, 10, chance.uniform(0, 100))
     elif what == 7:
         site.made(chance.choice(["case_manifest", "case_handed_over"]), [case])
     else:
@@ -121,9 +121,9 @@ def test_runs_and_cases_that_were_deleted_are_gone(seeded: Seeded) -> None:
     for run in seeded.instance.get_runs():
         if run.job_name == "beam":
             seeded.instance.delete_run(run.run_id)
-    seeded.ledger().see_arrival("elsewhere", "X000000001.fx0001", "f", False, "unreadable", None)
+    seeded.ledger().arrivals.record("elsewhere", "X000000001.fx0001", "f", False, "unreadable", None)
     assert work.look(BEGAN + timedelta(seconds=31)).queue.inbox == 1
-    seeded.ledger().forget_unrequested("elsewhere", [])
+    seeded.ledger().arrivals.forget_unrequested("elsewhere", [])
     seen = work.look(BEGAN + timedelta(seconds=32))
     assert (seen.queue.queued, seen.queue.in_work, seen.queue.inbox) == (0, 0, 0)
 

@@ -11,8 +11,8 @@ import yaml
 from dagster._core.events import AssetObservationData, DagsterEvent
 from dagster._core.events.log import EventLogEntry
 
-from mqi_dagster.ledger.availability import Need
 from mqi_dagster.ledger.cluster_jobs import ClusterJobState, Observation
+from mqi_dagster.ledger.leases import Need
 from mqi_dagster.ledger.slots import Slot, SlotKind
 from mqi_dagster.lifecycle.stages import WorkPhase, stage_of
 from mqi_dagster.worklist import BeamStatus, CaseState, CaseStatus, Stage
@@ -144,7 +144,7 @@ def test_a_run_waits_for_those_that_hand_over_to_its_target(seeded: Seeded) -> N
 def test_a_beam_in_work_is_where_its_worker_says(seeded: Seeded, phase: str, stage: Stage) -> None:
     taken_in(seeded)
     run = seeded.run("beam", BEAM, "STARTED", tags=GPU)
-    seeded.ledger().report(BEAM, run, phase, 4, 10, 37.5, message="why", attempt=2)
+    seeded.ledger().progress.record(BEAM, run, phase, 4, 10, 37.5, message="why", attempt=2)
     _, beam = stands(seeded)
     assert beam is not None and (beam.state, beam.stage) == (CaseState.IN_WORK, stage)
     assert (beam.percent, beam.batch, beam.batches, beam.reason) == (37.5, 4, 10, "why")
@@ -159,7 +159,7 @@ def test_every_phase_that_a_worker_can_report_has_a_stage_of_its_own() -> None:
 def test_a_phase_that_only_other_code_knows_stands_on_the_board_in_its_own_words(seeded: Seeded) -> None:
     taken_in(seeded)
     run = seeded.run("beam", BEAM, "STARTED", tags=GPU)
-    seeded.ledger().report(BEAM, run, "warming up", percent=12.5)
+    seeded.ledger().progress.record(BEAM, run, "warming up", percent=12.5)
     _, beam = stands(seeded)
     assert beam is not None and (beam.state, beam.stage) == (CaseState.IN_WORK, Stage.IN_WORK)
     assert (beam.reason, beam.percent) == ("warming up", 12.5)
@@ -167,7 +167,7 @@ def test_a_phase_that_only_other_code_knows_stands_on_the_board_in_its_own_words
 
 def test_before_its_worker_has_reported_a_beam_is_interpreted(seeded: Seeded) -> None:
     taken_in(seeded)
-    seeded.ledger().report(BEAM, "an earlier run", "simulating", percent=80.0)
+    seeded.ledger().progress.record(BEAM, "an earlier run", "simulating", percent=80.0)
     seeded.run("beam", BEAM, "STARTED", tags=GPU)
     _, beam = stands(seeded)
     assert beam is not None and (beam.stage, beam.percent) == (Stage.INTERPRETING, 0.0)
@@ -183,19 +183,19 @@ def test_a_run_that_begins_after_the_simulation_makes_the_rt_dose(seeded: Seeded
 def test_a_simulated_beam_names_its_slot_and_its_job(seeded: Seeded) -> None:
     taken_in(seeded)
     run, ledger = seeded.run("beam", BEAM, "STARTED", tags=GPU), seeded.ledger()
-    ledger.declare_slots("cluster", [Slot(SlotKind.GPU, 3)])
-    ledger.acquire(BEAM, run, Need(SlotKind.GPU), stale_after=timedelta(seconds=60))
+    ledger.slots.declare("cluster", [Slot(SlotKind.GPU, 3)])
+    ledger.leases.acquire(BEAM, run, Need(SlotKind.GPU), stale_after=timedelta(seconds=60))
     for _ in range(2):
-        attempt = ledger.begin_attempt(BEAM, "d" * 64, run)
-        ledger.end_attempt(attempt, "failed", "the engine crashed")
-    ledger.begin_attempt(BEAM, "d" * 64, run)
-    ledger.reserve_job("cluster", "key", BEAM, "place")
-    ledger.job_submitted("cluster", "key", "4711")
-    ledger.observe_jobs(
+        attempt = ledger.attempts.begin(BEAM, "d" * 64, run)
+        ledger.attempts.end(attempt, "failed", "the engine crashed")
+    ledger.attempts.begin(BEAM, "d" * 64, run)
+    ledger.jobs.reserve("cluster", "key", BEAM, "place")
+    ledger.jobs.mark_submitted("cluster", "key", "4711")
+    ledger.jobs.observe(
         "cluster", [Observation("key", "4711", ClusterJobState.QUEUED, "PENDING", "Resources")]
     )
-    ledger.take_turn("cluster", shortest=timedelta(seconds=1), hold=timedelta(seconds=9))
-    ledger.report(BEAM, run, "queued", message="Resources")
+    ledger.clusters.take_turn("cluster", shortest=timedelta(seconds=1), hold=timedelta(seconds=9))
+    ledger.progress.record(BEAM, run, "queued", message="Resources")
     _, beam = stands(seeded)
     assert beam is not None
     assert (beam.place, beam.job, beam.job_state) == ("cluster/gpu3", "4711", "queued (PENDING)")
@@ -217,10 +217,10 @@ def observe(site: Seeded, run: str, percent: int, second: float) -> None:
 def test_the_rest_of_a_simulation_is_reckoned_from_its_own_pace(seeded: Seeded) -> None:
     taken_in(seeded)
     run = seeded.run("beam", BEAM, "STARTED", tags=GPU)
-    seeded.ledger().report(BEAM, run, "simulating", 2, 10, 10.0)
+    seeded.ledger().progress.record(BEAM, run, "simulating", 2, 10, 10.0)
     observe(seeded, run, 10, 11)
     assert stands(seeded)[1].remaining_seconds is None  # type: ignore[union-attr]
-    seeded.ledger().report(BEAM, run, "simulating", 4, 10, 30.0)
+    seeded.ledger().progress.record(BEAM, run, "simulating", 4, 10, 30.0)
     observe(seeded, run, 20, 16)
     observe(seeded, run, 30, 21)
     # 2 percent a second from 21 s on: 35 s, of which 10 are over at 31 s.
@@ -272,11 +272,11 @@ def test_a_handed_over_beam_waits_for_the_conclusion_of_its_case(seeded: Seeded)
     assert (case.stage, case.reason) == (Stage.WAITING, "its conclusion has not been started yet")
     run = seeded.run("conclusion", CASE, "STARTED")
     assert stands(seeded)[0].stage is Stage.CONCLUDING
-    seeded.ledger().report(CASE, run, "waiting for the target", message="no connection to the host")
+    seeded.ledger().progress.record(CASE, run, "waiting for the target", message="no connection to the host")
     case, _ = stands(seeded)
     assert (case.state, case.stage) == (CaseState.IN_WORK, Stage.WAITING_FOR_TARGET)
     assert case.reason == "no connection to the host"
-    seeded.ledger().report(CASE, run, "concluding")
+    seeded.ledger().progress.record(CASE, run, "concluding")
     case, _ = stands(seeded)
     assert (case.stage, case.reason) == (Stage.CONCLUDING, "")
     seeded.run("conclusion", CASE, "SUCCESS")

@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 from sqlalchemy import text
 
-from mqi_dagster.ledger.availability import Need
+from mqi_dagster.ledger.leases import Need
 from mqi_dagster.ledger.slots import Slot, SlotKind
 from mqi_dagster.ledger.tables import REVISION
 from mqi_dagster.worklist.report import BoardReport
@@ -35,9 +35,9 @@ def busy(site: Seeded, beams: int = 30) -> None:
     site.waiting(beams, queued=6, working=2)
     ledger = site.ledger()
     gpus = [Slot(SlotKind.GPU, index, uuid=f"GPU-{index}", memory_mb=24576) for index in range(3)]
-    ledger.declare_slots("node1", gpus)
+    ledger.slots.declare("node1", gpus)
     for number in (1, 2):
-        ledger.acquire(
+        ledger.leases.acquire(
             f"P000000000.fx0001__b{number:02d}", "run", Need(SlotKind.GPU), stale_after=timedelta(seconds=60)
         )
 
@@ -169,13 +169,13 @@ def test_a_script_is_told_that_the_records_are_away(seeded: Seeded) -> None:
 )
 def test_a_ledger_of_another_revision_is_refused(seeded: Seeded, revision: str, word: str) -> None:
     assert revision < REVISION or revision > REVISION
-    with seeded.ledger()._write() as connection:
+    with seeded.ledger().database.write() as connection:
         connection.execute(text(f"UPDATE mqi_ledger_version SET version_num = '{revision}'"))
     assert word in " ".join(top(seeded, "--json", status=1).split())
     with Terminal("top", "--site", str(folder(seeded))) as terminal:
         assert terminal.end(60) == 1
         assert terminal.left_clean
-    with seeded.ledger()._read() as connection:
+    with seeded.ledger().database.read() as connection:
         assert connection.execute(text("SELECT version_num FROM mqi_ledger_version")).scalar() == revision
 
 
@@ -183,7 +183,7 @@ def write_often(site: Seeded, times: int) -> None:
     """Write into both databases, one write after the other; each raises where it gets no turn."""
     run = site.instance.get_runs(limit=1)[0].run_id
     for number in range(times):
-        site.ledger().report(FIRST, "run", "simulating", 1, 10, 5.0)
+        site.ledger().progress.record(FIRST, "run", "simulating", 1, 10, 5.0)
         site.instance.add_run_tags(run, {"mqi/progress": f"{number} %"})
 
 
@@ -217,7 +217,7 @@ def test_ten_at_once_keep_no_writer_out(seeded: Seeded) -> None:
 def test_no_write_gets_through(seeded: Seeded, tmp_path: Path) -> None:
     ledger = seeded.site.open_ledger_for_reading()
     with pytest.raises(Exception, match="readonly"):
-        ledger.report(FIRST, "run", "simulating")
+        ledger.progress.record(FIRST, "run", "simulating")
     script = (
         "from mqi_dagster.worklist.reading import read_only_process; read_only_process();"
         "import dagster as dg, sys; dg.DagsterInstance.from_config(sys.argv[1])"

@@ -100,7 +100,7 @@ def handed_over(
         if latest_digest(context.instance, "handed_over", key) != digest:
             # The case is not complete at the target until its summary tells of this dose. Noted first: where
             # this hand-over fails and the former dose comes back, the marker has to come back too.
-            site.ledger.mark_marker_withdrawn(case)
+            site.ledger.arrivals.mark_marker_withdrawn(case)
             waiting.withdraw(case_folder(template, case), COMPLETE_MARKER)
         receipt = waiting.deliver(
             beam_folder(template, case, key, number), {name: path for name, (path, _) in files.items()}

@@ -82,7 +82,9 @@ def _waits(context: dg.AssetExecutionContext, site: Site, key: str) -> Callable[
 
     def say(reason: str) -> None:
         if reason:
-            site.ledger.report(key, context.run.run_id, WorkPhase.WAITING_FOR_CLUSTER, message=reason)
+            site.ledger.progress.record(
+                key, context.run.run_id, WorkPhase.WAITING_FOR_CLUSTER, message=reason
+            )
 
     return say
 
@@ -166,11 +168,11 @@ def simulation(
                 return
         # An earlier run may have died between its result and the end of its lease.
         pool.free_ended(context.instance)
-        if site.ledger.lease_of(key) is None:
-            site.ledger.note_succeeded(key, digest, context.run.run_id)
+        if site.ledger.leases.get(key) is None:
+            site.ledger.attempts.record_success(key, digest, context.run.run_id)
         tps, raw = found
         context.log.info("found in the store; no engine is started")
-        site.ledger.report(key, context.run.run_id, WorkPhase.SIMULATED, percent=100.0)
+        site.ledger.progress.record(key, context.run.run_id, WorkPhase.SIMULATED, percent=100.0)
         yield _tps_result(beam, tps, "none")
         yield _raw_result(beam, raw, read_record(raw), reused=True)
 

@@ -46,7 +46,7 @@ def server_url(settings: Settings) -> str | None:
         return None
     password = None if database.password_file is None else read_password(database.password_file, _PASSWORD)
     socket = database.host.startswith("/")
-    place = {"host": database.host, "port": str(database.port)} if socket else {}
+    address = {"host": database.host, "port": str(database.port)} if socket else {}
     url = URL.create(
         DRIVER,
         username=database.user,
@@ -55,7 +55,7 @@ def server_url(settings: Settings) -> str | None:
         port=None if socket else database.port,
         database=database.name,
         # Here, because Dagster's own engines take no other options.
-        query={**place, **{name: str(value) for name, value in CONNECTION.items()}},
+        query={**address, **{name: str(value) for name, value in CONNECTION.items()}},
     )
     return url.render_as_string(hide_password=False)
 

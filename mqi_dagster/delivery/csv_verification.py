@@ -72,7 +72,7 @@ def verify_interpreted(
     layers = []
     compared: list[ComparedLayer] = []
     told = (out / SUMMARY_NAME).exists()
-    files = _files_by_layer(out / "log" / folder, "log", entry) if options.log_csv else {}
+    files = _files_by_layer(out / "log" / folder, "log", entry)
     for layer in entry.layers:
         comparison = recorder = None
         timeline = None
@@ -86,9 +86,6 @@ def verify_interpreted(
         if recorder is not None:
             compared.append(recorder.compared())
         delivery = compared[-1].figures if recorder is not None else None
-        if not options.log_csv:
-            layers.append(samples.figures(None, None, timeline, comparison, delivery))
-            continue
         name = files[layer.number]
         facts = _facts(out / "log" / folder / name, layer.number, samples.count_sum, found)
         found = facts.dialect

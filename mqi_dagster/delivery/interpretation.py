@@ -83,10 +83,9 @@ def interpret_beam(
         name = layer_file(number, plan_layer.energy_mev, layer_count)
         timeline = planned_timeline(delivered.get(number), plan_layer, machine, plan_beam.scan_mode)
         if number in delivered:
-            file = f"log/{folder}/{name}" if options.log_csv else None
             recorder = LayerRecorder(plan_layer, timeline, machine)
             figures, table = _interpret_layer(
-                delivered[number], timeline, recorder, machine, options, dialect, out, file
+                delivered[number], timeline, recorder, machine, options, dialect, out, f"log/{folder}/{name}"
             )
             layers.append(figures)
             spots.append(table)
@@ -133,21 +132,15 @@ def _interpret_layer(
     options: Interpretation,
     dialect: CsvDialect,
     out: Path,
-    file: str | None,
+    file: str,
 ) -> tuple[InterpretedLayer, dict[str, NDArray[np.generic]]]:
     comparison = PositionComparison(timeline)
     samples = LayerSamples(layer, machine, options, comparison, recorder)
-    sha256 = None
-    if file is None:
-        for _ in samples.chunks():
-            pass
-    else:
-        with CsvWriter(out / file, dialect) as writer:
-            for chunk in samples.chunks():
-                writer.append(chunk.time_ms, chunk.positions_mm, chunk.counts)
-        sha256 = writer.sha256
+    with CsvWriter(out / file, dialect) as writer:
+        for chunk in samples.chunks():
+            writer.append(chunk.time_ms, chunk.positions_mm, chunk.counts)
     compared = recorder.compared()
-    return samples.figures(file, sha256, timeline, comparison, compared.figures), compared.spots
+    return samples.figures(file, writer.sha256, timeline, comparison, compared.figures), compared.spots
 
 
 def _write_plan_layer(

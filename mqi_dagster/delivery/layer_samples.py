@@ -149,8 +149,8 @@ class LayerSamples:
 
     def figures(
         self,
-        file: str | None,
-        sha256: str | None,
+        file: str,
+        sha256: str,
         timeline: PlannedTimeline | None,
         comparison: PositionComparison | None,
         delivery: LayerComparison | None = None,

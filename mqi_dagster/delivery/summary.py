@@ -38,9 +38,9 @@ class InterpretedLayer(Part):
     number: int
     """LAYER_NO."""
     energy_mev: float
-    file: str | None
-    """The log CSV relative to the interpretation's folder; null where log CSVs are switched off."""
-    sha256: Sha256 | None
+    file: str
+    """The log CSV relative to the interpretation's folder."""
+    sha256: Sha256
     rows: int
     """Samples in the records of all parts."""
     beam_on_samples: int

@@ -191,17 +191,9 @@ def _same_beam(
     return interpreted.layers
 
 
-def _source(interpreted_dir: Path, layer: InterpretedLayer) -> Path:
-    if layer.file is None or layer.sha256 is None:
-        raise EngineInputError(
-            "the delivered beam has no CSV (interpretation.log_csv)", where=Where(layer=layer.number)
-        )
-    return interpreted_dir / layer.file
-
-
 def _counts(interpreted_dir: Path, interpreted: InterpretedBeam, number: int) -> NDArray[np.int64]:
     layer = next(layer for layer in interpreted.layers if layer.number == number)
-    return read_counts(_source(interpreted_dir, layer), interpreted.dialect)
+    return read_counts(interpreted_dir / layer.file, interpreted.dialect)
 
 
 def _argv(profile: EngineProfile, tps_path: str) -> tuple[str, ...]:
@@ -232,7 +224,7 @@ def _copy_csvs(
 ) -> dict[str, str]:
     manifest = {}
     for layer in layers:
-        source = _source(interpreted_dir, layer)
+        source = interpreted_dir / layer.file
         relative = f"Log_csv/log/{log_folder_name(beam_name)}/{source.name}"
         if relative in manifest:
             raise EngineInputError("two layers have a CSV of the same name", where=Where(layer=layer.number))

@@ -51,6 +51,8 @@ def interpreted_csvs_digest(beam: BeamAtWork, options: Interpretation, profile: 
         settings={
             **options.model_dump(mode="json", exclude={"mu_ratio_minimum", "mu_ratio_maximum", "command"}),
             "command": _command(options.command),
+            # In the digest of every result in the stores of sites.
+            "log_csv": True,
             "csv_dialect": profile.csv_dialect.value,
         },
         machine=machine.model_dump(

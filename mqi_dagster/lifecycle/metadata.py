@@ -38,9 +38,8 @@ def _picture(png: bytes, alt: str) -> dg.MarkdownMetadataValue:
 
 def _delivered(interpreted: InterpretedBeam, published: Published) -> Iterator[Samples]:
     for layer in interpreted.layers:
-        if layer.file is not None:
-            for piece in read_samples(published.path(layer.file), interpreted.dialect):
-                yield piece.select("x_mm", "y_mm").to_numpy(), piece["count"].to_numpy()
+        for piece in read_samples(published.path(layer.file), interpreted.dialect):
+            yield piece.select("x_mm", "y_mm").to_numpy(), piece["count"].to_numpy()
 
 
 def of_delivery(layers: Sequence[LayerComparison], limit_mm: float) -> Metadata:

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Annotated, Self
+from typing import Annotated, Any, Self
 from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
 
 from pydantic import Field, field_validator, model_validator
@@ -103,16 +104,20 @@ class Interpretation(Section):
     dose_dividing_factor: Annotated[float, Field(gt=0)] = Field(
         1.0, description="Counts are divided by this before they are written."
     )
-    log_csv: bool = Field(True, description="Write the delivered beam's CSVs (needed for simulation).")
     plan_csv: bool = Field(False, description="Also write the planned beam's CSVs.")
     mu_ratio_minimum: float = Field(0.9, description="Least logged/planned MU of a beam.")
     mu_ratio_maximum: float = Field(1.1, description="Greatest logged/planned MU of a beam.")
     command: SiteCommand | None = Field(None, description="The site's own interpreter.")
 
+    @model_validator(mode="before")
+    @classmethod
+    def _always_written(cls, content: Any) -> Any:
+        if isinstance(content, Mapping) and "log_csv" in content:
+            raise ValueError("remove log_csv: the delivered beam's CSVs are always written")
+        return content
+
     @model_validator(mode="after")
-    def _something_to_write(self) -> Self:
-        if not (self.log_csv or self.plan_csv):
-            raise ValueError("log_csv and plan_csv are both off: at least one must be on")
+    def _limits_in_order(self) -> Self:
         if self.mu_ratio_minimum >= self.mu_ratio_maximum:
             raise ValueError("mu_ratio_minimum must be below mu_ratio_maximum")
         return self

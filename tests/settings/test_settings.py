@@ -45,7 +45,7 @@ def test_relative_paths_stand_below_the_settings_file_wherever_the_command_runs(
         ({**MINIMAL, "intake": {"stable_seconds": -1}}, "intake.stable_seconds"),
         ({**MINIMAL, "engine": {"profile": "topas"}}, "engine"),
         ({**MINIMAL, "engine": {"profiles": {"x": {"command": ["moqui"]}}}}, "engine.profiles.x"),
-        ({**MINIMAL, "interpretation": {"log_csv": False}}, "interpretation"),
+        ({**MINIMAL, "interpretation": {"log_csv": True}}, "interpretation"),
         ({**MINIMAL, "handover": {"template": "<case>/"}}, "handover.template"),
         ({**MINIMAL, "handover": {"template": "<patient>/<case>/<beam>"}}, "handover.template"),
         ({**MINIMAL, "handover": {"template": "../<case>/<beam>"}}, "handover.template"),

@@ -40,7 +40,11 @@ def problem(text: str) -> str:
         ("engine: {histories:}", "engine.histories: has no value"),
         ("execution: {slots: 1.5}", "execution.slots: must be a whole number"),
         ("intake: {ready: marked}", "intake.ready: must be 'marker' or 'stable'"),
-        ("interpretation: {log_csv: maybe}", "interpretation.log_csv: must be true or false"),
+        ("interpretation: {plan_csv: maybe}", "interpretation.plan_csv: must be true or false"),
+        (
+            "interpretation: {log_csv: false}",
+            "interpretation: remove log_csv: the delivered beam's CSVs are always written",
+        ),
         (
             "site: {timezone: UTC, name: 12}",
             "site.name: must be text; put it in quotes where it looks like a number",

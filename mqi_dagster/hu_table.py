@@ -17,8 +17,7 @@ from typing import Annotated, Any, NamedTuple
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from mqi_dagster.errors import ConfigurationError, UnknownScannerError, Where
-from mqi_dagster.settings.wording import problems
-from mqi_dagster.yaml_file import read_yaml
+from mqi_dagster.yaml_file import problems, read_yaml
 
 PACKAGED_HU_TABLES = Path(__file__).parent / "config" / "hu"
 """The tables of the product, which every new site starts with."""

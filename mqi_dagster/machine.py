@@ -21,8 +21,7 @@ from pydantic import (
 )
 
 from mqi_dagster.errors import ConfigurationError, UnknownMachineError, shown
-from mqi_dagster.settings.wording import problems
-from mqi_dagster.yaml_file import read_yaml
+from mqi_dagster.yaml_file import problems, read_yaml
 
 Positive = Annotated[float, Field(gt=0)]
 

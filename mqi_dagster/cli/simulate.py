@@ -16,9 +16,9 @@ from mqi_dagster.cli.screen import output
 from mqi_dagster.errors import ConfigurationError, DicomError, PlanError, Where
 from mqi_dagster.machine import PACKAGED_MACHINES, Machine, Machines, read_machines
 from mqi_dagster.operations.sites import require_site, site_in_use
-from mqi_dagster.settings import problems
 from mqi_dagster.synthetic.defects import DEFECTS, parse_defect
 from mqi_dagster.synthetic.request import BuiltInPlan, DeliveryRequest, Layout
+from mqi_dagster.yaml_file import problems
 
 DEFAULT_MACHINE = "GENERIC"
 

@@ -301,7 +301,9 @@ def _check_whole(
         findings.error(error)
     for beam in source.plan.beams:
         if machine is not None:
-            for fault in beam_faults(beam, machine, profile, in_images=in_images):
+            # Where no site is known, any engine may follow.
+            beam_model = profile is None or profile.reads_beam_model
+            for fault in beam_faults(beam, machine, beam_model=beam_model, in_images=in_images):
                 findings.error(PlanError(f"beam {beam.number}: {fault}", where=Where(kind="RT plan")))
         if beam.not_simulated:
             devices = " and ".join(beam.not_simulated)

@@ -27,6 +27,7 @@ from numpy.typing import NDArray
 from mqi_dagster.delivery.manifest import FileEntry
 from mqi_dagster.delivery.summary import InterpretedBeam, InterpretedLayer
 from mqi_dagster.engine.beam_model import beam_model_for
+from mqi_dagster.engine.beam_tps import BEAM_NUMBER, EnginePaths, tps_for_beam
 from mqi_dagster.engine.ct_copy import blanked_ct
 from mqi_dagster.engine.histories import read_counts, request_histories
 from mqi_dagster.engine.job_view import (
@@ -42,7 +43,7 @@ from mqi_dagster.engine.job_view import (
     open_view,
     output_stems,
 )
-from mqi_dagster.engine.tps import BEAM_NUMBER, EnginePaths, render, tps_for_beam
+from mqi_dagster.engine.tps import render
 from mqi_dagster.errors import EngineInputError, Where
 from mqi_dagster.files import sha256_file, sync_file, sync_folder
 from mqi_dagster.hu_table import HuCurves
@@ -166,7 +167,7 @@ def require_simulable(
     fault = beam_position_fault(plan_beam, in_images=in_images)
     if fault:
         raise EngineInputError(f"the beam {fault}", where=_WHERE)
-    for fault in beam_faults(plan_beam, machine, profile, in_images=in_images):
+    for fault in beam_faults(plan_beam, machine, beam_model=profile.reads_beam_model, in_images=in_images):
         raise EngineInputError(f"the beam: {fault}", where=_WHERE)
 
 

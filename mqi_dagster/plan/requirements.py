@@ -7,25 +7,22 @@ from collections.abc import Iterable, Mapping
 from mqi_dagster.errors import UnknownMachineError
 from mqi_dagster.machine import BeamModel, EnergyTable, Machine, RangeShifter
 from mqi_dagster.plan.model import PlanBeam
-from mqi_dagster.settings import EngineProfile
 
 TILT_TOLERANCE_DEG = 0.05
 THICKNESS_TOLERANCE_MM = 1.0
 
 
-def beam_faults(
-    beam: PlanBeam, machine: Machine, profile: EngineProfile | None, *, in_images: bool
-) -> tuple[str, ...]:
+def beam_faults(beam: PlanBeam, machine: Machine, *, beam_model: bool, in_images: bool) -> tuple[str, ...]:
     """Why an engine would refuse a beam; empty where it would not.
 
     Args:
         beam: The beam.
         machine: Its machine.
-        profile: The engine; None where no site is known, and any engine may follow.
+        beam_model: Whether the engine reads the beam model of the machine file.
         in_images: Whether the dose is simulated in images.
     """
     faults = [shifter_count_fault(beam)]
-    if profile is None or profile.reads_beam_model:
+    if beam_model:
         faults.append(_shifter_in_model(beam, machine) or "")
         energies = sorted({layer.energy_mev for layer in beam.layers})
         faults.append(energy_fault(machine.beam_model, energies))

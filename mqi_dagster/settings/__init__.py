@@ -39,7 +39,6 @@ from mqi_dagster.settings.sections import (
     SiteCommand,
     Ui,
 )
-from mqi_dagster.settings.wording import problems
 
 __all__ = [
     "LOCAL",
@@ -86,7 +85,6 @@ __all__ = [
     "Webhook",
     "built_in_profiles",
     "parse_settings",
-    "problems",
     "read_content",
     "read_settings",
     "settings_problems",

@@ -29,8 +29,7 @@ from mqi_dagster.settings.sections import (
     Site,
     Ui,
 )
-from mqi_dagster.settings.wording import problems
-from mqi_dagster.yaml_file import read_yaml
+from mqi_dagster.yaml_file import problems, read_yaml
 
 _Files = TypeVar("_Files", bound=Section)
 

@@ -72,10 +72,10 @@ def test_an_energy_outside_the_beam_model_is_refused_where_the_engine_reads_it(
     beam = planned(made)
     (layer,) = beam.layers
     high = replace(beam, layers=(replace(layer, energy_mev=400.0),))
-    (fault,) = beam_faults(high, g2, EMBEDDED, in_images=False)
+    (fault,) = beam_faults(high, g2, beam_model=EMBEDDED.reads_beam_model, in_images=False)
     assert fault.startswith("energy 400 MeV lies outside mean_energy_mev of the beam model")
-    assert beam_faults(high, g2, MOQUI, in_images=False) == ()
-    assert beam_faults(beam, g2, EMBEDDED, in_images=True) == ()
+    assert beam_faults(high, g2, beam_model=MOQUI.reads_beam_model, in_images=False) == ()
+    assert beam_faults(beam, g2, beam_model=EMBEDDED.reads_beam_model, in_images=True) == ()
 
 
 def test_a_range_shifter_has_the_thickness_of_the_machine_file_and_stands_before_the_patient(
@@ -85,22 +85,22 @@ def test_a_range_shifter_has_the_thickness_of_the_machine_file_and_stands_before
     name = beam.range_shifters[0].shifter_id
     thickness = g2.range_shifters[name].water_equivalent_thickness_mm
     thicker = replace(beam, range_shifters=(PlanRangeShifter(1, name, 100.0, thickness + 1.5),))
-    assert beam_faults(thicker, g2, None, in_images=False) == (
+    assert beam_faults(thicker, g2, beam_model=True, in_images=False) == (
         f"has a range shifter {name} of {thickness + 1.5:g} mm of water in the plan"
         f" and {thickness:g} mm in the machine file",
     )
     behind = replace(beam, range_shifters=(PlanRangeShifter(1, name, -5.0, None),))
-    assert beam_faults(behind, g2, None, in_images=False) == (
+    assert beam_faults(behind, g2, beam_model=True, in_images=False) == (
         "has a range shifter that lies 5 mm behind the isocentre",
     )
-    assert beam_faults(behind, g2, MOQUI, in_images=False) == ()
+    assert beam_faults(behind, g2, beam_model=MOQUI.reads_beam_model, in_images=False) == ()
 
 
 def test_a_tilted_table_is_refused_in_images_and_taken_in_water(made: SimulatedCase, g2: Machine) -> None:
     tilted = replace(planned(made), tilt_deg=0.5)
-    (fault,) = beam_faults(tilted, g2, EMBEDDED, in_images=True)
+    (fault,) = beam_faults(tilted, g2, beam_model=EMBEDDED.reads_beam_model, in_images=True)
     assert fault.startswith("table or gantry is pitched or rolled by 0.5 degrees")
-    assert beam_faults(tilted, g2, EMBEDDED, in_images=False) == ()
+    assert beam_faults(tilted, g2, beam_model=EMBEDDED.reads_beam_model, in_images=False) == ()
 
 
 @pytest.mark.parametrize("name", ["1/2 left", "-A", ".B"])

@@ -9,8 +9,6 @@ import socket
 import subprocess
 import sys
 import time
-import urllib.error
-import urllib.request
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, replace
@@ -18,13 +16,14 @@ from datetime import timedelta
 from pathlib import Path
 
 from mqi_dagster.compute.run_workers import end_workers, fail_orphaned_runs
-from mqi_dagster.errors import ConfigurationError, InfrastructureError
+from mqi_dagster.errors import ConfigurationError, InfrastructureError, MqiError
 from mqi_dagster.execution.code_location import answers, socket_path
 from mqi_dagster.execution.processes import end_group, process_alive, process_id, resolve_program
 from mqi_dagster.files import remove_unchanged, write_whole
 from mqi_dagster.ledger.ledger import Ledger
 from mqi_dagster.ledger.location import announce_server, ledger_url
 from mqi_dagster.operations import service_locks
+from mqi_dagster.operations.graphql import GraphQL
 from mqi_dagster.operations.instance import open_instance, set_pool_limit, write_instance
 from mqi_dagster.operations.service_locks import Service, ever_held
 from mqi_dagster.resources.site import SETTINGS_VARIABLE
@@ -55,17 +54,9 @@ class Pages:
         Raises:
             ConfigurationError: They answer, and say that the code location cannot be loaded.
         """
-        request = urllib.request.Request(
-            f"{self.address}/graphql",
-            data=json.dumps({"query": _QUERY}).encode(),
-            headers={"Content-Type": "application/json"},
-        )
-        # Never through a proxy: these are our own pages on this machine.
-        opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))
         try:
-            with opener.open(request, timeout=_TIMEOUT_SECONDS) as answer:
-                content = json.load(answer)
-        except (urllib.error.URLError, OSError, ValueError):
+            content = GraphQL(self.address).ask(_QUERY, {}, _TIMEOUT_SECONDS)
+        except MqiError:
             return False
         entries = (content.get("data") or {}).get("workspaceOrError", {}).get("locationEntries") or []
         for entry in entries:

@@ -1,0 +1,105 @@
+"""Dagster's services behind the address of their pages, asked over GraphQL."""
+
+import json
+import urllib.error
+import urllib.request
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from mqi_dagster.errors import ConfigurationError, InfrastructureError
+
+_TIMEOUT_SECONDS = 60.0
+_FAULT = "... on PythonError { message } ... on UnauthorizedError { message }"
+
+_REEXECUTE = f"""mutation($run: String!) {{
+  launchRunReexecution(reexecutionParams: {{parentRunId: $run, strategy: FROM_FAILURE}}) {{
+    __typename ... on LaunchRunSuccess {{ run {{ runId }} }} {_FAULT}
+  }} }}"""
+
+_BACKFILL = f"""mutation($backfill: LaunchBackfillParams!) {{
+  launchPartitionBackfill(backfillParams: $backfill) {{
+    __typename ... on LaunchBackfillSuccess {{ backfillId }} {_FAULT}
+  }} }}"""
+
+
+class GraphQL:
+    """Dagster's services behind the address of their pages.
+
+    Args:
+        address: For example ``http://127.0.0.1:3000``.
+    """
+
+    def __init__(self, address: str) -> None:
+        self._address = address
+        # Never through a proxy: these are our own pages on this machine.
+        self._opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))
+
+    def reexecute_from_failure(self, run_id: str) -> str:
+        """Launch a run that repeats what failed in another one, and what comes after it.
+
+        Returns:
+            The new run's id.
+
+        Raises:
+            ConfigurationError: Nobody answers at the address.
+            InfrastructureError: The services refuse, and say why.
+        """
+        answer = self._mutate("launchRunReexecution", "LaunchRunSuccess", _REEXECUTE, {"run": run_id})
+        return str(answer["run"]["runId"])
+
+    def backfill(self, assets: Sequence[str], partitions: Sequence[str], title: str) -> str:
+        """Launch a backfill of assets for some partitions.
+
+        Returns:
+            The backfill's id.
+
+        Raises:
+            ConfigurationError: Nobody answers at the address.
+            InfrastructureError: The services refuse, and say why.
+        """
+        wanted = {
+            "assetSelection": [{"path": [asset]} for asset in assets],
+            "partitionNames": list(partitions),
+            "title": title,
+        }
+        answer = self._mutate(
+            "launchPartitionBackfill", "LaunchBackfillSuccess", _BACKFILL, {"backfill": wanted}
+        )
+        return str(answer["backfillId"])
+
+    def _mutate(self, name: str, success: str, query: str, variables: Mapping[str, Any]) -> dict[str, Any]:
+        content = self.ask(query, variables)
+        if content.get("errors"):
+            raise InfrastructureError(f"the services refuse: {content['errors'][0].get('message')}")
+        answer: dict[str, Any] = (content.get("data") or {}).get(name) or {}
+        if answer.get("__typename") != success:
+            said = str(answer.get("message") or answer.get("__typename") or "no answer").splitlines()[0]
+            raise InfrastructureError(f"the services refuse: {said}")
+        return answer
+
+    def ask(
+        self, query: str, variables: Mapping[str, Any], timeout_seconds: float = _TIMEOUT_SECONDS
+    ) -> dict[str, Any]:
+        """The answer to a query, with ``data`` and, where something is wrong with it, ``errors``.
+
+        Raises:
+            ConfigurationError: Nobody answers at the address.
+            InfrastructureError: What answers is not Dagster, or answers with an error of HTTP.
+        """
+        request = urllib.request.Request(
+            f"{self._address}/graphql",
+            data=json.dumps({"query": query, "variables": dict(variables)}).encode(),
+            headers={"Content-Type": "application/json"},
+        )
+        try:
+            with self._opener.open(request, timeout=timeout_seconds) as answer:
+                content: dict[str, Any] = json.load(answer)
+        except urllib.error.HTTPError as error:
+            raise InfrastructureError(f"the services answer with status {error.code}") from None
+        except (urllib.error.URLError, OSError):
+            raise ConfigurationError(
+                f"nobody answers at {self._address}; start the services with `mqi dev`"
+            ) from None
+        except ValueError:
+            raise InfrastructureError(f"what answers at {self._address} is not Dagster") from None
+        return content

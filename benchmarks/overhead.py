@@ -1,5 +1,7 @@
 """What the platform adds to the engine: wall time of a case minus the engine's own time.
 
+Processor seconds are told where no engine runs: on a busy machine they are what can be compared.
+
 python -m benchmarks.overhead [--histories 200000] [--beams 3]
 """
 
@@ -8,6 +10,7 @@ from __future__ import annotations
 import argparse
 import json
 import re
+import resource
 import subprocess
 import sys
 import tempfile
@@ -32,11 +35,13 @@ def engine_seconds(out: Path) -> list[float]:
     return times
 
 
-def timed(argv: list[str], **options: object) -> float:
-    """Seconds of a command that must succeed."""
-    started = time.perf_counter()
-    subprocess.run(argv, check=True, stdout=subprocess.DEVNULL, **options)  # type: ignore[call-overload]
-    return time.perf_counter() - started
+def timed(argv: list[str]) -> tuple[float, float]:
+    """Seconds of a command that must succeed, and those of processors that it and its children took."""
+    started, before = time.perf_counter(), resource.getrusage(resource.RUSAGE_CHILDREN)
+    subprocess.run(argv, check=True, stdout=subprocess.DEVNULL)
+    after = resource.getrusage(resource.RUSAGE_CHILDREN)
+    busy = after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
+    return time.perf_counter() - started, busy
 
 
 def main() -> int:
@@ -57,9 +62,11 @@ def main() -> int:
             str(BIN / "mqi"), "case", "run", str(case.folder), "--out", str(out), "--timezone", "UTC",
             "--histories", str(options.histories), "--json",
         ]  # fmt: skip
-        first = timed(run)
+        first, _ = timed(run)
         engine = engine_seconds(out)
-        again = timed(run)
+        again, again_busy = timed(run)
+        # What every command pays that runs something.
+        start, start_busy = timed([sys.executable, "-c", "import mqi_dagster.definitions"])
         print(json.dumps({"beams": options.beams, "histories a beam": options.histories}))
         rows = [
             ("mqi case run, wall", first),
@@ -67,6 +74,10 @@ def main() -> int:
             ("overhead of the platform", first - sum(engine)),
             ("overhead per beam", (first - sum(engine)) / options.beams),
             ("the same case again (nothing computed)", again),
+            ("the same again, per beam", again / options.beams),
+            ("the same again, per beam, processor", again_busy / options.beams),
+            ("of it start and import, per beam", start / options.beams),
+            ("of it start and import, processor", start_busy / options.beams),
         ]
         for name, seconds in rows:
             print(f"{name:42} {seconds:8.2f} s")

@@ -45,9 +45,7 @@ def verdict_of(
     interpreted: InterpretedBeam, check: DeliveryLimits, machines: Machines
 ) -> DeliveryVerdict | None:
     """What an interpretation says of the delivery, by the limits of now; None where it was not compared."""
-    compared = [layer.delivery for layer in interpreted.layers]
-    figures = [delivery for delivery in compared if delivery is not None]
-    if len(figures) < len(compared):
+    if interpreted.compared is None:
         return None
     machine = next((one for one in machines.all if one.id == interpreted.machine_id), None)
-    return judge(figures, limits_of(check, machine))
+    return judge(interpreted.compared, limits_of(check, machine))

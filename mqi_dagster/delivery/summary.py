@@ -109,6 +109,12 @@ class InterpretedBeam(Part):
     aperture_files: tuple[str, ...] = ()
     """Block and MLC of machines that have them, relative to the interpretation's folder."""
 
+    @property
+    def compared(self) -> tuple[LayerComparison, ...] | None:
+        """Delivered against planned of every layer; None where one was not compared."""
+        found = tuple(layer.delivery for layer in self.layers if layer.delivery is not None)
+        return found if len(found) == len(self.layers) else None
+
 
 def interpreted_beam(
     entry: BeamEntry,

@@ -88,4 +88,6 @@ def encode_dose(grid: DoseGrid, bits: int) -> EncodedDose:
 
 def decode_dose(pixels: NDArray[np.unsignedinteger], scaling: float) -> Floats:
     """Dose values of pixels."""
-    return pixels.astype(np.float64) * scaling
+    values = pixels.astype(np.float64)
+    values *= scaling
+    return values

@@ -27,6 +27,7 @@ from mqi_dagster.machine import Machine, Machines
 from mqi_dagster.partitions import BEAM
 from mqi_dagster.plan.model import IonPlan, PlanBeam
 from mqi_dagster.plan.reading import read_ion_plan
+from mqi_dagster.resources.composed import ParsedInputs
 from mqi_dagster.resources.site import Site
 from mqi_dagster.settings import EngineProfile
 from mqi_dagster.store.published import Published
@@ -59,13 +60,26 @@ class BeamAtWork:
         return beam_inputs(self.manifest, self.number)
 
 
-def read_manifest(instance: dg.DagsterInstance, store: Store, case: str) -> CaseManifest:
+def read_manifest(
+    instance: dg.DagsterInstance, store: Store, case: str, parsed: ParsedInputs | None = None
+) -> CaseManifest:
     """The published manifest of a case.
+
+    Args:
+        instance: Dagster's records.
+        store: Where it was published.
+        case: Case key.
+        parsed: What the run has parsed already, and is added to.
 
     Raises:
         StoreError: It was never made, is gone, differs from what was published, or cannot be understood.
     """
-    return manifest_in(resolve(instance, store, "case_manifest", case), case)
+    published = resolve(instance, store, "case_manifest", case)
+    known = {} if parsed is None else parsed.manifests
+    content = published.content_digests().get(MANIFEST_FILE, "")
+    if content not in known:
+        known[content] = manifest_in(published, case)
+    return known[content]
 
 
 def find_manifest(instance: dg.DagsterInstance, store: Store, case: str) -> CaseManifest | None:
@@ -116,7 +130,7 @@ def require_unchanged(entry: FileEntry, kind: str) -> Path:
 
 
 def require_beam(
-    instance: dg.DagsterInstance, store: Store, key: str
+    instance: dg.DagsterInstance, store: Store, key: str, parsed: ParsedInputs | None = None
 ) -> tuple[str, int, CaseManifest, BeamEntry]:
     """Case, BeamNumber, manifest and entry of a beam partition: whatever has an effect asks this first.
 
@@ -128,7 +142,7 @@ def require_beam(
     """
     beam = checked_key(BEAM, key)
     case, number = beam.root, beam.number
-    manifest = read_manifest(instance, store, case)
+    manifest = read_manifest(instance, store, case, parsed)
     try:
         return case, number, manifest, manifest.beam(number)
     except KeyError as error:
@@ -137,10 +151,31 @@ def require_beam(
         ) from error
 
 
-def load_beam(instance: dg.DagsterInstance, store: Store, machines: Machines, key: str) -> BeamAtWork:
-    """The beam of a partition key, from the published manifest of its case."""
-    case, number, manifest, entry = require_beam(instance, store, key)
-    plan = read_ion_plan(require_unchanged(manifest.plan, "RT plan"))
+def _read_plan(entry: FileEntry, known: dict[str, IonPlan]) -> IonPlan:
+    path = require_unchanged(entry, "RT plan")
+    if entry.sha256 not in known:
+        known[entry.sha256] = read_ion_plan(path)
+    return known[entry.sha256]
+
+
+def load_beam(
+    instance: dg.DagsterInstance,
+    store: Store,
+    machines: Machines,
+    key: str,
+    parsed: ParsedInputs | None = None,
+) -> BeamAtWork:
+    """The beam of a partition key, from the published manifest of its case.
+
+    Args:
+        instance: Dagster's records.
+        store: Where the manifest was published.
+        machines: Of the site.
+        key: Of the beam.
+        parsed: What the run has parsed already, and is added to.
+    """
+    case, number, manifest, entry = require_beam(instance, store, key, parsed)
+    plan = _read_plan(manifest.plan, {} if parsed is None else parsed.plans)
     plan_beam = plan.beam(number)
     return BeamAtWork(
         key=key,

@@ -1,4 +1,4 @@
-"""The pictures in the metadata of the assets."""
+"""The pictures in the metadata of the assets, which are drawn once for what stays as it is."""
 
 from collections.abc import Iterator, Mapping, Sequence
 
@@ -6,6 +6,7 @@ import dagster as dg
 import numpy as np
 from numpy.typing import NDArray
 
+from mqi_dagster import __version__
 from mqi_dagster.delivery.comparison_figures import LayerComparison
 from mqi_dagster.delivery.csv_reading import read_samples
 from mqi_dagster.delivery.summary import InterpretedBeam
@@ -13,18 +14,46 @@ from mqi_dagster.dose.grid import DoseFrame, DoseGrid, DoseUnits
 from mqi_dagster.dose.profiles import distal_depth_mm, integral_depth_dose, lateral_plane, lateral_profiles
 from mqi_dagster.errors import DoseError
 from mqi_dagster.lifecycle.beam import BeamAtWork
+from mqi_dagster.lifecycle.lineage import latest_record
 from mqi_dagster.lifecycle.raw_dose_files import RawDoseRecord, Role
 from mqi_dagster.pictures.dose import depth_dose as depth_dose_picture
 from mqi_dagster.pictures.dose import dose_slices, unit_name
 from mqi_dagster.pictures.dose import lateral_profiles as lateral_profiles_picture
 from mqi_dagster.pictures.spots import layer_mu_bars, layer_positions, spot_map
 from mqi_dagster.pictures.style import as_markdown
+from mqi_dagster.store.digests import digest_of
 from mqi_dagster.store.published import Published
 
 Metadata = dict[str, dg.MetadataValue]
 Samples = tuple[NDArray[np.float64], NDArray[np.float64]]
 
 PROFILE_DEPTH_MM = 20.0
+SHOWN_TAG = "mqi/shown"
+"""Of a materialisation: what its pictures were drawn of, see `shown_of`."""
+
+
+def shown_of(digest: str, **settings: float) -> str:
+    """What the pictures of a result depend on, as a tag: the result, this version, and settings.
+
+    Args:
+        digest: Of the result.
+        settings: What is shown beside it, and may change while the result stays.
+    """
+    return digest_of(version=__version__, result=digest, settings=settings)[:16]
+
+
+def shown_before(
+    instance: dg.DagsterInstance, asset: str, key: str, shown: str
+) -> Mapping[str, dg.MetadataValue] | None:
+    """The metadata of the latest materialisation, where they show the same; else None."""
+    record = latest_record(instance, asset, key)
+    made = None if record is None else record.asset_materialization
+    return made.metadata if made is not None and (made.tags or {}).get(SHOWN_TAG) == shown else None
+
+
+def pictures_in(metadata: Mapping[str, dg.MetadataValue]) -> Metadata:
+    """The pictures among the metadata of a materialisation."""
+    return {name: value for name, value in metadata.items() if isinstance(value, dg.MarkdownMetadataValue)}
 
 
 def maximum(value: float, units: DoseUnits, of: str = "") -> dict[str, float]:
@@ -42,7 +71,7 @@ def _delivered(interpreted: InterpretedBeam, published: Published) -> Iterator[S
             yield piece.select("x_mm", "y_mm").to_numpy(), piece["count"].to_numpy()
 
 
-def of_delivery(layers: Sequence[LayerComparison], limit_mm: float) -> Metadata:
+def _of_delivery(layers: Sequence[LayerComparison], limit_mm: float) -> Metadata:
     """Mean difference of the positions of each layer, and its scatter."""
     located = [
         (layer.number, layer.mean_mm, layer.sd_mm)
@@ -58,15 +87,26 @@ def of_delivery(layers: Sequence[LayerComparison], limit_mm: float) -> Metadata:
     return {"layer positions": _picture(png, "delivered - planned positions of each layer")}
 
 
-def of_interpretation(beam: BeamAtWork, interpreted: InterpretedBeam, published: Published) -> Metadata:
-    """Planned and delivered spot map, and the monitor units of each layer."""
+def of_interpretation(
+    beam: BeamAtWork, interpreted: InterpretedBeam, published: Published, limit_mm: float
+) -> Metadata:
+    """Positions and monitor units of each layer, and the planned and delivered spot map.
+
+    Args:
+        beam: The beam.
+        interpreted: What was published of it.
+        published: Where.
+        limit_mm: Of the mean difference of a layer's positions.
+    """
     delivered_layers = {layer.number for layer in interpreted.layers}
     planned = [
         (layer.positions_mm, layer.spot_mu)
         for layer in beam.plan_beam.layers
         if layer.number in delivered_layers
     ]
+    compared = interpreted.compared
     return {
+        **({} if compared is None else _of_delivery(compared, limit_mm)),
         "spot map": _picture(
             spot_map(planned, _delivered(interpreted, published)), "planned and delivered spots"
         ),

@@ -136,7 +136,7 @@ def read_raw_dose(published: Published) -> tuple[RawDoseRecord, dict[Role, DoseG
     grids: dict[Role, DoseGrid] = {}
     for entry in record.files:
         values = np.fromfile(published.path(entry.file), dtype="<f8").reshape(entry.layers, *entry.shape)
-        values = values * record.dose_factor
+        values *= record.dose_factor
         if entry.axes == "patient":
             grids[entry.role] = from_patient(values, entry.origin_mm, entry.spacing_mm, units)
         elif entry.role == "plane":

@@ -4,12 +4,16 @@ Nothing is read or connected before a step or a tick calls ``open``: what fails 
 """
 
 from collections.abc import Iterator
+from dataclasses import dataclass, field
 
 import dagster as dg
+from pydantic import PrivateAttr
 
+from mqi_dagster.delivery.manifest import CaseManifest
 from mqi_dagster.execution.job import Executor
 from mqi_dagster.handover.target import Target
 from mqi_dagster.notify.message import Channel, channels_of
+from mqi_dagster.plan.model import IonPlan
 from mqi_dagster.resources.gpu_pool import GpuPool
 from mqi_dagster.resources.site import Site
 from mqi_dagster.store.store import Store
@@ -48,6 +52,29 @@ class StoreResource(dg.ConfigurableResource[Store]):
         return self.site.store
 
 
+@dataclass(frozen=True, slots=True)
+class ParsedInputs:
+    """What a run has parsed, by the SHA-256 of the file that it was parsed from."""
+
+    plans: dict[str, IonPlan] = field(default_factory=dict)
+    manifests: dict[str, CaseManifest] = field(default_factory=dict)
+
+
+class ParsedInputsResource(dg.ConfigurableResource[ParsedInputs]):
+    """Plans and case manifests that the steps of one run have parsed, so that each is parsed once a run.
+    Every step still hashes the file before it takes what was parsed of this content."""
+
+    _parsed: ParsedInputs = PrivateAttr(default_factory=ParsedInputs)
+
+    def setup_for_execution(self, context: dg.InitResourceContext) -> None:
+        """Begin a run with nothing."""
+        self._parsed = ParsedInputs()
+
+    def open(self) -> ParsedInputs:
+        """What this run has parsed so far."""
+        return self._parsed
+
+
 class TargetResource(dg.ConfigurableResource[Target]):
     """Where results are handed over, as `handover.target` says: a folder of this machine or of a mounted
     share, or a folder of a host reached by SFTP."""
@@ -81,6 +108,7 @@ def resources_of(site: Site) -> dict[str, object]:
         "executor": ExecutorResource(site=whole),
         "gpu_pool": GpuPoolResource(site=whole),
         "store": StoreResource(site=whole),
+        "parsed_inputs": ParsedInputsResource(),
         "target": TargetResource(site=whole),
         "notifier": NotifierResource(site=whole),
     }

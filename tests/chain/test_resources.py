@@ -68,12 +68,14 @@ def test_dagsters_page_describes_what_is_composed_from_the_site(tmp_path: Path) 
         "executor": f"{COMPOSED}.ExecutorResource",
         "gpu_pool": f"{COMPOSED}.GpuPoolResource",
         "store": f"{COMPOSED}.StoreResource",
+        "parsed_inputs": f"{COMPOSED}.ParsedInputsResource",
         "target": f"{COMPOSED}.TargetResource",
         "notifier": f"{COMPOSED}.NotifierResource",
     }
     for name, one in found.items():
         assert len(one.resource_snapshot.description or "") > 50, name
-        assert list(one.nested_resources) == ([] if name == "site" else ["site"])
+        alone = name in ("site", "parsed_inputs")
+        assert list(one.nested_resources) == ([] if alone else ["site"])
 
 
 def test_the_page_tells_who_uses_which_resource(tmp_path: Path) -> None:

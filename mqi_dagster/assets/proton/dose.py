@@ -1,6 +1,7 @@
 """Station 4: the raw dose becomes a DICOM RT Dose, checked by reading it back."""
 
 from pathlib import Path
+from typing import Any
 from zoneinfo import ZoneInfo
 
 import dagster as dg
@@ -19,9 +20,9 @@ from mqi_dagster.lifecycle.beam import BeamAtWork, load_beam, require_unchanged
 from mqi_dagster.lifecycle.boundary import Boundary, blames_input, is_passing, tried_again
 from mqi_dagster.lifecycle.digests import RT_DOSE_CODE, rt_dose_digest
 from mqi_dagster.lifecycle.lineage import DIGEST, RAW_DOSE, require_passed, resolve, reusable, store_place
-from mqi_dagster.lifecycle.raw_dose_files import RawDoseRecord, Role, read_raw_dose
+from mqi_dagster.lifecycle.raw_dose_files import RawDoseRecord, Role, read_raw_dose, read_record
 from mqi_dagster.partitions import BEAM
-from mqi_dagster.resources.composed import StoreResource
+from mqi_dagster.resources.composed import ParsedInputsResource, StoreResource
 from mqi_dagster.resources.site import Site
 from mqi_dagster.store.published import Published
 from mqi_dagster.store.store import Store
@@ -151,7 +152,7 @@ def _make(
     record: RawDoseRecord,
     grids: dict[Role, DoseGrid],
     digest: str,
-) -> tuple[Published, dict[Role, RtDoseReport]]:
+) -> dict[Role, RtDoseReport]:
     request = _request(site, beam, record, digest)
     command = site.settings.rt_dose.command
     case, folder = store_place(beam.key)
@@ -188,7 +189,28 @@ def _make(
             "histories": record.histories,
             "uncertainty_percent": record.uncertainty_percent,
         }
-        return store.publish(staging, case, folder, "rt_dose", digest, meta=meta), reports
+        store.publish(staging, case, folder, "rt_dose", digest, meta=meta)
+        return reports
+
+
+def _made(
+    site: Site, store: Store, beam: BeamAtWork, raw: Published, published: Published | None, digest: str
+) -> dict[str, Any]:
+    """Make the RT Dose where there is none yet, and what is shown of it: figures read back, and pictures."""
+    record, grids = read_raw_dose(raw)
+    if published is None:
+        reports = _make(site, store, beam, raw, record, grids, digest)
+    else:
+        reports = verify(site, beam, record, grids, published.folder, digest)
+    main = reports.get("box") or reports["plane"]
+    return {
+        "units": main.units.value,
+        **metadata.maximum(main.maximum, main.units),
+        "R80 [mm]": round(main.r80_mm, 1) if main.r80_mm is not None else "none",
+        "grid": f"{main.columns} x {main.rows} x {main.frames}",
+        "spacing [mm]": " x ".join(f"{step:g}" for step in main.spacing_mm),
+        **metadata.of_rt_dose(grids, record),
+    }
 
 
 @dg.asset(
@@ -200,23 +222,27 @@ def _make(
     owners=proton.OWNERS,
 )
 def rt_dose(
-    context: dg.AssetExecutionContext, site: dg.ResourceParam[Site], store: StoreResource
+    context: dg.AssetExecutionContext,
+    site: dg.ResourceParam[Site],
+    store: StoreResource,
+    parsed_inputs: ParsedInputsResource,
 ) -> dg.MaterializeResult[None]:
     """DICOM RT Dose of the delivered beam: the 3-D grid, and in 2 cm mode the plane as well."""
     key = context.partition_key
     with tried_again(context, Where(beam=key), inputs_away(context.instance, site, store.open, key)):
         require_passed(context.instance, "raw_dose", "engine_output", key)
-        beam = load_beam(context.instance, store.open(), site.machines, key)
+        beam = load_beam(context.instance, store.open(), site.machines, key, parsed_inputs.open())
         raw = resolve(context.instance, store.open(), "raw_dose", key)
         irradiation = irradiation_of(beam, site.settings.site.timezone)
         digest = rt_dose_digest(beam, raw.digest, site.settings.rt_dose, irradiation.attributes())
-        record, grids = read_raw_dose(raw)
+        record, mark = read_record(raw), metadata.shown_of(digest)
         published = reusable(store.open(), "rt_dose", key, digest)
-        if published is None:
-            published, reports = _make(site, store.open(), beam, raw, record, grids, digest)
+        before = metadata.shown_before(context.instance, "rt_dose", key, mark)
+        if published is None or before is None:
+            shown = _made(site, store.open(), beam, raw, published, digest)
         else:
-            reports = verify(site, beam, record, grids, published.folder, digest)
-        main = reports.get("box") or reports["plane"]
+            # Its bytes are those that were verified when it was made; the check opens it again.
+            shown = dict(before)
         ends = ends_of_scan(beam, record)
         for end in ends:
             context.log.warning("%s", end)
@@ -225,26 +251,22 @@ def rt_dose(
             context.log.warning(
                 "the dose is that of the open beam: no engine simulates %s", " and ".join(missing)
             )
+        told = {
+            DIGEST: digest,
+            "beam": beam.entry.label,
+            "not simulated": ", ".join(missing) or "nothing",
+            "summation type": site.settings.rt_dose.summation_type.value,
+            "fraction": irradiation.fraction_number or "not known",
+            "HU table": record.hu_table_name,
+            "ends of the scan": "; ".join(ends) or "none in the body",
+            "engine": f"{record.engine} {record.version}",
+            "seed": record.seed,
+            "histories": record.histories,
+        }
+        # Dagster stores the metadata of a result once more, with the output of the step.
+        context.add_asset_metadata({name: value for name, value in shown.items() if name not in told})
         return dg.MaterializeResult(
-            data_version=dg.DataVersion(digest),
-            metadata={
-                DIGEST: digest,
-                "beam": beam.entry.label,
-                "not simulated": ", ".join(missing) or "nothing",
-                "units": main.units.value,
-                **metadata.maximum(main.maximum, main.units),
-                "R80 [mm]": round(main.r80_mm, 1) if main.r80_mm is not None else "none",
-                "summation type": site.settings.rt_dose.summation_type.value,
-                "fraction": irradiation.fraction_number or "not known",
-                "HU table": record.hu_table_name,
-                "ends of the scan": "; ".join(ends) or "none in the body",
-                "grid": f"{main.columns} x {main.rows} x {main.frames}",
-                "spacing [mm]": " x ".join(f"{step:g}" for step in main.spacing_mm),
-                "engine": f"{record.engine} {record.version}",
-                "seed": record.seed,
-                "histories": record.histories,
-                **metadata.of_rt_dose(grids, record),
-            },
+            data_version=dg.DataVersion(digest), tags={metadata.SHOWN_TAG: mark}, metadata=told
         )
 
 
@@ -255,12 +277,15 @@ def rt_dose(
     description="Tags, references, geometry, units and values of the file equal those of plan and raw dose.",
 )
 def readback(
-    context: dg.AssetCheckExecutionContext, site: dg.ResourceParam[Site], store: StoreResource
+    context: dg.AssetCheckExecutionContext,
+    site: dg.ResourceParam[Site],
+    store: StoreResource,
+    parsed_inputs: ParsedInputsResource,
 ) -> dg.AssetCheckResult:
     """Opens the published RT Dose again and compares it with the raw dose."""
     key = context.partition_key
     with Boundary(Where(beam=key), inputs_away=inputs_away(context.instance, site, store.open, key)):
-        beam = load_beam(context.instance, store.open(), site.machines, key)
+        beam = load_beam(context.instance, store.open(), site.machines, key, parsed_inputs.open())
         raw = resolve(context.instance, store.open(), "raw_dose", key)
         published = resolve(context.instance, store.open(), "rt_dose", key)
         record, grids = read_raw_dose(raw)

@@ -35,7 +35,7 @@ from mqi_dagster.lifecycle.materialisations import RESULTS, EventLog
 from mqi_dagster.lifecycle.stages import WorkPhase
 from mqi_dagster.lifecycle.status import results_digest
 from mqi_dagster.partitions import BEAM, CASE, LINEAGE_ONLY, beam_key, root_of
-from mqi_dagster.resources.composed import StoreResource, TargetResource
+from mqi_dagster.resources.composed import ParsedInputsResource, StoreResource, TargetResource
 from mqi_dagster.resources.site import Site
 from mqi_dagster.store.digests import digest_of
 from mqi_dagster.store.store import Store
@@ -79,12 +79,13 @@ def handed_over(
     context: dg.AssetExecutionContext,
     site: dg.ResourceParam[Site],
     store: StoreResource,
+    parsed_inputs: ParsedInputsResource,
     target: TargetResource,
 ) -> dg.MaterializeResult[None]:
     """This beam's results at the target, each read back there and listed in a receipt."""
     key = context.partition_key
     with tried_again(context, Where(case=root_of(key), beam=key)):
-        case, number, _, entry = require_beam(context.instance, store.open(), key)
+        case, number, _, entry = require_beam(context.instance, store.open(), key, parsed_inputs.open())
         require_passed(context.instance, "rt_dose", "readback", key)
         made = ancestry(context.instance, store.open(), key)
         files, dose = _files(site, made), made.rt_dose.digest

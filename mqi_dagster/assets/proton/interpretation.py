@@ -24,7 +24,7 @@ from mqi_dagster.lifecycle.boundary import Boundary, tried_again
 from mqi_dagster.lifecycle.digests import INTERPRETED_CSVS_CODE, interpreted_csvs_digest
 from mqi_dagster.lifecycle.lineage import DIGEST, resolve, reusable, store_place
 from mqi_dagster.partitions import BEAM, LINEAGE_ONLY
-from mqi_dagster.resources.composed import StoreResource
+from mqi_dagster.resources.composed import ParsedInputsResource, StoreResource
 from mqi_dagster.resources.site import Site
 from mqi_dagster.store.published import Published
 from mqi_dagster.store.store import Store
@@ -94,20 +94,33 @@ def _make(site: Site, store: Store, beam: BeamAtWork, digest: str) -> Published:
     owners=proton.OWNERS,
 )
 def interpreted_csvs(
-    context: dg.AssetExecutionContext, site: dg.ResourceParam[Site], store: StoreResource
+    context: dg.AssetExecutionContext,
+    site: dg.ResourceParam[Site],
+    store: StoreResource,
+    parsed_inputs: ParsedInputsResource,
 ) -> dg.MaterializeResult[None]:
     """One CSV per layer of the delivered beam (time, x, y, count), with counts, monitor units and ratios."""
     key = context.partition_key
     with tried_again(context, Where(beam=key), inputs_away(context.instance, site, store.open, key)):
-        beam = load_beam(context.instance, store.open(), site.machines, key)
+        beam = load_beam(context.instance, store.open(), site.machines, key, parsed_inputs.open())
         digest = interpreted_csvs_digest(beam, site.settings.interpretation, site.settings.engine.in_use())
         published = reusable(store.open(), "interpreted_csvs", key, digest)
         if published is None:
             context.log.info("interpreting %d layers", len(beam.entry.layers))
             published = _make(site, store.open(), beam, digest)
         interpreted = read_summary(published.folder)
+        limit_mm = limits_of(site.settings.delivery_check, beam.machine).position_mean_mm
+        shown = metadata.shown_of(digest, limit_mm=limit_mm)
+        before = metadata.shown_before(context.instance, "interpreted_csvs", key, shown)
+        # Dagster stores the metadata of a result once more, with the output of the step.
+        context.add_asset_metadata(
+            metadata.of_interpretation(beam, interpreted, published, limit_mm)
+            if before is None
+            else metadata.pictures_in(before)
+        )
         return dg.MaterializeResult(
             data_version=dg.DataVersion(digest),
+            tags={metadata.SHOWN_TAG: shown},
             metadata={
                 DIGEST: digest,
                 "beam": beam.entry.label,
@@ -118,8 +131,7 @@ def interpreted_csvs(
                 "MU ratio": round(interpreted.ratio or 0.0, 4),
                 "MU per count": interpreted.mu_per_count,
                 "layer table": _layer_table(interpreted),
-                **_delivery_metadata(beam, interpreted, site),
-                **metadata.of_interpretation(beam, interpreted, published),
+                **_delivery_metadata(interpreted, site),
             },
         )
 
@@ -144,19 +156,14 @@ def _layer_table(interpreted: InterpretedBeam) -> dg.TableMetadataValue:
     )
 
 
-def _delivery_metadata(
-    beam: BeamAtWork, interpreted: InterpretedBeam, site: Site
-) -> dict[str, dg.MetadataValue]:
+def _delivery_metadata(interpreted: InterpretedBeam, site: Site) -> dict[str, dg.MetadataValue]:
     """What the comparison with the plan says, and its table; nothing where there was none."""
     verdict = verdict_of(interpreted, site.settings.delivery_check, site.machines)
-    if verdict is None:
+    if verdict is None or interpreted.compared is None:
         return {}
-    layers = [layer.delivery for layer in interpreted.layers if layer.delivery is not None]
-    limit_mm = limits_of(site.settings.delivery_check, beam.machine).position_mean_mm
     return {
         "delivery": dg.MetadataValue.text(verdict.text),
-        "delivery table": _delivery_table(layers),
-        **metadata.of_delivery(layers, limit_mm),
+        "delivery table": _delivery_table(interpreted.compared),
     }
 
 
@@ -195,17 +202,20 @@ def _axes(value: Axes | None, form: str) -> str:
     " stops nothing: the dose of a wrong delivery is wanted.",
 )
 def delivery(
-    context: dg.AssetCheckExecutionContext, site: dg.ResourceParam[Site], store: StoreResource
+    context: dg.AssetCheckExecutionContext,
+    site: dg.ResourceParam[Site],
+    store: StoreResource,
+    parsed_inputs: ParsedInputsResource,
 ) -> dg.AssetCheckResult:
     """Holds the comparison in the published summary against the limits of now."""
     key = context.partition_key
     with Boundary(Where(beam=key), inputs_away=inputs_away(context.instance, site, store.open, key)):
-        beam = load_beam(context.instance, store.open(), site.machines, key)
+        beam = load_beam(context.instance, store.open(), site.machines, key, parsed_inputs.open())
         interpreted = read_summary(resolve(context.instance, store.open(), "interpreted_csvs", key).folder)
-        layers = [layer.delivery for layer in interpreted.layers if layer.delivery is not None]
-        if len(layers) < len(interpreted.layers):
+        layers = interpreted.compared
+        if layers is None:
             # Interpreted by earlier code, which did not compare.
-            layers = list(compare_beam(beam.entry, beam.plan_beam, beam.machine))
+            layers = compare_beam(beam.entry, beam.plan_beam, beam.machine)
         verdict = judge(layers, limits_of(site.settings.delivery_check, beam.machine))
         return dg.AssetCheckResult(
             passed=verdict.as_planned,
@@ -221,12 +231,15 @@ def delivery(
     description="Counts in the CSVs equal those of the records; logged/planned MU inside the site's limits.",
 )
 def counts(
-    context: dg.AssetCheckExecutionContext, site: dg.ResourceParam[Site], store: StoreResource
+    context: dg.AssetCheckExecutionContext,
+    site: dg.ResourceParam[Site],
+    store: StoreResource,
+    parsed_inputs: ParsedInputsResource,
 ) -> dg.AssetCheckResult:
     """Opens the published CSVs again and compares them with the records."""
     key = context.partition_key
     with Boundary(Where(beam=key), inputs_away=inputs_away(context.instance, site, store.open, key)):
-        beam = load_beam(context.instance, store.open(), site.machines, key)
+        beam = load_beam(context.instance, store.open(), site.machines, key, parsed_inputs.open())
         published = resolve(context.instance, store.open(), "interpreted_csvs", key)
         options = site.settings.interpretation
         verify_interpreted(

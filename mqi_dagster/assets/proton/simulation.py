@@ -22,7 +22,12 @@ from mqi_dagster.lifecycle.lineage import DIGEST, latest_digest, resolve, reusab
 from mqi_dagster.lifecycle.raw_dose_files import RECORD_FILE, RawDoseRecord, read_raw_dose, read_record
 from mqi_dagster.lifecycle.stages import WorkPhase
 from mqi_dagster.partitions import BEAM
-from mqi_dagster.resources.composed import ExecutorResource, GpuPoolResource, StoreResource
+from mqi_dagster.resources.composed import (
+    ExecutorResource,
+    GpuPoolResource,
+    ParsedInputsResource,
+    StoreResource,
+)
 from mqi_dagster.resources.site import Site
 from mqi_dagster.store.published import Published
 from mqi_dagster.store.store import Store
@@ -134,6 +139,7 @@ def simulation(
     executor: ExecutorResource,
     gpu_pool: GpuPoolResource,
     store: StoreResource,
+    parsed_inputs: ParsedInputsResource,
 ) -> Iterator[dg.MaterializeResult[None]]:
     key = context.partition_key
     boundary = Boundary(
@@ -144,7 +150,7 @@ def simulation(
     )
     with boundary:
         results, engines, pool = store.open(), executor.open(), gpu_pool.open()
-        beam = load_beam(context.instance, results, site.machines, key)
+        beam = load_beam(context.instance, results, site.machines, key, parsed_inputs.open())
         csvs = resolve(context.instance, results, "interpreted_csvs", key)
         engine = site.settings.engine
         profile = site.settings.engine_profile()

@@ -125,6 +125,7 @@ snapshot: install-dev
 benchmarks: install-dev
 	@$(BIN)/python -m benchmarks.interpret
 	@$(BIN)/python -m benchmarks.overhead
+	@$(BIN)/python -m benchmarks.records
 	@$(BIN)/python -m benchmarks.top
 	@$(BIN)/python -m benchmarks.inbox
 	@$(BIN)/python -m benchmarks.startup

@@ -43,6 +43,11 @@ class DoseUnits(StrEnum):
     GY = "GY"
     RELATIVE = "RELATIVE"
 
+    @property
+    def shown(self) -> str:
+        """The unit as people read it."""
+        return "Gy" if self is DoseUnits.GY else "relative"
+
 
 @dataclass(frozen=True, slots=True, eq=False)
 class DoseGrid:

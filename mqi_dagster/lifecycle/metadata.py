@@ -1,4 +1,7 @@
-"""The pictures in the metadata of the assets, which are drawn once for what stays as it is."""
+"""The pictures in the metadata of the assets, which are drawn once for what stays as it is.
+
+What draws them is loaded by whoever draws: a run that finds everything unchanged does without.
+"""
 
 from collections.abc import Iterator, Mapping, Sequence
 
@@ -16,11 +19,6 @@ from mqi_dagster.errors import DoseError
 from mqi_dagster.lifecycle.beam import BeamAtWork
 from mqi_dagster.lifecycle.lineage import latest_record
 from mqi_dagster.lifecycle.raw_dose_files import RawDoseRecord, Role
-from mqi_dagster.pictures.dose import depth_dose as depth_dose_picture
-from mqi_dagster.pictures.dose import dose_slices, unit_name
-from mqi_dagster.pictures.dose import lateral_profiles as lateral_profiles_picture
-from mqi_dagster.pictures.spots import layer_mu_bars, layer_positions, spot_map
-from mqi_dagster.pictures.style import as_markdown
 from mqi_dagster.store.digests import digest_of
 from mqi_dagster.store.published import Published
 
@@ -58,10 +56,12 @@ def pictures_in(metadata: Mapping[str, dg.MetadataValue]) -> Metadata:
 
 def maximum(value: float, units: DoseUnits, of: str = "") -> dict[str, float]:
     """The greatest dose with its unit, in the digits that are worth reading."""
-    return {f"maximum{f' of the {of}' if of else ''} [{unit_name(units.value)}]": float(f"{value:.4g}")}
+    return {f"maximum{f' of the {of}' if of else ''} [{units.shown}]": float(f"{value:.4g}")}
 
 
 def _picture(png: bytes, alt: str) -> dg.MarkdownMetadataValue:
+    from mqi_dagster.pictures.style import as_markdown
+
     return dg.MetadataValue.md(as_markdown(png, alt))
 
 
@@ -73,6 +73,8 @@ def _delivered(interpreted: InterpretedBeam, published: Published) -> Iterator[S
 
 def _of_delivery(layers: Sequence[LayerComparison], limit_mm: float) -> Metadata:
     """Mean difference of the positions of each layer, and its scatter."""
+    from mqi_dagster.pictures.spots import layer_positions
+
     located = [
         (layer.number, layer.mean_mm, layer.sd_mm)
         for layer in layers
@@ -98,6 +100,8 @@ def of_interpretation(
         published: Where.
         limit_mm: Of the mean difference of a layer's positions.
     """
+    from mqi_dagster.pictures.spots import layer_mu_bars, spot_map
+
     delivered_layers = {layer.number for layer in interpreted.layers}
     planned = [
         (layer.positions_mm, layer.spot_mu)
@@ -123,8 +127,12 @@ def of_interpretation(
 
 def of_rt_dose(grids: Mapping[Role, DoseGrid], record: RawDoseRecord) -> Metadata:
     """Slices, and in a phantom depth dose and lateral profiles."""
+    from mqi_dagster.pictures import dose
+
     grid = grids.get("box") or grids["plane"]
-    pictures: Metadata = {"slices": _picture(dose_slices(grid), "slices through the maximum of the dose")}
+    pictures: Metadata = {
+        "slices": _picture(dose.dose_slices(grid), "slices through the maximum of the dose")
+    }
     if grid.frame is not DoseFrame.PHANTOM or record.surface_mm is None:
         return pictures
     surface = -record.surface_mm
@@ -136,12 +144,12 @@ def of_rt_dose(grids: Mapping[Role, DoseGrid], record: RawDoseRecord) -> Metadat
         except DoseError:
             r80 = None
         pictures["depth dose"] = _picture(
-            depth_dose_picture(curve.depth_mm, curve.dose, units, r80), "integral depth dose"
+            dose.depth_dose(curve.depth_mm, curve.dose, units, r80), "integral depth dose"
         )
     plane = lateral_plane(grids.get("plane") or grid, PROFILE_DEPTH_MM, surface)
     lines = lateral_profiles(plane)
     pictures["lateral profiles"] = _picture(
-        lateral_profiles_picture(
+        dose.lateral_profiles(
             lines.x_mm, lines.along_x, lines.y_mm, lines.along_y, units=units, depth_mm=PROFILE_DEPTH_MM
         ),
         "lateral profiles through the maximum",

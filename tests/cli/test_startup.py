@@ -72,6 +72,14 @@ def test_a_command_loads_no_library_that_it_does_not_need(
     assert ended.stderr.rpartition("loaded: ")[2] == ""
 
 
+def test_the_code_location_loads_nothing_that_draws(tmp_path: Path) -> None:
+    program = "import sys, mqi_dagster.definitions; print([m for m in sys.modules if m == 'matplotlib'])"
+    ended = subprocess.run(
+        [sys.executable, "-c", program], cwd=tmp_path, capture_output=True, text=True, check=True
+    )
+    assert ended.stdout == "[]\n"
+
+
 def test_the_version_is_that_of_the_package() -> None:
     ended = subprocess.run([MQI, "--version"], capture_output=True, text=True, check=True)
     assert ended.stdout == f"mqi_dagster {__version__}\n"

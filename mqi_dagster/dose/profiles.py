@@ -13,8 +13,6 @@ from mqi_dagster.dose.grid import DoseFrame, DoseGrid, Floats
 from mqi_dagster.errors import DoseError, Where
 
 _PLACE = Where(kind="dose profile")
-_CENTROID_STEPS = 200
-_CENTROID_PRECISION_MM = 1e-4
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -136,39 +134,6 @@ def lateral_profiles(plane: LateralPlane, through_mm: tuple[float, float] | None
     along_x = np.array([np.interp(y, plane.y_mm, column) for column in plane.dose.T])
     along_y = np.array([np.interp(x, plane.x_mm, row) for row in plane.dose])
     return LateralProfiles(plane.x_mm, along_x, plane.y_mm, along_y, through_mm, plane.depth_mm)
-
-
-def spot_centroid_mm(
-    plane: LateralPlane, near_mm: tuple[float, float], window_mm: float
-) -> tuple[float, float]:
-    """Position of the spot nearest a point.
-
-    The centroid of dose times a Gaussian window that follows it until it rests, so that neighbours do not
-    pull and the start does not matter.
-
-    Args:
-        plane: Dose across the beam.
-        near_mm: Plan x, y where the spot is expected [mm].
-        window_mm: Standard deviation of the window; about the spot's own [mm].
-
-    Raises:
-        DoseError: There is no dose near the point.
-    """
-    x, y = near_mm
-    for _ in range(_CENTROID_STEPS):
-        across_x = np.exp(-0.5 * ((plane.x_mm - x) / window_mm) ** 2)
-        across_y = np.exp(-0.5 * ((plane.y_mm - y) / window_mm) ** 2)
-        weight = plane.dose * across_y[:, np.newaxis] * across_x
-        total = float(weight.sum())
-        if total <= 0.0:
-            raise DoseError("there is no dose where the spot is expected", where=_PLACE)
-        new_x = float(weight.sum(axis=0) @ plane.x_mm) / total
-        new_y = float(weight.sum(axis=1) @ plane.y_mm) / total
-        moved = max(abs(new_x - x), abs(new_y - y))
-        x, y = new_x, new_y
-        if moved < _CENTROID_PRECISION_MM:
-            return x, y
-    raise DoseError("the spot's position does not settle", where=_PLACE)
 
 
 def _lateral_by_depth(grid: DoseGrid) -> tuple[Floats, Floats, Floats, Floats]:

@@ -125,22 +125,6 @@ def verify_rt_dose(
     )
 
 
-def read_dose_grid(path: Path, frame: DoseFrame) -> DoseGrid:
-    """The grid of an RT Dose, for pictures and evaluation.
-
-    Args:
-        path: The file.
-        frame: Whose coordinates it is in, which no attribute says.
-
-    Raises:
-        DoseError: It is no readable dose.
-    """
-    with warnings.catch_warnings(action="ignore"):
-        dataset = dataset_of(path, _PLACE)
-        with elements_of(_PLACE):
-            return stored_grid(dataset, frame)
-
-
 def _checked(dataset: FileDataset, plan: PlanReference, frame: DoseFrame, digest: str | None) -> DoseGrid:
     _check_object(dataset, plan)
     _check_frame_of_reference(dataset, plan, frame)

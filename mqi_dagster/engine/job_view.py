@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from pathlib import Path
 
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import BaseModel, ConfigDict
 
 from mqi_dagster.engine.tps_keys import TpsFile
 from mqi_dagster.errors import EngineInputError, InfrastructureError, Where
@@ -101,21 +101,6 @@ def output_stems(name: str, profile: EngineProfile, tps: TpsFile) -> tuple[str |
     if not tps.two_centimeter_mode:
         return box, None
     return (box, plane) if profile.reads_beam_model else (None, plane)
-
-
-def open_view(directory: Path) -> JobView:
-    """The view of a job that was prepared before.
-
-    Raises:
-        InfrastructureError: It is not there, or not whole.
-    """
-    try:
-        view = JobView.model_validate_json((directory / VIEW_NAME).read_bytes())
-    except OSError as error:
-        raise disk_error("read", error) from error
-    except ValidationError as error:
-        raise InfrastructureError("the work folder's view.json is damaged", where=_WHERE) from error
-    return view.model_copy(update={"directory": directory})
 
 
 def mark_start(view: JobView) -> int:

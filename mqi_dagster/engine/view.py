@@ -6,7 +6,7 @@
     Log_csv/log/<one folder>/     the beam's CSVs, copied and verified
     Log_csv/beam_model.json       for engines that read it
     Dose/                         empty
-    view.json                     what was asked, for whoever attaches to the job later
+    view.json                     what was asked; by it the folder of a job is told from any other
 
 Forks of moqui find a beam's folder by its place in the alphabet, by a number like ``1G180`` in the name, by
 equal names or by a part of the name, and a beam by number or by index (docs/formats.md 7): with one beam, one
@@ -40,7 +40,6 @@ from mqi_dagster.engine.job_view import (
     engine_beam_name,
     log_folder_name,
     mark_start,
-    open_view,
     output_stems,
 )
 from mqi_dagster.engine.tps import render
@@ -54,7 +53,7 @@ from mqi_dagster.plan.reduced import write_reduced_plan
 from mqi_dagster.plan.requirements import beam_faults
 from mqi_dagster.settings import Engine, EngineProfile, OutputFormat
 
-__all__ = ["JobView", "mark_start", "open_view", "prepare_view", "require_simulable"]
+__all__ = ["JobView", "mark_start", "prepare_view", "require_simulable"]
 
 _WHERE = Where(kind="engine input")
 

@@ -17,8 +17,9 @@ from mqi_dagster.dose.grid import (
     from_phantom,
     plane_from_phantom,
 )
-from mqi_dagster.dose.readback import RtDoseReport, read_dose_grid, verify_rt_dose
+from mqi_dagster.dose.readback import RtDoseReport, verify_rt_dose
 from mqi_dagster.dose.rt_dose import Irradiation, as_written, write_rt_dose
+from mqi_dagster.dose.stored_image import stored_grid
 from mqi_dagster.errors import DoseError
 from mqi_dagster.settings import DoseType, SummationType
 from tests.dose.dose_cases import DIGEST, FRAME_UID, IRRADIATION, phantom_grid, request
@@ -317,7 +318,7 @@ def test_frames_counted_backwards_or_in_absolute_z_are_read_right(tmp_path: Path
         dataset.GridFrameOffsetVector = [6, 3, 0, -3, -6]
 
     change(path, backwards)
-    grid = read_dose_grid(path, DoseFrame.PHANTOM)
+    grid = stored_grid(pydicom.dcmread(path), DoseFrame.PHANTOM)
     original = phantom_grid()
     assert grid.position_mm(0, 1, 2) == original.position_mm(4, 1, 2)
     assert grid.values[0, 1, 2] == pytest.approx(original.values[4, 1, 2], rel=1e-6)

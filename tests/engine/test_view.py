@@ -15,8 +15,8 @@ from mqi_dagster.delivery.manifest import FileEntry
 from mqi_dagster.engine.beam_model import read_beam_model
 from mqi_dagster.engine.job_view import JobView, engine_beam_name, log_folder_name
 from mqi_dagster.engine.tps import parse_tps
-from mqi_dagster.engine.view import open_view, prepare_view
-from mqi_dagster.errors import EngineInputError, InfrastructureError
+from mqi_dagster.engine.view import prepare_view
+from mqi_dagster.errors import EngineInputError
 from mqi_dagster.plan.model import PlanRangeShifter
 from mqi_dagster.plan.reading import read_ion_plan
 from mqi_dagster.settings import CsvDialect, Engine, EngineProfile, built_in_profiles
@@ -208,16 +208,6 @@ def test_a_folder_of_something_else_is_left_alone(beam_case: Make, tmp_path: Pat
         view_of(beam_case(2), tmp_path / "job")
     assert files_of(tmp_path / "job") == ["precious.txt"]
     assert not (tmp_path / ".job.partial").exists()
-
-
-def test_a_view_can_be_opened_again(beam_case: Make, tmp_path: Path) -> None:
-    view = view_of(beam_case(2), tmp_path / "job")
-    assert open_view(tmp_path / "job") == view
-    (tmp_path / "job" / "view.json").write_text("{")
-    with pytest.raises(InfrastructureError):
-        open_view(tmp_path / "job")
-    with pytest.raises(InfrastructureError):
-        open_view(tmp_path / "none")
 
 
 def test_paths_are_those_of_the_engines_machine(beam_case: Make, tmp_path: Path) -> None:

@@ -23,7 +23,9 @@ class _Events(PostgresEventLogStorage):
 
 
 class ServerRecords(DagsterPostgresStorage):
-    """Dagster's own storage on PostgreSQL, which opens a connection for every question, but for that.
+    """Dagster's own storage on PostgreSQL, but for its connections.
+
+    Dagster's opens 2.3 a question, at four times the processor time; only the web server can keep them.
 
     Runs, events and ticks share one pool. It keeps one connection, and finds out before each use whether the
     server is still at its other end. Tables are made by `make_tables`, not by whoever opens an instance.

@@ -76,8 +76,7 @@ def restore_backup(
 
 
 def _require_free(folder: Path, settings: Settings, *, overwrite: bool) -> None:
-    found = Services(folder / SETTINGS_NAME, settings).recorded()
-    if service_locks.held(settings) or (found is not None and len(found.dead()) < len(found.processes)):
+    if service_locks.held(settings) or Services(folder / SETTINGS_NAME, settings).any_lives():
         raise ConfigurationError("services of this site are running: stop them first")
     if overwrite:
         return

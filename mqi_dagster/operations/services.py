@@ -188,6 +188,11 @@ class Services:
         found = self.recorded()
         return found if found is not None and not found.dead() else None
 
+    def any_lives(self) -> bool:
+        """Whether one of them lives."""
+        found = self.recorded()
+        return found is not None and len(found.dead()) < len(found.processes)
+
     def start(self, port: int | None = None) -> Running:
         """Start the services; they are not ready yet when this returns.
 
@@ -201,20 +206,16 @@ class Services:
         host = self._settings.ui.host
         wanted = self._settings.ui.port if port is None else port
         number = _usable_port(host, wanted)
-        code_socket = socket_path(self._settings)
-        code_socket.unlink(missing_ok=True)
-        write_workspace(self._settings)
         commands = {
             name: command_of(service, self._settings, host, number) for name, service in _STARTED.items()
         }
-        started: dict[str, str] = {}
+        running = Running(host, number, {})
         for name, command in commands.items():
-            started[name] = self._start(name, command)
+            running.processes[name] = self._start(name, command)
+            self._write(running)
             if name == CODE:
-                # The others would show a location that failed to load for their first half minute.
-                self._await_socket(code_socket, started[CODE])
-            self._write(Running(host, number, started))
-        return Running(host, number, started)
+                _await_code(self._settings, lambda: self.require_alive(running))
+        return running
 
     def start_watch_again(self, running: Running) -> Running:
         """Start the watch again where it alone has ended: nothing that is at work needs it.
@@ -307,18 +308,6 @@ class Services:
             )
         return process_id(process.pid)
 
-    def _await_socket(self, path: Path, job: str) -> None:
-        limit = time.monotonic() + _READY_SECONDS
-        while not answers(path):
-            if not process_alive(job):
-                raise InfrastructureError(
-                    f"the code location cannot be loaded: {self.last_words(CODE)};"
-                    f" its log: {self.logs / CODE}.log"
-                )
-            if time.monotonic() > limit:
-                raise InfrastructureError(f"the code location does not answer; its log: {self.logs}")
-            time.sleep(_POLL_SECONDS)
-
     def _write(self, running: Running) -> None:
         write_whole(self._record, json.dumps(asdict(running), indent=1).encode())
 
@@ -405,8 +394,6 @@ def _usable_port(host: str, port: int) -> int:
 
 _LEFT = timedelta(days=1)
 """What nothing has changed for so long is nobody's work any more."""
-_CODE_SECONDS = 120.0
-_ENDED_POLL_SECONDS = 0.2
 
 
 def clear_leftovers(settings: Settings) -> int:
@@ -441,14 +428,7 @@ def start_services(services: Services, settings: Settings, port: int | None = No
             require_no_service_manager(settings)
             # What a crash has left over would hold the port, the socket and the slots.
             services.stop()
-            ledger = Ledger.open(ledger_url(settings))
-            write_instance(settings, ledger)
-            with open_instance(settings) as instance:
-                set_pool_limit(instance, settings, ledger)
-                # Those that have outlived a killed code location would go on beside their successors.
-                end_workers(instance)
-                fail_orphaned_runs(instance)
-            clear_leftovers(settings)
+            _make_ready(settings, ends_runs=True)
             try:
                 found = services.start(port)
                 services.await_ready(found)
@@ -498,8 +478,7 @@ def become_service(service: Service, settings_file: Path, settings: Settings) ->
         ConfigurationError: The service runs already, or `mqi dev` runs the site.
         InfrastructureError: The database is away, or the code location does not answer.
     """
-    found = Services(settings_file, settings).recorded()
-    if found is not None and len(found.dead()) < len(found.processes):
+    if Services(settings_file, settings).any_lives():
         raise ConfigurationError("`mqi dev` runs this site: mqi stop ends it")
     service_locks.take(settings, service)
     if service is Service.CODE:
@@ -513,25 +492,40 @@ def become_service(service: Service, settings_file: Path, settings: Settings) ->
     os.execve(argv[0], argv, environment_of(settings_file, settings))
 
 
-def _make_ready(settings: Settings) -> None:
+def _make_ready(settings: Settings, *, ends_runs: bool = False) -> None:
     """What has to be so before a code location answers.
 
-    Run workers may have outlived the one before, and are left alone. Runs whose worker is dead are the run
-    monitoring's.
+    Args:
+        settings: Of the site.
+        ends_runs: End the run workers that have outlived the code location before, and their runs. Otherwise
+            they go on, and runs whose worker is dead are the run monitoring's.
     """
     ledger = Ledger.open(ledger_url(settings))
     write_instance(settings, ledger)
     with open_instance(settings) as instance:
         set_pool_limit(instance, settings, ledger)
+        if ends_runs:
+            end_workers(instance)
+            fail_orphaned_runs(instance)
     clear_leftovers(settings)
     write_workspace(settings)
     socket_path(settings).unlink(missing_ok=True)
 
 
-def _await_code(settings: Settings) -> None:
-    """Wait for the code location: without it the others would show an error for their first half minute."""
-    limit = time.monotonic() + _CODE_SECONDS
+def _await_code(settings: Settings, require_alive: Callable[[], object] | None = None) -> None:
+    """Wait for the code location: without it the others would show an error for their first half minute.
+
+    Args:
+        settings: Of the site.
+        require_alive: Raises where it is known to have ended.
+
+    Raises:
+        InfrastructureError: It takes too long.
+    """
+    limit = time.monotonic() + _READY_SECONDS
     while not answers(socket_path(settings)):
+        if require_alive is not None:
+            require_alive()
         if time.monotonic() > limit:
             raise InfrastructureError("the code location does not answer; is the service `code` running?")
-        time.sleep(_ENDED_POLL_SECONDS)
+        time.sleep(_POLL_SECONDS)

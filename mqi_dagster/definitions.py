@@ -64,12 +64,13 @@ def proton(site: Site, pipelines: Sequence[Pipeline]) -> dg.Definitions:
 
 Loaded = tuple[Pipeline, Callable[[Site, Sequence[Pipeline]], dg.Definitions]]
 """A pipeline, and what Dagster loads of it beside its jobs."""
+LOADED: tuple[Loaded, ...] = ((PROTON, proton),)
 
 
 def build_definitions(
     site: Site,
     resources: Mapping[str, object] | None = None,
-    pipelines: Sequence[Loaded] = ((PROTON, proton),),
+    pipelines: Sequence[Loaded] = LOADED,
 ) -> dg.Definitions:
     """The code location of one site.
 

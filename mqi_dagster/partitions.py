@@ -22,9 +22,9 @@ _PART_OF = "__"
 """Stands in a key between that of a whole and what tells its parts from each other, and nowhere else."""
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, eq=False)
 class PartitionKind:
-    """One kind of partition, and which keys are of it."""
+    """One kind of partition, and which keys are of it; equal to itself alone."""
 
     name: str
     """Of its dynamic partitions in Dagster."""
@@ -41,31 +41,42 @@ class PartitionKind:
         """The dynamic partitions of this kind."""
         return dg.DynamicPartitionsDefinition(name=self.name)
 
+    def find(self, text: str) -> PartitionKey | None:
+        """A key of this kind, taken apart; None where a text is none, or not the one way to write it.
+
+        Two keys of one case would be worked on at once, in the same places.
+        """
+        match = re.fullmatch(self.pattern, text)
+        if match is None or len(text) > LONGEST_KEY:
+            return None
+        stem, number = match["stem"], int(match["number"]) if self.digits else 0
+        if self.digits and match["number"] != self._written(number):
+            return None
+        if self.parent is None:
+            return PartitionKey(self, text, stem, number)
+        parent = self.parent.find(stem)
+        return None if parent is None else PartitionKey(self, text, stem, number, parent)
+
     def key(self, text: str) -> PartitionKey:
         """A key of this kind, taken apart.
 
         Raises:
-            KeyRejectedError: It is none, or not the one way to write it: two keys of one case would be worked
-                on at once, in the same places.
+            KeyRejectedError: It is none, or not the one way to write it.
         """
-        match = re.fullmatch(self.pattern, text)
-        if match is None or len(text) > LONGEST_KEY:
-            raise KeyRejectedError(f"{text[:LONGEST_KEY]!a} is no {self.name} key")
-        stem, number = match["stem"], int(match["number"]) if self.digits else 0
-        if self.digits and match["number"] != f"{number:0{self.digits}d}":
-            raise KeyRejectedError(
-                f"{text!a} is no {self.name} key: its number is written {number:0{self.digits}d}"
-            )
-        if self.parent is None:
-            return PartitionKey(self, text, stem, number)
-        try:
-            return PartitionKey(self, text, stem, number, self.parent.key(stem))
-        except KeyRejectedError:
-            raise KeyRejectedError(f"{text[:LONGEST_KEY]!a} is no {self.name} key") from None
+        found = self.find(text)
+        if found is not None:
+            return found
+        why, match = "", re.fullmatch(self.pattern, text)
+        if match is not None and self.digits and match["number"] != self._written(int(match["number"])):
+            why = f": its number is written {self._written(int(match['number']))}"
+        raise KeyRejectedError(f"{text[:LONGEST_KEY]!a} is no {self.name} key{why}")
 
     def has(self, text: str) -> bool:
         """Whether a text is a key of this kind."""
-        return find_key(text, (self,)) is not None
+        return self.find(text) is not None
+
+    def _written(self, number: int) -> str:
+        return f"{number:0{self.digits}d}"
 
 
 @dataclass(frozen=True, slots=True)
@@ -98,10 +109,9 @@ BEAM = PartitionKind("beam", rf"(?P<stem>.+){_PART_OF}b(?P<number>[0-9]{{2,9}})"
 def find_key(text: str, kinds: Iterable[PartitionKind] = (CASE, BEAM)) -> PartitionKey | None:
     """A key, taken apart; None where it is of none of the kinds: in the pages anybody can add a partition."""
     for kind in kinds:
-        try:
-            return kind.key(text)
-        except KeyRejectedError:
-            continue
+        key = kind.find(text)
+        if key is not None:
+            return key
     return None
 
 

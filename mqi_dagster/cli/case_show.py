@@ -39,7 +39,7 @@ def show_cases(
         count = "-" if row.beams_total is None else f"{row.beams_done} of {row.beams_total}"
         arrived = "-" if row.arrived is None else local(row.arrived, zone)
         state = Text(row.state.value, style=_STYLES.get(row.state, ""))
-        table.add_row(row.case, str(row.fraction), arrived, state, count)
+        table.add_row(row.case, "-" if row.fraction is None else str(row.fraction), arrived, state, count)
     console.print(table if rows else Text("no case"))
     for row in rows:
         for beam in beams[row.case]:

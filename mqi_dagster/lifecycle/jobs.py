@@ -3,6 +3,7 @@
 from collections.abc import Mapping
 
 from mqi_dagster.lifecycle.pipeline import Step, asset_job
+from mqi_dagster.lifecycle.stages import Stage
 
 CASE_TAG = "mqi/case"
 GPU_TAG = "mqi/gpu"
@@ -43,22 +44,22 @@ def upload_tags(case: str, target: str, priority: int) -> dict[str, str]:
 
 intake_job = asset_job(
     "intake",
-    Step("case_manifest", ("case_manifest",)),
+    Step("case_manifest", ("case_manifest",), Stage.INTAKE),
     description="Take an arrived case in: inventory and integrity.",
     tags=upload_tags,
 )
 beam_job = asset_job(
     "beam",
-    Step("interpreted_csvs", ("interpreted_csvs",)),
-    Step("simulation", ("tps_file", "raw_dose")),
-    Step("rt_dose", ("rt_dose",)),
-    Step("handed_over", ("handed_over",)),
+    Step("interpreted_csvs", ("interpreted_csvs",), Stage.INTERPRETING),
+    Step("simulation", ("tps_file", "raw_dose"), Stage.INTERPRETING),
+    Step("rt_dose", ("rt_dose",), Stage.MAKING_RT_DOSE),
+    Step("handed_over", ("handed_over",), Stage.MAKING_RT_DOSE),
     description="The whole way of one beam, from records to hand-over.",
     tags=beam_tags,
 )
 conclusion_job = asset_job(
     "conclusion",
-    Step("case_handed_over", ("case_handed_over",)),
+    Step("case_handed_over", ("case_handed_over",), Stage.CONCLUDING),
     description="Summary and completion marker of a case whose beams are all handed over.",
     tags=upload_tags,
     concludes=True,

@@ -1,4 +1,4 @@
-"""What a pipeline is: its kinds of partitions, and the jobs that make its assets step by step."""
+"""What a pipeline is: its kinds of partitions, the jobs that make its assets step by step, and its rules."""
 
 from __future__ import annotations
 
@@ -9,10 +9,22 @@ import dagster as dg
 
 from mqi_dagster.dagster_internals import UnresolvedAssetJobDefinition
 from mqi_dagster.ledger.alarms import AlarmKind
+from mqi_dagster.ledger.arrivals import Arrival
+from mqi_dagster.lifecycle.materialisations import Materialisations
+from mqi_dagster.lifecycle.stages import Stage
 from mqi_dagster.partitions import PartitionKind, find_key, root_of
+from mqi_dagster.store.store import Store
 
 Tags = Callable[[str, str, int], Mapping[str, str]]
 """Tags of a run by the key of its case or the like, the target of the hand-over, and the priority."""
+Parts = Callable[[dg.DagsterInstance, Store, str], Mapping[int, str] | None]
+"""Keys of all parts of a unit by number; None where it was not taken in yet, or that cannot be read."""
+Concluded = Callable[
+    [Materialisations, str, Collection[str], Arrival | None, Callable[[], bool]],
+    bool,
+]
+"""Whether a unit was concluded with the results that it has now, by what was made, the keys of the unit and
+of its parts, its arrival, and whether anything of it is missing, which is asked only where that matters."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -23,6 +35,8 @@ class Step:
     """Its key in Dagster."""
     assets: tuple[str, ...]
     """What it makes."""
+    stage: Stage = Stage.IN_WORK
+    """Where a partition is whose run begins with it, until the worker reports more."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,6 +60,15 @@ class Job:
     def assets(self) -> tuple[str, ...]:
         """What its runs make, in their order."""
         return tuple(asset for step in self.steps for asset in step.assets)
+
+    def stage(self, executed: Collection[str]) -> Stage:
+        """Where a partition is whose run has begun.
+
+        Args:
+            executed: Steps that the run executes; empty where it is all of them.
+        """
+        first = (step.stage for step in self.steps if not executed or step.name in executed)
+        return next(first, self.steps[-1].stage)
 
 
 def asset_job(name: str, *steps: Step, description: str, tags: Tags, concludes: bool = False) -> Job:
@@ -75,8 +98,12 @@ class Pipeline:
     """Those that ask for its runs, by name."""
     units: Level
     """What arrives, is concluded and is listed: cases or the like."""
+    status_assets: tuple[str, ...]
+    """Those that tell where a partition is."""
+    concluded: Concluded
     parts: Level | None = None
-    """What each of them consists of, where it is worked on in parts."""
+    """What each unit consists of, where it is worked on in parts."""
+    parts_of: Parts | None = None
 
     @property
     def levels(self) -> tuple[Level, ...]:

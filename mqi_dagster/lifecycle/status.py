@@ -18,6 +18,7 @@ from mqi_dagster.ledger.cluster_jobs import ClusterJob
 from mqi_dagster.ledger.outcomes import RunOutcome, RunVerdict
 from mqi_dagster.ledger.progress import Progress
 from mqi_dagster.lifecycle.causes import CANCELLED, Cause, goes_on_by_itself, next_step
+from mqi_dagster.lifecycle.jobs import beam_job, conclusion_job, intake_job
 from mqi_dagster.lifecycle.materialisations import (
     CONCLUDED,
     DOSE,
@@ -42,7 +43,8 @@ class CaseStatus(StatusRow):
     """One case: where it stands, and why."""
 
     case: str
-    fraction: int
+    fraction: int | None
+    """None of what is no fraction of a plan."""
     arrived: datetime | None
     """First sight; None where the ledger does not know the case."""
     state: CaseState
@@ -260,7 +262,6 @@ def _version(events: Materialisations, beam: str, since: datetime | None) -> str
     return f"{dose.digest}:{handed.digest}"
 
 
-_SIMULATION = frozenset({"interpreted_csvs", "simulation"})
 NO_RUN_YET = "no run yet: at most 200 stand in the queue, the most urgent first"
 NOT_HANDED_OVER = "its latest dose has not been handed over: materialise handed_over"
 
@@ -429,10 +430,10 @@ def _derived(latest: RunFacts, facts: BeamFacts) -> _Derived:
         return _Derived(CaseState.IN_WORK, Stage.QUEUED, latest.queued_because)
     report = latest.report
     if report is None:
-        skipped = bool(latest.steps) and not latest.steps & _SIMULATION
-        stage = Stage.MAKING_RT_DOSE if skipped else Stage.INTERPRETING
-        return _Derived(CaseState.IN_WORK, stage, percent=100.0 if skipped else 0.0)
-    stage, reason = _reported(report)
+        stage = beam_job.stage(latest.steps)
+        percent = 100.0 if stage is Stage.MAKING_RT_DOSE else 0.0
+        return _Derived(CaseState.IN_WORK, stage, percent=percent)
+    stage, reason = reported_stage(report)
     return _Derived(
         CaseState.IN_WORK,
         stage,
@@ -444,7 +445,7 @@ def _derived(latest: RunFacts, facts: BeamFacts) -> _Derived:
     )
 
 
-def _reported(report: Progress) -> tuple[Stage, str]:
+def reported_stage(report: Progress) -> tuple[Stage, str]:
     """Stage and reason of what a worker has reported."""
     stage = stage_of(report.phase)
     return stage, report.message or (report.phase if stage is Stage.IN_WORK else "")
@@ -504,11 +505,11 @@ def _case_state(
     concluded: bool,
 ) -> _Place:
     if latest.state is RunState.WORKING and latest.report is not None:
-        return CaseState.IN_WORK, *_reported(latest.report), None
+        return CaseState.IN_WORK, *reported_stage(latest.report), None
     if latest.state in (RunState.WAITING, RunState.WORKING):
-        concludes = latest.run is not None and latest.run.job == CONCLUSION
-        stage = Stage.CONCLUDING if concludes else Stage.INTAKE
-        return CaseState.IN_WORK, stage, latest.queued_because, None
+        concludes = latest.run is not None and latest.run.job == conclusion_job.name
+        job = conclusion_job if concludes else intake_job
+        return CaseState.IN_WORK, job.stage(()), latest.queued_because, None
     broken = latest.broken()
     if broken is not None and broken[0] is CaseState.IN_WORK:
         return broken

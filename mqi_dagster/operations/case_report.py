@@ -13,7 +13,7 @@ from mqi_dagster.ledger.cluster_jobs import ClusterJob
 from mqi_dagster.lifecycle.arrived import find_case
 from mqi_dagster.lifecycle.beam import find_manifest
 from mqi_dagster.operations.results import BeamRow, beam_rows
-from mqi_dagster.partitions import beam_key
+from mqi_dagster.partitions import CASE, beam_key
 from mqi_dagster.resources.site import Site
 from mqi_dagster.worklist import BeamStatus, CaseState, CaseStatus, Worklist
 
@@ -84,6 +84,8 @@ def case_report(instance: dg.DagsterInstance, site: Site, case: str) -> CaseRepo
     listed = {beam.number: beam for beam in work.beams_of(case)}
     broken = next((stand for stand in stands if stand.state is CaseState.FAILED), None)
     cause, step = (broken.reason, broken.next_step) if broken is not None else (None, None)
+    if not CASE.has(case):
+        return CaseReport(row=row, first_cause=cause, next_step=step)
     manifest = find_manifest(instance, site.store, case)
     # After a failed intake the numbers in its errors are those of the files that stand there now.
     fallen = [stand for stand in stands if stand.state is CaseState.FAILED]

@@ -1,20 +1,18 @@
 """What failed of a case or beam runs once more in the running services, asked over GraphQL."""
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from contextlib import suppress
 
 import dagster as dg
 
 from mqi_dagster.assets.pipelines import PIPELINES
 from mqi_dagster.errors import InfrastructureError, InputError, KeyRejectedError, MqiError, Where
-from mqi_dagster.lifecycle.beam import find_manifest
 from mqi_dagster.lifecycle.case_reading import run_facts
-from mqi_dagster.lifecycle.pipeline import level_of
+from mqi_dagster.lifecycle.pipeline import Pipeline, level_of
 from mqi_dagster.lifecycle.runs import RunState, latest_run_of
 from mqi_dagster.lifecycle.status import RunFacts
 from mqi_dagster.operations.graphql import GraphQL
 from mqi_dagster.operations.services import Pages, Services
-from mqi_dagster.partitions import BEAM, CASE, beam_key, root_of
 from mqi_dagster.resources.site import Site
 
 _RETRIED = (RunState.FAILED, RunState.AGAIN, RunState.CANCELLED)
@@ -27,36 +25,56 @@ def services_of(site: Site) -> GraphQL:
     return GraphQL((running.pages if running is not None else Pages(ui.host, ui.port)).address)
 
 
-def partitions_of(instance: dg.DagsterInstance, site: Site, name: str, beam: int | None) -> list[str]:
-    """The partitions that a case key, with a BeamNumber where one is wanted, or a beam key names.
+def partitions_of(
+    instance: dg.DagsterInstance,
+    site: Site,
+    name: str,
+    beam: int | None,
+    pipelines: Collection[Pipeline] = PIPELINES,
+) -> list[str]:
+    """The partitions that a key names: a case with its beams, or one beam, or what other pipelines have.
+
+    Args:
+        instance: Dagster's records.
+        site: The site.
+        name: The key.
+        beam: Only the part of this number.
+        pipelines: Those of the site.
 
     Raises:
         InputError: There is no such case or beam.
     """
+    level = level_of(pipelines, "", name)
     try:
-        key = (CASE if name == root_of(name) else BEAM).key(name)
+        key = level.kind.key(name)
     except KeyRejectedError as error:
         raise InputError(error.message) from None
     case = key.root
-    if key.kind is BEAM:
+    if key.parent is not None:
         if beam is not None and beam != key.number:
             raise InputError(f"{name} is beam {key.number}, not beam {beam}")
         beam = key.number
-    manifest = find_manifest(instance, site.store, case)
-    if manifest is None:
+    pipeline = next(one for one in pipelines if level in one.levels)
+    if beam is not None and pipeline.parts is None:
+        raise InputError(f"{case} has no beams")
+    parts = pipeline.parts_of(instance, site.store, case) if pipeline.parts_of is not None else None
+    if parts is None:
         if beam is None and (site.ledger.arrivals.get(case) or latest_run_of(instance, case)):
             return [case]
         raise InputError("the case is not known here, or has not been taken in", where=Where(case=case))
-    present = sorted(entry.number for entry in manifest.beams)
     if beam is None:
-        return [case, *(beam_key(case, number) for number in present)]
-    if beam not in present:
+        return [case, *parts.values()]
+    if beam not in parts:
         raise InputError(f"the case holds no delivery of beam {beam}", where=Where(case=case))
-    return [beam_key(case, beam)]
+    return [parts[beam]]
 
 
 def retry(
-    instance: dg.DagsterInstance, site: Site, services: GraphQL, partitions: Sequence[str]
+    instance: dg.DagsterInstance,
+    site: Site,
+    services: GraphQL,
+    partitions: Sequence[str],
+    pipelines: Collection[Pipeline] = PIPELINES,
 ) -> dict[str, str]:
     """Launch anew what failed or was cancelled of some partitions.
 
@@ -77,7 +95,7 @@ def retry(
     launched: dict[str, str] = {}
     for partition, facts in failed.items():
         try:
-            launched[partition] = _launch(services, partition, facts)
+            launched[partition] = _launch(services, pipelines, partition, facts)
         except MqiError as error:
             done = f" (launched before: {', '.join(launched)})" if launched else ""
             raise type(error)(f"{partition}: {error.message}{done}") from None
@@ -91,12 +109,12 @@ def _nothing(latest: dict[str, RunFacts]) -> str:
     return "nothing to retry: nothing has failed"
 
 
-def _launch(services: GraphQL, partition: str, latest: RunFacts) -> str:
+def _launch(services: GraphQL, pipelines: Collection[Pipeline], partition: str, latest: RunFacts) -> str:
     if latest.served and latest.state is not RunState.CANCELLED and latest.run_id is not None:
         # A run that died after its last step has nothing to repeat from; a backfill finds what it made.
         with suppress(InfrastructureError):
             return services.reexecute_from_failure(latest.run_id)
     name = latest.run.job if latest.run is not None else ""
-    jobs = level_of(PIPELINES, name, partition).jobs
+    jobs = level_of(pipelines, name, partition).jobs
     job = next((job for job in jobs if job.name == name), jobs[0])
     return services.backfill(job.assets, [partition], f"mqi case retry {partition}")

@@ -8,7 +8,7 @@ from mqi_dagster.lifecycle.conclusion import conclusion_request, conclusion_tags
 from mqi_dagster.lifecycle.jobs import conclusion_job
 from mqi_dagster.lifecycle.run_requests import REQUESTS_PER_TICK, read_cursor, within_a_tick, write_cursor
 from mqi_dagster.lifecycle.runs import any_unfinished
-from mqi_dagster.partitions import BEAM, CASE, beam_key, find_key
+from mqi_dagster.partitions import BEAM, CASE, beam_key
 from mqi_dagster.resources.composed import StoreResource
 from mqi_dagster.resources.site import Site
 
@@ -18,7 +18,7 @@ _PAGE = 500
 
 def _case_of(record: dg.EventLogRecord) -> str | None:
     """The case of a beam's materialisation; None where a person has invented the partition."""
-    beam = find_key(record.partition_key or "", (BEAM,))
+    beam = BEAM.find(record.partition_key or "")
     return None if beam is None else beam.root
 
 

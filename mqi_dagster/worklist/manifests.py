@@ -14,14 +14,10 @@ from mqi_dagster.lifecycle.conclusion import DELIVERY, NOT_COMPARED
 from mqi_dagster.lifecycle.lineage import digest_in, records_of, text_in
 from mqi_dagster.lifecycle.materialisations import (
     CONCLUDED,
-    DOSE,
-    HANDED_OVER,
     MANIFEST,
-    Materialisation,
-    latest_made,
-    made_by_number,
 )
-from mqi_dagster.lifecycle.status import concluded, counts_since, handed_over, unchanged_since_conclusion
+from mqi_dagster.lifecycle.pipeline import Pipeline
+from mqi_dagster.lifecycle.status import counts_since, handed_over, unchanged_since_conclusion
 from mqi_dagster.partitions import beam_key, root_of
 from mqi_dagster.resources.site import Site
 from mqi_dagster.worklist.events import EventIndex
@@ -34,24 +30,30 @@ class Manifests:
     Args:
         instance: Dagster's records.
         site: The site.
+        pipeline: The one with cases.
         events: What was made.
         ledger: Knows which cases were removed.
     """
 
     def __init__(
-        self, instance: dg.DagsterInstance, site: Site, events: EventIndex, ledger: LedgerSnapshot
+        self,
+        instance: dg.DagsterInstance,
+        site: Site,
+        pipeline: Pipeline,
+        events: EventIndex,
+        ledger: LedgerSnapshot,
     ) -> None:
         self._instance = instance
         self._site = site
+        self._pipeline = pipeline
         self._events = events
         self._ledger = ledger
         self._read: dict[str, tuple[int | None, CaseManifest | None]] = {}
-        self._made: dict[int, Materialisation | None] = {}
         self._delivery: dict[str, tuple[int | None, str]] = {}
 
     def of(self, case: str) -> CaseManifest | None:
         """The manifest of a case; None where it has none, or it is damaged."""
-        made = self._events.latest(MANIFEST, case)
+        made = self._events.number(MANIFEST, case)
         found = self._read.get(case)
         if found is None or found[0] != made:
             self.read([case])
@@ -60,7 +62,7 @@ class Manifests:
 
     def read(self, cases: Collection[str]) -> None:
         """Read the manifests of cases; the event log is asked for all of them together."""
-        made = {case: self._events.latest(MANIFEST, case) for case in cases}
+        made = {case: self._events.number(MANIFEST, case) for case in cases}
         numbers = {number for number in made.values() if number is not None}
         digests = {
             record.storage_id: digest_in(record) for record in records_of(self._instance, MANIFEST, numbers)
@@ -77,7 +79,7 @@ class Manifests:
 
     def is_read(self, case: str) -> bool:
         """Whether what :meth:`of` answers costs nothing."""
-        made, found = self._events.latest(MANIFEST, case), self._read.get(case)
+        made, found = self._events.number(MANIFEST, case), self._read.get(case)
         return made is None or (found is not None and found[0] == made)
 
     def delivery(self, case: str) -> str:
@@ -88,7 +90,7 @@ class Manifests:
 
     def read_deliveries(self, cases: Collection[str]) -> None:
         """Read what :meth:`delivery` says of cases; the event log is asked for all of them together."""
-        made = {case: self._events.latest(CONCLUDED, case) for case in cases}
+        made = {case: self._events.number(CONCLUDED, case) for case in cases}
         numbers = {number for number in made.values() if number is not None}
         texts = {
             record.storage_id: text_in(record, DELIVERY)
@@ -101,13 +103,14 @@ class Manifests:
 
     def delivery_is_read(self, case: str) -> bool:
         """Whether what :meth:`delivery` answers costs nothing."""
-        made, found = self._events.latest(CONCLUDED, case), self._delivery.get(case)
+        made, found = self._events.number(CONCLUDED, case), self._delivery.get(case)
         return made is None or (found is not None and found[0] == made)
 
     def handed_over(self, beam: str) -> bool:
         """Whether the latest dose of a beam was handed over."""
         case = root_of(beam)
-        return handed_over(self, beam, counts_since(self, case, self._ledger.arrivals.get(case)))
+        since = counts_since(self._events, case, self._ledger.arrivals.get(case))
+        return handed_over(self._events, beam, since)
 
     def concluded(self, case: str, beams: Mapping[int, str]) -> bool:
         """Whether a case was concluded with the results that its beams have now.
@@ -117,41 +120,17 @@ class Manifests:
             beams: Beam keys of the case by number.
         """
         arrival = self._ledger.arrivals.get(case)
-        return concluded(self, case, beams.values(), arrival, lambda: self._is_partial(case))
+        return self._pipeline.concluded(
+            self._events, case, beams.values(), arrival, lambda: self._is_partial(case)
+        )
 
     def is_unchanged(self, case: str, beams: Collection[str]) -> bool:
         """Whether nothing was made since the case was concluded; reads nothing."""
-        return unchanged_since_conclusion(self, case, beams)
+        return unchanged_since_conclusion(self._events, case, beams)
 
     def _is_partial(self, case: str) -> bool:
         manifest = self.of(case)
         return manifest is not None and manifest.partial
-
-    # What was made, as the rule of lifecycle.status asks for it
-
-    def number(self, asset: str, key: str) -> int | None:
-        """Number of the latest materialisation in the event log; None where there is none."""
-        return self._events.latest(asset, key)
-
-    def latest(self, asset: str, key: str) -> Materialisation | None:
-        """The latest materialisation, read once."""
-        number = self._events.latest(asset, key)
-        if number is None:
-            return None
-        if number not in self._made:
-            self._made[number] = made_by_number(self._instance, asset, [number]).get(number)
-        return self._made[number]
-
-    def before(self, asset: str, key: str, number: int) -> Materialisation | None:
-        """The latest materialisation with a lower number."""
-        return latest_made(self._instance, asset, key, before=number)
-
-    def read_made(self, beams: Collection[str]) -> None:
-        """Read the doses and hand-overs of beams; the event log is asked for all of them together."""
-        for asset in (DOSE, HANDED_OVER):
-            numbers = {self._events.latest(asset, beam) for beam in beams}
-            unread = {number for number in numbers if number is not None and number not in self._made}
-            self._made |= made_by_number(self._instance, asset, unread)
 
 
 def beams_of(manifest: CaseManifest) -> dict[int, str]:

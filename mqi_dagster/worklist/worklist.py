@@ -4,28 +4,31 @@ from __future__ import annotations
 
 from collections.abc import Collection, Iterable, Iterator
 from datetime import UTC, datetime, timedelta
+from heapq import merge
 
 import dagster as dg
 
 from mqi_dagster.ledger.ledger import Ledger
 from mqi_dagster.lifecycle.health import HealthProblem, health
-from mqi_dagster.lifecycle.pipeline import Pipeline
+from mqi_dagster.lifecycle.pipeline import Pipeline, levels_of
 from mqi_dagster.lifecycle.runs import RunState
 from mqi_dagster.lifecycle.stages import Stage, WorkPhase
 from mqi_dagster.lifecycle.status import BeamStatus, CaseStatus
 from mqi_dagster.lifecycle.uptime import Heartbeat
-from mqi_dagster.partitions import find_key
+from mqi_dagster.partitions import CASE, PartitionKind, find_key
 from mqi_dagster.resources.site import Site
 from mqi_dagster.worklist.alarms import alarms
-from mqi_dagster.worklist.case_index import CaseIndex, Known
+from mqi_dagster.worklist.case_index import CaseIndex
 from mqi_dagster.worklist.events import EventIndex
 from mqi_dagster.worklist.ledger_snapshot import LedgerSnapshot
 from mqi_dagster.worklist.pace import Pace
+from mqi_dagster.worklist.partition_index import Known, PartitionIndex, board_order
 from mqi_dagster.worklist.pool import gpu_stands
 from mqi_dagster.worklist.queue import Limits, Queue
 from mqi_dagster.worklist.reading import plain_errors
 from mqi_dagster.worklist.rows import QueueStatus, Work
 from mqi_dagster.worklist.runs import RunIndex
+from mqi_dagster.worklist.unit_index import UnitIndex
 
 _EVENTS_EVERY = timedelta(seconds=2)
 _LIMITS_EVERY = timedelta(seconds=60)
@@ -61,19 +64,29 @@ class Worklist:
         self._site = site
         self._pipelines = pipelines
         self._runs = RunIndex(instance)
-        self._events = EventIndex(instance)
+        self._events = EventIndex(instance, pipelines)
         self._opened = ledger
         self._ledger = LedgerSnapshot(ledger)
         self._pace = Pace(instance)
         self._queue = Queue({}, 0, 0)
-        self._book = CaseIndex(
-            instance,
-            site,
-            Known(self._runs, self._events, self._ledger, self._pace),
-            history=history,
-            causes_at_once=causes_at_once,
-            labels_at_once=labels_at_once,
-        )
+        known = Known(self._runs, self._events, self._ledger, self._pace)
+        self._indexes: dict[PartitionKind, PartitionIndex] = {}
+        for pipeline in pipelines:
+            index: PartitionIndex
+            if pipeline.units.kind is CASE:
+                index = CaseIndex(
+                    instance,
+                    site,
+                    pipeline,
+                    known,
+                    history=history,
+                    causes_at_once=causes_at_once,
+                    labels_at_once=labels_at_once,
+                )
+            else:
+                index = UnitIndex(instance, pipeline, known, history=history, causes_at_once=causes_at_once)
+            self._indexes[pipeline.units.kind] = index
+        self._kinds = [level.kind for level in levels_of(pipelines)]
         self._events_at: datetime | None = None
         self._limits: tuple[datetime, Limits] | None = None
         self._health: tuple[datetime, Heartbeat, list[HealthProblem]] | None = None
@@ -98,10 +111,9 @@ class Worklist:
         (heartbeat, found), limits = self._read_health(now), self._read_limits(now)
         before, self._queue = self._queue, Queue.of(self._runs, limits, heartbeat.alive)
         if runs is None or events is None:
-            changed = self._every_case()
+            changed = self._everything()
         else:
-            changed = {case for key in runs | events if (case := _case_of(key)) is not None} | arrivals
-            changed |= self._requeued(before)
+            changed = self._units(runs | events | arrivals | self._requeued(before))
         working = self._working()
         self._ledger.look_at(self._to_look_at(working, changed))
         self._pace.refresh(
@@ -111,8 +123,9 @@ class Worklist:
                 if (row := self._ledger.progress.get(key)) is not None and row.phase == WorkPhase.SIMULATING
             }
         )
-        changed |= {case for key in working if (case := _case_of(key)) is not None}
-        self._book.update(changed, self._queue, now)
+        changed |= self._units(working)
+        for kind, index in self._indexes.items():
+            index.update((unit for unit, of in changed.items() if of is kind), self._queue, now)
         return self._work(now, heartbeat, limits, found)
 
     def _read_events(self, now: datetime, runs_changed: bool) -> set[str] | None:
@@ -122,19 +135,24 @@ class Worklist:
         self._events_at = now
         return self._events.refresh()
 
-    def _every_case(self) -> set[str]:
-        self._book.clear()
-        keys: Iterable[str] = (*self._ledger.arrivals, *self._events.cases, *self._events.beams)
-        return {case for key in keys if (case := _case_of(key)) is not None}
+    def _everything(self) -> dict[str, PartitionKind]:
+        for index in self._indexes.values():
+            index.clear()
+        return self._units((*self._ledger.arrivals, *self._events.every_key))
+
+    def _units(self, texts: Iterable[str]) -> dict[str, PartitionKind]:
+        """Kind by key of the units that some partitions are or are parts of; an invented one is of none."""
+        keys = (find_key(text, self._kinds) for text in texts)
+        units = (key.parent or key for key in keys if key is not None)
+        return {unit.text: unit.kind for unit in units}
 
     def _requeued(self, before: Queue) -> set[str]:
-        """Cases of queued runs that wait for another reason now."""
-        changed = {
+        """Partitions of queued runs that wait for another reason now."""
+        return {
             run.partition
             for run_id, run in self._runs.unfinished.items()
             if before.reasons.get(run_id) != self._queue.reasons.get(run_id) and run.partition
         }
-        return {case for key in changed if (case := _case_of(key)) is not None}
 
     def _working(self) -> set[str]:
         """Cases and beams that a worker is busy with, and beams whose lease is not given back."""
@@ -145,10 +163,10 @@ class Worklist:
         }
         return working | self._ledger.leases.keys()
 
-    def _to_look_at(self, working: set[str], changed: Collection[str]) -> set[str]:
+    def _to_look_at(self, working: set[str], changed: Iterable[str]) -> set[str]:
         wanted = set(working)
-        for case in changed:
-            for beam in self._events.beams_of(case).values():
+        for unit in changed:
+            for beam in self._events.parts_of(unit).values():
                 run = self._runs.latest.get(beam)
                 # One that was handed over or never started has nothing to tell.
                 if run is not None and run.state is not RunState.DONE:
@@ -168,7 +186,7 @@ class Worklist:
         return self._limits[1]
 
     def _work(self, now: datetime, heartbeat: Heartbeat, limits: Limits, found: list[HealthProblem]) -> Work:
-        book = self._book
+        indexes = self._indexes.values()
         reasons: dict[str, int] = {}
         for reason, _ in self._queue.reasons.values():
             reasons[reason] = reasons.get(reason, 0) + 1
@@ -177,9 +195,9 @@ class Worklist:
             at=now,
             daemon_seen=heartbeat.seen,
             daemon_alive=heartbeat.alive,
-            cases=book.cases(),
-            beams=book.beams(),
-            concluded_cases=book.concluded,
+            cases=list(merge(*(index.cases() for index in indexes), key=board_order)),
+            beams=[row for index in indexes for row in index.beams()],
+            concluded_cases=sum(index.concluded for index in indexes),
             gpus=gpu_stands(self._ledger.slots, leases, self._ledger.gpus),
             queue=QueueStatus(
                 queued=len(self._queue.reasons),
@@ -187,9 +205,9 @@ class Worklist:
                 max_runs=limits.runs,
                 pool_in_use=self._queue.pool_in_use,
                 pool_limit=limits.simulations,
-                waiting_beams=book.beams_in(Stage.WAITING),
-                waiting_cases=book.cases_in(Stage.READY),
-                inbox=book.cases_in(Stage.INBOX),
+                waiting_beams=sum(index.beams_in(Stage.WAITING) for index in indexes),
+                waiting_cases=sum(index.cases_in(Stage.READY) for index in indexes),
+                inbox=sum(index.cases_in(Stage.INBOX) for index in indexes),
                 reasons=reasons,
             ),
             alarms=alarms(found, self._ledger.alarms),
@@ -198,22 +216,17 @@ class Worklist:
     def stands(self) -> Iterator[CaseStatus]:
         """The cases as the last look saw them, the latest arrival first, those without one at the end."""
         arrived = list(reversed(self._ledger.arrivals))
-        others = sorted(case for case in self._book.known if case not in self._ledger.arrivals)
-        for case in (*arrived, *others):
-            stand = self._book.case(case)
+        known = {key for index in self._indexes.values() for key in index.known}
+        for key in (*arrived, *sorted(known.difference(arrived))):
+            stand = self.case(key)
             if stand is not None:
                 yield stand
 
     def case(self, case: str) -> CaseStatus | None:
         """One case as the last look saw it; None where nobody knows it."""
-        return self._book.case(case)
+        rows = (index.case(case) for index in self._indexes.values())
+        return next((row for row in rows if row is not None), None)
 
     def beams_of(self, case: str) -> list[BeamStatus]:
         """The beams of a case as the last look saw them, by number."""
-        return self._book.beams_of(case)
-
-
-def _case_of(key: str) -> str | None:
-    """The case of a partition; None where a person has invented it in the pages."""
-    found = find_key(key)
-    return None if found is None else found.root
+        return [row for index in self._indexes.values() for row in index.beams_of(case)]

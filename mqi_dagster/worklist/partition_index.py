@@ -1,0 +1,252 @@
+"""The rows of a pipeline's partitions, each derived anew only where something about it has changed."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections import Counter
+from collections.abc import Collection, Iterable
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+
+import dagster as dg
+from sqlalchemy.exc import OperationalError
+
+from mqi_dagster.lifecycle.causes import Cause, first_cause
+from mqi_dagster.lifecycle.pipeline import Pipeline
+from mqi_dagster.lifecycle.runs import RunState
+from mqi_dagster.lifecycle.stages import OVER, Stage, order
+from mqi_dagster.lifecycle.status import BeamStatus, CaseStatus, RunFacts, failure_of
+from mqi_dagster.partitions import root_of
+from mqi_dagster.worklist.events import EventIndex
+from mqi_dagster.worklist.ledger_snapshot import LedgerSnapshot
+from mqi_dagster.worklist.pace import Pace
+from mqi_dagster.worklist.queue import Queue
+from mqi_dagster.worklist.runs import RunIndex
+
+_LATER = Cause("its first cause is being looked up", None, False)
+
+
+@dataclass(frozen=True, slots=True)
+class Known:
+    """What rows are derived from."""
+
+    runs: RunIndex
+    events: EventIndex
+    ledger: LedgerSnapshot
+    pace: Pace
+
+
+class PartitionIndex(ABC):
+    """The rows of a pipeline; how one is derived, its own index says.
+
+    Args:
+        instance: Dagster's records.
+        pipeline: Whose rows they are.
+        known: What rows are derived from.
+        history: How long a concluded unit is still listed; None for all of them.
+        causes_at_once: First causes of failures that one update reads at most; None for all.
+    """
+
+    def __init__(
+        self,
+        instance: dg.DagsterInstance,
+        pipeline: Pipeline,
+        known: Known,
+        *,
+        history: timedelta | None,
+        causes_at_once: int | None,
+    ) -> None:
+        self._instance = instance
+        self._pipeline = pipeline
+        self._from = known
+        self._history = history
+        self._causes_at_once = causes_at_once
+        self._causes: dict[str, Cause] = {}
+        self._causes_left = 0
+        self._owed: set[str] = set()
+        """Units of which something is still to be read."""
+        self._cases: dict[str, CaseStatus] = {}
+        self._beams: dict[str, dict[int, BeamStatus]] = {}
+        self._settled: set[str] = set()
+        """Concluded units that are not listed any more."""
+        self._sorted: tuple[list[str], list[tuple[str, int]]] | None = None
+        self._counted: tuple[Counter[Stage], Counter[Stage]] | None = None
+        self._queue = Queue({}, 0, 0)
+        self._now = datetime.min
+
+    @abstractmethod
+    def _read(self, units: Collection[str]) -> None:
+        """Read together what their rows are derived from."""
+
+    @abstractmethod
+    def _is_old(self, unit: str) -> bool:
+        """Whether it was concluded so long ago that it is not listed; reads nothing."""
+
+    @abstractmethod
+    def _rows(self, unit: str) -> tuple[CaseStatus, dict[int, BeamStatus]]:
+        """The row of a unit, and those of its parts by number."""
+
+    def clear(self) -> None:
+        """Forget every row."""
+        self._cases.clear()
+        self._beams.clear()
+        self._settled.clear()
+        self._sorted = None
+
+    @property
+    def known(self) -> Iterable[str]:
+        """Every unit."""
+        return (*self._cases, *self._settled)
+
+    @property
+    def concluded(self) -> int:
+        """How many units are concluded."""
+        return len(self._settled) + self.cases_in(Stage.CONCLUDED)
+
+    def update(self, changed: Iterable[str], queue: Queue, now: datetime) -> None:
+        """Derive the rows of some units anew.
+
+        Args:
+            changed: Their keys.
+            queue: The queue at this moment.
+            now: UTC.
+        """
+        self._queue, self._now = queue, now
+        self._causes_left = -1 if self._causes_at_once is None else self._causes_at_once
+        wanted, self._owed = {*changed, *self._owed}, set()
+        # Details of failed runs are asked for together.
+        failed = list(self._failed_runs(wanted))
+        self._from.runs.need(failed)
+        self._from.ledger.read_ends(failed)
+        self._read(wanted)
+        for unit in wanted:
+            self._derive(unit)
+        if self._sorted is None:
+            self._sort()
+
+    def _failed_runs(self, units: Iterable[str]) -> Iterable[str]:
+        for unit in units:
+            for key in (unit, *self._from.events.parts_of(unit).values()):
+                run = self._from.runs.latest.get(key)
+                if run is not None and run.state is RunState.FAILED:
+                    yield run.run_id
+
+    def _derive(self, case: str) -> None:
+        before = self._cases.get(case), self._beams.get(case, {})
+        if self._is_known(case):
+            if self._is_old(case):
+                self._settled.add(case)
+                self._put(case, None, {}, before)
+                return
+            self._settled.discard(case)
+            stand, beams = self._rows(case)
+            self._put(case, stand, beams, before)
+        else:
+            self._settled.discard(case)
+            self._put(case, None, {}, before)
+
+    def _put(
+        self,
+        case: str,
+        stand: CaseStatus | None,
+        beams: dict[int, BeamStatus],
+        before: tuple[CaseStatus | None, dict[int, BeamStatus]],
+    ) -> None:
+        if stand is None:
+            self._cases.pop(case, None)
+            self._beams.pop(case, None)
+        else:
+            self._cases[case], self._beams[case] = stand, beams
+        if _place(before[0]) != _place(stand) or {n: _place(b) for n, b in before[1].items()} != {
+            n: _place(b) for n, b in beams.items()
+        }:
+            self._sorted = None
+
+    def _is_known(self, unit: str) -> bool:
+        """Whether there is such a unit: in the pages anybody can add a partition of any part."""
+        arrivals, partitions = self._from.ledger.arrivals, self._from.events.keys(self._pipeline.units.kind)
+        return unit in arrivals or unit in partitions
+
+    def _facts(self, partition: str, priority: int) -> RunFacts:
+        run = self._from.runs.latest.get(partition)
+        if run is None:
+            return RunFacts(priority=priority)
+        if run.state is RunState.DONE:
+            return RunFacts(run, priority=priority)
+        detail = self._from.runs.detail(run.run_id)
+        _, why = self._queue.reasons.get(run.run_id, ("", ""))
+        if run.state is not RunState.FAILED:
+            progress = self._from.ledger.progress.get(partition)
+            return RunFacts(run, why, detail.priority, steps=detail.steps, progress=progress)
+        outcome = self._from.ledger.outcomes.get(run.run_id)
+        failure = failure_of(outcome, lambda: self._cause(partition, run.run_id), detail.served)
+        return RunFacts(run, why, detail.priority, failure=failure, served=detail.served, steps=detail.steps)
+
+    def _cause(self, partition: str, run_id: str) -> Cause:
+        found = self._causes.get(run_id)
+        if found is not None:
+            return found
+        if self._causes_left == 0:
+            self._owed.add(root_of(partition))
+            return _LATER
+        self._causes_left -= 1
+        try:
+            found = first_cause(self._instance, run_id)
+        except OperationalError as error:
+            # SQLite keeps a file a run; whoever only reads makes none for a run that has left none.
+            if "readonly" not in str(error):
+                raise
+            found = Cause("its log is not there any more", None, False)
+        self._causes[run_id] = found
+        return found
+
+    # All of them
+
+    def _sort(self) -> None:
+        cases = sorted(self._cases, key=lambda case: (board_order(self._cases[case]), case))
+        every = [(row, (case, number)) for case, rows in self._beams.items() for number, row in rows.items()]
+        every.sort(key=lambda one: (board_order(one[0]), one[1]))
+        self._sorted = cases, [place for _, place in every]
+        self._counted = (
+            Counter(row.stage for row in self._cases.values()),
+            Counter(row.stage for row, _ in every),
+        )
+
+    def cases(self) -> list[CaseStatus]:
+        """The listed units, those in work first."""
+        return [self._cases[case] for case in (self._sorted or ([], []))[0]]
+
+    def beams(self) -> list[BeamStatus]:
+        """The beams of the listed cases, those in work first."""
+        return [self._beams[case][number] for case, number in (self._sorted or ([], []))[1]]
+
+    def cases_in(self, stage: Stage) -> int:
+        """How many listed cases are at a stage."""
+        return self._counted[0][stage] if self._counted is not None else 0
+
+    def beams_in(self, stage: Stage) -> int:
+        """How many beams of listed cases are at a stage."""
+        return self._counted[1][stage] if self._counted is not None else 0
+
+    def case(self, case: str) -> CaseStatus | None:
+        """One case; None where nobody knows it."""
+        if case in self._settled:
+            return self._rows(case)[0]
+        return self._cases.get(case)
+
+    def beams_of(self, case: str) -> list[BeamStatus]:
+        """The beams of a case by number."""
+        rows = self._rows(case)[1] if case in self._settled else self._beams.get(case, {})
+        return [rows[number] for number in sorted(rows)]
+
+
+def board_order(row: CaseStatus | BeamStatus) -> tuple[int, int, float]:
+    """What sorts the rows of a board: those in work first; of those that are over the latest first."""
+    since = row.since.timestamp() if row.since is not None else 0.0
+    place = order(row.state, row.stage)
+    return place, -row.priority, -since if place == OVER else since
+
+
+def _place(row: CaseStatus | BeamStatus | None) -> tuple[object, ...]:
+    """What decides where a row stands on the board."""
+    return () if row is None else (row.stage, row.state, row.priority, row.since, row.reason)

@@ -52,7 +52,7 @@ def test_ten_thousand_waiting_beams_are_all_read(seeded: Seeded) -> None:
     seeded.waiting(10_000)
     seen = seeded.worklist().look(BEGAN + timedelta(seconds=30))
     assert len(seen.beams) == 10_000
-    assert (seen.queue.queued, seen.queue.in_work, seen.queue.leases.waiting) == (200, 8, 9792)
+    assert (seen.queue.queued, seen.queue.in_work, seen.queue.waiting_beams) == (200, 8, 9792)
 
 
 def test_the_number_of_questions_does_not_grow_with_the_beams(seeded: Seeded) -> None:

@@ -20,7 +20,8 @@ def retention(
 
     Folders of ended jobs on clusters go as each cluster's own section `retention` says.
     """
-    from mqi_dagster.lifecycle.retention import old_job_folders, spare, tidied, tidy_clusters
+    from mqi_dagster.lifecycle.cluster_retention import old_job_folders, tidy_clusters
+    from mqi_dagster.lifecycle.retention import spare, tidied
     from mqi_dagster.operations.instance import open_instance
     from mqi_dagster.resources.site import Site
 

@@ -10,7 +10,8 @@ from mqi_dagster.delivery.survey import Survey
 from mqi_dagster.ledger.alarms import AlarmKind
 from mqi_dagster.lifecycle.jobs import PARTITION_TAG
 from mqi_dagster.lifecycle.lineage import latest_record
-from mqi_dagster.lifecycle.retention import beam_partitions, forget_partitions, remove_records, runs_of
+from mqi_dagster.lifecycle.record_retention import remove_records, runs_of
+from mqi_dagster.lifecycle.retention import beam_partitions, forget_partitions
 from mqi_dagster.partitions import CASE, case_key, parts_of
 from mqi_dagster.pseudonyms import folder_name_key
 from mqi_dagster.resources.site import Site

@@ -4,8 +4,9 @@ from datetime import UTC, datetime
 
 import dagster as dg
 
+from mqi_dagster.lifecycle.cluster_retention import tidy_clusters
 from mqi_dagster.lifecycle.health import RETENTION_SECONDS
-from mqi_dagster.lifecycle.retention import tidy, tidy_clusters
+from mqi_dagster.lifecycle.retention import tidy
 from mqi_dagster.resources.site import Site
 
 _SECONDS_PER_TICK = 20.0

@@ -15,7 +15,7 @@ import pytest
 from mqi_dagster.assets.pipelines import PIPELINES
 from mqi_dagster.errors import InfrastructureError
 from mqi_dagster.ledger.location import DATABASE_VARIABLE
-from mqi_dagster.lifecycle import retention, run_requests
+from mqi_dagster.lifecycle import record_retention, run_requests
 from mqi_dagster.lifecycle import retention as retained
 from mqi_dagster.lifecycle.retention import remove, spare, tidy
 from mqi_dagster.operations.instance import write_instance
@@ -349,7 +349,7 @@ def test_what_cannot_be_removed_holds_up_nothing_else(chain: Chain, monkeypatch:
             raise PermissionError(13, "Permission denied")
         true(path)
 
-    monkeypatch.setattr(retention.shutil, "rmtree", rmtree)
+    monkeypatch.setattr(record_retention.shutil, "rmtree", rmtree)
     later = datetime.now(UTC) + timedelta(days=21)
     count, whole, problems = tidy(chain.instance, chain.site, later, 60)
     assert (count, whole) == (1, True)

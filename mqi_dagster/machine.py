@@ -297,17 +297,16 @@ def read_machine(path: Path) -> Machine:
         ) from error
 
 
-def read_machines(folder: Path, only: tuple[str, ...] | None = None) -> Machines:
+def read_machines(folder: Path) -> Machines:
     """Read every machine file (``*.yaml``) of a folder.
 
     Args:
         folder: The folder of the machine files.
-        only: File stems to read; all where None.
 
     Raises:
         ConfigurationError: The folder holds none, one cannot be read, or two claim the same name.
     """
-    paths = [folder / f"{stem}.yaml" for stem in only] if only is not None else sorted(folder.glob("*.yaml"))
+    paths = sorted(folder.glob("*.yaml"))
     if not paths:
         raise ConfigurationError(f"no machine files (*.yaml) in {folder.name}")
     return Machines([read_machine(path) for path in paths])

@@ -33,15 +33,14 @@ class Listed:
     told_at: datetime | None
 
 
-def alarms_now(site: Site, *, every: bool = False, now: datetime | None = None) -> list[Listed]:
+def alarms_now(site: Site, *, every: bool = False) -> list[Listed]:
     """What does not work now, then the alarms of the ledger, the newest first.
 
     Args:
         site: The site.
         every: Also those that are cleared.
-        now: The time; the machine's own where None.
     """
-    found = found_now(site, now)
+    found = found_now(site)
     stored = []
     if not any(one.kind is AlarmKind.LEDGER_AWAY for one in found):
         stored = [
@@ -82,9 +81,9 @@ def dismiss(site: Site, number: int) -> None:
         site.ledger.outcomes.settle(tries)
 
 
-def found_now(site: Site, now: datetime | None = None) -> list[HealthProblem]:
+def found_now(site: Site) -> list[HealthProblem]:
     """What does not work at this moment, whatever of it is away."""
-    at = now or datetime.now(UTC)
+    at = datetime.now(UTC)
     found: list[HealthProblem] = []
     ledger: Ledger | None = None
     try:

@@ -263,11 +263,10 @@ def rt_dose(
             "seed": record.seed,
             "histories": record.histories,
         }
-        # Dagster stores the metadata of a result once more, with the output of the step.
-        context.add_asset_metadata({name: value for name, value in shown.items() if name not in told})
-        return dg.MaterializeResult(
-            data_version=dg.DataVersion(digest), tags={metadata.SHOWN_TAG: mark}, metadata=told
-        )
+        # Not with the result: Dagster stores that metadata once more, with the output of the step.
+        # In this order, so that the pictures come last.
+        context.add_asset_metadata({**told, **shown, **told})
+        return dg.MaterializeResult(data_version=dg.DataVersion(digest), tags={metadata.SHOWN_TAG: mark})
 
 
 @dg.asset_check(

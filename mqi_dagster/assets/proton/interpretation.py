@@ -112,16 +112,14 @@ def interpreted_csvs(
         limit_mm = limits_of(site.settings.delivery_check, beam.machine).position_mean_mm
         shown = metadata.shown_of(digest, limit_mm=limit_mm)
         before = metadata.shown_before(context.instance, "interpreted_csvs", key, shown)
-        # Dagster stores the metadata of a result once more, with the output of the step.
-        context.add_asset_metadata(
+        pictures = (
             metadata.of_interpretation(beam, interpreted, published, limit_mm)
             if before is None
             else metadata.pictures_in(before)
         )
-        return dg.MaterializeResult(
-            data_version=dg.DataVersion(digest),
-            tags={metadata.SHOWN_TAG: shown},
-            metadata={
+        # Not with the result: Dagster stores that metadata once more, with the output of the step.
+        context.add_asset_metadata(
+            {
                 DIGEST: digest,
                 "beam": beam.entry.label,
                 "layers": len(interpreted.layers),
@@ -132,8 +130,10 @@ def interpreted_csvs(
                 "MU per count": interpreted.mu_per_count,
                 "layer table": _layer_table(interpreted),
                 **_delivery_metadata(interpreted, site),
-            },
+                **pictures,
+            }
         )
+        return dg.MaterializeResult(data_version=dg.DataVersion(digest), tags={metadata.SHOWN_TAG: shown})
 
 
 def _layer_table(interpreted: InterpretedBeam) -> dg.TableMetadataValue:

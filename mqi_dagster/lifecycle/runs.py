@@ -12,8 +12,6 @@ from mqi_dagster.dagster_internals import FINISHED_STATUSES
 from mqi_dagster.lifecycle.jobs import PARTITION_TAG
 from mqi_dagster.lifecycle.lineage import latest_record
 
-CONCLUSION = "conclusion"
-
 
 @dataclass(frozen=True, slots=True)
 class RunRow:

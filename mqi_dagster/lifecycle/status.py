@@ -27,7 +27,7 @@ from mqi_dagster.lifecycle.materialisations import (
     Materialisation,
     Materialisations,
 )
-from mqi_dagster.lifecycle.runs import CONCLUSION, RunRow, RunState
+from mqi_dagster.lifecycle.runs import RunRow, RunState
 from mqi_dagster.lifecycle.stages import CaseState, Stage, stage_of
 from mqi_dagster.partitions import BEAM, CASE, root_of
 from mqi_dagster.store.digests import digest_of
@@ -140,7 +140,7 @@ def results_removed(arrival: Arrival | None, is_partition: bool, latest: RunRow 
     removed_at = arrival.results_removed_at if arrival is not None and not arrival.is_open else None
     if removed_at is not None and (latest is None or latest.created < removed_at):
         return True
-    return latest is not None and latest.state is RunState.DONE and latest.job == CONCLUSION
+    return latest is not None and latest.state is RunState.DONE and latest.job == conclusion_job.name
 
 
 def settled(
@@ -168,7 +168,7 @@ def settled(
     if removed:
         return True
     done = bool(beams) and all(run is not None and run.state is RunState.DONE for run in beams)
-    return latest is not None and latest.job == CONCLUSION and done and concluded()
+    return latest is not None and latest.job == conclusion_job.name and done and concluded()
 
 
 def handed_over(events: Materialisations, beam: str, since: datetime | None = None) -> bool:

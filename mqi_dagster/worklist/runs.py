@@ -18,8 +18,8 @@ from sqlalchemy import ColumnElement, Connection, func, select
 
 from mqi_dagster.dagster_internals import RunsTable, SqlRunStorage
 from mqi_dagster.errors import ConfigurationError
-from mqi_dagster.lifecycle.jobs import CASE_TAG, GPU_TAG, UPLOAD_TAG, priority_of
-from mqi_dagster.lifecycle.runs import CONCLUSION, UNFINISHED, RunRow, RunState, run_state
+from mqi_dagster.lifecycle.jobs import CASE_TAG, GPU_TAG, UPLOAD_TAG, conclusion_job, priority_of
+from mqi_dagster.lifecycle.runs import UNFINISHED, RunRow, RunState, run_state
 
 _COLUMNS = (
     RunsTable.c.id,
@@ -132,7 +132,7 @@ class RunIndex:
             self._details.pop(row.run_id, None)
         if row.partition is None:
             return None
-        if row.state is RunState.DONE and row.job != CONCLUSION:
+        if row.state is RunState.DONE and row.job != conclusion_job.name:
             self.intakes[row.partition] += 1
         newest = self.latest.get(row.partition)
         if newest is None or newest.id <= row.id:

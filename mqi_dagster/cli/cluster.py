@@ -31,11 +31,11 @@ def jobs(
     rows: list[dict[str, Any]] = [
         {
             "job": job.job_id,
-            "beam": job.beam,
+            "beam": job.partition,
             "state": job.state.value,
             "slurm": job.scheduler_state,
             "reason": job.reason,
-            "folder": f"{job.place}/{job.key}",
+            "folder": f"{job.folder}/{job.key}",
             "removed": job.removed_at is not None,
         }
         for job in executor.jobs()
@@ -55,7 +55,7 @@ def clean(
     kept = executor.housekeeping.kept_too_long()
     if dry_run:
         for job in kept:
-            console.print(Text(f"would remove {job.place}/{job.key} ({job.state.value})"))
+            console.print(Text(f"would remove {job.folder}/{job.key} ({job.state.value})"))
         console.print(f"{len(kept)} folders")
         return
     console.print(f"removed {executor.housekeeping.remove_kept()} folders")

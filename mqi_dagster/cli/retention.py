@@ -41,7 +41,7 @@ def retention(
     console.print(f"{count} things, {size / 1e6:.1f} MB")
     if dry_run:
         for cluster, job in old_job_folders(opened):
-            line = f"would remove job folder {job.place}/{job.key} on {cluster} ({job.state.value})"
+            line = f"would remove job folder {job.folder}/{job.key} on {cluster} ({job.state.value})"
             console.print(Text(line), soft_wrap=True)
         if stays:
             raise InfrastructureError("; ".join(stays))

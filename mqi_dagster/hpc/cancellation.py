@@ -51,7 +51,7 @@ class Cancellation:
             if row is None:
                 return
         assert row.job_id is not None
-        commands.cancel(self._connection, row.job_id, job_name(row.beam), key)
+        commands.cancel(self._connection, row.job_id, job_name(row.partition), key)
         while self._still(row):
             self._ledger.clusters.poll_soon(self._name)
             self._watcher.poll_if_due()
@@ -89,7 +89,7 @@ class Cancellation:
     def _resolved(self, row: ClusterJob) -> ClusterJob | None:
         """A reserved job as the cluster knows it, None where it never came there."""
         folder = folder_of(row, self._slurm.root)
-        found = commands.find(self._connection, folder, job_name(row.beam), row.retired)
+        found = commands.find(self._connection, folder, job_name(row.partition), row.retired)
         if found is None:
             self._ledger.jobs.end_unsubmitted(self._name, row.key)
             return None

@@ -285,7 +285,7 @@ class SlurmExecutor:
         """How much more memory and time this job gets after others of its beam had too little."""
         earlier = [
             other.state
-            for other in self._ledger.jobs.all(self.name, row.beam)
+            for other in self._ledger.jobs.all(self.name, row.partition)
             if other.key != row.key and other.key.rpartition("-")[0] == row.key.rpartition("-")[0]
         ]
         return 2 ** min(1, earlier.count(State.OUT_OF_MEMORY)), 2 ** min(1, earlier.count(State.TIMED_OUT))

@@ -72,12 +72,12 @@ class Housekeeping:
 
     def _published(self, jobs: list[ClusterJob]) -> set[str]:
         """Keys of the jobs whose dose is published, and was not asked for again since."""
-        done = self._ledger.attempts.succeeded({job.beam for job in jobs})
+        done = self._ledger.attempts.succeeded({job.partition for job in jobs})
         return {
             job.key
             for job in jobs
             # The key of a job is the beam's mark and the key of its attempt.
-            if job.state is ClusterJobState.SUCCEEDED and (job.beam, job.key.partition("-")[2]) in done
+            if job.state is ClusterJobState.SUCCEEDED and (job.partition, job.key.partition("-")[2]) in done
         }
 
     def remove_kept(self, *, limit: int | None = None) -> int:
@@ -103,7 +103,7 @@ class Housekeeping:
             except UnreachableError:
                 raise
             except MqiError as error:
-                error.message = f"the folder {job.place}/{job.key} stays on the cluster: {error.message}"
+                error.message = f"the folder {job.folder}/{job.key} stays on the cluster: {error.message}"
                 left.append(error)
         return removed, left
 

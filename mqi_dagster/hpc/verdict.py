@@ -71,7 +71,7 @@ def judge(job: ClusterJob, folder: str, look: Look, intervals: Intervals, now: d
 
 
 def _own(record: _Record | None, job: ClusterJob) -> _Record | None:
-    if record is None or record.name != job_name(job.beam):
+    if record is None or record.name != job_name(job.partition):
         return None
     # Where accounting stores no comments the name and the time of submission have to do.
     if record.comment not in (job.key, "") or (not record.comment and job.submitted != record.submitted):
@@ -116,7 +116,7 @@ def _ended(
     if result is not None and result.signal and result.exit_code != 0:
         # Slurm has interrupted the engine: what became of the job only Slurm can tell.
         result = None
-    if result is not None and result.done and job.cancel_asked_at is None:
+    if result is not None and result.done and job.cancel_requested_at is None:
         # A controller that was restarted or a node that fails ends jobs that had done their work.
         return _by_result(job, result, word)
     if state is None or not state.ended:
@@ -137,7 +137,7 @@ def _ended(
         return _silent_death(job, "the job completed without leaving its result", word)
     if state is State.FAILED:
         return _failed(job, queued, history, result, wait, intervals, silence)
-    if state is State.CANCELLED and job.cancel_asked_at is None:
+    if state is State.CANCELLED and job.cancel_requested_at is None:
         # Only the accounting knows by whom, a little later.
         who = history.state if history is not None and history.state.startswith("CANCELLED") else ""
         if not who and not silence.longer_than(intervals.absent_seconds):

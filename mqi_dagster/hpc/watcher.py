@@ -26,7 +26,7 @@ _HOLD_SECONDS = 180.0
 
 def folder_of(job: ClusterJob, root: str) -> JobFolder:
     """Where a job's folder is on its cluster."""
-    return JobFolder(root, tuple(job.place.split("/")), job.key)
+    return JobFolder(root, tuple(job.folder.split("/")), job.key)
 
 
 class Watcher:

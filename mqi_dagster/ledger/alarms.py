@@ -84,7 +84,7 @@ class Alarm:
     count: int
     """How often it was raised by a new event."""
     cleared_at: datetime | None
-    told_at: datetime | None
+    notified_at: datetime | None
     """When the first channel of the notifications has sent it."""
 
 

@@ -1,4 +1,4 @@
-"""Attempts: the starts of the engine for a beam."""
+"""Attempts: the starts of the engine for a partition."""
 
 from __future__ import annotations
 
@@ -28,10 +28,10 @@ class Outcome(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Attempt:
-    """One start of the engine for a beam, continued by every run that takes it over."""
+    """One start of the engine for a partition, continued by every run that takes it over."""
 
     id: int
-    beam: str
+    partition: str
     digest: str
     number: int
     run_id: str
@@ -52,34 +52,34 @@ def _attempt(row: Row[tuple[object, ...]]) -> Attempt:
     return Attempt(**values)
 
 
-def _newest(connection: Connection, beam: str, digest: str) -> Row[Any] | None:
+def _newest(connection: Connection, partition: str, digest: str) -> Row[Any] | None:
     return connection.execute(
         select(ATTEMPT)
-        .where(ATTEMPT.c.beam == beam, ATTEMPT.c.digest == digest)
+        .where(ATTEMPT.c.partition == partition, ATTEMPT.c.digest == digest)
         .order_by(ATTEMPT.c.id.desc())
         .limit(1)
     ).one_or_none()
 
 
 class Attempts:
-    """The attempts of every beam; nothing that ended is ever overwritten."""
+    """The attempts of every partition; nothing that ended is ever overwritten."""
 
     def __init__(self, database: Database) -> None:
         self._database = database
 
-    def begin(self, beam: str, digest: str, run_id: str) -> Attempt:
+    def begin(self, partition: str, digest: str, run_id: str) -> Attempt:
         """The attempt that a run works on.
 
         An unfinished one is continued and its run replaced. After a failure the number rises; after any
         other end a new row carries the same number, so that the history stays.
 
         Args:
-            beam: Beam key.
+            partition: Partition key.
             digest: Digest of what is to be made.
             run_id: The run that works on it from now on.
         """
         with self._database.write() as connection:
-            now, last = self._database.clock(), _newest(connection, beam, digest)
+            now, last = self._database.clock(), _newest(connection, partition, digest)
             if last is not None and last.outcome is None:
                 row_id = int(last.id)
                 connection.execute(update(ATTEMPT).where(ATTEMPT.c.id == row_id).values(run_id=run_id))
@@ -89,7 +89,7 @@ class Attempts:
                     number = int(last.number) + (1 if last.outcome == Outcome.FAILED else 0)
                 made = connection.execute(
                     insert(ATTEMPT)
-                    .values(beam=beam, digest=digest, number=number, run_id=run_id, started_at=now)
+                    .values(partition=partition, digest=digest, number=number, run_id=run_id, started_at=now)
                     .returning(ATTEMPT.c.id)
                 )
                 row_id = int(made.scalar_one())
@@ -119,24 +119,24 @@ class Attempts:
             )
             now = _attempt(connection.execute(select(ATTEMPT).where(ATTEMPT.c.id == attempt.id)).one())
         if now.run_id != attempt.run_id:
-            raise LeaseLostError(f"attempt {now.number} of beam {now.beam} has passed to another run")
+            raise LeaseLostError(f"attempt {now.number} of {now.partition} has passed to another run")
         if now.outcome is not ended:
-            raise LeaseLostError(f"attempt {now.number} of beam {now.beam} has already ended: {now.outcome}")
+            raise LeaseLostError(f"attempt {now.number} of {now.partition} has already ended: {now.outcome}")
         return now
 
-    def record_success(self, beam: str, digest: str, run_id: str) -> None:
+    def record_success(self, partition: str, digest: str, run_id: str) -> None:
         """Write down that what an attempt was to make is verified and published, where its run died before.
 
         An attempt that had ended in another way stays so, and the success gets a row with the same number.
 
         Args:
-            beam: Beam key; nobody may hold its lease.
+            partition: Partition key; nobody may hold its lease.
             digest: Digest of what is published.
             run_id: The run that has found it.
         """
         now, succeeded = self._database.clock(), Outcome.SUCCEEDED.value
         with self._database.write() as connection:
-            last = _newest(connection, beam, digest)
+            last = _newest(connection, partition, digest)
             if last is None or last.outcome == succeeded:
                 return
             if last.outcome is None:
@@ -145,7 +145,7 @@ class Attempts:
                 return
             connection.execute(
                 insert(ATTEMPT).values(
-                    beam=beam,
+                    partition=partition,
                     digest=digest,
                     number=last.number,
                     run_id=run_id,
@@ -155,48 +155,50 @@ class Attempts:
                 )
             )
 
-    def history(self, beam: str) -> list[Attempt]:
-        """Every attempt of a beam, oldest first."""
+    def history(self, partition: str) -> list[Attempt]:
+        """Every attempt of a partition, oldest first."""
         with self._database.read() as connection:
             rows = connection.execute(
-                select(ATTEMPT).where(ATTEMPT.c.beam == beam).order_by(ATTEMPT.c.id)
+                select(ATTEMPT).where(ATTEMPT.c.partition == partition).order_by(ATTEMPT.c.id)
             ).all()
         return [_attempt(row) for row in rows]
 
-    def newest(self, beams: Collection[str]) -> dict[str, Attempt]:
-        """The newest attempt of each of some beams that have one, in one question for every few hundred."""
+    def newest(self, partitions: Collection[str]) -> dict[str, Attempt]:
+        """The newest attempt of each partition that has one, in one question for every few hundred."""
         found: dict[str, Attempt] = {}
         with self._database.read() as connection:
-            for some in batched(beams):
+            for some in batched(partitions):
                 newest = (
-                    select(func.max(ATTEMPT.c.id)).where(ATTEMPT.c.beam.in_(some)).group_by(ATTEMPT.c.beam)
+                    select(func.max(ATTEMPT.c.id))
+                    .where(ATTEMPT.c.partition.in_(some))
+                    .group_by(ATTEMPT.c.partition)
                 )
                 rows = connection.execute(select(ATTEMPT).where(ATTEMPT.c.id.in_(newest))).all()
-                found.update((row.beam, _attempt(row)) for row in rows)
+                found.update((row.partition, _attempt(row)) for row in rows)
         return found
 
-    def succeeded(self, beams: Collection[str]) -> set[tuple[str, str]]:
-        """Beam and job key of every attempt of some beams whose dose was verified and published.
+    def succeeded(self, partitions: Collection[str]) -> set[tuple[str, str]]:
+        """Partition and job key of every attempt of these partitions whose result was verified and published.
 
         One that is made anew begins with the same key: only the newest attempt at a digest tells.
         """
         found: set[tuple[str, str]] = set()
         with self._database.read() as connection:
-            for some in batched(beams):
+            for some in batched(partitions):
                 newest = (
                     select(func.max(ATTEMPT.c.id))
-                    .where(ATTEMPT.c.beam.in_(some))
-                    .group_by(ATTEMPT.c.beam, ATTEMPT.c.digest)
+                    .where(ATTEMPT.c.partition.in_(some))
+                    .group_by(ATTEMPT.c.partition, ATTEMPT.c.digest)
                 )
                 rows = connection.execute(
                     select(ATTEMPT).where(
                         ATTEMPT.c.id.in_(newest), ATTEMPT.c.outcome == Outcome.SUCCEEDED.value
                     )
                 ).all()
-                found |= {(attempt.beam, attempt.job_key) for attempt in map(_attempt, rows)}
+                found |= {(attempt.partition, attempt.job_key) for attempt in map(_attempt, rows)}
         return found
 
-    def failures(self, beam: str, digest: str) -> int:
+    def failures(self, partition: str, digest: str) -> int:
         """How many attempts at this digest the engine has failed."""
         with self._database.read() as connection:
             return int(
@@ -204,7 +206,7 @@ class Attempts:
                     select(func.count())
                     .select_from(ATTEMPT)
                     .where(
-                        ATTEMPT.c.beam == beam,
+                        ATTEMPT.c.partition == partition,
                         ATTEMPT.c.digest == digest,
                         ATTEMPT.c.outcome == Outcome.FAILED.value,
                     )

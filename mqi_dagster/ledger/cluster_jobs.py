@@ -53,8 +53,8 @@ class ClusterJob:
     cluster: str
     key: str
     """Digest and attempt: the job's comment on the cluster, and its folder's name."""
-    beam: str
-    place: str
+    partition: str
+    folder: str
     """Folder below the cluster's root, without the key."""
     state: ClusterJobState
     job_id: str | None
@@ -70,10 +70,10 @@ class ClusterJob:
     result: str | None
     """What the job has written about its end, as JSON."""
     missing_since: datetime | None
-    made_at: datetime
+    created_at: datetime
     changed_at: datetime
     ended_at: datetime | None
-    cancel_asked_at: datetime | None
+    cancel_requested_at: datetime | None
     removed_at: datetime | None
 
 
@@ -128,7 +128,7 @@ class ClusterJobs:
     def __init__(self, database: Database) -> None:
         self._database = database
 
-    def reserve(self, cluster: str, key: str, beam: str, place: str) -> ClusterJob:
+    def reserve(self, cluster: str, key: str, partition: str, folder: str) -> ClusterJob:
         """Write a job down before it is submitted; one that has come to the cluster is left as it is."""
         with self._database.write() as connection:
             row, now = _one(connection, cluster, key), self._database.clock()
@@ -140,7 +140,7 @@ class ClusterJobs:
                     key,
                     state=ClusterJobState.RESERVED.value,
                     ended_at=None,
-                    cancel_asked_at=None,
+                    cancel_requested_at=None,
                     removed_at=None,
                     changed_at=now,
                 )
@@ -149,14 +149,14 @@ class ClusterJobs:
                     insert(CLUSTER_JOB).values(
                         cluster=cluster,
                         key=key,
-                        beam=beam,
-                        place=place,
+                        partition=partition,
+                        folder=folder,
                         state=ClusterJobState.RESERVED.value,
                         retired="",
                         adopted=False,
                         scheduler_state="",
                         reason="",
-                        made_at=now,
+                        created_at=now,
                         changed_at=now,
                     )
                 )
@@ -182,7 +182,7 @@ class ClusterJobs:
                     result=None,
                     missing_since=None,
                     ended_at=None,
-                    cancel_asked_at=None,
+                    cancel_requested_at=None,
                     removed_at=None,
                     changed_at=self._database.clock(),
                 )
@@ -247,9 +247,9 @@ class ClusterJobs:
         """Write down that a job is to be cancelled, before the cluster hears of it; None where none is."""
         with self._database.write() as connection:
             row = _one(connection, cluster, key)
-            if row is not None and row.cancel_asked_at is None:
+            if row is not None and row.cancel_requested_at is None:
                 now = self._database.clock()
-                _set(connection, cluster, key, changed_at=now, cancel_asked_at=now)
+                _set(connection, cluster, key, changed_at=now, cancel_requested_at=now)
             return _one(connection, cluster, key)
 
     def end_unsubmitted(self, cluster: str, key: str) -> None:
@@ -281,13 +281,13 @@ class ClusterJobs:
         with self._database.read() as connection:
             return _one(connection, cluster, key)
 
-    def all(self, cluster: str | None = None, beam: str | None = None) -> list[ClusterJob]:
-        """Every job, oldest first, of a cluster or a beam where one is named."""
-        query = select(CLUSTER_JOB).order_by(CLUSTER_JOB.c.made_at, CLUSTER_JOB.c.key)
+    def all(self, cluster: str | None = None, partition: str | None = None) -> list[ClusterJob]:
+        """Every job, oldest first, of a cluster or a partition where one is named."""
+        query = select(CLUSTER_JOB).order_by(CLUSTER_JOB.c.created_at, CLUSTER_JOB.c.key)
         if cluster is not None:
             query = query.where(CLUSTER_JOB.c.cluster == cluster)
-        if beam is not None:
-            query = query.where(CLUSTER_JOB.c.beam == beam)
+        if partition is not None:
+            query = query.where(CLUSTER_JOB.c.partition == partition)
         with self._database.read() as connection:
             return [_job(row) for row in connection.execute(query).all()]
 
@@ -301,14 +301,14 @@ class ClusterJobs:
         with self._database.read() as connection:
             return [_job(row) for row in connection.execute(query.order_by(CLUSTER_JOB.c.key)).all()]
 
-    def newest(self, beams: Collection[str]) -> dict[str, ClusterJob]:
-        """The newest job of each of some beams that have one, in one question for every few hundred."""
+    def newest(self, partitions: Collection[str]) -> dict[str, ClusterJob]:
+        """The newest job of each partition that has one, in one question for every few hundred."""
         found: dict[str, ClusterJob] = {}
         with self._database.read() as connection:
-            for some in batched(beams):
-                query = select(CLUSTER_JOB).where(CLUSTER_JOB.c.beam.in_(some))
-                rows = connection.execute(query.order_by(CLUSTER_JOB.c.made_at, CLUSTER_JOB.c.key)).all()
-                found.update((row.beam, _job(row)) for row in rows)
+            for some in batched(partitions):
+                query = select(CLUSTER_JOB).where(CLUSTER_JOB.c.partition.in_(some))
+                rows = connection.execute(query.order_by(CLUSTER_JOB.c.created_at, CLUSTER_JOB.c.key)).all()
+                found.update((row.partition, _job(row)) for row in rows)
         return found
 
     def removable(self, cluster: str, ended_before: datetime) -> list[ClusterJob]:

@@ -21,10 +21,10 @@ class ClusterPoll:
     cluster: str
     turn: int
     """Rises with every poll, so that one who comes back late is recognised."""
-    looking_until: datetime | None
-    next_look: datetime
+    polling_until: datetime | None
+    next_poll: datetime
     interval_seconds: float
-    looked_at: datetime | None
+    polled_at: datetime | None
     """The last poll that got an answer; for people who read the ledger after an outage."""
     failing_since: datetime | None
     failure: str
@@ -46,8 +46,8 @@ def _is_due(row: ClusterPoll, now: datetime, hold: timedelta) -> bool:
     """Whether a poll is due and nobody polls."""
     # A moment further ahead than anybody could have meant is of a clock that was set back.
     furthest = now + timedelta(seconds=row.interval_seconds) + _CLOCKS_DIFFER
-    looks = row.looking_until is not None and now < row.looking_until <= now + hold + _CLOCKS_DIFFER
-    return not looks and not now < row.next_look <= furthest
+    polls = row.polling_until is not None and now < row.polling_until <= now + hold + _CLOCKS_DIFFER
+    return not polls and not now < row.next_poll <= furthest
 
 
 class Clusters:
@@ -64,7 +64,7 @@ class Clusters:
             shortest: Interval of the first poll.
             hold: Time after which one who polls and has not come back counts as gone.
         """
-        # Every waiting beam asks at every poll: one that only reads keeps no writer waiting.
+        # Every waiting run asks at every poll: one that only reads keeps no writer waiting.
         with self._database.read() as connection:
             row = _row_of(connection, cluster)
         if row is not None and not _is_due(row, self._database.clock(), hold):
@@ -77,7 +77,7 @@ class Clusters:
                     insert(CLUSTER).values(
                         cluster=cluster,
                         turn=0,
-                        next_look=now,
+                        next_poll=now,
                         interval_seconds=shortest.total_seconds(),
                         failure="",
                     )
@@ -89,7 +89,7 @@ class Clusters:
             taken = connection.execute(
                 update(CLUSTER)
                 .where(CLUSTER.c.cluster == cluster, CLUSTER.c.turn == row.turn)
-                .values(turn=row.turn + 1, looking_until=now + hold)
+                .values(turn=row.turn + 1, polling_until=now + hold)
             )
             return _row_of(connection, cluster) if taken.rowcount == 1 else None
 
@@ -107,13 +107,13 @@ class Clusters:
         with self._database.write() as connection:
             now = self._database.clock()
             values: dict[str, object] = {
-                "looking_until": None,
-                "next_look": now + next_in,
+                "polling_until": None,
+                "next_poll": now + next_in,
                 "interval_seconds": interval.total_seconds(),
                 "failure": failure or "",
             }
             if failure is None:
-                values |= {"looked_at": now, "failing_since": None}
+                values |= {"polled_at": now, "failing_since": None}
             elif turn.failing_since is None:
                 values["failing_since"] = now
             connection.execute(
@@ -128,14 +128,14 @@ class Clusters:
             connection.execute(
                 update(CLUSTER)
                 .where(CLUSTER.c.cluster == turn.cluster, CLUSTER.c.turn == turn.turn)
-                .values(looking_until=None, next_look=self._database.clock())
+                .values(polling_until=None, next_poll=self._database.clock())
             )
 
     def poll_soon(self, cluster: str) -> None:
         """Make the next poll due now: something is known to have changed."""
         with self._database.write() as connection:
             connection.execute(
-                update(CLUSTER).where(CLUSTER.c.cluster == cluster).values(next_look=self._database.clock())
+                update(CLUSTER).where(CLUSTER.c.cluster == cluster).values(next_poll=self._database.clock())
             )
 
     def get(self, cluster: str) -> ClusterPoll | None:

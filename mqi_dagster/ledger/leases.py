@@ -1,8 +1,8 @@
-"""Leases: the right of one beam to its slots, for as long as its heartbeat lasts.
+"""Leases: the right of one partition to its slots, for as long as its heartbeat lasts.
 
 Every change is an update that names what it expects to find and is believed only when it changed as many rows
 as the lease has slots. The token of a slot rises with every change of hands, so that an owner who comes back
-late is recognised. A beam has all the slots it needs or none.
+late is recognised. A partition has all the slots it needs or none.
 """
 
 from __future__ import annotations
@@ -28,13 +28,13 @@ _LOST = "Does its driver run (nvidia-smi)? One that is gone for good: `mqi gpu o
 _LONGEST_WAIT = timedelta(minutes=10)
 """For longer no row counts after its run was heard of last."""
 _FREE: dict[str, None] = dict.fromkeys(
-    ("beam", "part", "owner", "acquired_at", "heartbeat_at", "executor", "job_id"), None
+    ("partition", "part", "owner", "acquired_at", "heartbeat_at", "executor", "job_id"), None
 )
 
 
 @dataclass(frozen=True, slots=True)
 class Need:
-    """What a beam needs to be simulated."""
+    """What the computation of a partition needs."""
 
     kind: SlotKind
     host: str | None = None
@@ -55,7 +55,7 @@ class Refusal:
     by_sample: bool = False
     """Whether another sample of the GPUs could change it."""
     at_work: bool = False
-    """Whether another run is at work on the beam: what is shown of it is that run's."""
+    """Whether another run is at work on the partition: what is shown of it is that run's."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,9 +70,9 @@ class LeasedSlot:
 
 @dataclass(frozen=True, slots=True)
 class Lease:
-    """The right of ``beam`` to its slots, held by ``owner``."""
+    """The right of ``partition`` to its slots, held by ``owner``."""
 
-    beam: str
+    partition: str
     owner: str
     """Run id."""
     host: str
@@ -101,9 +101,9 @@ class Lease:
 
 @dataclass(frozen=True, slots=True)
 class Waiting:
-    """One beam whose run waits for a slot."""
+    """One partition whose run waits for a slot."""
 
-    beam: str
+    partition: str
     owner: str
     """Run id."""
     host: str
@@ -117,14 +117,14 @@ class Waiting:
 
 
 class Leases:
-    """The leases on the slots, and the beams that wait for one."""
+    """The leases on the slots, and the partitions that wait for one."""
 
     def __init__(self, database: Database) -> None:
         self._database = database
 
     def acquire(
         self,
-        beam: str,
+        partition: str,
         owner: str,
         need: Need,
         *,
@@ -134,76 +134,74 @@ class Leases:
         finished_owner: str | None = None,
         live_owner: str | None = None,
     ) -> Lease | Refusal:
-        """A lease for the beam, or why there is none now.
+        """A lease for the partition, or why there is none now.
 
-        The same owner gets its lease again. A beam whose lease is stale passes to the new owner with its
-        slots, its job and a higher token. A beam that waits and is more urgent, or as urgent and waits
+        The same owner gets its lease again. A partition whose lease is stale passes to the new owner with
+        its slots, its job and a higher token. One that waits and is more urgent, or as urgent and waits
         longer, comes first.
 
         Args:
-            beam: Beam key.
+            partition: Partition key of any kind.
             owner: Run id.
-            need: The slots that the beam needs.
+            need: The slots that it needs.
             stale_after: Age of a heartbeat after which its owner counts as gone.
             priority: Higher ones come first.
-            wait: For how long after this call the beam counts as waiting where it gets none; None: not.
-            finished_owner: A run that is known to have ended: its lease on this beam passes on at once.
-            live_owner: A run whose worker or engine may still be at work: its lease on this beam stays its
-                own, however stale.
+            wait: For how long after this call it counts as waiting where it gets none; None: not.
+            finished_owner: A run that is known to have ended: its lease passes on at once.
+            live_owner: A run whose worker or engine may still be at work: its lease stays its own, however
+                stale.
         """
         with self._database.write() as connection:
-            found = self._own(connection, beam, owner, need, stale_after, finished_owner, live_owner)
+            found = self._own(connection, partition, owner, need, stale_after, finished_owner, live_owner)
             if found is None:
-                found = self._free(connection, beam, owner, need, priority)
+                found = self._free(connection, partition, owner, need, priority)
                 if isinstance(found, Refusal) and wait is not None:
                     now = self._database.clock()
                     host, kind = need.host or "", need.kind.value
                     until = now + min(wait, _LONGEST_WAIT)
                     _note_waiting(
                         connection,
-                        Waiting(beam, owner, host, kind, priority, found.reason, now, until),
+                        Waiting(partition, owner, host, kind, priority, found.reason, now, until),
                     )
             return found
 
     def _own(
         self,
         connection: Connection,
-        beam: str,
+        partition: str,
         owner: str,
         need: Need,
         stale_after: timedelta,
         finished_owner: str | None,
         live_owner: str | None,
     ) -> Lease | Refusal | None:
-        now, lease = self._database.clock(), _of(connection, beam)
+        now, lease = self._database.clock(), _of(connection, partition)
         if lease is None:
             return None
         if need.host is not None and lease.host != need.host:
-            # Its job there must have ended first: two engines would work for one beam.
-            return Refusal(
-                f"the beam still holds a slot of {lease.host}, until its run {lease.owner} has ended"
-            )
+            # Its job there must have ended first: two engines would work for one partition.
+            return Refusal(f"it still holds a slot of {lease.host}, until its run {lease.owner} has ended")
         if lease.owner == owner:
             return self._swap(connection, lease, heartbeat_at=now)
         if lease.owner != finished_owner and not lease.is_stale(now, stale_after):
-            return Refusal(f"beam is being simulated by run {lease.owner}", at_work=True)
+            return Refusal(f"run {lease.owner} is at work on it", at_work=True)
         if lease.owner == live_owner:
             return Refusal(
-                f"run {lease.owner} has the beam and is silent, and its worker or engine is not known to have"
+                f"run {lease.owner} has it and is silent, and its worker or engine is not known to have"
                 " ended. If it is stopped, let it go on or terminate it in the pages"
             )
         return self._swap(connection, lease, owner=owner, token=lease.token + 1, heartbeat_at=now)
 
     def _free(
-        self, connection: Connection, beam: str, owner: str, need: Need, priority: int
+        self, connection: Connection, partition: str, owner: str, need: Need, priority: int
     ) -> Lease | Refusal:
         now = self._database.clock()
         found = _usable_slots(connection, need, now)
         if isinstance(found, Refusal):
             return found
-        ahead, waits = _ahead_of(connection, beam, need.kind.value, need.host, priority, now)
-        if ahead >= found.beams:
-            return Refusal(f"{_NO_FREE_SLOT}: {ahead} more urgent or earlier beams wait as well")
+        ahead, waits = _ahead_of(connection, partition, need.kind.value, need.host, priority, now)
+        if ahead >= found.partitions:
+            return Refusal(f"{_NO_FREE_SLOT}: {ahead} more urgent or earlier ones wait as well")
         token = max(row.token for row in found.slots) + 1
         with connection.begin_nested() as all_or_none:
             for part, slot in enumerate(found.slots):
@@ -214,16 +212,23 @@ class Leases:
                         SLOT.c.kind == slot.kind,
                         SLOT.c.slot_index == slot.slot_index,
                         SLOT.c.token == slot.token,
-                        SLOT.c.beam.is_(None),
+                        SLOT.c.partition.is_(None),
                     )
-                    .values(beam=beam, part=part, owner=owner, token=token, acquired_at=now, heartbeat_at=now)
+                    .values(
+                        partition=partition,
+                        part=part,
+                        owner=owner,
+                        token=token,
+                        acquired_at=now,
+                        heartbeat_at=now,
+                    )
                 )
                 if taken.rowcount != 1:
                     all_or_none.rollback()
                     return Refusal(_NO_FREE_SLOT)
         if waits:
-            _remove_waiting(connection, beam)
-        lease = _of(connection, beam)
+            _remove_waiting(connection, partition)
+        lease = _of(connection, partition)
         return lease if lease is not None else Refusal(_NO_FREE_SLOT)
 
     def renew(self, lease: Lease) -> Lease:
@@ -258,50 +263,50 @@ class Leases:
         with self._database.write() as connection:
             return connection.execute(update(SLOT).where(*held).values(**_FREE)).rowcount > 0
 
-    def get(self, beam: str) -> Lease | None:
-        """The lease of a beam."""
+    def get(self, partition: str) -> Lease | None:
+        """The lease of a partition."""
         with self._database.read() as connection:
-            return _of(connection, beam)
+            return _of(connection, partition)
 
     def all(self) -> list[Lease]:
         """Every lease, by host, kind and index of its first slot."""
         with self._database.read() as connection:
             rows = connection.execute(
                 select(SLOT)
-                .where(SLOT.c.beam.is_not(None))
+                .where(SLOT.c.partition.is_not(None))
                 .order_by(SLOT.c.host, SLOT.c.kind, SLOT.c.slot_index)
             ).all()
-        beams = dict.fromkeys(str(row.beam) for row in rows)
-        return [_lease([row for row in rows if row.beam == beam]) for beam in beams]
+        partitions = dict.fromkeys(str(row.partition) for row in rows)
+        return [_lease([row for row in rows if row.partition == partition]) for partition in partitions]
 
     def waiting(self) -> list[Waiting]:
-        """Every beam whose run waits for a slot now, the one that is next first."""
+        """Every partition whose run waits for a slot now, the one that is next first."""
         now = self._database.clock()
         with self._database.read() as connection:
             rows = connection.execute(
                 select(WAITING)
                 .where(WAITING.c.until >= now)
-                .order_by(WAITING.c.priority.desc(), WAITING.c.since, WAITING.c.owner, WAITING.c.beam)
+                .order_by(WAITING.c.priority.desc(), WAITING.c.since, WAITING.c.owner, WAITING.c.partition)
             ).all()
         return [Waiting(**row._mapping) for row in rows]
 
-    def stop_waiting(self, beam: str, owner: str) -> None:
+    def stop_waiting(self, partition: str, owner: str) -> None:
         """Forget that a run waits; nothing where it does not."""
         with self._database.write() as connection:
-            _remove_waiting(connection, beam, owner)
+            _remove_waiting(connection, partition, owner)
 
     def _swap(self, connection: Connection, lease: Lease, **values: object) -> Lease | Refusal:
         changed = connection.execute(update(SLOT).where(*_held(lease)).values(**values))
-        now = _of(connection, lease.beam)
+        now = _of(connection, lease.partition)
         if changed.rowcount != len(lease.slots) or now is None:
-            return Refusal(f"beam is being simulated by another run than {lease.owner}", at_work=True)
+            return Refusal(f"another run than {lease.owner} is at work on it", at_work=True)
         return now
 
     def _changed(self, lease: Lease, *, patient: bool = True, **values: object) -> Lease:
         with self._database.write(patient=patient) as connection:
             changed = self._swap(connection, lease, **values)
         if isinstance(changed, Refusal):
-            raise LeaseLostError(f"the lease of beam {lease.beam} has passed to another owner")
+            raise LeaseLostError(f"the lease of {lease.partition} has passed to another owner")
         return changed
 
 
@@ -309,7 +314,10 @@ def _lease(rows: Sequence[Row[tuple[object, ...]]]) -> Lease:
     parts = sorted((row._mapping for row in rows), key=lambda values: values["part"])
     first = parts[0]
     return Lease(
-        **{name: first[name] for name in ("beam", "owner", "host", "token", "acquired_at", "heartbeat_at")},
+        **{
+            name: first[name]
+            for name in ("partition", "owner", "host", "token", "acquired_at", "heartbeat_at")
+        },
         slots=tuple(
             LeasedSlot(SlotKind(one["kind"]), one["slot_index"], one["uuid"], one["memory_mb"])
             for one in parts
@@ -320,12 +328,12 @@ def _lease(rows: Sequence[Row[tuple[object, ...]]]) -> Lease:
 
 
 def _held(lease: Lease) -> list[ColumnElement[bool]]:
-    # All slots of a beam change hands together, so these three name the same rows for as long as it has them.
-    return [SLOT.c.beam == lease.beam, SLOT.c.owner == lease.owner, SLOT.c.token == lease.token]
+    # All slots of a partition change hands together: these three name the same rows while it has them.
+    return [SLOT.c.partition == lease.partition, SLOT.c.owner == lease.owner, SLOT.c.token == lease.token]
 
 
-def _of(connection: Connection, beam: str) -> Lease | None:
-    rows = connection.execute(select(SLOT).where(SLOT.c.beam == beam)).all()
+def _of(connection: Connection, partition: str) -> Lease | None:
+    rows = connection.execute(select(SLOT).where(SLOT.c.partition == partition)).all()
     return _lease(rows) if rows else None
 
 
@@ -334,17 +342,17 @@ class _Free:
     """What can be leased now."""
 
     slots: Sequence[Row[Any]]
-    """As many as one beam needs, of one host."""
-    beams: int
-    """How many beams could have theirs."""
+    """As many as one partition needs, of one host."""
+    partitions: int
+    """How many could have theirs."""
 
 
 def _usable_slots(connection: Connection, need: Need, now: datetime) -> _Free | Refusal:
-    """The free slots, or why there are not enough for one beam.
+    """The free slots, or why there are not enough for one partition.
 
     Args:
         connection: Inside the transaction that takes them.
-        need: Of the beam.
+        need: Of the partition.
         now: The time.
     """
     wanted = [SLOT.c.kind == need.kind.value]
@@ -383,7 +391,7 @@ def absence(seen_at: datetime | None) -> str:
 
 
 def _hindrance(row: Row[Any], sample: GpuUsage | None) -> str:
-    if row.beam is not None:
+    if row.partition is not None:
         return "leased"
     if row.switched_off_at is not None:
         return f"switched off ({row.switched_off_reason})"
@@ -399,42 +407,42 @@ def _reason(need: Need, free: Iterable[Sequence[Row[Any]]], hindered: list[tuple
         words.append(f"{count} leased" if why == "leased" else f"{count} {why}: {names}")
     most = max((len(rows) for rows in free), default=0)
     if need.count > 1:
-        words.append(f"{most} of the {need.count} that a beam needs are free")
+        words.append(f"{most} of the {need.count} that are needed are free")
     return f"{_NO_FREE_SLOT}: {'; '.join(words)}" if words else f"{_NO_FREE_SLOT}: there is none"
 
 
-def _remove_waiting(connection: Connection, beam: str, owner: str | None = None) -> None:
-    """Take a beam out of those that wait."""
-    this = [WAITING.c.beam == beam, *([] if owner is None else [WAITING.c.owner == owner])]
+def _remove_waiting(connection: Connection, partition: str, owner: str | None = None) -> None:
+    """Take a partition out of those that wait."""
+    this = [WAITING.c.partition == partition, *([] if owner is None else [WAITING.c.owner == owner])]
     connection.execute(delete(WAITING).where(*this))
 
 
 def _ahead_of(
-    connection: Connection, beam: str, kind: str, host: str | None, priority: int, now: datetime
+    connection: Connection, partition: str, kind: str, host: str | None, priority: int, now: datetime
 ) -> tuple[int, bool]:
-    """How many others wait for the same slots and come first, and whether the beam itself is written down.
+    """How many others wait for the same slots and come first, and whether this one is written down.
 
     Args:
         connection: Inside the transaction that would give the slot.
-        beam: Who asks; it may wait already.
+        partition: Who asks; it may wait already.
         kind: Kind of slot.
         host: Whose slots; None for any.
-        priority: Of the asking beam, now.
+        priority: Of the asking partition, now.
         now: Rows whose time is over, or lies beyond any that is ever given, are of runs that are gone.
     """
     rows = connection.execute(select(WAITING)).all()
     alive = [row for row in rows if row.kind == kind and now <= row.until <= now + _LONGEST_WAIT]
-    own = next((row for row in alive if row.beam == beam), None)
+    own = next((row for row in alive if row.partition == partition), None)
     since, owner = (now, "") if own is None else (own.since, own.owner)
-    others = [row for row in alive if row.beam != beam and (host is None or row.host in ("", host))]
-    position = (-priority, since, owner, beam)
-    ahead = sum((-row.priority, row.since, row.owner, row.beam) < position for row in others)
-    return ahead, any(row.beam == beam for row in rows)
+    others = [row for row in alive if row.partition != partition and (host is None or row.host in ("", host))]
+    position = (-priority, since, owner, partition)
+    ahead = sum((-row.priority, row.since, row.owner, row.partition) < position for row in others)
+    return ahead, any(row.partition == partition for row in rows)
 
 
 def _note_waiting(connection: Connection, asked: Waiting) -> None:
-    """Write down that a beam waits; the time since when stays while it does."""
-    row = connection.execute(select(WAITING).where(WAITING.c.beam == asked.beam)).one_or_none()
+    """Write down that a partition waits; the time since when stays while it does."""
+    row = connection.execute(select(WAITING).where(WAITING.c.partition == asked.partition)).one_or_none()
     values = {
         "owner": asked.owner,
         "host": asked.host,
@@ -444,7 +452,7 @@ def _note_waiting(connection: Connection, asked: Waiting) -> None:
         "until": asked.until,
     }
     if row is None:
-        connection.execute(insert(WAITING).values(beam=asked.beam, since=asked.since, **values))
+        connection.execute(insert(WAITING).values(partition=asked.partition, since=asked.since, **values))
         return
     same = all(row._mapping[name] == value for name, value in values.items() if name != "until")
     # Most polls change nothing: a write each would cost a disk's flush for every waiting run.
@@ -453,7 +461,7 @@ def _note_waiting(connection: Connection, asked: Waiting) -> None:
     gone = row.until < asked.since
     connection.execute(
         update(WAITING)
-        .where(WAITING.c.beam == asked.beam)
+        .where(WAITING.c.partition == asked.partition)
         .values(since=asked.since if gone else row.since, **values)
     )
 
@@ -476,7 +484,7 @@ class LeaseKeeper:
         self._lease = lease
         self._every = every.total_seconds()
         self._stop = threading.Event()
-        self._thread = threading.Thread(target=self._beat, name=f"lease-{lease.beam}", daemon=True)
+        self._thread = threading.Thread(target=self._beat, name=f"lease-{lease.partition}", daemon=True)
         self.lost = threading.Event()
 
     def __enter__(self) -> Self:
@@ -496,7 +504,7 @@ class LeaseKeeper:
             LeaseLostError: The lease is lost.
         """
         if self.lost.is_set():
-            raise LeaseLostError(f"the lease of beam {self._lease.beam} is lost")
+            raise LeaseLostError(f"the lease of {self._lease.partition} is lost")
 
     def _beat(self) -> None:
         while not self._stop.wait(self._every):

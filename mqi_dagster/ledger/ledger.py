@@ -86,12 +86,19 @@ class Ledger:
             How many folders of its jobs still stand on clusters: they and their rows go later, by themselves.
         """
         with self.database.write() as connection:
-            jobs, stands = _of(CLUSTER_JOB.c.beam, case), CLUSTER_JOB.c.removed_at.is_(None)
+            jobs, stands = _of(CLUSTER_JOB.c.partition, case), CLUSTER_JOB.c.removed_at.is_(None)
             connection.execute(delete(CLUSTER_JOB).where(jobs, ~stands))
             # By its attempts a folder is known to be needed no more.
-            kept = select(CLUSTER_JOB.c.beam).where(jobs)
-            connection.execute(delete(ATTEMPT).where(_of(ATTEMPT.c.beam, case), ATTEMPT.c.beam.not_in(kept)))
-            for column in (ARRIVAL.c.case, WAITING.c.beam, PROGRESS.c.beam, RUN_OUTCOME.c.partition):
+            kept = select(CLUSTER_JOB.c.partition).where(jobs)
+            connection.execute(
+                delete(ATTEMPT).where(_of(ATTEMPT.c.partition, case), ATTEMPT.c.partition.not_in(kept))
+            )
+            for column in (
+                ARRIVAL.c.case,
+                WAITING.c.partition,
+                PROGRESS.c.partition,
+                RUN_OUTCOME.c.partition,
+            ):
                 connection.execute(delete(column.table).where(_of(column, case)))
             now = self.database.clock()
             connection.execute(

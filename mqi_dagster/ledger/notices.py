@@ -41,9 +41,9 @@ class ChannelState:
     """How far a channel has come."""
 
     channel: str
-    told_id: int
+    notified_id: int
     """Everything up to this notice is sent."""
-    told_at: datetime | None
+    notified_at: datetime | None
     tries: int
     """In vain, since the last success."""
     next_try_at: datetime | None
@@ -119,7 +119,7 @@ class Notices:
             if found is None:
                 newest = connection.execute(select(func.max(NOTICE.c.id))).scalar_one() or 0
                 connection.execute(
-                    insert(NOTICE_CHANNEL).values(channel=channel, told_id=newest, tries=0, failure="")
+                    insert(NOTICE_CHANNEL).values(channel=channel, notified_id=newest, tries=0, failure="")
                 )
                 found = _state(connection, channel)
             assert found is not None
@@ -137,7 +137,7 @@ class Notices:
         # A moment further away than any wait is of a clock that was set back.
         if state.next_try_at is not None and now < state.next_try_at <= now + timedelta(days=1):
             return []
-        query = select(NOTICE).where(NOTICE.c.id > state.told_id).order_by(NOTICE.c.id).limit(limit)
+        query = select(NOTICE).where(NOTICE.c.id > state.notified_id).order_by(NOTICE.c.id).limit(limit)
         with self._database.read() as connection:
             return [_notice(row) for row in connection.execute(query).all()]
 
@@ -154,10 +154,10 @@ class Notices:
             failing = func.coalesce(NOTICE_CHANNEL.c.failing_since, now) if missed else None
             connection.execute(
                 update(NOTICE_CHANNEL)
-                .where(NOTICE_CHANNEL.c.channel == channel, NOTICE_CHANNEL.c.told_id < notice.id)
+                .where(NOTICE_CHANNEL.c.channel == channel, NOTICE_CHANNEL.c.notified_id < notice.id)
                 .values(
-                    told_id=notice.id,
-                    told_at=now,
+                    notified_id=notice.id,
+                    notified_at=now,
                     tries=0,
                     next_try_at=None,
                     failing_since=failing,
@@ -167,8 +167,8 @@ class Notices:
             if notice.event is NoticeEvent.RAISED:
                 connection.execute(
                     update(ALARM)
-                    .where(ALARM.c.id == int(notice.reference), ALARM.c.told_at.is_(None))
-                    .values(told_at=now)
+                    .where(ALARM.c.id == int(notice.reference), ALARM.c.notified_at.is_(None))
+                    .values(notified_at=now)
                 )
 
     def mark_failed(self, channel: str, failure: str, next_in: timedelta) -> None:

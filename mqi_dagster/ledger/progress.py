@@ -1,4 +1,4 @@
-"""Live progress: where every beam is while its engine runs."""
+"""Live progress: where every partition is while its engine runs."""
 
 from __future__ import annotations
 
@@ -15,9 +15,9 @@ from mqi_dagster.ledger.tables import PROGRESS
 
 @dataclass(frozen=True, slots=True)
 class Progress:
-    """The newest report on a beam."""
+    """The newest report on a partition."""
 
-    beam: str
+    partition: str
     run_id: str
     attempt: int
     phase: str
@@ -34,14 +34,14 @@ def _progress(row: Row[tuple[object, ...]]) -> Progress:
 
 
 class ProgressReports:
-    """One row a beam; the newest report replaces the one before."""
+    """One row a partition; the newest report replaces the one before."""
 
     def __init__(self, database: Database) -> None:
         self._database = database
 
     def record(
         self,
-        beam: str,
+        partition: str,
         run_id: str,
         phase: str,
         batch: int | None = None,
@@ -52,10 +52,10 @@ class ProgressReports:
         *,
         attempt: int = 1,
     ) -> Progress:
-        """Write down how far a beam is.
+        """Write down how far a partition is.
 
         Args:
-            beam: Beam key.
+            partition: Partition key.
             run_id: The run that works on it.
             phase: What it is doing.
             batch: Batch in work, from 1.
@@ -68,7 +68,7 @@ class ProgressReports:
         if not math.isfinite(percent):
             raise ValueError("percent is not a number")
         bounded = min(100.0, max(0.0, percent))
-        query = select(PROGRESS).where(PROGRESS.c.beam == beam)
+        query = select(PROGRESS).where(PROGRESS.c.partition == partition)
         with self._database.write() as connection:
             row = connection.execute(query).one_or_none()
             if row is not None and (row.run_id, row.attempt) == (run_id, attempt):
@@ -85,30 +85,30 @@ class ProgressReports:
                 "updated_at": self._database.clock(),
             }
             if row is None:
-                connection.execute(insert(PROGRESS).values(beam=beam, **values))
+                connection.execute(insert(PROGRESS).values(partition=partition, **values))
             else:
-                connection.execute(update(PROGRESS).where(PROGRESS.c.beam == beam).values(**values))
+                connection.execute(update(PROGRESS).where(PROGRESS.c.partition == partition).values(**values))
             return _progress(connection.execute(query).one())
 
-    def get(self, beam: str) -> Progress | None:
-        """The newest report on a beam."""
+    def get(self, partition: str) -> Progress | None:
+        """The newest report on a partition."""
         with self._database.read() as connection:
-            row = connection.execute(select(PROGRESS).where(PROGRESS.c.beam == beam)).one_or_none()
+            row = connection.execute(select(PROGRESS).where(PROGRESS.c.partition == partition)).one_or_none()
         return None if row is None else _progress(row)
 
-    def get_many(self, beams: Collection[str]) -> dict[str, Progress]:
-        """The newest report on each of some beams that have one, in one question for every few hundred."""
+    def get_many(self, partitions: Collection[str]) -> dict[str, Progress]:
+        """The newest report on each partition that has one, in one question for every few hundred."""
         found: dict[str, Progress] = {}
         with self._database.read() as connection:
-            for some in batched(beams):
-                rows = connection.execute(select(PROGRESS).where(PROGRESS.c.beam.in_(some))).all()
-                found.update((row.beam, _progress(row)) for row in rows)
+            for some in batched(partitions):
+                rows = connection.execute(select(PROGRESS).where(PROGRESS.c.partition.in_(some))).all()
+                found.update((row.partition, _progress(row)) for row in rows)
         return found
 
     def all(self) -> list[Progress]:
-        """The newest report on every beam, newest first."""
+        """The newest report on every partition, newest first."""
         with self._database.read() as connection:
             rows = connection.execute(
-                select(PROGRESS).order_by(PROGRESS.c.updated_at.desc(), PROGRESS.c.beam)
+                select(PROGRESS).order_by(PROGRESS.c.updated_at.desc(), PROGRESS.c.partition)
             ).all()
         return [_progress(row) for row in rows]

@@ -107,7 +107,7 @@ class Slots:
                     others = {other for other, row in here.items() if row.uuid != slot.uuid}
                     wanted[key if key not in wanted else _aside(key[0], {*others, *wanted})] = slot
             same = {key for key, row in here.items() if key in wanted and wanted[key].uuid == row.uuid}
-            leased = {key for key, row in here.items() if row.beam is not None and key not in same}
+            leased = {key for key, row in here.items() if row.partition is not None and key not in same}
             busy = {here[key].uuid for key in leased if here[key].uuid}
             new = {
                 key: slot
@@ -160,20 +160,20 @@ class Slots:
             ).all()
         return [slot_of(row) for row in rows]
 
-    def set_pool_limit(self, name: str, most_runs: int | None) -> None:
+    def set_pool_limit(self, name: str, max_runs: int | None) -> None:
         """Write down how many runs may stand in a pool at most; None: as many as its slots allow."""
         with self._database.write() as connection:
             connection.execute(delete(POOL).where(POOL.c.name == name))
-            if most_runs is not None:
+            if max_runs is not None:
                 connection.execute(
-                    insert(POOL).values(name=name, most_runs=most_runs, set_at=self._database.clock())
+                    insert(POOL).values(name=name, max_runs=max_runs, set_at=self._database.clock())
                 )
 
     def pool_limit(self, name: str) -> int | None:
         """The limit that a person has set, None where nobody has."""
         with self._database.read() as connection:
             found = connection.execute(
-                select(POOL.c.most_runs).where(POOL.c.name == name)
+                select(POOL.c.max_runs).where(POOL.c.name == name)
             ).scalar_one_or_none()
         return None if found is None else int(found)
 
@@ -202,8 +202,8 @@ def _make_way(
             continue
         this = _this(host, *key)
         off = row.switched_off_at is not None
-        if row.beam is None and (not off or row.uuid in placed):
-            connection.execute(delete(SLOT).where(*this, SLOT.c.beam.is_(None)))
+        if row.partition is None and (not off or row.uuid in placed):
+            connection.execute(delete(SLOT).where(*this, SLOT.c.partition.is_(None)))
             if off:
                 at, reason = row.switched_off_at, row.switched_off_reason
                 switches[row.uuid] = {"switched_off_at": at, "switched_off_reason": reason}

@@ -25,7 +25,7 @@ from sqlalchemy import (
     text,
 )
 
-REVISION = "0007"
+REVISION = "0008"
 VERSION_TABLE = "mqi_ledger_version"
 
 
@@ -102,16 +102,16 @@ SLOT = Table(
     # A person's switch: a declaration leaves it as it is.
     Column("switched_off_at", UtcDateTime),
     Column("switched_off_reason", String),
-    # The lease is the rest of the row: one per slot by the key, one per part of a beam by the constraint.
+    # The lease is the rest: one per slot by the key, one per part of a partition by the constraint.
     Column("token", Integer, nullable=False),
-    Column("beam", String(200)),
+    Column("partition", String(200)),
     Column("part", Integer),
     Column("owner", String(200)),
     Column("acquired_at", UtcDateTime),
     Column("heartbeat_at", UtcDateTime),
     Column("executor", String(50)),
     Column("job_id", String(200)),
-    UniqueConstraint("beam", "part", name="mqi_slot_beam_part"),
+    UniqueConstraint("partition", "part", name="mqi_slot_partition_part"),
     Index(
         "mqi_slot_uuid",
         "host",
@@ -143,7 +143,7 @@ GPU = Table(
 WAITING = Table(
     "mqi_waiting",
     METADATA,
-    Column("beam", String(200), primary_key=True),
+    Column("partition", String(200), primary_key=True),
     Column("owner", String(200), nullable=False),
     Column("host", String(200), nullable=False),
     Column("kind", String(20), nullable=False),
@@ -157,7 +157,7 @@ POOL = Table(
     "mqi_pool",
     METADATA,
     Column("name", String(50), primary_key=True),
-    Column("most_runs", Integer, nullable=False),
+    Column("max_runs", Integer, nullable=False),
     Column("set_at", UtcDateTime, nullable=False),
 )
 
@@ -174,7 +174,7 @@ ATTEMPT = Table(
     "mqi_attempt",
     METADATA,
     Column("id", Integer, primary_key=True),
-    Column("beam", String(200), nullable=False),
+    Column("partition", String(200), nullable=False),
     Column("digest", String(64), nullable=False),
     Column("number", Integer, nullable=False),
     Column("run_id", String(200), nullable=False),
@@ -182,10 +182,10 @@ ATTEMPT = Table(
     Column("ended_at", UtcDateTime),
     Column("outcome", String(20)),
     Column("cause", String),
-    Index("mqi_attempt_beam", "beam", "digest"),
+    Index("mqi_attempt_partition", "partition", "digest"),
     Index(
         "mqi_attempt_unfinished",
-        "beam",
+        "partition",
         "digest",
         unique=True,
         sqlite_where=text("outcome IS NULL"),
@@ -196,7 +196,7 @@ ATTEMPT = Table(
 PROGRESS = Table(
     "mqi_progress",
     METADATA,
-    Column("beam", String(200), primary_key=True),
+    Column("partition", String(200), primary_key=True),
     Column("run_id", String(200), nullable=False),
     Column("attempt", Integer, nullable=False),
     Column("phase", String(50), nullable=False),
@@ -213,8 +213,8 @@ CLUSTER_JOB = Table(
     METADATA,
     Column("cluster", String(200), primary_key=True),
     Column("key", String(200), primary_key=True),
-    Column("beam", String(200), nullable=False),
-    Column("place", String(400), nullable=False),
+    Column("partition", String(200), nullable=False),
+    Column("folder", String(400), nullable=False),
     Column("state", String(20), nullable=False),
     Column("job_id", String(50)),
     Column("retired", String, nullable=False),
@@ -225,12 +225,12 @@ CLUSTER_JOB = Table(
     Column("exit_code", Integer),
     Column("result", String),
     Column("missing_since", UtcDateTime),
-    Column("made_at", UtcDateTime, nullable=False),
+    Column("created_at", UtcDateTime, nullable=False),
     Column("changed_at", UtcDateTime, nullable=False),
     Column("ended_at", UtcDateTime),
-    Column("cancel_asked_at", UtcDateTime),
+    Column("cancel_requested_at", UtcDateTime),
     Column("removed_at", UtcDateTime),
-    Index("mqi_cluster_job_beam", "beam"),
+    Index("mqi_cluster_job_partition", "partition"),
     Index("mqi_cluster_job_state", "cluster", "state"),
 )
 
@@ -238,12 +238,12 @@ CLUSTER = Table(
     "mqi_cluster",
     METADATA,
     Column("cluster", String(200), primary_key=True),
-    # One look at all jobs at a time: whoever holds the turn looks, the others read what it saw.
+    # One poll of all jobs at a time: whoever holds the turn polls, the others read what it saw.
     Column("turn", Integer, nullable=False),
-    Column("looking_until", UtcDateTime),
-    Column("next_look", UtcDateTime, nullable=False),
+    Column("polling_until", UtcDateTime),
+    Column("next_poll", UtcDateTime, nullable=False),
     Column("interval_seconds", Float, nullable=False),
-    Column("looked_at", UtcDateTime),
+    Column("polled_at", UtcDateTime),
     Column("failing_since", UtcDateTime),
     Column("failure", String, nullable=False),
     Column("used_bytes", Float),
@@ -285,7 +285,7 @@ ALARM = Table(
     Column("last_at", UtcDateTime, nullable=False),
     Column("count", Integer, nullable=False),
     Column("cleared_at", UtcDateTime),
-    Column("told_at", UtcDateTime),
+    Column("notified_at", UtcDateTime),
     Index(
         "mqi_alarm_open",
         "kind",
@@ -313,8 +313,8 @@ NOTICE_CHANNEL = Table(
     "mqi_notice_channel",
     METADATA,
     Column("channel", String(50), primary_key=True),
-    Column("told_id", Integer, nullable=False),
-    Column("told_at", UtcDateTime),
+    Column("notified_id", Integer, nullable=False),
+    Column("notified_at", UtcDateTime),
     Column("tries", Integer, nullable=False),
     Column("next_try_at", UtcDateTime),
     Column("failing_since", UtcDateTime),

@@ -53,7 +53,7 @@ def alarms_now(site: Site, *, every: bool = False) -> list[Listed]:
                 one.last_at,
                 one.count,
                 one.cleared_at,
-                one.told_at,
+                one.notified_at,
             )
             for one in (site.ledger.alarms.all() if every else site.ledger.alarms.open())
         ]

@@ -147,7 +147,7 @@ def _beam(site: Site, case: str, result: BeamRow, status: BeamStatus | None) -> 
     return BeamReport(
         result=result,
         status=status,
-        jobs=tuple(_words(job) for job in site.ledger.jobs.all(beam=key)),
+        jobs=tuple(_words(job) for job in site.ledger.jobs.all(partition=key)),
         attempts=tuple(_attempt(attempt) for attempt in site.ledger.attempts.history(key)),
     )
 

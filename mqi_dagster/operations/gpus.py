@@ -55,7 +55,7 @@ def _row(slot: Slot, lease: Lease | None, look: GpuUsage | None) -> dict[str, An
         "uuid": slot.uuid,
         "in_pool": slot.usable,
         "state": state,
-        "beam": None if lease is None else lease.beam,
+        "beam": None if lease is None else lease.partition,
         "run": None if lease is None else lease.owner,
         "memory_mb": slot.memory_mb or (None if look is None else look.memory_mb),
         **_seen(look),

@@ -205,7 +205,7 @@ class GpuPool:
                 return False
             return lease.job_id is None or not process_alive(lease.job_id)
         try:
-            return executor.ended(lease.beam)
+            return executor.ended(lease.partition)
         except MqiError:
             # One beam's damaged folder must not stop all others.
             return False
@@ -230,12 +230,12 @@ class GpuPool:
             outcome = outcomes.get(lease.owner)
             given_up = finished and outcome is not None and outcome.verdict is RunVerdict.FAILED
             if (cancelled or given_up) and executor is not None:
-                held = self._site.ledger.leases.get(lease.beam)
+                held = self._site.ledger.leases.get(lease.partition)
                 # Ending another beam's job takes a while: this one may have passed to somebody else.
                 if held is None or held.token != lease.token:
                     continue
                 try:
-                    executor.cancel_beam(lease.beam)
+                    executor.cancel_beam(lease.partition)
                 except MqiError:
                     continue
             if self.job_ended(lease, owner_finished=finished):

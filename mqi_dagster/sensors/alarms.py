@@ -144,7 +144,7 @@ def _without_slot(
     site: Site, waits: Sequence[Wait], leases: Sequence[Lease], now: datetime
 ) -> Iterator[StandingAlarm]:
     limits, waiting = site.settings.alarms, {wait.partition for wait in waits}
-    holding = {lease.beam for lease in leases}
+    holding = {lease.partition for lease in leases}
     # Where nothing is at work, nothing will become free.
     idle = holding <= waiting
 
@@ -167,7 +167,7 @@ def _jobs(
 ) -> Iterator[StandingAlarm]:
     """What is wrong with the jobs of the beams that hold a place on a cluster."""
     clusters = {name: host.slurm for name, host in site.settings.hosts.items() if host.slurm is not None}
-    holding = {lease.beam: lease.host for lease in leases if lease.host in clusters}
+    holding = {lease.partition: lease.host for lease in leases if lease.host in clusters}
     jobs = {
         beam: job
         for beam, job in site.ledger.jobs.newest(list(holding)).items()
@@ -195,10 +195,10 @@ def _jobs(
 
 
 def _held(jobs: Sequence[ClusterJob]) -> str:
-    first = min(jobs, key=lambda job: (job.changed_at, job.beam))
+    first = min(jobs, key=lambda job: (job.changed_at, job.partition))
     count = "a job is" if len(jobs) == 1 else f"{len(jobs)} jobs are"
     return (
-        f"{count} held in the cluster's queue, that of {first.beam} (job {first.job_id}) since"
+        f"{count} held in the cluster's queue, that of {first.partition} (job {first.job_id}) since"
         f" {_time(first.changed_at)}: {first.reason or first.scheduler_state}. A person has to mend"
         " that there (of JobHeld…: `scontrol release`); they go on by themselves then"
     )
@@ -209,10 +209,10 @@ def _losses(job: ClusterJob) -> int:
 
 
 def _lost(jobs: Sequence[ClusterJob]) -> str:
-    worst = max(jobs, key=lambda job: (_losses(job), job.beam))
+    worst = max(jobs, key=lambda job: (_losses(job), job.partition))
     count = "the jobs of a beam are" if len(jobs) == 1 else f"the jobs of {len(jobs)} beams are"
     return (
-        f"{count} lost again and again, of {worst.beam} {_losses(worst)} in a row. They are submitted"
+        f"{count} lost again and again, of {worst.partition} {_losses(worst)} in a row. They are submitted"
         " again by themselves; look at the nodes and at the cluster's memory and time limits"
     )
 
@@ -360,9 +360,9 @@ def _stuck(
     site: Site, leases: Sequence[Lease], silent: Collection[str], now: datetime
 ) -> Iterator[StandingAlarm]:
     limit = timedelta(minutes=site.settings.alarms.stuck_minutes)
-    reports = site.ledger.progress.get_many([lease.beam for lease in leases])
+    reports = site.ledger.progress.get_many([lease.partition for lease in leases])
     for lease in leases:
-        report = reports.get(lease.beam)
+        report = reports.get(lease.partition)
         if report is None or report.phase not in WORKING or report.run_id != lease.owner:
             continue
         # What an engine does on a cluster that is away nobody knows.
@@ -375,7 +375,7 @@ def _stuck(
                 " up, terminate the run in the pages, then `mqi case retry`."
                 f" {limit_words(limit, 'alarms.stuck_minutes')}"
             )
-            yield AlarmKind.BEAM_STUCK, lease.beam, text
+            yield AlarmKind.BEAM_STUCK, lease.partition, text
 
 
 def _waiting(instance: dg.DagsterInstance, site: Site, now: datetime) -> Iterator[StandingAlarm]:

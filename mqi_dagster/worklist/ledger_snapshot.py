@@ -52,7 +52,7 @@ class LedgerSnapshot:
         """Read arrivals, slots, leases, GPUs, alarms and clusters; the cases whose arrival has changed."""
         changed = self._arrivals(now)
         self.slots = self._ledger.slots.all()
-        self.leases = {lease.beam: lease for lease in self._ledger.leases.all()}
+        self.leases = {lease.partition: lease for lease in self._ledger.leases.all()}
         self.gpus = self._ledger.gpus.all()
         self.alarms = self._ledger.alarms.open()
         self.clusters = self._ledger.clusters.all()

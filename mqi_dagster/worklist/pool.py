@@ -41,7 +41,7 @@ def _slot(slot: Slot, lease: Lease | None, seen: GpuUsage | None) -> GpuStatus:
         uuid=slot.uuid,
         slot=True,
         in_service=slot.usable,
-        owner=lease.beam if lease is not None else None,
+        owner=lease.partition if lease is not None else None,
         leased_at=lease.acquired_at if lease is not None else None,
         heartbeat_at=lease.heartbeat_at if lease is not None else None,
         memory_mb=slot.memory_mb,

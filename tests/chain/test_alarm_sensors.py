@@ -155,7 +155,7 @@ def test_alarms_are_told_until_they_are_taken(tmp_path: Path, posted: Posted) ->
     assert (content["event"], content["kind"], content["subject"]) == ("alarm_raised", "beam_failed", BEAM)
     assert content["text"].startswith("counts differ")
     (alarm,) = chain.site.ledger.alarms.open()
-    assert alarm.told_at is not None
+    assert alarm.notified_at is not None
 
 
 def test_only_what_the_settings_name_is_told(tmp_path: Path, posted: Posted) -> None:

@@ -113,7 +113,7 @@ def test_while_engines_run_a_beam_may_wait_for_hours(
 
 def test_a_beam_that_waits_for_its_own_lease_is_an_alarm(chain: Chain, reported: Reported) -> None:
     lease_of(chain, started(chain))
-    reported(chain, "waiting", 31, message="the beam still holds a slot of old")
+    reported(chain, "waiting", 31, message="it still holds a slot of old")
     assert standing(chain) == {"beams_waiting": "slots"}
 
 

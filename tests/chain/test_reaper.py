@@ -327,7 +327,7 @@ def test_a_silent_worker_that_lives_keeps_its_beam_from_another_run(chain: Chain
             worker.kill()
 
         found, said = wait_until_said(chain, second, end)
-    assert said.startswith(f"run {first.run_id} has the beam and is silent")
+    assert said.startswith(f"run {first.run_id} has it and is silent")
     assert (found.owner, found.token > lease.token) == (second.run_id, True)
 
 
@@ -361,7 +361,7 @@ def test_a_beam_that_holds_a_slot_elsewhere_says_so(chain: Chain, monkeypatch: p
         before.setattr(gpu_pool, "this_host", lambda: "before")
         lease_of(chain, first)
     found, said = wait_until_said(chain, second, lambda: chain.instance.report_run_failed(first))
-    assert said == f"the beam still holds a slot of before, until its run {first.run_id} has ended"
+    assert said == f"it still holds a slot of before, until its run {first.run_id} has ended"
     assert (found.owner, found.host) == (second.run_id, this_host())
 
 

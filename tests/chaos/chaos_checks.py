@@ -79,11 +79,13 @@ def _query(url: str, sql: str) -> list[tuple[Any, ...]]:
 
 def _records(site: ChaosSite, url: str) -> Iterator[str]:
     for host, kind, index, beam in _query(
-        url, "SELECT host, kind, slot_index, beam FROM mqi_slot WHERE beam IS NOT NULL"
+        url, "SELECT host, kind, slot_index, partition FROM mqi_slot WHERE partition IS NOT NULL"
     ):
         yield f"slot {host}/{kind}{index} is still leased to {beam}"
     attempts: dict[str, list[tuple[int, str | None]]] = {}
-    for beam, number, outcome in _query(url, "SELECT beam, number, outcome FROM mqi_attempt ORDER BY id"):
+    for beam, number, outcome in _query(
+        url, "SELECT partition, number, outcome FROM mqi_attempt ORDER BY id"
+    ):
         attempts.setdefault(beam, []).append((number, outcome))
     for beam, made in attempts.items():
         outcomes = [outcome for _, outcome in made]
@@ -117,7 +119,8 @@ def _jobs(chaos: Chaos, shared: Path) -> Iterator[str]:
         states.setdefault(name.removeprefix("moqui_"), {})[number] = state
     taken: dict[str, list[str]] = {}
     for beam, number in _query(
-        chaos.postgres.url(site.name), "SELECT beam, job_id FROM mqi_cluster_job WHERE state = 'succeeded'"
+        chaos.postgres.url(site.name),
+        "SELECT partition, job_id FROM mqi_cluster_job WHERE state = 'succeeded'",
     ):
         taken.setdefault(beam, []).append(number)
     ended = Counter(job for what, job, *_ in traced(shared, site.name) if what == "end")
@@ -147,7 +150,7 @@ def _forgettable(chaos: Chaos, trace: list[tuple[str, str, str, str, float, str]
 
 def _kept_by_policy(url: str) -> set[tuple[str, str]]:
     """Beam and number of the attempts that failed: what they left on a cluster stays there for some days."""
-    failed = _query(url, "SELECT beam, number FROM mqi_attempt WHERE outcome = 'failed'")
+    failed = _query(url, "SELECT partition, number FROM mqi_attempt WHERE outcome = 'failed'")
     return {(str(beam), str(number)) for beam, number in failed}
 
 

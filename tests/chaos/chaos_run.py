@@ -153,7 +153,7 @@ class Chaos:
         left = [f"{site.name}: case {case}" for site in self.sites for case in site.waiting()]
         for site in [] if left else self.sites:
             left += [f"{site.name}: run {run}" for run in site.stack.unfinished()]
-            left += [f"{site.name}: slot of {lease.beam}" for lease in site.stack.ledger().leases.all()]
+            left += [f"{site.name}: slot of {lease.partition}" for lease in site.stack.ledger().leases.all()]
         return left
 
     def standing(self) -> bool:

@@ -34,8 +34,8 @@ def make_row(**changes: object) -> ClusterJob:
     values: dict[str, object] = {
         "cluster": "hpc",
         "key": KEY,
-        "beam": BEAM,
-        "place": "P1.fx0001/b01",
+        "partition": BEAM,
+        "folder": "P1.fx0001/b01",
         "state": ClusterJobState.QUEUED,
         "job_id": JOB_ID,
         "retired": (),
@@ -46,10 +46,10 @@ def make_row(**changes: object) -> ClusterJob:
         "exit_code": None,
         "result": None,
         "missing_since": None,
-        "made_at": NOW,
+        "created_at": NOW,
         "changed_at": NOW,
         "ended_at": None,
-        "cancel_asked_at": None,
+        "cancel_requested_at": None,
         "removed_at": None,
     }
     return ClusterJob(**{**values, **changes})  # type: ignore[arg-type]

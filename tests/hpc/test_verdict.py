@@ -279,7 +279,7 @@ def test_a_cancellation_says_whether_it_was_ours() -> None:
     theirs = verdict(seen(history=past("CANCELLED by 1000")))
     assert theirs.state is State.CANCELLED
     assert theirs.reason == "cancelled on the cluster (cancelled by 1000)"
-    ours = verdict(seen(history=past("CANCELLED by 1000")), cancel_asked_at=NOW)
+    ours = verdict(seen(history=past("CANCELLED by 1000")), cancel_requested_at=NOW)
     assert (ours.state, "on the cluster" in ours.reason) == (State.CANCELLED, False)
 
 
@@ -306,14 +306,14 @@ def test_an_engine_that_had_done_its_work_has_succeeded_whatever_became_of_its_j
     found = verdict(seen(history=past(word), result=account()))
     assert (found.state, found.exit_code, found.scheduler_state) == (State.SUCCEEDED, 0, word)
     told = seen(history=past("CANCELLED by 1000"), result=account())
-    assert verdict(told, cancel_asked_at=NOW).state is State.CANCELLED
+    assert verdict(told, cancel_requested_at=NOW).state is State.CANCELLED
     interrupted = seen(history=past("TIMEOUT"), result=account(0, "TERM"))
     assert verdict(interrupted).state is State.TIMED_OUT
 
 
 @pytest.mark.parametrize("word", ["CANCELLED", "NODE_FAIL", "COMPLETED", "FAILED"])
 def test_a_cancelled_job_stays_ended_however_it_has_ended(word: str) -> None:
-    assert verdict(seen(history=past(word)), silent=1000, cancel_asked_at=NOW).state.ended
+    assert verdict(seen(history=past(word)), silent=1000, cancel_requested_at=NOW).state.ended
 
 
 @pytest.mark.parametrize(
@@ -404,7 +404,7 @@ ROWS = st.builds(
     retired=st.sampled_from([(), ("98",), ("98", "99")]),
     submitted=st.sampled_from([None, SUBMITTED]),
     missing_since=st.sampled_from([None, NOW, NOW - timedelta(seconds=45), NOW - timedelta(days=1)]),
-    cancel_asked_at=st.sampled_from([None, NOW]),
+    cancel_requested_at=st.sampled_from([None, NOW]),
 )
 
 

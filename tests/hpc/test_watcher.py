@@ -151,7 +151,7 @@ def test_a_look_without_an_answer_changes_no_job_and_is_noted(
     look = ledger.clusters.get("hpc")
     assert look is not None
     assert (look.failing_since, look.failure) == (NOW + timedelta(seconds=60), "no route")
-    assert (look.looked_at, look.interval_seconds) == (NOW, 30)
+    assert (look.polled_at, look.interval_seconds) == (NOW, 30)
     cluster.fails = None
     clock.forward(60)
     assert watching.poll_if_due() is True
@@ -168,7 +168,7 @@ def test_who_is_interrupted_gives_the_turn_back_at_once(
     with pytest.raises(KeyboardInterrupt):
         watching.poll_if_due()
     look = ledger.clusters.get("hpc")
-    assert look is not None and look.looked_at is None, "nothing was seen"
+    assert look is not None and look.polled_at is None, "nothing was seen"
     cluster.fails = ConnectError("no route")
     assert watching.poll_if_due() is False
     cluster.fails = KeyboardInterrupt()

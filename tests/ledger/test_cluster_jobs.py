@@ -46,8 +46,8 @@ def test_a_job_is_written_down_before_it_is_submitted(ledger: Ledger) -> None:
     assert made == ClusterJob(
         cluster="hpc",
         key=KEY,
-        beam=BEAM,
-        place=PLACE,
+        partition=BEAM,
+        folder=PLACE,
         state=State.RESERVED,
         job_id=None,
         retired=(),
@@ -58,10 +58,10 @@ def test_a_job_is_written_down_before_it_is_submitted(ledger: Ledger) -> None:
         exit_code=None,
         result=None,
         missing_since=None,
-        made_at=NOON,
+        created_at=NOON,
         changed_at=NOON,
         ended_at=None,
-        cancel_asked_at=None,
+        cancel_requested_at=None,
         removed_at=None,
     )
     assert ledger.jobs.get("hpc", "d1-2") is None
@@ -175,10 +175,10 @@ def test_a_job_that_is_set_aside_is_remembered_and_begins_anew(ledger: Ledger, c
     clock.forward(60)
     anew = ledger.jobs.retire("hpc", KEY, "100")
     assert anew == replace(
-        reserve(ledger, KEY), retired=("100",), changed_at=NOON + timedelta(seconds=60), made_at=NOON
+        reserve(ledger, KEY), retired=("100",), changed_at=NOON + timedelta(seconds=60), created_at=NOON
     )
     assert (anew.state, anew.job_id, anew.submitted, anew.result) == (State.RESERVED, None, None, None)
-    assert (anew.ended_at, anew.cancel_asked_at, anew.removed_at) == (None, None, None)
+    assert (anew.ended_at, anew.cancel_requested_at, anew.removed_at) == (None, None, None)
     assert ledger.jobs.retire("hpc", KEY, "100").retired == ("100",), "once"
     ledger.jobs.mark_submitted("hpc", KEY, "101")
     assert ledger.jobs.retire("hpc", KEY, "100").job_id == "101", "another one than was meant"
@@ -200,11 +200,11 @@ def test_that_a_job_is_not_wanted_is_written_down_once(ledger: Ledger, clock: Cl
     submitted(ledger)
     asked = ledger.jobs.request_cancel("hpc", KEY)
     assert asked is not None
-    assert (asked.cancel_asked_at, asked.state) == (NOON, State.QUEUED)
+    assert (asked.cancel_requested_at, asked.state) == (NOON, State.QUEUED)
     clock.forward(60)
     assert ledger.jobs.request_cancel("hpc", KEY) == asked
     see(ledger, State.RUNNING)
-    assert job(ledger).cancel_asked_at == NOON
+    assert job(ledger).cancel_requested_at == NOON
 
 
 def test_a_job_that_never_came_to_the_cluster_ends_without_an_id(ledger: Ledger, clock: Clock) -> None:
@@ -224,7 +224,7 @@ def test_a_job_that_never_came_to_the_cluster_can_be_wanted_again(ledger: Ledger
     ledger.jobs.request_cancel("hpc", KEY)
     ledger.jobs.end_unsubmitted("hpc", KEY)
     again = reserve(ledger)
-    assert (again.state, again.ended_at, again.cancel_asked_at) == (State.RESERVED, None, None)
+    assert (again.state, again.ended_at, again.cancel_requested_at) == (State.RESERVED, None, None)
     assert not again.state.ended, "whoever looks for what a dead worker left asks the cluster after it"
 
 
@@ -245,7 +245,7 @@ def test_jobs_are_listed_oldest_first_by_cluster_and_beam(ledger: Ledger, clock:
         clock.forward(1)
     assert [one.key for one in ledger.jobs.all("hpc")] == ["b-1", "a-1", "c-1"]
     assert [one.key for one in ledger.jobs.all("hpc", "b1")] == ["b-1", "c-1"]
-    assert [one.key for one in ledger.jobs.all(beam="b2")] == ["a-1"]
+    assert [one.key for one in ledger.jobs.all(partition="b2")] == ["a-1"]
     assert ledger.jobs.all("other") == []
 
 
@@ -258,7 +258,7 @@ def test_a_job_that_is_found_after_all_has_not_ended_and_keeps_its_folder(
     clock.forward(60)
     # sbatch had got through, and its answer came late.
     found = ledger.jobs.mark_submitted("hpc", KEY, "100")
-    assert (found.state, found.ended_at, found.cancel_asked_at) == (State.QUEUED, None, NOON)
+    assert (found.state, found.ended_at, found.cancel_requested_at) == (State.QUEUED, None, NOON)
     assert ledger.jobs.removable("hpc", NOON + timedelta(days=100)) == []
     ledger.jobs.mark_removed("hpc", KEY)
     assert job(ledger).removed_at is None, "only the folder of a job that has ended goes"

@@ -53,7 +53,7 @@ def look(ledger: Ledger) -> ClusterPoll:
 def test_the_first_who_asks_has_the_turn_and_nobody_beside_him(ledger: Ledger) -> None:
     assert ledger.clusters.get("hpc") is None
     first = turn(ledger)
-    assert (first.turn, first.interval_seconds, first.looking_until) == (1, 10, NOON + MINUTE)
+    assert (first.turn, first.interval_seconds, first.polling_until) == (1, 10, NOON + MINUTE)
     assert take(ledger) is None
     assert take(ledger, "other") is not None, "every cluster has a turn of its own"
 
@@ -61,7 +61,7 @@ def test_the_first_who_asks_has_the_turn_and_nobody_beside_him(ledger: Ledger) -
 def test_a_look_is_due_when_the_interval_is_over(ledger: Ledger, clock: Clock) -> None:
     end(ledger, turn(ledger), 15)
     found = look(ledger)
-    assert (found.looked_at, found.interval_seconds, found.looking_until) == (NOON, 15, None)
+    assert (found.polled_at, found.interval_seconds, found.polling_until) == (NOON, 15, None)
     clock.forward(14)
     assert take(ledger) is None
     clock.forward(1)
@@ -104,7 +104,7 @@ def test_who_has_seen_nothing_leaves_everything_as_it_was(ledger: Ledger, clock:
     first = turn(ledger)
     ledger.clusters.leave_turn(first)
     after = look(ledger)
-    assert (after.failing_since, after.failure, after.looked_at) == (NOON, "no route", None)
+    assert (after.failing_since, after.failure, after.polled_at) == (NOON, "no route", None)
     assert after.interval_seconds == before.interval_seconds
     second = turn(ledger)
     ledger.clusters.leave_turn(first)
@@ -119,11 +119,11 @@ def test_an_outage_is_told_from_its_beginning(ledger: Ledger, clock: Clock) -> N
         end(ledger, turn(ledger), failure=f"no route {number}")
     found = look(ledger)
     assert (found.failing_since, found.failure) == (NOON + timedelta(seconds=10), "no route 2")
-    assert found.looked_at == NOON, "the last answer"
+    assert found.polled_at == NOON, "the last answer"
     clock.forward(10)
     end(ledger, turn(ledger))
     found = look(ledger)
-    assert (found.failing_since, found.failure, found.looked_at) == (None, "", NOON + timedelta(seconds=40))
+    assert (found.failing_since, found.failure, found.polled_at) == (None, "", NOON + timedelta(seconds=40))
 
 
 @pytest.mark.parametrize("back", [400, 3600, 86_400 * 365])
@@ -243,7 +243,7 @@ def held(ledger: Ledger) -> Lease:
 
 
 def test_what_an_ended_run_has_held_passes_on_at_once_with_its_job(ledger: Ledger, held: Lease) -> None:
-    assert _acquire(ledger, "run2") == Refusal("beam is being simulated by run run1", at_work=True)
+    assert _acquire(ledger, "run2") == Refusal("run run1 is at work on it", at_work=True)
     taken = _acquire(ledger, "run2", finished="run1")
     assert isinstance(taken, Lease)
     assert (taken.owner, taken.slots, taken.token) == ("run2", held.slots, held.token + 1)
@@ -252,9 +252,7 @@ def test_what_an_ended_run_has_held_passes_on_at_once_with_its_job(ledger: Ledge
 
 
 def test_only_the_lease_of_the_ended_run_passes_on(ledger: Ledger, held: Lease) -> None:
-    assert _acquire(ledger, "run3", finished="run2") == Refusal(
-        "beam is being simulated by run run1", at_work=True
-    )
+    assert _acquire(ledger, "run3", finished="run2") == Refusal("run run1 is at work on it", at_work=True)
     other = _acquire(ledger, "run3", finished="run1", beam="b2")
     assert isinstance(other, Lease)
     assert other.slots != held.slots, "another beam's lease is not touched"

@@ -70,9 +70,9 @@ def test_a_beam_has_all_the_gpus_it_needs_or_none(three: Ledger) -> None:
     assert [(slot.index, slot.uuid) for slot in both.slots] == [(0, "GPU-0"), (1, "GPU-1")]
     assert both.name == "here/gpu0+1"
     assert ask(three, "b2", need(2), wait=None) == Refusal(
-        "no free slot: 2 leased; 1 of the 2 that a beam needs are free"
+        "no free slot: 2 leased; 1 of the 2 that are needed are free"
     )
-    assert [held.beam for held in three.leases.all()] == ["b1"], "no part of b2 stays behind"
+    assert [held.partition for held in three.leases.all()] == ["b1"], "no part of b2 stays behind"
     assert lease(ask(three, "b3", need(1))).slots[0].index == 2
     assert three.leases.release(both)
     assert lease(ask(three, "b2", need(2))).slots == both.slots
@@ -103,7 +103,7 @@ def test_the_database_itself_refuses_a_second_lease_of_a_part(three: Ledger, url
     ask(three, "b1")
     engine = sqlalchemy.create_engine(url.replace("postgresql:", "postgresql+psycopg2:"))
     with pytest.raises(sqlalchemy.exc.IntegrityError), engine.begin() as connection:
-        connection.exec_driver_sql("UPDATE mqi_slot SET beam = 'b1', part = 0 WHERE slot_index = 1")
+        connection.exec_driver_sql("UPDATE mqi_slot SET partition = 'b1', part = 0 WHERE slot_index = 1")
 
 
 def test_a_gpu_that_is_switched_off_is_not_given_until_it_is_switched_on(three: Ledger) -> None:
@@ -202,7 +202,9 @@ def test_a_gpu_that_a_fresh_look_shows_in_use_is_not_free(
     ledger.slots.declare("here", [gpu(0)])
     ledger.gpus.record("here", [seen(clock, 0, **values)])
     assert ask(ledger, "b1", need(1, 8000)) == Refusal(f"no free slot: {why}", by_sample=True)
-    assert [(one.beam, one.reason) for one in ledger.leases.waiting()] == [("b1", f"no free slot: {why}")]
+    assert [(one.partition, one.reason) for one in ledger.leases.waiting()] == [
+        ("b1", f"no free slot: {why}")
+    ]
     clock.forward(29)
     assert isinstance(ask(ledger, "b1", need(1, 8000)), Refusal)
     clock.forward(2)
@@ -221,7 +223,7 @@ def test_the_most_urgent_beam_is_next_and_then_who_has_waited_longest(ledger: Le
     for beam, priority in (("first", 0), ("second", 0), ("urgent", 5)):
         clock.forward(1)
         assert isinstance(ask(ledger, beam, priority=priority), Refusal)
-    assert [one.beam for one in ledger.leases.waiting()] == ["urgent", "first", "second"]
+    assert [one.partition for one in ledger.leases.waiting()] == ["urgent", "first", "second"]
     ledger.leases.release(holder)
     for beam in ("second", "first", "new"):
         refused = ask(ledger, beam, wait=WAIT if beam != "new" else None)

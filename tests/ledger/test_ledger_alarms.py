@@ -108,7 +108,7 @@ def test_a_channel_tells_everything_in_order_and_goes_on_where_it_was(ledger: Le
     ledger.notices.mark_notified("mail", first)
     assert told(ledger) == everything[1:]
     (row,) = [one for one in ledger.alarms.all() if one.id == alarm.id]
-    assert row.told_at == clock.now
+    assert row.notified_at == clock.now
     ledger.notices.mark_notified("mail", ledger.notices.due("mail", 3)[-1])
     ledger.notices.mark_notified("mail", first)
     assert told(ledger) == [], "a late word of an earlier notice changes nothing"

@@ -76,7 +76,7 @@ def test_a_beam_has_one_lease_and_a_slot_one_beam(ledger: Ledger) -> None:
     ledger.slots.declare("here", _cpus(2))
     first = _lease(_take(ledger, "b1", "run1"))
     assert _lease(_take(ledger, "b1", "run1")).token == first.token, "the same owner gets it again"
-    assert _take(ledger, "b1", "run2") == Refusal("beam is being simulated by run run1", at_work=True)
+    assert _take(ledger, "b1", "run2") == Refusal("run run1 is at work on it", at_work=True)
     second = _lease(_take(ledger, "b2", "run2"))
     assert {_index(first), _index(second)} == {0, 1}
     assert _take(ledger, "b3", "run3") == Refusal("no free slot: 2 leased")

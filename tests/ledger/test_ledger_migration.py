@@ -2,15 +2,22 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
+from typing import TYPE_CHECKING, Any
 
+import pytest
 import sqlalchemy
 from alembic import command
 from alembic.config import Config
 
-from mqi_dagster.ledger import Ledger, Need, Slot, SlotKind
+from mqi_dagster.ledger import Ledger, Need, Outcome, Slot, SlotKind
 from mqi_dagster.ledger import database as ledger_database
+from mqi_dagster.ledger.alarms import AlarmKind
+
+if TYPE_CHECKING:
+    from tests.ledger.ledger_doubles import Forked
 
 NOW = datetime(2026, 3, 1, 12, 0, tzinfo=UTC)
 MINUTE = timedelta(seconds=60)
@@ -73,4 +80,135 @@ def test_a_migration_back_leaves_each_beam_one_slot(url: str) -> None:
         rows = connection.exec_driver_sql("SELECT slot_index, beam FROM mqi_slot ORDER BY slot_index").all()
     assert [tuple(row) for row in rows] == [(0, "b1"), (1, None), (2, None)]
     (again,) = Ledger.open(url).leases.all()
-    assert (again.beam, again.name) == ("b1", "here/cpu0")
+    assert (again.partition, again.name) == ("b1", "here/cpu0")
+
+
+BEAM, OTHER = "P1.fx0001__b02", "P1.fx0001__b03"
+THEN = "2026-03-01 11:00:00+00:00"
+ROWS_OF_REVISION_7 = (
+    "mqi_slot (host, kind, slot_index, uuid, memory_mb, in_service, token, beam, part, owner, acquired_at,"
+    " heartbeat_at, executor, job_id)"
+    f" VALUES ('here', 'gpu', 0, 'GPU-a', 24000, true, 3, '{BEAM}', 0, 'run1', '{THEN}', '{THEN}', 'local',"
+    " '77')",
+    "mqi_slot (host, kind, slot_index, uuid, memory_mb, in_service, token, switched_off_at,"
+    " switched_off_reason)"
+    f" VALUES ('here', 'gpu', 1, 'GPU-b', 24000, true, 8, '{THEN}', 'fan broken')",
+    "mqi_waiting (beam, owner, host, kind, priority, reason, since, until)"
+    f" VALUES ('{OTHER}', 'run2', 'here', 'gpu', 5, 'no free slot', '{THEN}', '2026-03-01 12:05:00+00:00')",
+    "mqi_attempt (id, beam, digest, number, run_id, started_at, ended_at, outcome, cause)"
+    f" VALUES (1, '{BEAM}', 'd1', 1, 'run0', '{THEN}', '{THEN}', 'failed', 'exit code 3')",
+    "mqi_attempt (id, beam, digest, number, run_id, started_at)"
+    f" VALUES (2, '{BEAM}', 'd1', 2, 'run1', '{THEN}')",
+    "mqi_progress (beam, run_id, attempt, phase, percent, message, updated_at)"
+    f" VALUES ('{BEAM}', 'run1', 2, 'simulating', 40.0, 'layer 3', '{THEN}')",
+    "mqi_cluster_job (cluster, key, beam, place, state, retired, adopted, scheduler_state, reason, made_at,"
+    " changed_at, cancel_asked_at)"
+    f" VALUES ('hpc', 'd2-1', '{OTHER}', 'P1.fx0001/b03', 'reserved', '', false, '', '', '{THEN}', '{THEN}',"
+    f" '{THEN}')",
+    "mqi_cluster (cluster, turn, looking_until, next_look, interval_seconds, looked_at, failure)"
+    f" VALUES ('hpc', 4, NULL, '{THEN}', 15.0, '{THEN}', '')",
+    f"mqi_pool (name, most_runs, set_at) VALUES ('gpu', 2, '{THEN}')",
+    "mqi_alarm (id, kind, subject, text, first_at, last_at, count, told_at)"
+    f" VALUES (1, 'beam_failed', '{BEAM}', 'it failed', '{THEN}', '{THEN}', 1, '{THEN}')",
+    "mqi_notice (id, event, reference, kind, subject, text, happened_at)"
+    f" VALUES (1, 'alarm_raised', '1', 'beam_failed', '{BEAM}', 'it failed', '{THEN}'),"
+    f" (2, 'case_concluded', 'run9', '', 'P1.fx0001', 'concluded', '{THEN}')",
+    f"mqi_notice_channel (channel, told_id, told_at, tries, failure) VALUES ('mail', 1, '{THEN}', 0, '')",
+)
+
+
+def _revision_7(url: str) -> sqlalchemy.Engine:
+    engine = _moved(url, command.upgrade, "0007")
+    with engine.begin() as connection:
+        for row in ROWS_OF_REVISION_7:
+            # On SQLite the moments of the ledger bear no zone.
+            plain = row if engine.dialect.name == "postgresql" else row.replace("+00:00", ".000000")
+            connection.exec_driver_sql(f"INSERT INTO {plain}")
+    return engine
+
+
+def _require_all_of_revision_7(ledger: Ledger) -> None:
+    then = datetime(2026, 3, 1, 11, 0, tzinfo=UTC)
+    (lease,) = ledger.leases.all()
+    assert (lease.partition, lease.owner, lease.token, lease.name) == (BEAM, "run1", 3, "here/gpu0")
+    assert (lease.acquired_at, lease.executor, lease.job_id) == (then, "local", "77")
+    assert [(one.uuid, one.switched_off_reason) for one in ledger.slots.all()] == [
+        ("GPU-a", None),
+        ("GPU-b", "fan broken"),
+    ]
+    (waits,) = ledger.leases.waiting()
+    assert (waits.partition, waits.owner, waits.priority, waits.since) == (OTHER, "run2", 5, then)
+    assert [
+        (one.partition, one.number, one.outcome, one.run_id) for one in ledger.attempts.history(BEAM)
+    ] == [
+        (BEAM, 1, Outcome.FAILED, "run0"),
+        (BEAM, 2, None, "run1"),
+    ]
+    (report,) = ledger.progress.all()
+    assert (report.partition, report.attempt, report.percent, report.message) == (BEAM, 2, 40.0, "layer 3")
+    (job,) = ledger.jobs.all(partition=OTHER)
+    assert (job.folder, job.created_at, job.cancel_requested_at) == ("P1.fx0001/b03", then, then)
+    (poll,) = ledger.clusters.all()
+    assert (poll.turn, poll.polling_until, poll.next_poll, poll.polled_at) == (4, None, then, then)
+    assert ledger.slots.pool_limit("gpu") == 2
+    (alarm,) = ledger.alarms.open()
+    assert (alarm.kind, alarm.subject, alarm.notified_at) == (AlarmKind.BEAM_FAILED, BEAM, then)
+    (channel,) = ledger.notices.channels()
+    assert (channel.notified_id, channel.notified_at) == (1, then)
+    assert [one.id for one in ledger.notices.due("mail", 10)] == [2], "nothing twice, and nothing left out"
+
+
+def test_every_row_of_revision_7_is_kept_and_goes_on(url: str) -> None:
+    engine = _revision_7(url)
+    ledger = Ledger.open(url, lambda: NOW)
+    _require_all_of_revision_7(ledger)
+    # Every rule that the database itself holds is still there.
+    for words in (
+        "INSERT INTO mqi_attempt (id, partition, digest, number, run_id, started_at)"
+        " SELECT 3, partition, digest, 3, 'run3', started_at FROM mqi_attempt WHERE id = 2",
+        f"UPDATE mqi_slot SET partition = '{BEAM}', part = 0 WHERE slot_index = 1",
+        "UPDATE mqi_slot SET uuid = 'GPU-a' WHERE slot_index = 1",
+    ):
+        with engine.connect() as connection, pytest.raises(sqlalchemy.exc.IntegrityError):
+            connection.exec_driver_sql(words)
+    lease = ledger.leases.get(BEAM)
+    assert lease is not None
+    assert ledger.leases.renew(lease).heartbeat_at == NOW
+    assert ledger.attempts.begin(BEAM, "d1", "run4").number == 2, "the one in flight goes on"
+    assert ledger.leases.release(lease)
+
+
+def test_a_migration_back_to_revision_7_and_forth_again_loses_nothing(url: str) -> None:
+    _revision_7(url)
+    Ledger.open(url, lambda: NOW).close()
+    engine = _moved(url, command.downgrade, "0007")
+    with engine.connect() as connection:
+        held = connection.exec_driver_sql("SELECT beam, part FROM mqi_slot ORDER BY slot_index").all()
+    assert [tuple(row) for row in held] == [(BEAM, 0), (None, None)]
+    _require_all_of_revision_7(Ledger.open(url, lambda: NOW))
+
+
+@pytest.mark.parametrize("statement", [1, 9, 17, 23])
+def test_a_migration_that_is_killed_has_changed_nothing_and_is_done_again(
+    url: str, fork: Callable[[Callable[[], None]], Forked], statement: int
+) -> None:
+    engine = _revision_7(url)
+    engine.dispose()
+
+    def work() -> None:
+        changes = 0
+
+        def die(_connection: Any, _cursor: Any, words: str, *_rest: Any) -> None:
+            nonlocal changes
+            changes += words.lstrip().startswith(("ALTER", "CREATE", "DROP", "INSERT", "UPDATE"))
+            if changes == statement:
+                os._exit(9)
+
+        sqlalchemy.event.listen(sqlalchemy.Engine, "after_cursor_execute", die)
+        Ledger.open(url)
+
+    assert fork(work).wait() == 9
+    with engine.connect() as connection:
+        assert connection.exec_driver_sql("SELECT version_num FROM mqi_ledger_version").all() == [("0007",)]
+        assert connection.exec_driver_sql("SELECT count(beam) FROM mqi_slot").scalar() == 1
+    _require_all_of_revision_7(Ledger.open(url, lambda: NOW))

@@ -150,7 +150,7 @@ def test_progress_never_goes_back_within_an_attempt_of_a_run(ledger: Ledger, clo
     assert ledger.progress.record("b1", "run2", "staging", percent=1.0, attempt=2).percent == 1.0
     clock.forward(1)
     ledger.progress.record("b2", "run3", "waiting", message="no free slot")
-    assert [(row.beam, row.phase, row.percent) for row in ledger.progress.all()] == [
+    assert [(row.partition, row.phase, row.percent) for row in ledger.progress.all()] == [
         ("b2", "waiting", 0.0),
         ("b1", "staging", 1.0),
     ]

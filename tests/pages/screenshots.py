@@ -110,7 +110,7 @@ def fail_one(page: Page, address: str, site: Site, instance: dg.DagsterInstance)
     os.kill(int(lease.job_id.split(":")[0]), signal.SIGKILL)
     failed = dg.RunsFilter([lease.owner], statuses=[dg.DagsterRunStatus.FAILURE])
     wait_for(lambda: instance.get_runs_count(failed), "the run has failed", 600)
-    page.goto(f"{address}/assets/handed_over?view=partitions&partition={lease.beam}")
+    page.goto(f"{address}/assets/handed_over?view=partitions&partition={lease.partition}")
     shot(page, "failed-beam.png")
 
 

@@ -71,6 +71,6 @@ def test_while_the_controller_hangs_the_intent_is_kept(cluster: Any, bench: Call
     with frozen(cluster, "slurmctld"), pytest.raises(UnreachableError):
         on.executor.cancel(beam.job, handle)
     row = on.ledger.jobs.get(NAME, beam.job.key)
-    assert row is not None and row.cancel_asked_at is not None and not row.state.ended
+    assert row is not None and row.cancel_requested_at is not None and not row.state.ended
     on.another_executor().cancel(beam.job, None)
     assert_cancelled(cluster, on, beam, handle.job_id)

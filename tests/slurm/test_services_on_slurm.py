@@ -125,7 +125,7 @@ def all_stale(stack: Stack) -> bool:
 def working(stack: Stack) -> list[str]:
     """Beams whose lease is renewed by a run that is in work now."""
     started = {run.run_id for run in stack.runs("beam") if run.status is dg.DagsterRunStatus.STARTED}
-    return [lease.beam for lease in stack.ledger().leases.all() if lease.owner in started]
+    return [lease.partition for lease in stack.ledger().leases.all() if lease.owner in started]
 
 
 def states(cluster: Any, root: Path) -> list[str]:

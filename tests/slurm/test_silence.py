@@ -63,7 +63,7 @@ def test_squeue_that_talks_nonsense_decides_nothing(cluster: Any, bench: Callabl
             lambda: (
                 (one := on.ledger.clusters.get(NAME))
                 and one.turn >= before.turn + turns
-                and one.looking_until is None
+                and one.polling_until is None
                 and one
             ),
             "a look",

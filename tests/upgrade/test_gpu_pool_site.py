@@ -74,7 +74,7 @@ def where_it_was_made() -> Iterator[Path]:
 @pytest.mark.slow
 def test_the_beam_in_flight_is_simulated_and_handed_over(where_it_was_made: Path) -> None:
     site = Site(where_it_was_made / "mqi.yaml")
-    (in_flight,) = (lease.beam for lease in site.ledger.leases.all())
+    (in_flight,) = (lease.partition for lease in site.ledger.leases.all())
     with open_instance(read_settings(site.settings_file)) as instance:
         result = (
             build_definitions(site)

@@ -51,10 +51,10 @@ def test_the_concluded_beam_is_found_and_whole(folder: Path) -> None:
 
 def test_the_ledger_knows_both_jobs_and_who_holds_the_slot(folder: Path) -> None:
     ledger = Site(folder / "mqi.yaml").ledger
-    jobs = {job.beam: (job.job_id, job.state.value, job.removed_at is None) for job in ledger.jobs.all()}
+    jobs = {job.partition: (job.job_id, job.state.value, job.removed_at is None) for job in ledger.jobs.all()}
     assert jobs == {CONCLUDED: ("1", "succeeded", False), IN_FLIGHT: ("2", "running", True)}
     (lease,) = ledger.leases.all()
-    assert (lease.beam, lease.host, lease.executor, lease.job_id) == (IN_FLIGHT, "hpc", "hpc", "2")
+    assert (lease.partition, lease.host, lease.executor, lease.job_id) == (IN_FLIGHT, "hpc", "hpc", "2")
     assert [(one.number, one.outcome) for one in ledger.attempts.history(IN_FLIGHT)] == [(1, None)]
 
 
@@ -114,7 +114,7 @@ def test_the_beam_in_flight_goes_on_and_is_handed_over(on_a_cluster: tuple[Any, 
         )
         assert result.success
         resolve(instance, site.store, "handed_over", IN_FLIGHT)
-    (job,) = site.ledger.jobs.all(beam=IN_FLIGHT)
+    (job,) = site.ledger.jobs.all(partition=IN_FLIGHT)
     assert (job.state.value, job.retired) == ("succeeded", ("2",))
     assert site.ledger.leases.all() == []
     assert [(one.number, one.outcome) for one in site.ledger.attempts.history(IN_FLIGHT)] == [

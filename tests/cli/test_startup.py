@@ -80,6 +80,18 @@ def test_the_code_location_loads_nothing_that_draws(tmp_path: Path) -> None:
     assert ended.stdout == "[]\n"
 
 
+def test_the_version_of_the_embedded_engine_is_told_without_what_computes(tmp_path: Path) -> None:
+    program = (
+        "import sys; sys.argv[1:] = ['--version']\n"
+        "from mqi_dagster.engine.embedded.command import main; main()\n"
+        "print([name for name in ('numpy', 'polars', 'pydicom') if name in sys.modules])"
+    )
+    ended = subprocess.run(
+        [sys.executable, "-c", program], cwd=tmp_path, capture_output=True, text=True, check=True
+    )
+    assert ended.stdout.splitlines() == ["mqi-engine 1.0 (MCsquare 1.1)", "[]"]
+
+
 def test_the_version_is_that_of_the_package() -> None:
     ended = subprocess.run([MQI, "--version"], capture_output=True, text=True, check=True)
     assert ended.stdout == f"mqi_dagster {__version__}\n"

@@ -12,9 +12,7 @@ import sys
 from pathlib import Path
 from types import FrameType
 
-from mqi_dagster.engine.embedded.dose import InvalidDoseError
 from mqi_dagster.engine.embedded.install import VERSION, installed_engine
-from mqi_dagster.engine.embedded.simulation import read_request, simulate
 from mqi_dagster.errors import (
     ConfigurationError,
     EngineError,
@@ -49,6 +47,9 @@ def main() -> None:
         _fail("usage: mqi-engine <TPS file> | --version", BAD_INPUT)
     for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
         signal.signal(number, _end)
+    # Here: the version is asked in every run of a beam, and needs nothing that computes.
+    from mqi_dagster.engine.embedded.dose import InvalidDoseError
+
     try:
         run(Path(arguments[0]))
     except EndedBySignalError as ended:
@@ -74,6 +75,8 @@ def run(tps: Path) -> None:
     Raises:
         MqiError: Of any kind; see the exit codes.
     """
+    from mqi_dagster.engine.embedded.simulation import read_request, simulate
+
     installation = installed_engine(_cache())
     simulate(read_request(tps), installation, _at_once())
 

@@ -15,6 +15,7 @@ from typer.testing import CliRunner
 from mqi_dagster.cli.app import app
 from mqi_dagster.operations.probes import ProbeVerdict, examine_modes
 from mqi_dagster.settings import read_settings
+from mqi_dagster.store.store import Store
 from tests.chain.chain import ONE_BEAM, Chain
 
 MQI = str(Path(sys.executable).with_name("mqi"))
@@ -53,9 +54,13 @@ def test_a_new_site_is_its_owners_alone(tmp_path: Path, umask: str) -> None:
 @pytest.mark.usefixtures("open_to_all")
 def test_a_restored_site_is_no_more_open_than_its_backup(tmp_path: Path) -> None:
     mqi("init", tmp_path / "site", "--timezone", "Asia/Seoul")
-    result = tmp_path / "site/data/cases/P1.fx0001/b02/rt_dose/0123"
-    result.mkdir(parents=True)
-    (result / "rt_dose.dcm").write_bytes(b"a dose")
+    store = Store(tmp_path / "site/data")
+    with store.stage("P1.fx0001", "b02", "rt_dose") as staged:
+        (staged / "rt_dose.dcm").write_bytes(b"a dose")
+        published = store.publish(staged, "P1.fx0001", "b02", "rt_dose", "0123", meta={})
+    # As an earlier version, or somebody else, has left it.
+    for path in (published.folder, *published.folder.iterdir()):
+        path.chmod(0o777 if path.is_dir() else 0o666)
     mqi("backup", tmp_path / "backup", "--site", tmp_path / "site", "--data")
     assert open_to_others(tmp_path / "backup") == []
     other = tmp_path / "other"

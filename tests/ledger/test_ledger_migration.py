@@ -10,11 +10,10 @@ from typing import TYPE_CHECKING, Any
 import pytest
 import sqlalchemy
 from alembic import command
-from alembic.config import Config
 
 from mqi_dagster.ledger import Ledger, Need, Outcome, Slot, SlotKind
-from mqi_dagster.ledger import database as ledger_database
 from mqi_dagster.ledger.alarms import AlarmKind
+from tests.ledger.revisions import moved
 
 if TYPE_CHECKING:
     from tests.ledger.ledger_doubles import Forked
@@ -32,18 +31,8 @@ ROWS = (
 )
 
 
-def _moved(url: str, move: Callable[[Config, str], None], revision: str) -> sqlalchemy.Engine:
-    engine = sqlalchemy.create_engine(url.replace("postgresql:", "postgresql+psycopg2:"))
-    config = Config()
-    config.set_main_option("script_location", str(ledger_database._MIGRATIONS).replace("%", "%%"))
-    with engine.begin() as connection:
-        config.attributes["connection"] = connection
-        move(config, revision)
-    return engine
-
-
 def test_leases_of_revision_2_are_kept_and_one_gpu_is_never_two_slots(url: str) -> None:
-    engine = _moved(url, command.upgrade, "0002")
+    engine = moved(url, command.upgrade, "0002")
     with engine.begin() as connection:
         for row in ROWS:
             connection.exec_driver_sql(f"INSERT INTO mqi_slot ({COLUMNS}) VALUES ({row})")
@@ -75,7 +64,7 @@ def test_a_migration_back_leaves_each_beam_one_slot(url: str) -> None:
     ledger = Ledger.open(url)
     ledger.slots.declare("here", [Slot(SlotKind.CPU, index) for index in range(3)])
     ledger.leases.acquire("b1", "run1", Need(SlotKind.CPU, count=2), stale_after=MINUTE)
-    engine = _moved(url, command.downgrade, "0002")
+    engine = moved(url, command.downgrade, "0002")
     with engine.connect() as connection:
         rows = connection.exec_driver_sql("SELECT slot_index, beam FROM mqi_slot ORDER BY slot_index").all()
     assert [tuple(row) for row in rows] == [(0, "b1"), (1, None), (2, None)]
@@ -118,7 +107,7 @@ ROWS_OF_REVISION_7 = (
 
 
 def _revision_7(url: str) -> sqlalchemy.Engine:
-    engine = _moved(url, command.upgrade, "0007")
+    engine = moved(url, command.upgrade, "0007")
     with engine.begin() as connection:
         for row in ROWS_OF_REVISION_7:
             # On SQLite the moments of the ledger bear no zone.
@@ -181,7 +170,7 @@ def test_every_row_of_revision_7_is_kept_and_goes_on(url: str) -> None:
 def test_a_migration_back_to_revision_7_and_forth_again_loses_nothing(url: str) -> None:
     _revision_7(url)
     Ledger.open(url, lambda: NOW).close()
-    engine = _moved(url, command.downgrade, "0007")
+    engine = moved(url, command.downgrade, "0007")
     with engine.connect() as connection:
         held = connection.exec_driver_sql("SELECT beam, part FROM mqi_slot ORDER BY slot_index").all()
     assert [tuple(row) for row in held] == [(BEAM, 0), (None, None)]

@@ -12,6 +12,7 @@ from pathlib import Path
 import dagster as dg
 import pytest
 import yaml
+from alembic import command
 from typer.testing import CliRunner
 
 from mqi_dagster.cli.app import app
@@ -25,6 +26,7 @@ from mqi_dagster.resources.gpu_pool import this_host
 from mqi_dagster.resources.site import Site
 from mqi_dagster.settings import Settings, read_settings
 from mqi_dagster.store.store import Store
+from tests.ledger.revisions import moved
 from tests.postgres.postgres_server import Server, on_postgres, running_postgres
 
 
@@ -243,12 +245,7 @@ def test_a_backup_before_an_upgrade_holds_the_ledger_as_it_is(tmp_path: Path) ->
     site = tmp_path / "site"
     mqi("init", site, "--timezone", "Asia/Seoul")
     old = site / "state/ledger.sqlite"
-    with sqlite3.connect(old) as ledger:
-        for table in ("mqi_run_outcome", "mqi_alarm", "mqi_notice", "mqi_notice_channel", "mqi_key_check"):
-            ledger.execute(f"DROP TABLE {table}")
-        for column in ("results_removed_at", "records_removed_at", "marker_withdrawn_at"):
-            ledger.execute(f"ALTER TABLE mqi_arrival DROP COLUMN {column}")
-        ledger.execute("UPDATE mqi_ledger_version SET version_num = '0003'")
+    moved(ledger_url(read_settings(site / "mqi.yaml")), command.downgrade, "0003").dispose()
     mqi("backup", tmp_path / "backup", "--site", site)
     for place in (old, tmp_path / "backup/ledger.sqlite"):
         with sqlite3.connect(place) as ledger:

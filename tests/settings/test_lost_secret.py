@@ -6,7 +6,7 @@ from contextlib import suppress
 from pathlib import Path
 
 import pytest
-import sqlalchemy
+from alembic import command
 from typer.testing import CliRunner
 
 from mqi_dagster.cli.app import app
@@ -16,6 +16,7 @@ from mqi_dagster.operations.site_folder import RunOptions, make_run_site, requir
 from mqi_dagster.resources.site import Site
 from mqi_dagster.settings import read_settings
 from tests.chain.chain import ONE_BEAM, Chain
+from tests.ledger.revisions import moved
 
 
 def init(site: Path, *options: str) -> None:
@@ -36,11 +37,7 @@ def site(tmp_path: Path) -> Path:
 
 def of_earlier_code(site: Path) -> None:
     """The ledger as it was before secrets had key check values."""
-    engine = sqlalchemy.create_engine(ledger_url(read_settings(site / "mqi.yaml")))
-    with engine.begin() as connection:
-        connection.exec_driver_sql("DROP TABLE mqi_key_check")
-        connection.exec_driver_sql("UPDATE mqi_ledger_version SET version_num = '0006'")
-    engine.dispose()
+    moved(ledger_url(read_settings(site / "mqi.yaml")), command.downgrade, "0006").dispose()
 
 
 @pytest.mark.parametrize("earlier", [False, True], ids=["", "of earlier code"])

@@ -265,6 +265,22 @@ def revision_of(url: str) -> str | None:
         engine.dispose()
 
 
+@contextmanager
+def read_any_revision(url: str) -> Iterator[Connection]:
+    """A connection to a ledger as it is, for what several revisions have in common.
+
+    Raises:
+        ConfigurationError: The URL is of no known kind.
+        InfrastructureError: The database cannot be reached or read.
+    """
+    engine = _engine(url, reading=True)
+    try:
+        with _plain_errors(), engine.connect() as connection:
+            yield connection
+    finally:
+        engine.dispose()
+
+
 def try_out(url: str) -> None:
     """Read a ledger from its first page to its last, and write to it; nothing is changed.
 

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from sqlalchemy import Connection, delete, func, insert, select
+from sqlalchemy import Connection, delete, func, insert, inspect, select
 
 from mqi_dagster.errors import ConfigurationError
-from mqi_dagster.ledger.database import Database
+from mqi_dagster.ledger.database import Database, read_any_revision
 from mqi_dagster.ledger.tables import ARRIVAL, FRACTION, KEY_CHECK
 
 _SECRET = "secret"
@@ -56,6 +56,17 @@ class KeyCheck:
         with self._database.read() as connection:
             tables = (ARRIVAL, FRACTION, KEY_CHECK)
             return any(connection.execute(select(func.count()).select_from(one)).scalar() for one in tables)
+
+
+def key_check_in(url: str) -> str | None:
+    """The key check value in a ledger of any revision, which is not migrated by looking; None if it has none.
+
+    Raises:
+        ConfigurationError: The URL is of no known kind.
+        InfrastructureError: The database cannot be reached or read.
+    """
+    with read_any_revision(url) as connection:
+        return _known(connection) if inspect(connection).has_table(KEY_CHECK.name) else None
 
 
 def _known(connection: Connection) -> str | None:

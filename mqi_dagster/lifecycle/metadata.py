@@ -1,4 +1,4 @@
-"""The pictures in the metadata of the assets, which are drawn once for what stays as it is.
+"""Figures and pictures in the metadata of the assets, which are made once for what stays as it is.
 
 What draws them is loaded by whoever draws: a run that finds everything unchanged does without.
 """
@@ -17,6 +17,7 @@ from mqi_dagster.dose.grid import DoseFrame, DoseGrid, DoseUnits
 from mqi_dagster.dose.profiles import distal_depth_mm, integral_depth_dose, lateral_plane, lateral_profiles
 from mqi_dagster.errors import DoseError
 from mqi_dagster.lifecycle.beam import BeamAtWork
+from mqi_dagster.lifecycle.digests import SHOWN_CODE
 from mqi_dagster.lifecycle.lineage import latest_record
 from mqi_dagster.lifecycle.raw_dose_files import RawDoseRecord, Role
 from mqi_dagster.store.digests import digest_of
@@ -27,17 +28,22 @@ Samples = tuple[NDArray[np.float64], NDArray[np.float64]]
 
 PROFILE_DEPTH_MM = 20.0
 SHOWN_TAG = "mqi/shown"
-"""Of a materialisation: what its pictures were drawn of, see `shown_of`."""
+"""Of a materialisation: what its figures and pictures are of, see `shown_of`."""
 
 
-def shown_of(digest: str, **settings: float) -> str:
-    """What the pictures of a result depend on, as a tag: the result, this version, and settings.
+def shown_of(*results: Published, **settings: float) -> str:
+    """What figures and pictures depend on, as a tag: contents of results, the code that shows, and settings.
 
     Args:
-        digest: Of the result.
-        settings: What is shown beside it, and may change while the result stays.
+        results: What they are of. A result that was made once more may have other contents.
+        settings: What is shown beside it, and may change while the results stay.
     """
-    return digest_of(version=__version__, result=digest, settings=settings)[:16]
+    return digest_of(
+        version=__version__,
+        code=SHOWN_CODE,
+        results=[[one.digest, one.content_digests()] for one in results],
+        settings=settings,
+    )[:16]
 
 
 def shown_before(

@@ -21,9 +21,10 @@ INSTANCE_FILE = "dagster.yaml"
 RUNS_PER_CASE = 4
 MONITORED_SECONDS = 10
 """How often, at least, it is asked whether the workers of started runs live."""
+_LAUNCHER = {"module": "mqi_dagster.compute.run_launcher", "class": "RunLauncher"}
 _HEAD = """\
-# Dagster's instance of this site. `mqi init` and `mqi dev` keep the limits in step with mqi.yaml;
-# what else you write here (storage, for example) stays.
+# Dagster's instance of this site. Whatever starts the services keeps the limits in step with mqi.yaml, and
+# run monitoring on and as quick as the sensors; what else you write here (storage, for example) stays.
 """
 _URL = {"postgres_url": {"env": DATABASE_VARIABLE}}
 """It holds the password, so it comes from the environment and stands in no file of Dagster."""
@@ -72,7 +73,7 @@ def instance_settings(
         "telemetry": {"enabled": False},
         "nux": {"enabled": False},
         "run_queue": {"dequeue_interval_seconds": 1},
-        "run_launcher": {"module": "mqi_dagster.compute.run_launcher", "class": "RunLauncher"},
+        "run_launcher": _LAUNCHER,
         "sensors": {"use_threads": True, "num_workers": 4, "num_submit_workers": 8},
         "backfills": {"use_threads": True, "num_workers": 2, "num_submit_workers": 4},
         "retention": {"sensor": {"purge_after_days": {"skipped": 2, "success": 30, "failure": 90}}},
@@ -87,6 +88,9 @@ def instance_settings(
         "enabled": True,
         "poll_interval_seconds": min(MONITORED_SECONDS, settings.intake.scan_interval_seconds),
     }
+    if content["run_launcher"] == _LAUNCHER:
+        # Which resumes nothing: Dagster refuses an instance that asks it to.
+        content["run_monitoring"].pop("max_resume_run_attempts", None)
     if settings.database.host is not None:
         content["storage"] = _ON_THE_SERVER
     elif content.get("storage") in (_ON_THE_SERVER, _BY_DAGSTER_ALONE):

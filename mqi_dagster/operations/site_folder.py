@@ -14,9 +14,9 @@ from mqi_dagster.errors import ConfigurationError, InfrastructureError
 from mqi_dagster.files import private_folder, write_whole
 from mqi_dagster.hu_table import PACKAGED_HU_TABLES
 from mqi_dagster.ledger.database import revision_of
+from mqi_dagster.ledger.key_check import key_check_in
 from mqi_dagster.ledger.ledger import Ledger
 from mqi_dagster.ledger.location import ledger_url
-from mqi_dagster.ledger.tables import REVISION
 from mqi_dagster.machine import PACKAGED_MACHINES
 from mqi_dagster.operations.instance import INSTANCE_FILE, open_instance, set_pool_limit, write_instance
 from mqi_dagster.operations.settings_text import settings_file
@@ -71,14 +71,8 @@ def require_own_secret(settings: Settings) -> None:
     """
     check = Pseudonyms(read_secret(settings.site.secret_file)).check
     url = ledger_url(settings)
-    if revision_of(url) != REVISION:
-        # Of earlier code, or none: it knows no key check value.
-        return
-    ledger = Ledger.open_reading(url)
-    try:
-        known = ledger.key_check.value()
-    finally:
-        ledger.close()
+    # A ledger of earlier code is asked as well: before an upgrade is when it is backed up.
+    known = None if revision_of(url) is None else key_check_in(url)
     if known is not None and known != check:
         raise ConfigurationError("it is not the one that this site's cases were named with")
 

@@ -2,7 +2,7 @@
 
 import dagster as dg
 
-from mqi_dagster.compute.run_workers import end_dead_runs
+from mqi_dagster.compute.run_workers import IN_WORK, end_dead_runs
 from mqi_dagster.execution.sign_of_life import Life
 from mqi_dagster.resources.composed import GpuPoolResource
 from mqi_dagster.resources.site import Site
@@ -25,7 +25,10 @@ def reaper(interval: int) -> dg.SensorDefinition:
     def sensor(
         context: dg.SensorEvaluationContext, site: dg.ResourceParam[Site], gpu_pool: GpuPoolResource
     ) -> dg.SkipReason:
-        ended = end_dead_runs(context.instance, site, _LEFT_TO_TIMEOUTS, context.log.warning)
+        # A launcher of the site's own that cannot tell leaves all of them to nobody else.
+        asked = context.instance.run_launcher.supports_check_run_worker_health
+        statuses = _LEFT_TO_TIMEOUTS if asked else IN_WORK
+        ended = end_dead_runs(context.instance, site, statuses, context.log.warning)
         _forget_ended(context.instance, site)
         freed = gpu_pool.open().free_ended(context.instance)
         if not ended and not freed:

@@ -112,9 +112,11 @@ class Interpretation(Section):
     @model_validator(mode="before")
     @classmethod
     def _always_written(cls, content: Any) -> Any:
-        if isinstance(content, Mapping) and "log_csv" in content:
+        if not isinstance(content, Mapping) or "log_csv" not in content:
+            return content
+        if content["log_csv"] is not True:
             raise ValueError("remove log_csv: the delivered beam's CSVs are always written")
-        return content
+        return {name: value for name, value in content.items() if name != "log_csv"}
 
     @model_validator(mode="after")
     def _limits_in_order(self) -> Self:

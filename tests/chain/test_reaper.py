@@ -132,6 +132,18 @@ def test_a_run_whose_worker_is_gone_is_ended_and_goes_on(chain: Chain) -> None:
     assert chain.site.signs_of_life.known() == [], "no sign of an ended run stays"
 
 
+def test_where_the_launcher_of_a_site_cannot_tell_the_reaper_ends_dead_runs(
+    chain: Chain, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(RunLauncher, "supports_check_run_worker_health", False)
+    run = started(chain)
+    with worker_of(chain, run):
+        look(chain)
+        assert status(chain, run) == "STARTED"
+    look(chain)
+    assert status(chain, run) == "FAILURE"
+
+
 @pytest.mark.parametrize("age", [3600.0, -3600.0], ids=["silent or clock forward", "clock set back"])
 def test_a_living_worker_keeps_run_and_lease_however_stale_its_heartbeat(chain: Chain, age: float) -> None:
     run = started(chain)

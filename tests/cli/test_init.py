@@ -157,6 +157,7 @@ def test_an_instance_of_an_earlier_version_gets_the_launcher_that_sees_dead_work
     content = yaml.safe_load(path.read_text())
     del content["run_launcher"]
     monitoring = {"enabled": False, "poll_interval_seconds": 120, "cancel_timeout_seconds": 300}
+    monitoring["max_resume_run_attempts"] = 2
     content["run_monitoring"] = monitoring
     path.write_text(yaml.safe_dump(content))
     (tmp_path / "mqi.yaml").write_text("site: {timezone: UTC}\nintake: {scan_interval_seconds: 2}\n")

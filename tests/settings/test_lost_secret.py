@@ -11,6 +11,7 @@ from typer.testing import CliRunner
 
 from mqi_dagster.cli.app import app
 from mqi_dagster.errors import ConfigurationError, MqiError
+from mqi_dagster.ledger.database import revision_of
 from mqi_dagster.ledger.location import ledger_url
 from mqi_dagster.operations.site_folder import RunOptions, make_run_site, require_own_secret
 from mqi_dagster.resources.site import Site
@@ -55,6 +56,17 @@ def test_a_lost_secret_is_not_made_anew(site: Path, earlier: bool) -> None:
     (site / "secret").write_text(secret)
     init(site)
     assert Site(site / "mqi.yaml").pseudonyms.plan("1.2.3")
+
+
+@pytest.mark.parametrize("revision", ["0007", "0008"])
+def test_another_secret_is_found_before_the_ledger_is_migrated(site: Path, revision: str) -> None:
+    settings = read_settings(site / "mqi.yaml")
+    moved(ledger_url(settings), command.downgrade, revision).dispose()
+    require_own_secret(settings)
+    (site / "secret").write_text("5b" * 32)
+    with pytest.raises(ConfigurationError, match="cases were named with"):
+        require_own_secret(settings)
+    assert revision_of(ledger_url(settings)) == revision
 
 
 def test_another_secret_names_no_case(site: Path) -> None:

@@ -45,7 +45,7 @@ def test_relative_paths_stand_below_the_settings_file_wherever_the_command_runs(
         ({**MINIMAL, "intake": {"stable_seconds": -1}}, "intake.stable_seconds"),
         ({**MINIMAL, "engine": {"profile": "topas"}}, "engine"),
         ({**MINIMAL, "engine": {"profiles": {"x": {"command": ["moqui"]}}}}, "engine.profiles.x"),
-        ({**MINIMAL, "interpretation": {"log_csv": True}}, "interpretation"),
+        ({**MINIMAL, "interpretation": {"log_csv": False}}, "interpretation"),
         ({**MINIMAL, "handover": {"template": "<case>/"}}, "handover.template"),
         ({**MINIMAL, "handover": {"template": "<patient>/<case>/<beam>"}}, "handover.template"),
         ({**MINIMAL, "handover": {"template": "../<case>/<beam>"}}, "handover.template"),
@@ -85,3 +85,11 @@ def test_what_holds_nothing_but_comments_means_its_defaults(tmp_path: Path, text
 def test_a_key_without_a_value_is_no_default() -> None:
     with pytest.raises(ConfigurationError, match=r"engine\.histories"):
         parse_settings({**MINIMAL, "engine": {"histories": None}}, Path("/srv/site"))
+
+
+def test_a_line_that_says_what_is_always_so_changes_nothing() -> None:
+    said = parse_settings(
+        {**MINIMAL, "interpretation": {"log_csv": True, "plan_csv": True}}, Path("/srv/site")
+    )
+    unsaid = parse_settings({**MINIMAL, "interpretation": {"plan_csv": True}}, Path("/srv/site"))
+    assert said == unsaid and said.interpretation.plan_csv

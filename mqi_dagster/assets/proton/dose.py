@@ -152,7 +152,7 @@ def _make(
     record: RawDoseRecord,
     grids: dict[Role, DoseGrid],
     digest: str,
-) -> dict[Role, RtDoseReport]:
+) -> tuple[Published, dict[Role, RtDoseReport]]:
     request = _request(site, beam, record, digest)
     command = site.settings.rt_dose.command
     case, folder = store_place(beam.key)
@@ -189,21 +189,20 @@ def _make(
             "histories": record.histories,
             "uncertainty_percent": record.uncertainty_percent,
         }
-        store.publish(staging, case, folder, "rt_dose", digest, meta=meta)
-        return reports
+        return store.publish(staging, case, folder, "rt_dose", digest, meta=meta), reports
 
 
 def _made(
     site: Site, store: Store, beam: BeamAtWork, raw: Published, published: Published | None, digest: str
-) -> dict[str, Any]:
-    """Make the RT Dose where there is none yet, and what is shown of it: figures read back, and pictures."""
+) -> tuple[Published, dict[str, Any]]:
+    """The RT Dose, made where there is none yet, and what is shown of it: figures read back, and pictures."""
     record, grids = read_raw_dose(raw)
     if published is None:
-        reports = _make(site, store, beam, raw, record, grids, digest)
+        published, reports = _make(site, store, beam, raw, record, grids, digest)
     else:
         reports = verify(site, beam, record, grids, published.folder, digest)
     main = reports.get("box") or reports["plane"]
-    return {
+    return published, {
         "units": main.units.value,
         **metadata.maximum(main.maximum, main.units),
         "R80 [mm]": round(main.r80_mm, 1) if main.r80_mm is not None else "none",
@@ -235,14 +234,18 @@ def rt_dose(
         raw = resolve(context.instance, store.open(), "raw_dose", key)
         irradiation = irradiation_of(beam, site.settings.site.timezone)
         digest = rt_dose_digest(beam, raw.digest, site.settings.rt_dose, irradiation.attributes())
-        record, mark = read_record(raw), metadata.shown_of(digest)
+        record = read_record(raw)
         published = reusable(store.open(), "rt_dose", key, digest)
-        before = metadata.shown_before(context.instance, "rt_dose", key, mark)
+        before = None
+        if published is not None:
+            mark = metadata.shown_of(published, raw)
+            before = metadata.shown_before(context.instance, "rt_dose", key, mark)
         if published is None or before is None:
-            shown = _made(site, store.open(), beam, raw, published, digest)
+            published, shown = _made(site, store.open(), beam, raw, published, digest)
         else:
-            # Its bytes are those that were verified when it was made; the check opens it again.
+            # Of these bytes and this raw dose: they were verified then, and the check opens them again.
             shown = dict(before)
+        mark = metadata.shown_of(published, raw)
         ends = ends_of_scan(beam, record)
         for end in ends:
             context.log.warning("%s", end)

@@ -110,7 +110,7 @@ def interpreted_csvs(
             published = _make(site, store.open(), beam, digest)
         interpreted = read_summary(published.folder)
         limit_mm = limits_of(site.settings.delivery_check, beam.machine).position_mean_mm
-        shown = metadata.shown_of(digest, limit_mm=limit_mm)
+        shown = metadata.shown_of(published, limit_mm=limit_mm)
         before = metadata.shown_before(context.instance, "interpreted_csvs", key, shown)
         pictures = (
             metadata.of_interpretation(beam, interpreted, published, limit_mm)

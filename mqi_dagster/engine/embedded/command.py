@@ -45,11 +45,11 @@ def main() -> None:
         return
     if len(arguments) != 1 or arguments[0].startswith("-"):
         _fail("usage: mqi-engine <TPS file> | --version", BAD_INPUT)
-    for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
-        signal.signal(number, _end)
     # Here: the version is asked in every run of a beam, and needs nothing that computes.
     from mqi_dagster.engine.embedded.dose import InvalidDoseError
 
+    for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
+        signal.signal(number, _end)
     try:
         run(Path(arguments[0]))
     except EndedBySignalError as ended:

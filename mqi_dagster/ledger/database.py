@@ -250,6 +250,17 @@ def _begin_sqlite(connection: Connection) -> None:
     connection.exec_driver_sql("BEGIN IMMEDIATE" if writes else "BEGIN")
 
 
+@contextmanager
+def _as_it_is(url: str, *, reading: bool = False) -> Iterator[Engine]:
+    """A ledger of whatever revision, which is not migrated, until the end of the block."""
+    engine = _engine(url, reading=reading)
+    try:
+        with _plain_errors():
+            yield engine
+    finally:
+        engine.dispose()
+
+
 def revision_of(url: str) -> str | None:
     """The revision of a ledger, which is not migrated by looking; None where there is no ledger yet.
 
@@ -257,12 +268,8 @@ def revision_of(url: str) -> str | None:
         ConfigurationError: The URL is of no known kind.
         InfrastructureError: The database cannot be reached or read.
     """
-    engine = _engine(url)
-    try:
-        with _plain_errors():
-            return _revision(engine)
-    finally:
-        engine.dispose()
+    with _as_it_is(url) as engine:
+        return _revision(engine)
 
 
 @contextmanager
@@ -273,12 +280,8 @@ def read_any_revision(url: str) -> Iterator[Connection]:
         ConfigurationError: The URL is of no known kind.
         InfrastructureError: The database cannot be reached or read.
     """
-    engine = _engine(url, reading=True)
-    try:
-        with _plain_errors(), engine.connect() as connection:
-            yield connection
-    finally:
-        engine.dispose()
+    with _as_it_is(url, reading=True) as engine, engine.connect() as connection:
+        yield connection
 
 
 def try_out(url: str) -> None:
@@ -287,20 +290,16 @@ def try_out(url: str) -> None:
     Raises:
         InfrastructureError: It is damaged, cannot be written, or cannot be reached.
     """
-    engine = _engine(url)
-    try:
-        with _plain_errors():
-            if engine.dialect.name == "sqlite":
-                with engine.connect() as connection:
-                    said = str(connection.exec_driver_sql("PRAGMA quick_check(1)").scalar_one())
-                if said != "ok":
-                    raise InfrastructureError(f"the ledger is damaged: {said.splitlines()[-1]}")
-            connected = _connected(engine, 0.0).execution_options(mqi_writes=True)
-            with connected as connection, connection.begin() as written:
-                connection.execute(text(f"UPDATE {VERSION_TABLE} SET version_num = version_num"))
-                written.rollback()
-    finally:
-        engine.dispose()
+    with _as_it_is(url) as engine:
+        if engine.dialect.name == "sqlite":
+            with engine.connect() as connection:
+                said = str(connection.exec_driver_sql("PRAGMA quick_check(1)").scalar_one())
+            if said != "ok":
+                raise InfrastructureError(f"the ledger is damaged: {said.splitlines()[-1]}")
+        connected = _connected(engine, 0.0).execution_options(mqi_writes=True)
+        with connected as connection, connection.begin() as written:
+            connection.execute(text(f"UPDATE {VERSION_TABLE} SET version_num = version_num"))
+            written.rollback()
 
 
 @contextmanager
@@ -310,12 +309,8 @@ def standing_still(url: str) -> Iterator[None]:
     Raises:
         InfrastructureError: The database cannot be reached.
     """
-    engine = _engine(url)
-    try:
-        with _plain_errors(), _writing(engine, Database.patience_seconds):
-            yield
-    finally:
-        engine.dispose()
+    with _as_it_is(url) as engine, _writing(engine, Database.patience_seconds):
+        yield
 
 
 def _revision(engine: Engine, patience_seconds: float = 0.0) -> str | None:

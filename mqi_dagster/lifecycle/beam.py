@@ -75,7 +75,7 @@ def read_manifest(
         StoreError: It was never made, is gone, differs from what was published, or cannot be understood.
     """
     published = resolve(instance, store, "case_manifest", case)
-    known = {} if parsed is None else parsed.manifests
+    known = (parsed or ParsedInputs()).manifests
     content = published.content_digests().get(MANIFEST_FILE, "")
     if content not in known:
         known[content] = manifest_in(published, case)
@@ -175,7 +175,7 @@ def load_beam(
         parsed: What the run has parsed already, and is added to.
     """
     case, number, manifest, entry = require_beam(instance, store, key, parsed)
-    plan = _read_plan(manifest.plan, {} if parsed is None else parsed.plans)
+    plan = _read_plan(manifest.plan, (parsed or ParsedInputs()).plans)
     plan_beam = plan.beam(number)
     return BeamAtWork(
         key=key,

@@ -15,8 +15,6 @@ from mqi_dagster.operations.graphql import GraphQL
 from mqi_dagster.operations.services import Pages, Services
 from mqi_dagster.resources.site import Site
 
-_RETRIED = (RunState.FAILED, RunState.AGAIN, RunState.CANCELLED)
-
 
 def services_of(site: Site) -> GraphQL:
     """The site's services as `mqi dev` has started them, or where the settings say that they are."""

@@ -36,6 +36,12 @@ def counted(monkeypatch: pytest.MonkeyPatch, module: Any, name: str) -> list[str
     return calls
 
 
+@pytest.fixture
+def drawn(monkeypatch: pytest.MonkeyPatch) -> list[list[str]]:
+    """The pictures that are drawn, of spots and of doses."""
+    return [counted(monkeypatch, module, "as_png") for module in (spot_pictures, dose_pictures)]
+
+
 def taken_in(tmp_path: Path) -> tuple[Chain, str]:
     """A site that has taken in a case of one beam, and the key of that beam."""
     chain = Chain(tmp_path / "site", given=deliver(tmp_path / "in", plan=ONE_BEAM).folder)
@@ -57,11 +63,8 @@ def test_a_run_parses_plan_and_manifest_once_and_shares_them_with_no_other_run(
 
 
 @pytest.mark.usefixtures("as_in_production")
-def test_pictures_are_drawn_once_for_what_stays_as_it_is(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_pictures_are_drawn_once_for_what_stays_as_it_is(tmp_path: Path, drawn: list[list[str]]) -> None:
     chain, key = taken_in(tmp_path)
-    drawn = [counted(monkeypatch, module, "as_png") for module in (spot_pictures, dose_pictures)]
     assert chain.run("beam", key).success
     spots, slices = chain.metadata("interpreted_csvs", key), chain.metadata("rt_dose", key)
     assert [len(calls) for calls in drawn] == [3, 3]
@@ -82,10 +85,9 @@ def test_pictures_are_drawn_once_for_what_stays_as_it_is(
 
 @pytest.mark.usefixtures("as_in_production")
 def test_pictures_of_other_contents_under_the_same_digest_are_drawn_anew(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, drawn: list[list[str]], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     chain, key = taken_in(tmp_path)
-    drawn = [counted(monkeypatch, module, "as_png") for module in (spot_pictures, dose_pictures)]
     assert chain.run("beam", key).success
     # As if the results of which they are had been damaged, and made once more by what is not reproducible.
     real = Published.content_digests
@@ -101,10 +103,9 @@ def test_pictures_of_other_contents_under_the_same_digest_are_drawn_anew(
 
 @pytest.mark.usefixtures("as_in_production")
 def test_figures_and_pictures_of_earlier_code_are_made_anew(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, drawn: list[list[str]], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     chain, key = taken_in(tmp_path)
-    drawn = [counted(monkeypatch, module, "as_png") for module in (spot_pictures, dose_pictures)]
     assert chain.run("beam", key).success
     monkeypatch.setattr(metadata, "SHOWN_CODE", "another")
     assert chain.run("beam", key).success

@@ -236,16 +236,16 @@ def rt_dose(
         digest = rt_dose_digest(beam, raw.digest, site.settings.rt_dose, irradiation.attributes())
         record = read_record(raw)
         published = reusable(store.open(), "rt_dose", key, digest)
-        before = None
-        if published is not None:
-            mark = metadata.shown_of(published, raw)
-            before = metadata.shown_before(context.instance, "rt_dose", key, mark)
+        before = (
+            metadata.shown_before(context.instance, "rt_dose", key, metadata.shown_of(published, raw))
+            if published is not None
+            else None
+        )
         if published is None or before is None:
             published, shown = _made(site, store.open(), beam, raw, published, digest)
         else:
             # Of these bytes and this raw dose: they were verified then, and the check opens them again.
             shown = dict(before)
-        mark = metadata.shown_of(published, raw)
         ends = ends_of_scan(beam, record)
         for end in ends:
             context.log.warning("%s", end)
@@ -269,6 +269,7 @@ def rt_dose(
         # Not with the result: Dagster stores that metadata once more, with the output of the step.
         # In this order, so that the pictures come last.
         context.add_asset_metadata({**told, **shown, **told})
+        mark = metadata.shown_of(published, raw)
         return dg.MaterializeResult(data_version=dg.DataVersion(digest), tags={metadata.SHOWN_TAG: mark})
 
 

@@ -23,17 +23,34 @@ from mqi_dagster.files import sha256_file
 from mqi_dagster.hu_table import HuTable
 from mqi_dagster.lifecycle.boundary import lost_infrastructure
 from mqi_dagster.lifecycle.lineage import checked_key, resolve
+from mqi_dagster.lifecycle.pipeline import Inventory
 from mqi_dagster.machine import Machine, Machines
-from mqi_dagster.partitions import BEAM
+from mqi_dagster.partitions import BEAM, beam_key
 from mqi_dagster.plan.model import IonPlan, PlanBeam
 from mqi_dagster.plan.reading import read_ion_plan
 from mqi_dagster.resources.composed import ParsedInputs
 from mqi_dagster.resources.site import Site
 from mqi_dagster.settings import EngineProfile
+from mqi_dagster.store.digests import digest_of
 from mqi_dagster.store.published import Published
 from mqi_dagster.store.store import Store
 
 MANIFEST_FILE = "case_manifest.json"
+
+
+def inputs_digest(manifest: CaseManifest, number: int) -> str:
+    """Digest of one beam's inputs alone, so that nothing else about the case runs it again."""
+    return digest_of(inputs=beam_inputs(manifest, number))[:16]
+
+
+def inventory_of(manifest: CaseManifest | None) -> Inventory:
+    """What a manifest says of a case's results; nothing where it has none, or a damaged one."""
+    if manifest is None:
+        return Inventory()
+    inputs = {
+        beam_key(manifest.case, beam.number): inputs_digest(manifest, beam.number) for beam in manifest.beams
+    }
+    return Inventory(manifest.partial, inputs)
 
 
 @dataclass(frozen=True, slots=True)

@@ -10,9 +10,10 @@ import dagster as dg
 from mqi_dagster.delivery.manifest import CaseManifest
 from mqi_dagster.ledger.arrivals import Arrival
 from mqi_dagster.ledger.ledger import Ledger
-from mqi_dagster.lifecycle.beam import find_manifest
+from mqi_dagster.lifecycle.beam import find_manifest, inventory_of
 from mqi_dagster.lifecycle.causes import first_cause
 from mqi_dagster.lifecycle.materialisations import MANIFEST, EventLog
+from mqi_dagster.lifecycle.pipeline import Inventory
 from mqi_dagster.lifecycle.runs import RunState, latest_run_record, run_row
 from mqi_dagster.lifecycle.stages import Stage
 from mqi_dagster.lifecycle.status import (
@@ -25,7 +26,7 @@ from mqi_dagster.lifecycle.status import (
     concluded,
     counts_since,
     failure_of,
-    handed_over,
+    not_handed_over,
     results_removed,
 )
 from mqi_dagster.partitions import BEAM, CASE, beam_key, parts_of
@@ -81,12 +82,16 @@ def read_case(instance: dg.DagsterInstance, site: Site, case: str) -> CaseReadin
     over = False
     if events.latest(MANIFEST, case) is not None:
         manifest = find_manifest(instance, site.store, case)
-        since = counts_since(events, case, arrival)
+        since, found = counts_since(events, case, arrival), inventory_of(manifest)
+
+        def inventory() -> Inventory:
+            return found
+
         beams = tuple(
             beam_status(
                 key,
                 run_facts(instance, site.ledger, key),
-                BeamFacts(handed_over=handed_over(events, key, since)),
+                BeamFacts(not_handed_over=not_handed_over(events, key, inventory, since)),
                 now,
             )
             for key in _beams(instance, case, manifest)
@@ -96,7 +101,7 @@ def read_case(instance: dg.DagsterInstance, site: Site, case: str) -> CaseReadin
             case,
             [beam.beam for beam in beams],
             arrival,
-            lambda: manifest is not None and manifest.partial,
+            inventory,
         )
     if not beams:
         beams = None

@@ -6,8 +6,10 @@ import dagster as dg
 
 from mqi_dagster.delivery.manifest import CaseManifest
 from mqi_dagster.ledger.arrivals import Arrival
+from mqi_dagster.lifecycle.beam import inventory_of
 from mqi_dagster.lifecycle.jobs import conclusion_job, upload_tags
-from mqi_dagster.lifecycle.materialisations import EventLog
+from mqi_dagster.lifecycle.lineage import content_has_passed
+from mqi_dagster.lifecycle.materialisations import INTEGRITY, MANIFEST, EventLog
 from mqi_dagster.lifecycle.run_requests import asked_key
 from mqi_dagster.lifecycle.runs import latest_run_succeeded
 from mqi_dagster.lifecycle.status import conclusion_counts_since, counts_since, results_digest
@@ -27,7 +29,10 @@ def conclusion_request(
     arrival: Arrival | None,
     tags: Mapping[str, str] | None = None,
 ) -> dg.RunRequest | None:
-    """The conclusion run of a case, None while a beam is in work, has failed, or was never handed over.
+    """The conclusion run of a case; None where it exists, or must not be yet.
+
+    It must not be while the inventory has not passed its check, or a beam has failed, or has not handed over
+    the dose of its present delivery.
 
     Args:
         instance: Dagster's.
@@ -39,12 +44,16 @@ def conclusion_request(
     events = EventLog(instance)
     removed_at = counts_since(events, manifest.case, arrival)
     beams = [beam_key(manifest.case, entry.number) for entry in manifest.beams]
-    results = results_digest(events, beams, manifest.partial, removed_at)
+    results = results_digest(events, beams, inventory_of(manifest), removed_at)
     if results is None or not all(latest_run_succeeded(instance, beam) for beam in beams):
         return None
     case = manifest.case
+    if not content_has_passed(instance, MANIFEST, INTEGRITY, case):
+        return None
     since = conclusion_counts_since(removed_at, arrival)
-    key, _ = asked_key(instance, conclusion_job.name, case, f"{case}:{results[:16]}", since)
+    key, is_there = asked_key(instance, conclusion_job.name, case, f"{case}:{results[:16]}", since)
+    if is_there:
+        return None
     return dg.RunRequest(run_key=key, partition_key=case, tags=dict(tags or {}))
 
 

@@ -155,7 +155,17 @@ def latest_has_passed(instance: dg.DagsterInstance, asset: str, check: str, key:
     return bool(evaluation.passed) and target is not None and target.storage_id == made.storage_id
 
 
-def _content_has_passed(instance: dg.DagsterInstance, asset: str, check: str, key: str) -> bool:
+def latest_with_digest(
+    instance: dg.DagsterInstance, asset: str, key: str, digest: str
+) -> dg.EventLogRecord | None:
+    """The latest materialisation of a content; None where newer ones are too many."""
+    made = instance.fetch_materializations(
+        dg.AssetRecordsFilter(asset_key=dg.AssetKey(asset), asset_partitions=[key]), limit=_RECENT
+    ).records
+    return next((record for record in made if digest_in(record) == digest), None)
+
+
+def content_has_passed(instance: dg.DagsterInstance, asset: str, check: str, key: str) -> bool:
     """Whether a check has passed the latest content of a partition, in whichever materialisation it saw it.
 
     What is at work asks this. Two runs of one beam publish the same content: the check of either may have
@@ -188,7 +198,7 @@ def require_passed(instance: dg.DagsterInstance, asset: str, check: str, key: st
     Raises:
         StoreError: The content of the latest materialisation was not checked, or failed.
     """
-    if not _content_has_passed(instance, asset, check, key):
+    if not content_has_passed(instance, asset, check, key):
         case, beam = store_place(key)
         raise StoreError(
             f"the latest {asset} has not passed the check {check}; materialise it again",

@@ -12,9 +12,13 @@ import dagster as dg
 from mqi_dagster.lifecycle.lineage import DIGEST, RT_DOSE, latest_record, records_of, text_in
 
 MANIFEST = "case_manifest"
+INTEGRITY = "integrity"
+"""The check of a manifest."""
 DOSE = RT_DOSE
 HANDED_OVER = "handed_over"
 CONCLUDED = "case_handed_over"
+INPUTS = "inputs"
+"""Metadata of the CSVs and of what was handed over: the digest of the inputs that the beam was made from."""
 RESULTS = "results"
 """Metadata of a concluded case: the digest of the results that it was concluded with."""
 
@@ -33,6 +37,8 @@ class Materialisation:
     """None where a person only reported it in the pages."""
     source: str | None = None
     """Of a hand-over the digest of the dose, of a conclusion that of the results; None for others."""
+    inputs: str | None = None
+    """Of a hand-over the digest of the inputs of its dose; None where earlier code has made it."""
 
 
 class Materialisations(Protocol):
@@ -104,4 +110,5 @@ def _read(asset: str, record: dg.EventLogRecord) -> Materialisation:
         datetime.fromtimestamp(record.timestamp, UTC),
         text_in(record, DIGEST),
         text_in(record, source) if source is not None else None,
+        text_in(record, INPUTS) if asset == HANDED_OVER else None,
     )

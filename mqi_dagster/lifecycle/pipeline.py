@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import dagster as dg
 
@@ -19,12 +19,24 @@ Tags = Callable[[str, str, int], Mapping[str, str]]
 """Tags of a run by the key of its case or the like, the target of the hand-over, and the priority."""
 Parts = Callable[[dg.DagsterInstance, Store, str], Mapping[int, str] | None]
 """Keys of all parts of a unit by number; None where it was not taken in yet, or that cannot be read."""
+
+
+@dataclass(frozen=True, slots=True)
+class Inventory:
+    """What the present inventory of a unit says of its results; nothing where it has none."""
+
+    partial: bool = False
+    """Whether anything of it is missing."""
+    inputs: Mapping[str, str] = field(default_factory=dict)
+    """Digest of the inputs of each of its parts, by key."""
+
+
 Concluded = Callable[
-    [Materialisations, str, Collection[str], Arrival | None, Callable[[], bool]],
+    [Materialisations, str, Collection[str], Arrival | None, Callable[[], Inventory]],
     bool,
 ]
 """Whether a unit was concluded with the results that it has now, by what was made, the keys of the unit and
-of its parts, its arrival, and whether anything of it is missing, which is asked only where that matters."""
+of its parts, its arrival, and its inventory, which is asked for only where that matters."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -27,6 +27,7 @@ from mqi_dagster.lifecycle.materialisations import (
     Materialisation,
     Materialisations,
 )
+from mqi_dagster.lifecycle.pipeline import Inventory
 from mqi_dagster.lifecycle.runs import RunRow, RunState
 from mqi_dagster.lifecycle.stages import CaseState, Stage, stage_of
 from mqi_dagster.partitions import BEAM, CASE, root_of
@@ -171,34 +172,47 @@ def settled(
     return latest is not None and latest.job == conclusion_job.name and done and concluded()
 
 
-def handed_over(events: Materialisations, beam: str, since: datetime | None = None) -> bool:
-    """Whether the latest dose of a beam is the one that was handed over.
+def not_handed_over(
+    events: Materialisations, beam: str, inventory: Callable[[], Inventory], since: datetime | None = None
+) -> str:
+    """Why the dose of a beam's present delivery does not count as handed over; empty where it does.
 
     Args:
         events: What was made.
         beam: Beam key.
+        inventory: What the case's inventory says; asked for only where that matters.
         since: What was made before counts for nothing.
     """
     if since is None and unchanged_since_conclusion(events, root_of(beam), [beam]):
-        return True
-    return _version(events, beam, since) is not None
+        return ""
+    if _version(events, beam, since) is None:
+        return NOT_HANDED_OVER
+    return "" if _is_of_its_inputs(events, beam, inventory) else DELIVERED_ANEW
 
 
 def results_digest(
-    events: Materialisations, beams: Iterable[str], partial: bool, since: datetime | None = None
+    events: Materialisations,
+    beams: Iterable[str],
+    inventory: Inventory,
+    since: datetime | None = None,
 ) -> str | None:
-    """Digest of what the beams of a case have handed over; None where one has not handed its dose over.
+    """Digest of what the beams of a case have handed over.
+
+    None where one has not handed its dose over, or only that of an earlier delivery.
 
     Args:
         events: What was made.
         beams: Every beam key of the case.
-        partial: Whether beams or layers of the plan are missing.
+        inventory: What the case's inventory says.
         since: What was made before counts for nothing.
     """
-    versions = {beam: _version(events, beam, since) for beam in beams}
+    versions = {
+        beam: _version(events, beam, since) if _is_of_its_inputs(events, beam, lambda: inventory) else None
+        for beam in beams
+    }
     if not versions or None in versions.values():
         return None
-    return digest_of(versions=versions, partial=partial)
+    return digest_of(versions=versions, partial=inventory.partial)
 
 
 def concluded(
@@ -206,7 +220,7 @@ def concluded(
     case: str,
     beams: Collection[str],
     arrival: Arrival | None,
-    partial: Callable[[], bool],
+    inventory: Callable[[], Inventory],
 ) -> bool:
     """Whether a case was concluded with the results that its beams have now.
 
@@ -216,7 +230,7 @@ def concluded(
         beams: Every beam key of the case.
         arrival: Of the case, None where it has not come through the inbox. A conclusion from before its
             marker was withdrawn, or its results were removed, does not count.
-        partial: Whether beams or layers of the plan are missing; asked for only where that matters.
+        inventory: What the case's inventory says; asked for only where that matters.
     """
     end = events.number(CONCLUDED, case)
     if end is None or not beams:
@@ -228,7 +242,7 @@ def concluded(
     made = events.latest(CONCLUDED, case)
     if made is None or (since is not None and made.at < since):
         return False
-    results = results_digest(events, beams, partial(), removed_at)
+    results = results_digest(events, beams, inventory(), removed_at)
     if results is None or made.source is not None:
         return results is not None and made.source == results
     return all(_as_concluded_without_digest(events, beam, made) for beam in beams)
@@ -262,8 +276,18 @@ def _version(events: Materialisations, beam: str, since: datetime | None) -> str
     return f"{dose.digest}:{handed.digest}"
 
 
+def _is_of_its_inputs(events: Materialisations, beam: str, inventory: Callable[[], Inventory]) -> bool:
+    """Whether what a beam has handed over was made from the files that its case has now."""
+    handed = events.latest(HANDED_OVER, beam)
+    if handed is None or handed.inputs is None:
+        # Earlier code did not say.
+        return True
+    return handed.inputs == inventory().inputs.get(beam, handed.inputs)
+
+
 NO_RUN_YET = "no run yet: at most 200 stand in the queue, the most urgent first"
 NOT_HANDED_OVER = "its latest dose has not been handed over: materialise handed_over"
+DELIVERED_ANEW = "it was delivered anew since its latest dose: its new run has not been started yet"
 
 
 @dataclass(frozen=True, slots=True)
@@ -359,7 +383,8 @@ class BeamFacts:
     attempt: int | None = None
     place: str | None = None
     job: ClusterJob | None = None
-    handed_over: bool = False
+    not_handed_over: str = NOT_HANDED_OVER
+    """Why its dose does not count as handed over; empty where it does."""
     remaining: float | None = None
 
 
@@ -422,9 +447,11 @@ def _derived(latest: RunFacts, facts: BeamFacts) -> _Derived:
         return _Derived(*broken)
     if latest.state in (RunState.NONE, RunState.DONE):
         # A run that is not recorded any more has made its results all the same.
-        if facts.handed_over:
+        if not facts.not_handed_over:
             return _Derived(CaseState.COMPLETE, Stage.HANDED_OVER, percent=100.0, at_work=False)
-        reason = NO_RUN_YET if latest.state is RunState.NONE else NOT_HANDED_OVER
+        reason = facts.not_handed_over
+        if latest.state is RunState.NONE and reason == NOT_HANDED_OVER:
+            reason = NO_RUN_YET
         return _Derived(CaseState.WAITING, Stage.WAITING, reason, at_work=False)
     if latest.state is RunState.WAITING:
         return _Derived(CaseState.IN_WORK, Stage.QUEUED, latest.queued_because)

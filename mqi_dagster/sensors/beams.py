@@ -5,11 +5,12 @@ from datetime import datetime
 
 import dagster as dg
 
-from mqi_dagster.delivery.manifest import CaseManifest, beam_inputs
-from mqi_dagster.lifecycle.beam import read_manifest
+from mqi_dagster.delivery.manifest import CaseManifest
+from mqi_dagster.lifecycle.beam import inputs_digest, read_manifest
 from mqi_dagster.lifecycle.boundary import safe_text
 from mqi_dagster.lifecycle.jobs import beam_job, beam_tags
 from mqi_dagster.lifecycle.lineage import latest_has_passed
+from mqi_dagster.lifecycle.materialisations import INTEGRITY, MANIFEST
 from mqi_dagster.lifecycle.pipeline import Pipeline
 from mqi_dagster.lifecycle.run_requests import (
     Position,
@@ -23,15 +24,9 @@ from mqi_dagster.lifecycle.runs import any_unfinished, latest_run_succeeded
 from mqi_dagster.partitions import BEAM, beam_key
 from mqi_dagster.resources.composed import StoreResource
 from mqi_dagster.resources.site import Site
-from mqi_dagster.store.digests import digest_of
 
-INTEGRITY = dg.AssetCheckKey(dg.AssetKey("case_manifest"), "integrity")
+_CHECK = dg.AssetCheckKey(dg.AssetKey(MANIFEST), INTEGRITY)
 _PAGE = 100
-
-
-def beam_fingerprint(manifest: CaseManifest, number: int) -> str:
-    """Digest of one beam's inputs alone, so that nothing else about the case runs it again."""
-    return digest_of(inputs=beam_inputs(manifest, number))[:16]
 
 
 def beam_requests(manifest: CaseManifest, target: str, priority: int) -> list[dg.RunRequest]:
@@ -44,7 +39,7 @@ def beam_requests(manifest: CaseManifest, target: str, priority: int) -> list[dg
     """
     return [
         dg.RunRequest(
-            run_key=f"{beam_key(manifest.case, entry.number)}:{beam_fingerprint(manifest, entry.number)}",
+            run_key=f"{beam_key(manifest.case, entry.number)}:{inputs_digest(manifest, entry.number)}",
             partition_key=beam_key(manifest.case, entry.number),
             tags=beam_tags(manifest.case, target, priority),
         )
@@ -63,7 +58,7 @@ def _touched(context: dg.SensorEvaluationContext) -> tuple[list[str], Position]:
     page_end = None
     while True:
         page = context.instance.event_log_storage.get_asset_check_execution_history(
-            INTEGRITY, limit=_PAGE, cursor=page_end
+            _CHECK, limit=_PAGE, cursor=page_end
         )
         new = [record for record in page if position.is_new(record.id)]
         found += [record.partition for record in new if record.partition]
@@ -151,9 +146,7 @@ def _look(
     """Beams of a case and the runs that are to be asked for; None where it has to be looked at again."""
     if any_unfinished(instance, [case]):
         return None
-    if not latest_run_succeeded(instance, case) or not latest_has_passed(
-        instance, "case_manifest", "integrity", case
-    ):
+    if not latest_run_succeeded(instance, case) or not latest_has_passed(instance, MANIFEST, INTEGRITY, case):
         return [], []
     manifest = read_manifest(instance, store.open(), case)
     asked_for = beam_requests(manifest, site.settings.handover.target, priority)

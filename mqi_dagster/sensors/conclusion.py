@@ -5,21 +5,49 @@ import dagster as dg
 from mqi_dagster.lifecycle.beam import read_manifest
 from mqi_dagster.lifecycle.boundary import safe_text
 from mqi_dagster.lifecycle.conclusion import conclusion_request, conclusion_tags
-from mqi_dagster.lifecycle.jobs import conclusion_job
-from mqi_dagster.lifecycle.run_requests import REQUESTS_PER_TICK, read_cursor, within_a_tick, write_cursor
+from mqi_dagster.lifecycle.jobs import PARTITION_TAG, conclusion_job
+from mqi_dagster.lifecycle.run_requests import (
+    REQUESTS_PER_TICK,
+    Position,
+    read_cursor,
+    within_a_tick,
+    write_cursor,
+)
 from mqi_dagster.lifecycle.runs import any_unfinished
-from mqi_dagster.partitions import BEAM, CASE, beam_key
+from mqi_dagster.partitions import BEAM, CASE, beam_key, find_key
 from mqi_dagster.resources.composed import StoreResource
 from mqi_dagster.resources.site import Site
 
-HANDED_OVER = dg.AssetKey("handed_over")
 _PAGE = 500
 
 
-def _case_of(record: dg.EventLogRecord) -> str | None:
-    """The case of a beam's materialisation; None where a person has invented the partition."""
-    beam = BEAM.find(record.partition_key or "")
-    return None if beam is None else beam.root
+def _touched(context: dg.SensorEvaluationContext) -> tuple[list[str], Position]:
+    """Cases of which a run has succeeded since the last tick, and those put off; and the new position.
+
+    Whatever keeps a case from its conclusion ends with a run that succeeds: a beam is handed over, a beam
+    that had failed is made again without any other result, or the case is taken in without the beam that
+    had failed.
+    """
+    position, put_off = read_cursor(context.cursor)
+    ends = context.instance.fetch_run_status_changes(
+        dg.RunStatusChangeRecordsFilter(dg.DagsterEventType.RUN_SUCCESS, after_storage_id=position.floor),
+        limit=_PAGE + len(position.seen),
+        ascending=True,
+    ).records
+    new = [end for end in ends if position.is_new(end.storage_id)]
+    ids = [end.run_id for end in new]
+    runs = context.instance.get_runs(dg.RunsFilter(run_ids=ids)) if ids else []
+    cases = {run.run_id: case for run in runs if (case := _case_of(run)) is not None}
+    touched = dict.fromkeys([*put_off, *(cases[run] for run in ids if run in cases)])
+    return list(touched), position.past(end.storage_id for end in new)
+
+
+def _case_of(run: dg.DagsterRun) -> str | None:
+    """The case of a run; None of one that makes none ready: a conclusion, or of an invented partition."""
+    if run.job_name == conclusion_job.name:
+        return None
+    key = find_key(run.tags.get(PARTITION_TAG, ""), [CASE, BEAM])
+    return None if key is None else key.root
 
 
 def cases_to_conclude(interval: int) -> dg.SensorDefinition:
@@ -35,14 +63,7 @@ def cases_to_conclude(interval: int) -> dg.SensorDefinition:
     def sensor(
         context: dg.SensorEvaluationContext, site: dg.ResourceParam[Site], store: StoreResource
     ) -> dg.SensorResult:
-        position, put_off = read_cursor(context.cursor)
-        page = context.instance.fetch_materializations(
-            dg.AssetRecordsFilter(asset_key=HANDED_OVER, after_storage_id=position.floor or None),
-            limit=_PAGE + len(position.seen),
-            ascending=True,
-        ).records
-        records = [record for record in page if position.is_new(record.storage_id)]
-        touched = list(dict.fromkeys([*put_off, *(case for record in records if (case := _case_of(record)))]))
+        touched, position = _touched(context)
         requests: list[dg.RunRequest] = []
         pending: list[str] = []
         looked_at: set[str] = set()
@@ -69,7 +90,6 @@ def cases_to_conclude(interval: int) -> dg.SensorDefinition:
         cases = [str(request.partition_key) for request in requests]
         missing = [case for case in cases if not context.instance.has_dynamic_partition(CASE.name, case)]
         pending = [*(case for case in touched if case not in looked_at), *pending]
-        position = position.past(record.storage_id for record in records)
         return dg.SensorResult(
             run_requests=requests,
             dynamic_partitions_requests=[CASE.definition.build_add_request(missing)] if missing else [],

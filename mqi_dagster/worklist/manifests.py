@@ -9,15 +9,15 @@ import dagster as dg
 from mqi_dagster.delivery.manifest import CaseManifest
 from mqi_dagster.delivery.verdict import AS_PLANNED
 from mqi_dagster.errors import StoreError
-from mqi_dagster.lifecycle.beam import manifest_in
+from mqi_dagster.lifecycle.beam import inventory_of, manifest_in
 from mqi_dagster.lifecycle.conclusion import DELIVERY, NOT_COMPARED
 from mqi_dagster.lifecycle.lineage import digest_in, records_of, text_in
 from mqi_dagster.lifecycle.materialisations import (
     CONCLUDED,
     MANIFEST,
 )
-from mqi_dagster.lifecycle.pipeline import Pipeline
-from mqi_dagster.lifecycle.status import counts_since, handed_over, unchanged_since_conclusion
+from mqi_dagster.lifecycle.pipeline import Inventory, Pipeline
+from mqi_dagster.lifecycle.status import counts_since, not_handed_over, unchanged_since_conclusion
 from mqi_dagster.partitions import beam_key, root_of
 from mqi_dagster.resources.site import Site
 from mqi_dagster.worklist.events import EventIndex
@@ -50,6 +50,7 @@ class Manifests:
         self._ledger = ledger
         self._read: dict[str, tuple[int | None, CaseManifest | None]] = {}
         self._delivery: dict[str, tuple[int | None, str]] = {}
+        self._inventories: dict[str, tuple[int | None, Inventory]] = {}
 
     def of(self, case: str) -> CaseManifest | None:
         """The manifest of a case; None where it has none, or it is damaged."""
@@ -106,11 +107,11 @@ class Manifests:
         made, found = self._events.number(CONCLUDED, case), self._delivery.get(case)
         return made is None or (found is not None and found[0] == made)
 
-    def handed_over(self, beam: str) -> bool:
-        """Whether the latest dose of a beam was handed over."""
+    def not_handed_over(self, beam: str) -> str:
+        """Why the dose of a beam's present delivery does not count as handed over; empty where it does."""
         case = root_of(beam)
         since = counts_since(self._events, case, self._ledger.arrivals.get(case))
-        return handed_over(self._events, beam, since)
+        return not_handed_over(self._events, beam, lambda: self._inventory(case), since)
 
     def concluded(self, case: str, beams: Mapping[int, str]) -> bool:
         """Whether a case was concluded with the results that its beams have now.
@@ -121,16 +122,18 @@ class Manifests:
         """
         arrival = self._ledger.arrivals.get(case)
         return self._pipeline.concluded(
-            self._events, case, beams.values(), arrival, lambda: self._is_partial(case)
+            self._events, case, beams.values(), arrival, lambda: self._inventory(case)
         )
 
     def is_unchanged(self, case: str, beams: Collection[str]) -> bool:
         """Whether nothing was made since the case was concluded; reads nothing."""
         return unchanged_since_conclusion(self._events, case, beams)
 
-    def _is_partial(self, case: str) -> bool:
-        manifest = self.of(case)
-        return manifest is not None and manifest.partial
+    def _inventory(self, case: str) -> Inventory:
+        made, found = self._events.number(MANIFEST, case), self._inventories.get(case)
+        if found is None or found[0] != made:
+            found = self._inventories[case] = made, inventory_of(self.of(case))
+        return found[1]
 
 
 def beams_of(manifest: CaseManifest) -> dict[int, str]:

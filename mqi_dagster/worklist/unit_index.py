@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Collection
 
+from mqi_dagster.lifecycle.pipeline import Inventory
 from mqi_dagster.lifecycle.runs import RunState
 from mqi_dagster.lifecycle.status import BeamStatus, CaseStatus
 from mqi_dagster.lifecycle.unit_status import unit_status
@@ -32,4 +33,4 @@ class UnitIndex(PartitionIndex):
 
     def _concluded(self, unit: str) -> bool:
         arrival = self._from.ledger.arrivals.get(unit)
-        return self._pipeline.concluded(self._from.events, unit, (), arrival, lambda: False)
+        return self._pipeline.concluded(self._from.events, unit, (), arrival, Inventory)

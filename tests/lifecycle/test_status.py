@@ -23,10 +23,11 @@ from mqi_dagster.operations.retry import GraphQL, retry
 from mqi_dagster.sensors.arrivals import fingerprint_of
 from mqi_dagster.worklist import BeamStatus, CaseStatus, Worklist
 from tests.chain import ended_runs
-from tests.chain.chain import ONE_BEAM, Chain
+from tests.chain.chain import ONE_BEAM, Chain, deliver_other_records
 
 NOT_HANDED_OVER = "its latest dose has not been handed over: materialise handed_over"
 NOT_CONCLUDED = "its conclusion has not been started yet"
+DELIVERED_ANEW = "it was delivered anew since its latest dose: its new run has not been started yet"
 NO_CAUSE = "the run ended without an error of its own: its worker is gone"
 AWAY = "no connection to the host"
 REMOVED = "its results were removed since"
@@ -91,6 +92,13 @@ def take_in(chain: Chain, case: str) -> None:
 
 def conclude(chain: Chain, case: str) -> None:
     assert len(chain.tick("cases_to_conclude")) == 1
+
+
+def deliver_anew(chain: Chain, case: str) -> None:
+    """Other records of the beam, taken in."""
+    deliver_other_records(chain.inbox / "case-1", 2, plan=ONE_BEAM, aside=chain.folder / "aside")
+    for _ in range(2):
+        chain.tick("case_arrivals")
 
 
 def repeat_conclusion(chain: Chain, case: str) -> None:
@@ -158,6 +166,9 @@ ROWS = (
     Row("the first dose again", other_dose, WAITING, WAITING, NOT_HANDED_OVER),
     Row("the first dose handed over", again("handed_over"), DONE, WAITING, NOT_CONCLUDED, asked=True),
     Row("concluded as at first", conclude, DONE, CONCLUDED, "", removable=True),
+    Row("it was delivered anew", deliver_anew, WAITING, WAITING, DELIVERED_ANEW),
+    Row("the dose of that handed over", simulate, DONE, WAITING, NOT_CONCLUDED, asked=True),
+    Row("concluded with that", conclude, DONE, CONCLUDED, "", removable=True),
     Row(
         "a run of its beam failed",
         failed("beam"),

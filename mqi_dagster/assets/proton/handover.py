@@ -16,7 +16,7 @@ from mqi_dagster.delivery.verdict import AS_PLANNED
 from mqi_dagster.errors import StoreError, Where
 from mqi_dagster.handover.naming import beam_folder, case_folder
 from mqi_dagster.handover.target import Receipt
-from mqi_dagster.lifecycle.beam import read_manifest, require_beam
+from mqi_dagster.lifecycle.beam import inputs_digest, inventory_of, read_manifest, require_beam
 from mqi_dagster.lifecycle.boundary import tried_again
 from mqi_dagster.lifecycle.conclusion import DELIVERY, NOT_COMPARED
 from mqi_dagster.lifecycle.digests import HANDED_OVER_CODE
@@ -26,12 +26,14 @@ from mqi_dagster.lifecycle.lineage import (
     Ancestry,
     ancestry,
     latest_digest,
+    latest_with_digest,
     require_passed,
     resolve,
     reusable,
     store_place,
+    text_in,
 )
-from mqi_dagster.lifecycle.materialisations import RESULTS, EventLog
+from mqi_dagster.lifecycle.materialisations import INPUTS, RESULTS, EventLog, latest_made
 from mqi_dagster.lifecycle.stages import WorkPhase
 from mqi_dagster.lifecycle.status import results_digest
 from mqi_dagster.partitions import BEAM, CASE, LINEAGE_ONLY, beam_key, root_of
@@ -65,6 +67,13 @@ def _files(site: Site, made: Ancestry) -> dict[str, tuple[Path, str]]:
             if published is not made.rt_dose or name.endswith(".dcm"):
                 files[prefix + name] = (published.path(name), sha256)
     return files
+
+
+def _inputs(instance: dg.DagsterInstance, key: str, made: Ancestry) -> dict[str, str]:
+    """Which inputs a dose was made from; nothing where earlier code has interpreted them."""
+    record = latest_with_digest(instance, "interpreted_csvs", key, made.interpreted_csvs.digest)
+    inputs = None if record is None else text_in(record, INPUTS)
+    return {} if inputs is None else {INPUTS: inputs}
 
 
 @dg.asset(
@@ -120,6 +129,7 @@ def handed_over(
                 DIGEST: digest,
                 "beam": entry.label,
                 RT_DOSE: dose,
+                **_inputs(context.instance, key, made),
                 "files": len(receipt.entries),
                 "receipt": dg.MetadataValue.table(
                     records=[
@@ -158,14 +168,21 @@ def _case_delivery(beams: Sequence[Mapping[str, Any]]) -> str:
 
 
 def _beam_summary(
-    instance: dg.DagsterInstance, site: Site, store: Store, key: str, entry: BeamEntry
+    instance: dg.DagsterInstance, site: Site, store: Store, manifest: CaseManifest, entry: BeamEntry
 ) -> dict[str, Any]:
-    number = BEAM.key(key).number
+    number = entry.number
+    key = beam_key(manifest.case, number)
     handed = resolve(instance, store, "handed_over", key)
     made = ancestry(instance, store, key)
     if handed.meta[RT_DOSE] != made.rt_dose.digest:
         raise StoreError(
             "the present rt_dose is not the one that was handed over; materialise handed_over",
+            where=Where(beam=key, kind="handed_over"),
+        )
+    told = latest_made(instance, "handed_over", key)
+    if told is not None and told.inputs not in (None, inputs_digest(manifest, number)):
+        raise StoreError(
+            "the beam was delivered anew since the dose that was handed over; materialise the beam again",
             where=Where(beam=key, kind="handed_over"),
         )
     interpreted = read_summary(made.interpreted_csvs.folder)
@@ -191,7 +208,7 @@ def case_summary(
 ) -> dict[str, Any]:
     """What the hand-over says of a case; without identifiers, paths and times."""
     beams = [
-        _beam_summary(instance, site, store, beam_key(manifest.case, entry.number), entry)
+        _beam_summary(instance, site, store, manifest, entry)
         for entry in sorted(manifest.beams, key=lambda beam: beam.number)
     ]
     return {
@@ -225,7 +242,7 @@ def case_handed_over(
         manifest = read_manifest(context.instance, store.open(), case)
         # Before the summary: a beam that hands over more in between is concluded once more.
         beams = [beam_key(case, entry.number) for entry in manifest.beams]
-        results = results_digest(EventLog(context.instance), beams, manifest.partial)
+        results = results_digest(EventLog(context.instance), beams, inventory_of(manifest))
         summary = case_summary(context.instance, site, store.open(), manifest)
         content = json.dumps(summary, indent=1, sort_keys=True).encode() + b"\n"
         folder = case_folder(site.settings.handover.template, case)

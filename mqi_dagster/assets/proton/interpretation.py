@@ -19,10 +19,11 @@ from mqi_dagster.execution.scrub import Scrubber
 from mqi_dagster.execution.site_command import run_site_command
 from mqi_dagster.lifecycle import metadata
 from mqi_dagster.lifecycle.arrived import inputs_away
-from mqi_dagster.lifecycle.beam import BeamAtWork, load_beam, require_unchanged
+from mqi_dagster.lifecycle.beam import BeamAtWork, inputs_digest, load_beam, require_unchanged
 from mqi_dagster.lifecycle.boundary import Boundary, tried_again
 from mqi_dagster.lifecycle.digests import INTERPRETED_CSVS_CODE, interpreted_csvs_digest
 from mqi_dagster.lifecycle.lineage import DIGEST, resolve, reusable, store_place
+from mqi_dagster.lifecycle.materialisations import INPUTS
 from mqi_dagster.partitions import BEAM, LINEAGE_ONLY
 from mqi_dagster.resources.composed import ParsedInputsResource, StoreResource
 from mqi_dagster.resources.site import Site
@@ -121,6 +122,7 @@ def interpreted_csvs(
         context.add_asset_metadata(
             {
                 DIGEST: digest,
+                INPUTS: inputs_digest(beam.manifest, beam.number),
                 "beam": beam.entry.label,
                 "layers": len(interpreted.layers),
                 "samples": sum(layer.samples for layer in interpreted.layers),

@@ -15,7 +15,7 @@ import dagster as dg
 from mqi_dagster.backoff import Backoff
 from mqi_dagster.compute.slots import engine_failures
 from mqi_dagster.dagster_internals import PARENT_RUN_ID_TAG, ROOT_RUN_ID_TAG, RunStatusChangeEventType
-from mqi_dagster.errors import LONGEST_NAME, shown
+from mqi_dagster.errors import LONGEST_NAME, ConfigurationError, shown
 from mqi_dagster.ledger.alarms import AlarmKind
 from mqi_dagster.ledger.outcomes import RunOutcome, RunVerdict
 from mqi_dagster.lifecycle.boundary import is_passing, safe_text
@@ -53,16 +53,12 @@ def retry_requests(
             settled.append(outcome.run_id)
             continue
         try:
-            request = _request(instance, site, pipelines, run, outcome)
+            requests.append(_request(instance, site, pipelines, run, outcome))
         except Exception as error:
             if is_passing(error):
                 raise
-            request = None
             _give_up(site, pipelines, outcome, safe_text(error))
-        if request is None:
             settled.append(outcome.run_id)
-        else:
-            requests.append(request)
     site.ledger.outcomes.settle(settled)
     return requests
 
@@ -87,11 +83,16 @@ def _request(
     pipelines: Collection[Pipeline],
     run: dg.DagsterRun,
     outcome: RunOutcome,
-) -> dg.RunRequest | None:
-    """The run that goes on where another one ended, under a key that Dagster uses once."""
+) -> dg.RunRequest:
+    """The run that goes on where another one ended, under a key that Dagster uses once.
+
+    Raises:
+        ConfigurationError: No job makes what it was to make.
+    """
     found = find_job(pipelines, run.job_name, outcome.partition, _asked(run))
     if found is None:
-        return None
+        wanted = ", ".join(sorted(_asked(run))) or f"what job {shown(run.job_name)} makes"
+        raise ConfigurationError(f"no job of this site makes {wanted}")
     level, job = found
     key = level.kind.key(outcome.partition)
     priority = site.ledger.arrivals.priorities([key.root]).get(key.root, priority_of(run.tags))

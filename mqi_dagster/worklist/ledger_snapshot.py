@@ -34,6 +34,7 @@ class LedgerSnapshot:
         self._ledger = ledger
         self._whole_at: float | None = None
         self._looked: datetime | None = None
+        self._next_tries: set[tuple[str, str, datetime | None]] = set()
         self.arrivals: dict[str, Arrival] = {}
         """By case, in the order of first sight."""
         self.slots: list[Slot] = []
@@ -49,8 +50,8 @@ class LedgerSnapshot:
         self.jobs: dict[str, ClusterJob] = {}
 
     def refresh(self, now: datetime) -> set[str]:
-        """Read arrivals, slots, leases, GPUs, alarms and clusters; the cases whose arrival has changed."""
-        changed = self._arrivals(now)
+        """Read all that is not asked for by key; the partitions whose arrival or next try has changed."""
+        changed = self._arrivals(now) | self._retries()
         self.slots = self._ledger.slots.all()
         self.leases = {lease.partition: lease for lease in self._ledger.leases.all()}
         self.gpus = self._ledger.gpus.all()
@@ -85,6 +86,13 @@ class LedgerSnapshot:
         return {case for case, row in self.arrivals.items() if before.get(case) != row} | (
             before.keys() - self.arrivals.keys()
         )
+
+    def _retries(self) -> set[str]:
+        """Partitions whose next try has come, was given up, or is to come at another time."""
+        before = self._next_tries
+        tries = self._ledger.outcomes.open_retries()
+        self._next_tries = {(one.partition, one.run_id, one.next_try_at) for one in tries}
+        return {partition for partition, *_ in before ^ self._next_tries}
 
     def _is_due(self) -> bool:
         return self._whole_at is None or time.monotonic() - self._whole_at > _WHOLE_EVERY_SECONDS

@@ -8,11 +8,14 @@ from pathlib import Path
 import dagster as dg
 import pytest
 
+from mqi_dagster.assets.pipelines import PIPELINES
 from mqi_dagster.errors import InfrastructureError
 from mqi_dagster.ledger.outcomes import RunVerdict
 from mqi_dagster.lifecycle import run_requests
 from mqi_dagster.lifecycle.causes import first_cause
 from mqi_dagster.sensors import outcomes
+from mqi_dagster.worklist import Worklist
+from mqi_dagster.worklist import runs as run_index
 from tests.chain.chain import Chain
 from tests.chain.ended_runs import BEAM, CASE, evaluate, failed, lost, queued, started, step, succeeded
 
@@ -188,6 +191,38 @@ def test_odd_tags_of_one_run_stop_no_other(chain: Chain) -> None:
     assert "cannot go on by itself" in alarm.text
     (left,) = chain.site.ledger.outcomes.open_retries()
     assert left.partition == BEAM, "and not tried at every tick"
+
+
+def test_a_run_of_what_this_site_does_not_make_any_more_is_not_forgotten(chain: Chain) -> None:
+    selection = frozenset([dg.AssetKey("dose_of_before")])
+    lost(chain, started(chain, "dose_of_before_job", selection=selection))
+    assert evaluate(chain, "run_outcomes") == []
+    (alarm,) = chain.site.ledger.alarms.open()
+    assert (alarm.kind, alarm.subject) == ("beam_failed", BEAM)
+    assert "It cannot go on by itself: no job of this site makes dose_of_before" in alarm.text
+    assert chain.site.ledger.outcomes.open_retries() == []
+
+
+def test_an_open_board_shows_a_try_that_was_given_up_or_brought_forward(
+    chain: Chain, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # Nothing but the ledger tells the board.
+    monkeypatch.setattr(run_index, "_BEHIND", timedelta(0))
+    run = started(chain, "intake", CASE)
+    failed(chain, run, "share away", "inputs-away", "forever")
+    evaluate(chain, "run_outcomes")
+    work = Worklist(chain.instance, chain.site, PIPELINES, chain.site.ledger, history=None)
+
+    def shown() -> str:
+        (case,) = work.look().cases
+        return f"{case.stage.value}: {case.reason}"
+
+    first = shown()
+    assert first.startswith("retried: goes on by itself at ")
+    chain.site.ledger.outcomes.bring_forward("inputs-away")
+    assert shown().startswith("retried: goes on by itself at ") and shown() != first
+    chain.site.ledger.outcomes.settle([run.run_id])
+    assert shown() == "failed: share away"
 
 
 def test_an_end_that_nobody_understands_stops_no_other_and_is_an_alarm(

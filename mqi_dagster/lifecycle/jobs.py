@@ -37,16 +37,21 @@ def priority_of(tags: Mapping[str, str]) -> int:
         return 0
 
 
+def intake_tags(case: str, target: str, priority: int) -> dict[str, str]:
+    """Tags of an intake, which hands nothing over."""
+    return {CASE_TAG: case, PRIORITY_TAG: str(priority)}
+
+
 def upload_tags(case: str, target: str, priority: int) -> dict[str, str]:
     """Tags of a run that hands something over."""
-    return {CASE_TAG: case, UPLOAD_TAG: target, PRIORITY_TAG: str(priority)}
+    return {**intake_tags(case, target, priority), UPLOAD_TAG: target}
 
 
 intake_job = asset_job(
     "intake",
     Step("case_manifest", ("case_manifest",), Stage.INTAKE),
     description="Take an arrived case in: inventory and integrity.",
-    tags=upload_tags,
+    tags=intake_tags,
 )
 beam_job = asset_job(
     "beam",

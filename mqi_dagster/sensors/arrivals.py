@@ -17,7 +17,7 @@ from mqi_dagster.lifecycle.arrived import ArrivedCase, cases_of, refused, survey
 from mqi_dagster.lifecycle.boundary import is_passing, safe_text
 from mqi_dagster.lifecycle.case_reading import read_case
 from mqi_dagster.lifecycle.identifying import Removal, remove_identifying
-from mqi_dagster.lifecycle.jobs import CASE_TAG, PRIORITY_TAG, intake_job
+from mqi_dagster.lifecycle.jobs import intake_job, intake_tags
 from mqi_dagster.lifecycle.pipeline import Pipeline
 from mqi_dagster.lifecycle.run_requests import REQUESTS_PER_TICK, Room, asked_key, within_a_tick
 from mqi_dagster.lifecycle.runs import UNFINISHED, any_unfinished, latest_run_of
@@ -419,7 +419,7 @@ def case_arrivals(interval: int, pipelines: Collection[Pipeline]) -> dg.SensorDe
             dg.RunRequest(
                 run_key=_asked(context.instance, row)[0],
                 partition_key=row.case,
-                tags={CASE_TAG: row.case, PRIORITY_TAG: str(row.priority)},
+                tags=intake_tags(row.case, site.settings.handover.target, row.priority),
             )
             for row in site.ledger.arrivals.open(REQUESTS_PER_TICK)
             # Of a partition that the same tick removes nothing runs.

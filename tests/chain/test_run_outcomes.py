@@ -95,6 +95,7 @@ def test_each_job_goes_on_as_what_it_was(chain: Chain, job: str, partition: str,
     (request,) = evaluate(chain, "run_outcomes")
     assert (request.job_name, request.partition_key) == (job, partition)
     assert [key.to_user_string() for key in request.asset_selection or ()] == assets
+    assert ("mqi/upload" in request.tags) is (job != "intake")
 
 
 def test_lost_infrastructure_is_tried_for_ever_with_growing_waits_and_an_alarm(chain: Chain) -> None:

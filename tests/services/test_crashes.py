@@ -12,6 +12,7 @@ from pathlib import Path
 import dagster as dg
 import pytest
 
+from mqi_dagster.ledger.alarms import AlarmKind
 from tests.services.stack import HOLD, Stack
 from tests.waiting import wait_for
 
@@ -95,7 +96,8 @@ def test_after_a_machine_crash_the_beam_is_taken_up_again_with_the_same_attempt(
     attempts = [(one.number, one.outcome) for one in site.ledger().attempts.history(f"{case}__b02")]
     assert attempts == [(1, "succeeded")]
     assert site.ledger().leases.all() == []
-    assert site.ledger().alarms.all() == [], "what goes on by itself is no alarm"
+    # A code location that is slow to come back is one of its own; what goes on by itself is none.
+    assert {alarm.kind for alarm in site.ledger().alarms.all()} <= {AlarmKind.CODE_AWAY}
     assert site.materialised("interpreted_csvs") == {f"{case}__b02": 1}, "a finished step is not repeated"
 
 

@@ -49,6 +49,8 @@ $(VENV)/.installed: requirements.lock pyproject.toml | $(VENV)/.base
 	@$(BIN)/pip install --disable-pip-version-check --progress-bar off --require-hashes -r requirements.lock \
 	  | $(call progress_of,requirements.lock)
 	@$(BIN)/pip install --quiet --disable-pip-version-check --no-deps --editable .
+	@# Where the environment forbids Python to write what it compiles, every process would compile all of it anew.
+	@$(BIN)/python -m compileall -q mqi_dagster
 	@touch $@
 
 $(VENV)/.installed-dev: requirements-dev.lock $(VENV)/.installed

@@ -38,14 +38,19 @@ class PlanReference:
         return value
 
 
-def dataset_of(path: Path, place: Where) -> FileDataset:
+def dataset_of(path: Path, place: Where, *, of_ours: bool = False) -> FileDataset:
     """A DICOM file, with every error rewritten so that it names no path and no identifier.
+
+    Args:
+        path: The file.
+        place: What it is, for errors.
+        of_ours: Whether this program has written it.
 
     Raises:
         DoseError: It cannot be read, or is no DICOM file.
     """
     try:
-        return read_dicom(path)
+        return read_dicom(path, of_ours=of_ours)
     except OSError as error:
         raise DoseError("cannot be read", where=place, first_cause=error.strerror) from None
     except DicomError as error:

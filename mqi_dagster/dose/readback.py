@@ -99,7 +99,7 @@ def verify_rt_dose(
     # The warnings of pydicom quote values, and the values of a plan are identity.
     with warnings.catch_warnings(action="ignore"):
         plan = read_plan_reference(plan_path, beam_number)
-        dataset = dataset_of(path, _PLACE)
+        dataset = dataset_of(path, _PLACE, of_ours=digest is not None)
         with elements_of(_PLACE):
             grid = _checked(dataset, plan, frame, digest)
             _check_summation(dataset, summation, built_in=digest is not None)

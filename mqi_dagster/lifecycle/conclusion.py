@@ -29,7 +29,7 @@ def conclusion_request(
     arrival: Arrival | None,
     tags: Mapping[str, str] | None = None,
 ) -> dg.RunRequest | None:
-    """The conclusion run of a case; None where it exists, or must not be yet.
+    """The conclusion run of a case; None where it must not be yet.
 
     It must not be while the inventory has not passed its check, or a beam has failed, or has not handed over
     the dose of its present delivery.
@@ -51,9 +51,7 @@ def conclusion_request(
     if not content_has_passed(instance, MANIFEST, INTEGRITY, case):
         return None
     since = conclusion_counts_since(removed_at, arrival)
-    key, is_there = asked_key(instance, conclusion_job.name, case, f"{case}:{results[:16]}", since)
-    if is_there:
-        return None
+    key, _ = asked_key(instance, conclusion_job.name, case, f"{case}:{results[:16]}", since)
     return dg.RunRequest(run_key=key, partition_key=case, tags=dict(tags or {}))
 
 

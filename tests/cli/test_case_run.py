@@ -146,6 +146,18 @@ def test_what_was_made_before_starts_no_engine_and_keeps_its_digests(story: Stor
     assert story.beams(1)[0]["digests"] == story.beams(0)[0]["digests"]
 
 
+def test_once_more_it_is_concluded_again_and_the_marker_is_put_back(story: Story) -> None:
+    marker = story.out / "handover" / story.case / "_COMPLETE"
+    marker.unlink()
+    folder = story.out.parent / "a case"
+    again = mqi("case", "run", folder, "--out", story.out, "--json")
+    assert again.exit_code == 0, again.stdout
+    (case,) = json.loads(again.stdout)["cases"]
+    assert (case["status"], case["error"]) == ("complete", None)
+    assert [beam["computed"] for beam in case["beams"]] == [False, False]
+    assert marker.is_file()
+
+
 def test_the_list_says_where_the_case_stands(story: Story) -> None:
     before, after = (json.loads(listed.stdout)[0] for listed in story.listed)
     assert (before["state"], before["beams_done"], before["beams_total"]) == ("failed", 1, 2)

@@ -46,14 +46,7 @@ def proton(site: Site, pipelines: Sequence[Pipeline]) -> dg.Definitions:
             handover.handed_over,
             handover.case_handed_over,
         ],
-        asset_checks=[
-            intake.integrity,
-            interpretation.counts,
-            interpretation.delivery,
-            simulation.engine_output,
-            simulation.uncertainty,
-            dose.readback,
-        ],
+        asset_checks=[intake.integrity],
         sensors=[
             case_arrivals(interval, pipelines),
             beams_to_simulate(interval, pipelines),

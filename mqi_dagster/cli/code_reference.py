@@ -46,8 +46,9 @@ def assets() -> str:
 def checks() -> str:
     """Every check: its asset, whether it stops what follows, and what it looks at."""
     rows = []
-    for check in _definitions().asset_checks or ():
-        assert isinstance(check, dg.AssetChecksDefinition)
+    definitions = _definitions()
+    for check in (*(definitions.asset_checks or ()), *(definitions.assets or ())):
+        assert isinstance(check, dg.AssetsDefinition)
         for spec in check.check_specs:
             stops = "yes" if spec.blocking else "no"
             rows.append(

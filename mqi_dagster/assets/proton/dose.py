@@ -1,5 +1,6 @@
 """Station 4: the raw dose becomes a DICOM RT Dose, checked by reading it back."""
 
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 from zoneinfo import ZoneInfo
@@ -17,10 +18,10 @@ from mqi_dagster.execution.site_command import run_site_command
 from mqi_dagster.lifecycle import metadata
 from mqi_dagster.lifecycle.arrived import inputs_away
 from mqi_dagster.lifecycle.beam import BeamAtWork, load_beam, require_unchanged
-from mqi_dagster.lifecycle.boundary import Boundary, blames_input, is_passing, tried_again
+from mqi_dagster.lifecycle.boundary import blames_input, is_passing, tried_again
 from mqi_dagster.lifecycle.digests import RT_DOSE_CODE, rt_dose_digest
 from mqi_dagster.lifecycle.lineage import DIGEST, RAW_DOSE, require_passed, resolve, reusable, store_place
-from mqi_dagster.lifecycle.raw_dose_files import RawDoseRecord, Role, read_raw_dose, read_record
+from mqi_dagster.lifecycle.raw_dose_files import RawDoseRecord, Role, read_raw_dose
 from mqi_dagster.partitions import BEAM
 from mqi_dagster.resources.composed import ParsedInputsResource, StoreResource
 from mqi_dagster.resources.site import Site
@@ -193,10 +194,16 @@ def _make(
 
 
 def _made(
-    site: Site, store: Store, beam: BeamAtWork, raw: Published, published: Published | None, digest: str
+    site: Site,
+    store: Store,
+    beam: BeamAtWork,
+    raw: Published,
+    record: RawDoseRecord,
+    grids: dict[Role, DoseGrid],
+    published: Published | None,
+    digest: str,
 ) -> tuple[Published, dict[str, Any]]:
     """The RT Dose, made where there is none yet, and what is shown of it: figures read back, and pictures."""
-    record, grids = read_raw_dose(raw)
     if published is None:
         published, reports = _make(site, store, beam, raw, record, grids, digest)
     else:
@@ -212,9 +219,17 @@ def _made(
     }
 
 
+READBACK = proton.beam_check(
+    "rt_dose",
+    "readback",
+    "Tags, references, geometry, units and values of the file equal those of plan and raw dose.",
+)
+
+
 @dg.asset(
     partitions_def=BEAM.definition,
     deps=["raw_dose"],
+    check_specs=[READBACK],
     code_version=RT_DOSE_CODE,
     group_name=proton.BEAM,
     kinds={"dicom"},
@@ -225,7 +240,7 @@ def rt_dose(
     site: dg.ResourceParam[Site],
     store: StoreResource,
     parsed_inputs: ParsedInputsResource,
-) -> dg.MaterializeResult[None]:
+) -> Iterator[dg.MaterializeResult[None] | dg.AssetCheckResult]:
     """DICOM RT Dose of the delivered beam: the 3-D grid, and in 2 cm mode the plane as well."""
     key = context.partition_key
     with tried_again(context, Where(beam=key), inputs_away(context.instance, site, store.open, key)):
@@ -234,7 +249,7 @@ def rt_dose(
         raw = resolve(context.instance, store.open(), "raw_dose", key)
         irradiation = irradiation_of(beam, site.settings.site.timezone)
         digest = rt_dose_digest(beam, raw.digest, site.settings.rt_dose, irradiation.attributes())
-        record = read_record(raw)
+        record, grids = read_raw_dose(raw)
         published = reusable(store.open(), "rt_dose", key, digest)
         before = (
             metadata.shown_before(context.instance, "rt_dose", key, metadata.shown_of(published, raw))
@@ -242,9 +257,9 @@ def rt_dose(
             else None
         )
         if published is None or before is None:
-            published, shown = _made(site, store.open(), beam, raw, published, digest)
+            published, shown = _made(site, store.open(), beam, raw, record, grids, published, digest)
         else:
-            # Of these bytes and this raw dose: they were verified then, and the check opens them again.
+            # Of these bytes and this raw dose: they were verified then, and are by the check below.
             shown = dict(before)
         ends = ends_of_scan(beam, record)
         for end in ends:
@@ -270,40 +285,31 @@ def rt_dose(
         # In this order, so that the pictures come last.
         context.add_asset_metadata({**told, **shown, **told})
         mark = metadata.shown_of(published, raw)
-        return dg.MaterializeResult(data_version=dg.DataVersion(digest), tags={metadata.SHOWN_TAG: mark})
+        yield dg.MaterializeResult(data_version=dg.DataVersion(digest), tags={metadata.SHOWN_TAG: mark})
+        yield _readback(site, beam, record, grids, published)
 
 
-@dg.asset_check(
-    asset="rt_dose",
-    partitions_def=BEAM.definition,
-    blocking=True,
-    description="Tags, references, geometry, units and values of the file equal those of plan and raw dose.",
-)
-def readback(
-    context: dg.AssetCheckExecutionContext,
-    site: dg.ResourceParam[Site],
-    store: StoreResource,
-    parsed_inputs: ParsedInputsResource,
+def _readback(
+    site: Site,
+    beam: BeamAtWork,
+    record: RawDoseRecord,
+    grids: dict[Role, DoseGrid],
+    published: Published,
 ) -> dg.AssetCheckResult:
     """Opens the published RT Dose again and compares it with the raw dose."""
-    key = context.partition_key
-    with Boundary(Where(beam=key), inputs_away=inputs_away(context.instance, site, store.open, key)):
-        beam = load_beam(context.instance, store.open(), site.machines, key, parsed_inputs.open())
-        raw = resolve(context.instance, store.open(), "raw_dose", key)
-        published = resolve(context.instance, store.open(), "rt_dose", key)
-        record, grids = read_raw_dose(raw)
-        try:
-            reports = verify(site, beam, record, grids, published.folder, published.digest)
-        except MqiError as error:
-            if is_passing(error) or blames_input(error):
-                # Not of this dose: an input that has gone meanwhile.
-                raise
-            return dg.AssetCheckResult(passed=False, description=error.message)
-        return dg.AssetCheckResult(
-            passed=True,
-            metadata={
-                name: value
-                for role, report in reports.items()
-                for name, value in metadata.maximum(report.maximum, report.units, role).items()
-            },
-        )
+    try:
+        published.verify()
+        reports = verify(site, beam, record, grids, published.folder, published.digest)
+    except MqiError as error:
+        if is_passing(error) or blames_input(error):
+            # Not of this dose: an input that has gone meanwhile.
+            raise
+        return dg.AssetCheckResult(passed=False, description=error.message)
+    return dg.AssetCheckResult(
+        passed=True,
+        metadata={
+            name: value
+            for role, report in reports.items()
+            for name, value in metadata.maximum(report.maximum, report.units, role).items()
+        },
+    )

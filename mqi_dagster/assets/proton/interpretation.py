@@ -2,7 +2,7 @@
 
 import shutil
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import dagster as dg
@@ -20,9 +20,9 @@ from mqi_dagster.execution.site_command import run_site_command
 from mqi_dagster.lifecycle import metadata
 from mqi_dagster.lifecycle.arrived import inputs_away
 from mqi_dagster.lifecycle.beam import BeamAtWork, inputs_digest, load_beam, require_unchanged
-from mqi_dagster.lifecycle.boundary import Boundary, tried_again
+from mqi_dagster.lifecycle.boundary import tried_again
 from mqi_dagster.lifecycle.digests import INTERPRETED_CSVS_CODE, interpreted_csvs_digest
-from mqi_dagster.lifecycle.lineage import DIGEST, resolve, reusable, store_place
+from mqi_dagster.lifecycle.lineage import DIGEST, reusable, store_place
 from mqi_dagster.lifecycle.materialisations import INPUTS
 from mqi_dagster.partitions import BEAM, LINEAGE_ONLY
 from mqi_dagster.resources.composed import ParsedInputsResource, StoreResource
@@ -86,9 +86,24 @@ def _make(site: Site, store: Store, beam: BeamAtWork, digest: str) -> Published:
         return store.publish(staging, case, folder, "interpreted_csvs", digest, meta=meta)
 
 
+COUNTS = proton.beam_check(
+    "interpreted_csvs",
+    "counts",
+    "Counts in the CSVs equal those of the records; logged/planned MU inside the site's limits.",
+)
+DELIVERY = proton.beam_check(
+    "interpreted_csvs",
+    "delivery",
+    "Every layer and spot was delivered as planned, by the limits of the settings;"
+    " stops nothing: the dose of a wrong delivery is wanted.",
+    blocking=False,
+)
+
+
 @dg.asset(
     partitions_def=BEAM.definition,
     deps=[dg.AssetDep("case_manifest", partition_mapping=LINEAGE_ONLY)],
+    check_specs=[COUNTS, DELIVERY],
     code_version=INTERPRETED_CSVS_CODE,
     group_name=proton.BEAM,
     kinds={"csv", "polars"},
@@ -99,7 +114,7 @@ def interpreted_csvs(
     site: dg.ResourceParam[Site],
     store: StoreResource,
     parsed_inputs: ParsedInputsResource,
-) -> dg.MaterializeResult[None]:
+) -> Iterator[dg.MaterializeResult[None] | dg.AssetCheckResult]:
     """One CSV per layer of the delivered beam (time, x, y, count), with counts, monitor units and ratios."""
     key = context.partition_key
     with tried_again(context, Where(beam=key), inputs_away(context.instance, site, store.open, key)):
@@ -135,7 +150,10 @@ def interpreted_csvs(
                 **pictures,
             }
         )
-        return dg.MaterializeResult(data_version=dg.DataVersion(digest), tags={metadata.SHOWN_TAG: shown})
+        yield dg.MaterializeResult(data_version=dg.DataVersion(digest), tags={metadata.SHOWN_TAG: shown})
+        published.verify()
+        yield _counts(site, beam, published)
+        yield _delivery(site, beam, interpreted)
 
 
 def _layer_table(interpreted: InterpretedBeam) -> dg.TableMetadataValue:
@@ -196,71 +214,42 @@ def _axes(value: Axes | None, form: str) -> str:
     return "-" if value is None else f"{value.x:{form}}, {value.y:{form}}"
 
 
-@dg.asset_check(
-    asset="interpreted_csvs",
-    partitions_def=BEAM.definition,
-    blocking=False,
-    description="Every layer and spot was delivered as planned, by the limits of the settings;"
-    " stops nothing: the dose of a wrong delivery is wanted.",
-)
-def delivery(
-    context: dg.AssetCheckExecutionContext,
-    site: dg.ResourceParam[Site],
-    store: StoreResource,
-    parsed_inputs: ParsedInputsResource,
-) -> dg.AssetCheckResult:
+def _delivery(site: Site, beam: BeamAtWork, interpreted: InterpretedBeam) -> dg.AssetCheckResult:
     """Holds the comparison in the published summary against the limits of now."""
-    key = context.partition_key
-    with Boundary(Where(beam=key), inputs_away=inputs_away(context.instance, site, store.open, key)):
-        beam = load_beam(context.instance, store.open(), site.machines, key, parsed_inputs.open())
-        interpreted = read_summary(resolve(context.instance, store.open(), "interpreted_csvs", key).folder)
-        layers = interpreted.compared
-        if layers is None:
-            # Interpreted by earlier code, which did not compare.
-            layers = compare_beam(beam.entry, beam.plan_beam, beam.machine)
-        verdict = judge(layers, limits_of(site.settings.delivery_check, beam.machine))
-        return dg.AssetCheckResult(
-            passed=verdict.as_planned,
-            description=verdict.text,
-            metadata={"delivery table": _delivery_table(layers)},
-        )
+    layers = interpreted.compared
+    if layers is None:
+        # Interpreted by earlier code, which did not compare.
+        layers = compare_beam(beam.entry, beam.plan_beam, beam.machine)
+    verdict = judge(layers, limits_of(site.settings.delivery_check, beam.machine))
+    return dg.AssetCheckResult(
+        check_name=DELIVERY.name,
+        passed=verdict.as_planned,
+        description=verdict.text,
+        metadata={"delivery table": _delivery_table(layers)},
+    )
 
 
-@dg.asset_check(
-    asset="interpreted_csvs",
-    partitions_def=BEAM.definition,
-    blocking=True,
-    description="Counts in the CSVs equal those of the records; logged/planned MU inside the site's limits.",
-)
-def counts(
-    context: dg.AssetCheckExecutionContext,
-    site: dg.ResourceParam[Site],
-    store: StoreResource,
-    parsed_inputs: ParsedInputsResource,
-) -> dg.AssetCheckResult:
+def _counts(site: Site, beam: BeamAtWork, published: Published) -> dg.AssetCheckResult:
     """Opens the published CSVs again and compares them with the records."""
-    key = context.partition_key
-    with Boundary(Where(beam=key), inputs_away=inputs_away(context.instance, site, store.open, key)):
-        beam = load_beam(context.instance, store.open(), site.machines, key, parsed_inputs.open())
-        published = resolve(context.instance, store.open(), "interpreted_csvs", key)
-        options = site.settings.interpretation
-        verify_interpreted(
-            published.folder,
-            beam.entry,
-            beam.machine,
-            options,
-            dialect=site.settings.engine.in_use().csv_dialect,
-        )
-        ratio = read_summary(published.folder).ratio
-        passed = ratio is not None and options.mu_ratio_minimum <= ratio <= options.mu_ratio_maximum
-        return dg.AssetCheckResult(
-            passed=passed,
-            description=None
-            if passed
-            else f"logged/planned MU {_digits(ratio)} is outside the limits of the settings"
-            " (interpretation.mu_ratio_minimum, mu_ratio_maximum)",
-            metadata={"MU ratio": round(ratio, 4) if ratio is not None else 0.0},
-        )
+    options = site.settings.interpretation
+    verify_interpreted(
+        published.folder,
+        beam.entry,
+        beam.machine,
+        options,
+        dialect=site.settings.engine.in_use().csv_dialect,
+    )
+    ratio = read_summary(published.folder).ratio
+    passed = ratio is not None and options.mu_ratio_minimum <= ratio <= options.mu_ratio_maximum
+    return dg.AssetCheckResult(
+        check_name=COUNTS.name,
+        passed=passed,
+        description=None
+        if passed
+        else f"logged/planned MU {_digits(ratio)} is outside the limits of the settings"
+        " (interpretation.mu_ratio_minimum, mu_ratio_maximum)",
+        metadata={"MU ratio": round(ratio, 4) if ratio is not None else 0.0},
+    )
 
 
 def _digits(ratio: float | None) -> str:

@@ -18,8 +18,8 @@ from mqi_dagster.lifecycle.beam import BeamAtWork, engine_version, hu_table_of, 
 from mqi_dagster.lifecycle.boundary import Boundary, is_passing
 from mqi_dagster.lifecycle.digests import SIMULATION_CODE, raw_dose_digest
 from mqi_dagster.lifecycle.jobs import FAILURES_TAG, POOL, RETRY_OF_TAG
-from mqi_dagster.lifecycle.lineage import DIGEST, latest_digest, resolve, reusable
-from mqi_dagster.lifecycle.raw_dose_files import RECORD_FILE, RawDoseRecord, read_raw_dose, read_record
+from mqi_dagster.lifecycle.lineage import DIGEST, RAW_DOSE, resolve, reusable
+from mqi_dagster.lifecycle.raw_dose_files import RawDoseRecord, read_raw_dose, read_record
 from mqi_dagster.lifecycle.stages import WorkPhase
 from mqi_dagster.partitions import BEAM
 from mqi_dagster.resources.composed import (
@@ -29,6 +29,7 @@ from mqi_dagster.resources.composed import (
     StoreResource,
 )
 from mqi_dagster.resources.site import Site
+from mqi_dagster.settings import Engine
 from mqi_dagster.store.published import Published
 from mqi_dagster.store.store import Store
 
@@ -58,10 +59,12 @@ def _tps_result(beam: BeamAtWork, published: Published, gpu: str) -> dg.Material
 
 
 def _raw_result(
-    beam: BeamAtWork, published: Published, record: RawDoseRecord, reused: bool
-) -> dg.MaterializeResult[None]:
-    return dg.MaterializeResult(
-        asset_key="raw_dose",
+    beam: BeamAtWork, published: Published, csvs: str, engine: Engine, *, reused: bool
+) -> Iterator[dg.MaterializeResult[None] | dg.AssetCheckResult]:
+    """The raw dose, and what its checks find in what was published."""
+    record = read_record(published)
+    yield dg.MaterializeResult(
+        asset_key=RAW_DOSE,
         data_version=dg.DataVersion(published.digest),
         metadata={
             DIGEST: published.digest,
@@ -80,6 +83,8 @@ def _raw_result(
             "computed in this run": not reused,
         },
     )
+    yield _engine_output(published, csvs)
+    yield _uncertainty(record, engine.uncertainty_maximum_percent)
 
 
 def _waits(context: dg.AssetExecutionContext, site: Site, key: str) -> Callable[[str], None]:
@@ -108,6 +113,18 @@ def _budget_left(context: dg.AssetExecutionContext, site: Site, key: str) -> boo
     )
 
 
+ENGINE_OUTPUT = proton.beam_check(
+    RAW_DOSE,
+    "engine_output",
+    "The dose is finite, not zero, of this beam, and its histories are those of the counts.",
+)
+UNCERTAINTY = proton.beam_check(
+    RAW_DOSE,
+    "uncertainty",
+    "Mean statistical uncertainty above half of the maximum dose is below the site's limit.",
+)
+
+
 @dg.multi_asset(
     name="simulation",
     specs=[
@@ -121,7 +138,7 @@ def _budget_left(context: dg.AssetExecutionContext, site: Site, key: str) -> boo
             owners=proton.OWNERS,
         ),
         dg.AssetSpec(
-            "raw_dose",
+            RAW_DOSE,
             deps=["tps_file"],
             description="What the Monte Carlo engine wrote, opened and verified.",
             code_version=SIMULATION_CODE,
@@ -130,6 +147,7 @@ def _budget_left(context: dg.AssetExecutionContext, site: Site, key: str) -> boo
             owners=proton.OWNERS,
         ),
     ],
+    check_specs=[ENGINE_OUTPUT, UNCERTAINTY],
     partitions_def=BEAM.definition,
     pool=POOL,
 )
@@ -140,7 +158,7 @@ def simulation(
     gpu_pool: GpuPoolResource,
     store: StoreResource,
     parsed_inputs: ParsedInputsResource,
-) -> Iterator[dg.MaterializeResult[None]]:
+) -> Iterator[dg.MaterializeResult[None] | dg.AssetCheckResult]:
     key = context.partition_key
     boundary = Boundary(
         Where(beam=key),
@@ -170,7 +188,7 @@ def simulation(
                     tps, view = run.prepare()
                     yield _tps_result(beam, tps, run.slot)
                     raw = run.simulate(view, tps)
-                yield _raw_result(beam, raw, read_record(raw), reused=False)
+                yield from _raw_result(beam, raw, csvs.digest, engine, reused=False)
                 return
         # An earlier run may have died between its result and the end of its lease.
         pool.free_ended(context.instance)
@@ -180,67 +198,51 @@ def simulation(
         context.log.info("found in the store; no engine is started")
         site.ledger.progress.record(key, context.run.run_id, WorkPhase.SIMULATED, percent=100.0)
         yield _tps_result(beam, tps, "none")
-        yield _raw_result(beam, raw, read_record(raw), reused=True)
+        yield from _raw_result(beam, raw, csvs.digest, engine, reused=True)
 
 
-@dg.asset_check(
-    asset="raw_dose",
-    partitions_def=BEAM.definition,
-    blocking=True,
-    description="The dose is finite, not zero, of this beam, and its histories are those of the counts.",
-)
-def engine_output(
-    context: dg.AssetCheckExecutionContext, site: dg.ResourceParam[Site], store: StoreResource
-) -> dg.AssetCheckResult:
+def _engine_output(raw: Published, csvs: str) -> dg.AssetCheckResult:
     """Opens the published raw dose again."""
-    key = context.partition_key
-    with Boundary(Where(beam=key)):
-        published = resolve(context.instance, store.open(), "raw_dose", key)
-        csvs = latest_digest(context.instance, "interpreted_csvs", key)
-        try:
-            record, grids = read_raw_dose(published)
-            if record.interpreted_csvs != csvs:
-                raise StoreError("the raw dose was made from other CSVs than the present ones")
-            for grid in grids.values():
-                grid.require_a_dose()
-        except MqiError as error:
-            if is_passing(error):
-                raise
-            return dg.AssetCheckResult(passed=False, description=error.message)
+    try:
+        raw.verify()
+        record, grids = read_raw_dose(raw)
+        if record.interpreted_csvs != csvs:
+            raise StoreError("the raw dose was made from other CSVs than the present ones")
+        for grid in grids.values():
+            grid.require_a_dose()
+    except MqiError as error:
+        if is_passing(error):
+            raise
         return dg.AssetCheckResult(
-            passed=True,
-            metadata={
-                name: value
-                for role, grid in grids.items()
-                for name, value in metadata.maximum(float(grid.values.max()), grid.units, role).items()
-            },
+            asset_key=RAW_DOSE, check_name=ENGINE_OUTPUT.name, passed=False, description=error.message
         )
+    return dg.AssetCheckResult(
+        asset_key=RAW_DOSE,
+        check_name=ENGINE_OUTPUT.name,
+        passed=True,
+        metadata={
+            name: value
+            for role, grid in grids.items()
+            for name, value in metadata.maximum(float(grid.values.max()), grid.units, role).items()
+        },
+    )
 
 
-@dg.asset_check(
-    asset="raw_dose",
-    partitions_def=BEAM.definition,
-    blocking=True,
-    description="Mean statistical uncertainty above half of the maximum dose is below the site's limit.",
-)
-def uncertainty(
-    context: dg.AssetCheckExecutionContext, site: dg.ResourceParam[Site], store: StoreResource
-) -> dg.AssetCheckResult:
+def _uncertainty(record: RawDoseRecord, limit: float) -> dg.AssetCheckResult:
     """Compares what the engine reported with the limit in the settings."""
-    key = context.partition_key
-    with Boundary(Where(beam=key)):
-        # The record alone is read: the dose files were verified by the check before this one.
-        record = read_record(resolve(context.instance, store.open(), "raw_dose", key, only=(RECORD_FILE,)))
-        limit = site.settings.engine.uncertainty_maximum_percent
-        if record.uncertainty_percent is None:
-            return dg.AssetCheckResult(
-                passed=False,
-                severity=dg.AssetCheckSeverity.WARN,
-                description="the engine reports no uncertainty",
-            )
+    if record.uncertainty_percent is None:
         return dg.AssetCheckResult(
-            passed=record.uncertainty_percent <= limit,
-            description=f"{record.uncertainty_percent:.2f} %, limit {limit:g} %"
-            " (engine.uncertainty_maximum_percent)",
-            metadata={"uncertainty [%]": round(record.uncertainty_percent, 2)},
+            asset_key=RAW_DOSE,
+            check_name=UNCERTAINTY.name,
+            passed=False,
+            severity=dg.AssetCheckSeverity.WARN,
+            description="the engine reports no uncertainty",
         )
+    return dg.AssetCheckResult(
+        asset_key=RAW_DOSE,
+        check_name=UNCERTAINTY.name,
+        passed=record.uncertainty_percent <= limit,
+        description=f"{record.uncertainty_percent:.2f} %, limit {limit:g} %"
+        " (engine.uncertainty_maximum_percent)",
+        metadata={"uncertainty [%]": round(record.uncertainty_percent, 2)},
+    )

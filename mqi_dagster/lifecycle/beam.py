@@ -39,8 +39,18 @@ MANIFEST_FILE = "case_manifest.json"
 
 
 def inputs_digest(manifest: CaseManifest, number: int) -> str:
-    """Digest of one beam's inputs alone, so that nothing else about the case runs it again."""
-    return digest_of(inputs=beam_inputs(manifest, number))[:16]
+    """Digest of one beam's inputs alone, so that nothing else about the case runs it again.
+
+    The images count, whether or not the engine of now simulates in them: what was made before is found in the
+    store, and costs no simulation.
+    """
+    images = sorted(entry.sha256 for entry in manifest.ct_series)
+    return digest_of(inputs=beam_inputs(manifest, number), **({"ct": images} if images else {}))[:16]
+
+
+def beam_run_key(manifest: CaseManifest, number: int) -> str:
+    """The run key of a beam's present inputs."""
+    return f"{beam_key(manifest.case, number)}:{inputs_digest(manifest, number)}"
 
 
 def inventory_of(manifest: CaseManifest | None) -> Inventory:

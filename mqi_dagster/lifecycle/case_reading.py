@@ -26,8 +26,8 @@ from mqi_dagster.lifecycle.status import (
     concluded,
     counts_since,
     failure_of,
-    not_handed_over,
     results_removed,
+    why_not_handed_over,
 )
 from mqi_dagster.partitions import BEAM, CASE, beam_key, parts_of
 from mqi_dagster.resources.site import Site
@@ -91,7 +91,7 @@ def read_case(instance: dg.DagsterInstance, site: Site, case: str) -> CaseReadin
             beam_status(
                 key,
                 run_facts(instance, site.ledger, key),
-                BeamFacts(not_handed_over=not_handed_over(events, key, inventory, since)),
+                BeamFacts(why_not_handed_over=why_not_handed_over(events, key, inventory, since)),
                 now,
             )
             for key in _beams(instance, case, manifest)

@@ -1,16 +1,17 @@
 """What concludes a case: one run for each set of results that all its beams have handed over."""
 
 from collections.abc import Mapping
+from datetime import datetime
 
 import dagster as dg
 
 from mqi_dagster.delivery.manifest import CaseManifest
 from mqi_dagster.ledger.arrivals import Arrival
-from mqi_dagster.lifecycle.beam import inventory_of
-from mqi_dagster.lifecycle.jobs import conclusion_job, upload_tags
+from mqi_dagster.lifecycle.beam import beam_run_key, inventory_of
+from mqi_dagster.lifecycle.jobs import PARTITION_TAG, beam_job, conclusion_job, intake_job, upload_tags
 from mqi_dagster.lifecycle.lineage import content_has_passed
-from mqi_dagster.lifecycle.materialisations import INTEGRITY, MANIFEST, EventLog
-from mqi_dagster.lifecycle.run_requests import asked_key
+from mqi_dagster.lifecycle.materialisations import HANDED_OVER, INTEGRITY, MANIFEST, EventLog
+from mqi_dagster.lifecycle.run_requests import asked_key, asked_keys
 from mqi_dagster.lifecycle.runs import latest_run_succeeded
 from mqi_dagster.lifecycle.status import conclusion_counts_since, counts_since, results_digest
 from mqi_dagster.partitions import beam_key
@@ -28,11 +29,13 @@ def conclusion_request(
     manifest: CaseManifest,
     arrival: Arrival | None,
     tags: Mapping[str, str] | None = None,
+    *,
+    again: bool = False,
 ) -> dg.RunRequest | None:
-    """The conclusion run of a case; None where it must not be yet.
+    """The conclusion run of a case; None where it exists, or must not be yet.
 
-    It must not be while the inventory has not passed its check, or a beam has failed, or has not handed over
-    the dose of its present delivery.
+    It must not be while the latest intake has failed or has not passed its check, or a beam has failed or has
+    not handed over the dose of its present files.
 
     Args:
         instance: Dagster's.
@@ -40,19 +43,46 @@ def conclusion_request(
         arrival: Of the case, None where it has not come through the inbox. What was made before its results
             were removed does not count, nor a conclusion that was asked for before its marker was withdrawn.
         tags: Of the run.
+        again: Whether a run that exists is repeated.
     """
-    events = EventLog(instance)
-    removed_at = counts_since(events, manifest.case, arrival)
-    beams = [beam_key(manifest.case, entry.number) for entry in manifest.beams]
+    case, events = manifest.case, EventLog(instance)
+    removed_at = counts_since(events, case, arrival)
+    beams = [beam_key(case, entry.number) for entry in manifest.beams]
     results = results_digest(events, beams, inventory_of(manifest), removed_at)
     if results is None or not all(latest_run_succeeded(instance, beam) for beam in beams):
         return None
-    case = manifest.case
-    if not content_has_passed(instance, MANIFEST, INTEGRITY, case):
+    if _intake_has_failed(instance, case) or not content_has_passed(instance, MANIFEST, INTEGRITY, case):
+        return None
+    if not _were_asked_for(instance, events, manifest, removed_at):
         return None
     since = conclusion_counts_since(removed_at, arrival)
-    key, _ = asked_key(instance, conclusion_job.name, case, f"{case}:{results[:16]}", since)
+    key, is_there = asked_key(instance, conclusion_job.name, case, f"{case}:{results[:16]}", since)
+    if is_there and not again:
+        return None
     return dg.RunRequest(run_key=key, partition_key=case, tags=dict(tags or {}))
+
+
+def _intake_has_failed(instance: dg.DagsterInstance, case: str) -> bool:
+    """Whether the latest run that was to take a case in has not succeeded, as far as it is recorded."""
+    for run in instance.get_runs(dg.RunsFilter(tags={PARTITION_TAG: case})):
+        selected = run.asset_selection or ()
+        if run.job_name == intake_job.name or dg.AssetKey(MANIFEST) in selected:
+            return run.status is not dg.DagsterRunStatus.SUCCESS
+    return False
+
+
+def _were_asked_for(
+    instance: dg.DagsterInstance, events: EventLog, manifest: CaseManifest, since: datetime | None
+) -> bool:
+    """Whether the present files of every beam were simulated whose hand-over does not say of which it is."""
+    numbers = {
+        entry.number
+        for entry in manifest.beams
+        if (told := events.latest(HANDED_OVER, beam_key(manifest.case, entry.number))) is not None
+        and told.inputs is None
+    }
+    keys = {beam_key(manifest.case, number): beam_run_key(manifest, number) for number in numbers}
+    return all(is_there for _, is_there in asked_keys(instance, beam_job.name, keys, since).values())
 
 
 def conclusion_tags(site: Site, case: str) -> dict[str, str]:

@@ -38,7 +38,7 @@ def priority_of(tags: Mapping[str, str]) -> int:
 
 
 def intake_tags(case: str, target: str, priority: int) -> dict[str, str]:
-    """Tags of an intake, which hands nothing over."""
+    """Tags of an intake, which hands nothing over; takes what those of every job take."""
     return {CASE_TAG: case, PRIORITY_TAG: str(priority)}
 
 

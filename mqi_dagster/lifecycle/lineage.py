@@ -19,6 +19,8 @@ RT_DOSE = "rt_dose"
 TPS_FILE = "tps_file"
 _RECENT = 20
 """Materialisations and checks of one partition that are looked through."""
+_EVERY = 10_000
+"""More materialisations than one partition ever has."""
 _AT_ONCE = 500
 """Materialisations that one question asks for; SQLite takes no more than some hundreds of values."""
 
@@ -158,9 +160,9 @@ def latest_has_passed(instance: dg.DagsterInstance, asset: str, check: str, key:
 def latest_with_digest(
     instance: dg.DagsterInstance, asset: str, key: str, digest: str
 ) -> dg.EventLogRecord | None:
-    """The latest materialisation of a content; None where newer ones are too many."""
+    """The latest materialisation of a content; None where it is not recorded."""
     made = instance.fetch_materializations(
-        dg.AssetRecordsFilter(asset_key=dg.AssetKey(asset), asset_partitions=[key]), limit=_RECENT
+        dg.AssetRecordsFilter(asset_key=dg.AssetKey(asset), asset_partitions=[key]), limit=_EVERY
     ).records
     return next((record for record in made if digest_in(record) == digest), None)
 

@@ -172,7 +172,7 @@ def settled(
     return latest is not None and latest.job == conclusion_job.name and done and concluded()
 
 
-def not_handed_over(
+def why_not_handed_over(
     events: Materialisations, beam: str, inventory: Callable[[], Inventory], since: datetime | None = None
 ) -> str:
     """Why the dose of a beam's present delivery does not count as handed over; empty where it does.
@@ -277,17 +277,22 @@ def _version(events: Materialisations, beam: str, since: datetime | None) -> str
 
 
 def _is_of_its_inputs(events: Materialisations, beam: str, inventory: Callable[[], Inventory]) -> bool:
-    """Whether what a beam has handed over was made from the files that its case has now."""
+    """Whether what a beam has handed over was made from the files that its case has now.
+
+    Of what earlier code has handed over nobody knows it here: `conclusion_request` asks the runs.
+    """
     handed = events.latest(HANDED_OVER, beam)
     if handed is None or handed.inputs is None:
-        # Earlier code did not say.
         return True
     return handed.inputs == inventory().inputs.get(beam, handed.inputs)
 
 
 NO_RUN_YET = "no run yet: at most 200 stand in the queue, the most urgent first"
 NOT_HANDED_OVER = "its latest dose has not been handed over: materialise handed_over"
-DELIVERED_ANEW = "it was delivered anew since its latest dose: its new run has not been started yet"
+DELIVERED_ANEW = (
+    "its files have changed since its latest dose: it is simulated anew by itself; where no run of it comes,"
+    " materialise interpreted_csvs to handed_over"
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -383,7 +388,7 @@ class BeamFacts:
     attempt: int | None = None
     place: str | None = None
     job: ClusterJob | None = None
-    not_handed_over: str = NOT_HANDED_OVER
+    why_not_handed_over: str = NOT_HANDED_OVER
     """Why its dose does not count as handed over; empty where it does."""
     remaining: float | None = None
 
@@ -447,9 +452,9 @@ def _derived(latest: RunFacts, facts: BeamFacts) -> _Derived:
         return _Derived(*broken)
     if latest.state in (RunState.NONE, RunState.DONE):
         # A run that is not recorded any more has made its results all the same.
-        if not facts.not_handed_over:
+        if not facts.why_not_handed_over:
             return _Derived(CaseState.COMPLETE, Stage.HANDED_OVER, percent=100.0, at_work=False)
-        reason = facts.not_handed_over
+        reason = facts.why_not_handed_over
         if latest.state is RunState.NONE and reason == NOT_HANDED_OVER:
             reason = NO_RUN_YET
         return _Derived(CaseState.WAITING, Stage.WAITING, reason, at_work=False)

@@ -164,9 +164,10 @@ class CaseRunner:
 
         case = manifest.case
         arrival = self.site.ledger.arrivals.get(case)
-        request = conclusion_request(instance, manifest, arrival, conclusion_tags(self.site, case))
+        tags = conclusion_tags(self.site, case)
+        request = conclusion_request(instance, manifest, arrival, tags, again=True)
         if request is None:
-            return "not every beam of the case is handed over"
+            return read_case(instance, self.site, case).case.reason or "it cannot be concluded yet"
         tags = {**request.tags, RUN_KEY_TAG: str(request.run_key)}
         return self._execute(instance, "conclusion", manifest.case, tags)
 

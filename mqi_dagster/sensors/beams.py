@@ -6,7 +6,7 @@ from datetime import datetime
 import dagster as dg
 
 from mqi_dagster.delivery.manifest import CaseManifest
-from mqi_dagster.lifecycle.beam import inputs_digest, read_manifest
+from mqi_dagster.lifecycle.beam import beam_run_key, read_manifest
 from mqi_dagster.lifecycle.boundary import safe_text
 from mqi_dagster.lifecycle.jobs import beam_job, beam_tags
 from mqi_dagster.lifecycle.lineage import latest_has_passed
@@ -39,7 +39,7 @@ def beam_requests(manifest: CaseManifest, target: str, priority: int) -> list[dg
     """
     return [
         dg.RunRequest(
-            run_key=f"{beam_key(manifest.case, entry.number)}:{inputs_digest(manifest, entry.number)}",
+            run_key=beam_run_key(manifest, entry.number),
             partition_key=beam_key(manifest.case, entry.number),
             tags=beam_tags(manifest.case, target, priority),
         )

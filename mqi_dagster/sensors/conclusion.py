@@ -21,12 +21,15 @@ from mqi_dagster.resources.site import Site
 _PAGE = 500
 
 
-def _touched(context: dg.SensorEvaluationContext) -> tuple[list[str], Position]:
-    """Cases of which a run has succeeded since the last tick, and those put off; and the new position.
+def _touched(context: dg.SensorEvaluationContext) -> tuple[list[str], set[str], Position]:
+    """Cases of which a run has succeeded since the last tick, or that were put off.
 
     Whatever keeps a case from its conclusion ends with a run that succeeds: a beam is handed over, a beam
     that had failed is made again without any other result, or the case is taken in without the beam that
     had failed.
+
+    Returns:
+        The cases, those of them whose run has succeeded and is not marked so yet, and the new position.
     """
     position, put_off = read_cursor(context.cursor)
     ends = context.instance.fetch_run_status_changes(
@@ -39,7 +42,8 @@ def _touched(context: dg.SensorEvaluationContext) -> tuple[list[str], Position]:
     runs = context.instance.get_runs(dg.RunsFilter(run_ids=ids)) if ids else []
     cases = {run.run_id: case for run in runs if (case := _case_of(run)) is not None}
     touched = dict.fromkeys([*put_off, *(cases[run] for run in ids if run in cases)])
-    return list(touched), position.past(end.storage_id for end in new)
+    unended = {cases[run.run_id] for run in runs if run.run_id in cases and not run.is_finished}
+    return list(touched), unended, position.past(end.storage_id for end in new)
 
 
 def _case_of(run: dg.DagsterRun) -> str | None:
@@ -63,7 +67,7 @@ def cases_to_conclude(interval: int) -> dg.SensorDefinition:
     def sensor(
         context: dg.SensorEvaluationContext, site: dg.ResourceParam[Site], store: StoreResource
     ) -> dg.SensorResult:
-        touched, position = _touched(context)
+        touched, unended, position = _touched(context)
         requests: list[dg.RunRequest] = []
         pending: list[str] = []
         looked_at: set[str] = set()
@@ -72,10 +76,14 @@ def cases_to_conclude(interval: int) -> dg.SensorDefinition:
                 break
             looked_at.add(case)
             try:
-                manifest = read_manifest(context.instance, store.open(), case)
-                beams = [beam_key(case, entry.number) for entry in manifest.beams]
-                if any_unfinished(context.instance, [case, *beams]):
+                if case in unended or any_unfinished(context.instance, [case]):
                     pending.append(case)
+                    continue
+                manifest = read_manifest(context.instance, store.open(), case)
+                if any_unfinished(
+                    context.instance, [beam_key(case, entry.number) for entry in manifest.beams]
+                ):
+                    # The last of them to succeed brings the case here again.
                     continue
                 arrival = site.ledger.arrivals.get(case)
                 request = conclusion_request(context.instance, manifest, arrival, conclusion_tags(site, case))

@@ -173,7 +173,7 @@ class CaseIndex(PartitionIndex):
 
     def _beam_facts(self, beam: str, latest: RunFacts) -> BeamFacts:
         if latest.state in (RunState.NONE, RunState.DONE):
-            return BeamFacts(not_handed_over=self._manifests.not_handed_over(beam))
+            return BeamFacts(why_not_handed_over=self._manifests.why_not_handed_over(beam))
         ledger = self._from.ledger
         attempt, lease = ledger.attempts.get(beam), ledger.leases.get(beam)
         remaining = None

@@ -17,7 +17,7 @@ from mqi_dagster.lifecycle.materialisations import (
     MANIFEST,
 )
 from mqi_dagster.lifecycle.pipeline import Inventory, Pipeline
-from mqi_dagster.lifecycle.status import counts_since, not_handed_over, unchanged_since_conclusion
+from mqi_dagster.lifecycle.status import counts_since, unchanged_since_conclusion, why_not_handed_over
 from mqi_dagster.partitions import beam_key, root_of
 from mqi_dagster.resources.site import Site
 from mqi_dagster.worklist.events import EventIndex
@@ -107,11 +107,11 @@ class Manifests:
         made, found = self._events.number(CONCLUDED, case), self._delivery.get(case)
         return made is None or (found is not None and found[0] == made)
 
-    def not_handed_over(self, beam: str) -> str:
+    def why_not_handed_over(self, beam: str) -> str:
         """Why the dose of a beam's present delivery does not count as handed over; empty where it does."""
         case = root_of(beam)
         since = counts_since(self._events, case, self._ledger.arrivals.get(case))
-        return not_handed_over(self._events, beam, lambda: self._inventory(case), since)
+        return why_not_handed_over(self._events, beam, lambda: self._inventory(case), since)
 
     def concluded(self, case: str, beams: Mapping[int, str]) -> bool:
         """Whether a case was concluded with the results that its beams have now.

@@ -8,11 +8,14 @@ from pathlib import Path
 import dagster as dg
 import pytest
 
+from mqi_dagster.lifecycle import materialisations
+from mqi_dagster.lifecycle.beam import find_manifest
 from mqi_dagster.lifecycle.case_reading import read_case
+from mqi_dagster.sensors.beams import beam_requests
 from mqi_dagster.synthetic.delivery import SimulatedCase
 from tests.chain import ended_runs
 from tests.chain.boards import stage
-from tests.chain.chain import PLAN, Chain, deliver_other_records
+from tests.chain.chain import ONE_BEAM, PLAN, Chain, deliver, deliver_other_records
 
 INVALID = "the machine file is wrong"
 
@@ -51,7 +54,10 @@ def reasons(chain: Chain, case: str) -> list[str]:
 
 
 DONE = "handed_over: "
-ANEW = "waiting: it was delivered anew since its latest dose: its new run has not been started yet"
+ANEW = (
+    "waiting: its files have changed since its latest dose: it is simulated anew by itself; where no run of"
+    " it comes, materialise interpreted_csvs to handed_over"
+)
 
 
 def test_it_concludes_without_the_beam_that_failed_once_its_delivery_was_taken_out(chain: Chain) -> None:
@@ -125,7 +131,7 @@ def test_by_hand_it_is_not_concluded_with_an_old_dose_either(chain: Chain, tmp_p
     assert reasons(chain, case) == [f"2: {DONE}", f"3: {ANEW}"]
     outcome = chain.conclude(case)
     assert not outcome.success
-    assert "delivered anew" in outcome.error and f"{case}__b03" in outcome.error
+    assert "its files have changed since its latest dose" in outcome.error and f"{case}__b03" in outcome.error
 
 
 def test_an_inventory_that_has_not_passed_its_check_concludes_nothing(chain: Chain) -> None:
@@ -134,6 +140,68 @@ def test_an_inventory_that_has_not_passed_its_check_concludes_nothing(chain: Cha
     take_out(chain, delivered, 3)
     assert chain.run_asset("case_manifest", case).success
     assert chain.tick("cases_to_conclude") == []
+    outcome = chain.conclude(case)
+    assert not outcome.success
+    assert "the latest case_manifest has not passed the check integrity" in outcome.error
+    assert not (chain.handover / case / "_COMPLETE").exists()
     assert chain.run("intake", case).success
     assert [request.partition_key for request in chain.tick("cases_to_conclude")] == [case]
     assert chain.summary(case)["missing_beams"] == [3]
+
+
+def test_a_case_whose_latest_intake_has_failed_is_not_concluded_with_the_one_before(chain: Chain) -> None:
+    chain.deliver(plan=PLAN)
+    case = simulated(chain)
+    run = ended_runs.started(chain, "intake", case)
+    ended_runs.failed(chain, run, "a record is cut off", "delivery", "never")
+    assert chain.run("beam", f"{case}__b03").success
+    assert chain.tick("cases_to_conclude") == []
+    assert chain.run("intake", case).success
+    assert [request.partition_key for request in chain.tick("cases_to_conclude")] == [case]
+
+
+def test_what_earlier_code_has_handed_over_counts_for_the_files_that_were_asked_for(
+    chain: Chain, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # Earlier code did not say which files a hand-over is of.
+    monkeypatch.setattr(materialisations, "INPUTS", "not told")
+    chain.change({"intake": {"fraction_window_minutes": 0.0001}})
+    delivered = chain.deliver("unfinished:beam=2,layer=1", plan=ONE_BEAM)
+    chain.tick_sensors(rounds=2)
+    (case,) = chain.runs_of("conclusion")
+    assert (chain.summary(case)["partial"], chain.summary(case)["beams"][0]["layers"]) == (True, 1)
+
+    whole = deliver(tmp_path / "aside", plan=ONE_BEAM)
+    shutil.rmtree(delivered.deliveries[0].folder)
+    shutil.copytree(whole.deliveries[0].folder, delivered.deliveries[0].folder)
+    for _ in range(2):
+        chain.tick("case_arrivals")
+    assert chain.runs_of("intake") == [case, case]
+    assert chain.tick("cases_to_conclude") == [], "what was delivered since has not been simulated yet"
+    chain.tick("beams_to_simulate")
+    assert [request.partition_key for request in chain.tick("cases_to_conclude")] == [case]
+    assert (chain.summary(case)["partial"], chain.summary(case)["beams"][0]["layers"]) == (False, 2)
+
+
+def test_what_was_concluded_already_is_not_asked_for_again_where_a_step_was_repeated(chain: Chain) -> None:
+    chain.deliver(plan=PLAN)
+    case = simulated(chain)
+    assert len(chain.tick("cases_to_conclude")) == 1
+    assert chain.run_asset("interpreted_csvs", f"{case}__b02").success
+    assert chain.tick("cases_to_conclude") == []
+
+
+def test_a_beam_is_asked_for_again_where_the_images_of_its_case_have_changed(chain: Chain) -> None:
+    chain.deliver(plan=PLAN)
+    case = simulated(chain)
+    manifest = find_manifest(chain.instance, chain.site.store, case)
+    assert manifest is not None
+
+    def keys(*images: str) -> list[str | None]:
+        entries = tuple(manifest.plan.model_copy(update={"sha256": image}) for image in images)
+        changed = manifest.model_copy(update={"ct_series": entries})
+        return [request.run_key for request in beam_requests(changed, "local", 0)]
+
+    assert keys("a", "b") == keys("b", "a")
+    told = [keys(), keys("a"), keys("b"), keys("a", "b")]
+    assert len({key for some in told for key in some}) == 8

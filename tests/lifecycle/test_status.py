@@ -27,7 +27,10 @@ from tests.chain.chain import ONE_BEAM, Chain, deliver_other_records
 
 NOT_HANDED_OVER = "its latest dose has not been handed over: materialise handed_over"
 NOT_CONCLUDED = "its conclusion has not been started yet"
-DELIVERED_ANEW = "it was delivered anew since its latest dose: its new run has not been started yet"
+DELIVERED_ANEW = (
+    "its files have changed since its latest dose: it is simulated anew by itself; where no run of it comes,"
+    " materialise interpreted_csvs to handed_over"
+)
 NO_CAUSE = "the run ended without an error of its own: its worker is gone"
 AWAY = "no connection to the host"
 REMOVED = "its results were removed since"

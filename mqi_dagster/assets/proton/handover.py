@@ -16,7 +16,7 @@ from mqi_dagster.delivery.verdict import AS_PLANNED
 from mqi_dagster.errors import StoreError, Where
 from mqi_dagster.handover.naming import beam_folder, case_folder
 from mqi_dagster.handover.target import Receipt
-from mqi_dagster.lifecycle.beam import inputs_digest, inventory_of, read_manifest, require_beam
+from mqi_dagster.lifecycle.beam import inventory_of, read_manifest, require_beam
 from mqi_dagster.lifecycle.boundary import tried_again
 from mqi_dagster.lifecycle.conclusion import DELIVERY, NOT_COMPARED
 from mqi_dagster.lifecycle.digests import HANDED_OVER_CODE
@@ -33,9 +33,9 @@ from mqi_dagster.lifecycle.lineage import (
     store_place,
     text_in,
 )
-from mqi_dagster.lifecycle.materialisations import INPUTS, RESULTS, EventLog, latest_made
+from mqi_dagster.lifecycle.materialisations import INPUTS, INTEGRITY, MANIFEST, RESULTS, EventLog
 from mqi_dagster.lifecycle.stages import WorkPhase
-from mqi_dagster.lifecycle.status import results_digest
+from mqi_dagster.lifecycle.status import results_digest, why_not_handed_over
 from mqi_dagster.partitions import BEAM, CASE, LINEAGE_ONLY, beam_key, root_of
 from mqi_dagster.resources.composed import ParsedInputsResource, StoreResource, TargetResource
 from mqi_dagster.resources.site import Site
@@ -174,17 +174,6 @@ def _beam_summary(
     key = beam_key(manifest.case, number)
     handed = resolve(instance, store, "handed_over", key)
     made = ancestry(instance, store, key)
-    if handed.meta[RT_DOSE] != made.rt_dose.digest:
-        raise StoreError(
-            "the present rt_dose is not the one that was handed over; materialise handed_over",
-            where=Where(beam=key, kind="handed_over"),
-        )
-    told = latest_made(instance, "handed_over", key)
-    if told is not None and told.inputs not in (None, inputs_digest(manifest, number)):
-        raise StoreError(
-            "the beam was delivered anew since the dose that was handed over; materialise the beam again",
-            where=Where(beam=key, kind="handed_over"),
-        )
     interpreted = read_summary(made.interpreted_csvs.folder)
     receipt = Receipt.model_validate_json(handed.path(RECEIPT_FILE).read_bytes())
     return {
@@ -222,6 +211,23 @@ def case_summary(
     }
 
 
+def _results(instance: dg.DagsterInstance, manifest: CaseManifest) -> str:
+    """Digest of what every beam of a case has handed over.
+
+    Raises:
+        StoreError: One has not handed over the dose of its present files.
+    """
+    events, inventory = EventLog(instance), inventory_of(manifest)
+    beams = [beam_key(manifest.case, entry.number) for entry in manifest.beams]
+    for beam in beams:
+        if why := why_not_handed_over(events, beam, lambda: inventory):
+            raise StoreError(why, where=Where(beam=beam, kind="handed_over"))
+    results = results_digest(events, beams, inventory)
+    if results is None:
+        raise StoreError("it has no beam", where=Where(case=manifest.case))
+    return results
+
+
 @dg.asset(
     partitions_def=CASE.definition,
     deps=["case_manifest", dg.AssetDep("handed_over", partition_mapping=LINEAGE_ONLY)],
@@ -240,9 +246,9 @@ def case_handed_over(
     case = context.partition_key
     with tried_again(context, Where(case=case)):
         manifest = read_manifest(context.instance, store.open(), case)
+        require_passed(context.instance, MANIFEST, INTEGRITY, case)
         # Before the summary: a beam that hands over more in between is concluded once more.
-        beams = [beam_key(case, entry.number) for entry in manifest.beams]
-        results = results_digest(EventLog(context.instance), beams, inventory_of(manifest))
+        results = _results(context.instance, manifest)
         summary = case_summary(context.instance, site, store.open(), manifest)
         content = json.dumps(summary, indent=1, sort_keys=True).encode() + b"\n"
         folder = case_folder(site.settings.handover.template, case)
@@ -262,7 +268,7 @@ def case_handed_over(
             data_version=dg.DataVersion(digest),
             metadata={
                 DIGEST: digest,
-                RESULTS: results or "",
+                RESULTS: results,
                 "beams": len(manifest.beams),
                 "partial": manifest.partial,
                 DELIVERY: summary["delivery"],

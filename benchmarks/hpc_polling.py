@@ -8,7 +8,7 @@ from collections import Counter
 from benchmarks.hpc_figures import Figure, show
 from benchmarks.hpc_site import Site
 from mqi_dagster.hpc.naming import JobFolder
-from mqi_dagster.hpc.polling import Look, look
+from mqi_dagster.hpc.polling import PollResult, poll_jobs
 from mqi_dagster.hpc.shell import require, run
 
 _ONE_BY_ONE = 100
@@ -48,7 +48,7 @@ def measure_polling(site: Site, counts: tuple[int, ...], repetitions: int) -> tu
     looks, singles = [], []
     for count in counts:
         jobs |= _submit(site, len(jobs), count)
-        _require_seen(look(site.connection, jobs.items()), {"PENDING": count}, 0)
+        _require_seen(poll_jobs(site.connection, jobs.items()), {"PENDING": count}, 0)
         ours = Figure(f"{count} pending: ours, one round trip")
         _time_looks(site, jobs, ours, repetitions)
         looks.append(ours)
@@ -58,7 +58,9 @@ def measure_polling(site: Site, counts: tuple[int, ...], repetitions: int) -> tu
     mixed = Figure(f"{len(live)} pending + {len(finished)} just finished: ours")
     _time_looks(site, jobs, mixed, repetitions)
     _require_seen(
-        look(site.connection, jobs.items()), {"PENDING": len(live), "COMPLETED": len(finished)}, len(finished)
+        poll_jobs(site.connection, jobs.items()),
+        {"PENDING": len(live), "COMPLETED": len(finished)},
+        len(finished),
     )
     rows = [row for pair in zip(looks, singles, strict=True) for row in pair]
     show("a look at all jobs", [*rows, mixed], compared_with=looks[0])
@@ -68,7 +70,7 @@ def measure_polling(site: Site, counts: tuple[int, ...], repetitions: int) -> tu
 def _time_looks(site: Site, jobs: dict[str, JobFolder], figure: Figure, repetitions: int) -> None:
     for _ in range(repetitions):
         time.sleep(_PAUSE_SECONDS)
-        figure.time(look, site.connection, jobs.items())
+        figure.time(poll_jobs, site.connection, jobs.items())
 
 
 def _submit(site: Site, first: int, stop: int) -> dict[str, JobFolder]:
@@ -112,7 +114,7 @@ def _finish(site: Site, jobs: dict[str, JobFolder], chosen: list[str]) -> None:
             raise RuntimeError(f"scontrol release: {done.stderr.strip()}")
     end = time.monotonic() + _FINISH_SECONDS
     while True:
-        seen = look(site.connection, jobs.items())
+        seen = poll_jobs(site.connection, jobs.items())
         ended = [one for one in chosen if one in seen.history and seen.history[one].state == "COMPLETED"]
         states = {seen.queue[one].state for one in chosen}
         if len(ended) == len(chosen) and states == {"COMPLETED"}:
@@ -122,7 +124,7 @@ def _finish(site: Site, jobs: dict[str, JobFolder], chosen: list[str]) -> None:
         time.sleep(1)
 
 
-def _require_seen(seen: Look, states: dict[str, int], results: int) -> None:
+def _require_seen(seen: PollResult, states: dict[str, int], results: int) -> None:
     found = Counter(record.state for record in seen.queue.values())
     if found != Counter(states) or len(seen.results) != results or len(seen.owners) != results:
         raise RuntimeError(f"the look saw {dict(found)}, {len(seen.results)} results")

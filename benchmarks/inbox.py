@@ -64,7 +64,7 @@ def plain(inbox: Path) -> Look:
 def kept(inbox: Path) -> Look:
     """Only what may have changed."""
     tree = KeptTree(inbox.resolve(), full_scan_seconds=INTAKE.full_look_minutes * 60)
-    return lambda in_work: len(standings(tree.root, tree.look(in_work), INTAKE, datetime.now(UTC)))
+    return lambda in_work: len(standings(tree.root, tree.scan(in_work), INTAKE, datetime.now(UTC)))
 
 
 WAYS: dict[str, Callable[[Path], Look]] = {"plain walk": plain, "kept tree": kept}

@@ -30,11 +30,11 @@ def looks(site: Seeded) -> tuple[float, float, float]:
     """Seconds of the first look, and of a later one: elapsed, and of a core."""
     work = site.worklist()
     began = time.monotonic()
-    work.look()
+    work.snapshot()
     first = time.monotonic() - began
     began, cpu = time.monotonic(), time.process_time()
     for _ in range(20):
-        work.look()
+        work.snapshot()
     return first, (time.monotonic() - began) / 20, (time.process_time() - cpu) / 20
 
 

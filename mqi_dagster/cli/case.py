@@ -182,8 +182,8 @@ def list_cases(
     opened = open_site(site)
     with open_instance(opened.settings) as instance:
         work = Worklist(instance, opened, PIPELINES, opened.ledger)
-        work.look()
-        wanted = (row for row in work.stands() if not states or row.state in states)
+        work.snapshot()
+        wanted = (row for row in work.every_case() if not states or row.state in states)
         rows = list(islice(wanted, limit or None))
         beams = {row.case: work.beams_of(row.case) for row in rows}
     if as_json:

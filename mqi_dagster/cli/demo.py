@@ -207,13 +207,13 @@ def _watch(
     display = BoardDisplay(console, case, site.timezone)
     with display.shown():
         while True:
-            work.look()
+            work.snapshot()
             stand, beams = work.case(case), work.beams_of(case)
             display.show(stand, beams, time.monotonic() - began)
             failed = [row for row in (*beams, stand) if row is not None and row.state is CaseState.FAILED]
             if failed or (stand is not None and stand.stage is Stage.CONCLUDED):
                 break
-            if not keeper.look():
+            if not keeper.check():
                 raise DemoError("`mqi stop` has ended the services; type `mqi demo` again to go on")
             now = [(row.stage, row.percent) for row in (*beams, stand) if row is not None]
             if now != before:

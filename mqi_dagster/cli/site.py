@@ -123,7 +123,7 @@ def dev(
 
 def _watch(keeper: "Keeper") -> None:
     """Return when somebody else has ended the services; InfrastructureError where one died by itself."""
-    while keeper.look():
+    while keeper.check():
         time.sleep(_WATCH_SECONDS)
 
 

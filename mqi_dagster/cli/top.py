@@ -52,9 +52,9 @@ def top(
 
         Board(opened, reader, interval, view, console).run()
     elif as_json:
-        typer.echo(report(reader.look()).model_dump_json(indent=1))
+        typer.echo(report(reader.snapshot()).model_dump_json(indent=1))
     else:
-        print_once(console, reader.look(), view, opened.settings.site.name)
+        print_once(console, reader.snapshot(), view, opened.settings.site.name)
 
 
 _CAUSES_AT_ONCE = 20

@@ -240,7 +240,7 @@ class KeptTree:
         """Whether every folder has been listed: then what is not in the tree is not there."""
         return all(node.listed_at is not None and not node.unreadable for node in self._top.walk())
 
-    def look(self, in_work: Collection[str] = frozenset()) -> SeenFolder:
+    def scan(self, in_work: Collection[str] = frozenset()) -> SeenFolder:
         """The tree as it is now.
 
         Args:

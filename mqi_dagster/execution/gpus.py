@@ -58,7 +58,7 @@ def local_gpus() -> list[Gpu]:
         for index in range(pynvml.nvmlDeviceGetCount()):
             # One that has fallen off the bus must not hide the others.
             with suppress(pynvml.NVMLError):
-                found.append(_look(index, pynvml.nvmlDeviceGetHandleByIndex(index)))
+                found.append(_gpu_at(index, pynvml.nvmlDeviceGetHandleByIndex(index)))
         return found
     finally:
         pynvml.nvmlShutdown()
@@ -76,7 +76,7 @@ def nvml_is_installed() -> bool:
     return True
 
 
-def _look(index: int, handle: Any) -> Gpu:
+def _gpu_at(index: int, handle: Any) -> Gpu:
     memory = _told(lambda: pynvml.nvmlDeviceGetMemoryInfo(handle))
     rates = _told(lambda: pynvml.nvmlDeviceGetUtilizationRates(handle))
     clock = pynvml.nvmlDeviceGetClockInfo

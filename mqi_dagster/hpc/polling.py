@@ -72,7 +72,7 @@ class Result:
 
 
 @dataclass(frozen=True, slots=True)
-class Look:
+class PollResult:
     """What one look has seen."""
 
     queue: Mapping[str, QueueRecord]
@@ -105,7 +105,7 @@ def parse_result(text: str) -> Result | None:
         return None
 
 
-def look(connection: Connection, jobs: Iterable[tuple[str, JobFolder]]) -> Look:
+def poll_jobs(connection: Connection, jobs: Iterable[tuple[str, JobFolder]]) -> PollResult:
     """Ask after jobs.
 
     Args:
@@ -131,7 +131,7 @@ def look(connection: Connection, jobs: Iterable[tuple[str, JobFolder]]) -> Look:
     past = {fields[0]: HistoryRecord(*fields[1:7]) for fields in _rows(sections.get("history", (0, ""))[1])}
     details = [_detail(line) for line in sections.get("details", (0, ""))[1].splitlines() if line]
     results, owners = _files(sections.get("results", (0, ""))[1])
-    return Look(
+    return PollResult(
         queue={fields[0]: QueueRecord(*fields[1:7]) for fields in _rows(queue)},
         history=past | {job_id: record for job_id, record in details if job_id},
         results=results,

@@ -12,7 +12,7 @@ from datetime import datetime, timedelta
 from typing import TypeVar
 
 from mqi_dagster.hpc.naming import job_name
-from mqi_dagster.hpc.polling import HistoryRecord, Look, QueueRecord, Result
+from mqi_dagster.hpc.polling import HistoryRecord, PollResult, QueueRecord, Result
 from mqi_dagster.hpc.states import needs_a_person, state_of
 from mqi_dagster.ledger.cluster_jobs import ClusterJob, Observation
 from mqi_dagster.ledger.cluster_jobs import ClusterJobState as State
@@ -43,7 +43,7 @@ class _Silence:
         return self.now - self.since > timedelta(seconds=seconds)
 
 
-def judge(job: ClusterJob, folder: str, look: Look, intervals: Intervals, now: datetime) -> Observation:
+def judge(job: ClusterJob, folder: str, look: PollResult, intervals: Intervals, now: datetime) -> Observation:
     """The verdict on one submitted job.
 
     Args:

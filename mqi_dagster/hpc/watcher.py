@@ -12,7 +12,7 @@ from datetime import UTC, datetime, timedelta
 from mqi_dagster.errors import UnreachableError
 from mqi_dagster.hpc.connection import Connection
 from mqi_dagster.hpc.naming import JobFolder
-from mqi_dagster.hpc.polling import look
+from mqi_dagster.hpc.polling import poll_jobs
 from mqi_dagster.hpc.verdict import judge
 from mqi_dagster.ledger.cluster_jobs import ClusterJob
 from mqi_dagster.ledger.clusters import ClusterPoll
@@ -56,7 +56,7 @@ class Watcher:
         self._clock = clock
 
     def poll_if_due(self) -> bool:
-        """Look at all open jobs, if a look is due and nobody else is looking; whether it was done."""
+        """PollResult at all open jobs, if a look is due and nobody else is looking; whether it was done."""
         shortest = timedelta(seconds=self._intervals.poll_seconds)
         turn = self._ledger.clusters.take_turn(
             self._name, shortest=shortest, hold=timedelta(seconds=_HOLD_SECONDS)
@@ -64,7 +64,7 @@ class Watcher:
         if turn is None:
             return False
         try:
-            changed = self._look()
+            changed = self._poll()
         except UnreachableError as error:
             interval = timedelta(seconds=self._longer(turn, _FAILED_POLLS_GROW))
             self._ledger.clusters.end_turn(turn, next_in=interval, interval=interval, failure=error.message)
@@ -81,12 +81,12 @@ class Watcher:
         grown = max(turn.interval_seconds, self._intervals.poll_seconds) * factor
         return min(grown, max(self._intervals.poll_maximum_seconds, self._intervals.poll_seconds))
 
-    def _look(self) -> int:
+    def _poll(self) -> int:
         jobs = self._ledger.jobs.open(self._name)
         if not jobs:
             return 0
         placed = [(job, folder_of(job, self._root)) for job in jobs]
-        seen = look(self._connection, ((job.job_id, folder) for job, folder in placed if job.job_id))
+        seen = poll_jobs(self._connection, ((job.job_id, folder) for job, folder in placed if job.job_id))
         now = self._clock()
         observations = [judge(job, folder.text, seen, self._intervals, now) for job, folder in placed]
         return self._ledger.jobs.observe(self._name, observations)

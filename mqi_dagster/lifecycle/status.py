@@ -525,7 +525,7 @@ def case_status(
     )
 
 
-_Place = tuple[CaseState, Stage, str, str | None]
+_Standing = tuple[CaseState, Stage, str, str | None]
 """State, stage, reason and next step."""
 
 
@@ -535,7 +535,7 @@ def _case_state(
     manifest: CaseManifest | None,
     beams: Sequence[BeamStatus] | None,
     concluded: bool,
-) -> _Place:
+) -> _Standing:
     if latest.state is RunState.WORKING and latest.report is not None:
         return CaseState.IN_WORK, *reported_stage(latest.report), None
     if latest.state in (RunState.WAITING, RunState.WORKING):
@@ -567,7 +567,7 @@ def _not_failed(
     manifest: CaseManifest | None,
     beams: Sequence[BeamStatus] | None,
     concluded: bool,
-) -> _Place:
+) -> _Standing:
     waiting = CaseState.WAITING
     if arrival is not None and arrival.is_open:
         return waiting, Stage.READY, "its intake has not been started yet", None

@@ -52,7 +52,7 @@ class BoardReader:
         """Dagster's records, once they could be opened."""
         return self._instance
 
-    def look(self) -> Work:
+    def snapshot(self) -> Work:
         """Everything at this moment.
 
         Raises:
@@ -73,7 +73,7 @@ class BoardReader:
                     causes_at_once=self._causes_at_once,
                     labels_at_once=_LABELS_AT_ONCE if self._again else None,
                 )
-            return self._worklist.look()
+            return self._worklist.snapshot()
         except InfrastructureError:
             # Whoever comes back may be of another revision, and connections that were kept are dead.
             self._worklist = self._instance = None
@@ -128,7 +128,7 @@ class BackgroundReader:
         while not self._stop.is_set():
             began = time.monotonic()
             try:
-                self.work, self.error = self._reader.look(), None
+                self.work, self.error = self._reader.snapshot(), None
             except InfrastructureError as error:
                 self.error = error.message
             except ConfigurationError as error:

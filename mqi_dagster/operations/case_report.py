@@ -76,7 +76,7 @@ def case_report(instance: dg.DagsterInstance, site: Site, case: str) -> CaseRepo
         InputError: Nobody knows it.
     """
     work = Worklist(instance, site, PIPELINES, site.ledger)
-    work.look()
+    work.snapshot()
     row = work.case(case)
     if row is None:
         raise InputError("the case is not known here; `mqi case list` names those that are")

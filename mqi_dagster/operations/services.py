@@ -339,7 +339,7 @@ class Keeper:
         self._clock = clock
         self._rests_until = clock()
 
-    def look(self) -> bool:
+    def check(self) -> bool:
         """Start the watch again where it alone has ended: nothing depends on it.
 
         Returns:

@@ -81,7 +81,7 @@ class Watch:
         self._told = _read_told(self._site.settings.paths.state / _TOLD)
         """What could be written into no ledger, and was told all the same."""
 
-    def look(self) -> list[HealthProblem]:
+    def check(self) -> list[HealthProblem]:
         """Look once; what stands now."""
         now = self._clock()
         self._began = self._began or now
@@ -249,7 +249,7 @@ def main() -> None:
     watch = Watch(site.settings_file, _log)
     while True:
         try:
-            watch.look()
+            watch.check()
         except Exception as error:  # noqa: BLE001 - a watch that dies of what it sees is none
             _log(f"a look has failed: {safe_text(error)}")
         time.sleep(POLL_SECONDS)

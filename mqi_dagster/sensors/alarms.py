@@ -286,7 +286,7 @@ def alarms(interval: int, pipelines: Collection[Pipeline]) -> dg.SensorDefinitio
     def sensor(context: dg.SensorEvaluationContext, site: dg.ResourceParam[Site]) -> dg.SensorResult:
         now = utc_now()
         waits = waits_of(context.instance, site, read_waits(context.cursor), now)
-        standing = look(context.instance, site, pipelines, waits, now)
+        standing = standing_alarms(context.instance, site, pipelines, waits, now)
         for (kind, subject), text in standing.items():
             site.ledger.alarms.raise_(kind, subject, text)
         for alarm in site.ledger.alarms.open():
@@ -298,7 +298,7 @@ def alarms(interval: int, pipelines: Collection[Pipeline]) -> dg.SensorDefinitio
     return sensor
 
 
-def look(
+def standing_alarms(
     instance: dg.DagsterInstance,
     site: Site,
     pipelines: Collection[Pipeline],

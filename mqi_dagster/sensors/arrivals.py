@@ -253,7 +253,7 @@ class _Inbox:
         """Partitions of cases that stood for files which are another case now, and whose runs have ended."""
         return [case for case in sorted(self._outdated) if not any_unfinished(instance, [case])]
 
-    def look(self, context: dg.SensorEvaluationContext, site: Site, now: datetime) -> int:
+    def scan(self, context: dg.SensorEvaluationContext, site: Site, now: datetime) -> int:
         """Write what has changed into the ledger.
 
         Returns:
@@ -261,7 +261,7 @@ class _Inbox:
         """
         tree = self._kept(site)
         in_work = {one.folder for one in self._standings if one.relative not in self._at_rest}
-        self._standings = standings(tree.root, tree.look(in_work), site.settings.intake, now)
+        self._standings = standings(tree.root, tree.scan(in_work), site.settings.intake, now)
         arrived = {standing.relative: standing for standing in self._standings}
         for gone in (self._last_scan.keys() | self._seen.keys()) - arrived.keys():
             self._last_scan.pop(gone, None)
@@ -409,7 +409,7 @@ def case_arrivals(interval: int, pipelines: Collection[Pipeline]) -> dg.SensorDe
             away.clear()
         # Before anything is looked at: what was asked for is told from what has changed since.
         _settle_requested(context, site)
-        failed = inbox.look(context, site, datetime.now(UTC))
+        failed = inbox.scan(context, site, datetime.now(UTC))
         # First, so that what was asked for at the last tick does not take the place of what is new.
         _settle_requested(context, site)
         outdated = inbox.outdated(context.instance)

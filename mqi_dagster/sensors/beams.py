@@ -102,7 +102,7 @@ def beams_to_simulate(interval: int, pipelines: Collection[Pipeline]) -> dg.Sens
                 break
             looked_at.add(case)
             try:
-                found = _look(context.instance, site, store, case, priority)
+                found = _requests_of(context.instance, site, store, case, priority)
             except Exception as error:  # noqa: BLE001 - one case must not keep all others waiting
                 # Kept, so that a case is not lost to a store that is away for a moment.
                 context.log.error("case %s: %s", case, safe_text(error))
@@ -140,7 +140,7 @@ def _most_urgent_first(site: Site, cases: list[str]) -> tuple[list[str], dict[st
     return sorted(cases, key=lambda case: -priorities.get(case, 0)), priorities
 
 
-def _look(
+def _requests_of(
     instance: dg.DagsterInstance, site: Site, store: StoreResource, case: str, priority: int
 ) -> tuple[list[str], list[dg.RunRequest]] | None:
     """Beams of a case and the runs that are to be asked for; None where it has to be looked at again."""

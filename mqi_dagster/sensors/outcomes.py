@@ -177,7 +177,7 @@ def run_outcomes(interval: int, pipelines: Collection[Pipeline]) -> dg.SensorDef
     def sensor(
         context: dg.SensorEvaluationContext, site: dg.ResourceParam[Site], gpu_pool: GpuPoolResource
     ) -> dg.SensorResult:
-        cursor, held = _look(context, site, pipelines)
+        cursor, held = _judge_ended(context, site, pipelines)
         if held:
             try:
                 gpu_pool.open().free_ended(context.instance)
@@ -193,7 +193,7 @@ def run_outcomes(interval: int, pipelines: Collection[Pipeline]) -> dg.SensorDef
     return sensor
 
 
-def _look(
+def _judge_ended(
     context: dg.SensorEvaluationContext, site: Site, pipelines: Collection[Pipeline]
 ) -> tuple[str, bool]:
     """Judge what has ended since the last tick.

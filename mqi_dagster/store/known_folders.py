@@ -53,7 +53,7 @@ class KnownFolder:
         Raises:
             OSError: It cannot be listed.
         """
-        holds_folders, inode = self._look()
+        holds_folders, inode = self._inspect()
         known = self._known()
         if holds_folders or known is None or known == inode:
             return None
@@ -70,14 +70,14 @@ class KnownFolder:
         Raises:
             OSError: It cannot be listed, or the record cannot be written.
         """
-        holds_folders, inode = self._look()
+        holds_folders, inode = self._inspect()
         if not holds_folders or self._known() == inode:
             return
         everything = self._read()
         everything[self.role] = {"folder": str(self.folder), "inode": inode}
         write_whole(self.record, json.dumps(everything, indent=1).encode())
 
-    def _look(self) -> tuple[bool, int]:
+    def _inspect(self) -> tuple[bool, int]:
         with os.scandir(self.folder) as entries:
             return any(entry.is_dir() for entry in entries), self.folder.stat().st_ino
 

@@ -126,16 +126,16 @@ class CaseIndex(PartitionIndex):
         over = bool(beams) and all(row.stage is Stage.HANDED_OVER for row in beams.values())
         concluded = over and self._manifests.concluded(case, keys)
         rows = [beams[number] for number in sorted(beams)]
-        stand = case_status(case, arrival, latest, manifest, rows, concluded)
-        return self._with_delivery(stand), beams
+        row = case_status(case, arrival, latest, manifest, rows, concluded)
+        return self._with_delivery(row), beams
 
-    def _with_delivery(self, stand: CaseStatus) -> CaseStatus:
+    def _with_delivery(self, row: CaseStatus) -> CaseStatus:
         """A concluded case with what was not delivered as planned, once that was read."""
-        if stand.stage is not Stage.CONCLUDED or not self._manifests.delivery_is_read(stand.case):
-            return stand
-        wrong = self._manifests.delivery(stand.case)
-        reason = "; ".join(part for part in (stand.reason, wrong) if part)
-        return stand.model_copy(update={"reason": reason})
+        if row.stage is not Stage.CONCLUDED or not self._manifests.delivery_is_read(row.case):
+            return row
+        wrong = self._manifests.delivery(row.case)
+        reason = "; ".join(part for part in (row.reason, wrong) if part)
+        return row.model_copy(update={"reason": reason})
 
     def _by_manifest(self, case: str, keys: dict[int, str]) -> tuple[CaseManifest | None, dict[int, str]]:
         manifest = self._manifests.of(case)

@@ -59,7 +59,7 @@ class LedgerSnapshot:
         self.clusters = self._ledger.clusters.all()
         return changed
 
-    def look_at(self, keys: Collection[str]) -> None:
+    def read_progress(self, keys: Collection[str]) -> None:
         """Read progress, attempts and jobs of the cases and beams that are in work or have just left it."""
         self.progress.update(self._ledger.progress.get_many(keys))
         self.attempts.update(self._ledger.attempts.newest(keys))

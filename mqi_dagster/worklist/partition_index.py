@@ -65,8 +65,8 @@ class PartitionIndex(ABC):
         self._causes_left = 0
         self._owed: set[str] = set()
         """Units of which something is still to be read."""
-        self._cases: dict[str, CaseStatus] = {}
-        self._beams: dict[str, dict[int, BeamStatus]] = {}
+        self._units: dict[str, CaseStatus] = {}
+        self._parts: dict[str, dict[int, BeamStatus]] = {}
         self._settled: set[str] = set()
         """Concluded units that are not listed any more."""
         self._sorted: tuple[list[str], list[tuple[str, int]]] | None = None
@@ -88,20 +88,20 @@ class PartitionIndex(ABC):
 
     def clear(self) -> None:
         """Forget every row."""
-        self._cases.clear()
-        self._beams.clear()
+        self._units.clear()
+        self._parts.clear()
         self._settled.clear()
         self._sorted = None
 
     @property
     def known(self) -> Iterable[str]:
         """Every unit."""
-        return (*self._cases, *self._settled)
+        return (*self._units, *self._settled)
 
     @property
     def concluded(self) -> int:
         """How many units are concluded."""
-        return len(self._settled) + self.cases_in(Stage.CONCLUDED)
+        return len(self._settled) + self.units_in(Stage.CONCLUDED)
 
     def update(self, changed: Iterable[str], queue: Queue, now: datetime) -> None:
         """Derive the rows of some units anew.
@@ -131,34 +131,35 @@ class PartitionIndex(ABC):
                 if run is not None and run.state is RunState.FAILED:
                     yield run.run_id
 
-    def _derive(self, case: str) -> None:
-        before = self._cases.get(case), self._beams.get(case, {})
-        if self._is_known(case):
-            if self._is_old(case):
-                self._settled.add(case)
-                self._put(case, None, {}, before)
+    def _derive(self, unit: str) -> None:
+        before = self._units.get(unit), self._parts.get(unit, {})
+        if self._is_known(unit):
+            if self._is_old(unit):
+                self._settled.add(unit)
+                self._put(unit, None, {}, before)
                 return
-            self._settled.discard(case)
-            stand, beams = self._rows(case)
-            self._put(case, stand, beams, before)
+            self._settled.discard(unit)
+            row, parts = self._rows(unit)
+            self._put(unit, row, parts, before)
         else:
-            self._settled.discard(case)
-            self._put(case, None, {}, before)
+            self._settled.discard(unit)
+            self._put(unit, None, {}, before)
 
     def _put(
         self,
-        case: str,
-        stand: CaseStatus | None,
-        beams: dict[int, BeamStatus],
+        unit: str,
+        row: CaseStatus | None,
+        parts: dict[int, BeamStatus],
         before: tuple[CaseStatus | None, dict[int, BeamStatus]],
     ) -> None:
-        if stand is None:
-            self._cases.pop(case, None)
-            self._beams.pop(case, None)
+        if row is None:
+            self._units.pop(unit, None)
+            self._parts.pop(unit, None)
         else:
-            self._cases[case], self._beams[case] = stand, beams
-        if _place(before[0]) != _place(stand) or {n: _place(b) for n, b in before[1].items()} != {
-            n: _place(b) for n, b in beams.items()
+            self._units[unit], self._parts[unit] = row, parts
+        orders = {number: _order_of(part) for number, part in parts.items()}
+        if _order_of(before[0]) != _order_of(row) or orders != {
+            number: _order_of(part) for number, part in before[1].items()
         }:
             self._sorted = None
 
@@ -203,50 +204,50 @@ class PartitionIndex(ABC):
     # All of them
 
     def _sort(self) -> None:
-        cases = sorted(self._cases, key=lambda case: (board_order(self._cases[case]), case))
-        every = [(row, (case, number)) for case, rows in self._beams.items() for number, row in rows.items()]
+        units = sorted(self._units, key=lambda unit: (board_order(self._units[unit]), unit))
+        every = [(row, (unit, number)) for unit, rows in self._parts.items() for number, row in rows.items()]
         every.sort(key=lambda one: (board_order(one[0]), one[1]))
-        self._sorted = cases, [place for _, place in every]
+        self._sorted = units, [of for _, of in every]
         self._counted = (
-            Counter(row.stage for row in self._cases.values()),
+            Counter(row.stage for row in self._units.values()),
             Counter(row.stage for row, _ in every),
         )
 
-    def cases(self) -> list[CaseStatus]:
+    def units(self) -> list[CaseStatus]:
         """The listed units, those in work first."""
-        return [self._cases[case] for case in (self._sorted or ([], []))[0]]
+        return [self._units[unit] for unit in (self._sorted or ([], []))[0]]
 
-    def beams(self) -> list[BeamStatus]:
-        """The beams of the listed cases, those in work first."""
-        return [self._beams[case][number] for case, number in (self._sorted or ([], []))[1]]
+    def parts(self) -> list[BeamStatus]:
+        """The parts of the listed units, those in work first."""
+        return [self._parts[unit][number] for unit, number in (self._sorted or ([], []))[1]]
 
-    def cases_in(self, stage: Stage) -> int:
-        """How many listed cases are at a stage."""
+    def units_in(self, stage: Stage) -> int:
+        """How many listed units are at a stage."""
         return self._counted[0][stage] if self._counted is not None else 0
 
-    def beams_in(self, stage: Stage) -> int:
-        """How many beams of listed cases are at a stage."""
+    def parts_in(self, stage: Stage) -> int:
+        """How many parts of listed units are at a stage."""
         return self._counted[1][stage] if self._counted is not None else 0
 
-    def case(self, case: str) -> CaseStatus | None:
-        """One case; None where nobody knows it."""
-        if case in self._settled:
-            return self._rows(case)[0]
-        return self._cases.get(case)
+    def unit(self, unit: str) -> CaseStatus | None:
+        """One unit; None where nobody knows it."""
+        if unit in self._settled:
+            return self._rows(unit)[0]
+        return self._units.get(unit)
 
-    def beams_of(self, case: str) -> list[BeamStatus]:
-        """The beams of a case by number."""
-        rows = self._rows(case)[1] if case in self._settled else self._beams.get(case, {})
+    def parts_of(self, unit: str) -> list[BeamStatus]:
+        """The parts of a unit by number."""
+        rows = self._rows(unit)[1] if unit in self._settled else self._parts.get(unit, {})
         return [rows[number] for number in sorted(rows)]
 
 
 def board_order(row: CaseStatus | BeamStatus) -> tuple[int, int, float]:
     """What sorts the rows of a board: those in work first; of those that are over the latest first."""
     since = row.since.timestamp() if row.since is not None else 0.0
-    place = order(row.state, row.stage)
-    return place, -row.priority, -since if place == OVER else since
+    first = order(row.state, row.stage)
+    return first, -row.priority, -since if first == OVER else since
 
 
-def _place(row: CaseStatus | BeamStatus | None) -> tuple[object, ...]:
-    """What decides where a row stands on the board."""
+def _order_of(row: CaseStatus | BeamStatus | None) -> tuple[object, ...]:
+    """What decides in which place of the board a row is."""
     return () if row is None else (row.stage, row.state, row.priority, row.since, row.reason)

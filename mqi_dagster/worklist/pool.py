@@ -27,14 +27,14 @@ def side_by_side(
     return rows, list(looks.values())
 
 
-def gpu_stands(slots: Iterable[Slot], leases: Iterable[Lease], seen: Iterable[GpuUsage]) -> list[GpuStatus]:
+def gpu_statuses(slots: Iterable[Slot], leases: Iterable[Lease], seen: Iterable[GpuUsage]) -> list[GpuStatus]:
     """Every slot with its owner and its device, and then the devices that were seen and are no slots."""
     rows, others = side_by_side(slots, leases, seen)
     return [*(_slot(*row) for row in rows), *(_seen(one) for one in others)]
 
 
 def _slot(slot: Slot, lease: Lease | None, seen: GpuUsage | None) -> GpuStatus:
-    stand = GpuStatus(
+    status = GpuStatus(
         host=slot.host,
         kind=slot.kind.value,
         index=slot.index,
@@ -46,7 +46,7 @@ def _slot(slot: Slot, lease: Lease | None, seen: GpuUsage | None) -> GpuStatus:
         heartbeat_at=lease.heartbeat_at if lease is not None else None,
         memory_mb=slot.memory_mb,
     )
-    return stand if seen is None else stand.model_copy(update=_usage(seen))
+    return status if seen is None else status.model_copy(update=_usage(seen))
 
 
 def _seen(one: GpuUsage) -> GpuStatus:

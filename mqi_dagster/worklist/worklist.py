@@ -23,7 +23,7 @@ from mqi_dagster.worklist.events import EventIndex
 from mqi_dagster.worklist.ledger_snapshot import LedgerSnapshot
 from mqi_dagster.worklist.pace import Pace
 from mqi_dagster.worklist.partition_index import Known, PartitionIndex, board_order
-from mqi_dagster.worklist.pool import gpu_stands
+from mqi_dagster.worklist.pool import gpu_statuses
 from mqi_dagster.worklist.queue import Limits, Queue
 from mqi_dagster.worklist.reading import plain_errors
 from mqi_dagster.worklist.rows import QueueStatus, Work
@@ -91,7 +91,7 @@ class Worklist:
         self._limits: tuple[datetime, Limits] | None = None
         self._health: tuple[datetime, Heartbeat, list[HealthProblem]] | None = None
 
-    def look(self, now: datetime | None = None) -> Work:
+    def snapshot(self, now: datetime | None = None) -> Work:
         """Everything at this moment.
 
         Args:
@@ -102,9 +102,9 @@ class Worklist:
         """
         at = now or datetime.now(UTC)
         with plain_errors():
-            return self._look(at)
+            return self._read(at)
 
-    def _look(self, now: datetime) -> Work:
+    def _read(self, now: datetime) -> Work:
         arrivals = self._ledger.refresh(now)
         runs = self._runs.refresh()
         events = self._read_events(now, bool(runs))
@@ -115,7 +115,7 @@ class Worklist:
         else:
             changed = self._units(runs | events | arrivals | self._requeued(before))
         working = self._working()
-        self._ledger.look_at(self._to_look_at(working, changed))
+        self._ledger.read_progress(self._to_read(working, changed))
         self._pace.refresh(
             {
                 key: row
@@ -163,7 +163,7 @@ class Worklist:
         }
         return working | self._ledger.leases.keys()
 
-    def _to_look_at(self, working: set[str], changed: Iterable[str]) -> set[str]:
+    def _to_read(self, working: set[str], changed: Iterable[str]) -> set[str]:
         wanted = set(working)
         for unit in changed:
             for beam in self._events.parts_of(unit).values():
@@ -195,38 +195,38 @@ class Worklist:
             at=now,
             daemon_seen=heartbeat.seen,
             daemon_alive=heartbeat.alive,
-            cases=list(merge(*(index.cases() for index in indexes), key=board_order)),
-            beams=[row for index in indexes for row in index.beams()],
+            cases=list(merge(*(index.units() for index in indexes), key=board_order)),
+            beams=[row for index in indexes for row in index.parts()],
             concluded_cases=sum(index.concluded for index in indexes),
-            gpus=gpu_stands(self._ledger.slots, leases, self._ledger.gpus),
+            gpus=gpu_statuses(self._ledger.slots, leases, self._ledger.gpus),
             queue=QueueStatus(
                 queued=len(self._queue.reasons),
                 in_work=self._queue.in_work,
                 max_runs=limits.runs,
                 pool_in_use=self._queue.pool_in_use,
                 pool_limit=limits.simulations,
-                waiting_beams=sum(index.beams_in(Stage.WAITING) for index in indexes),
-                waiting_cases=sum(index.cases_in(Stage.READY) for index in indexes),
-                inbox=sum(index.cases_in(Stage.INBOX) for index in indexes),
+                waiting_beams=sum(index.parts_in(Stage.WAITING) for index in indexes),
+                waiting_cases=sum(index.units_in(Stage.READY) for index in indexes),
+                inbox=sum(index.units_in(Stage.INBOX) for index in indexes),
                 reasons=reasons,
             ),
             alarms=alarms(found, self._ledger.alarms),
         )
 
-    def stands(self) -> Iterator[CaseStatus]:
+    def every_case(self) -> Iterator[CaseStatus]:
         """The cases as the last look saw them, the latest arrival first, those without one at the end."""
         arrived = list(reversed(self._ledger.arrivals))
         known = {key for index in self._indexes.values() for key in index.known}
         for key in (*arrived, *sorted(known.difference(arrived))):
-            stand = self.case(key)
-            if stand is not None:
-                yield stand
+            row = self.case(key)
+            if row is not None:
+                yield row
 
     def case(self, case: str) -> CaseStatus | None:
         """One case as the last look saw it; None where nobody knows it."""
-        rows = (index.case(case) for index in self._indexes.values())
+        rows = (index.unit(case) for index in self._indexes.values())
         return next((row for row in rows if row is not None), None)
 
     def beams_of(self, case: str) -> list[BeamStatus]:
         """The beams of a case as the last look saw them, by number."""
-        return [row for index in self._indexes.values() for row in index.beams_of(case)]
+        return [row for index in self._indexes.values() for row in index.parts_of(case)]

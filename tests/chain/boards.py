@@ -11,5 +11,5 @@ from tests.chain.chain import Chain
 
 def stage(chain: Chain, case: str, history: timedelta | None = None) -> str | None:
     """The stage of a case; None where it is not listed."""
-    work = Worklist(chain.instance, chain.site, PIPELINES, chain.site.ledger, history=history).look()
+    work = Worklist(chain.instance, chain.site, PIPELINES, chain.site.ledger, history=history).snapshot()
     return next((row.stage.value for row in work.cases if row.case == case), None)

@@ -28,7 +28,7 @@ def said_by_case_show(chain: Chain, case: str) -> str:
 
 
 def reason_on_the_board(chain: Chain, case: str) -> tuple[str, str]:
-    work = Worklist(chain.instance, chain.site, PIPELINES, chain.site.ledger).look()
+    work = Worklist(chain.instance, chain.site, PIPELINES, chain.site.ledger).snapshot()
     (row,) = [row for row in work.cases if row.case == case]
     return row.stage.value, row.reason
 

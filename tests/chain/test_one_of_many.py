@@ -80,8 +80,8 @@ def test_what_a_person_reports_in_the_pages_stops_no_sensor(tmp_path: Path) -> N
     chain.tick("cases_to_conclude")
     assert chain.runs_of("conclusion") == []
     work = Worklist(chain.instance, chain.site, PIPELINES, chain.site.ledger)
-    work.look()
-    assert [row.case for row in work.stands()] == [case]
+    work.snapshot()
+    assert [row.case for row in work.every_case()] == [case]
     chain.tick_sensors(rounds=2)
     assert chain.runs_of("conclusion") == [case]
 

@@ -119,8 +119,8 @@ def test_a_plan_that_was_repaired_leaves_no_failed_case_behind(tmp_path: Path) -
     assert chain.site.ledger.arrivals.get(unreadable) is None
     assert chain.site.ledger.alarms.open() == []
     work = Worklist(chain.instance, chain.site, PIPELINES, chain.site.ledger)
-    work.look()
-    assert [row.case for row in work.stands()] == [case]
+    work.snapshot()
+    assert [row.case for row in work.every_case()] == [case]
 
 
 def test_the_run_of_an_unreadable_plan_is_waited_for_before_it_is_forgotten(tmp_path: Path) -> None:
@@ -270,6 +270,6 @@ def test_a_concluded_case_to_which_something_came_and_went_is_concluded(tmp_path
     chain.tick_sensors()
     assert chain.site.ledger.arrivals.waiting() == []
     work = Worklist(chain.instance, chain.site, PIPELINES, chain.site.ledger)
-    work.look()
-    assert [(row.case, row.state.value) for row in work.stands()] == [(case, "complete")]
+    work.snapshot()
+    assert [(row.case, row.state.value) for row in work.every_case()] == [(case, "complete")]
     assert chain.runs_of("intake") == [case]

@@ -90,7 +90,7 @@ def test_the_runs_of_a_removed_case_go_with_all_that_they_have_left(chain: Chain
     assert [path for path in home.rglob("*") if any(run_id in path.as_posix() for run_id in runs)] == []
     assert stage(chain, first) == "concluded"
     assert stage(chain, first, timedelta(0)) is None
-    work = Worklist(chain.instance, chain.site, PIPELINES, chain.site.ledger, history=timedelta(0)).look()
+    work = Worklist(chain.instance, chain.site, PIPELINES, chain.site.ledger, history=timedelta(0)).snapshot()
     assert (work.concluded_cases, work.queue.waiting_cases) == (2, 0)
     asked = len(chain.runs)
     chain.tick_sensors(rounds=2)
@@ -176,7 +176,7 @@ def test_an_open_board_goes_on_knowing_a_removed_case_as_concluded(chain: Chain)
     board = Worklist(chain.instance, chain.site, PIPELINES, chain.site.ledger, history=None)
 
     def stages() -> list[str]:
-        return [row.stage.value for row in board.look().cases if row.case == first]
+        return [row.stage.value for row in board.snapshot().cases if row.case == first]
 
     assert stages() == ["concluded"]
     assert go(chain, 11) == [(CASE, first)]
@@ -189,7 +189,7 @@ def test_an_open_board_goes_on_knowing_a_removed_case_as_concluded(chain: Chain)
         # As a look sees it between the event of the conclusion and the end of its run.
         early.setattr(chain.instance, "get_runs", lambda *_, **__: [])
         chain.tick("cases_to_conclude")
-        board.look()
+        board.snapshot()
     assert stages() == ["concluded"]
 
 

@@ -215,7 +215,7 @@ def test_an_open_board_shows_a_try_that_was_given_up_or_brought_forward(
     work = Worklist(chain.instance, chain.site, PIPELINES, chain.site.ledger, history=None)
 
     def shown() -> str:
-        (case,) = work.look().cases
+        (case,) = work.snapshot().cases
         return f"{case.stage.value}: {case.reason}"
 
     first = shown()

@@ -107,12 +107,12 @@ def test_a_conclusion_that_waits_for_the_host_says_so_on_every_board(
     def back() -> None:
         def said() -> list[tuple[str, str, str]]:
             work = Worklist(chain.instance, chain.site, PIPELINES, chain.site.ledger)
-            (top,) = work.look().cases
+            (top,) = work.snapshot().cases
             if top.stage is not Stage.WAITING_FOR_TARGET:
                 return []
             listed, shown = io.StringIO(), io.StringIO()
             zone = chain.site.timezone
-            show_cases(output(file=listed), list(work.stands()), {case: work.beams_of(case)}, zone)
+            show_cases(output(file=listed), list(work.every_case()), {case: work.beams_of(case)}, zone)
             show_case(output(file=shown), case_report(chain.instance, chain.site, case), zone)
             return [(top.reason, listed.getvalue(), shown.getvalue())]
 

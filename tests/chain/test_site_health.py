@@ -143,7 +143,7 @@ class Living:
 
     def raised(self) -> dict[str, str]:
         """The open alarms after a look of the watch."""
-        self.watch.look()
+        self.watch.check()
         return {one.kind.value: one.subject for one in self.site.ledger.alarms.open()}
 
 
@@ -493,12 +493,12 @@ def test_the_watch_tells_what_nobody_else_can(living: Living, tmp_path: Path) ->
         tell(living, got)
         living.start()
         living.beat()
-        living.watch.look()
+        living.watch.check()
         ledger = living.site.ledger
         # The channel begins with what happens from now on.
         ledger.notices.channel("webhook")
         living.after(76)
-        living.watch.look()
+        living.watch.check()
         assert told(got) == [("alarm_raised", "daemon_away")]
 
 
@@ -508,9 +508,9 @@ def test_a_watch_that_begins_tells_nothing_that_the_sensor_is_about_to_tell(livi
         living.site.ledger.notices.channel("webhook")
         living.site.ledger.alarms.raise_("gpu_lost", "here/gpu0", "it is gone")
         living.start()
-        living.watch.look()
+        living.watch.check()
         assert told(got) == [], "the daemon is started together with it"
-        living.after(30).watch.look()
+        living.after(30).watch.check()
         assert told(got) == [("alarm_raised", "gpu_lost"), ("alarm_raised", "daemon_away")]
 
 
@@ -549,7 +549,7 @@ def test_a_target_that_the_watch_found_away_is_cleared_by_the_watch(living: Livi
     living.watch = Watch(living.site.settings_file, living.lines.append, lambda: living.now)
     living.watch._site.__dict__["settings"] = living.site.settings
     share.rename(target)
-    living.watch.look()
+    living.watch.check()
     assert living.after(30).raised() == {"daemon_away": "daemon"}
 
 
@@ -565,21 +565,21 @@ def test_a_ledger_that_is_away_is_told_without_one(living: Living) -> None:
         tell(living, got)
         living.start()
         living.beat()
-        living.watch.look()
+        living.watch.check()
         ledger = living.folder / "state" / "ledger.sqlite"
         whole = ledger.read_bytes()
         for beside in ledger.parent.glob("ledger.sqlite-*"):
             beside.unlink()
         ledger.write_bytes(whole[:4096] + b"\xff" * (len(whole) - 4096))
         for _ in range(2):
-            found = {one.kind.value for one in living.watch.look()}
+            found = {one.kind.value for one in living.watch.check()}
             assert found == {"ledger_away"}
         assert told(got) == [("alarm_raised", "ledger_away")]
         living.watch = Watch(living.site.settings_file, living.lines.append, lambda: living.now)
-        living.watch.look()
+        living.watch.check()
         assert told(got) == [("alarm_raised", "ledger_away")], "not once more by the next watch"
         ledger.write_bytes(whole)
-        assert living.watch.look() == []
+        assert living.watch.check() == []
         assert told(got)[-1][0] == "alarm_cleared"
 
 

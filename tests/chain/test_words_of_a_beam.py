@@ -73,7 +73,7 @@ def test_tables_and_boards_say_it_beside_the_key(chain: Chain) -> None:
     console = Console(record=True, width=60)
     print_results(console, beam_rows(chain.instance, chain.site, case))
     assert label in console.export_text()
-    work = Worklist(chain.instance, chain.site, PIPELINES, chain.site.ledger).look()
+    work = Worklist(chain.instance, chain.site, PIPELINES, chain.site.ledger).snapshot()
     row = next(row for row in work.beams if row.number == 2)
     assert row.label == label
     assert "name, energies, gantry" in head_line(False, 160).plain
@@ -83,7 +83,7 @@ def test_tables_and_boards_say_it_beside_the_key(chain: Chain) -> None:
 
 def test_a_board_reads_the_names_of_some_cases_at_a_look(chain: Chain) -> None:
     work = Worklist(chain.instance, chain.site, PIPELINES, chain.site.ledger, labels_at_once=0)
-    assert {row.label for row in work.look(datetime.now(UTC)).beams} == {""}
+    assert {row.label for row in work.snapshot(datetime.now(UTC)).beams} == {""}
 
 
 def test_a_name_that_holds_a_number_of_the_examination_is_shown_without_it(tmp_path: Path) -> None:
@@ -116,7 +116,7 @@ def test_the_report_of_a_case_says_of_a_beam_what_the_boards_say(tmp_path: Path)
         status=dg.DagsterRunStatus.STARTED,
     )
     work = Worklist(chain.instance, chain.site, PIPELINES, chain.site.ledger)
-    work.look()
+    work.snapshot()
     (listed,) = work.beams_of(case)
     report = case_report(chain.instance, chain.site, case)
     assert [beam.status for beam in report.beams] == [listed]

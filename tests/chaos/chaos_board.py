@@ -201,7 +201,7 @@ class BoardWatch:
 
 
 def _plain(followed: Worklist) -> dict[str, Any]:
-    return dict(json.loads(report(followed.look()).model_dump_json()))
+    return dict(json.loads(report(followed.snapshot()).model_dump_json()))
 
 
 @contextmanager

@@ -180,7 +180,7 @@ def test_a_watch_that_ends_at_once_is_started_every_five_seconds(
     keeper = Keeper(services, without_watch, said.append, lambda: now[0])
     for seconds, starts in ((0, 1), (4, 1), (1, 2), (4, 2), (1, 3)):
         now[0] += seconds
-        assert keeper.look()
+        assert keeper.check()
         assert len(said) == starts
         wait_for(lambda: (found := services.recorded()) and found.dead() == ["watch"], "its end")
 

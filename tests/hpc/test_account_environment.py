@@ -81,7 +81,7 @@ def test_the_cancellation(wishing: LoginNode) -> None:
 def test_the_look_at_all_jobs(wishing: LoginNode, folder: JobFolder, nowhere: Connection) -> None:
     wishing.tell("squeue", "JOBID\x1fSTATE\x1fREASON\x1fNAME\x1fCOMMENT\x1fSUBMIT_TIME\x1fNODELIST\n")
     wishing.tell("sacct", code=1)
-    polling.look(nowhere, [("100", folder)])
+    polling.poll_jobs(nowhere, [("100", folder)])
     for command in ("squeue", "sacct", "scontrol"):
         assert len(wishing.calls(command)) == 1
         assert reached(wishing, command) == EXPECTED

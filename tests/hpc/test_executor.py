@@ -11,7 +11,7 @@ import pytest
 from mqi_dagster.execution.job import JobHandle, JobState, JobStatus
 from mqi_dagster.hpc.connection import Connection
 from mqi_dagster.hpc.executor import SlurmExecutor
-from mqi_dagster.hpc.polling import Look, parse_result
+from mqi_dagster.hpc.polling import PollResult, parse_result
 from mqi_dagster.hpc.verdict import judge
 from mqi_dagster.ledger import Ledger, sqlite_url
 from tests.hpc.hpc_cases import (
@@ -40,7 +40,7 @@ def ended(ledger: Ledger, nowhere: Connection, code: int, good: tuple[int, ...] 
     slurm = make_slurm()
     result = parse_result(result_text(exit_code=code))
     assert result is not None
-    look = Look({}, {}, {(FOLDER, JOB_ID): result}, {})
+    look = PollResult({}, {}, {(FOLDER, JOB_ID): result}, {})
     ledger.jobs.reserve("hpc", KEY, BEAM, "P1.fx0001/b01")
     ledger.jobs.mark_submitted("hpc", KEY, JOB_ID)
     ledger.jobs.observe("hpc", [judge(make_row(submitted=SUBMITTED), FOLDER, look, slurm.intervals, NOW)])

@@ -13,23 +13,23 @@ from mqi_dagster.errors import UnreachableError
 from mqi_dagster.hpc import polling
 from mqi_dagster.hpc.connection import Connection
 from mqi_dagster.hpc.errors import DiskFullError, PathRejectedError, SchedulerUnavailableError
-from mqi_dagster.hpc.polling import HistoryRecord, Look, QueueRecord, parse_result
+from mqi_dagster.hpc.polling import HistoryRecord, PollResult, QueueRecord, parse_result
 from mqi_dagster.hpc.shell import Answer
 from tests.hpc.hpc_cases import FOLDER, KEY, NAME, SUBMITTED, make_folder, result_text
 
 S = "\x1f"
 HEAD = S.join(("JOBID", "STATE", "REASON", "NAME", "COMMENT", "SUBMIT_TIME", "NODELIST"))
-Asked = Callable[..., Look]
+Asked = Callable[..., PollResult]
 
 
 @pytest.fixture
 def look(monkeypatch: pytest.MonkeyPatch, nowhere: Connection) -> Asked:
     """Looks at a cluster that answers with the given text."""
 
-    def asked(text: str, code: int = 0, err: str = "") -> Look:
+    def asked(text: str, code: int = 0, err: str = "") -> PollResult:
         answer = Answer(code, text.encode(), err.encode())
         monkeypatch.setattr(polling, "run_script", lambda *_, **__: answer)
-        return polling.look(nowhere, [("100", make_folder())])
+        return polling.poll_jobs(nowhere, [("100", make_folder())])
 
     return asked
 
@@ -55,7 +55,7 @@ def test_a_whole_answer_is_taken_apart(look: Asked) -> None:
 
 
 def test_no_jobs_at_all_is_an_answer_too(look: Asked) -> None:
-    assert look(queue()) == Look({}, {}, {}, {})
+    assert look(queue()) == PollResult({}, {}, {}, {})
 
 
 @pytest.mark.parametrize(
@@ -174,4 +174,4 @@ def test_a_damaged_mark_of_an_owner_names_no_job(look: Asked, damaged: str) -> N
 
 def test_only_numbers_are_asked_after(nowhere: Connection) -> None:
     with pytest.raises(PathRejectedError):
-        polling.look(nowhere, [("100; reboot", make_folder())])
+        polling.poll_jobs(nowhere, [("100; reboot", make_folder())])

@@ -408,7 +408,7 @@ class TestPoll:
         self.start(staged, "101-0", result_text("101") + "\n")
         self.start(staged, "1010-0", result_text("1010") + "\n")
         (staged / "owner").write_text("101\n")
-        found = polling.look(nowhere, [(one, folder) for one in ("100", "101", "102", "103")])
+        found = polling.poll_jobs(nowhere, [(one, folder) for one in ("100", "101", "102", "103")])
         assert sorted(found.queue) == ["100", "101", "103", "900"]
         assert list(found.history) == ["101"]
         assert list(found.results) == [(str(folder.path), "101")]
@@ -426,14 +426,14 @@ class TestPoll:
         node.tell("sacct", self.rows(("100", "RUNNING", "0:0", "other", other.key, SUBMITTED, "n1")))
         self.start(staged, "100-0", result_text(exit_code=3) + "\n")
         (staged / "owner").write_text("100\n")
-        found = polling.look(nowhere, [("100", folder), ("100", other)])
+        found = polling.poll_jobs(nowhere, [("100", folder), ("100", other)])
         assert {whose: one.exit_code for whose, one in found.results.items()} == {
             (str(folder.path), "100"): 3
         }
         assert found.owners == {str(folder.path): "100"}
         self.start(Path(other.path), "100-0", result_text(exit_code=0) + "\n")
         self.queue(node)
-        found = polling.look(nowhere, [("100", folder), ("100", other)])
+        found = polling.poll_jobs(nowhere, [("100", folder), ("100", other)])
         assert {folder: one.exit_code for (folder, _), one in found.results.items()} == {
             str(folder.path): 3,
             str(other.path): 0,
@@ -444,7 +444,7 @@ class TestPoll:
         self, node: LoginNode, folder: JobFolder, nowhere: Connection
     ) -> None:
         self.queue(node, ("100", "PENDING", "Priority", NAME, KEY, SUBMITTED, ""))
-        assert polling.look(nowhere, [("100", folder)]).queue["100"].reason == "Priority"
+        assert polling.poll_jobs(nowhere, [("100", folder)]).queue["100"].reason == "Priority"
         assert node.calls("sacct") == []
 
     def test_a_queue_that_fails_ends_the_look(
@@ -453,7 +453,7 @@ class TestPoll:
         node.tell("squeue", err="slurm_load_jobs error: @Unable to contact slurm controller", code=1)
         self.start(staged, "100-0", result_text())
         with pytest.raises(SchedulerUnavailableError, match="Unable to contact slurm controller"):
-            polling.look(nowhere, [("100", folder)])
+            polling.poll_jobs(nowhere, [("100", folder)])
         assert node.calls("sacct") == []
 
     def test_without_accounting_the_controller_is_asked_for_what_has_no_result(
@@ -463,7 +463,7 @@ class TestPoll:
         node.tell("sacct", code=1, err="slurmdbd is down")
         node.tell("scontrol", f"JobId=101 JobName={NAME} Comment={KEY} JobState=TIMEOUT ExitCode=0:15\n")
         self.start(staged, "100-0", result_text() + "\n")
-        found = polling.look(nowhere, [("100", folder), ("101", folder)])
+        found = polling.poll_jobs(nowhere, [("100", folder), ("101", folder)])
         assert node.calls("scontrol") == ["scontrol [-o] [show] [job] [101]"]
         assert found.history["101"].state == "TIMEOUT"
         assert list(found.results) == [(str(folder.path), "100")]
@@ -476,7 +476,7 @@ class TestPoll:
         (staged / "owner").write_text("100\n")
         real = shutil.which("head")
         node.install("head", f'#!/bin/sh\nrm -f "{staged}/owner"\nexec {real} "$@"\n')
-        found = polling.look(nowhere, [("100", folder)])
+        found = polling.poll_jobs(nowhere, [("100", folder)])
         assert (list(found.results), found.owners) == ([(str(folder.path), "100")], {})
 
     def test_a_half_written_result_hides_no_other(
@@ -485,7 +485,7 @@ class TestPoll:
         self.queue(node)
         self.start(staged, "100-0", result_text("100")[:40])
         self.start(staged, "101-0", result_text("101"))
-        found = polling.look(nowhere, [("100", folder), ("101", folder)])
+        found = polling.poll_jobs(nowhere, [("100", folder), ("101", folder)])
         assert list(found.results) == [(str(folder.path), "101")]
 
     def test_a_thousand_files_hide_none_also_without_line_ends(
@@ -496,6 +496,6 @@ class TestPoll:
         for job_id in ids:
             self.start(staged, f"{job_id}-0", result_text(job_id))
         (staged / "owner").write_text("1000")
-        found = polling.look(nowhere, [(one, folder) for one in ids])
+        found = polling.poll_jobs(nowhere, [(one, folder) for one in ids])
         assert sorted(job_id for _, job_id in found.results) == ids
         assert found.owners == {str(folder.path): "1000"}

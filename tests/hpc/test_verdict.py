@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from mqi_dagster.hpc.polling import HistoryRecord, Look, QueueRecord, Result, parse_result
+from mqi_dagster.hpc.polling import HistoryRecord, PollResult, QueueRecord, Result, parse_result
 from mqi_dagster.hpc.states import STATES, needs_a_person, state_of
 from mqi_dagster.hpc.verdict import judge
 from mqi_dagster.ledger.cluster_jobs import ClusterJob, Observation
@@ -75,8 +75,8 @@ def seen(
     history: HistoryRecord | None = None,
     result: Result | None = None,
     owner: str | None = None,
-) -> Look:
-    return Look(
+) -> PollResult:
+    return PollResult(
         queue={} if queue is None else {JOB_ID: queue},
         history={} if history is None else {JOB_ID: history},
         results={} if result is None else {(FOLDER, JOB_ID): result},
@@ -84,7 +84,7 @@ def seen(
     )
 
 
-def verdict(look: Look, silent: float | None = None, **changes: object) -> Observation:
+def verdict(look: PollResult, silent: float | None = None, **changes: object) -> Observation:
     """The verdict on a job that has given no sign for some seconds."""
     since = None if silent is None else NOW - timedelta(seconds=silent)
     return judge(make_row(missing_since=since, **changes), FOLDER, look, INTERVALS, NOW)
@@ -360,7 +360,7 @@ def test_a_failure_of_which_nobody_says_more_is_waited_for_and_then_lost() -> No
         seen(queued("FAILED", "JobLaunchFailure"), past("FAILED", "1:0")),
     ],
 )
-def test_the_third_death_without_a_word_is_a_failure(look: Look) -> None:
+def test_the_third_death_without_a_word_is_a_failure(look: PollResult) -> None:
     assert verdict(look, silent=1000, retired=("98",)).state is State.LOST
     assert verdict(look, silent=1000, retired=("98", "99")).state is State.FAILED
 
@@ -420,7 +420,7 @@ ROWS = st.builds(
 )
 @settings(max_examples=250)
 def test_no_look_makes_a_success_without_a_result_or_an_end_of_a_live_job(
-    row: ClusterJob, look: Look
+    row: ClusterJob, look: PollResult
 ) -> None:
     found = judge(row, FOLDER, look, INTERVALS, NOW)
     assert (found.key, found.job_id) == (KEY, JOB_ID)

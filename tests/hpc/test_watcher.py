@@ -12,7 +12,7 @@ from mqi_dagster.hpc import watcher
 from mqi_dagster.hpc.connection import Connection
 from mqi_dagster.hpc.errors import ConnectError, SchedulerUnavailableError
 from mqi_dagster.hpc.naming import JobFolder
-from mqi_dagster.hpc.polling import Look, QueueRecord, Result, parse_result
+from mqi_dagster.hpc.polling import PollResult, QueueRecord, Result, parse_result
 from mqi_dagster.hpc.watcher import Watcher
 from mqi_dagster.ledger import Ledger, sqlite_url
 from mqi_dagster.ledger.cluster_jobs import ClusterJobState as State
@@ -41,11 +41,11 @@ class Cluster:
         self.fails: BaseException | None = None
         self.asked: list[list[str]] = []
 
-    def look(self, connection: Connection, jobs: Iterable[tuple[str, JobFolder]]) -> Look:
+    def look(self, connection: Connection, jobs: Iterable[tuple[str, JobFolder]]) -> PollResult:
         self.asked.append(sorted(job_id for job_id, _ in jobs))
         if self.fails is not None:
             raise self.fails
-        return Look(self.queue, {}, self.results, {})
+        return PollResult(self.queue, {}, self.results, {})
 
 
 @pytest.fixture
@@ -63,7 +63,7 @@ def ledger(tmp_path: Path, clock: Clock) -> Iterator[Ledger]:
 @pytest.fixture
 def cluster(monkeypatch: pytest.MonkeyPatch) -> Cluster:
     made = Cluster()
-    monkeypatch.setattr(watcher, "look", made.look)
+    monkeypatch.setattr(watcher, "poll_jobs", made.look)
     return made
 
 

@@ -238,7 +238,7 @@ def in_words(row: CaseStatus | BeamStatus) -> tuple[str, str]:
 
 
 def listed(chain: Chain, work: Worklist, case: str) -> tuple[CaseStatus | None, list[BeamStatus]]:
-    shown = work.look()
+    shown = work.snapshot()
     row = next((row for row in shown.cases if row.case == case), None)
     return row, [beam for beam in shown.beams if beam.case == case]
 
@@ -284,7 +284,7 @@ def taken_in_anew_after_a_move(chain: Chain, case: str) -> bool:
 def printed(chain: Chain, work: Worklist, case: str) -> tuple[str, str]:
     """What `mqi case list` and `mqi case show` say of a case."""
     board, one = io.StringIO(), io.StringIO()
-    rows = [row for row in work.stands() if row.case == case]
+    rows = [row for row in work.every_case() if row.case == case]
     show_cases(output(file=board), rows, {case: work.beams_of(case)}, chain.site.timezone)
     show_case(output(file=one), case_report(chain.instance, chain.site, case), chain.site.timezone)
     return board.getvalue(), one.getvalue().splitlines()[0]

@@ -82,7 +82,7 @@ def steps(chain: Chain, run: dg.DagsterRun) -> list[str | None]:
 
 
 def board(chain: Chain, now: datetime | None = None) -> Work:
-    return Worklist(chain.instance, chain.site, PIPELINES, chain.site.ledger).look(now)
+    return Worklist(chain.instance, chain.site, PIPELINES, chain.site.ledger).snapshot(now)
 
 
 def row(chain: Chain, series: str) -> CaseStatus:
@@ -220,8 +220,8 @@ def test_the_list_of_cases_shows_it(chain: Chain) -> None:
     arrive(chain, **{MIXED: "mixed"})
     run_all(chain)
     work = Worklist(chain.instance, chain.site, PIPELINES, chain.site.ledger)
-    work.look()
-    rows = list(work.stands())
+    work.snapshot()
+    rows = list(work.every_case())
     console = Console(record=True, width=160)
     show_cases(console, rows, {one.case: work.beams_of(one.case) for one in rows}, chain.site.timezone)
     text = console.export_text()

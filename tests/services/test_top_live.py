@@ -44,7 +44,7 @@ def test_top_is_right_at_every_moment_of_a_case(services: Stack) -> None:
             said = (
                 said_by_the_command(services)
                 if by_command
-                else json.loads(report(followed.look()).model_dump_json())
+                else json.loads(report(followed.snapshot()).model_dump_json())
             )
             after = snapshot(instance, ledger)
             samples += 1

@@ -88,7 +88,9 @@ def harm(request: Any, cluster: Any) -> Iterator[Callable[[], None]]:
 
 
 @pytest.mark.parametrize(
-    ("module", "name", "byte"), [(watcher, "look", 1500), (engine_log, "tail", 300)], ids=["poll", "tail"]
+    ("module", "name", "byte"),
+    [(watcher, "poll_jobs", 1500), (engine_log, "tail", 300)],
+    ids=["poll", "tail"],
 )
 def test_a_call_that_breaks_off_says_nothing_of_the_job(
     cluster: Any,
@@ -120,7 +122,7 @@ def test_a_call_that_breaks_off_says_nothing_of_the_job(
     assert gate.happened.is_set() and failures
     assert_done_once(cluster, on, beam)
     assert len([one for one in on.traced() if one[0] == "start"]) == 1
-    if name == "look":
+    if name == "poll_jobs":
         assert [one for one in beam.spoken.words if "has not answered since" in one]
     look = on.ledger.clusters.get(NAME)
     assert look is not None and look.failing_since is None

@@ -41,16 +41,16 @@ def questions(site: Seeded, beams: int) -> tuple[int, int, Work]:
     site.waiting(beams, queued=min(200, beams // 2), working=3)
     work = site.worklist(history=timedelta(hours=24))
     with counted() as first:
-        work.look(BEGAN + timedelta(seconds=30))
+        work.snapshot(BEGAN + timedelta(seconds=30))
     with counted() as second:
-        seen = work.look(BEGAN + timedelta(seconds=31))
+        seen = work.snapshot(BEGAN + timedelta(seconds=31))
     return len(first), len(second), seen
 
 
 @pytest.mark.slow
 def test_ten_thousand_waiting_beams_are_all_read(seeded: Seeded) -> None:
     seeded.waiting(10_000)
-    seen = seeded.worklist().look(BEGAN + timedelta(seconds=30))
+    seen = seeded.worklist().snapshot(BEGAN + timedelta(seconds=30))
     assert len(seen.beams) == 10_000
     assert (seen.queue.queued, seen.queue.in_work, seen.queue.waiting_beams) == (200, 8, 9792)
 
@@ -67,7 +67,7 @@ def test_nor_does_it_with_cases_that_were_concluded(seeded: Seeded) -> None:
         done(seeded, f"P{number:09d}.fx0001")
     work = seeded.worklist()
     with counted() as asked:
-        seen = work.look(BEGAN + timedelta(minutes=5))
+        seen = work.snapshot(BEGAN + timedelta(minutes=5))
     assert [row.stage for row in seen.cases] == [Stage.CONCLUDED] * 20
     assert len(asked) < 60
 
@@ -83,8 +83,8 @@ def test_what_was_read_bit_by_bit_is_what_is_read_at_once(seeded: Seeded, seed: 
         change(seeded, chance, case, runs)
         now = datetime.now(UTC) + timedelta(seconds=10 * step)
         seeded.now = datetime.now(UTC)
-        looked = followed.look(now)
-        fresh = seeded.worklist().look(now)
+        looked = followed.snapshot(now)
+        fresh = seeded.worklist().snapshot(now)
         assert report(looked).model_dump(exclude={"at"}) == report(fresh).model_dump(exclude={"at"}), step
 
 
@@ -117,14 +117,14 @@ def change(site: Seeded, chance: random.Random, case: str, runs: dict[str, list[
 def test_runs_and_cases_that_were_deleted_are_gone(seeded: Seeded) -> None:
     seeded.waiting(9, queued=2, working=1)
     work = seeded.worklist()
-    assert work.look(BEGAN + timedelta(seconds=30)).queue.queued == 2
+    assert work.snapshot(BEGAN + timedelta(seconds=30)).queue.queued == 2
     for run in seeded.instance.get_runs():
         if run.job_name == "beam":
             seeded.instance.delete_run(run.run_id)
     seeded.ledger().arrivals.record("elsewhere", "X000000001.fx0001", "f", False, "unreadable", None)
-    assert work.look(BEGAN + timedelta(seconds=31)).queue.inbox == 1
+    assert work.snapshot(BEGAN + timedelta(seconds=31)).queue.inbox == 1
     seeded.ledger().arrivals.forget_unrequested("elsewhere", [])
-    seen = work.look(BEGAN + timedelta(seconds=32))
+    seen = work.snapshot(BEGAN + timedelta(seconds=32))
     assert (seen.queue.queued, seen.queue.in_work, seen.queue.inbox) == (0, 0, 0)
 
 
@@ -139,7 +139,7 @@ def test_a_board_that_is_open_shows_what_was_made_urgent_meanwhile(seeded: Seede
         seeded.run("beam", f"{case}__b01", "QUEUED", tags={**GPU, "mqi/case": case})
     seeded.daemon_alive()
     work = seeded.worklist()
-    work.look(BEGAN + timedelta(seconds=60))
+    work.snapshot(BEGAN + timedelta(seconds=60))
 
     def shown() -> list[tuple[int, int, str]]:
         stands = [work.case(case) for case in cases]
@@ -153,14 +153,14 @@ def test_a_board_that_is_open_shows_what_was_made_urgent_meanwhile(seeded: Seede
     assert shown() == [(0, 0, "starts next"), (0, 0, "starts next")]
     seeded.now = BEGAN + timedelta(seconds=70)
     assert make_urgent(seeded.instance, seeded.site, cases[1], 5) == 1
-    work.look(BEGAN + timedelta(seconds=71))
+    work.snapshot(BEGAN + timedelta(seconds=71))
     assert shown() == [(0, 0, "starts next; 1 of higher priority go first"), (5, 5, "starts next")]
     # Whom nothing in the queue speaks for: only its arrival says so.
     seeded.arrive("P000000003.fx0001", asked=False)
-    work.look(BEGAN + timedelta(seconds=100))
+    work.snapshot(BEGAN + timedelta(seconds=100))
     seeded.now = BEGAN + timedelta(seconds=110)
     make_urgent(seeded.instance, seeded.site, "P000000003.fx0001", 7)
-    work.look(BEGAN + timedelta(seconds=111))
+    work.snapshot(BEGAN + timedelta(seconds=111))
     urgent = work.case("P000000003.fx0001")
     assert urgent is not None and urgent.priority == 7
 
@@ -170,13 +170,13 @@ def test_old_cases_are_counted_and_not_listed(seeded: Seeded) -> None:
     seeded.now = BEGAN + timedelta(hours=30)
     done(seeded, "P000000002.fx0001")
     work = seeded.worklist(history=timedelta(hours=24))
-    seen = work.look(seeded.now + timedelta(hours=1))
+    seen = work.snapshot(seeded.now + timedelta(hours=1))
     assert [row.case for row in seen.cases] == ["P000000002.fx0001"]
     assert seen.concluded_cases == 2
-    assert [row.state for row in work.stands()] == [CaseState.COMPLETE, CaseState.COMPLETE]
+    assert [row.state for row in work.every_case()] == [CaseState.COMPLETE, CaseState.COMPLETE]
     # What happens to it brings it back.
     seeded.run("beam", "P000000001.fx0001__b01", "STARTED", tags=GPU)
-    again = work.look(seeded.now + timedelta(hours=1, seconds=5))
+    again = work.snapshot(seeded.now + timedelta(hours=1, seconds=5))
     assert {row.case for row in again.cases if row.stage is Stage.BEAMS} == {"P000000001.fx0001"}
 
 
@@ -201,12 +201,12 @@ def test_a_case_that_retention_has_removed_does_not_wait_for_anything(seeded: Se
     seeded.instance.delete_dynamic_partition("case", case)
     for number in (1, 2):
         seeded.instance.delete_dynamic_partition("beam", beam_key(case, number))
-    seen = seeded.worklist().look(BEGAN + timedelta(days=11))
+    seen = seeded.worklist().snapshot(BEGAN + timedelta(days=11))
     assert [(row.case, row.state, row.stage, row.reason) for row in seen.cases] == [
         (case, CaseState.COMPLETE, Stage.CONCLUDED, "its results were removed since")
     ]
     assert list(seen.beams) == []
-    seen = seeded.worklist(history=timedelta(hours=24)).look(BEGAN + timedelta(days=11))
+    seen = seeded.worklist(history=timedelta(hours=24)).snapshot(BEGAN + timedelta(days=11))
     assert (list(seen.cases), seen.concluded_cases) == ([], 1)
 
 
@@ -218,7 +218,7 @@ def taken(site: Seeded) -> tuple[Snapshot, dict[str, Any], Snapshot]:
     site.now = datetime.now(UTC)
     site.waiting(12, queued=4, working=3)
     before = snapshot(site.instance, site.ledger())
-    shown = said(site.worklist().look())
+    shown = said(site.worklist().snapshot())
     return before, shown, snapshot(site.instance, site.ledger())
 
 

@@ -25,7 +25,7 @@ GPU = {"mqi/gpu": "simulation", "mqi/case": CASE}
 
 def stands(site: Seeded) -> tuple[CaseStatus, BeamStatus | None]:
     work = site.worklist()
-    work.look(BEGAN + timedelta(seconds=31))
+    work.snapshot(BEGAN + timedelta(seconds=31))
     case = work.case(CASE)
     assert case is not None
     beams = work.beams_of(CASE)
@@ -101,7 +101,7 @@ def test_a_beam_waits_behind_its_own_case_or_for_the_daemon(seeded: Seeded) -> N
     seeded.run("beam", BEAM, "QUEUED", tags=GPU)
     assert stands(seeded)[1].reason == "4 runs of its case are in work"  # type: ignore[union-attr]
     later = seeded.worklist()
-    later.look(BEGAN + timedelta(seconds=300))
+    later.snapshot(BEGAN + timedelta(seconds=300))
     assert later.beams_of(CASE)[0].reason == "Dagster's daemon does not run"
 
 
@@ -119,7 +119,7 @@ def test_a_run_waits_for_those_that_hand_over_to_its_target(seeded: Seeded) -> N
     configuration.write_text(yaml.safe_dump(content))
     with dg.DagsterInstance.from_config(str(seeded.instance.root_directory)) as seeded.instance:
         work = seeded.worklist()
-        work.look(BEGAN + timedelta(seconds=31))
+        work.snapshot(BEGAN + timedelta(seconds=31))
         assert [beam.reason for beam in work.beams_of(CASE)] == [
             "2 runs that hand over to clinic are in work (handover.max_runs)",
             "starts next",

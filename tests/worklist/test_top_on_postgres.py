@@ -83,12 +83,12 @@ def test_a_server_that_was_killed_is_read_again_by_the_first_look_after_it(
     server: Server, site: Path
 ) -> None:
     reader = BoardReader(Site(site / "mqi.yaml"), timedelta(hours=1), again=True)
-    before = reader.look().at
+    before = reader.snapshot().at
     server.kill(backends=True)
     server.start()
     with pytest.raises(InfrastructureError):
-        reader.look()
-    assert reader.look().at > before
+        reader.snapshot()
+    assert reader.snapshot().at > before
 
 
 def test_no_write_of_an_open_board_gets_through(server: Server, site: Path) -> None:
@@ -98,7 +98,7 @@ def test_no_write_of_an_open_board_gets_through(server: Server, site: Path) -> N
         "from mqi_dagster.resources.site import Site;"
         "import sys, pathlib, datetime;"
         "reader = BoardReader(Site(pathlib.Path(sys.argv[1])), datetime.timedelta(hours=1), again=True);"
-        "reader.look(); reader.instance.add_dynamic_partitions('case', ['P1.fx0001'])"
+        "reader.snapshot(); reader.instance.add_dynamic_partitions('case', ['P1.fx0001'])"
     )
     done = subprocess.run(
         [str(MQI.with_name("python")), "-c", script, str(site / "mqi.yaml")], capture_output=True, text=True

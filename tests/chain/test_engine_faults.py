@@ -96,7 +96,7 @@ def test_a_case_with_a_failed_beam_is_not_concluded_by_hand(tmp_path: Path) -> N
     concluded = chain.conclude(case)
 
     assert not concluded.success
-    assert "has not been made yet" in concluded.error
+    assert "its latest dose has not been handed over: materialise handed_over" in concluded.error
     assert chain.handed_over_files() == []
 
 

@@ -185,11 +185,18 @@ def test_an_open_board_goes_on_knowing_a_removed_case_as_concluded(chain: Chain)
     assert chain.run("intake", first).success
     assert stages() != ["concluded"]
     chain.tick("beams_to_simulate")
+    true, between = chain.instance.handle_new_event, []
+
+    def and_look(event: dg.EventLogEntry, **named: Any) -> None:
+        # Between the event of the conclusion and the end of its run.
+        if event.is_dagster_event and event.get_dagster_event().is_job_success:
+            between.append(stages())
+        true(event, **named)
+
     with pytest.MonkeyPatch.context() as early:
-        # As a look sees it between the event of the conclusion and the end of its run.
-        early.setattr(chain.instance, "get_runs", lambda *_, **__: [])
-        chain.tick("cases_to_conclude")
-        board.snapshot()
+        early.setattr(chain.instance, "handle_new_event", and_look)
+        assert len(chain.tick("cases_to_conclude")) == 1
+    assert between == [["concluding"]]
     assert stages() == ["concluded"]
 
 

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import shutil
 from pathlib import Path
+from typing import Any
 
 import dagster as dg
 import pytest
 
+from mqi_dagster.assets.proton import handover
 from mqi_dagster.lifecycle import materialisations
 from mqi_dagster.lifecycle.beam import find_manifest
 from mqi_dagster.lifecycle.case_reading import read_case
@@ -132,6 +134,26 @@ def test_by_hand_it_is_not_concluded_with_an_old_dose_either(chain: Chain, tmp_p
     outcome = chain.conclude(case)
     assert not outcome.success
     assert "its files have changed since its latest dose" in outcome.error and f"{case}__b03" in outcome.error
+
+
+def test_a_dose_that_was_made_while_the_case_is_concluded_is_not_told_of(
+    chain: Chain, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    chain.deliver(plan=PLAN)
+    case = simulated(chain)
+    true = handover._results
+
+    def and_then_another_dose(*arguments: Any) -> str:
+        found = true(*arguments)
+        chain.change({"rt_dose": {"bits": 48 - chain.site.settings.rt_dose.bits}})
+        assert chain.run_asset("rt_dose", f"{case}__b03").success
+        return found
+
+    monkeypatch.setattr(handover, "_results", and_then_another_dose)
+    outcome = chain.conclude(case)
+    assert not outcome.success
+    assert "the present rt_dose is not the one that was handed over" in outcome.error
+    assert not (chain.handover / case / "_COMPLETE").exists()
 
 
 def test_an_inventory_that_has_not_passed_its_check_concludes_nothing(chain: Chain) -> None:

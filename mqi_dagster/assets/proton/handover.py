@@ -174,6 +174,12 @@ def _beam_summary(
     key = beam_key(manifest.case, number)
     handed = resolve(instance, store, "handed_over", key)
     made = ancestry(instance, store, key)
+    # Looked at anew: another dose may have been made since the results were taken for handed over.
+    if handed.meta[RT_DOSE] != made.rt_dose.digest:
+        raise StoreError(
+            "the present rt_dose is not the one that was handed over; materialise handed_over",
+            where=Where(beam=key, kind="handed_over"),
+        )
     interpreted = read_summary(made.interpreted_csvs.folder)
     receipt = Receipt.model_validate_json(handed.path(RECEIPT_FILE).read_bytes())
     return {

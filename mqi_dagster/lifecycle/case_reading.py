@@ -13,7 +13,6 @@ from mqi_dagster.ledger.ledger import Ledger
 from mqi_dagster.lifecycle.beam import find_manifest, inventory_of
 from mqi_dagster.lifecycle.causes import first_cause
 from mqi_dagster.lifecycle.materialisations import MANIFEST, EventLog
-from mqi_dagster.lifecycle.pipeline import Inventory
 from mqi_dagster.lifecycle.runs import RunState, latest_run_record, run_row
 from mqi_dagster.lifecycle.stages import Stage
 from mqi_dagster.lifecycle.status import (
@@ -82,16 +81,12 @@ def read_case(instance: dg.DagsterInstance, site: Site, case: str) -> CaseReadin
     over = False
     if events.latest(MANIFEST, case) is not None:
         manifest = find_manifest(instance, site.store, case)
-        since, found = counts_since(events, case, arrival), inventory_of(manifest)
-
-        def inventory() -> Inventory:
-            return found
-
+        since, inventory = counts_since(events, case, arrival), inventory_of(manifest)
         beams = tuple(
             beam_status(
                 key,
                 run_facts(instance, site.ledger, key),
-                BeamFacts(why_not_handed_over=why_not_handed_over(events, key, inventory, since)),
+                BeamFacts(why_not_handed_over=why_not_handed_over(events, key, lambda: inventory, since)),
                 now,
             )
             for key in _beams(instance, case, manifest)
@@ -101,7 +96,7 @@ def read_case(instance: dg.DagsterInstance, site: Site, case: str) -> CaseReadin
             case,
             [beam.beam for beam in beams],
             arrival,
-            inventory,
+            lambda: inventory,
         )
     if not beams:
         beams = None

@@ -19,8 +19,6 @@ RT_DOSE = "rt_dose"
 TPS_FILE = "tps_file"
 _RECENT = 20
 """Materialisations and checks of one partition that are looked through."""
-_EVERY = 10_000
-"""More materialisations than one partition ever has."""
 _AT_ONCE = 500
 """Materialisations that one question asks for; SQLite takes no more than some hundreds of values."""
 
@@ -161,10 +159,10 @@ def latest_with_digest(
     instance: dg.DagsterInstance, asset: str, key: str, digest: str
 ) -> dg.EventLogRecord | None:
     """The latest materialisation of a content; None where it is not recorded."""
-    made = instance.fetch_materializations(
-        dg.AssetRecordsFilter(asset_key=dg.AssetKey(asset), asset_partitions=[key]), limit=_EVERY
-    ).records
-    return next((record for record in made if digest_in(record) == digest), None)
+    made = latest_record(instance, asset, key)
+    while made is not None and digest_in(made) != digest:
+        made = latest_record(instance, asset, key, before=made.storage_id)
+    return made
 
 
 def content_has_passed(instance: dg.DagsterInstance, asset: str, check: str, key: str) -> bool:

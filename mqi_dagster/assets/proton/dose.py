@@ -193,23 +193,12 @@ def _make(
         return store.publish(staging, case, folder, "rt_dose", digest, meta=meta), reports
 
 
-def _made(
-    site: Site,
-    store: Store,
-    beam: BeamAtWork,
-    raw: Published,
-    record: RawDoseRecord,
-    grids: dict[Role, DoseGrid],
-    published: Published | None,
-    digest: str,
-) -> tuple[Published, dict[str, Any]]:
-    """The RT Dose, made where there is none yet, and what is shown of it: figures read back, and pictures."""
-    if published is None:
-        published, reports = _make(site, store, beam, raw, record, grids, digest)
-    else:
-        reports = verify(site, beam, record, grids, published.folder, digest)
+def _shown(
+    reports: dict[Role, RtDoseReport], record: RawDoseRecord, grids: dict[Role, DoseGrid]
+) -> dict[str, Any]:
+    """What is shown of an RT Dose: figures that were read back, and pictures."""
     main = reports.get("box") or reports["plane"]
-    return published, {
+    return {
         "units": main.units.value,
         **metadata.maximum(main.maximum, main.units),
         "R80 [mm]": round(main.r80_mm, 1) if main.r80_mm is not None else "none",
@@ -256,8 +245,11 @@ def rt_dose(
             if published is not None
             else None
         )
-        if published is None or before is None:
-            published, shown = _made(site, store.open(), beam, raw, record, grids, published, digest)
+        if published is None:
+            published, reports = _make(site, store.open(), beam, raw, record, grids, digest)
+            shown = _shown(reports, record, grids)
+        elif before is None:
+            shown = _shown(verify(site, beam, record, grids, published.folder, digest), record, grids)
         else:
             # Of these bytes and this raw dose: they were verified then, and are by the check below.
             shown = dict(before)

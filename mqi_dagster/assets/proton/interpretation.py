@@ -152,7 +152,7 @@ def interpreted_csvs(
         )
         yield dg.MaterializeResult(data_version=dg.DataVersion(digest), tags={metadata.SHOWN_TAG: shown})
         published.verify()
-        yield _counts(site, beam, published)
+        yield _counts(site, beam, published, interpreted.ratio)
         yield _delivery(site, beam, interpreted)
 
 
@@ -229,7 +229,7 @@ def _delivery(site: Site, beam: BeamAtWork, interpreted: InterpretedBeam) -> dg.
     )
 
 
-def _counts(site: Site, beam: BeamAtWork, published: Published) -> dg.AssetCheckResult:
+def _counts(site: Site, beam: BeamAtWork, published: Published, ratio: float | None) -> dg.AssetCheckResult:
     """Opens the published CSVs again and compares them with the records."""
     options = site.settings.interpretation
     verify_interpreted(
@@ -239,7 +239,6 @@ def _counts(site: Site, beam: BeamAtWork, published: Published) -> dg.AssetCheck
         options,
         dialect=site.settings.engine.in_use().csv_dialect,
     )
-    ratio = read_summary(published.folder).ratio
     passed = ratio is not None and options.mu_ratio_minimum <= ratio <= options.mu_ratio_maximum
     return dg.AssetCheckResult(
         check_name=COUNTS.name,

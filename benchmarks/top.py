@@ -17,7 +17,7 @@ from pathlib import Path
 
 import dagster as dg
 
-from mqi_dagster.operations.instance import write_instance
+from mqi_dagster.operations.instance import open_instance, write_instance
 from tests.worklist.seeded import Seeded
 from tests.worklist.terminal import Terminal
 
@@ -80,7 +80,7 @@ def main() -> None:
         with tempfile.TemporaryDirectory() as place:
             site = Seeded(Path(place) / "site", None)
             write_instance(site.site.settings)
-            with dg.DagsterInstance.from_config(str(Path(place) / "site" / "dagster")) as instance:
+            with open_instance(site.site.settings) as instance:
                 site.instance, site.now = instance, datetime.now(UTC)
                 site.waiting(size, queued=min(200, size // 2), working=min(WORKING, size // 2))
                 first, later, core = looks(site)

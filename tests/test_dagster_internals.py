@@ -39,6 +39,12 @@ RELIED_UPON: dict[str, Callable[[], bool]] = {
     "ConfigurableClassData": lambda: takes(
         internals.ConfigurableClassData.__new__, "module_name", "class_name", "config_yaml"
     ),
+    "DagsterSqliteStorage": lambda: (
+        internals.DagsterSqliteStorage.__mro__[1].__name__ == "DagsterStorage"
+        and "_run_storage" in inspect.getsource(internals.DagsterSqliteStorage)
+    ),
+    "INDEX_SHARD_NAME": lambda: internals.INDEX_SHARD_NAME == "index",
+    "InstanceRef": lambda: takes(internals.InstanceRef.from_dir, "base_dir", "overrides"),
     "InstigatorState": lambda: hasattr(internals.InstigatorState, "status"),
     "InstigatorStatus": lambda: {"RUNNING", "STOPPED"} <= set(internals.InstigatorStatus.__members__),
     "InstigatorType": lambda: "SENSOR" in internals.InstigatorType.__members__,
@@ -55,7 +61,17 @@ RELIED_UPON: dict[str, Callable[[], bool]] = {
         internals.SqlEventLogStorageTable, "id", "run_id", "event", "asset_key", "partition", "timestamp"
     ),
     "SqlRunStorage": lambda: hasattr(internals.SqlRunStorage, "connect"),
-    "SqliteEventLogStorage": lambda: hasattr(internals.SqliteEventLogStorage, "path_for_shard"),
+    "SqliteEventLogStorage": lambda: (
+        {"path_for_shard", "_connect", "_initdb"} <= set(dir(internals.SqliteEventLogStorage))
+        and all(
+            name in inspect.getsource(internals.SqliteEventLogStorage._connect)
+            for name in ("self._db_lock", "self._initialized_dbs", "self._initdb")
+        )
+    ),
+    "SqliteRunStorage": lambda: takes(internals.SqliteRunStorage.from_local, "base_dir", "inst_data"),
+    "SqliteScheduleStorage": lambda: takes(
+        internals.SqliteScheduleStorage.from_local, "base_dir", "inst_data"
+    ),
     "TickStatus": lambda: {"SUCCESS", "SKIPPED", "FAILURE"} <= set(internals.TickStatus.__members__),
     "UnresolvedAssetJobDefinition": lambda: isinstance(
         dg.define_asset_job("one", selection="*"), internals.UnresolvedAssetJobDefinition

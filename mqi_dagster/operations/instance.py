@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 import dagster as dg
 import yaml
 
+from mqi_dagster.dagster_internals import InstanceRef
 from mqi_dagster.errors import ConfigurationError, InfrastructureError
 from mqi_dagster.files import private_folder, write_whole
 from mqi_dagster.ledger.ledger import Ledger
@@ -37,6 +39,14 @@ _ON_THE_SERVER = {
 }
 _BY_DAGSTER_ALONE = {"postgres": _URL}
 """What stands there since an earlier version."""
+_IN_FILES = {
+    "custom": {
+        "module": "mqi_dagster.resources.file_records",
+        "class": "FileRecords",
+        # Not the path itself: a site that is copied or moved must not write into the one that it was.
+        "config": {"base_dir": {"env": "DAGSTER_HOME"}},
+    }
+}
 
 
 def simulations_at_once(
@@ -93,8 +103,8 @@ def instance_settings(
         content["run_monitoring"].pop("max_resume_run_attempts", None)
     if settings.database.host is not None:
         content["storage"] = _ON_THE_SERVER
-    elif content.get("storage") in (_ON_THE_SERVER, _BY_DAGSTER_ALONE):
-        del content["storage"]
+    elif content.get("storage") in (None, _ON_THE_SERVER, _BY_DAGSTER_ALONE):
+        content["storage"] = _IN_FILES
     each = {"applyLimitPerUniqueValue": True}
     # The daemon reads it at its start only: the most that the pool's own limit can become meanwhile.
     most = simulations_at_once(settings, ledger, switched_off_too=True) + settings.execution.pool_buffer
@@ -138,17 +148,21 @@ def write_instance(settings: Settings, ledger: Ledger | None = None) -> bool:
     """
     home = settings.paths.dagster_home
     private_folder(home)
-    path = home / INSTANCE_FILE
-    existing: dict[str, Any] = {}
-    if path.is_file():
-        existing = read_yaml(path, f"{INSTANCE_FILE} of the site") or {}
-        if not isinstance(existing, dict):
-            raise ConfigurationError(f"{INSTANCE_FILE} of the site is not a mapping")
+    existing = _instance_file(home)
     wanted = instance_settings(settings, existing, ledger)
     if wanted == existing:
         return False
-    write_whole(path, (_HEAD + yaml.safe_dump(wanted, sort_keys=False)).encode("utf-8"))
+    write_whole(home / INSTANCE_FILE, (_HEAD + yaml.safe_dump(wanted, sort_keys=False)).encode("utf-8"))
     return True
+
+
+def _instance_file(home: Path) -> dict[str, Any]:
+    """What stands in ``dagster.yaml``; nothing where there is none."""
+    path = home / INSTANCE_FILE
+    content = read_yaml(path, f"{INSTANCE_FILE} of the site") or {} if path.is_file() else {}
+    if not isinstance(content, dict):
+        raise ConfigurationError(f"{INSTANCE_FILE} of the site is not a mapping")
+    return content
 
 
 def open_instance(settings: Settings) -> dg.DagsterInstance:
@@ -167,11 +181,18 @@ def open_instance(settings: Settings) -> dg.DagsterInstance:
             from mqi_dagster.resources.server_records import make_tables
 
             make_tables(server)
-        return dg.DagsterInstance.from_config(str(home))
+        return dg.DagsterInstance.from_ref(InstanceRef.from_dir(str(home), overrides=_here(home)))
     except Exception as error:
         if not database_lost(error):
             raise
         raise InfrastructureError("Dagster's database cannot be reached") from None
+
+
+def _here(home: Path) -> dict[str, Any]:
+    """What is opened otherwise than ``dagster.yaml`` says: this process may know several sites."""
+    if _instance_file(home).get("storage") != _IN_FILES:
+        return {}
+    return {"storage": {"custom": {**_IN_FILES["custom"], "config": {"base_dir": str(home)}}}}
 
 
 def set_pool_limit(instance: dg.DagsterInstance, settings: Settings, ledger: Ledger) -> bool:

@@ -11,7 +11,7 @@ import pytest
 
 from mqi_dagster.ledger.alarms import AlarmKind
 from mqi_dagster.ledger.location import ledger_file
-from mqi_dagster.operations.instance import write_instance
+from mqi_dagster.operations.instance import open_instance, write_instance
 from mqi_dagster.plan.identity import Identity
 from mqi_dagster.settings import parse_settings
 from tests.chain.chain import ONE_BEAM, Chain
@@ -25,8 +25,9 @@ OLD = "A-PAT7431.fx0001"
 def chain(tmp_path: Path) -> Iterator[Chain]:
     """A chain whose records lie in files."""
     folder = tmp_path / "site"
-    write_instance(parse_settings(BY_FOLDER, folder))
-    with dg.DagsterInstance.from_config(str(folder / "dagster")) as instance:
+    settings = parse_settings(BY_FOLDER, folder)
+    write_instance(settings)
+    with open_instance(settings) as instance:
         yield Chain(folder, BY_FOLDER, instance=instance)
 
 

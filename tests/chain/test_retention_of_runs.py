@@ -18,7 +18,7 @@ from mqi_dagster.ledger.location import DATABASE_VARIABLE
 from mqi_dagster.lifecycle import record_retention, run_requests
 from mqi_dagster.lifecycle import retention as retained
 from mqi_dagster.lifecycle.retention import remove, spare, tidy
-from mqi_dagster.operations.instance import write_instance
+from mqi_dagster.operations.instance import open_instance, write_instance
 from mqi_dagster.settings import parse_settings
 from mqi_dagster.worklist import Worklist
 from tests.chain.boards import stage
@@ -38,8 +38,9 @@ def chain(request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.Mo
     folder = tmp_path / "site"
     with ExitStack() as opened:
         if request.param == "files":
-            write_instance(parse_settings({"site": {"timezone": "Asia/Seoul"}}, folder))
-            instance = opened.enter_context(dg.DagsterInstance.from_config(str(folder / "dagster")))
+            settings = parse_settings({"site": {"timezone": "Asia/Seoul"}}, folder)
+            write_instance(settings)
+            instance = opened.enter_context(open_instance(settings))
             yield Chain(folder, SETTINGS, instance=instance)
         else:
             server = request.getfixturevalue("postgres")

@@ -48,10 +48,18 @@ def test_a_socket_needs_no_name(tmp_path: Path) -> None:
 
 
 def test_a_site_that_goes_back_to_files_does_not_keep_the_server(tmp_path: Path) -> None:
+    files = {
+        "custom": {
+            "module": "mqi_dagster.resources.file_records",
+            "class": "FileRecords",
+            "config": {"base_dir": {"env": "DAGSTER_HOME"}},
+        }
+    }
+    assert instance_settings(site(tmp_path))["storage"] == files
     before = instance_settings(site(tmp_path, host="/run/postgresql"))
-    assert "storage" not in instance_settings(site(tmp_path), before)
+    assert instance_settings(site(tmp_path), before)["storage"] == files
     earlier = {"storage": {"postgres": {"postgres_url": {"env": "MQI_DATABASE_URL"}}}}
-    assert "storage" not in instance_settings(site(tmp_path), earlier)
+    assert instance_settings(site(tmp_path), earlier)["storage"] == files
     own = {"storage": {"sqlite": {"base_dir": "elsewhere"}}}
     assert instance_settings(site(tmp_path), own)["storage"] == own["storage"]
 

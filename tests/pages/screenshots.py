@@ -22,6 +22,7 @@ import dagster as dg
 from PIL import Image
 from playwright.sync_api import Page
 
+from mqi_dagster.operations.instance import open_instance
 from mqi_dagster.operations.services import Services
 from mqi_dagster.resources.site import Site
 from mqi_dagster.synthetic.delivery import simulate_delivery
@@ -136,7 +137,7 @@ def main() -> None:
     address = running.pages.address
     wanted = sys.argv[2:] or ["failed", "backfill", "graph", "plots"]
     with (
-        dg.DagsterInstance.from_config(str(site.settings.paths.dagster_home)) as instance,
+        open_instance(site.settings) as instance,
         opened_page() as page,
     ):
         made = instance.get_materialized_partitions(dg.AssetKey("handed_over"))

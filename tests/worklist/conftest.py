@@ -6,10 +6,9 @@ import shutil
 from collections.abc import Iterator
 from pathlib import Path
 
-import dagster as dg
 import pytest
 
-from mqi_dagster.operations.instance import write_instance
+from mqi_dagster.operations.instance import open_instance, write_instance
 from tests.worklist.seeded import Seeded
 
 
@@ -24,7 +23,7 @@ def seeded(empty_instance: Path, tmp_path: Path) -> Iterator[Seeded]:
     shutil.copytree(empty_instance, home)
     made = Seeded(tmp_path / "site", None)
     write_instance(made.site.settings)
-    with dg.DagsterInstance.from_config(str(home)) as instance:
+    with open_instance(made.site.settings) as instance:
         made.instance = instance
         made.ledger()
         with made.served():

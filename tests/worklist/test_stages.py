@@ -15,6 +15,7 @@ from mqi_dagster.ledger.cluster_jobs import ClusterJobState, Observation
 from mqi_dagster.ledger.leases import Need
 from mqi_dagster.ledger.slots import Slot, SlotKind
 from mqi_dagster.lifecycle.stages import WorkPhase, stage_of
+from mqi_dagster.operations.instance import open_instance
 from mqi_dagster.worklist import BeamStatus, CaseState, CaseStatus, Stage
 from tests.worklist.seeded import BEGAN, Seeded
 
@@ -117,7 +118,7 @@ def test_a_run_waits_for_those_that_hand_over_to_its_target(seeded: Seeded) -> N
     content = yaml.safe_load(configuration.read_text())
     content["concurrency"]["runs"]["tag_concurrency_limits"].append(upload)
     configuration.write_text(yaml.safe_dump(content))
-    with dg.DagsterInstance.from_config(str(seeded.instance.root_directory)) as seeded.instance:
+    with open_instance(seeded.site.settings) as seeded.instance:
         work = seeded.worklist()
         work.snapshot(BEGAN + timedelta(seconds=31))
         assert [beam.reason for beam in work.beams_of(CASE)] == [

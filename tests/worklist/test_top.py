@@ -227,7 +227,7 @@ def test_no_write_gets_through(seeded: Seeded, tmp_path: Path) -> None:
         [str(MQI.with_name("python")), "-c", script, str(folder(seeded) / "dagster")],
         capture_output=True,
         text=True,
-        env={**os.environ},
+        env={**os.environ, "DAGSTER_HOME": str(folder(seeded) / "dagster")},
     )
     assert done.returncode != 0 and "readonly" in done.stderr
     assert seeded.instance.get_dynamic_partitions("case") == []

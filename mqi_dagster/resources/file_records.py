@@ -1,0 +1,214 @@
+"""Dagster's records in SQLite files, by connections that are kept for as long as an instance is open."""
+
+from __future__ import annotations
+
+import secrets
+import sqlite3
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, Self
+
+import dagster as dg
+from sqlalchemy import Connection, Engine, NullPool, create_engine, event, inspect, text
+from sqlalchemy.exc import DisconnectionError, OperationalError
+
+from mqi_dagster.dagster_internals import (
+    INDEX_SHARD_NAME,
+    ConfigurableClassData,
+    DagsterSqliteStorage,
+    SqliteEventLogStorage,
+    SqliteRunStorage,
+    SqliteScheduleStorage,
+    UserConfigSchema,
+)
+from mqi_dagster.files import write_whole
+
+_BUSY_SECONDS = 30.0
+_KEPT, _MOST = 1, 20
+_PAGE_BYTES = 1024
+"""Of a run's own file, most of whose 40 tables and indexes stay empty at a page each."""
+
+
+def _kept(path: Path) -> Engine:
+    """An engine whose connection stays open for as long as its file is the one at that path."""
+    engine = create_engine(
+        f"sqlite:///{path.absolute()}",
+        pool_size=_KEPT,
+        max_overflow=_MOST - _KEPT,
+        connect_args={"timeout": _BUSY_SECONDS},
+    )
+
+    def opened(_connection: object, record: Any) -> None:
+        record.info["file"] = _identity(path)
+
+    def taken(_connection: object, record: Any, _proxy: object) -> None:
+        # Restored or damaged meanwhile: SQLite would answer from what it has read before. It writes there
+        # itself, but only when its log is full.
+        if record.info["file"] != _identity(path):
+            raise DisconnectionError("the file is another one now")
+
+    event.listen(engine, "connect", opened)
+    event.listen(engine, "checkout", taken)
+    return engine
+
+
+def _identity(path: Path) -> tuple[int, ...] | None:
+    try:
+        found = path.stat()
+    except FileNotFoundError:
+        return None
+    return found.st_dev, found.st_ino, found.st_size, found.st_mtime_ns
+
+
+def _has_tables(engine: Engine, path: Path) -> bool:
+    """Whether a file has Dagster's tables; Dagster reads all of its migrations to find that out."""
+    if not path.exists():
+        return False
+    try:
+        with engine.connect() as connection:
+            return connection.execute(text("SELECT version_num FROM alembic_version")).first() is not None
+    except OperationalError as error:
+        if "no such table" not in str(error.orig):
+            raise
+        return False
+
+
+class _Runs(SqliteRunStorage):
+    def __init__(self, conn_string: str, inst_data: ConfigurableClassData | None = None) -> None:
+        self._engine = _kept(Path(conn_string.removeprefix("sqlite:///")))
+        super().__init__(conn_string, inst_data)
+
+    @classmethod
+    def from_local(cls, base_dir: str, inst_data: ConfigurableClassData | None = None) -> Self:
+        path = Path(base_dir).absolute() / "runs.db"
+        made = cls(f"sqlite:///{path}", inst_data)
+        return made if _has_tables(made._engine, path) else super().from_local(base_dir, inst_data)
+
+    @contextmanager
+    def connect(self) -> Iterator[Connection]:
+        with self._engine.connect() as connection, connection.begin():
+            yield connection
+
+    def dispose(self) -> None:
+        super().dispose()
+        self._engine.dispose()
+
+
+class _Ticks(SqliteScheduleStorage):
+    def __init__(self, conn_string: str, inst_data: ConfigurableClassData | None = None) -> None:
+        self._engine = _kept(Path(conn_string.removeprefix("sqlite:///")))
+        super().__init__(conn_string, inst_data)
+
+    @classmethod
+    def from_local(
+        cls, base_dir: str, inst_data: ConfigurableClassData | None = None
+    ) -> SqliteScheduleStorage:
+        path = Path(base_dir).absolute() / "schedules.db"
+        made = cls(f"sqlite:///{path}", inst_data)
+        return made if _has_tables(made._engine, path) else super().from_local(base_dir, inst_data)
+
+    @contextmanager
+    def connect(self) -> Iterator[Connection]:
+        with self._engine.connect() as connection, connection.begin():
+            yield connection
+
+    def dispose(self) -> None:
+        super().dispose()
+        self._engine.dispose()
+
+
+class _Events(SqliteEventLogStorage):
+    def __init__(self, base_dir: str, inst_data: ConfigurableClassData | None = None) -> None:
+        self._index = _kept(Path(base_dir) / f"{INDEX_SHARD_NAME}.db")
+        self._run_file = ""
+        # Closed after every write: Dagster's pages watch the file of a run for what SQLite writes back then.
+        self._of_a_run = create_engine(
+            "sqlite://",
+            poolclass=NullPool,
+            creator=lambda: sqlite3.connect(self._run_file, timeout=_BUSY_SECONDS),
+        )
+        event.listen(self._of_a_run, "connect", _small_pages)
+        self._empty = Path(base_dir).with_name(f"empty-run-{dg.__version__}.sqlite")
+        super().__init__(base_dir, inst_data)
+
+    @contextmanager
+    def _connect(self, shard: str) -> Iterator[Connection]:
+        with self._db_lock:
+            engine = self._index
+            if shard != INDEX_SHARD_NAME:
+                self._run_file, engine = self.path_for_shard(shard), self._of_a_run
+            if shard not in self._initialized_dbs:
+                if engine is self._of_a_run:
+                    self._copy_empty(Path(self._run_file))
+                if not _has_tables(engine, Path(self.path_for_shard(shard))):
+                    self._initdb(engine)
+                self._initialized_dbs.add(shard)
+            with engine.connect() as connection, connection.begin():
+                yield connection
+
+    def _copy_empty(self, path: Path) -> None:
+        """Where a run has no file yet, copy an empty one: to make it, Dagster reads all of its migrations."""
+        if path.exists():
+            return
+        if not self._empty.exists():
+            self._run_file = str(self._empty.with_name(f".{self._empty.name}.{secrets.token_hex(6)}"))
+            made = Path(self._run_file)
+            try:
+                self._initdb(self._of_a_run)
+                made.replace(self._empty)
+            finally:
+                made.unlink(missing_ok=True)
+            self._run_file = str(path)
+        # Another process may be first: what it has written stays.
+        write_whole(path, self._empty.read_bytes(), replace=False)
+
+    def has_table(self, table_name: str) -> bool:
+        with self._index.connect() as connection:
+            return inspect(connection).has_table(table_name)
+
+    def dispose(self) -> None:
+        super().dispose()
+        self._index.dispose()
+
+
+def _small_pages(connection: sqlite3.Connection, _record: object) -> None:
+    # Counts for a file that is still empty.
+    connection.execute(f"PRAGMA page_size = {_PAGE_BYTES}").close()
+
+
+class FileRecords(DagsterSqliteStorage):
+    """Dagster's own storage in files, but for its connections.
+
+    Dagster's makes an engine and a connection for every question, and reads all of its migrations in every
+    process: most of the processor time of a run in which nothing is computed.
+
+    Runs, ticks and the index of events keep one connection each, which is made anew where its file was
+    replaced. The files, their tables and what they hold are Dagster's.
+
+    Args:
+        base_dir: Dagster's folder.
+        inst_data: What Dagster has made this from.
+    """
+
+    def __init__(self, base_dir: str, inst_data: ConfigurableClassData | None = None) -> None:
+        # Not Dagster's own, which would open each file the other way first.
+        super(DagsterSqliteStorage, self).__init__()  # type: ignore[no-untyped-call]
+        self.base_dir = base_dir
+        self._inst_data = inst_data
+        history = Path(base_dir) / "history"
+        self._run_storage = _Runs.from_local(str(history))
+        self._event_log_storage = _Events(str(history / "runs"))
+        self._schedule_storage = _Ticks.from_local(str(Path(base_dir) / "schedules"))
+
+    @classmethod
+    def config_type(cls) -> UserConfigSchema:
+        """What may stand in ``dagster.yaml``."""
+        return {"base_dir": dg.StringSource}
+
+    @classmethod
+    def from_config_value(
+        cls, inst_data: ConfigurableClassData | None, config_value: Mapping[str, Any]
+    ) -> FileRecords:
+        """From what stands in ``dagster.yaml``."""
+        return cls(str(config_value["base_dir"]), inst_data)

@@ -7,7 +7,7 @@ import dagster as dg
 
 from mqi_dagster.backoff import Backoff
 from mqi_dagster.compute.progress import LiveProgress
-from mqi_dagster.compute.waiting import Patience
+from mqi_dagster.compute.retrying import Retrying
 from mqi_dagster.engine.progress import ProgressParser
 from mqi_dagster.errors import InfrastructureError, MqiError, UnreachableError
 from mqi_dagster.execution.job import Executor, Job, JobHandle, JobState, JobStatus, LogPiece
@@ -28,7 +28,7 @@ class EngineRun:
         executor: Where the engine runs.
         job: What it runs.
         progress: Tells people how far it is.
-        patience: Repeats the calls of this executor that did not get through.
+        retrying: Repeats the calls of this executor that did not get through.
         check: Raises where this worker may not go on.
         note_job: Writes the job down in the lease, before anybody waits for it.
         slot: Name of the leased slot.
@@ -40,7 +40,7 @@ class EngineRun:
         executor: Executor,
         job: Job,
         progress: LiveProgress,
-        patience: Patience,
+        retrying: Retrying,
         check: Callable[[], None],
         note_job: Callable[[JobHandle], None],
         slot: str,
@@ -49,7 +49,7 @@ class EngineRun:
         self._executor = executor
         self._job = job
         self._progress = progress
-        self._patience = patience
+        self._retrying = retrying
         self._check = check
         self._note_job = note_job
         self._slot = slot
@@ -77,13 +77,13 @@ class EngineRun:
             lost += 1
             self._log.warning("the job is lost and will be submitted again: %s", status.reason)
             self._progress.waiting(WorkPhase.SUBMITTING, status.reason)
-            self._patience.sleep(_LOST.seconds(lost))
+            self._retrying.sleep(_LOST.seconds(lost))
 
     def _submit(self) -> None:
         self.parser, self._offset, self._start, self._said = ProgressParser(), 0, 0, _STARTED
         self.in_flight = True
         try:
-            self._handle = self._patience.persist("submitting", lambda: self._executor.submit(self._job))
+            self._handle = self._retrying.call("submitting", lambda: self._executor.submit(self._job))
         except MqiError as error:
             # Only a definite answer says that nothing was started.
             self.in_flight = isinstance(error, InfrastructureError)
@@ -101,7 +101,7 @@ class EngineRun:
                     self._progress.event(event)
                 return status
             self._tell(status)
-            self._patience.sleep(self._executor.poll_seconds)
+            self._retrying.sleep(self._executor.poll_seconds)
 
     @property
     def _submitted(self) -> JobHandle:
@@ -125,7 +125,7 @@ class EngineRun:
     def _read_log(self, *, whole: bool) -> None:
         while True:
             try:
-                piece = self._tail() if not whole else self._patience.persist("reading the log", self._tail)
+                piece = self._tail() if not whole else self._retrying.call("reading the log", self._tail)
             except UnreachableError:
                 # What the poll says of it is enough while the engine runs.
                 return
@@ -155,9 +155,7 @@ class EngineRun:
             MqiError: An output is not there or not what it should be.
         """
         try:
-            return self._patience.persist(
-                "fetching", lambda: self._executor.fetch(self._job, self._submitted)
-            )
+            return self._retrying.call("fetching", lambda: self._executor.fetch(self._job, self._submitted))
         except IntegrityError as error:
             # What is there is no result: the same key starts anew.
             self._executor.give_up(self._job, error.message)

@@ -12,8 +12,8 @@ import dagster as dg
 
 from mqi_dagster.compute.engine_run import EngineRun
 from mqi_dagster.compute.progress import LiveProgress
-from mqi_dagster.compute.slots import engine_environment, gpus_seen
-from mqi_dagster.compute.waiting import Patience, wait_for_slot
+from mqi_dagster.compute.retrying import Retrying
+from mqi_dagster.compute.slots import engine_environment, gpus_seen, wait_for_slot
 from mqi_dagster.delivery.summary import InterpretedBeam, read_summary
 from mqi_dagster.engine.job_view import TPS_NAME, JobView, mark_start
 from mqi_dagster.engine.output import RawDose, read_output
@@ -279,7 +279,7 @@ class SimulatedBeam:
             self._executor,
             job,
             self._progress,
-            Patience(self._context.log, self._executor.intervals, self._pause),
+            Retrying(self._context.log, self._executor.intervals, self._pause),
             self._keeper.check,
             self._note_job,
             self.slot,

@@ -38,6 +38,11 @@ from mqi_dagster.store.store import Store
 MANIFEST_FILE = "case_manifest.json"
 
 
+def beams_of(manifest: CaseManifest) -> dict[int, str]:
+    """Beam keys of a manifest by number."""
+    return {number: beam_key(manifest.case, number) for number in sorted(b.number for b in manifest.beams)}
+
+
 def inputs_digest(manifest: CaseManifest, number: int) -> str:
     """Digest of one beam's inputs alone, so that nothing else about the case runs it again.
 
@@ -57,9 +62,7 @@ def inventory_of(manifest: CaseManifest | None) -> Inventory:
     """What a manifest says of a case's results; nothing where it has none, or a damaged one."""
     if manifest is None:
         return Inventory()
-    inputs = {
-        beam_key(manifest.case, beam.number): inputs_digest(manifest, beam.number) for beam in manifest.beams
-    }
+    inputs = {key: inputs_digest(manifest, number) for number, key in beams_of(manifest).items()}
     return Inventory(manifest.partial, inputs)
 
 

@@ -2,33 +2,32 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
-from datetime import UTC, datetime
 
 import dagster as dg
 
 from mqi_dagster.delivery.manifest import CaseManifest
 from mqi_dagster.ledger.arrivals import Arrival
 from mqi_dagster.ledger.ledger import Ledger
-from mqi_dagster.lifecycle.beam import find_manifest, inventory_of
+from mqi_dagster.lifecycle.beam import beams_of, find_manifest, inventory_of
 from mqi_dagster.lifecycle.causes import first_cause
 from mqi_dagster.lifecycle.materialisations import MANIFEST, EventLog
 from mqi_dagster.lifecycle.runs import RunState, latest_run_record, run_row
 from mqi_dagster.lifecycle.stages import Stage
 from mqi_dagster.lifecycle.status import (
     BeamFacts,
-    BeamStatus,
-    CaseStatus,
     RunFacts,
-    beam_status,
-    case_status,
+    Standing,
+    beam_standing,
+    case_standing,
     concluded,
     counts_since,
     failure_of,
     results_removed,
     why_not_handed_over,
 )
-from mqi_dagster.partitions import BEAM, CASE, beam_key, parts_of
+from mqi_dagster.partitions import BEAM, CASE, parts_of
 from mqi_dagster.resources.site import Site
 
 
@@ -36,8 +35,8 @@ from mqi_dagster.resources.site import Site
 class CaseReading:
     """One case and its beams, without what only boards show: slots, jobs, attempts, why a run is queued."""
 
-    case: CaseStatus
-    beams: tuple[BeamStatus, ...]
+    case: Standing
+    beams: Mapping[int, Standing]
     """By number; empty where it has not been taken in."""
     manifest: CaseManifest | None
     """None where it has none, or it is damaged."""
@@ -75,40 +74,30 @@ def read_case(instance: dg.DagsterInstance, site: Site, case: str) -> CaseReadin
         site: The site.
         case: Case key.
     """
-    events, arrival, now = EventLog(instance), site.ledger.arrivals.get(case), datetime.now(UTC)
+    events, arrival = EventLog(instance), site.ledger.arrivals.get(case)
     latest, manifest = run_facts(instance, site.ledger, case), None
-    beams: tuple[BeamStatus, ...] | None = None
+    beams: dict[int, Standing] = {}
     over = False
     if events.latest(MANIFEST, case) is not None:
         manifest = find_manifest(instance, site.store, case)
         since, inventory = counts_since(events, case, arrival), inventory_of(manifest)
-        beams = tuple(
-            beam_status(
-                key,
-                run_facts(instance, site.ledger, key),
-                BeamFacts(why_not_handed_over=why_not_handed_over(events, key, lambda: inventory, since)),
-                now,
-            )
-            for key in _beams(instance, case, manifest)
-        )
-        over = all(beam.stage is Stage.HANDED_OVER for beam in beams) and concluded(
-            events,
-            case,
-            [beam.beam for beam in beams],
-            arrival,
-            lambda: inventory,
+        keys = _beams(instance, case, manifest)
+        for key in keys:
+            facts = BeamFacts(why_not_handed_over=why_not_handed_over(events, key, lambda: inventory, since))
+            beams[BEAM.key(key).number] = beam_standing(run_facts(instance, site.ledger, key), facts)
+        over = all(beam.stage is Stage.HANDED_OVER for beam in beams.values()) and concluded(
+            events, case, keys, arrival, lambda: inventory
         )
     if not beams:
-        beams = None
         is_partition = instance.has_dynamic_partition(CASE.name, case)
         over = results_removed(arrival, is_partition, latest.run)
-    status = case_status(case, arrival, latest, manifest, beams, over)
-    return CaseReading(status, beams or (), manifest, arrival, events)
+    stands = case_standing(arrival, latest, manifest, beams or None, over)
+    return CaseReading(stands, beams, manifest, arrival, events)
 
 
 def _beams(instance: dg.DagsterInstance, case: str, manifest: CaseManifest | None) -> list[str]:
     """Every beam key of a case; where its manifest cannot be read, those that are partitions."""
     if manifest is not None:
-        return [beam_key(case, number) for number in sorted(beam.number for beam in manifest.beams)]
+        return list(beams_of(manifest).values())
     keys = parts_of(case, instance.get_dynamic_partitions(BEAM.name))
     return sorted(key for key in keys if BEAM.has(key))

@@ -7,14 +7,13 @@ import dagster as dg
 
 from mqi_dagster.delivery.manifest import CaseManifest
 from mqi_dagster.ledger.arrivals import Arrival
-from mqi_dagster.lifecycle.beam import beam_run_key, inventory_of
+from mqi_dagster.lifecycle.beam import beam_run_key, beams_of, inventory_of
 from mqi_dagster.lifecycle.jobs import PARTITION_TAG, beam_job, conclusion_job, intake_job, upload_tags
 from mqi_dagster.lifecycle.lineage import content_has_passed
 from mqi_dagster.lifecycle.materialisations import HANDED_OVER, INTEGRITY, MANIFEST, EventLog
 from mqi_dagster.lifecycle.run_requests import asked_key, asked_keys
 from mqi_dagster.lifecycle.runs import latest_run_succeeded
 from mqi_dagster.lifecycle.status import conclusion_counts_since, counts_since, results_digest
-from mqi_dagster.partitions import beam_key
 from mqi_dagster.resources.site import Site
 
 DELIVERY = "delivery"
@@ -47,7 +46,7 @@ def conclusion_request(
     """
     case, events = manifest.case, EventLog(instance)
     removed_at = counts_since(events, case, arrival)
-    beams = [beam_key(case, entry.number) for entry in manifest.beams]
+    beams = beams_of(manifest).values()
     results = results_digest(events, beams, inventory_of(manifest), removed_at)
     if results is None or not all(latest_run_succeeded(instance, beam) for beam in beams):
         return None
@@ -75,13 +74,11 @@ def _were_asked_for(
     instance: dg.DagsterInstance, events: EventLog, manifest: CaseManifest, since: datetime | None
 ) -> bool:
     """Whether the present files of every beam were simulated whose hand-over does not say of which it is."""
-    numbers = {
-        entry.number
-        for entry in manifest.beams
-        if (told := events.latest(HANDED_OVER, beam_key(manifest.case, entry.number))) is not None
-        and told.inputs is None
+    keys = {
+        key: beam_run_key(manifest, number)
+        for number, key in beams_of(manifest).items()
+        if (told := events.latest(HANDED_OVER, key)) is not None and told.inputs is None
     }
-    keys = {beam_key(manifest.case, number): beam_run_key(manifest, number) for number in numbers}
     return all(is_there for _, is_there in asked_keys(instance, beam_job.name, keys, since).values())
 
 

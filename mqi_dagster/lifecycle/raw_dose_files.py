@@ -10,6 +10,8 @@ from pydantic import BaseModel, ConfigDict
 from mqi_dagster.dose.grid import DoseGrid, DoseUnits, from_patient, from_phantom, plane_from_phantom
 from mqi_dagster.engine.job_view import JobView
 from mqi_dagster.engine.output import RawDose, ScoredDose
+from mqi_dagster.resources.composed import ParsedInputs
+from mqi_dagster.store.digests import digest_of
 from mqi_dagster.store.published import Published
 
 RECORD_FILE = "raw_dose.json"
@@ -129,19 +131,30 @@ def read_record(published: Published) -> RawDoseRecord:
     return RawDoseRecord.model_validate_json(published.path(RECORD_FILE).read_bytes())
 
 
-def read_raw_dose(published: Published) -> tuple[RawDoseRecord, dict[Role, DoseGrid]]:
-    """A published raw dose as grids in DICOM axes, scaled to all protons of the beam."""
+def read_raw_dose(published: Published, parsed: ParsedInputs) -> tuple[RawDoseRecord, dict[Role, DoseGrid]]:
+    """A published raw dose, verified by the caller, as grids in DICOM axes, scaled to all its protons.
+
+    Args:
+        published: The raw dose.
+        parsed: What the run has parsed already. The next step that reads this raw dose finds it there.
+    """
     record = read_record(published)
-    units = DoseUnits.GY if record.commissioned else DoseUnits.RELATIVE
-    grids: dict[Role, DoseGrid] = {}
-    for entry in record.files:
-        values = np.fromfile(published.path(entry.file), dtype="<f8").reshape(entry.layers, *entry.shape)
-        values *= record.dose_factor
-        if entry.axes == "patient":
-            grids[entry.role] = from_patient(values, entry.origin_mm, entry.spacing_mm, units)
-        elif entry.role == "plane":
-            plane = values.mean(axis=0, keepdims=True)
-            grids[entry.role] = plane_from_phantom(plane, entry.origin_mm, entry.spacing_mm, units)
-        else:
-            grids[entry.role] = from_phantom(values, entry.origin_mm, entry.spacing_mm, units)
+    content = digest_of(files=published.content_digests())
+    known = parsed.doses.pop(content, None)
+    if known is not None:
+        return record, {entry.role: known[entry.role] for entry in record.files}
+    grids = {entry.role: _grid(published, record, entry) for entry in record.files}
+    parsed.doses[content] = dict(grids.items())
     return record, grids
+
+
+def _grid(published: Published, record: RawDoseRecord, entry: ScoredFile) -> DoseGrid:
+    units = DoseUnits.GY if record.commissioned else DoseUnits.RELATIVE
+    values = np.fromfile(published.path(entry.file), dtype="<f8").reshape(entry.layers, *entry.shape)
+    values *= record.dose_factor
+    if entry.axes == "patient":
+        return from_patient(values, entry.origin_mm, entry.spacing_mm, units)
+    if entry.role == "plane":
+        plane = values.mean(axis=0, keepdims=True)
+        return plane_from_phantom(plane, entry.origin_mm, entry.spacing_mm, units)
+    return from_phantom(values, entry.origin_mm, entry.spacing_mm, units)

@@ -19,7 +19,7 @@ from mqi_dagster.lifecycle.lineage import ancestry, latest_digest
 from mqi_dagster.lifecycle.materialisations import CONCLUDED, DOSE, HANDED_OVER, MANIFEST
 from mqi_dagster.lifecycle.record_retention import note_removed, records_size, remove_records, removed_cases
 from mqi_dagster.lifecycle.runs import UNFINISHED
-from mqi_dagster.partitions import BEAM, CASE, part_key, parts_of, root_of
+from mqi_dagster.partitions import BEAM, CASE, beam_key, part_key, parts_of, root_of
 from mqi_dagster.resources.site import Site
 
 _CASE_LEVEL = "_case"
@@ -48,7 +48,7 @@ def concluded_before(instance: dg.DagsterInstance, site: Site, case: str, limit:
     more_came = arrival is not None and arrival.fingerprint != arrival.requested_fingerprint
     if arrival is not None and more_came and arrival.changed_at > taken_in.at:
         return False
-    beams = [beam.beam for beam in reading.beams]
+    beams = [beam_key(case, number) for number in reading.beams]
     # A partition that somebody has invented was never handed over, and keeps nothing.
     others = [
         key

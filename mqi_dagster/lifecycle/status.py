@@ -6,11 +6,9 @@ nothing, another dose that was not handed over does. Sensors, boards, retention 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Iterable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Collection, Iterable, Mapping
+from dataclasses import dataclass, replace
 from datetime import datetime
-
-from pydantic import BaseModel, ConfigDict
 
 from mqi_dagster.delivery.manifest import CaseManifest
 from mqi_dagster.ledger.arrivals import Arrival
@@ -30,79 +28,8 @@ from mqi_dagster.lifecycle.materialisations import (
 from mqi_dagster.lifecycle.pipeline import Inventory
 from mqi_dagster.lifecycle.runs import RunRow, RunState
 from mqi_dagster.lifecycle.stages import CaseState, Stage, stage_of
-from mqi_dagster.partitions import BEAM, CASE, root_of
+from mqi_dagster.partitions import root_of
 from mqi_dagster.store.digests import digest_of
-
-
-class StatusRow(BaseModel):
-    """Immutable, without unknown keys; moments are in UTC."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True)
-
-
-class CaseStatus(StatusRow):
-    """One case: where it stands, and why."""
-
-    case: str
-    fraction: int | None
-    """None of what is no fraction of a plan."""
-    arrived: datetime | None
-    """First sight; None where the ledger does not know the case."""
-    state: CaseState
-    stage: Stage
-    reason: str = ""
-    """Why it waits, or the first cause of its failure."""
-    next_step: str | None = None
-    """What to do about a failure."""
-    beams_done: int = 0
-    beams_total: int | None = None
-    """None where it has no manifest yet."""
-    percent: float = 0.0
-    """Mean of its beams."""
-    priority: int = 0
-    since: datetime | None = None
-    """When its present stage began, as far as it is recorded."""
-    run: str | None = None
-    """Id of its latest run."""
-
-
-class BeamStatus(StatusRow):
-    """One beam: where it stands, and why."""
-
-    beam: str
-    case: str
-    number: int
-    """DICOM BeamNumber."""
-    label: str = ""
-    """Its name, energies and gantry angle."""
-    state: CaseState
-    stage: Stage
-    reason: str = ""
-    """Why it waits, or the first cause of its failure."""
-    next_step: str | None = None
-    """What to do about a failure."""
-    percent: float = 0.0
-    """Of the simulation; 100 once it is over."""
-    batch: int | None = None
-    """Batch in work, from 1."""
-    batches: int | None = None
-    elapsed_seconds: float | None = None
-    """Of the latest run, from its start to its end or to now."""
-    remaining_seconds: float | None = None
-    """Of the simulation, from its own pace; None before two steps of it were timed."""
-    place: str | None = None
-    """Slot that it holds, ``<host>/gpu<index>`` or ``<host>/cpu<index>``."""
-    job: str | None = None
-    """Id of its job on a cluster."""
-    job_state: str | None = None
-    """State of that job, with Slurm's own word for it."""
-    attempt: int | None = None
-    """Number of the attempt at the simulation; None before the first, and once it is handed over."""
-    priority: int = 0
-    since: datetime | None = None
-    """When its run was asked for, started or ended, whichever came last."""
-    run: str | None = None
-    """Id of its latest run."""
 
 
 def counts_since(events: Materialisations, case: str, arrival: Arrival | None) -> datetime | None:
@@ -325,6 +252,29 @@ def failure_of(outcome: RunOutcome | None, cause: Callable[[], Cause], served: b
 
 
 @dataclass(frozen=True, slots=True)
+class Standing:
+    """Where a case or a beam stands, and why."""
+
+    state: CaseState
+    stage: Stage
+    reason: str = ""
+    """Why it waits, or the first cause of its failure."""
+    next_step: str | None = None
+    """What to do about a failure."""
+    percent: float = 0.0
+    """Of the simulation, 100 once it is over; of a case the mean of its beams."""
+    batch: int | None = None
+    """Batch in work, from 1."""
+    batches: int | None = None
+    remaining_seconds: float | None = None
+    """Of the simulation, from its own pace; None before two steps of it were timed."""
+    at_work: bool = True
+    """Whether it may hold a slot, and have a job on a cluster."""
+    started: bool = True
+    """Whether a run of it is recorded."""
+
+
+@dataclass(frozen=True, slots=True)
 class RunFacts:
     """A partition's latest run, and what is known of it beside its row."""
 
@@ -368,17 +318,17 @@ class RunFacts:
             return None
         return max(0.0, ((self.run.ended or now) - self.run.started).total_seconds())
 
-    def broken(self) -> tuple[CaseState, Stage, str, str | None] | None:
-        """State, stage, reason and next step of a run that ended badly; None where it did not."""
+    def broken(self) -> Standing | None:
+        """What a run means that ended badly; None where it did not."""
         if self.state is RunState.CANCELLED:
-            return CaseState.FAILED, Stage.CANCELLED, CANCELLED, next_step(None)
+            return Standing(CaseState.FAILED, Stage.CANCELLED, CANCELLED, next_step(None))
         failure = self.failure
         if failure is None:
             return None
         if failure.again:
             at = f" at {failure.next_try:%Y-%m-%d %H:%M:%S} UTC" if failure.next_try is not None else ""
-            return CaseState.IN_WORK, Stage.RETRIED, f"goes on by itself{at}: {failure.cause}", None
-        return CaseState.FAILED, Stage.FAILED, failure.cause, next_step(failure.code)
+            return Standing(CaseState.IN_WORK, Stage.RETRIED, f"goes on by itself{at}: {failure.cause}")
+        return Standing(CaseState.FAILED, Stage.FAILED, failure.cause, next_step(failure.code))
 
 
 @dataclass(frozen=True, slots=True)
@@ -386,87 +336,41 @@ class BeamFacts:
     """What the ledger and the event log know of a beam."""
 
     attempt: int | None = None
-    place: str | None = None
+    slot: str | None = None
     job: ClusterJob | None = None
     why_not_handed_over: str = NOT_HANDED_OVER
     """Why its dose does not count as handed over; empty where it does."""
     remaining: float | None = None
 
 
-def beam_status(beam: str, latest: RunFacts, facts: BeamFacts, now: datetime) -> BeamStatus:
+def beam_standing(latest: RunFacts, facts: BeamFacts) -> Standing:
     """Where a beam stands.
 
     Args:
-        beam: Beam key.
         latest: Its latest run.
         facts: What else is known of it.
-        now: UTC.
     """
-    key = BEAM.key(beam)
-    found = _derived(latest, facts)
-    job = facts.job if found.at_work else None
-    if job is not None and job.state.ended and facts.place is None:
-        job = None
-    return BeamStatus(
-        beam=beam,
-        case=key.root,
-        number=key.number,
-        state=found.state,
-        stage=found.stage,
-        reason=found.reason,
-        next_step=found.next_step,
-        percent=found.percent,
-        batch=found.batch,
-        batches=found.batches,
-        elapsed_seconds=latest.elapsed(now),
-        remaining_seconds=found.remaining_seconds,
-        place=facts.place if found.at_work else None,
-        job=job.job_id if job is not None else None,
-        job_state=_job_words(job) if job is not None else None,
-        attempt=facts.attempt,
-        priority=latest.priority,
-        since=latest.since,
-        run=latest.run_id,
-    )
-
-
-@dataclass(frozen=True, slots=True)
-class _Derived:
-    """What follows from a beam's latest run and what it has reported."""
-
-    state: CaseState
-    stage: Stage
-    reason: str = ""
-    next_step: str | None = None
-    percent: float = 0.0
-    batch: int | None = None
-    batches: int | None = None
-    remaining_seconds: float | None = None
-    at_work: bool = True
-    """Whether it may hold a slot, and have a job on a cluster."""
-
-
-def _derived(latest: RunFacts, facts: BeamFacts) -> _Derived:
     broken = latest.broken()
     if broken is not None:
-        return _Derived(*broken)
+        return broken
     if latest.state in (RunState.NONE, RunState.DONE):
         # A run that is not recorded any more has made its results all the same.
         if not facts.why_not_handed_over:
-            return _Derived(CaseState.COMPLETE, Stage.HANDED_OVER, percent=100.0, at_work=False)
+            return Standing(CaseState.COMPLETE, Stage.HANDED_OVER, percent=100.0, at_work=False)
         reason = facts.why_not_handed_over
         if latest.state is RunState.NONE and reason == NOT_HANDED_OVER:
             reason = NO_RUN_YET
-        return _Derived(CaseState.WAITING, Stage.WAITING, reason, at_work=False)
+        started = latest.run is not None
+        return Standing(CaseState.WAITING, Stage.WAITING, reason, at_work=False, started=started)
     if latest.state is RunState.WAITING:
-        return _Derived(CaseState.IN_WORK, Stage.QUEUED, latest.queued_because)
+        return Standing(CaseState.IN_WORK, Stage.QUEUED, latest.queued_because)
     report = latest.report
     if report is None:
         stage = beam_job.stage(latest.steps)
         percent = 100.0 if stage is Stage.MAKING_RT_DOSE else 0.0
-        return _Derived(CaseState.IN_WORK, stage, percent=percent)
+        return Standing(CaseState.IN_WORK, stage, percent=percent)
     stage, reason = reported_stage(report)
-    return _Derived(
+    return Standing(
         CaseState.IN_WORK,
         stage,
         reason,
@@ -483,107 +387,81 @@ def reported_stage(report: Progress) -> tuple[Stage, str]:
     return stage, report.message or (report.phase if stage is Stage.IN_WORK else "")
 
 
-def _job_words(job: ClusterJob) -> str:
-    return f"{job.state.value} ({job.scheduler_state})" if job.scheduler_state else job.state.value
-
-
-def case_status(
-    case: str,
+def case_standing(
     arrival: Arrival | None,
     latest: RunFacts,
     manifest: CaseManifest | None,
-    beams: Sequence[BeamStatus] | None,
+    beams: Mapping[int, Standing] | None,
     concluded: bool,
-) -> CaseStatus:
+) -> Standing:
     """Where a case stands.
 
     Args:
-        case: Case key.
         arrival: What the ledger knows of its arrival.
         latest: Its latest run.
         manifest: Its manifest, where that makes a difference.
-        beams: Where its beams stand; None where it has not been taken in.
+        beams: Where its beams stand, by number; None where it has not been taken in.
         concluded: Whether it was concluded with the results that its beams have now, or had when they were
             removed.
     """
-    state, stage, reason, step = _case_state(arrival, latest, manifest, beams, concluded)
-    rows = beams or ()
-    return CaseStatus(
-        case=case,
-        fraction=CASE.key(case).number,
-        arrived=arrival.first_seen if arrival is not None else None,
-        state=state,
-        stage=stage,
-        reason=reason,
-        next_step=step,
-        beams_done=sum(row.stage is Stage.HANDED_OVER for row in rows),
-        beams_total=len(rows) if beams is not None else None,
-        percent=sum(row.percent for row in rows) / len(rows) if rows else 0.0,
-        priority=arrival.priority if arrival is not None else latest.priority,
-        since=latest.since or (arrival.first_seen if arrival is not None else None),
-        run=latest.run_id,
-    )
+    percents = [beam.percent for beam in (beams or {}).values()]
+    found = _case_standing(arrival, latest, manifest, beams, concluded)
+    return replace(found, percent=sum(percents) / len(percents) if percents else 0.0)
 
 
-_Standing = tuple[CaseState, Stage, str, str | None]
-"""State, stage, reason and next step."""
-
-
-def _case_state(
+def _case_standing(
     arrival: Arrival | None,
     latest: RunFacts,
     manifest: CaseManifest | None,
-    beams: Sequence[BeamStatus] | None,
+    beams: Mapping[int, Standing] | None,
     concluded: bool,
-) -> _Standing:
+) -> Standing:
     if latest.state is RunState.WORKING and latest.report is not None:
-        return CaseState.IN_WORK, *reported_stage(latest.report), None
+        return Standing(CaseState.IN_WORK, *reported_stage(latest.report))
     if latest.state in (RunState.WAITING, RunState.WORKING):
         concludes = latest.run is not None and latest.run.job == conclusion_job.name
         job = conclusion_job if concludes else intake_job
-        return CaseState.IN_WORK, job.stage(()), latest.queued_because, None
+        return Standing(CaseState.IN_WORK, job.stage(()), latest.queued_because)
     broken = latest.broken()
-    if broken is not None and broken[0] is CaseState.IN_WORK:
+    if broken is not None and broken.state is CaseState.IN_WORK:
         return broken
-    rows = beams or ()
-    failed = [row for row in rows if row.state is CaseState.FAILED]
-    if any(row.state is CaseState.IN_WORK for row in rows):
-        return CaseState.IN_WORK, Stage.BEAMS, _failed(failed), None
+    failed = {number: beam for number, beam in (beams or {}).items() if beam.state is CaseState.FAILED}
+    if any(beam.state is CaseState.IN_WORK for beam in (beams or {}).values()):
+        return Standing(CaseState.IN_WORK, Stage.BEAMS, _failed(failed))
     if arrival is not None and not arrival.ready and latest.state is RunState.NONE:
-        return CaseState.WAITING, Stage.INBOX, arrival.reason, None
+        return Standing(CaseState.WAITING, Stage.INBOX, arrival.reason)
     if broken is not None:
         return broken
-    for row in failed:
-        return CaseState.FAILED, row.stage, row.reason, row.next_step
+    for _, beam in sorted(failed.items()):
+        return Standing(CaseState.FAILED, beam.stage, beam.reason, beam.next_step)
     return _not_failed(arrival, manifest, beams, concluded)
 
 
-def _failed(rows: Sequence[BeamStatus]) -> str:
-    return f"beam {', '.join(str(row.number) for row in rows)} has failed" if rows else ""
+def _failed(beams: Collection[int]) -> str:
+    return f"beam {', '.join(map(str, sorted(beams)))} has failed" if beams else ""
 
 
 def _not_failed(
     arrival: Arrival | None,
     manifest: CaseManifest | None,
-    beams: Sequence[BeamStatus] | None,
+    beams: Mapping[int, Standing] | None,
     concluded: bool,
-) -> _Standing:
-    waiting = CaseState.WAITING
+) -> Standing:
     if arrival is not None and arrival.is_open:
-        return waiting, Stage.READY, "its intake has not been started yet", None
+        return Standing(CaseState.WAITING, Stage.READY, "its intake has not been started yet")
     if beams is None and concluded:
-        return CaseState.COMPLETE, Stage.CONCLUDED, "its results were removed since", None
+        return Standing(CaseState.COMPLETE, Stage.CONCLUDED, "its results were removed since")
     if beams is None:
-        return waiting, Stage.READY, "it has not been taken in yet", None
-    for row in beams:
-        if row.stage is not Stage.HANDED_OVER:
-            reason = row.reason if row.run is not None else "not every beam has been started yet"
-            return waiting, Stage.WAITING, reason, None
+        return Standing(CaseState.WAITING, Stage.READY, "it has not been taken in yet")
+    for _, beam in sorted(beams.items()):
+        if beam.stage is not Stage.HANDED_OVER:
+            reason = beam.reason if beam.started else "not every beam has been started yet"
+            return Standing(CaseState.WAITING, Stage.WAITING, reason)
     if not concluded:
-        return waiting, Stage.WAITING, "its conclusion has not been started yet", None
+        return Standing(CaseState.WAITING, Stage.WAITING, "its conclusion has not been started yet")
     if manifest is not None and manifest.partial:
-        return CaseState.PARTIAL, Stage.CONCLUDED, _missing(manifest), None
-    return CaseState.COMPLETE, Stage.CONCLUDED, "", None
+        return Standing(CaseState.PARTIAL, Stage.CONCLUDED, _missing(manifest))
+    return Standing(CaseState.COMPLETE, Stage.CONCLUDED)
 
 
 def _missing(manifest: CaseManifest) -> str:

@@ -10,6 +10,7 @@ import dagster as dg
 from pydantic import PrivateAttr
 
 from mqi_dagster.delivery.manifest import CaseManifest
+from mqi_dagster.dose.grid import DoseGrid
 from mqi_dagster.execution.job import Executor
 from mqi_dagster.handover.target import Target
 from mqi_dagster.notify.message import Channel, channels_of
@@ -54,15 +55,17 @@ class StoreResource(dg.ConfigurableResource[Store]):
 
 @dataclass(frozen=True, slots=True)
 class ParsedInputs:
-    """What a run has parsed, by the SHA-256 of the file that it was parsed from."""
+    """What a run has parsed, by the SHA-256 of the file or the digest of the files that it was in."""
 
     plans: dict[str, IonPlan] = field(default_factory=dict)
     manifests: dict[str, CaseManifest] = field(default_factory=dict)
+    doses: dict[str, dict[str, DoseGrid]] = field(default_factory=dict)
+    """Grids of a raw dose by their role. Whoever reads them next takes them out: they are large."""
 
 
 class ParsedInputsResource(dg.ConfigurableResource[ParsedInputs]):
-    """Plans and case manifests that the steps of one run have parsed, so that each is parsed once a run.
-    Every step still hashes the file before it takes what was parsed of this content."""
+    """Plans, case manifests and raw doses that the steps of one run have parsed, so that each is parsed once
+    a run. Every step still hashes the file before it takes what was parsed of this content."""
 
     _parsed: ParsedInputs = PrivateAttr(default_factory=ParsedInputs)
 

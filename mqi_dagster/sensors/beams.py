@@ -6,7 +6,7 @@ from datetime import datetime
 import dagster as dg
 
 from mqi_dagster.delivery.manifest import CaseManifest
-from mqi_dagster.lifecycle.beam import beam_run_key, read_manifest
+from mqi_dagster.lifecycle.beam import beam_run_key, beams_of, read_manifest
 from mqi_dagster.lifecycle.boundary import safe_text
 from mqi_dagster.lifecycle.jobs import beam_job, beam_tags
 from mqi_dagster.lifecycle.lineage import latest_has_passed
@@ -151,7 +151,7 @@ def _requests_of(
     manifest = read_manifest(instance, store.open(), case)
     asked_for = beam_requests(manifest, site.settings.handover.target, priority)
     wanted = _not_asked(instance, asked_for, site.ledger.arrivals.results_removed_at(case))
-    return [beam_key(case, entry.number) for entry in manifest.beams], wanted
+    return list(beams_of(manifest).values()), wanted
 
 
 def _not_asked(

@@ -2,7 +2,7 @@
 
 import dagster as dg
 
-from mqi_dagster.lifecycle.beam import read_manifest
+from mqi_dagster.lifecycle.beam import beams_of, read_manifest
 from mqi_dagster.lifecycle.boundary import safe_text
 from mqi_dagster.lifecycle.conclusion import conclusion_request, conclusion_tags
 from mqi_dagster.lifecycle.jobs import PARTITION_TAG, conclusion_job
@@ -14,7 +14,7 @@ from mqi_dagster.lifecycle.run_requests import (
     write_cursor,
 )
 from mqi_dagster.lifecycle.runs import any_unfinished
-from mqi_dagster.partitions import BEAM, CASE, beam_key, find_key
+from mqi_dagster.partitions import BEAM, CASE, find_key
 from mqi_dagster.resources.composed import StoreResource
 from mqi_dagster.resources.site import Site
 
@@ -80,9 +80,7 @@ def cases_to_conclude(interval: int) -> dg.SensorDefinition:
                     pending.append(case)
                     continue
                 manifest = read_manifest(context.instance, store.open(), case)
-                if any_unfinished(
-                    context.instance, [beam_key(case, entry.number) for entry in manifest.beams]
-                ):
+                if any_unfinished(context.instance, list(beams_of(manifest).values())):
                     # The last of them to succeed brings the case here again.
                     continue
                 arrival = site.ledger.arrivals.get(case)

@@ -15,9 +15,11 @@ from mqi_dagster.settings.choices import (
     Tell,
 )
 from mqi_dagster.settings.database import Database
-from mqi_dagster.settings.engine import Embedded, Engine, EngineProfile, Phantom, built_in_profiles
+from mqi_dagster.settings.engine import Embedded, Engine, Phantom
+from mqi_dagster.settings.engine_profiles import EngineProfile, built_in_profiles
 from mqi_dagster.settings.gpus import DeclaredGpu
 from mqi_dagster.settings.hosts import Host, Intervals, JumpHost, Retention, Slurm
+from mqi_dagster.settings.limits import DeliveryLimits
 from mqi_dagster.settings.model import (
     Settings,
     parse_settings,
@@ -28,7 +30,6 @@ from mqi_dagster.settings.model import (
 from mqi_dagster.settings.section import REMOTE_PATH, VARIABLE_NAME, VARIABLE_VALUE, Section
 from mqi_dagster.settings.sections import (
     LOCAL,
-    DeliveryLimits,
     Execution,
     Handover,
     Intake,

@@ -13,13 +13,14 @@ from pydantic import Field, ValidationError, model_validator
 from mqi_dagster.errors import ConfigurationError
 from mqi_dagster.settings.alarms import Alarms, Notifications
 from mqi_dagster.settings.database import Database
-from mqi_dagster.settings.engine import Engine, EngineProfile
+from mqi_dagster.settings.engine import Engine
+from mqi_dagster.settings.engine_profiles import EngineProfile
 from mqi_dagster.settings.hosts import Host, Slurm
+from mqi_dagster.settings.limits import DeliveryLimits
 from mqi_dagster.settings.retention import SiteRetention
 from mqi_dagster.settings.section import Section
 from mqi_dagster.settings.sections import (
     LOCAL,
-    DeliveryLimits,
     Execution,
     Handover,
     Intake,

@@ -12,6 +12,7 @@ from pydantic import Field, field_validator, model_validator
 
 from mqi_dagster.settings.choices import CaseNames, DoseType, HandoverAccess, Ready, Samples, SummationType
 from mqi_dagster.settings.gpus import DeclaredGpu
+from mqi_dagster.settings.limits import MuRatioLimits
 from mqi_dagster.settings.section import REMOTE_PATH, Count, Seconds, Section
 
 
@@ -95,7 +96,7 @@ class SiteCommand(Section):
     timeout_seconds: Seconds = Field(600.0, description="The command is ended after this time.")
 
 
-class Interpretation(Section):
+class Interpretation(MuRatioLimits):
     """Delivery records to the engine's CSVs."""
 
     samples: Samples = Field(
@@ -105,8 +106,6 @@ class Interpretation(Section):
         1.0, description="Counts are divided by this before they are written."
     )
     plan_csv: bool = Field(False, description="Also write the planned beam's CSVs.")
-    mu_ratio_minimum: float = Field(0.9, description="Least logged/planned MU of a beam.")
-    mu_ratio_maximum: float = Field(1.1, description="Greatest logged/planned MU of a beam.")
     command: SiteCommand | None = Field(None, description="The site's own interpreter.")
 
     @model_validator(mode="before")
@@ -117,38 +116,6 @@ class Interpretation(Section):
         if content["log_csv"] is not True:
             raise ValueError("remove log_csv: the delivered beam's CSVs are always written")
         return {name: value for name, value in content.items() if name != "log_csv"}
-
-    @model_validator(mode="after")
-    def _limits_in_order(self) -> Self:
-        if self.mu_ratio_minimum >= self.mu_ratio_maximum:
-            raise ValueError("mu_ratio_minimum must be below mu_ratio_maximum")
-        return self
-
-
-Limit = Annotated[float, Field(gt=0)]
-
-
-class DeliveryLimits(Section):
-    """Limits of the check `delivery`: how far a layer may be from its plan and still be "as planned".
-
-    Defaults: the spot position tolerances of AAPM TG-224 (1 mm relative, 2 mm absolute; Arjomandy et al.,
-    Med Phys 46, 2019, e678) and its 3 % for the daily output; for scatter and single spots the limits that
-    log analysis of line scanning uses (SD 1.5 mm, maximum 3 mm). IEC 60601-2-64 asks the machine to stop
-    at limits of its own and gives no numbers for them. A machine file may set each limit for its machine.
-    """
-
-    position_mean_mm: Limit = Field(1.0, description="Mean of delivered - planned in x or y.")
-    position_sd_mm: Limit = Field(1.5, description="Standard deviation of the same.")
-    position_p95_mm: Limit = Field(2.0, description="95th percentile of the same, without sign.")
-    position_maximum_mm: Limit = Field(3.0, description="Mean difference of any one spot in x or y.")
-    layer_mu_percent: Limit = Field(
-        3.0,
-        description="MU of a layer against plan, beside the beam's other layers (from three on); and the "
-        "median of these.",
-    )
-    spot_mu_percent: Limit = Field(20.0, description="MU of a spot against plan, beside its layer's others.")
-    extra_percent: Limit = Field(0.1, description="MU where no spot was planned, of the layer's.")
-    beam_off_percent: Limit = Field(0.5, description="Counts while the beam was not on, of the layer's.")
 
 
 LOCAL = "local"

@@ -3,28 +3,40 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Iterable
+from dataclasses import dataclass
 from datetime import timedelta
 
 import dagster as dg
 
 from mqi_dagster.delivery.manifest import CaseManifest
+from mqi_dagster.lifecycle.beam import beams_of
 from mqi_dagster.lifecycle.materialisations import DOSE, HANDED_OVER, MANIFEST
 from mqi_dagster.lifecycle.pipeline import Pipeline
 from mqi_dagster.lifecycle.runs import RunState
 from mqi_dagster.lifecycle.stages import CaseState, Stage
 from mqi_dagster.lifecycle.status import (
     BeamFacts,
-    BeamStatus,
-    CaseStatus,
     RunFacts,
-    beam_status,
-    case_status,
+    Standing,
+    beam_standing,
+    case_standing,
     results_removed,
     settled,
 )
 from mqi_dagster.resources.site import Site
-from mqi_dagster.worklist.manifests import Manifests, beams_of
+from mqi_dagster.worklist.manifests import Manifests
 from mqi_dagster.worklist.partition_index import Known, PartitionIndex
+from mqi_dagster.worklist.rows import BeamStatus, CaseStatus, beam_row, unit_row
+
+
+@dataclass(frozen=True, slots=True)
+class _Beam:
+    """A beam, and what its row is made of."""
+
+    key: str
+    latest: RunFacts
+    facts: BeamFacts
+    stands: Standing
 
 
 class CaseIndex(PartitionIndex):
@@ -111,23 +123,30 @@ class CaseIndex(PartitionIndex):
     def _rows(self, case: str) -> tuple[CaseStatus, dict[int, BeamStatus]]:
         events, arrival = self._from.events, self._from.ledger.arrivals.get(case)
         latest = self._facts(case, arrival.priority if arrival is not None else 0)
-        if events.number(MANIFEST, case) is None:
-            return case_status(case, arrival, latest, None, None, self._is_removed(case)), {}
         keys, manifest = events.parts_of(case), None
-        if not keys or self._from.runs.intakes[case] > 1:
+        taken_in = events.number(MANIFEST, case) is not None
+        if taken_in and (not keys or self._from.runs.intakes[case] > 1):
             manifest, keys = self._by_manifest(case, keys)
-        if not keys:
-            return case_status(case, arrival, latest, None, None, self._is_removed(case)), {}
-        beams = self._beam_rows(case, keys)
+        if not taken_in or not keys:
+            stands = case_standing(arrival, latest, None, None, self._is_removed(case))
+            return unit_row(case, arrival, latest, stands), {}
+        beams = self._beams(case, keys)
         if manifest is None and self._to_be_told_apart(latest, beams):
             manifest, named = self._by_manifest(case, keys)
             if named != keys:
-                keys, beams = named, self._beam_rows(case, named)
-        over = bool(beams) and all(row.stage is Stage.HANDED_OVER for row in beams.values())
+                keys, beams = named, self._beams(case, named)
+        parts = {number: beam.stands for number, beam in beams.items()}
+        over = bool(parts) and all(part.stage is Stage.HANDED_OVER for part in parts.values())
         concluded = over and self._manifests.concluded(case, keys)
-        rows = [beams[number] for number in sorted(beams)]
-        row = case_status(case, arrival, latest, manifest, rows, concluded)
-        return self._with_delivery(row), beams
+        stands = case_standing(arrival, latest, manifest, parts, concluded)
+        row = self._with_delivery(unit_row(case, arrival, latest, stands, parts))
+        labels = self._labels(case)
+        return row, {
+            number: beam_row(
+                beam.key, labels.get(number, ""), beam.latest, beam.facts, beam.stands, self._now
+            )
+            for number, beam in beams.items()
+        }
 
     def _with_delivery(self, row: CaseStatus) -> CaseStatus:
         """A concluded case with what was not delivered as planned, once that was read."""
@@ -142,29 +161,24 @@ class CaseIndex(PartitionIndex):
         return manifest, beams_of(manifest) if manifest is not None else keys
 
     @staticmethod
-    def _to_be_told_apart(latest: RunFacts, beams: dict[int, BeamStatus]) -> bool:
+    def _to_be_told_apart(latest: RunFacts, beams: dict[int, _Beam]) -> bool:
         """Whether only the manifest tells if the case is whole, or a beam an invention or out of date."""
         if latest.state not in (RunState.NONE, RunState.DONE):
             return False
-        rows = beams.values()
-        if any(row.state is CaseState.IN_WORK for row in rows):
+        stands = [beam.stands for beam in beams.values()]
+        if any(one.state is CaseState.IN_WORK for one in stands):
             return False
-        return any(row.run is not None or row.stage is Stage.HANDED_OVER for row in rows)
+        return any(one.started or one.stage is Stage.HANDED_OVER for one in stands)
 
-    def _beam_rows(self, case: str, keys: dict[int, str]) -> dict[int, BeamStatus]:
+    def _beams(self, case: str, keys: dict[int, str]) -> dict[int, _Beam]:
         arrival = self._from.ledger.arrivals.get(case)
         priority = arrival.priority if arrival is not None else 0
-        labels = self._labels(case)
-        rows = {
-            number: beam_status(
-                key, latest := self._facts(key, priority), self._beam_facts(key, latest), self._now
-            )
-            for number, key in keys.items()
-        }
-        return {
-            number: row.model_copy(update={"label": labels[number]}) if number in labels else row
-            for number, row in rows.items()
-        }
+        found = {}
+        for number, key in keys.items():
+            latest = self._facts(key, priority)
+            facts = self._beam_facts(key, latest)
+            found[number] = _Beam(key, latest, facts, beam_standing(latest, facts))
+        return found
 
     def _labels(self, case: str) -> dict[int, str]:
         """What stands beside the keys of a case's beams, once it was read."""
@@ -181,7 +195,7 @@ class CaseIndex(PartitionIndex):
             remaining = self._from.pace.remaining(latest.report.run_id, self._now.timestamp())
         return BeamFacts(
             attempt=attempt.number if attempt is not None else None,
-            place=lease.name if lease is not None else None,
+            slot=lease.name if lease is not None else None,
             job=ledger.jobs.get(beam),
             remaining=remaining,
         )

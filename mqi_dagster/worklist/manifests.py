@@ -18,7 +18,7 @@ from mqi_dagster.lifecycle.materialisations import (
 )
 from mqi_dagster.lifecycle.pipeline import Inventory, Pipeline
 from mqi_dagster.lifecycle.status import counts_since, unchanged_since_conclusion, why_not_handed_over
-from mqi_dagster.partitions import beam_key, root_of
+from mqi_dagster.partitions import root_of
 from mqi_dagster.resources.site import Site
 from mqi_dagster.worklist.events import EventIndex
 from mqi_dagster.worklist.ledger_snapshot import LedgerSnapshot
@@ -134,8 +134,3 @@ class Manifests:
         if found is None or found[0] != made:
             found = self._inventories[case] = made, inventory_of(self.of(case))
         return found[1]
-
-
-def beams_of(manifest: CaseManifest) -> dict[int, str]:
-    """Beam keys of a manifest by number."""
-    return {number: beam_key(manifest.case, number) for number in sorted(b.number for b in manifest.beams)}

@@ -1,9 +1,90 @@
-"""What is read of the platform at one moment: typed rows, the same for the screen and for scripts."""
+"""What is read of the platform at one moment: typed rows, the same for the screen and for scripts.
 
+Where a case or a beam stands, `lifecycle.status` says; a row adds what only boards show.
+"""
+
+from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import datetime
 
-from mqi_dagster.lifecycle.status import BeamStatus, CaseStatus, StatusRow
+from pydantic import BaseModel, ConfigDict
+
+from mqi_dagster.ledger.arrivals import Arrival
+from mqi_dagster.ledger.cluster_jobs import ClusterJob
+from mqi_dagster.lifecycle.stages import CaseState, Stage
+from mqi_dagster.lifecycle.status import BeamFacts, RunFacts, Standing
+from mqi_dagster.partitions import BEAM, CASE
+
+
+class StatusRow(BaseModel):
+    """Immutable, without unknown keys; moments are in UTC."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class CaseStatus(StatusRow):
+    """One case: where it stands, and why."""
+
+    case: str
+    fraction: int | None
+    """None of what is no fraction of a plan."""
+    arrived: datetime | None
+    """First sight; None where the ledger does not know the case."""
+    state: CaseState
+    stage: Stage
+    reason: str = ""
+    """Why it waits, or the first cause of its failure."""
+    next_step: str | None = None
+    """What to do about a failure."""
+    beams_done: int = 0
+    beams_total: int | None = None
+    """None where it has no manifest yet."""
+    percent: float = 0.0
+    """Mean of its beams."""
+    priority: int = 0
+    since: datetime | None = None
+    """When its present stage began, as far as it is recorded."""
+    run: str | None = None
+    """Id of its latest run."""
+
+
+class BeamStatus(StatusRow):
+    """One beam: where it stands, and why."""
+
+    beam: str
+    case: str
+    number: int
+    """DICOM BeamNumber."""
+    label: str = ""
+    """Its name, energies and gantry angle."""
+    state: CaseState
+    stage: Stage
+    reason: str = ""
+    """Why it waits, or the first cause of its failure."""
+    next_step: str | None = None
+    """What to do about a failure."""
+    percent: float = 0.0
+    """Of the simulation; 100 once it is over."""
+    batch: int | None = None
+    """Batch in work, from 1."""
+    batches: int | None = None
+    elapsed_seconds: float | None = None
+    """Of the latest run, from its start to its end or to now."""
+    remaining_seconds: float | None = None
+    """Of the simulation, from its own pace; None before two steps of it were timed."""
+    place: str | None = None
+    """Slot that it holds, ``<host>/gpu<index>`` or ``<host>/cpu<index>``."""
+    job: str | None = None
+    """Id of its job on a cluster."""
+    job_state: str | None = None
+    """State of that job, with Slurm's own word for it."""
+    attempt: int | None = None
+    """Number of the attempt at the simulation; None before the first, and once it is handed over."""
+    priority: int = 0
+    since: datetime | None = None
+    """When its run was asked for, started or ended, whichever came last."""
+    run: str | None = None
+    """Id of its latest run."""
 
 
 class GpuStatus(StatusRow):
@@ -73,3 +154,81 @@ class Work:
     gpus: list[GpuStatus]
     queue: QueueStatus
     alarms: list[AlarmStatus]
+
+
+def beam_row(
+    beam: str, label: str, latest: RunFacts, facts: BeamFacts, stands: Standing, now: datetime
+) -> BeamStatus:
+    """The row of a beam.
+
+    Args:
+        beam: Beam key.
+        label: What stands beside it; empty where that was not read yet.
+        latest: Its latest run.
+        facts: What else is known of it.
+        stands: What `beam_standing` says of these.
+        now: UTC.
+    """
+    key = BEAM.key(beam)
+    job = facts.job if stands.at_work else None
+    if job is not None and job.state.ended and facts.slot is None:
+        job = None
+    return BeamStatus(
+        beam=beam,
+        case=key.root,
+        number=key.number,
+        label=label,
+        state=stands.state,
+        stage=stands.stage,
+        reason=stands.reason,
+        next_step=stands.next_step,
+        percent=stands.percent,
+        batch=stands.batch,
+        batches=stands.batches,
+        elapsed_seconds=latest.elapsed(now),
+        remaining_seconds=stands.remaining_seconds,
+        place=facts.slot if stands.at_work else None,
+        job=job.job_id if job is not None else None,
+        job_state=_job_words(job) if job is not None else None,
+        attempt=facts.attempt,
+        priority=latest.priority,
+        since=latest.since,
+        run=latest.run_id,
+    )
+
+
+def _job_words(job: ClusterJob) -> str:
+    return f"{job.state.value} ({job.scheduler_state})" if job.scheduler_state else job.state.value
+
+
+def unit_row(
+    unit: str,
+    arrival: Arrival | None,
+    latest: RunFacts,
+    stands: Standing,
+    parts: Mapping[int, Standing] | None = None,
+) -> CaseStatus:
+    """The row of a case, or of what is worked on whole in another pipeline.
+
+    Args:
+        unit: Key of its partition.
+        arrival: What the ledger knows of its arrival.
+        latest: Its latest run.
+        stands: Where it stands.
+        parts: Where its beams stand; None where it has not been taken in, or has none.
+    """
+    return CaseStatus(
+        case=unit,
+        fraction=CASE.key(unit).number if CASE.has(unit) else None,
+        arrived=arrival.first_seen if arrival is not None else None,
+        state=stands.state,
+        stage=stands.stage,
+        reason=stands.reason,
+        next_step=stands.next_step,
+        beams_done=sum(part.stage is Stage.HANDED_OVER for part in (parts or {}).values()),
+        beams_total=len(parts) if parts is not None else None,
+        percent=stands.percent,
+        priority=arrival.priority if arrival is not None else latest.priority,
+        since=latest.since or (arrival.first_seen if arrival is not None else None),
+        run=latest.run_id,
+    )

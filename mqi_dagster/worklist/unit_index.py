@@ -6,9 +6,9 @@ from collections.abc import Collection
 
 from mqi_dagster.lifecycle.pipeline import Inventory
 from mqi_dagster.lifecycle.runs import RunState
-from mqi_dagster.lifecycle.status import BeamStatus, CaseStatus
-from mqi_dagster.lifecycle.unit_status import unit_status
+from mqi_dagster.lifecycle.unit_status import unit_standing
 from mqi_dagster.worklist.partition_index import PartitionIndex
+from mqi_dagster.worklist.rows import BeamStatus, CaseStatus, unit_row
 
 
 class UnitIndex(PartitionIndex):
@@ -29,7 +29,8 @@ class UnitIndex(PartitionIndex):
         arrival = self._from.ledger.arrivals.get(unit)
         latest = self._facts(unit, arrival.priority if arrival is not None else 0)
         jobs = self._pipeline.units.jobs
-        return unit_status(unit, jobs, arrival, latest, lambda: self._concluded(unit)), {}
+        stands = unit_standing(jobs, arrival, latest, lambda: self._concluded(unit))
+        return unit_row(unit, arrival, latest, stands), {}
 
     def _concluded(self, unit: str) -> bool:
         arrival = self._from.ledger.arrivals.get(unit)

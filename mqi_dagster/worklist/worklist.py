@@ -13,7 +13,6 @@ from mqi_dagster.lifecycle.health import HealthProblem, health
 from mqi_dagster.lifecycle.pipeline import Pipeline, levels_of
 from mqi_dagster.lifecycle.runs import RunState
 from mqi_dagster.lifecycle.stages import Stage, WorkPhase
-from mqi_dagster.lifecycle.status import BeamStatus, CaseStatus
 from mqi_dagster.lifecycle.uptime import Heartbeat
 from mqi_dagster.partitions import CASE, PartitionKind, find_key
 from mqi_dagster.resources.site import Site
@@ -26,7 +25,7 @@ from mqi_dagster.worklist.partition_index import Known, PartitionIndex, board_or
 from mqi_dagster.worklist.pool import gpu_statuses
 from mqi_dagster.worklist.queue import Limits, Queue
 from mqi_dagster.worklist.reading import plain_errors
-from mqi_dagster.worklist.rows import QueueStatus, Work
+from mqi_dagster.worklist.rows import BeamStatus, CaseStatus, QueueStatus, Work
 from mqi_dagster.worklist.runs import RunIndex
 from mqi_dagster.worklist.unit_index import UnitIndex
 

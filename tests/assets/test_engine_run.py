@@ -17,7 +17,7 @@ import pytest
 
 from mqi_dagster.compute.engine_run import EngineRun
 from mqi_dagster.compute.progress import LiveProgress
-from mqi_dagster.compute.waiting import Patience
+from mqi_dagster.compute.retrying import Retrying
 from mqi_dagster.engine.progress import Progress
 from mqi_dagster.errors import (
     ConfigurationError,
@@ -169,7 +169,7 @@ class Bench:
             executor,
             job,
             cast("LiveProgress", self.told),
-            Patience(
+            Retrying(
                 log,
                 executor.intervals,
                 lambda _: self.check(),

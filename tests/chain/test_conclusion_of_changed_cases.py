@@ -52,7 +52,7 @@ def take_out(chain: Chain, delivered: SimulatedCase, beam: int) -> None:
 
 def reasons(chain: Chain, case: str) -> list[str]:
     reading = read_case(chain.instance, chain.site, case)
-    return [f"{beam.number}: {beam.stage.value}: {beam.reason}" for beam in reading.beams]
+    return [f"{number}: {beam.stage.value}: {beam.reason}" for number, beam in reading.beams.items()]
 
 
 DONE = "handed_over: "

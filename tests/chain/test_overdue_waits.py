@@ -10,7 +10,7 @@ from typing import Any
 import dagster as dg
 import pytest
 
-from mqi_dagster.compute import waiting_target
+from mqi_dagster.compute import retried_target
 from mqi_dagster.errors import InfrastructureError
 from mqi_dagster.ledger import Slot, SlotKind
 from mqi_dagster.ledger.cluster_jobs import ClusterJobState, Observation
@@ -229,7 +229,7 @@ def test_a_hand_over_host_that_is_away_is_one_alarm(
 
     run = started(remote, "beam" if partition == BEAM else "conclusion", partition)
     context: Any = type("Context", (), {"run": run, "log": None, "partition_key": partition})
-    target = waiting_target.WaitingTarget(context, remote.site, remote.site.target, WorkPhase.SIMULATED)
+    target = retried_target.RetriedTarget(context, remote.site, remote.site.target, WorkPhase.SIMULATED)
     target._say("no route to host")
     other = f"{BEAM[:-2]}04"
     reported(remote, "waiting for the target", 0, other, "no route to host")
@@ -241,7 +241,7 @@ def test_a_hand_over_host_that_is_away_is_one_alarm(
         assert "2 runs wait, " in text_of(remote, "target_away")
         assert ": no route to host." in text_of(remote, "target_away")
         lost(remote, remote.instance.get_runs(dg.RunsFilter(tags={"dagster/partition": other}))[0])
-        monkeypatch.setattr(target, "_patience", Answering())
+        monkeypatch.setattr(target, "_retrying", Answering())
         assert target.state("folder", "name", b"") == "stated"
         assert standing(remote) == {}
 
@@ -249,7 +249,7 @@ def test_a_hand_over_host_that_is_away_is_one_alarm(
 class Answering:
     """The host is back."""
 
-    def persist(self, what: str, call: Callable[[], Any]) -> str:
+    def call(self, what: str, function: Callable[[], Any]) -> str:
         return "stated"
 
 

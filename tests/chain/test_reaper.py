@@ -23,7 +23,7 @@ from dagster._daemon.monitoring import execute_run_monitoring_iteration
 
 from mqi_dagster.compute.run_launcher import NO_SIGN_SECONDS, RunLauncher
 from mqi_dagster.compute.run_workers import IN_WORK, end_dead_runs
-from mqi_dagster.compute.waiting import wait_for_slot
+from mqi_dagster.compute.slots import wait_for_slot
 from mqi_dagster.execution import sign_of_life
 from mqi_dagster.execution.processes import process_id
 from mqi_dagster.ledger.leases import Lease, Need

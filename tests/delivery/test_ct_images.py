@@ -15,7 +15,7 @@ from mqi_dagster.delivery.validation_findings import Severity
 from mqi_dagster.errors import DeliveryError
 from mqi_dagster.machine import Machines
 from mqi_dagster.settings import Intake
-from mqi_dagster.settings.engine import built_in_profiles
+from mqi_dagster.settings.engine_profiles import built_in_profiles
 from mqi_dagster.synthetic.delivery import simulate_delivery
 from mqi_dagster.synthetic.request import BuiltInPlan, DeliveryRequest
 from tests.delivery.delivery_cases import surveyed

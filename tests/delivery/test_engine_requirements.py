@@ -16,7 +16,7 @@ from mqi_dagster.plan.model import PlanBeam, PlanRangeShifter
 from mqi_dagster.plan.reading import read_ion_plan
 from mqi_dagster.plan.requirements import beam_faults
 from mqi_dagster.settings import EngineProfile
-from mqi_dagster.settings.engine import built_in_profiles
+from mqi_dagster.settings.engine_profiles import built_in_profiles
 from mqi_dagster.synthetic.delivery import SimulatedCase, simulate_delivery
 from mqi_dagster.synthetic.request import BuiltInPlan, DeliveryRequest
 from tests.delivery.delivery_cases import surveyed

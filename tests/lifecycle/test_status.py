@@ -17,6 +17,7 @@ from mqi_dagster.lifecycle.beam import find_manifest
 from mqi_dagster.lifecycle.case_reading import read_case
 from mqi_dagster.lifecycle.conclusion import conclusion_request
 from mqi_dagster.lifecycle.retention import Removable, RemovableKind, remove, spare
+from mqi_dagster.lifecycle.status import Standing
 from mqi_dagster.moments import in_zone
 from mqi_dagster.operations.case_report import case_report
 from mqi_dagster.operations.retry import GraphQL, retry
@@ -233,7 +234,7 @@ class Services(GraphQL):
         return title
 
 
-def in_words(row: CaseStatus | BeamStatus) -> tuple[str, str]:
+def in_words(row: CaseStatus | BeamStatus | Standing) -> tuple[str, str]:
     return row.state.value, row.stage.value
 
 
@@ -314,7 +315,7 @@ def test_every_surface_says_the_same_of_a_case_after_everything_that_happens_to_
         hiding = Worklist(chain.instance, chain.site, PIPELINES, chain.site.ledger, history=timedelta(0))
         assert (listed(chain, hiding, case)[0] is None) <= row.is_concluded, row.what
         reading = read_case(chain.instance, chain.site, case)
-        beams = [in_words(one) for one in reading.beams]
+        beams = [in_words(one) for one in reading.beams.values()]
         assert ((beams or [None])[0], in_words(reading.case), reading.case.reason) == (beam, state, reason)
         assert reading.concluded is row.is_concluded, row.what
         board, one = printed(chain, work, case)

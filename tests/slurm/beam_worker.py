@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from mqi_dagster.compute.engine_run import EngineRun
-from mqi_dagster.compute.waiting import Patience
+from mqi_dagster.compute.retrying import Retrying
 from mqi_dagster.execution.job import Job, JobHandle
 from mqi_dagster.hpc.executor import SlurmExecutor
 from mqi_dagster.ledger.database import sqlite_url
@@ -53,11 +53,11 @@ def main() -> int:
 
     log: Any = logging.getLogger("worker")
     silent: Any = Silent()
-    patience = Patience(log, host.slurm.intervals)
+    retrying = Retrying(log, host.slurm.intervals)
     if spec["processes"] > 1:
-        note(patience.persist("submitting", lambda: executor.submit(job)))
+        note(retrying.call("submitting", lambda: executor.submit(job)))
         return 0
-    run = EngineRun(log, executor, job, silent, patience, lambda: None, note, "hpc/gpu0")
+    run = EngineRun(log, executor, job, silent, retrying, lambda: None, note, "hpc/gpu0")
     print("begun", flush=True)
     status = run.run()
     if status.state == "succeeded":

@@ -22,7 +22,7 @@ from pathlib import Path, PurePosixPath
 from typing import Any
 
 from mqi_dagster.compute.engine_run import EngineRun
-from mqi_dagster.compute.waiting import Patience
+from mqi_dagster.compute.retrying import Retrying
 from mqi_dagster.delivery.summary import InterpretedBeam, InterpretedLayer
 from mqi_dagster.engine.view import prepare_view
 from mqi_dagster.execution.job import Job, JobHandle, JobStatus
@@ -243,8 +243,8 @@ class Bench:
 
         log: Any = logging.getLogger("bench")
         progress: Any = beam.spoken
-        patience = Patience(log, self.slurm.intervals, pause)
-        run = EngineRun(log, runs_on, beam.job, progress, patience, check, note, "hpc/gpu0")
+        retrying = Retrying(log, self.slurm.intervals, pause)
+        run = EngineRun(log, runs_on, beam.job, progress, retrying, check, note, "hpc/gpu0")
         beam.status = run.run()
         if beam.status.state == "succeeded":
             beam.fetched = run.fetch()

@@ -234,11 +234,12 @@ def rt_dose(
     key = context.partition_key
     with tried_again(context, Where(beam=key), inputs_away(context.instance, site, store.open, key)):
         require_passed(context.instance, "raw_dose", "engine_output", key)
-        beam = load_beam(context.instance, store.open(), site.machines, key, parsed_inputs.open())
+        parsed = parsed_inputs.open()
+        beam = load_beam(context.instance, store.open(), site.machines, key, parsed)
         raw = resolve(context.instance, store.open(), "raw_dose", key)
         irradiation = irradiation_of(beam, site.settings.site.timezone)
         digest = rt_dose_digest(beam, raw.digest, site.settings.rt_dose, irradiation.attributes())
-        record, grids = read_raw_dose(raw)
+        record, grids = read_raw_dose(raw, parsed)
         published = reusable(store.open(), "rt_dose", key, digest)
         before = (
             metadata.shown_before(context.instance, "rt_dose", key, metadata.shown_of(published, raw))

@@ -8,7 +8,7 @@ from typing import Any
 import dagster as dg
 
 from mqi_dagster.assets import proton
-from mqi_dagster.compute.waiting_target import WaitingTarget
+from mqi_dagster.compute.retried_target import RetriedTarget
 from mqi_dagster.delivery.compared_beam import verdict_of
 from mqi_dagster.delivery.manifest import BeamEntry, CaseManifest
 from mqi_dagster.delivery.summary import InterpretedBeam, read_summary
@@ -16,7 +16,7 @@ from mqi_dagster.delivery.verdict import AS_PLANNED
 from mqi_dagster.errors import StoreError, Where
 from mqi_dagster.handover.naming import beam_folder, case_folder
 from mqi_dagster.handover.target import Receipt
-from mqi_dagster.lifecycle.beam import inventory_of, read_manifest, require_beam
+from mqi_dagster.lifecycle.beam import beams_of, inventory_of, read_manifest, require_beam
 from mqi_dagster.lifecycle.boundary import tried_again
 from mqi_dagster.lifecycle.conclusion import DELIVERY, NOT_COMPARED
 from mqi_dagster.lifecycle.digests import HANDED_OVER_CODE
@@ -99,7 +99,7 @@ def handed_over(
         made = ancestry(context.instance, store.open(), key)
         files, dose = _files(site, made), made.rt_dose.digest
         template = site.settings.handover.template
-        waiting = WaitingTarget(context, site, target.open(), WorkPhase.SIMULATED)
+        waiting = RetriedTarget(context, site, target.open(), WorkPhase.SIMULATED)
         digest = digest_of(
             asset="handed_over",
             code=HANDED_OVER_CODE,
@@ -224,7 +224,7 @@ def _results(instance: dg.DagsterInstance, manifest: CaseManifest) -> str:
         StoreError: One has not handed over the dose of its present files.
     """
     events, inventory = EventLog(instance), inventory_of(manifest)
-    beams = [beam_key(manifest.case, entry.number) for entry in manifest.beams]
+    beams = beams_of(manifest).values()
     for beam in beams:
         if why := why_not_handed_over(events, beam, lambda: inventory):
             raise StoreError(why, where=Where(beam=beam, kind="handed_over"))
@@ -258,7 +258,7 @@ def case_handed_over(
         summary = case_summary(context.instance, site, store.open(), manifest)
         content = json.dumps(summary, indent=1, sort_keys=True).encode() + b"\n"
         folder = case_folder(site.settings.handover.template, case)
-        waiting = WaitingTarget(context, site, target.open(), WorkPhase.CONCLUDING)
+        waiting = RetriedTarget(context, site, target.open(), WorkPhase.CONCLUDING)
         # A marker beside an older summary would lie while the new one is written.
         waiting.withdraw(folder, COMPLETE_MARKER)
         entry = waiting.state(folder, SUMMARY_FILE, content)

@@ -3,21 +3,19 @@
 import dagster as dg
 
 from mqi_dagster.ledger.alarms import AlarmKind
-from mqi_dagster.lifecycle.beam import find_manifest
+from mqi_dagster.lifecycle.beam import beams_of, find_manifest
 from mqi_dagster.lifecycle.jobs import beam_job, conclusion_job, intake_job
 from mqi_dagster.lifecycle.materialisations import CONCLUDED, DOSE, HANDED_OVER, MANIFEST
 from mqi_dagster.lifecycle.pipeline import Level, Pipeline
 from mqi_dagster.lifecycle.status import concluded
-from mqi_dagster.partitions import BEAM, CASE, beam_key
+from mqi_dagster.partitions import BEAM, CASE
 from mqi_dagster.store.store import Store
 
 
 def _beams_of(instance: dg.DagsterInstance, store: Store, case: str) -> dict[int, str] | None:
     """The beams of a case, as its manifest has them."""
     manifest = find_manifest(instance, store, case)
-    if manifest is None:
-        return None
-    return {number: beam_key(case, number) for number in sorted(beam.number for beam in manifest.beams)}
+    return None if manifest is None else beams_of(manifest)
 
 
 PROTON = Pipeline(

@@ -6,9 +6,9 @@ import dagster as dg
 
 from mqi_dagster.assets import proton
 from mqi_dagster.backoff import Backoff
+from mqi_dagster.compute.retrying import Retrying
 from mqi_dagster.compute.simulated_beam import SimulatedBeam
 from mqi_dagster.compute.slots import engine_failures
-from mqi_dagster.compute.waiting import Patience
 from mqi_dagster.dagster_internals import PARENT_RUN_ID_TAG
 from mqi_dagster.engine.view import require_simulable
 from mqi_dagster.errors import MqiError, StoreError, Where
@@ -25,6 +25,7 @@ from mqi_dagster.partitions import BEAM
 from mqi_dagster.resources.composed import (
     ExecutorResource,
     GpuPoolResource,
+    ParsedInputs,
     ParsedInputsResource,
     StoreResource,
 )
@@ -59,7 +60,7 @@ def _tps_result(beam: BeamAtWork, published: Published, gpu: str) -> dg.Material
 
 
 def _raw_result(
-    beam: BeamAtWork, published: Published, csvs: str, engine: Engine, *, reused: bool
+    beam: BeamAtWork, published: Published, csvs: str, engine: Engine, parsed: ParsedInputs, *, reused: bool
 ) -> Iterator[dg.MaterializeResult[None] | dg.AssetCheckResult]:
     """The raw dose, and what its checks find in what was published."""
     record = read_record(published)
@@ -83,7 +84,7 @@ def _raw_result(
             "computed in this run": not reused,
         },
     )
-    yield _engine_output(published, csvs)
+    yield _engine_output(published, csvs, parsed)
     yield _uncertainty(record, engine.uncertainty_maximum_percent)
 
 
@@ -168,15 +169,16 @@ def simulation(
     )
     with boundary:
         results, engines, pool = store.open(), executor.open(), gpu_pool.open()
-        beam = load_beam(context.instance, results, site.machines, key, parsed_inputs.open())
+        parsed = parsed_inputs.open()
+        beam = load_beam(context.instance, results, site.machines, key, parsed)
         csvs = resolve(context.instance, results, "interpreted_csvs", key)
         engine = site.settings.engine
         profile = site.settings.engine_profile()
         in_images = bool(beam.manifest.ct_series) and profile.patient_ct
         # Before anything is reused: earlier code may have computed what must not be handed over.
         require_simulable(beam.plan_beam, beam.machine, profile, in_images=in_images)
-        patience = Patience(context.log, engines.intervals, _waits(context, site, key))
-        version = patience.persist("asking the engine's version", lambda: engine_version(profile, engines))
+        retrying = Retrying(context.log, engines.intervals, _waits(context, site, key))
+        version = retrying.call("asking the engine's version", lambda: engine_version(profile, engines))
         hu_table = hu_table_of(site, beam.manifest)
         digest = raw_dose_digest(beam, csvs.digest, engine, version, hu_table)
         found = _reused(results, key, digest)
@@ -188,7 +190,7 @@ def simulation(
                     tps, view = run.prepare()
                     yield _tps_result(beam, tps, run.slot)
                     raw = run.simulate(view, tps)
-                yield from _raw_result(beam, raw, csvs.digest, engine, reused=False)
+                yield from _raw_result(beam, raw, csvs.digest, engine, parsed, reused=False)
                 return
         # An earlier run may have died between its result and the end of its lease.
         pool.free_ended(context.instance)
@@ -198,14 +200,14 @@ def simulation(
         context.log.info("found in the store; no engine is started")
         site.ledger.progress.record(key, context.run.run_id, WorkPhase.SIMULATED, percent=100.0)
         yield _tps_result(beam, tps, "none")
-        yield from _raw_result(beam, raw, csvs.digest, engine, reused=True)
+        yield from _raw_result(beam, raw, csvs.digest, engine, parsed, reused=True)
 
 
-def _engine_output(raw: Published, csvs: str) -> dg.AssetCheckResult:
+def _engine_output(raw: Published, csvs: str, parsed: ParsedInputs) -> dg.AssetCheckResult:
     """Opens the published raw dose again."""
     try:
         raw.verify()
-        record, grids = read_raw_dose(raw)
+        record, grids = read_raw_dose(raw, parsed)
         if record.interpreted_csvs != csvs:
             raise StoreError("the raw dose was made from other CSVs than the present ones")
         for grid in grids.values():

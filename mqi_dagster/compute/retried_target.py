@@ -6,7 +6,7 @@ from typing import TypeVar
 
 import dagster as dg
 
-from mqi_dagster.compute.waiting import Patience
+from mqi_dagster.compute.retrying import Retrying
 from mqi_dagster.errors import HandoverError
 from mqi_dagster.handover.target import Receipt, ReceiptEntry, Target
 from mqi_dagster.lifecycle.stages import WorkPhase
@@ -17,7 +17,7 @@ from mqi_dagster.settings import LOCAL, Intervals
 T = TypeVar("T")
 
 
-class WaitingTarget:
+class RetriedTarget:
     """A target whose host may be away for as long as it likes.
 
     Args:
@@ -35,7 +35,7 @@ class WaitingTarget:
         self._target = target
         self._afterwards = afterwards
         self._waited = False
-        self._patience = Patience(context.log, Intervals.model_validate({}), self._say)
+        self._retrying = Retrying(context.log, Intervals.model_validate({}), self._say)
 
     @property
     def name(self) -> str:
@@ -44,24 +44,24 @@ class WaitingTarget:
 
     def deliver(self, folder: str, files: Mapping[str, Path]) -> Receipt:
         """See `Target.deliver`."""
-        return self._persist(lambda: self._target.deliver(folder, files))
+        return self._retried(lambda: self._target.deliver(folder, files))
 
     def state(self, folder: str, name: str, content: bytes) -> ReceiptEntry:
         """See `Target.state`."""
-        return self._persist(lambda: self._target.state(folder, name, content))
+        return self._retried(lambda: self._target.state(folder, name, content))
 
     def withdraw(self, folder: str, name: str) -> None:
         """See `Target.withdraw`."""
-        self._persist(lambda: self._target.withdraw(folder, name))
+        self._retried(lambda: self._target.withdraw(folder, name))
 
-    def _persist(self, call: Callable[[], T]) -> T:
+    def _retried(self, call: Callable[[], T]) -> T:
         # A folder of this machine is tried again by the step: nothing of it can be away for hours.
         if self._site.settings.handover.target == LOCAL:
             if why := target_trouble(self._site):
                 # Written into an empty mount point, results would be where nobody looks.
                 raise HandoverError(why)
             return call()
-        done = self._patience.persist("handing over", call)
+        done = self._retrying.call("handing over", call)
         if self._waited:
             self._report(self._afterwards, "")
             self._waited = False

@@ -10,7 +10,7 @@ from typing import cast
 import dagster as dg
 import pytest
 
-from mqi_dagster.compute.waiting import Patience
+from mqi_dagster.compute.retrying import Retrying
 from mqi_dagster.errors import ConfigurationError, EngineError, LeaseLostError, MqiError
 from mqi_dagster.hpc.errors import (
     AuthenticationError,
@@ -26,7 +26,7 @@ from mqi_dagster.hpc.errors import (
 )
 from mqi_dagster.settings import Intervals
 
-LOG = logging.getLogger("patience")
+LOG = logging.getLogger("retrying")
 INTERVALS = Intervals.model_validate({"retry_seconds": 2, "retry_maximum_seconds": 300, "alarm_seconds": 600})
 
 
@@ -50,9 +50,9 @@ def time() -> Time:
     return Time()
 
 
-def make(time: Time, pause: Callable[[str], None] = lambda _: None) -> Patience:
+def make(time: Time, pause: Callable[[str], None] = lambda _: None) -> Retrying:
     log = cast("dg.DagsterLogManager", LOG)
-    return Patience(log, INTERVALS, pause, clock=time.monotonic, sleep=time.sleep)
+    return Retrying(log, INTERVALS, pause, clock=time.monotonic, sleep=time.sleep)
 
 
 def failing(*errors: BaseException) -> Callable[[], str]:
@@ -69,7 +69,7 @@ def failing(*errors: BaseException) -> Callable[[], str]:
 
 def test_what_works_is_not_waited_for(time: Time) -> None:
     said: list[str] = []
-    assert make(time, said.append).persist("submitting", failing()) == "done"
+    assert make(time, said.append).call("submitting", failing()) == "done"
     assert (time.slept, said) == ([], [])
 
 
@@ -80,7 +80,7 @@ def test_what_works_is_not_waited_for(time: Time) -> None:
 def test_what_is_away_is_waited_for_as_long_as_it_takes(time: Time, kind: type[MqiError]) -> None:
     reasons: list[str] = []
     call = failing(*(kind("no route") for _ in range(200)))
-    assert make(time, reasons.append).persist("submitting", call) == "done"
+    assert make(time, reasons.append).call("submitting", call) == "done"
     assert reasons.count("no route") == 200, "each wait is told"
     assert time.now - 1000 > 200 * 100
 
@@ -88,7 +88,7 @@ def test_what_is_away_is_waited_for_as_long_as_it_takes(time: Time, kind: type[M
 def test_waits_grow_to_the_limit_and_are_spread(time: Time) -> None:
     waits: list[float] = []
     told = make(time, lambda reason: waits.append(time.now) if reason else None)
-    told.persist("submitting", failing(*(ConnectError("away") for _ in range(12))))
+    told.call("submitting", failing(*(ConnectError("away") for _ in range(12))))
     waits.append(time.now)
     spans = [after - before for before, after in pairwise(waits)]
     for span, longest in zip(spans, [2, 4, 8, 16, 32, 64, 128, 256, 300, 300, 300, 300], strict=True):
@@ -110,7 +110,7 @@ def test_a_beam_that_may_not_go_on_stops_waiting(time: Time) -> None:
             raise LeaseLostError("the lease has passed to another owner")
 
     with pytest.raises(LeaseLostError):
-        make(time, pause).persist("submitting", failing(*(ConnectError("away") for _ in range(100))))
+        make(time, pause).call("submitting", failing(*(ConnectError("away") for _ in range(100))))
     assert time.now < 1010
     with pytest.raises(LeaseLostError):
         make(time, pause).sleep(100)
@@ -118,16 +118,16 @@ def test_a_beam_that_may_not_go_on_stops_waiting(time: Time) -> None:
 
 def test_what_is_damaged_on_the_way_is_tried_six_times(time: Time) -> None:
     errors = [IntegrityError(f"damaged {number}") for number in range(6)]
-    assert make(time).persist("fetching", failing(*errors[:5])) == "done"
+    assert make(time).call("fetching", failing(*errors[:5])) == "done"
     with pytest.raises(IntegrityError, match="damaged 5"):
-        make(time).persist("fetching", failing(*errors))
+        make(time).call("fetching", failing(*errors))
 
 
 def test_an_outage_between_does_not_use_up_the_tries(time: Time) -> None:
     mixed: list[BaseException] = []
     for number in range(5):
         mixed += [ConnectError("away"), ConnectError("away"), IntegrityError(f"damaged {number}")]
-    assert make(time).persist("fetching", failing(*mixed)) == "done"
+    assert make(time).call("fetching", failing(*mixed)) == "done"
 
 
 @pytest.mark.parametrize(
@@ -146,7 +146,7 @@ def test_an_outage_between_does_not_use_up_the_tries(time: Time) -> None:
 )
 def test_what_a_person_has_to_mend_passes_at_once(time: Time, error: BaseException) -> None:
     with pytest.raises(type(error)) as raised:
-        make(time).persist("submitting", failing(error))
+        make(time).call("submitting", failing(error))
     assert raised.value is error
     assert time.slept == []
 
@@ -157,7 +157,7 @@ def test_people_are_told_once_of_each_reason_and_once_of_a_long_outage(
     errors = [ConnectError("no route") for _ in range(20)] + [
         SchedulerUnavailableError("slurmctld is down")
     ] * 5
-    make(time).persist("submitting", failing(*errors))
+    make(time).call("submitting", failing(*errors))
     told = [(record.levelname, record.getMessage()) for record in caplog.records]
     assert [text for level, text in told if level == "WARNING"] == [
         "submitting waits: no route",
@@ -169,5 +169,5 @@ def test_people_are_told_once_of_each_reason_and_once_of_a_long_outage(
 
 
 def test_a_short_outage_is_no_alarm(time: Time, caplog: pytest.LogCaptureFixture) -> None:
-    make(time).persist("submitting", failing(*(ConnectError("away") for _ in range(5))))
+    make(time).call("submitting", failing(*(ConnectError("away") for _ in range(5))))
     assert [record.levelname for record in caplog.records] == ["WARNING"]

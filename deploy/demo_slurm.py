@@ -19,7 +19,7 @@ from typing import Any
 import yaml
 
 from mqi_dagster.cli.demo import SETTINGS
-from mqi_dagster.engine.embedded.install import install_engine
+from mqi_dagster.embedded_engine.install import install_engine
 from mqi_dagster.operations.sites import local_zone
 
 DEPLOY = Path(__file__).parent

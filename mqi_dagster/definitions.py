@@ -4,7 +4,7 @@ from collections.abc import Callable, Mapping, Sequence
 
 import dagster as dg
 
-from mqi_dagster.assets.proton import dose, handover, intake, interpretation, simulation
+from mqi_dagster.assets.proton import handover, intake, interpretation, rt_dose, simulation
 from mqi_dagster.assets.proton.pipeline import PROTON
 from mqi_dagster.compute.run_launcher import watched_executor
 from mqi_dagster.lifecycle.health import PROMPT_SECONDS, UNHURRIED_SECONDS
@@ -42,7 +42,7 @@ def proton(site: Site, pipelines: Sequence[Pipeline]) -> dg.Definitions:
             intake.case_manifest,
             interpretation.interpreted_csvs,
             simulation.simulation,
-            dose.rt_dose,
+            rt_dose.rt_dose,
             handover.handed_over,
             handover.case_handed_over,
         ],

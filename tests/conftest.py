@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 import pytest
 from hypothesis import settings
 
-from mqi_dagster.engine.embedded.install import Installation, install_engine
+from mqi_dagster.embedded_engine.install import Installation, install_engine
 from mqi_dagster.errors import InfrastructureError
 from mqi_dagster.machine import Machines, read_machines
 from tests import vendor_plans

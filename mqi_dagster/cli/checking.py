@@ -62,7 +62,7 @@ def install(
     ] = None,
 ) -> None:
     """Install the embedded engine (MCsquare), by name, version and SHA-256."""
-    from mqi_dagster.engine.embedded.install import PACKAGE, PACKAGE_VERSION, VERSION, install_engine
+    from mqi_dagster.embedded_engine.install import PACKAGE, PACKAGE_VERSION, VERSION, install_engine
 
     console = output()
     if cache is None and (used := site_in_use(site)) is not None:

@@ -18,7 +18,7 @@ from rich.text import Text
 
 from mqi_dagster.assets.pipelines import PIPELINES
 from mqi_dagster.cli.results_table import results_table
-from mqi_dagster.engine.embedded.install import VERSION, install_engine
+from mqi_dagster.embedded_engine.install import VERSION, install_engine
 from mqi_dagster.errors import MqiError
 from mqi_dagster.lifecycle.arrived import given_folder
 from mqi_dagster.machine import read_machines

@@ -11,7 +11,7 @@ from mqi_dagster.delivery.manifest import CaseManifest
 from mqi_dagster.ledger.arrivals import Arrival
 from mqi_dagster.ledger.ledger import Ledger
 from mqi_dagster.lifecycle.beam import beams_of, find_manifest, inventory_of
-from mqi_dagster.lifecycle.causes import first_cause
+from mqi_dagster.lifecycle.failures import first_cause
 from mqi_dagster.lifecycle.materialisations import MANIFEST, EventLog
 from mqi_dagster.lifecycle.runs import RunState, latest_run_record, run_row
 from mqi_dagster.lifecycle.stages import Stage

@@ -15,7 +15,7 @@ from mqi_dagster.ledger.arrivals import Arrival
 from mqi_dagster.ledger.cluster_jobs import ClusterJob
 from mqi_dagster.ledger.outcomes import RunOutcome, RunVerdict
 from mqi_dagster.ledger.progress import Progress
-from mqi_dagster.lifecycle.causes import CANCELLED, Cause, goes_on_by_itself, next_step
+from mqi_dagster.lifecycle.failures import CANCELLED, Cause, goes_on_by_itself, next_step
 from mqi_dagster.lifecycle.jobs import beam_job, conclusion_job, intake_job
 from mqi_dagster.lifecycle.materialisations import (
     CONCLUDED,

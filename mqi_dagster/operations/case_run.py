@@ -18,7 +18,7 @@ from mqi_dagster.errors import InputError
 from mqi_dagster.lifecycle.arrived import ArrivedCase, given_folder
 from mqi_dagster.lifecycle.beam import read_manifest
 from mqi_dagster.lifecycle.case_reading import read_case
-from mqi_dagster.lifecycle.causes import first_cause
+from mqi_dagster.lifecycle.failures import first_cause
 from mqi_dagster.lifecycle.jobs import RUN_KEY_TAG
 from mqi_dagster.lifecycle.stages import CaseState
 from mqi_dagster.operations.instance import open_instance

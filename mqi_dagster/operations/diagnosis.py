@@ -20,7 +20,7 @@ from packaging.requirements import Requirement
 from sqlalchemy.exc import SQLAlchemyError
 
 from mqi_dagster.assets.pipelines import PIPELINES
-from mqi_dagster.engine.embedded.install import installed_engine
+from mqi_dagster.embedded_engine.install import installed_engine
 from mqi_dagster.errors import InfrastructureError, MqiError
 from mqi_dagster.execution.gpus import local_gpus, pool_gpus, present_gpus
 from mqi_dagster.execution.processes import inherited_environment, resolve_program

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shutil
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -231,7 +230,7 @@ def _copy_in(sources: list[Path], target: Path) -> None:
             stale.unlink()
     for source in sources:
         if source.resolve() != (target / source.name).resolve():
-            shutil.copyfile(source, target / source.name)
+            write_whole(target / source.name, source.read_bytes())
 
 
 def initialise(folder: Path, values: Mapping[str, Any], *, new_secret: bool = False) -> list[str]:

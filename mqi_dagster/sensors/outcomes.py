@@ -19,7 +19,7 @@ from mqi_dagster.errors import LONGEST_NAME, ConfigurationError, shown
 from mqi_dagster.ledger.alarms import AlarmKind
 from mqi_dagster.ledger.outcomes import RunOutcome, RunVerdict
 from mqi_dagster.lifecycle.boundary import is_passing, safe_text
-from mqi_dagster.lifecycle.causes import CANCELLED, first_cause, goes_on_by_itself, next_step
+from mqi_dagster.lifecycle.failures import CANCELLED, first_cause, goes_on_by_itself, next_step
 from mqi_dagster.lifecycle.jobs import FAILURES_TAG, GPU_TAG, PARTITION_TAG, RETRY_OF_TAG, priority_of
 from mqi_dagster.lifecycle.pipeline import Job, Pipeline, find_job, level_of, levels_of
 from mqi_dagster.lifecycle.run_requests import REQUESTS_PER_TICK, SECONDS_PER_TICK, Position

@@ -11,7 +11,7 @@ from datetime import datetime, timedelta
 import dagster as dg
 from sqlalchemy.exc import OperationalError
 
-from mqi_dagster.lifecycle.causes import Cause, first_cause
+from mqi_dagster.lifecycle.failures import Cause, first_cause
 from mqi_dagster.lifecycle.pipeline import Pipeline
 from mqi_dagster.lifecycle.runs import RunState
 from mqi_dagster.lifecycle.stages import OVER, Stage, order

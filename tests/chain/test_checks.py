@@ -8,7 +8,7 @@ import numpy as np
 import pydicom
 import pytest
 
-from mqi_dagster.assets.proton import dose
+from mqi_dagster.assets.proton import rt_dose
 from mqi_dagster.errors import DoseError
 from tests.chain.chain import Chain, deliver
 
@@ -67,7 +67,7 @@ def test_a_failing_rt_dose_check_hands_nothing_over(tmp_path: Path, monkeypatch:
     chain = Chain(tmp_path / "site", given=deliver(tmp_path / "in").folder)
     case, _ = chain.run_intake()
     calls = []
-    real = dose.verify
+    real = rt_dose.verify
 
     def fails_at_the_check(*arguments: object) -> object:
         # The asset verifies before publishing; the second look is the check's.
@@ -76,7 +76,7 @@ def test_a_failing_rt_dose_check_hands_nothing_over(tmp_path: Path, monkeypatch:
             raise DoseError("PixelData: differs by more than half of DoseGridScaling")
         return real(*arguments)  # type: ignore[arg-type]
 
-    monkeypatch.setattr(dose, "verify", fails_at_the_check)
+    monkeypatch.setattr(rt_dose, "verify", fails_at_the_check)
     (beam,) = chain.run_beams(case, [2])
 
     assert not beam.success

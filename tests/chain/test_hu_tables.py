@@ -11,7 +11,7 @@ import yaml
 
 from mqi_dagster.assets.proton.intake import manifest_digest
 from mqi_dagster.delivery.manifest import ScanEnd
-from mqi_dagster.engine.embedded.install import Installation
+from mqi_dagster.embedded_engine.install import Installation
 from mqi_dagster.hu_table import PACKAGED_HU_TABLES
 from mqi_dagster.lifecycle.beam import hu_table_of, load_beam, read_manifest
 from mqi_dagster.lifecycle.digests import raw_dose_digest

@@ -8,7 +8,7 @@ from pathlib import Path
 import pydicom
 import pytest
 
-from mqi_dagster.engine.embedded.install import Installation
+from mqi_dagster.embedded_engine.install import Installation
 from mqi_dagster.synthetic.request import BuiltInPlan, Layout
 from tests.chain.chain import Chain, Results, deliver, mcsquare_engine
 

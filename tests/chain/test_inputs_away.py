@@ -49,9 +49,9 @@ def test_a_beam_waits_while_its_inbox_is_unmounted(chain: Chain, beam: str) -> N
 def test_it_waits_at_whatever_step_it_was(
     chain: Chain, beam: str, monkeypatch: pytest.MonkeyPatch, station: str
 ) -> None:
-    from mqi_dagster.assets.proton import dose, simulation
+    from mqi_dagster.assets.proton import rt_dose, simulation
 
-    module, name = {"raw_dose": (simulation, "load_beam"), "rt_dose": (dose, "load_beam")}[station]
+    module, name = {"raw_dose": (simulation, "load_beam"), "rt_dose": (rt_dose, "load_beam")}[station]
     real = getattr(module, name)
 
     def unmounted(*arguments: object) -> object:

@@ -6,7 +6,7 @@ from datetime import UTC, datetime, timedelta
 
 import pytest
 
-from mqi_dagster.lifecycle.causes import first_cause
+from mqi_dagster.lifecycle.failures import first_cause
 from mqi_dagster.lifecycle.retention import concluded_before
 from tests.chain.chain import ONE_BEAM, Chain
 

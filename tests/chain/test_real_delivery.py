@@ -10,7 +10,7 @@ import pydicom
 import pytest
 
 from mqi_dagster.delivery.summary import read_summary
-from mqi_dagster.engine.embedded.install import Installation
+from mqi_dagster.embedded_engine.install import Installation
 from tests.chain.chain import Chain
 
 RANGES_MM = {110.0: 91.38, 150.0: 157.71, 190.0: 237.65, 230.0: 329.46}

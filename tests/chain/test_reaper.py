@@ -28,7 +28,7 @@ from mqi_dagster.execution import sign_of_life
 from mqi_dagster.execution.processes import process_id
 from mqi_dagster.ledger.leases import Lease, Need
 from mqi_dagster.ledger.slots import SlotKind
-from mqi_dagster.lifecycle.causes import first_cause
+from mqi_dagster.lifecycle.failures import first_cause
 from mqi_dagster.operations.instance import open_instance, write_instance
 from mqi_dagster.resources import gpu_pool
 from mqi_dagster.resources.gpu_pool import GpuPool, this_host

@@ -12,7 +12,7 @@ from mqi_dagster.assets.pipelines import PIPELINES
 from mqi_dagster.errors import InfrastructureError
 from mqi_dagster.ledger.outcomes import RunVerdict
 from mqi_dagster.lifecycle import run_requests
-from mqi_dagster.lifecycle.causes import first_cause
+from mqi_dagster.lifecycle.failures import first_cause
 from mqi_dagster.sensors import outcomes
 from mqi_dagster.worklist import Worklist
 from mqi_dagster.worklist import runs as run_index

@@ -10,7 +10,7 @@ from typing import Any
 import dagster as dg
 import pytest
 
-from mqi_dagster.engine.embedded.install import Installation
+from mqi_dagster.embedded_engine.install import Installation
 from mqi_dagster.synthetic.request import BuiltInPlan
 from tests.chain.chain import Chain, deliver, mcsquare_engine, quick_engine
 from tests.chain.processes import alive, descendants, worker_of

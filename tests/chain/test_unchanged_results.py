@@ -10,7 +10,7 @@ from typing import Any
 import pydicom
 import pytest
 
-from mqi_dagster.assets.proton import dose
+from mqi_dagster.assets.proton import rt_dose
 from mqi_dagster.lifecycle import beam as lifecycle_beam
 from mqi_dagster.lifecycle import metadata
 from mqi_dagster.partitions import beam_key
@@ -116,7 +116,7 @@ def test_an_unchanged_dose_is_verified_by_its_check_alone(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     chain, key = taken_in(tmp_path)
-    verified = counted(monkeypatch, dose, "verify")
+    verified = counted(monkeypatch, rt_dose, "verify")
     first = chain.run("beam", key)
     assert first.checks["rt_dose.readback"] and len(verified) == 2, "before it is published, and by its check"
     again = chain.run("beam", key)

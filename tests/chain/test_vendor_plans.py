@@ -9,7 +9,7 @@ from typing import Any
 import pydicom
 import pytest
 
-from mqi_dagster.engine.embedded.install import Installation
+from mqi_dagster.embedded_engine.install import Installation
 from tests.chain.chain import MACHINES, Chain, mcsquare_engine, quick_engine
 from tests.vendor_plans import EVERY, Vendor
 

@@ -17,7 +17,7 @@ import yaml
 from typer.testing import CliRunner, Result
 
 from mqi_dagster.cli.app import app
-from mqi_dagster.engine.embedded.install import Installation
+from mqi_dagster.embedded_engine.install import Installation
 from mqi_dagster.errors import ConfigurationError, InputError
 from mqi_dagster.machine import Machines
 from mqi_dagster.synthetic.defects import parse_defect

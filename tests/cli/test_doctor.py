@@ -11,7 +11,7 @@ import pytest
 from typer.testing import CliRunner
 
 from mqi_dagster.cli.app import app
-from mqi_dagster.engine.embedded.install import Installation
+from mqi_dagster.embedded_engine.install import Installation
 from mqi_dagster.operations.service_locks import Service, take
 from mqi_dagster.settings import read_settings
 

@@ -83,7 +83,7 @@ def test_the_code_location_loads_nothing_that_draws(tmp_path: Path) -> None:
 def test_the_version_of_the_embedded_engine_is_told_without_what_computes(tmp_path: Path) -> None:
     program = (
         "import sys; sys.argv[1:] = ['--version']\n"
-        "from mqi_dagster.engine.embedded.command import main; main()\n"
+        "from mqi_dagster.embedded_engine.command import main; main()\n"
         "print([name for name in ('numpy', 'polars', 'pydicom') if name in sys.modules])"
     )
     ended = subprocess.run(

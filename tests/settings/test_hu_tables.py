@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import yaml
 
-from mqi_dagster.engine.embedded.install import Installation
+from mqi_dagster.embedded_engine.install import Installation
 from mqi_dagster.errors import ConfigurationError, UnknownScannerError
 from mqi_dagster.hu_table import MATERIALS, HuTable, HuTables, Scanner, read_hu_table, read_hu_tables
 

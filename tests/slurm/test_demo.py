@@ -14,7 +14,7 @@ from pathlib import Path
 
 import pytest
 
-from mqi_dagster.engine.embedded.install import Installation
+from mqi_dagster.embedded_engine.install import Installation
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(600)]
 

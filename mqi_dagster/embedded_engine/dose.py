@@ -10,8 +10,8 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from mqi_dagster.engine.embedded.driver import Part
-from mqi_dagster.engine.embedded.volume import Volume
+from mqi_dagster.embedded_engine.driver import Part
+from mqi_dagster.embedded_engine.volume import Volume
 from mqi_dagster.errors import EngineError
 
 Floats = NDArray[np.float64]

@@ -12,7 +12,7 @@ import sys
 from pathlib import Path
 from types import FrameType
 
-from mqi_dagster.engine.embedded.install import VERSION, installed_engine
+from mqi_dagster.embedded_engine.install import VERSION, installed_engine
 from mqi_dagster.errors import (
     ConfigurationError,
     EngineError,
@@ -46,7 +46,7 @@ def main() -> None:
     if len(arguments) != 1 or arguments[0].startswith("-"):
         _fail("usage: mqi-engine <TPS file> | --version", BAD_INPUT)
     # Here: the version is asked in every run of a beam, and needs nothing that computes.
-    from mqi_dagster.engine.embedded.dose import InvalidDoseError
+    from mqi_dagster.embedded_engine.dose import InvalidDoseError
 
     for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
         signal.signal(number, _end)
@@ -75,7 +75,7 @@ def run(tps: Path) -> None:
     Raises:
         MqiError: Of any kind; see the exit codes.
     """
-    from mqi_dagster.engine.embedded.simulation import read_request, simulate
+    from mqi_dagster.embedded_engine.simulation import read_request, simulate
 
     installation = installed_engine(_cache())
     simulate(read_request(tps), installation, _at_once())

@@ -10,8 +10,8 @@ import numpy as np
 import polars as pl
 from numpy.typing import NDArray
 
-from mqi_dagster.engine.embedded.bdl import RANGE_SHIFTER_ID, RangeShifterInBeam
-from mqi_dagster.engine.embedded.spots import SpotLayer
+from mqi_dagster.embedded_engine.bdl import RANGE_SHIFTER_ID, RangeShifterInBeam
+from mqi_dagster.embedded_engine.spots import SpotLayer
 
 Floats = NDArray[np.float64]
 

@@ -9,21 +9,21 @@ import pydicom
 import pytest
 from pydantic import ValidationError
 
+from mqi_dagster.embedded_engine.bdl import RangeShifterInBeam, render_bdl, spot_at_nozzle_mm
+from mqi_dagster.embedded_engine.ct_series import CtSeries, read_ct_series
+from mqi_dagster.embedded_engine.driver import part_seed, plan_parts
+from mqi_dagster.embedded_engine.output import OutputGrid, write
+from mqi_dagster.embedded_engine.patient import averaging, patient_volume
+from mqi_dagster.embedded_engine.phantom import to_engine_axes, water_fraction
+from mqi_dagster.embedded_engine.plan_file import aimed
+from mqi_dagster.embedded_engine.simulation import read_request
+from mqi_dagster.embedded_engine.spots import SpotLayer, read_layers
 from mqi_dagster.engine.beam_model import EngineBeamModel, beam_model_for
-from mqi_dagster.engine.embedded.bdl import RangeShifterInBeam, render_bdl, spot_at_nozzle_mm
-from mqi_dagster.engine.embedded.ct_series import CtSeries, read_ct_series
-from mqi_dagster.engine.embedded.driver import part_seed, plan_parts
-from mqi_dagster.engine.embedded.output import OutputGrid, write
-from mqi_dagster.engine.embedded.patient import averaging, patient_volume
-from mqi_dagster.engine.embedded.phantom import to_engine_axes, water_fraction
-from mqi_dagster.engine.embedded.plan_file import aimed
-from mqi_dagster.engine.embedded.simulation import read_request
-from mqi_dagster.engine.embedded.spots import SpotLayer, read_layers
 from mqi_dagster.errors import EngineInputError
 from mqi_dagster.machine import BeamModel, EnergyTable, Machine
 from mqi_dagster.plan.model import PlanBeam
 from mqi_dagster.plan.reading import read_ion_plan
-from tests.engine.embedded.embedded_job import TYPICAL, Beam, Ct, write_ct, write_job, write_plan
+from tests.embedded_engine.embedded_job import TYPICAL, Beam, Ct, write_ct, write_job, write_plan
 
 
 def rows_of(library: str) -> list[list[float]]:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
-from mqi_dagster.engine.embedded.volume import AIR_DENSITY, Table, Volume
+from mqi_dagster.embedded_engine.volume import AIR_DENSITY, Table, Volume
 from mqi_dagster.engine.tps_keys import TpsFile
 from mqi_dagster.errors import EngineInputError, Where
 

@@ -9,14 +9,14 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from mqi_dagster.engine.embedded.command import run
-from mqi_dagster.engine.embedded.install import Installation
+from mqi_dagster.embedded_engine.command import run
+from mqi_dagster.embedded_engine.install import Installation
 from mqi_dagster.errors import EngineError
 from mqi_dagster.machine import BeamModel, Machine
 from mqi_dagster.plan.reading import read_ion_plan
 from mqi_dagster.synthetic.plans import built_in_plan
-from tests.engine.embedded.embedded_depth import r80, read_raw
-from tests.engine.embedded.embedded_job import Beam, write_job
+from tests.embedded_engine.embedded_depth import r80, read_raw
+from tests.embedded_engine.embedded_job import Beam, write_job
 
 PSTAR_CSDA_MM = {70.0: 40.80, 110.0: 91.38, 150.0: 157.71, 190.0: 237.65, 230.0: 329.46}
 
@@ -171,7 +171,7 @@ def test_a_field_beside_the_phantom_fails(mcsquare: Installation, generic: Machi
 def test_an_uncorrelated_beam_would_start_outside_the_geometry(
     mcsquare: Installation, generic: Machine, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("mqi_dagster.engine.embedded.bdl.CORRELATION", 0.0)
+    monkeypatch.setattr("mqi_dagster.embedded_engine.bdl.CORRELATION", 0.0)
     tps = write_job(tmp_path, Beam({70.0: [(0.0, 0.0, 10)]}), generic, histories=1600)
     with pytest.raises(EngineError, match="generated outside the geometry"):
         run(tps)

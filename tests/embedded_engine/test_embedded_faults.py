@@ -11,10 +11,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from mqi_dagster.engine.embedded import command
-from mqi_dagster.engine.embedded.install import Installation
+from mqi_dagster.embedded_engine import command
+from mqi_dagster.embedded_engine.install import Installation
 from mqi_dagster.machine import Machine
-from tests.engine.embedded.embedded_job import Beam, Ct, write_job
+from tests.embedded_engine.embedded_job import Beam, Ct, write_job
 from tests.waiting import wait_for
 
 VOXELS = 60 * 60 * 200
@@ -234,7 +234,7 @@ def children_of(pid: int) -> list[int]:
 def started(tps: Path) -> tuple[subprocess.Popen[bytes], list[int]]:
     """An `mqi-engine` whose two MCsquares run."""
     engine = subprocess.Popen(
-        [sys.executable, "-m", "mqi_dagster.engine.embedded.command", str(tps)],
+        [sys.executable, "-m", "mqi_dagster.embedded_engine.command", str(tps)],
         stdout=subprocess.DEVNULL,
         stderr=subprocess.PIPE,
         env={**os.environ, "MQI_ENGINE_THREADS": "2"},

@@ -8,12 +8,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from mqi_dagster.engine.embedded.command import run
-from mqi_dagster.engine.embedded.install import Installation
+from mqi_dagster.embedded_engine.command import run
+from mqi_dagster.embedded_engine.install import Installation
 from mqi_dagster.hu_table import HuCurves
 from mqi_dagster.machine import Machine
-from tests.engine.embedded.embedded_depth import r80, read_raw
-from tests.engine.embedded.embedded_job import TYPICAL, Beam, Ct, write_job
+from tests.embedded_engine.embedded_depth import r80, read_raw
+from tests.embedded_engine.embedded_job import TYPICAL, Beam, Ct, write_job
 
 CSDA_MM = 91.38  # PSTAR, 110 MeV
 ISOCENTER = (23.7, -41.3, 8.9)

@@ -8,8 +8,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from mqi_dagster.dicom.ct_images import BODY_HU
-from mqi_dagster.engine.embedded.ct_series import CtSeries
-from mqi_dagster.engine.embedded.volume import Hounsfield, Volume
+from mqi_dagster.embedded_engine.ct_series import CtSeries
+from mqi_dagster.embedded_engine.volume import Hounsfield, Volume
 from mqi_dagster.errors import EngineInputError, Where
 from mqi_dagster.hu_table import HIGHEST_HU, LOWEST_HU, HuCurves
 

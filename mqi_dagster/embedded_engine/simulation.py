@@ -13,12 +13,12 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
+from mqi_dagster.embedded_engine import bdl, ct_series, driver, output, patient, phantom, plan_file, spots
+from mqi_dagster.embedded_engine.dose import SimulatedDose, combine
+from mqi_dagster.embedded_engine.install import Installation
+from mqi_dagster.embedded_engine.progress import Progress, say
+from mqi_dagster.embedded_engine.volume import Volume
 from mqi_dagster.engine.beam_model import EngineBeamModel, read_beam_model
-from mqi_dagster.engine.embedded import bdl, ct_series, driver, output, patient, phantom, plan_file, spots
-from mqi_dagster.engine.embedded.dose import SimulatedDose, combine
-from mqi_dagster.engine.embedded.install import Installation
-from mqi_dagster.engine.embedded.progress import Progress, say
-from mqi_dagster.engine.embedded.volume import Volume
 from mqi_dagster.engine.tps import parse_tps
 from mqi_dagster.engine.tps_keys import TpsFile
 from mqi_dagster.errors import EngineInputError, Where

@@ -11,8 +11,8 @@ from pathlib import Path
 
 import pytest
 
-from mqi_dagster.engine.embedded import install
-from mqi_dagster.engine.embedded.install import Installation, install_engine, installed_engine
+from mqi_dagster.embedded_engine import install
+from mqi_dagster.embedded_engine.install import Installation, install_engine, installed_engine
 from mqi_dagster.errors import EngineInputError, InfrastructureError
 
 INSIDE = "opentps/core/processing/doseCalculation/protons/MCsquare/"

@@ -17,7 +17,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from mqi_dagster.engine.embedded.install import Installation
+from mqi_dagster.embedded_engine.install import Installation
 from mqi_dagster.errors import EngineError
 
 VECTOR = 16

@@ -28,7 +28,7 @@ from numpy.typing import NDArray
 from mqi_dagster.delivery.csv_reading import read_samples
 from mqi_dagster.delivery.interpretation import interpret_beam
 from mqi_dagster.delivery.layer_samples import LayerSamples
-from mqi_dagster.delivery.manifest import BeamEntry, FileEntry, LayerEntry, RecordPart
+from mqi_dagster.delivery.manifest import BeamEntry, InputFile, LayerEntry, RecordPart
 from mqi_dagster.delivery.record import record_chunks
 from mqi_dagster.machine import Machine, read_machine
 from mqi_dagster.plan.model import PlanBeam, PlanLayer, ScanMode
@@ -61,7 +61,7 @@ def beam_of(record: Path, samples: int) -> tuple[BeamEntry, PlanBeam]:
     """The manifest's and the plan's view of one layer that is this record."""
     with record.open("rb") as stream:
         digest = hashlib.file_digest(stream, "sha256").hexdigest()
-    file = FileEntry(path=record, sha256=digest, size=record.stat().st_size)
+    file = InputFile(path=record, sha256=digest, size=record.stat().st_size)
     part = RecordPart(delivery=1, range_code=2, rows=samples, record=file, machine_plan=None)
     layer = LayerEntry(number=1, energy_mev=ENERGY_MEV, planned_mu=1.0, delivered_mu=1.0, parts=(part,))
     planned = PlanLayer(1, 0, ENERGY_MEV, 1.0, np.array([[0.0, 64.0], [40.0, 0.0]]), np.array([0.0, 1.0]))

@@ -114,7 +114,7 @@ _BEFORE_A_BOUNDARY_HU = 0.05
 """Images are rounded to a tenth of a HU, so that no value lies between a boundary and this before it."""
 
 
-class Section(BaseModel):
+class HuTableSection(BaseModel):
     """A part of a table's file: immutable, without unknown keys."""
 
     model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
@@ -127,7 +127,7 @@ def _require_ascending(hu: tuple[float, ...], count: int) -> None:
         raise ValueError("hu must ascend, by 0.1 or more")
 
 
-class Curve(Section):
+class Curve(HuTableSection):
     """A quantity over the HU, linear between its points."""
 
     hu: Annotated[tuple[float, ...], Field(min_length=2)]
@@ -147,7 +147,7 @@ class Curve(Section):
         return float(np.interp(hu, self.hu, self.value))
 
 
-class MaterialSteps(Section):
+class MaterialSteps(HuTableSection):
     """Which material a voxel is of: each from its HU on."""
 
     hu: Annotated[tuple[float, ...], Field(min_length=1)]
@@ -168,7 +168,7 @@ class MaterialSteps(Section):
         return MATERIALS[self.name[max(bisect_right(self.hu, hu) - 1, 0)]]
 
 
-class HuCurves(Section):
+class HuCurves(HuTableSection):
     """A table without the scanners that it is for: what a dose depends on."""
 
     id: Annotated[str, Field(pattern=r"^[A-Za-z0-9_-]{1,14}$")]
@@ -238,7 +238,7 @@ class Scanner:
         return ", ".join(parts) or "a scanner that does not name itself"
 
 
-class ScannerRule(Section):
+class ScannerRule(HuTableSection):
     """Images that a table is for: everything given must be so."""
 
     manufacturer: str | None = None

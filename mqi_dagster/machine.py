@@ -29,13 +29,13 @@ PACKAGED_MACHINES = Path(__file__).parent / "config" / "machines"
 """The machine files of the product, which every new site starts with."""
 
 
-class Section(BaseModel):
+class MachineSection(BaseModel):
     """A part of a machine file: immutable, without unknown keys."""
 
     model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
 
 
-class EnergyTable(Section):
+class EnergyTable(MachineSection):
     """A quantity over the nominal energy, interpolated linearly and never extrapolated."""
 
     energy_mev: tuple[Positive, ...]
@@ -72,7 +72,7 @@ class EnergyTable(Section):
         raise AssertionError("unreachable: covers() bounds the energy")
 
 
-class Record(Section):
+class Record(MachineSection):
     """Calibration of the machine record (``.ptn``): position = (raw - offset) * gain, at the isocentre."""
 
     x_offset: int
@@ -84,7 +84,7 @@ class Record(Section):
     """Monitor units per count of dose monitor 1 in range code 2."""
 
 
-class Preset(Section):
+class Preset(MachineSection):
     """Calibration of the machine plan (``.mgn``)."""
 
     x_offset: int
@@ -93,7 +93,7 @@ class Preset(Section):
     y_gain_mm: Positive
 
 
-class Timing(Section):
+class Timing(MachineSection):
     """The planned timeline of a line-scanned layer (docs/physics.md 4)."""
 
     speed_cm_s: Positive = 2000.0
@@ -109,7 +109,7 @@ class SpotPlane(StrEnum):
     NOZZLE = "nozzle"
 
 
-class Spot(Section):
+class Spot(MachineSection):
     """One Gaussian of the beam in phase space: size, divergence and their correlation, in x and y.
 
     What is not given for y is as in x. Without a correlation the beam is uncorrelated at the nozzle.
@@ -183,14 +183,14 @@ class BeamModel(Spot):
     """Whether ``protons_per_mu`` is absolute, so that the dose is in Gy."""
 
 
-class RangeShifter(Section):
+class RangeShifter(MachineSection):
     """One range shifter, addressed by its RangeShifterID."""
 
     water_equivalent_thickness_mm: Positive
     thickness_mm: Positive
 
 
-class MachineDeliveryLimits(Section):
+class MachineDeliveryLimits(MachineSection):
     """A machine's own limits of the check ``delivery``, each in place of the site's; null: the site's."""
 
     position_mean_mm: Positive | None = None
@@ -203,7 +203,7 @@ class MachineDeliveryLimits(Section):
     beam_off_percent: Positive | None = None
 
 
-class Machine(Section):
+class Machine(MachineSection):
     """One treatment machine as its file describes it."""
 
     id: Annotated[str, Field(pattern=r"^[A-Za-z0-9_-]+$")]

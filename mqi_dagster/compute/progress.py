@@ -4,7 +4,7 @@ from collections.abc import Callable
 
 import dagster as dg
 
-from mqi_dagster.engine.progress import Progress
+from mqi_dagster.engine.progress import EngineProgress
 from mqi_dagster.errors import InfrastructureError
 from mqi_dagster.ledger.ledger import Ledger
 from mqi_dagster.lifecycle.boundary import lost_infrastructure
@@ -57,7 +57,7 @@ class LiveProgress:
         self,
         phase: WorkPhase,
         percent: float,
-        event: Progress | None = None,
+        event: EngineProgress | None = None,
         histories: float | None = None,
         message: str = "",
     ) -> None:
@@ -107,7 +107,7 @@ class LiveProgress:
         self._tag({PHASE_TAG: WorkPhase.SIMULATING.value})
         self._report(WorkPhase.SIMULATING, self._percent, message=message)
 
-    def event(self, event: Progress) -> None:
+    def event(self, event: EngineProgress) -> None:
         """One step of the engine."""
         self._percent = percent = 100.0 * event.fraction
         self._report(WorkPhase.SIMULATING, percent, event)

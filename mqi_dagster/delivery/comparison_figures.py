@@ -2,17 +2,17 @@
 
 from __future__ import annotations
 
-from mqi_dagster.delivery.manifest import Part
+from mqi_dagster.delivery.manifest import ManifestPart
 
 
-class Axes(Part):
+class Axes(ManifestPart):
     """A figure of each axis [mm]."""
 
     x: float
     y: float
 
 
-class SpotMu(Part):
+class SpotMu(ManifestPart):
     """A spot whose monitor units differ most from those of its layer's other spots."""
 
     spot: int
@@ -22,7 +22,7 @@ class SpotMu(Part):
     planned_mu: float
 
 
-class ExtraDose(Part):
+class ExtraDose(ManifestPart):
     """Monitor units at a place where none were planned at that point of the sequence."""
 
     x_mm: float
@@ -32,14 +32,14 @@ class ExtraDose(Part):
     """1-based spot before it; 0 at the start of the layer."""
 
 
-class SpotOutOfTurn(Part):
+class SpotOutOfTurn(ManifestPart):
     """A spot that was given at another point of the sequence."""
 
     spot: int
     after_spot: int
 
 
-class LayerComparison(Part):
+class LayerComparison(ManifestPart):
     """One delivered layer against its plan; positions as delivered - planned at the isocentre plane."""
 
     number: int

@@ -69,7 +69,7 @@ class CaseFolder:
 
 
 @dataclass(frozen=True, slots=True)
-class Standing:
+class ArrivalStanding:
     """How an arrival stands, without its files: of most of them nobody asks for these."""
 
     relative: str
@@ -116,7 +116,7 @@ def find_arrivals(inbox: Path, intake: Intake, now: datetime) -> list[CaseFolder
     return [standing.arrival() for standing in standings(root, tree, intake, now)]
 
 
-def standings(root: Path, tree: SeenFolder, intake: Intake, now: datetime) -> list[Standing]:
+def standings(root: Path, tree: SeenFolder, intake: Intake, now: datetime) -> list[ArrivalStanding]:
     """How every arrival stands, in the order of names.
 
     Nothing of one entry decides about another: what breaks on an entry is its reason to wait.
@@ -333,7 +333,7 @@ def _has_readable_names(folder: SeenFolder) -> bool:
     return True
 
 
-def _standing(root: Path, tree: SeenFolder, found: _Found, intake: Intake, now: datetime) -> Standing:
+def _standing(root: Path, tree: SeenFolder, found: _Found, intake: Intake, now: datetime) -> ArrivalStanding:
     try:
         return _waiting(root, tree, found, intake, now)
     except Exception as error:  # noqa: BLE001 - whatever breaks on one entry must stop no other
@@ -341,9 +341,9 @@ def _standing(root: Path, tree: SeenFolder, found: _Found, intake: Intake, now: 
         return _refusal(root, found.node.path, reason)
 
 
-def _waiting(root: Path, tree: SeenFolder, found: _Found, intake: Intake, now: datetime) -> Standing:
-    def standing(reason: str, next_check: datetime | None = None) -> Standing:
-        return Standing(
+def _waiting(root: Path, tree: SeenFolder, found: _Found, intake: Intake, now: datetime) -> ArrivalStanding:
+    def standing(reason: str, next_check: datetime | None = None) -> ArrivalStanding:
+        return ArrivalStanding(
             relative=found.once("relative", lambda: found.node.path.relative_to(root).as_posix()),
             folder=found.node.place,
             ready=not reason,
@@ -430,7 +430,7 @@ def _faults(node: SeenFolder) -> tuple[tuple[str, str], ...]:
     )
 
 
-def _refused(root: Path, tree: SeenFolder, cases: list[Standing]) -> list[Standing]:
+def _refused(root: Path, tree: SeenFolder, cases: list[ArrivalStanding]) -> list[ArrivalStanding]:
     """Links and locked folders outside every case, so that they are seen as well."""
     faults = _faults(tree)
     known = {case.folder for case in cases if case.folder != tree.place} if faults else set()
@@ -441,9 +441,9 @@ def _refused(root: Path, tree: SeenFolder, cases: list[Standing]) -> list[Standi
     ]
 
 
-def _refusal(root: Path, path: Path, reason: str) -> Standing:
+def _refusal(root: Path, path: Path, reason: str) -> ArrivalStanding:
     relative, empty = path.relative_to(root).as_posix(), fingerprint(path, [])
-    return Standing(
+    return ArrivalStanding(
         relative,
         str(path),
         False,

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from mqi_dagster.delivery.manifest import FileEntry
+from mqi_dagster.delivery.manifest import InputFile
 from mqi_dagster.errors import DeliveryError, Where
 from mqi_dagster.files import sha256_stream
 
@@ -18,7 +18,7 @@ def sha256_of(path: Path, kind: str) -> str:
     return file_entry(path, kind).sha256
 
 
-def file_entry(path: Path, kind: str) -> FileEntry:
+def file_entry(path: Path, kind: str) -> InputFile:
     """Path, hash and size of a file.
 
     Args:
@@ -31,7 +31,7 @@ def file_entry(path: Path, kind: str) -> FileEntry:
     try:
         with path.open("rb") as stream:
             digest, size = sha256_stream(stream)
-        return FileEntry(path=path, sha256=digest, size=size)
+        return InputFile(path=path, sha256=digest, size=size)
     except OSError as error:
         raise DeliveryError(f"the {kind} cannot be read: {error.strerror}", where=Where(kind=kind)) from None
 

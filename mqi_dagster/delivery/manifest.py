@@ -14,13 +14,13 @@ from pydantic import BaseModel, ConfigDict, Field
 Sha256 = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
 
 
-class Part(BaseModel):
+class ManifestPart(BaseModel):
     """A part of the manifest: immutable, without unknown keys."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
 
-class FileEntry(Part):
+class InputFile(ManifestPart):
     """One input file."""
 
     path: Path
@@ -28,7 +28,7 @@ class FileEntry(Part):
     size: int
 
 
-class RecordPart(Part):
+class RecordPart(ManifestPart):
     """One machine record (`.ptn`) of a layer; a resumed layer has two, in time order."""
 
     delivery: int
@@ -36,12 +36,12 @@ class RecordPart(Part):
     range_code: int
     """DOSE1_RANGE of PlanRange."""
     rows: int
-    record: FileEntry
-    machine_plan: FileEntry | None
+    record: InputFile
+    machine_plan: InputFile | None
     """The `.mgn`, where the machine wrote one."""
 
 
-class LayerEntry(Part):
+class LayerEntry(ManifestPart):
     """One layer of a delivered beam."""
 
     number: int
@@ -53,7 +53,7 @@ class LayerEntry(Part):
     parts: tuple[RecordPart, ...]
 
 
-class BeamEntry(Part):
+class BeamEntry(ManifestPart):
     """One delivered treatment beam."""
 
     number: int
@@ -82,7 +82,7 @@ class BeamEntry(Part):
         return ", ".join(part for part in (self.shown_name, energies, gantry) if part)
 
 
-class DeliveryEntry(Part):
+class DeliveryEntry(ManifestPart):
     """One folder that the machine wrote."""
 
     number: int
@@ -92,12 +92,12 @@ class DeliveryEntry(Part):
     """The machine's own time, in UTC."""
     first_layer: int
     last_layer: int
-    plan_info: FileEntry
-    plan_range: FileEntry
-    files: tuple[FileEntry, ...]
+    plan_info: InputFile
+    plan_range: InputFile
+    files: tuple[InputFile, ...]
 
 
-class ScanEnd(Part):
+class ScanEnd(ManifestPart):
     """Where the CT ends inside the body."""
 
     beam: int | None
@@ -108,11 +108,11 @@ class ScanEnd(Part):
         return self.text if self.beam is None else f"beam {self.beam}: {self.text}"
 
 
-class CaseManifest(Part):
+class CaseManifest(ManifestPart):
     """One fraction of one plan, checked."""
 
     case: str
-    plan: FileEntry
+    plan: InputFile
     plan_sop_instance_uid: str
     machine_id: str
     fraction: int
@@ -124,11 +124,11 @@ class CaseManifest(Part):
     missing_beams: tuple[int, ...]
     deliveries: tuple[DeliveryEntry, ...]
     beams: tuple[BeamEntry, ...]
-    ct_series: tuple[FileEntry, ...] = ()
+    ct_series: tuple[InputFile, ...] = ()
     """The CT that came with the case, if any, by instance."""
     scan_ends: tuple[ScanEnd, ...] = ()
     """Where the CT ends inside the body, as far as a dose is simulated in it; stands among the notes too."""
-    duplicates: tuple[FileEntry, ...] = ()
+    duplicates: tuple[InputFile, ...] = ()
     """Files that repeat another's content byte for byte and were set aside."""
     unused: tuple[Path, ...] = ()
     """Files in the case folder that no step uses."""

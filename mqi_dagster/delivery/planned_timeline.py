@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 
 from mqi_dagster.delivery.machine_plan import MachinePlan, read_machine_plan
 from mqi_dagster.delivery.manifest import LayerEntry
-from mqi_dagster.delivery.summary import Timeline
+from mqi_dagster.delivery.summary import TimelineSource
 from mqi_dagster.delivery.timing import spot_times_s, stop_times_s, travel_times_s
 from mqi_dagster.errors import DeliveryError, Where
 from mqi_dagster.machine import Machine, Preset
@@ -30,7 +30,7 @@ class PlannedTimeline:
     has two: the beam comes to rest there, and has given the spot's monitor units; the first at 0.
     """
 
-    source: Timeline
+    source: TimelineSource
     time_s: NDArray[np.float64]
     """Shape (knots,), never descending."""
     positions_mm: NDArray[np.float64]
@@ -118,22 +118,22 @@ def planned_timeline(
         deviation = _deviation(machine_plan, layer, machine.preset)
         if deviation is None:
             if mode is ScanMode.MODULATED:
-                return _stopping(Timeline.MACHINE_PLAN, layer, machine, machine_plan.time_s)
-            return _scanning(Timeline.MACHINE_PLAN, layer, machine_plan.time_s)
+                return _stopping(TimelineSource.MACHINE_PLAN, layer, machine, machine_plan.time_s)
+            return _scanning(TimelineSource.MACHINE_PLAN, layer, machine_plan.time_s)
         if len(entry.parts) == 1:
             raise DeliveryError(deviation, where=where)
     if mode is ScanMode.MODULATED:
-        return _stopping(Timeline.TIMING_MODEL, layer, machine, None)
-    return _scanning(Timeline.TIMING_MODEL, layer, spot_times_s(layer, machine.timing))
+        return _stopping(TimelineSource.TIMING_MODEL, layer, machine, None)
+    return _scanning(TimelineSource.TIMING_MODEL, layer, spot_times_s(layer, machine.timing))
 
 
-def _scanning(source: Timeline, layer: PlanLayer, times_s: NDArray[np.float64]) -> PlannedTimeline:
+def _scanning(source: TimelineSource, layer: PlanLayer, times_s: NDArray[np.float64]) -> PlannedTimeline:
     """Line scanning: the spots are the knots."""
     return PlannedTimeline(source, times_s, layer.positions_mm, np.cumsum(layer.spot_mu), ScanMode.LINE)
 
 
 def _stopping(
-    source: Timeline, layer: PlanLayer, machine: Machine, ends_s: NDArray[np.float64] | None
+    source: TimelineSource, layer: PlanLayer, machine: Machine, ends_s: NDArray[np.float64] | None
 ) -> PlannedTimeline:
     """Spot scanning: to each spot at full speed and without dose, then a stop until its end.
 

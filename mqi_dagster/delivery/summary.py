@@ -12,7 +12,7 @@ from pydantic import ValidationError
 
 from mqi_dagster.delivery.comparison_figures import LayerComparison
 from mqi_dagster.delivery.csv_writing import beam_folder
-from mqi_dagster.delivery.manifest import BeamEntry, Part, Sha256
+from mqi_dagster.delivery.manifest import BeamEntry, ManifestPart, Sha256
 from mqi_dagster.errors import InfrastructureError, StoreError, Where
 from mqi_dagster.files import write_whole
 from mqi_dagster.machine import Machine
@@ -25,14 +25,14 @@ SPOTS_NAME = "spots.parquet"
 _WHERE = Where(kind="interpretation summary")
 
 
-class Timeline(StrEnum):
+class TimelineSource(StrEnum):
     """Where the planned timeline of a layer comes from."""
 
     MACHINE_PLAN = "machine plan"
     TIMING_MODEL = "timing model"
 
 
-class InterpretedLayer(Part):
+class InterpretedLayer(ManifestPart):
     """The figures of one layer."""
 
     number: int
@@ -58,7 +58,7 @@ class InterpretedLayer(Part):
     """Delivered over planned MU; null where nothing was planned."""
     range_codes: tuple[int, ...]
     """One of each part."""
-    timeline: Timeline | None
+    timeline: TimelineSource | None
     """Null where a site's own command wrote the CSVs and the plan was not at hand."""
     position_difference_mm: tuple[float, float] | None
     """MU-weighted mean of delivered - planned x, y on the planned timeline; see `planned_timeline`."""
@@ -68,7 +68,7 @@ class InterpretedLayer(Part):
     """Delivered against planned; null where it was not compared: an interpretation of earlier code."""
 
 
-class PlannedLayerFile(Part):
+class PlannedLayerFile(ManifestPart):
     """The plan CSV of one layer."""
 
     number: int
@@ -76,11 +76,11 @@ class PlannedLayerFile(Part):
     sha256: Sha256
     samples: int
     count_sum: int
-    timeline: Timeline | None
+    timeline: TimelineSource | None
     """Null where a site's own command wrote it."""
 
 
-class InterpretedBeam(Part):
+class InterpretedBeam(ManifestPart):
     """The figures of one beam; `summary.json`."""
 
     number: int

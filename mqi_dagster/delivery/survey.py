@@ -13,7 +13,7 @@ from mqi_dagster.delivery.discovery import CaseFolder
 from mqi_dagster.delivery.files import file_entry
 from mqi_dagster.delivery.fractions import Fraction, group_fractions, read_deliveries
 from mqi_dagster.delivery.inbox_tree import fingerprint, see_folder
-from mqi_dagster.delivery.manifest import FileEntry
+from mqi_dagster.delivery.manifest import InputFile
 from mqi_dagster.errors import DeliveryError, InputError, PlanError, Where
 from mqi_dagster.plan.model import IonPlan
 from mqi_dagster.plan.reading import read_ion_plan
@@ -26,8 +26,8 @@ class PlanSource:
     """The one plan of an arrival."""
 
     plan: IonPlan
-    file: FileEntry
-    copies: tuple[FileEntry, ...]
+    file: InputFile
+    copies: tuple[InputFile, ...]
     """Further files with the same bytes."""
 
 
@@ -106,7 +106,7 @@ def find_plan(arrival: CaseFolder) -> PlanSource:
     """
     if not arrival.plans:
         raise PlanError("there is no RT Ion Plan in the case folder", where=Where(kind=KIND))
-    by_content: dict[str, list[FileEntry]] = {}
+    by_content: dict[str, list[InputFile]] = {}
     for path in sorted(arrival.plans):
         entry = file_entry(path, KIND)
         by_content.setdefault(entry.sha256, []).append(entry)

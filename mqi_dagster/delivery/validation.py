@@ -17,7 +17,14 @@ from mqi_dagster.delivery.comparison_figures import LayerComparison
 from mqi_dagster.delivery.discovery import CaseFolder
 from mqi_dagster.delivery.files import file_entry, files_in
 from mqi_dagster.delivery.fractions import Fraction, overlap_errors
-from mqi_dagster.delivery.manifest import BeamEntry, CaseManifest, FileEntry, LayerEntry, Part, ScanEnd
+from mqi_dagster.delivery.manifest import (
+    BeamEntry,
+    CaseManifest,
+    InputFile,
+    LayerEntry,
+    ManifestPart,
+    ScanEnd,
+)
 from mqi_dagster.delivery.scan_ends import scan_ends
 from mqi_dagster.delivery.survey import PlanSource, Survey
 from mqi_dagster.delivery.validation_delivery import CheckedDelivery, CheckedLayer, LayerCheck, check_delivery
@@ -40,7 +47,7 @@ from mqi_dagster.plan.requirements import beam_faults
 from mqi_dagster.settings import DeliveryLimits, EngineProfile
 
 
-class DeliveryCheck(Part):
+class DeliveryCheck(ManifestPart):
     """One delivery of a fraction."""
 
     number: int
@@ -50,7 +57,7 @@ class DeliveryCheck(Part):
     last_layer: int
 
 
-class BeamCheck(Part):
+class BeamCheck(ManifestPart):
     """One delivered beam of a fraction."""
 
     number: int
@@ -67,7 +74,7 @@ class BeamCheck(Part):
     comparison: tuple[LayerComparison, ...] = ()
 
 
-class FractionCheck(Part):
+class FractionCheck(ManifestPart):
     """What `mqi case check` says of a fraction."""
 
     fraction: int
@@ -80,7 +87,7 @@ class FractionCheck(Part):
     findings: tuple[Finding, ...]
 
 
-class CaseCheck(Part):
+class CaseCheck(ManifestPart):
     """What `mqi case check` says of an arrival."""
 
     passed: bool
@@ -169,8 +176,8 @@ RESUMED_LAYER_MU = 1.02
 @dataclass(frozen=True, slots=True)
 class _CheckedCase:
     machine: Machine | None
-    ct_series: tuple[FileEntry, ...]
-    copies: tuple[FileEntry, ...]
+    ct_series: tuple[InputFile, ...]
+    copies: tuple[InputFile, ...]
     scan_ends: tuple[ScanEnd, ...]
 
 

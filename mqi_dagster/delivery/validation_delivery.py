@@ -20,7 +20,7 @@ from mqi_dagster.delivery.machine_files import (
     machine_file,
 )
 from mqi_dagster.delivery.machine_plan import read_machine_plan
-from mqi_dagster.delivery.manifest import DeliveryEntry, FileEntry, Part, RecordPart
+from mqi_dagster.delivery.manifest import DeliveryEntry, InputFile, ManifestPart, RecordPart
 from mqi_dagster.delivery.plan_info import PlanInfo
 from mqi_dagster.delivery.plan_range import PlanRangeRow, plan_range_path, read_plan_range
 from mqi_dagster.delivery.planned_timeline import planned_timeline
@@ -54,7 +54,7 @@ shifted far: where the record is recognised as such, the case is taken in and th
 """
 
 
-class LayerCheck(Part):
+class LayerCheck(ManifestPart):
     """The counts of one layer of one delivery."""
 
     delivery: int
@@ -123,7 +123,7 @@ def check_layer(
     where = Where(delivery=delivery, layer=row.layer)
     machine_plan = _check_machine_plan(folder, row, delivery, layer, machine, findings)
     factor = _range_factor(row, where, machine, findings)
-    record: FileEntry | None = None
+    record: InputFile | None = None
     sums: _Sums | None = None
     with findings.collecting(Where(delivery=delivery, layer=row.layer, kind=RECORD)):
         record, sums = _read(machine_file(folder, row.record_name, RECORD), row.layer, layer, machine)
@@ -180,7 +180,7 @@ def _range_factor(
 
 def _read(
     path: Path | None, number: int, layer: PlanLayer | None, machine: Machine | None
-) -> tuple[FileEntry, _Sums]:
+) -> tuple[InputFile, _Sums]:
     if path is None:
         raise DeliveryError("the record that PlanRange names is missing")
     sums = _Sums()
@@ -253,10 +253,10 @@ def _check_machine_plan(
     layer: PlanLayer | None,
     machine: Machine | None,
     findings: Findings,
-) -> FileEntry | None:
+) -> InputFile | None:
     if row.machine_plan_name is None:
         return None
-    entry: FileEntry | None = None
+    entry: InputFile | None = None
     with findings.collecting(Where(delivery=delivery, layer=row.layer, kind=MACHINE_PLAN)):
         path = machine_file(folder, row.machine_plan_name, MACHINE_PLAN)
         if path is None:
@@ -339,7 +339,7 @@ def check_delivery(
         checked = check_layer(header.folder, row, number, info.beam_number, planned, machine, findings, mode)
         if checked is not None:
             layers.append(checked)
-    files: list[FileEntry] = []
+    files: list[InputFile] = []
     for layer in layers:
         files.append(layer.part.record)
         if layer.part.machine_plan is not None:

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from enum import StrEnum
 
-from mqi_dagster.delivery.manifest import Part
+from mqi_dagster.delivery.manifest import ManifestPart
 from mqi_dagster.errors import InputError, Where
 
 
@@ -17,7 +17,7 @@ class Severity(StrEnum):
     NOTE = "note"
 
 
-class Finding(Part):
+class Finding(ManifestPart):
     """One finding, without paths and identifiers."""
 
     severity: Severity

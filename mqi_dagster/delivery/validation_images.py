@@ -8,7 +8,7 @@ from pathlib import Path
 
 from mqi_dagster.delivery.discovery import CaseFolder
 from mqi_dagster.delivery.files import file_entry
-from mqi_dagster.delivery.manifest import FileEntry
+from mqi_dagster.delivery.manifest import InputFile
 from mqi_dagster.delivery.scan_ends import CoarseSlice, coarse_slice
 from mqi_dagster.delivery.validation_findings import Findings
 from mqi_dagster.dicom.ct_images import (
@@ -31,11 +31,11 @@ AT_CT = Where(kind="CT")
 class CheckedImages:
     """The CT of a case."""
 
-    series: tuple[FileEntry, ...] = ()
+    series: tuple[InputFile, ...] = ()
     """In the order of SOP Instance UIDs."""
-    copies: tuple[FileEntry, ...] = ()
+    copies: tuple[InputFile, ...] = ()
     """Byte-for-byte copies of them."""
-    localizers: tuple[FileEntry, ...] = ()
+    localizers: tuple[InputFile, ...] = ()
     slices: tuple[CoarseSlice, ...] = ()
     """The series, thinned, where a dose can be simulated in it."""
 
@@ -56,10 +56,10 @@ def check_images(
     """
     names = sorted((*arrival.ct_files, *arrival.unreadable_files))
     broken: list[tuple[int, str, Exception]] = []
-    images: dict[str, tuple[CtImage, FileEntry]] = {}
+    images: dict[str, tuple[CtImage, InputFile]] = {}
     slices: list[CoarseSlice] = []
-    copies: list[FileEntry] = []
-    localizers: list[FileEntry] = []
+    copies: list[InputFile] = []
+    localizers: list[InputFile] = []
     for index, path in enumerate(names, start=1):
         try:
             entry = file_entry(path, "CT image")

@@ -6,7 +6,7 @@ from collections.abc import Callable, Sequence
 from statistics import median
 
 from mqi_dagster.delivery.comparison_figures import LayerComparison
-from mqi_dagster.delivery.manifest import Part
+from mqi_dagster.delivery.manifest import ManifestPart
 from mqi_dagster.machine import Machine
 from mqi_dagster.settings import DeliveryLimits
 
@@ -22,7 +22,7 @@ _LOST_PERCENT = 20.0
 """With more of its dose off the plan, a layer is not the planned one with faults."""
 
 
-class LayerFinding(Part):
+class LayerFinding(ManifestPart):
     """What is wrong with a layer."""
 
     layer: int
@@ -33,7 +33,7 @@ class LayerFinding(Part):
         return f"layer {self.layer}: {self.words}"
 
 
-class DeliveryVerdict(Part):
+class DeliveryVerdict(ManifestPart):
     """Whether a beam was delivered as planned, and if not: which layer, where, and how much."""
 
     as_planned: bool

@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from mqi_dagster.embedded_engine.driver import Part
+from mqi_dagster.embedded_engine.driver import Shard
 from mqi_dagster.embedded_engine.volume import Volume
 from mqi_dagster.errors import EngineError
 
@@ -39,7 +39,7 @@ class SimulatedDose:
     """Mean relative standard uncertainty of the voxels above half of the maximum."""
 
 
-def combine(folder: Path, volume: Volume, parts: Sequence[Part], protons: float) -> SimulatedDose:
+def combine(folder: Path, volume: Volume, parts: Sequence[Shard], protons: float) -> SimulatedDose:
     """Average the parts, weighted by their histories, and scale to the beam's protons.
 
     The uncertainty comes from the spread between the parts: for n parts of weight w_i the variance of

@@ -67,7 +67,7 @@ Dose_MHD_Output True
 
 
 @dataclass(frozen=True, slots=True)
-class Part:
+class Shard:
     """One single-thread MCsquare."""
 
     index: int
@@ -82,13 +82,13 @@ class Part:
 
 @dataclass(slots=True)
 class _Running:
-    part: Part
+    part: Shard
     process: subprocess.Popen[bytes]
     text: str = ""
     percents: int = field(default=0)
 
 
-def plan_parts(histories: int, shards: int, seed: int) -> list[Part]:
+def plan_parts(histories: int, shards: int, seed: int) -> list[Shard]:
     """Split the histories; depends on nothing but the arguments.
 
     Args:
@@ -99,7 +99,7 @@ def plan_parts(histories: int, shards: int, seed: int) -> list[Part]:
     vectors = max(shards, round(histories / VECTOR))
     count = max(shards, -(-vectors * VECTOR // _MOST_HISTORIES_OF_A_PART))
     each, left = divmod(vectors, count)
-    return [Part(index, part_seed(seed, index), VECTOR * (each + (index < left))) for index in range(count)]
+    return [Shard(index, part_seed(seed, index), VECTOR * (each + (index < left))) for index in range(count)]
 
 
 def part_seed(seed: int, index: int) -> int:
@@ -115,7 +115,7 @@ def part_seed(seed: int, index: int) -> int:
 def run_parts(
     installation: Installation,
     folder: Path,
-    parts: list[Part],
+    parts: list[Shard],
     at_once: int,
     shifter_mm: float,
     on_progress: Callable[[int, float], None],
@@ -161,7 +161,7 @@ def run_parts(
             _end(running)
 
 
-def _start(installation: Installation, folder: Path, part: Part) -> _Running:
+def _start(installation: Installation, folder: Path, part: Shard) -> _Running:
     (folder / part.output).mkdir()
     config = _CONFIG.format(seed=part.seed, histories=part.histories, output=part.output)
     name = f"config{part.index}.txt"

@@ -12,7 +12,7 @@ def say(text: str) -> None:
     print(text, flush=True)
 
 
-class Progress:
+class ShardProgress:
     """The parts' own percentages, told as moqui tells its batches.
 
     Args:

@@ -16,7 +16,7 @@ from pathlib import Path
 from mqi_dagster.embedded_engine import bdl, ct_series, driver, output, patient, phantom, plan_file, spots
 from mqi_dagster.embedded_engine.dose import SimulatedDose, combine
 from mqi_dagster.embedded_engine.install import Installation
-from mqi_dagster.embedded_engine.progress import Progress, say
+from mqi_dagster.embedded_engine.progress import ShardProgress, say
 from mqi_dagster.embedded_engine.volume import Volume
 from mqi_dagster.engine.beam_model import EngineBeamModel, read_beam_model
 from mqi_dagster.engine.tps import parse_tps
@@ -49,7 +49,7 @@ class Request:
     layers: Sequence[spots.SpotLayer]
     volume: Volume
     field: plan_file.Field
-    parts: Sequence[driver.Part]
+    parts: Sequence[driver.Shard]
 
     @property
     def protons(self) -> float:
@@ -112,7 +112,7 @@ def simulate(request: Request, installation: Installation, at_once: int) -> None
     histories = [part.histories for part in request.parts]
     with _scratch(target.parent) as folder:
         _write_inputs(folder, request)
-        progress = Progress(histories)
+        progress = ShardProgress(histories)
         progress.begin()
         shifter = request.field.shifter
         thickness = 0.0 if shifter is None else shifter.water_equivalent_thickness_mm

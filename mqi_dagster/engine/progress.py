@@ -89,7 +89,7 @@ _EXIT_INPUT = 2
 
 
 @dataclass(frozen=True, slots=True)
-class Progress:
+class EngineProgress:
     """One step of an engine; ``fraction`` never falls and never reaches 1.
 
     Batch i of n drives it: (i - 1)/n when its protons are generated, i/n when they are transported. moqui
@@ -137,22 +137,22 @@ class ProgressParser:
         self.failure: Failure | None = None
 
     @property
-    def current(self) -> Progress:
+    def current(self) -> EngineProgress:
         """The progress so far."""
-        return Progress(self._phase, self._fraction, self._batch, self._batches)
+        return EngineProgress(self._phase, self._fraction, self._batch, self._batches)
 
-    def feed(self, data: bytes) -> list[Progress]:
+    def feed(self, data: bytes) -> list[EngineProgress]:
         """Read on; returns one event for every step that the new whole lines show."""
         *lines, self._rest = (self._rest + data).split(b"\n")
         self._rest = self._rest[-_LONGEST_LINE:]
         return self._read(lines)
 
-    def close(self) -> list[Progress]:
+    def close(self) -> list[EngineProgress]:
         """Read what is left after the engine has ended, also without a line end."""
         rest, self._rest = self._rest, b""
         return self._read([rest]) if rest else []
 
-    def _read(self, lines: list[bytes]) -> list[Progress]:
+    def _read(self, lines: list[bytes]) -> list[EngineProgress]:
         events = []
         for raw in lines:
             line = raw.decode("utf-8", errors="replace").strip()

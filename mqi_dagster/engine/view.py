@@ -24,7 +24,7 @@ from pathlib import Path, PurePosixPath
 import numpy as np
 from numpy.typing import NDArray
 
-from mqi_dagster.delivery.manifest import FileEntry
+from mqi_dagster.delivery.manifest import InputFile
 from mqi_dagster.delivery.summary import InterpretedBeam, InterpretedLayer
 from mqi_dagster.engine.beam_model import beam_model_for
 from mqi_dagster.engine.beam_tps import BEAM_NUMBER, EnginePaths, tps_for_beam
@@ -67,7 +67,7 @@ def prepare_view(
     machine: Machine,
     interpreted_dir: Path,
     interpreted: InterpretedBeam,
-    ct_files: Sequence[FileEntry],
+    ct_files: Sequence[InputFile],
     hu_table: HuCurves | None = None,
     engine: Engine,
     gpu_index: int = 0,
@@ -235,7 +235,7 @@ def _copy_csvs(
 
 
 def _copy_dicom(
-    partial: Path, plan_source: Path, beam_number: int, beam_name: str, ct_files: Sequence[FileEntry]
+    partial: Path, plan_source: Path, beam_number: int, beam_name: str, ct_files: Sequence[InputFile]
 ) -> dict[str, str]:
     relative = "Log_csv/plan/RP.dcm"
     target = partial / relative

@@ -6,7 +6,7 @@ from mqi_dagster.ledger.database import sqlite_url
 from mqi_dagster.ledger.gpus import GpuUsage
 from mqi_dagster.ledger.leases import Lease, LeasedSlot, LeaseKeeper, Need, Refusal, Waiting
 from mqi_dagster.ledger.ledger import Ledger
-from mqi_dagster.ledger.progress import Progress
+from mqi_dagster.ledger.progress import ProgressReport
 from mqi_dagster.ledger.slots import Slot, SlotKind
 
 __all__ = [
@@ -19,7 +19,7 @@ __all__ = [
     "Ledger",
     "Need",
     "Outcome",
-    "Progress",
+    "ProgressReport",
     "Refusal",
     "Slot",
     "SlotKind",

@@ -14,7 +14,7 @@ from mqi_dagster.ledger.tables import PROGRESS
 
 
 @dataclass(frozen=True, slots=True)
-class Progress:
+class ProgressReport:
     """The newest report on a partition."""
 
     partition: str
@@ -29,8 +29,8 @@ class Progress:
     updated_at: datetime
 
 
-def _progress(row: Row[tuple[object, ...]]) -> Progress:
-    return Progress(**row._mapping)
+def _progress(row: Row[tuple[object, ...]]) -> ProgressReport:
+    return ProgressReport(**row._mapping)
 
 
 class ProgressReports:
@@ -51,7 +51,7 @@ class ProgressReports:
         message: str = "",
         *,
         attempt: int = 1,
-    ) -> Progress:
+    ) -> ProgressReport:
         """Write down how far a partition is.
 
         Args:
@@ -90,22 +90,22 @@ class ProgressReports:
                 connection.execute(update(PROGRESS).where(PROGRESS.c.partition == partition).values(**values))
             return _progress(connection.execute(query).one())
 
-    def get(self, partition: str) -> Progress | None:
+    def get(self, partition: str) -> ProgressReport | None:
         """The newest report on a partition."""
         with self._database.read() as connection:
             row = connection.execute(select(PROGRESS).where(PROGRESS.c.partition == partition)).one_or_none()
         return None if row is None else _progress(row)
 
-    def get_many(self, partitions: Collection[str]) -> dict[str, Progress]:
+    def get_many(self, partitions: Collection[str]) -> dict[str, ProgressReport]:
         """The newest report on each partition that has one, in one question for every few hundred."""
-        found: dict[str, Progress] = {}
+        found: dict[str, ProgressReport] = {}
         with self._database.read() as connection:
             for some in batched(partitions):
                 rows = connection.execute(select(PROGRESS).where(PROGRESS.c.partition.in_(some))).all()
                 found.update((row.partition, _progress(row)) for row in rows)
         return found
 
-    def all(self) -> list[Progress]:
+    def all(self) -> list[ProgressReport]:
         """The newest report on every partition, newest first."""
         with self._database.read() as connection:
             rows = connection.execute(

@@ -7,7 +7,7 @@ from typing import Any
 import dagster as dg
 from pydantic import ValidationError
 
-from mqi_dagster.delivery.manifest import BeamEntry, CaseManifest, FileEntry, beam_inputs
+from mqi_dagster.delivery.manifest import BeamEntry, CaseManifest, InputFile, beam_inputs
 from mqi_dagster.dicom.scanner import read_scanner
 from mqi_dagster.errors import (
     ConfigurationError,
@@ -135,7 +135,7 @@ def manifest_in(published: Published, case: str) -> CaseManifest:
         ) from None
 
 
-def require_unchanged(entry: FileEntry, kind: str) -> Path:
+def require_unchanged(entry: InputFile, kind: str) -> Path:
     """The path of an input whose content is still what the manifest says.
 
     Raises:
@@ -181,7 +181,7 @@ def require_beam(
         ) from error
 
 
-def _read_plan(entry: FileEntry, known: dict[str, IonPlan]) -> IonPlan:
+def _read_plan(entry: InputFile, known: dict[str, IonPlan]) -> IonPlan:
     path = require_unchanged(entry, "RT plan")
     if entry.sha256 not in known:
         known[entry.sha256] = read_ion_plan(path)

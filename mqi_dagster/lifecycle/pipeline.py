@@ -52,7 +52,7 @@ class Step:
 
 
 @dataclass(frozen=True, slots=True)
-class Job:
+class AssetJob:
     """A job: a run of it makes the assets of one partition, step by step."""
 
     definition: UnresolvedAssetJobDefinition
@@ -83,11 +83,11 @@ class Job:
         return next(first, self.steps[-1].stage)
 
 
-def asset_job(name: str, *steps: Step, description: str, tags: Tags, concludes: bool = False) -> Job:
+def asset_job(name: str, *steps: Step, description: str, tags: Tags, concludes: bool = False) -> AssetJob:
     """A job that makes the assets of some steps."""
     assets = dg.AssetSelection.assets(*(asset for step in steps for asset in step.assets))
     definition = dg.define_asset_job(name, selection=assets, description=description)
-    return Job(definition, steps, tags, concludes)
+    return AssetJob(definition, steps, tags, concludes)
 
 
 @dataclass(frozen=True, slots=True)
@@ -95,7 +95,7 @@ class Level:
     """The partitions of one kind."""
 
     kind: PartitionKind
-    jobs: tuple[Job, ...]
+    jobs: tuple[AssetJob, ...]
     """In the order in which they follow each other."""
     failed: AlarmKind = AlarmKind.PARTITION_FAILED
     """The alarm where one of them has failed for good."""
@@ -131,7 +131,7 @@ def levels_of(pipelines: Iterable[Pipeline]) -> Iterator[Level]:
 
 def find_job(
     pipelines: Collection[Pipeline], name: str, partition: str, assets: Collection[str]
-) -> tuple[Level, Job] | None:
+) -> tuple[Level, AssetJob] | None:
     """The job of a run, and whose it is: where a page has started the run, the first one of its assets.
 
     Args:

@@ -14,7 +14,7 @@ from mqi_dagster.delivery.manifest import CaseManifest
 from mqi_dagster.ledger.arrivals import Arrival
 from mqi_dagster.ledger.cluster_jobs import ClusterJob
 from mqi_dagster.ledger.outcomes import RunOutcome, RunVerdict
-from mqi_dagster.ledger.progress import Progress
+from mqi_dagster.ledger.progress import ProgressReport
 from mqi_dagster.lifecycle.failures import CANCELLED, Cause, goes_on_by_itself, next_step
 from mqi_dagster.lifecycle.jobs import beam_job, conclusion_job, intake_job
 from mqi_dagster.lifecycle.materialisations import (
@@ -287,11 +287,11 @@ class RunFacts:
     """Whether the services have launched it, so that it can be executed again as a run."""
     steps: frozenset[str] = frozenset()
     """Steps that it executes; empty where it is all of them."""
-    progress: Progress | None = None
+    progress: ProgressReport | None = None
     """What a worker has reported last of the partition."""
 
     @property
-    def report(self) -> Progress | None:
+    def report(self) -> ProgressReport | None:
         """What the worker of this run has reported: the row of an earlier run says nothing of this one."""
         return self.progress if self.progress is not None and self.progress.run_id == self.run_id else None
 
@@ -381,7 +381,7 @@ def beam_standing(latest: RunFacts, facts: BeamFacts) -> Standing:
     )
 
 
-def reported_stage(report: Progress) -> tuple[Stage, str]:
+def reported_stage(report: ProgressReport) -> tuple[Stage, str]:
     """Stage and reason of what a worker has reported."""
     stage = stage_of(report.phase)
     return stage, report.message or (report.phase if stage is Stage.IN_WORK else "")

@@ -6,7 +6,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import replace
 
 from mqi_dagster.ledger.arrivals import Arrival
-from mqi_dagster.lifecycle.pipeline import Job
+from mqi_dagster.lifecycle.pipeline import AssetJob
 from mqi_dagster.lifecycle.runs import RunState
 from mqi_dagster.lifecycle.stages import CaseState, Stage
 from mqi_dagster.lifecycle.status import NO_RUN_YET, RunFacts, Standing, reported_stage
@@ -15,7 +15,7 @@ NOT_ALL_MADE = "its latest run has not made all of its results: materialise them
 
 
 def unit_standing(
-    jobs: Sequence[Job], arrival: Arrival | None, latest: RunFacts, concluded: Callable[[], bool]
+    jobs: Sequence[AssetJob], arrival: Arrival | None, latest: RunFacts, concluded: Callable[[], bool]
 ) -> Standing:
     """Where a unit stands that is worked on whole, without parts.
 
@@ -30,7 +30,7 @@ def unit_standing(
 
 
 def _standing(
-    jobs: Sequence[Job], arrival: Arrival | None, latest: RunFacts, concluded: Callable[[], bool]
+    jobs: Sequence[AssetJob], arrival: Arrival | None, latest: RunFacts, concluded: Callable[[], bool]
 ) -> Standing:
     broken = latest.broken()
     if broken is not None:

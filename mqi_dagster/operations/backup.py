@@ -25,7 +25,7 @@ from mqi_dagster.operations.instance import INSTANCE_FILE
 from mqi_dagster.operations.site_folder import require_own_secret
 from mqi_dagster.operations.sites import SETTINGS_NAME
 from mqi_dagster.settings import Settings
-from mqi_dagster.store.published import FileEntry
+from mqi_dagster.store.published import ResultFile
 from mqi_dagster.store.store import Store
 
 BACKUP_FORMAT = 1
@@ -46,7 +46,7 @@ class BackupManifest(BaseModel):
     """Whether the records are a dump of a PostgreSQL database."""
     data: bool
     """Whether the store is in it."""
-    files: dict[str, FileEntry]
+    files: dict[str, ResultFile]
     """By path relative to the backup."""
 
 
@@ -55,7 +55,7 @@ def write_manifest(
 ) -> BackupManifest:
     """List every file of a backup, which is whole from then on."""
     files = {
-        path.relative_to(folder).as_posix(): FileEntry(sha256=sha256_file(path), size=path.stat().st_size)
+        path.relative_to(folder).as_posix(): ResultFile(sha256=sha256_file(path), size=path.stat().st_size)
         for path in sorted(folder.rglob("*"))
         if path.is_file()
     }

@@ -57,7 +57,7 @@ _BOUNDS = {
 
 
 @dataclass(frozen=True, slots=True)
-class Key:
+class SettingsKey:
     """One key of the settings."""
 
     name: str
@@ -83,7 +83,7 @@ class SectionKeys:
     description: str
     optional: bool
     """Whether the section is absent where nobody writes it, rather than at its defaults."""
-    members: tuple[Key | SectionKeys, ...]
+    members: tuple[SettingsKey | SectionKeys, ...]
 
     @property
     def last(self) -> str:
@@ -97,10 +97,10 @@ def settings_keys() -> SectionKeys:
     return _section("", schema, schema["$defs"], optional=False)
 
 
-def every_key(section: SectionKeys) -> Iterator[Key]:
+def every_key(section: SectionKeys) -> Iterator[SettingsKey]:
     """The keys of a section and of those inside it."""
     for member in section.members:
-        if isinstance(member, Key):
+        if isinstance(member, SettingsKey):
             yield member
         else:
             yield from every_key(member)
@@ -119,7 +119,7 @@ def _section(
 
 def _member(
     name: str, field: Mapping[str, Any], required: bool, types: Mapping[str, Any]
-) -> Key | SectionKeys:
+) -> SettingsKey | SectionKeys:
     description = str(field.get("description", ""))
     choices = [choice for choice in field.get("anyOf", (field,)) if choice.get("type") != "null"]
     target = _resolved(choices[0], types)
@@ -134,7 +134,7 @@ def _member(
     default = field.get("default", {} if target.get("type") == "object" else None)
     nullable = "anyOf" in field
     kind = _type(target, types) + (" or null" if nullable else "")
-    return Key(name, kind, required, default, _allowed(target, types), description)
+    return SettingsKey(name, kind, required, default, _allowed(target, types), description)
 
 
 def _resolved(schema: Mapping[str, Any], types: Mapping[str, Any]) -> Mapping[str, Any]:
@@ -219,14 +219,14 @@ def _section_as_text(section: SectionKeys, values: Mapping[str, Any], depth: int
         ]
     lines = [*_comment(section.description, indent), f"{indent}{section.last}:"]
     for member in section.members:
-        if isinstance(member, Key):
+        if isinstance(member, SettingsKey):
             lines += _key(member, values, indent + "  ")
         else:
             lines += _section_as_text(member, values, depth + 1)
     return lines
 
 
-def _key(key: Key, values: Mapping[str, Any], indent: str) -> list[str]:
+def _key(key: SettingsKey, values: Mapping[str, Any], indent: str) -> list[str]:
     allowed = f" Allowed: {key.allowed}." if key.allowed else ""
     comment = _comment(f"{key.description} [{key.type}]{allowed}", indent)
     if key.name in values:
@@ -286,7 +286,7 @@ def settings_reference() -> str:
 
 def _reference(section: SectionKeys, level: int) -> list[str]:
     lines = ["", f"{'#' * level} `{section.name}`", "", section.description, ""]
-    keys = [member for member in section.members if isinstance(member, Key)]
+    keys = [member for member in section.members if isinstance(member, SettingsKey)]
     lines += ["| key | type | default | allowed | meaning |", "|---|---|---|---|---|"]
     lines += [_row(key) for key in keys]
     for member in section.members:
@@ -295,7 +295,7 @@ def _reference(section: SectionKeys, level: int) -> list[str]:
     return lines
 
 
-def _row(key: Key) -> str:
+def _row(key: SettingsKey) -> str:
     default = "required" if key.required else f"`{_scalar(key.default)}`"
     cells = (f"`{key.name}`", key.type, default, key.allowed, key.description)
     return "| " + " | ".join(cell.replace("|", "\\|") for cell in cells) + " |"

@@ -6,7 +6,7 @@ from datetime import UTC, datetime, timedelta
 
 import dagster as dg
 
-from mqi_dagster.delivery.discovery import CaseFolder, Standing, standings
+from mqi_dagster.delivery.discovery import ArrivalStanding, CaseFolder, standings
 from mqi_dagster.delivery.fractions import Fraction
 from mqi_dagster.delivery.inbox_tree import KeptTree
 from mqi_dagster.delivery.survey import changed_ns
@@ -173,12 +173,12 @@ class _Seen:
     refused: bool = False
     """Whether it could not be looked into."""
 
-    def holds(self, standing: Standing, now: datetime) -> bool:
+    def holds(self, standing: ArrivalStanding, now: datetime) -> bool:
         """Whether that is what it still is."""
         return self.standing == _key(standing) and (self.until is None or now < self.until)
 
 
-def _key(standing: Standing) -> tuple[str, bool, str, int]:
+def _key(standing: ArrivalStanding) -> tuple[str, bool, str, int]:
     return standing.fingerprint, standing.ready, standing.reason, standing.deliveries
 
 
@@ -240,7 +240,7 @@ class _Inbox:
 
     def __init__(self) -> None:
         self._tree: KeptTree | None = None
-        self._standings: list[Standing] = []
+        self._standings: list[ArrivalStanding] = []
         self._seen: dict[str, _Seen] = {}
         self._last_scan: dict[str, datetime] = {}
         self._at_rest: set[str] = set()
@@ -298,10 +298,12 @@ class _Inbox:
             self._tree = KeptTree(root, intake.max_folder_depth, intake.full_look_minutes * 60.0)
         return self._tree
 
-    def _is_known(self, name: str, standing: Standing, now: datetime) -> bool:
+    def _is_known(self, name: str, standing: ArrivalStanding, now: datetime) -> bool:
         return name in self._seen and self._seen[name].holds(standing, now)
 
-    def _is_touched(self, name: str, standing: Standing, fallen: Collection[Arrival], now: datetime) -> bool:
+    def _is_touched(
+        self, name: str, standing: ArrivalStanding, fallen: Collection[Arrival], now: datetime
+    ) -> bool:
         """Whether a failed case may have been repaired with sizes and times kept."""
         rows = [row for row in fallen if row.arrival == self._places[name]]
         if not rows or now - self._last_scan[name] < _FAILED_AGAIN_AFTER:
@@ -310,7 +312,7 @@ class _Inbox:
         return touched_since(standing.arrival(), rows)
 
     def _let_go(
-        self, context: dg.SensorEvaluationContext, site: Site, arrived: Mapping[str, Standing]
+        self, context: dg.SensorEvaluationContext, site: Site, arrived: Mapping[str, ArrivalStanding]
     ) -> None:
         """Drop what waits where no folder is any more, once a look has shown all of the inbox."""
         gone = {row.arrival for row in site.ledger.arrivals.waiting()} - set(self._places.values())
@@ -328,7 +330,7 @@ class _Inbox:
         self,
         context: dg.SensorEvaluationContext,
         site: Site,
-        standing: Standing,
+        standing: ArrivalStanding,
         now: datetime,
         fallen: Collection[str],
     ) -> bool:

@@ -21,7 +21,7 @@ from mqi_dagster.ledger.outcomes import RunOutcome, RunVerdict
 from mqi_dagster.lifecycle.boundary import is_passing, safe_text
 from mqi_dagster.lifecycle.failures import CANCELLED, first_cause, goes_on_by_itself, next_step
 from mqi_dagster.lifecycle.jobs import FAILURES_TAG, GPU_TAG, PARTITION_TAG, RETRY_OF_TAG, priority_of
-from mqi_dagster.lifecycle.pipeline import Job, Pipeline, find_job, level_of, levels_of
+from mqi_dagster.lifecycle.pipeline import AssetJob, Pipeline, find_job, level_of, levels_of
 from mqi_dagster.lifecycle.run_requests import REQUESTS_PER_TICK, SECONDS_PER_TICK, Position
 from mqi_dagster.lifecycle.runs import latest_run_of
 from mqi_dagster.resources.composed import GpuPoolResource
@@ -131,7 +131,7 @@ def _has_come_further(
     return len(_assets_left(instance, run, job)) < sum(asset in asked for asset in job.assets)
 
 
-def _assets_left(instance: dg.DagsterInstance, run: dg.DagsterRun, job: Job) -> list[str]:
+def _assets_left(instance: dg.DagsterInstance, run: dg.DagsterRun, job: AssetJob) -> list[str]:
     """The assets that a run was to make, from the step on in which it ended."""
     asked = _asked(run)
     chain = [asset for asset in job.assets if not asked or asset in asked]

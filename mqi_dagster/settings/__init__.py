@@ -1,6 +1,6 @@
 """The site's configuration: one YAML file, typed, without unknown keys."""
 
-from mqi_dagster.settings.alarms import Alarms, Mail, Notifications, Webhook
+from mqi_dagster.settings.alarms import AlarmSettings, Mail, Notifications, Webhook
 from mqi_dagster.settings.choices import (
     CaseNames,
     CsvDialect,
@@ -14,7 +14,7 @@ from mqi_dagster.settings.choices import (
     SummationType,
     Tell,
 )
-from mqi_dagster.settings.database import Database
+from mqi_dagster.settings.database import DatabaseSettings
 from mqi_dagster.settings.engine import Embedded, Engine, Phantom
 from mqi_dagster.settings.engine_profiles import EngineProfile, built_in_profiles
 from mqi_dagster.settings.gpus import DeclaredGpu
@@ -36,8 +36,8 @@ from mqi_dagster.settings.sections import (
     Interpretation,
     Paths,
     RtDose,
-    Site,
     SiteCommand,
+    SiteSettings,
     Ui,
 )
 
@@ -46,10 +46,10 @@ __all__ = [
     "REMOTE_PATH",
     "VARIABLE_NAME",
     "VARIABLE_VALUE",
-    "Alarms",
+    "AlarmSettings",
     "CaseNames",
     "CsvDialect",
-    "Database",
+    "DatabaseSettings",
     "DeclaredGpu",
     "DeliveryLimits",
     "DoseType",
@@ -77,8 +77,8 @@ __all__ = [
     "Samples",
     "Section",
     "Settings",
-    "Site",
     "SiteCommand",
+    "SiteSettings",
     "Slurm",
     "SummationType",
     "Tell",

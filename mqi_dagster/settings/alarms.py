@@ -25,7 +25,7 @@ def _is_loopback(host: str) -> bool:
         return False
 
 
-class Alarms(Section):
+class AlarmSettings(Section):
     """From when on something is an alarm (`mqi alarms`)."""
 
     stuck_minutes: Minutes = Field(

@@ -12,7 +12,7 @@ from mqi_dagster.settings.section import Section
 _NAME = r"^[A-Za-z_][A-Za-z0-9_-]{0,62}$"
 
 
-class Database(Section):
+class DatabaseSettings(Section):
     """One PostgreSQL server for the ledger and Dagster; without it both lie in SQLite files."""
 
     host: str | None = Field(

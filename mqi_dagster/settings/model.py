@@ -11,8 +11,8 @@ from typing import Annotated, Any, Self, TypeVar
 from pydantic import Field, ValidationError, model_validator
 
 from mqi_dagster.errors import ConfigurationError
-from mqi_dagster.settings.alarms import Alarms, Notifications
-from mqi_dagster.settings.database import Database
+from mqi_dagster.settings.alarms import AlarmSettings, Notifications
+from mqi_dagster.settings.database import DatabaseSettings
 from mqi_dagster.settings.engine import Engine
 from mqi_dagster.settings.engine_profiles import EngineProfile
 from mqi_dagster.settings.hosts import Host, Slurm
@@ -27,7 +27,7 @@ from mqi_dagster.settings.sections import (
     Interpretation,
     Paths,
     RtDose,
-    Site,
+    SiteSettings,
     Ui,
 )
 from mqi_dagster.yaml_file import problems, read_yaml
@@ -38,7 +38,7 @@ _Files = TypeVar("_Files", bound=Section)
 class Settings(Section):
     """The settings of a site."""
 
-    site: Site
+    site: SiteSettings
     paths: Paths = Field(default_factory=lambda: Paths.model_validate({}))
     intake: Intake = Field(default_factory=lambda: Intake.model_validate({}))
     interpretation: Interpretation = Field(default_factory=lambda: Interpretation.model_validate({}))
@@ -47,10 +47,10 @@ class Settings(Section):
     execution: Execution = Field(default_factory=lambda: Execution.model_validate({}))
     rt_dose: RtDose = Field(default_factory=lambda: RtDose.model_validate({}))
     handover: Handover = Field(default_factory=lambda: Handover.model_validate({}))
-    database: Database = Field(default_factory=lambda: Database.model_validate({}))
+    database: DatabaseSettings = Field(default_factory=lambda: DatabaseSettings.model_validate({}))
     retention: SiteRetention = Field(default_factory=lambda: SiteRetention.model_validate({}))
     ui: Ui = Field(default_factory=lambda: Ui.model_validate({}))
-    alarms: Alarms = Field(default_factory=lambda: Alarms.model_validate({}))
+    alarms: AlarmSettings = Field(default_factory=lambda: AlarmSettings.model_validate({}))
     notifications: Notifications = Field(default_factory=lambda: Notifications.model_validate({}))
     hosts: dict[Annotated[str, Field(pattern=r"^[A-Za-z0-9_-]+$")], Host] = Field(
         default_factory=dict, description="Other machines, by a name of the site."

@@ -16,7 +16,7 @@ from mqi_dagster.settings.limits import MuRatioLimits
 from mqi_dagster.settings.section import REMOTE_PATH, Count, Seconds, Section
 
 
-class Site(Section):
+class SiteSettings(Section):
     """Who and where this installation is."""
 
     name: str = Field("MQI site", description="Shown on pages and in hand-over summaries.")

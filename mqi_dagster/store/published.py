@@ -18,7 +18,7 @@ MANIFEST = "manifest.json"
 _NAME = re.compile(r"[A-Za-z0-9._-]+")
 
 
-class FileEntry(BaseModel):
+class ResultFile(BaseModel):
     """One file of a result."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
@@ -34,7 +34,7 @@ class Manifest(BaseModel):
 
     asset: str
     digest: str
-    files: dict[str, FileEntry]
+    files: dict[str, ResultFile]
     """By path relative to the result's folder, with ``/``."""
     meta: dict[str, Any]
     """Whatever the asset wants to find again."""

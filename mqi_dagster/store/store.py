@@ -27,9 +27,9 @@ from mqi_dagster.files import (
 from mqi_dagster.store.digests import canonical_json
 from mqi_dagster.store.published import (
     MANIFEST,
-    FileEntry,
     Manifest,
     Published,
+    ResultFile,
     checked_name,
     list_files,
     plain_os_errors,
@@ -260,7 +260,7 @@ class Store:
             # Whatever an engine or a command of the site has given it: results are about a patient.
             path.chmod(0o600)
             sync_file(path)
-            entries[name] = FileEntry(sha256=sha256_file(path), size=path.stat().st_size)
+            entries[name] = ResultFile(sha256=sha256_file(path), size=path.stat().st_size)
         manifest = Manifest(asset=asset, digest=digest, files=entries, meta=json.loads(canonical_json(meta)))
         content = manifest.model_dump_json(indent=1) + "\n"
         write_whole(staging / MANIFEST, content.encode("utf-8"))

@@ -21,7 +21,7 @@ from mqi_dagster.synthetic.folder import write_delivery
 from mqi_dagster.synthetic.plans import Patient, built_in_plan
 from mqi_dagster.synthetic.publishing import publish
 from mqi_dagster.synthetic.request import BuiltInPlan, DeliveryRequest, Layout
-from mqi_dagster.synthetic.schedule import Irradiation, irradiations
+from mqi_dagster.synthetic.schedule import ScheduledIrradiation, irradiations
 from mqi_dagster.synthetic.source import SourceBeam, source_beams
 
 MAXIMUM_SAMPLES = 1_000_000
@@ -184,7 +184,9 @@ def _case_path(request: DeliveryRequest, machine: Machine, patient_id: str, stud
     return Path(study_uid)
 
 
-def _folder_name(delivery: Irradiation, deliveries: list[Irradiation], request: DeliveryRequest) -> str:
+def _folder_name(
+    delivery: ScheduledIrradiation, deliveries: list[ScheduledIrradiation], request: DeliveryRequest
+) -> str:
     """The delivery's folder: 16 digits, or the beam's name with the part and fraction where needed."""
     if request.layout is not Layout.SIMPLE:
         return delivery.digits
@@ -201,7 +203,7 @@ def _folder_name(delivery: Irradiation, deliveries: list[Irradiation], request: 
 def _written(
     case: Path,
     name: str,
-    delivery: Irradiation,
+    delivery: ScheduledIrradiation,
     request: DeliveryRequest,
     machine: Machine,
     identifiers: tuple[str, str],

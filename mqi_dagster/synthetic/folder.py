@@ -12,10 +12,10 @@ from mqi_dagster.machine import Machine
 from mqi_dagster.synthetic.defects import DefectKind
 from mqi_dagster.synthetic.record import Encoding, LayerDelivery, encode_machine_plan, encode_record
 from mqi_dagster.synthetic.request import DeliveryRequest
-from mqi_dagster.synthetic.schedule import Irradiation, LayerPart
+from mqi_dagster.synthetic.schedule import LayerPart, ScheduledIrradiation
 from mqi_dagster.synthetic.sheets import Labels, RangeRow, plan_info, plan_range
 from mqi_dagster.synthetic.source import SourceBeam, SourceLayer
-from mqi_dagster.synthetic.timeline import Timeline, planned_timeline
+from mqi_dagster.synthetic.timeline import SpotTimeline, planned_timeline
 
 OTHER_PATIENT = "OTHER999"
 OTHER_RUNNING_NUMBER = 9_999_999
@@ -24,7 +24,7 @@ OTHER_STUDY = "1.2.826.0.1.3680043.8.498.999"
 
 def write_delivery(
     folder: Path,
-    delivery: Irradiation,
+    delivery: ScheduledIrradiation,
     request: DeliveryRequest,
     machine: Machine,
     identifiers: tuple[str, str],
@@ -86,7 +86,7 @@ def write_delivery(
 
 
 def _with_defects(
-    part: LayerPart, layer: SourceLayer, timeline: Timeline, beam: int, request: DeliveryRequest
+    part: LayerPart, layer: SourceLayer, timeline: SpotTimeline, beam: int, request: DeliveryRequest
 ) -> LayerDelivery:
     """How the layer is delivered, with the defects of the record itself."""
     doing = LayerDelivery(layer, timeline, (part.start, part.stop), range_code=request.range_code)

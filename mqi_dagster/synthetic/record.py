@@ -11,7 +11,7 @@ from mqi_dagster.errors import ConfigurationError, Where
 from mqi_dagster.machine import Machine
 from mqi_dagster.synthetic.request import DeliveryRequest
 from mqi_dagster.synthetic.source import Floats, SourceLayer
-from mqi_dagster.synthetic.timeline import Timeline
+from mqi_dagster.synthetic.timeline import SpotTimeline
 
 FULL_SCALE = 65535
 IDLE, PLAN_ON, BOTH_ON, ACTUAL_ON = 0, 0x8000, 0xC000, 0x4000
@@ -29,7 +29,7 @@ class LayerDelivery:
     """How one layer, or a part of it, is delivered."""
 
     layer: SourceLayer
-    timeline: Timeline
+    timeline: SpotTimeline
     part: tuple[float, float] = (0.0, 1.0)
     """Shares of the layer's MU between which this part lies."""
     shift_mm: tuple[float, float] = (0.0, 0.0)
@@ -188,7 +188,7 @@ def _rest_position(machine: Machine, rng: np.random.Generator) -> tuple[int, int
     return x, y
 
 
-def encode_machine_plan(layer: SourceLayer, timeline: Timeline, machine: Machine) -> bytes:
+def encode_machine_plan(layer: SourceLayer, timeline: SpotTimeline, machine: Machine) -> bytes:
     """The ``.mgn`` of a layer: 14-byte records, big-endian (docs/formats.md 3).
 
     Raises:

@@ -33,7 +33,7 @@ class LayerPart:
 
 
 @dataclass(frozen=True, slots=True)
-class Irradiation:
+class ScheduledIrradiation:
     """One folder that the machine writes."""
 
     fraction: int
@@ -52,7 +52,7 @@ class Irradiation:
         return self.at.strftime("%Y%m%d%H%M%S") + f"{self.at.microsecond // 10_000:02d}"
 
 
-def irradiations(beams: list[SourceBeam], request: DeliveryRequest) -> list[Irradiation]:
+def irradiations(beams: list[SourceBeam], request: DeliveryRequest) -> list[ScheduledIrradiation]:
     """Every delivery of a request, in time order.
 
     Raises:
@@ -66,7 +66,7 @@ def irradiations(beams: list[SourceBeam], request: DeliveryRequest) -> list[Irra
     fractions = max(request.fractions, 2 if request.has(DefectKind.TWO_FRACTIONS) else 1)
     withheld = {d.beam for d in request.defects_of(DefectKind.LATE_BEAM)}
     wanted = set(request.deliver if request.deliver is not None else order) - withheld
-    found: list[Irradiation] = []
+    found: list[ScheduledIrradiation] = []
     running = FIRST_RUNNING_NUMBER + 10_000 * (request.seed % 800)
     running += 5 * RUNNING_NUMBER_STEP if request.has(DefectKind.REPLAN) else 0
     for fraction in range(1, fractions + 1):
@@ -80,7 +80,9 @@ def irradiations(beams: list[SourceBeam], request: DeliveryRequest) -> list[Irra
                 running += RUNNING_NUMBER_STEP
                 if number in wanted:
                     when = at + (part - 1) * RESUME_AFTER
-                    found.append(Irradiation(fraction, part, beam, when, running % 10_000_000, layers))
+                    found.append(
+                        ScheduledIrradiation(fraction, part, beam, when, running % 10_000_000, layers)
+                    )
             at += request.beam_interval + (len(parts) - 1) * RESUME_AFTER
     return found
 

@@ -14,7 +14,7 @@ NO_MU = 1e-7
 
 
 @dataclass(frozen=True, slots=True)
-class Timeline:
+class SpotTimeline:
     """When each spot of a layer ends [s], from the first one's end, and the layer's dose rate [MU/s]."""
 
     spot_s: Floats
@@ -32,7 +32,7 @@ class Timeline:
 
 def planned_timeline(
     layer: SourceLayer, timing: Timing, *, stops: bool, rate_mu_s: float | None = None
-) -> Timeline:
+) -> SpotTimeline:
     """The planned timeline of a layer.
 
     Args:
@@ -54,11 +54,11 @@ def planned_timeline(
     if stops:
         ends = np.concatenate([[0.0], np.cumsum(travel_s + mu / greatest)])
         arrival = np.concatenate([[-layer.spot_mu[0] / greatest], ends[:-1] + travel_s])
-        return Timeline(ends, greatest, arrival)
+        return SpotTimeline(ends, greatest, arrival)
     moving = path_cm > 0
     rates = speed * mu[moving] / path_cm[moving]
     wanted = rates[rates >= slowest].min(initial=np.inf)
     wanted = slowest if np.isinf(wanted) else float(wanted)
     rate = min(wanted, greatest) if rate_mu_s is None else rate_mu_s
     steps_s = np.where(mu < NO_MU, travel_s, np.maximum(mu / rate, travel_s))
-    return Timeline(np.concatenate([[0.0], np.cumsum(steps_s)]), rate)
+    return SpotTimeline(np.concatenate([[0.0], np.cumsum(steps_s)]), rate)

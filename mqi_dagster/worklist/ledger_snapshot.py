@@ -15,7 +15,7 @@ from mqi_dagster.ledger.gpus import GpuUsage
 from mqi_dagster.ledger.leases import Lease
 from mqi_dagster.ledger.ledger import Ledger
 from mqi_dagster.ledger.outcomes import RunOutcome
-from mqi_dagster.ledger.progress import Progress
+from mqi_dagster.ledger.progress import ProgressReport
 from mqi_dagster.ledger.slots import Slot
 
 _BEHIND = timedelta(seconds=10)
@@ -45,7 +45,7 @@ class LedgerSnapshot:
         self.outcomes: dict[str, RunOutcome] = {}
         """How runs that were asked after have ended, by run id."""
         self.clusters: list[ClusterPoll] = []
-        self.progress: dict[str, Progress] = {}
+        self.progress: dict[str, ProgressReport] = {}
         self.attempts: dict[str, Attempt] = {}
         self.jobs: dict[str, ClusterJob] = {}
 

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 
 import dagster as dg
 
-from mqi_dagster.ledger.progress import Progress
+from mqi_dagster.ledger.progress import ProgressReport
 
 _STEP_PERCENT = 10
 _AT_MOST = 1000
@@ -29,7 +29,7 @@ class Pace:
         self._after: int | None = None
         self._read_at = -_EVERY_SECONDS
 
-    def refresh(self, simulating: Mapping[str, Progress]) -> None:
+    def refresh(self, simulating: Mapping[str, ProgressReport]) -> None:
         """Read the new steps, where there can be some.
 
         Args:

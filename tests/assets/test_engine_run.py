@@ -18,7 +18,7 @@ import pytest
 from mqi_dagster.compute.engine_run import EngineRun
 from mqi_dagster.compute.progress import LiveProgress
 from mqi_dagster.compute.retrying import Retrying
-from mqi_dagster.engine.progress import Progress
+from mqi_dagster.engine.progress import EngineProgress
 from mqi_dagster.errors import (
     ConfigurationError,
     EngineError,
@@ -128,7 +128,7 @@ class Told:
 
     def __init__(self) -> None:
         self.words: list[str] = []
-        self.events: list[Progress] = []
+        self.events: list[EngineProgress] = []
 
     def waiting(self, phase: str, reason: str) -> None:
         self.words.append(f"{phase}: {reason}")
@@ -139,7 +139,7 @@ class Told:
     def running(self, message: str) -> None:
         self.words.append(f"running {message}".strip())
 
-    def event(self, event: Progress) -> None:
+    def event(self, event: EngineProgress) -> None:
         self.events.append(event)
 
 

@@ -22,7 +22,7 @@ from mqi_dagster.synthetic.plans import built_in_plan
 from mqi_dagster.synthetic.record import Encoding, LayerDelivery, encode_record
 from mqi_dagster.synthetic.request import BuiltInPlan, DeliveryRequest
 from mqi_dagster.synthetic.source import scanning_points, source_beams, spot_map
-from mqi_dagster.synthetic.timeline import Timeline, planned_timeline
+from mqi_dagster.synthetic.timeline import SpotTimeline, planned_timeline
 
 from .test_comparison import compared
 
@@ -91,7 +91,7 @@ def later(stretch: Callable[[Floats], Floats]) -> Callable[[LayerDelivery, Machi
         ends = doing.timeline.spot_s
         lasts = np.diff(ends) * stretch((ends[1:] + ends[:-1]) / 2 / ends[-1])
         rate = doing.timeline.rate_mu_s / float(stretch(np.zeros(1))[0])
-        return replace(doing, timeline=Timeline(np.concatenate([[0.0], np.cumsum(lasts)]), rate))
+        return replace(doing, timeline=SpotTimeline(np.concatenate([[0.0], np.cumsum(lasts)]), rate))
 
     return change
 

@@ -10,8 +10,8 @@ import numpy as np
 import pytest
 
 from mqi_dagster.delivery.interpretation import interpret_beam, read_summary
-from mqi_dagster.delivery.manifest import BeamEntry, FileEntry, LayerEntry, RecordPart
-from mqi_dagster.delivery.summary import InterpretedBeam, Timeline
+from mqi_dagster.delivery.manifest import BeamEntry, InputFile, LayerEntry, RecordPart
+from mqi_dagster.delivery.summary import InterpretedBeam, TimelineSource
 from mqi_dagster.errors import ConfigurationError, DeliveryError, UnknownMachineError
 from mqi_dagster.machine import Machine, Machines
 from mqi_dagster.plan.model import Block, PlanBeam, PlanLayer, ScanMode
@@ -36,9 +36,9 @@ def _words(rows: list[tuple[int, int, int, int]], layer: int = 1) -> np.ndarray:
     return words
 
 
-def _file(path: Path, content: bytes) -> FileEntry:
+def _file(path: Path, content: bytes) -> InputFile:
     path.write_bytes(content)
-    return FileEntry(path=path, sha256=hashlib.sha256(content).hexdigest(), size=len(content))
+    return InputFile(path=path, sha256=hashlib.sha256(content).hexdigest(), size=len(content))
 
 
 def _part(path: Path, rows: list[tuple[int, int, int, int]], code: int = 2, delivery: int = 1) -> RecordPart:
@@ -214,7 +214,7 @@ def test_the_difference_is_weighted_by_mu_and_starts_when_the_beam_arrives(
     layer = _interpret(_entry(_part(tmp_path / "a.ptn", ROWS)), g2, tmp_path / "out").layers[0]
     assert layer.compared_samples == 2
     assert layer.position_difference_mm == pytest.approx((0.1452, 0.142822), abs=1e-9)
-    assert layer.timeline is Timeline.TIMING_MODEL
+    assert layer.timeline is TimelineSource.TIMING_MODEL
 
 
 def test_a_layer_that_never_comes_near_its_start_shows_its_distance(tmp_path: Path, g2: Machine) -> None:

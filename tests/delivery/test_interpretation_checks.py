@@ -12,7 +12,7 @@ import pytest
 
 from mqi_dagster.delivery.csv_reading import csv_facts
 from mqi_dagster.delivery.interpretation import interpret_beam, verify_interpreted
-from mqi_dagster.delivery.manifest import BeamEntry, FileEntry, LayerEntry, RecordPart
+from mqi_dagster.delivery.manifest import BeamEntry, InputFile, LayerEntry, RecordPart
 from mqi_dagster.delivery.summary import SUMMARY_NAME, read_summary
 from mqi_dagster.errors import DeliveryError, StoreError
 from mqi_dagster.machine import Machine, Machines
@@ -35,7 +35,7 @@ def entry(tmp_path: Path) -> BeamEntry:
         words[:] = (24576, 32768, 650, 805, 1000, 995, number, 49153)
         path = tmp_path / f"{number}.ptn"
         path.write_bytes(words.tobytes())
-        record = FileEntry(path=path, sha256=hashlib.sha256(words.tobytes()).hexdigest(), size=32)
+        record = InputFile(path=path, sha256=hashlib.sha256(words.tobytes()).hexdigest(), size=32)
         part = RecordPart(delivery=1, range_code=2, rows=2, record=record, machine_plan=None)
         layers.append(
             LayerEntry(

@@ -10,9 +10,9 @@ import numpy as np
 import pytest
 
 from mqi_dagster.delivery.interpretation import interpret_beam, verify_interpreted
-from mqi_dagster.delivery.manifest import BeamEntry, FileEntry, LayerEntry, RecordPart
+from mqi_dagster.delivery.manifest import BeamEntry, InputFile, LayerEntry, RecordPart
 from mqi_dagster.delivery.record import read_record
-from mqi_dagster.delivery.summary import InterpretedBeam, Timeline
+from mqi_dagster.delivery.summary import InterpretedBeam, TimelineSource
 from mqi_dagster.errors import DeliveryError
 from mqi_dagster.machine import Machine, Machines
 from mqi_dagster.plan.model import PlanBeam, PlanLayer, ScanMode
@@ -33,9 +33,9 @@ def g2(machines: Machines) -> Machine:
     return machines.named("G2")
 
 
-def _file(path: Path) -> FileEntry:
+def _file(path: Path) -> InputFile:
     content = path.read_bytes()
-    return FileEntry(path=path, sha256=hashlib.sha256(content).hexdigest(), size=len(content))
+    return InputFile(path=path, sha256=hashlib.sha256(content).hexdigest(), size=len(content))
 
 
 def _entry(qa: Path, number: int, copies: Path | None = None, code: int = 2) -> BeamEntry:
@@ -96,7 +96,7 @@ def test_each_beam_has_0_990_of_its_mu_on_nine_spots_where_planned(
         assert layer.ratio == pytest.approx(0.990, abs=0.001)
         assert layer.raw_dose2_sum / layer.raw_dose1_sum == pytest.approx(0.995, abs=0.001)
         assert layer.count_sum == layer.raw_dose1_sum
-        assert layer.timeline is Timeline.MACHINE_PLAN
+        assert layer.timeline is TimelineSource.MACHINE_PLAN
         assert layer.position_difference_mm is not None
         assert np.hypot(*layer.position_difference_mm) < 0.3
     assert sorted(path.name for path in (tmp_path / "log" / entry.name).iterdir()) == [
@@ -140,7 +140,7 @@ def test_the_machine_plan_gives_the_plan_csv_its_duration(qa: Path, g2: Machine,
     assert len(samples) == 6003
     assert samples[:, 1:3].tolist() == [[-50.0, 50.0]] * 6003
     assert samples[:, 3].sum() == round(1 / 2.12e-8) == 47169811
-    assert [plan.timeline for plan in beam.plan_files] == [Timeline.MACHINE_PLAN] * 9
+    assert [plan.timeline for plan in beam.plan_files] == [TimelineSource.MACHINE_PLAN] * 9
 
 
 @pytest.mark.parametrize("damage", ["truncated", "moved", "one spot more"])

@@ -9,9 +9,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from mqi_dagster.delivery.manifest import FileEntry, LayerEntry, RecordPart
+from mqi_dagster.delivery.manifest import InputFile, LayerEntry, RecordPart
 from mqi_dagster.delivery.planned_timeline import PlannedTimeline, PositionComparison, planned_timeline
-from mqi_dagster.delivery.summary import Timeline
+from mqi_dagster.delivery.summary import TimelineSource
 from mqi_dagster.errors import DeliveryError
 from mqi_dagster.machine import Machine, Machines
 from mqi_dagster.plan.model import PlanLayer, ScanMode
@@ -38,7 +38,7 @@ def _part(folder: Path, delivery: int, records: list[tuple[int, int, int]]) -> R
     content = b"".join(struct.pack(">I5H", t, 0, 0, x, 32768, flag) for t, x, flag in records)
     path = folder / f"{delivery}.mgn"
     path.write_bytes(content)
-    file = FileEntry(path=path, sha256=hashlib.sha256(content).hexdigest(), size=len(content))
+    file = InputFile(path=path, sha256=hashlib.sha256(content).hexdigest(), size=len(content))
     return RecordPart(delivery=delivery, range_code=2, rows=1, record=file, machine_plan=file)
 
 
@@ -48,7 +48,7 @@ def _entry(*parts: RecordPart) -> LayerEntry:
 
 def test_the_machines_own_times_go_before_the_model(tmp_path: Path, g2: Machine) -> None:
     timeline = planned_timeline(_entry(_part(tmp_path, 1, WHOLE)), LAYER, g2, ScanMode.LINE)
-    assert timeline.source is Timeline.MACHINE_PLAN
+    assert timeline.source is TimelineSource.MACHINE_PLAN
     assert timeline.time_s == pytest.approx([0, 400e-6, 1000e-6], abs=1e-9)
     assert timeline.positions_mm[:, 0].tolist() == [0.0, 5.997, 11.994]
     assert timeline.cumulative_mu == pytest.approx([0, 0.001, 0.003])
@@ -56,7 +56,7 @@ def test_the_machines_own_times_go_before_the_model(tmp_path: Path, g2: Machine)
 
 def test_without_one_the_model_plans(g2: Machine) -> None:
     timeline = planned_timeline(None, LAYER, g2, ScanMode.LINE)
-    assert timeline.source is Timeline.TIMING_MODEL
+    assert timeline.source is TimelineSource.TIMING_MODEL
     assert timeline.time_s == pytest.approx([0, 300e-6, 900e-6], abs=1e-9)
 
 
@@ -64,15 +64,21 @@ def test_a_resumed_layer_whose_first_machine_plan_is_a_part_falls_back_to_the_mo
     tmp_path: Path, g2: Machine
 ) -> None:
     first, second = _part(tmp_path, 1, REST_OF_IT), _part(tmp_path, 2, WHOLE)
-    assert planned_timeline(_entry(first, second), LAYER, g2, ScanMode.LINE).source is Timeline.TIMING_MODEL
-    assert planned_timeline(_entry(second, first), LAYER, g2, ScanMode.LINE).source is Timeline.MACHINE_PLAN
+    assert (
+        planned_timeline(_entry(first, second), LAYER, g2, ScanMode.LINE).source
+        is TimelineSource.TIMING_MODEL
+    )
+    assert (
+        planned_timeline(_entry(second, first), LAYER, g2, ScanMode.LINE).source
+        is TimelineSource.MACHINE_PLAN
+    )
     with pytest.raises(DeliveryError, match="has 2 spots, the plan 3"):
         planned_timeline(_entry(first), LAYER, g2, ScanMode.LINE)
 
 
 def test_positions_are_compared_at_equal_times_and_held_at_the_end() -> None:
     timeline = PlannedTimeline(
-        Timeline.TIMING_MODEL,
+        TimelineSource.TIMING_MODEL,
         np.array([0.0, 1.0, 2.0]),
         np.array([[0.0, 0.0], [20.0, 0.0], [20.0, -8.0]]),
         np.array([0.0, 1.0, 2.0]),
@@ -101,7 +107,7 @@ def test_in_spot_scanning_the_beam_travels_without_dose_and_stands_at_each_spot(
 
 def test_in_spot_scanning_the_machine_plan_holds_the_ends_of_the_spots(tmp_path: Path, g2: Machine) -> None:
     timeline = planned_timeline(_entry(_part(tmp_path, 1, WHOLE)), LAYER, g2, ScanMode.MODULATED)
-    assert timeline.source is Timeline.MACHINE_PLAN
+    assert timeline.source is TimelineSource.MACHINE_PLAN
     assert timeline.time_s == pytest.approx([0, 0, 300e-6, 400e-6, 700e-6, 1000e-6], abs=1e-9)
 
 

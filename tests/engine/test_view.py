@@ -11,7 +11,7 @@ from pathlib import Path, PurePosixPath
 import pydicom
 import pytest
 
-from mqi_dagster.delivery.manifest import FileEntry
+from mqi_dagster.delivery.manifest import InputFile
 from mqi_dagster.engine.beam_model import read_beam_model
 from mqi_dagster.engine.job_view import JobView, engine_beam_name, log_folder_name
 from mqi_dagster.engine.tps import parse_tps
@@ -32,7 +32,7 @@ def view_of(
     case: BeamCase,
     directory: Path,
     profile: EngineProfile = EMBEDDED,
-    ct: tuple[FileEntry, ...] = (),
+    ct: tuple[InputFile, ...] = (),
     seen_as: PurePosixPath | None = None,
     gpu: int = 0,
     histories: float = 1e6,
@@ -246,7 +246,7 @@ def test_a_ct_goes_in_blanked_and_turns_the_phantom_off(beam_case: Make, tmp_pat
     write_water_ct(tmp_path / "ct", plan, (10.0, -20.0, 30.0), request)
     slices = sorted((tmp_path / "ct").iterdir())
     entries = tuple(
-        FileEntry(path=p, sha256=hashlib.sha256(p.read_bytes()).hexdigest(), size=p.stat().st_size)
+        InputFile(path=p, sha256=hashlib.sha256(p.read_bytes()).hexdigest(), size=p.stat().st_size)
         for p in slices
     )
     view = view_of(case, tmp_path / "job", ct=entries)
@@ -274,7 +274,7 @@ def test_nothing_of_the_patient_stands_in_a_view(beam_case: Make, tmp_path: Path
     request = DeliveryRequest(ct_cube_mm=20, ct_margin_mm=5, ct_voxel_mm=10)
     write_water_ct(tmp_path / "ct", plan, (10.0, -20.0, 30.0), request)
     entries = tuple(
-        FileEntry(path=p, sha256=hashlib.sha256(p.read_bytes()).hexdigest(), size=p.stat().st_size)
+        InputFile(path=p, sha256=hashlib.sha256(p.read_bytes()).hexdigest(), size=p.stat().st_size)
         for p in (tmp_path / "ct").iterdir()
     )
     view = view_of(case, tmp_path / "job", ct=entries)

@@ -5,7 +5,7 @@ from typing import Any
 import dagster as dg
 
 from mqi_dagster.assets import proton
-from mqi_dagster.delivery.manifest import CaseManifest, FileEntry, beam_inputs
+from mqi_dagster.delivery.manifest import CaseManifest, InputFile, beam_inputs
 from mqi_dagster.delivery.validation import build_manifest
 from mqi_dagster.errors import DeliveryError, MqiError, Where
 from mqi_dagster.execution.scrub import Scrubber
@@ -23,7 +23,7 @@ from mqi_dagster.store.digests import digest_of
 _LONGEST_NAME = 64
 
 
-def every_file(manifest: CaseManifest) -> list[tuple[str, FileEntry]]:
+def every_file(manifest: CaseManifest) -> list[tuple[str, InputFile]]:
     """Every input of a case with its role."""
     files = [("RT plan", manifest.plan)]
     files += [("CT image", entry) for entry in manifest.ct_series]

@@ -17,7 +17,7 @@ from rich.text import Text
 from mqi_dagster.cli.screen import output
 from mqi_dagster.errors import MqiError
 from mqi_dagster.lifecycle.stages import WorkPhase
-from mqi_dagster.operations.case_run import ProgressReport
+from mqi_dagster.operations.case_run import ReportedProgress
 
 _EVERY_SECONDS = 0.3
 _LINE_EVERY_PERCENT = 20
@@ -43,7 +43,7 @@ class BeamProgress:
         self._bars: Progress | None = None
         self._tasks: dict[str, TaskID] = {}
         self._said: tuple[str, int] = ("", -1)
-        self.reports: Callable[[str], ProgressReport | None] | None = None
+        self.reports: Callable[[str], ReportedProgress | None] | None = None
         if console is not None and console.is_terminal:
             self._bars = Progress(
                 TextColumn("{task.description}"),
@@ -115,7 +115,7 @@ class BeamProgress:
     def _follow(
         self,
         key: str,
-        reports: Callable[[str], ProgressReport | None],
+        reports: Callable[[str], ReportedProgress | None],
         since: datetime,
         stop: threading.Event,
     ) -> None:

@@ -49,7 +49,7 @@ class CaseRun:
     """
 
 
-class ProgressReport(Protocol):
+class ReportedProgress(Protocol):
     """How far a beam is, as the site has written it down."""
 
     @property
@@ -68,7 +68,7 @@ class ProgressReport(Protocol):
 class Display(Protocol):
     """Shows somebody how far the beams of a running case are."""
 
-    reports: Callable[[str], ProgressReport | None] | None
+    reports: Callable[[str], ReportedProgress | None] | None
     """What the ledger says of a beam's progress, by its key."""
 
     def note(self, text: str) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import os
 import shutil
 import sqlite3
@@ -15,9 +16,11 @@ from typing import Any
 
 import dagster as dg
 import pytest
-from sqlalchemy import Engine, event
+from sqlalchemy import Engine, event, text
 
+from mqi_dagster.dagster_internals import SqlRunStorage
 from mqi_dagster.operations.instance import open_instance, write_instance
+from mqi_dagster.resources import file_records
 from mqi_dagster.settings import Settings, parse_settings
 from tests.waiting import wait_for
 
@@ -127,24 +130,106 @@ def test_who_watches_a_run_is_told_of_each_event_while_its_worker_is_still_there
             wait_for(lambda word=word: any(word in one for one in told), f"the {word} event is told")
 
 
-def test_threads_that_ask_at_once_get_connections_of_their_own(tmp_path: Path) -> None:
+def test_threads_that_ask_at_once_wait_for_nobody(tmp_path: Path) -> None:
+    """Each of them holds its question open until all have asked."""
+    storage = open_instance(site(tmp_path)).run_storage
+    assert isinstance(storage, SqlRunStorage)
+    together, answers = threading.Barrier(6), []
+
+    def question() -> None:
+        with storage.connect() as connection:
+            together.wait(timeout=60)
+            answers.append(connection.execute(text("SELECT count(*) FROM runs")).scalar())
+
+    threads = [threading.Thread(target=question) for _ in range(6)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert answers == [0] * 6
+    storage.dispose()
+
+
+def test_a_file_that_others_write_all_the_time_can_be_read(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its time may move on between two looks at it, as often as one looks."""
+    moments = itertools.count()
     with open_instance(site(tmp_path)) as instance:
-        wrong: list[BaseException] = []
+        ask(instance, "P1.fx0001")
+        monkeypatch.setattr(file_records, "_identity", lambda _: (next(moments),))
+        for number in range(2, 5):
+            ask(instance, f"P{number}.fx0001")
 
-        def often(number: int) -> None:
-            try:
-                for turn in range(5):
-                    ask(instance, f"P{number}{turn}.fx0001")
-            except Exception as error:  # noqa: BLE001 - told by the thread that waits
-                wrong.append(error)
 
-        threads = [threading.Thread(target=often, args=(number,)) for number in range(6)]
-        for thread in threads:
-            thread.start()
-        for thread in threads:
-            thread.join()
-        assert wrong == []
-        assert len(instance.get_dynamic_partitions("case")) == 30
+def test_an_instance_that_is_closed_leaves_no_file_open(tmp_path: Path) -> None:
+    settings = site(tmp_path)
+    for _ in range(2):
+        with open_instance(settings) as instance:
+            ask(instance, "P1.fx0001")
+    held = [one.readlink() for one in Path("/proc/self/fd").iterdir() if one.exists()]
+    assert [one for one in held if one.is_relative_to(tmp_path)] == []
+    assert list((tmp_path / "dagster").rglob("*.db-wal")) == []
+
+
+def test_who_only_reads_makes_no_file_of_a_run_that_has_left_none(tmp_path: Path) -> None:
+    settings = site(tmp_path)
+    with open_instance(settings) as instance:
+        run = instance.create_run_for_job(_nothing)
+        instance.report_engine_event("first", run)
+    path = tmp_path / "dagster" / "history" / "runs" / f"{run.run_id}.db"
+    path.unlink()
+    script = (
+        "import sys, dagster as dg; from mqi_dagster.worklist.reading import read_only_process;"
+        "read_only_process(); dg.DagsterInstance.get().all_logs(sys.argv[1])"
+    )
+    environment = {**os.environ, "DAGSTER_HOME": str(tmp_path / "dagster")}
+    done = subprocess.run(
+        [sys.executable, "-c", script, run.run_id], env=environment, capture_output=True, text=True
+    )
+    assert done.returncode != 0 and "readonly" in done.stderr
+    assert not path.exists() or path.stat().st_size == 0
+
+
+def test_the_log_of_a_removed_file_brings_nothing_back(tmp_path: Path) -> None:
+    with open_instance(site(tmp_path)) as instance:
+        run = instance.create_run_for_job(_nothing)
+        instance.report_engine_event("first", run)
+        path = tmp_path / "dagster" / "history" / "runs" / f"{run.run_id}.db"
+        with closing(sqlite3.connect(path)) as holder:
+            # Whoever has the file open keeps its log.
+            holder.execute("SELECT count(*) FROM event_logs").fetchone()
+            instance.report_engine_event("second", run)
+            log = path.with_name(f"{path.name}-wal").read_bytes()
+    assert log
+    for left in path.parent.glob(f"{path.name}*"):
+        left.unlink()
+    path.with_name(f"{path.name}-wal").write_bytes(log)
+    with open_instance(site(tmp_path)) as instance:
+        assert instance.all_logs(run.run_id) == []
+
+
+@pytest.mark.parametrize("damage", [b"", b"no database at all", b"SQLite format 3\0" + bytes(4000)])
+def test_a_run_begins_well_whatever_has_become_of_the_empty_file(tmp_path: Path, damage: bytes) -> None:
+    with open_instance(site(tmp_path)) as instance:
+        instance.report_engine_event("first", instance.create_run_for_job(_nothing))
+    (empty,) = (tmp_path / "dagster" / "history").glob("empty-run-*")
+    empty.write_bytes(damage)
+    with open_instance(site(tmp_path)) as instance:
+        run = instance.create_run_for_job(_nothing)
+        instance.report_engine_event("second", run)
+        assert [entry.message for entry in instance.all_logs(run.run_id)] == ["second"]
+    left = {one.name for one in (tmp_path / "dagster" / "history").iterdir()}
+    assert left == {"runs", "runs.db", empty.name}
+
+
+def test_a_home_below_the_users_own_folder_is_what_dagster_takes_it_for(tmp_path: Path) -> None:
+    site(tmp_path)
+    script = "import dagster as dg; dg.DagsterInstance.get().add_dynamic_partitions('case', ['P1.fx0001'])"
+    environment = {**os.environ, "HOME": str(tmp_path), "DAGSTER_HOME": "~/dagster"}
+    subprocess.run([sys.executable, "-c", script], env=environment, cwd=tmp_path, check=True)
+    with open_instance(site(tmp_path)) as instance:
+        assert instance.get_dynamic_partitions("case") == ["P1.fx0001"]
 
 
 def test_files_of_dagsters_own_storage_go_on(tmp_path: Path) -> None:
@@ -168,6 +253,13 @@ def test_the_file_of_a_run_holds_what_dagster_wants_and_little_else(tmp_path: Pa
         with closing(sqlite3.connect(path)) as database:
             (page,) = database.execute("PRAGMA page_size").fetchone()
             (mode,) = database.execute("PRAGMA journal_mode").fetchone()
+            revision = database.execute("SELECT version_num FROM alembic_version").fetchall()
+            tables = database.execute("SELECT count(*) FROM sqlite_master").fetchone()
         assert (page, mode) == (1024, "wal")
         versions = instance.event_log_storage.alembic_version()
-        assert versions is not None and versions[0] == versions[1]
+        assert versions is not None and revision == [(versions[1],)]
+    with dg.instance_for_test(temp_dir=str(tmp_path)) as instance:
+        run = instance.create_run_for_job(_nothing)
+        instance.report_engine_event("first", run)
+        with closing(sqlite3.connect(next(tmp_path.rglob(f"{run.run_id}.db")))) as database:
+            assert database.execute("SELECT count(*) FROM sqlite_master").fetchone() == tables

@@ -144,4 +144,5 @@ def _files(instance: dg.DagsterInstance, site: Site, run: dg.DagsterRun) -> Iter
         yield output
     events = _events_file(instance, run)
     if events is not None:
-        yield from sorted(events.parent.glob(f"{events.name}*"))
+        # Its logs first: beside a file that was made anew they would bring back what it held.
+        yield from sorted(events.parent.glob(f"*{events.name}*"), reverse=True)

@@ -104,7 +104,10 @@ def instance_settings(
     if settings.database.host is not None:
         content["storage"] = _ON_THE_SERVER
     elif content.get("storage") in (None, _ON_THE_SERVER, _BY_DAGSTER_ALONE):
-        content["storage"] = _IN_FILES
+        content.pop("storage", None)
+        # Beside Dagster's older keys it would refuse the instance.
+        if not any(key in content for key in ("run_storage", "event_log_storage", "schedule_storage")):
+            content["storage"] = _IN_FILES
     each = {"applyLimitPerUniqueValue": True}
     # The daemon reads it at its start only: the most that the pool's own limit can become meanwhile.
     most = simulations_at_once(settings, ledger, switched_off_too=True) + settings.execution.pool_buffer

@@ -11,7 +11,7 @@ from typing import Any, Self
 
 import dagster as dg
 from sqlalchemy import Connection, Engine, NullPool, create_engine, event, inspect, text
-from sqlalchemy.exc import DisconnectionError, OperationalError
+from sqlalchemy.exc import DatabaseError, DisconnectionError, OperationalError
 
 from mqi_dagster.dagster_internals import (
     INDEX_SHARD_NAME,
@@ -39,16 +39,19 @@ def _kept(path: Path) -> Engine:
         connect_args={"timeout": _BUSY_SECONDS},
     )
 
-    def opened(_connection: object, record: Any) -> None:
-        record.info["file"] = _identity(path)
+    def opening(_dialect: object, record: Any, _arguments: object, _named: object) -> None:
+        record.info.update(file=_identity(path), fresh=True)
 
     def taken(_connection: object, record: Any, _proxy: object) -> None:
+        # A fresh one is compared at its next use: of a file that others write all the time none would do.
+        if record.info.pop("fresh", False):
+            return
         # Restored or damaged meanwhile: SQLite would answer from what it has read before. It writes there
         # itself, but only when its log is full.
         if record.info["file"] != _identity(path):
             raise DisconnectionError("the file is another one now")
 
-    event.listen(engine, "connect", opened)
+    event.listen(engine, "do_connect", opening)
     event.listen(engine, "checkout", taken)
     return engine
 
@@ -83,7 +86,10 @@ class _Runs(SqliteRunStorage):
     def from_local(cls, base_dir: str, inst_data: ConfigurableClassData | None = None) -> Self:
         path = Path(base_dir).absolute() / "runs.db"
         made = cls(f"sqlite:///{path}", inst_data)
-        return made if _has_tables(made._engine, path) else super().from_local(base_dir, inst_data)
+        if _has_tables(made._engine, path):
+            return made
+        made._engine.dispose()
+        return super().from_local(base_dir, inst_data)
 
     @contextmanager
     def connect(self) -> Iterator[Connection]:
@@ -106,7 +112,10 @@ class _Ticks(SqliteScheduleStorage):
     ) -> SqliteScheduleStorage:
         path = Path(base_dir).absolute() / "schedules.db"
         made = cls(f"sqlite:///{path}", inst_data)
-        return made if _has_tables(made._engine, path) else super().from_local(base_dir, inst_data)
+        if _has_tables(made._engine, path):
+            return made
+        made._engine.dispose()
+        return super().from_local(base_dir, inst_data)
 
     @contextmanager
     def connect(self) -> Iterator[Connection]:
@@ -119,9 +128,10 @@ class _Ticks(SqliteScheduleStorage):
 
 
 class _Events(SqliteEventLogStorage):
-    def __init__(self, base_dir: str, inst_data: ConfigurableClassData | None = None) -> None:
+    def __init__(self, base_dir: str, ticks: SqliteScheduleStorage) -> None:
         self._index = _kept(Path(base_dir) / f"{INDEX_SHARD_NAME}.db")
-        self._run_file = ""
+        self._ticks = ticks
+        self._run_file = Path()
         # Closed after every write: Dagster's pages watch the file of a run for what SQLite writes back then.
         self._of_a_run = create_engine(
             "sqlite://",
@@ -130,38 +140,55 @@ class _Events(SqliteEventLogStorage):
         )
         event.listen(self._of_a_run, "connect", _small_pages)
         self._empty = Path(base_dir).with_name(f"empty-run-{dg.__version__}.sqlite")
-        super().__init__(base_dir, inst_data)
+        super().__init__(base_dir)
 
     @contextmanager
     def _connect(self, shard: str) -> Iterator[Connection]:
         with self._db_lock:
-            engine = self._index
+            path, engine = Path(self.path_for_shard(shard)), self._index
             if shard != INDEX_SHARD_NAME:
-                self._run_file, engine = self.path_for_shard(shard), self._of_a_run
+                self._run_file, engine = path, self._of_a_run
             if shard not in self._initialized_dbs:
-                if engine is self._of_a_run:
-                    self._copy_empty(Path(self._run_file))
-                if not _has_tables(engine, Path(self.path_for_shard(shard))):
+                if engine is self._of_a_run and not path.exists():
+                    self._begin_run(path)
+                if not _has_tables(engine, path):
                     self._initdb(engine)
                 self._initialized_dbs.add(shard)
             with engine.connect() as connection, connection.begin():
                 yield connection
 
-    def _copy_empty(self, path: Path) -> None:
-        """Where a run has no file yet, copy an empty one: to make it, Dagster reads all of its migrations."""
-        if path.exists():
+    def _begin_run(self, path: Path) -> None:
+        """Begin a run's file as a copy of an empty one: to make one, Dagster reads all its migrations."""
+        # Whoever only reads makes no file. With the log of a removed file SQLite alone knows what to do.
+        if self._only_reads() or path.with_name(f"{path.name}-wal").exists():
             return
-        if not self._empty.exists():
-            self._run_file = str(self._empty.with_name(f".{self._empty.name}.{secrets.token_hex(6)}"))
-            made = Path(self._run_file)
-            try:
-                self._initdb(self._of_a_run)
-                made.replace(self._empty)
-            finally:
-                made.unlink(missing_ok=True)
-            self._run_file = str(path)
+        try:
+            if not self._empty_is_sound():
+                self._make_empty()
+        finally:
+            self._run_file = path
         # Another process may be first: what it has written stays.
         write_whole(path, self._empty.read_bytes(), replace=False)
+
+    def _only_reads(self) -> bool:
+        with self._index.connect() as connection:
+            return bool(connection.execute(text("PRAGMA query_only")).scalar())
+
+    def _empty_is_sound(self) -> bool:
+        self._run_file = self._empty
+        try:
+            return _has_tables(self._of_a_run, self._empty)
+        except DatabaseError:
+            return False
+
+    def _make_empty(self) -> None:
+        self._run_file = self._empty.with_name(f".{self._empty.name}.{secrets.token_hex(6)}")
+        try:
+            self._initdb(self._of_a_run)
+            self._run_file.replace(self._empty)
+        finally:
+            for left in self._run_file.parent.glob(f"{self._run_file.name}*"):
+                left.unlink(missing_ok=True)
 
     def has_table(self, table_name: str) -> bool:
         with self._index.connect() as connection:
@@ -170,6 +197,8 @@ class _Events(SqliteEventLogStorage):
     def dispose(self) -> None:
         super().dispose()
         self._index.dispose()
+        # Which an instance that is closed does not ask.
+        self._ticks.dispose()
 
 
 def _small_pages(connection: sqlite3.Connection, _record: object) -> None:
@@ -198,8 +227,8 @@ class FileRecords(DagsterSqliteStorage):
         self._inst_data = inst_data
         history = Path(base_dir) / "history"
         self._run_storage = _Runs.from_local(str(history))
-        self._event_log_storage = _Events(str(history / "runs"))
         self._schedule_storage = _Ticks.from_local(str(Path(base_dir) / "schedules"))
+        self._event_log_storage = _Events(str(history / "runs"), self._schedule_storage)
 
     @classmethod
     def config_type(cls) -> UserConfigSchema:
@@ -211,4 +240,5 @@ class FileRecords(DagsterSqliteStorage):
         cls, inst_data: ConfigurableClassData | None, config_value: Mapping[str, Any]
     ) -> FileRecords:
         """From what stands in ``dagster.yaml``."""
-        return cls(str(config_value["base_dir"]), inst_data)
+        # As Dagster itself reads DAGSTER_HOME.
+        return cls(str(Path(config_value["base_dir"]).expanduser()), inst_data)

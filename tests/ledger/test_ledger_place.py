@@ -60,6 +60,8 @@ def test_a_site_that_goes_back_to_files_does_not_keep_the_server(tmp_path: Path)
     assert instance_settings(site(tmp_path), before)["storage"] == files
     earlier = {"storage": {"postgres": {"postgres_url": {"env": "MQI_DATABASE_URL"}}}}
     assert instance_settings(site(tmp_path), earlier)["storage"] == files
+    older = {"run_storage": {"module": "m", "class": "C"}}
+    assert "storage" not in instance_settings(site(tmp_path), older), "Dagster refuses both at once"
     own = {"storage": {"sqlite": {"base_dir": "elsewhere"}}}
     assert instance_settings(site(tmp_path), own)["storage"] == own["storage"]
 

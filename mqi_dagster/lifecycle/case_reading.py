@@ -83,8 +83,10 @@ def read_case(instance: dg.DagsterInstance, site: Site, case: str) -> CaseReadin
         since, inventory = counts_since(events, case, arrival), inventory_of(manifest)
         keys = _beams(instance, case, manifest)
         for key in keys:
+            # The run first: one that has ended by then has left in the event log what it has made.
+            run = run_facts(instance, site.ledger, key)
             facts = BeamFacts(why_not_handed_over=why_not_handed_over(events, key, lambda: inventory, since))
-            beams[BEAM.key(key).number] = beam_standing(run_facts(instance, site.ledger, key), facts)
+            beams[BEAM.key(key).number] = beam_standing(run, facts)
         over = all(beam.stage is Stage.HANDED_OVER for beam in beams.values()) and concluded(
             events, case, keys, arrival, lambda: inventory
         )

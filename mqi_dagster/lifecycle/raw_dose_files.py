@@ -1,6 +1,7 @@
 """The published raw dose: what the engine wrote, under neutral names, and a record of how to read it."""
 
 import shutil
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Literal
 
@@ -136,16 +137,19 @@ def read_raw_dose(published: Published, parsed: ParsedInputs) -> tuple[RawDoseRe
 
     Args:
         published: The raw dose.
-        parsed: What the run has parsed already. The next step that reads this raw dose finds it there.
+        parsed: What the run has parsed already, which is taken out: grids are large.
     """
     record = read_record(published)
     content = digest_of(files=published.content_digests())
     known = parsed.doses.pop(content, None)
     if known is not None:
         return record, {entry.role: known[entry.role] for entry in record.files}
-    grids = {entry.role: _grid(published, record, entry) for entry in record.files}
-    parsed.doses[content] = dict(grids.items())
-    return record, grids
+    return record, {entry.role: _grid(published, record, entry) for entry in record.files}
+
+
+def keep_raw_dose(published: Published, grids: Mapping[Role, DoseGrid], parsed: ParsedInputs) -> None:
+    """Leave the grids of a raw dose for the next step of the run that reads it."""
+    parsed.doses[digest_of(files=published.content_digests())] = dict(grids.items())
 
 
 def _grid(published: Published, record: RawDoseRecord, entry: ScoredFile) -> DoseGrid:

@@ -78,7 +78,7 @@ def settled(
     beams: Collection[RunRow | None],
     concluded: Callable[[], bool],
 ) -> bool:
-    """Whether `case_status` says that a case is concluded, where nothing of it ran since.
+    """Whether `case_standing` says that a case is concluded, where nothing of it ran since.
 
     Told from runs alone, so that what was concluded long ago costs nothing.
 
@@ -404,7 +404,7 @@ def case_standing(
         concluded: Whether it was concluded with the results that its beams have now, or had when they were
             removed.
     """
-    percents = [beam.percent for beam in (beams or {}).values()]
+    percents = [beam.percent for _, beam in sorted((beams or {}).items())]
     found = _case_standing(arrival, latest, manifest, beams, concluded)
     return replace(found, percent=sum(percents) / len(percents) if percents else 0.0)
 

@@ -12,7 +12,7 @@ import pytest
 
 from mqi_dagster.assets.proton import rt_dose
 from mqi_dagster.lifecycle import beam as lifecycle_beam
-from mqi_dagster.lifecycle import metadata
+from mqi_dagster.lifecycle import metadata, raw_dose_files
 from mqi_dagster.partitions import beam_key
 from mqi_dagster.pictures import dose as dose_pictures
 from mqi_dagster.pictures import spots as spot_pictures
@@ -121,6 +121,15 @@ def test_an_unchanged_dose_is_verified_by_its_check_alone(
     assert first.checks["rt_dose.readback"] and len(verified) == 2, "before it is published, and by its check"
     again = chain.run("beam", key)
     assert again.checks["rt_dose.readback"] and len(verified) == 3
+
+
+def test_a_raw_dose_is_read_once_a_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """By its check, which leaves the grids to the step that makes the RT Dose."""
+    chain, key = taken_in(tmp_path)
+    read = counted(monkeypatch, raw_dose_files, "from_phantom")
+    for runs in (1, 2):
+        assert chain.run("beam", key).success
+        assert len(read) == runs
 
 
 def test_a_dose_that_its_manifest_calls_right_is_still_refused(tmp_path: Path) -> None:

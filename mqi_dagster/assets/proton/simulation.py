@@ -19,7 +19,7 @@ from mqi_dagster.lifecycle.boundary import Boundary, is_passing
 from mqi_dagster.lifecycle.digests import SIMULATION_CODE, raw_dose_digest
 from mqi_dagster.lifecycle.jobs import FAILURES_TAG, POOL, RETRY_OF_TAG
 from mqi_dagster.lifecycle.lineage import DIGEST, RAW_DOSE, resolve, reusable
-from mqi_dagster.lifecycle.raw_dose_files import RawDoseRecord, read_raw_dose, read_record
+from mqi_dagster.lifecycle.raw_dose_files import RawDoseRecord, keep_raw_dose, read_raw_dose, read_record
 from mqi_dagster.lifecycle.stages import WorkPhase
 from mqi_dagster.partitions import BEAM
 from mqi_dagster.resources.composed import (
@@ -212,6 +212,7 @@ def _engine_output(raw: Published, csvs: str, parsed: ParsedInputs) -> dg.AssetC
             raise StoreError("the raw dose was made from other CSVs than the present ones")
         for grid in grids.values():
             grid.require_a_dose()
+        keep_raw_dose(raw, grids, parsed)
     except MqiError as error:
         if is_passing(error):
             raise

@@ -34,6 +34,7 @@ class _Beam:
     """A beam, and what its row is made of."""
 
     key: str
+    label: str
     latest: RunFacts
     facts: BeamFacts
     stands: Standing
@@ -140,11 +141,8 @@ class CaseIndex(PartitionIndex):
         concluded = over and self._manifests.concluded(case, keys)
         stands = case_standing(arrival, latest, manifest, parts, concluded)
         row = self._with_delivery(unit_row(case, arrival, latest, stands, parts))
-        labels = self._labels(case)
         return row, {
-            number: beam_row(
-                beam.key, labels.get(number, ""), beam.latest, beam.facts, beam.stands, self._now
-            )
+            number: beam_row(beam.key, beam.label, beam.latest, beam.facts, beam.stands, self._now)
             for number, beam in beams.items()
         }
 
@@ -173,11 +171,11 @@ class CaseIndex(PartitionIndex):
     def _beams(self, case: str, keys: dict[int, str]) -> dict[int, _Beam]:
         arrival = self._from.ledger.arrivals.get(case)
         priority = arrival.priority if arrival is not None else 0
-        found = {}
+        labels, found = self._labels(case), {}
         for number, key in keys.items():
             latest = self._facts(key, priority)
             facts = self._beam_facts(key, latest)
-            found[number] = _Beam(key, latest, facts, beam_standing(latest, facts))
+            found[number] = _Beam(key, labels.get(number, ""), latest, facts, beam_standing(latest, facts))
         return found
 
     def _labels(self, case: str) -> dict[int, str]:

@@ -6,6 +6,7 @@ import functools
 import os
 import time
 from collections import Counter
+from collections.abc import Sequence
 from datetime import timedelta
 from pathlib import Path
 
@@ -44,19 +45,22 @@ def _hold(url: str, zone: str, me: int, times: int, log: Path) -> None:
         assert ledger.leases.release(found)
 
 
-def hold_all(url: str, zone: str, times: int, log: Path) -> float:
+def hold_all(url: str, zones: Sequence[str], times: int, log: Path) -> float:
     """Let every process take a GPU so many times; the seconds it took.
 
     Args:
         url: Of the ledger.
-        zone: Time zone of the processes.
+        zones: Time zones of the processes, in turn.
         times: Acquisitions of each process.
         log: Gets a line at each acquisition and release.
     """
     ledger = Ledger.open(url)
     ledger.slots.declare("here", [Slot(SlotKind.GPU, index, f"GPU-{index}", 24000) for index in range(GPUS)])
     began = time.monotonic()
-    children = [Forked(functools.partial(_hold, url, zone, me, times, log)) for me in range(PROCESSES)]
+    children = [
+        Forked(functools.partial(_hold, url, zones[me % len(zones)], me, times, log))
+        for me in range(PROCESSES)
+    ]
     assert [child.wait() for child in children] == [0] * PROCESSES
     return time.monotonic() - began
 

@@ -77,7 +77,21 @@ def _has_tables(engine: Engine, path: Path) -> bool:
         return False
 
 
-class _Runs(SqliteRunStorage):
+class _OneFile:
+    """What two of Dagster's storages have in common, each of which is one file."""
+
+    _engine: Engine
+
+    @contextmanager
+    def connect(self) -> Iterator[Connection]:
+        with self._engine.connect() as connection, connection.begin():
+            yield connection
+
+    def dispose(self) -> None:
+        self._engine.dispose()
+
+
+class _Runs(_OneFile, SqliteRunStorage):
     def __init__(self, conn_string: str, inst_data: ConfigurableClassData | None = None) -> None:
         self._engine = _kept(Path(conn_string.removeprefix("sqlite:///")))
         super().__init__(conn_string, inst_data)
@@ -91,17 +105,8 @@ class _Runs(SqliteRunStorage):
         made._engine.dispose()
         return super().from_local(base_dir, inst_data)
 
-    @contextmanager
-    def connect(self) -> Iterator[Connection]:
-        with self._engine.connect() as connection, connection.begin():
-            yield connection
 
-    def dispose(self) -> None:
-        super().dispose()
-        self._engine.dispose()
-
-
-class _Ticks(SqliteScheduleStorage):
+class _Ticks(_OneFile, SqliteScheduleStorage):
     def __init__(self, conn_string: str, inst_data: ConfigurableClassData | None = None) -> None:
         self._engine = _kept(Path(conn_string.removeprefix("sqlite:///")))
         super().__init__(conn_string, inst_data)
@@ -116,15 +121,6 @@ class _Ticks(SqliteScheduleStorage):
             return made
         made._engine.dispose()
         return super().from_local(base_dir, inst_data)
-
-    @contextmanager
-    def connect(self) -> Iterator[Connection]:
-        with self._engine.connect() as connection, connection.begin():
-            yield connection
-
-    def dispose(self) -> None:
-        super().dispose()
-        self._engine.dispose()
 
 
 class _Events(SqliteEventLogStorage):

@@ -104,8 +104,8 @@ class MqiError(Exception):
         return self
 
     def __str__(self) -> str:
-        place = str(self.where)
-        text = f"{place}: {self.message}" if place else self.message
+        location = str(self.where)
+        text = f"{location}: {self.message}" if location else self.message
         return f"{text} (first cause: {self.first_cause})" if self.first_cause else text
 
 

@@ -162,19 +162,19 @@ def problems(error: ValidationError, model: type[BaseModel], file: str = "settin
     ]
 
 
-def _name(place: tuple[int | str, ...]) -> str:
-    return ".".join(shown(str(part)) for part in place if part != "[key]")
+def _name(location: tuple[int | str, ...]) -> str:
+    return ".".join(shown(str(part)) for part in location if part != "[key]")
 
 
 def _words(item: ErrorDetails, model: type[BaseModel]) -> str:
-    kind, place = item["type"], item["loc"]
+    kind, location = item["type"], item["loc"]
     if kind == "extra_forbidden":
-        return "there is no such key" + _meant(place, model)
+        return "there is no such key" + _meant(location, model)
     if item["input"] is None and kind != "missing":
         return "has no value"
-    if place and place[-1] == "[key]":
+    if location and location[-1] == "[key]":
         return "the name is not of the allowed form"
-    if kind == "missing" and place and isinstance(place[-1], int):
+    if kind == "missing" and location and isinstance(location[-1], int):
         return "the list has too few values"
     context: Mapping[str, Any] = item.get("ctx", {})
     values = {name: _number(value) for name, value in context.items()}
@@ -185,16 +185,16 @@ def _number(value: Any) -> Any:
     return f"{value:.12g}" if isinstance(value, float) else value
 
 
-def _meant(place: tuple[int | str, ...], model: type[BaseModel]) -> str:
+def _meant(location: tuple[int | str, ...], model: type[BaseModel]) -> str:
     """The key that was probably meant: the nearest of its section, or the same name in another one."""
-    wanted = str(place[-1])
+    wanted = str(location[-1])
     section = model
-    for part in place[:-1]:
+    for part in location[:-1]:
         field = section.model_fields.get(str(part))
         # What is no key of the section is a name or a number of one of several.
         section = section if field is None else next(_sections(field.annotation), section)
     if near := get_close_matches(wanted, section.model_fields, n=1, cutoff=0.7):
-        return f"; did you mean {_name((*place[:-1], near[0]))}?"
+        return f"; did you mean {_name((*location[:-1], near[0]))}?"
     every = [name for name in _every_name(model) if name.rpartition(".")[2] == wanted]
     return f"; did you mean {' or '.join(every[:3])}?" if every else ""
 

@@ -93,8 +93,8 @@ def _show_beam(console: Console, beam: BeamReport, zone: ZoneInfo) -> None:
     status = beam.status
     if status is not None and status.state in (CaseState.IN_WORK, CaseState.WAITING):
         share = f" {status.percent:.0f} %" if status.stage is Stage.SIMULATING else ""
-        place = f" on {status.place}" if status.place is not None else ""
-        console.print(Text(f"  beam {number}: {status.stage.words}{share}{place}"), soft_wrap=True)
+        slot = f" on {status.slot}" if status.slot is not None else ""
+        console.print(Text(f"  beam {number}: {status.stage.words}{share}{slot}"), soft_wrap=True)
         if status.reason:
             reason = in_zone(status.reason, zone)
             console.print(Text(f"  beam {number}: {reason}", style="dim"), soft_wrap=True)

@@ -23,13 +23,13 @@ def _group() -> None:
 
 
 def validate(
-    place: Annotated[
+    path: Annotated[
         Path | None, typer.Argument(help="A settings file, or the folder of a site, in place of --site.")
     ] = None,
     site: SiteOption = DEFAULT_SITE,
 ) -> None:
     """Check the settings and the machine files; every wrong key is named."""
-    file = settings_path(place or site)
+    file = settings_path(path or site)
     found = configuration_problems(file)
     if found:
         errors = output(stderr=True)

@@ -26,7 +26,7 @@ def jobs(
     as_json: JsonOption = False,
     every: Annotated[bool, typer.Option("--all", help="Also those whose folders are gone.")] = False,
 ) -> None:
-    """List the jobs of this site, as the last look at the cluster saw them."""
+    """List the jobs of this site, as the last poll of the cluster saw them."""
     executor = _cluster(site)
     rows: list[dict[str, Any]] = [
         {

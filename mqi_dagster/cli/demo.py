@@ -154,10 +154,10 @@ def run_demo(folder: Path, timeout_seconds: float, console: Console) -> None:
         if running.port != settings.ui.port:
             console.print(f"port {settings.ui.port} is taken: the pages have another one this time")
     console.print(f"pages: [bold]{running.pages.address}[/]")
-    place = _deliver(settings, console)
+    delivered = _deliver(settings, console)
     site = Site(file)
     with open_instance(settings) as instance:
-        case = given_folder(site, place)[0].case
+        case = given_folder(site, delivered)[0].case
         keeper = Keeper(services, running, lambda words: console.print(Text(words), soft_wrap=True))
         _watch(instance, site, case, keeper, services.logs, timeout_seconds, console)
         console.print()
@@ -180,10 +180,10 @@ def _deliver(settings: Settings, console: Console) -> Path:
     machine = read_machines(settings.paths.machines).named(MACHINE)
     plan = BuiltInPlan()
     uid = str(built_in_plan(machine, plan, seed=SEED).StudyInstanceUID)
-    place = settings.paths.inbox / uid
-    if place.is_dir():
+    delivered = settings.paths.inbox / uid
+    if delivered.is_dir():
         console.print("delivery: the case of an earlier demo, still in the inbox")
-        return place
+        return delivered
     case = simulate_delivery(DeliveryRequest(plan=plan, seed=SEED), machine, settings.paths.inbox)
     console.print(
         f"delivery: {len(case.deliveries)} beams, {case.samples:,} samples, simulated into the inbox"

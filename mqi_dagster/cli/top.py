@@ -16,7 +16,7 @@ def top(
     site: SiteOption = DEFAULT_SITE,
     once: Annotated[bool, typer.Option("--once", help="Print the board once, and end.")] = False,
     as_json: Annotated[bool, typer.Option("--json", help="Everything once, as one JSON document.")] = False,
-    interval: Annotated[float, typer.Option(help="Seconds from one look to the next.", min=0.2)] = 1.0,
+    interval: Annotated[float, typer.Option(help="Seconds from one snapshot to the next.", min=0.2)] = 1.0,
     hours: Annotated[float, typer.Option(help="How long a concluded case is still listed.", min=0)] = 24.0,
     state: Annotated[str | None, typer.Option(help="Begin with what is in this state.")] = None,
     text: Annotated[str, typer.Option(help="Begin with what holds this text.")] = "",

@@ -118,9 +118,9 @@ class Keys:
 
 _PAGE = 10
 _LATE_SECONDS = 0.5
-"""Within it after its time a look has woken whoever waits for a key, or the screen is drawn without it."""
+"""Within it after its time a snapshot has woken who waits for a key, or the screen is drawn without it."""
 _OLD_SECONDS = 1.0
-"""What is older than a look's time and this is said to be old."""
+"""What is older than a snapshot's time and this is said to be old."""
 
 
 class Board:
@@ -129,7 +129,7 @@ class Board:
     Args:
         site: The site.
         reader: Reads it.
-        seconds: From one look to the next.
+        seconds: From one snapshot to the next.
         view: What is shown first.
         console: Where.
     """
@@ -202,7 +202,7 @@ class Board:
         elif key in _STEPS:
             view.move(work, _STEPS[key])
         elif key == "c":
-            view.cases, view.cursor, view.place = not view.cases, None, 0
+            view.cases, view.cursor, view.position = not view.cases, None, 0
         elif key == "s":
             view.next_state()
         elif key == "/":
@@ -235,8 +235,8 @@ class Board:
         work = self._background.work
         if work is None:
             return
-        place, rows = self._view.chosen(work), self._view.rows(work)
-        row = rows[place] if rows else None
+        position, rows = self._view.chosen(work), self._view.rows(work)
+        row = rows[position] if rows else None
         if isinstance(row, BeamStatus):
             self._log_of = row
             self._view.log_offset = 0

@@ -37,7 +37,7 @@ class View:
     """Whether keys go into the text."""
     cursor: str | None = None
     """Key of the chosen row: it stays chosen where the rows move."""
-    place: int = 0
+    position: int = 0
     log: list[str] | None = None
     """Lines of the log that is open."""
     log_title: str = ""
@@ -61,29 +61,29 @@ class View:
         return self._kept[1]
 
     def chosen(self, work: Work) -> int:
-        """Place of the cursor among the rows; -1 where there is no row."""
+        """Position of the cursor among the rows; -1 where there is no row."""
         rows = self.rows(work)
         if not rows:
             return -1
         if self.cursor is not None:
-            for place, row in enumerate(rows):
+            for position, row in enumerate(rows):
                 if key_of(row) == self.cursor:
-                    self.place = place
-                    return place
-        self.place = min(self.place, len(rows) - 1)
-        return self.place
+                    self.position = position
+                    return position
+        self.position = min(self.position, len(rows) - 1)
+        return self.position
 
     def move(self, work: Work, steps: int) -> None:
         """Move the cursor."""
-        rows, place = self.rows(work), self.chosen(work)
+        rows, position = self.rows(work), self.chosen(work)
         if rows:
-            self.place = max(0, min(len(rows) - 1, place + steps))
-            self.cursor = key_of(rows[self.place])
+            self.position = max(0, min(len(rows) - 1, position + steps))
+            self.cursor = key_of(rows[self.position])
 
     def next_state(self) -> None:
         """Show the rows of the next state."""
         self.state = FILTERS[(FILTERS.index(self.state) + 1) % len(FILTERS)]
-        self.cursor, self.place = None, 0
+        self.cursor, self.position = None, 0
 
 
 def key_of(row: Shown) -> str:
@@ -94,7 +94,7 @@ def key_of(row: Shown) -> str:
 def _words(row: Shown) -> str:
     parts = [key_of(row), row.stage.words, row.state.value, row.reason]
     if isinstance(row, BeamStatus):
-        parts += [row.label, row.place or "", row.job or ""]
+        parts += [row.label, row.slot or "", row.job or ""]
     return " ".join(parts).lower()
 
 
@@ -185,8 +185,8 @@ def pool_lines(
     """One line a slot: its owner, and what is known of the device; without cutting a name where `whole`."""
     lines = []
     for gpu in gpus:
-        place = f"{gpu.host}/{gpu.kind}{gpu.index}"
-        parts = [_fill(place, 18 if width < _WIDE else 26, whole)]
+        slot = f"{gpu.host}/{gpu.kind}{gpu.index}"
+        parts = [_fill(slot, 18 if width < _WIDE else 26, whole)]
         owner = beams.get(gpu.owner) if gpu.owner is not None else None
         percent = f" {owner.percent:3.0f} %" if owner is not None else ""
         style = "cyan" if gpu.owner is not None else "green"
@@ -277,8 +277,8 @@ def row_line(
 
 
 def _where(row: BeamStatus, width: int, zone: tzinfo) -> str:
-    place = row.place or ""
-    parts = [place if width >= _WIDE else place.rpartition("/")[2]]
+    slot = row.slot or ""
+    parts = [slot if width >= _WIDE else slot.rpartition("/")[2]]
     if row.job is not None:
         parts.append(f"job {row.job} {row.job_state or ''}".rstrip())
     if row.attempt is not None and row.attempt > 1:
@@ -329,11 +329,11 @@ class Screen:
     def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
         width, height = options.max_width, options.height or console.height
         lines = self.lines(width, height)[:height]
-        for place, line in enumerate(lines):
+        for position, line in enumerate(lines):
             line.truncate(width, overflow="ellipsis")
             line.no_wrap, line.end = True, ""
             yield from console.render(line, options.update(width=width, height=None))
-            if place < len(lines) - 1:
+            if position < len(lines) - 1:
                 yield Segment.line()
 
     def lines(self, width: int, height: int) -> list[Text]:
@@ -344,7 +344,7 @@ class Screen:
         if view.log is not None:
             return self._log(height)
         lines = summary(work, self._name, self._error, self._now, width, view.zone)
-        beams = {row.beam: row for row in work.beams if row.place is not None}
+        beams = {row.beam: row for row in work.beams if row.slot is not None}
         slots = pool_lines(work.gpus, beams, self._now, width)
         room = max(2, height // 4)
         lines += slots if len(slots) <= room else [*slots[: room - 1], _more(len(slots) - room + 1, "slots")]
@@ -359,8 +359,8 @@ class Screen:
         first = max(0, min(chosen - room // 2, len(rows) - room))
         lines = [head_line(view.cases, width)]
         lines += [
-            row_line(row, width, place == chosen, view.zone)
-            for place, row in enumerate(rows[first : first + room], start=first)
+            row_line(row, width, position == chosen, view.zone)
+            for position, row in enumerate(rows[first : first + room], start=first)
         ]
         lines += [Text("")] * (room + 1 - len(lines))
         lines.append(detail_line(rows[chosen], view.zone) if rows else Text("nothing to show", style="dim"))

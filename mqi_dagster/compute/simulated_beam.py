@@ -36,7 +36,7 @@ from mqi_dagster.ledger.leases import Lease, LeaseKeeper
 from mqi_dagster.lifecycle.beam import BeamAtWork, require_unchanged
 from mqi_dagster.lifecycle.boundary import safe_text
 from mqi_dagster.lifecycle.digests import tps_file_digest
-from mqi_dagster.lifecycle.lineage import store_place
+from mqi_dagster.lifecycle.lineage import store_folder
 from mqi_dagster.lifecycle.raw_dose_files import RECORD_FILE, RawDoseRecord, copy_files
 from mqi_dagster.lifecycle.stages import WorkPhase
 from mqi_dagster.partitions import beam_folder
@@ -243,7 +243,7 @@ class SimulatedBeam:
             self._hu_table,
             view.tps.for_digest(),
         )
-        case, folder = store_place(self._beam.key)
+        case, folder = store_folder(self._beam.key)
         with self._store.stage(case, folder, "tps_file") as staging:
             shutil.copyfile(view.tps_path, staging / TPS_NAME)
             meta = {
@@ -263,7 +263,7 @@ class SimulatedBeam:
         job = Job(
             key=f"{self._beam_mark}-{self._attempt.job_key}",
             name=self._beam.key,
-            place=(self._beam.case, beam_folder(self._beam.number)),
+            parents=(self._beam.case, beam_folder(self._beam.number)),
             directory=view.directory,
             manifest=view.manifest,
             argv=view.argv,
@@ -334,7 +334,7 @@ class SimulatedBeam:
         dose: RawDose,
         parser: ProgressParser,
     ) -> Published:
-        case, folder = store_place(self._beam.key)
+        case, folder = store_folder(self._beam.key)
         phantom = view.tps.using_phantom_geo
         with self._store.stage(case, folder, "raw_dose") as staging:
             record = RawDoseRecord(

@@ -94,7 +94,7 @@ class _Run:
     first: int
     stop: int
     mu: float
-    place: Floats
+    position_mm: Floats
     before: int
     """0-based spot before the run, -1 at the start; and the one after it, -1 at the end."""
     after: int
@@ -125,7 +125,10 @@ def compare_layer(
         swapped, turned = _pairs(out_of_turn, found.swapped, plan.mu)
         extra = tuple(
             ExtraDose(
-                x_mm=float(run.place[0]), y_mm=float(run.place[1]), mu=run.mu, after_spot=run.before + 1
+                x_mm=float(run.position_mm[0]),
+                y_mm=float(run.position_mm[1]),
+                mu=run.mu,
+                after_spot=run.before + 1,
             )
             for run in runs
         )
@@ -308,7 +311,7 @@ def _reunited(
         lacking = (plan.mu > 0) & (delivered < _MISSING_SHARE * plan.mu)
         alike = (run.mu > 0.5 * plan.mu) & (run.mu < 2.0 * plan.mu)
         middle = (plan.start_mm + plan.spot_mm) / 2
-        apart = np.linalg.norm(run.place - np.asarray(found.offset_mm) - middle, axis=1)
+        apart = np.linalg.norm(run.position_mm - np.asarray(found.offset_mm) - middle, axis=1)
         apart = np.where(lacking & alike, apart, np.inf)
         nearest = int(np.argmin(apart))
         if apart[nearest] <= plan.tolerance_mm:
@@ -347,10 +350,10 @@ def _runs(path: Path, found: Assignment) -> list[_Run]:
         mu = float(path.mu[first:stop].sum())
         if mu < least:
             continue
-        place = (path.positions_mm[first:stop] * path.mu[first:stop, None]).sum(axis=0) / mu
+        position_mm = (path.positions_mm[first:stop] * path.mu[first:stop, None]).sum(axis=0) / mu
         before = int(found.spot[first - 1]) if first > 0 else -1
         after = int(found.spot[stop]) if stop < len(found.spot) else -1
-        runs.append(_Run(int(first), int(stop), mu, place, before, after))
+        runs.append(_Run(int(first), int(stop), mu, position_mm, before, after))
     return runs
 
 

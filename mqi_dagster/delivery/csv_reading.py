@@ -6,18 +6,18 @@ import hashlib
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
-import polars as pl
 
 from mqi_dagster.errors import DeliveryError, Where
 from mqi_dagster.settings import CsvDialect
 
+if TYPE_CHECKING:
+    import polars as pl
+
 _WHERE = Where(kind="interpreted CSV")
 _BLOCK_BYTES = 1 << 22
-_SCHEMA = pl.Schema(
-    {"time_ms": pl.Float64(), "x_mm": pl.Float64(), "y_mm": pl.Float64(), "count": pl.Int64()}
-)
 _COMMA, _LINE_FEED = b",\n"
 
 
@@ -100,8 +100,11 @@ def _whole_lines(text: bytes, dialect: CsvDialect) -> tuple[bytes, bytes]:
 
 
 def _parsed(lines: bytes) -> pl.DataFrame:
+    import polars as pl  # here: a run that finds its CSVs unchanged does not wait for it
+
+    schema = {"time_ms": pl.Float64, "x_mm": pl.Float64, "y_mm": pl.Float64, "count": pl.Int64}
     try:
-        frame = pl.read_csv(lines, has_header=False, schema=_SCHEMA, quote_char=None)
+        frame = pl.read_csv(lines, has_header=False, schema=schema, quote_char=None)
     except pl.exceptions.PolarsError as error:
         raise DeliveryError("a sample is not time, x, y and a whole count", where=_WHERE) from error
     numbers = frame.select(pl.col("time_ms", "x_mm", "y_mm").is_finite().all())

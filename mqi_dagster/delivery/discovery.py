@@ -236,9 +236,9 @@ def _of_kind(node: SeenFolder, *kinds: DicomKind) -> tuple[SeenFile, ...]:
     return tuple(file for file, code in zip(node.files, codes, strict=True) if code in wanted)
 
 
-def _guarded(node: SeenFolder, look: Callable[[], _Answer], otherwise: _Answer) -> _Answer:
+def _guarded(node: SeenFolder, read: Callable[[], _Answer], otherwise: _Answer) -> _Answer:
     try:
-        return look()
+        return read()
     except Exception as error:  # noqa: BLE001 - whatever breaks on one entry must stop no other
         reason = error.strerror if isinstance(error, OSError) else None
         node.unreadable = reason or f"our code breaks on it ({type(error).__name__})"
@@ -326,7 +326,7 @@ def _role(name: str) -> str:
 
 def _has_readable_names(folder: SeenFolder) -> bool:
     try:
-        folder.place.encode("utf-8")
+        folder.location.encode("utf-8")
         folder.listing.decode("utf-8")
     except UnicodeError:
         return False
@@ -345,7 +345,7 @@ def _waiting(root: Path, tree: SeenFolder, found: _Found, intake: Intake, now: d
     def standing(reason: str, next_check: datetime | None = None) -> ArrivalStanding:
         return ArrivalStanding(
             relative=found.once("relative", lambda: found.node.path.relative_to(root).as_posix()),
-            folder=found.node.place,
+            folder=found.node.location,
             ready=not reason,
             reason=reason,
             next_check=next_check,
@@ -395,7 +395,7 @@ def _arrival(
     root: Path, found: _Found, intake: Intake, reason: str, next_check: datetime | None
 ) -> CaseFolder:
     node = found.node
-    own = SeenFolder(node.place, listing=node.listing_without(intake.marker))
+    own = SeenFolder(node.location, listing=node.listing_without(intake.marker))
     others = [
         folder for folder in node.folders if folder not in found.deliveries and not _holds_delivered(folder)
     ]
@@ -424,7 +424,7 @@ def _faults(node: SeenFolder) -> tuple[tuple[str, str], ...]:
         "faults",
         lambda: (
             *((str(link), "is a link that leads out of the inbox or nowhere") for link in node.refused_links),
-            *([(node.place, f"cannot be read: {node.unreadable}")] if node.unreadable else []),
+            *([(node.location, f"cannot be read: {node.unreadable}")] if node.unreadable else []),
             *(fault for folder in node.folders for fault in _faults(folder)),
         ),
     )
@@ -433,11 +433,11 @@ def _faults(node: SeenFolder) -> tuple[tuple[str, str], ...]:
 def _refused(root: Path, tree: SeenFolder, cases: list[ArrivalStanding]) -> list[ArrivalStanding]:
     """Links and locked folders outside every case, so that they are seen as well."""
     faults = _faults(tree)
-    known = {case.folder for case in cases if case.folder != tree.place} if faults else set()
+    known = {case.folder for case in cases if case.folder != tree.location} if faults else set()
     return [
-        _refusal(root, Path(place), reason)
-        for place, reason in faults
-        if not any(str(above) in known for above in (Path(place), *Path(place).parents))
+        _refusal(root, Path(location), reason)
+        for location, reason in faults
+        if not any(str(above) in known for above in (Path(location), *Path(location).parents))
     ]
 
 

@@ -174,7 +174,7 @@ def group_fractions(
     if not openings:
         return [_fraction(plan, window, None, (), (), (), broken)] if broken else []
 
-    def place(time: datetime | None) -> int:
+    def fraction_index(time: datetime | None) -> int:
         if time is None:
             return len(openings) - 1
         return max([index for index, opening in enumerate(openings) if opening <= time], default=0)
@@ -184,10 +184,10 @@ def group_fractions(
             plan,
             window,
             opening,
-            [header for header in treatment if place(header.irradiated_at) == index],
-            [header for header in setup if place(header.irradiated_at) == index],
-            [header for header in copies if place(header.irradiated_at) == index],
-            [item for item in broken if place(item.irradiated_at) == index],
+            [header for header in treatment if fraction_index(header.irradiated_at) == index],
+            [header for header in setup if fraction_index(header.irradiated_at) == index],
+            [header for header in copies if fraction_index(header.irradiated_at) == index],
+            [item for item in broken if fraction_index(item.irradiated_at) == index],
         )
         for index, opening in enumerate(openings)
     ]

@@ -1,16 +1,16 @@
 """What stands below a folder: names, sizes and times, without following links out of it.
 
-Foreign folders are looked at with limits: of depth, and for a kept tree of the time that one look may take.
+Foreign folders are looked at with limits: of depth, and for a kept tree of the time that one scan may take.
 What cannot be looked at is said at its own place and stops nothing beside it.
 
 A tree that is kept (`KeptTree`) is brought up to date by listing again only what can have changed:
 
-- a folder in work, or one that has changed of late, is listed at every look, and all its files are asked for
+- a folder in work, or one that has changed of late, is listed at every scan, and all its files are asked for
   size and time;
 - a folder at rest is asked for its own time alone: an entry that was added, removed or renamed changes it.
   A time that was new when the folder was listed proves nothing (some are as coarse as 2 s), so such a folder
   is listed once more;
-- every folder is listed again after the period of the full look: a file that was written in place changes no
+- every folder is listed again after the period of the full scan: a file that was written in place changes no
   folder's time, and a share may keep times wrongly.
 """
 
@@ -92,10 +92,10 @@ class Memo:
 class SeenFolder:
     """A folder as the scan met it, with everything below."""
 
-    place: str
+    location: str
     """Its path."""
     depth: int = 0
-    """Levels below the folder where the look began."""
+    """Levels below the folder where the scan began."""
     parent: SeenFolder | None = field(default=None, repr=False)
     mtime_ns: int = 0
     folders: list[SeenFolder] = field(default_factory=list)
@@ -105,29 +105,29 @@ class SeenFolder:
     unreadable: str = ""
     """Why it cannot be looked at, without the path: the system's words, or the limit that was hit."""
     troubled: bool = False
-    """A file of it was not given by the disk: the next look asks again."""
+    """A file of it was not given by the disk: the next scan asks again."""
     listing: bytes = field(default=b"", repr=False)
-    """Its files, packed: with hundred thousands of files one object each would cost more than the look."""
+    """Its files, packed: with hundred thousands of files one object each would cost more than the scan."""
     derived: Memo = field(default_factory=lambda: Memo(), repr=False)
     """What others have derived from its own listing, until that changes."""
     derived_below: Memo = field(default_factory=lambda: Memo(), repr=False)
     """What others have derived from it and everything below, until something there changes."""
     listed_at: float | None = None
-    """When it was last listed, on the clock of the look; None before the first time."""
+    """When it was last listed, on the clock of the scan; None before the first time."""
     same_since: float = 0.0
-    """Since when its own time has been the present one, on the clock of the look."""
+    """Since when its own time has been the present one, on the clock of the scan."""
     restless_until: float = 0.0
-    """Until when it counts as one that has changed of late, on the clock of the look."""
+    """Until when it counts as one that has changed of late, on the clock of the scan."""
 
     @property
     def path(self) -> Path:
         """Where it is."""
-        return Path(self.place)
+        return Path(self.location)
 
     @property
     def name(self) -> str:
         """Its name in the folder above."""
-        return self.place.rpartition(os.sep)[2]
+        return self.location.rpartition(os.sep)[2]
 
     @property
     def files(self) -> list[SeenFile]:
@@ -209,7 +209,7 @@ class KeptTree:
         root: The folder, resolved; no link may lead out of it.
         deepest: Levels of folders below it that are looked at.
         full_scan_seconds: After this time every folder is listed again, whatever its time says.
-        longest_seconds: What has never been listed is left for the next look after this time.
+        longest_seconds: What has never been listed is left for the next scan after this time.
         clock: Seconds that never go back.
         now_ns: The present time as files carry it.
     """
@@ -233,7 +233,7 @@ class KeptTree:
         self._count = 0
         self._last_scan = 0.0
         self.listed = 0
-        """How many folders the last look has listed."""
+        """How many folders the last scan has listed."""
 
     @property
     def whole(self) -> bool:
@@ -247,7 +247,7 @@ class KeptTree:
             in_work: Places of folders below which every file is to be asked for its size and time.
         """
         began = self._clock()
-        # Spread over the looks of the period, so that none of them pays for all.
+        # Spread over the scans of the period, so that none of them pays for all.
         share = (began - self._last_scan) / self._full_scan_seconds
         due_at_most = 50 + int(2.0 * self._count * min(share, 1.0))
         self._count, self._last_scan, self.listed = 0, began, 0
@@ -255,7 +255,7 @@ class KeptTree:
         while waiting:
             folder, busy = waiting.pop()
             self._count += 1
-            busy = folder.place in in_work or (busy and folder is not self._top)
+            busy = folder.location in in_work or (busy and folder is not self._top)
             if folder.listed_at is None:
                 if folder is not self._top and self._clock() - began > self._longest_seconds:
                     continue
@@ -277,7 +277,7 @@ class KeptTree:
         if folder.listed_at is None or folder.listed_at < folder.same_since + COARSEST_SECONDS:
             return True
         try:
-            status = os.stat(folder.place)  # noqa: PTH116 - asked of every folder at every look
+            status = os.stat(folder.location)  # noqa: PTH116 - asked of every folder at every scan
         except OSError:
             return True
         return status.st_mtime_ns != folder.mtime_ns
@@ -291,7 +291,7 @@ class KeptTree:
         folder.listed_at = now
         if not first and _stamp(folder) == before and not folder.troubled:
             return
-        # What was there before the first look is at rest if its times are old.
+        # What was there before the first scan is at rest if its times are old.
         newest_ns = max([folder.mtime_ns, *map(int, folder.listing.split(_END)[2::3])])
         age = max(0.0, (self._now_ns() - newest_ns) * 1e-9) if first else 0.0
         folder.restless_until = now + self._full_scan_seconds - age
@@ -300,20 +300,20 @@ class KeptTree:
 
 
 def _stamp(folder: SeenFolder) -> tuple[object, ...]:
-    names = [below.place for below in folder.folders]
+    names = [below.location for below in folder.folders]
     return folder.mtime_ns, folder.listing, folder.unreadable, list(folder.refused_links), names
 
 
 def _list(folder: SeenFolder, root: Path, deepest: int) -> None:
     """List one folder anew; folders below that were known stay what they are."""
-    known = {below.place: below for below in folder.folders}
+    known = {below.location: below for below in folder.folders}
     folder.folders, folder.refused_links, folder.listing, folder.unreadable = [], [], b"", ""
     if folder.depth > deepest:
         folder.unreadable = f"folders are nested more than {deepest} deep (intake.max_folder_depth)"
         return
     try:
         folder.mtime_ns = folder.path.stat().st_mtime_ns
-        with os.scandir(folder.place) as listing:
+        with os.scandir(folder.location) as listing:
             entries = sorted(listing, key=lambda entry: entry.name)
     except OSError as error:
         folder.mtime_ns, folder.unreadable = 0, error.strerror or "unknown reason"

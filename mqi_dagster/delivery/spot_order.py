@@ -67,16 +67,16 @@ def by_order(path: Path, plan: SpotPlan, shift: Floats | None) -> Assignment:
 
 def _ordered(path: Path, plan: SpotPlan, offset: Floats) -> Indices:
     """The spot of each sample by order and place."""
-    place = averaged(path.positions_mm - offset, averaging_window(path, plan))
-    group = _groups(place, path.part, len(plan.mu))
+    position = averaged(path.positions_mm - offset, averaging_window(path, plan))
+    group = _groups(position, path.part, len(plan.mu))
     starts = np.flatnonzero(np.diff(group, prepend=-1))
     samples = np.diff(starts, append=len(group))
     weight = np.add.reduceat(path.mu, starts)
-    centre = np.add.reduceat(place * path.mu[:, None], starts, axis=0) / weight[:, None]
-    return _with_stands(path, plan, place, _aligned(centre, samples, plan)[group])
+    centre = np.add.reduceat(position * path.mu[:, None], starts, axis=0) / weight[:, None]
+    return _with_stands(path, plan, position, _aligned(centre, samples, plan)[group])
 
 
-def _with_stands(path: Path, plan: SpotPlan, place: Floats, spot: Indices) -> Indices:
+def _with_stands(path: Path, plan: SpotPlan, position: Floats, spot: Indices) -> Indices:
     """Samples of a beam that stands still belong to the spot that is given so, up to its monitor units.
 
     The place alone does not tell them from the start of the line that leads on from there.
@@ -95,7 +95,7 @@ def _with_stands(path: Path, plan: SpotPlan, place: Floats, spot: Indices) -> In
         if not len(samples):
             continue
         rows = np.arange(samples[0], len(found))
-        away = np.linalg.norm(place[rows] - plan.spot_mm[stand], axis=1) > _STANDS_MM
+        away = np.linalg.norm(position[rows] - plan.spot_mm[stand], axis=1) > _STANDS_MM
         left = np.flatnonzero(away & (np.cumsum(away) >= _STRAYED_RUN))
         rows = rows[: left[0]] if len(left) else rows
         wanted = plan.mu[stand] * path.mu.sum() / plan.mu.sum()
@@ -164,12 +164,12 @@ def _between_breaks(path: Path, plan: SpotPlan, spot: Indices, offset: Floats) -
     return Assignment(found, planned, False) if explained >= _EXPLAINS else None
 
 
-def _groups(place: Floats, part: Indices, spots: int) -> Indices:
+def _groups(position: Floats, part: Indices, spots: int) -> Indices:
     """Numbers of runs of samples that lie close together; shape (samples,), ascending."""
-    longest = max(_GROUP_SAMPLES, len(place) * spots // _ALIGNED_CELLS + 1)
-    group = np.empty(len(place), dtype=np.int64)
+    longest = max(_GROUP_SAMPLES, len(position) * spots // _ALIGNED_CELLS + 1)
+    group = np.empty(len(position), dtype=np.int64)
     number, first = 0, 0
-    x, y, parts = place[:, 0].tolist(), place[:, 1].tolist(), part.tolist()
+    x, y, parts = position[:, 0].tolist(), position[:, 1].tolist(), part.tolist()
     for index in range(len(x)):
         apart = abs(x[index] - x[first]) + abs(y[index] - y[first])
         if index - first >= longest or apart > _GROUP_MM or parts[index] != parts[first]:
@@ -178,12 +178,12 @@ def _groups(place: Floats, part: Indices, spots: int) -> Indices:
     return group
 
 
-def _nearest_on_line(place: Floats, plan: SpotPlan, spot: Indices) -> tuple[Floats, Floats]:
+def _nearest_on_line(position: Floats, plan: SpotPlan, spot: Indices) -> tuple[Floats, Floats]:
     """The point (n, 2) of each sample's own line nearest to it, and the share of the line up to it."""
     start, line = plan.start_mm[spot], plan.spot_mm[spot] - plan.start_mm[spot]
     length = (line**2).sum(axis=1)
     along = np.where(
-        length > 0, ((place - start) * line).sum(axis=1) / np.where(length > 0, length, 1.0), 0.0
+        length > 0, ((position - start) * line).sum(axis=1) / np.where(length > 0, length, 1.0), 0.0
     )
     share: Floats = np.clip(along, 0.0, 1.0)
     nearest: Floats = start + share[:, None] * line

@@ -34,8 +34,8 @@ class Finding(ManifestPart):
     first_cause: str | None
 
     def __str__(self) -> str:
-        place = str(Where(beam=self.beam, delivery=self.delivery, layer=self.layer, kind=self.kind))
-        text = f"{place}: {self.message}" if place else self.message
+        location = str(Where(beam=self.beam, delivery=self.delivery, layer=self.layer, kind=self.kind))
+        text = f"{location}: {self.message}" if location else self.message
         return f"{text} (first cause: {self.first_cause})" if self.first_cause else text
 
 

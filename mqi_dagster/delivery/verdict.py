@@ -90,12 +90,12 @@ def _sentence(findings: Sequence[LayerFinding], layers: int) -> str:
     parts = []
     for words, numbers in by_words.items():
         if len(numbers) == layers and layers > 1:
-            place = f"all {layers} layers"
+            where = f"all {layers} layers"
         elif len(numbers) > 1:
-            place = f"layers {', '.join(map(str, numbers))}"
+            where = f"layers {', '.join(map(str, numbers))}"
         else:
-            place = f"layer {numbers[0]}"
-        parts.append(f"{place}: {words}")
+            where = f"layer {numbers[0]}"
+        parts.append(f"{where}: {words}")
     return "; ".join(parts)
 
 

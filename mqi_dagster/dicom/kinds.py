@@ -63,7 +63,7 @@ def dicom_kind(path: Path, size: int, mtime_ns: int) -> DicomKind:
     """
     try:
         return read_kind(str(path), size, mtime_ns)
-    except OSError:  # not remembered: the disk may give it at the next look
+    except OSError:  # not remembered: the disk may give it at the next scan
         return DicomKind.UNREADABLE
 
 

@@ -15,7 +15,7 @@ _SITE_SHIFT = 0.3
 
 _GEOMETRY_TOLERANCE_MM = 1e-3
 
-_PLACE = Where(kind="RT Dose")
+_WHERE = Where(kind="RT Dose")
 
 
 def require_same_geometry(found: DoseGrid, expected: DoseGrid) -> None:
@@ -26,7 +26,7 @@ def require_same_geometry(found: DoseGrid, expected: DoseGrid) -> None:
     """
     if found.shape != expected.shape:
         raise DoseError(
-            f"NumberOfFrames, Rows, Columns: {found.shape} instead of {expected.shape}", where=_PLACE
+            f"NumberOfFrames, Rows, Columns: {found.shape} instead of {expected.shape}", where=_WHERE
         )
     pairs = {
         "ImagePositionPatient": (found.origin_mm, expected.origin_mm),
@@ -38,7 +38,7 @@ def require_same_geometry(found: DoseGrid, expected: DoseGrid) -> None:
         pairs["GridFrameOffsetVector"] = (tuple(steps[0]), tuple(steps[1]))
     for keyword, (is_now, should_be) in pairs.items():
         if not np.allclose(is_now, should_be, rtol=0, atol=_GEOMETRY_TOLERANCE_MM):
-            raise DoseError(f"{keyword}: differs from the engine's grid", where=_PLACE)
+            raise DoseError(f"{keyword}: differs from the engine's grid", where=_WHERE)
 
 
 def greatest_difference(found: DoseGrid, expected: DoseGrid) -> float:
@@ -67,7 +67,7 @@ def compare_site_dose(found: DoseGrid, expected: DoseGrid) -> float | None:
         ratio = float(found.values.max()) / greatest
         if abs(ratio - 1.0) > SITE_TOLERANCE:
             raise DoseError(
-                f"DoseGridScaling: the greatest dose is {ratio:.4f} of the engine's", where=_PLACE
+                f"DoseGridScaling: the greatest dose is {ratio:.4f} of the engine's", where=_WHERE
             ) from None
         shift = np.abs(_centre_of_high_dose(found) - _centre_of_high_dose(expected))
         if np.any(shift > _SITE_SHIFT * _voxel_size(expected)):
@@ -75,13 +75,13 @@ def compare_site_dose(found: DoseGrid, expected: DoseGrid) -> float | None:
                 "ImagePositionPatient, ImageOrientationPatient, GridFrameOffsetVector: the dose lies "
                 + "\\".join(f"{part:.2f}" for part in shift)
                 + " mm away from the engine's",
-                where=_PLACE,
+                where=_WHERE,
             ) from None
         return None
     difference = greatest_difference(found, expected)
     if difference > SITE_TOLERANCE * greatest:
         raise DoseError(
-            f"PixelData: a voxel differs by {difference / greatest:.2%} of the greatest dose", where=_PLACE
+            f"PixelData: a voxel differs by {difference / greatest:.2%} of the greatest dose", where=_WHERE
         )
     return difference
 

@@ -25,7 +25,7 @@ ALONG_Z: Vector = (0.0, 0.0, 1.0)
 _TOLERANCE = 1e-6
 """Of direction cosines, which DICOM carries as short decimal texts."""
 
-_PLACE = Where(kind="dose grid")
+_WHERE = Where(kind="dose grid")
 
 
 class DoseFrame(StrEnum):
@@ -75,15 +75,15 @@ class DoseGrid:
     def __post_init__(self) -> None:
         values = np.ascontiguousarray(self.values, dtype=np.float64).view()
         if values.ndim != 3 or 0 in values.shape:
-            raise DoseError(f"a dose grid has three axes, none empty, not shape {values.shape}", where=_PLACE)
+            raise DoseError(f"a dose grid has three axes, none empty, not shape {values.shape}", where=_WHERE)
         values.flags.writeable = False
         object.__setattr__(self, "values", values)
         spacings = (self.column_spacing_mm, self.row_spacing_mm, self.frame_spacing_mm)
         if not all(np.isfinite(s) and s > 0 for s in spacings) or not np.all(np.isfinite(self.origin_mm)):
-            raise DoseError("the spacing of a dose grid is positive and its origin finite", where=_PLACE)
+            raise DoseError("the spacing of a dose grid is positive and its origin finite", where=_WHERE)
         axes = np.array([self.row_direction, self.column_direction, self.frame_direction])
         if not np.allclose(axes @ axes.T, np.eye(3), rtol=0, atol=_TOLERANCE):
-            raise DoseError("the directions of a dose grid are orthogonal unit vectors", where=_PLACE)
+            raise DoseError("the directions of a dose grid are orthogonal unit vectors", where=_WHERE)
 
     @property
     def shape(self) -> tuple[int, int, int]:
@@ -127,7 +127,7 @@ class DoseGrid:
         spacing = (self.frame_spacing_mm, self.row_spacing_mm, self.column_spacing_mm)[dimension]
         along = int(np.argmax(np.abs(direction)))
         if abs(abs(direction[along]) - 1.0) > _TOLERANCE:
-            raise DoseError("the grid is oblique to the DICOM axes", where=_PLACE)
+            raise DoseError("the grid is oblique to the DICOM axes", where=_WHERE)
         steps = np.arange(self.shape[dimension], dtype=np.float64)
         return "xyz"[along], self.origin_mm[along] + np.sign(direction[along]) * spacing * steps
 
@@ -142,11 +142,11 @@ class DoseGrid:
             DoseError: A value is NaN, infinite or negative, or all are zero.
         """
         if not np.all(np.isfinite(self.values)):
-            raise DoseError("the dose holds values that are not finite", where=_PLACE)
+            raise DoseError("the dose holds values that are not finite", where=_WHERE)
         if float(self.values.min()) < 0.0:
-            raise DoseError("the dose holds negative values", where=_PLACE)
+            raise DoseError("the dose holds negative values", where=_WHERE)
         if float(self.values.max()) == 0.0:
-            raise DoseError("the dose is zero everywhere", where=_PLACE)
+            raise DoseError("the dose is zero everywhere", where=_WHERE)
 
 
 def from_phantom(
@@ -195,7 +195,7 @@ def plane_from_phantom(
     """
     values = _three_axes(values_zyx)
     if values.shape[0] != 1:
-        raise DoseError(f"a plane across the beam has 1 layer of voxels, not {values.shape[0]}", where=_PLACE)
+        raise DoseError(f"a plane across the beam has 1 layer of voxels, not {values.shape[0]}", where=_WHERE)
     x, y, z = origin_engine_mm
     dx, dy, dz = spacing_mm
     return DoseGrid(
@@ -242,5 +242,5 @@ def from_patient(
 def _three_axes(values_zyx: ArrayLike) -> Floats:
     values = np.asarray(values_zyx, dtype=np.float64)
     if values.ndim != 3:
-        raise DoseError(f"an engine's dose has three axes, not {values.ndim}", where=_PLACE)
+        raise DoseError(f"an engine's dose has three axes, not {values.ndim}", where=_WHERE)
     return values

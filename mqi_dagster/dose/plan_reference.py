@@ -14,7 +14,7 @@ from mqi_dagster.errors import DicomError, DoseError, Where
 
 RT_ION_PLAN_CLASS = "1.2.840.10008.5.1.4.1.1.481.8"
 
-_PLACE = Where(kind="RT plan")
+_WHERE = Where(kind="RT plan")
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -34,16 +34,16 @@ class PlanReference:
         """
         value = str(self.dataset.get(keyword) or "")
         if not value:
-            raise DoseError(f"the plan has no {keyword}", where=_PLACE)
+            raise DoseError(f"the plan has no {keyword}", where=_WHERE)
         return value
 
 
-def dataset_of(path: Path, place: Where, *, of_ours: bool = False) -> FileDataset:
+def dataset_of(path: Path, where: Where, *, of_ours: bool = False) -> FileDataset:
     """A DICOM file, with every error rewritten so that it names no path and no identifier.
 
     Args:
         path: The file.
-        place: What it is, for errors.
+        where: What it is, for errors.
         of_ours: Whether this program has written it.
 
     Raises:
@@ -52,13 +52,13 @@ def dataset_of(path: Path, place: Where, *, of_ours: bool = False) -> FileDatase
     try:
         return read_dicom(path, of_ours=of_ours)
     except OSError as error:
-        raise DoseError("cannot be read", where=place, first_cause=error.strerror) from None
+        raise DoseError("cannot be read", where=where, first_cause=error.strerror) from None
     except DicomError as error:
-        raise DoseError(error.message, where=place, first_cause=error.first_cause) from None
+        raise DoseError(error.message, where=where, first_cause=error.first_cause) from None
 
 
 @contextmanager
-def elements_of(place: Where) -> Iterator[None]:
+def elements_of(where: Where) -> Iterator[None]:
     """Reads elements of a data set.
 
     Raises:
@@ -68,7 +68,7 @@ def elements_of(place: Where) -> Iterator[None]:
         with decoding():
             yield
     except DicomError as error:
-        raise DoseError("is damaged", where=place, first_cause=error.first_cause) from None
+        raise DoseError("is damaged", where=where, first_cause=error.first_cause) from None
 
 
 def read_plan_reference(path: Path, beam_number: int) -> PlanReference:
@@ -77,12 +77,12 @@ def read_plan_reference(path: Path, beam_number: int) -> PlanReference:
     Raises:
         DoseError: The file is no RT Ion Plan, has no such beam, or not exactly one fraction group for it.
     """
-    dataset = dataset_of(path, _PLACE)
-    with elements_of(_PLACE):
+    dataset = dataset_of(path, _WHERE)
+    with elements_of(_WHERE):
         if str(dataset.get("SOPClassUID", "")) != RT_ION_PLAN_CLASS:
-            raise DoseError("SOPClassUID is not that of an RT Ion Plan", where=_PLACE)
+            raise DoseError("SOPClassUID is not that of an RT Ion Plan", where=_WHERE)
         if beam_number not in [int(beam.BeamNumber) for beam in dataset.get("IonBeamSequence") or []]:
-            raise DoseError(f"the plan has no beam {beam_number}", where=_PLACE)
+            raise DoseError(f"the plan has no beam {beam_number}", where=_WHERE)
         groups = [
             int(group.FractionGroupNumber)
             for group in dataset.get("FractionGroupSequence") or []
@@ -92,6 +92,6 @@ def read_plan_reference(path: Path, beam_number: int) -> PlanReference:
     if len(groups) != 1:
         raise DoseError(
             f"FractionGroupSequence: {len(groups)} fraction groups refer to beam {beam_number}, not one",
-            where=_PLACE,
+            where=_WHERE,
         )
     return PlanReference(dataset, beam_number, groups[0])

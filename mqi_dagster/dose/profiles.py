@@ -12,7 +12,7 @@ import numpy as np
 from mqi_dagster.dose.grid import DoseFrame, DoseGrid, Floats
 from mqi_dagster.errors import DoseError, Where
 
-_PLACE = Where(kind="dose profile")
+_WHERE = Where(kind="dose profile")
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -63,10 +63,10 @@ def integral_depth_dose(grid: DoseGrid, water_surface_y_mm: float) -> DepthDose:
     """
     values, x, y, z = _lateral_by_depth(grid)
     if len(y) < 2:
-        raise DoseError("a single plane has no depth dose", where=_PLACE)
+        raise DoseError("a single plane has no depth dose", where=_WHERE)
     inside = y > water_surface_y_mm
     if not np.any(inside):
-        raise DoseError("the grid ends before the water surface", where=_PLACE)
+        raise DoseError("the grid ends before the water surface", where=_WHERE)
     area_mm2 = _step(x, grid.column_spacing_mm) * _step(z, grid.frame_spacing_mm)
     return DepthDose(y[inside] - water_surface_y_mm, values.sum(axis=(1, 2))[inside] * area_mm2)
 
@@ -81,10 +81,10 @@ def distal_depth_mm(curve: DepthDose, fraction: float = 0.8) -> float:
     """
     level = fraction * float(curve.dose.max())
     if level <= 0.0:
-        raise DoseError("the depth dose is zero everywhere", where=_PLACE)
+        raise DoseError("the depth dose is zero everywhere", where=_WHERE)
     last = int(np.flatnonzero(curve.dose >= level)[-1])
     if last == len(curve.dose) - 1:
-        raise DoseError(f"the depth dose does not fall to {fraction:.0%} within the grid", where=_PLACE)
+        raise DoseError(f"the depth dose does not fall to {fraction:.0%} within the grid", where=_WHERE)
     before, behind = curve.dose[last], curve.dose[last + 1]
     part = (before - level) / (before - behind)
     return float(curve.depth_mm[last] + part * (curve.depth_mm[last + 1] - curve.depth_mm[last]))
@@ -107,11 +107,11 @@ def lateral_plane(grid: DoseGrid, depth_mm: float, water_surface_y_mm: float) ->
     wanted = water_surface_y_mm + depth_mm
     thickness = grid.frame_spacing_mm if grid.is_plane else grid.row_spacing_mm
     if wanted < y[0] - thickness / 2 or wanted > y[-1] + thickness / 2:
-        raise DoseError(f"the grid does not reach a depth of {depth_mm:g} mm", where=_PLACE)
-    place = float(np.interp(wanted, y, np.arange(len(y), dtype=np.float64)))
-    lower = int(place)
+        raise DoseError(f"the grid does not reach a depth of {depth_mm:g} mm", where=_WHERE)
+    index = float(np.interp(wanted, y, np.arange(len(y), dtype=np.float64)))
+    lower = int(index)
     upper = min(lower + 1, len(y) - 1)
-    part = place - lower
+    part = index - lower
     return LateralPlane(x, z, (1.0 - part) * values[lower] + part * values[upper], depth_mm)
 
 
@@ -130,7 +130,7 @@ def lateral_profiles(plane: LateralPlane, through_mm: tuple[float, float] | None
         through_mm = float(plane.x_mm[column]), float(plane.y_mm[row])
     x, y = through_mm
     if not (plane.x_mm[0] <= x <= plane.x_mm[-1] and plane.y_mm[0] <= y <= plane.y_mm[-1]):
-        raise DoseError("the profiles cross outside the plane", where=_PLACE)
+        raise DoseError("the profiles cross outside the plane", where=_WHERE)
     along_x = np.array([np.interp(y, plane.y_mm, column) for column in plane.dose.T])
     along_y = np.array([np.interp(x, plane.x_mm, row) for row in plane.dose])
     return LateralProfiles(plane.x_mm, along_x, plane.y_mm, along_y, through_mm, plane.depth_mm)
@@ -139,7 +139,7 @@ def lateral_profiles(plane: LateralPlane, through_mm: tuple[float, float] | None
 def _lateral_by_depth(grid: DoseGrid) -> tuple[Floats, Floats, Floats, Floats]:
     """Values with axes (y, z, x), and the coordinates x, y, z, all ascending."""
     if grid.frame is not DoseFrame.PHANTOM:
-        raise DoseError("depth profiles are taken of phantom doses only", where=_PLACE)
+        raise DoseError("depth profiles are taken of phantom doses only", where=_WHERE)
     named = {name: (dimension, steps) for dimension in range(3) for name, steps in [grid.axis(dimension)]}
     values = grid.values.transpose(*(named[name][0] for name in "yzx"))
     ordered = []

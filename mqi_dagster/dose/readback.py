@@ -37,7 +37,7 @@ from mqi_dagster.settings import DoseType, SummationType
 _ROUNDING = 0.5 + 2e-6
 """Half a scaling, and what float64 loses at 2**32 steps in a quotient and a product (2 x 2**32 x 2**-53)."""
 
-_PLACE = Where(kind="RT Dose")
+_WHERE = Where(kind="RT Dose")
 
 
 @dataclass(frozen=True, slots=True)
@@ -99,8 +99,8 @@ def verify_rt_dose(
     # The warnings of pydicom quote values, and the values of a plan are identity.
     with warnings.catch_warnings(action="ignore"):
         plan = read_plan_reference(plan_path, beam_number)
-        dataset = dataset_of(path, _PLACE, of_ours=digest is not None)
-        with elements_of(_PLACE):
+        dataset = dataset_of(path, _WHERE, of_ours=digest is not None)
+        with elements_of(_WHERE):
             grid = _checked(dataset, plan, frame, digest)
             _check_summation(dataset, summation, built_in=digest is not None)
             if digest is not None:

@@ -53,7 +53,7 @@ _TAKEN_FROM_PLAN = (
 
 _TAKEN_IF_PRESENT = ("SpecificCharacterSet", "IssuerOfPatientID", "StudyDescription")
 
-_PLACE = Where(kind="RT Dose")
+_WHERE = Where(kind="RT Dose")
 
 
 @dataclass(frozen=True, slots=True)
@@ -280,11 +280,11 @@ def _dose(dataset: FileDataset, plan: PlanReference, grid: DoseGrid, request: Rt
 def _check_texts(request: RtDoseRequest) -> None:
     """Refuse what the attributes cannot hold: LO is 64 characters, and ASCII is in every character set."""
     if not re.fullmatch(r"[0-9a-f]{64}", request.digest):
-        raise DoseError("the digest is not 64 hexadecimal digits", where=_PLACE)
+        raise DoseError("the digest is not 64 hexadecimal digits", where=_WHERE)
     if not request.rbe > 0.0:
-        raise DoseError("the RBE is not positive", where=_PLACE)
+        raise DoseError("the RBE is not positive", where=_WHERE)
     if not request.software_versions:
-        raise DoseError("SoftwareVersions: no version is given", where=_PLACE)
+        raise DoseError("SoftwareVersions: no version is given", where=_WHERE)
     texts = {
         "ManufacturerModelName": request.engine.name,
         "SoftwareVersions": request.engine.version,
@@ -293,7 +293,7 @@ def _check_texts(request: RtDoseRequest) -> None:
     texts |= {f"SoftwareVersions {n}": text for n, text in enumerate(request.software_versions, start=1)}
     for keyword, text in texts.items():
         if not re.fullmatch(r"[ -\[\]-~]{0,64}", text):
-            raise DoseError(f"{keyword} is longer than 64 characters, or not plain ASCII", where=_PLACE)
+            raise DoseError(f"{keyword} is longer than 64 characters, or not plain ASCII", where=_WHERE)
 
 
 def _save(path: Path, dataset: FileDataset) -> None:
@@ -301,4 +301,4 @@ def _save(path: Path, dataset: FileDataset) -> None:
         with whole_file(path) as file:
             dcmwrite(file, dataset, enforce_file_format=True)
     except OSError as error:
-        raise InfrastructureError(f"the RT Dose cannot be written: {error.strerror}", where=_PLACE) from None
+        raise InfrastructureError(f"the RT Dose cannot be written: {error.strerror}", where=_WHERE) from None

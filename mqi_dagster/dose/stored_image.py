@@ -17,13 +17,13 @@ from mqi_dagster.errors import DoseError, Where
 _OFFSET_TOLERANCE_MM = 1e-3
 _COSINE_TOLERANCE = 1e-4
 
-_PLACE = Where(kind="RT Dose")
+_WHERE = Where(kind="RT Dose")
 
 
 def require(condition: bool, keyword: str, what: str) -> None:
     """Raise a DoseError that names the attribute, unless the condition holds."""
     if not condition:
-        raise DoseError(f"{keyword}: {what}", where=_PLACE)
+        raise DoseError(f"{keyword}: {what}", where=_WHERE)
 
 
 def stored_grid(dataset: FileDataset, frame: DoseFrame) -> DoseGrid:
@@ -121,7 +121,7 @@ def _numbers(dataset: FileDataset, keyword: str, count: int) -> list[float]:
     try:
         numbers = [float(part) for part in parts]
     except (TypeError, ValueError):
-        raise DoseError(f"{keyword}: is not a number", where=_PLACE) from None
+        raise DoseError(f"{keyword}: is not a number", where=_WHERE) from None
     require(all(math.isfinite(number) for number in numbers), keyword, "is not finite")
     return numbers
 

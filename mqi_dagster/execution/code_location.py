@@ -21,8 +21,8 @@ def socket_path(settings: Settings) -> Path:
     inside = settings.paths.state.resolve() / "code-location.sock"
     if len(os.fsencode(inside)) <= _SOCKET_LENGTH:
         return inside
-    place = hashlib.sha256(os.fsencode(inside)).hexdigest()[:12]
-    folder = Path(tempfile.gettempdir()) / f"mqi-{os.getuid()}-{place}"
+    digest = hashlib.sha256(os.fsencode(inside)).hexdigest()[:12]
+    folder = Path(tempfile.gettempdir()) / f"mqi-{os.getuid()}-{digest}"
     folder.mkdir(mode=0o700, exist_ok=True)
     if folder.stat().st_uid != os.getuid():
         raise ConfigurationError("the folder of the code location's socket belongs to another user")

@@ -33,7 +33,7 @@ class ComputeProcess:
 
 @dataclass(frozen=True, slots=True)
 class Gpu:
-    """One GPU at one look; None where its driver does not tell."""
+    """One GPU at one sample; None where its driver does not tell."""
 
     index: int
     uuid: str

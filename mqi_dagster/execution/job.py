@@ -19,7 +19,7 @@ class Job:
     """Digest and attempt: submitting the same key twice finds the first job."""
     name: str
     """Beam key, for people."""
-    place: tuple[str, ...]
+    parents: tuple[str, ...]
     """Folders of the beam below an executor's own root: case and beam."""
     directory: Path
     """Prepared inputs; also the working directory of the engine."""

@@ -62,45 +62,45 @@ class SftpTarget:
         base = relative(folder)
         names = {name: base / relative(name) for name in sorted(files)}
         with _told():
-            entries = tuple(self._carry(files[name], place) for name, place in names.items())
+            entries = tuple(self._carry(files[name], remote) for name, remote in names.items())
             receipt = Receipt(target=self.name, entries=entries)
             self._remove_former(base, receipt)
-            self._remove_parts({place.parent for place in names.values()} | {base})
+            self._remove_parts({remote.parent for remote in names.values()} | {base})
             self._write(base / RECEIPT, content_of(receipt))
         return receipt
 
     def state(self, folder: str, name: str, content: bytes) -> ReceiptEntry:
         """Write one small file; see `Target.state`, and `deliver` for what it raises."""
-        place = relative(folder) / relative(name)
+        remote = relative(folder) / relative(name)
         with _told():
-            entry = self._write(place, content)
-            self._remove_parts({place.parent}, f".{place.name}.")
+            entry = self._write(remote, content)
+            self._remove_parts({remote.parent}, f".{remote.name}.")
         return entry
 
     def withdraw(self, folder: str, name: str) -> None:
         """Remove one small file; see `Target.withdraw`, and `deliver` for what it raises."""
-        place = relative(folder) / relative(name)
+        remote = relative(folder) / relative(name)
         with _told():
-            self._remove(self._path(place))
+            self._remove(self._path(remote))
 
-    def _path(self, place: PurePosixPath) -> str:
-        return str(self._root / place)
+    def _path(self, remote: PurePosixPath) -> str:
+        return str(self._root / remote)
 
-    def _write(self, place: PurePosixPath, content: bytes) -> ReceiptEntry:
+    def _write(self, remote: PurePosixPath, content: bytes) -> ReceiptEntry:
         with tempfile.NamedTemporaryFile() as held:
             held.write(content)
             held.flush()
-            return self._carry(Path(held.name), place)
+            return self._carry(Path(held.name), remote)
 
-    def _carry(self, source: Path, place: PurePosixPath) -> ReceiptEntry:
+    def _carry(self, source: Path, remote: PurePosixPath) -> ReceiptEntry:
         """Bring a file to its place, unless it stands there.
 
         Its part has a name of this try alone: what was verified is what is then renamed. What an earlier try
         has sent of the same content is taken over, once it has ceased to grow.
         """
-        wanted, size, path = sha256_file(source), source.stat().st_size, self._path(place)
-        entry = ReceiptEntry(name=place.as_posix(), size=size, sha256=wanted)
-        folder, stem = (self._root / place).parent, f".{place.name}.{wanted[:_OF_HASH]}."
+        wanted, size, path = sha256_file(source), source.stat().st_size, self._path(remote)
+        entry = ReceiptEntry(name=remote.as_posix(), size=size, sha256=wanted)
+        folder, stem = (self._root / remote).parent, f".{remote.name}.{wanted[:_OF_HASH]}."
         own = str(folder / f"{stem}{secrets.token_hex(_OF_TRY // 2)}.part")
         seen: dict[str, int] = {}
         trouble: MqiError = differs(wanted)
@@ -152,11 +152,11 @@ class SftpTarget:
             if self._stands(path, entry.size, entry.sha256):
                 self._remove(path)
 
-    def _remove_parts(self, places: Iterable[PurePosixPath], stem: str = ".") -> None:
+    def _remove_parts(self, folders: Iterable[PurePosixPath], stem: str = ".") -> None:
         """Remove what tries of other contents have left beside: no later try goes on with it."""
-        for place in sorted(places):
+        for remote in sorted(folders):
             with sftp(self._connection) as client:
-                for part in _parts(client, self._root / place, stem):
+                for part in _parts(client, self._root / remote, stem):
                     with suppress(FileNotFoundError):
                         client.remove(part)
 

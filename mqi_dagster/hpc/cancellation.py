@@ -55,9 +55,11 @@ class Cancellation:
         while self._still(row):
             self._ledger.clusters.poll_soon(self._name)
             self._watcher.poll_if_due()
-            look = self._ledger.clusters.get(self._name)
-            if look is not None and look.failing_since is not None:
-                raise UnreachableError(f"the cluster does not confirm that the job has ended: {look.failure}")
+            cluster = self._ledger.clusters.get(self._name)
+            if cluster is not None and cluster.failing_since is not None:
+                raise UnreachableError(
+                    f"the cluster does not confirm that the job has ended: {cluster.failure}"
+                )
             time.sleep(min(_POLL_SECONDS, self._slurm.intervals.poll_seconds))
 
     def _still(self, row: ClusterJob) -> bool:

@@ -31,8 +31,8 @@ class ChannelLimit:
             return self._limit
 
     @contextmanager
-    def place(self, timeout: float) -> Iterator[None]:
-        """A place for one channel.
+    def permit(self, timeout: float) -> Iterator[None]:
+        """The right to open one channel.
 
         Raises:
             ConnectError: None became free in time.

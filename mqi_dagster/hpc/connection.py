@@ -121,7 +121,7 @@ class Connection:
             ConnectionLostError: The connection died while the channel was opened.
         """
         self._own()
-        with self.channels.place(timeout):
+        with self.channels.permit(timeout):
             channel = self._open_channel(timeout)
             with self.channels.granted():
                 try:

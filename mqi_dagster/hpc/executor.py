@@ -63,7 +63,7 @@ class SlurmExecutor:
         cluster: Its name in the settings and in the ledger.
         host: How to get there.
         slurm: What Slurm needs to be told.
-        ledger: Where jobs and looks are shared with every other process.
+        ledger: Where jobs and polls are shared with every other process.
         tps_name: Name of the engine's input file, in which the job puts its own folder.
     """
 
@@ -142,7 +142,7 @@ class SlurmExecutor:
             raise
 
     def poll(self, job: Job, handle: JobHandle) -> JobStatus:
-        """State of the job, from the newest look at the cluster, which is made here if it is due."""
+        """State of the job, from the newest poll of the cluster, which is made here if it is due."""
         self._watcher.poll_if_due()
         row = self._row(job.key)
         status = self._status(job, row)
@@ -181,10 +181,10 @@ class SlurmExecutor:
         return JobStatus(JobState.SUCCEEDED, result.exit_code, row.reason)
 
     def _reason(self, row: ClusterJob) -> str:
-        look = self._ledger.clusters.get(self.name)
-        if not row.state.ended and look is not None and look.failing_since is not None:
-            since = f"{look.failing_since:%Y-%m-%d %H:%M} UTC"
-            return f"cluster {self.name} has not answered since {since}: {look.failure}"
+        cluster = self._ledger.clusters.get(self.name)
+        if not row.state.ended and cluster is not None and cluster.failing_since is not None:
+            since = f"{cluster.failing_since:%Y-%m-%d %H:%M} UTC"
+            return f"cluster {self.name} has not answered since {since}: {cluster.failure}"
         words = (row.scheduler_state, row.reason)
         return ": ".join(word for word in words if word) if not row.state.ended else row.reason
 
@@ -263,10 +263,10 @@ class SlurmExecutor:
     def _alarm(self, row: ClusterJob) -> str:
         """A cluster that has been silent for long, or a job held for long."""
         now, limit = datetime.now(UTC), timedelta(seconds=self._slurm.intervals.alarm_seconds)
-        look = self._ledger.clusters.get(self.name)
-        if look is not None and look.failing_since is not None and now - look.failing_since > limit:
-            since = f"{look.failing_since:%Y-%m-%d %H:%M} UTC"
-            return f"cluster {self.name} has not answered since {since}: {look.failure}"
+        cluster = self._ledger.clusters.get(self.name)
+        if cluster is not None and cluster.failing_since is not None and now - cluster.failing_since > limit:
+            since = f"{cluster.failing_since:%Y-%m-%d %H:%M} UTC"
+            return f"cluster {self.name} has not answered since {since}: {cluster.failure}"
         if row.state is State.HELD and now - row.changed_at > limit:
             return (
                 f"job {row.job_id} is held in the queue of {self.name}: {row.reason or row.scheduler_state}"
@@ -274,7 +274,7 @@ class SlurmExecutor:
         return ""
 
     def _folder(self, job: Job) -> JobFolder:
-        return JobFolder(self._slurm.root, job.place, job.key)
+        return JobFolder(self._slurm.root, job.parents, job.key)
 
     def _files(self, job: Job, folder: JobFolder) -> dict[str, Source]:
         files: dict[str, Source] = {f"{INPUT}/{name}": job.directory / name for name in job.manifest}

@@ -42,22 +42,22 @@ class JobFolder:
     """Where a job's folder is on a cluster: ``<root>/<case>/<beam>/<key>``, every part checked."""
 
     root: str
-    place: tuple[str, ...]
+    parents: tuple[str, ...]
     key: str
 
     def __post_init__(self) -> None:
         if not _ROOT.fullmatch(self.root):
             raise PathRejectedError("the root on the cluster is no absolute path of plain names")
-        if not self.place:
+        if not self.parents:
             raise PathRejectedError("a job's folder lies directly below the root")
-        for part in self.place:
-            checked_name(part, "a part of a job's place")
+        for part in self.parents:
+            checked_name(part, "a folder above a job's")
         checked_name(self.key, "a job's key")
 
     @property
     def below(self) -> str:
         """The folder that holds the job's, relative to the root."""
-        return "/".join(self.place)
+        return "/".join(self.parents)
 
     @property
     def text(self) -> str:
@@ -72,7 +72,7 @@ class JobFolder:
     @property
     def part(self) -> PurePosixPath:
         """The folder while it is being made."""
-        return PurePosixPath(self.root, *self.place, f".{self.key}.part")
+        return PurePosixPath(self.root, *self.parents, f".{self.key}.part")
 
     def start(self, job_id: str, start: int) -> PurePosixPath:
         """What one start of the job has written."""

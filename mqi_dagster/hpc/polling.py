@@ -1,4 +1,4 @@
-"""One look at all jobs of a cluster in one round trip: the queue, the accounting, what jobs left behind."""
+"""One poll of all jobs of a cluster in one round trip: the queue, the accounting, what jobs left behind."""
 
 from __future__ import annotations
 
@@ -73,7 +73,7 @@ class Result:
 
 @dataclass(frozen=True, slots=True)
 class PollResult:
-    """What one look has seen."""
+    """What one poll has seen."""
 
     queue: Mapping[str, QueueRecord]
     """By job id: every job of the account that squeue still shows."""
@@ -118,7 +118,7 @@ def poll_jobs(connection: Connection, jobs: Iterable[tuple[str, JobFolder]]) -> 
     wanted = "".join(f"{checked_job_id(job_id)} {folder.text}\n" for job_id, folder in jobs)
     answer = run_script(connection, "poll", " ".join(LIVE), feed=wanted.encode())
     try:
-        sections = _sections(require(answer, "the look at the jobs failed").text)
+        sections = _sections(require(answer, "the poll of the jobs failed").text)
     except RemoteCommandError as error:
         # A login node in trouble says as little about a job as a silent controller.
         raise SchedulerUnavailableError(error.message) from None
@@ -169,18 +169,18 @@ def _files(text: str) -> tuple[dict[tuple[str, str], Result], dict[str, str]]:
     """The accounts and marks in the output of ``head -v``."""
     results: dict[tuple[str, str], Result] = {}
     owners: dict[str, str] = {}
-    place = name = ""
+    folder = name = ""
     for line in text.splitlines():
         if line.startswith("==> ") and line.endswith(" <=="):
-            place, _, name = line[4:-4].rpartition("/")
+            folder, _, name = line[4:-4].rpartition("/")
         elif name and line.strip():
             if name == "owner":
                 # A damaged mark names no job.
                 with suppress(PathRejectedError):
-                    owners[place] = checked_job_id(line.strip())
+                    owners[folder] = checked_job_id(line.strip())
             elif (result := parse_result(line)) is not None:
                 # FOLDER/starts/ID-START
-                whose = place.rsplit("/", 2)[0], result.job_id
+                whose = folder.rsplit("/", 2)[0], result.job_id
                 known = results.get(whose)
                 if known is None or known.start < result.start:
                     results[whose] = result

@@ -125,14 +125,14 @@ class Housekeeping:
         Raises:
             UnreachableError: The cluster does not answer.
         """
-        look = self._ledger.clusters.get(self._name)
+        cluster = self._ledger.clusters.get(self._name)
         now = datetime.now(UTC)
-        if look is None or look.measured_at is None or now - look.measured_at > _MEASURED_EVERY:
+        if cluster is None or cluster.measured_at is None or now - cluster.measured_at > _MEASURED_EVERY:
             self._ledger.clusters.record_usage(
                 self._name, float(used_bytes(self._connection, self._slurm.root))
             )
-            look = self._ledger.clusters.get(self._name)
-        used = (look.used_bytes if look is not None else None) or 0.0
+            cluster = self._ledger.clusters.get(self._name)
+        used = (cluster.used_bytes if cluster is not None else None) or 0.0
         quota = self._slurm.retention.quota_gb * 1e9
         if used <= quota:
             return ""

@@ -43,7 +43,7 @@ class _Silence:
         return self.now - self.since > timedelta(seconds=seconds)
 
 
-def judge(job: ClusterJob, folder: str, look: PollResult, intervals: Intervals, now: datetime) -> Observation:
+def judge(job: ClusterJob, folder: str, poll: PollResult, intervals: Intervals, now: datetime) -> Observation:
     """The verdict on one submitted job.
 
     Args:
@@ -54,19 +54,19 @@ def judge(job: ClusterJob, folder: str, look: PollResult, intervals: Intervals, 
         now: The time, UTC.
     """
     assert job.job_id is not None, "only a submitted job can be judged"
-    queued = _own(look.queue.get(job.job_id), job)
+    queued = _own(poll.queue.get(job.job_id), job)
     if queued is not None:
         state = state_of(queued.state)
         if state is None or not state.ended:
             return _live(job, queued, state)
     # A silence that begins in the future is of a clock that was set back.
     silence = _Silence(min(job.missing_since or now, now), now)
-    owner = look.owners.get(folder)
+    owner = poll.owners.get(folder)
     if owner is not None and owner != job.job_id and owner not in job.retired:
         # Another job of the same key was first: it is the one that counts.
         return _seen(job, State.RUNNING, f"adopted job {owner}", adopted_id=owner)
-    result = look.results.get((folder, job.job_id))
-    history = _own(look.history.get(job.job_id), job)
+    result = poll.results.get((folder, job.job_id))
+    history = _own(poll.history.get(job.job_id), job)
     return _ended(job, queued, history, result, owner, intervals, silence)
 
 

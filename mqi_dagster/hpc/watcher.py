@@ -1,7 +1,7 @@
-"""The one look at a cluster that all waiting beams share, whichever process they wait in.
+"""The one poll of a cluster that all waiting beams share, whichever process they wait in.
 
-Whoever finds the look due and gets the turn asks after every open job of the cluster, and writes what it saw
-into the ledger; everybody else only reads there. A look without an answer says nothing about any job.
+Whoever finds the poll due and gets the turn asks after every open job of the cluster, and writes what it saw
+into the ledger; everybody else only reads there. A poll without an answer says nothing about any job.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ class Watcher:
         name: The cluster, as the settings and the ledger call it.
         connection: To it.
         slurm: Its settings.
-        ledger: Where looks and jobs are shared.
+        ledger: Where polls and jobs are shared.
         clock: Tells the time in UTC; replaced in tests.
     """
 
@@ -56,7 +56,7 @@ class Watcher:
         self._clock = clock
 
     def poll_if_due(self) -> bool:
-        """PollResult at all open jobs, if a look is due and nobody else is looking; whether it was done."""
+        """Poll all open jobs, if that is due and nobody else does it; whether it was done."""
         shortest = timedelta(seconds=self._intervals.poll_seconds)
         turn = self._ledger.clusters.take_turn(
             self._name, shortest=shortest, hold=timedelta(seconds=_HOLD_SECONDS)

@@ -33,8 +33,8 @@ class ArrivedCase:
     """One case as it stands in the inbox."""
 
     case: str
-    place: str
-    """Keyed hash of the arrival's place in the inbox."""
+    arrival_hash: str
+    """Keyed hash of the arrival's path below the inbox."""
     survey: Survey
     fraction: Fraction | None
     """None where the arrival holds no delivery that can be grouped, or no single plan."""
@@ -75,30 +75,30 @@ def cases_of(site: Site, arrival: CaseFolder) -> list[ArrivedCase]:
 
     A fraction's number is given by the ledger in the order of first sight.
     """
-    place = site.pseudonyms.keyed("place", arrival.relative)
+    arrival_hash = site.pseudonyms.keyed("place", arrival.relative)
     seen = survey(site, arrival)
     unreadable = case_key(site.pseudonyms.unreadable(arrival.relative), 1)
     if seen.source is None:
-        return [ArrivedCase(unreadable, place, seen, None, arrival.fingerprint)]
+        return [ArrivedCase(unreadable, arrival_hash, seen, None, arrival.fingerprint)]
     name = _plan_name(site, seen.source.plan, arrival.folder)
     found = []
     for fraction in seen.fractions:
         known = [site.pseudonyms.keyed("delivery", identity) for identity in fraction.identities]
         case = case_key(name, site.ledger.fractions.number(name, known)) if known else unreadable
-        found.append(ArrivedCase(case, place, seen, fraction, seen.fingerprint(fraction)))
+        found.append(ArrivedCase(case, arrival_hash, seen, fraction, seen.fingerprint(fraction)))
     if len({one.case for one in found}) < len(found):
         # Under one key all but one of them would be lost.
         raise InputError(
             "deliveries that were one fraction are two now: one that came late, or another window, has parted"
             " them; widen intake.fraction_window_minutes until they are one again"
         )
-    return found or [ArrivedCase(unreadable, place, seen, None, arrival.fingerprint)]
+    return found or [ArrivedCase(unreadable, arrival_hash, seen, None, arrival.fingerprint)]
 
 
 def refused(site: Site, relative: str) -> tuple[str, str]:
-    """Place and case key under which an arrival is shown that cannot be looked at, by its place."""
-    place = site.pseudonyms.keyed("place", relative)
-    return place, case_key(site.pseudonyms.unreadable(relative), 1)
+    """Hash and case key of an arrival that cannot be read, by its path below the inbox."""
+    arrival_hash = site.pseudonyms.keyed("place", relative)
+    return arrival_hash, case_key(site.pseudonyms.unreadable(relative), 1)
 
 
 def arrivals_in(site: Site, now: datetime) -> list[CaseFolder]:
@@ -121,7 +121,7 @@ def find_case(site: Site, case: str) -> ArrivedCase:
     if site.given is None and (why := inbox_trouble(site)):
         raise InputsAwayError(f"the inbox: {why}", where=Where(case=case))
     row = site.ledger.arrivals.get(case)
-    place = row.arrival if row is not None else None
+    arrival_hash = row.arrival if row is not None else None
     now = datetime.now(UTC)
 
     def keyed(arrival: CaseFolder) -> str:
@@ -131,7 +131,7 @@ def find_case(site: Site, case: str) -> ArrivedCase:
         candidates = [arrival_of(site.given, site.settings.intake)]
     else:
         # Where it was seen last comes first: looking at all of a full inbox takes long.
-        seen_last = _arrival_at(site, place, now) if place is not None else None
+        seen_last = _arrival_at(site, arrival_hash, now) if arrival_hash is not None else None
         if seen_last is not None:
             for found in cases_of(site, seen_last):
                 if found.case == case:
@@ -144,25 +144,25 @@ def find_case(site: Site, case: str) -> ArrivedCase:
             raise
         except Exception:
             # The fault of another case must not stop this one; its own is told.
-            if len(candidates) == 1 or keyed(arrival) == place:
+            if len(candidates) == 1 or keyed(arrival) == arrival_hash:
                 raise
             continue
         for found in present:
             if found.case == case:
                 return found
-    if place is not None and place not in {keyed(arrival) for arrival in candidates}:
+    if arrival_hash is not None and arrival_hash not in {keyed(arrival) for arrival in candidates}:
         raise InputsAwayError(GONE, where=Where(case=case))
     raise InputError("the case is not in the inbox any more", where=Where(case=case))
 
 
-def _arrival_at(site: Site, place: str, now: datetime) -> CaseFolder | None:
-    """The arrival at a place of the inbox, found by the names of folders alone; None where it is gone."""
+def _arrival_at(site: Site, arrival_hash: str, now: datetime) -> CaseFolder | None:
+    """The arrival with this hash, found by the names of folders alone; None where it is gone."""
     root, intake = site.inbox.resolve(), site.settings.intake
     waiting = deque([(root, 0)])
     while waiting:
         folder, depth = waiting.popleft()
         for below in folders_in(folder):
-            if site.pseudonyms.keyed("place", below.relative_to(root).as_posix()) == place:
+            if site.pseudonyms.keyed("place", below.relative_to(root).as_posix()) == arrival_hash:
                 return case_at(below, root, intake, now)
             if depth < intake.max_folder_depth:
                 waiting.append((below, depth + 1))
@@ -193,7 +193,7 @@ def inputs_away(
         try:
             plan = read_manifest(instance, store(), root_of(key)).plan.path
         except MqiError:
-            # It was never taken in: nobody but the look into the inbox knows where it stood.
+            # It was never taken in: nobody but the scan of the inbox knows where it stood.
             return ""
         return "" if plan.parent.is_dir() else GONE
 

@@ -114,6 +114,6 @@ def _failed_checks(instance: dg.DagsterInstance, run_id: str) -> str:
         if evaluation.blocking is False:
             # It tells of something wrong, and has ended no run.
             continue
-        place = f"{evaluation.asset_key.to_user_string()} has not passed {evaluation.check_name}"
-        texts.append(f"{place}: {evaluation.description}" if evaluation.description else place)
+        check = f"{evaluation.asset_key.to_user_string()} has not passed {evaluation.check_name}"
+        texts.append(f"{check}: {evaluation.description}" if evaluation.description else check)
     return "; ".join(texts)

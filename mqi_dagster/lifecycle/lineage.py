@@ -23,7 +23,7 @@ _AT_ONCE = 500
 """Materialisations that one question asks for; SQLite takes no more than some hundreds of values."""
 
 
-def store_place(key: str) -> tuple[str, str | None]:
+def store_folder(key: str) -> tuple[str, str | None]:
     """Case and beam folder in the store of a case or beam key.
 
     Raises:
@@ -116,7 +116,7 @@ def resolve(
     Raises:
         StoreError: It was never made, is gone, or differs from its manifest.
     """
-    case, beam = store_place(key)
+    case, beam = store_folder(key)
     place = Where(case=case, beam=key if beam else None, kind=asset)
     digest = latest_digest(instance, asset, key)
     if digest is None:
@@ -126,7 +126,7 @@ def resolve(
 
 def reusable(store: Store, asset: str, key: str, digest: str) -> Published | None:
     """A result that was made before and is still what its manifest says; a damaged one is set aside."""
-    case, beam = store_place(key)
+    case, beam = store_folder(key)
     try:
         found = store.find(case, beam, asset, digest)
         if found is not None:
@@ -199,7 +199,7 @@ def require_passed(instance: dg.DagsterInstance, asset: str, check: str, key: st
         StoreError: The content of the latest materialisation was not checked, or failed.
     """
     if not content_has_passed(instance, asset, check, key):
-        case, beam = store_place(key)
+        case, beam = store_folder(key)
         raise StoreError(
             f"the latest {asset} has not passed the check {check}; materialise it again",
             where=Where(case=case, beam=key if beam else None, kind=asset),
@@ -224,7 +224,7 @@ def ancestry(instance: dg.DagsterInstance, store: Store, key: str) -> Ancestry:
     Raises:
         StoreError: One of them was never made or is gone.
     """
-    case, beam = store_place(key)
+    case, beam = store_folder(key)
 
     def made_from(asset: str, digest: object, only: Collection[str]) -> Published:
         return store.resolve(case, beam, asset, str(digest), only=only)

@@ -65,7 +65,6 @@ def remove_records(instance: dg.DagsterInstance, site: Site, case: str) -> bool:
         return False
     if _is_there(instance, site, case):
         return False
-    # The newest first: a new run key is numbered by how many are left.
     for run in runs:
         events = _events_file(instance, run)
         # On SQLite the file goes after all events of the run, and cannot be asked then.
@@ -98,7 +97,7 @@ def _is_there(instance: dg.DagsterInstance, site: Site, case: str) -> bool:
 
 
 def runs_of(instance: dg.DagsterInstance, case: str) -> list[dg.DagsterRun]:
-    """Runs of a case and of its beams, however they were started, the newest first."""
+    """Runs of a case and of its beams, however they were started."""
     found = instance.get_run_tags([PARTITION_TAG], value_prefix=case)
     values = {value for _, some in found for value in some}
     keys = sorted(value for value in values if root_of(value) == case)

@@ -112,8 +112,9 @@ def asked_key(
     """The run key under which something is to be asked of a partition now, and whether its run exists.
 
     Dagster uses a run key up for ever. Where something else was asked for in between (files were taken out
-    and put back, a calibration was changed and changed back), the same is asked anew, under a key with a
-    number: else nothing would run, and what was made in between would pass for the present.
+    and put back, a calibration was changed and changed back), the same is asked anew, under a key with the
+    run that it follows: else nothing would run, and what was made in between would pass for the present.
+    No run that is left bears such a key already, whichever of a partition's runs were deleted.
 
     Args:
         instance: Dagster's.
@@ -135,20 +136,20 @@ def asked_keys(
     for partition, key in keys.items():
         # A re-execution repeats what was asked for; it asks for nothing itself.
         asked = [
-            (run.tags[RUN_KEY_TAG], record.create_timestamp)
+            (run.tags[RUN_KEY_TAG], run.run_id, record.create_timestamp)
             for record in records
             if (run := record.dagster_run).tags[PARTITION_TAG] == partition
             and RUN_KEY_TAG in run.tags
             and run.parent_run_id is None
             and RETRY_OF_TAG not in run.tags
         ]
-        same = [one == key or one.startswith(f"{key}:") for one, _ in asked]
+        same = [one == key or one.startswith(f"{key}:") for one, _, _ in asked]
         if not any(same):
             found[partition] = (key, False)
             continue
-        latest, created = asked[0]
+        latest_key, latest_run, created = asked[0]
         stands = same[0] and (since is None or created >= since)
-        found[partition] = (latest, True) if stands else (f"{key}:{len(asked) + 1}", False)
+        found[partition] = (latest_key, True) if stands else (f"{key}:{latest_run}", False)
     return found
 
 

@@ -32,8 +32,8 @@ class BoardReader:
     Args:
         site: The site.
         history: How long a concluded case is still listed.
-        causes_at_once: First causes of failures that one look reads at most; None for all.
-        again: Whether it looks again and again, and so keeps its connections to a server from look to look.
+        causes_at_once: First causes of failures that one snapshot reads at most; None for all.
+        again: Whether it reads again and again, and so keeps its connections to a server in between.
     """
 
     def __init__(
@@ -86,7 +86,7 @@ class BoardReader:
         gc.collect()
         instance = open_instance(self._site.settings)
         if self._again:
-            # Dagster opens a connection for every question else, which is most of what a look costs.
+            # Dagster opens a connection for every question else, which is most of what a snapshot costs.
             instance.optimize_for_webserver(
                 statement_timeout=_STATEMENT_MS, pool_recycle=_RECYCLE_SECONDS, max_overflow=_OVERFLOW
             )
@@ -97,9 +97,9 @@ class BackgroundReader:
     """Looks in a thread of its own: a database that does not answer keeps no key waiting.
 
     Args:
-        reader: What looks.
-        seconds: From one look to the next.
-        tell: Called after every look.
+        reader: What reads.
+        seconds: From one snapshot to the next.
+        tell: Called after every snapshot.
     """
 
     def __init__(self, reader: BoardReader, seconds: float, tell: Callable[[], None]) -> None:
@@ -111,16 +111,16 @@ class BackgroundReader:
         self.work: Work | None = None
         """What was read last."""
         self.error: str | None = None
-        """Why the last look failed."""
+        """Why the last snapshot failed."""
         self.refused: ConfigurationError | None = None
-        """Why no further look is worth while."""
+        """Why no further snapshot is worth while."""
 
     def start(self) -> None:
-        """Begin to look."""
+        """Begin to read."""
         self._thread.start()
 
     def stop(self) -> None:
-        """Look no more; a look that hangs is left behind."""
+        """Read no more; a snapshot that hangs is left behind."""
         self._stop.set()
         self._thread.join(timeout=1.0)
 

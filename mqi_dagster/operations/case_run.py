@@ -121,7 +121,9 @@ class CaseRunner:
 
         case = found.case
         ledger = self.site.ledger
-        row = ledger.arrivals.record(found.place, case, found.fingerprint, True, "", None, self._priority)
+        row = ledger.arrivals.record(
+            found.arrival_hash, case, found.fingerprint, True, "", None, self._priority
+        )
         instance.add_dynamic_partitions(CASE.name, [case])
         # As if the sensor had asked for it, so that services started later do not run it again.
         ledger.arrivals.mark_requested(case, found.fingerprint)

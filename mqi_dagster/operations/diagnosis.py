@@ -135,14 +135,14 @@ _NOT_STARTED = (126, 127)
 """What a shell ends with where a program is there and cannot be run, or is not there."""
 
 
-def examine(place: Path) -> Iterator[ProbeFinding]:
+def examine(path: Path) -> Iterator[ProbeFinding]:
     """Everything about this installation and a site of it; a fault hides only what cannot be looked at."""
     yield _python()
     yield from _dependencies()
     try:
-        file = settings_path(place)
+        file = settings_path(path)
     except MqiError as error:
-        yield ProbeFinding("site", ProbeVerdict.FAULT, error.message, f"mqi init {place}")
+        yield ProbeFinding("site", ProbeVerdict.FAULT, error.message, f"mqi init {path}")
         return
     wrong = configuration_problems(file)
     for problem in wrong:
@@ -158,22 +158,22 @@ def examine(place: Path) -> Iterator[ProbeFinding]:
 
 
 def _of_the_site(file: Path, settings: Settings) -> Iterator[ProbeFinding]:
-    """Every look of its own, so that a surprise in one of them hides no other."""
-    look = "look at what the message names; the others were looked at all the same"
+    """Every subject on its own, so that a surprise in one of them hides no other."""
+    advice = "mend what the message names; the others were examined all the same"
     site = Site(file)
     # What of the file is wrong is told already.
     site.settings = settings
     yield _machines(settings)
     yield _hu_tables(settings)
-    yield from guarded("modes", look, lambda: [examine_modes(file, settings)])
-    yield from guarded("time zone", look, lambda: [_zone(settings)])
+    yield from guarded("modes", advice, lambda: [examine_modes(file, settings)])
+    yield from guarded("time zone", advice, lambda: [_zone(settings)])
     yield _own_secret(settings)
-    yield from guarded("account", look, lambda: _account(settings))
-    yield from guarded("folders", look, lambda: _folders(site, settings))
-    yield from guarded("disk", look, lambda: _space(settings))
+    yield from guarded("account", advice, lambda: _account(settings))
+    yield from guarded("folders", advice, lambda: _folders(site, settings))
+    yield from guarded("disk", advice, lambda: _space(settings))
     if settings.execution.simulation == LOCAL:
-        yield from guarded("engine", look, lambda: _engine(settings))
-        yield from guarded("GPUs", look, lambda: [_gpus(settings)])
+        yield from guarded("engine", advice, lambda: _engine(settings))
+        yield from guarded("GPUs", advice, lambda: [_gpus(settings)])
     records = list(guarded("ledger", "restore the backup", lambda: examine_records(settings)))
     yield from records
     opened = _opened(settings, records[-1])
@@ -184,7 +184,7 @@ def _of_the_site(file: Path, settings: Settings) -> Iterator[ProbeFinding]:
     if not held(settings):
         # Else the units are what runs; nothing of `mqi dev` is to be started beside them.
         yield from guarded("services", "mqi stop, then mqi dev", lambda: [_services(file, settings)])
-    yield from guarded("units", look, lambda: examine_units(settings))
+    yield from guarded("units", advice, lambda: examine_units(settings))
     seen: set[AlarmKind] = set()
     if not any(one.subject == "Dagster" and one.verdict is ProbeVerdict.FAULT for one in of_dagster):
         yield from guarded("health", "see Dagster", lambda: examine_health(site, opened, seen))
@@ -237,21 +237,21 @@ def _dependencies() -> Iterator[ProbeFinding]:
 
 
 def _machines(settings: Settings) -> ProbeFinding:
-    def look() -> str:
+    def probe() -> str:
         machines = read_machines(settings.paths.machines).all
         return ", ".join(
             f"{one.id}{'' if one.beam_model.commissioned else ' (relative dose)'}" for one in machines
         )
 
-    return finding("machines", "correct the machine files", look)
+    return finding("machines", "correct the machine files", probe)
 
 
 def _hu_tables(settings: Settings) -> ProbeFinding:
-    def look() -> str:
+    def probe() -> str:
         tables = read_hu_tables(settings.paths.hu_tables).all
         return ", ".join(f"{one.id}{'' if one.calibrated else ' (typical)'}" for one in tables)
 
-    return finding("HU tables", "correct the HU tables", look)
+    return finding("HU tables", "correct the HU tables", probe)
 
 
 def _zone(settings: Settings) -> ProbeFinding:
@@ -274,7 +274,7 @@ def _own_secret(settings: Settings) -> ProbeFinding:
             " ledger is damaged or away"
         )
         return ProbeFinding("secret", ProbeVerdict.WARNING, found, "see the ledger")
-    except Exception as error:  # noqa: BLE001 - a look that fails is what a diagnosis is for
+    except Exception as error:  # noqa: BLE001 - a probe that fails is what a diagnosis is for
         advice = "chmod 600 on it, or put it back from the backup"
         return ProbeFinding("secret", ProbeVerdict.FAULT, words_of(error), advice)
     return ProbeFinding("secret", ProbeVerdict.OK, "there, readable by this user alone")
@@ -329,18 +329,18 @@ def _writable(folder: Path) -> str:
 
 
 def _space(settings: Settings) -> Iterator[ProbeFinding]:
-    places = {
+    folders = {
         "data": settings.paths.data,
         "state": settings.paths.state,
         "Dagster": settings.paths.dagster_home,
     }
     if settings.handover.target == LOCAL:
-        places["handover"] = settings.handover.folder
+        folders["handover"] = settings.handover.folder
     disks: dict[int, list[str]] = {}
     try:
-        for name, path in places.items():
+        for name, path in folders.items():
             disks.setdefault(path.stat().st_dev, []).append(name)
-        free = {disk: shutil.disk_usage(places[names[0]]).free for disk, names in disks.items()}
+        free = {disk: shutil.disk_usage(folders[names[0]]).free for disk, names in disks.items()}
     except OSError as error:
         yield ProbeFinding("disk", ProbeVerdict.FAULT, error.strerror or "unknown", "see the folders")
         return

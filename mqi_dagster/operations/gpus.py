@@ -36,17 +36,17 @@ _SEEN = (
 def gpu_rows(ledger: Ledger) -> list[dict[str, Any]]:
     """One row a slot, and one a GPU that is seen and in no pool."""
     rows, others = side_by_side(ledger.slots.all(), ledger.leases.all(), ledger.gpus.all())
-    return [*(_row(*row) for row in rows), *(_unpooled(look) for look in others)]
+    return [*(_row(*row) for row in rows), *(_unpooled(usage) for usage in others)]
 
 
-def _row(slot: Slot, lease: Lease | None, look: GpuUsage | None) -> dict[str, Any]:
+def _row(slot: Slot, lease: Lease | None, usage: GpuUsage | None) -> dict[str, Any]:
     state = "leased" if lease is not None else "free"
     if slot.switched_off_at is not None:
         state = f"off: {slot.switched_off_reason}"
     elif not slot.in_service:
-        state = absence(None if look is None else look.seen_at)
-    elif lease is None and look is not None and look.foreign_processes:
-        state = f"{look.foreign_processes} foreign processes"
+        state = absence(None if usage is None else usage.seen_at)
+    elif lease is None and usage is not None and usage.foreign_processes:
+        state = f"{usage.foreign_processes} foreign processes"
     return {
         "slot": slot.name,
         "host": slot.host,
@@ -57,31 +57,33 @@ def _row(slot: Slot, lease: Lease | None, look: GpuUsage | None) -> dict[str, An
         "state": state,
         "beam": None if lease is None else lease.partition,
         "run": None if lease is None else lease.owner,
-        "memory_mb": slot.memory_mb or (None if look is None else look.memory_mb),
-        **_seen(look),
+        "memory_mb": slot.memory_mb or (None if usage is None else usage.memory_mb),
+        **_seen(usage),
     }
 
 
-def _unpooled(look: GpuUsage) -> dict[str, Any]:
-    taken = {True: "in use", False: "free", None: "not of the pool"}[look.allocated]
+def _unpooled(usage: GpuUsage) -> dict[str, Any]:
+    taken = {True: "in use", False: "free", None: "not of the pool"}[usage.allocated]
     return {
-        "slot": f"{look.host}/{look.uuid}" if look.allocated is not None else f"{look.host}/gpu{look.index}",
-        "host": look.host,
+        "slot": f"{usage.host}/{usage.uuid}"
+        if usage.allocated is not None
+        else f"{usage.host}/gpu{usage.index}",
+        "host": usage.host,
         "kind": "gpu",
-        "index": look.index,
-        "uuid": look.uuid,
+        "index": usage.index,
+        "uuid": usage.uuid,
         "in_pool": False,
         "state": taken,
         "beam": None,
         "run": None,
-        "memory_mb": look.memory_mb,
-        **_seen(look),
+        "memory_mb": usage.memory_mb,
+        **_seen(usage),
     }
 
 
-def _seen(look: GpuUsage | None) -> dict[str, Any]:
-    values = dict.fromkeys(_SEEN) if look is None else asdict(look)
-    seen_at = None if look is None else look.seen_at.isoformat(timespec="seconds")
+def _seen(usage: GpuUsage | None) -> dict[str, Any]:
+    values = dict.fromkeys(_SEEN) if usage is None else asdict(usage)
+    seen_at = None if usage is None else usage.seen_at.isoformat(timespec="seconds")
     return {**{name: values[name] for name in _SEEN}, "seen_at": seen_at}
 
 

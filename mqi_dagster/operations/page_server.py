@@ -39,7 +39,7 @@ _FOREIGN = (
 _NOT_JSON = f"What changes something is sent as {_JSON}."
 _NO_QUERY = f"GraphQL is asked by POST, as {_JSON}."
 
-Place = tuple[str, int | None]
+HostPort = tuple[str, int | None]
 """Name in small letters, and port; None where none is said."""
 
 
@@ -85,7 +85,7 @@ class PageGuard:
         await self._app(scope, receive, _never_framed(send))
 
     def _require_own(self, scope: Scope) -> None:
-        host = _place(_one(scope, b"host", _UNKNOWN_NAME))
+        host = _host_port(_one(scope, b"host", _UNKNOWN_NAME))
         if host is None or not (host[0] in self._names or _is_address(host[0])):
             raise RequestRefusedError(403, _UNKNOWN_NAME)
         origin = _one(scope, b"origin", _FOREIGN, missing="")
@@ -126,7 +126,7 @@ def _plain(name: str) -> str:
     return name.strip("[]").rstrip(".").lower()
 
 
-def _place(netloc: str) -> Place | None:
+def _host_port(netloc: str) -> HostPort | None:
     """Name and port of a Host header, None where it is none."""
     try:
         parts = urlsplit(f"//{netloc}")
@@ -144,10 +144,10 @@ def _origin(text: str) -> tuple[str, int]:
         ValueError: It is none.
     """
     parts = urlsplit(text)
-    place = _place(parts.netloc)
-    if parts.scheme not in _PORTS or place is None or text != f"{parts.scheme}://{parts.netloc}":
+    host_port = _host_port(parts.netloc)
+    if parts.scheme not in _PORTS or host_port is None or text != f"{parts.scheme}://{parts.netloc}":
         raise ValueError("an origin is http://name or https://name, with a port where it is another one")
-    return place[0], place[1] or _PORTS[parts.scheme]
+    return host_port[0], host_port[1] or _PORTS[parts.scheme]
 
 
 def _origin_or_none(text: str) -> tuple[str, int] | None:
@@ -157,7 +157,7 @@ def _origin_or_none(text: str) -> tuple[str, int] | None:
         return None
 
 
-def _same(origin: tuple[str, int] | None, host: Place) -> bool:
+def _same(origin: tuple[str, int] | None, host: HostPort) -> bool:
     """Whether a page of an origin speaks to its own server.
 
     Behind a proxy that ends TLS nobody knows the scheme: without a port either default is meant.

@@ -56,19 +56,19 @@ class ProbeFinding:
     """What to do; empty where nothing is wrong."""
 
 
-def finding(subject: str, advice: str, look: Callable[[], str]) -> ProbeFinding:
-    """The finding of a look that raises where something is wrong."""
+def finding(subject: str, advice: str, probe: Callable[[], str]) -> ProbeFinding:
+    """The finding of a probe that raises where something is wrong."""
     try:
-        return ProbeFinding(subject, ProbeVerdict.OK, look())
-    except Exception as error:  # noqa: BLE001 - a look that fails is what a diagnosis is for
+        return ProbeFinding(subject, ProbeVerdict.OK, probe())
+    except Exception as error:  # noqa: BLE001 - a probe that fails is what a diagnosis is for
         return ProbeFinding(subject, ProbeVerdict.FAULT, words_of(error), advice)
 
 
-def guarded(subject: str, advice: str, look: Callable[[], Iterable[ProbeFinding]]) -> Iterator[ProbeFinding]:
-    """What a look finds; where it fails in a way that nobody foresaw, that is a finding, and others go on."""
+def guarded(subject: str, advice: str, probe: Callable[[], Iterable[ProbeFinding]]) -> Iterator[ProbeFinding]:
+    """What a probe finds; where it fails in an unforeseen way, that is a finding, and others go on."""
     try:
-        yield from look()
-    except Exception as error:  # noqa: BLE001 - one surprise must not hide what the other looks find
+        yield from probe()
+    except Exception as error:  # noqa: BLE001 - one surprise must not hide what the others find
         yield ProbeFinding(subject, ProbeVerdict.FAULT, words_of(error), advice)
 
 
@@ -94,7 +94,7 @@ def examine_modes(file: Path, settings: Settings) -> ProbeFinding:
         settings: Their content.
     """
     paths = settings.paths
-    places = {
+    folders = {
         "the site's folder": file.parent,
         "mqi.yaml": file,
         "machines": paths.machines,
@@ -108,7 +108,7 @@ def examine_modes(file: Path, settings: Settings) -> ProbeFinding:
     except ConfigurationError as error:
         return ProbeFinding("modes", ProbeVerdict.FAULT, error.message, "make the group, or name another")
     local = settings.handover.target == LOCAL
-    modes = {name: _mode(path) for name, path in places.items()}
+    modes = {name: _mode(path) for name, path in folders.items()}
     changed = [name for name, mode in modes.items() if mode & 0o022]
     shown = _mode(settings.handover.folder) if local else 0
     if shown & 0o002:
@@ -149,9 +149,9 @@ def examine_hosts(settings: Settings, ledger: Ledger | None) -> Iterator[ProbeFi
     """
     for name, host in settings.hosts.items():
         connection = Connection(host)
-        look = partial(_host, settings, name, host, connection, ledger)
+        probe = partial(_host, settings, name, host, connection, ledger)
         try:
-            yield from guarded(f"host {name}", "see docs/slurm.md", look)
+            yield from guarded(f"host {name}", "see docs/slurm.md", probe)
         finally:
             connection.drop()
 
@@ -313,20 +313,20 @@ def _handed_over(connection: Connection, folder: str) -> str:
 
 
 def _known(name: str, slurm: Slurm, ledger: Ledger | None) -> Iterator[ProbeFinding]:
-    look = ledger.clusters.get(name) if ledger is not None else None
-    if look is None:
+    seen = ledger.clusters.get(name) if ledger is not None else None
+    if seen is None:
         return
     limit = timedelta(seconds=slurm.intervals.alarm_seconds)
-    if look.failing_since is not None and datetime.now(UTC) - look.failing_since > limit:
-        since = f"no answer to the beams since {look.failing_since:%Y-%m-%d %H:%M} UTC: {look.failure}"
+    if seen.failing_since is not None and datetime.now(UTC) - seen.failing_since > limit:
+        since = f"no answer to the beams since {seen.failing_since:%Y-%m-%d %H:%M} UTC: {seen.failure}"
         yield ProbeFinding(
             f"looks at {name}", ProbeVerdict.FAULT, since, "beams wait; mend what the words say"
         )
-    if look.used_bytes is not None:
+    if seen.used_bytes is not None:
         quota = slurm.retention.quota_gb
-        found = f"{look.used_bytes / 1e9:.1f} GB of our folders, quota {quota:g} GB"
+        found = f"{seen.used_bytes / 1e9:.1f} GB of our folders, quota {quota:g} GB"
         found += f" (hosts.{name}.slurm.retention.quota_gb)"
-        full = look.used_bytes > quota * 1e9
+        full = seen.used_bytes > quota * 1e9
         advice = "mqi cluster clean, or keep less (retention)" if full else ""
         yield ProbeFinding(
             f"space on {name}", ProbeVerdict.WARNING if full else ProbeVerdict.OK, found, advice

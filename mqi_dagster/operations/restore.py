@@ -80,16 +80,16 @@ def _require_free(folder: Path, settings: Settings, *, overwrite: bool) -> None:
         raise ConfigurationError("services of this site are running: stop them first")
     if overwrite:
         return
-    places = [
+    contents = [
         folder / SETTINGS_NAME,
         settings.site.secret_file,
         ledger_file(settings),
         settings.paths.dagster_home,
         settings.paths.data / "cases",
     ]
-    for place in places:
-        if place.is_file() or (place.is_dir() and any(place.iterdir())):
-            raise ConfigurationError(f"{place} is there already: give another folder, or --overwrite")
+    for path in contents:
+        if path.is_file() or (path.is_dir() and any(path.iterdir())):
+            raise ConfigurationError(f"{path} is there already: give another folder, or --overwrite")
 
 
 def _put_back(backup: Path, manifest: BackupManifest, settings: Settings, *, overwrite: bool) -> None:
@@ -103,8 +103,8 @@ def _put_back(backup: Path, manifest: BackupManifest, settings: Settings, *, ove
     handover = [settings.handover.folder] if settings.handover.target == LOCAL else []
     # Without tables in the backup the folder stays absent: an empty one would be an error.
     hu_tables = [paths.hu_tables] if (backup / HU_TABLES).is_dir() else []
-    places = (paths.state, paths.dagster_home, paths.data, paths.machines, paths.inbox)
-    for path in (*places, *handover, *hu_tables):
+    folders = (paths.state, paths.dagster_home, paths.data, paths.machines, paths.inbox)
+    for path in (*folders, *handover, *hu_tables):
         private_folder(path)
     targets = {
         DAGSTER: paths.dagster_home,

@@ -13,7 +13,7 @@ from mqi_dagster.delivery.summary import read_summary
 from mqi_dagster.handover.target import Receipt
 from mqi_dagster.lifecycle.beam import read_manifest
 from mqi_dagster.lifecycle.case_reading import read_case, run_facts
-from mqi_dagster.lifecycle.lineage import latest_digest, store_place
+from mqi_dagster.lifecycle.lineage import latest_digest, store_folder
 from mqi_dagster.lifecycle.runs import RunState, latest_value
 from mqi_dagster.lifecycle.stages import CaseState, Stage
 from mqi_dagster.lifecycle.status import Standing
@@ -69,7 +69,7 @@ def beam_rows(instance: dg.DagsterInstance, site: Site, case: str) -> list[BeamR
 def _published(site: Site, asset: str, key: str, digest: str | None) -> Published | None:
     if digest is None:
         return None
-    return site.store.find(*store_place(key), asset, digest)
+    return site.store.find(*store_folder(key), asset, digest)
 
 
 def _row(

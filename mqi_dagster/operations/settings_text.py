@@ -24,17 +24,17 @@ def configuration_problems(file: Path) -> list[str]:
         return [error.message]
     if found := [f"{file.name}: {problem}" for problem in settings_problems(content)]:
         return found
-    places = parse_settings(content, file.resolve().parent).paths
+    paths = parse_settings(content, file.resolve().parent).paths
     try:
-        read_hu_tables(places.hu_tables)
+        read_hu_tables(paths.hu_tables)
     except ConfigurationError as error:
         found.append(error.message)
-    folder = places.machines
-    paths = sorted(folder.glob("*.yaml"))
-    if not paths:
+    folder = paths.machines
+    files = sorted(folder.glob("*.yaml"))
+    if not files:
         return [*found, f"{file.name}: paths.machines: no machine files (*.yaml) in {folder}"]
     machines = []
-    for path in paths:
+    for path in files:
         try:
             machines.append(read_machine(path))
         except ConfigurationError as error:

@@ -95,9 +95,9 @@ class RunOptions:
     histories: float | None = None
 
 
-def open_site(place: Path) -> Site:
+def open_site(path: Path) -> Site:
     """The site of a folder or settings file, its settings read."""
-    site = Site(settings_path(place))
+    site = Site(settings_path(path))
     _ = site.settings
     return site
 
@@ -300,8 +300,8 @@ def _nested(values: Mapping[str, Any]) -> dict[str, Any]:
     content: dict[str, Any] = {}
     for name, value in values.items():
         *sections, key = name.split(".")
-        place = content
+        section_content = content
         for section in sections:
-            place = place.setdefault(section, {})
-        place[key] = value
+            section_content = section_content.setdefault(section, {})
+        section_content[key] = value
     return content

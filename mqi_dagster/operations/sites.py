@@ -29,28 +29,28 @@ def site_in_use(given: Path | None) -> Path | None:
     return DEFAULT_SITE if (DEFAULT_SITE / SETTINGS_NAME).is_file() else None
 
 
-def settings_path(place: Path) -> Path:
+def settings_path(path: Path) -> Path:
     """The settings file of a site named by its folder or by the file itself.
 
     Raises:
         ConfigurationError: There is none.
     """
-    file = place / SETTINGS_NAME if place.is_dir() else place
+    file = path / SETTINGS_NAME if path.is_dir() else path
     if not file.is_file():
         raise ConfigurationError(
-            f"{place} is no site: it has no {SETTINGS_NAME}; name one by --site or {SITE_VARIABLE},"
-            f" or make one: mqi init {place}"
+            f"{path} is no site: it has no {SETTINGS_NAME}; name one by --site or {SITE_VARIABLE},"
+            f" or make one: mqi init {path}"
         )
     return file.resolve()
 
 
-def require_site(place: Path) -> tuple[Path, Settings]:
+def require_site(path: Path) -> tuple[Path, Settings]:
     """Settings file and settings of a site.
 
     Raises:
-        ConfigurationError: The place is no site, or its settings are wrong.
+        ConfigurationError: It is no site, or its settings are wrong.
     """
-    file = settings_path(place)
+    file = settings_path(path)
     return file, read_settings(file)
 
 

@@ -251,7 +251,7 @@ def main() -> None:
         try:
             watch.check()
         except Exception as error:  # noqa: BLE001 - a watch that dies of what it sees is none
-            _log(f"a look has failed: {safe_text(error)}")
+            _log(f"a check has failed: {safe_text(error)}")
         time.sleep(POLL_SECONDS)
 
 

@@ -106,18 +106,18 @@ def layer_mu_bars(numbers: Sequence[int], planned_mu: ArrayLike, delivered_mu: A
     planned, delivered = np.asarray(planned_mu, dtype=float), np.asarray(delivered_mu, dtype=float)
     figure = new_figure(7.2, 4.4)
     upper, lower = figure.subplots(2, 1, sharex=True, height_ratios=(3, 1.3))
-    places = np.asarray(numbers, dtype=float)
-    if len(places) <= _BARS_AT_MOST:
-        upper.bar(places - 0.2, planned, 0.38, color=PLANNED, label="planned")
-        upper.bar(places + 0.2, delivered, 0.38, color=DELIVERED, label="delivered")
+    positions = np.asarray(numbers, dtype=float)
+    if len(positions) <= _BARS_AT_MOST:
+        upper.bar(positions - 0.2, planned, 0.38, color=PLANNED, label="planned")
+        upper.bar(positions + 0.2, delivered, 0.38, color=DELIVERED, label="delivered")
     else:
-        upper.step(places, planned, where="mid", color=PLANNED, linewidth=1.4, label="planned")
-        upper.step(places, delivered, where="mid", color=DELIVERED, linewidth=1.0, label="delivered")
+        upper.step(positions, planned, where="mid", color=PLANNED, linewidth=1.4, label="planned")
+        upper.step(positions, delivered, where="mid", color=DELIVERED, linewidth=1.0, label="delivered")
     upper.set_ylim(bottom=0.0)
     upper.margins(x=0.02)
     ratio = np.divide(delivered, planned, out=np.full_like(planned, np.nan), where=planned > 0)
     lower.axhline(1.0, color=QUIET, linewidth=0.8)
-    lower.plot(places, ratio, "o", color=INK, markersize=3 if len(places) > 30 else 4)
+    lower.plot(positions, ratio, "o", color=INK, markersize=3 if len(positions) > 30 else 4)
     furthest = float(np.nanmax(np.abs(ratio - 1.0), initial=0.0)) if np.any(planned > 0) else 0.0
     lower.set_ylim(1.0 - max(0.03, 1.25 * furthest), 1.0 + max(0.03, 1.25 * furthest))
     lower.xaxis.get_major_locator().set_params(integer=True)
@@ -143,10 +143,10 @@ def layer_positions(numbers: Sequence[int], mean_mm: ArrayLike, sd_mm: ArrayLike
     scatter = np.asarray(sd_mm, dtype=float).reshape(-1, 2)
     figure = new_figure(7.2, 3.6)
     axes = figure.add_subplot()
-    places = np.asarray(numbers, dtype=float)
+    positions = np.asarray(numbers, dtype=float)
     for axis, (name, colour) in enumerate((("x", PLANNED), ("y", DELIVERED))):
         axes.errorbar(
-            places + (axis - 0.5) * 0.2, means[:, axis], scatter[:, axis], fmt="o", color=colour,
+            positions + (axis - 0.5) * 0.2, means[:, axis], scatter[:, axis], fmt="o", color=colour,
             markersize=4, elinewidth=1.0, label=f"{name}: mean and SD",
         )  # fmt: skip
     for limit in (-limit_mm, limit_mm):

@@ -69,15 +69,15 @@ def dress(axes: Axes, title: str, x_label: str, y_label: str) -> None:
         spine.set_color(QUIET)
 
 
-def legend(axes: Axes, place: Literal["upper left", "upper right"], anchor: tuple[float, float]) -> None:
+def legend(axes: Axes, corner: Literal["upper left", "upper right"], anchor: tuple[float, float]) -> None:
     """A legend without a box, in one row.
 
     Args:
         axes: Whose.
-        place: The corner of the legend that stands at the anchor.
+        corner: The corner of the legend that stands at the anchor.
         anchor: In fractions of the axes.
     """
-    axes.legend(loc=place, bbox_to_anchor=anchor, ncols=2, fontsize=8, frameon=False, labelcolor=INK)
+    axes.legend(loc=corner, bbox_to_anchor=anchor, ncols=2, fontsize=8, frameon=False, labelcolor=INK)
 
 
 def as_png(figure: Figure) -> bytes:

@@ -25,11 +25,11 @@ def this_host() -> str:
     return socket.gethostname()
 
 
-def _of_node(place: str, node: NodeGpus) -> list[GpuUsage]:
+def _of_node(host_name: str, node: NodeGpus) -> list[GpuUsage]:
     now = datetime.now(UTC)
     return [
         GpuUsage(
-            host=place,
+            host=host_name,
             index=index,
             uuid=f"{node.node}:{index}",
             name=f"{node.node} ({node.state})",
@@ -88,7 +88,7 @@ def local_slots(settings: Settings, known: Iterable[Slot]) -> list[Slot]:
 
 
 def simulation_slots(settings: Settings, known: Iterable[Slot] = ()) -> tuple[str, list[Slot]]:
-    """Host and slots of the place where simulations run: this machine's, or jobs at once on a cluster.
+    """Host and slots of where simulations run: this machine's, or jobs at once on a cluster.
 
     Args:
         settings: Of the site.
@@ -97,17 +97,17 @@ def simulation_slots(settings: Settings, known: Iterable[Slot] = ()) -> tuple[st
     Raises:
         ConfigurationError: See `local_slots`.
     """
-    place = settings.execution.simulation
-    cluster = settings.slurm_of(place)
+    host_name = settings.execution.simulation
+    cluster = settings.slurm_of(host_name)
     if cluster is None:
         return this_host(), local_slots(settings, known)
     slurm = cluster[1]
     kind = SlotKind.CPU if slurm.wanted_gpus is None else SlotKind.GPU
-    return place, [Slot(kind, index) for index in range(slurm.slots)]
+    return host_name, [Slot(kind, index) for index in range(slurm.slots)]
 
 
 def slots_of_a_beam(settings: Settings) -> int:
-    """How many slots of the place where simulations run a beam takes; on a cluster a slot is a job."""
+    """How many slots of where simulations run a beam takes; on a cluster a slot is a job."""
     cluster = settings.slurm_of(settings.execution.simulation)
     return settings.engine.in_use().gpus_per_beam if cluster is None else 1
 
@@ -146,21 +146,21 @@ class GpuPool:
         }
         return self._recorded(here, local_gpus(), engines)
 
-    def sample(self, place: str) -> list[GpuUsage]:
-        """Look at the GPUs of a place: ``local`` or the name of a host.
+    def sample(self, host_name: str) -> list[GpuUsage]:
+        """Sample the GPUs of this machine or of a host.
 
         Raises:
             UnreachableError: The host is away.
             MqiError: Its answer is an error or not understood.
         """
-        if place == LOCAL:
+        if host_name == LOCAL:
             return self.sample_here()
-        host, connection = self._site.settings.hosts[place], self._site.connection_to(place)
+        host, connection = self._site.settings.hosts[host_name], self._site.connection_to(host_name)
         if host.slurm is None:
             # Engines of this site run here or under Slurm, so whatever computes there is somebody else's.
-            return self._recorded(place, gpus_of_host(connection), set())
-        seen = [one for node in gpus_of(connection, host.slurm) for one in _of_node(place, node)]
-        self._site.ledger.gpus.record(place, seen)
+            return self._recorded(host_name, gpus_of_host(connection), set())
+        seen = [one for node in gpus_of(connection, host.slurm) for one in _of_node(host_name, node)]
+        self._site.ledger.gpus.record(host_name, seen)
         return seen
 
     def _recorded(self, host: str, gpus: Sequence[Gpu], engines: set[str]) -> list[GpuUsage]:

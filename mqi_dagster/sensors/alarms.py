@@ -47,7 +47,7 @@ def waits_of(instance: dg.DagsterInstance, site: Site, before: Remembered, now: 
     Args:
         instance: Dagster's.
         site: The installation.
-        before: What the last look has seen. Most reports come again while a wait lasts, so that the last
+        before: What the last poll has seen. Most reports come again while a wait lasts, so that the last
             one does not tell when it began.
         now: The time.
     """
@@ -78,13 +78,13 @@ def _is_dead(site: Site, run_id: str) -> bool:
 
 
 def read_waits(cursor: str | None) -> Remembered:
-    """What the last look has seen, from the cursor that `write_waits` made."""
+    """What the last poll has seen, from the cursor that `write_waits` made."""
     content = json.loads(cursor) if cursor else {}
     return {run_id: (phase, datetime.fromisoformat(since)) for run_id, (phase, since) in content.items()}
 
 
 def write_waits(waits: Iterable[Wait]) -> str:
-    """The cursor for the next look."""
+    """The cursor for the next poll."""
     return json.dumps({wait.run_id: (wait.phase, wait.since.isoformat()) for wait in waits})
 
 
@@ -115,15 +115,15 @@ def overdue(
     """
     phases = {phase: [wait for wait in waits if wait.phase == phase] for phase in _KNOWN}
     yield from _without_slot(site, phases[WorkPhase.WAITING_FOR_SLOT], leases, now)
-    place, target = site.settings.execution.simulation, site.settings.handover.target
-    cluster = site.settings.slurm_of(place)
+    host_name, target = site.settings.execution.simulation, site.settings.handover.target
+    cluster = site.settings.slurm_of(host_name)
     if cluster is not None:
         limit = timedelta(seconds=cluster[1].intervals.alarm_seconds)
-        key = f"hosts.{place}.slurm.intervals.alarm_seconds"
+        key = f"hosts.{host_name}.slurm.intervals.alarm_seconds"
         if late := _late(phases[WorkPhase.WAITING_FOR_CLUSTER], lambda _: limit, now):
             text = f"{_who(late)} for the cluster, which does not answer{_why(late)}. {_GO_ON}."
             text += f" {limit_words(limit, key)}"
-            yield AlarmKind.CLUSTER_AWAY, place, text
+            yield AlarmKind.CLUSTER_AWAY, host_name, text
     limit = timedelta(seconds=site.settings.alarms.away_seconds)
     if late := _late(phases[WorkPhase.WAITING_FOR_TARGET], lambda _: limit, now):
         text = f"{_who(late)} for the hand-over host, which does not answer{_why(late)}. {_GO_ON}."
@@ -307,14 +307,14 @@ def standing_alarms(
 ) -> StandingAlarms:
     """Every alarm of the site's state that stands now, by kind and subject: its text."""
     leases = site.ledger.leases.all()
-    silent = [look.cluster for look in site.ledger.clusters.all() if look.failing_since is not None]
+    silent = [one.cluster for one in site.ledger.clusters.all() if one.failing_since is not None]
     return {
         (kind, subject): text
         for kind, subject, text in (
             *_stuck(site, leases, silent, now),
             *_waiting(instance, site, now),
             *overdue(site, waits, leases, now),
-            # After it: where a look has failed, that says more.
+            # After it: where an evaluation has failed, that says more.
             *_clusters(site, leases, now),
             *_gpus(site, now),
             *_refused(instance, site, now),
@@ -395,19 +395,19 @@ def _waiting(instance: dg.DagsterInstance, site: Site, now: datetime) -> Iterato
 def _clusters(site: Site, leases: Sequence[Lease], now: datetime) -> Iterator[StandingAlarm]:
     waited_for = {lease.host for lease in leases}
     for name, host in site.settings.hosts.items():
-        look = site.ledger.clusters.get(name) if host.slurm is not None else None
-        if look is None or host.slurm is None:
+        seen = site.ledger.clusters.get(name) if host.slurm is not None else None
+        if seen is None or host.slurm is None:
             continue
         limit = timedelta(seconds=host.slurm.intervals.alarm_seconds)
         # Without a beam nobody looks, so nobody would see that it is back.
-        if name in waited_for and look.failing_since is not None and now - look.failing_since > limit:
-            since = f"no answer since {look.failing_since:%Y-%m-%d %H:%M} UTC: {look.failure}"
+        if name in waited_for and seen.failing_since is not None and now - seen.failing_since > limit:
+            since = f"no answer since {seen.failing_since:%Y-%m-%d %H:%M} UTC: {seen.failure}"
             key = f"hosts.{name}.slurm.intervals.alarm_seconds"
             text = f"{since}. Its beams wait and go on by themselves. {limit_words(limit, key)}"
             yield AlarmKind.CLUSTER_AWAY, name, text
         quota = host.slurm.retention.quota_gb
-        if look.used_bytes is not None and look.used_bytes > quota * 1e9:
-            used = f"{look.used_bytes / 1e9:.1f} GB of our folders, the quota is {quota:g} GB"
+        if seen.used_bytes is not None and seen.used_bytes > quota * 1e9:
+            used = f"{seen.used_bytes / 1e9:.1f} GB of our folders, the quota is {quota:g} GB"
             used += f" (hosts.{name}.slurm.retention.quota_gb)"
             yield AlarmKind.QUOTA, name, f"{used}. Make room: `mqi cluster clean`, or keep less (retention)"
 
@@ -415,9 +415,9 @@ def _clusters(site: Site, leases: Sequence[Lease], now: datetime) -> Iterator[St
 def _gpus(site: Site, now: datetime) -> Iterator[StandingAlarm]:
     """The GPUs of the pool that are not there any more, and that nobody has switched off."""
     lost = [slot for slot in site.ledger.slots.all() if slot.lost and slot.uuid]
-    looks = {(gpu.host, gpu.uuid): gpu.seen_at for gpu in site.ledger.gpus.all()} if lost else {}
+    samples = {(gpu.host, gpu.uuid): gpu.seen_at for gpu in site.ledger.gpus.all()} if lost else {}
     for slot in lost:
-        seen_at = looks.get((slot.host, slot.uuid))
+        seen_at = samples.get((slot.host, slot.uuid))
         if seen_at is None or now - seen_at > _GPU_UNSEEN:
             since = "is not seen" if seen_at is None else f"was not seen since {seen_at:%Y-%m-%d %H:%M} UTC"
             text = (

@@ -63,12 +63,12 @@ def fingerprint_of(
         found: The case as it stands in the inbox.
         row: What the ledger knows of it.
         failed: Cases that have failed.
-        present: Keyed hashes of the places of all arrivals.
+        present: Keyed hashes of all arrivals' paths.
         now: UTC.
     """
     if row is None or row.fingerprint.partition(_AGAIN)[0] != found.fingerprint:
         return found.fingerprint
-    moved = row.arrival != found.place and row.arrival not in present
+    moved = row.arrival != found.arrival_hash and row.arrival not in present
     if row.is_open or row.requested_at is None or not (moved or found.case in failed):
         return row.fingerprint
     run = latest_run_of(instance, found.case)
@@ -101,12 +101,12 @@ def outdated_case(
 ) -> str | None:
     """The case under which an arrival stood while it had no readable plan, and has to go now that it has one.
 
-    It goes in two looks: its partition first, which the caller has to have deleted, then its row.
+    It goes in two ticks: its partition first, which the caller has to have deleted, then its row.
 
     Args:
         instance: Dagster's.
         site: The site.
-        relative: The arrival's place below the inbox.
+        relative: The arrival's path below the inbox.
         cases: What the arrival holds now.
     """
     _, case = refused(site, relative)
@@ -199,7 +199,7 @@ def see(
         arrival: The arrival.
         now: UTC.
         failed: Cases that have failed.
-        present: Keyed hashes of the places of all arrivals.
+        present: Keyed hashes of all arrivals' paths.
 
     Returns:
         Its cases, and when to look into it again although its files are the same; None for never.
@@ -217,9 +217,9 @@ def see(
         if removal is Removal.IN_WORK:
             ready, reason, next_check = False, _UNDER_ANOTHER_NAME, now + _FAILED_AGAIN_AFTER
         fingerprint = fingerprint_of(instance, site, found, row, failed, present, now)
-        site.ledger.arrivals.record(found.place, found.case, fingerprint, ready, reason, next_check)
+        site.ledger.arrivals.record(found.arrival_hash, found.case, fingerprint, ready, reason, next_check)
         until += [next_check] if next_check is not None else []
-    site.ledger.arrivals.forget_unrequested(cases[0].place, [found.case for found in cases])
+    site.ledger.arrivals.forget_unrequested(cases[0].arrival_hash, [found.case for found in cases])
     return tuple(found.case for found in cases), min(until, default=None)
 
 
@@ -236,7 +236,7 @@ def _names_removed(instance: dg.DagsterInstance, site: Site, cases: list[Arrived
 
 
 class _Inbox:
-    """The inbox as it was last seen by this process: a look costs what has changed since."""
+    """The inbox as it was last seen by this process: a scan costs what has changed since."""
 
     def __init__(self) -> None:
         self._tree: KeptTree | None = None
@@ -246,7 +246,7 @@ class _Inbox:
         self._at_rest: set[str] = set()
         self._concluded: dict[str, float] = {}
         self._read_up_to = 0
-        self._places: dict[str, str] = {}
+        self._hashes: dict[str, str] = {}
         self._outdated: set[str] = set()
 
     def outdated(self, instance: dg.DagsterInstance) -> list[str]:
@@ -266,8 +266,8 @@ class _Inbox:
         for gone in (self._last_scan.keys() | self._seen.keys()) - arrived.keys():
             self._last_scan.pop(gone, None)
             self._forget(gone)
-        self._places = {
-            name: self._places.get(name) or site.pseudonyms.keyed("place", name) for name in arrived
+        self._hashes = {
+            name: self._hashes.get(name) or site.pseudonyms.keyed("place", name) for name in arrived
         }
         fallen = failed_cases(site)
         open_ones = [
@@ -290,7 +290,7 @@ class _Inbox:
         """Arrivals in the order in which to look: those never seen, then those not looked at for longest."""
         known = {row.arrival for row in site.ledger.arrivals.all()} if names else set()
         never = datetime.min.replace(tzinfo=UTC)
-        return sorted(names, key=lambda name: (self._places[name] in known, self._last_scan.get(name, never)))
+        return sorted(names, key=lambda name: (self._hashes[name] in known, self._last_scan.get(name, never)))
 
     def _kept(self, site: Site) -> KeptTree:
         root, intake = site.inbox.resolve(), site.settings.intake
@@ -305,7 +305,7 @@ class _Inbox:
         self, name: str, standing: ArrivalStanding, fallen: Collection[Arrival], now: datetime
     ) -> bool:
         """Whether a failed case may have been repaired with sizes and times kept."""
-        rows = [row for row in fallen if row.arrival == self._places[name]]
+        rows = [row for row in fallen if row.arrival == self._hashes[name]]
         if not rows or now - self._last_scan[name] < _FAILED_AGAIN_AFTER:
             return False
         self._last_scan[name] = now
@@ -314,8 +314,8 @@ class _Inbox:
     def _let_go(
         self, context: dg.SensorEvaluationContext, site: Site, arrived: Mapping[str, ArrivalStanding]
     ) -> None:
-        """Drop what waits where no folder is any more, once a look has shown all of the inbox."""
-        gone = {row.arrival for row in site.ledger.arrivals.waiting()} - set(self._places.values())
+        """Drop what waits where no folder is any more, once a scan has shown all of the inbox."""
+        gone = {row.arrival for row in site.ledger.arrivals.waiting()} - set(self._hashes.values())
         # A case that was moved is found at its new place first, and keeps the time of its first sight.
         if not gone or self._tree is None or not self._tree.whole or arrived.keys() - self._last_scan.keys():
             return
@@ -334,7 +334,7 @@ class _Inbox:
         now: datetime,
         fallen: Collection[str],
     ) -> bool:
-        instance, present = context.instance, self._places.values()
+        instance, present = context.instance, self._hashes.values()
         try:
             cases, until = see(instance, site, standing.arrival(), now, failed=fallen, present=present)
             outdated = outdated_case(instance, site, standing.relative, cases)
@@ -344,8 +344,8 @@ class _Inbox:
         except Exception as error:  # noqa: BLE001 - one arrival must not keep all others waiting
             reason = safe_text(error)
             context.log.error("an arrival cannot be looked at: %s", reason)
-            place, case = refused(site, standing.relative)
-            site.ledger.arrivals.record(place, case, standing.fingerprint, False, reason, None)
+            arrival_hash, case = refused(site, standing.relative)
+            site.ledger.arrivals.record(arrival_hash, case, standing.fingerprint, False, reason, None)
             if not is_passing(error):
                 until = now + _FAILED_AGAIN_AFTER
                 self._seen[standing.relative] = _Seen(_key(standing), (case,), until, refused=True)

@@ -11,7 +11,7 @@ from mqi_dagster.settings import LOCAL
 
 
 def gpu_monitor(interval: int) -> dg.SensorDefinition:
-    """The sensor that looks at the GPUs of the place that ``execution.gpu_monitoring`` names."""
+    """The sensor that looks at the GPUs of the host that ``execution.gpu_monitoring`` names."""
 
     @dg.sensor(
         name="gpu_monitor",
@@ -27,12 +27,12 @@ def gpu_monitor(interval: int) -> dg.SensorDefinition:
             # One that is lost while no beam asks for it should be known; wrong settings, each beam tells.
             with suppress(ConfigurationError):
                 pool.declare()
-        place = settings.execution.gpu_monitoring
+        host_name = settings.execution.gpu_monitoring
         try:
-            seen = pool.sample(place)
+            seen = pool.sample(host_name)
         except UnreachableError as error:
-            return dg.SkipReason(f"{place} is away: {error.message}")
+            return dg.SkipReason(f"{host_name} is away: {error.message}")
         foreign = sum(gpu.foreign_processes > 0 for gpu in seen)
-        return dg.SkipReason(f"{len(seen)} GPUs of {place} seen, {foreign} with a foreign process")
+        return dg.SkipReason(f"{len(seen)} GPUs of {host_name} seen, {foreign} with a foreign process")
 
     return sensor

@@ -57,27 +57,27 @@ class Settings(Section):
     )
 
     @model_validator(mode="after")
-    def _known_places(self) -> Self:
-        places = {
+    def _known_hosts(self) -> Self:
+        host_names = {
             "execution.simulation": (self.execution.simulation, True),
             "execution.gpu_monitoring": (self.execution.gpu_monitoring, False),
             "handover.target": (self.handover.target, False),
         }
         if LOCAL in self.hosts:
             raise ValueError(f"no host can be called {LOCAL!r}: that is this machine")
-        for key, (place, needs_slurm) in places.items():
-            if place == LOCAL:
+        for key, (host_name, needs_slurm) in host_names.items():
+            if host_name == LOCAL:
                 continue
-            if place not in self.hosts:
-                raise ValueError(f"{key}: no host {place!r} stands under hosts")
-            if needs_slurm and self.hosts[place].slurm is None:
-                raise ValueError(f"{key}: the host {place!r} has no slurm section")
+            if host_name not in self.hosts:
+                raise ValueError(f"{key}: no host {host_name!r} stands under hosts")
+            if needs_slurm and self.hosts[host_name].slurm is None:
+                raise ValueError(f"{key}: the host {host_name!r} has no slurm section")
         return self
 
     @model_validator(mode="after")
     def _gpus_of_a_beam(self) -> Self:
-        place, wanted = self.execution.simulation, self.engine.in_use().gpus_per_beam
-        cluster = self.slurm_of(place)
+        host_name, wanted = self.execution.simulation, self.engine.in_use().gpus_per_beam
+        cluster = self.slurm_of(host_name)
         if cluster is None:
             declared = len(self.execution.gpus)
             if 0 < declared < wanted:
@@ -86,18 +86,18 @@ class Settings(Section):
                 )
         elif wanted > 1 and not cluster[1].asks_by_default and cluster[1].gpus_of_a_job != wanted:
             raise ValueError(
-                f"hosts.{place}.slurm: gres or gpus ask for {cluster[1].gpus_of_a_job} GPUs,"
+                f"hosts.{host_name}.slurm: gres or gpus ask for {cluster[1].gpus_of_a_job} GPUs,"
                 f" the engine's gpus_per_beam is {wanted}"
             )
         return self
 
-    def slurm_of(self, place: str) -> tuple[Host, Slurm] | None:
+    def slurm_of(self, host_name: str) -> tuple[Host, Slurm] | None:
         """The cluster of a stage, None where it runs on this machine."""
-        if place == LOCAL:
+        if host_name == LOCAL:
             return None
-        host = self.hosts[place]
+        host = self.hosts[host_name]
         if host.slurm is None:
-            raise ConfigurationError(f"the host {place!r} has no slurm section")
+            raise ConfigurationError(f"the host {host_name!r} has no slurm section")
         return host, host.slurm
 
     def engine_profile(self) -> EngineProfile:

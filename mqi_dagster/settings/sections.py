@@ -70,7 +70,7 @@ class Intake(Section):
     full_look_minutes: Annotated[float, Field(gt=0)] = Field(
         15.0,
         description="Every folder of the inbox is listed again after this time: a file of a concluded case "
-        "that was written in place is noticed then, everything else at the next look.",
+        "that was written in place is noticed then, everything else at the next scan.",
     )
     max_folder_depth: Annotated[int, Field(ge=3, le=100)] = Field(
         32, description="Folders of the inbox that are nested deeper are refused."
@@ -120,14 +120,14 @@ class Interpretation(MuRatioLimits):
 
 LOCAL = "local"
 """This machine, wherever a stage may also be given the name of a host."""
-Place = Annotated[str, Field(pattern=r"^[A-Za-z0-9_-]+$")]
+HostName = Annotated[str, Field(pattern=r"^[A-Za-z0-9_-]+$")]
 
 
 class Execution(Section):
     """Where each stage runs, `local` or a name under `hosts`, and how much runs at once."""
 
-    simulation: Place = Field(LOCAL, description="Where engines run: `local`, or a host with `slurm`.")
-    gpu_monitoring: Place = Field(
+    simulation: HostName = Field(LOCAL, description="Where engines run: `local`, or a host with `slurm`.")
+    gpu_monitoring: HostName = Field(
         LOCAL,
         description="Whose GPUs the sensor gpu_monitor looks at: `local`, a host (by nvidia-smi), or a host "
         "with `slurm` (by sinfo).",
@@ -136,7 +136,7 @@ class Execution(Section):
         (), description="GPUs of the pool, each with `index`, `uuid`, `memory_mb`; empty: all that NVML sees."
     )
     gpu_look_seconds: Seconds = Field(
-        30.0, description="A look at the GPUs older than this does not decide whether one is free."
+        30.0, description="A sample of the GPUs older than this does not decide whether one is free."
     )
     max_runs: Count = Field(10, description="Dagster runs at once.")
     slots: Count = Field(1, description="Simulations at once on this machine without a GPU.")
@@ -189,7 +189,7 @@ class RtDose(Section):
 class Handover(Section):
     """Where results go."""
 
-    target: Place = Field(LOCAL, description="Where results go: `local`, or a host (by SFTP).")
+    target: HostName = Field(LOCAL, description="Where results go: `local`, or a host (by SFTP).")
     folder: Path = Field(
         Path("handover"), description="Target folder; on a host an absolute path in plain characters."
     )
@@ -235,7 +235,7 @@ class Handover(Section):
         return self
 
     @model_validator(mode="after")
-    def _place_on_a_host(self) -> Self:
+    def _folder_on_a_host(self) -> Self:
         if self.target != LOCAL and not re.fullmatch(REMOTE_PATH, str(self.folder)):
             raise ValueError("folder on a host must be absolute, of two parts or more, in plain characters")
         return self

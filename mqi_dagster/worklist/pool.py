@@ -13,18 +13,18 @@ from mqi_dagster.worklist.rows import GpuStatus
 def side_by_side(
     slots: Iterable[Slot], leases: Iterable[Lease], seen: Iterable[GpuUsage]
 ) -> tuple[list[tuple[Slot, Lease | None, GpuUsage | None]], list[GpuUsage]]:
-    """Every slot with its lease and the last look at its device; and the devices that are no slots."""
+    """Every slot with its lease and the last sample of its device; and the devices that are no slots."""
     held = {(lease.host, one.kind, one.index): lease for lease in leases for one in lease.slots}
-    looks = {(one.host, one.uuid): one for one in seen}
+    usages = {(one.host, one.uuid): one for one in seen}
     rows = [
         (
             slot,
             held.get((slot.host, slot.kind, slot.index)),
-            looks.pop((slot.host, slot.uuid), None) if slot.uuid else None,
+            usages.pop((slot.host, slot.uuid), None) if slot.uuid else None,
         )
         for slot in slots
     ]
-    return rows, list(looks.values())
+    return rows, list(usages.values())
 
 
 def gpu_statuses(slots: Iterable[Slot], leases: Iterable[Lease], seen: Iterable[GpuUsage]) -> list[GpuStatus]:

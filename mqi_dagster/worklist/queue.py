@@ -84,10 +84,10 @@ class Queue:
         reasons: dict[str, tuple[str, str]] = {}
         queued.sort(key=lambda run: (-details[run.run_id].priority, run.id))
         above, last = 0, None
-        for place, run in enumerate(queued):
+        for position, run in enumerate(queued):
             priority = details[run.run_id].priority
             if priority != last:
-                above, last = place, priority
+                above, last = position, priority
             reason = why(run)
             first = f"; {above} of higher priority go first" if above else ""
             reasons[run.run_id] = (reason, f"{reason}{first}")

@@ -72,7 +72,7 @@ class BeamStatus(StatusRow):
     """Of the latest run, from its start to its end or to now."""
     remaining_seconds: float | None = None
     """Of the simulation, from its own pace; None before two steps of it were timed."""
-    place: str | None = None
+    slot: str | None = None
     """Slot that it holds, ``<host>/gpu<index>`` or ``<host>/cpu<index>``."""
     job: str | None = None
     """Id of its job on a cluster."""
@@ -187,7 +187,7 @@ def beam_row(
         batches=stands.batches,
         elapsed_seconds=latest.elapsed(now),
         remaining_seconds=stands.remaining_seconds,
-        place=facts.slot if stands.at_work else None,
+        slot=facts.slot if stands.at_work else None,
         job=job.job_id if job is not None else None,
         job_state=_job_words(job) if job is not None else None,
         attempt=facts.attempt,

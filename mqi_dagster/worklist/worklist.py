@@ -43,8 +43,8 @@ class Worklist:
         pipelines: What it works on.
         ledger: Its ledger, opened for reading.
         history: How long a concluded case is still listed; None for all of them.
-        causes_at_once: First causes of failures that one look reads at most; None for all.
-        labels_at_once: Cases whose beams' names, and how they were delivered, one look reads at most;
+        causes_at_once: First causes of failures that one snapshot reads at most; None for all.
+        labels_at_once: Cases whose beams' names, and how they were delivered, one snapshot reads at most;
             None for all.
     """
 
@@ -213,7 +213,7 @@ class Worklist:
         )
 
     def every_case(self) -> Iterator[CaseStatus]:
-        """The cases as the last look saw them, the latest arrival first, those without one at the end."""
+        """The cases as the last snapshot saw them, the latest arrival first, those without one at the end."""
         arrived = list(reversed(self._ledger.arrivals))
         known = {key for index in self._indexes.values() for key in index.known}
         for key in (*arrived, *sorted(known.difference(arrived))):
@@ -222,10 +222,10 @@ class Worklist:
                 yield row
 
     def case(self, case: str) -> CaseStatus | None:
-        """One case as the last look saw it; None where nobody knows it."""
+        """One case as the last snapshot saw it; None where nobody knows it."""
         rows = (index.unit(case) for index in self._indexes.values())
         return next((row for row in rows if row is not None), None)
 
     def beams_of(self, case: str) -> list[BeamStatus]:
-        """The beams of a case as the last look saw them, by number."""
+        """The beams of a case as the last snapshot saw them, by number."""
         return [row for index in self._indexes.values() for row in index.parts_of(case)]

@@ -155,7 +155,7 @@ class Bench:
         job = Job(
             key="d1-1",
             name="P1.fx0001__b01",
-            place=("P1.fx0001", "b01"),
+            parents=("P1.fx0001", "b01"),
             directory=folder,
             manifest={},
             argv=("engine",),

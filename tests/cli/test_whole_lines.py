@@ -48,7 +48,7 @@ def beam_of() -> BeamStatus:
         state=CaseState.IN_WORK,
         stage=Stage.WAITING_FOR_CLUSTER,
         reason=REASON,
-        place=f"{'h' * 200}/gpu0",
+        slot=f"{'h' * 200}/gpu0",
     )
 
 

@@ -44,7 +44,7 @@ class Inbox:
 
 
 def contents(tree: SeenFolder) -> list[tuple[str, int, list[object]]]:
-    return [(folder.place, folder.mtime_ns, list(folder.files)) for folder in tree.walk()]
+    return [(folder.location, folder.mtime_ns, list(folder.files)) for folder in tree.walk()]
 
 
 def settled(root: Path, period: float = 900.0) -> Inbox:

@@ -29,7 +29,7 @@ def make_job(directory: Path, program: str, **changes: object) -> Job:
     values: dict[str, object] = {
         "key": "d1-1",
         "name": "P1.fx0001__b01",
-        "place": ("P1.fx0001", "b01"),
+        "parents": ("P1.fx0001", "b01"),
         "directory": directory,
         "manifest": {"program.py": hashlib.sha256(program.encode()).hexdigest()},
         "argv": (sys.executable, "program.py"),

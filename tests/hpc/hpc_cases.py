@@ -60,7 +60,7 @@ def make_job(directory: Path, **changes: object) -> Job:
     values: dict[str, object] = {
         "key": KEY,
         "name": BEAM,
-        "place": ("P1.fx0001", "b01"),
+        "parents": ("P1.fx0001", "b01"),
         "directory": directory,
         "manifest": {},
         "argv": ("true",),

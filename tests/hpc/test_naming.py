@@ -99,7 +99,7 @@ def test_a_root_is_an_absolute_path_of_two_plain_names_or_more(root: str) -> Non
         JobFolder(root, ("case", "b01"), "d1-1")
 
 
-def test_a_folder_and_its_parts_have_their_place() -> None:
+def test_a_folder_and_its_parts_have_their_paths() -> None:
     folder = JobFolder("/srv/moqui", ("P1.fx0001", "b01"), "d1-1")
     assert str(folder.path) == "/srv/moqui/P1.fx0001/b01/d1-1"
     assert str(folder.part) == "/srv/moqui/P1.fx0001/b01/.d1-1.part"
@@ -111,15 +111,15 @@ def test_a_folder_and_its_parts_have_their_place() -> None:
 
 @given(
     root=ROOTS,
-    place=st.lists(NAMES, max_size=3),
+    parents=st.lists(NAMES, max_size=3),
     key=NAMES,
     job_id=st.sampled_from(["100", "../1", "1;x", ""]),
 )
 def test_no_folder_lies_anywhere_but_below_its_root(
-    root: str, place: list[str], key: str, job_id: str
+    root: str, parents: list[str], key: str, job_id: str
 ) -> None:
     try:
-        folder = JobFolder(root, tuple(place), key)
+        folder = JobFolder(root, tuple(parents), key)
     except PathRejectedError:
         return
     paths = [str(folder.path), str(folder.part)]

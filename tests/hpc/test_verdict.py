@@ -84,10 +84,10 @@ def seen(
     )
 
 
-def verdict(look: PollResult, silent: float | None = None, **changes: object) -> Observation:
+def verdict(poll: PollResult, silent: float | None = None, **changes: object) -> Observation:
     """The verdict on a job that has given no sign for some seconds."""
     since = None if silent is None else NOW - timedelta(seconds=silent)
-    return judge(make_row(missing_since=since, **changes), FOLDER, look, INTERVALS, NOW)
+    return judge(make_row(missing_since=since, **changes), FOLDER, poll, INTERVALS, NOW)
 
 
 def waits(observation: Observation) -> bool:
@@ -117,8 +117,8 @@ def test_a_word_is_known_or_it_is_not(word: str, state: State | None) -> None:
 
 @pytest.mark.parametrize("word", LIVE_WORDS)
 def test_the_live_queue_wins_over_history_result_and_owner(word: str) -> None:
-    look = seen(queued(word), past("FAILED", "1:0"), account(1), owner="7")
-    found = verdict(look, silent=1000)
+    poll = seen(queued(word), past("FAILED", "1:0"), account(1), owner="7")
+    found = verdict(poll, silent=1000)
     assert (found.state.value, found.scheduler_state) == (STATE_MAP[word], word)
     assert (found.missing_since, found.result, found.exit_code, found.adopted_id) == (None, None, None, None)
 
@@ -134,15 +134,15 @@ def test_a_job_that_the_queue_has_again_is_queued_whatever_history_says(word: st
     [(State.RUNNING, State.RUNNING), (State.HELD, State.HELD), (State.QUEUED, State.QUEUED)],
 )
 def test_an_unknown_word_in_the_queue_is_no_end(before: State, after: State) -> None:
-    look = seen(queued("TELEPORTING"), past("COMPLETED"), account())
-    found = verdict(look, silent=10_000, state=before)
+    poll = seen(queued("TELEPORTING"), past("COMPLETED"), account())
+    found = verdict(poll, silent=10_000, state=before)
     assert (found.state, found.scheduler_state) == (after, "TELEPORTING")
 
 
 def test_an_unknown_word_in_the_accounting_alone_is_as_good_as_running() -> None:
-    look = seen(history=past("TELEPORTING"))
-    assert waits(verdict(look, silent=119))
-    assert verdict(look, silent=121).state is State.LOST
+    poll = seen(history=past("TELEPORTING"))
+    assert waits(verdict(poll, silent=119))
+    assert verdict(poll, silent=121).state is State.LOST
 
 
 @pytest.mark.parametrize(
@@ -182,9 +182,9 @@ def test_a_running_job_says_where_and_not_why_it_waited() -> None:
 @pytest.mark.parametrize("strange", [{"name": "moqui_P2.fx0001__b01"}, {"comment": "d1-2"}])
 @pytest.mark.parametrize("word", ["RUNNING", "PENDING", "COMPLETED", "CANCELLED by 0", "NODE_FAIL"])
 def test_a_record_of_another_name_or_comment_is_another_jobs(word: str, strange: dict[str, str]) -> None:
-    for look in (seen(queued(word, **strange)), seen(history=past(word, **strange))):
-        assert waits(verdict(look, silent=29))
-        found = verdict(look, silent=31)
+    for poll in (seen(queued(word, **strange)), seen(history=past(word, **strange))):
+        assert waits(verdict(poll, silent=29))
+        found = verdict(poll, silent=31)
         assert (found.state, found.scheduler_state) == (State.LOST, "")
 
 
@@ -199,38 +199,38 @@ def test_without_stored_comments_name_and_time_of_submission_have_to_agree() -> 
 @pytest.mark.parametrize("where", ["queue", "history", "nowhere"])
 def test_a_result_with_exit_code_0_is_a_success(where: str) -> None:
     result = account()
-    look = {
+    poll = {
         "queue": seen(queued("COMPLETED"), result=result),
         "history": seen(history=past("COMPLETED"), result=result),
         "nowhere": seen(result=result),
     }[where]
-    found = verdict(look)
+    found = verdict(poll)
     assert (found.state, found.exit_code, found.result) == (State.SUCCEEDED, 0, result_text())
 
 
 def test_a_completed_job_without_a_result_is_waited_for_and_then_lost() -> None:
-    for look in (seen(history=past("COMPLETED")), seen(queued("COMPLETED"))):
-        first = verdict(look)
+    for poll in (seen(history=past("COMPLETED")), seen(queued("COMPLETED"))):
+        first = verdict(poll)
         assert (first.state, first.missing_since) == (State.QUEUED, NOW)
-        assert waits(verdict(look, silent=60))
-        found = verdict(look, silent=61)
+        assert waits(verdict(poll, silent=60))
+        found = verdict(poll, silent=61)
         assert (found.state, found.exit_code, found.result) == (State.LOST, None, None)
 
 
 @pytest.mark.parametrize("word", ["RUNNING", "PENDING", "SUSPENDED"])
 def test_a_job_that_only_the_accounting_believes_in_is_lost_after_a_while(word: str) -> None:
-    look = seen(history=past(word))
-    assert verdict(look).missing_since == NOW
-    assert waits(verdict(look, silent=120))
-    assert verdict(look, silent=121).state is State.LOST
+    poll = seen(history=past(word))
+    assert verdict(poll).missing_since == NOW
+    assert waits(verdict(poll, silent=120))
+    assert verdict(poll, silent=121).state is State.LOST
 
 
 @pytest.mark.parametrize(
     ("code", "state"), [(0, State.SUCCEEDED), (3, State.FAILED), (137, State.OUT_OF_MEMORY)]
 )
 def test_the_result_of_a_job_that_the_controller_has_forgotten_is_taken(code: int, state: State) -> None:
-    for look in (seen(history=past("RUNNING"), result=account(code)), seen(result=account(code))):
-        found = verdict(look)
+    for poll in (seen(history=past("RUNNING"), result=account(code)), seen(result=account(code))):
+        found = verdict(poll)
         assert (found.state, found.result) == (state, result_text(exit_code=code))
 
 
@@ -270,8 +270,8 @@ def test_a_sign_of_life_ends_the_silence() -> None:
     ],
 )
 def test_other_ends_are_what_slurm_says(word: str, state: State) -> None:
-    for look in (seen(history=past(word)), seen(queued(word)), seen(history=past(word), result=account(143))):
-        found = verdict(look)
+    for poll in (seen(history=past(word)), seen(queued(word)), seen(history=past(word), result=account(143))):
+        found = verdict(poll)
         assert (found.state, found.reason, found.scheduler_state) == (state, f"Slurm says {word}", word)
 
 
@@ -286,9 +286,9 @@ def test_a_cancellation_says_whether_it_was_ours() -> None:
 def test_who_has_cancelled_is_waited_for() -> None:
     only_queued = seen(queued("CANCELLED"))
     late = seen(queued("CANCELLED"), past("RUNNING"))
-    for look in (only_queued, late):
-        assert waits(verdict(look, silent=30))
-        assert verdict(look, silent=31).reason == "cancelled on the cluster (cancelled)"
+    for poll in (only_queued, late):
+        assert waits(verdict(poll, silent=30))
+        assert verdict(poll, silent=31).reason == "cancelled on the cluster (cancelled)"
     known = verdict(seen(queued("CANCELLED"), past("CANCELLED by 1000")))
     assert known.reason == "cancelled on the cluster (cancelled by 1000)"
 
@@ -351,7 +351,7 @@ def test_a_failure_of_which_nobody_says_more_is_waited_for_and_then_lost() -> No
 
 
 @pytest.mark.parametrize(
-    "look",
+    "poll",
     [
         seen(history=past("COMPLETED")),
         seen(history=past("FAILED", "1:0")),
@@ -360,15 +360,15 @@ def test_a_failure_of_which_nobody_says_more_is_waited_for_and_then_lost() -> No
         seen(queued("FAILED", "JobLaunchFailure"), past("FAILED", "1:0")),
     ],
 )
-def test_the_third_death_without_a_word_is_a_failure(look: PollResult) -> None:
-    assert verdict(look, silent=1000, retired=("98",)).state is State.LOST
-    assert verdict(look, silent=1000, retired=("98", "99")).state is State.FAILED
+def test_the_third_death_without_a_word_is_a_failure(poll: PollResult) -> None:
+    assert verdict(poll, silent=1000, retired=("98",)).state is State.LOST
+    assert verdict(poll, silent=1000, retired=("98", "99")).state is State.FAILED
 
 
 def test_what_the_cluster_has_lost_may_be_lost_any_number_of_times() -> None:
     retired = tuple(str(number) for number in range(20))
-    for look in (seen(), seen(history=past("NODE_FAIL")), seen(history=past("PREEMPTED"))):
-        assert verdict(look, silent=1000, retired=retired).state is State.LOST
+    for poll in (seen(), seen(history=past("NODE_FAIL")), seen(history=past("PREEMPTED"))):
+        assert verdict(poll, silent=1000, retired=retired).state is State.LOST
 
 
 def test_the_job_that_owns_the_folder_is_the_one_that_counts() -> None:
@@ -410,7 +410,7 @@ ROWS = st.builds(
 
 @given(
     row=ROWS,
-    look=st.builds(
+    poll=st.builds(
         seen,
         st.none() | RECORDS,
         st.none() | HISTORIES,
@@ -419,16 +419,16 @@ ROWS = st.builds(
     ),
 )
 @settings(max_examples=250)
-def test_no_look_makes_a_success_without_a_result_or_an_end_of_a_live_job(
-    row: ClusterJob, look: PollResult
+def test_no_poll_makes_a_success_without_a_result_or_an_end_of_a_live_job(
+    row: ClusterJob, poll: PollResult
 ) -> None:
-    found = judge(row, FOLDER, look, INTERVALS, NOW)
+    found = judge(row, FOLDER, poll, INTERVALS, NOW)
     assert (found.key, found.job_id) == (KEY, JOB_ID)
     if found.state is State.SUCCEEDED:
-        result = look.results[FOLDER, JOB_ID]
+        result = poll.results[FOLDER, JOB_ID]
         assert result.exit_code == 0
         assert (found.exit_code, found.result) == (0, result.text)
-    record = look.queue.get(JOB_ID)
+    record = poll.queue.get(JOB_ID)
     own = record is not None and (record.name, record.comment) == (NAME, KEY)
     if record is not None and own and STATE_MAP.get(record.state.split(" ")[0], "queued") in STILL_THERE:
         assert not found.state.ended

@@ -37,7 +37,7 @@ def main() -> int:
         **{
             **spec["job"],
             "directory": Path(spec["job"]["directory"]),
-            **{name: tuple(spec["job"][name]) for name in ("place", "argv", "outputs")},
+            **{name: tuple(spec["job"][name]) for name in ("parents", "argv", "outputs")},
         }
     )
     for _ in range(spec["processes"] - 1):

@@ -163,7 +163,7 @@ class Bench:
     ) -> Beam:
         """A beam of a case of its own, ready to be submitted; under another name than its plan's if given."""
         case = f"P{uuid.uuid4().hex[:9].upper()}.fx0001"
-        place = (case, f"b{number:02d}")
+        parents = (case, f"b{number:02d}")
         trace = ["--trace", str(self.trace), "--steer", str(self.steering)]
         profile = {
             "command": [PYTHON, str(self.shared / "steady.py"), "{tps}", "--seconds", f"{seconds:g}", *trace],
@@ -204,7 +204,7 @@ class Bench:
         job = Job(
             key=f"{uuid.uuid4().hex * 2}-1",
             name=f"{case}__b{number:02d}",
-            place=place,
+            parents=parents,
             directory=view.directory,
             manifest=view.manifest,
             argv=view.argv,
@@ -292,7 +292,7 @@ class Bench:
 
     def folder_of(self, beam: Beam) -> Path:
         """The job's folder on the cluster, seen from here: the cluster is this machine."""
-        return Path(self.slurm.root, *beam.job.place, beam.job.key)
+        return Path(self.slurm.root, *beam.job.parents, beam.job.key)
 
 
 def sha256(path: Path) -> str:
@@ -381,7 +381,7 @@ def worker(bench: Bench, beam: Beam, *, processes: int = 1) -> subprocess.Popen[
         "job": {
             "key": job.key,
             "name": job.name,
-            "place": job.place,
+            "parents": job.parents,
             "directory": str(job.directory),
             "manifest": dict(job.manifest),
             "argv": job.argv,

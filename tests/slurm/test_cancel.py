@@ -53,7 +53,7 @@ def test_job_that_was_never_submitted(cluster: Any, bench: Callable[..., Bench])
     beam = on.beam()
     on.executor.cancel(beam.job, None)
     assert on.ledger.jobs.get(NAME, beam.job.key) is None
-    folder = "/".join(beam.job.place)
+    folder = "/".join(beam.job.parents)
     on.ledger.jobs.reserve(NAME, beam.job.key, beam.job.name, folder)
     on.executor.cancel(beam.job, None)
     row = on.ledger.jobs.get(NAME, beam.job.key)

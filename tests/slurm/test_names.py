@@ -203,8 +203,8 @@ def test_keys_and_places_that_are_no_plain_names_are_refused(
     for text in bad:
         for changes, word in (
             ({"key": f"{text}-1" if text not in ("", "-rf") else text}, "key"),
-            ({"place": (text, "b02")}, "place"),
-            ({"place": ("case", text)}, "place"),
+            ({"parents": (text, "b02")}, "a folder above a job's"),
+            ({"parents": ("case", text)}, "a folder above a job's"),
             ({"name": text}, "beam"),
         ):
             with pytest.raises(PathRejectedError, match=word):

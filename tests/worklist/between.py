@@ -74,7 +74,7 @@ class Snapshot:
     """By run id: whether it is queued."""
     progress: dict[str, Any]
     leases: dict[str, tuple[str, str, int]]
-    """Place, owner and token by beam: the token tells a lease from a later one of the same run."""
+    """Slot, owner and token by beam: the token tells a lease from a later one of the same run."""
     alarms: frozenset[tuple[str, str]]
     """Kind and subject of those that are open."""
     arrivals: dict[str, Any]
@@ -173,9 +173,9 @@ def _beam(before: Snapshot, row: dict[str, Any], after: Snapshot) -> list[str]:
     if row["stage"] not in stages:
         found.append(f"stage {row['stage']}, not one of {sorted(stages)}")
     found += _progress(before, row, after)
-    places = {seen.leases.get(beam, (None,))[0] for seen in (before, after)}
-    if row["stage"] in AT_WORK and not moved and row["place"] not in places:
-        found.append(f"place {row['place']}, not {places}")
+    slots = {seen.leases.get(beam, (None,))[0] for seen in (before, after)}
+    if row["stage"] in AT_WORK and not moved and row["slot"] not in slots:
+        found.append(f"slot {row['slot']}, not {slots}")
     if old is not None and old == new and old.started is not None and row["elapsed_seconds"] is not None:
         least = (old.ended or before.at.timestamp()) - old.started
         most = (old.ended or after.until.timestamp()) - old.started

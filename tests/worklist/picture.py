@@ -51,7 +51,7 @@ def simulating(case: int, number: int, minutes: float, batch: int, gpu: int) -> 
     percent = 5.0 * (batch - 1)
     left = minutes * 60 / percent * (100 - percent)
     progress = {"percent": percent, "batch": batch, "batches": 20, "remaining_seconds": left}
-    return beam(case, number, Stage.SIMULATING, minutes, **progress, place=f"gpu-node/gpu{gpu}", attempt=1)
+    return beam(case, number, Stage.SIMULATING, minutes, **progress, slot=f"gpu-node/gpu{gpu}", attempt=1)
 
 
 def case_of(key: str) -> CaseStatus:
@@ -65,7 +65,7 @@ def work() -> Work:
         simulating(0, 2, 11.4, 17, 0),
         simulating(0, 3, 9.2, 14, 1),
         simulating(0, 4, 4.1, 7, 2),
-        beam(1, 2, Stage.VERIFYING, 13.2, percent=100.0, place="gpu-node/gpu3", attempt=2),
+        beam(1, 2, Stage.VERIFYING, 13.2, percent=100.0, slot="gpu-node/gpu3", attempt=2),
         beam(1, 3, Stage.MAKING_RT_DOSE, 14.0, percent=100.0),
         beam(1, 4, Stage.INTERPRETING, 0.3),
         *(beam(2, n, Stage.QUEUED, reason=f"{FULL}; 1 of higher priority go first") for n in (2, 3, 4)),
@@ -129,7 +129,7 @@ def picture() -> str:
         color_system="truecolor",
         legacy_windows=False,
     )
-    screen = Screen(work(), View(place=0), "MQI site", None, NOW)
+    screen = Screen(work(), View(position=0), "MQI site", None, NOW)
     for line in screen.lines(WIDTH, HEIGHT):
         line.truncate(WIDTH, overflow="ellipsis")
         console.print(line)

@@ -244,7 +244,7 @@ def test_an_invented_alarm_does_not_pass_the_comparison(seeded: Seeded) -> None:
         ("beams", "percent", 99.0, "percent"),
         ("beams", "batch", 9, "batch"),
         ("beams", "run", "another", "run another"),
-        ("beams", "place", "node/gpu7", "place node/gpu7"),
+        ("beams", "slot", "node/gpu7", "slot node/gpu7"),
         ("beams", "elapsed_seconds", 1e6, "1000000.0 s"),
         ("cases", "stage", "concluded", "concluded"),
         ("cases", "beams_done", 3, "3 beams done"),

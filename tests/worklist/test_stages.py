@@ -199,7 +199,7 @@ def test_a_simulated_beam_names_its_slot_and_its_job(seeded: Seeded) -> None:
     ledger.progress.record(BEAM, run, "queued", message="Resources")
     _, beam = stands(seeded)
     assert beam is not None
-    assert (beam.place, beam.job, beam.job_state) == ("cluster/gpu3", "4711", "queued (PENDING)")
+    assert (beam.slot, beam.job, beam.job_state) == ("cluster/gpu3", "4711", "queued (PENDING)")
     assert (beam.attempt, beam.stage, beam.reason) == (3, Stage.QUEUED_ON_CLUSTER, "Resources")
 
 

@@ -72,7 +72,7 @@ def test_a_script_gets_everything_as_one_document(seeded: Seeded) -> None:
     assert (len(said["cases"]), len(said["beams"])) == (10, 30)
     row = next(row for row in said["beams"] if row["beam"] == SECOND)
     assert (row["stage"], row["percent"], row["batch"], row["batches"]) == ("simulating", 10.0, 2, 10)
-    assert row["place"] == "node1/gpu1"
+    assert row["slot"] == "node1/gpu1"
     assert [gpu["owner"] for gpu in said["gpus"]] == [FIRST, SECOND, None]
 
 

@@ -30,7 +30,7 @@ from mqi_dagster.lifecycle.lineage import (
     require_passed,
     resolve,
     reusable,
-    store_place,
+    store_folder,
     text_in,
 )
 from mqi_dagster.lifecycle.materialisations import INPUTS, INTEGRITY, MANIFEST, RESULTS, EventLog
@@ -116,13 +116,13 @@ def handed_over(
             beam_folder(template, case, key, number), {name: path for name, (path, _) in files.items()}
         )
         if reusable(store.open(), "handed_over", key, digest) is None:
-            place, beam = store_place(key)
-            with store.open().stage(place, beam, "handed_over") as staging:
+            case, beam = store_folder(key)
+            with store.open().stage(case, beam, "handed_over") as staging:
                 (staging / RECEIPT_FILE).write_text(
                     receipt.model_dump_json(indent=1) + "\n", encoding="utf-8"
                 )
                 meta = {"files": len(files), RT_DOSE: dose}
-                store.open().publish(staging, place, beam, "handed_over", digest, meta=meta)
+                store.open().publish(staging, case, beam, "handed_over", digest, meta=meta)
         return dg.MaterializeResult(
             data_version=dg.DataVersion(digest),
             metadata={

@@ -22,7 +22,7 @@ from mqi_dagster.lifecycle.arrived import inputs_away
 from mqi_dagster.lifecycle.beam import BeamAtWork, inputs_digest, load_beam, require_unchanged
 from mqi_dagster.lifecycle.boundary import tried_again
 from mqi_dagster.lifecycle.digests import INTERPRETED_CSVS_CODE, interpreted_csvs_digest
-from mqi_dagster.lifecycle.lineage import DIGEST, reusable, store_place
+from mqi_dagster.lifecycle.lineage import DIGEST, reusable, store_folder
 from mqi_dagster.lifecycle.materialisations import INPUTS
 from mqi_dagster.partitions import BEAM, LINEAGE_ONLY
 from mqi_dagster.resources.composed import ParsedInputsResource, StoreResource
@@ -66,7 +66,7 @@ def _make(site: Site, store: Store, beam: BeamAtWork, digest: str) -> Published:
             require_unchanged(part.record, "record")
             if part.machine_plan is not None:
                 require_unchanged(part.machine_plan, "machine plan")
-    case, folder = store_place(beam.key)
+    case, folder = store_folder(beam.key)
     with store.stage(case, folder, "interpreted_csvs") as staging:
         if options.command is None:
             interpreted = interpret_beam(

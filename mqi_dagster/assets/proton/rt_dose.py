@@ -20,7 +20,7 @@ from mqi_dagster.lifecycle.arrived import inputs_away
 from mqi_dagster.lifecycle.beam import BeamAtWork, load_beam, require_unchanged
 from mqi_dagster.lifecycle.boundary import blames_input, is_passing, tried_again
 from mqi_dagster.lifecycle.digests import RT_DOSE_CODE, rt_dose_digest
-from mqi_dagster.lifecycle.lineage import DIGEST, RAW_DOSE, require_passed, resolve, reusable, store_place
+from mqi_dagster.lifecycle.lineage import DIGEST, RAW_DOSE, require_passed, resolve, reusable, store_folder
 from mqi_dagster.lifecycle.raw_dose_files import RawDoseRecord, Role, read_raw_dose
 from mqi_dagster.partitions import BEAM
 from mqi_dagster.resources.composed import ParsedInputsResource, StoreResource
@@ -156,7 +156,7 @@ def _make(
 ) -> tuple[Published, dict[Role, RtDoseReport]]:
     request = _request(site, beam, record, digest)
     command = site.settings.rt_dose.command
-    case, folder = store_place(beam.key)
+    case, folder = store_folder(beam.key)
     with store.stage(case, folder, "rt_dose") as staging:
         if command is None:
             for role, grid in grids.items():

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+import sqlite3
 from pathlib import Path
 
 import yaml
@@ -22,6 +23,7 @@ from mqi_dagster.operations.backup import (
     MACHINES,
     SECRET,
     BackupManifest,
+    dagster_databases,
     read_manifest,
     restore_server,
 )
@@ -116,6 +118,8 @@ def _put_back(backup: Path, manifest: BackupManifest, settings: Settings, *, ove
         first, _, rest = name.partition("/")
         if first in targets:
             _copy(backup / name, targets[first] / rest)
+    for database in dagster_databases(paths.dagster_home):
+        _write_ahead(database)
     if LEDGER_FILE in manifest.files:
         _copy(backup / LEDGER_FILE, ledger_file(settings))
     _copy(backup / SECRET, settings.site.secret_file)
@@ -130,6 +134,17 @@ def _put_back(backup: Path, manifest: BackupManifest, settings: Settings, *, ove
         if lease.host != this_host() and (host is None or host.slurm is None):
             # Of another machine, where nobody works for this site; a job on a cluster is taken over.
             ledger.leases.release(lease)
+
+
+def _write_ahead(database: Path) -> None:
+    """Give a copy the journal that Dagster sets once, at making: readers wait for no writer."""
+    opened = sqlite3.connect(database)
+    try:
+        opened.execute("PRAGMA journal_mode = WAL").close()
+    except sqlite3.Error as error:
+        raise InfrastructureError(f"{database.name} cannot be opened: {error}") from None
+    finally:
+        opened.close()
 
 
 def _copy(source: Path, target: Path) -> None:

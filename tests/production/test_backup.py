@@ -99,6 +99,26 @@ def elsewhere(site: Path) -> list[str]:
     return ["--database", "elsewhere"] if on_server else []
 
 
+def test_the_records_of_a_restored_site_have_the_journal_that_dagster_gives_them(tmp_path: Path) -> None:
+    site = tmp_path / "site"
+    mqi("init", site, "--timezone", "Asia/Seoul")
+    fill(read_settings(site / "mqi.yaml"))
+    mqi("backup", tmp_path / "backup", "--site", site)
+    mqi("restore", tmp_path / "backup", tmp_path / "other")
+
+    def journals(folder: Path) -> dict[str, str]:
+        found = {}
+        for path in folder.rglob("*.db"):
+            opened = sqlite3.connect(f"{path.as_uri()}?mode=ro", uri=True)
+            found[path.name] = str(opened.execute("PRAGMA journal_mode").fetchone()[0])
+            opened.close()
+        return found
+
+    made = journals(site)
+    assert {"runs.db", "index.db", "schedules.db"} <= made.keys()
+    assert journals(tmp_path / "other") == made == dict.fromkeys(made, "wal")
+
+
 def test_a_restored_site_knows_what_the_other_one_knew(site: Path, tmp_path: Path) -> None:
     said = mqi("backup", tmp_path / "backup", "--site", site, "--data")
     assert said.startswith(f"backup: {tmp_path}/backup, ")

@@ -8,7 +8,7 @@ import dagster as dg
 from mqi_dagster.backoff import Backoff
 from mqi_dagster.compute.progress import LiveProgress
 from mqi_dagster.compute.retrying import Retrying
-from mqi_dagster.engine.progress import ProgressParser
+from mqi_dagster.engine_contract.progress import ProgressParser
 from mqi_dagster.errors import InfrastructureError, MqiError, UnreachableError
 from mqi_dagster.execution.job import Executor, Job, JobHandle, JobState, JobStatus, LogPiece
 from mqi_dagster.hpc.errors import IntegrityError

@@ -4,7 +4,7 @@ from collections.abc import Callable
 
 import dagster as dg
 
-from mqi_dagster.engine.progress import EngineProgress
+from mqi_dagster.engine_contract.progress import EngineProgress
 from mqi_dagster.errors import InfrastructureError
 from mqi_dagster.ledger.ledger import Ledger
 from mqi_dagster.lifecycle.boundary import lost_infrastructure

@@ -15,10 +15,10 @@ from mqi_dagster.compute.progress import LiveProgress
 from mqi_dagster.compute.retrying import Retrying
 from mqi_dagster.compute.slots import engine_environment, gpus_seen, wait_for_slot
 from mqi_dagster.delivery.summary import InterpretedBeam, read_summary
-from mqi_dagster.engine.job_view import TPS_NAME, JobView, mark_start
-from mqi_dagster.engine.output import RawDose, read_output
-from mqi_dagster.engine.progress import ProgressParser, engine_failure
-from mqi_dagster.engine.view import prepare_view
+from mqi_dagster.engine_contract.job_view import TPS_NAME, JobView, mark_start
+from mqi_dagster.engine_contract.output import RawDose, read_output
+from mqi_dagster.engine_contract.progress import ProgressParser, engine_failure
+from mqi_dagster.engine_contract.view import prepare_view
 from mqi_dagster.errors import (
     EngineError,
     EngineTimeoutError,

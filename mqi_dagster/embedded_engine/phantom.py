@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from mqi_dagster.embedded_engine.volume import AIR_DENSITY, Table, Volume
-from mqi_dagster.engine.tps_keys import TpsFile
+from mqi_dagster.engine_contract.tps_keys import TpsFile
 from mqi_dagster.errors import EngineInputError, Where
 
 SURFACE_MM = 20.0

@@ -18,9 +18,9 @@ from mqi_dagster.embedded_engine.dose import SimulatedDose, combine
 from mqi_dagster.embedded_engine.install import Installation
 from mqi_dagster.embedded_engine.progress import ShardProgress, say
 from mqi_dagster.embedded_engine.volume import Volume
-from mqi_dagster.engine.beam_model import EngineBeamModel, read_beam_model
-from mqi_dagster.engine.tps import parse_tps
-from mqi_dagster.engine.tps_keys import TpsFile
+from mqi_dagster.engine_contract.beam_model import EngineBeamModel, read_beam_model
+from mqi_dagster.engine_contract.tps import parse_tps
+from mqi_dagster.engine_contract.tps_keys import TpsFile
 from mqi_dagster.errors import EngineInputError, Where
 from mqi_dagster.hu_table import HuCurves
 from mqi_dagster.plan.model import PlanBeam

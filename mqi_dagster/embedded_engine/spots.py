@@ -12,7 +12,7 @@ import polars as pl
 from numpy.typing import NDArray
 
 from mqi_dagster.embedded_engine.bdl import require_covered
-from mqi_dagster.engine.beam_model import EngineBeamModel
+from mqi_dagster.engine_contract.beam_model import EngineBeamModel
 from mqi_dagster.errors import EngineInputError, Where
 from mqi_dagster.plan.model import PlanBeam
 

@@ -9,8 +9,8 @@ import numpy as np
 from pydantic import BaseModel, ConfigDict
 
 from mqi_dagster.dose.grid import DoseGrid, DoseUnits, from_patient, from_phantom, plane_from_phantom
-from mqi_dagster.engine.job_view import JobView
-from mqi_dagster.engine.output import RawDose, ScoredDose
+from mqi_dagster.engine_contract.job_view import JobView
+from mqi_dagster.engine_contract.output import RawDose, ScoredDose
 from mqi_dagster.resources.composed import ParsedInputs
 from mqi_dagster.store.digests import digest_of
 from mqi_dagster.store.published import Published

@@ -6,7 +6,7 @@ from functools import cached_property
 from pathlib import Path
 from zoneinfo import ZoneInfo
 
-from mqi_dagster.engine.job_view import TPS_NAME
+from mqi_dagster.engine_contract.job_view import TPS_NAME
 from mqi_dagster.errors import ConfigurationError
 from mqi_dagster.execution.job import Executor
 from mqi_dagster.execution.local import LocalExecutor

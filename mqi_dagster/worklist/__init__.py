@@ -4,7 +4,7 @@ The one place that knows: the command's lists and boards, and pages, show what i
 """
 
 from mqi_dagster.lifecycle.stages import CaseState, Stage
-from mqi_dagster.worklist.rows import AlarmStatus, BeamStatus, CaseStatus, GpuStatus, QueueStatus, Work
+from mqi_dagster.worklist.board_rows import AlarmStatus, BeamStatus, CaseStatus, GpuStatus, QueueStatus, Work
 from mqi_dagster.worklist.worklist import Worklist
 
 __all__ = [

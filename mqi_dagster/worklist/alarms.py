@@ -6,7 +6,7 @@ from collections.abc import Iterable
 
 from mqi_dagster.ledger.alarms import Alarm
 from mqi_dagster.lifecycle.health import HealthProblem
-from mqi_dagster.worklist.rows import AlarmStatus
+from mqi_dagster.worklist.board_rows import AlarmStatus
 
 
 def alarms(found: Iterable[HealthProblem], raised: Iterable[Alarm]) -> list[AlarmStatus]:

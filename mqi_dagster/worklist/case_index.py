@@ -24,9 +24,9 @@ from mqi_dagster.lifecycle.status import (
     settled,
 )
 from mqi_dagster.resources.site import Site
+from mqi_dagster.worklist.board_rows import BeamStatus, CaseStatus, beam_row, unit_row
 from mqi_dagster.worklist.manifests import Manifests
 from mqi_dagster.worklist.partition_index import Known, PartitionIndex
-from mqi_dagster.worklist.rows import BeamStatus, CaseStatus, beam_row, unit_row
 
 
 @dataclass(frozen=True, slots=True)

@@ -17,11 +17,11 @@ from mqi_dagster.lifecycle.runs import RunState
 from mqi_dagster.lifecycle.stages import OVER, Stage, order
 from mqi_dagster.lifecycle.status import RunFacts, failure_of
 from mqi_dagster.partitions import root_of
+from mqi_dagster.worklist.board_rows import BeamStatus, CaseStatus
 from mqi_dagster.worklist.events import EventIndex
 from mqi_dagster.worklist.ledger_snapshot import LedgerSnapshot
 from mqi_dagster.worklist.pace import Pace
-from mqi_dagster.worklist.queue import Queue
-from mqi_dagster.worklist.rows import BeamStatus, CaseStatus
+from mqi_dagster.worklist.queued_runs import Queue
 from mqi_dagster.worklist.runs import RunIndex
 
 _LATER = Cause("its first cause is being looked up", None, False)

@@ -7,7 +7,7 @@ from collections.abc import Iterable
 from mqi_dagster.ledger.gpus import GpuUsage
 from mqi_dagster.ledger.leases import Lease
 from mqi_dagster.ledger.slots import Slot
-from mqi_dagster.worklist.rows import GpuStatus
+from mqi_dagster.worklist.board_rows import GpuStatus
 
 
 def side_by_side(

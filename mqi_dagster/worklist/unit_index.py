@@ -7,8 +7,8 @@ from collections.abc import Collection
 from mqi_dagster.lifecycle.pipeline import Inventory
 from mqi_dagster.lifecycle.runs import RunState
 from mqi_dagster.lifecycle.unit_status import unit_standing
+from mqi_dagster.worklist.board_rows import BeamStatus, CaseStatus, unit_row
 from mqi_dagster.worklist.partition_index import PartitionIndex
-from mqi_dagster.worklist.rows import BeamStatus, CaseStatus, unit_row
 
 
 class UnitIndex(PartitionIndex):

@@ -17,15 +17,15 @@ from mqi_dagster.lifecycle.uptime import Heartbeat
 from mqi_dagster.partitions import CASE, PartitionKind, find_key
 from mqi_dagster.resources.site import Site
 from mqi_dagster.worklist.alarms import alarms
+from mqi_dagster.worklist.board_rows import BeamStatus, CaseStatus, QueueStatus, Work
 from mqi_dagster.worklist.case_index import CaseIndex
 from mqi_dagster.worklist.events import EventIndex
 from mqi_dagster.worklist.ledger_snapshot import LedgerSnapshot
 from mqi_dagster.worklist.pace import Pace
 from mqi_dagster.worklist.partition_index import Known, PartitionIndex, board_order
 from mqi_dagster.worklist.pool import gpu_statuses
-from mqi_dagster.worklist.queue import Limits, Queue
+from mqi_dagster.worklist.queued_runs import Limits, Queue
 from mqi_dagster.worklist.reading import plain_errors
-from mqi_dagster.worklist.rows import BeamStatus, CaseStatus, QueueStatus, Work
 from mqi_dagster.worklist.runs import RunIndex
 from mqi_dagster.worklist.unit_index import UnitIndex
 

@@ -18,7 +18,7 @@ import pytest
 from mqi_dagster.compute.engine_run import EngineRun
 from mqi_dagster.compute.progress import LiveProgress
 from mqi_dagster.compute.retrying import Retrying
-from mqi_dagster.engine.progress import EngineProgress
+from mqi_dagster.engine_contract.progress import EngineProgress
 from mqi_dagster.errors import (
     ConfigurationError,
     EngineError,

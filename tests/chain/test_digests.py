@@ -9,7 +9,7 @@ import pytest
 import yaml
 
 from mqi_dagster.compute import simulated_beam
-from mqi_dagster.engine.tps import parse_tps
+from mqi_dagster.engine_contract.tps import parse_tps
 from mqi_dagster.ledger.slots import Slot, SlotKind
 from mqi_dagster.lifecycle.beam import load_beam
 from mqi_dagster.lifecycle.digests import tps_file_digest

@@ -7,7 +7,7 @@ from pathlib import Path
 import pydicom
 import pytest
 
-from mqi_dagster.engine import view
+from mqi_dagster.engine_contract import view
 from mqi_dagster.plan import positions
 from tests.chain.chain import Chain, deliver
 

@@ -14,7 +14,7 @@ from pydicom.uid import ExplicitVRLittleEndian
 
 from mqi_dagster.dicom.ct_images import ct_pixels, read_ct_image
 from mqi_dagster.dicom.reading import read_dicom
-from mqi_dagster.engine.ct_copy import blanked_ct
+from mqi_dagster.engine_contract.ct_copy import blanked_ct
 from mqi_dagster.errors import EngineInputError
 
 UID = "1.2.0840.ZQXPAT77431"

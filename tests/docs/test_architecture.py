@@ -38,9 +38,9 @@ def test_every_word_of_the_code_that_stands_alone_is_in_the_code() -> None:
 
 
 def test_a_name_that_is_not_in_the_code_is_noticed() -> None:
-    assert is_defined("engine.view.prepare_view") and is_defined("store.store.Store.publish")
-    assert not is_defined("engine.view.prepare_nothing")
-    assert not is_defined("engine.nowhere.prepare_view")
+    assert is_defined("engine_contract.view.prepare_view") and is_defined("store.store.Store.publish")
+    assert not is_defined("engine_contract.view.prepare_nothing")
+    assert not is_defined("engine_contract.nowhere.prepare_view")
     assert not is_defined("store.store.Store.forget_all")
 
 

@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from pydicom.dataset import Dataset, FileDataset, FileMetaDataset
 from pydicom.uid import CTImageStorage, ExplicitVRLittleEndian, RTIonPlanStorage, generate_uid
 
-from mqi_dagster.engine.beam_model import beam_model_for
+from mqi_dagster.engine_contract.beam_model import beam_model_for
 from mqi_dagster.hu_table import PACKAGED_HU_TABLES, HuCurves, read_hu_table
 from mqi_dagster.machine import Machine
 from mqi_dagster.plan.reading import read_ion_plan

@@ -18,7 +18,7 @@ from mqi_dagster.embedded_engine.phantom import to_engine_axes, water_fraction
 from mqi_dagster.embedded_engine.plan_file import aimed
 from mqi_dagster.embedded_engine.simulation import read_request
 from mqi_dagster.embedded_engine.spots import SpotLayer, read_layers
-from mqi_dagster.engine.beam_model import EngineBeamModel, beam_model_for
+from mqi_dagster.engine_contract.beam_model import EngineBeamModel, beam_model_for
 from mqi_dagster.errors import EngineInputError
 from mqi_dagster.machine import BeamModel, EnergyTable, Machine
 from mqi_dagster.plan.model import PlanBeam

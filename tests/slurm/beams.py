@@ -24,7 +24,7 @@ from typing import Any
 from mqi_dagster.compute.engine_run import EngineRun
 from mqi_dagster.compute.retrying import Retrying
 from mqi_dagster.delivery.summary import InterpretedBeam, InterpretedLayer
-from mqi_dagster.engine.view import prepare_view
+from mqi_dagster.engine_contract.view import prepare_view
 from mqi_dagster.execution.job import Job, JobHandle, JobStatus
 from mqi_dagster.hpc.executor import SlurmExecutor
 from mqi_dagster.ledger.database import sqlite_url

@@ -10,7 +10,7 @@ from mqi_dagster.compute.retrying import Retrying
 from mqi_dagster.compute.simulated_beam import SimulatedBeam
 from mqi_dagster.compute.slots import engine_failures
 from mqi_dagster.dagster_internals import PARENT_RUN_ID_TAG
-from mqi_dagster.engine.view import require_simulable
+from mqi_dagster.engine_contract.view import require_simulable
 from mqi_dagster.errors import MqiError, StoreError, Where
 from mqi_dagster.lifecycle import metadata
 from mqi_dagster.lifecycle.arrived import inputs_away

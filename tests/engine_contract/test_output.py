@@ -9,13 +9,13 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from mqi_dagster.engine.job_view import JobView, mark_start
-from mqi_dagster.engine.output import RawDose, read_output
-from mqi_dagster.engine.progress import ProgressParser, engine_failure
-from mqi_dagster.engine.view import prepare_view
+from mqi_dagster.engine_contract.job_view import JobView, mark_start
+from mqi_dagster.engine_contract.output import RawDose, read_output
+from mqi_dagster.engine_contract.progress import ProgressParser, engine_failure
+from mqi_dagster.engine_contract.view import prepare_view
 from mqi_dagster.errors import EngineError
 from mqi_dagster.settings import CsvDialect, Engine, EngineProfile, OutputFormat, built_in_profiles
-from tests.engine.engine_cases import BeamCase
+from tests.engine_contract.engine_cases import BeamCase
 
 EMBEDDED, MOQUI = built_in_profiles()["embedded"], built_in_profiles()["moqui"]
 PHANTOM = {"dimension": (4, 6, 5), "unit_mm": (2, 4, 2), "position_mm": (-4, -12, -7)}

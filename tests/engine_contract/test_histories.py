@@ -7,11 +7,16 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from mqi_dagster.engine.histories import HistoryRequest, read_counts, request_histories, truncated_histories
+from mqi_dagster.engine_contract.histories import (
+    HistoryRequest,
+    read_counts,
+    request_histories,
+    truncated_histories,
+)
 from mqi_dagster.errors import EngineInputError
 from mqi_dagster.machine import Machines
 from mqi_dagster.settings import CsvDialect, EngineProfile, built_in_profiles
-from tests.engine.engine_cases import layer_of, write_csv
+from tests.engine_contract.engine_cases import layer_of, write_csv
 
 EMBEDDED, MOQUI = built_in_profiles()["embedded"], built_in_profiles()["moqui"]
 

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from mqi_dagster.engine.progress import Phase, ProgressParser, engine_failure
+from mqi_dagster.engine_contract.progress import Phase, ProgressParser, engine_failure
 from mqi_dagster.errors import EngineError, EngineInputError, InfrastructureError, MqiError, Retry
 from mqi_dagster.settings import built_in_profiles
 

@@ -2,6 +2,6 @@
 
 from __future__ import annotations
 
-from tests.engine.engine_cases import beam_case, plan
+from tests.engine_contract.engine_cases import beam_case, plan
 
 __all__ = ["beam_case", "plan"]

@@ -14,7 +14,7 @@ from typing import Any, Literal, get_args, get_origin
 
 from pydantic import ValidationError
 
-from mqi_dagster.engine.tps_keys import KEYS, TpsFile
+from mqi_dagster.engine_contract.tps_keys import KEYS, TpsFile
 from mqi_dagster.errors import EngineInputError, Where
 
 _WHERE = Where(kind="TPS file")

@@ -12,17 +12,17 @@ import pydicom
 import pytest
 
 from mqi_dagster.delivery.manifest import InputFile
-from mqi_dagster.engine.beam_model import read_beam_model
-from mqi_dagster.engine.job_view import JobView, engine_beam_name, log_folder_name
-from mqi_dagster.engine.tps import parse_tps
-from mqi_dagster.engine.view import prepare_view
+from mqi_dagster.engine_contract.beam_model import read_beam_model
+from mqi_dagster.engine_contract.job_view import JobView, engine_beam_name, log_folder_name
+from mqi_dagster.engine_contract.tps import parse_tps
+from mqi_dagster.engine_contract.view import prepare_view
 from mqi_dagster.errors import EngineInputError
 from mqi_dagster.plan.model import PlanRangeShifter
 from mqi_dagster.plan.reading import read_ion_plan
 from mqi_dagster.settings import CsvDialect, Engine, EngineProfile, built_in_profiles
 from mqi_dagster.synthetic.ct import write_water_ct
 from mqi_dagster.synthetic.request import DeliveryRequest
-from tests.engine.engine_cases import MARKERS, BeamCase
+from tests.engine_contract.engine_cases import MARKERS, BeamCase
 
 EMBEDDED, MOQUI = built_in_profiles()["embedded"], built_in_profiles()["moqui"]
 Make = Callable[..., BeamCase]

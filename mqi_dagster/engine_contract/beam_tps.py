@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from mqi_dagster.engine.tps import field_of, parse_value, validated
-from mqi_dagster.engine.tps_keys import TpsFile
+from mqi_dagster.engine_contract.tps import field_of, parse_value, validated
+from mqi_dagster.engine_contract.tps_keys import TpsFile
 from mqi_dagster.errors import EngineInputError, Where
 from mqi_dagster.machine import Machine
 from mqi_dagster.settings import Engine, EngineProfile, Phantom

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from pydantic import BaseModel, ConfigDict
 
-from mqi_dagster.engine.tps_keys import TpsFile
+from mqi_dagster.engine_contract.tps_keys import TpsFile
 from mqi_dagster.errors import EngineInputError, InfrastructureError, Where
 from mqi_dagster.settings import EngineProfile
 

@@ -6,9 +6,9 @@ import json
 
 import pytest
 
-from mqi_dagster.engine.beam_tps import EnginePaths, tps_for_beam
-from mqi_dagster.engine.tps import parse_tps, render
-from mqi_dagster.engine.tps_keys import TpsFile
+from mqi_dagster.engine_contract.beam_tps import EnginePaths, tps_for_beam
+from mqi_dagster.engine_contract.tps import parse_tps, render
+from mqi_dagster.engine_contract.tps_keys import TpsFile
 from mqi_dagster.errors import EngineInputError
 from mqi_dagster.machine import Machines
 from mqi_dagster.settings import Engine, EngineProfile, built_in_profiles

@@ -26,11 +26,11 @@ from numpy.typing import NDArray
 
 from mqi_dagster.delivery.manifest import InputFile
 from mqi_dagster.delivery.summary import InterpretedBeam, InterpretedLayer
-from mqi_dagster.engine.beam_model import beam_model_for
-from mqi_dagster.engine.beam_tps import BEAM_NUMBER, EnginePaths, tps_for_beam
-from mqi_dagster.engine.ct_copy import blanked_ct
-from mqi_dagster.engine.histories import read_counts, request_histories
-from mqi_dagster.engine.job_view import (
+from mqi_dagster.engine_contract.beam_model import beam_model_for
+from mqi_dagster.engine_contract.beam_tps import BEAM_NUMBER, EnginePaths, tps_for_beam
+from mqi_dagster.engine_contract.ct_copy import blanked_ct
+from mqi_dagster.engine_contract.histories import read_counts, request_histories
+from mqi_dagster.engine_contract.job_view import (
     BEAM_MODEL_NAME,
     OUTPUT_FOLDER,
     TPS_NAME,
@@ -42,7 +42,7 @@ from mqi_dagster.engine.job_view import (
     mark_start,
     output_stems,
 )
-from mqi_dagster.engine.tps import render
+from mqi_dagster.engine_contract.tps import render
 from mqi_dagster.errors import EngineInputError, Where
 from mqi_dagster.files import sha256_file, sync_file, sync_folder
 from mqi_dagster.hu_table import HuCurves

@@ -15,9 +15,9 @@ from typing import Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from mqi_dagster.engine.histories import MAXIMUM_LOSS
-from mqi_dagster.engine.job_view import OUTPUT_FOLDER, JobView
-from mqi_dagster.engine.tps_keys import TpsFile
+from mqi_dagster.engine_contract.histories import MAXIMUM_LOSS
+from mqi_dagster.engine_contract.job_view import OUTPUT_FOLDER, JobView
+from mqi_dagster.engine_contract.tps_keys import TpsFile
 from mqi_dagster.errors import EngineError, Where
 from mqi_dagster.settings import EngineProfile
 

@@ -131,6 +131,7 @@ benchmarks: install-dev
 	@$(BIN)/python -m benchmarks.top
 	@$(BIN)/python -m benchmarks.inbox
 	@$(BIN)/python -m benchmarks.startup
+	@$(BIN)/python -m benchmarks.workers
 	@if [ "$$(id -u)" -eq 0 ]; then $(PYTHON) deploy/cluster install && $(BIN)/python -m benchmarks.hpc; \
 	  else echo "benchmarks/hpc.py was left out: its cluster needs root"; fi
 

@@ -94,8 +94,8 @@ def command_of(service: Service, settings: Settings, host: str, port: int) -> li
     pages += [part for origin in settings.ui.origins for part in ("--origin", origin)]
     commands: dict[Service, Sequence[str]] = {
         Service.CODE: [
-            *("dagster", "api", "grpc", "--socket", str(socket_path(settings))),
-            *("-m", "mqi_dagster.definitions", "--location-name", "mqi"),
+            *(sys.executable, "-m", "mqi_dagster.operations.code_server"),
+            *("--socket", str(socket_path(settings))),
         ],
         Service.DAEMON: ["dagster-daemon", "run", "-w", workspace],
         Service.PAGES: pages,

@@ -6,7 +6,7 @@ from pydantic import BaseModel, ConfigDict
 
 from mqi_dagster.worklist import AlarmStatus, BeamStatus, CaseStatus, GpuStatus, QueueStatus, Work
 
-VERSION = 1
+VERSION = 2
 """Rises when a key changes its meaning or goes."""
 
 

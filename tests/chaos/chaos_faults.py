@@ -10,6 +10,7 @@ from tests.chaos.chaos_site import ChaosSite, kill_one
 from tests.postgres.postgres_server import Server
 
 WORKER = "kill -9 of a run worker"
+WARM = "kill -9 of what run workers are forked from"
 ENGINE = "kill -9 of the engine"
 DAEMON = "kill -9 of the daemon"
 CODE = "kill -9 of the code server"
@@ -18,7 +19,7 @@ POSTGRES = "kill -9 of PostgreSQL"
 SLURMCTLD = "kill -9 of slurmctld"
 SSHD = "kill -9 of sshd"
 EVERYTHING = "stop and start of everything"
-KINDS = (WORKER, ENGINE, DAEMON, CODE, PAGES, POSTGRES, SLURMCTLD, SSHD, EVERYTHING)
+KINDS = (WORKER, WARM, ENGINE, DAEMON, CODE, PAGES, POSTGRES, SLURMCTLD, SSHD, EVERYTHING)
 SECONDS_BETWEEN_STOPS = 300.0
 
 
@@ -67,6 +68,7 @@ class Faults:
         self._rng = rng
         self._doers: dict[str, Callable[[], str | None]] = {
             WORKER: lambda: self._process(lambda site: site.workers()),
+            WARM: lambda: self._process(lambda site: site.stack.warm_processes()),
             ENGINE: lambda: self._process(lambda site: site.engines()),
             DAEMON: lambda: self._process(lambda site: [site.pid("daemon")]),
             CODE: lambda: self._process(lambda site: [site.pid("code-location")]),

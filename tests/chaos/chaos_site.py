@@ -34,14 +34,6 @@ def lives(pid: int) -> bool:
         return False
 
 
-def parent(pid: int) -> int:
-    """Of a living process; 0 where it has gone."""
-    try:
-        return int(Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[1])
-    except (FileNotFoundError, ProcessLookupError):
-        return 0
-
-
 @dataclass
 class Unit:
     """One service as it was started: what systemd would start again."""
@@ -189,7 +181,7 @@ class ChaosSite:
 
     def workers(self) -> list[int]:
         """Pids of the processes that carry runs out, with or without the code server that started them."""
-        return [pid for pid in self.stack.workers() if parent(pid) in {1, self.pid("code-location")}]
+        return self.stack.workers()
 
     def end_left_over_workers(self, say: Callable[[str], None]) -> None:
         """End what a stop of the services has left to itself: workers whose code server had died before.

@@ -68,6 +68,14 @@ def settings_of(folder: Path) -> dict[str, Any]:
     }
 
 
+def _parent(pid: int) -> int | None:
+    """The pid of a process's parent, None where it has gone meanwhile."""
+    try:
+        return int(Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[1])
+    except (FileNotFoundError, ProcessLookupError):
+        return None
+
+
 class Stack:
     """One site below a folder.
 
@@ -213,9 +221,13 @@ class Stack:
 
     def workers(self) -> list[int]:
         """Pids of the processes that carry runs out."""
-        services = {int(process.split(":")[0]) for process in self.services["processes"].values()}
-        found = self.processes("multiprocessing.spawn")
-        return sorted(pid for pid in found if pid not in services and "resource_tracker" not in found[pid])
+        found = self.processes("multiprocessing.forkserver")
+        # The one that all are forked from has the same command line, and another parent.
+        return sorted(pid for pid in found if _parent(pid) in found)
+
+    def warm_processes(self) -> list[int]:
+        """Pids of the processes that the workers are forked from: one for each start of the code location."""
+        return sorted({pid for worker in self.workers() if (pid := _parent(worker)) is not None})
 
     def engines(self) -> dict[int, str]:
         """Living engines."""

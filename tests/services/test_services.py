@@ -114,12 +114,18 @@ def test_a_case_survives_a_restart_of_the_services_in_the_middle_of_an_engine(se
     made_once(services, case, interrupted=True)
 
 
-def test_a_run_whose_worker_is_killed_is_retried_and_its_engine_dies_with_it(services: Stack) -> None:
+@pytest.mark.parametrize("killed", ["worker", "what it was forked from"])
+def test_a_run_whose_worker_is_killed_is_retried_and_its_engine_dies_with_it(
+    services: Stack, killed: str
+) -> None:
     services.steer(seconds=HOLD)
-    case = services.case_of(services.deliver(seed=13))
+    case = services.case_of(services.deliver(seed=13 if killed == "worker" else 18))
     engine, beam = one_engine(services)
     before = len(services.starts(beam))
-    os.kill(worker_of(engine), signal.SIGKILL)
+    worker = worker_of(engine)
+    (warm,) = services.warm_processes()
+    os.kill(worker if killed == "worker" else warm, signal.SIGKILL)
+    wait_for(lambda: worker not in services.processes("forkserver"), "the end of the worker")
     wait_for(lambda: engine not in services.engines(), "the engine dies with its worker")
     services.steer()
     services.wait_for_conclusion(case)

@@ -67,7 +67,7 @@ def files_of(site: Seeded) -> dict[str, tuple[int, int]]:
 def test_a_script_gets_everything_as_one_document(seeded: Seeded) -> None:
     busy(seeded)
     said = json.loads(top(seeded, "--json"))
-    assert BoardReport.model_validate(said).version == 1
+    assert BoardReport.model_validate(said).version == 2
     assert datetime.fromisoformat(said["at"]).utcoffset() == timedelta(0)
     assert (len(said["cases"]), len(said["beams"])) == (10, 30)
     row = next(row for row in said["beams"] if row["beam"] == SECOND)

@@ -1,0 +1,80 @@
+"""The code location's server: Dagster's own, with run workers that are forked from one warm process.
+
+Dagster starts every run in a new interpreter, which imports Dagster and this package again: seconds of a
+processor and a hundred megabytes for each. Here one process, without threads, imports them once, at the first
+run; every worker is a copy of it. Code is read again when the code location is started again.
+"""
+
+from __future__ import annotations
+
+import argparse
+import multiprocessing
+import sys
+import threading
+from collections.abc import Sequence
+from logging import getLogger
+from pathlib import Path
+from typing import Any
+
+from mqi_dagster.dagster_server_internals import (
+    DagsterApiServer,
+    DagsterGrpcServer,
+    FuturesAwareThreadPoolExecutor,
+    LoadableTargetOrigin,
+    configure_loggers,
+    setup_interrupt_handlers,
+)
+
+DEFINITIONS = "mqi_dagster.definitions"
+WARM = "mqi_dagster.operations.warm_process"
+"""Names what that process imports."""
+
+
+class CodeServer(DagsterApiServer):
+    """Dagster's code server, whose run workers are forked from a process that has imported what they need.
+
+    Args:
+        arguments: Of Dagster's own.
+    """
+
+    def __init__(self, **arguments: Any) -> None:
+        super().__init__(**arguments)
+        workers: Any = multiprocessing.get_context("forkserver")
+        workers.set_forkserver_preload([WARM])
+        self._mp_ctx = workers
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Serve the definitions of the environment's site until the process is told to end."""
+    parser = argparse.ArgumentParser(description="The code location of a site.")
+    parser.add_argument("--socket", required=True)
+    socket = parser.parse_args(arguments).socket
+    setup_interrupt_handlers()
+    configure_loggers(formatter="colored", log_level="INFO")
+    ended, threads = threading.Event(), FuturesAwareThreadPoolExecutor()
+    definitions = LoadableTargetOrigin(
+        executable_path=sys.executable, working_directory=str(Path.cwd()), module_name=DEFINITIONS
+    )
+    logger = getLogger("dagster.code_server")
+    server = DagsterGrpcServer(
+        server_termination_event=ended,
+        dagster_api_servicer=CodeServer(
+            server_termination_event=ended,
+            logger=logger,
+            server_threadpool_executor=threads,
+            loadable_target_origin=definitions,
+            location_name="mqi",
+        ),
+        logger=logger,
+        threadpool_executor=threads,
+        socket=socket,
+    )
+    logger.info("the code location answers at %s", socket)
+    try:
+        server.serve()  # type: ignore[no-untyped-call]
+    except KeyboardInterrupt:
+        logger.info("the code location was interrupted")
+
+
+if __name__ == "__main__":
+    main()

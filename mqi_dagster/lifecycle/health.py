@@ -199,7 +199,9 @@ def _sensor(
     if not ended or ended[0].status is not TickStatus.FAILURE:
         return None
     failed_at = datetime.fromtimestamp(ended[0].timestamp, UTC)
-    twice = len(ended) > 1 and ended[1].status is TickStatus.FAILURE
+    # Of two from before the services were back, the next tick tells more.
+    since_then = [tick for tick in ended if began is None or tick.timestamp >= began.timestamp()]
+    twice = [tick.status for tick in since_then[:2]] == [TickStatus.FAILURE] * 2
     if twice or now - max(failed_at, began or failed_at) > timedelta(seconds=FAILING_SECONDS):
         error = ended[0].error
         # Its message may hold a path or a person.

@@ -303,6 +303,22 @@ def test_a_daemon_that_is_back_has_the_sensors_own_time_to_evaluate_them(living:
     assert living.after(1).seen() == living.raised() == {"sensor_failing": "reaper"}
 
 
+def test_what_failed_while_the_code_location_was_away_is_its_fault_and_no_sensors(living: Living) -> None:
+    living.start()
+    living.beat()
+    living.server.close()
+    for _ in range(2):
+        living.after(10).tick("reaper", TickStatus.FAILURE)
+    living.load()
+    os.utime(socket_path(living.site.settings), (living.after(5).now.timestamp(),) * 2)
+    living.beat()
+    assert living.seen() == living.raised() == {}
+    living.after(1).tick("reaper", TickStatus.FAILURE)
+    assert living.seen() == living.raised() == {}
+    living.after(10).tick("reaper", TickStatus.FAILURE)
+    assert living.seen() == living.raised() == {"sensor_failing": "reaper"}
+
+
 def test_a_failure_before_an_outage_of_the_daemon_is_no_long_one(living: Living) -> None:
     living.start()
     living.beat()

@@ -124,6 +124,7 @@ def test_a_run_whose_worker_is_killed_is_retried_and_its_engine_dies_with_it(
     before = len(services.starts(beam))
     worker = worker_of(engine)
     (warm,) = services.warm_processes()
+    dying = 1 if killed == "worker" else len(services.workers())
     os.kill(worker if killed == "worker" else warm, signal.SIGKILL)
     wait_for(lambda: worker not in services.processes("forkserver"), "the end of the worker")
     wait_for(lambda: engine not in services.engines(), "the engine dies with its worker")
@@ -132,7 +133,7 @@ def test_a_run_whose_worker_is_killed_is_retried_and_its_engine_dies_with_it(
     made_once(services, case, interrupted=True)
     assert len(services.starts(beam)) == before + 1
     retried = [run for run in services.runs("beam", **{"mqi/case": case}) if "mqi/retry_of" in run.tags]
-    assert [run.status for run in retried] == [dg.DagsterRunStatus.SUCCESS]
+    assert [run.status for run in retried] == [dg.DagsterRunStatus.SUCCESS] * dying
     assert services.ledger().leases.all() == []
 
 

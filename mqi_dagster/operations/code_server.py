@@ -1,8 +1,8 @@
 """The code location's server: Dagster's own, with run workers that are forked from one warm process.
 
 Dagster starts every run in a new interpreter, which imports Dagster and this package again: seconds of a
-processor and a hundred megabytes for each. Here one process, without threads, imports them once, at the first
-run; every worker is a copy of it. Code is read again when the code location is started again.
+processor and a hundred megabytes for each. Here one process, without threads, imports them once, when the
+code location starts; every worker is a copy of it.
 """
 
 from __future__ import annotations
@@ -13,6 +13,7 @@ import sys
 import threading
 from collections.abc import Sequence
 from logging import getLogger
+from multiprocessing import forkserver, util
 from pathlib import Path
 from typing import Any
 
@@ -69,11 +70,21 @@ def main(arguments: Sequence[str] | None = None) -> None:
         threadpool_executor=threads,
         socket=socket,
     )
+    _start_warm_process(Path(socket).parent)
     logger.info("the code location answers at %s", socket)
     try:
         server.serve()  # type: ignore[no-untyped-call]
     except KeyboardInterrupt:
         logger.info("the code location was interrupted")
+
+
+def _start_warm_process(folder: Path) -> None:
+    """Start the process that workers are forked from; its socket lies where only this user can reach it."""
+    # Up to Python 3.11.0 it would be one that every user of this machine can reach (CVE-2022-42919).
+    vars(util)["abstract_sockets_supported"] = False
+    # A temporary folder may have a longer path than a socket can have, and be cleaned.
+    multiprocessing.current_process()._config["tempdir"] = str(folder)  # type: ignore[attr-defined]
+    forkserver.ensure_running()
 
 
 if __name__ == "__main__":

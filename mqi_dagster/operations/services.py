@@ -509,7 +509,10 @@ def _make_ready(settings: Settings, *, ends_runs: bool = False) -> None:
             fail_orphaned_runs(instance)
     clear_leftovers(settings)
     write_workspace(settings)
-    socket_path(settings).unlink(missing_ok=True)
+    path = socket_path(settings)
+    # Of processes that workers were forked from: of one that lives still, nobody wants another worker.
+    for left in (path, *path.parent.glob("listener-*")):
+        left.unlink(missing_ok=True)
 
 
 def _await_code(settings: Settings, require_alive: Callable[[], object] | None = None) -> None:

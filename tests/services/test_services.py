@@ -106,8 +106,13 @@ def test_a_case_survives_a_restart_of_the_services_in_the_middle_of_an_engine(se
     services.steer(seconds=HOLD)
     case = services.case_of(services.deliver(seed=12))
     one_engine(services)
+    (lease,) = services.ledger().leases.all()
     services.stop()
     assert services.processes() == {}
+    # Its worker was asked to end, and not killed: it has put everything back itself.
+    assert services.ledger().leases.all() == []
+    assert [one.outcome for one in services.ledger().attempts.history(lease.partition)] == ["lost"]
+    assert list((services.site / "state/work").iterdir()) == []
     services.steer()
     services.start()
     services.wait_for_conclusion(case)

@@ -101,8 +101,9 @@ RELIED_UPON: dict[str, Callable[[], bool]] = {
     "FuturesAwareThreadPoolExecutor": lambda: takes(
         server.FuturesAwareThreadPoolExecutor.__init__, "max_workers"
     ),
-    "LoadableTargetOrigin": lambda: takes(
-        server.LoadableTargetOrigin.__new__, "executable_path", "working_directory", "module_name"
+    "LoadableTargetOrigin": lambda: (
+        server.LoadableTargetOrigin(executable_path="p", working_directory="w", module_name="m").module_name
+        == "m"
     ),
     "configure_loggers": lambda: takes(server.configure_loggers, "formatter", "log_level"),
     "setup_interrupt_handlers": lambda: not inspect.signature(server.setup_interrupt_handlers).parameters,

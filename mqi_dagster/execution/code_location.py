@@ -29,6 +29,16 @@ def socket_path(settings: Settings) -> Path:
     return folder / "code-location.sock"
 
 
+def remove_sockets(settings: Settings) -> None:
+    """Remove what a code location that has ended leaves: its socket, and that of its warm process.
+
+    Where run workers live on that were forked from one, nobody wants another worker of it.
+    """
+    path = socket_path(settings)
+    for left in (path, *path.parent.glob("listener-*")):
+        left.unlink(missing_ok=True)
+
+
 def answers(path: Path) -> bool:
     """Whether somebody listens on a socket."""
     with socket.socket(socket.AF_UNIX) as client:

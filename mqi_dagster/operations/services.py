@@ -17,7 +17,7 @@ from pathlib import Path
 
 from mqi_dagster.compute.run_workers import end_workers, fail_orphaned_runs
 from mqi_dagster.errors import ConfigurationError, InfrastructureError, MqiError
-from mqi_dagster.execution.code_location import answers, socket_path
+from mqi_dagster.execution.code_location import answers, remove_sockets, socket_path
 from mqi_dagster.execution.processes import end_group, process_alive, process_id, resolve_program
 from mqi_dagster.files import remove_unchanged, write_whole
 from mqi_dagster.ledger.ledger import Ledger
@@ -280,7 +280,7 @@ class Services:
             if name in found.processes and process_alive(found.processes[name]):
                 lived = True
                 end_group(found.processes[name], _GRACE_SECONDS[name])
-        socket_path(self._settings).unlink(missing_ok=True)
+        remove_sockets(self._settings)
         self._record.unlink(missing_ok=True)
         return lived
 
@@ -509,10 +509,7 @@ def _make_ready(settings: Settings, *, ends_runs: bool = False) -> None:
             fail_orphaned_runs(instance)
     clear_leftovers(settings)
     write_workspace(settings)
-    path = socket_path(settings)
-    # Of processes that workers were forked from: of one that lives still, nobody wants another worker.
-    for left in (path, *path.parent.glob("listener-*")):
-        left.unlink(missing_ok=True)
+    remove_sockets(settings)
 
 
 def _await_code(settings: Settings, require_alive: Callable[[], object] | None = None) -> None:

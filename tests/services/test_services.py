@@ -113,6 +113,7 @@ def test_a_case_survives_a_restart_of_the_services_in_the_middle_of_an_engine(se
     assert services.ledger().leases.all() == []
     assert [one.outcome for one in services.ledger().attempts.history(lease.partition)] == ["lost"]
     assert list((services.site / "state/work").iterdir()) == []
+    assert [path for path in (services.site / "state").iterdir() if path.is_socket()] == []
     services.steer()
     services.start()
     services.wait_for_conclusion(case)

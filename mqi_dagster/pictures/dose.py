@@ -11,6 +11,7 @@ from matplotlib.image import AxesImage
 from numpy.typing import ArrayLike, NDArray
 
 from mqi_dagster.pictures.style import (
+    BAR_IN,
     BEAM_X_OR_Y,
     DELIVERED,
     DEPTH,
@@ -19,6 +20,7 @@ from mqi_dagster.pictures.style import (
     PLANNED,
     SECOND,
     as_png,
+    colour_bar,
     dicom_axis,
     dress,
     legend,
@@ -122,7 +124,7 @@ def lateral_profiles(
     axes.set_ylim(0.0, 1.08 * greatest if greatest > 0.0 else 1.0)
     title = "Lateral profiles" if depth_mm is None else f"Lateral profiles, {depth_mm:g} mm deep"
     dress(axes, title, BEAM_X_OR_Y, f"dose [{unit_name(units)}]")
-    legend(axes, "upper right", (1.0, 1.14))
+    legend(axes, "lower right", (1.0, 1.0))
     return as_png(figure)
 
 
@@ -150,8 +152,8 @@ def dose_slices(grid: SlicedDose) -> bytes:
         for dimension, line in enumerate(greatest_of)
     ]
     cuts = [0] if values.shape[0] == 1 else [0, 2, 1]
-    figure = new_figure(3.3 * len(cuts) + 1.0, 3.6)
-    panels = np.atleast_1d(figure.subplots(1, len(cuts)))
+    figure = new_figure(3.3 * len(cuts) + 1.0, 3.6, right_in=BAR_IN)
+    panels = np.atleast_1d(figure.subplots(1, len(cuts), gridspec_kw={"wspace": 0.3}))
     images = []
     for axes, cut in zip(panels, cuts, strict=True):
         vertical, horizontal = (axes_of[dimension] for dimension in range(3) if dimension != cut)
@@ -159,10 +161,7 @@ def dose_slices(grid: SlicedDose) -> bytes:
         images.append(_draw_slice(axes, part, vertical, horizontal, greatest))
         name, steps = grid.axis(cut)
         axes.set_title(f"DICOM {name} = {steps[centre[cut]]:.1f} mm", fontsize=9, color=INK, loc="left")
-    bar = figure.colorbar(images[0], ax=list(panels), shrink=0.8, pad=0.02)
-    bar.set_label(f"dose [{unit_name(grid.units)}]", fontsize=9, color=INK)
-    bar.ax.tick_params(labelsize=8, colors=INK, length=3)
-    bar.outline.set_linewidth(0.0)
+    colour_bar(figure, images[0], f"dose [{unit_name(grid.units)}]")
     return as_png(figure)
 
 

@@ -12,6 +12,7 @@ from matplotlib.ticker import MaxNLocator
 from numpy.typing import ArrayLike, NDArray
 
 from mqi_dagster.pictures.style import (
+    BAR_IN,
     BEAM_X,
     BEAM_Y,
     DELIVERED,
@@ -20,6 +21,7 @@ from mqi_dagster.pictures.style import (
     PLANNED,
     QUIET,
     as_png,
+    colour_bar,
     dress,
     legend,
     new_figure,
@@ -69,9 +71,10 @@ def spot_map(
         outside += float(w[~inside].sum())
         density += np.histogram2d(xy[inside, 0], xy[inside, 1], bins=edges, weights=w[inside])[0]
 
-    figure = new_figure(6.2, 5.4)
+    dense = samples > _POINTS_AT_MOST
+    figure = new_figure(6.2, 5.4, right_in=BAR_IN if dense else 0.12, bottom_in=0.75)
     axes = figure.add_subplot()
-    if samples > _POINTS_AT_MOST:
+    if dense:
         _draw_density(figure, axes, edges, density)
     elif samples:
         xy, w = _joined(kept)
@@ -82,7 +85,7 @@ def spot_map(
     axes.set_ylim(low[1], high[1])
     axes.set_aspect("equal")
     dress(axes, "Planned and delivered spots at the isocentre", BEAM_X, BEAM_Y)
-    legend(axes, "upper left", (0.0, -0.11))
+    legend(axes, "upper left", (0.0, -0.1))
     if total > 0.0 and outside > 0.0:
         share = max(outside / total, 1e-4)
         axes.text(
@@ -105,7 +108,7 @@ def layer_mu_bars(numbers: Sequence[int], planned_mu: ArrayLike, delivered_mu: A
     """
     planned, delivered = np.asarray(planned_mu, dtype=float), np.asarray(delivered_mu, dtype=float)
     figure = new_figure(7.2, 4.4)
-    upper, lower = figure.subplots(2, 1, sharex=True, height_ratios=(3, 1.3))
+    upper, lower = figure.subplots(2, 1, sharex=True, gridspec_kw={"height_ratios": (3, 1.3), "hspace": 0.12})
     positions = np.asarray(numbers, dtype=float)
     if len(positions) <= _BARS_AT_MOST:
         upper.bar(positions - 0.2, planned, 0.38, color=PLANNED, label="planned")
@@ -122,8 +125,8 @@ def layer_mu_bars(numbers: Sequence[int], planned_mu: ArrayLike, delivered_mu: A
     lower.set_ylim(1.0 - max(0.03, 1.25 * furthest), 1.0 + max(0.03, 1.25 * furthest))
     lower.xaxis.get_major_locator().set_params(integer=True)
     dress(upper, "Monitor units per layer", "", "monitor units [MU]")
-    dress(lower, "", "layer number", "delivered /\nplanned MU")
-    legend(upper, "upper right", (1.0, 1.16))
+    dress(lower, "", "layer number", "MU ratio")
+    legend(upper, "lower right", (1.0, 1.0))
     return as_png(figure)
 
 
@@ -156,7 +159,7 @@ def layer_positions(numbers: Sequence[int], mean_mm: ArrayLike, sd_mm: ArrayLike
     axes.set_ylim(-reach, reach)
     axes.xaxis.set_major_locator(MaxNLocator(integer=True))
     dress(axes, "Delivered against planned positions", "layer", "delivered - planned [mm]")
-    legend(axes, "upper right", (1.0, 1.16))
+    legend(axes, "lower right", (1.0, 1.0))
     return as_png(figure)
 
 
@@ -172,11 +175,7 @@ def _draw_density(figure: Figure, axes: Axes, edges: list[Floats], density: Floa
         norm=PowerNorm(0.4, vmin=0.0, vmax=100.0),
         rasterized=True,
     )
-    bar = figure.colorbar(image, ax=axes, shrink=0.8, pad=0.02, ticks=[1, 10, 50, 100])
-    bar.set_label("delivered counts per area [% of maximum]", fontsize=9, color=INK)
-    bar.ax.tick_params(labelsize=8, colors=INK, length=3)
-    bar.ax.minorticks_off()
-    bar.outline.set_linewidth(0.0)
+    colour_bar(figure, image, "delivered counts per area [% of maximum]", ticks=(1, 10, 50, 100))
 
 
 def _draw_planned(axes: Axes, positions: Floats, units: Floats) -> None:

@@ -112,7 +112,7 @@ def test_axes_are_named_alike_in_all_pictures(monkeypatch: pytest.MonkeyPatch) -
     }  # fmt: skip
     assert seen - lengths == {
         "dose [Gy]", "dose [relative]", "integral dose [% of maximum]", "monitor units [MU]", "layer number",
-        "delivered /\nplanned MU", "delivered counts per area [% of maximum]",
+        "MU ratio", "delivered counts per area [% of maximum]",
     }  # fmt: skip
 
 

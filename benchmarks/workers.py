@@ -9,6 +9,7 @@ there. Told are seconds until it is ready, its processor seconds, and its share 
 from __future__ import annotations
 
 import argparse
+import gc
 import multiprocessing
 import sys
 import time
@@ -28,8 +29,9 @@ def share_of_memory_mb() -> float:
 
 
 def work(ready: Connection, everybody: Event) -> None:
-    """Import what a run needs, say so, and tell the cost once everybody is there."""
+    """Import what a run needs, collect garbage as runs do, and tell the cost once everybody is there."""
     import_module(WARM)
+    gc.collect()
     ready.send(None)
     everybody.wait()
     ready.send((time.process_time(), share_of_memory_mb()))

@@ -7,6 +7,7 @@ kernel ends each worker with it. It ends by itself, once the code location and i
 from __future__ import annotations
 
 import ctypes
+import gc
 import os
 import signal
 import traceback
@@ -49,3 +50,5 @@ try:
     import mqi_dagster.pictures.spots  # noqa: F401
 except Exception:  # noqa: BLE001 - each worker imports for itself then, and its run says what is wrong
     traceback.print_exc()
+# Else the first collection of each worker writes to, and so copies, all that it shares with the others.
+gc.freeze()

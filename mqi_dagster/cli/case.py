@@ -62,7 +62,7 @@ def check(
     as_json: JsonOption = False,
 ) -> None:
     """Check that a delivered case is whole and consistent; nothing is simulated or written."""
-    from mqi_dagster.cli.light_pydicom import load_pydicom
+    from mqi_dagster.dicom.light_pydicom import load_pydicom
 
     load_pydicom()
     from mqi_dagster.cli.case_check import check_folder, show_check
@@ -119,7 +119,10 @@ def run(
     """
     if site is not None and settings is not None:
         raise typer.BadParameter("--site and --settings both name the settings: give one of them")
+    from mqi_dagster.dicom.light_pydicom import load_pydicom
+
     first = _numbers(beams_order)
+    load_pydicom()
     _quiet()
     from mqi_dagster.cli.beam_progress import BeamProgress, own_console
     from mqi_dagster.cli.results_table import show_results

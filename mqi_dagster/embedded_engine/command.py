@@ -6,6 +6,7 @@ by signal n. An error is one line on standard error.
 
 from __future__ import annotations
 
+import gc
 import os
 import signal
 import sys
@@ -45,8 +46,13 @@ def main() -> None:
         return
     if len(arguments) != 1 or arguments[0].startswith("-"):
         _fail("usage: mqi-engine <TPS file> | --version", BAD_INPUT)
+    # Modules are made of objects that are never garbage.
+    gc.set_threshold(50_000)
     # Here: the version is asked in every run of a beam, and needs nothing that computes.
+    from mqi_dagster.dicom.light_pydicom import load_pydicom
     from mqi_dagster.embedded_engine.dose import InvalidDoseError
+
+    load_pydicom()
 
     for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
         signal.signal(number, _end)

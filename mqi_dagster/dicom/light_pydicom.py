@@ -1,4 +1,4 @@
-"""pydicom as a command loads it that is to answer at once."""
+"""pydicom as a process loads it that is to start at once."""
 
 import sys
 

@@ -48,7 +48,7 @@ from mqi_dagster.operations.probes import (
     guarded,
     words_of,
 )
-from mqi_dagster.operations.service_locks import held
+from mqi_dagster.operations.service_locks import managed
 from mqi_dagster.operations.services import Services
 from mqi_dagster.operations.settings_text import configuration_problems
 from mqi_dagster.operations.site_folder import require_own_secret
@@ -181,7 +181,7 @@ def _of_the_site(file: Path, settings: Settings) -> Iterator[ProbeFinding]:
     of_dagster = list(guarded("Dagster", advice, lambda: _instance(settings, opened)))
     yield from of_dagster
     yield from examine_hosts(settings, opened)
-    if not held(settings):
+    if not managed(settings):
         # Else the units are what runs; nothing of `mqi dev` is to be started beside them.
         yield from guarded("services", "mqi stop, then mqi dev", lambda: [_services(file, settings)])
     yield from guarded("units", advice, lambda: examine_units(settings))

@@ -440,7 +440,7 @@ def examine_schema(instance: dg.DagsterInstance) -> ProbeFinding:
 
 def examine_units(settings: Settings) -> Iterator[ProbeFinding]:
     """What the service manager of this machine knows of us; nothing where there is none."""
-    running = service_locks.held(settings)
+    running = service_locks.managed(settings)
     if running:
         missing = [service for service in Service if service not in running]
         found = f"run by a service manager: {', '.join(running)}"

@@ -28,7 +28,6 @@ from mqi_dagster.operations.backup import (
     restore_server,
 )
 from mqi_dagster.operations.instance import open_instance, set_pool_limit, write_instance
-from mqi_dagster.operations.services import Services
 from mqi_dagster.operations.sites import SETTINGS_NAME
 from mqi_dagster.resources.gpu_pool import this_host
 from mqi_dagster.settings import LOCAL, Settings, parse_settings, read_content
@@ -78,7 +77,7 @@ def restore_backup(
 
 
 def _require_free(folder: Path, settings: Settings, *, overwrite: bool) -> None:
-    if service_locks.held(settings) or Services(folder / SETTINGS_NAME, settings).any_lives():
+    if service_locks.held(settings):
         raise ConfigurationError("services of this site are running: stop them first")
     if overwrite:
         return

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import fcntl
 import os
 from enum import StrEnum
 from pathlib import Path
 
 from mqi_dagster.errors import ConfigurationError
-from mqi_dagster.execution.locks import is_held
+from mqi_dagster.execution.locks import hold, is_held
 from mqi_dagster.settings import Settings
 
 
@@ -25,33 +24,48 @@ class Service(StrEnum):
     """Raises and tells the alarms of the others, for which these would be too dead."""
 
 
+DEV = "mqi dev"
+_TRIES = 5
+"""Whoever only looks holds a lock for a moment."""
+
+
 def _path(settings: Settings, service: Service) -> Path:
     return settings.paths.state / f"service-{service}.lock"
 
 
-def take(settings: Settings, service: Service) -> int:
+def take(settings: Settings, service: Service, *, by: str = "") -> int:
     """Hold a service's lock until this process ends, also as another program; the descriptor.
+
+    Args:
+        settings: Of the site.
+        service: Which.
+        by: `DEV` where a person has started it, and not a service manager.
 
     Raises:
         ConfigurationError: Another process is this service already.
     """
     settings.paths.state.mkdir(parents=True, exist_ok=True)
-    lock = os.open(_path(settings, service), os.O_RDWR | os.O_CREAT, 0o600)
+    lock = hold(_path(settings, service), tries=_TRIES)
+    if lock is None:
+        stop = "systemctl stop mqi.target" if service in managed(settings) else "mqi stop"
+        raise ConfigurationError(f"the service {service} of this site runs already: {stop} ends it")
+    os.truncate(lock, 0)
+    os.write(lock, by.encode())
     # It must outlive the exec; the programs close it in what they start.
     os.set_inheritable(lock, True)
-    try:
-        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        os.close(lock)
-        raise ConfigurationError(f"the service {service} of this site runs already") from None
     return lock
 
 
 def held(settings: Settings) -> list[Service]:
-    """The services that a service manager runs now."""
+    """The services that run now, whoever has started them."""
     return [service for service in Service if is_held(_path(settings, service))]
 
 
+def managed(settings: Settings) -> list[Service]:
+    """The services that a service manager runs now."""
+    return [service for service in held(settings) if _path(settings, service).read_text() != DEV]
+
+
 def ever_held(settings: Settings) -> bool:
-    """Whether a service manager has ever run services of this site."""
+    """Whether services of this site have ever run."""
     return any(_path(settings, service).exists() for service in Service)

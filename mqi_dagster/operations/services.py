@@ -122,12 +122,10 @@ def environment_of(settings_file: Path, settings: Settings) -> dict[str, str]:
     }
 
 
-CODE, DAEMON, WEBSERVER, WATCH = "code-location", "daemon", "pages", "watch"
-_STARTED = {CODE: Service.CODE, DAEMON: Service.DAEMON, WEBSERVER: Service.PAGES, WATCH: Service.WATCH}
 # The pages hold calls to the code location open, for which it would wait. The watch would miss the code
 # location, and with the daemon alive somebody would miss the watch.
-_ORDER_OF_END = (DAEMON, WEBSERVER, WATCH, CODE)
-_GRACE_SECONDS = {DAEMON: 5.0, CODE: 15.0, WEBSERVER: 3.0, WATCH: 3.0}
+_GRACE_SECONDS = {Service.DAEMON: 5.0, Service.PAGES: 3.0, Service.WATCH: 3.0, Service.CODE: 15.0}
+"""For each service that `mqi dev` starts what its end may take, in the order in which they are ended."""
 _READY_SECONDS = 120.0
 _POLL_SECONDS = 0.1
 
@@ -138,7 +136,7 @@ class Running:
 
     host: str
     port: int
-    processes: dict[str, str]
+    processes: dict[Service, str]
     """``<pid>:<start time>`` by service."""
 
     @property
@@ -146,20 +144,25 @@ class Running:
         """Dagster's pages."""
         return Pages(self.host, self.port)
 
-    def dead(self) -> list[str]:
+    def dead(self) -> list[Service]:
         """The services that do not live any more."""
-        return [name for name, job in self.processes.items() if not process_alive(job)]
+        return [service for service, job in self.processes.items() if not process_alive(job)]
 
     def same_start(self, other: Running | None) -> bool:
         """Whether both are of one start of the services, in which the watch may have been started again."""
         if other is None:
             return False
-        mine, theirs = ({**one.processes, WATCH: ""} for one in (self, other))
+        mine, theirs = ({**one.processes, Service.WATCH: ""} for one in (self, other))
         return (self.host, self.port, mine) == (other.host, other.port, theirs)
 
 
+def _service(name: str) -> Service:
+    # As version 0.1 has recorded it.
+    return Service.CODE if name == "code-location" else Service(name)
+
+
 class Services:
-    """The services of one site.
+    """The services of one site, as `mqi dev` runs them.
 
     Args:
         settings_file: The site's settings.
@@ -177,7 +180,8 @@ class Services:
         """What was started last and not ended since, alive or not."""
         try:
             content = json.loads(self._record.read_text(encoding="utf-8"))
-            return Running(str(content["host"]), int(content["port"]), dict(content["processes"]))
+            processes = {_service(name): str(job) for name, job in content["processes"].items()}
+            return Running(str(content["host"]), int(content["port"]), processes)
         except FileNotFoundError:
             return None
         except (OSError, ValueError, KeyError, TypeError) as error:
@@ -187,11 +191,6 @@ class Services:
         """The services, if all of them live."""
         found = self.recorded()
         return found if found is not None and not found.dead() else None
-
-    def any_lives(self) -> bool:
-        """Whether one of them lives."""
-        found = self.recorded()
-        return found is not None and len(found.dead()) < len(found.processes)
 
     def start(self, port: int | None = None) -> Running:
         """Start the services; they are not ready yet when this returns.
@@ -206,14 +205,11 @@ class Services:
         host = self._settings.ui.host
         wanted = self._settings.ui.port if port is None else port
         number = _usable_port(host, wanted)
-        commands = {
-            name: command_of(service, self._settings, host, number) for name, service in _STARTED.items()
-        }
         running = Running(host, number, {})
-        for name, command in commands.items():
-            running.processes[name] = self._start(name, command)
+        for service in reversed(_GRACE_SECONDS):
+            running.processes[service] = self._start(service, running)
             self._write(running)
-            if name == CODE:
+            if service is Service.CODE:
                 _await_code(self._settings, lambda: self.require_alive(running))
         return running
 
@@ -226,10 +222,10 @@ class Services:
         Returns:
             The services as they are then.
         """
-        if running.dead() != [WATCH]:
+        if running.dead() != [Service.WATCH]:
             return running
-        command = command_of(_STARTED[WATCH], self._settings, running.host, running.port)
-        again = replace(running, processes={**running.processes, WATCH: self._start(WATCH, command)})
+        job = self._start(Service.WATCH, running)
+        again = replace(running, processes={**running.processes, Service.WATCH: job})
         self._write(again)
         return again
 
@@ -253,15 +249,16 @@ class Services:
         Raises:
             InfrastructureError: One has ended; with the last line of its log.
         """
-        for name in running.dead():
+        for service in running.dead():
+            words = self.last_words(service)
             raise InfrastructureError(
-                f"the service {name} has ended: {self.last_words(name)}; its log: {self.logs / name}.log"
+                f"the service {service} has ended: {words}; its log: {self.logs / service}.log"
             )
 
-    def last_words(self, name: str) -> str:
+    def last_words(self, service: Service) -> str:
         """The last line that a service has logged."""
         try:
-            lines = (self.logs / f"{name}.log").read_text(encoding="utf-8", errors="replace").splitlines()
+            lines = (self.logs / f"{service}.log").read_text(encoding="utf-8", errors="replace").splitlines()
         except OSError:
             return "it left no log"
         return next((line.strip() for line in reversed(lines) if line.strip()), "it left no word")
@@ -276,10 +273,10 @@ class Services:
         if found is None:
             return False
         lived = False
-        for name in _ORDER_OF_END:
-            if name in found.processes and process_alive(found.processes[name]):
+        for service, grace in _GRACE_SECONDS.items():
+            if service in found.processes and process_alive(found.processes[service]):
                 lived = True
-                end_group(found.processes[name], _GRACE_SECONDS[name])
+                end_group(found.processes[service], grace)
         remove_sockets(self._settings)
         self._record.unlink(missing_ok=True)
         return lived
@@ -292,20 +289,25 @@ class Services:
             fcntl.flock(lock, fcntl.LOCK_EX)
             yield
 
-    def _start(self, name: str, command: list[str]) -> str:
-        log = self.logs / f"{name}.log"
+    def _start(self, service: Service, running: Running) -> str:
+        log = self.logs / f"{service}.log"
         if log.exists():
             log.rename(log.with_suffix(".log.1"))
-        with log.open("ab") as output:
-            process = subprocess.Popen(
-                command,
-                cwd=self._state,
-                env=environment_of(self.settings_file, self._settings),
-                stdin=subprocess.DEVNULL,
-                stdout=output,
-                stderr=subprocess.STDOUT,
-                start_new_session=True,
-            )
+        lock = service_locks.take(self._settings, service, by=service_locks.DEV)
+        try:
+            with log.open("ab") as output:
+                process = subprocess.Popen(
+                    command_of(service, self._settings, running.host, running.port),
+                    cwd=self._state,
+                    env=environment_of(self.settings_file, self._settings),
+                    stdin=subprocess.DEVNULL,
+                    stdout=output,
+                    stderr=subprocess.STDOUT,
+                    start_new_session=True,
+                    pass_fds=(lock,),
+                )
+        finally:
+            os.close(lock)
         return process_id(process.pid)
 
     def _write(self, running: Running) -> None:
@@ -350,12 +352,12 @@ class Keeper:
         """
         found = self._recorded()
         dead = found.dead() if found is not None else []
-        if dead and (dead != [WATCH] or self._clock() >= self._rests_until):
+        if dead and (dead != [Service.WATCH] or self._clock() >= self._rests_until):
             # `mqi stop` ends the processes before their record: only what nobody stops has died by itself.
             with self._services.alone():
                 found = self._recorded()
-                if found is not None and found.dead() == [WATCH]:
-                    words = self._services.last_words(WATCH)
+                if found is not None and found.dead() == [Service.WATCH]:
+                    words = self._services.last_words(Service.WATCH)
                     self._services.start_watch_again(found)
                     self._say(f"the watch has ended ({words}) and is started again")
                     self._rests_until = self._clock() + _REST_SECONDS
@@ -425,7 +427,7 @@ def start_services(services: Services, settings: Settings, port: int | None = No
         recorded = services.recorded()
         found = services.start_watch_again(recorded) if recorded is not None else None
         if found is None or found.dead():
-            require_no_service_manager(settings)
+            _require_no_service_manager(settings)
             # What a crash has left over would hold the port, the socket and the slots.
             services.stop()
             _make_ready(settings, ends_runs=True)
@@ -450,7 +452,7 @@ def stop_services(services: Services, settings: Settings) -> bool:
         ConfigurationError: A service manager runs services of this site, and would start them again.
     """
     with services.alone():
-        require_no_service_manager(settings)
+        _require_no_service_manager(settings)
         lived = services.stop()
         if lived or ever_held(settings):
             with open_instance(settings) as instance:
@@ -459,13 +461,13 @@ def stop_services(services: Services, settings: Settings) -> bool:
         return lived
 
 
-def require_no_service_manager(settings: Settings) -> None:
+def _require_no_service_manager(settings: Settings) -> None:
     """Keep two daemons from working for one site.
 
     Raises:
         ConfigurationError: A service manager runs services of this site.
     """
-    if running := service_locks.held(settings):
+    if running := service_locks.managed(settings):
         raise ConfigurationError(
             f"a service manager runs {', '.join(running)} of this site: systemctl stop mqi.target"
         )
@@ -475,11 +477,9 @@ def become_service(service: Service, settings_file: Path, settings: Settings) ->
     """Turn this process into a service of the site, for a service manager to watch.
 
     Raises:
-        ConfigurationError: The service runs already, or `mqi dev` runs the site.
+        ConfigurationError: The service runs already.
         InfrastructureError: The database is away, or the code location does not answer.
     """
-    if Services(settings_file, settings).any_lives():
-        raise ConfigurationError("`mqi dev` runs this site: mqi stop ends it")
     service_locks.take(settings, service)
     if service is Service.CODE:
         _make_ready(settings)

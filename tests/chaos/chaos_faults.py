@@ -71,7 +71,7 @@ class Faults:
             WARM: lambda: self._process(lambda site: site.stack.warm_processes()),
             ENGINE: lambda: self._process(lambda site: site.engines()),
             DAEMON: lambda: self._process(lambda site: [site.pid("daemon")]),
-            CODE: lambda: self._process(lambda site: [site.pid("code-location")]),
+            CODE: lambda: self._process(lambda site: [site.pid("code")]),
             PAGES: lambda: self._process(lambda site: [site.pid("pages")]),
             POSTGRES: self._kill_postgres,
             SLURMCTLD: lambda: self._kill_daemon("slurmctld"),

@@ -78,6 +78,15 @@ def test_a_recorded_process_is_ended(
     assert services.stop() is False
 
 
+def test_a_code_location_that_version_0_1_has_started_is_ended(
+    services: Services, tmp_path: Path, sleeper: subprocess.Popen[bytes]
+) -> None:
+    job = process_id(sleeper.pid)
+    record(tmp_path, **{"code-location": job})
+    assert services.stop() is True
+    assert not process_alive(job)
+
+
 def test_a_pid_given_out_again_is_left_alone(
     services: Services, tmp_path: Path, sleeper: subprocess.Popen[bytes]
 ) -> None:
@@ -232,10 +241,13 @@ def test_a_site_starts_once_answers_and_ends_without_a_trace(tmp_path: Path) -> 
             assert len(json.load(answer)["data"]["repositoriesOrError"]["nodes"]) == 1
         again = mqi("dev", "--site", site, "--detach")
         assert (again.returncode, again.stdout) == (0, f"already running: {address}\n")
+        joining = mqi("service", "watch", "--site", site)
+        told = "mqi: the service watch of this site runs already: mqi stop ends it\n"
+        assert (joining.returncode, joining.stderr) == (1, told)
     finally:
         ended = mqi("stop", "--site", site)
     assert (ended.returncode, ended.stdout) == (0, "ended\n")
-    assert sorted(running["processes"]) == ["code-location", "daemon", "pages", "watch"]
+    assert sorted(running["processes"]) == ["code", "daemon", "pages", "watch"]
     assert not any(process_alive(job) for job in running["processes"].values())
     assert mqi("stop", "--site", site).stdout == "nothing was running\n"
     logs = "".join(path.read_text() for path in (site / "state/logs").glob("*.log"))

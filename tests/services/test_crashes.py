@@ -81,11 +81,11 @@ def test_after_a_machine_crash_the_beam_is_taken_up_again_with_the_same_attempt(
     (crashed,) = site.runs("beam")
     lease = site.ledger().leases.get(f"{case}__b02")
     assert lease is not None and lease.owner == crashed.run_id
-    start_again = site.crash("code-location", worker_of(engine))
+    start_again = site.crash("code", worker_of(engine))
     wait_for(lambda: engine not in site.engines(), "the engine dies with its worker")
     site.steer(seconds=0.3)
     start_again()
-    wait_for(lambda: site.answers("code-location"), "the code location is there again")
+    wait_for(lambda: site.answers("code"), "the code location is there again")
     wait_for(lambda: len(site.runs("beam")) == 2, "the beam is taken up again", report=site.report)
     wait_for(lambda: len(site.starts()) == 2, "an engine runs again", report=site.report)
     site.wait_for_conclusion(case)
@@ -135,7 +135,7 @@ def test_a_cancelled_run_whose_worker_is_gone_is_ended_and_frees_its_slot(site: 
         "the run is being cancelled",
         report=site.report,
     )
-    site.crash("code-location", worker)()
+    site.crash("code", worker)()
     wait_for(lambda: not site.unfinished(), "the run has ended", report=site.report)
     wait_for(lambda: site.ledger().leases.all() == [], "the slot is free", report=site.report)
     assert [run.status for run in site.runs("beam")] == [dg.DagsterRunStatus.CANCELED]

@@ -72,7 +72,10 @@ def test_the_viewer_shows_everything_and_starts_nothing(managed: ManagedStack) -
 
 def test_no_service_runs_twice_and_no_other_way_of_starting_them_joins_in(managed: ManagedStack) -> None:
     for arguments, word in [
-        (("service", "daemon"), "the service daemon of this site runs already"),
+        (
+            ("service", "daemon"),
+            "the service daemon of this site runs already: systemctl stop mqi.target ends it",
+        ),
         (("dev", "--detach"), "a service manager runs code, daemon, pages, viewer, watch of this site"),
         (("stop",), "a service manager runs code, daemon, pages, viewer, watch of this site"),
     ]:

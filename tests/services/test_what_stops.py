@@ -122,7 +122,7 @@ def test_a_daemon_that_was_killed(site: Stack) -> None:
 
 
 def test_a_code_location_that_was_killed(site: Stack) -> None:
-    again = site.crash("code-location")
+    again = site.crash("code")
     raised(site, "code_away", "code")
     again()
     cleared(site, "code_away")

@@ -95,9 +95,9 @@ def test_after_a_crash_of_the_services_machine_another_run_watches_the_same_job(
     name = tmp_path.name
     stack, case, crashed = at_work(site, shared, name, seed=24)
     jobs = live_jobs(cluster)
-    start_again = stack.crash("code-location", *stack.workers())
+    start_again = stack.crash("code", *stack.workers())
     start_again()
-    wait_for(lambda: stack.answers("code-location"), "the code location is there again")
+    wait_for(lambda: stack.answers("code"), "the code location is there again")
 
     def taken_up() -> bool:
         (lease,) = stack.ledger().leases.all()

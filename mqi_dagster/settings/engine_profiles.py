@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+from functools import cache
+from pathlib import Path
 from typing import Annotated, Self
 
 from pydantic import Field, model_validator
 
 from mqi_dagster.settings.choices import CsvDialect, OutputFormat
 from mqi_dagster.settings.section import Section
+from mqi_dagster.yaml_file import read_yaml
+
+_PACKAGED = Path(__file__).parents[1] / "config" / "engines"
 
 
 class EngineProfile(Section):
@@ -52,21 +57,10 @@ class EngineProfile(Section):
         return self
 
 
+@cache
 def built_in_profiles() -> dict[str, EngineProfile]:
-    """The profiles every site has: the embedded engine and moqui as its public forks behave."""
+    """The profiles that every site has, by name: a file each in `config/engines/`."""
     return {
-        "embedded": EngineProfile(
-            command=("mqi-engine", "{tps}"),
-            version_command=("mqi-engine", "--version"),
-            reads_beam_model=True,
-            patient_ct=True,
-        ),
-        "moqui": EngineProfile(
-            command=("moqui_SMC", "{tps}"),
-            version="unknown",
-            csv_dialect=CsvDialect.FLAT,
-            output_format=OutputFormat.RAW,
-            histories_scale_power=2,
-            needs_gpu=True,
-        ),
+        path.stem: EngineProfile.model_validate(read_yaml(path, f"engine profile {path.name}"))
+        for path in sorted(_PACKAGED.glob("*.yaml"))
     }

@@ -32,7 +32,7 @@ from mqi_dagster.settings.sections import (
 )
 from mqi_dagster.yaml_file import problems, read_yaml
 
-_Files = TypeVar("_Files", bound=Section)
+_Part = TypeVar("_Part", bound=Section)
 
 
 class Settings(Section):
@@ -117,55 +117,29 @@ class Settings(Section):
 
 def _resolved(settings: Settings, base: Path) -> Settings:
     """With absolute paths, and with as many GPUs for a job as a beam needs where the site says nothing."""
+    name = settings.execution.simulation
+    cluster = settings.slurm_of(name)
+    if cluster is not None and cluster[1].asks_by_default:
+        host, slurm = cluster
+        slurm = slurm.model_copy(update={"gres": f"gpu:{settings.engine.in_use().gpus_per_beam}"})
+        hosts = {**settings.hosts, name: host.model_copy(update={"slurm": slurm})}
+        settings = settings.model_copy(update={"hosts": hosts})
+    return _below(base, settings)
 
-    def below(path: Path) -> Path:
-        return path if path.is_absolute() else base / path
 
-    paths = {name: below(value) for name, value in settings.paths}
-    cache = settings.engine.embedded.cache
-    embedded = settings.engine.embedded.model_copy(update={"cache": None if cache is None else below(cache)})
-    password = settings.database.password_file
-    database = settings.database.model_copy(
-        update={"password_file": None if password is None else below(password)}
-    )
-    keys = ("key_file", "known_hosts")
+def _below(base: Path, section: _Part) -> _Part:
+    """A section whose every path, however deep it stands, is absolute."""
 
-    def with_gpus(name: str, host: Host) -> Host:
-        wanted = settings.engine.in_use().gpus_per_beam
-        if name != settings.execution.simulation or host.slurm is None or not host.slurm.asks_by_default:
-            return host
-        return host.model_copy(update={"slurm": host.slurm.model_copy(update={"gres": f"gpu:{wanted}"})})
+    def placed(value: Any) -> Any:
+        if isinstance(value, Path):
+            return base / value
+        if isinstance(value, dict):
+            return {name: placed(one) for name, one in value.items()}
+        return _below(base, value) if isinstance(value, Section) else value
 
-    def host_below(host: Host) -> Host:
-        jump = host.jump
-        if jump is not None:
-            jump = jump.model_copy(update={key: below(getattr(jump, key)) for key in keys})
-        return host.model_copy(update={"jump": jump, **{key: below(getattr(host, key)) for key in keys}})
-
-    def files_below(section: _Files, *names: str) -> _Files:
-        given = {name: path for name in names if (path := getattr(section, name)) is not None}
-        return section.model_copy(update={name: below(path) for name, path in given.items()})
-
-    def notifications_below(section: Notifications) -> Notifications:
-        webhook, mail = section.webhook, section.mail
-        return section.model_copy(
-            update={
-                "webhook": None if webhook is None else files_below(webhook, "secret_file"),
-                "mail": None if mail is None else files_below(mail, "password_file", "ca_file"),
-            }
-        )
-
-    return settings.model_copy(
-        update={
-            "site": settings.site.model_copy(update={"secret_file": below(settings.site.secret_file)}),
-            "paths": settings.paths.model_copy(update=paths),
-            "engine": settings.engine.model_copy(update={"embedded": embedded}),
-            "handover": settings.handover.model_copy(update={"folder": below(settings.handover.folder)}),
-            "database": database,
-            "hosts": {name: with_gpus(name, host_below(host)) for name, host in settings.hosts.items()},
-            "notifications": notifications_below(settings.notifications),
-        }
-    )
+    # What is not changed does not count as given (`Slurm.asks_by_default`).
+    changed = {name: new for name, value in section if (new := placed(value)) is not value}
+    return section.model_copy(update=changed)
 
 
 def settings_problems(content: Any) -> list[str]:

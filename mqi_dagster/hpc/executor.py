@@ -22,7 +22,6 @@ from mqi_dagster.errors import (
 )
 from mqi_dagster.execution.job import Job, JobHandle, JobState, JobStatus, LogPiece
 from mqi_dagster.hpc import slurm as commands
-from mqi_dagster.hpc.cancellation import Cancellation
 from mqi_dagster.hpc.connection import Connection
 from mqi_dagster.hpc.engine_log import EngineLog
 from mqi_dagster.hpc.errors import PathRejectedError, RemoteCommandError, SubmitRejectedError
@@ -54,6 +53,7 @@ _STATES = {
 _GIVEN_UP = (State.LOST, State.CANCELLED)
 """Ends after which the same key is submitted again when somebody asks for it."""
 _FAILURES = (State.FAILED, State.OUT_OF_MEMORY, State.TIMED_OUT)
+_END_POLL_SECONDS = 1.0
 
 
 class SlurmExecutor:
@@ -75,7 +75,6 @@ class SlurmExecutor:
         self._tps_name = tps_name
         self._watcher = Watcher(cluster, self.connection, slurm, ledger)
         self.housekeeping = Housekeeping(cluster, self.connection, slurm, ledger)
-        self._cancellation = Cancellation(cluster, self.connection, slurm, ledger, self._watcher)
         self._answers: dict[tuple[str, ...], str] = {}
         self._logs: dict[str, EngineLog] = {}
         self.intervals = slurm.intervals
@@ -231,8 +230,46 @@ class SlurmExecutor:
         return fetched
 
     def cancel(self, job: Job, handle: JobHandle | None) -> None:
-        """End the job; see `Cancellation.cancel`."""
-        self._cancellation.cancel(job.key)
+        """End the job, also one whose submission got no answer; returns when it has ended.
+
+        Raises:
+            UnreachableError: The cluster does not answer; that the job is not wanted is written down.
+        """
+        self._cancel(job.key)
+
+    def _cancel(self, key: str) -> None:
+        row = self._ledger.jobs.request_cancel(self.name, key)
+        if row is None or row.state.ended:
+            return
+        if row.job_id is None:
+            row = self._resolved(row)
+            if row is None:
+                return
+        assert row.job_id is not None
+        commands.cancel(self.connection, row.job_id, job_name(row.partition), key)
+        while self._still(row):
+            self._ledger.clusters.poll_soon(self.name)
+            self._watcher.poll_if_due()
+            cluster = self._ledger.clusters.get(self.name)
+            if cluster is not None and cluster.failing_since is not None:
+                raise UnreachableError(
+                    f"the cluster does not confirm that the job has ended: {cluster.failure}"
+                )
+            time.sleep(min(_END_POLL_SECONDS, self._slurm.intervals.poll_seconds))
+
+    def _still(self, row: ClusterJob) -> bool:
+        """Whether that very job goes on: the key may have been submitted anew meanwhile."""
+        now = self._ledger.jobs.get(self.name, row.key)
+        return now is not None and now.job_id == row.job_id and not now.state.ended
+
+    def _resolved(self, row: ClusterJob) -> ClusterJob | None:
+        """A reserved job as the cluster knows it, None where it never came there."""
+        folder = folder_of(row, self._slurm.root)
+        found = commands.find(self.connection, folder, job_name(row.partition), row.retired)
+        if found is None:
+            self._ledger.jobs.end_unsubmitted(self.name, row.key)
+            return None
+        return self._ledger.jobs.mark_submitted(self.name, row.key, found)
 
     def leave(self, job: Job, handle: JobHandle | None, *, cancelled: bool) -> bool:
         """Leave the job to the next run, unless an operator has cancelled this one."""
@@ -249,12 +286,25 @@ class SlurmExecutor:
         return self.housekeeping.clear(self._row(job.key))
 
     def ended(self, beam: str) -> bool:
-        """Whether nothing of a beam can be on the cluster any more; see `Cancellation.ended`."""
-        return self._cancellation.ended(beam)
+        """Whether nothing of a beam whose worker is gone can be on the cluster any more.
+
+        Raises:
+            UnreachableError: The cluster has to be asked and does not answer.
+        """
+        self._watcher.poll_if_due()
+        for row in self._ledger.jobs.all(self.name, beam):
+            if row.state is State.RESERVED and row.job_id is None:
+                if self._resolved(row) is not None:
+                    return False
+            elif not row.state.ended:
+                return False
+        return True
 
     def cancel_beam(self, beam: str) -> None:
-        """Cancel whatever of a beam is on the cluster; see `Cancellation.cancel`."""
-        self._cancellation.cancel_beam(beam)
+        """Cancel whatever of a beam is on the cluster; see `cancel`."""
+        for row in self._ledger.jobs.all(self.name, beam):
+            if not row.state.ended:
+                self._cancel(row.key)
 
     def jobs(self) -> list[ClusterJob]:
         """Every job of this site on the cluster, oldest first."""

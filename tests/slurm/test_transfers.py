@@ -19,7 +19,7 @@ from mqi_dagster.hpc import executor as executor_module
 from mqi_dagster.hpc import staging
 from mqi_dagster.hpc.errors import PathRejectedError
 from mqi_dagster.hpc.naming import JobFolder
-from mqi_dagster.hpc.removal import remove_folder, used_bytes
+from mqi_dagster.hpc.retention import remove_folder, used_bytes
 from tests.slurm.beams import NAME, Beam, Bench, assert_done_once, jobs_of, live_jobs
 from tests.slurm.faults import misbehaving
 from tests.slurm.wire import Gate

@@ -33,7 +33,7 @@ from pydicom.uid import (
 )
 
 from mqi_dagster.dicom.proof import CPU_SECONDS, MEMORY_BYTES, can_be_read
-from mqi_dagster.errors import DicomError
+from mqi_dagster.errors import DicomError, MqiError, Where
 
 PREAMBLE = 128
 MAGIC = b"DICM"
@@ -145,6 +145,31 @@ def decoding() -> Iterator[None]:
             yield
         except DAMAGE as error:
             _refuse("holds damaged elements", error)
+
+
+@contextmanager
+def decoding_as(
+    kind: type[MqiError], where: Where, what: str = "", *, unread: str = "cannot be read"
+) -> Iterator[None]:
+    """Reads files and their values, and raises what is wrong with them as errors of the caller's kind.
+
+    Args:
+        kind: Of the errors.
+        where: What is read, for errors.
+        what: Stands before the words, with a space behind it.
+        unread: The words where the disk does not give it.
+
+    Raises:
+        MqiError: One of that kind; with the first cause.
+    """
+    try:
+        with decoding():
+            yield
+    except OSError as error:
+        cause = error.strerror or type(error).__name__
+        raise kind(f"{what}{unread}", where=where, first_cause=cause) from None
+    except DicomError as error:
+        raise kind(f"{what}{error.message}", where=where, first_cause=error.first_cause) from None
 
 
 def _read(stream: BinaryIO, only: Sequence[str], of_ours: bool) -> FileDataset:

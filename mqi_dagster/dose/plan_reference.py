@@ -9,7 +9,7 @@ from pathlib import Path
 
 from pydicom.dataset import Dataset, FileDataset
 
-from mqi_dagster.dicom.reading import decoding, read_dicom
+from mqi_dagster.dicom.reading import decoding, decoding_as, read_dicom
 from mqi_dagster.errors import DicomError, DoseError, Where
 
 RT_ION_PLAN_CLASS = "1.2.840.10008.5.1.4.1.1.481.8"
@@ -49,12 +49,8 @@ def dataset_of(path: Path, where: Where, *, of_ours: bool = False) -> FileDatase
     Raises:
         DoseError: It cannot be read, or is no DICOM file.
     """
-    try:
+    with decoding_as(DoseError, where):
         return read_dicom(path, of_ours=of_ours)
-    except OSError as error:
-        raise DoseError("cannot be read", where=where, first_cause=error.strerror) from None
-    except DicomError as error:
-        raise DoseError(error.message, where=where, first_cause=error.first_cause) from None
 
 
 @contextmanager

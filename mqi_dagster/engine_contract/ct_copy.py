@@ -8,8 +8,8 @@ import io
 from pydicom.dataset import Dataset, FileDataset, FileMetaDataset
 from pydicom.uid import UID
 
-from mqi_dagster.dicom.reading import decoding, read_dicom
-from mqi_dagster.errors import DicomError, EngineInputError, Where
+from mqi_dagster.dicom.reading import decoding_as, read_dicom
+from mqi_dagster.errors import EngineInputError, Where
 
 _WHERE = Where(kind="CT")
 
@@ -67,14 +67,8 @@ def blanked_ct(content: bytes) -> bytes:
     Raises:
         EngineInputError: It is no CT slice with position, orientation, spacing and pixels.
     """
-    try:
-        source = read_dicom(content)
-        with decoding():
-            return _blanked(source)
-    except DicomError as error:
-        raise EngineInputError(
-            f"a slice {error.message}", where=_WHERE, first_cause=error.first_cause
-        ) from None
+    with decoding_as(EngineInputError, _WHERE, "a slice "):
+        return _blanked(read_dicom(content))
 
 
 def _blanked(source: FileDataset) -> bytes:

@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 
 import numpy as np
 from pydicom.dataset import Dataset
 from pydicom.uid import RTIonPlanStorage
 
-from mqi_dagster.dicom.reading import decoding, read_dicom
-from mqi_dagster.errors import DicomError, PlanError, Where
+from mqi_dagster.dicom.reading import decoding_as, read_dicom
+from mqi_dagster.errors import PlanError, Where
 from mqi_dagster.plan.devices import (
     not_simulated,
     read_blocks,
@@ -41,6 +41,9 @@ SETUP_NAMES = ("setup", "site setup")
 STEADY_MM_DEG = 0.01
 """Gantry, couch, isocentre and snout within this stand still."""
 
+reading_plan = partial(decoding_as, PlanError, Where(kind=KIND), "the plan ")
+"""Reads elements without printing their values; a PlanError says what is damaged, with the first cause."""
+
 TILTS = ("TableTopPitchAngle", "TableTopRollAngle", "GantryPitchAngle")
 
 
@@ -54,24 +57,8 @@ def read_ion_plan(path: Path) -> IonPlan:
         PlanError: The file cannot be read, is no RT Ion Plan, or contradicts itself. The message names the
             beam and layer, never the path or the patient.
     """
-    with reading_elements():
+    with reading_plan():
         return _plan(read_dataset(path))
-
-
-@contextmanager
-def reading_elements() -> Iterator[None]:
-    """Reads elements without printing their values, and names what damaged ones raise.
-
-    Raises:
-        PlanError: An element is damaged; with the first cause.
-    """
-    try:
-        with decoding():
-            yield
-    except DicomError as error:
-        raise PlanError(
-            f"the plan {error.message}", where=Where(kind=KIND), first_cause=error.first_cause
-        ) from None
 
 
 def read_dataset(path: Path) -> Dataset:
@@ -80,15 +67,8 @@ def read_dataset(path: Path) -> Dataset:
     Raises:
         PlanError: The file cannot be read or is of another class.
     """
-    where = Where(kind=KIND)
-    try:
+    with reading_plan():
         dataset = read_dicom(path)
-    except OSError as error:
-        cause = error.strerror or type(error).__name__
-        raise PlanError("the plan cannot be read", where=where, first_cause=cause) from None
-    except DicomError as error:
-        raise PlanError(f"the plan {error.message}", where=where, first_cause=error.first_cause) from None
-    with reading_elements():
         sop_class = text(dataset, "SOPClassUID")
     if sop_class != RTIonPlanStorage:
         if not sop_class:

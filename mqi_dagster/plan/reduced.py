@@ -17,7 +17,7 @@ from mqi_dagster.files import whole_file
 from mqi_dagster.plan.devices import COUNTED
 from mqi_dagster.plan.elements import KIND, integer, items, numbers, refuse, required_text, text
 from mqi_dagster.plan.identifiers import identity_of
-from mqi_dagster.plan.reading import is_setup, read_dataset, read_ion_plan, reading_elements
+from mqi_dagster.plan.reading import is_setup, read_dataset, read_ion_plan, reading_plan
 from mqi_dagster.plan.spot_maps import CREATOR, GROUP, private_block
 
 IMPLEMENTATION_UID = "2.25.329800735698586629295641978511506172918"
@@ -156,7 +156,7 @@ def write_reduced_plan(
         InfrastructureError: The copy cannot be written.
     """
     checked = read_ion_plan(source)
-    with reading_elements():
+    with reading_plan():
         plan = read_dataset(source)
         beams = [beam for beam in items(plan, "IonBeamSequence") if not is_setup(beam)]
         chosen = [beam for beam in beams if integer(beam, "BeamNumber") == beam_number]

@@ -11,8 +11,8 @@ from pathlib import Path
 
 from pydicom.dataset import Dataset
 
-from mqi_dagster.dicom.reading import read_dicom
-from mqi_dagster.errors import ConfigurationError, DicomError, PlanError, UnknownMachineError, Where
+from mqi_dagster.dicom.reading import decoding_as, read_dicom
+from mqi_dagster.errors import ConfigurationError, PlanError, UnknownMachineError, Where
 from mqi_dagster.machine import Machine
 from mqi_dagster.synthetic.changes import broken_plan, requested_plan, second_plan
 from mqi_dagster.synthetic.ct import write_water_ct
@@ -154,17 +154,9 @@ def _plan_of(request: DeliveryRequest, machine: Machine) -> tuple[Dataset, bytes
             request.patient_birth_date or blank.birth_date,
         )
         return built_in_plan(machine, request.plan, seed=request.seed, patient=patient), None
-    try:
+    with decoding_as(PlanError, Where(kind="RT plan"), "the plan ", unread="cannot be opened"):
         content = request.plan.read_bytes()
         return read_dicom(content), content
-    except OSError as error:
-        raise PlanError(
-            "the plan cannot be opened", where=Where(kind="RT plan"), first_cause=error.strerror
-        ) from error
-    except DicomError as error:
-        raise PlanError(
-            f"the plan {error.message}", where=Where(kind="RT plan"), first_cause=error.first_cause
-        ) from error
 
 
 def _save(plan: Dataset, path: Path) -> None:

@@ -20,18 +20,17 @@ from mqi_dagster.errors import (
 )
 from mqi_dagster.execution.job import Job, JobHandle, JobState, JobStatus, LogPiece
 from mqi_dagster.execution.processes import (
+    ask,
     end_group,
     exit_code,
     process_alive,
     process_id,
-    resolve_program,
     start_tied,
 )
 from mqi_dagster.files import sha256_file, write_whole
 
 _SAFE = re.compile(r"[A-Za-z0-9_-][A-Za-z0-9._-]*")
 _GRACE_SECONDS = 5.0
-_ANSWER_SECONDS = 60
 _ENGINE = Where(kind="engine")
 
 
@@ -76,15 +75,9 @@ class LocalExecutor:
         """
         command = tuple(argv)
         if command not in self._answers:
-            program = str(resolve_program(command[0]))
             try:
-                done = subprocess.run(
-                    [program, *command[1:]],
-                    capture_output=True,
-                    text=True,
-                    timeout=_ANSWER_SECONDS,
-                    check=True,
-                )
+                done = ask(command)
+                done.check_returncode()
             except (OSError, subprocess.SubprocessError) as error:
                 raise ConfigurationError(
                     "the engine does not tell its version; see `mqi doctor`", where=_ENGINE

@@ -167,6 +167,29 @@ def inherited_environment() -> dict[str, str]:
     return {name: os.environ[name] for name in _INHERITED if name in os.environ}
 
 
+def ask(
+    command: Sequence[str], *, seconds: float = 60.0, directory: str | None = None
+) -> subprocess.CompletedProcess[str]:
+    """Run a short command to its end, with the few variables that an engine gets and nothing to read.
+
+    Raises:
+        ConfigurationError: The program is not on this machine.
+        OSError: It cannot be started.
+        subprocess.TimeoutExpired: It takes longer.
+    """
+    return subprocess.run(
+        [str(resolve_program(command[0])), *command[1:]],
+        capture_output=True,
+        text=True,
+        errors="replace",
+        timeout=seconds,
+        check=False,
+        cwd=directory,
+        env=inherited_environment(),
+        stdin=subprocess.DEVNULL,
+    )
+
+
 def start_tied(
     argv: Sequence[str],
     *,

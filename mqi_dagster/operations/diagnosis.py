@@ -23,7 +23,7 @@ from mqi_dagster.assets.pipelines import PIPELINES
 from mqi_dagster.embedded_engine.install import installed_engine
 from mqi_dagster.errors import InfrastructureError, MqiError
 from mqi_dagster.execution.gpus import local_gpus, pool_gpus, present_gpus
-from mqi_dagster.execution.processes import inherited_environment, resolve_program
+from mqi_dagster.execution.processes import ask, resolve_program
 from mqi_dagster.files import write_whole
 from mqi_dagster.hu_table import read_hu_tables
 from mqi_dagster.ledger.alarms import AlarmKind
@@ -44,8 +44,11 @@ from mqi_dagster.operations.probes import (
     examine_schema,
     examine_units,
     examine_way_in,
+    fault,
     finding,
     guarded,
+    ok,
+    warning,
     words_of,
 )
 from mqi_dagster.operations.service_locks import managed
@@ -81,9 +84,7 @@ def examine_health(site: Site, ledger: Ledger | None, seen: set[AlarmKind]) -> I
     for one in found:
         since = "" if one.since is None else f"since {one.since:%Y-%m-%d %H:%M} UTC: "
         seen.add(one.kind)
-        yield ProbeFinding(
-            f"now {one.kind.value}", ProbeVerdict.FAULT, f"{one.subject}, {since}{one.text}", "mqi alarms"
-        )
+        yield fault(f"now {one.kind.value}", f"{one.subject}, {since}{one.text}", "mqi alarms")
 
 
 def examine_alarms(
@@ -110,15 +111,11 @@ def examine_alarms(
         if alarm.kind in seen:
             continue
         found = f"since {alarm.first_at:%Y-%m-%d %H:%M} UTC: {alarm.text}"
-        yield ProbeFinding(
-            f"alarm {alarm.kind.value}", ProbeVerdict.WARNING, f"{alarm.subject}, {found}", "mqi alarms"
-        )
+        yield warning(f"alarm {alarm.kind.value}", f"{alarm.subject}, {found}", "mqi alarms")
     wanted = {"webhook": told.webhook, "mail": told.mail}
     for state in ledger.notices.channels():
         if state.trouble and wanted.get(state.channel) is not None:
-            yield ProbeFinding(
-                f"notices by {state.channel}", ProbeVerdict.WARNING, state.trouble, "mqi notify --test"
-            )
+            yield warning(f"notices by {state.channel}", state.trouble, "mqi notify --test")
 
 
 def _secret(path: Path) -> str:
@@ -129,7 +126,6 @@ def _secret(path: Path) -> str:
 PACKAGE = "mqi-dagster"
 _LITTLE_SPACE = 20 * 1000**3
 _NO_SPACE = 1 * 1000**3
-_ENGINE_SECONDS = 60
 _START_SECONDS = 10
 _NOT_STARTED = (126, 127)
 """What a shell ends with where a program is there and cannot be run, or is not there."""
@@ -142,18 +138,16 @@ def examine(path: Path) -> Iterator[ProbeFinding]:
     try:
         file = settings_path(path)
     except MqiError as error:
-        yield ProbeFinding("site", ProbeVerdict.FAULT, error.message, f"mqi init {path}")
+        yield fault("site", error.message, f"mqi init {path}")
         return
     wrong = configuration_problems(file)
     for problem in wrong:
-        yield ProbeFinding(
-            "settings", ProbeVerdict.FAULT, problem, "correct the file; mqi settings-reference"
-        )
+        yield fault("settings", problem, "correct the file; mqi settings-reference")
     settings = _usable(file) if wrong else read_settings(file)
     if settings is None:
         return
     if not wrong:
-        yield ProbeFinding("settings", ProbeVerdict.OK, "settings and machine files fit their types")
+        yield ok("settings", "settings and machine files fit their types")
     yield from _of_the_site(file, settings)
 
 
@@ -214,8 +208,8 @@ def _usable(file: Path) -> Settings | None:
 def _python() -> ProbeFinding:
     version = platform.python_version()
     if not (3, 11) <= sys.version_info[:2] <= (3, 13):
-        return ProbeFinding("python", ProbeVerdict.FAULT, version, "use Python 3.11, 3.12 or 3.13")
-    return ProbeFinding("python", ProbeVerdict.OK, version)
+        return fault("python", version, "use Python 3.11, 3.12 or 3.13")
+    return ok("python", version)
 
 
 def _dependencies() -> Iterator[ProbeFinding]:
@@ -226,14 +220,12 @@ def _dependencies() -> Iterator[ProbeFinding]:
         try:
             version = metadata.version(wanted.name)
         except metadata.PackageNotFoundError:
-            yield ProbeFinding(wanted.name, ProbeVerdict.FAULT, "not installed", "make install")
+            yield fault(wanted.name, "not installed", "make install")
             continue
         if not wanted.specifier.contains(version, prereleases=True):
-            yield ProbeFinding(
-                wanted.name, ProbeVerdict.FAULT, f"{version}, not {wanted.specifier}", "make install"
-            )
+            yield fault(wanted.name, f"{version}, not {wanted.specifier}", "make install")
             continue
-        yield ProbeFinding(wanted.name, ProbeVerdict.OK, version)
+        yield ok(wanted.name, version)
 
 
 def _machines(settings: Settings) -> ProbeFinding:
@@ -258,10 +250,8 @@ def _zone(settings: Settings) -> ProbeFinding:
     zone, here = settings.site.timezone, local_zone()
     if zone != here:
         found = f"{zone}; this computer is in {here}"
-        return ProbeFinding(
-            "time zone", ProbeVerdict.WARNING, found, "right if the machines' clocks show that zone"
-        )
-    return ProbeFinding("time zone", ProbeVerdict.OK, zone)
+        return warning("time zone", found, "right if the machines' clocks show that zone")
+    return ok("time zone", zone)
 
 
 def _own_secret(settings: Settings) -> ProbeFinding:
@@ -273,11 +263,11 @@ def _own_secret(settings: Settings) -> ProbeFinding:
             "readable by this user alone; whether the cases were named with it cannot be checked while the"
             " ledger is damaged or away"
         )
-        return ProbeFinding("secret", ProbeVerdict.WARNING, found, "see the ledger")
+        return warning("secret", found, "see the ledger")
     except Exception as error:  # noqa: BLE001 - a probe that fails is what a diagnosis is for
         advice = "chmod 600 on it, or put it back from the backup"
-        return ProbeFinding("secret", ProbeVerdict.FAULT, words_of(error), advice)
-    return ProbeFinding("secret", ProbeVerdict.OK, "there, readable by this user alone")
+        return fault("secret", words_of(error), advice)
+    return ok("secret", "there, readable by this user alone")
 
 
 def _account(settings: Settings) -> Iterator[ProbeFinding]:
@@ -286,7 +276,7 @@ def _account(settings: Settings) -> Iterator[ProbeFinding]:
     if owner != os.geteuid():
         name = pwd.getpwuid(owner).pw_name if owner in {one.pw_uid for one in pwd.getpwall()} else str(owner)
         found = f"the site belongs to {name}, and this was looked at as another account"
-        yield ProbeFinding("account", ProbeVerdict.WARNING, found, f"sudo -u {name} mqi doctor")
+        yield warning("account", found, f"sudo -u {name} mqi doctor")
 
 
 def _folders(site: Site, settings: Settings) -> Iterator[ProbeFinding]:
@@ -342,17 +332,17 @@ def _space(settings: Settings) -> Iterator[ProbeFinding]:
             disks.setdefault(path.stat().st_dev, []).append(name)
         free = {disk: shutil.disk_usage(folders[names[0]]).free for disk, names in disks.items()}
     except OSError as error:
-        yield ProbeFinding("disk", ProbeVerdict.FAULT, error.strerror or "unknown", "see the folders")
+        yield fault("disk", error.strerror or "unknown", "see the folders")
         return
     for number, (disk, names) in enumerate(disks.items(), start=1):
         subject = "disk" if number == 1 else f"disk {number}"
         found = f"{free[disk] / 1e9:.1f} GB free for {', '.join(names)}"
         if free[disk] < _NO_SPACE:
-            yield ProbeFinding(subject, ProbeVerdict.FAULT, found, "make room: nothing more can be stored")
+            yield fault(subject, found, "make room: nothing more can be stored")
         elif free[disk] < _LITTLE_SPACE:
-            yield ProbeFinding(subject, ProbeVerdict.WARNING, found, "a beam needs about 0.1 GB")
+            yield warning(subject, found, "a beam needs about 0.1 GB")
         else:
-            yield ProbeFinding(subject, ProbeVerdict.OK, found)
+            yield ok(subject, found)
 
 
 def _engine(settings: Settings) -> Iterator[ProbeFinding]:
@@ -377,8 +367,7 @@ def _engine(settings: Settings) -> Iterator[ProbeFinding]:
 
 
 def _answer(command: tuple[str, ...]) -> str:
-    argv = [str(resolve_program(command[0])), *command[1:]]
-    done = _run(argv)
+    done = ask(command)
     if done.returncode != 0:
         raise MqiError(f"exit code {done.returncode}")
     if not done.stdout.strip():
@@ -391,7 +380,7 @@ def _starts(command: tuple[str, ...]) -> str:
     with tempfile.TemporaryDirectory(prefix="mqi-doctor-") as folder:
         argv = [part.replace("{tps}", f"{folder}/no-input") for part in command]
         try:
-            done = _run([str(resolve_program(argv[0])), *argv[1:]], seconds=_START_SECONDS, folder=folder)
+            done = ask(argv, seconds=_START_SECONDS, directory=folder)
         except subprocess.TimeoutExpired:
             return "starts"
     said = done.stderr.strip().splitlines()
@@ -401,44 +390,21 @@ def _starts(command: tuple[str, ...]) -> str:
     return "starts"
 
 
-def _run(
-    argv: list[str], *, seconds: float = _ENGINE_SECONDS, folder: str | None = None
-) -> subprocess.CompletedProcess[str]:
-    """Run a program as a beam does: with the few variables that an engine inherits."""
-    return subprocess.run(
-        argv,
-        capture_output=True,
-        text=True,
-        errors="replace",
-        timeout=seconds,
-        check=False,
-        cwd=folder,
-        env=inherited_environment(),
-        stdin=subprocess.DEVNULL,
-    )
-
-
 def _gpus(settings: Settings) -> ProbeFinding:
     needed, declared = settings.engine.in_use().needs_gpu, settings.execution.gpus
     try:
         seen = local_gpus()
         gpus, there = pool_gpus(declared, seen), {gpu.uuid for gpu in present_gpus(declared, seen)}
     except MqiError as error:
-        return ProbeFinding(
-            "GPUs", ProbeVerdict.FAULT, error.message, "correct execution.gpus; nvidia-smi -L"
-        )
+        return fault("GPUs", error.message, "correct execution.gpus; nvidia-smi -L")
     if not gpus:
         if needed:
-            return ProbeFinding(
-                "GPUs", ProbeVerdict.FAULT, "none seen by NVML", "install the driver; nvidia-smi"
-            )
-        return ProbeFinding("GPUs", ProbeVerdict.OK, "none here, none needed by this engine")
+            return fault("GPUs", "none seen by NVML", "install the driver; nvidia-smi")
+        return ok("GPUs", "none here, none needed by this engine")
     if away := ", ".join(gpu.uuid for gpu in gpus if gpu.uuid not in there):
-        return ProbeFinding(
-            "GPUs", ProbeVerdict.FAULT, f"declared and not seen by NVML: {away}", "nvidia-smi"
-        )
+        return fault("GPUs", f"declared and not seen by NVML: {away}", "nvidia-smi")
     names = ", ".join(f"{gpu.index}: {gpu.name}, {gpu.memory_mb or 0:,} MB" for gpu in gpus)
-    return ProbeFinding("GPUs", ProbeVerdict.OK, names if needed else f"{names} (not needed by this engine)")
+    return ok("GPUs", names if needed else f"{names} (not needed by this engine)")
 
 
 def _instance(settings: Settings, ledger: Ledger | None) -> Iterator[ProbeFinding]:
@@ -449,25 +415,21 @@ def _instance(settings: Settings, ledger: Ledger | None) -> Iterator[ProbeFindin
             runs = instance.get_runs_count()
             schema = examine_schema(instance)
     except MqiError as error:
-        yield ProbeFinding("Dagster", ProbeVerdict.FAULT, error.message, "mqi init")
+        yield fault("Dagster", error.message, "mqi init")
         return
     except (SQLAlchemyError, OSError, ValueError) as error:
-        yield ProbeFinding(
-            "Dagster", ProbeVerdict.FAULT, type(error).__name__, "see dagster.yaml and its storage"
-        )
+        yield fault("Dagster", type(error).__name__, "see dagster.yaml and its storage")
         return
-    yield ProbeFinding("Dagster", ProbeVerdict.OK, f"instance opens, {runs} runs so far")
+    yield ok("Dagster", f"instance opens, {runs} runs so far")
     yield schema
     yield examine_backup(settings, runs)
     if limit is None:
-        yield ProbeFinding(
-            "pool gpu", ProbeVerdict.FAULT, "no limit is set", "mqi init, or start with mqi dev"
-        )
+        yield fault("pool gpu", "no limit is set", "mqi init, or start with mqi dev")
     elif limit != wanted:
         found = f"limit {limit}, settings and pool say {wanted}"
-        yield ProbeFinding("pool gpu", ProbeVerdict.WARNING, found, "mqi init, or start again with mqi dev")
+        yield warning("pool gpu", found, "mqi init, or start again with mqi dev")
     else:
-        yield ProbeFinding("pool gpu", ProbeVerdict.OK, f"limit {limit}")
+        yield ok("pool gpu", f"limit {limit}")
 
 
 def _opened(settings: Settings, looked_at: ProbeFinding) -> Ledger | None:
@@ -487,10 +449,10 @@ def _services(file: Path, settings: Settings) -> ProbeFinding:
         found = services.recorded()
         dead = found.dead() if found is not None else []
     except MqiError as error:
-        return ProbeFinding("services", ProbeVerdict.FAULT, error.message, "mqi stop")
+        return fault("services", error.message, "mqi stop")
     if found is None:
-        return ProbeFinding("services", ProbeVerdict.OK, "not running; mqi dev starts them")
+        return ok("services", "not running; mqi dev starts them")
     if dead:
         advice = f"see {services.logs}; mqi stop, then mqi dev"
-        return ProbeFinding("services", ProbeVerdict.FAULT, f"ended by themselves: {', '.join(dead)}", advice)
-    return ProbeFinding("services", ProbeVerdict.OK, f"running, pages at {found.pages.address}")
+        return fault("services", f"ended by themselves: {', '.join(dead)}", advice)
+    return ok("services", f"running, pages at {found.pages.address}")

@@ -56,12 +56,27 @@ class ProbeFinding:
     """What to do; empty where nothing is wrong."""
 
 
+def ok(subject: str, found: str) -> ProbeFinding:
+    """A finding that nothing is wrong."""
+    return ProbeFinding(subject, ProbeVerdict.OK, found)
+
+
+def warning(subject: str, found: str, advice: str) -> ProbeFinding:
+    """A finding that something may be wrong."""
+    return ProbeFinding(subject, ProbeVerdict.WARNING, found, advice)
+
+
+def fault(subject: str, found: str, advice: str) -> ProbeFinding:
+    """A finding that something is wrong."""
+    return ProbeFinding(subject, ProbeVerdict.FAULT, found, advice)
+
+
 def finding(subject: str, advice: str, probe: Callable[[], str]) -> ProbeFinding:
     """The finding of a probe that raises where something is wrong."""
     try:
-        return ProbeFinding(subject, ProbeVerdict.OK, probe())
+        return ok(subject, probe())
     except Exception as error:  # noqa: BLE001 - a probe that fails is what a diagnosis is for
-        return ProbeFinding(subject, ProbeVerdict.FAULT, words_of(error), advice)
+        return fault(subject, words_of(error), advice)
 
 
 def guarded(subject: str, advice: str, probe: Callable[[], Iterable[ProbeFinding]]) -> Iterator[ProbeFinding]:
@@ -69,7 +84,7 @@ def guarded(subject: str, advice: str, probe: Callable[[], Iterable[ProbeFinding
     try:
         yield from probe()
     except Exception as error:  # noqa: BLE001 - one surprise must not hide what the others find
-        yield ProbeFinding(subject, ProbeVerdict.FAULT, words_of(error), advice)
+        yield fault(subject, words_of(error), advice)
 
 
 def words_of(error: Exception) -> str:
@@ -106,7 +121,7 @@ def examine_modes(file: Path, settings: Settings) -> ProbeFinding:
     try:
         handover = access_of(settings.handover)
     except ConfigurationError as error:
-        return ProbeFinding("modes", ProbeVerdict.FAULT, error.message, "make the group, or name another")
+        return fault("modes", error.message, "make the group, or name another")
     local = settings.handover.target == LOCAL
     modes = {name: _mode(path) for name, path in folders.items()}
     changed = [name for name, mode in modes.items() if mode & 0o022]
@@ -115,18 +130,16 @@ def examine_modes(file: Path, settings: Settings) -> ProbeFinding:
         changed.append("handover")
     if changed:
         found = f"others may change: {', '.join(changed)}"
-        return ProbeFinding("modes", ProbeVerdict.FAULT, found, "chmod go-w on each of them")
+        return fault("modes", found, "chmod go-w on each of them")
     read = [name for name in ("data", "state", "the ledger", "dagster_home") if modes[name] & 0o077]
     if read:
-        return ProbeFinding(
-            "modes", ProbeVerdict.WARNING, f"open to others: {', '.join(read)}", "chmod -R go= on them"
-        )
+        return warning("modes", f"open to others: {', '.join(read)}", "chmod -R go= on them")
     if local and shown & 0o077 & ~handover.folder_mode:
         owner = settings.handover.access is HandoverAccess.OWNER
         found = f"others may enter handover, and read nothing new there ({shown:04o})"
         advice = "set handover.access and handover.group for them, or chmod go= on it"
-        return ProbeFinding("modes", ProbeVerdict.WARNING, found, advice if owner else "chmod o= on it")
-    return ProbeFinding("modes", ProbeVerdict.OK, "others read and change nothing of this site")
+        return warning("modes", found, advice if owner else "chmod o= on it")
+    return ok("modes", "others read and change nothing of this site")
 
 
 def _mode(path: Path) -> int:
@@ -228,13 +241,13 @@ def _accounting(name: str, slurm: Slurm, facts: dict[str, str]) -> ProbeFinding:
     if kind and not kind.endswith("/none") and kind != "(null)":
         comments = "job_comment" in facts.get("AccountingStoreFlags", "")
         kept = "comments are kept" if comments else "comments are not kept: names and times have to do"
-        return ProbeFinding(subject, ProbeVerdict.OK, f"sacct answers for ended jobs; {kept}")
+        return ok(subject, f"sacct answers for ended jobs; {kept}")
     longest = slurm.intervals.poll_maximum_seconds
     found = f"none: ended jobs are known for {age} s (MinJobAge), then only by their results"
     if age < _POLLS_PER_AGE * longest:
         advice = f"set poll_maximum_seconds below {age // _POLLS_PER_AGE}, or MinJobAge higher"
-        return ProbeFinding(subject, ProbeVerdict.WARNING, found, advice)
-    return ProbeFinding(subject, ProbeVerdict.OK, found)
+        return warning(subject, found, advice)
+    return ok(subject, found)
 
 
 def _accepted(connection: Connection, slurm: Slurm, timeout_seconds: float) -> str:
@@ -319,9 +332,7 @@ def _known(name: str, slurm: Slurm, ledger: Ledger | None) -> Iterator[ProbeFind
     limit = timedelta(seconds=slurm.intervals.alarm_seconds)
     if seen.failing_since is not None and datetime.now(UTC) - seen.failing_since > limit:
         since = f"no answer to the beams since {seen.failing_since:%Y-%m-%d %H:%M} UTC: {seen.failure}"
-        yield ProbeFinding(
-            f"looks at {name}", ProbeVerdict.FAULT, since, "beams wait; mend what the words say"
-        )
+        yield fault(f"looks at {name}", since, "beams wait; mend what the words say")
     if seen.used_bytes is not None:
         quota = slurm.retention.quota_gb
         found = f"{seen.used_bytes / 1e9:.1f} GB of our folders, quota {quota:g} GB"
@@ -364,7 +375,7 @@ def _server(settings: Settings) -> Iterator[ProbeFinding]:
         url = server_url(settings)
         assert url is not None
     except MqiError as error:
-        yield ProbeFinding("database", ProbeVerdict.FAULT, error.message, "see database.password_file")
+        yield fault("database", error.message, "see database.password_file")
         return
     engine = create_engine(url, poolclass=NullPool, connect_args={"connect_timeout": _CONNECT_SECONDS})
     try:
@@ -372,19 +383,15 @@ def _server(settings: Settings) -> Iterator[ProbeFinding]:
             version, role, size, most, superuser, now = connection.execute(text(_FACTS)).one()
     except SQLAlchemyError as error:
         words = str(getattr(error, "orig", error)).strip().splitlines() or [type(error).__name__]
-        yield ProbeFinding(
-            "database", ProbeVerdict.FAULT, words[0], "start the server; see the section database"
-        )
+        yield fault("database", words[0], "start the server; see the section database")
         return
     finally:
         engine.dispose()
     found = f"PostgreSQL {version}, role {role}, {size / 1e6:.0f} MB"
     if superuser:
-        yield ProbeFinding(
-            "database", ProbeVerdict.WARNING, f"{found}, a superuser", "a role that owns this database only"
-        )
+        yield warning("database", f"{found}, a superuser", "a role that owns this database only")
     else:
-        yield ProbeFinding("database", ProbeVerdict.OK, found)
+        yield ok("database", found)
     needed = _PER_PROCESS * (settings.execution.max_runs + len(Service)) + _BOARDS * _PER_BOARD
     room = f"{most} allowed, {now} in use, ours need up to {needed}, {_BOARDS} open boards among them"
     verdict = ProbeVerdict.OK if needed <= most else ProbeVerdict.WARNING
@@ -398,24 +405,20 @@ def _ledger(settings: Settings) -> ProbeFinding:
     try:
         found = revision_of(ledger_url(settings))
     except MqiError as error:
-        return ProbeFinding(
-            "ledger", ProbeVerdict.FAULT, f"cannot be read: {error.message}", "restore the backup"
-        )
+        return fault("ledger", f"cannot be read: {error.message}", "restore the backup")
     if found is None:
-        return ProbeFinding("ledger", ProbeVerdict.OK, "none yet; the first start makes it")
+        return ok("ledger", "none yet; the first start makes it")
     try:
         try_out(ledger_url(settings))
     except MqiError as error:
         advice = "where it is damaged, restore the backup; else see its owner, mode and attributes"
-        return ProbeFinding("ledger", ProbeVerdict.FAULT, error.message, advice)
+        return fault("ledger", error.message, advice)
     if found == REVISION:
-        return ProbeFinding("ledger", ProbeVerdict.OK, f"revision {found}, whole, and takes what is written")
+        return ok("ledger", f"revision {found}, whole, and takes what is written")
     words = f"revision {found}, this version writes {REVISION}"
     if found < REVISION:
-        return ProbeFinding("ledger", ProbeVerdict.WARNING, words, "back it up; the next start migrates it")
-    return ProbeFinding(
-        "ledger", ProbeVerdict.FAULT, words, "update this installation, or restore the backup"
-    )
+        return warning("ledger", words, "back it up; the next start migrates it")
+    return fault("ledger", words, "update this installation, or restore the backup")
 
 
 def examine_schema(instance: dg.DagsterInstance) -> ProbeFinding:
@@ -432,10 +435,8 @@ def examine_schema(instance: dg.DagsterInstance) -> ProbeFinding:
             behind.append(name)
     if behind:
         found = f"{', '.join(behind)}: of another version of Dagster"
-        return ProbeFinding(
-            "Dagster's tables", ProbeVerdict.WARNING, found, "stop, back up, dagster instance migrate"
-        )
-    return ProbeFinding("Dagster's tables", ProbeVerdict.OK, "at the revision of this version")
+        return warning("Dagster's tables", found, "stop, back up, dagster instance migrate")
+    return ok("Dagster's tables", "at the revision of this version")
 
 
 def examine_units(settings: Settings) -> Iterator[ProbeFinding]:
@@ -446,11 +447,9 @@ def examine_units(settings: Settings) -> Iterator[ProbeFinding]:
         found = f"run by a service manager: {', '.join(running)}"
         if missing:
             advice = f"systemctl start {' '.join(f'mqi-{name}' for name in missing)}"
-            yield ProbeFinding(
-                "units", ProbeVerdict.WARNING, f"{found}; not running: {', '.join(missing)}", advice
-            )
+            yield warning("units", f"{found}; not running: {', '.join(missing)}", advice)
         else:
-            yield ProbeFinding("units", ProbeVerdict.OK, found)
+            yield ok("units", found)
         return
     if not _SYSTEMD.is_dir():
         return
@@ -462,18 +461,16 @@ def examine_units(settings: Settings) -> Iterator[ProbeFinding]:
     failed = [name for name, state in states.items() if state in ("failed", "activating")]
     if failed:
         advice = f"journalctl -u mqi-{failed[0]}"
-        yield ProbeFinding("units", ProbeVerdict.FAULT, f"do not start: {', '.join(failed)}", advice)
+        yield fault("units", f"do not start: {', '.join(failed)}", advice)
 
 
 def examine_way_in(settings: Settings) -> ProbeFinding:
     """Whether the pages, which have no login, are open to other machines."""
     host = settings.ui.host
     if host in _LOOPBACK:
-        return ProbeFinding("way in", ProbeVerdict.OK, f"the pages listen on {host} alone")
+        return ok("way in", f"the pages listen on {host} alone")
     advice = "listen on 127.0.0.1, behind a proxy with a login (docs/production.md)"
-    return ProbeFinding(
-        "way in", ProbeVerdict.WARNING, f"the pages listen on {host} and have no login", advice
-    )
+    return warning("way in", f"the pages listen on {host} and have no login", advice)
 
 
 def examine_retention(settings: Settings) -> ProbeFinding:
@@ -481,7 +478,7 @@ def examine_retention(settings: Settings) -> ProbeFinding:
     retention = settings.retention
     kept = [name for name in type(retention).model_fields if name != "daily" and getattr(retention, name)]
     how = "daily" if retention.daily else "by hand, mqi retention"
-    return ProbeFinding("retention", ProbeVerdict.OK, f"{', '.join(kept) or 'nothing goes'}; {how}")
+    return ok("retention", f"{', '.join(kept) or 'nothing goes'}; {how}")
 
 
 def examine_backup(settings: Settings, runs: int) -> ProbeFinding:
@@ -491,14 +488,14 @@ def examine_backup(settings: Settings, runs: int) -> ProbeFinding:
         made = datetime.fromisoformat(content["made_at"])
     except FileNotFoundError:
         if runs == 0:
-            return ProbeFinding("backup", ProbeVerdict.OK, "none yet, and nothing to lose")
-        return ProbeFinding("backup", ProbeVerdict.WARNING, "none was ever made", "mqi backup, every night")
+            return ok("backup", "none yet, and nothing to lose")
+        return warning("backup", "none was ever made", "mqi backup, every night")
     except (OSError, ValueError, KeyError, TypeError):
-        return ProbeFinding("backup", ProbeVerdict.WARNING, f"{LAST_BACKUP} is damaged", "mqi backup")
+        return warning("backup", f"{LAST_BACKUP} is damaged", "mqi backup")
     age = datetime.now(UTC) - made
     found = f"the last one is of {made:%Y-%m-%d %H:%M} UTC" + (
         "" if content.get("data") else ", without the store"
     )
     if age > _OLDEST_BACKUP:
-        return ProbeFinding("backup", ProbeVerdict.WARNING, found, "mqi backup, every night")
-    return ProbeFinding("backup", ProbeVerdict.OK, found)
+        return warning("backup", found, "mqi backup, every night")
+    return ok("backup", found)

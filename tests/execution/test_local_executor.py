@@ -175,6 +175,13 @@ def test_only_a_few_variables_reach_the_engine(
     assert "DATABASE_PASSWORD" not in names
 
 
+def test_its_version_is_asked_with_the_same_few_variables(
+    executor: LocalExecutor, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("OF_MY_SHELL", "yes")
+    assert executor.answer(["sh", "-c", "echo 1.0$OF_MY_SHELL"]) == "1.0"
+
+
 def test_an_engine_is_only_started_from_the_main_thread(executor: LocalExecutor, work: Path) -> None:
     caught: list[Exception] = []
 

@@ -12,13 +12,13 @@ import os
 import re
 import selectors
 import subprocess
-import sys
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 
 from mqi_dagster.embedded_engine.install import Installation
 from mqi_dagster.errors import EngineError
+from mqi_dagster.tied import tied_command
 
 VECTOR = 16
 """MCsquare starts protons in vectors of this many, so every part's histories are a multiple of it."""
@@ -166,9 +166,9 @@ def _start(installation: Installation, folder: Path, part: Shard) -> _Running:
     config = _CONFIG.format(seed=part.seed, histories=part.histories, output=part.output)
     name = f"config{part.index}.txt"
     (folder / name).write_text(config, encoding="ascii")
-    starter = [sys.executable, "-I", "-S", str(Path(__file__).with_name("child.py")), str(os.getpid())]
+    program = str(installation.executable)
     process = subprocess.Popen(
-        [*starter, str(installation.executable), name],
+        tied_command(program, program, name),
         cwd=folder,
         env=_ENVIRONMENT,
         stdin=subprocess.DEVNULL,

@@ -17,8 +17,8 @@ from pathlib import Path
 from typing import IO
 
 from mqi_dagster.errors import ConfigurationError, InfrastructureError
+from mqi_dagster.tied import tied_command
 
-_LAUNCHER = Path(__file__).with_name("launch.py")
 _INHERITED = ("PATH", "HOME", "LANG", "TMPDIR", "XDG_CACHE_HOME", "LD_LIBRARY_PATH")
 _POLL_SECONDS = 0.02
 _CONFIRM_SECONDS = 10.0
@@ -211,8 +211,7 @@ def start_tied(
         ConfigurationError: The program is not on this machine.
         InfrastructureError: The machine cannot start another process.
     """
-    program = resolve_program(argv[0])
-    command = [sys.executable, "-I", "-S", str(_LAUNCHER), str(os.getpid()), str(program), *argv]
+    command = tied_command(str(resolve_program(argv[0])), *argv)
     try:
         return subprocess.Popen(
             command,

@@ -6,7 +6,6 @@ kernel ends each worker with it. It ends by itself, once the code location and i
 
 from __future__ import annotations
 
-import ctypes
 import gc
 import os
 import signal
@@ -14,7 +13,8 @@ import traceback
 from contextlib import suppress
 from pathlib import Path
 
-_PR_SET_PDEATHSIG = 1
+from mqi_dagster.tied import tie_to
+
 _SOONER = "300"
 """Where memory runs out, one worker ends, and not the process that all are tied to."""
 _warm = os.getpid()
@@ -35,9 +35,7 @@ def _end_with_who_forked() -> None:
         signal.signal(signal.SIGTERM, signal.SIG_DFL)
         with suppress(OSError):
             Path("/proc/self/oom_score_adj").write_text(_SOONER)
-    ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)
-    # It may have died before the tie was made.
-    if os.getppid() != _forking:
+    if not tie_to(_forking):
         os._exit(1)
 
 

@@ -9,8 +9,8 @@ from pathlib import Path
 
 import pytest
 
+from mqi_dagster import tied
 from mqi_dagster.errors import InfrastructureError
-from mqi_dagster.execution import launch
 from mqi_dagster.execution.job import JobHandle, JobState
 from mqi_dagster.execution.local import LocalExecutor
 from mqi_dagster.execution.processes import process_alive, process_id
@@ -94,7 +94,7 @@ def test_a_pid_that_was_given_out_again_is_not_the_job() -> None:
 
 
 def test_a_program_whose_parent_died_before_it_was_tied_never_starts(tmp_path: Path) -> None:
-    launcher = Path(launch.__file__)
+    launcher = Path(tied.__file__)
     program = ["/bin/touch", "touch", str(tmp_path / "started")]
     for parent, code, started in ((os.getppid(), 127, False), (os.getpid(), 0, True)):
         done = subprocess.run([sys.executable, "-I", "-S", str(launcher), str(parent), *program], check=False)

@@ -7,11 +7,9 @@ from collections.abc import Iterable
 
 REDACTED = "[redacted]"
 _SHORTEST = 3
-_LONGEST_LINE = 1 << 20
 # An absolute path with at least two parts; `1/2` and `(x/y)` have a letter or digit before the slash.
 _PATH_REST = r"[^\s:'\"<>|]*"
 _PATH = rf"(?<![\w.])(?:file://)?/[^\s/:'\"<>|]+/{_PATH_REST}"
-_LINE_END = re.compile(rb"[\r\n]")
 
 
 class Scrubber:
@@ -47,50 +45,3 @@ class Scrubber:
     def bytes(self, data: bytes) -> bytes:
         """The same for bytes in UTF-8; bytes that are none stay as they are."""
         return self.text(data.decode("utf-8", "surrogateescape")).encode("utf-8", "surrogateescape")
-
-    def stream(self) -> ScrubbedStream:
-        """A stream of its own, for output that comes in pieces."""
-        return ScrubbedStream(self)
-
-
-class ScrubbedStream:
-    """Output that comes in pieces: only whole lines leave it, so that no identifier is cut in two.
-
-    Args:
-        scrubber: What replaces the identifiers.
-    """
-
-    def __init__(self, scrubber: Scrubber) -> None:
-        self._scrubber = scrubber
-        self._line = bytearray()
-        self._overlong = False
-
-    def feed(self, data: bytes) -> bytes:
-        """The lines that are complete now, scrubbed.
-
-        Args:
-            data: The next piece; lines end in a line feed or a carriage return.
-        """
-        self._line += data
-        last = max(self._line.rfind(b"\n"), self._line.rfind(b"\r"))
-        complete = bytes(self._line[: last + 1])
-        del self._line[: last + 1]
-        if self._overlong and complete:
-            first = _LINE_END.search(complete)
-            assert first is not None
-            complete = complete[first.start() :]
-            self._overlong = False
-        given = self._scrubber.bytes(complete)
-        if len(self._line) > _LONGEST_LINE:
-            # A line without an end is dropped: no place in it is known to be safe to cut.
-            self._line.clear()
-            given += b"" if self._overlong else REDACTED.encode("ascii")
-            self._overlong = True
-        return given
-
-    def close(self) -> bytes:
-        """The last line, where it has no end."""
-        rest = b"" if self._overlong else self._scrubber.bytes(bytes(self._line))
-        self._line.clear()
-        self._overlong = False
-        return rest

@@ -197,18 +197,3 @@ class Attempts:
                 ).all()
                 found |= {(attempt.partition, attempt.job_key) for attempt in map(_attempt, rows)}
         return found
-
-    def failures(self, partition: str, digest: str) -> int:
-        """How many attempts at this digest the engine has failed."""
-        with self._database.read() as connection:
-            return int(
-                connection.execute(
-                    select(func.count())
-                    .select_from(ATTEMPT)
-                    .where(
-                        ATTEMPT.c.partition == partition,
-                        ATTEMPT.c.digest == digest,
-                        ATTEMPT.c.outcome == Outcome.FAILED.value,
-                    )
-                ).scalar_one()
-            )

@@ -63,19 +63,6 @@ class Fractions:
                 connection.execute(insert(DELIVERY), new)
             return number
 
-    def of_plan(self, plan: str) -> dict[int, frozenset[str]]:
-        """The known deliveries of every fraction of a plan, by fraction number."""
-        with self._database.read() as connection:
-            rows = connection.execute(
-                select(DELIVERY.c.number, DELIVERY.c.delivery)
-                .where(DELIVERY.c.plan == plan)
-                .order_by(DELIVERY.c.number)
-            ).all()
-        found: dict[int, set[str]] = {}
-        for row in rows:
-            found.setdefault(int(row.number), set()).add(str(row.delivery))
-        return {number: frozenset(deliveries) for number, deliveries in found.items()}
-
     def known_under(self, deliveries: Collection[str]) -> list[tuple[str, int]]:
         """The plan names and fraction numbers that any of these deliveries was ever given.
 

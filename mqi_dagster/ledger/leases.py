@@ -279,17 +279,6 @@ class Leases:
         partitions = dict.fromkeys(str(row.partition) for row in rows)
         return [_lease([row for row in rows if row.partition == partition]) for partition in partitions]
 
-    def waiting(self) -> list[Waiting]:
-        """Every partition whose run waits for a slot now, the one that is next first."""
-        now = self._database.clock()
-        with self._database.read() as connection:
-            rows = connection.execute(
-                select(WAITING)
-                .where(WAITING.c.until >= now)
-                .order_by(WAITING.c.priority.desc(), WAITING.c.since, WAITING.c.owner, WAITING.c.partition)
-            ).all()
-        return [Waiting(**row._mapping) for row in rows]
-
     def stop_waiting(self, partition: str, owner: str) -> None:
         """Forget that a run waits; nothing where it does not."""
         with self._database.write() as connection:

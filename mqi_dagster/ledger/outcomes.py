@@ -75,18 +75,6 @@ class RunOutcomes:
         with self._database.read() as connection:
             return {row.run_id: _outcome(row) for row in connection.execute(query).all()}
 
-    def newest(self, partition: str) -> RunOutcome | None:
-        """The latest bad end of a case or beam."""
-        query = (
-            select(RUN_OUTCOME)
-            .where(RUN_OUTCOME.c.partition == partition)
-            .order_by(RUN_OUTCOME.c.ended_at.desc(), RUN_OUTCOME.c.run_id)
-            .limit(1)
-        )
-        with self._database.read() as connection:
-            row = connection.execute(query).one_or_none()
-        return None if row is None else _outcome(row)
-
     def open_retries(self, limit: int | None = None) -> list[RunOutcome]:
         """Every try that is still to come, the next one first."""
         query = (

@@ -104,11 +104,3 @@ class ProgressReports:
                 rows = connection.execute(select(PROGRESS).where(PROGRESS.c.partition.in_(some))).all()
                 found.update((row.partition, _progress(row)) for row in rows)
         return found
-
-    def all(self) -> list[ProgressReport]:
-        """The newest report on every partition, newest first."""
-        with self._database.read() as connection:
-            rows = connection.execute(
-                select(PROGRESS).order_by(PROGRESS.c.updated_at.desc(), PROGRESS.c.partition)
-            ).all()
-        return [_progress(row) for row in rows]

@@ -90,8 +90,8 @@ def test_a_cluster_is_away_only_for_those_who_wait_for_it(
         assert turn is not None
         ledger.clusters.end_turn(turn, next_in=minute, interval=minute, failure="no route to host")
     assert standing(chain) == {}
-    from mqi_dagster.ledger import Slot, SlotKind
     from mqi_dagster.ledger.leases import Need
+    from mqi_dagster.ledger.slots import Slot, SlotKind
 
     ledger.slots.declare("hpc", [Slot(SlotKind.GPU, 0)])
     ledger.leases.acquire(BEAM, "run1", Need(SlotKind.GPU, "hpc"), stale_after=minute)

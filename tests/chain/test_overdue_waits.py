@@ -12,9 +12,9 @@ import pytest
 
 from mqi_dagster.compute import retried_target
 from mqi_dagster.errors import InfrastructureError
-from mqi_dagster.ledger import Slot, SlotKind
 from mqi_dagster.ledger.cluster_jobs import ClusterJobState, Observation
 from mqi_dagster.ledger.leases import Need
+from mqi_dagster.ledger.slots import Slot, SlotKind
 from mqi_dagster.lifecycle.stages import WorkPhase
 from tests.chain.chain import Chain
 from tests.chain.ended_runs import BEAM, CASE, evaluate, lost, started

@@ -20,6 +20,7 @@ from mqi_dagster.operations.case_report import case_report
 from mqi_dagster.worklist import Stage, Worklist
 from tests.chain.chain import ONE_BEAM, Chain
 from tests.handover.sftp_server import SftpServer
+from tests.ledger.ledger_rows import progress_reports
 from tests.waiting import wait_for
 
 
@@ -76,8 +77,8 @@ def test_a_host_that_is_away_is_waited_for_in_sight(server: SftpServer, tmp_path
 
     def back() -> None:
         def said() -> list[str]:
-            progress = chain.site.ledger.progress.all()
-            return [one.message for one in progress if one.phase == "waiting for the target"]
+            reports = progress_reports(chain.site.ledger).values()
+            return [one.message for one in reports if one.phase == "waiting for the target"]
 
         seen.extend(wait_for(said, "it waits in sight"))
         server.start()

@@ -13,7 +13,8 @@ import yaml
 from typer.testing import CliRunner
 
 from mqi_dagster.cli.app import app
-from mqi_dagster.ledger import Ledger, sqlite_url
+from mqi_dagster.ledger.database import sqlite_url
+from mqi_dagster.ledger.ledger import Ledger
 from mqi_dagster.operations.diagnosis import examine_alarms
 from mqi_dagster.settings import read_settings
 from tests.cli.mqi_command import mqi

@@ -14,7 +14,9 @@ from typer.testing import CliRunner
 from mqi_dagster.cli.app import app
 from mqi_dagster.errors import ConfigurationError
 from mqi_dagster.execution.gpus import local_gpus
-from mqi_dagster.ledger import GpuUsage, Lease, Need, SlotKind
+from mqi_dagster.ledger.gpus import GpuUsage
+from mqi_dagster.ledger.leases import Lease, Need
+from mqi_dagster.ledger.slots import SlotKind
 from mqi_dagster.operations.instance import open_instance, pool_limit, pool_limit_of
 from mqi_dagster.operations.site_folder import initialise
 from mqi_dagster.resources.gpu_pool import this_host

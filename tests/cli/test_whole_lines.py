@@ -19,7 +19,7 @@ from mqi_dagster.cli.screen import output
 from mqi_dagster.cli.top_screen import View, print_once, queue_line
 from mqi_dagster.delivery.validation import BeamCheck, CaseCheck, FractionCheck, LayerCheck
 from mqi_dagster.delivery.validation_findings import Finding, Severity
-from mqi_dagster.ledger import Slot, SlotKind
+from mqi_dagster.ledger.slots import Slot, SlotKind
 from mqi_dagster.operations import diagnosis
 from mqi_dagster.operations.case_report import CaseReport
 from mqi_dagster.operations.probes import ProbeFinding, ProbeVerdict

@@ -13,7 +13,8 @@ from mqi_dagster.hpc.connection import Connection
 from mqi_dagster.hpc.executor import SlurmExecutor
 from mqi_dagster.hpc.polling import PollResult, parse_result
 from mqi_dagster.hpc.verdict import judge
-from mqi_dagster.ledger import Ledger, sqlite_url
+from mqi_dagster.ledger.database import sqlite_url
+from mqi_dagster.ledger.ledger import Ledger
 from tests.hpc.hpc_cases import (
     BEAM,
     FOLDER,

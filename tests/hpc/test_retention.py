@@ -14,9 +14,10 @@ from mqi_dagster.hpc import retention
 from mqi_dagster.hpc.connection import Connection
 from mqi_dagster.hpc.errors import ConnectError, PathRejectedError, RemoteCommandError
 from mqi_dagster.hpc.retention import Housekeeping
-from mqi_dagster.ledger import Ledger, sqlite_url
 from mqi_dagster.ledger.cluster_jobs import ClusterJob, Observation
 from mqi_dagster.ledger.cluster_jobs import ClusterJobState as State
+from mqi_dagster.ledger.database import sqlite_url
+from mqi_dagster.ledger.ledger import Ledger
 from tests.hpc.hpc_cases import BEAM, make_slurm
 from tests.hpc.removed_folders import RemovedFolders
 

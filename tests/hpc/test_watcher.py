@@ -14,8 +14,9 @@ from mqi_dagster.hpc.errors import ConnectError, SchedulerUnavailableError
 from mqi_dagster.hpc.naming import JobFolder
 from mqi_dagster.hpc.polling import PollResult, QueueRecord, Result, parse_result
 from mqi_dagster.hpc.watcher import Watcher
-from mqi_dagster.ledger import Ledger, sqlite_url
 from mqi_dagster.ledger.cluster_jobs import ClusterJobState as State
+from mqi_dagster.ledger.database import sqlite_url
+from mqi_dagster.ledger.ledger import Ledger
 from tests.hpc.hpc_cases import BEAM, NAME, NOW, ROOT, SUBMITTED, make_slurm, result_text
 
 

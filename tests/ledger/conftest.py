@@ -7,7 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from mqi_dagster.ledger import Ledger, sqlite_url
+from mqi_dagster.ledger.database import sqlite_url
+from mqi_dagster.ledger.ledger import Ledger
 from tests.ledger.ledger_doubles import Clock, Forked
 from tests.postgres.postgres_server import Server, on_postgres, running_postgres
 

@@ -10,7 +10,9 @@ from collections.abc import Sequence
 from datetime import timedelta
 from pathlib import Path
 
-from mqi_dagster.ledger import Lease, Ledger, Need, Slot, SlotKind
+from mqi_dagster.ledger.leases import Lease, Need
+from mqi_dagster.ledger.ledger import Ledger
+from mqi_dagster.ledger.slots import Slot, SlotKind
 from tests.ledger.ledger_doubles import Forked
 from tests.waiting import wait_for
 

@@ -10,9 +10,9 @@ import pytest
 from sqlalchemy import update
 
 from mqi_dagster.errors import InfrastructureError
-from mqi_dagster.ledger import Ledger
 from mqi_dagster.ledger.cluster_jobs import ClusterJob, Observation
 from mqi_dagster.ledger.cluster_jobs import ClusterJobState as State
+from mqi_dagster.ledger.ledger import Ledger
 from mqi_dagster.ledger.tables import CLUSTER_JOB
 
 if TYPE_CHECKING:

@@ -16,8 +16,10 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from mqi_dagster.ledger import Lease, Ledger, Need, Refusal, Slot, SlotKind
 from mqi_dagster.ledger.clusters import ClusterPoll
+from mqi_dagster.ledger.leases import Lease, Need, Refusal
+from mqi_dagster.ledger.ledger import Ledger
+from mqi_dagster.ledger.slots import Slot, SlotKind
 from tests.waiting import wait_for
 
 if TYPE_CHECKING:

@@ -9,7 +9,11 @@ import pytest
 import sqlalchemy
 
 from mqi_dagster.errors import ConfigurationError, InfrastructureError, LeaseLostError
-from mqi_dagster.ledger import GpuUsage, Lease, Ledger, Need, Refusal, Slot, SlotKind
+from mqi_dagster.ledger.gpus import GpuUsage
+from mqi_dagster.ledger.leases import Lease, Need, Refusal
+from mqi_dagster.ledger.ledger import Ledger
+from mqi_dagster.ledger.slots import Slot, SlotKind
+from tests.ledger.ledger_rows import waiting
 
 if TYPE_CHECKING:
     from tests.ledger.ledger_doubles import Clock
@@ -202,9 +206,7 @@ def test_a_gpu_that_a_fresh_look_shows_in_use_is_not_free(
     ledger.slots.declare("here", [gpu(0)])
     ledger.gpus.record("here", [seen(clock, 0, **values)])
     assert ask(ledger, "b1", need(1, 8000)) == Refusal(f"no free slot: {why}", by_sample=True)
-    assert [(one.partition, one.reason) for one in ledger.leases.waiting()] == [
-        ("b1", f"no free slot: {why}")
-    ]
+    assert [(one.partition, one.reason) for one in waiting(ledger)] == [("b1", f"no free slot: {why}")]
     clock.forward(29)
     assert isinstance(ask(ledger, "b1", need(1, 8000)), Refusal)
     clock.forward(2)
@@ -223,14 +225,14 @@ def test_the_most_urgent_beam_is_next_and_then_who_has_waited_longest(ledger: Le
     for beam, priority in (("first", 0), ("second", 0), ("urgent", 5)):
         clock.forward(1)
         assert isinstance(ask(ledger, beam, priority=priority), Refusal)
-    assert [one.partition for one in ledger.leases.waiting()] == ["urgent", "first", "second"]
+    assert [one.partition for one in waiting(ledger)] == ["urgent", "first", "second"]
     ledger.leases.release(holder)
     for beam in ("second", "first", "new"):
         refused = ask(ledger, beam, wait=WAIT if beam != "new" else None)
         assert isinstance(refused, Refusal) and "more urgent or earlier" in refused.reason
     for beam, priority in (("urgent", 5), ("first", 0), ("second", 0)):
         ledger.leases.release(lease(ask(ledger, beam, priority=priority)))
-    assert ledger.leases.waiting() == []
+    assert waiting(ledger) == []
     assert isinstance(ask(ledger, "new"), Lease)
 
 

@@ -9,7 +9,8 @@ import pytest
 from sqlalchemy import text
 
 from mqi_dagster.errors import ConfigurationError, InfrastructureError
-from mqi_dagster.ledger import Ledger, Outcome
+from mqi_dagster.ledger.attempts import Outcome
+from mqi_dagster.ledger.ledger import Ledger
 
 if TYPE_CHECKING:
     from tests.ledger.ledger_doubles import Clock

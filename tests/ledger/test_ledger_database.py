@@ -18,8 +18,12 @@ from alembic.autogenerate import compare_metadata
 from alembic.migration import MigrationContext
 
 from mqi_dagster.errors import ConfigurationError, InfrastructureError
-from mqi_dagster.ledger import Lease, Ledger, Need, Slot, SlotKind, sqlite_url
+from mqi_dagster.ledger.database import sqlite_url
+from mqi_dagster.ledger.leases import Lease, Need
+from mqi_dagster.ledger.ledger import Ledger
+from mqi_dagster.ledger.slots import Slot, SlotKind
 from mqi_dagster.ledger.tables import METADATA
+from tests.ledger.ledger_rows import deliveries_by_fraction
 
 if TYPE_CHECKING:
     from tests.ledger.ledger_doubles import Forked
@@ -56,7 +60,7 @@ def test_what_was_written_is_there_after_opening_again(url: str) -> None:
     first = Ledger.open(url)
     assert first.fractions.number("P1", ["d1"]) == 1
     first.close()
-    assert Ledger.open(url).fractions.of_plan("P1") == {1: frozenset({"d1"})}
+    assert deliveries_by_fraction(Ledger.open(url), "P1") == {1: {"d1"}}
 
 
 def test_many_processes_may_open_a_new_ledger_at_once(url: str, fork: Fork) -> None:
@@ -68,7 +72,7 @@ def test_many_processes_may_open_a_new_ledger_at_once(url: str, fork: Fork) -> N
 
     children = [fork(functools.partial(work, f"d{number}")) for number in range(6)]
     assert [child.wait() for child in children] == [0] * 6
-    assert sorted(Ledger.open(url).fractions.of_plan("P1")) == [1, 2, 3, 4, 5, 6]
+    assert sorted(deliveries_by_fraction(Ledger.open(url), "P1")) == [1, 2, 3, 4, 5, 6]
 
 
 def test_many_threads_may_open_and_use_one_ledger(url: str) -> None:

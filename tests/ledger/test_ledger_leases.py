@@ -17,7 +17,9 @@ from typing import TYPE_CHECKING
 import pytest
 
 from mqi_dagster.errors import ConfigurationError, InfrastructureError, LeaseLostError
-from mqi_dagster.ledger import Lease, LeaseKeeper, Ledger, Need, Refusal, Slot, SlotKind
+from mqi_dagster.ledger.leases import Lease, LeaseKeeper, Need, Refusal
+from mqi_dagster.ledger.ledger import Ledger
+from mqi_dagster.ledger.slots import Slot, SlotKind
 from tests.waiting import wait_for
 
 if TYPE_CHECKING:

@@ -11,8 +11,12 @@ import pytest
 import sqlalchemy
 from alembic import command
 
-from mqi_dagster.ledger import Ledger, Need, Outcome, Slot, SlotKind
 from mqi_dagster.ledger.alarms import AlarmKind
+from mqi_dagster.ledger.attempts import Outcome
+from mqi_dagster.ledger.leases import Need
+from mqi_dagster.ledger.ledger import Ledger
+from mqi_dagster.ledger.slots import Slot, SlotKind
+from tests.ledger.ledger_rows import progress_reports, waiting
 from tests.ledger.revisions import moved
 
 if TYPE_CHECKING:
@@ -57,7 +61,7 @@ def test_leases_of_revision_2_are_kept_and_one_gpu_is_never_two_slots(url: str) 
     )
     found = ledger.leases.acquire("P2.fx0001__b02", "run3", Need(SlotKind.GPU, "here", 2), stale_after=MINUTE)
     assert found == ledger.leases.get("P2.fx0001__b02")
-    assert (ledger.gpus.all(), ledger.leases.waiting(), ledger.slots.pool_limit("gpu")) == ([], [], None)
+    assert (ledger.gpus.all(), waiting(ledger), ledger.slots.pool_limit("gpu")) == ([], [], None)
 
 
 def test_a_migration_back_leaves_each_beam_one_slot(url: str) -> None:
@@ -125,7 +129,7 @@ def _require_all_of_revision_7(ledger: Ledger) -> None:
         ("GPU-a", None),
         ("GPU-b", "fan broken"),
     ]
-    (waits,) = ledger.leases.waiting()
+    (waits,) = waiting(ledger)
     assert (waits.partition, waits.owner, waits.priority, waits.since) == (OTHER, "run2", 5, then)
     assert [
         (one.partition, one.number, one.outcome, one.run_id) for one in ledger.attempts.history(BEAM)
@@ -133,7 +137,7 @@ def _require_all_of_revision_7(ledger: Ledger) -> None:
         (BEAM, 1, Outcome.FAILED, "run0"),
         (BEAM, 2, None, "run1"),
     ]
-    (report,) = ledger.progress.all()
+    (report,) = progress_reports(ledger).values()
     assert (report.partition, report.attempt, report.percent, report.message) == (BEAM, 2, 40.0, "layer 3")
     (job,) = ledger.jobs.all(partition=OTHER)
     assert (job.folder, job.created_at, job.cancel_requested_at) == ("P1.fx0001/b03", then, then)

@@ -10,9 +10,10 @@ from datetime import timedelta
 import pytest
 
 from mqi_dagster.errors import InfrastructureError, Retry
-from mqi_dagster.ledger import Lease, LeaseKeeper, Ledger, Slot, SlotKind
 from mqi_dagster.ledger.database import Database, standing_still
-from mqi_dagster.ledger.leases import Need
+from mqi_dagster.ledger.leases import Lease, LeaseKeeper, Need
+from mqi_dagster.ledger.ledger import Ledger
+from mqi_dagster.ledger.slots import Slot, SlotKind
 from tests.postgres.postgres_server import Server
 from tests.waiting import wait_for
 

@@ -5,7 +5,10 @@ from __future__ import annotations
 from datetime import timedelta
 from typing import TYPE_CHECKING
 
-from mqi_dagster.ledger import GpuUsage, Lease, Ledger, Need, Refusal, Slot, SlotKind
+from mqi_dagster.ledger.gpus import GpuUsage
+from mqi_dagster.ledger.leases import Lease, Need, Refusal
+from mqi_dagster.ledger.ledger import Ledger
+from mqi_dagster.ledger.slots import Slot, SlotKind
 
 if TYPE_CHECKING:
     from tests.ledger.ledger_doubles import Clock

@@ -10,7 +10,9 @@ from pathlib import Path
 
 import pytest
 
-from mqi_dagster.ledger import Ledger, sqlite_url
+from mqi_dagster.ledger.database import sqlite_url
+from mqi_dagster.ledger.ledger import Ledger
+from tests.ledger.ledger_rows import waiting
 from tests.ledger.pool_holders import GPUS, PROCESSES, hold_all, owners_by_log
 
 MEMORY = Path("/dev/shm")
@@ -37,7 +39,7 @@ def fight(url: str, times: int, log: Path) -> None:
     assert set(held) == {f"GPU-{index}" for index in range(GPUS)}
     ledger = Ledger.open(url)
     assert ledger.leases.all() == []
-    assert ledger.leases.waiting() == []
+    assert waiting(ledger) == []
     print(f"{PROCESSES} x {times} acquisitions on {GPUS} GPUs: {seconds:.1f} s")
 
 

@@ -17,8 +17,10 @@ from typer.testing import CliRunner
 
 from mqi_dagster.cli.app import app
 from mqi_dagster.errors import ConfigurationError, MqiError, StoreError
-from mqi_dagster.ledger import Lease, Ledger, Need, Slot, SlotKind
+from mqi_dagster.ledger.leases import Lease, Need
+from mqi_dagster.ledger.ledger import Ledger
 from mqi_dagster.ledger.location import ledger_url
+from mqi_dagster.ledger.slots import Slot, SlotKind
 from mqi_dagster.operations import service_locks
 from mqi_dagster.operations.instance import open_instance
 from mqi_dagster.operations.service_locks import Service
@@ -26,6 +28,7 @@ from mqi_dagster.resources.gpu_pool import this_host
 from mqi_dagster.resources.site import Site
 from mqi_dagster.settings import Settings, read_settings
 from mqi_dagster.store.store import Store
+from tests.ledger.ledger_rows import deliveries_by_fraction
 from tests.ledger.revisions import moved
 from tests.postgres.postgres_server import Server, on_postgres, running_postgres
 
@@ -78,7 +81,7 @@ def fill(settings: Settings) -> None:
 
 def found(settings: Settings) -> tuple[object, ...]:
     ledger = Ledger.open(ledger_url(settings))
-    fractions = ledger.fractions.of_plan("P1")
+    fractions = deliveries_by_fraction(ledger, "P1")
     ledger.close()
     with open_instance(settings) as instance:
         made = instance.fetch_materializations(dg.AssetKey("rt_dose"), limit=9).records
@@ -90,7 +93,7 @@ def found(settings: Settings) -> tuple[object, ...]:
         )
 
 
-EVERYTHING = ({1: frozenset({"d1"})}, ["P1.fx0001"], ["0b" * 16], ["P1.fx0001__b02"])
+EVERYTHING = ({1: {"d1"}}, ["P1.fx0001"], ["0b" * 16], ["P1.fx0001__b02"])
 
 
 def elsewhere(site: Path) -> list[str]:

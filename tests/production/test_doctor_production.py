@@ -13,7 +13,7 @@ import yaml
 from typer.testing import CliRunner
 
 from mqi_dagster.cli.app import app
-from mqi_dagster.ledger import Ledger
+from mqi_dagster.ledger.ledger import Ledger
 from mqi_dagster.operations.probes import (
     ProbeFinding,
     examine_backup,

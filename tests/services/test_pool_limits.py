@@ -9,6 +9,7 @@ from collections.abc import Iterator
 import pytest
 
 from mqi_dagster.execution.gpus import local_gpus
+from tests.ledger.ledger_rows import waiting
 from tests.services.stack import BEAM_ASSETS, HOLD, MQI, Stack, settings_of
 from tests.services.test_services import BACKFILL, beams_of
 from tests.waiting import wait_for
@@ -125,7 +126,7 @@ def test_a_gpu_taken_out_of_the_pool_halves_what_runs_and_a_waiting_beam_says_wh
     case = pool.case_of(pool.deliver(seed=44, beams=3))
 
     def said() -> bool:
-        return any("switched off (fan broken): gpu0" in one.reason for one in pool.ledger().leases.waiting())
+        return any("switched off (fan broken): gpu0" in one.reason for one in waiting(pool.ledger()))
 
     wait_for(said, "a beam waits and says why", 300, report=pool.report)
     pool.steer(seconds=0.5)

@@ -15,14 +15,10 @@ import pytest
 from pydantic import BaseModel
 
 from mqi_dagster.errors import ConfigurationError, InfrastructureError, StoreError
-from mqi_dagster.store import (
-    Published,
-    Store,
-    canonical_json,
-    digest_of,
-    sha256_file,
-    write_whole,
-)
+from mqi_dagster.files import sha256_file, write_whole
+from mqi_dagster.store.digests import canonical_json, digest_of
+from mqi_dagster.store.published import Published
+from mqi_dagster.store.store import Store
 
 CASE = "P012345678.fx0001"
 

@@ -17,6 +17,7 @@ from mqi_dagster.lifecycle.lineage import resolve
 from mqi_dagster.operations.instance import open_instance, pool_limit
 from mqi_dagster.resources.site import Site
 from mqi_dagster.settings import read_settings
+from tests.ledger.ledger_rows import waiting
 
 HERE = Path(__file__).parent
 ARCHIVE = HERE / "gpu_pool" / "site.tar.xz"
@@ -50,7 +51,7 @@ def test_leases_switches_looks_and_limits_are_kept(site: Site) -> None:
         ("GPU-33", "fan broken"),
     ]
     assert [(gpu.uuid, gpu.used_mb, gpu.temperature_c) for gpu in ledger.gpus.all()] == [("GPU-00", 9000, 71)]
-    assert ledger.leases.waiting() == [], "whoever waited then is long gone"
+    assert waiting(ledger) == [], "whoever waited then is long gone"
     assert {row.priority for row in ledger.arrivals.all()} == {3}
     assert ledger.slots.pool_limit("gpu") == 2
     assert pool_limit(site.settings, ledger) == 2

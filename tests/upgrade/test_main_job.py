@@ -17,6 +17,7 @@ from mqi_dagster.operations.instance import open_instance
 from mqi_dagster.partitions import beam_key
 from mqi_dagster.resources.site import Site
 from mqi_dagster.settings import read_settings
+from tests.ledger.ledger_rows import deliveries_by_fraction
 
 ARCHIVE = Path(__file__).parent / "main_job" / "site.tar.xz"
 
@@ -54,7 +55,7 @@ def test_the_ledger_opens_and_knows_the_fraction(folder: Path) -> None:
     (row,) = site.ledger.arrivals.all()
     plan, _, number = row.case.partition(".fx")
     assert number == "0001"
-    assert list(site.ledger.fractions.of_plan(plan)) == [1]
+    assert list(deliveries_by_fraction(site.ledger, plan)) == [1]
     assert [slot.kind.value for slot in site.ledger.slots.all()] == ["cpu"]
 
 

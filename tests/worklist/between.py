@@ -18,6 +18,7 @@ from typing import Any
 import dagster as dg
 
 from mqi_dagster.ledger.ledger import Ledger
+from tests.ledger.ledger_rows import progress_reports
 
 QUEUED = ("NOT_STARTED", "QUEUED")
 ENDED = ("SUCCESS", "FAILURE", "CANCELED")
@@ -117,7 +118,7 @@ def snapshot(instance: dg.DagsterInstance, ledger: Ledger) -> Snapshot:
         at=at,
         runs=runs,
         unfinished=unfinished,
-        progress={row.partition: row for row in ledger.progress.all()},
+        progress=progress_reports(ledger),
         leases={lease.partition: (lease.name, lease.owner, lease.token) for lease in ledger.leases.all()},
         alarms=frozenset((alarm.kind.value, alarm.subject) for alarm in ledger.alarms.open()),
         arrivals={row.case: row for row in ledger.arrivals.all()},

@@ -66,27 +66,8 @@ class RawDose:
     """The 3-D dose, if the engine leaves one."""
     plane: ScoredDose | None
     """The plane of 2 cm mode, nz = 1."""
-    protons: float
     histories: float
     """As the engine reported them; where it reports none, as they were asked for."""
-    particles_per_history: float
-
-    @property
-    def main(self) -> ScoredDose:
-        """The 3-D dose, or the plane where there is no other."""
-        dose = self.box or self.plane
-        assert dose is not None, "an output has a dose"
-        return dose
-
-    @property
-    def values(self) -> Floats:
-        """Values of the main dose, shape (nz, ny, nx)."""
-        return self.main.values
-
-    @property
-    def grid(self) -> EngineGrid:
-        """Grid of the main dose."""
-        return self.main.grid
 
 
 @dataclass(frozen=True, slots=True)
@@ -132,7 +113,7 @@ def read_output(
         raise error.at(where) from error.__cause__
     except OSError as error:
         raise EngineError(f"the output cannot be read: {error.strerror}", where=where) from error
-    return RawDose(box, plane, view.protons, histories, view.particles_per_history)
+    return RawDose(box, plane, histories)
 
 
 def _checked_histories(view: JobView, profile: EngineProfile, reported: int | None) -> float:

@@ -20,13 +20,10 @@ _UPLOADING = re.compile(r"Uploading particles with (?:no batch|batch)\.\. : Part
 _BATCHES = re.compile(r"Particle count --> \d+ with (\d+) batch(?:es)?")
 _GENERATING = re.compile(r"Generating particles for \((\d+) of (\d+) batches\)")
 _TRANSPORTED = re.compile(r"Particle transportation complete!")
-_SPOTS = re.compile(r"Total beamlets \(Spots\) : (\d+)")
 _HISTORIES = re.compile(r"Total histories \(Particles\) : (\d+)")
 _UNCERTAINTY = re.compile(r"Uncertainty \(mean above half maximum\) : ([0-9.eE+-]+) %")
-_FINALIZING = re.compile(r"Siml?ulation finalizing")
+_FINALIZING = re.compile(r"Siml?ulation finalizing|Time taken by MC engine: [0-9.eE+-]+ milli-seconds")
 """moqui's own spelling has a letter too many."""
-_ENGINE_TIME = re.compile(r"Time taken by MC engine: ([0-9.eE+-]+) milli-seconds")
-_VERSION = re.compile(r"^(?:Version : |mqi-engine )(\S.*)$")
 
 
 class Phase(StrEnum):
@@ -113,27 +110,18 @@ class Failure:
 
 
 class ProgressParser:
-    """Reads an engine's log in pieces of any size.
+    """Reads an engine's log in pieces of any size."""
 
-    Args:
-        marker: Text of the line that this run's log begins with. Everything before it is an earlier run's
-            and does not count. Without a marker everything counts.
-    """
-
-    def __init__(self, marker: str | None = None) -> None:
-        self._marker = marker
+    def __init__(self) -> None:
         self._rest = b""
         self._phase = Phase.STARTING
         self._fraction = 0.0
         self._batch: int | None = None
         self._batches: int | None = None
-        self.spots: int | None = None
         self.histories: int | None = None
         """``Total histories (Particles)``."""
         self.uncertainty_percent: float | None = None
         """Mean statistical uncertainty above half of the maximum dose."""
-        self.engine_time_ms: float | None = None
-        self.version: str | None = None
         self.failure: Failure | None = None
 
     @property
@@ -156,10 +144,6 @@ class ProgressParser:
         events = []
         for raw in lines:
             line = raw.decode("utf-8", errors="replace").strip()
-            if self._marker is not None:
-                if self._marker in line:
-                    self._marker = None
-                continue
             before = self.current
             self._line(line)
             if self.current != before:
@@ -184,19 +168,12 @@ class ProgressParser:
         elif _TRANSPORTED.search(line):
             if self._batch is not None and self._batches is not None:
                 self._advance(Phase.TRANSPORTED, self._batch / self._batches)
-        elif found := _SPOTS.search(line):
-            self.spots = int(found[1])
         elif found := _HISTORIES.search(line):
             self._note_histories(int(found[1]), line)
         elif found := _UNCERTAINTY.search(line):
             self.uncertainty_percent = _number(found[1])
         elif _FINALIZING.search(line):
             self._advance(Phase.FINALIZING, _HIGHEST)
-        elif found := _ENGINE_TIME.search(line):
-            self.engine_time_ms = _number(found[1])
-            self._advance(Phase.FINALIZING, _HIGHEST)
-        elif self.version is None and (found := _VERSION.match(line)):
-            self.version = found[1]
 
     def _note_histories(self, histories: int, line: str) -> None:
         # A figure and no progress: moqui prints it with the beam source, before the first batch.

@@ -93,13 +93,13 @@ def test_box_and_plane_are_read_with_first_voxel_centres(embedded: JobView) -> N
     raw = read(embedded)
     assert raw.box is not None
     assert raw.plane is not None
-    assert raw.values.shape == (5, 6, 4)
-    assert raw.values.dtype == np.float64
+    assert raw.box.values.shape == (5, 6, 4)
+    assert raw.box.values.dtype == np.float64
     # x fastest: the second value of the file is the neighbour in x, the fifth the one in y.
-    assert (raw.values[0, 0, 1], raw.values[0, 1, 0], raw.values[1, 0, 0]) == (2.0, 5.0, 25.0)
-    assert raw.grid.origin_mm == (-3.0, -10.0, -6.0)
-    assert raw.grid.spacing_mm == (2.0, 4.0, 2.0)
-    assert raw.grid.axes == "phantom"
+    assert (raw.box.values[0, 0, 1], raw.box.values[0, 1, 0], raw.box.values[1, 0, 0]) == (2.0, 5.0, 25.0)
+    assert raw.box.grid.origin_mm == (-3.0, -10.0, -6.0)
+    assert raw.box.grid.spacing_mm == (2.0, 4.0, 2.0)
+    assert raw.box.grid.axes == "phantom"
     assert raw.plane.grid.origin_mm == (-3.0, -10.0, 0.0)
     assert raw.plane.values.shape == (1, 6, 4)
     assert raw.plane.values[0, 0, 0] == 73.0
@@ -201,9 +201,9 @@ def test_a_patient_dose_takes_its_grid_from_the_header_alone(embedded: JobView) 
     view = embedded.model_copy(update={"tps": tps, "plane_stem": None})
     write_mhd(view, "1G180:TX_1_Dose", "5 4 6", "-100.5 20 7", "1.5 2 3")
     raw = read(view)
-    assert raw.grid.axes == "patient"
-    assert raw.grid.origin_mm == (-99.75, 21.0, 8.5)
-    assert raw.values.shape == (6, 4, 5)
+    assert raw.box.grid.axes == "patient"
+    assert raw.box.grid.origin_mm == (-99.75, 21.0, 8.5)
+    assert raw.box.values.shape == (6, 4, 5)
     with pytest.raises(EngineError, match="without a header"):
         read(view.model_copy(update={"with_header": False}))
 
@@ -215,7 +215,7 @@ def test_fetched_files_may_lie_elsewhere(embedded: JobView, tmp_path: Path) -> N
         target.parent.mkdir(exist_ok=True)
         (embedded.directory / name).rename(target)
         fetched[name] = target
-    assert read_output(embedded, EMBEDDED, 0, 1_000_000, fetched).values[0, 0, 1] == 2.0
+    assert read_output(embedded, EMBEDDED, 0, 1_000_000, fetched).box.values[0, 0, 1] == 2.0
 
 
 @pytest.mark.parametrize("layers", [1, 3])
@@ -240,11 +240,11 @@ def test_moqui_from_view_to_dose(beam_case: Make, tmp_path: Path, layers: int) -
     assert engine_failure(MOQUI, 0, parser, str) is None
     raw = read_output(view, MOQUI, started, parser.histories)
     assert raw.box is None
-    assert raw.values.shape == (1, 400, 400)
-    assert raw.values[0, 210, 150] == pytest.approx(16.0, rel=1e-4)
-    assert np.count_nonzero(raw.values) == 1
-    assert raw.grid.origin_mm == (-199.5, -199.5, 0.0)
-    assert raw.grid.spacing_mm == pytest.approx((1.0, 1.0, 2.0))
+    assert raw.plane.values.shape == (1, 400, 400)
+    assert raw.plane.values[0, 210, 150] == pytest.approx(16.0, rel=1e-4)
+    assert np.count_nonzero(raw.plane.values) == 1
+    assert raw.plane.grid.origin_mm == (-199.5, -199.5, 0.0)
+    assert raw.plane.grid.spacing_mm == pytest.approx((1.0, 1.0, 2.0))
     with pytest.raises(EngineError, match="107940 histories"):
         read_output(view, MOQUI, started, 107_940)
 
@@ -257,7 +257,7 @@ def test_moqui_with_a_plain_phantom_leaves_a_box_with_its_own_header(beam_case: 
     write_mhd(view, "2S110_1_Dose", "4 6 5", "-4 -12 -7", "2 4 2")
     raw = read_output(view, profile, 0, 1_000_000)
     # 1e6 histories for 15399.75 protons: the dose is divided by 64.936 once.
-    assert raw.values[0, 0, 1] == pytest.approx(2.0 / 64.93610604, rel=1e-6)
+    assert raw.box.values[0, 0, 1] == pytest.approx(2.0 / 64.93610604, rel=1e-6)
 
 
 def test_two_layers_are_no_plane(beam_case: Make, tmp_path: Path) -> None:

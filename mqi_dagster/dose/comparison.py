@@ -48,14 +48,11 @@ def greatest_difference(found: DoseGrid, expected: DoseGrid) -> float:
     return float(np.max([np.abs(one - other).max() for one, other in frames]))
 
 
-def compare_site_dose(found: DoseGrid, expected: DoseGrid) -> float | None:
+def compare_site_dose(found: DoseGrid, expected: DoseGrid) -> None:
     """A site's own conversion against the engine's dose, on whatever grid the site chose.
 
     On the same grid every voxel is compared. On another, the greatest dose is, and the place of the dose
     above half of it, which a mirrored, swapped or shifted axis moves.
-
-    Returns:
-        The greatest difference of a voxel; None where the grids differ.
 
     Raises:
         DoseError: Names the attribute that is wrong.
@@ -77,13 +74,12 @@ def compare_site_dose(found: DoseGrid, expected: DoseGrid) -> float | None:
                 + " mm away from the engine's",
                 where=_WHERE,
             ) from None
-        return None
+        return
     difference = greatest_difference(found, expected)
     if difference > SITE_TOLERANCE * greatest:
         raise DoseError(
             f"PixelData: a voxel differs by {difference / greatest:.2%} of the greatest dose", where=_WHERE
         )
-    return difference
 
 
 def _orientation(grid: DoseGrid) -> tuple[float, ...]:

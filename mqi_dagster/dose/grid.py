@@ -96,21 +96,6 @@ class DoseGrid:
         """Whether the grid is a single frame."""
         return self.shape[0] == 1
 
-    def position_mm(self, frame: int, row: int, column: int) -> Vector:
-        """Centre of a voxel, DICOM x, y, z [mm]."""
-        x, y, z = (
-            float(
-                origin
-                + column * self.column_spacing_mm * along_row
-                + row * self.row_spacing_mm * along_column
-                + frame * self.frame_spacing_mm * along_frame
-            )
-            for origin, along_row, along_column, along_frame in zip(
-                self.origin_mm, self.row_direction, self.column_direction, self.frame_direction, strict=True
-            )
-        )
-        return x, y, z
-
     def axis(self, dimension: int) -> tuple[str, Floats]:
         """The DICOM axis along a dimension of ``values``, and the coordinates of the voxel centres on it.
 

@@ -35,7 +35,6 @@ class LateralPlane:
     """Plan y = DICOM z, ascending [mm]."""
     dose: Floats
     """Shape (len(y_mm), len(x_mm))."""
-    depth_mm: float
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -46,9 +45,6 @@ class LateralProfiles:
     along_x: Floats
     y_mm: Floats
     along_y: Floats
-    through_mm: tuple[float, float]
-    """Plan x, y of the point in which the lines cross [mm]."""
-    depth_mm: float
 
 
 def integral_depth_dose(grid: DoseGrid, water_surface_y_mm: float) -> DepthDose:
@@ -112,28 +108,17 @@ def lateral_plane(grid: DoseGrid, depth_mm: float, water_surface_y_mm: float) ->
     lower = int(index)
     upper = min(lower + 1, len(y) - 1)
     part = index - lower
-    return LateralPlane(x, z, (1.0 - part) * values[lower] + part * values[upper], depth_mm)
+    return LateralPlane(x, z, (1.0 - part) * values[lower] + part * values[upper])
 
 
-def lateral_profiles(plane: LateralPlane, through_mm: tuple[float, float] | None = None) -> LateralProfiles:
-    """The lines along x and y through a point, linearly interpolated.
+def lateral_profiles(plane: LateralPlane) -> LateralProfiles:
+    """The lines along x and y through the voxel of greatest dose.
 
     Args:
         plane: Dose across the beam.
-        through_mm: Plan x, y of the point [mm]; without it the voxel of greatest dose.
-
-    Raises:
-        DoseError: The point lies outside the plane.
     """
-    if through_mm is None:
-        row, column = np.unravel_index(int(np.argmax(plane.dose)), plane.dose.shape)
-        through_mm = float(plane.x_mm[column]), float(plane.y_mm[row])
-    x, y = through_mm
-    if not (plane.x_mm[0] <= x <= plane.x_mm[-1] and plane.y_mm[0] <= y <= plane.y_mm[-1]):
-        raise DoseError("the profiles cross outside the plane", where=_WHERE)
-    along_x = np.array([np.interp(y, plane.y_mm, column) for column in plane.dose.T])
-    along_y = np.array([np.interp(x, plane.x_mm, row) for row in plane.dose])
-    return LateralProfiles(plane.x_mm, along_x, plane.y_mm, along_y, through_mm, plane.depth_mm)
+    row, column = np.unravel_index(int(np.argmax(plane.dose)), plane.dose.shape)
+    return LateralProfiles(plane.x_mm, plane.dose[row], plane.y_mm, plane.dose[:, column])
 
 
 def _lateral_by_depth(grid: DoseGrid) -> tuple[Floats, Floats, Floats, Floats]:

@@ -46,18 +46,12 @@ class RtDoseReport:
 
     maximum: float
     """Greatest dose, in ``units``."""
-    mean: float
     units: DoseUnits
-    dose_type: DoseType
     frames: int
     rows: int
     columns: int
     spacing_mm: tuple[float, float, float]
     """Between columns, rows and frames."""
-    bits: int
-    scaling: float
-    greatest_difference: float | None
-    """From the expected grid, in ``units``; None where there is none of the same geometry."""
     r80_mm: float | None
     """Depth in water; None for patients, planes, an unknown surface, and a range beyond the grid."""
 
@@ -108,19 +102,17 @@ def verify_rt_dose(
         scaling = scaling_of(dataset)
         require(grid.units is units, "DoseUnits", f"is not {units.value}")
         require(dataset.get("DoseType") == dose_type.value, "DoseType", f"is not {dose_type.value}")
-    require(float(grid.values.max()) > 0.0, "PixelData", "the dose is zero everywhere")
+    maximum = float(grid.values.max())
+    require(maximum > 0.0, "PixelData", "the dose is zero everywhere")
+    if expected is not None:
+        _compare(grid, expected, scaling, built_in=digest is not None)
     return RtDoseReport(
-        maximum=float(grid.values.max()),
-        mean=float(grid.values.mean()),
+        maximum=maximum,
         units=units,
-        dose_type=dose_type,
         frames=grid.shape[0],
         rows=grid.shape[1],
         columns=grid.shape[2],
         spacing_mm=(grid.column_spacing_mm, grid.row_spacing_mm, grid.frame_spacing_mm),
-        bits=int(dataset.BitsAllocated),
-        scaling=scaling,
-        greatest_difference=_difference(grid, expected, scaling, built_in=digest is not None),
         r80_mm=_range(grid, water_surface_y_mm),
     )
 
@@ -213,15 +205,13 @@ def _check_built_in(dataset: FileDataset, grid: DoseGrid, digest: str) -> None:
     require(codes == [PROCESSING_EQUIPMENT[:2]], "PurposeOfReferenceCodeSequence", "is not 109102, DCM")
 
 
-def _difference(grid: DoseGrid, expected: DoseGrid | None, scaling: float, *, built_in: bool) -> float | None:
-    if expected is None:
-        return None
+def _compare(grid: DoseGrid, expected: DoseGrid, scaling: float, *, built_in: bool) -> None:
     if not built_in:
-        return compare_site_dose(grid, expected)
+        compare_site_dose(grid, expected)
+        return
     require_same_geometry(grid, expected)
     difference = greatest_difference(grid, expected)
     require(difference <= _ROUNDING * scaling, "PixelData", "differs by more than half of DoseGridScaling")
-    return difference
 
 
 def _range(grid: DoseGrid, water_surface_y_mm: float | None) -> float | None:

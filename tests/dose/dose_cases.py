@@ -76,3 +76,10 @@ def _item(**attributes: object) -> Dataset:
     for keyword, value in attributes.items():
         setattr(item, keyword, value)
     return item
+
+
+def position_mm(grid: DoseGrid, frame: int, row: int, column: int) -> tuple[float, ...]:
+    """Centre of a voxel, DICOM x, y, z [mm]."""
+    axes = [grid.axis(dimension) for dimension in range(3)]
+    where = {name: along[index] for (name, along), index in zip(axes, (frame, row, column), strict=True)}
+    return tuple(float(where[name]) for name in "xyz")

@@ -7,6 +7,7 @@ import pytest
 
 from mqi_dagster.dose.grid import DoseUnits, from_patient, from_phantom, plane_from_phantom
 from mqi_dagster.errors import DoseError
+from tests.dose.dose_cases import position_mm
 
 
 def hot(shape: tuple[int, int, int], i: int, j: int, k: int) -> np.ndarray:
@@ -20,7 +21,7 @@ def test_a_hot_voxel_of_a_phantom_ends_at_its_dicom_position(i: int, j: int, k: 
     grid = from_phantom(hot((4, 5, 6), i, j, k), (-5.0, -6.0, -11.0), (2.0, 3.0, 4.0), DoseUnits.GY)
     frame, row, column = (int(n[0]) for n in np.nonzero(grid.values))
     engine = (-5.0 + 2.0 * i, -6.0 + 3.0 * j, -11.0 + 4.0 * k)
-    assert grid.position_mm(frame, row, column) == (engine[0], -engine[2], engine[1])
+    assert position_mm(grid, frame, row, column) == (engine[0], -engine[2], engine[1])
 
 
 def test_a_phantom_grid_is_axial_with_rows_along_the_beam() -> None:
@@ -37,7 +38,7 @@ def test_a_phantom_grid_is_axial_with_rows_along_the_beam() -> None:
 def test_a_hot_voxel_of_the_plane_ends_at_its_dicom_position(i: int, j: int) -> None:
     grid = plane_from_phantom(hot((1, 5, 6), i, j, 0), (-5.0, -6.0, -2.5), (2.0, 3.0, 1.0), DoseUnits.GY)
     frame, row, column = (int(n[0]) for n in np.nonzero(grid.values))
-    assert grid.position_mm(frame, row, column) == (-5.0 + 2.0 * i, 2.5, -6.0 + 3.0 * j)
+    assert position_mm(grid, frame, row, column) == (-5.0 + 2.0 * i, 2.5, -6.0 + 3.0 * j)
     assert (row, column) == (j, i)
 
 
@@ -52,7 +53,7 @@ def test_the_plane_is_oriented_as_raystation_exports_it() -> None:
 def test_a_hot_voxel_of_a_patient_stays_in_dicom_axes(i: int, j: int, k: int) -> None:
     grid = from_patient(hot((4, 5, 6), i, j, k), (10.0, 20.0, -30.0), (2.0, 3.0, 4.0), DoseUnits.RELATIVE)
     frame, row, column = (int(n[0]) for n in np.nonzero(grid.values))
-    assert grid.position_mm(frame, row, column) == (10.0 + 2.0 * i, 20.0 + 3.0 * j, -30.0 + 4.0 * k)
+    assert position_mm(grid, frame, row, column) == (10.0 + 2.0 * i, 20.0 + 3.0 * j, -30.0 + 4.0 * k)
 
 
 def test_several_layers_are_no_plane() -> None:

@@ -133,7 +133,7 @@ class LoadSite:
         store = self.site.store
         with store.stage(case, None, "case_manifest") as staging:
             (staging / MANIFEST_FILE).write_text(copy.model_dump_json(), encoding="utf-8")
-            store.publish(staging, case, None, "case_manifest", digest, meta={}, private=True)
+            store.publish(staging, case, None, "case_manifest", digest, meta={})
         self.site.ledger.arrivals.record(f"of {case}", case, "seeded", True, "", None)
         self.site.ledger.arrivals.mark_requested(case, "seeded")
         instance.add_dynamic_partitions("case", [case])

@@ -71,12 +71,12 @@ def remote_argv(argv: Sequence[str]) -> list[str]:
     return ["sh", "-c", _WITHOUT_WISHES, "mqi", *argv]
 
 
-def script_argv(name: str, arguments: Sequence[str], shell: str = "sh") -> list[str]:
+def script_argv(name: str, arguments: Sequence[str]) -> list[str]:
     """The command of one of the project's scripts, in the C locale.
 
     An account may have a language of its own, and tar then other names.
     """
-    return ["env", "LC_ALL=C", shell, "-c", script(name), f"mqi-{name}", *arguments]
+    return ["env", "LC_ALL=C", "sh", "-c", script(name), f"mqi-{name}", *arguments]
 
 
 @functools.cache

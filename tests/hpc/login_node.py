@@ -104,7 +104,8 @@ class LoginNode:
 
     def command(self, name: str, arguments: Sequence[str]) -> list[str]:
         """The command line of one of the project's scripts, as it goes over SSH."""
-        return remote_argv(script_argv(name, arguments, self._shell))
+        env, locale, _, *words = script_argv(name, arguments)
+        return remote_argv([env, locale, self._shell, *words])
 
     def run(self, name: str, *arguments: str, feed: bytes = b"") -> Answer:
         """Run one of the project's scripts."""

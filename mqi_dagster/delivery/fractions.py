@@ -71,9 +71,6 @@ class Fraction:
     broken: tuple[BrokenDelivery, ...]
     duplicates: tuple[DeliveryHeader, ...]
     """Exact copies of one of the deliveries."""
-    opened_at: datetime | None
-    """Time of the first delivery, UTC; None where no time is known."""
-    window_ends_at: datetime | None
     missing_beams: tuple[int, ...]
     """Treatment beams of the plan without any delivery."""
     complete: bool
@@ -172,7 +169,7 @@ def group_fractions(
         # Nothing but setup beams or folders without a time: one fraction, so that it fails in sight.
         openings = _openings([header.irradiated_at for header in setup], window)[:1]
     if not openings:
-        return [_fraction(plan, window, None, (), (), (), broken)] if broken else []
+        return [_fraction(plan, (), (), (), broken)] if broken else []
 
     def fraction_index(time: datetime | None) -> int:
         if time is None:
@@ -182,14 +179,12 @@ def group_fractions(
     return [
         _fraction(
             plan,
-            window,
-            opening,
             [header for header in treatment if fraction_index(header.irradiated_at) == index],
             [header for header in setup if fraction_index(header.irradiated_at) == index],
             [header for header in copies if fraction_index(header.irradiated_at) == index],
             [item for item in broken if fraction_index(item.irradiated_at) == index],
         )
-        for index, opening in enumerate(openings)
+        for index in range(len(openings))
     ]
 
 
@@ -262,8 +257,6 @@ def _content(folder: Path) -> tuple[tuple[str, str], ...]:
 
 def _fraction(
     plan: IonPlan | None,
-    window: timedelta,
-    opened_at: datetime | None,
     deliveries: Sequence[DeliveryHeader],
     setup: Sequence[DeliveryHeader],
     duplicates: Sequence[DeliveryHeader],
@@ -284,8 +277,6 @@ def _fraction(
         setup=tuple(sorted(setup, key=lambda h: (h.irradiated_at, h.identity, h.folder))),
         broken=tuple(broken),
         duplicates=tuple(sorted(duplicates, key=lambda h: (h.irradiated_at, h.identity, h.folder))),
-        opened_at=opened_at,
-        window_ends_at=opened_at + window if opened_at is not None else None,
         missing_beams=missing,
         complete=complete,
     )

@@ -16,7 +16,6 @@ from mqi_dagster.delivery.counting import RecordCounts, RunningCounts
 from mqi_dagster.delivery.manifest import LayerEntry
 from mqi_dagster.delivery.planned_timeline import PlannedTimeline, PositionComparison
 from mqi_dagster.delivery.record import (
-    CHUNK_ROWS,
     DOSE_1,
     DOSE_2,
     Words,
@@ -82,7 +81,7 @@ class LayerSamples:
         """Sum of the counts so far."""
         return self._running.rounded
 
-    def chunks(self, rows_per_chunk: int = CHUNK_ROWS) -> Iterator[SampleChunk]:
+    def chunks(self) -> Iterator[SampleChunk]:
         """The samples in order of time.
 
         Raises:
@@ -95,7 +94,7 @@ class LayerSamples:
                 delivery=part.delivery, layer=self._layer.number, kind="record", sha256=part.record.sha256
             )
             try:
-                yield from self._part(index, rows_per_chunk)
+                yield from self._part(index)
             except (DeliveryError, UnknownMachineError) as error:
                 raise error.at(where) from error
         if not self.samples:
@@ -103,7 +102,7 @@ class LayerSamples:
                 "no sample of the layer has the beam on", where=Where(layer=self._layer.number, kind="record")
             )
 
-    def _part(self, index: int, rows_per_chunk: int) -> Iterator[SampleChunk]:
+    def _part(self, index: int) -> Iterator[SampleChunk]:
         part = self._layer.parts[index]
         factor = self._machine.range_factor(part.range_code)
         counts = RecordCounts(self._running, factor, self._options.dose_dividing_factor)
@@ -111,7 +110,7 @@ class LayerSamples:
         period_ms = self._machine.record.row_period_ms
         first_on: int | None = None
         off = BeamOffCounts()
-        for words in record_chunks(part.record.path, rows_per_chunk, digest.update):
+        for words in record_chunks(part.record.path, on_bytes=digest.update):
             row = np.arange(self.rows, self.rows + len(words))
             self.rows += len(words)
             on = _where_true(beam_on(words))

@@ -14,9 +14,7 @@ from mqi_dagster.delivery.record import CHUNK_ROWS
 from mqi_dagster.machine import Record
 
 
-def planned_samples(
-    timeline: PlannedTimeline, record: Record, divisor: float, samples_per_chunk: int = CHUNK_ROWS
-) -> Iterator[SampleChunk]:
+def planned_samples(timeline: PlannedTimeline, record: Record, divisor: float) -> Iterator[SampleChunk]:
     """A planned layer sampled at the machine's row period: t = 0, TG, 2 TG, ... past the last spot.
 
     Positions and cumulative monitor units are linear between spots; the count of a sample is what was
@@ -28,7 +26,6 @@ def planned_samples(
         timeline: The planned layer.
         record: Row period and MU per count.
         divisor: The dose dividing factor.
-        samples_per_chunk: Most samples of a piece.
     """
     period_s = record.row_period_ms * 1e-3
     # A timeline that ends on a sample must not get another one from the last bit of a division.
@@ -36,8 +33,8 @@ def planned_samples(
     running = RunningCounts()
     before = 0.0
     per_mu = 1.0 / (record.mu_per_count * divisor)
-    for start in range(0, total, samples_per_chunk):
-        row = np.arange(start, min(start + samples_per_chunk, total))
+    for start in range(0, total, CHUNK_ROWS):
+        row = np.arange(start, min(start + CHUNK_ROWS, total))
         time_s = row.astype(np.float64) * period_s
         if row[-1] == total - 1:
             time_s[-1] = max(time_s[-1], timeline.time_s[-1])

@@ -78,18 +78,6 @@ def record_chunks(
         raise DeliveryError(f"the record cannot be read: {error.strerror}", where=_WHERE) from error
 
 
-def read_record(path: Path) -> Words:
-    """The whole record.
-
-    Returns:
-        Shape (rows, 8), native byte order.
-
-    Raises:
-        DeliveryError: The file cannot be read, is empty, or is no whole number of rows.
-    """
-    return np.concatenate(list(record_chunks(path)))
-
-
 def beam_on(record: Words) -> NDArray[np.bool_]:
     """Which samples have both beam bits: planned on and actually on; shape (rows,)."""
     on: NDArray[np.bool_] = (record[:, FLAGS] & ON_BITS) == ON_BITS

@@ -294,7 +294,6 @@ MACHINE_PLAN_NAME = re.compile(
 class CheckedDelivery:
     """One delivery, as far as it could be read."""
 
-    header: DeliveryHeader
     beam: PlanBeam | None
     """The plan's beam; None where the plan has none such."""
     entry: DeliveryEntry
@@ -355,7 +354,7 @@ def check_delivery(
         plan_range=file_entry(range_path, "PlanRange"),
         files=tuple(files),
     )
-    return CheckedDelivery(header, beam, entry, tuple(layers))
+    return CheckedDelivery(beam, entry, tuple(layers))
 
 
 def _check_plan_info(header: DeliveryHeader, number: int, plan: IonPlan, findings: Findings) -> None:

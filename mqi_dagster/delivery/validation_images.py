@@ -35,7 +35,6 @@ class CheckedImages:
     """In the order of SOP Instance UIDs."""
     copies: tuple[InputFile, ...] = ()
     """Byte-for-byte copies of them."""
-    localizers: tuple[InputFile, ...] = ()
     slices: tuple[CoarseSlice, ...] = ()
     """The series, thinned, where a dose can be simulated in it."""
 
@@ -59,7 +58,7 @@ def check_images(
     images: dict[str, tuple[CtImage, InputFile]] = {}
     slices: list[CoarseSlice] = []
     copies: list[InputFile] = []
-    localizers: list[InputFile] = []
+    localizers = 0
     for index, path in enumerate(names, start=1):
         try:
             entry = file_entry(path, "CT image")
@@ -68,7 +67,7 @@ def check_images(
                 continue
             dataset = read_dicom(path)
             if is_localizer(dataset):
-                localizers.append(entry)
+                localizers += 1
             else:
                 hounsfield = ct_pixels(dataset)
                 image = read_ct_image(dataset, hounsfield)
@@ -85,9 +84,9 @@ def check_images(
     if arrival.archives and not names:
         _refuse_archives(len(arrival.archives), profile, findings)
     if localizers:
-        one = len(localizers) == 1
+        one = localizers == 1
         findings.note(
-            f"{len(localizers)} localizer{' is' if one else 's are'} set aside: no slice{'' if one else 's'}"
+            f"{localizers} localizer{' is' if one else 's are'} set aside: no slice{'' if one else 's'}"
             " of the scan",
             AT_CT,
         )
@@ -98,7 +97,7 @@ def check_images(
     if (found or localizers) and not broken:
         usable = _check_usable(found, profile, findings)
     entries = [entry for _, entry in sorted(images.values(), key=lambda item: item[0].instance_uid)]
-    return CheckedImages(tuple(entries), tuple(copies), tuple(localizers), tuple(slices) if usable else ())
+    return CheckedImages(tuple(entries), tuple(copies), tuple(slices) if usable else ())
 
 
 def _refuse_broken(

@@ -49,8 +49,6 @@ class CtImage:
     """Between rows (along y), and between columns (along x)."""
     rows: int
     columns: int
-    localizer: bool
-    """Whether it is a scout view (Image Type, value 3) and no slice."""
     highest_hu: float
 
 
@@ -81,7 +79,6 @@ def read_ct_image(dataset: FileDataset, hounsfield: NDArray[np.float32]) -> CtIm
             spacing_mm=(rows_mm, columns_mm),
             rows=hounsfield.shape[0],
             columns=hounsfield.shape[1],
-            localizer=is_localizer(dataset),
             highest_hu=float(hounsfield.max()),
         )
 

@@ -260,5 +260,5 @@ def read_mlc(
                 layer.number,
             )
         left, right = np.split(leaves, 2)
-        found.append(LeafPositions(layer.number, layer.energy_mev, left, right))
+        found.append(LeafPositions(layer.energy_mev, left, right))
     return MultileafCollimator(boundaries, tuple(found))

@@ -63,7 +63,6 @@ class Block:
 class LeafPositions:
     """Leaf positions of one layer."""
 
-    layer_number: int
     energy_mev: float
     left_mm: Floats
     right_mm: Floats
@@ -122,10 +121,8 @@ class IonPlan:
     study_instance_uid: str
     frame_of_reference_uid: str
     patient_id: str
-    patient_name: str
     """Stands nowhere but in memory and the DICOM hand-over."""
     fraction_group_number: int
-    fractions_planned: int | None
     beams: tuple[PlanBeam, ...]
     """In the order of the plan; address them by number."""
     setup_beam_numbers: tuple[int, ...]

@@ -25,7 +25,6 @@ from mqi_dagster.plan.elements import (
     items,
     number,
     numbers,
-    optional_integer,
     refuse,
     required_text,
     text,
@@ -118,9 +117,7 @@ def _plan(dataset: Dataset) -> IonPlan:
         study_instance_uid=required_text(dataset, "StudyInstanceUID"),
         frame_of_reference_uid=text(dataset, "FrameOfReferenceUID"),
         patient_id=text(dataset, "PatientID"),
-        patient_name=text(dataset, "PatientName"),
         fraction_group_number=integer(groups[0], "FractionGroupNumber"),
-        fractions_planned=optional_integer(groups[0], "NumberOfFractionsPlanned"),
         beams=tuple(
             _beam(item, beam, number(references[beam], "BeamMeterset", beam), setups)
             for beam, item in treatment.items()

@@ -12,6 +12,7 @@ from pydicom.dataset import Dataset, FileMetaDataset
 from pydicom.uid import CTImageStorage, ImplicitVRLittleEndian
 
 from mqi_dagster.delivery.discovery import arrival_of
+from mqi_dagster.delivery.record import record_chunks
 from mqi_dagster.delivery.survey import Survey, survey_arrival
 from mqi_dagster.plan.model import IonPlan, PlanBeam, PlanLayer, ScanMode
 from tests.qa_twin import STUDY
@@ -98,9 +99,7 @@ def small_plan(beams: tuple[int, ...] = (2, 3, 4), layers: int = 9) -> IonPlan:
         study_instance_uid="1.2.3.4.5",
         frame_of_reference_uid="1.2.3.8",
         patient_id="PAT7",
-        patient_name="",
         fraction_group_number=1,
-        fractions_planned=1,
         beams=tuple(
             PlanBeam(
                 number=number,
@@ -145,3 +144,8 @@ def ct_slice(instance: str, patient: str, frame: str | None, z_mm: float) -> Dat
     image.RescaleSlope, image.RescaleIntercept, image.RescaleType = 1, 0, "HU"
     image.PixelData = b"\0" * 8
     return image
+
+
+def read_record(path: Path) -> np.ndarray:
+    """A whole record, shape (rows, 8)."""
+    return np.concatenate(list(record_chunks(path)))

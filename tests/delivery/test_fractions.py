@@ -38,8 +38,7 @@ def test_all_beams_within_the_window_are_one_complete_fraction_in_time_order(tmp
     assert beams_of([fraction]) == [[4, 3, 2]]
     assert fraction.complete
     assert fraction.missing_beams == ()
-    assert fraction.opened_at == datetime(2026, 1, 5, 1, 0, tzinfo=UTC)
-    assert fraction.window_ends_at == datetime(2026, 1, 5, 2, 0, tzinfo=UTC)
+    assert fraction.deliveries[0].irradiated_at == datetime(2026, 1, 5, 1, 0, tzinfo=UTC)
     assert [folder.name for folder in fraction.folders] == ["c", "a", "b"]
     assert fraction.number_of(tmp_path / "a") == 2
     assert overlap_errors(fraction) == []
@@ -187,7 +186,6 @@ def test_setup_beams_open_and_complete_nothing(tmp_path: Path) -> None:
     assert fraction.complete
     assert beams_of([fraction]) == [[2, 3, 4]]
     assert [header.info.beam_number for header in fraction.setup] == [1]
-    assert fraction.opened_at == datetime(2026, 1, 5, 1, 0, tzinfo=UTC)
 
 
 def test_a_broken_delivery_joins_by_its_folders_time_and_keeps_its_fraction_open(tmp_path: Path) -> None:

@@ -11,12 +11,12 @@ import pytest
 
 from mqi_dagster.delivery.interpretation import interpret_beam, verify_interpreted
 from mqi_dagster.delivery.manifest import BeamEntry, InputFile, LayerEntry, RecordPart
-from mqi_dagster.delivery.record import read_record
 from mqi_dagster.delivery.summary import InterpretedBeam, TimelineSource
 from mqi_dagster.errors import DeliveryError
 from mqi_dagster.machine import Machine, Machines
 from mqi_dagster.plan.model import PlanBeam, PlanLayer, ScanMode
 from mqi_dagster.settings import CsvDialect, Interpretation
+from tests.delivery.delivery_cases import read_record
 
 SPOTS = [(-50, 50), (0, 50), (50, 50), (50, 0), (0, 0), (-50, 0), (-50, -50), (0, -50), (50, -50)]
 BEAMS = {

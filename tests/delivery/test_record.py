@@ -8,9 +8,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from mqi_dagster.delivery.record import beam_on, positions_mm, read_record, record_chunks
+from mqi_dagster.delivery.record import beam_on, positions_mm, record_chunks
 from mqi_dagster.errors import DeliveryError
 from mqi_dagster.machine import Machines
+from tests.delivery.delivery_cases import read_record
 
 ROW = struct.pack(">8H", 24577, 32769, 650, 805, 258, 256, 7, 49153)
 

@@ -58,7 +58,7 @@ def test_other_nights_have_no_say(tmp_path: Path) -> None:
     delivery_folder(tmp_path, "a", 2, f"{DAY}02100000")
     delivery_folder(tmp_path, "b", 3, "2026102602300000")
     first, second = grouped(tmp_path, BERLIN)
-    assert [f.opened_at for f in (first, second)] == [
+    assert [f.deliveries[0].irradiated_at for f in (first, second)] == [
         datetime(2026, 10, 25, 0, 10, tzinfo=UTC),
         datetime(2026, 10, 26, 1, 30, tzinfo=UTC),
     ]

@@ -43,7 +43,6 @@ def scan_of(body: Box, scan: Box = SCAN) -> list[CoarseSlice]:
             spacing_mm=(2.0, 2.0),
             rows=plane.shape[0],
             columns=plane.shape[1],
-            localizer=False,
             highest_hu=0.0,
         )
         slices.append(coarse_slice(image, plane))

@@ -24,7 +24,6 @@ from mqi_dagster.delivery.discovery import arrival_of
 from mqi_dagster.delivery.machine_plan import read_machine_plan
 from mqi_dagster.delivery.plan_info import KEYS, parse_plan_info, read_plan_info
 from mqi_dagster.delivery.plan_range import parse_plan_range, read_plan_range
-from mqi_dagster.delivery.record import read_record
 from mqi_dagster.delivery.survey import survey_arrival
 from mqi_dagster.delivery.validation import check_case
 from mqi_dagster.dicom.kinds import dicom_kind
@@ -36,7 +35,7 @@ from mqi_dagster.plan.reading import read_ion_plan
 from mqi_dagster.settings import read_settings
 from mqi_dagster.synthetic.delivery import simulate_delivery
 from mqi_dagster.synthetic.request import BuiltInPlan, DeliveryRequest
-from tests.delivery.delivery_cases import HOUR, SEOUL, plan_info_text
+from tests.delivery.delivery_cases import HOUR, SEOUL, plan_info_text, read_record
 from tests.fuzz.damage import damaged
 
 MACHINE = "G2"

@@ -46,7 +46,6 @@ def test_setup_beam_numbered_one_is_no_beam_and_shifts_none(mosaiq: Dataset, sav
     assert [(beam.number, beam.name) for beam in plan.beams] == [(3, "2G000:TX"), (2, "1G180:TX")]
     assert plan.beam(2).layers[0].energy_mev == 150.25
     assert plan.beam(3).layers[0].energy_mev == 120.0
-    assert plan.fractions_planned == 25
     with pytest.raises(KeyError):
         plan.beam(1)
 

@@ -52,13 +52,6 @@ class JobView(BaseModel):
         return self.directory / TPS_NAME
 
     @property
-    def stem(self) -> str:
-        """Output file without suffix of the main dose: the 3-D one, or the plane where there is no other."""
-        stem = self.box_stem or self.plane_stem
-        assert stem is not None, "a view has an output"
-        return stem
-
-    @property
     def outputs(self) -> tuple[str, ...]:
         """Wanted outputs, relative to ``directory``."""
         suffixes = (".mhd", ".raw") if self.with_header else (".raw",)

@@ -11,7 +11,6 @@ import argparse
 import multiprocessing
 import sys
 import threading
-from collections.abc import Sequence
 from logging import getLogger
 from multiprocessing import forkserver, util
 from pathlib import Path
@@ -45,11 +44,11 @@ class CodeServer(DagsterApiServer):
         self._mp_ctx = workers
 
 
-def main(arguments: Sequence[str] | None = None) -> None:
+def main() -> None:
     """Serve the definitions of the environment's site until the process is told to end."""
     parser = argparse.ArgumentParser(description="The code location of a site.")
     parser.add_argument("--socket", required=True)
-    socket = parser.parse_args(arguments).socket
+    socket = parser.parse_args().socket
     setup_interrupt_handlers()
     configure_loggers(formatter="colored", log_level="INFO")
     ended, threads = threading.Event(), FuturesAwareThreadPoolExecutor()

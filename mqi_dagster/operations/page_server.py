@@ -230,7 +230,7 @@ class GuardedWebserver(DagsterWebserver[Any, Any]):
         return [guard, *super().build_middleware()]
 
 
-def main(arguments: Sequence[str] | None = None) -> None:
+def main() -> None:
     """Serve the pages until the process is told to end."""
     parser = argparse.ArgumentParser(description="Dagster's pages behind the guard of this site.")
     parser.add_argument("--workspace", required=True)
@@ -238,7 +238,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--port", type=int, required=True)
     parser.add_argument("--origin", action="append", default=[])
     parser.add_argument("--read-only", action="store_true")
-    wanted = parser.parse_args(arguments)
+    wanted = parser.parse_args()
     with dg.DagsterInstance.get() as instance:
         instance.optimize_for_webserver(_STATEMENT_MILLISECONDS, _RECYCLE_SECONDS, _MOST_CONNECTIONS)
         with WorkspaceProcessContext(

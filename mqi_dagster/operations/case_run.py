@@ -162,7 +162,7 @@ class CaseRunner:
         )
 
     def _conclude(self, instance: dg.DagsterInstance, manifest: CaseManifest) -> str | None:
-        from mqi_dagster.lifecycle.conclusion import conclusion_request, conclusion_tags
+        from mqi_dagster.lifecycle.conclusion_request import conclusion_request, conclusion_tags
 
         case = manifest.case
         arrival = self.site.ledger.arrivals.get(case)

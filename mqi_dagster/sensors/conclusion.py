@@ -4,7 +4,7 @@ import dagster as dg
 
 from mqi_dagster.lifecycle.beam import beams_of, read_manifest
 from mqi_dagster.lifecycle.boundary import safe_text
-from mqi_dagster.lifecycle.conclusion import conclusion_request, conclusion_tags
+from mqi_dagster.lifecycle.conclusion_request import conclusion_request, conclusion_tags
 from mqi_dagster.lifecycle.jobs import PARTITION_TAG, conclusion_job
 from mqi_dagster.lifecycle.run_requests import (
     REQUESTS_PER_TICK,

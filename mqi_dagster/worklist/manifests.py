@@ -10,7 +10,7 @@ from mqi_dagster.delivery.manifest import CaseManifest
 from mqi_dagster.delivery.verdict import AS_PLANNED
 from mqi_dagster.errors import StoreError
 from mqi_dagster.lifecycle.beam import inventory_of, manifest_in
-from mqi_dagster.lifecycle.conclusion import DELIVERY, NOT_COMPARED
+from mqi_dagster.lifecycle.conclusion_request import DELIVERY, NOT_COMPARED
 from mqi_dagster.lifecycle.lineage import digest_in, records_of, text_in
 from mqi_dagster.lifecycle.materialisations import (
     CONCLUDED,

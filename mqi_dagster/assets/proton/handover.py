@@ -18,7 +18,7 @@ from mqi_dagster.handover.naming import beam_folder, case_folder
 from mqi_dagster.handover.target import Receipt
 from mqi_dagster.lifecycle.beam import beams_of, inventory_of, read_manifest, require_beam
 from mqi_dagster.lifecycle.boundary import tried_again
-from mqi_dagster.lifecycle.conclusion import DELIVERY, NOT_COMPARED
+from mqi_dagster.lifecycle.conclusion_request import DELIVERY, NOT_COMPARED
 from mqi_dagster.lifecycle.digests import HANDED_OVER_CODE
 from mqi_dagster.lifecycle.lineage import (
     DIGEST,

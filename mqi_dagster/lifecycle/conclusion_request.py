@@ -1,4 +1,4 @@
-"""What concludes a case: one run for each set of results that all its beams have handed over."""
+"""Whether a case is to be concluded now: one run for each set of results that its beams have handed over."""
 
 from collections.abc import Mapping
 from datetime import datetime

@@ -3,7 +3,7 @@
 import os
 import sys
 import threading
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from datetime import UTC, datetime
 from io import UnsupportedOperation
@@ -17,7 +17,7 @@ from rich.text import Text
 from mqi_dagster.cli.screen import output
 from mqi_dagster.errors import MqiError
 from mqi_dagster.lifecycle.stages import WorkPhase
-from mqi_dagster.operations.case_run import ReportedProgress
+from mqi_dagster.operations.case_run import Reports
 
 _EVERY_SECONDS = 0.3
 _LINE_EVERY_PERCENT = 20
@@ -35,16 +35,15 @@ class BeamProgress:
     """Shows the ledger's progress of the beam in work, from a thread of its own.
 
     Args:
-        console: Where to show it; None shows nothing.
+        console: Where to show it.
     """
 
-    def __init__(self, console: Console | None) -> None:
+    def __init__(self, console: Console) -> None:
         self._console = console
         self._bars: Progress | None = None
         self._tasks: dict[str, TaskID] = {}
         self._said: tuple[str, int] = ("", -1)
-        self.reports: Callable[[str], ReportedProgress | None] | None = None
-        if console is not None and console.is_terminal:
+        if console.is_terminal:
             self._bars = Progress(
                 TextColumn("{task.description}"),
                 BarColumn(bar_width=30),
@@ -67,8 +66,7 @@ class BeamProgress:
 
     def note(self, text: str) -> None:
         """Say something beside what is shown."""
-        if self._console is not None:
-            self._console.print(Text(text))
+        self._console.print(Text(text))
 
     def expect(self, keys: Sequence[str]) -> None:
         """Show beams that will be in work, in their order."""
@@ -77,20 +75,17 @@ class BeamProgress:
                 self._tasks[key] = self._bars.add_task(key, total=100.0, start=False, phase="")
 
     @contextmanager
-    def watching(self, key: str) -> Iterator[None]:
+    def watching(self, key: str, reports: Reports) -> Iterator[None]:
         """Follow a beam while the block runs."""
-        if self._console is None or self.reports is None:
-            yield
-            return
         self._said = ("", -1)
         if self._bars is not None:
             self._bars.start_task(self._tasks[key])
             self._bars.update(self._tasks[key], phase="interpreting")
         else:
-            self._console.print(Text(f"{key}: started"))
+            self.note(f"{key}: started")
         stop = threading.Event()
         follower = threading.Thread(
-            target=self._follow, args=(key, self.reports, datetime.now(UTC), stop), daemon=True
+            target=self._follow, args=(key, reports, datetime.now(UTC), stop), daemon=True
         )
         follower.start()
         try:
@@ -101,24 +96,14 @@ class BeamProgress:
 
     def ended(self, key: str, error: str | None) -> None:
         """Say how a beam's run has ended."""
-        if self._console is None:
-            return
         phase = "done" if error is None else "failed"
         if self._bars is not None:
-            task = self._tasks[key]
-            done = 100.0 if error is None else None
-            self._bars.update(task, phase=phase, completed=done)
-            self._bars.stop_task(task)
+            self._bars.update(self._tasks[key], phase=phase, completed=100.0 if error is None else None)
+            self._bars.stop_task(self._tasks[key])
         else:
-            self._console.print(Text(f"{key}: {phase}"))
+            self.note(f"{key}: {phase}")
 
-    def _follow(
-        self,
-        key: str,
-        reports: Callable[[str], ReportedProgress | None],
-        since: datetime,
-        stop: threading.Event,
-    ) -> None:
+    def _follow(self, key: str, reports: Reports, since: datetime, stop: threading.Event) -> None:
         while not stop.wait(_EVERY_SECONDS):
             try:
                 report = reports(key)
@@ -135,6 +120,6 @@ class BeamProgress:
             self._bars.update(self._tasks[key], completed=min(percent, 99.0), phase=words)
             return
         step = int(percent // _LINE_EVERY_PERCENT)
-        if self._console is not None and (phase, step) != self._said:
+        if (phase, step) != self._said:
             self._said = (phase, step)
-            self._console.print(Text(f"{key}: {phase} {percent:.0f} %"))
+            self.note(f"{key}: {phase} {percent:.0f} %")

@@ -5,7 +5,6 @@ import signal
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
-from datetime import datetime
 from pathlib import Path
 from typing import Protocol
 
@@ -15,6 +14,7 @@ from mqi_dagster.compute.run_workers import IN_WORK, end_dead_runs
 from mqi_dagster.dagster_internals import make_new_run_id
 from mqi_dagster.delivery.manifest import CaseManifest
 from mqi_dagster.errors import InputError
+from mqi_dagster.ledger.progress import ProgressReport
 from mqi_dagster.lifecycle.arrived import ArrivedCase, given_folder
 from mqi_dagster.lifecycle.beam import read_manifest
 from mqi_dagster.lifecycle.case_reading import read_case
@@ -49,27 +49,12 @@ class CaseRun:
     """
 
 
-class ReportedProgress(Protocol):
-    """How far a beam is, as the site has written it down."""
-
-    @property
-    def phase(self) -> str:
-        """What is done."""
-
-    @property
-    def percent(self) -> float:
-        """Of the simulation."""
-
-    @property
-    def updated_at(self) -> datetime:
-        """UTC."""
+Reports = Callable[[str], ProgressReport | None]
+"""What the ledger says of a beam's progress, by its key."""
 
 
 class Display(Protocol):
     """Shows somebody how far the beams of a running case are."""
-
-    reports: Callable[[str], ReportedProgress | None] | None
-    """What the ledger says of a beam's progress, by its key."""
 
     def note(self, text: str) -> None:
         """Say something beside what is shown."""
@@ -77,7 +62,7 @@ class Display(Protocol):
     def expect(self, keys: Sequence[str]) -> None:
         """Show beams that will be in work, in their order."""
 
-    def watching(self, key: str) -> AbstractContextManager[None]:
+    def watching(self, key: str, reports: Reports) -> AbstractContextManager[None]:
         """Follow a beam while the block runs."""
 
     def ended(self, key: str, error: str | None) -> None:
@@ -102,7 +87,6 @@ class CaseRunner:
 
         self._definitions = build_definitions(self.site)
         self._progress = progress
-        progress.reports = self.site.ledger.progress.get
 
     def run(self) -> list[CaseResult]:
         """Run every case, each to its end, whatever becomes of the others.
@@ -142,11 +126,11 @@ class CaseRunner:
         for number in order:
             key = beam_key(case, number)
             request = requests[key]
-            with self._progress.watching(key):
+            with self._progress.watching(key, ledger.progress.get):
                 error = self._execute(
                     instance, "beam", key, {**request.tags, RUN_KEY_TAG: str(request.run_key)}
                 )
-                self._progress.ended(key, error)
+            self._progress.ended(key, error)
             failed |= error is not None
         error = None if failed else self._conclude(instance, manifest)
         rows = tuple(beam_rows(instance, self.site, case))

@@ -1,6 +1,5 @@
 """``mqi alarms``: what a person should know now; ``mqi notify``: do notices reach their receivers?"""
 
-import json
 from dataclasses import asdict
 from datetime import datetime
 from typing import TYPE_CHECKING, Annotated
@@ -8,11 +7,10 @@ from zoneinfo import ZoneInfo
 
 import typer
 from rich.console import Console
-from rich.table import Table
 from rich.text import Text
 
-from mqi_dagster.cli.options import SiteOption
-from mqi_dagster.cli.screen import output
+from mqi_dagster.cli.options import JsonOption, SiteOption
+from mqi_dagster.cli.screen import output, plain_table, print_json
 from mqi_dagster.errors import ConfigurationError, MqiError
 from mqi_dagster.moments import in_zone, local
 from mqi_dagster.operations.sites import DEFAULT_SITE, require_site
@@ -24,7 +22,7 @@ if TYPE_CHECKING:
 
 def alarms(
     site: SiteOption = DEFAULT_SITE,
-    as_json: Annotated[bool, typer.Option("--json", help="As JSON.")] = False,
+    as_json: JsonOption = False,
     every: Annotated[bool, typer.Option("--all", help="Also those that are cleared.")] = False,
     dismiss: Annotated[
         int | None, typer.Option(help="Clear the alarm of this number; a state that goes on raises it anew.")
@@ -39,9 +37,9 @@ def alarms(
         operations.dismiss(opened, dismiss)
     found = operations.alarms_now(opened, every=every)
     if as_json:
-        typer.echo(json.dumps([asdict(alarm) for alarm in found], indent=1, default=datetime.isoformat))
-        return
-    _show(found, opened.timezone)
+        print_json([asdict(alarm) for alarm in found])
+    else:
+        _show(found, opened.timezone)
 
 
 def _show(found: "list[Listed]", zone: ZoneInfo) -> None:
@@ -49,9 +47,7 @@ def _show(found: "list[Listed]", zone: ZoneInfo) -> None:
     if not found:
         console.print("no alarm")
         return
-    table = Table(box=None, header_style="bold", padding=(0, 2, 0, 0))
-    for name in ("number", "alarm", "about", "since", "times", "cleared"):
-        table.add_column(name, no_wrap=True)
+    table = plain_table("number", "alarm", "about", "since", "times", "cleared")
     for alarm in found:
         cleared = local(alarm.cleared_at, zone) if alarm.cleared_at is not None else ""
         style = "dim" if cleared else "red"

@@ -1,6 +1,5 @@
 """``mqi case …``: what a person does with one case."""
 
-import json
 import warnings
 from itertools import islice
 from pathlib import Path
@@ -10,7 +9,7 @@ import typer
 from rich.text import Text
 
 from mqi_dagster.cli.options import GivenSite, SiteOption
-from mqi_dagster.cli.screen import output
+from mqi_dagster.cli.screen import output, print_json
 from mqi_dagster.errors import MqiError
 from mqi_dagster.operations.sites import DEFAULT_SITE, SETTINGS_NAME, settings_path, site_in_use
 
@@ -47,10 +46,6 @@ def _note(text: str) -> None:
     output(stderr=True).print(Text(text, style="dim"), soft_wrap=True)
 
 
-def _print_json(content: object) -> None:
-    typer.echo(json.dumps(content, indent=1))
-
-
 @case_app.command("check")
 def check(
     folder: Folder,
@@ -74,7 +69,7 @@ def check(
     if timezone is None and used is None:
         _note(f"Machine times are read in {zone}, this computer's zone; --timezone names another.")
     if as_json:
-        _print_json({"timezone": zone, **found.model_dump(mode="json")})
+        print_json({"timezone": zone, **found.model_dump(mode="json")})
     else:
         show_check(output(), found)
     if not found.passed:
@@ -153,7 +148,7 @@ def run(
     state = overall(results)
     if as_json:
         cases = [result.model_dump(mode="json") for result in results]
-        _print_json({"status": state.value, "error": error, "cases": cases})
+        print_json({"status": state.value, "error": error, "cases": cases})
     else:
         show_results(output(), results)
     if state is CaseState.FAILED:
@@ -190,7 +185,7 @@ def list_cases(
         rows = list(islice(wanted, limit or None))
         beams = {row.case: work.beams_of(row.case) for row in rows}
     if as_json:
-        _print_json([row.model_dump(mode="json") for row in rows])
+        print_json([row.model_dump(mode="json") for row in rows])
         return
     show_cases(output(), rows, beams, opened.timezone)
     if limit and len(rows) == limit:
@@ -214,7 +209,7 @@ def show(
     with open_instance(opened.settings) as instance:
         report = case_report(instance, opened, case)
     if as_json:
-        _print_json(report.model_dump(mode="json"))
+        print_json(report.model_dump(mode="json"))
     else:
         show_case(output(), report, opened.timezone)
 
@@ -237,7 +232,7 @@ def retry_failed(
         partitions = partitions_of(instance, opened, name, beam)
         launched = retry(instance, opened, services_of(opened), partitions)
     if as_json:
-        _print_json(launched)
+        print_json(launched)
         return
     for partition, identity in launched.items():
         output().print(Text(f"{partition}: runs again ({identity})"), soft_wrap=True)

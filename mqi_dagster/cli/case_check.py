@@ -9,6 +9,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from mqi_dagster.cli.screen import plain_table
 from mqi_dagster.delivery.discovery import arrival_of
 from mqi_dagster.delivery.survey import survey_arrival
 from mqi_dagster.delivery.validation import BeamCheck, CaseCheck, FractionCheck, check_case
@@ -112,19 +113,8 @@ def show_check(console: Console, check: CaseCheck) -> None:
 
 
 def _beams(fraction: FractionCheck) -> Table:
-    table = Table(box=None, header_style="bold", padding=(0, 2, 0, 0))
-    table.add_column("beam", justify="right")
-    table.add_column("name")
-    for column in (
-        "layers",
-        "planned MU",
-        "delivered MU",
-        "MU ratio",
-        "as planned",
-        "samples",
-        "energies [MeV]",
-    ):
-        table.add_column(column, justify="right")
+    numbers = ("layers", "planned MU", "delivered MU", "MU ratio", "as planned", "samples", "energies [MeV]")
+    table = plain_table("beam", "name", *numbers, right=("beam", *numbers), no_wrap=False)
     for beam in fraction.beams:
         table.add_row(*_beam(fraction, beam))
     for number in fraction.missing_beams:

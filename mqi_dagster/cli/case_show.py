@@ -4,10 +4,10 @@ from collections.abc import Mapping, Sequence
 from zoneinfo import ZoneInfo
 
 from rich.console import Console
-from rich.table import Table
 from rich.text import Text
 
 from mqi_dagster.cli.results_table import print_results
+from mqi_dagster.cli.screen import plain_table
 from mqi_dagster.errors import LONGEST_MESSAGE, shown
 from mqi_dagster.moments import in_zone, local
 from mqi_dagster.operations.case_report import BeamReport, CaseReport
@@ -32,9 +32,7 @@ def show_cases(
         beams: The beams of each case.
         zone: Of the site.
     """
-    table = Table(box=None, header_style="bold", padding=(0, 2, 0, 0))
-    for name in ("case", "fraction", "arrived", "state", "beams"):
-        table.add_column(name, no_wrap=True)
+    table = plain_table("case", "fraction", "arrived", "state", "beams")
     for row in rows:
         count = "-" if row.beams_total is None else f"{row.beams_done} of {row.beams_total}"
         arrived = "-" if row.arrived is None else local(row.arrived, zone)

@@ -1,15 +1,13 @@
 """``mqi cluster``: what of ours is on a cluster."""
 
-import json
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
-from rich.table import Table
 from rich.text import Text
 
-from mqi_dagster.cli.options import SiteOption
-from mqi_dagster.cli.screen import output
+from mqi_dagster.cli.options import JsonOption, SiteOption
+from mqi_dagster.cli.screen import output, show_rows
 from mqi_dagster.errors import ConfigurationError
 from mqi_dagster.operations.sites import DEFAULT_SITE, require_site
 
@@ -17,7 +15,6 @@ if TYPE_CHECKING:
     from mqi_dagster.hpc.executor import SlurmExecutor
 
 cluster_app = typer.Typer(help="Jobs and folders of this site on its cluster.", no_args_is_help=True)
-JsonOption = Annotated[bool, typer.Option("--json", help="As JSON.")]
 
 
 @cluster_app.command()
@@ -41,7 +38,8 @@ def jobs(
         for job in executor.jobs()
         if every or job.removed_at is None
     ]
-    _show(rows, as_json, ("job", "beam", "state", "slurm", "reason"), "no job has a folder on the cluster")
+    titles = {name: name for name in ("job", "beam", "state", "slurm", "reason")}
+    show_rows(rows, as_json, titles, "no job has a folder on the cluster")
 
 
 @cluster_app.command()
@@ -74,19 +72,3 @@ def _cluster(place: Path) -> "SlurmExecutor":
             "simulations run on this machine (execution.simulation); there is no cluster"
         )
     return executor
-
-
-def _show(rows: list[dict[str, Any]], as_json: bool, columns: tuple[str, ...], nothing: str) -> None:
-    if as_json:
-        typer.echo(json.dumps(rows, indent=1))
-        return
-    console = output()
-    if not rows:
-        console.print(nothing)
-        return
-    table = Table(box=None, header_style="bold", padding=(0, 2, 0, 0))
-    for name in columns:
-        table.add_column(name, overflow="fold")
-    for row in rows:
-        table.add_row(*(Text(str(row[name]) if row[name] is not None else "") for name in columns))
-    console.print(table)

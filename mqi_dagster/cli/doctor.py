@@ -1,6 +1,5 @@
 """``mqi doctor``: is everything here that this installation needs?"""
 
-import json
 from dataclasses import asdict
 from datetime import UTC, tzinfo
 from pathlib import Path
@@ -8,11 +7,10 @@ from typing import Annotated
 from zoneinfo import ZoneInfo
 
 import typer
-from rich.table import Table
 from rich.text import Text
 
 from mqi_dagster.cli.options import SiteOption
-from mqi_dagster.cli.screen import output
+from mqi_dagster.cli.screen import output, plain_table, print_json
 from mqi_dagster.errors import MqiError
 from mqi_dagster.moments import in_zone
 from mqi_dagster.operations.sites import DEFAULT_SITE, require_site
@@ -31,14 +29,10 @@ def doctor(
     findings = list(examine(site))
     faults = sum(finding.verdict is ProbeVerdict.FAULT for finding in findings)
     if as_json:
-        typer.echo(json.dumps([asdict(finding) for finding in findings], indent=1))
+        print_json([asdict(finding) for finding in findings])
     else:
         console, zone = output(), _zone(site)
-        table = Table(box=None, header_style="bold", padding=(0, 2, 0, 0))
-        table.add_column("what", no_wrap=True)
-        table.add_column("", no_wrap=True)
-        table.add_column("found", overflow="fold")
-        table.add_column("what to do", overflow="fold")
+        table = plain_table("what", "", "found", "what to do", fold=("found", "what to do"))
         for one in findings:
             verdict = Text(one.verdict.value, style=_STYLE[one.verdict.value])
             table.add_row(Text(one.subject), verdict, Text(in_zone(one.found, zone)), Text(one.advice))

@@ -2,17 +2,14 @@
 
 from __future__ import annotations
 
-import json
 import re
-from datetime import tzinfo
-from typing import Annotated, Any
+from typing import Annotated
 
 import typer
-from rich.table import Table
 from rich.text import Text
 
-from mqi_dagster.cli.options import SiteOption
-from mqi_dagster.cli.screen import output
+from mqi_dagster.cli.options import JsonOption, SiteOption
+from mqi_dagster.cli.screen import output, show_rows
 from mqi_dagster.moments import in_zone
 from mqi_dagster.operations.sites import DEFAULT_SITE
 
@@ -34,9 +31,7 @@ _COLUMNS = {
 
 
 @gpu_app.command("list")
-def list_gpus(
-    site: SiteOption = DEFAULT_SITE, as_json: Annotated[bool, typer.Option("--json", help="As JSON.")] = False
-) -> None:
+def list_gpus(site: SiteOption = DEFAULT_SITE, as_json: JsonOption = False) -> None:
     """List every slot and GPU: who has it, what it is doing, and why it is out of service."""
     from mqi_dagster.operations.gpus import gpu_rows, open_pool, sampled
 
@@ -44,19 +39,8 @@ def list_gpus(
     if trouble := sampled(opened):
         output(stderr=True).print(Text(f"as last seen: {trouble}", style="yellow"), soft_wrap=True)
     rows = gpu_rows(opened.ledger)
-    if as_json:
-        typer.echo(json.dumps(rows, indent=1))
-        return
-    console = output()
-    if not rows:
-        console.print("no slot and no GPU is known here")
-        return
-    table = Table(box=None, header_style="bold", padding=(0, 2, 0, 0))
-    for title in _COLUMNS.values():
-        table.add_column(title, overflow="fold")
-    for row in rows:
-        table.add_row(*(_cell(row[name], opened.timezone) for name in _COLUMNS))
-    console.print(table)
+    nothing = "no slot and no GPU is known here"
+    show_rows(rows, as_json, _COLUMNS, nothing, lambda text: in_zone(text, opened.timezone))
 
 
 @gpu_app.command()
@@ -104,7 +88,3 @@ def limit_runs(
 
 def _say(what: str, limit: int) -> None:
     output().print(Text(f"{what}; at most {limit} runs simulate or wait"), soft_wrap=True)
-
-
-def _cell(value: Any, zone: tzinfo) -> Text:
-    return Text("" if value is None else in_zone(str(value), zone))

@@ -13,7 +13,6 @@ SiteOption = Annotated[
     Path, typer.Option("--site", help="Folder of the site, or its settings file.", envvar=SITE_VARIABLE)
 ]
 
-
 GivenSite = Annotated[
     Path | None,
     typer.Option(
@@ -23,3 +22,5 @@ GivenSite = Annotated[
     ),
 ]
 """Of a command that also works without a site: see `site_in_use`."""
+
+JsonOption = Annotated[bool, typer.Option("--json", help="As JSON.")]

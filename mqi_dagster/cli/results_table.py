@@ -8,6 +8,7 @@ from rich.measure import Measurement
 from rich.table import Table
 from rich.text import Text
 
+from mqi_dagster.cli.screen import plain_table
 from mqi_dagster.delivery.verdict import AS_PLANNED
 from mqi_dagster.lifecycle.runs import RunState
 from mqi_dagster.lifecycle.stages import CaseState
@@ -19,14 +20,9 @@ _WIDEST = 400
 def results_table(rows: Sequence[BeamRow]) -> Table:
     """The rows as a table."""
     several = len({row.case for row in rows}) > 1
-    table = Table(box=None, header_style="bold", padding=(0, 2, 0, 0))
-    if several:
-        table.add_column("case", no_wrap=True)
-    table.add_column("beam", justify="right", no_wrap=True)
-    table.add_column("name, energies, gantry", no_wrap=True)
-    for name in ("layers", "MU ratio", "as planned", "histories", "R80 in mm", "uncertainty"):
-        table.add_column(name, justify="right", no_wrap=True)
-    table.add_column("RT Dose", no_wrap=True)
+    numbers = ("layers", "MU ratio", "as planned", "histories", "R80 in mm", "uncertainty")
+    titles = (*["case"] * several, "beam", "name, energies, gantry", *numbers, "RT Dose")
+    table = plain_table(*titles, right=("beam", *numbers))
     for row in rows:
         cells = [
             str(row.beam),

@@ -12,7 +12,7 @@ from rich.markup import escape
 from rich.table import Table
 
 from mqi_dagster.cli.options import GivenSite
-from mqi_dagster.cli.screen import output
+from mqi_dagster.cli.screen import output, plain_table
 from mqi_dagster.errors import ConfigurationError, DicomError, PlanError, Where
 from mqi_dagster.machine import PACKAGED_MACHINES, Machine, Machines, read_machines
 from mqi_dagster.operations.sites import require_site, site_in_use
@@ -132,9 +132,8 @@ def simulate(
         given |= {"plan": plan, "max_layers": layers, "max_spots": spots}
     request = _request(given)
     case = simulate_delivery(request, _machine(machines, machine, plan), target)
-    table = Table(box=None, header_style="bold", padding=(0, 2, 0, 0))
-    for name in ("beam", "fraction", "layers", "samples", "folder"):
-        table.add_column(name, justify="left" if name == "folder" else "right")
+    numbers = ("beam", "fraction", "layers", "samples")
+    table = plain_table(*numbers, "folder", right=numbers, no_wrap=False)
     for one in case.deliveries:
         layers_text = f"{one.first_layer}-{one.last_layer}"
         table.add_row(str(one.beam), str(one.fraction), layers_text, f"{one.samples:,}", one.folder.name)
@@ -143,9 +142,7 @@ def simulate(
 
 
 def _defects() -> Table:
-    table = Table(box=None, header_style="bold", padding=(0, 2, 0, 0))
-    table.add_column("defect", no_wrap=True)
-    table.add_column("what is wrong", overflow="fold")
+    table = plain_table("defect", "what is wrong", fold=("what is wrong",))
     for kind, spec in DEFECTS.items():
         form = ",".join(f"{parameter}=" for parameter in spec.parameters)
         table.add_row(f"{kind.value}:{form}" if form else kind.value, spec.description)

@@ -3,13 +3,11 @@
 from __future__ import annotations
 
 import re
-from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 from mqi_dagster.errors import ConfigurationError, UnreachableError
-from mqi_dagster.ledger.gpus import GpuUsage
-from mqi_dagster.ledger.leases import Lease, absence
+from mqi_dagster.ledger.leases import absence
 from mqi_dagster.ledger.ledger import Ledger
 from mqi_dagster.ledger.slots import Slot
 from mqi_dagster.lifecycle.jobs import POOL
@@ -17,7 +15,7 @@ from mqi_dagster.operations.instance import open_instance, pool_limit, set_pool_
 from mqi_dagster.operations.sites import settings_path
 from mqi_dagster.resources.gpu_pool import GpuPool
 from mqi_dagster.resources.site import Site
-from mqi_dagster.worklist.pool import side_by_side
+from mqi_dagster.worklist.pool import PoolRow, pool_rows
 
 REASON = re.compile(r"[^\x00-\x1f\x7f]{1,200}")
 
@@ -35,56 +33,39 @@ _SEEN = (
 
 def gpu_rows(ledger: Ledger) -> list[dict[str, Any]]:
     """One row a slot, and one a GPU that is seen and in no pool."""
-    rows, others = side_by_side(ledger.slots.all(), ledger.leases.all(), ledger.gpus.all())
-    return [*(_row(*row) for row in rows), *(_unpooled(usage) for usage in others)]
+    return [_row(row) for row in pool_rows(ledger.slots.all(), ledger.leases.all(), ledger.gpus.all())]
 
 
-def _row(slot: Slot, lease: Lease | None, usage: GpuUsage | None) -> dict[str, Any]:
-    state = "leased" if lease is not None else "free"
-    if slot.switched_off_at is not None:
-        state = f"off: {slot.switched_off_reason}"
-    elif not slot.in_service:
-        state = absence(None if usage is None else usage.seen_at)
-    elif lease is None and usage is not None and usage.foreign_processes:
-        state = f"{usage.foreign_processes} foreign processes"
+def _row(row: PoolRow) -> dict[str, Any]:
+    slot, lease, seen = row.slot, row.lease, row.seen
+    on_cluster = not row.pooled and seen is not None and seen.allocated is not None
     return {
-        "slot": slot.name,
+        "slot": f"{slot.host}/{slot.uuid}" if on_cluster else slot.name,
         "host": slot.host,
         "kind": slot.kind.value,
         "index": slot.index,
         "uuid": slot.uuid,
         "in_pool": slot.usable,
-        "state": state,
+        "state": _state(row),
         "beam": None if lease is None else lease.partition,
         "run": None if lease is None else lease.owner,
-        "memory_mb": slot.memory_mb or (None if usage is None else usage.memory_mb),
-        **_seen(usage),
+        "memory_mb": slot.memory_mb or (None if seen is None else seen.memory_mb),
+        **{name: None if seen is None else getattr(seen, name) for name in _SEEN},
+        "seen_at": None if seen is None else seen.seen_at.isoformat(timespec="seconds"),
     }
 
 
-def _unpooled(usage: GpuUsage) -> dict[str, Any]:
-    taken = {True: "in use", False: "free", None: "not of the pool"}[usage.allocated]
-    return {
-        "slot": f"{usage.host}/{usage.uuid}"
-        if usage.allocated is not None
-        else f"{usage.host}/gpu{usage.index}",
-        "host": usage.host,
-        "kind": "gpu",
-        "index": usage.index,
-        "uuid": usage.uuid,
-        "in_pool": False,
-        "state": taken,
-        "beam": None,
-        "run": None,
-        "memory_mb": usage.memory_mb,
-        **_seen(usage),
-    }
-
-
-def _seen(usage: GpuUsage | None) -> dict[str, Any]:
-    values = dict.fromkeys(_SEEN) if usage is None else asdict(usage)
-    seen_at = None if usage is None else usage.seen_at.isoformat(timespec="seconds")
-    return {**{name: values[name] for name in _SEEN}, "seen_at": seen_at}
+def _state(row: PoolRow) -> str:
+    slot, lease, seen = row.slot, row.lease, row.seen
+    if not row.pooled and seen is not None:
+        return {True: "in use", False: "free", None: "not of the pool"}[seen.allocated]
+    if slot.switched_off_at is not None:
+        return f"off: {slot.switched_off_reason}"
+    if not slot.in_service:
+        return absence(None if seen is None else seen.seen_at)
+    if lease is None and seen is not None and seen.foreign_processes:
+        return f"{seen.foreign_processes} foreign processes"
+    return "leased" if lease is not None else "free"
 
 
 def open_pool(place: Path) -> Site:

@@ -2,73 +2,53 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from typing import NamedTuple
 
 from mqi_dagster.ledger.gpus import GpuUsage
 from mqi_dagster.ledger.leases import Lease
-from mqi_dagster.ledger.slots import Slot
+from mqi_dagster.ledger.slots import Slot, SlotKind
 from mqi_dagster.worklist.board_rows import GpuStatus
 
+_SEEN = ("name", "used_mb", "utilisation_percent", "temperature_c", "seen_at")
 
-def side_by_side(
-    slots: Iterable[Slot], leases: Iterable[Lease], seen: Iterable[GpuUsage]
-) -> tuple[list[tuple[Slot, Lease | None, GpuUsage | None]], list[GpuUsage]]:
-    """Every slot with its lease and the last sample of its device; and the devices that are no slots."""
+
+class PoolRow(NamedTuple):
+    """A slot with its lease and the last sample of its device, or a device that is no slot."""
+
+    slot: Slot
+    """Out of service where the device is no slot."""
+    pooled: bool
+    """Whether it is a slot."""
+    lease: Lease | None
+    seen: GpuUsage | None
+
+
+def pool_rows(slots: Iterable[Slot], leases: Iterable[Lease], seen: Iterable[GpuUsage]) -> Iterator[PoolRow]:
+    """Every slot, and then the devices that were seen and are no slots."""
     held = {(lease.host, one.kind, one.index): lease for lease in leases for one in lease.slots}
     usages = {(one.host, one.uuid): one for one in seen}
-    rows = [
-        (
-            slot,
-            held.get((slot.host, slot.kind, slot.index)),
-            usages.pop((slot.host, slot.uuid), None) if slot.uuid else None,
-        )
-        for slot in slots
-    ]
-    return rows, list(usages.values())
+    for slot in slots:
+        lease = held.get((slot.host, slot.kind, slot.index))
+        yield PoolRow(slot, True, lease, usages.pop((slot.host, slot.uuid), None) if slot.uuid else None)
+    for one in usages.values():
+        slot = Slot(SlotKind.GPU, one.index, one.uuid, one.memory_mb or 0, in_service=False, host=one.host)
+        yield PoolRow(slot, False, None, one)
 
 
-def gpu_statuses(slots: Iterable[Slot], leases: Iterable[Lease], seen: Iterable[GpuUsage]) -> list[GpuStatus]:
-    """Every slot with its owner and its device, and then the devices that were seen and are no slots."""
-    rows, others = side_by_side(slots, leases, seen)
-    return [*(_slot(*row) for row in rows), *(_seen(one) for one in others)]
-
-
-def _slot(slot: Slot, lease: Lease | None, seen: GpuUsage | None) -> GpuStatus:
-    status = GpuStatus(
+def gpu_status(row: PoolRow) -> GpuStatus:
+    """A row as the board has it."""
+    slot, lease, seen = row.slot, row.lease, row.seen
+    return GpuStatus(
         host=slot.host,
         kind=slot.kind.value,
         index=slot.index,
         uuid=slot.uuid,
-        slot=True,
+        slot=row.pooled,
         in_service=slot.usable,
         owner=lease.partition if lease is not None else None,
         leased_at=lease.acquired_at if lease is not None else None,
         heartbeat_at=lease.heartbeat_at if lease is not None else None,
         memory_mb=slot.memory_mb,
+        **{name: getattr(seen, name) for name in _SEEN if seen is not None},
     )
-    return status if seen is None else status.model_copy(update=_usage(seen))
-
-
-def _seen(one: GpuUsage) -> GpuStatus:
-    return GpuStatus(
-        host=one.host,
-        kind="gpu",
-        index=one.index,
-        uuid=one.uuid,
-        slot=False,
-        in_service=False,
-        owner=None,
-        leased_at=None,
-        heartbeat_at=None,
-        memory_mb=one.memory_mb or 0,
-    ).model_copy(update=_usage(one))
-
-
-def _usage(seen: GpuUsage) -> dict[str, object]:
-    return {
-        "name": seen.name,
-        "used_mb": seen.used_mb,
-        "utilisation_percent": seen.utilisation_percent,
-        "temperature_c": seen.temperature_c,
-        "seen_at": seen.seen_at,
-    }

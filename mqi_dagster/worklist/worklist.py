@@ -23,7 +23,7 @@ from mqi_dagster.worklist.events import EventIndex
 from mqi_dagster.worklist.ledger_snapshot import LedgerSnapshot
 from mqi_dagster.worklist.pace import Pace
 from mqi_dagster.worklist.partition_index import Known, PartitionIndex, board_order
-from mqi_dagster.worklist.pool import gpu_statuses
+from mqi_dagster.worklist.pool import gpu_status, pool_rows
 from mqi_dagster.worklist.queued_runs import Limits, Queue
 from mqi_dagster.worklist.reading import plain_errors
 from mqi_dagster.worklist.runs import RunIndex
@@ -197,7 +197,7 @@ class Worklist:
             cases=list(merge(*(index.units() for index in indexes), key=board_order)),
             beams=[row for index in indexes for row in index.parts()],
             concluded_cases=sum(index.concluded for index in indexes),
-            gpus=gpu_statuses(self._ledger.slots, leases, self._ledger.gpus),
+            gpus=[gpu_status(row) for row in pool_rows(self._ledger.slots, leases, self._ledger.gpus)],
             queue=QueueStatus(
                 queued=len(self._queue.reasons),
                 in_work=self._queue.in_work,

@@ -33,7 +33,6 @@ def top(
     from mqi_dagster.resources.site import Site
     from mqi_dagster.worklist import CaseState
     from mqi_dagster.worklist.reading import read_only_process
-    from mqi_dagster.worklist.report import report
 
     warnings.simplefilter("ignore", category=dg.PreviewWarning)
     try:
@@ -52,7 +51,7 @@ def top(
 
         Board(opened, reader, interval, view, console).run()
     elif as_json:
-        typer.echo(report(reader.snapshot()).model_dump_json(indent=1))
+        typer.echo(reader.snapshot().model_dump_json(indent=1))
     else:
         print_once(console, reader.snapshot(), view, opened.settings.site.name)
 

@@ -4,7 +4,6 @@ Where a case or a beam stands, `lifecycle.status` says; a row adds what only boa
 """
 
 from collections.abc import Mapping
-from dataclasses import dataclass
 from datetime import datetime
 
 from pydantic import BaseModel, ConfigDict
@@ -137,20 +136,22 @@ class AlarmStatus(StatusRow):
     since: datetime | None
 
 
-@dataclass(frozen=True, slots=True)
-class Work:
-    """Everything at one moment."""
+class Work(StatusRow):
+    """Everything at one moment; as JSON what `mqi top --json` prints. docs/top.md describes the keys."""
 
+    version: int = 2
+    """Rises when a key changes its meaning or goes."""
     at: datetime
+    """When it was read."""
+    daemon_alive: bool
     daemon_seen: datetime | None
     """Last heartbeat of Dagster's daemon."""
-    daemon_alive: bool
+    concluded_cases: int
+    """All of them, also those that are not among ``cases``."""
     cases: list[CaseStatus]
     """Those that are not concluded, and those that were concluded lately."""
     beams: list[BeamStatus]
     """Of those cases."""
-    concluded_cases: int
-    """All of them, also those that are not among ``cases``."""
     gpus: list[GpuStatus]
     queue: QueueStatus
     alarms: list[AlarmStatus]

@@ -20,7 +20,6 @@ from mqi_dagster.errors import InfrastructureError
 from mqi_dagster.resources.site import Site
 from mqi_dagster.worklist import Worklist
 from mqi_dagster.worklist.reading import plain_errors
-from mqi_dagster.worklist.report import report
 from tests.chaos.chaos_site import ChaosSite
 from tests.services.stack import MQI
 from tests.worklist.between import snapshot, wrong
@@ -201,7 +200,7 @@ class BoardWatch:
 
 
 def _plain(followed: Worklist) -> dict[str, Any]:
-    return dict(json.loads(report(followed.snapshot()).model_dump_json()))
+    return dict(json.loads(followed.snapshot().model_dump_json()))
 
 
 @contextmanager

@@ -11,7 +11,6 @@ import pytest
 from mqi_dagster.assets.pipelines import PIPELINES
 from mqi_dagster.resources.site import Site
 from mqi_dagster.worklist import Worklist
-from mqi_dagster.worklist.report import report
 from tests.services.stack import MQI, Stack
 from tests.worklist.between import snapshot, wrong
 
@@ -44,7 +43,7 @@ def test_top_is_right_at_every_moment_of_a_case(services: Stack) -> None:
             said = (
                 said_by_the_command(services)
                 if by_command
-                else json.loads(report(followed.snapshot()).model_dump_json())
+                else json.loads(followed.snapshot().model_dump_json())
             )
             after = snapshot(instance, ledger)
             samples += 1

@@ -17,7 +17,7 @@ from sqlalchemy import text
 from mqi_dagster.ledger.leases import Need
 from mqi_dagster.ledger.slots import Slot, SlotKind
 from mqi_dagster.ledger.tables import REVISION
-from mqi_dagster.worklist.report import BoardReport
+from mqi_dagster.worklist import Work
 from tests.worklist.seeded import Seeded
 from tests.worklist.terminal import MQI, Terminal
 
@@ -67,7 +67,7 @@ def files_of(site: Seeded) -> dict[str, tuple[int, int]]:
 def test_a_script_gets_everything_as_one_document(seeded: Seeded) -> None:
     busy(seeded)
     said = json.loads(top(seeded, "--json"))
-    assert BoardReport.model_validate(said).version == 2
+    assert Work.model_validate(said).version == 2
     assert datetime.fromisoformat(said["at"]).utcoffset() == timedelta(0)
     assert (len(said["cases"]), len(said["beams"])) == (10, 30)
     row = next(row for row in said["beams"] if row["beam"] == SECOND)
@@ -78,7 +78,7 @@ def test_a_script_gets_everything_as_one_document(seeded: Seeded) -> None:
 
 def test_every_key_of_the_document_is_described() -> None:
     page = (Path(__file__).parents[2] / "docs" / "top.md").read_text()
-    schema = BoardReport.model_json_schema()
+    schema = Work.model_json_schema()
     keys = {key for part in (schema, *schema["$defs"].values()) for key in part.get("properties", {})}
     assert {key for key in keys if f"`{key}`" not in page} == set()
 

@@ -13,7 +13,7 @@ from mqi_dagster.cli.options import JsonOption, SiteOption
 from mqi_dagster.cli.screen import output, plain_table, print_json
 from mqi_dagster.errors import ConfigurationError, MqiError
 from mqi_dagster.moments import in_zone, local
-from mqi_dagster.operations.sites import DEFAULT_SITE, require_site
+from mqi_dagster.operations.sites import DEFAULT_SITE, open_site
 
 if TYPE_CHECKING:
     from mqi_dagster.notify.message import Channel
@@ -30,9 +30,8 @@ def alarms(
 ) -> None:
     """List what a person should know now: first what does not work at this moment, then the newest."""
     from mqi_dagster.operations import alarms as operations
-    from mqi_dagster.resources.site import Site
 
-    opened = Site(require_site(site)[0])
+    opened = open_site(site)
     if dismiss is not None:
         operations.dismiss(opened, dismiss)
     found = operations.alarms_now(opened, every=every)
@@ -69,20 +68,17 @@ def notify(
 ) -> None:
     """Say whether notices reach their receivers, or send a test message; exit 1 where it is not taken."""
     from mqi_dagster.notify.message import channels_of
-    from mqi_dagster.resources.site import Site
 
-    file, settings = require_site(site)
-    channels = list(channels_of(settings.notifications))
+    opened = open_site(site)
+    channels = list(channels_of(opened.settings.notifications))
     if not channels:
         raise ConfigurationError("nobody is told anything: set notifications.webhook or notifications.mail")
     console = output()
     if test:
-        _test(console, settings.site.name, ZoneInfo(settings.site.timezone), channels)
+        _test(console, opened.settings.site.name, opened.timezone, channels)
         return
-    opened = Site(file)
-    ledger = opened.ledger
     for channel in channels:
-        state = ledger.notices.channel(channel.name)
+        state = opened.ledger.notices.channel(channel.name)
         words = f"{channel.name}: {in_zone(state.trouble, opened.timezone) or 'works'}"
         console.print(Text(words, style="red" if state.failing_since else ""), soft_wrap=True)
 

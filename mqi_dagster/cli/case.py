@@ -11,7 +11,7 @@ from rich.text import Text
 from mqi_dagster.cli.options import GivenSite, SiteOption
 from mqi_dagster.cli.screen import output, print_json
 from mqi_dagster.errors import MqiError
-from mqi_dagster.operations.sites import DEFAULT_SITE, SETTINGS_NAME, settings_path, site_in_use
+from mqi_dagster.operations.sites import DEFAULT_SITE, SETTINGS_NAME, open_site, settings_path, site_in_use
 
 case_app = typer.Typer(help="Check, run and look at cases.", no_args_is_help=True)
 
@@ -169,7 +169,6 @@ def list_cases(
     from mqi_dagster.assets.pipelines import PIPELINES
     from mqi_dagster.cli.case_show import show_cases
     from mqi_dagster.operations.instance import open_instance
-    from mqi_dagster.operations.site_folder import open_site
     from mqi_dagster.worklist import CaseState, Worklist
 
     try:
@@ -203,7 +202,6 @@ def show(
     from mqi_dagster.cli.case_show import show_case
     from mqi_dagster.operations.case_report import case_report
     from mqi_dagster.operations.instance import open_instance
-    from mqi_dagster.operations.site_folder import open_site
 
     opened = open_site(site)
     with open_instance(opened.settings) as instance:
@@ -225,7 +223,6 @@ def retry_failed(
     _quiet()
     from mqi_dagster.operations.instance import open_instance
     from mqi_dagster.operations.retry import partitions_of, retry, services_of
-    from mqi_dagster.operations.site_folder import open_site
 
     opened = open_site(site)
     with open_instance(opened.settings) as instance:
@@ -248,7 +245,6 @@ def set_priority(
     _quiet()
     from mqi_dagster.operations.instance import open_instance
     from mqi_dagster.operations.priority import make_urgent
-    from mqi_dagster.operations.site_folder import open_site
 
     opened = open_site(site)
     with open_instance(opened.settings) as instance:

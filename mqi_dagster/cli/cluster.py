@@ -9,7 +9,7 @@ from rich.text import Text
 from mqi_dagster.cli.options import JsonOption, SiteOption
 from mqi_dagster.cli.screen import output, show_rows
 from mqi_dagster.errors import ConfigurationError
-from mqi_dagster.operations.sites import DEFAULT_SITE, require_site
+from mqi_dagster.operations.sites import DEFAULT_SITE, open_site
 
 if TYPE_CHECKING:
     from mqi_dagster.hpc.executor import SlurmExecutor
@@ -64,9 +64,8 @@ def clean(
 
 def _cluster(place: Path) -> "SlurmExecutor":
     from mqi_dagster.hpc.executor import SlurmExecutor
-    from mqi_dagster.resources.site import Site
 
-    executor = Site(require_site(place)[0]).executor
+    executor = open_site(place).executor
     if not isinstance(executor, SlurmExecutor):
         raise ConfigurationError(
             "simulations run on this machine (execution.simulation); there is no cluster"

@@ -27,7 +27,7 @@ from mqi_dagster.operations.instance import open_instance
 from mqi_dagster.operations.results import beam_rows
 from mqi_dagster.operations.services import Keeper, Services, port_is_free, start_services
 from mqi_dagster.operations.site_folder import initialise
-from mqi_dagster.operations.sites import local_zone, require_site
+from mqi_dagster.operations.sites import local_zone, open_site
 from mqi_dagster.resources.site import Site
 from mqi_dagster.settings import Settings
 from mqi_dagster.synthetic.delivery import simulate_delivery
@@ -143,9 +143,10 @@ def run_demo(folder: Path, timeout_seconds: float, console: Console) -> None:
     began = time.monotonic()
     made = initialise(folder, {"site.timezone": local_zone(), **SETTINGS})
     console.print(f"site: {escape(str(folder))}" + ("" if made else " (as it stands)"), soft_wrap=True)
-    file, settings = require_site(folder)
+    site = open_site(folder)
+    settings = site.settings
     _install(settings, console)
-    services = Services(file, settings)
+    services = Services(site.settings_file, settings)
     running = services.running()
     if running is None:
         with console.status("starting Dagster: code location, daemon, pages"):
@@ -155,7 +156,6 @@ def run_demo(folder: Path, timeout_seconds: float, console: Console) -> None:
             console.print(f"port {settings.ui.port} is taken: the pages have another one this time")
     console.print(f"pages: [bold]{running.pages.address}[/]")
     delivered = _deliver(settings, console)
-    site = Site(file)
     with open_instance(settings) as instance:
         case = given_folder(site, delivered)[0].case
         keeper = Keeper(services, running, lambda words: console.print(Text(words), soft_wrap=True))

@@ -9,7 +9,7 @@ from rich.text import Text
 from mqi_dagster.cli.options import SiteOption
 from mqi_dagster.cli.screen import output
 from mqi_dagster.errors import InfrastructureError
-from mqi_dagster.operations.sites import DEFAULT_SITE, require_site
+from mqi_dagster.operations.sites import DEFAULT_SITE, open_site
 
 
 def retention(
@@ -23,13 +23,11 @@ def retention(
     from mqi_dagster.lifecycle.cluster_retention import old_job_folders, tidy_clusters
     from mqi_dagster.lifecycle.retention import spare, tidied
     from mqi_dagster.operations.instance import open_instance
-    from mqi_dagster.resources.site import Site
 
     console = output()
-    file, settings = require_site(site)
-    opened, count, size, stays = Site(file), 0, 0, list[str]()
+    opened, count, size, stays = open_site(site), 0, 0, list[str]()
     now, word = datetime.now(UTC), "would remove" if dry_run else "removed"
-    with open_instance(settings) as instance:
+    with open_instance(opened.settings) as instance:
         if dry_run:
             things = spare(instance, opened, now, stays)
         else:

@@ -9,7 +9,7 @@ import typer
 
 from mqi_dagster.cli.options import SiteOption
 from mqi_dagster.cli.screen import output
-from mqi_dagster.operations.sites import DEFAULT_SITE, require_site
+from mqi_dagster.operations.sites import DEFAULT_SITE, open_site
 
 
 def top(
@@ -30,7 +30,6 @@ def top(
 
     from mqi_dagster.cli.top_screen import View, print_once
     from mqi_dagster.operations.board_reader import BoardReader
-    from mqi_dagster.resources.site import Site
     from mqi_dagster.worklist import CaseState
     from mqi_dagster.worklist.reading import read_only_process
 
@@ -40,7 +39,7 @@ def top(
     except ValueError:
         known = ", ".join(repr(name.value) for name in CaseState)
         raise typer.BadParameter(f"--state is one of {known}") from None
-    opened = Site(require_site(site)[0])
+    opened = open_site(site)
     read_only_process()
     console = output()
     live = sys.stdin.isatty() and console.is_terminal and not once and not as_json

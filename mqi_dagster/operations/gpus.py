@@ -12,7 +12,7 @@ from mqi_dagster.ledger.ledger import Ledger
 from mqi_dagster.ledger.slots import Slot
 from mqi_dagster.lifecycle.jobs import POOL
 from mqi_dagster.operations.instance import open_instance, pool_limit, set_pool_limit, simulations_at_once
-from mqi_dagster.operations.sites import settings_path
+from mqi_dagster.operations.sites import open_site
 from mqi_dagster.resources.gpu_pool import GpuPool
 from mqi_dagster.resources.site import Site
 from mqi_dagster.worklist.pool import PoolRow, pool_rows
@@ -70,7 +70,7 @@ def _state(row: PoolRow) -> str:
 
 def open_pool(place: Path) -> Site:
     """The site of a folder or settings file, its slots declared."""
-    site = Site(settings_path(place))
+    site = open_site(place)
     GpuPool(site).declare()
     return site
 

@@ -19,7 +19,7 @@ from mqi_dagster.ledger.location import ledger_url
 from mqi_dagster.machine import PACKAGED_MACHINES
 from mqi_dagster.operations.instance import INSTANCE_FILE, open_instance, set_pool_limit, write_instance
 from mqi_dagster.operations.settings_text import settings_file
-from mqi_dagster.operations.sites import SETTINGS_NAME, local_zone, settings_path
+from mqi_dagster.operations.sites import SETTINGS_NAME, local_zone
 from mqi_dagster.pseudonyms import Pseudonyms, make_secret, read_secret
 from mqi_dagster.resources.site import Site
 from mqi_dagster.settings import LOCAL, Settings, parse_settings, read_content, read_settings
@@ -93,13 +93,6 @@ class RunOptions:
     """Machine files, or folders of them."""
     timezone: str | None = None
     histories: float | None = None
-
-
-def open_site(path: Path) -> Site:
-    """The site of a folder or settings file, its settings read."""
-    site = Site(settings_path(path))
-    _ = site.settings
-    return site
 
 
 def make_run_site(out: Path, options: RunOptions) -> Settings:

@@ -4,10 +4,14 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
+from typing import TYPE_CHECKING
 from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
 
 from mqi_dagster.errors import ConfigurationError
 from mqi_dagster.settings import Settings, read_settings
+
+if TYPE_CHECKING:
+    from mqi_dagster.resources.site import Site
 
 SETTINGS_NAME = "mqi.yaml"
 
@@ -52,6 +56,20 @@ def require_site(path: Path) -> tuple[Path, Settings]:
     """
     file = settings_path(path)
     return file, read_settings(file)
+
+
+def open_site(path: Path) -> Site:
+    """The site of a folder or settings file, its settings read.
+
+    Raises:
+        ConfigurationError: It is no site, or its settings are wrong.
+    """
+    # It loads for longer than a command takes that only reads settings.
+    from mqi_dagster.resources.site import Site
+
+    site = Site(settings_path(path))
+    _ = site.settings
+    return site
 
 
 def local_zone() -> str:

@@ -1,6 +1,5 @@
 """``mqi case …``: what a person does with one case."""
 
-import warnings
 from itertools import islice
 from pathlib import Path
 from typing import Annotated
@@ -8,8 +7,8 @@ from typing import Annotated
 import typer
 from rich.text import Text
 
-from mqi_dagster.cli.options import GivenSite, SiteOption
-from mqi_dagster.cli.screen import output, print_json
+from mqi_dagster.cli.options import GivenSite, SiteOption, states_of
+from mqi_dagster.cli.screen import hide_previews, output, print_json
 from mqi_dagster.errors import MqiError
 from mqi_dagster.operations.sites import DEFAULT_SITE, SETTINGS_NAME, open_site, settings_path, site_in_use
 
@@ -35,11 +34,6 @@ PriorityOption = Annotated[
         " nothing to the services of another site: `mqi case priority` does.",
     ),
 ]
-
-
-@case_app.callback()
-def _group() -> None:
-    """Check, run and look at cases."""
 
 
 def _note(text: str) -> None:
@@ -118,7 +112,7 @@ def run(
 
     first = _numbers(beams_order)
     load_pydicom()
-    _quiet()
+    hide_previews()
     from mqi_dagster.cli.beam_progress import BeamProgress, own_console
     from mqi_dagster.cli.results_table import show_results
     from mqi_dagster.operations.case_run import CaseRun, CaseRunner
@@ -165,17 +159,13 @@ def list_cases(
     as_json: JsonOption = False,
 ) -> None:
     """List the cases of a site: where each stands, and why."""
-    _quiet()
+    hide_previews()
     from mqi_dagster.assets.pipelines import PIPELINES
     from mqi_dagster.cli.case_show import show_cases
     from mqi_dagster.operations.instance import open_instance
-    from mqi_dagster.worklist import CaseState, Worklist
+    from mqi_dagster.worklist import Worklist
 
-    try:
-        states = [CaseState(name) for name in state or ()]
-    except ValueError:
-        known = ", ".join(repr(name.value) for name in CaseState)
-        raise typer.BadParameter(f"--state is one of {known}") from None
+    states = states_of(state or ())
     opened = open_site(site)
     with open_instance(opened.settings) as instance:
         work = Worklist(instance, opened, PIPELINES, opened.ledger)
@@ -198,7 +188,7 @@ def show(
     as_json: JsonOption = False,
 ) -> None:
     """Show everything about one case, with the real paths of its files, which stand nowhere else."""
-    _quiet()
+    hide_previews()
     from mqi_dagster.cli.case_show import show_case
     from mqi_dagster.operations.case_report import case_report
     from mqi_dagster.operations.instance import open_instance
@@ -220,7 +210,7 @@ def retry_failed(
     as_json: JsonOption = False,
 ) -> None:
     """Run once more what has failed of a case, in the running services."""
-    _quiet()
+    hide_previews()
     from mqi_dagster.operations.instance import open_instance
     from mqi_dagster.operations.retry import partitions_of, retry, services_of
 
@@ -242,7 +232,7 @@ def set_priority(
     site: SiteOption = DEFAULT_SITE,
 ) -> None:
     """Say how urgent a case is: what of it waits overtakes what is less urgent."""
-    _quiet()
+    hide_previews()
     from mqi_dagster.operations.instance import open_instance
     from mqi_dagster.operations.priority import make_urgent
 
@@ -250,13 +240,6 @@ def set_priority(
     with open_instance(opened.settings) as instance:
         moved = make_urgent(instance, opened, case, priority)
     output().print(Text(f"{case}: priority {priority}; {moved} of its runs are in the queue"), soft_wrap=True)
-
-
-def _quiet() -> None:
-    """Dagster's notes on its own previews are for developers."""
-    import dagster as dg
-
-    warnings.simplefilter("ignore", category=dg.PreviewWarning)
 
 
 def _numbers(text: str | None) -> tuple[int, ...]:

@@ -8,17 +8,11 @@ from rich.text import Text
 
 from mqi_dagster.cli.results_table import print_results
 from mqi_dagster.cli.screen import plain_table
+from mqi_dagster.cli.top_screen import STYLES
 from mqi_dagster.errors import LONGEST_MESSAGE, shown
 from mqi_dagster.moments import in_zone, local
 from mqi_dagster.operations.case_report import BeamReport, CaseReport
 from mqi_dagster.worklist import BeamStatus, CaseState, CaseStatus, Stage
-
-_STYLES = {
-    CaseState.FAILED: "red",
-    CaseState.COMPLETE: "green",
-    CaseState.PARTIAL: "yellow",
-    CaseState.IN_WORK: "cyan",
-}
 
 
 def show_cases(
@@ -36,13 +30,13 @@ def show_cases(
     for row in rows:
         count = "-" if row.beams_total is None else f"{row.beams_done} of {row.beams_total}"
         arrived = "-" if row.arrived is None else local(row.arrived, zone)
-        state = Text(row.state.value, style=_STYLES.get(row.state, ""))
+        state = Text(row.state.value, style=STYLES[row.state])
         table.add_row(row.case, "-" if row.fraction is None else str(row.fraction), arrived, state, count)
     console.print(table if rows else Text("no case"))
     for row in rows:
         for beam in beams[row.case]:
             words = f"  {beam.beam}: {beam.label}; {beam.stage.words}"
-            console.print(Text(words, style=_STYLES.get(beam.state, "")), soft_wrap=True)
+            console.print(Text(words, style=STYLES[beam.state]), soft_wrap=True)
         if row.reason:
             words = f"{row.stage.words}: " if row.stage.at_work else ""
             reason = f"{row.case}: {words}{in_zone(row.reason, zone)}"
@@ -52,7 +46,7 @@ def show_cases(
 def show_case(console: Console, report: CaseReport, zone: ZoneInfo) -> None:
     """Everything about one case, for people."""
     row = report.row
-    state = (row.state.value, _STYLES.get(row.state, ""))
+    state = (row.state.value, STYLES[row.state])
     words = f", {row.stage.words}" if row.stage.at_work else ""
     reason = f"; {in_zone(row.reason, zone)}" if row.reason else ""
     console.print(Text.assemble(f"case {row.case}: ", state, words, reason), soft_wrap=True)

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
+from mqi_dagster.lifecycle.stages import CaseState
 from mqi_dagster.operations.sites import SITE_VARIABLE
 
 SiteOption = Annotated[
@@ -24,3 +26,12 @@ GivenSite = Annotated[
 """Of a command that also works without a site: see `site_in_use`."""
 
 JsonOption = Annotated[bool, typer.Option("--json", help="As JSON.")]
+
+
+def states_of(names: Iterable[str]) -> list[CaseState]:
+    """What `--state` names; BadParameter where one is no state of a case."""
+    try:
+        return [CaseState(name) for name in names]
+    except ValueError:
+        known = ", ".join(repr(state.value) for state in CaseState)
+        raise typer.BadParameter(f"--state is one of {known}") from None

@@ -2,6 +2,7 @@
 
 import json
 import sys
+import warnings
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from datetime import datetime
 from typing import Any, TextIO
@@ -85,3 +86,10 @@ def show_rows(
         for row in rows:
             table.add_row(*(Text("" if row[key] is None else told(str(row[key]))) for key in columns))
         output().print(table)
+
+
+def hide_previews() -> None:
+    """Hide Dagster's notes on its own previews, which are for developers."""
+    from dagster import PreviewWarning
+
+    warnings.simplefilter("ignore", category=PreviewWarning)

@@ -1,14 +1,13 @@
 """``mqi top``: where every case and beam stands, in a terminal, once, or as JSON."""
 
 import sys
-import warnings
 from datetime import timedelta
 from typing import Annotated
 
 import typer
 
-from mqi_dagster.cli.options import SiteOption
-from mqi_dagster.cli.screen import output
+from mqi_dagster.cli.options import SiteOption, states_of
+from mqi_dagster.cli.screen import hide_previews, output
 from mqi_dagster.operations.sites import DEFAULT_SITE, open_site
 
 
@@ -26,19 +25,12 @@ def top(
 
     It only reads, and may be started as often as you like. Without a terminal it prints once.
     """
-    import dagster as dg
-
     from mqi_dagster.cli.top_screen import View, print_once
     from mqi_dagster.operations.board_reader import BoardReader
-    from mqi_dagster.worklist import CaseState
     from mqi_dagster.worklist.reading import read_only_process
 
-    warnings.simplefilter("ignore", category=dg.PreviewWarning)
-    try:
-        wanted = CaseState(state) if state is not None else None
-    except ValueError:
-        known = ", ".join(repr(name.value) for name in CaseState)
-        raise typer.BadParameter(f"--state is one of {known}") from None
+    hide_previews()
+    wanted = states_of([state])[0] if state is not None else None
     opened = open_site(site)
     read_only_process()
     console = output()

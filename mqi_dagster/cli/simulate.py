@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from datetime import datetime
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, TypeVar
 
 import typer
-from pydantic import ValidationError
+from pydantic import BaseModel, ValidationError
 from rich.markup import escape
 from rich.table import Table
 
@@ -21,6 +21,7 @@ from mqi_dagster.synthetic.request import BuiltInPlan, DeliveryRequest, Layout
 from mqi_dagster.yaml_file import problems
 
 DEFAULT_MACHINE = "GENERIC"
+_Kind = TypeVar("_Kind", bound=BaseModel)
 
 
 def simulate(
@@ -96,7 +97,7 @@ def simulate(
     from mqi_dagster.synthetic.delivery import simulate_delivery
 
     used = site_in_use(site)
-    machines = read_machines(PACKAGED_MACHINES if used is None else _machine_folder(used))
+    machines = read_machines(PACKAGED_MACHINES if used is None else require_site(used)[1].paths.machines)
     made_in_code: dict[str, Any] = {
         "beams": beams,
         "energies_mev": energy,
@@ -125,12 +126,15 @@ def simulate(
         "defects": [parse_defect(text) for text in defect or []],
     }
     if plan is None:
-        given["plan"] = _built_in({**made_in_code, "layers": layers, "spots": spots})
+        if energy is not None and beams is None:
+            made_in_code["beams"] = len(energy)
+        built_in = {**made_in_code, "layers": layers, "spots": spots}
+        given["plan"] = _validated(BuiltInPlan, built_in, "the plan")
     else:
         if unused := [name for name, value in made_in_code.items() if value is not None]:
             raise ConfigurationError(f"{', '.join(unused)}: only for the plan made in code, not with --plan")
         given |= {"plan": plan, "max_layers": layers, "max_spots": spots}
-    request = _request(given)
+    request = _validated(DeliveryRequest, given, "the request")
     case = simulate_delivery(request, _machine(machines, machine, plan), target)
     numbers = ("beam", "fraction", "layers", "samples")
     table = plain_table(*numbers, "folder", right=numbers, no_wrap=False)
@@ -149,25 +153,12 @@ def _defects() -> Table:
     return table
 
 
-def _request(given: dict[str, Any]) -> DeliveryRequest:
+def _validated(kind: type[_Kind], values: dict[str, Any], what: str) -> _Kind:
+    """The request or plan of what was given; ConfigurationError where that does not fit."""
     try:
-        return DeliveryRequest.model_validate({k: v for k, v in given.items() if v is not None})
+        return kind.model_validate({name: value for name, value in values.items() if value is not None})
     except ValidationError as error:
-        raise ConfigurationError("; ".join(problems(error, DeliveryRequest, "the request"))) from error
-
-
-def _built_in(given: dict[str, Any]) -> BuiltInPlan:
-    values = {name: value for name, value in given.items() if value is not None}
-    if "energies_mev" in values:
-        values.setdefault("beams", len(values["energies_mev"]))
-    try:
-        return BuiltInPlan.model_validate(values)
-    except ValidationError as error:
-        raise ConfigurationError("; ".join(problems(error, BuiltInPlan, "the plan"))) from error
-
-
-def _machine_folder(site: Path) -> Path:
-    return require_site(site)[1].paths.machines
+        raise ConfigurationError("; ".join(problems(error, kind, what))) from error
 
 
 def _machine(machines: Machines, name: str | None, plan: Path | None) -> Machine:

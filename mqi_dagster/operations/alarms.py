@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 
 from mqi_dagster.assets.pipelines import PIPELINES
@@ -41,22 +41,11 @@ def alarms_now(site: Site, *, every: bool = False) -> list[Listed]:
         every: Also those that are cleared.
     """
     found = found_now(site)
-    stored = []
+    stored: list[Listed] = []
     if not any(one.kind is AlarmKind.LEDGER_AWAY for one in found):
-        stored = [
-            Listed(
-                one.id,
-                one.kind,
-                one.subject,
-                one.text,
-                one.first_at,
-                one.last_at,
-                one.count,
-                one.cleared_at,
-                one.notified_at,
-            )
-            for one in (site.ledger.alarms.all() if every else site.ledger.alarms.open())
-        ]
+        for alarm in site.ledger.alarms.all() if every else site.ledger.alarms.open():
+            values = asdict(alarm)
+            stored.append(Listed(told_at=values.pop("notified_at"), **values))
     opened = {(one.kind, one.subject) for one in stored if one.cleared_at is None}
     fresh = [
         Listed(None, one.kind, one.subject, one.text, one.since, None, 1, None, None)

@@ -43,14 +43,10 @@ class BoardReader:
         self._history = history
         self._causes_at_once = causes_at_once
         self._again = again
-        self._instance: dg.DagsterInstance | None = None
+        self.instance: dg.DagsterInstance | None = None
+        """Dagster's records, once they could be opened."""
         self._ledger: Ledger | None = None
         self._worklist: Worklist | None = None
-
-    @property
-    def instance(self) -> dg.DagsterInstance | None:
-        """Dagster's records, once they could be opened."""
-        return self._instance
 
     def snapshot(self) -> Work:
         """Everything at this moment.
@@ -62,10 +58,10 @@ class BoardReader:
         try:
             if self._worklist is None:
                 with plain_errors():
-                    self._instance = self._open()
+                    self.instance = self._open()
                 self._ledger = self._site.open_ledger_for_reading()
                 self._worklist = Worklist(
-                    self._instance,
+                    self.instance,
                     self._site,
                     PIPELINES,
                     self._ledger,
@@ -76,7 +72,7 @@ class BoardReader:
             return self._worklist.snapshot()
         except InfrastructureError:
             # Whoever comes back may be of another revision, and connections that were kept are dead.
-            self._worklist = self._instance = None
+            self._worklist = self.instance = None
             if self._ledger is not None:
                 self._ledger.close()
             raise

@@ -4,7 +4,6 @@ from datetime import datetime
 from pathlib import Path
 
 import dagster as dg
-from pydantic import BaseModel, ConfigDict
 
 from mqi_dagster.assets.pipelines import PIPELINES
 from mqi_dagster.errors import InputError, MqiError
@@ -16,13 +15,10 @@ from mqi_dagster.operations.results import BeamRow, beam_rows
 from mqi_dagster.partitions import CASE, beam_key
 from mqi_dagster.resources.site import Site
 from mqi_dagster.worklist import BeamStatus, CaseState, CaseStatus, Worklist
+from mqi_dagster.worklist.board_rows import StatusRow, job_words
 
 
-class _Part(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True)
-
-
-class AttemptRow(_Part):
+class AttemptRow(StatusRow):
     """One start of the engine."""
 
     number: int
@@ -32,7 +28,7 @@ class AttemptRow(_Part):
     cause: str | None
 
 
-class BeamReport(_Part):
+class BeamReport(StatusRow):
     """One beam of a case, and how it came to be where it is."""
 
     result: BeamRow
@@ -43,7 +39,7 @@ class BeamReport(_Part):
     attempts: tuple[AttemptRow, ...]
 
 
-class DeliveryReport(_Part):
+class DeliveryReport(StatusRow):
     """One delivery with its real place."""
 
     number: int
@@ -54,7 +50,7 @@ class DeliveryReport(_Part):
     folder: Path
 
 
-class CaseReport(_Part):
+class CaseReport(StatusRow):
     """Everything about one case; the only place where real paths are shown."""
 
     row: CaseStatus
@@ -153,9 +149,8 @@ def _beam(site: Site, case: str, result: BeamRow, status: BeamStatus | None) -> 
 
 
 def _words(job: ClusterJob) -> str:
-    scheduler = f" ({job.scheduler_state})" if job.scheduler_state else ""
     before = f", after {', '.join(job.retired)}" if job.retired else ""
-    return f"job {job.job_id or 'not submitted'} on {job.cluster}{before}: {job.state.value}{scheduler}"
+    return f"job {job.job_id or 'not submitted'} on {job.cluster}{before}: {job_words(job)}"
 
 
 def _attempt(attempt: Attempt) -> AttemptRow:

@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import dagster as dg
-from pydantic import BaseModel, ConfigDict
+from pydantic import Field
 
 from mqi_dagster.assets.proton.handover import RECEIPT_FILE
 from mqi_dagster.delivery.compared_beam import verdict_of
@@ -17,15 +17,15 @@ from mqi_dagster.lifecycle.lineage import latest_digest, store_folder
 from mqi_dagster.lifecycle.runs import RunState, latest_value
 from mqi_dagster.lifecycle.stages import CaseState, Stage
 from mqi_dagster.lifecycle.status import Standing
+from mqi_dagster.operations.sites import shown_path
 from mqi_dagster.partitions import beam_key
 from mqi_dagster.resources.site import Site
 from mqi_dagster.store.published import Published
+from mqi_dagster.worklist.board_rows import StatusRow
 
 
-class BeamRow(BaseModel):
+class BeamRow(StatusRow):
     """What came of one beam; figures of the dose only where its latest run has succeeded."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True)
 
     case: str
     beam: int
@@ -48,7 +48,7 @@ class BeamRow(BaseModel):
     """Path at the hand-over target, relative to the site's folder where it lies below it.
 
     None where what stands there is another dose than the latest."""
-    digests: dict[str, str] = {}
+    digests: dict[str, str] = Field(default_factory=dict)
     """Of the assets that were made."""
     computed: bool | None = None
     """Whether the latest run has started the engine."""
@@ -129,14 +129,11 @@ def _at_target(site: Site, receipt: Published | None) -> str | None:
     if not doses:
         return None
     path = site.settings.handover.folder / min(doses, key=lambda name: (len(Path(name).name), name))
-    base = site.settings_file.resolve().parent
-    return path.relative_to(base).as_posix() if path.is_relative_to(base) else str(path)
+    return shown_path(path, site.settings_file.resolve().parent)
 
 
-class CaseResult(BaseModel):
+class CaseResult(StatusRow):
     """What came of one case of the folder."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True)
 
     case: str
     status: CaseState

@@ -19,7 +19,7 @@ from mqi_dagster.ledger.location import ledger_url
 from mqi_dagster.machine import PACKAGED_MACHINES
 from mqi_dagster.operations.instance import INSTANCE_FILE, open_instance, set_pool_limit, write_instance
 from mqi_dagster.operations.settings_text import settings_file
-from mqi_dagster.operations.sites import SETTINGS_NAME, local_zone
+from mqi_dagster.operations.sites import SETTINGS_NAME, local_zone, shown_path
 from mqi_dagster.pseudonyms import Pseudonyms, make_secret, read_secret
 from mqi_dagster.resources.site import Site
 from mqi_dagster.settings import LOCAL, Settings, parse_settings, read_content, read_settings
@@ -142,15 +142,13 @@ def _require_same(file: Path, options: RunOptions) -> None:
         )
 
 
-def _loaded(file: Path) -> dict[str, Any]:
-    read_settings(file)
-    return read_content(file)
-
-
 def _content(present: Path | None, options: RunOptions) -> dict[str, Any]:
     """Settings as YAML values: of the file to begin with, with every folder below the site's own."""
     base = options.settings or present
-    content: dict[str, Any] = {"site": {"name": "mqi case run"}} if base is None else _loaded(base)
+    content: dict[str, Any] = {"site": {"name": "mqi case run"}}
+    if base is not None:
+        read_settings(base)
+        content = read_content(base)
     # Left out, each of these stands below the site's folder, and nobody is told of what is tried here.
     for name in ("paths", "database", "notifications"):
         content.pop(name, None)
@@ -161,7 +159,6 @@ def _content(present: Path | None, options: RunOptions) -> dict[str, Any]:
             _section(content, "handover").pop(name, None)
     if options.settings is not None:
         _keep_keys(content, options.settings.resolve().parent)
-    if options.settings is not None:
         cache = read_settings(options.settings).engine.embedded.cache
         if cache is not None:
             _section(engine, "embedded")["cache"] = str(cache)
@@ -261,32 +258,27 @@ def _initialise(folder: Path, values: Mapping[str, Any], new_secret: bool) -> li
         made.append(f"{SETTINGS_NAME} (every setting, commented)")
     secret = settings.site.secret_file
     if ensure_secret(settings, new=new_secret):
-        made.append(f"{_shown(secret, folder)} (key of the pseudonyms: back it up, show it to nobody)")
+        made.append(f"{shown_path(secret, folder)} (key of the pseudonyms: back it up, show it to nobody)")
     paths = settings.paths
     handover = [settings.handover.folder] if settings.handover.target == LOCAL else []
     for path in (paths.inbox, paths.data, paths.state, *handover, paths.machines, paths.hu_tables):
         if not path.is_dir():
             private_folder(path)
-            made.append(f"{_shown(path, folder)}/")
+            made.append(f"{shown_path(path, folder)}/")
     for packaged, target in ((PACKAGED_MACHINES, paths.machines), (PACKAGED_HU_TABLES, paths.hu_tables)):
         if not any(target.glob("*.yaml")):
             for source in sorted(packaged.glob("*.yaml")):
                 write_whole(target / source.name, source.read_bytes())
-                made.append(_shown(target / source.name, folder))
+                made.append(shown_path(target / source.name, folder))
     site = Site(file)
     ledger = site.ledger
     _ = site.pseudonyms  # The ledger writes down which secret names the cases.
     if write_instance(settings, ledger):
-        made.append(f"{_shown(paths.dagster_home, folder)}/dagster.yaml")
+        made.append(f"{shown_path(paths.dagster_home, folder)}/dagster.yaml")
     with open_instance(settings) as instance:
         if set_pool_limit(instance, settings, ledger):
             made.append("the limit of the pool gpu")
     return made
-
-
-def _shown(path: Path, folder: Path) -> str:
-    base = folder.resolve()
-    return path.relative_to(base).as_posix() if path.is_relative_to(base) else str(path)
 
 
 def _nested(values: Mapping[str, Any]) -> dict[str, Any]:

@@ -72,6 +72,12 @@ def open_site(path: Path) -> Site:
     return site
 
 
+def shown_path(path: Path, folder: Path) -> str:
+    """A path as people read it: relative to the site's folder where it lies below that."""
+    base = folder.resolve()
+    return path.relative_to(base).as_posix() if path.is_relative_to(base) else str(path)
+
+
 def local_zone() -> str:
     """This computer's time zone; UTC where it has none set."""
     names = [os.environ.get("TZ", "").removeprefix(":")]

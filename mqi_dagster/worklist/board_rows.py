@@ -190,7 +190,7 @@ def beam_row(
         remaining_seconds=stands.remaining_seconds,
         slot=facts.slot if stands.at_work else None,
         job=job.job_id if job is not None else None,
-        job_state=_job_words(job) if job is not None else None,
+        job_state=job_words(job) if job is not None else None,
         attempt=facts.attempt,
         priority=latest.priority,
         since=latest.since,
@@ -198,7 +198,8 @@ def beam_row(
     )
 
 
-def _job_words(job: ClusterJob) -> str:
+def job_words(job: ClusterJob) -> str:
+    """State of a job, with Slurm's own word for it where there is one."""
     return f"{job.state.value} ({job.scheduler_state})" if job.scheduler_state else job.state.value
 
 

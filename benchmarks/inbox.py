@@ -22,7 +22,7 @@ from pathlib import Path
 
 import dagster as dg
 
-from mqi_dagster.delivery.discovery import find_arrivals, standings
+from mqi_dagster.delivery.discovery import arrival_statuses, find_arrivals
 from mqi_dagster.delivery.inbox_tree import KeptTree
 from mqi_dagster.machine import read_machines
 from mqi_dagster.sensors.arrivals import case_arrivals
@@ -64,7 +64,7 @@ def plain(inbox: Path) -> Look:
 def kept(inbox: Path) -> Look:
     """Only what may have changed."""
     tree = KeptTree(inbox.resolve(), full_scan_seconds=INTAKE.full_look_minutes * 60)
-    return lambda in_work: len(standings(tree.root, tree.scan(in_work), INTAKE, datetime.now(UTC)))
+    return lambda in_work: len(arrival_statuses(tree.root, tree.scan(in_work), INTAKE, datetime.now(UTC)))
 
 
 WAYS: dict[str, Callable[[Path], Look]] = {"plain walk": plain, "kept tree": kept}

@@ -1,3 +1,3 @@
 """Delivered proton beams become verified DICOM RT Doses, as Dagster assets."""
 
-__version__ = "0.1.0"
+__version__ = "0.2.0"

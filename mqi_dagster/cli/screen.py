@@ -71,11 +71,11 @@ def show_rows(
     as_json: bool,
     columns: Mapping[str, str],
     nothing: str,
-    told: Callable[[str], str] = str,
+    shown_as: Callable[[str], str] = str,
 ) -> None:
     """Print rows as JSON, or as a table with the titles of its columns by key; `nothing` where there is none.
 
-    What is shown of a cell, `told` makes of its text.
+    `shown_as` makes what is shown of the text of a cell.
     """
     if as_json:
         print_json(rows)
@@ -84,7 +84,7 @@ def show_rows(
     else:
         table = plain_table(*columns.values(), fold=columns.values())
         for row in rows:
-            table.add_row(*(Text("" if row[key] is None else told(str(row[key]))) for key in columns))
+            table.add_row(*(Text("" if row[key] is None else shown_as(str(row[key]))) for key in columns))
         output().print(table)
 
 

@@ -100,7 +100,7 @@ class EngineRun:
                 for event in self.parser.close():
                     self._progress.event(event)
                 return status
-            self._tell(status)
+            self._report(status)
             self._retrying.sleep(self._executor.poll_seconds)
 
     @property
@@ -109,7 +109,7 @@ class EngineRun:
             raise InfrastructureError("no job was submitted")
         return self._handle
 
-    def _tell(self, status: JobStatus) -> None:
+    def _report(self, status: JobStatus) -> None:
         if status.alarm and status.alarm != self._alarmed:
             self._log.error("%s", status.alarm)
         self._alarmed = status.alarm

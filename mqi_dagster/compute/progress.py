@@ -38,7 +38,7 @@ class LiveProgress:
         self._observed = 0
         self._percent = 0.0
 
-    def _tell(self, say: Callable[[], object]) -> None:
+    def _best_effort(self, say: Callable[[], object]) -> None:
         try:
             say()
         except InfrastructureError:
@@ -48,10 +48,10 @@ class LiveProgress:
                 raise
 
     def _log(self, text: str, *values: object) -> None:
-        self._tell(lambda: self._context.log.info(text, *values))
+        self._best_effort(lambda: self._context.log.info(text, *values))
 
     def _tag(self, tags: dict[str, str]) -> None:
-        self._tell(lambda: self._context.instance.add_run_tags(self._context.run.run_id, tags))
+        self._best_effort(lambda: self._context.instance.add_run_tags(self._context.run.run_id, tags))
 
     def _report(
         self,
@@ -61,7 +61,7 @@ class LiveProgress:
         histories: float | None = None,
         message: str = "",
     ) -> None:
-        self._tell(
+        self._best_effort(
             lambda: self._ledger.progress.record(
                 self._beam,
                 self._context.run.run_id,
@@ -118,7 +118,7 @@ class LiveProgress:
             seen = dg.AssetObservation(
                 asset_key="raw_dose", partition=self._beam, metadata={"progress [%]": reached}
             )
-            self._tell(lambda: self._context.log_event(seen))
+            self._best_effort(lambda: self._context.log_event(seen))
 
     def done(self, histories: int | None) -> None:
         """The output is verified and published."""

@@ -71,7 +71,7 @@ def verify_interpreted(
     found = dialect
     layers = []
     compared: list[ComparedLayer] = []
-    told = (out / SUMMARY_NAME).exists()
+    has_summary = (out / SUMMARY_NAME).exists()
     files = _files_by_layer(out / "log" / folder, "log", entry)
     for layer in entry.layers:
         comparison = recorder = None
@@ -95,7 +95,7 @@ def verify_interpreted(
     rebuilt = interpreted_beam(
         entry, machine, options, found or CsvDialect.ROWS, tuple(layers), plan_files=plan_files
     )
-    found_summary = read_summary(out) if told else None
+    found_summary = read_summary(out) if has_summary else None
     if found_summary is not None:
         _check_agreement(found_summary, rebuilt)
     summary = found_summary or rebuilt

@@ -69,7 +69,7 @@ class CaseFolder:
 
 
 @dataclass(frozen=True, slots=True)
-class ArrivalStanding:
+class ArrivalStatus:
     """How an arrival stands, without its files: of most of them nobody asks for these."""
 
     relative: str
@@ -113,10 +113,10 @@ def find_arrivals(inbox: Path, intake: Intake, now: datetime) -> list[CaseFolder
     """
     root = inbox.resolve()
     tree = see_folder(root, root, intake.max_folder_depth)
-    return [standing.arrival() for standing in standings(root, tree, intake, now)]
+    return [status.arrival() for status in arrival_statuses(root, tree, intake, now)]
 
 
-def standings(root: Path, tree: SeenFolder, intake: Intake, now: datetime) -> list[ArrivalStanding]:
+def arrival_statuses(root: Path, tree: SeenFolder, intake: Intake, now: datetime) -> list[ArrivalStatus]:
     """How every arrival stands, in the order of names.
 
     Nothing of one entry decides about another: what breaks on an entry is its reason to wait.
@@ -132,8 +132,8 @@ def standings(root: Path, tree: SeenFolder, intake: Intake, now: datetime) -> li
     """
     if tree.unreadable:
         raise ConfigurationError(f"the inbox cannot be read: {tree.unreadable}")
-    found = [_standing(root, tree, case, intake, now) for case in _cases(tree)]
-    return sorted(found + _refused(root, tree, found), key=lambda standing: standing.relative)
+    found = [_status(root, tree, case, intake, now) for case in _cases(tree)]
+    return sorted(found + _refused(root, tree, found), key=lambda status: status.relative)
 
 
 def arrival_of(folder: Path, intake: Intake | None = None) -> CaseFolder:
@@ -187,7 +187,7 @@ def case_at(folder: Path, root: Path, intake: Intake, now: datetime) -> CaseFold
     node.parent = above
     for case in _cases(node):
         if case.node is node:
-            return _standing(root, above, case, intake, now).arrival()
+            return _status(root, above, case, intake, now).arrival()
     return None
 
 
@@ -333,7 +333,7 @@ def _has_readable_names(folder: SeenFolder) -> bool:
     return True
 
 
-def _standing(root: Path, tree: SeenFolder, found: _Found, intake: Intake, now: datetime) -> ArrivalStanding:
+def _status(root: Path, tree: SeenFolder, found: _Found, intake: Intake, now: datetime) -> ArrivalStatus:
     try:
         return _waiting(root, tree, found, intake, now)
     except Exception as error:  # noqa: BLE001 - whatever breaks on one entry must stop no other
@@ -341,9 +341,9 @@ def _standing(root: Path, tree: SeenFolder, found: _Found, intake: Intake, now: 
         return _refusal(root, found.node.path, reason)
 
 
-def _waiting(root: Path, tree: SeenFolder, found: _Found, intake: Intake, now: datetime) -> ArrivalStanding:
-    def standing(reason: str, next_check: datetime | None = None) -> ArrivalStanding:
-        return ArrivalStanding(
+def _waiting(root: Path, tree: SeenFolder, found: _Found, intake: Intake, now: datetime) -> ArrivalStatus:
+    def status(reason: str, next_check: datetime | None = None) -> ArrivalStatus:
+        return ArrivalStatus(
             relative=found.once("relative", lambda: found.node.path.relative_to(root).as_posix()),
             folder=found.node.location,
             ready=not reason,
@@ -355,12 +355,12 @@ def _waiting(root: Path, tree: SeenFolder, found: _Found, intake: Intake, now: d
         )
 
     if found.node is tree:
-        return standing("deliveries or plans stand in the inbox itself, not in a case folder")
+        return status("deliveries or plans stand in the inbox itself, not in a case folder")
     blocked = _blocked(found, intake)
     if blocked:
-        return standing(blocked)
+        return status(blocked)
     if intake.ready is Ready.MARKER:
-        return standing(
+        return status(
             "" if _is_marked(tree, found.node, intake.marker) else f"no marker file {intake.marker}"
         )
     # In whole nanoseconds: a share may show a time that no datetime can hold.
@@ -368,15 +368,15 @@ def _waiting(root: Path, tree: SeenFolder, found: _Found, intake: Intake, now: d
     now_ns = (now - _EPOCH) // timedelta(microseconds=1) * 1000
     quiet_ns = int(intake.stable_seconds * 1e9)
     if not quiet_ns or now_ns - newest_ns >= quiet_ns:
-        return standing("")
+        return status("")
     try:
         next_check = _EPOCH + timedelta(microseconds=(newest_ns + quiet_ns) // 1000)
     except OverflowError:
-        return standing("the time of a file lies beyond the year 9999: copy it again, or set its time")
+        return status("the time of a file lies beyond the year 9999: copy it again, or set its time")
     reason = f"files changed within the last {math.ceil(intake.stable_seconds)} s"
     if newest_ns - now_ns > 1_000_000_000:
         reason = "the time of a file lies in the future"
-    return standing(reason, next_check)
+    return status(reason, next_check)
 
 
 def _is_marked(tree: SeenFolder, node: SeenFolder, marker: str) -> bool:
@@ -430,7 +430,7 @@ def _faults(node: SeenFolder) -> tuple[tuple[str, str], ...]:
     )
 
 
-def _refused(root: Path, tree: SeenFolder, cases: list[ArrivalStanding]) -> list[ArrivalStanding]:
+def _refused(root: Path, tree: SeenFolder, cases: list[ArrivalStatus]) -> list[ArrivalStatus]:
     """Links and locked folders outside every case, so that they are seen as well."""
     faults = _faults(tree)
     known = {case.folder for case in cases if case.folder != tree.location} if faults else set()
@@ -441,9 +441,9 @@ def _refused(root: Path, tree: SeenFolder, cases: list[ArrivalStanding]) -> list
     ]
 
 
-def _refusal(root: Path, path: Path, reason: str) -> ArrivalStanding:
+def _refusal(root: Path, path: Path, reason: str) -> ArrivalStatus:
     relative, empty = path.relative_to(root).as_posix(), fingerprint(path, [])
-    return ArrivalStanding(
+    return ArrivalStatus(
         relative,
         str(path),
         False,

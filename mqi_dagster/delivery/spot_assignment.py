@@ -50,7 +50,7 @@ _RESEMBLES = 0.9
 """The same of one that did so throughout with its axes mirrored or swapped."""
 _STRAYED_RUN = 3
 """Samples in a row beyond the tolerance that are no flicker of the record."""
-_TOLD_SPOTS = 3
+_SPOTS_NEEDED = 3
 """A part of a layer with fewer spots is not recognised."""
 _STARTS, _START_SAMPLES = 4000, 400
 """Starts of a part that are tried at most, and samples that they are tried with."""
@@ -199,7 +199,7 @@ def _mirrored_rest(path: Path, plan: SpotPlan) -> str | None:
 def _tells(path: Path, plan: SpotPlan, fit: _Fit) -> bool:
     """Whether a part of a layer is more than a piece of one line, which looks like any other."""
     planned, spot = _at(path, plan, fit.lag_s)
-    return len(np.unique(spot)) >= _TOLD_SPOTS and bool(np.ptp(planned, axis=0).min() > plan.tolerance_mm)
+    return len(np.unique(spot)) >= _SPOTS_NEEDED and bool(np.ptp(planned, axis=0).min() > plan.tolerance_mm)
 
 
 def _anywhere(path: Path, plan: SpotPlan) -> Floats:

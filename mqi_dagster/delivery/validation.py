@@ -110,8 +110,8 @@ def check_names(plan: IonPlan, findings: Findings) -> None:
     for beam in plan.beams:
         named = {"name": beam.name, "description": beam.description, "machine name": beam.machine_name}
         named |= {f"range shifter {one.number}": one.shifter_id for one in beam.range_shifters}
-        for role, told in named.items():
-            found = plan.identity.named_in(told)
+        for role, text in named.items():
+            found = plan.identity.named_in(text)
             if found is not None:
                 findings.error(
                     PrivacyError(

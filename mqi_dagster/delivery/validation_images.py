@@ -125,7 +125,7 @@ def _refuse_archives(count: int, profile: EngineProfile | None, findings: Findin
     if count > 1:
         found = f"{count} archives that may hold images lie"
     fault = f"{found} in the case folder, and no image: unpack {them} or take {them} away"
-    _tell(fault, profile is None or profile.patient_ct, findings)
+    _report(fault, profile is None or profile.patient_ct, findings)
 
 
 def _check_origin(images: Sequence[CtImage], plan: IonPlan, findings: Findings) -> None:
@@ -148,11 +148,11 @@ def _check_usable(images: Sequence[CtImage], profile: EngineProfile | None, find
     simulated = profile is None or profile.patient_ct
     faults = (*position_faults(images), *series_faults(images))
     for fault in faults:
-        _tell(fault, simulated, findings)
+        _report(fault, simulated, findings)
     return simulated and not faults
 
 
-def _tell(fault: str, simulated: bool, findings: Findings) -> None:
+def _report(fault: str, simulated: bool, findings: Findings) -> None:
     if simulated:
         findings.error(DeliveryError(fault, where=AT_CT))
     else:

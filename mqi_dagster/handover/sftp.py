@@ -61,7 +61,7 @@ class SftpTarget:
         """
         base = relative(folder)
         names = {name: base / relative(name) for name in sorted(files)}
-        with _told():
+        with _typed_errors():
             entries = tuple(self._carry(files[name], remote) for name, remote in names.items())
             receipt = Receipt(target=self.name, entries=entries)
             self._remove_former(base, receipt)
@@ -72,7 +72,7 @@ class SftpTarget:
     def state(self, folder: str, name: str, content: bytes) -> ReceiptEntry:
         """Write one small file; see `Target.state`, and `deliver` for what it raises."""
         remote = relative(folder) / relative(name)
-        with _told():
+        with _typed_errors():
             entry = self._write(remote, content)
             self._remove_parts({remote.parent}, f".{remote.name}.")
         return entry
@@ -80,7 +80,7 @@ class SftpTarget:
     def withdraw(self, folder: str, name: str) -> None:
         """Remove one small file; see `Target.withdraw`, and `deliver` for what it raises."""
         remote = relative(folder) / relative(name)
-        with _told():
+        with _typed_errors():
             self._remove(self._path(remote))
 
     def _path(self, remote: PurePosixPath) -> str:
@@ -105,7 +105,7 @@ class SftpTarget:
         seen: dict[str, int] = {}
         trouble: MqiError = differs(wanted)
         tries = 0
-        while not self._stands(path, size, wanted):
+        while not self._is_there(path, size, wanted):
             if tries == _TRIES:
                 raise trouble
             with sftp(self._connection) as client:
@@ -130,7 +130,7 @@ class SftpTarget:
             seen = {}
         return entry
 
-    def _stands(self, path: str, size: int, sha256: str) -> bool:
+    def _is_there(self, path: str, size: int, sha256: str) -> bool:
         """Whether a file with this content is at the target, as read back there."""
         if remote_size(self._connection, path) != size:
             return False
@@ -149,7 +149,7 @@ class SftpTarget:
                 return
         for entry in outlived(former, receipt, base):
             path = self._path(relative(entry.name))
-            if self._stands(path, entry.size, entry.sha256):
+            if self._is_there(path, entry.size, entry.sha256):
                 self._remove(path)
 
     def _remove_parts(self, folders: Iterable[PurePosixPath], stem: str = ".") -> None:
@@ -210,7 +210,7 @@ def _is_folder(client: paramiko.SFTPClient, folder: PurePosixPath) -> bool:
 
 
 @contextmanager
-def _told() -> Iterator[None]:
+def _typed_errors() -> Iterator[None]:
     """Say what a person must know in words of our own: those of the server may name paths."""
     try:
         yield

@@ -203,7 +203,7 @@ class Connection:
                 channel_timeout=limit,
             )
         except BaseException as error:
-            answered = _stands(client) and "timeout" not in str(error)
+            answered = _is_connected(client) and "timeout" not in str(error)
             quiet_close(client)
             who = "the jump host" if isinstance(host, JumpHost) else "the host"
             if isinstance(error, paramiko.BadHostKeyException):
@@ -224,7 +224,7 @@ class Connection:
         return client
 
 
-def _stands(client: paramiko.SSHClient) -> bool:
+def _is_connected(client: paramiko.SSHClient) -> bool:
     """Whether a connection stands: paramiko calls one that ends while it logs in a refusal."""
     transport = client.get_transport()
     return transport is not None and transport.is_active()

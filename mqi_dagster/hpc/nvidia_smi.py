@@ -24,7 +24,7 @@ _GPU = (
 _PROCESS = ("gpu_uuid", "pid", "used_memory")
 _FORMAT = "--format=csv,noheader,nounits"
 _NOTHING = "No devices were found"
-_NOT_TOLD = {"[N/A]", "N/A", "[Not Supported]"}
+_NOT_REPORTED = {"[N/A]", "N/A", "[Not Supported]"}
 _NUMBER = re.compile(r"[0-9]{1,9}")
 _UUID = re.compile(r"[A-Za-z0-9][A-Za-z0-9-]{0,99}")
 
@@ -95,7 +95,7 @@ def _gpu(line: str, processes: dict[str, list[ComputeProcess]]) -> Gpu:
 
 
 def _number(name: str, text: str) -> int | None:
-    if text in _NOT_TOLD:
+    if text in _NOT_REPORTED:
         return None
     if not _NUMBER.fullmatch(text):
         raise AnswerError(f"nvidia-smi says {text[:40]!r} for {name}")

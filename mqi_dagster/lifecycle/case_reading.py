@@ -17,10 +17,10 @@ from mqi_dagster.lifecycle.runs import RunState, latest_run_record, run_row
 from mqi_dagster.lifecycle.stages import Stage
 from mqi_dagster.lifecycle.status import (
     BeamFacts,
+    PartitionStatus,
     RunFacts,
-    Standing,
-    beam_standing,
-    case_standing,
+    beam_status,
+    case_status,
     concluded,
     counts_since,
     failure_of,
@@ -35,8 +35,8 @@ from mqi_dagster.resources.site import Site
 class CaseReading:
     """One case and its beams, without what only boards show: slots, jobs, attempts, why a run is queued."""
 
-    case: Standing
-    beams: Mapping[int, Standing]
+    case: PartitionStatus
+    beams: Mapping[int, PartitionStatus]
     """By number; empty where it has not been taken in."""
     manifest: CaseManifest | None
     """None where it has none, or it is damaged."""
@@ -76,7 +76,7 @@ def read_case(instance: dg.DagsterInstance, site: Site, case: str) -> CaseReadin
     """
     events, arrival = EventLog(instance), site.ledger.arrivals.get(case)
     latest, manifest = run_facts(instance, site.ledger, case), None
-    beams: dict[int, Standing] = {}
+    beams: dict[int, PartitionStatus] = {}
     over = False
     if events.latest(MANIFEST, case) is not None:
         manifest = find_manifest(instance, site.store, case)
@@ -86,15 +86,15 @@ def read_case(instance: dg.DagsterInstance, site: Site, case: str) -> CaseReadin
             # The run first: one that has ended by then has left in the event log what it has made.
             run = run_facts(instance, site.ledger, key)
             facts = BeamFacts(why_not_handed_over=why_not_handed_over(events, key, lambda: inventory, since))
-            beams[BEAM.key(key).number] = beam_standing(run, facts)
+            beams[BEAM.key(key).number] = beam_status(run, facts)
         over = all(beam.stage is Stage.HANDED_OVER for beam in beams.values()) and concluded(
             events, case, keys, arrival, lambda: inventory
         )
     if not beams:
         is_partition = instance.has_dynamic_partition(CASE.name, case)
         over = results_removed(arrival, is_partition, latest.run)
-    stands = case_standing(arrival, latest, manifest, beams or None, over)
-    return CaseReading(stands, beams, manifest, arrival, events)
+    status = case_status(arrival, latest, manifest, beams or None, over)
+    return CaseReading(status, beams, manifest, arrival, events)
 
 
 def _beams(instance: dg.DagsterInstance, case: str, manifest: CaseManifest | None) -> list[str]:

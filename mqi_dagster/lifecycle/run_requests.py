@@ -148,8 +148,8 @@ def asked_keys(
             found[partition] = (key, False)
             continue
         latest_key, latest_run, created = asked[0]
-        stands = same[0] and (since is None or created >= since)
-        found[partition] = (latest_key, True) if stands else (f"{key}:{latest_run}", False)
+        is_current = same[0] and (since is None or created >= since)
+        found[partition] = (latest_key, True) if is_current else (f"{key}:{latest_run}", False)
     return found
 
 

@@ -78,7 +78,7 @@ def settled(
     beams: Collection[RunRow | None],
     concluded: Callable[[], bool],
 ) -> bool:
-    """Whether `case_standing` says that a case is concluded, where nothing of it ran since.
+    """Whether `case_status` says that a case is concluded, where nothing of it ran since.
 
     Told from runs alone, so that what was concluded long ago costs nothing.
 
@@ -252,7 +252,7 @@ def failure_of(outcome: RunOutcome | None, cause: Callable[[], Cause], served: b
 
 
 @dataclass(frozen=True, slots=True)
-class Standing:
+class PartitionStatus:
     """Where a case or a beam stands, and why."""
 
     state: CaseState
@@ -318,17 +318,19 @@ class RunFacts:
             return None
         return max(0.0, ((self.run.ended or now) - self.run.started).total_seconds())
 
-    def broken(self) -> Standing | None:
+    def broken(self) -> PartitionStatus | None:
         """What a run means that ended badly; None where it did not."""
         if self.state is RunState.CANCELLED:
-            return Standing(CaseState.FAILED, Stage.CANCELLED, CANCELLED, next_step(None))
+            return PartitionStatus(CaseState.FAILED, Stage.CANCELLED, CANCELLED, next_step(None))
         failure = self.failure
         if failure is None:
             return None
         if failure.again:
             at = f" at {failure.next_try:%Y-%m-%d %H:%M:%S} UTC" if failure.next_try is not None else ""
-            return Standing(CaseState.IN_WORK, Stage.RETRIED, f"goes on by itself{at}: {failure.cause}")
-        return Standing(CaseState.FAILED, Stage.FAILED, failure.cause, next_step(failure.code))
+            return PartitionStatus(
+                CaseState.IN_WORK, Stage.RETRIED, f"goes on by itself{at}: {failure.cause}"
+            )
+        return PartitionStatus(CaseState.FAILED, Stage.FAILED, failure.cause, next_step(failure.code))
 
 
 @dataclass(frozen=True, slots=True)
@@ -343,7 +345,7 @@ class BeamFacts:
     remaining: float | None = None
 
 
-def beam_standing(latest: RunFacts, facts: BeamFacts) -> Standing:
+def beam_status(latest: RunFacts, facts: BeamFacts) -> PartitionStatus:
     """Where a beam stands.
 
     Args:
@@ -356,21 +358,21 @@ def beam_standing(latest: RunFacts, facts: BeamFacts) -> Standing:
     if latest.state in (RunState.NONE, RunState.DONE):
         # A run that is not recorded any more has made its results all the same.
         if not facts.why_not_handed_over:
-            return Standing(CaseState.COMPLETE, Stage.HANDED_OVER, percent=100.0, at_work=False)
+            return PartitionStatus(CaseState.COMPLETE, Stage.HANDED_OVER, percent=100.0, at_work=False)
         reason = facts.why_not_handed_over
         if latest.state is RunState.NONE and reason == NOT_HANDED_OVER:
             reason = NO_RUN_YET
         started = latest.run is not None
-        return Standing(CaseState.WAITING, Stage.WAITING, reason, at_work=False, started=started)
+        return PartitionStatus(CaseState.WAITING, Stage.WAITING, reason, at_work=False, started=started)
     if latest.state is RunState.WAITING:
-        return Standing(CaseState.IN_WORK, Stage.QUEUED, latest.queued_because)
+        return PartitionStatus(CaseState.IN_WORK, Stage.QUEUED, latest.queued_because)
     report = latest.report
     if report is None:
         stage = beam_job.stage(latest.steps)
         percent = 100.0 if stage is Stage.MAKING_RT_DOSE else 0.0
-        return Standing(CaseState.IN_WORK, stage, percent=percent)
+        return PartitionStatus(CaseState.IN_WORK, stage, percent=percent)
     stage, reason = reported_stage(report)
-    return Standing(
+    return PartitionStatus(
         CaseState.IN_WORK,
         stage,
         reason,
@@ -387,13 +389,13 @@ def reported_stage(report: ProgressReport) -> tuple[Stage, str]:
     return stage, report.message or (report.phase if stage is Stage.IN_WORK else "")
 
 
-def case_standing(
+def case_status(
     arrival: Arrival | None,
     latest: RunFacts,
     manifest: CaseManifest | None,
-    beams: Mapping[int, Standing] | None,
+    beams: Mapping[int, PartitionStatus] | None,
     concluded: bool,
-) -> Standing:
+) -> PartitionStatus:
     """Where a case stands.
 
     Args:
@@ -405,35 +407,35 @@ def case_standing(
             removed.
     """
     percents = [beam.percent for _, beam in sorted((beams or {}).items())]
-    found = _case_standing(arrival, latest, manifest, beams, concluded)
+    found = _case_status(arrival, latest, manifest, beams, concluded)
     return replace(found, percent=sum(percents) / len(percents) if percents else 0.0)
 
 
-def _case_standing(
+def _case_status(
     arrival: Arrival | None,
     latest: RunFacts,
     manifest: CaseManifest | None,
-    beams: Mapping[int, Standing] | None,
+    beams: Mapping[int, PartitionStatus] | None,
     concluded: bool,
-) -> Standing:
+) -> PartitionStatus:
     if latest.state is RunState.WORKING and latest.report is not None:
-        return Standing(CaseState.IN_WORK, *reported_stage(latest.report))
+        return PartitionStatus(CaseState.IN_WORK, *reported_stage(latest.report))
     if latest.state in (RunState.WAITING, RunState.WORKING):
         concludes = latest.run is not None and latest.run.job == conclusion_job.name
         job = conclusion_job if concludes else intake_job
-        return Standing(CaseState.IN_WORK, job.stage(()), latest.queued_because)
+        return PartitionStatus(CaseState.IN_WORK, job.stage(()), latest.queued_because)
     broken = latest.broken()
     if broken is not None and broken.state is CaseState.IN_WORK:
         return broken
     failed = {number: beam for number, beam in (beams or {}).items() if beam.state is CaseState.FAILED}
     if any(beam.state is CaseState.IN_WORK for beam in (beams or {}).values()):
-        return Standing(CaseState.IN_WORK, Stage.BEAMS, _failed(failed))
+        return PartitionStatus(CaseState.IN_WORK, Stage.BEAMS, _failed(failed))
     if arrival is not None and not arrival.ready and latest.state is RunState.NONE:
-        return Standing(CaseState.WAITING, Stage.INBOX, arrival.reason)
+        return PartitionStatus(CaseState.WAITING, Stage.INBOX, arrival.reason)
     if broken is not None:
         return broken
     for _, beam in sorted(failed.items()):
-        return Standing(CaseState.FAILED, beam.stage, beam.reason, beam.next_step)
+        return PartitionStatus(CaseState.FAILED, beam.stage, beam.reason, beam.next_step)
     return _not_failed(arrival, manifest, beams, concluded)
 
 
@@ -444,24 +446,24 @@ def _failed(beams: Collection[int]) -> str:
 def _not_failed(
     arrival: Arrival | None,
     manifest: CaseManifest | None,
-    beams: Mapping[int, Standing] | None,
+    beams: Mapping[int, PartitionStatus] | None,
     concluded: bool,
-) -> Standing:
+) -> PartitionStatus:
     if arrival is not None and arrival.is_open:
-        return Standing(CaseState.WAITING, Stage.READY, "its intake has not been started yet")
+        return PartitionStatus(CaseState.WAITING, Stage.READY, "its intake has not been started yet")
     if beams is None and concluded:
-        return Standing(CaseState.COMPLETE, Stage.CONCLUDED, "its results were removed since")
+        return PartitionStatus(CaseState.COMPLETE, Stage.CONCLUDED, "its results were removed since")
     if beams is None:
-        return Standing(CaseState.WAITING, Stage.READY, "it has not been taken in yet")
+        return PartitionStatus(CaseState.WAITING, Stage.READY, "it has not been taken in yet")
     for _, beam in sorted(beams.items()):
         if beam.stage is not Stage.HANDED_OVER:
             reason = beam.reason if beam.started else "not every beam has been started yet"
-            return Standing(CaseState.WAITING, Stage.WAITING, reason)
+            return PartitionStatus(CaseState.WAITING, Stage.WAITING, reason)
     if not concluded:
-        return Standing(CaseState.WAITING, Stage.WAITING, "its conclusion has not been started yet")
+        return PartitionStatus(CaseState.WAITING, Stage.WAITING, "its conclusion has not been started yet")
     if manifest is not None and manifest.partial:
-        return Standing(CaseState.PARTIAL, Stage.CONCLUDED, _missing(manifest))
-    return Standing(CaseState.COMPLETE, Stage.CONCLUDED)
+        return PartitionStatus(CaseState.PARTIAL, Stage.CONCLUDED, _missing(manifest))
+    return PartitionStatus(CaseState.COMPLETE, Stage.CONCLUDED)
 
 
 def _missing(manifest: CaseManifest) -> str:

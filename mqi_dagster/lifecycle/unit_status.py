@@ -9,14 +9,14 @@ from mqi_dagster.ledger.arrivals import Arrival
 from mqi_dagster.lifecycle.pipeline import AssetJob
 from mqi_dagster.lifecycle.runs import RunState
 from mqi_dagster.lifecycle.stages import CaseState, Stage
-from mqi_dagster.lifecycle.status import NO_RUN_YET, RunFacts, Standing, reported_stage
+from mqi_dagster.lifecycle.status import NO_RUN_YET, PartitionStatus, RunFacts, reported_stage
 
 NOT_ALL_MADE = "its latest run has not made all of its results: materialise them"
 
 
-def unit_standing(
+def unit_status(
     jobs: Sequence[AssetJob], arrival: Arrival | None, latest: RunFacts, concluded: Callable[[], bool]
-) -> Standing:
+) -> PartitionStatus:
     """Where a unit stands that is worked on whole, without parts.
 
     Args:
@@ -26,28 +26,28 @@ def unit_standing(
         concluded: Whether it was concluded with the results that it has now.
     """
     percent = latest.report.percent if latest.report is not None else 0.0
-    return replace(_standing(jobs, arrival, latest, concluded), percent=percent)
+    return replace(_status(jobs, arrival, latest, concluded), percent=percent)
 
 
-def _standing(
+def _status(
     jobs: Sequence[AssetJob], arrival: Arrival | None, latest: RunFacts, concluded: Callable[[], bool]
-) -> Standing:
+) -> PartitionStatus:
     broken = latest.broken()
     if broken is not None:
         return broken
     if latest.state is RunState.WAITING:
-        return Standing(CaseState.IN_WORK, Stage.QUEUED, latest.queued_because)
+        return PartitionStatus(CaseState.IN_WORK, Stage.QUEUED, latest.queued_because)
     if latest.state is RunState.WORKING:
         if latest.report is not None:
-            return Standing(CaseState.IN_WORK, *reported_stage(latest.report))
+            return PartitionStatus(CaseState.IN_WORK, *reported_stage(latest.report))
         name = latest.run.job if latest.run is not None else ""
         job = next((job for job in jobs if job.name == name), jobs[0])
-        return Standing(CaseState.IN_WORK, job.stage(latest.steps))
+        return PartitionStatus(CaseState.IN_WORK, job.stage(latest.steps))
     if arrival is not None and not arrival.ready and latest.state is RunState.NONE:
-        return Standing(CaseState.WAITING, Stage.INBOX, arrival.reason)
+        return PartitionStatus(CaseState.WAITING, Stage.INBOX, arrival.reason)
     if arrival is not None and arrival.is_open:
-        return Standing(CaseState.WAITING, Stage.READY, NO_RUN_YET)
+        return PartitionStatus(CaseState.WAITING, Stage.READY, NO_RUN_YET)
     if concluded():
-        return Standing(CaseState.COMPLETE, Stage.CONCLUDED)
+        return PartitionStatus(CaseState.COMPLETE, Stage.CONCLUDED)
     reason = NO_RUN_YET if latest.state is RunState.NONE else NOT_ALL_MADE
-    return Standing(CaseState.WAITING, Stage.WAITING, reason)
+    return PartitionStatus(CaseState.WAITING, Stage.WAITING, reason)

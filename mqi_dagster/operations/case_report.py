@@ -76,15 +76,15 @@ def case_report(instance: dg.DagsterInstance, site: Site, case: str) -> CaseRepo
     row = work.case(case)
     if row is None:
         raise InputError("the case is not known here; `mqi case list` names those that are")
-    stands: list[CaseStatus | BeamStatus] = [row, *work.beams_of(case)]
+    rows: list[CaseStatus | BeamStatus] = [row, *work.beams_of(case)]
     listed = {beam.number: beam for beam in work.beams_of(case)}
-    broken = next((stand for stand in stands if stand.state is CaseState.FAILED), None)
+    broken = next((one for one in rows if one.state is CaseState.FAILED), None)
     cause, step = (broken.reason, broken.next_step) if broken is not None else (None, None)
     if not CASE.has(case):
         return CaseReport(row=row, first_cause=cause, next_step=step)
     manifest = find_manifest(instance, site.store, case)
     # After a failed intake the numbers in its errors are those of the files that stand there now.
-    fallen = [stand for stand in stands if stand.state is CaseState.FAILED]
+    fallen = [one for one in rows if one.state is CaseState.FAILED]
     intake_failed = fallen == [row]
     if manifest is None or intake_failed:
         return CaseReport(row=row, deliveries=_as_it_stands(site, case), first_cause=cause, next_step=step)

@@ -97,12 +97,12 @@ def examine_alarms(
         ledger: Where alarms stand; None where there is none yet.
         seen: Kinds of what was found already.
     """
-    told = settings.notifications
+    notifications = settings.notifications
     secrets: dict[str, Path] = {}
-    if told.webhook is not None and told.webhook.secret_file is not None:
-        secrets["webhook"] = told.webhook.secret_file
-    if told.mail is not None and told.mail.password_file is not None:
-        secrets["mail"] = told.mail.password_file
+    if notifications.webhook is not None and notifications.webhook.secret_file is not None:
+        secrets["webhook"] = notifications.webhook.secret_file
+    if notifications.mail is not None and notifications.mail.password_file is not None:
+        secrets["mail"] = notifications.mail.password_file
     for name, path in secrets.items():
         yield finding(f"secret of {name}", "write it, mode 0600", partial(_secret, path))
     if ledger is None:
@@ -112,7 +112,7 @@ def examine_alarms(
             continue
         found = f"since {alarm.first_at:%Y-%m-%d %H:%M} UTC: {alarm.text}"
         yield warning(f"alarm {alarm.kind.value}", f"{alarm.subject}, {found}", "mqi alarms")
-    wanted = {"webhook": told.webhook, "mail": told.mail}
+    wanted = {"webhook": notifications.webhook, "mail": notifications.mail}
     for state in ledger.notices.channels():
         if state.trouble and wanted.get(state.channel) is not None:
             yield warning(f"notices by {state.channel}", state.trouble, "mqi notify --test")

@@ -16,7 +16,7 @@ from mqi_dagster.lifecycle.case_reading import read_case, run_facts
 from mqi_dagster.lifecycle.lineage import latest_digest, store_folder
 from mqi_dagster.lifecycle.runs import RunState, latest_value
 from mqi_dagster.lifecycle.stages import CaseState, Stage
-from mqi_dagster.lifecycle.status import Standing
+from mqi_dagster.lifecycle.status import PartitionStatus
 from mqi_dagster.operations.sites import shown_path
 from mqi_dagster.partitions import beam_key
 from mqi_dagster.resources.site import Site
@@ -61,9 +61,9 @@ def beam_rows(instance: dg.DagsterInstance, site: Site, case: str) -> list[BeamR
         StoreError: The case has no manifest.
     """
     manifest = read_manifest(instance, site.store, case)
-    stands = read_case(instance, site, case).beams
+    status = read_case(instance, site, case).beams
     beams = sorted(manifest.beams, key=lambda beam: beam.number)
-    return [_row(instance, site, case, beam, stands.get(beam.number)) for beam in beams]
+    return [_row(instance, site, case, beam, status.get(beam.number)) for beam in beams]
 
 
 def _published(site: Site, asset: str, key: str, digest: str | None) -> Published | None:
@@ -73,7 +73,7 @@ def _published(site: Site, asset: str, key: str, digest: str | None) -> Publishe
 
 
 def _row(
-    instance: dg.DagsterInstance, site: Site, case: str, beam: BeamEntry, stands: Standing | None
+    instance: dg.DagsterInstance, site: Site, case: str, beam: BeamEntry, status: PartitionStatus | None
 ) -> BeamRow:
     number, key = beam.number, beam_key(case, beam.number)
     run = run_facts(instance, site.ledger, key)
@@ -106,7 +106,7 @@ def _row(
         uncertainty_percent=figures.get("uncertainty_percent"),
         units=figures.get("units"),
         rt_dose=_at_target(site, receipt)
-        if stands is not None and stands.stage is Stage.HANDED_OVER
+        if status is not None and status.stage is Stage.HANDED_OVER
         else None,
         digests=digests,
         computed=latest_value(instance, "raw_dose", key, "computed in this run"),

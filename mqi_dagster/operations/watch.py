@@ -32,7 +32,7 @@ from mqi_dagster.notify.message import Channel, Message, channels_of
 from mqi_dagster.operations.instance import open_instance
 from mqi_dagster.resources.site import Site
 from mqi_dagster.resources.site_folders import is_of_the_folder
-from mqi_dagster.sensors.notifications import tell
+from mqi_dagster.sensors.notifications import notify
 from mqi_dagster.worklist.reading import plain_errors
 
 POLL_SECONDS = 15.0
@@ -48,7 +48,7 @@ _WATCHED = (
     AlarmKind.SENSOR_STOPPED,
 )
 _OF_THE_SITE = (AlarmKind.INBOX_AWAY, AlarmKind.DISK_FULL)
-_TOLD = "watch_told.json"
+_NOTIFIED = "watch_told.json"
 """What was told without a ledger and is not over: below the state folder, for the next watch."""
 _NOT_STORED = (AlarmKind.LEDGER_AWAY, AlarmKind.RECORDS_AWAY)
 
@@ -78,7 +78,7 @@ class Watch:
         self._began: datetime | None = None
         self._seen: dict[Key, datetime] = {}
         """What stands, and since when this process sees it."""
-        self._told = _read_told(self._site.settings.paths.state / _TOLD)
+        self._notified = _read_notified(self._site.settings.paths.state / _NOTIFIED)
         """What could be written into no ledger, and was told all the same."""
 
     def check(self) -> list[HealthProblem]:
@@ -98,11 +98,11 @@ class Watch:
             try:
                 self._write(ledger, found, nobody_else)
                 if nobody_else and not _is_silenced(found):
-                    self._tell_notices()
+                    self._send_notices()
             except MqiError as error:
                 self._forget_ledger()
                 found = [*found, health.ledger_away(error)]
-        self._tell_directly(found, now)
+        self._notify_directly(found, now)
         return found
 
     def _ledger(self) -> tuple[Ledger | None, list[HealthProblem]]:
@@ -172,32 +172,32 @@ class Watch:
                 ledger.alarms.clear(kind, subject)
                 self._say(f"cleared {kind.value} ({subject})")
 
-    def _tell_notices(self) -> None:
+    def _send_notices(self) -> None:
         for channel in channels_of(self._site.settings.notifications):
-            _, failure = tell(self._site, channel)
+            _, failure = notify(self._site, channel)
             if failure is not None:
                 self._say(f"{channel.name}: {failure}")
 
-    def _tell_directly(self, found: list[HealthProblem], now: datetime) -> None:
+    def _notify_directly(self, found: list[HealthProblem], now: datetime) -> None:
         """What stands in no ledger, once when it begins and once when it ends."""
         standing = {one.kind: one for one in found if one.kind in _NOT_STORED}
         for kind, one in standing.items():
-            if kind not in self._told:
+            if kind not in self._notified:
                 self._say(f"alarm {kind.value}: {one.text}")
                 if self._send("alarm_raised", one, now):
-                    self._told[kind] = one.subject
-                    self._keep_told()
-        for kind, subject in [item for item in self._told.items() if item[0] not in standing]:
+                    self._notified[kind] = one.subject
+                    self._save_notified()
+        for kind, subject in [item for item in self._notified.items() if item[0] not in standing]:
             self._say(f"cleared {kind.value}")
             if self._send("alarm_cleared", HealthProblem(kind, subject, "it can be read again"), now):
-                del self._told[kind]
-                self._keep_told()
+                del self._notified[kind]
+                self._save_notified()
 
-    def _keep_told(self) -> None:
-        content = {kind.value: subject for kind, subject in self._told.items()}
+    def _save_notified(self) -> None:
+        content = {kind.value: subject for kind, subject in self._notified.items()}
         # On a full disk the next watch says it once more, which is better than to say nothing.
         with suppress(OSError):
-            write_whole(self._site.settings.paths.state / _TOLD, json.dumps(content, indent=1).encode())
+            write_whole(self._site.settings.paths.state / _NOTIFIED, json.dumps(content, indent=1).encode())
 
     def _send(self, event: str, one: HealthProblem, now: datetime) -> bool:
         """Whether nobody has to be told any more: one channel has taken it, or there is none."""
@@ -226,7 +226,7 @@ class Watch:
         return True
 
 
-def _read_told(path: Path) -> dict[AlarmKind, str]:
+def _read_notified(path: Path) -> dict[AlarmKind, str]:
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
         return {AlarmKind(kind): str(subject) for kind, subject in content.items()}

@@ -32,9 +32,9 @@ class Identity:
     names: tuple[str, ...] = ()
     birth_date: str = ""
 
-    def named_in(self, told: str) -> str | None:
+    def named_in(self, text: str) -> str | None:
         """What of the patient a text holds: ``ID``, ``name`` or ``birth date``; None where nothing."""
-        plain = _plain(told)
+        plain = _plain(text)
         if any(_holds(plain, _plain(one)) or _number_in(plain, _plain(one)) for one in self.numbers):
             return "ID"
         if any(_holds(plain, _plain(one)) for one in self.names):
@@ -61,9 +61,9 @@ def identifies(part: str) -> bool:
     return len(joined) >= (_SHORTEST_ASCII if joined.isascii() else _SHORTEST)
 
 
-def _plain(told: str) -> str:
+def _plain(text: str) -> str:
     """Without accents, in small letters, with digits of one script; letters of other scripts stay whole."""
-    split = unicodedata.normalize("NFKD", told.casefold())
+    split = unicodedata.normalize("NFKD", text.casefold())
     kept = "".join(one for one in split if unicodedata.category(one) != "Mn")
     digits = "".join(
         str(unicodedata.decimal(one)) if unicodedata.decimal(one, None) is not None else one for one in kept

@@ -6,7 +6,7 @@ from datetime import UTC, datetime, timedelta
 
 import dagster as dg
 
-from mqi_dagster.delivery.discovery import ArrivalStanding, CaseFolder, standings
+from mqi_dagster.delivery.discovery import ArrivalStatus, CaseFolder, arrival_statuses
 from mqi_dagster.delivery.fractions import Fraction
 from mqi_dagster.delivery.inbox_tree import KeptTree
 from mqi_dagster.delivery.survey import changed_ns
@@ -166,20 +166,20 @@ def _why_incomplete(fraction: Fraction, plan: IonPlan) -> str:
 class _Seen:
     """What an arrival was when it was last looked into: while it is the same it is not opened again."""
 
-    standing: tuple[str, bool, str, int]
+    status: tuple[str, bool, str, int]
     cases: tuple[str, ...]
     until: datetime | None
     """When it is to be looked into again all the same."""
     refused: bool = False
     """Whether it could not be looked into."""
 
-    def holds(self, standing: ArrivalStanding, now: datetime) -> bool:
+    def holds(self, status: ArrivalStatus, now: datetime) -> bool:
         """Whether that is what it still is."""
-        return self.standing == _key(standing) and (self.until is None or now < self.until)
+        return self.status == _key(status) and (self.until is None or now < self.until)
 
 
-def _key(standing: ArrivalStanding) -> tuple[str, bool, str, int]:
-    return standing.fingerprint, standing.ready, standing.reason, standing.deliveries
+def _key(status: ArrivalStatus) -> tuple[str, bool, str, int]:
+    return status.fingerprint, status.ready, status.reason, status.deliveries
 
 
 def see(
@@ -240,7 +240,7 @@ class _Inbox:
 
     def __init__(self) -> None:
         self._tree: KeptTree | None = None
-        self._standings: list[ArrivalStanding] = []
+        self._statuses: list[ArrivalStatus] = []
         self._seen: dict[str, _Seen] = {}
         self._last_scan: dict[str, datetime] = {}
         self._at_rest: set[str] = set()
@@ -260,9 +260,9 @@ class _Inbox:
             How many arrivals cannot be looked into.
         """
         tree = self._kept(site)
-        in_work = {one.folder for one in self._standings if one.relative not in self._at_rest}
-        self._standings = standings(tree.root, tree.scan(in_work), site.settings.intake, now)
-        arrived = {standing.relative: standing for standing in self._standings}
+        in_work = {one.folder for one in self._statuses if one.relative not in self._at_rest}
+        self._statuses = arrival_statuses(tree.root, tree.scan(in_work), site.settings.intake, now)
+        arrived = {status.relative: status for status in self._statuses}
         for gone in (self._last_scan.keys() | self._seen.keys()) - arrived.keys():
             self._last_scan.pop(gone, None)
             self._forget(gone)
@@ -298,21 +298,21 @@ class _Inbox:
             self._tree = KeptTree(root, intake.max_folder_depth, intake.full_look_minutes * 60.0)
         return self._tree
 
-    def _is_known(self, name: str, standing: ArrivalStanding, now: datetime) -> bool:
-        return name in self._seen and self._seen[name].holds(standing, now)
+    def _is_known(self, name: str, status: ArrivalStatus, now: datetime) -> bool:
+        return name in self._seen and self._seen[name].holds(status, now)
 
     def _is_touched(
-        self, name: str, standing: ArrivalStanding, fallen: Collection[Arrival], now: datetime
+        self, name: str, status: ArrivalStatus, fallen: Collection[Arrival], now: datetime
     ) -> bool:
         """Whether a failed case may have been repaired with sizes and times kept."""
         rows = [row for row in fallen if row.arrival == self._hashes[name]]
         if not rows or now - self._last_scan[name] < _FAILED_AGAIN_AFTER:
             return False
         self._last_scan[name] = now
-        return touched_since(standing.arrival(), rows)
+        return touched_since(status.arrival(), rows)
 
     def _let_go(
-        self, context: dg.SensorEvaluationContext, site: Site, arrived: Mapping[str, ArrivalStanding]
+        self, context: dg.SensorEvaluationContext, site: Site, arrived: Mapping[str, ArrivalStatus]
     ) -> None:
         """Drop what waits where no folder is any more, once a scan has shown all of the inbox."""
         gone = {row.arrival for row in site.ledger.arrivals.waiting()} - set(self._hashes.values())
@@ -330,31 +330,31 @@ class _Inbox:
         self,
         context: dg.SensorEvaluationContext,
         site: Site,
-        standing: ArrivalStanding,
+        status: ArrivalStatus,
         now: datetime,
         fallen: Collection[str],
     ) -> bool:
         instance, present = context.instance, self._hashes.values()
         try:
-            cases, until = see(instance, site, standing.arrival(), now, failed=fallen, present=present)
-            outdated = outdated_case(instance, site, standing.relative, cases)
+            cases, until = see(instance, site, status.arrival(), now, failed=fallen, present=present)
+            outdated = outdated_case(instance, site, status.relative, cases)
         except InfrastructureError as error:
             context.log.error("an arrival cannot be looked at now: %s", error)
             return False
         except Exception as error:  # noqa: BLE001 - one arrival must not keep all others waiting
             reason = safe_text(error)
             context.log.error("an arrival cannot be looked at: %s", reason)
-            arrival_hash, case = refused(site, standing.relative)
-            site.ledger.arrivals.record(arrival_hash, case, standing.fingerprint, False, reason, None)
+            arrival_hash, case = refused(site, status.relative)
+            site.ledger.arrivals.record(arrival_hash, case, status.fingerprint, False, reason, None)
             if not is_passing(error):
                 until = now + _FAILED_AGAIN_AFTER
-                self._seen[standing.relative] = _Seen(_key(standing), (case,), until, refused=True)
+                self._seen[status.relative] = _Seen(_key(status), (case,), until, refused=True)
             return False
         if outdated is not None:
             # Looked at again until it is gone.
             self._outdated.add(outdated)
             return True
-        self._seen[standing.relative] = _Seen(_key(standing), cases, until)
+        self._seen[status.relative] = _Seen(_key(status), cases, until)
         return True
 
     def _note_rest(self, instance: dg.DagsterInstance, site: Site) -> None:
@@ -368,7 +368,7 @@ class _Inbox:
             self._read_up_to = record.storage_id
             self._concluded[record.partition_key or ""] = record.timestamp
         busy = {
-            name: seen for name, seen in self._seen.items() if name not in self._at_rest and seen.standing[1]
+            name: seen for name, seen in self._seen.items() if name not in self._at_rest and seen.status[1]
         }
         rows = site.ledger.arrivals.get_many([case for seen in busy.values() for case in seen.cases])
         over = {case for case, row in rows.items() if self._is_over(row)}

@@ -33,25 +33,25 @@ def notifications(interval: int) -> dg.SensorDefinition:
     def sensor(
         context: dg.SensorEvaluationContext, site: dg.ResourceParam[Site], notifier: NotifierResource
     ) -> dg.SkipReason:
-        told = 0
+        delivered = 0
         for channel in notifier.open():
-            sent, failure = tell(site, channel)
-            told += sent
+            sent, failure = notify(site, channel)
+            delivered += sent
             if failure is not None:
                 context.log.error("%s: %s", channel.name, failure)
-        return dg.SkipReason(f"{told} notices told" if told else "nothing to tell")
+        return dg.SkipReason(f"{delivered} notices sent" if delivered else "nothing to send")
 
     return sensor
 
 
-def tell(site: Site, channel: Channel) -> tuple[int, str | None]:
+def notify(site: Site, channel: Channel) -> tuple[int, str | None]:
     """Tell what a channel has to tell now, for some seconds at most; nothing while another process does.
 
     Returns:
         How many notices were taken, and why the next one was not, or whom the last one did not reach.
     """
     with _one_at_a_time(site, channel) as mine:
-        return _tell(site, channel) if mine else (0, None)
+        return _notify(site, channel) if mine else (0, None)
 
 
 @contextmanager
@@ -70,7 +70,7 @@ def _one_at_a_time(site: Site, channel: Channel) -> Iterator[bool]:
             os.close(lock)
 
 
-def _tell(site: Site, channel: Channel) -> tuple[int, str | None]:
+def _notify(site: Site, channel: Channel) -> tuple[int, str | None]:
     wanted = {event.value for event in site.settings.notifications.tell}
     state = site.ledger.notices.channel(channel.name)
     # What is not told at all says nothing about whom the last one has missed.

@@ -9,7 +9,7 @@ from urllib.parse import urlsplit
 
 from pydantic import Field, field_validator, model_validator
 
-from mqi_dagster.settings.choices import MailSecurity, Tell
+from mqi_dagster.settings.choices import MailSecurity, NotifiedEvent
 from mqi_dagster.settings.section import Seconds, Section
 
 Minutes = Annotated[float, Field(gt=0)]
@@ -107,8 +107,8 @@ class Mail(Section):
 class Notifications(Section):
     """Who is told what; without `webhook` and `mail` nobody is."""
 
-    tell: tuple[Tell, ...] = Field(
-        (Tell.ALARM_RAISED, Tell.ALARM_CLEARED, Tell.CASE_CONCLUDED),
+    tell: tuple[NotifiedEvent, ...] = Field(
+        (NotifiedEvent.ALARM_RAISED, NotifiedEvent.ALARM_CLEARED, NotifiedEvent.CASE_CONCLUDED),
         description="Of `alarm_raised`, `alarm_cleared`, `case_concluded`.",
     )
     retry_seconds: Seconds = Field(

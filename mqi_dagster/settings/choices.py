@@ -78,7 +78,7 @@ class MailSecurity(StrEnum):
     NONE = "none"
 
 
-class Tell(StrEnum):
+class NotifiedEvent(StrEnum):
     """What people are told."""
 
     ALARM_RAISED = "alarm_raised"

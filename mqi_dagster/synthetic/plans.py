@@ -76,8 +76,8 @@ def built_in_plan(
 
 def _header(machine: Machine, seed: int, options: BuiltInPlan, patient: Patient) -> Dataset:
     # A plan that is scanned in lines has the identifiers of its other options alone.
-    told = options.model_dump_json(exclude={"scan_mode"} if options.scan_mode == "LINE" else None)
-    entropy = ["mqi-synthetic", machine.id, str(seed), told, patient.patient_id]
+    request_json = options.model_dump_json(exclude={"scan_mode"} if options.scan_mode == "LINE" else None)
+    entropy = ["mqi-synthetic", machine.id, str(seed), request_json, patient.patient_id]
 
     def uid(role: str) -> str:
         return str(generate_uid(entropy_srcs=[*entropy, role]))

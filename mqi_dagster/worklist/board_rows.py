@@ -11,7 +11,7 @@ from pydantic import BaseModel, ConfigDict
 from mqi_dagster.ledger.arrivals import Arrival
 from mqi_dagster.ledger.cluster_jobs import ClusterJob
 from mqi_dagster.lifecycle.stages import CaseState, Stage
-from mqi_dagster.lifecycle.status import BeamFacts, RunFacts, Standing
+from mqi_dagster.lifecycle.status import BeamFacts, PartitionStatus, RunFacts
 from mqi_dagster.partitions import BEAM, CASE
 
 
@@ -158,7 +158,7 @@ class Work(StatusRow):
 
 
 def beam_row(
-    beam: str, label: str, latest: RunFacts, facts: BeamFacts, stands: Standing, now: datetime
+    beam: str, label: str, latest: RunFacts, facts: BeamFacts, status: PartitionStatus, now: datetime
 ) -> BeamStatus:
     """The row of a beam.
 
@@ -167,11 +167,11 @@ def beam_row(
         label: What stands beside it; empty where that was not read yet.
         latest: Its latest run.
         facts: What else is known of it.
-        stands: What `beam_standing` says of these.
+        status: What `beam_status` says of these.
         now: UTC.
     """
     key = BEAM.key(beam)
-    job = facts.job if stands.at_work else None
+    job = facts.job if status.at_work else None
     if job is not None and job.state.ended and facts.slot is None:
         job = None
     return BeamStatus(
@@ -179,16 +179,16 @@ def beam_row(
         case=key.root,
         number=key.number,
         label=label,
-        state=stands.state,
-        stage=stands.stage,
-        reason=stands.reason,
-        next_step=stands.next_step,
-        percent=stands.percent,
-        batch=stands.batch,
-        batches=stands.batches,
+        state=status.state,
+        stage=status.stage,
+        reason=status.reason,
+        next_step=status.next_step,
+        percent=status.percent,
+        batch=status.batch,
+        batches=status.batches,
         elapsed_seconds=latest.elapsed(now),
-        remaining_seconds=stands.remaining_seconds,
-        slot=facts.slot if stands.at_work else None,
+        remaining_seconds=status.remaining_seconds,
+        slot=facts.slot if status.at_work else None,
         job=job.job_id if job is not None else None,
         job_state=job_words(job) if job is not None else None,
         attempt=facts.attempt,
@@ -207,8 +207,8 @@ def unit_row(
     unit: str,
     arrival: Arrival | None,
     latest: RunFacts,
-    stands: Standing,
-    parts: Mapping[int, Standing] | None = None,
+    status: PartitionStatus,
+    parts: Mapping[int, PartitionStatus] | None = None,
 ) -> CaseStatus:
     """The row of a case, or of what is worked on whole in another pipeline.
 
@@ -216,20 +216,20 @@ def unit_row(
         unit: Key of its partition.
         arrival: What the ledger knows of its arrival.
         latest: Its latest run.
-        stands: Where it stands.
+        status: Where it stands.
         parts: Where its beams stand; None where it has not been taken in, or has none.
     """
     return CaseStatus(
         case=unit,
         fraction=CASE.key(unit).number if CASE.has(unit) else None,
         arrived=arrival.first_seen if arrival is not None else None,
-        state=stands.state,
-        stage=stands.stage,
-        reason=stands.reason,
-        next_step=stands.next_step,
+        state=status.state,
+        stage=status.stage,
+        reason=status.reason,
+        next_step=status.next_step,
         beams_done=sum(part.stage is Stage.HANDED_OVER for part in (parts or {}).values()),
         beams_total=len(parts) if parts is not None else None,
-        percent=stands.percent,
+        percent=status.percent,
         priority=arrival.priority if arrival is not None else latest.priority,
         since=latest.since or (arrival.first_seen if arrival is not None else None),
         run=latest.run_id,

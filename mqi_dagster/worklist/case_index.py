@@ -16,10 +16,10 @@ from mqi_dagster.lifecycle.runs import RunState
 from mqi_dagster.lifecycle.stages import CaseState, Stage
 from mqi_dagster.lifecycle.status import (
     BeamFacts,
+    PartitionStatus,
     RunFacts,
-    Standing,
-    beam_standing,
-    case_standing,
+    beam_status,
+    case_status,
     results_removed,
     settled,
 )
@@ -37,7 +37,7 @@ class _Beam:
     label: str
     latest: RunFacts
     facts: BeamFacts
-    stands: Standing
+    status: PartitionStatus
 
 
 class CaseIndex(PartitionIndex):
@@ -129,20 +129,20 @@ class CaseIndex(PartitionIndex):
         if taken_in and (not keys or self._from.runs.intakes[case] > 1):
             manifest, keys = self._by_manifest(case, keys)
         if not taken_in or not keys:
-            stands = case_standing(arrival, latest, None, None, self._is_removed(case))
-            return unit_row(case, arrival, latest, stands), {}
+            status = case_status(arrival, latest, None, None, self._is_removed(case))
+            return unit_row(case, arrival, latest, status), {}
         beams = self._beams(case, keys)
         if manifest is None and self._to_be_told_apart(latest, beams):
             manifest, named = self._by_manifest(case, keys)
             if named != keys:
                 keys, beams = named, self._beams(case, named)
-        parts = {number: beam.stands for number, beam in beams.items()}
+        parts = {number: beam.status for number, beam in beams.items()}
         over = bool(parts) and all(part.stage is Stage.HANDED_OVER for part in parts.values())
         concluded = over and self._manifests.concluded(case, keys)
-        stands = case_standing(arrival, latest, manifest, parts, concluded)
-        row = self._with_delivery(unit_row(case, arrival, latest, stands, parts))
+        status = case_status(arrival, latest, manifest, parts, concluded)
+        row = self._with_delivery(unit_row(case, arrival, latest, status, parts))
         return row, {
-            number: beam_row(beam.key, beam.label, beam.latest, beam.facts, beam.stands, self._now)
+            number: beam_row(beam.key, beam.label, beam.latest, beam.facts, beam.status, self._now)
             for number, beam in beams.items()
         }
 
@@ -163,10 +163,10 @@ class CaseIndex(PartitionIndex):
         """Whether only the manifest tells if the case is whole, or a beam an invention or out of date."""
         if latest.state not in (RunState.NONE, RunState.DONE):
             return False
-        stands = [beam.stands for beam in beams.values()]
-        if any(one.state is CaseState.IN_WORK for one in stands):
+        status = [beam.status for beam in beams.values()]
+        if any(one.state is CaseState.IN_WORK for one in status):
             return False
-        return any(one.started or one.stage is Stage.HANDED_OVER for one in stands)
+        return any(one.started or one.stage is Stage.HANDED_OVER for one in status)
 
     def _beams(self, case: str, keys: dict[int, str]) -> dict[int, _Beam]:
         arrival = self._from.ledger.arrivals.get(case)
@@ -175,7 +175,7 @@ class CaseIndex(PartitionIndex):
         for number, key in keys.items():
             latest = self._facts(key, priority)
             facts = self._beam_facts(key, latest)
-            found[number] = _Beam(key, labels.get(number, ""), latest, facts, beam_standing(latest, facts))
+            found[number] = _Beam(key, labels.get(number, ""), latest, facts, beam_status(latest, facts))
         return found
 
     def _labels(self, case: str) -> dict[int, str]:

@@ -6,7 +6,7 @@ from collections.abc import Collection
 
 from mqi_dagster.lifecycle.pipeline import Inventory
 from mqi_dagster.lifecycle.runs import RunState
-from mqi_dagster.lifecycle.unit_status import unit_standing
+from mqi_dagster.lifecycle.unit_status import unit_status
 from mqi_dagster.worklist.board_rows import BeamStatus, CaseStatus, unit_row
 from mqi_dagster.worklist.partition_index import PartitionIndex
 
@@ -29,8 +29,8 @@ class UnitIndex(PartitionIndex):
         arrival = self._from.ledger.arrivals.get(unit)
         latest = self._facts(unit, arrival.priority if arrival is not None else 0)
         jobs = self._pipeline.units.jobs
-        stands = unit_standing(jobs, arrival, latest, lambda: self._concluded(unit))
-        return unit_row(unit, arrival, latest, stands), {}
+        status = unit_status(jobs, arrival, latest, lambda: self._concluded(unit))
+        return unit_row(unit, arrival, latest, status), {}
 
     def _concluded(self, unit: str) -> bool:
         arrival = self._from.ledger.arrivals.get(unit)

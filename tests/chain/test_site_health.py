@@ -541,13 +541,13 @@ def test_what_one_process_tells_no_other_tells_as_well(living: Living) -> None:
 
         def send(self, message: Message) -> str:
             sent.append(message.id)
-            assert notifications.tell(living.site, self) == (0, None)
+            assert notifications.notify(living.site, self) == (0, None)
             return "taken"
 
     ledger.notices.channel("webhook")
     for name in ("gpu0", "gpu1"):
         ledger.alarms.raise_("gpu_lost", name, "it is gone")
-    assert notifications.tell(living.site, Both()) == (2, None)
+    assert notifications.notify(living.site, Both()) == (2, None)
     assert len(sent) == len(set(sent)) == 2
 
 

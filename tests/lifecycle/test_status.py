@@ -17,7 +17,7 @@ from mqi_dagster.lifecycle.beam import find_manifest
 from mqi_dagster.lifecycle.case_reading import read_case
 from mqi_dagster.lifecycle.conclusion_request import conclusion_request
 from mqi_dagster.lifecycle.retention import Removable, RemovableKind, remove, spare
-from mqi_dagster.lifecycle.status import Standing
+from mqi_dagster.lifecycle.status import PartitionStatus
 from mqi_dagster.moments import in_zone
 from mqi_dagster.operations.case_report import case_report
 from mqi_dagster.operations.retry import GraphQL, retry
@@ -234,7 +234,7 @@ class Services(GraphQL):
         return title
 
 
-def in_words(row: CaseStatus | BeamStatus | Standing) -> tuple[str, str]:
+def in_words(row: CaseStatus | BeamStatus | PartitionStatus) -> tuple[str, str]:
     return row.state.value, row.stage.value
 
 

@@ -262,7 +262,7 @@ def rt_dose(
             context.log.warning(
                 "the dose is that of the open beam: no engine simulates %s", " and ".join(missing)
             )
-        told = {
+        figures = {
             DIGEST: digest,
             "beam": beam.entry.label,
             "not simulated": ", ".join(missing) or "nothing",
@@ -276,7 +276,7 @@ def rt_dose(
         }
         # Not with the result: Dagster stores that metadata once more, with the output of the step.
         # In this order, so that the pictures come last.
-        context.add_asset_metadata({**told, **shown, **told})
+        context.add_asset_metadata({**figures, **shown, **figures})
         mark = metadata.shown_of(published, raw)
         yield dg.MaterializeResult(data_version=dg.DataVersion(digest), tags={metadata.SHOWN_TAG: mark})
         yield _readback(site, beam, record, grids, published)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping
+from collections.abc import Callable, Collection, Mapping
 
 import dagster as dg
 
@@ -12,10 +12,7 @@ from mqi_dagster.errors import StoreError
 from mqi_dagster.lifecycle.beam import inventory_of, manifest_in
 from mqi_dagster.lifecycle.conclusion_request import DELIVERY, NOT_COMPARED
 from mqi_dagster.lifecycle.lineage import digest_in, records_of, text_in
-from mqi_dagster.lifecycle.materialisations import (
-    CONCLUDED,
-    MANIFEST,
-)
+from mqi_dagster.lifecycle.materialisations import CONCLUDED, MANIFEST
 from mqi_dagster.lifecycle.pipeline import Inventory, Pipeline
 from mqi_dagster.lifecycle.status import counts_since, unchanged_since_conclusion, why_not_handed_over
 from mqi_dagster.partitions import root_of
@@ -63,14 +60,19 @@ class Manifests:
 
     def read(self, cases: Collection[str]) -> None:
         """Read the manifests of cases; the event log is asked for all of them together."""
-        made = {case: self._events.number(MANIFEST, case) for case in cases}
-        numbers = {number for number in made.values() if number is not None}
-        digests = {
-            record.storage_id: digest_in(record) for record in records_of(self._instance, MANIFEST, numbers)
-        }
-        for case, number in made.items():
-            digest = digests.get(number) if number is not None else None
+        for case, (number, digest) in self._latest(MANIFEST, cases, digest_in).items():
             self._read[case] = (number, self._published(case, digest) if digest is not None else None)
+
+    def _latest(
+        self, asset: str, cases: Collection[str], told: Callable[[dg.EventLogRecord], str | None]
+    ) -> dict[str, tuple[int | None, str | None]]:
+        """Number of each case's latest materialisation, and what is told of it."""
+        made = {case: self._events.number(asset, case) for case in cases}
+        numbers = {number for number in made.values() if number is not None}
+        texts = {record.storage_id: told(record) for record in records_of(self._instance, asset, numbers)}
+        return {
+            case: (number, None if number is None else texts.get(number)) for case, number in made.items()
+        }
 
     def _published(self, case: str, digest: str) -> CaseManifest | None:
         try:
@@ -91,14 +93,8 @@ class Manifests:
 
     def read_deliveries(self, cases: Collection[str]) -> None:
         """Read what :meth:`delivery` says of cases; the event log is asked for all of them together."""
-        made = {case: self._events.number(CONCLUDED, case) for case in cases}
-        numbers = {number for number in made.values() if number is not None}
-        texts = {
-            record.storage_id: text_in(record, DELIVERY)
-            for record in records_of(self._instance, CONCLUDED, numbers)
-        }
-        for case, number in made.items():
-            said = texts.get(number) if number is not None else None
+        latest = self._latest(CONCLUDED, cases, lambda record: text_in(record, DELIVERY))
+        for case, (number, said) in latest.items():
             wrong = "" if said in (None, AS_PLANNED, NOT_COMPARED) else f"not delivered as planned: {said}"
             self._delivery[case] = (number, wrong)
 

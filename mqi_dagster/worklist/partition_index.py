@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections import Counter
-from collections.abc import Collection, Iterable
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 
@@ -133,35 +133,21 @@ class PartitionIndex(ABC):
                     yield run.run_id
 
     def _derive(self, unit: str) -> None:
-        before = self._units.get(unit), self._parts.get(unit, {})
-        if self._is_known(unit):
-            if self._is_old(unit):
-                self._settled.add(unit)
-                self._put(unit, None, {}, before)
-                return
-            self._settled.discard(unit)
-            row, parts = self._rows(unit)
-            self._put(unit, row, parts, before)
+        before, parts_before = self._units.get(unit), self._parts.get(unit, {})
+        row, parts = None, dict[int, BeamStatus]()
+        known = self._is_known(unit)
+        if known and self._is_old(unit):
+            self._settled.add(unit)
         else:
             self._settled.discard(unit)
-            self._put(unit, None, {}, before)
-
-    def _put(
-        self,
-        unit: str,
-        row: CaseStatus | None,
-        parts: dict[int, BeamStatus],
-        before: tuple[CaseStatus | None, dict[int, BeamStatus]],
-    ) -> None:
+            if known:
+                row, parts = self._rows(unit)
         if row is None:
             self._units.pop(unit, None)
             self._parts.pop(unit, None)
         else:
             self._units[unit], self._parts[unit] = row, parts
-        orders = {number: _order_of(part) for number, part in parts.items()}
-        if _order_of(before[0]) != _order_of(row) or orders != {
-            number: _order_of(part) for number, part in before[1].items()
-        }:
+        if _order_of(before) != _order_of(row) or _orders(parts_before) != _orders(parts):
             self._sorted = None
 
     def _is_known(self, unit: str) -> bool:
@@ -252,3 +238,7 @@ def board_order(row: CaseStatus | BeamStatus) -> tuple[int, int, float]:
 def _order_of(row: CaseStatus | BeamStatus | None) -> tuple[object, ...]:
     """What decides in which place of the board a row is."""
     return () if row is None else (row.stage, row.state, row.priority, row.since, row.reason)
+
+
+def _orders(parts: Mapping[int, BeamStatus]) -> dict[int, tuple[object, ...]]:
+    return {number: _order_of(part) for number, part in parts.items()}

@@ -11,11 +11,7 @@ from mqi_dagster.delivery.manifest import CaseManifest
 from mqi_dagster.ledger.arrivals import Arrival
 from mqi_dagster.ledger.ledger import Ledger
 from mqi_dagster.lifecycle.beam import beams_of, find_manifest, inventory_of
-from mqi_dagster.lifecycle.failures import first_cause
-from mqi_dagster.lifecycle.materialisations import MANIFEST, EventLog
-from mqi_dagster.lifecycle.runs import RunState, latest_run_record, run_row
-from mqi_dagster.lifecycle.stages import Stage
-from mqi_dagster.lifecycle.status import (
+from mqi_dagster.lifecycle.case_status import (
     BeamFacts,
     PartitionStatus,
     RunFacts,
@@ -27,6 +23,10 @@ from mqi_dagster.lifecycle.status import (
     results_removed,
     why_not_handed_over,
 )
+from mqi_dagster.lifecycle.failures import first_cause
+from mqi_dagster.lifecycle.materialisations import MANIFEST, EventLog
+from mqi_dagster.lifecycle.runs import RunState, latest_run_record, run_row
+from mqi_dagster.lifecycle.stages import Stage
 from mqi_dagster.partitions import BEAM, CASE, parts_of
 from mqi_dagster.resources.site import Site
 

@@ -8,12 +8,12 @@ import dagster as dg
 from mqi_dagster.delivery.manifest import CaseManifest
 from mqi_dagster.ledger.arrivals import Arrival
 from mqi_dagster.lifecycle.beam import beam_run_key, beams_of, inventory_of
+from mqi_dagster.lifecycle.case_status import conclusion_counts_since, counts_since, results_digest
 from mqi_dagster.lifecycle.jobs import PARTITION_TAG, beam_job, conclusion_job, intake_job, upload_tags
 from mqi_dagster.lifecycle.lineage import content_has_passed
 from mqi_dagster.lifecycle.materialisations import HANDED_OVER, INTEGRITY, MANIFEST, EventLog
 from mqi_dagster.lifecycle.run_requests import asked_key, asked_keys
 from mqi_dagster.lifecycle.runs import latest_run_succeeded
-from mqi_dagster.lifecycle.status import conclusion_counts_since, counts_since, results_digest
 from mqi_dagster.resources.site import Site
 
 DELIVERY = "delivery"

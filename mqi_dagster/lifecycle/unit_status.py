@@ -6,10 +6,10 @@ from collections.abc import Callable, Sequence
 from dataclasses import replace
 
 from mqi_dagster.ledger.arrivals import Arrival
+from mqi_dagster.lifecycle.case_status import NO_RUN_YET, PartitionStatus, RunFacts, reported_stage
 from mqi_dagster.lifecycle.pipeline import AssetJob
 from mqi_dagster.lifecycle.runs import RunState
 from mqi_dagster.lifecycle.stages import CaseState, Stage
-from mqi_dagster.lifecycle.status import NO_RUN_YET, PartitionStatus, RunFacts, reported_stage
 
 NOT_ALL_MADE = "its latest run has not made all of its results: materialise them"
 

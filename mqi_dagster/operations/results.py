@@ -13,10 +13,10 @@ from mqi_dagster.delivery.summary import read_summary
 from mqi_dagster.handover.target import Receipt
 from mqi_dagster.lifecycle.beam import read_manifest
 from mqi_dagster.lifecycle.case_reading import read_case, run_facts
+from mqi_dagster.lifecycle.case_status import PartitionStatus
 from mqi_dagster.lifecycle.lineage import latest_digest, store_folder
 from mqi_dagster.lifecycle.runs import RunState, latest_value
 from mqi_dagster.lifecycle.stages import CaseState, Stage
-from mqi_dagster.lifecycle.status import PartitionStatus
 from mqi_dagster.operations.sites import shown_path
 from mqi_dagster.partitions import beam_key
 from mqi_dagster.resources.site import Site

@@ -8,9 +8,9 @@ import dagster as dg
 from mqi_dagster.assets.pipelines import PIPELINES
 from mqi_dagster.errors import InfrastructureError, InputError, KeyRejectedError, MqiError, Where
 from mqi_dagster.lifecycle.case_reading import run_facts
+from mqi_dagster.lifecycle.case_status import RunFacts
 from mqi_dagster.lifecycle.pipeline import Pipeline, level_of
 from mqi_dagster.lifecycle.runs import RunState, latest_run_of
-from mqi_dagster.lifecycle.status import RunFacts
 from mqi_dagster.operations.graphql import GraphQL
 from mqi_dagster.operations.services import Pages, Services
 from mqi_dagster.resources.site import Site

@@ -1,6 +1,6 @@
 """What is read of the platform at one moment: typed rows, the same for the screen and for scripts.
 
-Where a case or a beam stands, `lifecycle.status` says; a row adds what only boards show.
+Where a case or a beam stands, `lifecycle.case_status` says; a row adds what only boards show.
 """
 
 from collections.abc import Mapping
@@ -10,8 +10,8 @@ from pydantic import BaseModel, ConfigDict
 
 from mqi_dagster.ledger.arrivals import Arrival
 from mqi_dagster.ledger.cluster_jobs import ClusterJob
+from mqi_dagster.lifecycle.case_status import BeamFacts, PartitionStatus, RunFacts
 from mqi_dagster.lifecycle.stages import CaseState, Stage
-from mqi_dagster.lifecycle.status import BeamFacts, PartitionStatus, RunFacts
 from mqi_dagster.partitions import BEAM, CASE
 
 

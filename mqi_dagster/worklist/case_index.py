@@ -10,11 +10,7 @@ import dagster as dg
 
 from mqi_dagster.delivery.manifest import CaseManifest
 from mqi_dagster.lifecycle.beam import beams_of
-from mqi_dagster.lifecycle.materialisations import DOSE, HANDED_OVER, MANIFEST
-from mqi_dagster.lifecycle.pipeline import Pipeline
-from mqi_dagster.lifecycle.runs import RunState
-from mqi_dagster.lifecycle.stages import CaseState, Stage
-from mqi_dagster.lifecycle.status import (
+from mqi_dagster.lifecycle.case_status import (
     BeamFacts,
     PartitionStatus,
     RunFacts,
@@ -23,6 +19,10 @@ from mqi_dagster.lifecycle.status import (
     results_removed,
     settled,
 )
+from mqi_dagster.lifecycle.materialisations import DOSE, HANDED_OVER, MANIFEST
+from mqi_dagster.lifecycle.pipeline import Pipeline
+from mqi_dagster.lifecycle.runs import RunState
+from mqi_dagster.lifecycle.stages import CaseState, Stage
 from mqi_dagster.resources.site import Site
 from mqi_dagster.worklist.board_rows import BeamStatus, CaseStatus, beam_row, unit_row
 from mqi_dagster.worklist.manifests import Manifests

@@ -10,11 +10,11 @@ from mqi_dagster.delivery.manifest import CaseManifest
 from mqi_dagster.delivery.verdict import AS_PLANNED
 from mqi_dagster.errors import StoreError
 from mqi_dagster.lifecycle.beam import inventory_of, manifest_in
+from mqi_dagster.lifecycle.case_status import counts_since, unchanged_since_conclusion, why_not_handed_over
 from mqi_dagster.lifecycle.conclusion_request import DELIVERY, NOT_COMPARED
 from mqi_dagster.lifecycle.lineage import digest_in, records_of, text_in
 from mqi_dagster.lifecycle.materialisations import CONCLUDED, MANIFEST
 from mqi_dagster.lifecycle.pipeline import Inventory, Pipeline
-from mqi_dagster.lifecycle.status import counts_since, unchanged_since_conclusion, why_not_handed_over
 from mqi_dagster.partitions import root_of
 from mqi_dagster.resources.site import Site
 from mqi_dagster.worklist.events import EventIndex

@@ -11,11 +11,11 @@ from datetime import datetime, timedelta
 import dagster as dg
 from sqlalchemy.exc import OperationalError
 
+from mqi_dagster.lifecycle.case_status import RunFacts, failure_of
 from mqi_dagster.lifecycle.failures import Cause, first_cause
 from mqi_dagster.lifecycle.pipeline import Pipeline
 from mqi_dagster.lifecycle.runs import RunState
 from mqi_dagster.lifecycle.stages import OVER, Stage, order
-from mqi_dagster.lifecycle.status import RunFacts, failure_of
 from mqi_dagster.partitions import root_of
 from mqi_dagster.worklist.board_rows import BeamStatus, CaseStatus
 from mqi_dagster.worklist.events import EventIndex

@@ -11,7 +11,7 @@ from rich._export_format import CONSOLE_SVG_FORMAT
 from rich.console import Console
 
 from mqi_dagster.cli.top_screen import Screen, View
-from mqi_dagster.lifecycle.status import NO_RUN_YET
+from mqi_dagster.lifecycle.case_status import NO_RUN_YET
 from mqi_dagster.worklist import (
     AlarmStatus,
     BeamStatus,

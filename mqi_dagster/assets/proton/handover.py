@@ -18,6 +18,7 @@ from mqi_dagster.handover.naming import beam_folder, case_folder
 from mqi_dagster.handover.target import Receipt
 from mqi_dagster.lifecycle.beam import beams_of, inventory_of, read_manifest, require_beam
 from mqi_dagster.lifecycle.boundary import tried_again
+from mqi_dagster.lifecycle.case_status import results_digest, why_not_handed_over
 from mqi_dagster.lifecycle.conclusion_request import DELIVERY, NOT_COMPARED
 from mqi_dagster.lifecycle.digests import HANDED_OVER_CODE
 from mqi_dagster.lifecycle.lineage import (
@@ -35,7 +36,6 @@ from mqi_dagster.lifecycle.lineage import (
 )
 from mqi_dagster.lifecycle.materialisations import INPUTS, INTEGRITY, MANIFEST, RESULTS, EventLog
 from mqi_dagster.lifecycle.stages import WorkPhase
-from mqi_dagster.lifecycle.status import results_digest, why_not_handed_over
 from mqi_dagster.partitions import BEAM, CASE, LINEAGE_ONLY, beam_key, root_of
 from mqi_dagster.resources.composed import ParsedInputsResource, StoreResource, TargetResource
 from mqi_dagster.resources.site import Site

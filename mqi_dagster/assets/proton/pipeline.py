@@ -4,10 +4,10 @@ import dagster as dg
 
 from mqi_dagster.ledger.alarms import AlarmKind
 from mqi_dagster.lifecycle.beam import beams_of, find_manifest
+from mqi_dagster.lifecycle.case_status import concluded
 from mqi_dagster.lifecycle.jobs import beam_job, conclusion_job, intake_job
 from mqi_dagster.lifecycle.materialisations import CONCLUDED, DOSE, HANDED_OVER, MANIFEST
 from mqi_dagster.lifecycle.pipeline import Level, Pipeline
-from mqi_dagster.lifecycle.status import concluded
 from mqi_dagster.partitions import BEAM, CASE
 from mqi_dagster.store.store import Store
 

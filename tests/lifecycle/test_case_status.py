@@ -15,9 +15,9 @@ from mqi_dagster.errors import InputError
 from mqi_dagster.lifecycle.arrived import find_case
 from mqi_dagster.lifecycle.beam import find_manifest
 from mqi_dagster.lifecycle.case_reading import read_case
+from mqi_dagster.lifecycle.case_status import PartitionStatus
 from mqi_dagster.lifecycle.conclusion_request import conclusion_request
 from mqi_dagster.lifecycle.retention import Removable, RemovableKind, remove, spare
-from mqi_dagster.lifecycle.status import PartitionStatus
 from mqi_dagster.moments import in_zone
 from mqi_dagster.operations.case_report import case_report
 from mqi_dagster.operations.retry import GraphQL, retry

@@ -223,11 +223,14 @@ def engine_version(profile: EngineProfile, executor: Executor) -> str:
     """The engine's version, asked where engines run, or as the settings say.
 
     Raises:
-        ConfigurationError: It cannot be asked, and the settings do not say it.
+        ConfigurationError: It cannot be asked or prints nothing, or the settings do not say it.
         UnreachableError: The cluster does not answer.
     """
     if profile.version_command is not None:
-        return executor.answer(profile.version_command)
+        version = executor.answer(profile.version_command)
+        if not version:
+            raise ConfigurationError("the engine's version_command prints nothing; see `mqi doctor`")
+        return version
     if profile.version is None:
         raise ConfigurationError("the engine profile has neither version nor version_command")
     return profile.version

@@ -25,6 +25,7 @@ from mqi_dagster.plan.elements import (
     items,
     number,
     numbers,
+    optional_integer,
     refuse,
     required_text,
     text,
@@ -110,6 +111,8 @@ def _plan(dataset: Dataset) -> IonPlan:
     for beam in treatment:
         if beam not in references:
             refuse(f"fraction group does not refer to treatment beam {beam}", beam)
+    # The engine's copy of the plan holds it: damaged, it would be refused only once a slot is held.
+    optional_integer(groups[0], "NumberOfFractionsPlanned")
 
     setups = patient_setups(dataset)
     return IonPlan(

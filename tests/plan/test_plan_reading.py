@@ -12,8 +12,10 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from pydicom.dataelem import RawDataElement
 from pydicom.dataset import Dataset
 from pydicom.sequence import Sequence
+from pydicom.tag import Tag
 from pydicom.uid import ExplicitVRLittleEndian
 
 from mqi_dagster.errors import PlanError
@@ -38,6 +40,16 @@ def test_private_positions_survive_near_zero_and_on_the_raster(mosaiq: Dataset, 
     np.testing.assert_allclose(beam.layers[0].positions_mm, SPOTS, atol=4e-6, rtol=0)
     assert np.abs(beam.layers[0].positions_mm[:2] - np.array(SPOTS)[:2]).max() < 1e-6
     np.testing.assert_allclose(beam.layers[0].spot_mu, [0.0, 5.0, 15.0], atol=1e-9)
+
+
+@pytest.mark.parametrize(("written", "told"), [(b"x ", "is not a number"), (b"2.5 ", "is not an integer")])
+def test_a_number_of_fractions_that_no_engine_could_be_given_refuses_the_plan(
+    mosaiq: Dataset, saved: Save, written: bytes, told: str
+) -> None:
+    group = mosaiq.FractionGroupSequence[0]
+    group[0x300A0078] = RawDataElement(Tag(0x300A0078), "IS", len(written), written, 0, False, True)
+    with pytest.raises(PlanError, match=f"Number of Fractions Planned {told}"):
+        read_ion_plan(saved(mosaiq))
 
 
 def test_setup_beam_numbered_one_is_no_beam_and_shifts_none(mosaiq: Dataset, saved: Save) -> None:

@@ -149,7 +149,7 @@ def decoding() -> Iterator[None]:
 
 @contextmanager
 def decoding_as(
-    kind: type[MqiError], where: Where, what: str = "", *, unread: str = "cannot be read"
+    kind: type[MqiError], where: Where, what: str = "", *, unread: str | None = "cannot be read"
 ) -> Iterator[None]:
     """Reads files and their values, and raises what is wrong with them as errors of the caller's kind.
 
@@ -157,15 +157,18 @@ def decoding_as(
         kind: Of the errors.
         where: What is read, for errors.
         what: Stands before the words, with a space behind it.
-        unread: The words where the disk does not give it.
+        unread: The words where the disk does not give it; None where that is no fault of the input.
 
     Raises:
         MqiError: One of that kind; with the first cause.
+        OSError: The system is in trouble, where `unread` has no words for it.
     """
     try:
         with decoding():
             yield
     except OSError as error:
+        if unread is None:
+            raise
         cause = error.strerror or type(error).__name__
         raise kind(f"{what}{unread}", where=where, first_cause=cause) from None
     except DicomError as error:

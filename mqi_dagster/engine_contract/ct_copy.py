@@ -67,7 +67,7 @@ def blanked_ct(content: bytes) -> bytes:
     Raises:
         EngineInputError: It is no CT slice with position, orientation, spacing and pixels.
     """
-    with decoding_as(EngineInputError, _WHERE, "a slice "):
+    with decoding_as(EngineInputError, _WHERE, "a slice ", unread=None):
         return _blanked(read_dicom(content))
 
 

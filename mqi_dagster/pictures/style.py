@@ -32,6 +32,8 @@ DOSE_MAP = "cividis"
 _COARSER = (100, 80, 64, 50)
 """Dots per inch to try, until a picture of noise is small enough."""
 
+_PLAIN_POWERS = (-3, 5)
+"""Numbers beyond these powers of ten are written with one, so that they fit beside the axis."""
 _LEFT_IN, _TOP_IN = 0.72, 0.34
 """Margins for a label and numbers of six digits, and for a title."""
 
@@ -80,7 +82,13 @@ def new_figure(
 
 def dress(axes: Axes, title: str, x_label: str, y_label: str) -> None:
     """Title, labels, and thin lines that stay behind the data."""
-    axes.set_title(title, fontsize=11, color=INK, loc="left")
+    axes.set_title(title, fontsize=11, color=INK, loc="left", y=1.0)
+    # A power of ten stands above the numbers that it is of, in the margin, and not in the title's room.
+    figure = axes.get_figure(root=True)
+    assert figure is not None
+    axes_in = axes.get_position().width * figure.get_figwidth()
+    axes.ticklabel_format(axis="y", style="sci", scilimits=_PLAIN_POWERS)
+    axes.yaxis.get_offset_text().set(x=-0.55 / axes_in, fontsize=8, color=INK)
     axes.set_xlabel(x_label, fontsize=9, color=INK)
     axes.set_ylabel(y_label, fontsize=9, color=INK)
     axes.tick_params(labelsize=8, colors=INK, length=3)

@@ -22,6 +22,7 @@ from pathlib import Path
 
 import dagster as dg
 
+from mqi_dagster.assets.pipelines import PIPELINES
 from mqi_dagster.delivery.discovery import arrival_statuses, find_arrivals
 from mqi_dagster.delivery.inbox_tree import KeptTree
 from mqi_dagster.machine import read_machines
@@ -102,7 +103,7 @@ def ticks(folder: Path, cases: int) -> None:
     tiny = BuiltInPlan(beams=1, layers=1, spots=4, layer_seconds=0.02, energies_mev=(120.0,))
     for seed in range(1, cases + 1):
         simulate_delivery(DeliveryRequest(plan=tiny, seed=seed), machine, chain.site.inbox)
-    sensor = case_arrivals(30)
+    sensor = case_arrivals(30, PIPELINES)
     instance = dg.DagsterInstance.ephemeral()
 
     def tick() -> float:

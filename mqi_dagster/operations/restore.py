@@ -28,6 +28,7 @@ from mqi_dagster.operations.backup import (
     restore_server,
 )
 from mqi_dagster.operations.instance import open_instance, set_pool_limit, write_instance
+from mqi_dagster.operations.services import Services
 from mqi_dagster.operations.sites import SETTINGS_NAME
 from mqi_dagster.resources.gpu_pool import this_host
 from mqi_dagster.settings import LOCAL, Settings, parse_settings, read_content
@@ -77,7 +78,8 @@ def restore_backup(
 
 
 def _require_free(folder: Path, settings: Settings, *, overwrite: bool) -> None:
-    if service_locks.held(settings):
+    # Services of version 0.1 hold no lock where `mqi dev` has started them.
+    if service_locks.held(settings) or Services(folder / SETTINGS_NAME, settings).any_lives():
         raise ConfigurationError("services of this site are running: stop them first")
     if overwrite:
         return

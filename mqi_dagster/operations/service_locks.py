@@ -49,6 +49,7 @@ def take(settings: Settings, service: Service, *, by: str = "") -> int:
     if lock is None:
         stop = "systemctl stop mqi.target" if service in managed(settings) else "mqi stop"
         raise ConfigurationError(f"the service {service} of this site runs already: {stop} ends it")
+    # For a moment it has the text of who held it before; nobody who only looks minds.
     os.truncate(lock, 0)
     os.write(lock, by.encode())
     # It must outlive the exec; the programs close it in what they start.

@@ -180,7 +180,7 @@ class Services:
         """What was started last and not ended since, alive or not."""
         try:
             content = json.loads(self._record.read_text(encoding="utf-8"))
-            processes = {_service(name): str(job) for name, job in content["processes"].items()}
+            processes = {_service(name): str(job) for name, job in dict(content["processes"]).items()}
             return Running(str(content["host"]), int(content["port"]), processes)
         except FileNotFoundError:
             return None
@@ -191,6 +191,11 @@ class Services:
         """The services, if all of them live."""
         found = self.recorded()
         return found if found is not None and not found.dead() else None
+
+    def any_lives(self) -> bool:
+        """Whether one of them lives."""
+        found = self.recorded()
+        return found is not None and len(found.dead()) < len(found.processes)
 
     def start(self, port: int | None = None) -> Running:
         """Start the services; they are not ready yet when this returns.
@@ -290,11 +295,11 @@ class Services:
             yield
 
     def _start(self, service: Service, running: Running) -> str:
-        log = self.logs / f"{service}.log"
-        if log.exists():
-            log.rename(log.with_suffix(".log.1"))
         lock = service_locks.take(self._settings, service, by=service_locks.DEV)
         try:
+            log = self.logs / f"{service}.log"
+            if log.exists():
+                log.rename(log.with_suffix(".log.1"))
             with log.open("ab") as output:
                 process = subprocess.Popen(
                     command_of(service, self._settings, running.host, running.port),
@@ -477,9 +482,11 @@ def become_service(service: Service, settings_file: Path, settings: Settings) ->
     """Turn this process into a service of the site, for a service manager to watch.
 
     Raises:
-        ConfigurationError: The service runs already.
+        ConfigurationError: The service runs already, or `mqi dev` runs the site.
         InfrastructureError: The database is away, or the code location does not answer.
     """
+    if Services(settings_file, settings).any_lives():
+        raise ConfigurationError("`mqi dev` runs this site: mqi stop ends it")
     service_locks.take(settings, service)
     if service is Service.CODE:
         _make_ready(settings)

@@ -23,9 +23,10 @@ from mqi_dagster.cli.screen import output
 from mqi_dagster.errors import ConfigurationError, InfrastructureError
 from mqi_dagster.execution.processes import end_group, process_alive, process_id
 from mqi_dagster.operations import services as cli_services
+from mqi_dagster.operations.service_locks import held
 from mqi_dagster.operations.services import Keeper, Running, Services, port_is_free
 from mqi_dagster.resources.site import Site
-from mqi_dagster.settings import parse_settings
+from mqi_dagster.settings import parse_settings, read_settings
 from tests.cli.mqi_command import mqi
 from tests.waiting import wait_for
 
@@ -85,6 +86,15 @@ def test_a_code_location_that_version_0_1_has_started_is_ended(
     record(tmp_path, **{"code-location": job})
     assert services.stop() is True
     assert not process_alive(job)
+
+
+def test_nothing_joins_services_of_version_0_1_which_hold_no_locks(
+    services: Services, tmp_path: Path, sleeper: subprocess.Popen[bytes]
+) -> None:
+    (tmp_path / "mqi.yaml").write_text("site: {timezone: Asia/Seoul}\n")
+    record(tmp_path, **{"code-location": process_id(sleeper.pid), "daemon": "4194303:1"})
+    with pytest.raises(ConfigurationError, match="`mqi dev` runs this site: mqi stop ends it"):
+        CliRunner().invoke(app, ["service", "daemon", "--site", str(tmp_path)], catch_exceptions=False)
 
 
 def test_a_pid_given_out_again_is_left_alone(
@@ -205,8 +215,11 @@ def test_mqi_dev_starts_a_watch_that_is_missing_and_nothing_else(
     assert found is not None and found.processes["daemon"] == without_watch.processes["daemon"]
 
 
-def test_a_damaged_record_is_an_error_and_not_an_empty_one(services: Services, tmp_path: Path) -> None:
-    (tmp_path / "state/services.json").write_text('{"host": "127')
+@pytest.mark.parametrize("content", ['{"host": "127', '{"host": "127.0.0.1", "port": 1, "processes": ["x"]}'])
+def test_a_damaged_record_is_an_error_and_not_an_empty_one(
+    services: Services, tmp_path: Path, content: str
+) -> None:
+    (tmp_path / "state/services.json").write_text(content)
     with pytest.raises(InfrastructureError, match=r"services\.json"):
         services.stop()
 
@@ -241,9 +254,12 @@ def test_a_site_starts_once_answers_and_ends_without_a_trace(tmp_path: Path) -> 
             assert len(json.load(answer)["data"]["repositoriesOrError"]["nodes"]) == 1
         again = mqi("dev", "--site", site, "--detach")
         assert (again.returncode, again.stdout) == (0, f"already running: {address}\n")
-        joining = mqi("service", "watch", "--site", site)
-        told = "mqi: the service watch of this site runs already: mqi stop ends it\n"
-        assert (joining.returncode, joining.stderr) == (1, told)
+        joining = mqi("service", "viewer", "--site", site)
+        assert (joining.returncode, joining.stderr) == (
+            1,
+            "mqi: `mqi dev` runs this site: mqi stop ends it\n",
+        )
+        assert held(read_settings(site / "mqi.yaml")) == ["code", "daemon", "pages", "watch"]
     finally:
         ended = mqi("stop", "--site", site)
     assert (ended.returncode, ended.stdout) == (0, "ended\n")

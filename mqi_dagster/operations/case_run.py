@@ -13,7 +13,7 @@ import dagster as dg
 from mqi_dagster.compute.run_workers import IN_WORK, end_dead_runs
 from mqi_dagster.dagster_internals import make_new_run_id
 from mqi_dagster.delivery.manifest import CaseManifest
-from mqi_dagster.errors import InputError
+from mqi_dagster.errors import ConfigurationError, InputError
 from mqi_dagster.ledger.progress import ProgressReport
 from mqi_dagster.lifecycle.arrived import ArrivedCase, given_folder
 from mqi_dagster.lifecycle.beam import read_manifest
@@ -78,6 +78,7 @@ class CaseRunner:
     """
 
     def __init__(self, request: CaseRun, progress: Display) -> None:
+        _require_apart(request.folder, request.out)
         make_run_site(request.out, request.options)
         self._folder = request.folder
         self._first = request.beams_first
@@ -193,6 +194,21 @@ class CaseRunner:
         ]
         with (folder / f"{name}.log").open("a", encoding="utf-8") as stream:
             stream.writelines([f"run {run_id}\n", *lines])
+
+
+def _require_apart(folder: Path, out: Path) -> None:
+    """Refuse to write results into what was delivered, which is only read.
+
+    Raises:
+        ConfigurationError: The results would stand in the folder of the case, or beside it among others.
+    """
+    delivered, results = folder.resolve(), out.resolve()
+    if results.is_relative_to(delivered) or (
+        results == delivered.parent and not (results / SETTINGS_NAME).is_file()
+    ):
+        raise ConfigurationError(
+            "the results would stand among the delivered data, which are only read: give --out another folder"
+        )
 
 
 @contextmanager

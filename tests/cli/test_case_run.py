@@ -268,3 +268,13 @@ def test_whoever_wants_the_services_to_hurry_is_sent_to_the_right_command() -> N
     said = CliRunner().invoke(app, ["case", "run", "--help"], env={"COLUMNS": "400"}).output
     assert "Of several runs into one DIR that wait for a slot the highest is next" in said
     assert "`mqi case priority` does" in said
+
+
+@pytest.mark.parametrize("out", [".", "results", ".."])
+def test_no_result_is_written_among_what_was_delivered(tmp_path: Path, out: str) -> None:
+    case = tmp_path / "inbox" / "1.2.3"
+    case.mkdir(parents=True)
+    (case / "plan.dcm").write_bytes(b"a plan")
+    with pytest.raises(ConfigurationError, match="the results would stand among the delivered data"):
+        CliRunner().invoke(app, ["case", "run", str(case), "--out", str(case / out)], catch_exceptions=False)
+    assert [path.name for path in (tmp_path / "inbox").rglob("*")] == ["1.2.3", "plan.dcm"]

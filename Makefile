@@ -82,7 +82,8 @@ dev: install
 	@$(BIN)/mqi dev --site $(SITE)
 
 stop: install
-	@for place in $(STOPPED); do if [ -f $$place/mqi.yaml ]; then $(BIN)/mqi stop --site $$place || exit 1; fi; done
+	@failed=0; for place in $(STOPPED); do \
+	  if [ -f $$place/mqi.yaml ]; then echo "$$place:"; $(BIN)/mqi stop --site $$place || failed=1; fi; done; exit $$failed
 
 test: install-dev
 	@PYTEST_DEBUG_TEMPROOT="$$(tests/in-memory)" $(BIN)/python -m pytest -m "not slow" -n 2 --dist worksteal --durations=$(or $(DURATIONS),0) --durations-min=$(or $(DURATIONS_MIN),5)

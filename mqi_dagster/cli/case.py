@@ -59,7 +59,7 @@ def check(
     used = site_in_use(site)
     found, zone = check_folder(folder, used, machines, timezone)
     if site is None and used is not None:
-        _note(f"Settings and machine files are those of the site {used}.")
+        _note(f"Settings and machine files: those of {used}.")
     if timezone is None and used is None:
         _note(f"Machine times are read in {zone}, this computer's zone; --timezone names another.")
     if as_json:

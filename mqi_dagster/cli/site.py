@@ -16,7 +16,14 @@ from mqi_dagster.cli.options import SiteOption
 from mqi_dagster.cli.screen import output
 from mqi_dagster.errors import ConfigurationError
 from mqi_dagster.operations.service_locks import Service
-from mqi_dagster.operations.sites import DEFAULT_SITE, SETTINGS_NAME, SITE_VARIABLE, local_zone, require_site
+from mqi_dagster.operations.sites import (
+    DEFAULT_SITE,
+    SETTINGS_NAME,
+    SITE_VARIABLE,
+    local_zone,
+    require_site,
+    site_to_stop,
+)
 
 if TYPE_CHECKING:
     from mqi_dagster.operations.services import Keeper
@@ -96,7 +103,8 @@ def dev(
     services = Services(file, settings)
     before = services.recorded()
     if before is not None and not before.dead():
-        console.print(f"already running: {before.pages.address}")
+        unheard = "" if port in (None, before.port) else "; --port counts once they were stopped"
+        console.print(f"already running: {before.pages.address}{unheard}")
         return
     with console.status("starting the code location, the daemon and the pages"):
         running = start_services(services, settings, port)
@@ -147,7 +155,9 @@ def stop(site: SiteOption = DEFAULT_SITE) -> None:
     from mqi_dagster.operations.services import Services, stop_services
 
     console = output()
-    file, settings = require_site(site)
+    file, settings, note = site_to_stop(site)
+    if note:
+        console.print(escape(note))
     with console.status("ending the services and their runs"):
         ended = stop_services(Services(file, settings), settings)
     console.print("ended" if ended else "nothing was running")

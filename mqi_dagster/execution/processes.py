@@ -101,6 +101,15 @@ def process_alive(job_id: str) -> bool:
     return bool(living_members(job_id))
 
 
+def ended_by_signal(job_id: str) -> str | None:
+    """The name of the signal that has ended a child of this process; None where nobody knows of one."""
+    try:
+        pid, status = os.waitpid(int(job_id.split(":")[0]), os.WNOHANG)
+    except ChildProcessError:
+        return None
+    return signal.Signals(os.WTERMSIG(status)).name if pid and os.WIFSIGNALED(status) else None
+
+
 def descends_from(pid: int, ancestors: Collection[int]) -> bool:
     """Whether a process is one of these or was started by one, however far back."""
     while pid not in ancestors:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import platform
 import pwd
-import re
 import shutil
 import subprocess
 import sys
@@ -55,16 +54,13 @@ from mqi_dagster.operations.service_locks import managed
 from mqi_dagster.operations.services import Services
 from mqi_dagster.operations.settings_text import configuration_problems
 from mqi_dagster.operations.site_folder import require_own_secret
-from mqi_dagster.operations.sites import local_zone, settings_path
+from mqi_dagster.operations.sites import local_zone, settings_path, usable_settings
 from mqi_dagster.resources.site import Site
 from mqi_dagster.resources.site_folders import inbox_trouble, target_trouble
 from mqi_dagster.settings import (
     LOCAL,
     Settings,
-    parse_settings,
-    read_content,
     read_settings,
-    settings_problems,
 )
 from mqi_dagster.settings.passwords import read_password
 from mqi_dagster.worklist.reading import plain_errors
@@ -143,7 +139,7 @@ def examine(path: Path) -> Iterator[ProbeFinding]:
     wrong = configuration_problems(file)
     for problem in wrong:
         yield fault("settings", problem, "correct the file; mqi settings-reference")
-    settings = _usable(file) if wrong else read_settings(file)
+    settings = usable_settings(file) if wrong else read_settings(file)
     if settings is None:
         return
     if not wrong:
@@ -185,24 +181,6 @@ def _of_the_site(file: Path, settings: Settings) -> Iterator[ProbeFinding]:
     yield from guarded("alarms", "see the ledger", lambda: examine_alarms(settings, opened, seen))
     yield examine_way_in(settings)
     yield examine_retention(settings)
-
-
-_NEEDED = ("site", "paths", "database")
-"""Sections without which nothing else can be looked at."""
-
-
-def _usable(file: Path) -> Settings | None:
-    """The settings without the sections that are wrong; None where too little of them is left."""
-    try:
-        content = read_content(file)
-    except MqiError:
-        return None
-    while wrong := settings_problems(content):
-        sections = {re.split(r"[.:]", problem, maxsplit=1)[0] for problem in wrong} & content.keys()
-        if not sections or sections & {*_NEEDED}:
-            return None
-        content = {name: section for name, section in content.items() if name not in sections}
-    return parse_settings(content, file.resolve().parent)
 
 
 def _python() -> ProbeFinding:
@@ -453,6 +431,6 @@ def _services(file: Path, settings: Settings) -> ProbeFinding:
     if found is None:
         return ok("services", "not running; mqi dev starts them")
     if dead:
-        advice = f"see {services.logs}; mqi stop, then mqi dev"
+        advice = f"see {services.logs}; mqi dev starts them again"
         return fault("services", f"ended by themselves: {', '.join(dead)}", advice)
     return ok("services", f"running, pages at {found.pages.address}")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import fcntl
 import json
 import os
+import re
 import socket
 import subprocess
 import sys
@@ -18,7 +19,13 @@ from pathlib import Path
 from mqi_dagster.compute.run_workers import end_workers, fail_orphaned_runs
 from mqi_dagster.errors import ConfigurationError, InfrastructureError, MqiError
 from mqi_dagster.execution.code_location import answers, remove_sockets, socket_path
-from mqi_dagster.execution.processes import end_group, process_alive, process_id, resolve_program
+from mqi_dagster.execution.processes import (
+    end_group,
+    ended_by_signal,
+    process_alive,
+    process_id,
+    resolve_program,
+)
 from mqi_dagster.files import remove_unchanged, write_whole
 from mqi_dagster.ledger.ledger import Ledger
 from mqi_dagster.ledger.location import announce_server, ledger_url
@@ -126,6 +133,7 @@ def environment_of(settings_file: Path, settings: Settings) -> dict[str, str]:
 # location, and with the daemon alive somebody would miss the watch.
 _GRACE_SECONDS = {Service.DAEMON: 5.0, Service.PAGES: 3.0, Service.WATCH: 3.0, Service.CODE: 15.0}
 """For each service that `mqi dev` starts what its end may take, in the order in which they are ended."""
+_COLOURS = re.compile(r"\x1b\[[0-9;]*m")
 _READY_SECONDS = 120.0
 _POLL_SECONDS = 0.1
 
@@ -255,10 +263,9 @@ class Services:
             InfrastructureError: One has ended; with the last line of its log.
         """
         for service in running.dead():
-            words = self.last_words(service)
-            raise InfrastructureError(
-                f"the service {service} has ended: {words}; its log: {self.logs / service}.log"
-            )
+            killed = ended_by_signal(running.processes[service])
+            how = f"was ended by {killed}" if killed else f"has ended: {self.last_words(service)}"
+            raise InfrastructureError(f"the service {service} {how}; its log: {self.logs / service}.log")
 
     def last_words(self, service: Service) -> str:
         """The last line that a service has logged."""
@@ -266,7 +273,8 @@ class Services:
             lines = (self.logs / f"{service}.log").read_text(encoding="utf-8", errors="replace").splitlines()
         except OSError:
             return "it left no log"
-        return next((line.strip() for line in reversed(lines) if line.strip()), "it left no word")
+        plain = (_COLOURS.sub("", line).strip() for line in reversed(lines))
+        return next((line for line in plain if line), "it left no word")
 
     def stop(self) -> bool:
         """End every service and every run in its hands; whether anything was running.

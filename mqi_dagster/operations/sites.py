@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import os
+import re
+from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING
+from types import MappingProxyType
+from typing import TYPE_CHECKING, Any
 from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
 
-from mqi_dagster.errors import ConfigurationError
-from mqi_dagster.settings import Settings, read_settings
+from mqi_dagster.errors import ConfigurationError, MqiError
+from mqi_dagster.settings import Settings, parse_settings, read_content, read_settings, settings_problems
 
 if TYPE_CHECKING:
     from mqi_dagster.resources.site import Site
@@ -56,6 +59,47 @@ def require_site(path: Path) -> tuple[Path, Settings]:
     """
     file = settings_path(path)
     return file, read_settings(file)
+
+
+def site_to_stop(path: Path) -> tuple[Path, Settings, str]:
+    """Settings file and settings of a site whose services are to be ended, and what is wrong with them.
+
+    Raises:
+        ConfigurationError: It is no site, or its settings do not say where its services run.
+    """
+    file = settings_path(path)
+    try:
+        return file, read_settings(file), ""
+    except ConfigurationError as error:
+        # An end needs no time zone.
+        settings = usable_settings(file, {"site": {"timezone": "UTC"}})
+        if settings is None:
+            raise
+        return file, settings, f"{error.message}: without these, what runs is ended"
+
+
+_NEEDED = ("site", "paths", "database")
+"""Sections without which nothing else can be told."""
+
+
+def usable_settings(file: Path, instead: Mapping[str, Any] = MappingProxyType({})) -> Settings | None:
+    """The settings without the sections that are wrong; None where too little of them is left.
+
+    Args:
+        file: The settings file.
+        instead: Sections that are taken where those of the file are wrong.
+    """
+    try:
+        content = read_content(file)
+    except MqiError:
+        return None
+    while wrong := settings_problems(content):
+        sections = {re.split(r"[.:]", problem, maxsplit=1)[0] for problem in wrong} & content.keys()
+        if not sections or sections & {*_NEEDED} - instead.keys():
+            return None
+        kept = {name: section for name, section in content.items() if name not in sections}
+        content = {**kept, **{name: instead[name] for name in sections & instead.keys()}}
+    return parse_settings(content, file.resolve().parent)
 
 
 def open_site(path: Path) -> Site:

@@ -204,7 +204,7 @@ class Defect(BaseModel):
         spec = DEFECTS[self.kind]
         for field in ("beam", "layer"):
             if field in spec.parameters and getattr(self, field) is None:
-                raise ValueError(f"{self.kind.value} needs {field}=")
+                raise ValueError(f"it needs {field}=")
         for field in type(self).model_fields:
             if field != "kind" and field not in spec.parameters and getattr(self, field) is not None:
                 takes = ", ".join(spec.parameters) or "no parameters"

@@ -106,7 +106,7 @@ def test_every_defect_is_listed() -> None:
     ("arguments", "message"),
     [
         (("--defect", "sabotage"), "unknown defect sabotage; the defects are:\n  out-of-order"),
-        (("--defect", "mu-error:beam=2"), "mu-error: mu-error needs layer="),
+        (("--defect", "mu-error:beam=2"), "mu-error: it needs layer="),
         (("--machine", "G9"), "machine G9 is unknown"),
         (("--ct", "bone"), "^ct: "),
         (("--plan", "/nowhere.dcm", "--beams", "2"), "beams: only for the plan made in code"),

@@ -120,6 +120,57 @@ def test_one_dead_service_means_not_running_and_its_last_words_are_told(
         services.require_alive(found)
 
 
+def test_of_a_service_that_was_killed_the_signal_is_told_and_not_what_it_said_before(
+    services: Services, tmp_path: Path, sleeper: subprocess.Popen[bytes]
+) -> None:
+    job = process_id(sleeper.pid)
+    record(tmp_path, daemon=job)
+    services.logs.mkdir()
+    (services.logs / "daemon.log").write_text("\x1b[34mINFO\x1b[0m - all is well\n")
+    found = services.recorded()
+    assert found is not None
+    sleeper.kill()
+    wait_for(lambda: not process_alive(job), "its end")
+    with pytest.raises(InfrastructureError, match="the service daemon was ended by SIGKILL; its log: "):
+        services.require_alive(found)
+    # Nobody knows it any more, as of a service that another process has started.
+    with pytest.raises(InfrastructureError, match="daemon has ended: INFO - all is well; its log"):
+        services.require_alive(found)
+
+
+def test_services_of_a_site_whose_settings_are_wrong_meanwhile_are_ended(
+    tmp_path: Path, sleeper: subprocess.Popen[bytes]
+) -> None:
+    site = tmp_path / "site"
+    assert mqi("init", site, "--timezone", "Asia/Seoul").returncode == 0
+    settings = site / "mqi.yaml"
+    settings.write_text(settings.read_text().replace("Asia/Seoul", "Asia/Seol"))
+    job = process_id(sleeper.pid)
+    record(site, daemon=job)
+    done = CliRunner().invoke(app, ["stop", "--site", str(site)], catch_exceptions=False)
+    assert done.output.endswith("\nended\n")
+    assert "'Asia/Seol' is no IANA time zone" in " ".join(done.output.split())
+    assert not process_alive(job)
+
+
+def test_where_the_services_run_wrong_settings_have_to_say(services: Services, tmp_path: Path) -> None:
+    (tmp_path / "mqi.yaml").write_text("site: {timezone: Asia/Seoul}\npaths: {stat: elsewhere}\n")
+    with pytest.raises(ConfigurationError, match=r"paths\.stat"):
+        CliRunner().invoke(app, ["stop", "--site", str(tmp_path)], catch_exceptions=False)
+
+
+def test_a_port_that_running_services_cannot_take_is_not_passed_over_in_silence(
+    services: Services, tmp_path: Path, sleeper: subprocess.Popen[bytes]
+) -> None:
+    (tmp_path / "mqi.yaml").write_text("site: {timezone: Asia/Seoul}\n")
+    record(tmp_path, daemon=process_id(sleeper.pid))
+    for port, told in (("3999", ""), ("3952", "; --port counts once they were stopped")):
+        done = CliRunner().invoke(
+            app, ["dev", "--site", str(tmp_path), "--port", port], catch_exceptions=False
+        )
+        assert done.output == f"already running: http://127.0.0.1:3999{told}\n"
+
+
 @pytest.fixture
 def without_watch(
     services: Services, tmp_path: Path, sleeper: subprocess.Popen[bytes], monkeypatch: pytest.MonkeyPatch
@@ -171,7 +222,7 @@ def test_a_watch_that_has_ended_ends_no_other_service_and_is_started_again(
         assert found.processes["daemon"] == without_watch.processes["daemon"]
         assert not watching.done()
         end_group(found.processes["daemon"], 0)
-        with pytest.raises(InfrastructureError, match="the service daemon has ended"):
+        with pytest.raises(InfrastructureError, match="the service daemon was ended by SIGKILL"):
             watching.result()
     assert said == ["the watch has ended (out of memory) and is started again"]
 

@@ -304,7 +304,7 @@ def test_every_defect_is_listed_and_can_be_written() -> None:
     ("text", "says"),
     [
         ("mu-eror:beam=3", r"unknown defect mu-eror.*\n.*mu-error:beam=,layer=,percent="),
-        ("mu-error:beam=3", "mu-error needs layer="),
+        ("mu-error:beam=3", "it needs layer="),
         ("mu-error:beam=3,layer=2,code=1", "does not take code="),
         ("mu-error:beam=3,layer=2,colour=1", "colour"),
         ("mu-error:beam=three,layer=2", "beam: .*integer"),

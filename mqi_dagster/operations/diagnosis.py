@@ -57,11 +57,7 @@ from mqi_dagster.operations.site_folder import require_own_secret
 from mqi_dagster.operations.sites import local_zone, settings_path, usable_settings
 from mqi_dagster.resources.site import Site
 from mqi_dagster.resources.site_folders import inbox_trouble, target_trouble
-from mqi_dagster.settings import (
-    LOCAL,
-    Settings,
-    read_settings,
-)
+from mqi_dagster.settings import LOCAL, Settings, read_settings
 from mqi_dagster.settings.passwords import read_password
 from mqi_dagster.worklist.reading import plain_errors
 

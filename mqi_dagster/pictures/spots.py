@@ -17,6 +17,7 @@ from mqi_dagster.pictures.style import (
     BEAM_Y,
     DELIVERED,
     DENSITY_MAP,
+    EDGE_IN,
     INK,
     PLANNED,
     QUIET,
@@ -72,7 +73,7 @@ def spot_map(
         density += np.histogram2d(xy[inside, 0], xy[inside, 1], bins=edges, weights=w[inside])[0]
 
     dense = samples > _POINTS_AT_MOST
-    figure = new_figure(6.2, 5.4, right_in=BAR_IN if dense else 0.12, bottom_in=0.75)
+    figure = new_figure(6.2, 5.4, right_in=BAR_IN if dense else EDGE_IN, bottom_in=0.75)
     axes = figure.add_subplot()
     if dense:
         _draw_density(figure, axes, edges, density)

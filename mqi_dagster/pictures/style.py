@@ -34,6 +34,8 @@ _COARSER = (100, 80, 64, 50)
 
 _PLAIN_POWERS = (-3, 5)
 """Numbers beyond these powers of ten are written with one, so that they fit beside the axis."""
+EDGE_IN = 0.12
+"""Free beside axes at which nothing else stands [inch]."""
 _LEFT_IN, _TOP_IN = 0.72, 0.34
 """Margins for a label and numbers of six digits, and for a title."""
 
@@ -56,7 +58,7 @@ def dicom_axis(name: str) -> str:
 
 
 def new_figure(
-    width_in: float, height_in: float, *, right_in: float = 0.12, bottom_in: float = 0.5
+    width_in: float, height_in: float, *, right_in: float = EDGE_IN, bottom_in: float = 0.5
 ) -> Figure:
     """A white figure that no other part of the process knows of.
 

@@ -64,12 +64,12 @@ class Manifests:
             self._read[case] = (number, self._published(case, digest) if digest is not None else None)
 
     def _latest(
-        self, asset: str, cases: Collection[str], told: Callable[[dg.EventLogRecord], str | None]
+        self, asset: str, cases: Collection[str], value_of: Callable[[dg.EventLogRecord], str | None]
     ) -> dict[str, tuple[int | None, str | None]]:
-        """Number of each case's latest materialisation, and what is told of it."""
+        """Number of each case's latest materialisation, and a value of it."""
         made = {case: self._events.number(asset, case) for case in cases}
         numbers = {number for number in made.values() if number is not None}
-        texts = {record.storage_id: told(record) for record in records_of(self._instance, asset, numbers)}
+        texts = {record.storage_id: value_of(record) for record in records_of(self._instance, asset, numbers)}
         return {
             case: (number, None if number is None else texts.get(number)) for case, number in made.items()
         }

@@ -4,6 +4,7 @@ Where a case or a beam stands, `lifecycle.case_status` says; a row adds what onl
 """
 
 from collections.abc import Mapping
+from dataclasses import dataclass
 from datetime import datetime
 
 from pydantic import BaseModel, ConfigDict
@@ -12,7 +13,7 @@ from mqi_dagster.ledger.arrivals import Arrival
 from mqi_dagster.ledger.cluster_jobs import ClusterJob
 from mqi_dagster.lifecycle.case_status import BeamFacts, PartitionStatus, RunFacts
 from mqi_dagster.lifecycle.stages import CaseState, Stage
-from mqi_dagster.partitions import BEAM, CASE
+from mqi_dagster.partitions import CASE
 
 
 class StatusRow(BaseModel):
@@ -157,28 +158,37 @@ class Work(StatusRow):
     alarms: list[AlarmStatus]
 
 
-def beam_row(
-    beam: str, label: str, latest: RunFacts, facts: BeamFacts, status: PartitionStatus, now: datetime
-) -> BeamStatus:
+@dataclass(frozen=True, slots=True)
+class BeamKnown:
+    """A beam, and what its row is made of."""
+
+    key: str
+    label: str
+    """What stands beside it; empty where that was not read yet."""
+    latest: RunFacts
+    facts: BeamFacts
+    status: PartitionStatus
+    """What `beam_status` says of these."""
+
+
+def beam_row(case: str, number: int, beam: BeamKnown, now: datetime) -> BeamStatus:
     """The row of a beam.
 
     Args:
-        beam: Beam key.
-        label: What stands beside it; empty where that was not read yet.
-        latest: Its latest run.
-        facts: What else is known of it.
-        status: What `beam_status` says of these.
+        case: Key of its case.
+        number: DICOM BeamNumber.
+        beam: What is known of it.
         now: UTC.
     """
-    key = BEAM.key(beam)
+    latest, facts, status = beam.latest, beam.facts, beam.status
     job = facts.job if status.at_work else None
     if job is not None and job.state.ended and facts.slot is None:
         job = None
     return BeamStatus(
-        beam=beam,
-        case=key.root,
-        number=key.number,
-        label=label,
+        beam=beam.key,
+        case=case,
+        number=number,
+        label=beam.label,
         state=status.state,
         stage=status.stage,
         reason=status.reason,
@@ -219,9 +229,10 @@ def unit_row(
         status: Where it stands.
         parts: Where its beams stand; None where it has not been taken in, or has none.
     """
+    key = CASE.find(unit)
     return CaseStatus(
         case=unit,
-        fraction=CASE.key(unit).number if CASE.has(unit) else None,
+        fraction=key.number if key is not None else None,
         arrived=arrival.first_seen if arrival is not None else None,
         state=status.state,
         stage=status.stage,

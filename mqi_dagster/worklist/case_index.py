@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Iterable
-from dataclasses import dataclass
 from datetime import timedelta
 
 import dagster as dg
@@ -12,7 +11,6 @@ from mqi_dagster.delivery.manifest import CaseManifest
 from mqi_dagster.lifecycle.beam import beams_of
 from mqi_dagster.lifecycle.case_status import (
     BeamFacts,
-    PartitionStatus,
     RunFacts,
     beam_status,
     case_status,
@@ -24,20 +22,9 @@ from mqi_dagster.lifecycle.pipeline import Pipeline
 from mqi_dagster.lifecycle.runs import RunState
 from mqi_dagster.lifecycle.stages import CaseState, Stage
 from mqi_dagster.resources.site import Site
-from mqi_dagster.worklist.board_rows import BeamStatus, CaseStatus, beam_row, unit_row
+from mqi_dagster.worklist.board_rows import BeamKnown, BeamStatus, CaseStatus, beam_row, unit_row
 from mqi_dagster.worklist.manifests import Manifests
 from mqi_dagster.worklist.partition_index import Known, PartitionIndex
-
-
-@dataclass(frozen=True, slots=True)
-class _Beam:
-    """A beam, and what its row is made of."""
-
-    key: str
-    label: str
-    latest: RunFacts
-    facts: BeamFacts
-    status: PartitionStatus
 
 
 class CaseIndex(PartitionIndex):
@@ -68,26 +55,38 @@ class CaseIndex(PartitionIndex):
         super().__init__(instance, pipeline, known, history=history, causes_at_once=causes_at_once)
         self._manifests = Manifests(instance, site, pipeline, known.events, known.ledger)
         self._labels_at_once = labels_at_once
+        self._without_labels: dict[str, None] = {}
+        """Cases whose beams' names are still to be read, those that have changed last at the end."""
+        self._without_delivery: dict[str, None] = {}
+        """Cases of which it is still to be read how they were delivered."""
 
-    def _read(self, units: Collection[str]) -> None:
-        """Read together what their rows are derived from."""
-        self._read_words(units)
+    def _read(self, units: Collection[str]) -> Collection[str]:
+        """Read together what their rows are derived from; the cases of which that has changed."""
+        read = self._read_words(units)
         finished = list(self._finished_beams(units))
         for asset in (DOSE, HANDED_OVER):
             self._from.events.read_latest(asset, finished)
+        return {*units, *read}
 
-    def _read_words(self, cases: Iterable[str]) -> None:
-        """Names of beams and what was not delivered as planned, read together: never case by case."""
-        listed = [case for case in cases if self._is_known(case) and not self._is_old(case)]
-        manifests, most = self._manifests, self._labels_at_once
-        for is_read, read in (
-            (manifests.is_read, manifests.read),
-            (manifests.delivery_is_read, manifests.read_deliveries),
+    def _read_words(self, cases: Iterable[str]) -> list[str]:
+        """Read names of beams and what was not delivered as planned together, never case by case.
+
+        Returns the cases whose were read. One whose are not keeps its row until then.
+        """
+        manifests, found = self._manifests, list[str]()
+        for unread, is_read, read in (
+            (self._without_labels, manifests.is_read, manifests.read),
+            (self._without_delivery, manifests.delivery_is_read, manifests.read_deliveries),
         ):
-            unread = [case for case in listed if not is_read(case)]
-            some = unread if most is None else unread[:most]
+            unread.update(dict.fromkeys(cases))
+            some: list[str] = []
+            while unread and (self._labels_at_once is None or len(some) < self._labels_at_once):
+                case, _ = unread.popitem()
+                if self._is_known(case) and not self._is_old(case) and not is_read(case):
+                    some.append(case)
             read(some)
-            self._owed.update(unread[len(some) :])
+            found += some
+        return found
 
     def _finished_beams(self, cases: Iterable[str]) -> Iterable[str]:
         """Beams whose latest run has succeeded, of cases of which more was made since their conclusion."""
@@ -141,10 +140,7 @@ class CaseIndex(PartitionIndex):
         concluded = over and self._manifests.concluded(case, keys)
         status = case_status(arrival, latest, manifest, parts, concluded)
         row = self._with_delivery(unit_row(case, arrival, latest, status, parts))
-        return row, {
-            number: beam_row(beam.key, beam.label, beam.latest, beam.facts, beam.status, self._now)
-            for number, beam in beams.items()
-        }
+        return row, {number: beam_row(case, number, beam, self._now) for number, beam in beams.items()}
 
     def _with_delivery(self, row: CaseStatus) -> CaseStatus:
         """A concluded case with what was not delivered as planned, once that was read."""
@@ -159,7 +155,7 @@ class CaseIndex(PartitionIndex):
         return manifest, beams_of(manifest) if manifest is not None else keys
 
     @staticmethod
-    def _to_be_told_apart(latest: RunFacts, beams: dict[int, _Beam]) -> bool:
+    def _to_be_told_apart(latest: RunFacts, beams: dict[int, BeamKnown]) -> bool:
         """Whether only the manifest tells if the case is whole, or a beam an invention or out of date."""
         if latest.state not in (RunState.NONE, RunState.DONE):
             return False
@@ -168,14 +164,14 @@ class CaseIndex(PartitionIndex):
             return False
         return any(one.started or one.stage is Stage.HANDED_OVER for one in status)
 
-    def _beams(self, case: str, keys: dict[int, str]) -> dict[int, _Beam]:
+    def _beams(self, case: str, keys: dict[int, str]) -> dict[int, BeamKnown]:
         arrival = self._from.ledger.arrivals.get(case)
         priority = arrival.priority if arrival is not None else 0
         labels, found = self._labels(case), {}
         for number, key in keys.items():
             latest = self._facts(key, priority)
             facts = self._beam_facts(key, latest)
-            found[number] = _Beam(key, labels.get(number, ""), latest, facts, beam_status(latest, facts))
+            found[number] = BeamKnown(key, labels.get(number, ""), latest, facts, beam_status(latest, facts))
         return found
 
     def _labels(self, case: str) -> dict[int, str]:

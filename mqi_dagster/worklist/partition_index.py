@@ -65,7 +65,7 @@ class PartitionIndex(ABC):
         self._causes: dict[str, Cause] = {}
         self._causes_left = 0
         self._owed: set[str] = set()
-        """Units of which something is still to be read."""
+        """Units of which a first cause is still to be read."""
         self._units: dict[str, CaseStatus] = {}
         self._parts: dict[str, dict[int, BeamStatus]] = {}
         self._settled: set[str] = set()
@@ -76,8 +76,8 @@ class PartitionIndex(ABC):
         self._now = datetime.min
 
     @abstractmethod
-    def _read(self, units: Collection[str]) -> None:
-        """Read together what their rows are derived from."""
+    def _read(self, units: Collection[str]) -> Collection[str]:
+        """Read together what their rows are derived from; the units of which that has changed."""
 
     @abstractmethod
     def _is_old(self, unit: str) -> bool:
@@ -119,8 +119,7 @@ class PartitionIndex(ABC):
         failed = list(self._failed_runs(wanted))
         self._from.runs.need(failed)
         self._from.ledger.read_ends(failed)
-        self._read(wanted)
-        for unit in wanted:
+        for unit in {*wanted, *self._read(wanted)}:
             self._derive(unit)
         if self._sorted is None:
             self._sort()

@@ -14,9 +14,10 @@ from mqi_dagster.worklist.partition_index import PartitionIndex
 class UnitIndex(PartitionIndex):
     """The rows of units that have no parts."""
 
-    def _read(self, units: Collection[str]) -> None:
+    def _read(self, units: Collection[str]) -> Collection[str]:
         for asset in self._pipeline.status_assets:
             self._from.events.read_latest(asset, units)
+        return units
 
     def _is_old(self, unit: str) -> bool:
         run = self._from.runs.latest.get(unit)

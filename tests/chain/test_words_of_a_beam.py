@@ -86,6 +86,19 @@ def test_a_board_reads_the_names_of_some_cases_at_a_look(chain: Chain) -> None:
     assert {row.label for row in work.snapshot(datetime.now(UTC)).beams} == {""}
 
 
+def test_the_names_of_further_cases_are_read_at_the_next_looks(tmp_path: Path) -> None:
+    chain = Chain(tmp_path / "site")
+    for seed in (1, 2, 3):
+        chain.deliver(plan=ONE_BEAM, seed=seed)
+    chain.tick("case_arrivals")
+    beams = [f"{case}__b02" for case in chain.runs_of("intake")]
+    assert len(beams) == 3
+    chain.instance.add_dynamic_partitions("beam", beams)
+    work = Worklist(chain.instance, chain.site, PIPELINES, chain.site.ledger, labels_at_once=1)
+    named = [sum(bool(row.label) for row in work.snapshot().beams) for _ in range(4)]
+    assert named == [1, 2, 3, 3]
+
+
 def test_a_name_that_holds_a_number_of_the_examination_is_shown_without_it(tmp_path: Path) -> None:
     # One that holds the patient's ID or name is refused: there is nothing to show.
     folder = deliver(tmp_path / "in").folder

@@ -401,7 +401,8 @@ def case_arrivals(interval: int, pipelines: Collection[Pipeline]) -> dg.SensorDe
         description="Scans the inbox; adds a case partition and requests its intake when a case is ready.",
     )
     def sensor(context: dg.SensorEvaluationContext, site: dg.ResourceParam[Site]) -> dg.SensorResult:
-        if why := inbox_trouble(site):
+        # Written down before anything of it is taken in: unmounted afterwards, it is missed.
+        if why := inbox_trouble(site, note=True):
             # An unmounted share looks like an inbox from which everything was taken away.
             away.append(why)
             return dg.SensorResult(skip_reason=dg.SkipReason(f"the inbox: {why}"))

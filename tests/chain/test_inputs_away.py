@@ -26,10 +26,9 @@ def chain(tmp_path: Path) -> Chain:
 
 @pytest.fixture
 def beam(chain: Chain) -> str:
-    """A beam whose case was taken in, in an inbox that the services know."""
+    """A beam whose case was taken in."""
     chain.deliver(plan=ONE_BEAM)
     chain.tick("case_arrivals")
-    health.folders(chain.site, note=True)
     (request,) = chain.tick("beams_to_simulate", launch=False)
     return str(request.partition_key)
 

@@ -139,6 +139,12 @@ class DicomError(InputError):
     code = "dicom"
 
 
+class ImageError(InputError):
+    """Images do not lie in one regular grid, or what is drawn on them does not fit them."""
+
+    code = "image"
+
+
 class UnknownMachineError(InputError):
     """The plan names a machine, range shifter or range code that no machine file describes."""
 

@@ -6,7 +6,6 @@ another kind among them is not ignored: a dose in the rest would be another dose
 
 from __future__ import annotations
 
-import math
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -16,6 +15,7 @@ from numpy.typing import NDArray
 from pydicom.dataset import FileDataset
 from pydicom.uid import CTImageStorage
 
+from mqi_dagster.dicom.elements import numbers_of, text_of
 from mqi_dagster.dicom.reading import DAMAGE, cause_of, decoding
 from mqi_dagster.errors import DicomError
 
@@ -63,19 +63,19 @@ def read_ct_image(dataset: FileDataset, hounsfield: NDArray[np.float32]) -> CtIm
         DicomError: It lacks an element.
     """
     with decoding():
-        patient_position = _text(dataset, "PatientPosition")
+        patient_position = text_of(dataset, "PatientPosition")
         if not patient_position:
             raise DicomError("has no PatientPosition")
-        position = _numbers(dataset, "ImagePositionPatient", 3)
-        rows_mm, columns_mm = _numbers(dataset, "PixelSpacing", 2)
+        position = numbers_of(dataset, "ImagePositionPatient", 3)
+        rows_mm, columns_mm = numbers_of(dataset, "PixelSpacing", 2)
         return CtImage(
-            instance_uid=_text(dataset, "SOPInstanceUID"),
-            series_uid=_text(dataset, "SeriesInstanceUID"),
-            patient_id=_text(dataset, "PatientID"),
-            frame_of_reference_uid=_text(dataset, "FrameOfReferenceUID"),
+            instance_uid=text_of(dataset, "SOPInstanceUID"),
+            series_uid=text_of(dataset, "SeriesInstanceUID"),
+            patient_id=text_of(dataset, "PatientID"),
+            frame_of_reference_uid=text_of(dataset, "FrameOfReferenceUID"),
             patient_position=patient_position,
             position_mm=(position[0], position[1], position[2]),
-            orientation=_numbers(dataset, "ImageOrientationPatient", 6),
+            orientation=numbers_of(dataset, "ImageOrientationPatient", 6),
             spacing_mm=(rows_mm, columns_mm),
             rows=hounsfield.shape[0],
             columns=hounsfield.shape[1],
@@ -97,16 +97,16 @@ def ct_pixels(dataset: FileDataset) -> NDArray[np.float32]:
         DicomError: It is no image of a CT, has another size or unit than it says, or cannot be decoded.
     """
     with decoding():
-        if not _text(dataset, "SOPClassUID"):
+        if not text_of(dataset, "SOPClassUID"):
             raise DicomError("has no SOP class: it is cut off or damaged")
-        if _text(dataset, "SOPClassUID") != CTImageStorage:
+        if text_of(dataset, "SOPClassUID") != CTImageStorage:
             raise DicomError("is no CT Image (an Enhanced CT has to be exported as CT Image Storage)")
-        if _text(dataset, "Modality") != "CT":
+        if text_of(dataset, "Modality") != "CT":
             raise DicomError("has another modality than CT")
-        if _text(dataset, "RescaleType") not in _HOUNSFIELD:
+        if text_of(dataset, "RescaleType") not in _HOUNSFIELD:
             raise DicomError("holds other values than Hounsfield units (Rescale Type)")
         (slope,), (intercept,) = (
-            _numbers(dataset, keyword, 1) for keyword in ("RescaleSlope", "RescaleIntercept")
+            numbers_of(dataset, keyword, 1) for keyword in ("RescaleSlope", "RescaleIntercept")
         )
         if "PixelData" not in dataset:
             raise DicomError("has no PixelData")
@@ -197,19 +197,3 @@ def _extent_faults(images: Sequence[CtImage]) -> list[str]:
     if extent <= LARGEST_EXTENT_MM:
         return []
     return [f"the images reach over {extent / 1000:.3g} m, farther than a scanner does"]
-
-
-def _text(dataset: FileDataset, keyword: str) -> str:
-    value = dataset.get(keyword)
-    return "" if value is None else str(value).strip(" \0")
-
-
-def _numbers(dataset: FileDataset, keyword: str, count: int) -> tuple[float, ...]:
-    value = dataset.get(keyword)
-    if value is None or value == "":
-        raise DicomError(f"has no {keyword}")
-    several = [value] if isinstance(value, str | int | float) else list(value)
-    numbers = tuple(float(one) for one in several)
-    if len(numbers) != count or not all(math.isfinite(number) for number in numbers):
-        raise DicomError(f"has a {keyword} that is not {count} finite numbers")
-    return numbers

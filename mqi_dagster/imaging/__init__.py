@@ -1,0 +1,1 @@
+"""Images and the structures in them: geometry, structure sets, dose-volume figures, models, radiomics."""

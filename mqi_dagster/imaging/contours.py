@@ -1,0 +1,345 @@
+"""The volume inside contours on parallel planes, in sub-voxels of which a known part lies inside.
+
+In a plane the even-odd rule decides: a hole is outside, also where a channel joins it to the outline. Between
+planes the signed in-plane distance to the outline is interpolated by a cubic through the four nearest ones;
+where the outline moves too far to be the same surface, it ends half-way. Beyond its first and last contour a
+volume closes where its area, carried on, vanishes, else half a plane further. docs/physics.md, "Structures".
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from itertools import pairwise
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy.ndimage import distance_transform_edt
+from scipy.spatial import cKDTree
+
+from mqi_dagster.errors import ImageError, Where
+from mqi_dagster.imaging.image_grid import ImageGrid
+
+Floats = NDArray[np.float64]
+
+SUBVOXEL_MM = 0.5
+FEWEST_SUBVOXELS, MOST_SUBVOXELS = 200_000, 8_000_000
+"""In the box around a structure: those of a small one are smaller, those of a large one larger."""
+_SMALLEST_SUBVOXEL_MM = 0.05
+LARGEST_CONTOUR_COORDINATE_MM = 4000.0
+_PLANE_TOLERANCE_MM = 0.1
+"""Contours are written with few digits; farther from the plane of its first point none is planar."""
+_GAP = 1.5
+"""Planes farther apart than this many times the usual distance have a gap between them."""
+_LARGEST_MOVE_MM = 12.0
+_LARGEST_SLOPE = 4.0
+"""A surface moves at most this many plane distances, and at least 12 mm, from one plane to the next."""
+
+_WHERE = Where(kind="structure set")
+
+
+@dataclass(frozen=True, slots=True)
+class ContourPlane:
+    """The contours in one plane."""
+
+    height_mm: float
+    """Of the plane above the first plane of the grid, along its plane direction."""
+    polygons: tuple[Floats, ...]
+    """Each of shape (n, 2): along the columns and along the rows from the first pixel of the grid [mm]."""
+
+
+@dataclass(frozen=True, slots=True)
+class Layer:
+    """Sub-voxels of one layer."""
+
+    height_mm: float
+    """Of their centres."""
+    first_mm: tuple[float, float]
+    """Centre of the first one, along the columns and along the rows."""
+    coverage: Floats
+    """Shape (down the columns, along the rows): which part of each lies inside, 0 to 1."""
+    subvoxel_mm: tuple[float, float]
+    """Thickness of the layer, and edge of a sub-voxel in it."""
+
+    @property
+    def volume_mm3(self) -> float:
+        """Volume inside."""
+        thickness, edge = self.subvoxel_mm
+        return float(self.coverage.sum()) * thickness * edge * edge
+
+
+@dataclass(frozen=True, slots=True)
+class Contours:
+    """All contours of a structure, in the frame of a grid."""
+
+    planes: tuple[ContourPlane, ...]
+    """By height."""
+    usual_distance_mm: float
+    """Between neighbouring planes."""
+
+    @property
+    def gaps(self) -> tuple[tuple[float, float], ...]:
+        """Heights of neighbouring planes so far apart that nothing is taken to be between them [mm]."""
+        return tuple((a.height_mm, b.height_mm) for a, b in pairwise(self.planes) if self._is_gap(a, b))
+
+    def _is_gap(self, lower: ContourPlane, upper: ContourPlane) -> bool:
+        return upper.height_mm - lower.height_mm > _GAP * self.usual_distance_mm
+
+    def runs(self) -> list[list[ContourPlane]]:
+        """The planes without gaps between them."""
+        found: list[list[ContourPlane]] = []
+        for plane in self.planes:
+            if found and not self._is_gap(found[-1][-1], plane):
+                found[-1].append(plane)
+            else:
+                found.append([plane])
+        return found
+
+    def layers(self, most: int = MOST_SUBVOXELS) -> Iterator[Layer]:
+        """The volume, layer by layer.
+
+        Args:
+            most: Sub-voxels in the box around the structure.
+        """
+        low, high = self._box()
+        height = self.planes[-1].height_mm - self.planes[0].height_mm + self.usual_distance_mm
+        box = float(np.prod(high - low)) * height
+        edge = max(min(SUBVOXEL_MM, (box / FEWEST_SUBVOXELS) ** (1 / 3)), (box / most) ** (1 / 3))
+        edge = max(edge, _SMALLEST_SUBVOXEL_MM)
+        count = np.ceil((high - low) / edge).astype(int) + 2
+        raster = _Raster((low + high - (count - 1) * edge) / 2, np.array([edge, edge]), count)
+        for run in self.runs():
+            yield from _Body(run, self.usual_distance_mm, raster).layers()
+
+    def mask_on(self, grid: ImageGrid) -> NDArray[np.bool_]:
+        """Which voxels of the grid have their centre inside, shape of the grid."""
+        spacing = np.array(grid.spacing_mm[1:])
+        low, high = (np.floor(corner / spacing).astype(int) for corner in self._box())
+        raster = _Raster((low - 1) * spacing, spacing, high - low + 4)
+        mask = np.zeros(grid.shape, bool)
+        # Where the box around the structure and the images overlap, in pixels of each.
+        start = np.maximum(low - 1, 0)
+        stop = np.minimum(low - 1 + raster.count, grid.shape[1:])
+        if np.any(stop <= start):
+            return mask
+        seen = tuple(slice(a, b) for a, b in zip(start - (low - 1), stop - (low - 1), strict=True))
+        shown = tuple(slice(a, b) for a, b in zip(start, stop, strict=True))
+        for run in self.runs():
+            body = _Body(run, self.usual_distance_mm, raster)
+            ends = run[0].height_mm - body.below_mm / 2, run[-1].height_mm + body.above_mm / 2
+            first, last = (math.ceil(end / grid.spacing_mm[0] - 1e-6) for end in ends)
+            for plane in range(max(0, first), min(grid.shape[0], last)):
+                mask[plane][shown] |= body.signed_at(plane * grid.spacing_mm[0])[seen] > 0
+        return mask
+
+    def _box(self) -> tuple[Floats, Floats]:
+        corners = np.concatenate([polygon for plane in self.planes for polygon in plane.polygons])
+        return corners.min(axis=0), corners.max(axis=0)
+
+
+def contours_on(grid: ImageGrid, polygons_mm: Sequence[Floats]) -> Contours:
+    """Contours in the frame of a grid.
+
+    Args:
+        grid: Of the images that they were drawn on, or of others in the same frame of reference.
+        polygons_mm: Each of shape (n, 3): DICOM x, y, z of closed planar contours.
+
+    Raises:
+        ImageError: There is none, one has fewer than three points or lies outside of any scanner, or does not
+            lie in a plane parallel to the images.
+    """
+    by_height: list[tuple[float, Floats]] = []
+    for number, polygon in enumerate(polygons_mm, start=1):
+        if polygon.ndim != 2 or polygon.shape[1] != 3 or len(polygon) < 3:
+            raise ImageError(f"contour {number} has fewer than three points", where=_WHERE)
+        # Also false for what is not a number.
+        if not np.abs(polygon).max() <= LARGEST_CONTOUR_COORDINATE_MM:
+            raise ImageError(f"contour {number} lies farther out than a scanner reaches", where=_WHERE)
+        points = grid.to_indices(polygon) * grid.spacing_mm
+        heights = points[:, 0]
+        if np.ptp(heights) > 2 * _PLANE_TOLERANCE_MM:
+            raise ImageError(f"contour {number} does not lie in a plane parallel to the images", where=_WHERE)
+        by_height.append((float(np.median(heights)), points[:, 1:]))
+    if not by_height:
+        raise ImageError("a structure has no contour", where=_WHERE)
+    by_height.sort(key=lambda one: one[0])
+    grouped: list[list[tuple[float, Floats]]] = []
+    for one in by_height:
+        if grouped and one[0] - grouped[-1][0][0] <= _PLANE_TOLERANCE_MM:
+            grouped[-1].append(one)
+        else:
+            grouped.append([one])
+    planes = tuple(ContourPlane(group[0][0], tuple(polygon for _, polygon in group)) for group in grouped)
+    steps = np.diff([plane.height_mm for plane in planes])
+    usual = float(np.median(steps)) if len(steps) else grid.spacing_mm[0]
+    return Contours(planes, usual)
+
+
+@dataclass(frozen=True, slots=True)
+class _Raster:
+    """Pixels over the box around a structure, at least one more on each side."""
+
+    first: Floats
+    """Centre of the first one [mm]."""
+    step: Floats
+    """Between their centres, down the columns and along the rows [mm]."""
+    count: NDArray[np.int_]
+
+    def signed_distance(self, polygons: Sequence[Floats]) -> Floats:
+        """Distance [mm] of each pixel to the outline, positive inside; exact near the outline."""
+        edges = np.concatenate(
+            [np.stack([polygon, np.roll(polygon, -1, axis=0)], axis=1) for polygon in polygons]
+        )
+        edges = edges - self.first
+        inside = self._inside(edges / self.step)
+        outline = _densified(_once(edges), 0.25 * float(self.step.min()))
+        if not len(outline):
+            return np.where(inside, math.inf, -math.inf)
+        row, column = np.clip(np.rint(outline / self.step).astype(int), 0, self.count - 1).T
+        nearest, away = np.zeros((*self.count, 2)), np.ones(self.count, bool)
+        nearest[row, column], away[row, column] = outline, False
+        rows, columns = distance_transform_edt(
+            away, sampling=self.step, return_distances=False, return_indices=True
+        )
+        centres = np.indices(tuple(self.count)).transpose(1, 2, 0) * self.step
+        distance = np.linalg.norm(nearest[rows, columns] - centres, axis=-1)
+        close = distance < 2 * float(self.step.max())
+        finer = _densified(_once(edges), 0.05 * float(self.step.min()))
+        distance[close] = cKDTree(finer).query(centres[close])[0]
+        return np.asarray(np.where(inside, distance, -distance))
+
+    def _inside(self, edges: Floats) -> NDArray[np.bool_]:
+        """Whether the centre of each pixel is inside, by the even-odd rule along its row.
+
+        Args:
+            edges: Shape (n, 2, 2), in pixels from the first one.
+        """
+        rows, columns = (int(count) for count in self.count)
+        (r0, c0), (r1, c1) = edges[:, 0].T, edges[:, 1].T
+        first, last = np.ceil(np.minimum(r0, r1)).astype(int), np.ceil(np.maximum(r0, r1)).astype(int)
+        crossed = np.repeat(np.arange(len(edges)), last - first)
+        row = np.arange(len(crossed)) - np.repeat(np.cumsum(last - first) - (last - first), last - first)
+        row = row + first[crossed]
+        slope = (c1 - c0)[crossed] / (r1 - r0)[crossed]
+        column = np.ceil(c0[crossed] + (row - r0[crossed]) * slope).astype(int)
+        counts = np.zeros((rows, columns + 1), np.int32)
+        np.add.at(counts, (row, np.clip(column, 0, columns)), 1)
+        return np.asarray(np.cumsum(counts, axis=1)[:, :columns] % 2 == 1)
+
+
+def _once(edges: Floats) -> Floats:
+    """The edges without those that are there twice: the two banks of a channel from a hole to its outline."""
+    ends = np.sort(np.round(edges, 3).view([("", edges.dtype)] * 2)[..., 0], axis=1)
+    _, which, counts = np.unique(ends, axis=0, return_inverse=True, return_counts=True)
+    return np.asarray(edges[counts[which.ravel()] % 2 == 1])
+
+
+def _densified(edges: Floats, step: float) -> Floats:
+    """Points along edges, at most a step apart, shape (n, 2)."""
+    vectors = edges[:, 1] - edges[:, 0]
+    pieces = np.maximum(1, np.ceil(np.linalg.norm(vectors, axis=1) / step)).astype(int)
+    of = np.repeat(np.arange(len(edges)), pieces)
+    part = (np.arange(len(of)) - np.repeat(np.cumsum(pieces) - pieces, pieces)) / pieces[of]
+    return np.asarray(edges[of, 0] + part[:, None] * vectors[of])
+
+
+class _Body:
+    """What contours without a gap between their planes enclose.
+
+    Args:
+        planes: By height.
+        usual_mm: Distance between planes, where there is one alone.
+        raster: Pixels in which it is found.
+    """
+
+    def __init__(self, planes: Sequence[ContourPlane], usual_mm: float, raster: _Raster) -> None:
+        self._planes = planes
+        self._raster = raster
+        self._heights = np.array([plane.height_mm for plane in planes])
+        self._distances: dict[int, Floats] = {}
+        steps = np.diff(self._heights)
+        self.below_mm, self.above_mm = (float(steps[0]), float(steps[-1])) if len(steps) else (usual_mm,) * 2
+
+    def signed_at(self, height_mm: float) -> Floats:
+        """Signed distance [mm] of each pixel to the outline at a height, from low to high heights.
+
+        Beyond the first and the last plane it is that of this plane.
+        """
+        heights = self._heights
+        lower = int(np.clip(np.searchsorted(heights, height_mm) - 1, 0, max(0, len(heights) - 2)))
+        near = range(max(0, min(lower - 1, len(heights) - 4)), min(len(heights), max(lower + 3, 4)))
+        for plane in [plane for plane in self._distances if plane < near.start]:
+            del self._distances[plane]
+        if height_mm <= heights[0] or height_mm >= heights[-1]:
+            return self._distance(0 if height_mm <= heights[0] else len(heights) - 1)
+        found = np.zeros(self._raster.count)
+        for weight, plane in zip(_lagrange(height_mm, heights[near.start : near.stop]), near, strict=True):
+            found += weight * self._distance(plane)
+        before, after = self._distance(lower), self._distance(lower + 1)
+        step = heights[lower + 1] - heights[lower]
+        jump = np.abs(before - after) > max(_LARGEST_MOVE_MM, _LARGEST_SLOPE * step)
+        nearer = before if height_mm - heights[lower] <= step / 2 else after
+        return np.asarray(np.where(jump, nearer, found))
+
+    def _distance(self, plane: int) -> Floats:
+        if plane not in self._distances:
+            self._distances[plane] = self._raster.signed_distance(self._planes[plane].polygons)
+        return self._distances[plane]
+
+    def layers(self) -> Iterator[Layer]:
+        """A cap below the first plane, what is between the planes, a cap above the last."""
+        heights, count = self._heights, len(self._heights)
+        yield from self._cap(list(range(min(3, count))), -self.below_mm)
+        for lower, upper in pairwise(heights):
+            parts = max(1, math.ceil((upper - lower) / self._raster.step[0]))
+            thickness = float(upper - lower) / parts
+            for part in range(parts):
+                height = float(lower) + (part + 0.5) * thickness
+                yield self._layer(height, thickness, self.signed_at(height))
+        yield from self._cap(list(range(count - 1, max(-1, count - 4), -1)), self.above_mm)
+
+    def _cap(self, planes: Sequence[int], step_mm: float) -> Iterator[Layer]:
+        """What is beyond the last plane.
+
+        Where the areas of the last three planes, carried on as a parabola (of a sphere or an ellipsoid they
+        are one), vanish before the next plane, the volume closes there, and its outline shrinks by as much
+        at every point; else it ends half a plane further as it is.
+
+        Args:
+            planes: The last ones, the outermost first, at most three.
+            step_mm: From the last plane to where the next one would be.
+        """
+        outermost = self._distance(planes[0])
+        edge = float(self._raster.step[0])
+        at = (self._heights[planes] - self._heights[planes[0]]) / step_mm
+        areas = [float(_coverage(self._distance(plane), edge).sum()) for plane in planes]
+        parabola = np.polyfit(at, areas, 2) if len(areas) == 3 else np.zeros(3)
+        ends = [float(root.real) for root in np.roots(parabola) if not root.imag and 0 < root.real < 1]
+        height = min(ends, default=0.5) * abs(step_mm)
+        deepest = np.sort(outermost, axis=None)[::-1]
+        parts = max(1, math.ceil(height / edge))
+        for part in range(parts):
+            beyond = (part + 0.5) / parts * height / abs(step_mm)
+            area = max(0, round(float(np.polyval(parabola, beyond))))
+            level = float(deepest[min(area, len(deepest) - 1)]) if ends else 0.0
+            yield self._layer(
+                float(self._heights[planes[0]] + beyond * step_mm), height / parts, outermost - level
+            )
+
+    def _layer(self, height: float, thickness: float, signed: Floats) -> Layer:
+        """A layer of sub-voxels, by the distance of each to the outline."""
+        first, edge = self._raster.first, float(self._raster.step[0])
+        return Layer(height, (float(first[0]), float(first[1])), _coverage(signed, edge), (thickness, edge))
+
+
+def _coverage(signed: Floats, edge: float) -> Floats:
+    return np.clip(signed / edge + 0.5, 0.0, 1.0)
+
+
+def _lagrange(at: float, nodes: Floats) -> list[float]:
+    """Weights of the values at the nodes in the polynomial through them."""
+    return [
+        float(np.prod([(at - other) / (node - other) for j, other in enumerate(nodes) if j != i]))
+        for i, node in enumerate(nodes)
+    ]

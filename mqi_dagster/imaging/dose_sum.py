@@ -1,0 +1,73 @@
+"""The sum of several doses on one grid, where all of them are known."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+
+import numpy as np
+
+from mqi_dagster.dose.grid import DoseGrid
+from mqi_dagster.errors import DoseError, Where
+from mqi_dagster.imaging.dvh import dose_at
+
+_WHERE = Where(kind="sum of doses")
+_PARALLEL = 1e-4
+
+
+def summed(doses: Sequence[DoseGrid]) -> DoseGrid:
+    """Add doses up.
+
+    The sum stands on the voxels of the finest grid that lie within every other one: beyond the end of a grid
+    its dose is not zero, but unknown. Doses of other grids are interpolated trilinearly.
+
+    Args:
+        doses: Of one frame of reference, and of one kind: physical or effective.
+
+    Raises:
+        DoseError: There is none, their units or axes differ, or they share no voxel.
+    """
+    if not doses:
+        raise DoseError("there is no dose to add up", where=_WHERE)
+    if len({dose.units for dose in doses}) > 1:
+        raise DoseError("doses in Gy and relative doses do not add up", where=_WHERE)
+    finest = min(doses, key=lambda dose: dose.column_spacing_mm * dose.row_spacing_mm * dose.frame_spacing_mm)
+    if any(not np.allclose(_axes(dose), _axes(finest), rtol=0, atol=_PARALLEL) for dose in doses):
+        raise DoseError("doses on grids that are turned against each other are not added up", where=_WHERE)
+    if len(doses) == 1:
+        return finest
+    total = np.zeros(finest.shape)
+    for dose in doses:
+        total += dose.values if dose is finest else _on(finest, dose)
+    known = np.isfinite(total)
+    # The axes are parallel, so that what is known is a box.
+    spans = [np.flatnonzero(known.any(axis=axes)) for axes in ((1, 2), (0, 2), (0, 1))]
+    if any(not len(span) for span in spans):
+        raise DoseError("the doses share no voxel", where=_WHERE)
+    (frame, row, column), box = (int(span[0]) for span in spans), tuple(slice(s[0], s[-1] + 1) for s in spans)
+    origin = np.array(finest.origin_mm) + np.array([frame, row, column]) * _spacing(finest) @ _axes(finest)
+    return replace(
+        finest,
+        values=total[box],
+        origin_mm=(float(origin[0]), float(origin[1]), float(origin[2])),
+    )
+
+
+def _on(grid: DoseGrid, dose: DoseGrid) -> np.ndarray[tuple[int, ...], np.dtype[np.float64]]:
+    """A dose at the voxels of another grid, frame by frame; NaN where it is not known."""
+    frames, rows, columns = grid.shape
+    found = np.empty(grid.shape)
+    in_frame = np.stack(np.meshgrid(np.arange(rows), np.arange(columns), indexing="ij"), -1).reshape(-1, 2)
+    for frame in range(frames):
+        indices = np.column_stack([np.full(len(in_frame), frame), in_frame])
+        points = indices * _spacing(grid) @ _axes(grid) + np.array(grid.origin_mm)
+        found[frame] = dose_at(dose, points).reshape(rows, columns)
+    return found
+
+
+def _axes(dose: DoseGrid) -> np.ndarray[tuple[int, ...], np.dtype[np.float64]]:
+    return np.array([dose.frame_direction, dose.column_direction, dose.row_direction])
+
+
+def _spacing(dose: DoseGrid) -> np.ndarray[tuple[int, ...], np.dtype[np.float64]]:
+    return np.array([dose.frame_spacing_mm, dose.row_spacing_mm, dose.column_spacing_mm])

@@ -53,13 +53,22 @@ $(VENV)/.installed: requirements.lock pyproject.toml | $(VENV)/.base
 	@$(BIN)/python -m compileall -q mqi_dagster
 	@touch $@
 
-$(VENV)/.installed-dev: requirements-dev.lock $(VENV)/.installed
+# Without dependencies: the lock has them all but the windows that z-rad brings for a program of its own.
+$(VENV)/.installed-imaging: requirements-imaging.lock $(VENV)/.installed
+	@echo "installing the imaging requirements into $(VENV)"
+	@$(BIN)/pip install --disable-pip-version-check --progress-bar off --require-hashes --no-deps \
+	  -r requirements-imaging.lock | $(call progress_of,requirements-imaging.lock)
+	@touch $@
+
+$(VENV)/.installed-dev: requirements-dev.lock $(VENV)/.installed $(VENV)/.installed-imaging
 	@echo "installing the development requirements into $(VENV)"
 	@$(BIN)/pip install --disable-pip-version-check --progress-bar off --require-hashes -r requirements-dev.lock \
 	  | $(call progress_of,requirements-dev.lock)
 	@touch $@
 
 install: $(VENV)/.installed
+
+install-imaging: $(VENV)/.installed-imaging
 
 install-dev: $(VENV)/.installed-dev
 

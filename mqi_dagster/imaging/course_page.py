@@ -1,0 +1,251 @@
+"""One page of a course for people: slices, structures, isodoses, dose and volume, checks, provenance.
+
+It is one file that asks for nothing from anywhere: pixels, masks and dose are inside, packed, and a script of
+its own draws them. What is drawn has at most 256 pixels across; figures come from the full data alone.
+"""
+
+from __future__ import annotations
+
+import base64
+import gzip
+import json
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from importlib import resources
+
+import numpy as np
+from jinja2 import Environment
+from markupsafe import Markup
+from numpy.typing import NDArray
+
+from mqi_dagster.dose.grid import DoseGrid
+from mqi_dagster.imaging.dvh import dose_at
+from mqi_dagster.imaging.image_grid import ImageGrid
+
+MOST_PIXELS = 256
+"""Across and down an image: with more a page of 200 images has 50 MB."""
+
+_CT_VALUES = np.concatenate([np.arange(-1024, -200, 12), np.arange(-200, 300, 4), np.arange(300, 3090, 45)])
+"""The 256 Hounsfield units that a page tells apart: fine where soft tissue is."""
+_AXIAL = ((1.0, 0.0, 0.0), (0.0, 1.0, 0.0))
+_LEVEL_COLOURS = ("#3b6cf6", "#28b4c8", "#3fbf5f", "#e6d23a", "#f2902b", "#e8402f")
+
+
+@dataclass(frozen=True, slots=True)
+class Window:
+    """Values that are drawn black and white."""
+
+    name: str
+    low: float
+    high: float
+
+
+CT_WINDOWS = (
+    Window("soft tissue", -160, 240),
+    Window("lung", -1350, 150),
+    Window("bone", -350, 1250),
+    Window("brain", 0, 80),
+)
+
+
+@dataclass(frozen=True, slots=True)
+class PageStructure:
+    """A structure to draw."""
+
+    name: str
+    source: str
+    colour: str
+    """``#rrggbb``."""
+    mask: NDArray[np.bool_]
+    """Shape of the grid."""
+
+
+@dataclass(frozen=True, slots=True)
+class PageCurve:
+    """A dose-volume curve."""
+
+    name: str
+    colour: str
+    doses: Sequence[float]
+    percent: Sequence[float]
+
+
+@dataclass(frozen=True, slots=True)
+class PageTable:
+    """A table of texts."""
+
+    title: str
+    columns: Sequence[str]
+    rows: Sequence[Sequence[str]]
+
+
+@dataclass(frozen=True, slots=True)
+class PageCheck:
+    """What a check has found."""
+
+    name: str
+    verdict: str
+    """PASS, WARNING or FAIL."""
+    text: str
+    advice: str
+
+
+@dataclass(frozen=True, slots=True)
+class CoursePage:
+    """What a page shows."""
+
+    title: str
+    verdict: str
+    about: Sequence[str]
+    grid: ImageGrid
+    image: NDArray[np.float32]
+    """Shape of the grid."""
+    value_unit: str
+    """HU of a CT; empty where values have none."""
+    windows: Sequence[Window]
+    structures: Sequence[PageStructure] = ()
+    dose: DoseGrid | None = None
+    levels: Mapping[str, float] = field(default_factory=dict)
+    """Isodoses to draw, at most six, by what they are called; rising."""
+    curves: Sequence[PageCurve] = ()
+    tables: Sequence[PageTable] = ()
+    checks: Sequence[PageCheck] = ()
+    provenance: Sequence[tuple[str, str]] = ()
+
+
+def page_html(page: CoursePage) -> str:
+    """The page, for any browser of the last years."""
+    template = resources.files(__package__).joinpath("course_page.html").read_text(encoding="utf-8")
+    levels = [
+        {"label": label, "colour": colour}
+        for label, colour in zip(page.levels, _LEVEL_COLOURS, strict=False)
+        if page.dose is not None
+    ]
+    # In a script nothing is decoded but its end: it must not be in a name.
+    data = Markup(json.dumps(_data(page), separators=(",", ":")).replace("<", "\\u003c"))
+    return (
+        Environment(autoescape=True)
+        .from_string(template)
+        .render(
+            title=page.title,
+            verdict=page.verdict,
+            about=page.about,
+            windows=page.windows,
+            levels=levels,
+            structures=page.structures,
+            curves=page.curves,
+            tables=page.tables,
+            checks=page.checks,
+            provenance=page.provenance,
+            data=data,
+        )
+    )
+
+
+def window_of(image: NDArray[np.float32]) -> tuple[Window, ...]:
+    """Windows of an image whose values have no unit, as those of MR."""
+    low, middle, high = (float(one) for one in np.percentile(image, (1, 50, 99.5)))
+    return (Window("all", low, max(high, low + 1)), Window("dark", low, max(middle, low + 1)))
+
+
+def _data(page: CoursePage) -> dict[str, object]:
+    grid, factor = page.grid, max(1, math.ceil(max(page.grid.shape[1:]) / MOST_PIXELS))
+    step = np.array([1, factor, factor])
+    shape = tuple(int(count) for count in np.ceil(np.array(grid.shape) / step))
+    # The middle of the pixels that one on the page stands for.
+    first = grid.to_patient((step - 1) / 2)
+    is_axial = np.allclose((grid.row_direction, grid.column_direction), _AXIAL, rtol=0, atol=1e-3)
+    values = _values(page)
+    found: dict[str, object] = {
+        "shape": shape,
+        "spacing_mm": [float(one) for one in np.array(grid.spacing_mm) * step],
+        "first_mm": [float(first[axis]) for axis in (2, 1, 0)] if is_axial else [0.0, 0.0, 0.0],
+        "step_mm": [float(one) for one in np.array(grid.spacing_mm) * step],
+        "axes": ["z", "y", "x"] if is_axial else ["plane", "row", "column"],
+        "views": ["axial", "coronal", "sagittal"]
+        if is_axial
+        else ["images", "across rows", "across columns"],
+        "marks": [["R", "L"], ["R", "L"], ["A", "P"]] if is_axial else [["", ""]] * 3,
+        "start": _start(page, step, shape),
+        "image": _packed(_grey(_reduced(page.image, factor), values)),
+        "grey_values": [round(float(one), 1) for one in values],
+        "value_unit": page.value_unit,
+        "structures": [
+            {
+                "name": one.name,
+                "colour": one.colour,
+                "mask": _packed(np.packbits(_reduced(one.mask.astype(np.float32), factor) >= 0.5)),
+            }
+            for one in page.structures
+        ],
+        "curves": [
+            {"name": one.name, "colour": one.colour, "doses": list(one.doses), "percent": list(one.percent)}
+            for one in page.curves
+        ],
+        "levels": [],
+        "dose_unit": "",
+        "dose_step": 0.0,
+        "dose": None,
+    }
+    if page.dose is not None:
+        found |= _dose(page, page.dose, step, shape)
+    return found
+
+
+def _dose(
+    page: CoursePage, dose: DoseGrid, step: NDArray[np.int_], shape: tuple[int, ...]
+) -> dict[str, object]:
+    """The dose at the pixels of the page, in 255 steps of its maximum."""
+    highest = float(dose.values.max()) or 1.0
+    found = np.zeros(shape, np.uint8)
+    in_plane = np.indices(shape[1:]).reshape(2, -1).T
+    for plane in range(shape[0]):
+        indices = np.column_stack([np.full(len(in_plane), plane), in_plane]) * step + (step - 1) / 2
+        values = np.nan_to_num(dose_at(dose, page.grid.to_patient(indices)))
+        found[plane] = np.rint(values / highest * 255).reshape(shape[1:])
+    return {
+        "dose": _packed(found),
+        "dose_unit": dose.units.shown,
+        "dose_step": highest / 255,
+        "levels": [
+            {"value": value / highest * 255, "colour": colour}
+            for value, colour in zip(page.levels.values(), _LEVEL_COLOURS, strict=False)
+        ],
+    }
+
+
+def _values(page: CoursePage) -> NDArray[np.float64]:
+    """The 256 values that a page tells apart."""
+    if page.value_unit == "HU":
+        return np.asarray(_CT_VALUES, float)
+    low, high = (float(one) for one in np.percentile(page.image, (0.1, 99.9)))
+    return np.linspace(low, max(high, low + 1), 256)
+
+
+def _grey(image: NDArray[np.float32], values: NDArray[np.float64]) -> NDArray[np.uint8]:
+    return np.searchsorted((values[1:] + values[:-1]) / 2, image).astype(np.uint8)
+
+
+def _reduced(image: NDArray[np.float32], factor: int) -> NDArray[np.float32]:
+    """Means of blocks of pixels in each plane; what is over at the ends goes with its neighbours."""
+    if factor == 1:
+        return image
+    rows, columns = (np.arange(0, count, factor) for count in image.shape[1:])
+    sums = np.add.reduceat(np.add.reduceat(image, rows, axis=1), columns, axis=2)
+    counts = np.outer(np.diff(rows, append=image.shape[1]), np.diff(columns, append=image.shape[2]))
+    return np.asarray(sums / counts, dtype=np.float32)
+
+
+def _start(page: CoursePage, step: NDArray[np.int_], shape: tuple[int, ...]) -> list[int]:
+    """Where the cross is at first: in the middle of the first structure, else of the image."""
+    voxels = np.argwhere(page.structures[0].mask) if page.structures else np.empty((0, 3))
+    if not len(voxels):
+        return [count // 2 for count in shape]
+    middle = (voxels.mean(axis=0) / step).astype(int)
+    return [int(min(at, count - 1)) for at, count in zip(middle, shape, strict=True)]
+
+
+def _packed(values: NDArray[np.uint8]) -> str:
+    # Without a time in its head: the same course gives the same page.
+    return base64.b64encode(gzip.compress(values.tobytes(), compresslevel=6, mtime=0)).decode("ascii")

@@ -1,0 +1,137 @@
+"""The page of a course is one file that shows what is in the data, and nothing that a name makes it do."""
+
+from __future__ import annotations
+
+import base64
+import gzip
+import json
+import re
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+import pytest
+
+from mqi_dagster.dose.grid import ALONG_X, ALONG_Y, ALONG_Z, DoseFrame, DoseGrid, DoseUnits
+from mqi_dagster.imaging.course_page import (
+    CT_WINDOWS,
+    CoursePage,
+    PageCheck,
+    PageCurve,
+    PageStructure,
+    PageTable,
+    page_html,
+    window_of,
+)
+from tests.imaging.shapes import axial_grid
+
+EVIL = "</script><script>alert(1)</script>"
+
+
+def page(pixels: int = 20, planes: int = 6) -> CoursePage:
+    grid = axial_grid(3.0, planes=planes, pixels=pixels)
+    image = np.full(grid.shape, -1000.0, np.float32)
+    image[2:4, 5:10, 6:12] = 40.0
+    mask = np.zeros(grid.shape, bool)
+    mask[2:4, 5:10, 6:12] = True
+    # A dose of 2 Gy in the half with x > 0.
+    values = np.zeros((4, 10, 10))
+    values[:, :, 5:] = 2.0
+    dose = DoseGrid(
+        values, (-4.5, -4.5, -4.5), ALONG_X, ALONG_Y, ALONG_Z, 1.0, 1.0, 3.0, DoseFrame.PATIENT, DoseUnits.GY
+    )
+    return CoursePage(
+        title="Course RABCDEFGHJ.c01",
+        verdict="FAIL",
+        about=("6 images",),
+        grid=grid,
+        image=image,
+        value_unit="HU",
+        windows=CT_WINDOWS,
+        structures=[
+            PageStructure("PTV", "clinical", "#ff0000", mask),
+            PageStructure(EVIL, "", "#00ff00", mask),
+        ],
+        dose=dose,
+        levels={"50 % (1 Gy)": 1.0},
+        curves=[PageCurve("PTV", "#ff0000", [0.0, 1.0, 2.0], [100.0, 50.0, 0.0])],
+        tables=[PageTable("Dose and volume", ["structure", "Volume (cm³)"], [["PTV", "0.18"]])],
+        checks=[PageCheck("plan", "FAIL", "there is <no> plan", "Send the plan")],
+        provenance=[("code", "0.2.0")],
+    )
+
+
+def data_of(html: str) -> dict[str, Any]:
+    (text,) = re.findall(r'<script type="application/json" id="data">(.*?)</script>', html, re.DOTALL)
+    return json.loads(text)  # type: ignore[no-any-return]
+
+
+def unpacked(text: str) -> bytes:
+    return gzip.decompress(base64.b64decode(text))
+
+
+def test_the_pixels_masks_and_dose_are_those_of_the_course() -> None:
+    data = data_of(page_html(page()))
+    assert data["shape"] == [6, 20, 20]
+    assert data["spacing_mm"] == [3.0, 1.0, 1.0]
+    assert data["first_mm"] == [-7.5, -9.5, -9.5]
+    image = np.frombuffer(unpacked(data["image"]), np.uint8).reshape(6, 20, 20)
+    shown = np.array(data["grey_values"])[image]
+    assert shown[2, 5, 6] == pytest.approx(40, abs=2)
+    assert shown[2, 4, 6] == pytest.approx(-1000, abs=6)
+    mask = np.unpackbits(np.frombuffer(unpacked(data["structures"][0]["mask"]), np.uint8)).reshape(6, 20, 20)
+    assert mask.sum() == 2 * 5 * 6
+    assert np.argwhere(mask)[0].tolist() == [2, 5, 6]
+    dose = np.frombuffer(unpacked(data["dose"]), np.uint8).reshape(6, 20, 20) * data["dose_step"]
+    assert dose[2, 10, 12] == pytest.approx(2.0)
+    assert dose[2, 10, 7] == 0.0
+    assert dose[0, 10, 12] == 0.0  # above the dose grid
+    assert data["levels"] == [{"value": 127.5, "colour": "#3b6cf6"}]
+    assert data["start"] == [2, 7, 8]
+
+
+def test_a_large_image_is_drawn_smaller_and_stays_in_its_place() -> None:
+    large = page(pixels=513)
+    data = data_of(page_html(large))
+    assert data["shape"] == [6, 171, 171]
+    assert data["spacing_mm"] == [3.0, 3.0, 3.0]
+    # The first pixel stands for three: its centre is that of the middle one.
+    assert data["first_mm"][1:] == [-255.0, -255.0]
+    mask = np.unpackbits(np.frombuffer(unpacked(data["structures"][0]["mask"]), np.uint8))[: 6 * 171 * 171]
+    assert np.argwhere(mask.reshape(6, 171, 171))[0].tolist() == [2, 2, 2]
+    image = np.frombuffer(unpacked(data["image"]), np.uint8).reshape(6, 171, 171)
+    assert np.array(data["grey_values"])[image[2, 2, 2]] == pytest.approx(40, abs=2)
+
+
+def test_the_page_asks_for_nothing_and_a_name_is_a_text() -> None:
+    html = page_html(page())
+    assert not re.search(r"https?://|src=|href=|url\(|@import", html)
+    assert "default-src 'none'" in html
+    assert EVIL not in html
+    assert "there is &lt;no&gt; plan" in html
+    assert data_of(html)["structures"][1]["name"] == EVIL
+
+
+def test_the_same_course_gives_the_same_page() -> None:
+    assert page_html(page()) == page_html(page())
+
+
+def test_a_course_without_dose_or_structures_has_a_page() -> None:
+    html = page_html(replace(page(), dose=None, levels={}, curves=(), structures=(), tables=()))
+    data = data_of(html)
+    assert (data["dose"], data["structures"], data["start"]) == (None, [], [3, 10, 10])
+    assert 'id="dvh"' not in html and 'id="dose"' not in html
+    assert "Send the plan" in html
+
+
+def test_values_without_a_unit_have_windows_of_their_own() -> None:
+    image = np.linspace(0, 1000, 6 * 20 * 20, dtype=np.float32).reshape(6, 20, 20)
+    windows = window_of(image)
+    assert [(one.name, round(one.low), round(one.high)) for one in windows] == [
+        ("all", 10, 995),
+        ("dark", 10, 500),
+    ]
+    data = data_of(page_html(replace(page(), image=image, value_unit="", windows=windows)))
+    assert len(data["grey_values"]) == 256
+    flat = np.zeros((6, 20, 20), np.float32)
+    assert page_html(replace(page(), image=flat, value_unit="", windows=window_of(flat)))

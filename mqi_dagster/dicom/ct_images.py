@@ -108,8 +108,22 @@ def ct_pixels(dataset: FileDataset) -> NDArray[np.float32]:
         (slope,), (intercept,) = (
             numbers_of(dataset, keyword, 1) for keyword in ("RescaleSlope", "RescaleIntercept")
         )
-        if "PixelData" not in dataset:
-            raise DicomError("has no PixelData")
+    return rescaled_pixels(dataset, slope, intercept)
+
+
+def rescaled_pixels(dataset: FileDataset, slope: float, intercept: float) -> NDArray[np.float32]:
+    """The pixels of a single image as values, shape (rows, columns).
+
+    Args:
+        dataset: The image.
+        slope: Value of one step of its pixels (Rescale Slope), not zero.
+        intercept: Value of 0 (Rescale Intercept).
+
+    Raises:
+        DicomError: It has no pixels, has several values a pixel or several frames, or cannot be decoded.
+    """
+    if "PixelData" not in dataset:
+        raise DicomError("has no PixelData")
     try:
         stored = dataset.pixel_array
     except (RuntimeError, *DAMAGE) as error:

@@ -195,12 +195,13 @@ def test_a_task_that_hangs_is_killed_and_repeated_alone(tmp_path: Path) -> None:
     assert not alive(pid_in(marker))
 
 
-def test_a_task_that_hangs_each_time_fails_even_where_it_is_deaf_to_signals(tmp_path: Path) -> None:
-    marker = tmp_path / "runs"
-    stuck = {"stuck": {"marker": str(marker), "deaf": True}}
-    done = run_tasks(stuck, work.hang, label="T", workers=1, timeout_seconds=1, attempts=1)
-    assert isinstance(done.errors["stuck"], TaskEndedError)
-    assert not (marker.exists() and alive(pid_in(marker)))
+def test_a_task_that_hangs_on_its_last_try_fails_even_where_it_is_deaf_to_signals(tmp_path: Path) -> None:
+    stuck = {name: {"marker": str(tmp_path / name), "deaf": name == "deaf"} for name in ("deaf", "hearing")}
+    done = run_tasks(stuck, work.hang, label="T", workers=2, timeout_seconds=1, attempts=1)
+    for name in stuck:
+        assert isinstance(done.errors[name], TaskEndedError)
+        assert levels(done, name) == [Level(2)]
+        assert not ((tmp_path / name).exists() and alive(pid_in(tmp_path / name)))
 
 
 def test_what_has_crashed_runs_alone_after_the_others(tmp_path: Path) -> None:

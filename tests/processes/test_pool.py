@@ -206,10 +206,10 @@ def test_a_task_that_hangs_on_its_last_try_fails_even_where_it_is_deaf_to_signal
 
 def test_what_has_crashed_runs_alone_after_the_others(tmp_path: Path) -> None:
     (tmp_path / "running").mkdir()
-    common = {"folder": str(tmp_path / "running"), "marker": str(tmp_path / "crashed")}
-    beside = {name: {**common, "name": name, "function": "run_beside"} for name in ("a", "b", "c")}
-    done = run_tasks({"crasher": common, **beside}, work.either, label="T", workers=3, backoff=SOON)
-    assert done.results == {"crasher": [], "a": "a", "b": "b", "c": "c"}
+    common = {"folder": str(tmp_path), "others": ["a", "b"]}
+    tasks = {name: {**common, "name": name} for name in ("crasher", "a", "b")}
+    done = run_tasks(tasks, work.crash_beside_others, label="T", workers=3, backoff=SOON)
+    assert done.results == {"crasher": [], "a": ["a"], "b": ["b"]}
     assert [(step.task, step.cause, step.reason) for step in done.steps] == [
         ("crasher", Cause.CRASHED, "its process was ended by SIGABRT")
     ]

@@ -6,11 +6,12 @@ import errno
 import os
 import resource
 import signal
-import time
+from contextlib import suppress
 from pathlib import Path
 
 from mqi_dagster.errors import InputError, Where
 from mqi_dagster.files import write_whole
+from tests.waiting import wait_for
 
 
 def square(number: int) -> int:
@@ -116,25 +117,20 @@ def environment(names: list[str]) -> dict[str, str]:
     return {name: found[name] for name in names}
 
 
-def crash_once_then_list(folder: str, marker: str) -> list[str]:
-    """Who else runs at the second try."""
-    if first_time(marker):
-        os.abort()
-    return sorted(path.name for path in Path(folder).iterdir())
-
-
-def run_beside(folder: str, name: str, marker: str) -> str:
-    """Run on for a moment after the other one has crashed."""
-    own = Path(folder, name)
+def crash_beside_others(folder: str, name: str, others: list[str]) -> list[str]:
+    """Crash beside the others, and tell at the second try who runs; they run on until one would see it."""
+    running, crashed, again = Path(folder, "running"), Path(folder, "crashed"), Path(folder, "again")
+    if name not in others:
+        if not crashed.exists():
+            wait_for(lambda: len(list(running.iterdir())) == len(others), "the others run")
+            first_time(str(crashed))
+            os.abort()
+        again.touch()
+        return sorted(path.name for path in running.iterdir())
+    own = running / name
     own.touch()
-    while not Path(marker).exists():
-        time.sleep(0.01)
-    time.sleep(0.5)
+    wait_for(crashed.exists, "the crash")
+    with suppress(AssertionError):
+        wait_for(again.exists, "a second try that comes too early", seconds=1.5)
     own.unlink()
-    return name
-
-
-def either(folder: str, marker: str, name: str = "", function: str = "") -> object:
-    if function == "run_beside":
-        return run_beside(folder, name, marker)
-    return crash_once_then_list(folder, marker)
+    return [name]

@@ -1,6 +1,6 @@
-"""The features of a region of an image, as the Image Biomarker Standardisation Initiative (IBSI) defines them.
+"""The features of a region, as the Image Biomarker Standardisation Initiative (IBSI) defines them.
 
-They are computed by z-rad (University Hospital Zurich); the voxels it gets are made here, of the region and its
+They are computed by z-rad (University Hospital Zurich). Its voxels are made here, of the region and its
 surroundings alone, but on the grid that IBSI lays over the whole image.
 """
 
@@ -8,12 +8,14 @@ from __future__ import annotations
 
 import math
 from collections import defaultdict
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from importlib.metadata import version
+from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
+from pydantic import FiniteFloat
 from scipy import ndimage
 from zrad.exceptions import DataStructureError
 from zrad.image import Image
@@ -52,7 +54,7 @@ _ROUNDING = 1e-6
 """Parts of a voxel: a region that fills half of one is not to miss the half by rounding."""
 _SPLINE_REACH = 12
 """Voxels beyond which a cubic spline forgets: its weights fall by 0.27 a voxel, below 1e-6."""
-_ORDERS = {Interpolator.NEAREST: 0, Interpolator.LINEAR: 1, Interpolator.CUBIC_SPLINE: 3}
+_ORDERS: dict[Interpolator, Literal[0, 1, 3]] = {Interpolator.NEAREST: 0, Interpolator.LINEAR: 1, Interpolator.CUBIC_SPLINE: 3}
 
 _ZRAD_AGGREGATIONS = {
     None: ("3D", "AVER"),
@@ -98,8 +100,7 @@ class Region:
     """Of the whole image."""
 
     def __post_init__(self) -> None:
-        if self.image.ndim != 3 or 0 in self.image.shape:
-            raise InputError(f"an image has three axes, not shape {self.image.shape}", where=_WHERE)
+        _shape(self.image)
         if self.mask.shape != self.image.shape or self.mask.dtype != np.bool_:
             raise InputError("the mask must be true or false for each voxel of the image", where=_WHERE)
         if self.image.dtype != np.float32:
@@ -113,7 +114,7 @@ class Region:
 
 @dataclass(frozen=True, slots=True)
 class RegionFacts:
-    """What became of a region before features were computed (IBSI: diagnostic features); None: not reached."""
+    """What became of a region before features were computed (IBSI: diagnostics); None: not reached."""
 
     voxels: int
     """In the image."""
@@ -134,8 +135,8 @@ class RegionFacts:
 class RadiomicsResult:
     """The features of a region: each column of the profile is in exactly one of the two mappings."""
 
-    features: Mapping[str, float]
-    """Finite values by tag, in the order of the columns."""
+    features: Mapping[str, FiniteFloat]
+    """Values by tag, in the order of the columns."""
     not_computed: Mapping[str, str]
     """Reasons by tag."""
     facts: RegionFacts
@@ -195,7 +196,7 @@ def cut_region(
     Raises:
         InputError: Shapes, types or the spacing are not of an image and its region.
     """
-    whole = Region(image, mask, spacing_mm, (0, 0, 0), _voxels(image.shape))
+    whole = Region(image, mask, spacing_mm, (0, 0, 0), _shape(image))
     box = (slice(0, 1),) * 3
     if mask.any():
         reach = _SPLINE_REACH if profile.resampling.image_interpolator is Interpolator.CUBIC_SPLINE else 1
@@ -205,7 +206,7 @@ def cut_region(
         whole,
         image=np.ascontiguousarray(image[box]),
         mask=np.ascontiguousarray(mask[box]),
-        offset=_voxels([one.start for one in box]),
+        offset=(box[0].start, box[1].start, box[2].start),
     )
 
 
@@ -221,9 +222,11 @@ def _box(
     return ends[0], ends[1], ends[2]
 
 
-def _voxels(values: Iterable[int]) -> Voxels:
-    plane, row, column = values
-    return plane, row, column
+def _shape(image: NDArray[np.float32]) -> Voxels:
+    if image.ndim != 3 or 0 in image.shape:
+        raise InputError(f"an image has three axes, none empty, not shape {image.shape}", where=_WHERE)
+    planes, rows, cols = image.shape
+    return planes, rows, cols
 
 
 def extract_features(
@@ -295,11 +298,8 @@ def _prepared(region: Region, profile: RadiomicsProfile) -> tuple[RoiData, Regio
         return _Refused(facts, "the image has values that are no numbers in or around the region")
     axes = _axes(region.image_shape, region.spacing_mm, profile)
     expected = facts.voxels / math.prod(axis.step for axis in axes)
-    if max(facts.voxels, expected) > profile.max_voxels:
-        return _Refused(
-            facts,
-            f"{max(facts.voxels, int(expected)):,} voxels are more than max_voxels {profile.max_voxels:,}",
-        )
+    if (most := max(facts.voxels, round(expected))) > profile.max_voxels:
+        return _Refused(facts, f"{most:,} voxels are more than max_voxels {profile.max_voxels:,}")
     windows = [axis.window(*ends) for axis, ends in zip(axes, extent, strict=True)]
     settings = profile.resampling
     image = _resampled(region, region.image, axes, windows, _ORDERS[settings.image_interpolator])
@@ -319,7 +319,7 @@ def _resampled(
     values: NDArray[np.float32] | Mask,
     axes: tuple[_Axis, ...],
     windows: list[tuple[int, int]],
-    order: int,
+    order: Literal[0, 1, 3],
 ) -> Floats:
     starts = [
         axis.first + start * axis.step - offset

@@ -1,7 +1,7 @@
-"""A region whose features another process computes: a folder with the task, into which the result is written.
+"""A region whose features another process computes: a folder with a task, into which the result is written.
 
-``region.npz`` holds the voxels (NumPy's own format, nothing pickled), ``task.json`` the rest and the digest of
-the voxels, ``result.json`` what came out and the digest of the task. Every file is written whole.
+``region.npz`` holds the voxels (NumPy's format, nothing pickled), ``task.json`` the rest and their digest,
+``result.json`` what came out and the digest of the task. Every file is written whole.
 """
 
 from __future__ import annotations

@@ -33,8 +33,6 @@ from zrad.radiomics.morphology import MorphologicalFeatures
 from mqi_dagster.errors import InputError, Where
 from mqi_dagster.imaging.radiomics_profile import (
     LEAST_VOXELS,
-    MOST_GREY_LEVELS,
-    MOST_IVH_STEPS,
     Bins,
     Interpolator,
     RadiomicsProfile,
@@ -54,7 +52,11 @@ _ROUNDING = 1e-6
 """Parts of a voxel: a region that fills half of one is not to miss the half by rounding."""
 _SPLINE_REACH = 12
 """Voxels beyond which a cubic spline forgets: its weights fall by 0.27 a voxel, below 1e-6."""
-_ORDERS: dict[Interpolator, Literal[0, 1, 3]] = {Interpolator.NEAREST: 0, Interpolator.LINEAR: 1, Interpolator.CUBIC_SPLINE: 3}
+_ORDERS: dict[Interpolator, Literal[0, 1, 3]] = {
+    Interpolator.NEAREST: 0,
+    Interpolator.LINEAR: 1,
+    Interpolator.CUBIC_SPLINE: 3,
+}
 
 _ZRAD_AGGREGATIONS = {
     None: ("3D", "AVER"),
@@ -68,9 +70,6 @@ _ZRAD_AGGREGATIONS = {
     "3D_avg": ("3D", "AVER"),
     "3D_comb": ("3D", "MERG"),
 }
-_UNBINNED = {"morphology", "local_intensity", "intensity_statistics", "ivh"}
-"""Families that do not look at grey levels."""
-
 _ZRAD_UNDEFINED = 1_000_000.0
 """What z-rad gives for a quotient by zero."""
 _UNDEFINED = {
@@ -299,7 +298,7 @@ def _prepared(region: Region, profile: RadiomicsProfile) -> tuple[RoiData, Regio
     axes = _axes(region.image_shape, region.spacing_mm, profile)
     expected = facts.voxels / math.prod(axis.step for axis in axes)
     if (most := max(facts.voxels, round(expected))) > profile.max_voxels:
-        return _Refused(facts, f"{most:,} voxels are more than max_voxels {profile.max_voxels:,}")
+        return _Refused(facts, f"too many voxels: {most:,}, of at most {profile.max_voxels:,}")
     windows = [axis.window(*ends) for axis, ends in zip(axes, extent, strict=True)]
     settings = profile.resampling
     image = _resampled(region, region.image, axes, windows, _ORDERS[settings.image_interpolator])
@@ -349,13 +348,15 @@ def _discretised(
     facts = replace(facts, resegmented_voxels=used)
     least = max(profile.min_voxels, LEAST_VOXELS)
     if used < least:
-        return _Refused(facts, f"{used} voxels after resampling and re-segmentation are fewer than {least}")
+        return _Refused(
+            facts, f"too few voxels after resampling and re-segmentation: {used}, of at least {least}"
+        )
     extent = [high - low + 1 for low, high in _extent(mask)]
     if min(extent) < 3:
         planes, rows, cols = extent
         return _Refused(
             facts,
-            f"{planes} planes, {rows} rows and {cols} columns of {_sizes(size_mm)} mm: 3 each are needed",
+            f"too thin: {planes} x {rows} x {cols} voxels of {_sizes(size_mm)} mm, of at least 3 each",
         )
     roi = TextureDiscretizer(**_bins(profile.discretisation)).apply(kept)
     if (ivh := profile.ivh_discretisation) is None:
@@ -411,14 +412,6 @@ def _family(
     family: str, aggregation: str | None, roi: RoiData, facts: RegionFacts
 ) -> Mapping[str, float] | str:
     """Values by tag, or why there are none."""
-    if (
-        family not in _UNBINNED
-        and (highest := np.nanmax(roi.texture_discretized_image.array)) > MOST_GREY_LEVELS
-    ):
-        return f"{highest:,.0f} grey levels are more than {MOST_GREY_LEVELS}"
-    steps = np.ptp(roi.ivh_intensity_image.array[~np.isnan(roi.ivh_intensity_image.array)])
-    if family == "ivh" and steps / roi.ivh_discretization_step > MOST_IVH_STEPS:
-        return f"intensities from one end to the other are more than {MOST_IVH_STEPS:,} steps"
     dimension, method = _ZRAD_AGGREGATIONS[aggregation]
     try:
         with np.errstate(all="ignore"):

@@ -29,6 +29,7 @@ MOST_GREY_LEVELS = 512
 """The work of a co-occurrence matrix grows with the third power of it."""
 
 MOST_IVH_STEPS = 10_000
+"""Each is compared with every voxel."""
 
 Millimetres = Annotated[FiniteFloat, Field(gt=0)]
 _NAME = re.compile(r"[a-z0-9][a-z0-9_-]{0,63}")
@@ -133,7 +134,7 @@ class RadiomicsProfile(Section):
     discretisation: Bins
     """For the intensity histogram and all textures."""
     ivh_discretisation: Bins | None = None
-    """For the intensity-volume histogram, which IBSI bins apart and finer; null takes whole intensities."""
+    """For the intensity-volume histogram, which IBSI bins apart and finer; null: in steps of 1."""
     aggregations: Annotated[tuple[Aggregation, ...], Field(min_length=1)]
     min_voxels: Count
     """Regions with fewer, after resampling and re-segmentation, have no features."""
@@ -147,14 +148,10 @@ class RadiomicsProfile(Section):
         within = self.resegmentation.range
         for name, bins, most in (
             ("discretisation", self.discretisation, MOST_GREY_LEVELS),
-            ("ivh_discretisation", self.ivh_discretisation, MOST_IVH_STEPS),
+            ("ivh_discretisation", self.ivh_discretisation or Bins(bin_size=1), MOST_IVH_STEPS),
         ):
-            if bins is None:
-                continue
             if bins.bin_size is not None and within is None:
-                raise ValueError(
-                    f"{name}.bin_size counts from the lower end of resegmentation.range: give it"
-                )
+                raise ValueError(f"{name} counts from the lower end of resegmentation.range: give it")
             if bins.count(within) > most:
                 raise ValueError(f"{name} makes more than {most:,} grey levels")
         if self.ivh_discretisation is None and not self.resampling.round_intensities:

@@ -33,6 +33,17 @@ def test_a_box_has_the_figures_of_a_box() -> None:
     assert result.not_computed == {}
 
 
+def test_voxels_that_are_no_cubes_keep_their_sizes() -> None:
+    shape = (12, 13, 15)
+    mask = box(shape, (3, 9), (3, 10), (3, 12))
+    as_they_are = profile(CONFIGURATION_C, resampling__voxel_size_mm=[None, None, None])
+    result = extract_features(noise(shape), mask, (5.0, 1.0, 2.0), as_they_are)
+    assert result.features["morph_vol_approx"] == 6 * 7 * 9 * 10
+    assert result.features["morph_diam"] == pytest.approx(np.sqrt(30**2 + 6**2 + 16**2))
+    # The covariance along the planes: 25 mm2 times (6 x 6 - 1) / 12, of 378 voxels.
+    assert result.features["morph_pca_maj_axis"] == pytest.approx(4 * np.sqrt(25 * 35 / 12 * 378 / 377))
+
+
 def test_a_cube_lacks_only_what_equal_axes_leave_undefined() -> None:
     shape = (20, 20, 20)
     result = extract_features(noise(shape), box(shape, *[(6, 14)] * 3), MILLIMETRES, IN_3D)
@@ -105,13 +116,13 @@ def test_planes_that_2d_textures_leave_out_are_counted() -> None:
         (box((12, 12, 12), (0, 0), (0, 0), (0, 0)), "the region is empty"),
         (
             box((12, 12, 12), (5, 6), (5, 6), (5, 6)),
-            "1 voxels after resampling and re-segmentation are fewer than 27",
+            "too few voxels after resampling and re-segmentation: 1, of at least 27",
         ),
         (
             box((12, 12, 12), (5, 7), (2, 10), (2, 10)),
-            "2 planes, 8 rows and 8 columns of 2 x 2 x 2 mm: 3 each are needed",
+            "too thin: 2 x 8 x 8 voxels of 2 x 2 x 2 mm, of at least 3 each",
         ),
-        (box((12, 12, 12), (0, 12), (0, 12), (0, 12)), "1,728 voxels are more than max_voxels 1,000"),
+        (box((12, 12, 12), (0, 12), (0, 12), (0, 12)), "too many voxels: 1,728, of at most 1,000"),
     ],
     ids=["empty", "one voxel", "two planes", "too large"],
 )
@@ -126,9 +137,7 @@ def test_a_region_that_resampling_makes_too_large_is_refused_before_it_is_made()
     mask = box((12, 12, 12), (2, 10), (2, 10), (2, 10))
     fine = profile(CONFIGURATION_C, resampling__voxel_size_mm=[0.001, 0.001, 0.001])
     result = extract_features(noise(mask.shape), mask, MILLIMETRES, fine)
-    assert set(result.not_computed.values()) == {
-        "4,096,000,000,000 voxels are more than max_voxels 1,000,000"
-    }
+    assert set(result.not_computed.values()) == {"too many voxels: 4,096,000,000,000, of at most 1,000,000"}
 
 
 def test_a_region_thinner_than_the_voxels_may_be_lost_and_this_is_said() -> None:
@@ -142,7 +151,7 @@ def test_a_region_outside_the_range_of_intensities_has_none_left() -> None:
     mask = box((12, 12, 12), (2, 10), (2, 10), (2, 10))
     result = extract_features(noise(mask.shape, 500, 600), mask, MILLIMETRES, IN_3D)
     assert set(result.not_computed.values()) == {
-        "0 voxels after resampling and re-segmentation are fewer than 27"
+        "too few voxels after resampling and re-segmentation: 0, of at least 27"
     }
     assert (result.facts.resampled_voxels, result.facts.resegmented_voxels) == (512, 0)
 
@@ -159,21 +168,41 @@ def test_a_voxel_that_is_no_number_is_said_and_one_far_away_is_not_looked_at() -
     }
 
 
-def test_more_grey_levels_than_textures_can_take_leave_the_other_features() -> None:
-    shape = (12, 12, 12)
-    fine = profile(CONFIGURATION_C, discretisation={"bin_size": 25}, resegmentation__range=[-1000, 3000])
-    result = extract_features(noise(shape), box(shape, *[(2, 10)] * 3), MILLIMETRES, fine)
-    assert result.features["ih_range"] == 15
-    with pytest.raises(ValueError, match="makes more than 512 grey levels"):
-        profile(CONFIGURATION_C, discretisation={"bin_size": 1})
-
-
 def test_a_region_at_the_edge_of_the_image_has_features_and_says_so() -> None:
     shape = (12, 12, 12)
     result = extract_features(noise(shape), box(shape, (0, 6), (0, 7), (0, 8)), MILLIMETRES, IN_3D)
     assert result.facts.touches_edge
     assert result.features["morph_vol_approx"] == 6 * 7 * 8 * 8
     assert len(result.features) == 210
+
+
+def test_the_edge_of_the_image_goes_on_as_it_is() -> None:
+    # 10 planes of 3 mm become 15 of 2 mm, whose outermost centres are 0.5 mm beyond those of the image.
+    shape = (10, 12, 12)
+    image = np.full(shape, 40, dtype=np.float32)
+    settings = profile(CONFIGURATION_C, resampling__voxel_size_mm=[2, None, None])
+    result = extract_features(image, box(shape, (0, 10), (0, 12), (0, 12)), (3.0, 2.0, 2.0), settings)
+    assert result.facts.resampled_voxels == 15 * 12 * 12
+    assert result.features["stat_min"] == 40
+    assert result.features["loc_peak_glob"] == pytest.approx(40)
+
+
+def test_a_grid_that_fits_its_image_is_not_one_voxel_longer_by_rounding() -> None:
+    # 14 planes of 0.9 mm are as thick as 9 of 1.4 mm, but 14 / (1.4 / 0.9) is 9.000000000000002.
+    shape = (14, 12, 12)
+    settings = profile(CONFIGURATION_C, resampling__voxel_size_mm=[1.4, None, None])
+    result = extract_features(noise(shape), box(shape, (0, 14), (0, 12), (0, 12)), (0.9, 2.0, 2.0), settings)
+    assert result.facts.resampled_voxels == 9 * 12 * 12
+
+
+def test_the_local_peak_looks_around_the_region() -> None:
+    shape = (24, 24, 24)
+    image = np.full(shape, 100, dtype=np.float32)
+    mask = box(shape, (8, 16), (8, 16), (8, 16))
+    image[mask] = 10
+    result = extract_features(image, mask, MILLIMETRES, IN_3D)
+    # Of the 123 voxels within 6.2 mm of a corner of the region, 29 are in it.
+    assert result.features["loc_peak_glob"] == pytest.approx((29 * 10 + 94 * 100) / 123)
 
 
 def test_half_a_voxel_belongs_to_the_region_however_it_is_rounded() -> None:

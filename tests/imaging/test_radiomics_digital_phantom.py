@@ -11,6 +11,7 @@ from mqi_dagster.imaging.radiomics_profile import columns
 from tests.imaging.ibsi_reference import DIGITAL_PHANTOM, Reference
 from tests.imaging.radiomics_cases import agrees, digital_phantom, profile
 
+
 @pytest.fixture(scope="module")
 def result() -> RadiomicsResult:
     image, mask = digital_phantom()

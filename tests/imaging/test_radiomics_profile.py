@@ -57,11 +57,19 @@ def test_a_name_that_no_profile_has_is_refused(name: str) -> None:
         ),
         ({"discretisation": {}}, "give either bin_size or number_of_bins"),
         ({"discretisation": {"bin_size": 0}}, "discretisation.bin_size: must be above 0"),
-        ({"resegmentation": {}}, "counts from the lower end of resegmentation.range"),
+        ({"resegmentation": {}}, "discretisation counts from the lower end of resegmentation.range"),
         ({"resegmentation": {"range": [400, -1000]}}, "range must be a lower and a higher intensity"),
         ({"aggregations": []}, "aggregations: must have at least 1 values"),
         ({"aggregations": ["3D_avg", "3D_avg"]}, "aggregations names one twice"),
         ({"discretisation": {"bin_size": 1}}, "discretisation makes more than 512 grey levels"),
+        (
+            {
+                "ivh_discretisation": None,
+                "resegmentation": {"range": [0, 20_000]},
+                "discretisation": {"number_of_bins": 9},
+            },
+            "ivh_discretisation makes more than 10,000 grey levels",
+        ),
         ({"min_voxels": 0}, "min_voxels: must be at least 1"),
         (
             {

@@ -52,6 +52,8 @@ _ROUNDING = 1e-6
 """Parts of a voxel: a region that fills half of one is not to miss the half by rounding."""
 _SPLINE_REACH = 12
 """Voxels beyond which a cubic spline forgets: its weights fall by 0.27 a voxel, below 1e-6."""
+_BOX_TO_REGION = 4
+"""Memory is needed for the box around a region: at most so many times ``max_voxels``; a ball has twice."""
 _ORDERS: dict[Interpolator, Literal[0, 1, 3]] = {
     Interpolator.NEAREST: 0,
     Interpolator.LINEAR: 1,
@@ -250,7 +252,7 @@ def extract_features(
 
 
 def region_features(region: Region, profile: RadiomicsProfile) -> RadiomicsResult:
-    """The features of a region that :func:`cut_region` has cut out."""
+    """As :func:`extract_features`, of a region that :func:`cut_region` has cut out."""
     wanted = columns(profile.aggregations)
     prepared = _prepared(region, profile)
     computed_by = f"z-rad {version('z-rad')}"
@@ -300,6 +302,9 @@ def _prepared(region: Region, profile: RadiomicsProfile) -> tuple[RoiData, Regio
     if (most := max(facts.voxels, round(expected))) > profile.max_voxels:
         return _Refused(facts, f"too many voxels: {most:,}, of at most {profile.max_voxels:,}")
     windows = [axis.window(*ends) for axis, ends in zip(axes, extent, strict=True)]
+    around = math.prod(stop - start for start, stop in windows)
+    if around > (most := _BOX_TO_REGION * profile.max_voxels):
+        return _Refused(facts, f"too wide: {around:,} voxels in and between its parts, of at most {most:,}")
     settings = profile.resampling
     image = _resampled(region, region.image, axes, windows, _ORDERS[settings.image_interpolator])
     if settings.round_intensities:
@@ -420,10 +425,14 @@ def _family(
                 mask, intensities = roi.morphological_mask.array, roi.intensity_mask.array
                 return dict(_Morphology(spacing).calculate_features(mask, intensities))
             return dict(Radiomics(dimension, method).extract_features(roi, families=family))
-    except (DataStructureError, ValueError) as error:
-        # ValueError is what NumPy says where nothing is left to take the least or the mean of.
+    except DataStructureError as error:
         found = "the region has one grey level only: " if facts.grey_levels == 1 else ""
         return f"{found}z-rad: {str(error).strip()}"
+    except ValueError:
+        # NumPy's, for the least of no intensity: z-rad looks for one that at most 10 % of the voxels reach.
+        if family != "ivh":
+            raise
+        return "more than 10 % of the voxels have the highest intensity"
 
 
 def _fault(tag: str, value: float, facts: RegionFacts) -> str | None:

@@ -139,7 +139,7 @@ class RadiomicsProfile(Section):
     min_voxels: Count
     """Regions with fewer, after resampling and re-segmentation, have no features."""
     max_voxels: Count
-    """Regions with more, in the image or after resampling, have no features."""
+    """Regions with more, in the image or after resampling, or 4 times as many in their box, have none."""
     skip_rois: tuple[str, ...] = ()
     """Names of structures of which nothing is computed; capitals and blanks at the ends do not matter."""
 

@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import subprocess
 import sys
+from typing import Any
 
 import numpy as np
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 pytest.importorskip("zrad", reason="the imaging extra is not installed")
 
@@ -93,6 +96,16 @@ def test_a_region_of_water_has_no_centre_of_mass_and_no_variation() -> None:
     assert result.features["morph_vol_approx"] == 6 * 7 * 8 * 8
 
 
+def test_no_intensity_at_10_percent_of_a_volume_that_is_half_as_bright_as_it_gets() -> None:
+    shape = (12, 12, 12)
+    image = np.zeros(shape, dtype=np.float32)
+    image[6:] = 100
+    chosen = profile(CONFIGURATION_C, ivh_discretisation={"number_of_bins": 100})
+    result = extract_features(image, box(shape, *[(2, 10)] * 3), MILLIMETRES, chosen)
+    for tag in ("ivh_v10", "ivh_i10", "ivh_diff_i10_i90"):
+        assert result.not_computed[tag] == "more than 10 % of the voxels have the highest intensity"
+
+
 def test_one_flat_plane_is_not_averaged_away() -> None:
     image, mask = digital_phantom()
     image[3] = 1
@@ -140,6 +153,17 @@ def test_a_region_that_resampling_makes_too_large_is_refused_before_it_is_made()
     assert set(result.not_computed.values()) == {"too many voxels: 4,096,000,000,000, of at most 1,000,000"}
 
 
+def test_parts_far_from_each_other_are_refused_before_the_space_between_them_is_made() -> None:
+    shape = (40, 40, 40)
+    mask = box(shape, (8, 12), (8, 12), (8, 12)) | box(shape, (28, 32), (28, 32), (28, 32))
+    chosen = profile(CONFIGURATION_C, max_voxels=7000)
+    result = extract_features(noise(shape), mask, MILLIMETRES, chosen)
+    # 34 a side: 24 for the parts, 1 more at each end for half voxels, 4 more for the local peak.
+    assert set(result.not_computed.values()) == {
+        "too wide: 39,304 voxels in and between its parts, of at most 28,000"
+    }
+
+
 def test_a_region_thinner_than_the_voxels_may_be_lost_and_this_is_said() -> None:
     mask = box((12, 12, 12), (5, 6), (5, 6), (2, 10))
     coarse = profile(CONFIGURATION_C, resampling__voxel_size_mm=[8, 8, 8])
@@ -180,8 +204,8 @@ def test_the_edge_of_the_image_goes_on_as_it_is() -> None:
     # 10 planes of 3 mm become 15 of 2 mm, whose outermost centres are 0.5 mm beyond those of the image.
     shape = (10, 12, 12)
     image = np.full(shape, 40, dtype=np.float32)
-    settings = profile(CONFIGURATION_C, resampling__voxel_size_mm=[2, None, None])
-    result = extract_features(image, box(shape, (0, 10), (0, 12), (0, 12)), (3.0, 2.0, 2.0), settings)
+    chosen = profile(CONFIGURATION_C, resampling__voxel_size_mm=[2, None, None])
+    result = extract_features(image, box(shape, (0, 10), (0, 12), (0, 12)), (3.0, 2.0, 2.0), chosen)
     assert result.facts.resampled_voxels == 15 * 12 * 12
     assert result.features["stat_min"] == 40
     assert result.features["loc_peak_glob"] == pytest.approx(40)
@@ -190,8 +214,8 @@ def test_the_edge_of_the_image_goes_on_as_it_is() -> None:
 def test_a_grid_that_fits_its_image_is_not_one_voxel_longer_by_rounding() -> None:
     # 14 planes of 0.9 mm are as thick as 9 of 1.4 mm, but 14 / (1.4 / 0.9) is 9.000000000000002.
     shape = (14, 12, 12)
-    settings = profile(CONFIGURATION_C, resampling__voxel_size_mm=[1.4, None, None])
-    result = extract_features(noise(shape), box(shape, (0, 14), (0, 12), (0, 12)), (0.9, 2.0, 2.0), settings)
+    chosen = profile(CONFIGURATION_C, resampling__voxel_size_mm=[1.4, None, None])
+    result = extract_features(noise(shape), box(shape, (0, 14), (0, 12), (0, 12)), (0.9, 2.0, 2.0), chosen)
     assert result.facts.resampled_voxels == 9 * 12 * 12
 
 
@@ -209,21 +233,21 @@ def test_half_a_voxel_belongs_to_the_region_however_it_is_rounded() -> None:
     # 30 planes of 1 mm become 10 of 3 mm, each centred on an old one; 40 rows of 0.7 mm become 20.
     shape = (30, 40, 40)
     mask = box(shape, (6, 24), (10, 30), (10, 30))
-    settings = profile(CONFIGURATION_C, resampling__voxel_size_mm=[3, 1.4, 1.4])
-    result = extract_features(noise(shape), mask, (1.0, 0.7, 0.7), settings)
+    chosen = profile(CONFIGURATION_C, resampling__voxel_size_mm=[3, 1.4, 1.4])
+    result = extract_features(noise(shape), mask, (1.0, 0.7, 0.7), chosen)
     assert result.facts.resampled_voxels == 6 * 10 * 10
 
 
-@pytest.mark.parametrize("interpolator", ["linear", "nearest"])
+@pytest.mark.parametrize("interpolator", ["linear", "nearest", "cubic_spline"])
 def test_a_cut_region_has_the_same_features_as_in_its_image(interpolator: str) -> None:
-    shape = (30, 50, 60)
-    image, mask = noise(shape), box(shape, (9, 17), (21, 33), (4, 19))
-    settings = profile(CONFIGURATION_C, resampling__image_interpolator=interpolator)
+    shape = (40, 80, 90)
+    image, mask = noise(shape), box(shape, (9, 17), (41, 53), (4, 19))
+    chosen = profile(CONFIGURATION_C, resampling__image_interpolator=interpolator)
     spacing = (3.0, 0.977, 0.977)
-    cut = cut_region(image, mask, spacing, settings)
-    assert cut.image.size < image.size / 3
+    cut = cut_region(image, mask, spacing, chosen)
+    assert cut.image.size < image.size / 2
     whole = Region(image, mask, spacing, (0, 0, 0), shape)
-    first, second = region_features(cut, settings), region_features(whole, settings)
+    first, second = region_features(cut, chosen), region_features(whole, chosen)
     assert first.features == pytest.approx(dict(second.features), rel=1e-9)
     assert first.facts == second.facts
 
@@ -233,10 +257,10 @@ def test_intensities_are_those_of_the_grid_that_is_centred_on_the_image() -> Non
     shape = (20, 24, 24)
     image = np.broadcast_to(10 * np.arange(20, dtype=np.float32)[:, None, None], shape).copy()
     mask = box(shape, (5, 15), (4, 20), (4, 20))
-    settings = profile(
+    chosen = profile(
         CONFIGURATION_C, resampling__voxel_size_mm=[2, None, None], resampling__round_intensities=False
     )
-    result = extract_features(image, mask, (3.0, 2.0, 2.0), settings)
+    result = extract_features(image, mask, (3.0, 2.0, 2.0), chosen)
     # Centres at -0.5 + 2 k mm; half of the voxel at 13.5 mm (4.5 planes) is in the region, as at 43.5 mm.
     assert result.features["stat_min"] == pytest.approx(45)
     assert result.features["stat_max"] == pytest.approx(145)
@@ -248,14 +272,14 @@ def test_outliers_are_left_out_of_intensities_and_stay_in_the_shape() -> None:
     image = noise(shape, 0, 10)
     image[10, 10, 10] = 1000
     mask = box(shape, (4, 16), (4, 15), (4, 14))
-    settings = profile_named("mr").model_copy(
+    chosen = profile_named("mr").model_copy(
         update={
             "resampling": profile(
                 resampling__round_intensities=False, ivh_discretisation={"number_of_bins": 9}
             ).resampling
         }
     )
-    result = extract_features(image, mask, MILLIMETRES, settings)
+    result = extract_features(image, mask, MILLIMETRES, chosen)
     assert result.facts.resampled_voxels == 12 * 11 * 10
     assert result.facts.resegmented_voxels == 12 * 11 * 10 - 1
     assert result.features["stat_max"] < 10
@@ -269,6 +293,27 @@ def test_the_same_region_has_the_same_bits_again() -> None:
     second = extract_features(image.copy(), mask.copy(), (3.0, 1.1, 1.1), IN_3D)
     assert first == second
     assert list(first.features) == [column.tag for column in columns(IN_3D.aggregations)]
+
+
+@settings(max_examples=40, deadline=None)
+@given(
+    shape=st.tuples(*[st.integers(1, 7)] * 3),
+    levels=st.integers(1, 4),
+    filled=st.sampled_from([0.3, 0.9, 1.0]),
+    bins=st.sampled_from([{"bin_size": 1}, {"number_of_bins": 4}]),
+    seed=st.integers(0, 1000),
+)
+def test_any_region_has_a_value_or_a_reason_in_each_column(
+    shape: tuple[int, int, int], levels: int, filled: float, bins: dict[str, Any], seed: int
+) -> None:
+    random = np.random.default_rng(seed)
+    image = random.integers(1, levels + 1, shape).astype(np.float32)
+    mask = random.random(shape) < filled
+    result = extract_features(image, mask, (2.0, 1.0, 1.5), profile(discretisation=bins))
+    assert len(result.features) + len(result.not_computed) == 482
+    assert {*result.features, *result.not_computed} == {column.tag for column in columns()}
+    assert np.isfinite(list(result.features.values())).all()
+    assert all(result.not_computed.values())
 
 
 @pytest.mark.parametrize(

@@ -329,7 +329,7 @@ def _resampled(
         axis.first + start * axis.step - offset
         for axis, (start, _), offset in zip(axes, windows, region.offset, strict=True)
     ]
-    return ndimage.affine_transform(
+    found: Floats = ndimage.affine_transform(
         values.astype(np.float64),
         np.array([axis.step for axis in axes]),
         offset=starts,
@@ -337,6 +337,7 @@ def _resampled(
         order=order,
         mode="nearest",
     )
+    return found
 
 
 def _discretised(

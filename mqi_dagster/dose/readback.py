@@ -12,6 +12,7 @@ from pathlib import Path
 from pydicom.dataset import FileDataset
 from pydicom.uid import UID, ExplicitVRLittleEndian
 
+from mqi_dagster.dicom.patient_study import study_id
 from mqi_dagster.dose.comparison import compare_site_dose, greatest_difference, require_same_geometry
 from mqi_dagster.dose.grid import DoseFrame, DoseGrid, DoseUnits
 from mqi_dagster.dose.plan_reference import (
@@ -28,7 +29,6 @@ from mqi_dagster.dose.rt_dose import (
     Irradiation,
     derived_uid,
     instance_role,
-    study_id,
 )
 from mqi_dagster.dose.stored_image import require, scaling_of, stored_grid
 from mqi_dagster.errors import DoseError, Where
@@ -183,7 +183,9 @@ def _check_irradiation(dataset: FileDataset, plan: PlanReference, irradiation: I
     if irradiation.fraction_number is None:
         require("CurrentFractionNumber" not in dataset, "CurrentFractionNumber", "is not known, but given")
     require(
-        dataset.get("StudyID") == study_id(plan), "StudyID", "is neither the plan's nor made of its study"
+        dataset.get("StudyID") == study_id(plan.dataset),
+        "StudyID",
+        "is neither the plan's nor made of its study",
     )
     require(dataset.get("SeriesNumber") == plan.beam_number, "SeriesNumber", f"is not {plan.beam_number}")
 

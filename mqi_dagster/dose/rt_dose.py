@@ -10,7 +10,6 @@ from __future__ import annotations
 import hashlib
 import re
 import warnings
-from copy import deepcopy
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
@@ -22,6 +21,7 @@ from pydicom.sequence import Sequence
 from pydicom.tag import Tag
 from pydicom.uid import UID, ExplicitVRLittleEndian
 
+from mqi_dagster.dicom.patient_study import patient_and_study
 from mqi_dagster.dose.encoding import decimal_string, encode_dose
 from mqi_dagster.dose.grid import DoseFrame, DoseGrid
 from mqi_dagster.dose.plan_reference import RT_ION_PLAN_CLASS, PlanReference, elements_of, read_plan_reference
@@ -36,22 +36,6 @@ PROCESSING_EQUIPMENT = ("109102", "DCM", "Processing Equipment")
 
 _MANUFACTURER = "mqi_dagster"
 _PIXEL_DATA = Tag(0x7FE0, 0x0010)
-
-_TAKEN_FROM_PLAN = (
-    "PatientName",
-    "PatientID",
-    "PatientBirthDate",
-    "PatientSex",
-    "StudyInstanceUID",
-    "StudyDate",
-    "StudyTime",
-    "ReferringPhysicianName",
-    "StudyID",
-    "AccessionNumber",
-)
-"""Type 1 and 2 attributes of the Patient and General Study modules: there, if empty."""
-
-_TAKEN_IF_PRESENT = ("SpecificCharacterSet", "IssuerOfPatientID", "StudyDescription")
 
 _WHERE = Where(kind="RT Dose")
 
@@ -120,15 +104,6 @@ def derived_uid(digest: str, role: str) -> str:
     return f"2.25.{int.from_bytes(first_bytes)}"
 
 
-def study_id(plan: PlanReference) -> str:
-    """The plan's Study ID, or where it has none 15 characters of its Study Instance UID's SHA-256.
-
-    A study without a Study ID cannot be put on a DICOMDIR.
-    """
-    given = str(plan.dataset.get("StudyID") or "").strip()
-    return given or "MQI" + hashlib.sha256(plan.uid("StudyInstanceUID").encode()).hexdigest()[:12].upper()
-
-
 def instance_role(grid: DoseGrid) -> str:
     """The role that a grid's SOP Instance UID is derived from."""
     return "sop instance, plane" if grid.is_plane else "sop instance, volume"
@@ -155,29 +130,16 @@ def write_rt_dose(path: Path, grid: DoseGrid, request: RtDoseRequest) -> None:
     # The warnings of pydicom quote values, and the values of a plan are identity.
     with warnings.catch_warnings(action="ignore"):
         plan = read_plan_reference(request.plan_path, request.beam_number)
+        # Named here, as a plan without it is not damaged.
+        plan.uid("StudyInstanceUID")
         with elements_of(Where(kind="RT plan")):
-            dataset = _patient_and_study(plan)
+            dataset = patient_and_study(plan.dataset)
         for keyword, value in request.irradiation.attributes().items():
             setattr(dataset, keyword, value)
         _series_frame_and_equipment(dataset, plan, grid, request)
         _image(dataset, as_written(grid, request), request.bits)
         _dose(dataset, plan, grid, request)
         _save(path, dataset)
-
-
-def _patient_and_study(plan: PlanReference) -> FileDataset:
-    dataset = FileDataset("", {}, preamble=b"\0" * 128)
-    for keyword in _TAKEN_IF_PRESENT:
-        if keyword in plan.dataset:
-            dataset[keyword] = deepcopy(plan.dataset[keyword])
-    for keyword in _TAKEN_FROM_PLAN:
-        if keyword in plan.dataset:
-            dataset[keyword] = deepcopy(plan.dataset[keyword])
-        else:
-            setattr(dataset, keyword, "")
-    dataset.StudyInstanceUID = plan.uid("StudyInstanceUID")
-    dataset.StudyID = study_id(plan)
-    return dataset
 
 
 def _series_frame_and_equipment(

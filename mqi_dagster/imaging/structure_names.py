@@ -1,0 +1,230 @@
+"""The names of structures, as users and models write them and as TG-263 has them (AAPM Report 263, 2018).
+
+A table says which names mean the same. Case and separators do not matter; left and right are words of their
+own and stay what they are. A name that the table does not have, or that may mean two things, is kept.
+"""
+
+from __future__ import annotations
+
+import re
+import unicodedata
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from enum import StrEnum
+from pathlib import Path
+from typing import Annotated, TypeVar
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from mqi_dagster.errors import ConfigurationError, shown
+from mqi_dagster.yaml_file import problems, read_yaml
+
+PACKAGED_NAMES = Path(__file__).parents[1] / "config" / "structures" / "tg263.yaml"
+"""The table of the product."""
+
+_WORD = re.compile(r"[A-Z]?[a-z]+|[A-Z]+(?![a-z])|[0-9]+|[^\W\d_a-zA-Z]+|[+~!^*<>=&]")
+"""Signs that TG-263 gives a meaning are words; others separate."""
+_SIDES = {"l": "L", "lt": "L", "lft": "L", "left": "L", "r": "R", "rt": "R", "rgt": "R", "right": "R"}
+
+Name = Annotated[str, Field(min_length=1, max_length=64)]
+Vector = tuple[float, float, float]
+_Meaning = TypeVar("_Meaning", str, tuple[str, str])
+
+
+class Pair(BaseModel):
+    """A structure with a name of its own on each side."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    left: Name
+    right: Name
+    names: tuple[Name, ...]
+    """Others, without their side."""
+
+
+class NameTable(BaseModel):
+    """A table of names as its file has it; what is mapped to is a name, too."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    single: dict[Name, tuple[Name, ...]] = {}
+    """Name, and other names of the same."""
+    sided: dict[Name, tuple[Name, ...]] = {}
+    """The same of structures that are there twice, without their side: ``_L`` and ``_R`` are added."""
+    pairs: tuple[Pair, ...] = ()
+    """Structures that are there twice, and whose names say the side in another way."""
+
+
+class Naming(StrEnum):
+    """How a name was found."""
+
+    STANDARD = "standard"
+    """It is one of the table's own."""
+    MAPPED = "mapped"
+    """It means one of them."""
+    AMBIGUOUS = "ambiguous"
+    """It may mean more than one: kept."""
+    UNKNOWN = "unknown"
+    """The table does not have it: kept."""
+
+
+@dataclass(frozen=True, slots=True)
+class StructureName:
+    """What a structure is called, and what it was called."""
+
+    name: str
+    original: str
+    naming: Naming
+    reason: str = ""
+    """Why the name was kept."""
+
+
+class StructureNames:
+    """Tables of names, the later ones before the earlier.
+
+    Args:
+        tables: By what they are, for errors.
+
+    Raises:
+        ConfigurationError: A table gives one name two meanings.
+    """
+
+    def __init__(self, tables: Mapping[str, NameTable]) -> None:
+        self._single: dict[str, str] = {}
+        self._sided: dict[str, tuple[str, str]] = {}
+        self._side_of: dict[str, tuple[str, str]] = {}
+        for role, table in tables.items():
+            single = [(other, name) for name, others in table.single.items() for other in (name, *others)]
+            pairs = [
+                Pair(left=f"{stem}_L", right=f"{stem}_R", names=(stem, *others))
+                for stem, others in table.sided.items()
+            ]
+            pairs += table.pairs
+            single += [(name, name) for pair in pairs for name in (pair.left, pair.right)]
+            self._single |= _once(single, role)
+            sided = [(other, (pair.left, pair.right)) for pair in pairs for other in pair.names]
+            self._sided |= _once(sided, role)
+            for pair in pairs:
+                self._side_of |= {pair.left: (pair.right, "L"), pair.right: (pair.left, "R")}
+
+    def named(self, original: str) -> StructureName:
+        """What a structure is called."""
+        words = _words(original)
+        whole = self._single.get("".join(words))
+        if whole is not None:
+            return self._found(original, whole)
+        sides = {_SIDES[word] for word in words if word in _SIDES}
+        rest = "".join(word for word in words if word not in _SIDES)
+        if len(sides) > 1:
+            return StructureName(original, original, Naming.AMBIGUOUS, "says both left and right")
+        pair = self._sided.get(rest)
+        if pair is None:
+            return StructureName(original, original, Naming.UNKNOWN, "is not in the table of names")
+        if not sides:
+            return StructureName(original, original, Naming.AMBIGUOUS, f"may be {pair[0]} or {pair[1]}")
+        return self._found(original, pair[0] if sides == {"L"} else pair[1])
+
+    def named_all(self, originals: Sequence[str]) -> tuple[StructureName, ...]:
+        """What the structures of one set are called: of several with one meaning each keeps its name."""
+        found = [self.named(original) for original in originals]
+        counts = Counter(one.name for one in found)
+        return tuple(
+            replace(
+                one,
+                name=one.original,
+                naming=Naming.AMBIGUOUS,
+                reason=f"{counts[one.name]} mean {shown(one.name)}",
+            )
+            if counts[one.name] > 1 and one.naming is Naming.MAPPED
+            else one
+            for one in found
+        )
+
+    def meant_by(self, wanted: str, available: Iterable[str]) -> tuple[str, ...]:
+        """Which of some structures a name means: that name, else one written alike, else one of its meaning.
+
+        Args:
+            wanted: The name.
+            available: Names of structures that are there.
+
+        Returns:
+            None where there is no such structure, several where the name may mean any of them.
+        """
+        there = list(available)
+        if wanted in there:
+            return (wanted,)
+        alike = tuple(name for name in there if _words(name) == _words(wanted))
+        meaning = self.named(wanted).name
+        return alike or tuple(name for name in there if self.named(name).name == meaning)
+
+    def laterality_faults(self, centres_mm: Mapping[str, Vector]) -> tuple[str, ...]:
+        """Structures called left whose centre is on the right of their partner's.
+
+        Args:
+            centres_mm: Centre of each structure by its name; DICOM x grows towards the patient's left.
+        """
+        by_side: dict[tuple[str, str], list[str]] = {}
+        for name in centres_mm:
+            if (sided := self._side(name)) is not None:
+                by_side.setdefault(sided, []).append(name)
+        faults = []
+        for (what, side), names in by_side.items():
+            for left in names if side == "L" else ():
+                for right in by_side.get((what, "R"), ()):
+                    apart = centres_mm[right][0] - centres_mm[left][0]
+                    if apart >= 0:
+                        faults.append(f"{shown(left)} lies {apart:.3g} mm to the right of {shown(right)}")
+        return tuple(faults)
+
+    def _side(self, name: str) -> tuple[str, str] | None:
+        """What a name is of without its side, and the side; None where it says none, or both."""
+        found = self._side_of.get(self.named(name).name)
+        if found is not None:
+            partner, side = found
+            return "/".join(sorted((self.named(name).name, partner))), side
+        words = _words(name)
+        sides = {_SIDES[word] for word in words if word in _SIDES}
+        return (
+            ("".join(word for word in words if word not in _SIDES), sides.pop()) if len(sides) == 1 else None
+        )
+
+    @staticmethod
+    def _found(original: str, name: str) -> StructureName:
+        return StructureName(name, original, Naming.STANDARD if name == original else Naming.MAPPED)
+
+
+def read_structure_names(site: Path | None = None) -> StructureNames:
+    """The table of the product, and before it that of a site.
+
+    Args:
+        site: A site's own table.
+
+    Raises:
+        ConfigurationError: A table cannot be read, has an unknown key, or gives one name two meanings.
+    """
+    paths = {"table of names": PACKAGED_NAMES} | ({} if site is None else {"site's table of names": site})
+    return StructureNames({role: _read(path, role) for role, path in paths.items()})
+
+
+def _read(path: Path, role: str) -> NameTable:
+    content = read_yaml(path, role)
+    try:
+        return NameTable.model_validate(content)
+    except ValidationError as error:
+        raise ConfigurationError(f"{role}: " + "; ".join(problems(error, NameTable, "file"))) from error
+
+
+def _words(name: str) -> list[str]:
+    """The words of a name in small letters, accents aside; a capital within a word begins one."""
+    plain = unicodedata.normalize("NFKD", name)
+    return [word.lower() for word in _WORD.findall("".join(c for c in plain if not unicodedata.combining(c)))]
+
+
+def _once(pairs: Iterable[tuple[str, _Meaning]], role: str) -> dict[str, _Meaning]:
+    found: dict[str, _Meaning] = {}
+    for other, meaning in pairs:
+        key = "".join(_words(other))
+        if found.setdefault(key, meaning) != meaning:
+            raise ConfigurationError(f"{role}: {shown(other)} means {found[key]} and {meaning}")
+    return found

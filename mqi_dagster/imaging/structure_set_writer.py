@@ -26,6 +26,7 @@ from pydicom.uid import UID, ImplicitVRLittleEndian, RTStructureSetStorage
 from scipy.ndimage import find_objects
 from skimage.measure import find_contours
 
+from mqi_dagster.dicom.elements import text_of
 from mqi_dagster.dicom.patient_study import patient_and_study
 from mqi_dagster.dicom.reading import decoding
 from mqi_dagster.dose.rt_dose import derived_uid
@@ -108,11 +109,14 @@ def write_structure_set(path: Path, images: SourceImages, request: StructureSetR
     Raises:
         DicomError: The images lack an element.
         ImageError: A text is too long or not allowed, two regions have one number or name, a mask is not on
-            the grid, or what was read back differs.
+            the grid, a contour does not lie in its planes, or what was read back differs.
         InfrastructureError: The disk refuses.
     """
     _check(request, images.grid)
     contours = {roi.number: _contours(roi, images.grid) for roi in request.rois}
+    notes = tuple(
+        note for roi in request.rois for note in _bridged(roi.name, contours[roi.number], images.grid)
+    )
     # The warnings of pydicom quote values, and the values of the images are identity.
     with warnings.catch_warnings(action="ignore"), decoding():
         dataset = _dataset(images, request, contours)
@@ -124,11 +128,7 @@ def write_structure_set(path: Path, images: SourceImages, request: StructureSetR
         write_whole(path, content)
     except OSError as error:
         raise InfrastructureError(f"it cannot be written: {error.strerror}", where=_WHERE) from None
-    return tuple(
-        f"{shown(roi.name)}: {fault}"
-        for roi in request.rois
-        for fault in _bridged(contours[roi.number], images)
-    )
+    return notes
 
 
 def outlines(mask: Mask, grid: ImageGrid) -> tuple[Floats, ...]:
@@ -154,7 +154,7 @@ def outlines(mask: Mask, grid: ImageGrid) -> tuple[Floats, ...]:
     return tuple(contours)
 
 
-def filled(polygons: Sequence[Floats], shape: tuple[int, int]) -> Mask:
+def _filled(polygons: Sequence[Floats], shape: tuple[int, int]) -> Mask:
     """Which pixels have their centre inside of contours in a plane, by the even-odd rule.
 
     Args:
@@ -205,7 +205,7 @@ def _dataset(
     if not all(text.isascii() for text in (*texts, request.series_description)):
         # Every text in one character set, so that the names of the patient and of the regions fit in it.
         for keyword in dataset.dir():
-            setattr(dataset, keyword, str(dataset.get(keyword)))
+            setattr(dataset, keyword, text_of(dataset, keyword))
         dataset.SpecificCharacterSet = "ISO_IR 192"
     meta = FileMetaDataset()
     meta.MediaStorageSOPClassUID = RTStructureSetStorage
@@ -382,7 +382,11 @@ def _prove(
 
 
 def _prove_mask(roi: RoiRequest, contours: tuple[Floats, ...], grid: ImageGrid) -> None:
-    """Raises: ImageError: The contours of a mask do not enclose what it holds."""
+    """Hold what the contours of a mask enclose against the mask.
+
+    Raises:
+        ImageError: They differ.
+    """
     assert not isinstance(roi.shape, tuple)
     by_plane: dict[int, list[Floats]] = {}
     for contour in contours:
@@ -390,21 +394,29 @@ def _prove_mask(roi: RoiRequest, contours: tuple[Floats, ...], grid: ImageGrid) 
         by_plane.setdefault(round(float(points[0, 0])), []).append(points[:, 1:])
     inside = {int(plane) for plane in np.flatnonzero(roi.shape.any(axis=(1, 2)))}
     equal = inside == by_plane.keys() and all(
-        np.array_equal(filled(polygons, grid.shape[1:]), roi.shape[plane])
+        np.array_equal(_filled(polygons, grid.shape[1:]), roi.shape[plane])
         for plane, polygons in by_plane.items()
     )
     _require(equal, f"the contours of {shown(roi.name)} do not enclose its mask")
 
 
-def _bridged(contours: tuple[Floats, ...], images: SourceImages) -> Iterator[str]:
-    """Empty planes between contours so close that a reader takes the region to go through them."""
+def _bridged(name: str, contours: tuple[Floats, ...], grid: ImageGrid) -> Iterator[str]:
+    """Empty planes between contours so close that a reader takes the region to go through them.
+
+    Raises:
+        ImageError: A contour does not lie in a plane parallel to the images, or is none.
+    """
     if not contours:
         return
-    found, spacing = contours_on(images.grid, contours), images.grid.spacing_mm[0]
+    try:
+        found = contours_on(grid, contours)
+    except ImageError as error:
+        raise ImageError(f"{shown(name)}: {error.message}", where=_WHERE) from None
     for lower, upper in pairwise(found.planes):
         step = upper.height_mm - lower.height_mm
-        if step > 1.5 * spacing and (lower.height_mm, upper.height_mm) not in found.gaps:
-            yield f"empty for {step - spacing:.3g} mm between two contours, which readers will fill"
+        if step > 1.5 * grid.spacing_mm[0] and (lower.height_mm, upper.height_mm) not in found.gaps:
+            empty = step - grid.spacing_mm[0]
+            yield f"{shown(name)}: empty for {empty:.3g} mm between two contours, which readers will fill"
 
 
 def _require(condition: bool, otherwise: str) -> None:

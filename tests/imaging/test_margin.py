@@ -104,12 +104,12 @@ def test_nothing_stays_nothing_and_no_margin_changes_nothing() -> None:
     assert not with_margins(mask, Margins.uniform(-12.0), GRID).any()
 
 
-def test_many_planes_at_a_time_are_as_one() -> None:
-    # 39 planes are more than are convolved at once.
-    grid = axial_grid(1.0, planes=60, pixels=30)
-    mask = box(grid, (-5, -5, -20), (5, 5, 20))
-    grown = with_margins(mask, Margins(superior_mm=3, inferior_mm=3), grid)
-    assert int(grown.sum()) == 10 * 10 * 46
+@pytest.mark.parametrize("margins", [Margins(superior_mm=3), Margins(inferior_mm=3)])
+def test_plates_grow_across_the_planes_that_are_convolved_at_once(margins: Margins) -> None:
+    grid = axial_grid(1.0, planes=60, pixels=20)
+    mask = np.zeros(grid.shape, bool)
+    mask[4:56:5, 5:15, 5:15] = True
+    assert int(with_margins(mask, margins, grid).sum()) == 11 * 4 * 100
 
 
 def test_a_margin_beyond_measure_is_refused() -> None:

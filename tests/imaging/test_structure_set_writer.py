@@ -35,6 +35,7 @@ DIGEST = "5f" * 32
 AXIAL = axial_grid(1.0, planes=32, pixels=44)
 OBLIQUE = replace(oblique_grid(20.0, 13.0), shape=(30, 60, 50), spacing_mm=(1.25, 0.7, 0.8))
 GANTRY = replace(oblique_grid(20.0), shape=(30, 60, 50), spacing_mm=(1.25, 0.7, 0.8))
+SLOPING = np.array([[0, 0, 0], [9, 0, 0], [9, 9, 4.0]])
 GRIDS = {"axial": AXIAL, "gantry": GANTRY, "oblique": OBLIQUE}
 
 
@@ -156,6 +157,8 @@ def test_a_contour_of_more_than_64_kib_comes_back(tmp_path: Path) -> None:
     write_structure_set(tmp_path / "s.dcm", images_on(AXIAL), request(roi(1, "Fine", (polygon,))))
     (read,) = read_structure_set(tmp_path / "s.dcm").rois
     assert read.contours_mm[0].shape == (6000, 3)
+    # An explicit one could not give it its VR.
+    assert pydicom.dcmread(tmp_path / "s.dcm").file_meta.TransferSyntaxUID == "1.2.840.10008.1.2"
     assert read.faults == ()
 
 
@@ -185,6 +188,8 @@ def test_planes_that_a_reader_will_fill_are_said(tmp_path: Path) -> None:
         (request(roi(1, "a", ()), roi(2, "a", ())), "two regions have the name a"),
         (request(roi(1, "a", (), made_by="m" * 65)), "ROIGenerationDescription has no text"),
         (request(roi(1, "a", np.zeros((2, 3, 4), bool))), "the mask of a is not on the grid"),
+        (request(roi(1, "a", (np.zeros((2, 3)),))), "a: contour 1 has fewer than three points"),
+        (request(roi(1, "a", (SLOPING,))), "a: contour 1 does not lie in a plane"),
         (replace(request(), label="seventeen letters"), "StructureSetLabel has no text of at most 16"),
         (replace(request(), digest="x"), "the digest is not 64 hexadecimal digits"),
         (replace(request(), software_versions=()), "SoftwareVersions: no version"),

@@ -172,7 +172,8 @@ def contours_on(grid: ImageGrid, polygons_mm: Sequence[Floats]) -> Contours:
             grouped.append([one])
     planes = tuple(ContourPlane(group[0][0], tuple(polygon for _, polygon in group)) for group in grouped)
     steps = np.diff([plane.height_mm for plane in planes])
-    usual = float(np.median(steps)) if len(steps) else grid.spacing_mm[0]
+    # The lower of two: between 1 mm and 2 mm there is a plane missing.
+    usual = float(np.quantile(steps, 0.5, method="lower")) if len(steps) else grid.spacing_mm[0]
     return Contours(planes, usual)
 
 

@@ -82,6 +82,12 @@ def test_a_gap_between_contours_is_not_filled_and_is_told() -> None:
     assert (below + grid.origin_mm[2], above + grid.origin_mm[2]) == (-5.0, 5.0)
 
 
+def test_of_three_contours_the_nearer_two_tell_the_distance() -> None:
+    contours = contours_on(axial_grid(1.0), [rectangle((0, 0), (10, 10), z) for z in (3.0, 4.0, 6.0)])
+    assert len(contours.gaps) == 1
+    assert sum(layer.volume_mm3 for layer in contours.layers()) == pytest.approx(300.0, rel=1e-3)
+
+
 def test_contours_drawn_on_every_second_image_are_one_body() -> None:
     contours = contours_on(axial_grid(1.0), [rectangle((0, 0), (10, 10), z) for z in (-4.0, -2.0, 0.0, 2.0)])
     assert sum(layer.volume_mm3 for layer in contours.layers()) == pytest.approx(800.0, rel=1e-3)

@@ -1,0 +1,1 @@
+"""Trees of DICOM files, indexed once and grouped into treatment courses, with reasons for each decision."""

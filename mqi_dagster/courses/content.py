@@ -1,0 +1,45 @@
+"""Whether two objects of one SOP Instance UID hold the same."""
+
+from __future__ import annotations
+
+import hashlib
+
+from pydicom.dataset import Dataset, FileDataset
+from pydicom.filewriter import correct_ambiguous_vr
+
+from mqi_dagster.dicom.reading import decoding
+
+_TRAILING_PADDING = 0xFFFCFFFC
+
+
+def content_sha256(dataset: FileDataset) -> str:
+    """SHA-256 (hex) of the values of a data set, the same in every transfer syntax without compression.
+
+    File meta information, group lengths and trailing padding count nothing; the byte order of pixels does.
+
+    Args:
+        dataset: The whole object.
+
+    Raises:
+        DicomError: An element is damaged.
+    """
+    digest = hashlib.sha256()
+    with decoding():
+        _add(digest, correct_ambiguous_vr(dataset, True))
+    return digest.hexdigest()
+
+
+def _add(digest: hashlib._Hash, dataset: Dataset) -> None:
+    for element in dataset:
+        if element.tag.element == 0 or element.tag == _TRAILING_PADDING:
+            continue
+        if element.VR == "SQ":
+            digest.update(f"{element.tag:08x} items {len(element.value)}\n".encode("ascii"))
+            for item in element.value:
+                _add(digest, item)
+            digest.update(b"end\n")
+            continue
+        value = element.value
+        content = value if isinstance(value, bytes) else str(value).encode("utf-8", "surrogateescape")
+        digest.update(f"{element.tag:08x} {len(content)}\n".encode("ascii"))
+        digest.update(content)

@@ -1,0 +1,1 @@
+"""Trees of DICOM files and the courses in them."""

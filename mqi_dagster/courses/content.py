@@ -6,16 +6,19 @@ import hashlib
 
 from pydicom.dataset import Dataset, FileDataset
 from pydicom.filewriter import correct_ambiguous_vr
+from pydicom.uid import DeflatedExplicitVRLittleEndian, ExplicitVRLittleEndian, ImplicitVRLittleEndian
 
 from mqi_dagster.dicom.reading import decoding
 
+_PLAIN = (ImplicitVRLittleEndian, ExplicitVRLittleEndian, DeflatedExplicitVRLittleEndian)
 _TRAILING_PADDING = 0xFFFCFFFC
 
 
 def content_sha256(dataset: FileDataset) -> str:
     """SHA-256 (hex) of the values of a data set, the same in every transfer syntax without compression.
 
-    File meta information, group lengths and trailing padding count nothing; the byte order of pixels does.
+    File meta information, group lengths and trailing padding count nothing. Objects that are compressed, or
+    big endian, are equal to none of another transfer syntax.
 
     Args:
         dataset: The whole object.
@@ -24,6 +27,9 @@ def content_sha256(dataset: FileDataset) -> str:
         DicomError: An element is damaged.
     """
     digest = hashlib.sha256()
+    syntax = dataset.file_meta.TransferSyntaxUID
+    if syntax not in _PLAIN:
+        digest.update(f"{syntax}\n".encode("ascii", "replace"))
     with decoding():
         _add(digest, correct_ambiguous_vr(dataset, True))
     return digest.hexdigest()

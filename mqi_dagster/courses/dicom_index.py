@@ -36,7 +36,8 @@ from mqi_dagster.errors import InfrastructureError, StoreError, Where
 SCHEMA_VERSION = 1
 """Rises with every change of the tables, and of what is read from a header: an older index is made anew."""
 _APPLICATION_ID = 0x4D514943
-_BATCH = 64
+_BATCH, _BATCH_BYTES = 64, 256 << 20
+"""Most files, and most bytes of more than one file, that are read between two commits."""
 _FEW = 512
 """Files that are read before another process has started."""
 _LOCKED_SECONDS = 60.0
@@ -84,6 +85,7 @@ CREATE TEMP TABLE unlisted (path TEXT);
 CREATE TEMP TABLE pending (path TEXT PRIMARY KEY, size INTEGER, mtime_ns INTEGER) WITHOUT ROWID;
 """
 _KNOWN = "SELECT 1 FROM file WHERE path = ? AND size = ? AND mtime_ns = ? AND NOT asked_again"
+_ISSUERS = "SELECT count(DISTINCT issuer) FROM entry WHERE patient_id = {}"
 _SHARED = (
     "SELECT sop_instance_uid FROM entry WHERE sop_instance_uid IS NOT NULL"
     " GROUP BY sop_instance_uid HAVING count(*) > 1"
@@ -157,6 +159,7 @@ class PatientKey:
 
     patient_id: str
     issuer: str | None
+    """None where no object of this ID names one, and for those that name none beside several issuers."""
 
 
 class DicomIndex:
@@ -219,7 +222,8 @@ class DicomIndex:
     def patients(self) -> list[PatientKey]:
         """Every patient of the tree, in order."""
         rows = self._database.execute(
-            "SELECT DISTINCT patient_id, issuer FROM entry WHERE patient_id IS NOT NULL ORDER BY 1, 2"
+            "SELECT DISTINCT patient_id, issuer FROM entry AS one WHERE patient_id IS NOT NULL"
+            f" AND (issuer IS NOT NULL OR ({_ISSUERS.format('one.patient_id')}) != 1) ORDER BY 1, 2"
         )
         return [PatientKey(patient_id, issuer) for patient_id, issuer in rows]
 
@@ -283,11 +287,16 @@ class DicomIndex:
 
     def _pending(self) -> Iterator[list[Seen]]:
         last = ""
-        while batch := self._database.execute(
+        while rows := self._database.execute(
             "SELECT path, size, mtime_ns FROM pending WHERE path > ? ORDER BY path LIMIT ?", (last, _BATCH)
         ).fetchall():
-            last = batch[-1][0]
-            yield [Seen(*row) for row in batch]
+            batch: list[Seen] = []
+            for row in rows:
+                if batch and sum(seen.size for seen in batch) + row[1] > _BATCH_BYTES:
+                    break
+                batch.append(Seen(*row))
+            last = batch[-1].path
+            yield batch
 
     def _commit(self, readings: Sequence[FileReading]) -> None:
         with self._database as database:
@@ -348,9 +357,11 @@ class DicomIndex:
 
 
 def _whose(patient: PatientKey | None) -> tuple[str, tuple[str | None, ...]]:
+    """The objects of a patient; where an ID has one issuer, those that name none are its own."""
     if patient is None:
         return "patient_id IS NULL", ()
-    return "patient_id IS ? AND issuer IS ?", (patient.patient_id, patient.issuer)
+    condition = f"patient_id = ? AND (issuer IS ? OR issuer IS NULL AND ({_ISSUERS.format('?')}) = 1)"
+    return condition, (patient.patient_id, patient.issuer, patient.patient_id)
 
 
 def _row(file: int | None, entry: Entry) -> tuple[str | int | None, ...]:

@@ -127,8 +127,9 @@ class _Grouping:
         self._named_by_sets: dict[str, set[str]] = defaultdict(set)
         """Frames of Reference of the structure sets that name an image or series."""
         for one in self._sets.values():
+            frame = _known([self._anchor_of_set(one).frame])
             for uid in (*one.image_uids, *one.series_uids):
-                self._named_by_sets[uid] |= _known([self._anchor_of_set(one).frame])
+                self._named_by_sets[uid] |= frame
         founding: tuple[_Grouped, ...] = (*self._plans.values(), *self._doses, *self._sets.values())
         self._runs = {
             frame: self._runs_of(frame) for frame in _known(self._anchor(f).frame for f in founding)
@@ -394,6 +395,10 @@ def _identity_findings(patients: Sequence[Patient]) -> list[Finding]:
         if len(values) > 1:
             text = f"the objects of this patient ID bear {len(values)} different {what}"
             findings.append(Finding(code=code, text=text))
+    without = sum(one.issuer is None for one in patients)
+    if 0 < without < len(patients):
+        text = f"{without} of {len(patients)} objects of this patient ID do not name its issuer"
+        findings.append(Finding(code=FindingCode.ISSUER_ABSENT, text=text))
     return findings
 
 

@@ -86,6 +86,7 @@ class FindingCode(StrEnum):
     FRAME_OF_REFERENCE_DIFFERS = "frame_of_reference_differs"
     PATIENT_NAME_DIFFERS = "patient_name_differs"
     BIRTH_DATE_DIFFERS = "birth_date_differs"
+    ISSUER_ABSENT = "issuer_absent"
 
 
 class Finding(Part):

@@ -7,6 +7,7 @@ C.8.8.5 (Structure Set), C.8.8.9 to C.8.8.14 (plans), C.8.8.25 (ion beams), C.20
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from datetime import date
@@ -408,7 +409,7 @@ def _whole(value: object) -> int | None:
 def _date(value: object) -> date | None:
     text = _text(value)
     try:
-        return date.fromisoformat(text) if text is not None and len(text) == 8 else None
+        return date.fromisoformat(text) if text is not None and re.fullmatch("[0-9]{8}", text) else None
     except ValueError:
         return None
 

@@ -12,6 +12,9 @@ import numpy as np
 from pydicom import uid
 from pydicom.dataset import Dataset, FileDataset, FileMetaDataset
 
+from mqi_dagster.courses.objects import HEADER, DicomObject, read_object
+from mqi_dagster.dicom.reading import read_dicom
+
 _ROOT = "1.2.826.0.1.3680043.8.498"
 
 
@@ -94,9 +97,9 @@ class Made:
             self.uid(20, index),
             Modality="RTSTRUCT",
             SeriesInstanceUID=self.uid(20),
-            StructureSetLabel="drawn",
-            StructureSetDate="20240110",
             **{
+                "StructureSetLabel": "drawn",
+                "StructureSetDate": "20240110",
                 "ReferencedFrameOfReferenceSequence": frames,
                 "StructureSetROISequence": items(rois),
                 **changes,
@@ -264,3 +267,8 @@ def encoded(elements: dict[str, object], *, implicit: bool = False) -> bytes:
     target = io.BytesIO()
     dataset.save_as(target, enforce_file_format=True)
     return target.getvalue()
+
+
+def parsed(content: bytes) -> DicomObject:
+    """What the header of a file says."""
+    return read_object(read_dicom(content, only=HEADER))

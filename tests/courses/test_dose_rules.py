@@ -1,0 +1,276 @@
+"""The rules for the total dose, at their edges; the plain cases stand in the table of the made tree."""
+
+from __future__ import annotations
+
+from typing import TypeVar
+
+import pytest
+
+from mqi_dagster.courses.dose_rules import DoseDecision, decide_doses, prescription
+from mqi_dagster.courses.objects import Dose, Plan, StructureSet
+from tests.courses.made_objects import Made, items, parsed
+from tests.courses.test_made_tree import decided
+
+MADE = Made(1)
+_Kind = TypeVar("_Kind", Plan, Dose, StructureSet)
+
+
+def of(kind: type[_Kind], *contents: bytes) -> list[_Kind]:
+    return [found for content in contents if isinstance(found := parsed(content), kind)]
+
+
+def decisions(*contents: bytes) -> list[str]:
+    return [decided(one) for one in all_decisions(*contents)]
+
+
+def all_decisions(*contents: bytes) -> tuple[DoseDecision, ...]:
+    return decide_doses(of(Plan, *contents), of(Dose, *contents))
+
+
+BOOST = [MADE.plan(1), MADE.plan(2, label="boost"), MADE.dose(1)]
+TWO_DOSES = [MADE.dose(1), MADE.dose(2, plans=[2])]
+
+
+def test_the_order_of_objects_changes_nothing() -> None:
+    contents = [*BOOST, MADE.dose(2, plans=[2]), MADE.plan(3, label="replan"), MADE.dose(3, plans=[3])]
+
+    assert all_decisions(*contents) == all_decisions(*reversed(contents))
+
+
+@pytest.mark.parametrize(
+    ("x_mm", "expected"),
+    [
+        (9.7, ["primary_boost_summed 1+2"]),  # 4.3 mm of 14 mm: 30.7 %
+        (9.9, ["separate_regions_no_sum", "single_dose 1", "single_dose 2"]),  # 29.3 %
+        (500.0, ["separate_regions_no_sum", "single_dose 1", "single_dose 2"]),
+    ],
+)
+def test_regions_are_one_from_30_percent_of_the_smaller_box_on(x_mm: float, expected: list[str]) -> None:
+    assert decisions(*BOOST, MADE.dose(2, plans=[2], x_mm=x_mm)) == expected
+
+
+def test_a_small_dose_within_a_large_one_is_in_its_region() -> None:
+    assert decisions(*BOOST, MADE.dose(2, plans=[2], Rows=3, Columns=3)) == ["primary_boost_summed 1+2"]
+
+
+def test_regions_may_hold_several_doses() -> None:
+    plans = [MADE.plan(1), MADE.plan(2, label="boost"), MADE.plan(3, dose_gy=40.0)]
+    doses = [MADE.dose(1), MADE.dose(2, plans=[2]), MADE.dose(3, plans=[3], x_mm=300.0)]
+
+    found = all_decisions(*plans, *doses)
+
+    assert [decided(one) for one in found] == [
+        "separate_regions_no_sum",
+        "primary_boost_summed 1+2",
+        "single_dose 3",
+    ]
+    assert found[0].facts == {"regions": 2, "largest_overlap": 0.0}
+
+
+@pytest.mark.parametrize(
+    ("changes", "differ"),
+    [
+        ({"DoseType": "EFFECTIVE"}, ("dose types",)),
+        ({"DoseUnits": "RELATIVE"}, ("units other than GY",)),
+        ({"DoseUnits": None}, ("units other than GY",)),
+    ],
+)
+def test_doses_that_differ_are_never_summed(changes: dict[str, object], differ: tuple[str, ...]) -> None:
+    found = all_decisions(*BOOST, MADE.dose(2, plans=[2], **changes))
+
+    assert [decided(one) for one in found] == ["ambiguous_no_sum 1 2"]
+    assert found[0].facts["differ"] == differ
+
+
+def test_a_dose_without_a_grid_is_never_summed() -> None:
+    found = all_decisions(*BOOST, MADE.dose(2, plans=[2], GridFrameOffsetVector=None))
+
+    assert [decided(one) for one in found] == ["ambiguous_no_sum 1 2"]
+    assert found[0].facts["boxes_known"] == "no"
+
+
+def test_doses_of_several_frames_are_decided_by_themselves() -> None:
+    found = all_decisions(*BOOST, MADE.dose(2, plans=[2], FrameOfReferenceUID=MADE.uid(5)))
+
+    assert [decided(one) for one in found] == ["separate_courses_no_sum", "single_dose 1", "single_dose 2"]
+    assert found[0].facts == {"frames_of_reference": (MADE.uid(1), MADE.uid(5))}
+
+
+@pytest.mark.parametrize(
+    "label", ["Boost", "PTV_boost", "BST 10Gy", "Cone down", "phase 2", "PHASE_II", "ph2"]
+)
+def test_words_that_say_boost(label: str) -> None:
+    assert decisions(MADE.plan(1), MADE.plan(2, label=label), *TWO_DOSES) == ["primary_boost_summed 1+2"]
+
+
+@pytest.mark.parametrize("label", ["boosted", "phase 1", "phase 20", "prostate", "", "subst"])
+def test_words_that_do_not(label: str) -> None:
+    assert decisions(MADE.plan(1), MADE.plan(2, label=label, dose_gy=10.0), *TWO_DOSES) == [
+        "ambiguous_no_sum 1 2"
+    ]
+
+
+@pytest.mark.parametrize(
+    "label", ["Replan", "RE-PLAN 1", "adaptive 3", "resim", "Copy of plan", "plan_v2", "rev1"]
+)
+def test_words_that_say_replan(label: str) -> None:
+    assert decisions(MADE.plan(1), MADE.plan(2, label=label, dose_gy=10.0), *TWO_DOSES) == [
+        "replan_itt_first -2",
+        "single_dose 1",
+    ]
+
+
+def test_the_facts_name_what_was_said() -> None:
+    (boost,) = all_decisions(*BOOST, MADE.dose(2, plans=[2]))
+    assert boost.facts == {"primary": (MADE.uid(30, 1),), "evidence": ("boost",)}
+
+    replan, _ = all_decisions(MADE.plan(1), MADE.plan(2, day="20240301"), *TWO_DOSES)
+    assert replan.facts == {"replans": (MADE.uid(30, 2),), "evidence": ("same prescription, later date",)}
+
+
+def test_two_plans_that_both_say_boost_are_summed_and_two_that_say_nothing_are_not() -> None:
+    assert decisions(MADE.plan(1, label="boost a"), MADE.plan(2, label="boost b"), *TWO_DOSES) == [
+        "primary_boost_summed 1+2"
+    ]
+    assert decisions(MADE.plan(1), MADE.plan(2), *TWO_DOSES) == ["ambiguous_no_sum 1 2"]
+
+
+def test_the_same_prescription_on_the_same_or_an_unknown_day_is_ambiguous() -> None:
+    for day in ("20240115", ""):
+        assert decisions(MADE.plan(1), MADE.plan(2, day=day), *TWO_DOSES) == ["ambiguous_no_sum 1 2"]
+
+
+def test_prescriptions_that_are_not_stated_are_not_the_same() -> None:
+    first, second = MADE.plan(1, dose_gy=None), MADE.plan(2, dose_gy=None, day="20240301")
+    assert decisions(first, second, *TWO_DOSES) == ["ambiguous_no_sum 1 2"]
+    first, second = MADE.plan(1, fractions=None), MADE.plan(2, fractions=None, day="20240301")
+    assert decisions(first, second, *TWO_DOSES) == ["ambiguous_no_sum 1 2"]
+
+
+def test_a_plan_that_another_calls_its_alternative_is_not_used() -> None:
+    named = [MADE.plan(1, dose_gy=50.0, related=("ALTERNATIVE", 2)), MADE.plan(2)]
+    assert decisions(*named, *TWO_DOSES) == ["replan_itt_first -2", "single_dose 1"]
+
+    each_other = [MADE.plan(1, related=("ALTERNATIVE", 2)), MADE.plan(2, related=("ALTERNATIVE", 1))]
+    assert decisions(*each_other, *TWO_DOSES) == ["ambiguous_no_sum 1 2"]
+
+
+def test_a_relationship_that_says_nothing_of_the_dose_is_none() -> None:
+    plans = [MADE.plan(1), MADE.plan(2, dose_gy=10.0, related=("VERIFIED_PLAN", 1))]
+    assert decisions(*plans, *TWO_DOSES) == ["ambiguous_no_sum 1 2"]
+
+
+class TestPlanSums:
+    PLANS = (MADE.plan(1), MADE.plan(2, dose_gy=10.0))
+
+    def test_alone(self) -> None:
+        assert decisions(*self.PLANS, MADE.dose(3, plans=[1, 2], summation="MULTI_PLAN")) == [
+            "PLAN_SUM_used 3"
+        ]
+
+    def test_one_that_says_plan_and_names_two_counts(self) -> None:
+        assert decisions(*self.PLANS, *TWO_DOSES, MADE.dose(3, plans=[1, 2])) == ["PLAN_SUM_used 3 -1 -2"]
+
+    def test_one_that_names_no_plans_does_not_cover_any(self) -> None:
+        total = MADE.dose(3, plans=[], summation="MULTI_PLAN")
+        assert decisions(*self.PLANS, *TWO_DOSES, total) == ["ambiguous_no_sum 1 2 3"]
+
+    def test_two_are_ambiguous(self) -> None:
+        totals = [MADE.dose(n, plans=[1, 2], summation="MULTI_PLAN") for n in (3, 4)]
+        found = all_decisions(*self.PLANS, *totals)
+
+        assert [decided(one) for one in found] == ["ambiguous_no_sum 3 4"]
+        assert found[0].facts["plan_sums"] == 2
+
+
+class TestDosesOfOnePlan:
+    def test_two_of_the_plan_are_ambiguous(self) -> None:
+        assert decisions(MADE.plan(1), MADE.dose(1), MADE.dose(2)) == [
+            "ambiguous_no_sum (plan 1) 1 2",
+            "ambiguous_no_sum 1 2",
+        ]
+
+    def test_beams_count_once_each(self) -> None:
+        beams = [MADE.dose(n, summation="BEAM", beam=beam) for n, beam in ((1, 1), (2, 2), (3, 2))]
+        found = all_decisions(MADE.plan(1), *beams)
+
+        assert [decided(one) for one in found] == [
+            "ambiguous_no_sum (plan 1) 1 2 3",
+            "ambiguous_no_sum 1 2 3",
+        ]
+        assert (found[0].facts["planned"], found[0].facts["with_dose"]) == (("1", "2"), ("1", "2", "2"))
+
+    def test_beams_of_a_plan_that_is_not_there_are_not_summed(self) -> None:
+        assert decisions(MADE.dose(1, summation="BEAM", beam=1)) == [
+            "ambiguous_no_sum (plan 1) 1",
+            "ambiguous_no_sum 1",
+        ]
+
+    def test_fraction_groups_are_summed_where_each_has_one(self) -> None:
+        groups = items([{"FractionGroupNumber": n, "NumberOfFractionsPlanned": 10} for n in (1, 2)])
+        named = [
+            items([{"ReferencedSOPInstanceUID": MADE.uid(30, 1),
+                    "ReferencedFractionGroupSequence": items([{"ReferencedFractionGroupNumber": n}])}])
+            for n in (1, 2)
+        ]  # fmt: skip
+        plan = MADE.plan(FractionGroupSequence=groups)
+        parts = [
+            MADE.dose(n, summation="FRACTION", ReferencedRTPlanSequence=one)
+            for n, one in zip((1, 2), named, strict=True)
+        ]
+
+        assert decisions(plan, *parts) == ["fraction_doses_summed (plan 1) 1+2", "single_dose 1+2"]
+        assert decisions(plan, parts[0]) == ["ambiguous_no_sum (plan 1) 1", "ambiguous_no_sum 1"]
+
+    def test_a_dose_of_unknown_kind_is_ambiguous(self) -> None:
+        for kind in ("CONTROL_POINT", "RECORD", ""):
+            assert decisions(MADE.plan(1), MADE.dose(1, summation=kind))[-1] == "ambiguous_no_sum 1"
+
+    def test_an_unclear_plan_keeps_the_others_from_being_the_total(self) -> None:
+        contents = [
+            MADE.plan(1),
+            MADE.plan(2),
+            MADE.dose(1),
+            MADE.dose(2, plans=[2]),
+            MADE.dose(3, plans=[2]),
+        ]
+        assert decisions(*contents)[-1] == "ambiguous_no_sum 1 2 3"
+
+    def test_beams_of_a_boost_are_summed_with_the_dose_of_the_primary(self) -> None:
+        boost = [MADE.dose(n + 1, plans=[2], summation="BEAM", beam=n) for n in (1, 2)]
+        assert decisions(*BOOST, *boost) == ["beam_doses_summed (plan 2) 2+3", "primary_boost_summed 1+2+3"]
+
+    def test_a_rejected_plan_leaves_no_total(self) -> None:
+        assert decisions(MADE.plan(ApprovalStatus="REJECTED"), MADE.dose()) == [
+            "rejected_plan_not_used (plan 1) -1"
+        ]
+
+    def test_one_that_names_no_plan_stands_alone(self) -> None:
+        assert decisions(MADE.plan(1), MADE.dose(1, plans=[])) == ["single_dose 1"]
+        found = all_decisions(MADE.plan(1), MADE.dose(1), MADE.dose(2, plans=[]))
+        assert [decided(one) for one in found] == ["ambiguous_no_sum 1 2"]
+        assert found[0].facts["plans_not_in_the_tree"] == 1
+
+
+class TestPrescription:
+    def test_it_comes_from_dose_references_with_the_name_of_the_region(self) -> None:
+        (plan,), sets = of(Plan, MADE.plan(dose_gy=45.0, fractions=25)), of(StructureSet, MADE.structures())
+
+        found = prescription(plan, sets)
+
+        assert (found.fractions_planned, len(found.targets)) == (25, 1)
+        assert (found.targets[0].dose_gy, found.targets[0].roi_name) == (45.0, "PTV")
+
+    def test_what_is_absent_stays_absent(self) -> None:
+        maximum = items([{"DoseReferenceType": "TARGET", "DeliveryMaximumDose": 66.0},
+                         {"DoseReferenceType": "ORGAN_AT_RISK", "TargetPrescriptionDose": 50.0}])  # fmt: skip
+        (plan,) = of(Plan, MADE.plan(fractions=None, DoseReferenceSequence=maximum))
+
+        found = prescription(plan, [])
+
+        assert found.fractions_planned is None
+        assert [(one.dose_gy, one.roi_name) for one in found.targets] == [(None, None)]
+
+    def test_a_region_of_another_structure_set_gives_no_name(self) -> None:
+        (plan,), sets = of(Plan, MADE.plan(structures=2)), of(StructureSet, MADE.structures(1))
+        assert prescription(plan, sets).targets[0].roi_name is None

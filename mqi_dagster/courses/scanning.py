@@ -24,7 +24,7 @@ from mqi_dagster.courses.content import content_sha256
 from mqi_dagster.courses.objects import HEADER, DicomObject, Patient, read_object, read_patient
 from mqi_dagster.courses.places import Place, file_at, member_name, opened_archive, path_text, read_placed
 from mqi_dagster.dicom.kinds import DICOM_SUFFIXES, DicomKind, read_kind
-from mqi_dagster.dicom.reading import MAGIC, PREAMBLE, begins_like_dicom, read_dicom
+from mqi_dagster.dicom.reading import MAGIC, PREAMBLE, begins_like_dicom, decoding, read_dicom
 from mqi_dagster.errors import DicomError, InputsAwayError, Where
 from mqi_dagster.tied import tie_to
 
@@ -284,7 +284,9 @@ def _one(seen: Seen, kind: EntryKind, reason: str) -> FileReading:
 
 
 def _object(dataset: FileDataset, member: str, size: int, stamp: int) -> Entry:
-    if dataset.file_meta.get("MediaStorageSOPClassUID") == MediaStorageDirectoryStorage:
+    with decoding():
+        is_directory = dataset.file_meta.get("MediaStorageSOPClassUID") == MediaStorageDirectoryStorage
+    if is_directory:
         reason = "is a DICOMDIR; what it lists is met at its own place"
         return Entry(EntryKind.DICOMDIR, reason, member, size, stamp)
     patient, found = read_patient(dataset), read_object(dataset)

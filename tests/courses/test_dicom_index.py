@@ -15,7 +15,7 @@ from contextlib import closing
 from pathlib import Path
 
 import pytest
-from hypothesis import HealthCheck, given, settings
+from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
 from mqi_dagster.courses import places
@@ -337,6 +337,15 @@ class TestCopies:
 
         assert copies(index) == {"cut off in its pixels": "different", "whole": "different"}
 
+    def test_two_that_cannot_be_read_whole_are_not_equal(self, root: Path, index: DicomIndex) -> None:
+        made = Made(1).at(root)
+        for name in ("one", "another"):
+            made.write(made.image(0)[:-10], name)
+
+        index.scan()
+
+        assert copies(index) == {"one": "different", "another": "different"}
+
     def test_a_later_copy_is_compared_and_its_end_restores_the_first(
         self, root: Path, index: DicomIndex
     ) -> None:
@@ -452,14 +461,22 @@ class TestArchives:
         assert reading.entries[0].found is None
 
 
-@settings(max_examples=150, suppress_health_check=[HealthCheck.function_scoped_fixture])
-@given(content=st.one_of(
+def _changed(content: bytes, at: int, value: bytes) -> bytes:
+    return content[:at] + value + content[at + len(value) :]
+
+
+FOREIGN = st.one_of(
     st.binary(max_size=300),
     st.binary(max_size=300).map(lambda rest: bytes(128) + b"DICM" + rest),
     st.tuples(st.integers(0, 2000), st.binary(min_size=1, max_size=8)).map(
         lambda change: _changed(Made(1).plan(), *change)
     ),
-))  # fmt: skip
+)
+
+
+@settings(max_examples=150, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(content=FOREIGN)
+@example(content=_changed(Made(1).plan(), 162, b"A"))  # the file meta information, read last, is damaged
 def test_foreign_bytes_are_an_entry(tmp_path: Path, content: bytes) -> None:
     (tmp_path / "some").write_bytes(content)
 
@@ -467,10 +484,6 @@ def test_foreign_bytes_are_an_entry(tmp_path: Path, content: bytes) -> None:
 
     assert len(reading.entries) == 1
     assert (reading.entries[0].found is None) == bool(reading.entries[0].reason)
-
-
-def _changed(content: bytes, at: int, value: bytes) -> bytes:
-    return content[:at] + value + content[at + len(value) :]
 
 
 def zipped(members: dict[str, bytes]) -> bytes:

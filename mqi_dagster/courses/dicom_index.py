@@ -92,17 +92,26 @@ _SHARED = (
 )
 
 
+class ScanStage(StrEnum):
+    """What a scan does, in this order."""
+
+    HEADERS = "headers"
+    """Reading the headers of files that are new or have changed."""
+    COPIES = "copies"
+    """Reading whole what shares its SOP Instance UID with others."""
+
+
 @dataclass(frozen=True, slots=True)
 class ScanProgress:
-    """How far a scan is."""
+    """How far a scan is in one of its stages."""
 
+    stage: ScanStage
     done: int
-    """Files that have been read."""
+    """Of `total`, what has been read and committed."""
     total: int
-    """Files to read: those that are new or have changed."""
     elapsed_s: float
     eta_s: float | None
-    """Seconds that the rest will take at the pace so far; None before the first file."""
+    """Seconds that the rest of the stage will take at the pace so far; None before anything is done."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -208,16 +217,20 @@ class DicomIndex:
         with _naming_trouble():
             files = self._look(walk(self.root, [*own, *without]))
             removed = self._forget_removed()
-            opened, began = 0, clock()
             (total,) = self._database.execute("SELECT count(*) FROM pending").fetchone()
-            progress(ScanProgress(0, total, 0.0, None))
+            pace = _Pace(ScanStage.HEADERS, total, progress, clock)
             readers = workers if total > _FEW else 1
             for readings in in_processes(read_files, self.root, self._pending(), readers, lost_file):
                 self._commit(readings)
-                opened += len(readings)
-                elapsed = clock() - began
-                progress(ScanProgress(opened, total, elapsed, elapsed / opened * (total - opened)))
-            return ScanCounts(files, opened, self._compare(workers), removed)
+                pace.add(len(readings))
+            places = self._uncompared()
+            pace = _Pace(ScanStage.COPIES, len(places), progress, clock)
+            readers = workers if len(places) > _FEW else 1
+            batches = (places[at : at + _BATCH] for at in range(0, len(places), _BATCH))
+            for digests in in_processes(content_digests, self.root, batches, readers, lost_digest):
+                self._commit_digests(digests)
+                pace.add(len(digests))
+            return ScanCounts(files, total, len(places), removed)
 
     def patients(self) -> list[PatientKey]:
         """Every patient of the tree, in order."""
@@ -313,26 +326,20 @@ class DicomIndex:
                     [_row(file, entry) for entry in reading.entries],
                 )
 
-    def _compare(self, workers: int) -> int:
-        """Digest the contents of all objects that share a SOP Instance UID; how many were read."""
-        places = [
-            Place(path=path, member=member)
-            for path, member in self._database.execute(
-                "SELECT path, member FROM entry JOIN file ON file.id = entry.file"
-                f" WHERE content_sha256 IS NULL AND sop_instance_uid IN ({_SHARED})"
-                " ORDER BY path, member"
+    def _uncompared(self) -> list[Place]:
+        rows = self._database.execute(
+            "SELECT path, member FROM entry JOIN file ON file.id = entry.file"
+            f" WHERE content_sha256 IS NULL AND sop_instance_uid IN ({_SHARED}) ORDER BY path, member"
+        )
+        return [Place(path=path, member=member) for path, member in rows]
+
+    def _commit_digests(self, digests: Sequence[tuple[Place, str | None]]) -> None:
+        with self._database as database:
+            database.executemany(
+                "UPDATE entry SET content_sha256 = ? WHERE member = ?"
+                " AND file = (SELECT id FROM file WHERE path = ?)",
+                [(digest, place.member, place.path) for place, digest in digests],
             )
-        ]
-        batches = (places[at : at + _BATCH] for at in range(0, len(places), _BATCH))
-        readers = workers if len(places) > _FEW else 1
-        for digests in in_processes(content_digests, self.root, batches, readers, lost_digest):
-            with self._database as database:
-                database.executemany(
-                    "UPDATE entry SET content_sha256 = ? WHERE member = ?"
-                    " AND file = (SELECT id FROM file WHERE path = ?)",
-                    [(digest, place.member, place.path) for place, digest in digests],
-                )
-        return len(places)
 
     def _copies(self, patient: PatientKey | None) -> dict[Place, Copies]:
         """What each object of a patient that shares its SOP Instance UID is beside the others."""
@@ -354,6 +361,29 @@ class DicomIndex:
                 known = Copies.KEPT if place == kept else Copies.EQUAL
                 copies[place] = known if alike else Copies.DIFFERENT
         return copies
+
+
+class _Pace:
+    """Tells the progress of a stage."""
+
+    def __init__(
+        self,
+        stage: ScanStage,
+        total: int,
+        progress: Callable[[ScanProgress], None],
+        clock: Callable[[], float],
+    ) -> None:
+        self._stage, self._total, self._progress, self._clock = stage, total, progress, clock
+        self._done, self._began = 0, clock()
+        if total:
+            progress(ScanProgress(stage, 0, total, 0.0, None))
+
+    def add(self, count: int) -> None:
+        """Count what has been committed."""
+        self._done += count
+        elapsed = self._clock() - self._began
+        rest = elapsed / self._done * (self._total - self._done)
+        self._progress(ScanProgress(self._stage, self._done, self._total, elapsed, rest))
 
 
 def _whose(patient: PatientKey | None) -> tuple[str, tuple[str | None, ...]]:

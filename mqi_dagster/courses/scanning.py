@@ -32,6 +32,8 @@ _START_BYTES = PREAMBLE + len(MAGIC)
 _ROOT = Where(kind="DICOM root")
 _ZIP = b"PK\x03\x04"
 _NO_DICOM, _NAMED_LIKE_ONE = "is not a DICOM file", "is not a DICOM file, but named like one"
+_LARGEST_INTEGER = 1 << 63
+"""Of SQLite; times beyond it, of the year 2262, are taken modulo."""
 _BATCHES_WAITING = 3
 """Batches per process that are handed out ahead."""
 
@@ -129,14 +131,15 @@ def walk(root: Path, without: Collection[Path] = ()) -> Iterator[Seen]:
             except OSError as error:
                 yield Seen(path, 0, 0, EntryKind.UNREAD, error.strerror or type(error).__name__)
                 continue
+            mtime_ns = status.st_mtime_ns % _LARGEST_INTEGER
             if entry.is_symlink():
                 yield Seen(
                     path, 0, status.st_mtime_ns, EntryKind.LINK, "is a link, and links are not followed"
                 )
             elif entry.is_file(follow_symlinks=False):
-                yield Seen(path, status.st_size, status.st_mtime_ns)
+                yield Seen(path, status.st_size, mtime_ns)
             else:
-                yield Seen(path, 0, status.st_mtime_ns, EntryKind.STRAY, "is no regular file")
+                yield Seen(path, 0, mtime_ns, EntryKind.STRAY, "is no regular file")
 
 
 def read_files(root: Path, files: Sequence[Seen]) -> list[FileReading]:

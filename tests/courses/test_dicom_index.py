@@ -19,7 +19,7 @@ from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
 from mqi_dagster.courses import places
-from mqi_dagster.courses.dicom_index import DicomIndex, PatientKey, ScanProgress
+from mqi_dagster.courses.dicom_index import DicomIndex, PatientKey, ScanProgress, ScanStage
 from mqi_dagster.courses.places import Place, file_at, path_text, read_placed
 from mqi_dagster.courses.scanning import Seen, in_processes, lost_file, read_files
 from mqi_dagster.errors import InputsAwayError, StoreError
@@ -70,13 +70,26 @@ def test_progress_is_told_after_what_is_committed(root: Path, index: DicomIndex)
         made.write(made.image(n), f"{n:03d}")
     told: list[ScanProgress] = []
 
-    index.scan(progress=told.append, clock=iter([10.0, 26.0, 30.0]).__next__)
+    made.write(made.image(0), "again")
+    index.scan(progress=told.append, clock=iter([10.0, 26.0, 30.3, 40.0, 41.0]).__next__)
 
+    headers, copies = ScanStage.HEADERS, ScanStage.COPIES
     assert told == [
-        ScanProgress(done=0, total=100, elapsed_s=0.0, eta_s=None),
-        ScanProgress(done=64, total=100, elapsed_s=16.0, eta_s=9.0),
-        ScanProgress(done=100, total=100, elapsed_s=20.0, eta_s=0.0),
+        ScanProgress(headers, done=0, total=101, elapsed_s=0.0, eta_s=None),
+        ScanProgress(headers, done=64, total=101, elapsed_s=16.0, eta_s=9.25),
+        ScanProgress(headers, done=101, total=101, elapsed_s=pytest.approx(20.3), eta_s=0.0),
+        ScanProgress(copies, done=0, total=2, elapsed_s=0.0, eta_s=None),
+        ScanProgress(copies, done=2, total=2, elapsed_s=1.0, eta_s=0.0),
     ]
+
+
+def test_times_that_no_database_holds_are_kept(root: Path, index: DicomIndex) -> None:
+    made = Made(1).at(root)
+    file = made.write(made.image(), "image")
+    os.utime(file, ns=(10**19, 10**19))  # the year 2286, in nanoseconds more than 63 bits
+
+    assert index.scan().opened == 1
+    assert index.scan().opened == 0
 
 
 def test_several_processes_find_what_one_finds(root: Path, index: DicomIndex, tmp_path: Path) -> None:

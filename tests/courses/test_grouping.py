@@ -181,6 +181,12 @@ class TestDays:
 
         assert aside(group) == ["plan: day unknown", "structure set: day unknown"]
 
+    def test_a_day_that_is_near_two_courses_tells_neither(self, tree: Tree) -> None:
+        plans = [MADE.plan(1, day="20240101", structures=None), MADE.plan(2, day="20240210", structures=None)]
+        group = tree.with_(*plans, MADE.structures(StructureSetDate="20240121")).group(max_days=30)
+
+        assert aside(group) == ["structure set: day unknown"]
+
     def test_a_later_course_keeps_the_identity_of_the_first(self, tree: Tree) -> None:
         before = tree.with_(*MADE.whole()).group(max_days=30).courses
         after = tree.with_(MADE.plan(2, day="20250101")).group(max_days=30).courses

@@ -172,9 +172,18 @@ class _PlanDose:
         return self.doses[0].frame_of_reference_uid
 
     @property
-    def words(self) -> str:
+    def boost_word(self) -> str:
+        return self._word(_BOOST)
+
+    @property
+    def replan_word(self) -> str:
+        return self._word(_REPLAN)
+
+    def _word(self, pattern: re.Pattern[str]) -> str:
+        """The word of its plan's label or name that matches; empty where none does."""
         texts = [] if self.plan is None else [self.plan.label or "", self.plan.name or ""]
-        return re.sub(r"[\W_]+", " ", " ".join(texts).lower())
+        found = pattern.search(re.sub(r"[\W_]+", " ", " ".join(texts).lower()))
+        return "" if found is None else found.group()
 
     def names(self, other: _PlanDose, relationships: frozenset[str]) -> str:
         """As which of these its plan names the plan of another one; empty where it does not."""
@@ -350,33 +359,37 @@ def _replan(candidates: _Candidates) -> _Verdict | None:
 
 def _boost(candidates: _Candidates) -> _Verdict | None:
     every = candidates.plan_doses
-    evidence = {one.uid: _boost_evidence(one, every) for one in every}
-    primary = [one for one in every if not evidence[one.uid]]
-    doses = candidates.all
-    if (
-        len(primary) > 1
-        or _differing(doses)
-        or _overlaps(every) is None
-        or any(o.plan is None for o in every)
-    ):
+    if _doubts(every):
         return None
+    evidence = {one.uid: _boost_evidence(one, every) for one in every}
     facts: dict[str, Fact] = {
-        "primary": tuple(one.uid for one in primary),
-        "evidence": tuple(evidence[one.uid] for one in every if evidence[one.uid]),
+        "primary": tuple(uid for uid, said in evidence.items() if not said),
+        "evidence": tuple(said for said in evidence.values() if said),
     }
-    return _Verdict(DoseDecision(rule=DoseRule.BOOST, summed=_uids(doses), facts=facts))
+    return _Verdict(DoseDecision(rule=DoseRule.BOOST, summed=_uids(candidates.all), facts=facts))
 
 
 def _ambiguous(candidates: _Candidates) -> _Verdict:
-    every = candidates.plan_doses
-    without = [one for one in every if not _boost_evidence(one, every)]
-    facts: dict[str, Fact] = {
-        "plans_without_statement": len(without),
-        "plans_not_in_the_tree": sum(one.plan is None for one in every),
-        "boxes_known": "yes" if _overlaps(every) is not None else "no",
-        "differ": _differing(candidates.all),
-    }
+    facts: dict[str, Fact] = {"doubts": _doubts(candidates.plan_doses)}
     return _Verdict(DoseDecision(rule=DoseRule.AMBIGUOUS, used=_uids(candidates.all), facts=facts))
+
+
+def _doubts(every: Sequence[_PlanDose]) -> tuple[str, ...]:
+    """What keeps the doses of several plans from being summed."""
+    doubts = list(_differing([dose for one in every for dose in one.doses]))
+    if _overlaps(every) is None:
+        doubts.append("a dose whose grid is not described")
+    if any(one.plan is None for one in every):
+        doubts.append("a dose whose plan is not there")
+    if any(one.replan_word for one in every):
+        doubts.append("a replan without the plan that it replaces")
+    stated = [one for one in every if any(one.names(other, _BESIDE) for other in every)]
+    if any(_same_prescription(a, b) for a, b in combinations(every, 2) if not (a in stated or b in stated)):
+        doubts.append("plans that prescribe the same")
+    primary = [one for one in every if not _boost_evidence(one, every)]
+    if len(primary) != 1 and len(stated) < len(every):
+        doubts.append("no statement which plan is delivered beside which")
+    return tuple(doubts)
 
 
 _RULES: tuple[Callable[[_Candidates], _Verdict | None], ...] = (
@@ -397,41 +410,32 @@ def _replan_evidence(one: _PlanDose, every: Sequence[_PlanDose]) -> str:
     for other in every:
         if stated := one.names(other, _DERIVED) or other.names(one, _ALTERNATIVE):
             return stated
-    if one.plan is None or _boost_evidence(one, every):
+    originals = [o for o in every if o is not one and not o.replan_word and not _boost_evidence(o, every)]
+    if not originals or _boost_evidence(one, every):
         return ""
-    word = _REPLAN.search(one.words)
-    if word is not None:
-        return word.group()
-    for other in every:
-        if other.plan is None or other is one or _boost_evidence(other, every):
-            continue
-        earlier = (
-            one.plan.plan_date is not None
-            and other.plan.plan_date is not None
-            and other.plan.plan_date < one.plan.plan_date
-        )
-        if earlier and _same_prescription(one.plan, other.plan):
+    if one.replan_word:
+        return one.replan_word
+    for other in originals:
+        ours, theirs = (None if o.plan is None else o.plan.plan_date for o in (one, other))
+        if ours and theirs and theirs < ours and _same_prescription(one, other):
             return "same prescription, later date"
     return ""
 
 
 def _boost_evidence(one: _PlanDose, every: Sequence[_PlanDose]) -> str:
     """What says that a plan is delivered beside or after another one; empty where nothing does."""
-    for other in every:
-        if other is not one and (stated := one.names(other, _BESIDE)):
-            return stated
-    word = _BOOST.search(one.words)
-    return "" if word is None else word.group()
+    stated = (one.names(other, _BESIDE) for other in every)
+    return next(filter(None, stated), one.boost_word)
 
 
-def _same_prescription(one: Plan, other: Plan) -> bool:
-    ours, theirs = one.target_doses_gy, other.target_doses_gy
+def _same_prescription(one: _PlanDose, other: _PlanDose) -> bool:
+    if one.plan is None or other.plan is None or one.plan.fractions_planned is None:
+        return False
+    ours, theirs = one.plan.target_doses_gy, other.plan.target_doses_gy
     return (
-        bool(ours)
-        and len(ours) == len(theirs)
-        and max(abs(a - b) for a, b in zip(ours, theirs, strict=True)) < SAME_DOSE_GY
-        and one.fractions_planned is not None
-        and one.fractions_planned == other.fractions_planned
+        one.plan.fractions_planned == other.plan.fractions_planned
+        and 0 < len(ours) == len(theirs)
+        and all(abs(a - b) < SAME_DOSE_GY for a, b in zip(ours, theirs, strict=True))
     )
 
 

@@ -49,7 +49,11 @@ def _courses(made: Made) -> list[bytes]:
             plans = [made.plan(2, dose_gy=9.0), made.plan(3, dose_gy=8.0)]
             return [*made.whole(), *plans, made.dose(2, plans=[2]), made.dose(3, plans=[3]), total]
         case 21:
-            return [*made.whole(), made.plan(2, label="boost"), made.dose(2, plans=[2], x_mm=10.0)]
+            return [
+                *made.whole(),
+                made.plan(2, dose_gy=9.0, label="boost"),
+                made.dose(2, plans=[2], x_mm=10.0),
+            ]
         case 22:
             beams = [made.dose(n, summation="BEAM", beam=n) for n in (1, 2)]
             return [*made.whole()[:4], made.plan(ion=True), *beams]
@@ -86,7 +90,7 @@ def _courses(made: Made) -> list[bytes]:
             second = Made(39, name="Someone^Else", birth_date="19610202")
             return [
                 *made.whole(),
-                second.plan(2, label="boost"),
+                second.plan(2, dose_gy=9.0, label="boost"),
                 made.dose(2, plans=[2], DoseType="EFFECTIVE"),
             ]
         case 40:
@@ -153,7 +157,7 @@ COURSES = {
     " | replan_itt_first -2, primary_boost_summed 1+3",
     19: "CT 3 | sets 1 | plans 2 | doses 3 | 60 Gy in 30, 9 Gy in 30 | PLAN_SUM_used 3 -1 -2",
     20: "CT 3 | sets 1 | plans 3 | doses 4 | 60 Gy in 30, 9 Gy in 30, 8 Gy in 30 | ambiguous_no_sum 1 2 3 4",
-    21: "CT 3 | sets 1 | plans 2 | doses 2 | 60 Gy in 30, 60 Gy in 30"
+    21: "CT 3 | sets 1 | plans 2 | doses 2 | 60 Gy in 30, 9 Gy in 30"
     " | separate_regions_no_sum, single_dose 1, single_dose 2",
     22: "CT 3 | sets 1 | plans 1 | doses 2 | 60 Gy in 30 | beam_doses_summed (plan 1) 1+2, single_dose 1+2",
     23: "CT 3 | sets 1 | plans 1 | doses 1 | 60 Gy in 30 | ambiguous_no_sum (plan 1) 1, ambiguous_no_sum 1",
@@ -171,7 +175,7 @@ COURSES = {
     " | set aside: copies that differ of image, copies that differ of image",
     33: "CT 3 | sets 1 | plans 0 | doses 1 | | single_dose 1 | copies_differ: 1 of 1 plans"
     " | set aside: copies that differ of plan, copies that differ of plan",
-    39: "CT 3 | sets 1 | plans 2 | doses 2 | 60 Gy in 30, 60 Gy in 30 | ambiguous_no_sum 1 2"
+    39: "CT 3 | sets 1 | plans 2 | doses 2 | 60 Gy in 30, 9 Gy in 30 | ambiguous_no_sum 1 2"
     " | patient_name_differs, birth_date_differs",
     40: "CT 3, MR 2 by registration | sets 1 | plans 1 | doses 1 | registrations 1 | others 1 | 60 Gy in 30"
     " | single_dose 1 | frame_of_reference_differs",

@@ -27,7 +27,7 @@ def all_decisions(*contents: bytes) -> tuple[DoseDecision, ...]:
     return decide_doses(of(Plan, *contents), of(Dose, *contents))
 
 
-BOOST = [MADE.plan(1), MADE.plan(2, label="boost"), MADE.dose(1)]
+BOOST = [MADE.plan(1), MADE.plan(2, label="boost", dose_gy=10.0), MADE.dose(1)]
 TWO_DOSES = [MADE.dose(1), MADE.dose(2, plans=[2])]
 
 
@@ -54,7 +54,7 @@ def test_a_small_dose_within_a_large_one_is_in_its_region() -> None:
 
 
 def test_regions_may_hold_several_doses() -> None:
-    plans = [MADE.plan(1), MADE.plan(2, label="boost"), MADE.plan(3, dose_gy=40.0)]
+    plans = [*BOOST[:2], MADE.plan(3, dose_gy=40.0)]
     doses = [MADE.dose(1), MADE.dose(2, plans=[2]), MADE.dose(3, plans=[3], x_mm=300.0)]
 
     found = all_decisions(*plans, *doses)
@@ -79,14 +79,14 @@ def test_doses_that_differ_are_never_summed(changes: dict[str, object], differ: 
     found = all_decisions(*BOOST, MADE.dose(2, plans=[2], **changes))
 
     assert [decided(one) for one in found] == ["ambiguous_no_sum 1 2"]
-    assert found[0].facts["differ"] == differ
+    assert found[0].facts == {"doubts": differ}
 
 
 def test_a_dose_without_a_grid_is_never_summed() -> None:
     found = all_decisions(*BOOST, MADE.dose(2, plans=[2], GridFrameOffsetVector=None))
 
     assert [decided(one) for one in found] == ["ambiguous_no_sum 1 2"]
-    assert found[0].facts["boxes_known"] == "no"
+    assert found[0].facts == {"doubts": ("a dose whose grid is not described",)}
 
 
 def test_doses_of_several_frames_are_decided_by_themselves() -> None:
@@ -100,7 +100,8 @@ def test_doses_of_several_frames_are_decided_by_themselves() -> None:
     "label", ["Boost", "PTV_boost", "BST 10Gy", "Cone down", "phase 2", "PHASE_II", "ph2"]
 )
 def test_words_that_say_boost(label: str) -> None:
-    assert decisions(MADE.plan(1), MADE.plan(2, label=label), *TWO_DOSES) == ["primary_boost_summed 1+2"]
+    plans = [MADE.plan(1), MADE.plan(2, label=label, dose_gy=10.0)]
+    assert decisions(*plans, *TWO_DOSES) == ["primary_boost_summed 1+2"]
 
 
 @pytest.mark.parametrize("label", ["boosted", "phase 1", "phase 20", "prostate", "", "subst"])
@@ -128,11 +129,44 @@ def test_the_facts_name_what_was_said() -> None:
     assert replan.facts == {"replans": (MADE.uid(30, 2),), "evidence": ("same prescription, later date",)}
 
 
-def test_two_plans_that_both_say_boost_are_summed_and_two_that_say_nothing_are_not() -> None:
-    assert decisions(MADE.plan(1, label="boost a"), MADE.plan(2, label="boost b"), *TWO_DOSES) == [
-        "primary_boost_summed 1+2"
-    ]
-    assert decisions(MADE.plan(1), MADE.plan(2), *TWO_DOSES) == ["ambiguous_no_sum 1 2"]
+UNSTATED = "no statement which plan is delivered beside which"
+REPLAN = "a replan without the plan that it replaces"
+THE_SAME = "plans that prescribe the same"
+
+
+@pytest.mark.parametrize(
+    ("labels", "doubts"),
+    [
+        (("boost a", "boost b"), (UNSTATED,)),
+        (("plan a", "plan b"), (UNSTATED,)),
+        (("plan", "boost replan"), (REPLAN,)),
+        (("boost", "replan"), (REPLAN,)),
+        (("plan", "boost", "boost v2"), (REPLAN, THE_SAME)),
+        (("plan", "boost", "phase 2"), (THE_SAME,)),
+    ],
+)
+def test_what_words_alone_do_not_tell_is_not_summed(labels: tuple[str, ...], doubts: tuple[str, ...]) -> None:
+    prescribed = (60.0, 10.0, 10.0)
+    contents = [MADE.plan(n + 1, label=one, dose_gy=prescribed[n]) for n, one in enumerate(labels)]
+    contents += [MADE.dose(n + 1, plans=[n + 1]) for n in range(len(labels))]
+
+    (found,) = all_decisions(*contents)
+
+    assert decided(found).startswith("ambiguous_no_sum 1 2")
+    assert found.facts == {"doubts": doubts}
+
+
+def test_a_replan_by_its_name_needs_the_plan_that_it_replaces() -> None:
+    plans = [MADE.plan(1, label="pelvis"), MADE.plan(2, label="pelvis v2", dose_gy=58.0)]
+    boost = [MADE.plan(3, label="boost", dose_gy=10.0), MADE.dose(3, plans=[3])]
+
+    assert decisions(*plans, *TWO_DOSES, *boost) == ["replan_itt_first -2", "primary_boost_summed 1+3"]
+    assert decisions(plans[1], TWO_DOSES[1], *boost) == ["ambiguous_no_sum 2 3"]
+
+
+def test_stated_relationships_need_no_words() -> None:
+    each_other = [MADE.plan(1, related=("CONCURRENT", 2)), MADE.plan(2, related=("CONCURRENT", 1))]
+    assert decisions(*each_other, *TWO_DOSES) == ["primary_boost_summed 1+2"]
 
 
 def test_the_same_prescription_on_the_same_or_an_unknown_day_is_ambiguous() -> None:
@@ -249,7 +283,7 @@ class TestDosesOfOnePlan:
         assert decisions(MADE.plan(1), MADE.dose(1, plans=[])) == ["single_dose 1"]
         found = all_decisions(MADE.plan(1), MADE.dose(1), MADE.dose(2, plans=[]))
         assert [decided(one) for one in found] == ["ambiguous_no_sum 1 2"]
-        assert found[0].facts["plans_not_in_the_tree"] == 1
+        assert "a dose whose plan is not there" in str(found[0].facts["doubts"])
 
 
 class TestPrescription:

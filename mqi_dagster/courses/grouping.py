@@ -293,6 +293,11 @@ class _Grouping:
         linked += [one.found for one in doses]
         linked += [one.found for one in sets]
         findings = [finding for found in linked for finding in self._findings(found, frame)]
+        with_dose = {uid for one in doses for uid in one.found.plan_uids}
+        without = tuple(uid for one in plans if (uid := one.found.sop_instance_uid) not in with_dose)
+        if without:
+            text = f"{len(without)} of {len(plans)} plans have no dose here"
+            findings.append(Finding(code=FindingCode.PLAN_WITHOUT_DOSE, text=text, uids=without))
         return CourseInventory(
             identity=self._keyed("course", patient.patient_id, patient.issuer or "", frame, *first),
             frame_of_reference_uid=frame,

@@ -82,6 +82,7 @@ class FindingCode(StrEnum):
 
     REFERENCE_UNRESOLVED = "reference_unresolved"
     IMAGES_MISSING = "images_missing"
+    PLAN_WITHOUT_DOSE = "plan_without_dose"
     COPIES_DIFFER = "copies_differ"
     FRAME_OF_REFERENCE_DIFFERS = "frame_of_reference_differs"
     PATIENT_NAME_DIFFERS = "patient_name_differs"

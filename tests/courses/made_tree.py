@@ -165,7 +165,7 @@ COURSES = {
     25: "CT 3 | sets 1 | plans 2 | doses 2 | 60 Gy in 30, 60 Gy in 30"
     " | rejected_plan_not_used (plan 2) -2, single_dose 1",
     26: "CT 3 | sets 1 | plans 0 | doses 1 | | single_dose 1 | reference_unresolved: 1 of 1 plans",
-    27: "CT 3 | sets 1 | plans 1 | doses 0 | 60 Gy in 30 |",
+    27: "CT 3 | sets 1 | plans 1 | doses 0 | 60 Gy in 30 | | plan_without_dose: 1 of 1 plans",
     28: "CT 3 | sets 0 | plans 1 | doses 1 | 60 Gy in 30 | single_dose 1"
     " | reference_unresolved: 1 of 1 structure sets",
     29: "CT 3 | sets 1 | plans 0 | doses 0 | |",

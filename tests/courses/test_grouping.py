@@ -71,7 +71,7 @@ class TestFrameOfReference:
             "reference",
             "reference",
         ]
-        assert findings(course) == []
+        assert findings(course) == ["1 of 1 plans have no dose here"]
 
     def test_a_plan_without_structure_set_lies_where_its_dose_does(self, tree: Tree) -> None:
         course = tree.with_(MADE.plan(structures=None, FrameOfReferenceUID=None), MADE.dose()).course()
@@ -243,7 +243,8 @@ def test_the_head_phantom_whose_plan_and_structure_set_name_what_is_not_there(
     (course,) = found.courses
     assert shown(course) == (
         "CT 177 | sets 1 | plans 1 | doses 0 | 8.63867 Gy in 5, 8.63867 Gy in 5 | "
-        "| reference_unresolved: 1 of 1 structure sets, images_missing: 177 of 177 images"
+        "| reference_unresolved: 1 of 1 structure sets, images_missing: 177 of 177 images, "
+        "plan_without_dose: 1 of 1 plans"
     )
     # The series is the one that the structure set names, its images are not.
     assert [series.linked_by.value for series in course.image_series] == ["reference"]

@@ -27,10 +27,10 @@ def content_sha256(dataset: FileDataset) -> str:
         DicomError: An element is damaged.
     """
     digest = hashlib.sha256()
-    syntax = dataset.file_meta.TransferSyntaxUID
-    if syntax not in _PLAIN:
-        digest.update(f"{syntax}\n".encode("ascii", "replace"))
     with decoding():
+        syntax = dataset.file_meta.TransferSyntaxUID
+        if syntax not in _PLAIN:
+            digest.update(f"{syntax}\n".encode("utf-8", "surrogateescape"))
         _add(digest, correct_ambiguous_vr(dataset, True))
     return digest.hexdigest()
 

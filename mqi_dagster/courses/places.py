@@ -5,6 +5,7 @@ Archives are opened with limits, because their directories and sizes are claims 
 
 from __future__ import annotations
 
+import lzma
 import os
 import stat
 import struct
@@ -43,8 +44,9 @@ ARCHIVE_DAMAGE = (
     LookupError,
     struct.error,
     zlib.error,
+    lzma.LZMAError,
 )
-"""What `zipfile` raises on damaged archives, unknown methods and passwords."""
+"""What `zipfile` raises on damaged archives, unknown methods and passwords; its OSErrors carry no errno."""
 
 
 class Place(BaseModel):
@@ -105,7 +107,9 @@ class OpenArchive:
         try:
             with self._archive.open(info) as member:
                 return member.read(length)
-        except ARCHIVE_DAMAGE as error:
+        except (*ARCHIVE_DAMAGE, OSError) as error:
+            if isinstance(error, OSError) and error.errno is not None:
+                raise
             cause = type(error).__name__
             raise DicomError("is a damaged or encrypted member of its archive", first_cause=cause) from None
 

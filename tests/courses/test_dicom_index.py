@@ -22,7 +22,7 @@ from mqi_dagster.courses import places
 from mqi_dagster.courses.dicom_index import DicomIndex, PatientKey, ScanProgress, ScanStage
 from mqi_dagster.courses.places import Place, file_at, path_text, read_placed
 from mqi_dagster.courses.scanning import Seen, in_processes, lost_file, read_files
-from mqi_dagster.errors import InputsAwayError, StoreError
+from mqi_dagster.errors import InfrastructureError, InputsAwayError, Retry, StoreError
 from tests.courses.made_objects import Made
 from tests.waiting import wait_for
 
@@ -306,6 +306,34 @@ def test_a_damaged_index_says_what_to_do(root: Path, tmp_path: Path) -> None:
         DicomIndex(path, root)
 
 
+def test_a_full_disk_is_waited_for_and_loses_nothing(root: Path, index: DicomIndex) -> None:
+    made = Made(1).at(root)
+    for n in range(100):
+        made.write(made.image(n), f"{n:03d}")
+    pages = index._database.execute("PRAGMA page_count").fetchone()[0]
+    index._database.execute(f"PRAGMA max_page_count = {pages + 12}")
+
+    with pytest.raises(InfrastructureError) as caught:
+        index.scan()
+
+    assert caught.value.retry is Retry.FOREVER
+    assert caught.value.first_cause == "database or disk is full"
+    index._database.execute("PRAGMA max_page_count = 1000000")
+    index.scan()
+    assert len(index.objects(PatientKey("ID001", None))) == 100
+
+
+def test_two_scans_at_once_do_not_harm_each_other(root: Path, index: DicomIndex, tmp_path: Path) -> None:
+    made = Made(1).at(root)
+    for n in range(100):
+        made.write(made.image(n), f"{n:03d}")
+    with closing(DicomIndex(tmp_path / "index.sqlite", root)) as other:
+        index.scan(progress=lambda progress: None if progress.done != 64 else (other.scan(), None)[1])
+
+        assert len(other.objects(PatientKey("ID001", None))) == 100
+    assert (index.scan().opened, len(index.objects(PatientKey("ID001", None)))) == (0, 100)
+
+
 def test_objects_without_issuer_are_of_the_one_issuer_there_is(root: Path, index: DicomIndex) -> None:
     for number, issuer in ((1, None), (2, "clinic")):
         made = Made(number, patient_id="SHARED", issuer=issuer).at(root)
@@ -461,6 +489,24 @@ class TestArchives:
             "twice": "has a name that 2 members of its archive have",
             "secret": "is a damaged or encrypted member of its archive (first cause: RuntimeError)",
         }
+
+    @pytest.mark.parametrize(
+        "method", [zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED, zipfile.ZIP_BZIP2, zipfile.ZIP_LZMA]
+    )
+    def test_a_damaged_member_stops_no_other(self, root: Path, index: DicomIndex, method: int) -> None:
+        made = Made(1).at(root)
+        content = io.BytesIO()
+        with zipfile.ZipFile(content, "w", method) as archive:
+            archive.writestr("bad", made.image(0))
+            archive.writestr("good", made.image(1))
+        packed = content.getvalue()
+        at = packed.index(b"bad") + 60
+        made.write(packed[:at] + b"\xff" * 20 + packed[at + 20 :], "some.zip")
+
+        index.scan()
+
+        assert [one.place.member for one in index.objects(PatientKey("ID001", None))] == ["good"]
+        assert kinds(index) == {"some.zip": "archive", "some.zip!bad": "damaged"}
 
     @settings(max_examples=60, suppress_health_check=[HealthCheck.function_scoped_fixture])
     @given(cut=st.integers(0, 400), at=st.integers(0, 400), value=st.binary(min_size=1, max_size=4))

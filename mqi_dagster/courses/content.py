@@ -5,7 +5,6 @@ from __future__ import annotations
 import hashlib
 
 from pydicom.dataset import Dataset, FileDataset
-from pydicom.filewriter import correct_ambiguous_vr
 from pydicom.uid import DeflatedExplicitVRLittleEndian, ExplicitVRLittleEndian, ImplicitVRLittleEndian
 
 from mqi_dagster.dicom.reading import decoding
@@ -31,7 +30,7 @@ def content_sha256(dataset: FileDataset) -> str:
         syntax = dataset.file_meta.TransferSyntaxUID
         if syntax not in _PLAIN:
             digest.update(f"{syntax}\n".encode("utf-8", "surrogateescape"))
-        _add(digest, correct_ambiguous_vr(dataset, True))
+        _add(digest, dataset)
     return digest.hexdigest()
 
 

@@ -410,16 +410,28 @@ def _replan_evidence(one: _PlanDose, every: Sequence[_PlanDose]) -> str:
     for other in every:
         if stated := one.names(other, _DERIVED) or other.names(one, _ALTERNATIVE):
             return stated
-    originals = [o for o in every if o is not one and not o.replan_word and not _boost_evidence(o, every)]
+    originals = [
+        other
+        for other in every
+        if other is not one
+        and not other.replan_word
+        and not _boost_evidence(other, every)
+        and not _earlier(one, other)
+    ]
     if not originals or _boost_evidence(one, every):
         return ""
     if one.replan_word:
         return one.replan_word
     for other in originals:
-        ours, theirs = (None if o.plan is None else o.plan.plan_date for o in (one, other))
-        if ours and theirs and theirs < ours and _same_prescription(one, other):
+        if _earlier(other, one) and _same_prescription(one, other):
             return "same prescription, later date"
     return ""
+
+
+def _earlier(one: _PlanDose, other: _PlanDose) -> bool:
+    """Whether a plan's date is known to be before that of another."""
+    ours, theirs = (None if o.plan is None else o.plan.plan_date for o in (one, other))
+    return ours is not None and theirs is not None and ours < theirs
 
 
 def _boost_evidence(one: _PlanDose, every: Sequence[_PlanDose]) -> str:

@@ -392,6 +392,7 @@ def _series(images: Sequence[tuple[IndexedObject, LinkedBy]]) -> tuple[ImageSeri
 
 
 def _identity_findings(patients: Sequence[Patient]) -> list[Finding]:
+    """Without numbers of objects, which files of another course would change."""
     findings = []
     for values, what, code in (
         (_known(one.compared_name for one in patients), "names", FindingCode.PATIENT_NAME_DIFFERS),
@@ -400,9 +401,8 @@ def _identity_findings(patients: Sequence[Patient]) -> list[Finding]:
         if len(values) > 1:
             text = f"the objects of this patient ID bear {len(values)} different {what}"
             findings.append(Finding(code=code, text=text))
-    without = sum(one.issuer is None for one in patients)
-    if 0 < without < len(patients):
-        text = f"{without} of {len(patients)} objects of this patient ID do not name its issuer"
+    if len({one.issuer is None for one in patients}) > 1:
+        text = "some objects of this patient ID do not name its issuer"
         findings.append(Finding(code=FindingCode.ISSUER_ABSENT, text=text))
     return findings
 

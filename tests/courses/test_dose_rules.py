@@ -89,6 +89,20 @@ def test_a_dose_without_a_grid_is_never_summed() -> None:
     assert found[0].facts == {"doubts": ("a dose whose grid is not described",)}
 
 
+def test_relative_doses_are_never_summed() -> None:
+    relative = [MADE.dose(n, plans=[n], DoseUnits="RELATIVE") for n in (1, 2)]
+    (found,) = all_decisions(*BOOST[:2], *relative)
+
+    assert found.facts == {"doubts": ("units other than GY",)}
+
+
+def test_planes_are_no_boxes() -> None:
+    planes = [MADE.dose(n, plans=[n], GridFrameOffsetVector=[0]) for n in (1, 2)]
+    (found,) = all_decisions(*BOOST[:2], *planes)
+
+    assert found.facts == {"doubts": ("a dose whose grid is not described",)}
+
+
 def test_doses_of_several_frames_are_decided_by_themselves() -> None:
     found = all_decisions(*BOOST, MADE.dose(2, plans=[2], FrameOfReferenceUID=MADE.uid(5)))
 
@@ -154,6 +168,14 @@ def test_what_words_alone_do_not_tell_is_not_summed(labels: tuple[str, ...], dou
 
     assert decided(found).startswith("ambiguous_no_sum 1 2")
     assert found.facts == {"doubts": doubts}
+
+
+def test_a_replan_is_not_older_than_what_it_replaces() -> None:
+    plans = [MADE.plan(1, label="v2", day="20240101"), MADE.plan(2, day="20240301")]
+    (found,) = all_decisions(*plans, *TWO_DOSES)
+
+    assert decided(found) == "ambiguous_no_sum 1 2"
+    assert found.facts == {"doubts": (REPLAN, THE_SAME, UNSTATED)}
 
 
 def test_a_replan_by_its_name_needs_the_plan_that_it_replaces() -> None:

@@ -210,7 +210,7 @@ def test_an_absent_issuer_is_said(tree: Tree) -> None:
     images = [Made(1, issuer="clinic").image(n) for n in range(3)]
     course = tree.with_(*images, MADE.structures()).course()
 
-    assert findings(course) == ["1 of 4 objects of this patient ID do not name its issuer"]
+    assert findings(course) == ["some objects of this patient ID do not name its issuer"]
     assert len(course.image_series[0].images) == 3
 
 

@@ -31,7 +31,7 @@ from mqi_dagster.courses.scanning import (
     read_files,
     walk,
 )
-from mqi_dagster.errors import InfrastructureError, StoreError, Where
+from mqi_dagster.errors import InfrastructureError, InputsAwayError, StoreError, Where
 
 SCHEMA_VERSION = 1
 """Rises with every change of the tables, and of what is read from a header: an older index is made anew."""
@@ -42,6 +42,10 @@ _FEW = 512
 """Files that are read before another process has started."""
 _LOCKED_SECONDS = 60.0
 _WHERE = Where(kind="DICOM index")
+_EMPTY = (
+    "is empty and was not: a share that is not mounted looks like this;"
+    " where all was taken away on purpose, remove the index"
+)
 
 _SCHEMA = f"""
 BEGIN EXCLUSIVE;
@@ -209,13 +213,15 @@ class DicomIndex:
             clock: Seconds that never go back.
 
         Raises:
-            InputsAwayError: The root cannot be listed; the index stays as it was.
+            InputsAwayError: The root cannot be listed, or is empty and was not; the index stays as it was.
             StoreError: The index is damaged.
             InfrastructureError: SQLite cannot read or write it now, for example on a full disk.
         """
         own = [Path(f"{self._path}{suffix}") for suffix in ("", "-wal", "-shm", "-journal")]
         with _naming_trouble():
             files = self._look(walk(self.root, [*own, *without]))
+            if not files and self._database.execute("SELECT 1 FROM file LIMIT 1").fetchone():
+                raise InputsAwayError(_EMPTY, where=Where(kind="DICOM root"))
             removed = self._forget_removed()
             (total,) = self._database.execute("SELECT count(*) FROM pending").fetchone()
             pace = _Pace(ScanStage.HEADERS, total, progress, clock)

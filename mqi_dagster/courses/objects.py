@@ -30,16 +30,16 @@ Vector = tuple[float, float, float]
 
 @dataclass(frozen=True, slots=True)
 class Element:
-    """Which element of a header a field is: keywords from the outermost sequence inwards, with ``/``.
+    """Which element of a header a field is: keywords from the outermost sequence inwards, with ``/``."""
 
-    Args:
-        paths: Where there are several, the values of all of them count.
-    """
+    path: str
+    others: tuple[str, ...] = ()
+    """Elements whose values count as well."""
 
-    paths: tuple[str, ...]
-
-    def __init__(self, *paths: str) -> None:
-        object.__setattr__(self, "paths", paths)
+    @property
+    def paths(self) -> tuple[str, ...]:
+        """All of them."""
+        return (self.path, *self.others)
 
 
 class Part(BaseModel):
@@ -148,7 +148,7 @@ class Plan(Instance):
     related_plans: Annotated[tuple[RelatedPlan, ...], Element("ReferencedRTPlanSequence")]
     fraction_groups: Annotated[tuple[FractionGroup, ...], Element("FractionGroupSequence")]
     dose_references: Annotated[tuple[DoseReference, ...], Element("DoseReferenceSequence")]
-    beams: Annotated[tuple[Beam, ...], Element("BeamSequence", "IonBeamSequence")]
+    beams: Annotated[tuple[Beam, ...], Element("BeamSequence", ("IonBeamSequence",))]
 
     @property
     def fractions_planned(self) -> int | None:
@@ -274,8 +274,10 @@ class Registration(Instance):
         tuple[str, ...],
         Element(
             "FrameOfReferenceUID",
-            "RegistrationSequence/FrameOfReferenceUID",
-            "DeformableRegistrationSequence/SourceFrameOfReferenceUID",
+            (
+                "RegistrationSequence/FrameOfReferenceUID",
+                "DeformableRegistrationSequence/SourceFrameOfReferenceUID",
+            ),
         ),
     ]
     """The Frames of Reference that it brings together; its own stands twice."""
@@ -369,7 +371,7 @@ def _values(model: type[Part], dataset: Dataset) -> dict[str, Any]:
 def _value(dataset: Dataset, field: FieldInfo, element: Element) -> object:
     kind = (get_args(field.annotation) or (field.annotation,))[0]
     if get_origin(field.annotation) is not tuple:
-        return _KINDS[kind](dataset.get(element.paths[0]))
+        return _KINDS[kind](dataset.get(element.path))
     reached = [value for path in element.paths for value in _reached(dataset, path.split("/"))]
     values = [value for value in reached if value is not None]
     if issubclass(kind, Part):

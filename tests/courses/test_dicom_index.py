@@ -222,6 +222,22 @@ def test_a_root_that_is_away_leaves_the_index_as_it_was(root: Path, index: Dicom
     assert copies(index) == {"image": "none"}
 
 
+def test_a_share_that_is_not_mounted_empties_no_index(root: Path, index: DicomIndex) -> None:
+    made = Made(1).at(root)
+    assert index.scan().files == 0
+    image = made.write(made.image(), "image")
+    index.scan()
+    content = image.read_bytes()
+    image.unlink()
+
+    with pytest.raises(InputsAwayError, match="is empty and was not: a share that is not mounted"):
+        index.scan()
+
+    assert copies(index) == {"image": "none"}
+    image.write_bytes(content)
+    assert index.scan().removed == 0
+
+
 def test_the_index_and_what_is_left_out_are_not_looked_at(root: Path) -> None:
     made = Made(1).at(root)
     made.write(made.image(), "in/image")

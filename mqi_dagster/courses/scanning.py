@@ -25,7 +25,7 @@ from mqi_dagster.courses.objects import HEADER, DicomObject, Patient, read_objec
 from mqi_dagster.courses.places import Place, file_at, member_name, opened_archive, path_text, read_placed
 from mqi_dagster.dicom.kinds import DICOM_SUFFIXES, DicomKind, read_kind
 from mqi_dagster.dicom.reading import MAGIC, PREAMBLE, begins_like_dicom, decoding, read_dicom
-from mqi_dagster.errors import DicomError, InputsAwayError, Where
+from mqi_dagster.errors import DicomError, InfrastructureError, InputsAwayError, Where
 from mqi_dagster.tied import tie_to
 
 _START_BYTES = PREAMBLE + len(MAGIC)
@@ -120,11 +120,11 @@ def walk(root: Path, without: Collection[Path] = ()) -> Iterator[Seen]:
         for entry in entries:
             if entry.path in omitted:
                 continue
-            if entry.is_dir(follow_symlinks=False):
-                waiting.append(entry.path)
-                continue
             path = path_text(entry.path[len(base) :].lstrip(b"/"))
             try:
+                if entry.is_dir(follow_symlinks=False):
+                    waiting.append(entry.path)
+                    continue
                 status = entry.stat(follow_symlinks=False)
             except FileNotFoundError:
                 continue
@@ -133,9 +133,7 @@ def walk(root: Path, without: Collection[Path] = ()) -> Iterator[Seen]:
                 continue
             mtime_ns = status.st_mtime_ns % _LARGEST_INTEGER
             if entry.is_symlink():
-                yield Seen(
-                    path, 0, status.st_mtime_ns, EntryKind.LINK, "is a link, and links are not followed"
-                )
+                yield Seen(path, 0, mtime_ns, EntryKind.LINK, "is a link, and links are not followed")
             elif entry.is_file(follow_symlinks=False):
                 yield Seen(path, status.st_size, mtime_ns)
             else:
@@ -184,6 +182,9 @@ def in_processes(
         batches: Tasks.
         workers: Processes; with 1 all is done in this one.
         lost: The answer to a task at which a process of its own died.
+
+    Raises:
+        InfrastructureError: Processes die without any task.
     """
     if workers == 1:
         for batch in batches:
@@ -224,9 +225,11 @@ def _one_by_one(
         for task in tasks:
             answer = _submitted(pool, work, root, [task])
             if isinstance(answer.exception(), BrokenProcessPool):
-                yield [lost(task)]
                 pool.shutdown(wait=True)
                 pool = _pool(1)
+                if isinstance(_submitted(pool, work, root, []).exception(), BrokenProcessPool):
+                    raise InfrastructureError("no process lives long enough to read a file")
+                yield [lost(task)]
             else:
                 yield answer.result()
     finally:

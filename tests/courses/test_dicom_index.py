@@ -18,7 +18,7 @@ import pytest
 from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
-from mqi_dagster.courses import places
+from mqi_dagster.courses import places, scanning
 from mqi_dagster.courses.dicom_index import DicomIndex, PatientKey, ScanProgress, ScanStage
 from mqi_dagster.courses.places import Place, file_at, path_text, read_placed
 from mqi_dagster.courses.scanning import Seen, in_processes, lost_file, read_files
@@ -127,6 +127,17 @@ def _dying_at_three(root: Path, files: Sequence[Seen]) -> list[object]:
     if any(one.path == "3" for one in files):
         os.kill(os.getpid(), signal.SIGKILL)
     return [FileReading(one, ()) for one in files]
+
+
+def test_processes_that_do_not_start_are_no_fault_of_the_files(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(scanning, "_begin", _ending)
+
+    with pytest.raises(InfrastructureError, match="no process lives long enough to read a file"):
+        list(in_processes(read_files, Path("/"), iter([[Seen("0", 0, 0)]]), 2, lost_file))
+
+
+def _ending(_: int) -> None:
+    os._exit(1)
 
 
 _PARENT = """

@@ -142,6 +142,7 @@ benchmarks: install-dev
 	@$(BIN)/python -m benchmarks.inbox
 	@$(BIN)/python -m benchmarks.startup
 	@$(BIN)/python -m benchmarks.workers
+	@$(BIN)/python -m benchmarks.courses
 	@if [ "$$(id -u)" -eq 0 ]; then $(PYTHON) deploy/cluster install && $(BIN)/python -m benchmarks.hpc; \
 	  else echo "benchmarks/hpc.py was left out: its cluster needs root"; fi
 

@@ -75,6 +75,8 @@ class KnownFolder:
             return
         everything = self._read()
         everything[self.role] = {"folder": str(self.folder), "inode": inode}
+        # The first to look at a new site's inbox may be the first to write anything at all.
+        self.record.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
         write_whole(self.record, json.dumps(everything, indent=1).encode())
 
     def _inspect(self) -> tuple[bool, int]:

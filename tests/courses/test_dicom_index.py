@@ -160,7 +160,8 @@ def _hanging(root: Path, tasks: Sequence[str]) -> list[object]:
 def test_readers_end_with_the_scan_that_wanted_them(tmp_path: Path) -> None:
     script = tmp_path / "parent.py"
     script.write_text(_PARENT)
-    parent = subprocess.Popen([sys.executable, str(script), str(tmp_path)])
+    environment = {**os.environ, "PYTHONPATH": str(Path(__file__).resolve().parents[2])}
+    parent = subprocess.Popen([sys.executable, str(script), str(tmp_path)], env=environment)
     files = [tmp_path / "0", tmp_path / "1"]
     wait_for(lambda: all(file.exists() and file.read_text() for file in files), "both readers")
     readers = [int(file.read_text()) for file in files]

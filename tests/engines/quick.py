@@ -72,7 +72,8 @@ def dose_of(keys: dict[str, str], layers: list[tuple[float, np.ndarray]]) -> np.
         spread_x = np.exp(-(((x[None, :] - rows[:, 1:2]) / 8.0) ** 2))
         spread_y = np.exp(-(((y[None, :] - rows[:, 2:3]) / 8.0) ** 2))
         late = 1.0 + 1e-9 * rows[:, 0]
-        fluence = np.einsum("s,sy,sx->yx", weight * late, spread_y, spread_x, optimize=True)
+        # Not by BLAS, whose last bits depend on its threads and on where the arrays lie.
+        fluence = np.einsum("sy,sx->yx", (weight * late)[:, None] * spread_y, spread_x)
         dose += curve[:, None, None] * fluence[None, :, :]
     return dose * 1e-12
 

@@ -1,0 +1,243 @@
+"""Images in, a label map out: the files of every model, read and verified.
+
+Each image is a NIfTI file named by its role, ``T1.nii.gz``. The label map lies on the grid of the first image
+of the card, holds the labels of the card and no others, and is not silently empty.
+"""
+
+from __future__ import annotations
+
+import gzip
+import itertools
+import tempfile
+import zlib
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import SimpleITK as sitk  # noqa: N813 - the name its own documentation uses
+from numpy.typing import NDArray
+
+from mqi_dagster.errors import Where
+from mqi_dagster.files import sync_file, sync_folder
+from mqi_dagster.imaging.models.card import Model, ModelCard
+from mqi_dagster.imaging.models.model_errors import ModelError, ModelInputError
+
+LABEL_MAP = "segmentation.nii.gz"
+IMAGE_SUFFIX = ".nii.gz"
+MOST_VOXELS = 1_000_000_000
+_GZIP = b"\x1f\x8b"
+_BLOCK = 1 << 20
+_HEADER_BYTES = 352
+_LONGEST_EXTENSIONS = 64 * _BLOCK
+TOLERANCE_MM = 0.01
+"""Between the corners of two grids: NIfTI keeps an affine in single precision."""
+
+Labels = NDArray[np.uint16]
+"""Shape (z, y, x) of the image, 0 for background."""
+
+
+@dataclass(frozen=True, slots=True)
+class RegionVolume:
+    """How much of a region was found."""
+
+    name: str
+    label: int
+    voxels: int
+    volume_cm3: float
+    plausible: bool
+    """Whether the volume is within the limits of the card; what is not there at all is not."""
+
+
+def input_files(card: ModelCard, folder: Path) -> dict[str, Path]:
+    """The image of each role, in the card's order.
+
+    Args:
+        card: Names the roles.
+        folder: Holds one file ``<role>.nii.gz`` for each, and nothing else of that ending.
+
+    Raises:
+        ModelInputError: One is missing, or there is one that the card does not name.
+    """
+    roles = [one.role for one in card.inputs]
+    present = {path.name.removesuffix(IMAGE_SUFFIX) for path in folder.glob(f"*{IMAGE_SUFFIX}")}
+    if missing := [role for role in roles if role not in present]:
+        raise ModelInputError(f"model {card.name} needs an image for the role {missing[0]}")
+    if extra := len(present - set(roles)):
+        raise ModelInputError(f"model {card.name} was given {extra} images whose role its card does not name")
+    return {role: folder / f"{role}{IMAGE_SUFFIX}" for role in roles}
+
+
+def read_image(path: Path, role: str) -> sitk.Image:
+    """One image of three dimensions, as single-precision numbers; NIfTI's reader takes NaN for 0.
+
+    Raises:
+        ModelInputError: It cannot be read, has another number of dimensions, is too large, or its axes are
+            sheared.
+        MemoryError: There is not enough memory for it.
+    """
+    where = Where(kind=f"image {role}")
+    try:
+        header = _header(path)
+        # SimpleITK says of too little memory only that it could not read: numpy says MemoryError.
+        np.empty(header.GetSize(), np.float32)
+        image = sitk.ReadImage(path, sitk.sitkFloat32)
+    except ValueError as error:
+        raise ModelInputError(str(error), where=where) from None
+    except RuntimeError:
+        # What SimpleITK says names the path.
+        raise ModelInputError("it is no NIfTI image, or damaged", where=where) from None
+    return image
+
+
+def read_label_map(path: Path, model: Model, like: sitk.Image) -> Labels:
+    """What a model has left behind, verified.
+
+    Args:
+        path: A NIfTI file.
+        model: Whose it is.
+        like: The image whose grid it must have.
+
+    Raises:
+        ModelError: It is not there, cannot be read, lies on another grid, or is not valid; see
+            :func:`verified`.
+    """
+    if not path.is_file():
+        raise ModelError("it has left no label map", where=model.where)
+    try:
+        header = _header(path)
+        _require_grid(header.GetSize(), like.GetSize(), _corners(header), _corners(like))
+        values = sitk.GetArrayFromImage(sitk.ReadImage(path))
+    except ValueError as error:
+        raise _refused(str(error), model) from None
+    except RuntimeError:
+        raise _refused("it is no NIfTI image, or damaged", model) from None
+    return verified(values, model)
+
+
+def verified(values: NDArray[np.generic], model: Model) -> Labels:
+    """A label map whose every value is a label of the card.
+
+    Raises:
+        ModelError: A value is no label of the card; or none is there, and the card does not say that this
+            may be so.
+    """
+    if not np.issubdtype(values.dtype, np.integer) and not np.array_equal(values, np.rint(values)):
+        raise _refused("it has values that are no whole numbers", model)
+    low, high = values.min(), values.max()
+    if low < 0 or high > np.iinfo(np.uint16).max:
+        raise _refused(f"it has the value {low if low < 0 else high}", model)
+    labels = values.astype(np.uint16)
+    present = np.flatnonzero(_counts(labels, int(high)))
+    if unknown := sorted(set(present.tolist()) - {0} - model.card.labels):
+        raise _refused(f"it has the label {unknown[0]}, which the card does not name", model)
+    if not present.any() and not model.card.may_find_nothing:
+        raise _refused("it is empty, and the card does not allow that", model)
+    return labels
+
+
+def _refused(reason: str, model: Model) -> ModelError:
+    return ModelError(f"its label map cannot be used: {reason}", where=model.where)
+
+
+def write_label_map(labels: Labels, like: sitk.Image, path: Path) -> None:
+    """Write a label map on the grid of an image, whole or not at all.
+
+    Raises:
+        OSError: It cannot be written.
+    """
+    small = int(labels.max()) <= np.iinfo(np.uint8).max
+    image = sitk.GetImageFromArray(labels.astype(np.uint8) if small else labels)
+    image.CopyInformation(like)
+    write_image(image, path)
+
+
+def write_image(image: sitk.Image, path: Path) -> None:
+    """Write a NIfTI image whole or not at all.
+
+    Raises:
+        OSError: It cannot be written.
+    """
+    with tempfile.TemporaryDirectory(prefix=".image-", dir=path.parent) as scratch:
+        temporary = Path(scratch) / path.name
+        try:
+            sitk.WriteImage(image, temporary, useCompression=True)
+        except RuntimeError:
+            raise OSError("the image cannot be written") from None
+        sync_file(temporary)
+        temporary.replace(path)
+    sync_folder(path.parent)
+
+
+def region_volumes(card: ModelCard, labels: Labels, voxel_mm3: float) -> tuple[RegionVolume, ...]:
+    """How much of each region a label map holds, in the card's order."""
+    counts = _counts(labels, max(card.labels))
+    volumes = []
+    for region in card.regions:
+        voxels = int(counts[list(region.labels)].sum())
+        volume = voxels * voxel_mm3 / 1000
+        low, high = region.volume_cm3
+        volumes.append(RegionVolume(region.name, region.label, voxels, volume, low <= volume <= high))
+    return tuple(volumes)
+
+
+def _counts(labels: Labels, highest: int) -> NDArray[np.int64]:
+    """Voxels of each label from 0 on; plane by plane, as counting makes eight bytes of each voxel."""
+    counts = np.zeros(highest + 1, np.int64)
+    for plane in labels:
+        counts += np.bincount(plane.ravel(), minlength=highest + 1)
+    return counts
+
+
+def voxel_mm3(image: sitk.Image) -> float:
+    """Volume of one voxel."""
+    return float(np.prod(image.GetSpacing()))
+
+
+def _header(path: Path) -> sitk.ImageFileReader:
+    reader = sitk.ImageFileReader()
+    reader.SetFileName(path)
+    reader.SetImageIO("NiftiImageIO")
+    reader.ReadImageInformation()
+    if reader.GetDimension() != 3 or reader.GetNumberOfComponents() != 1:
+        raise ValueError("it has not three dimensions and one value a voxel")
+    if not 0 < np.prod(reader.GetSize()) <= MOST_VOXELS:
+        raise ValueError(f"it has more than {MOST_VOXELS:,} voxels, or none")
+    voxel_bytes = sitk.Image([1, 1, 1], reader.GetPixelID()).GetSizeOfPixelComponent()
+    _require_whole(path, _HEADER_BYTES + int(np.prod(reader.GetSize())) * voxel_bytes)
+    return reader
+
+
+def _require_whole(path: Path, length: int) -> None:
+    """Refuse a file that was cut short or damaged: SimpleITK would fill what is missing with zeros."""
+    found = 0
+    try:
+        with path.open("rb") as plain:
+            compressed = plain.read(2) == _GZIP
+        with gzip.open(path) if compressed else path.open("rb") as stream:
+            while found <= length + _LONGEST_EXTENSIONS and (block := stream.read(_BLOCK)):
+                found += len(block)
+    except (EOFError, gzip.BadGzipFile, zlib.error):
+        found = 0
+    if not length <= found <= length + _LONGEST_EXTENSIONS:
+        raise ValueError("it is damaged: there are fewer or more bytes than its header says")
+
+
+def _corners(image: sitk.Image | sitk.ImageFileReader) -> NDArray[np.float64]:
+    """Shape (8, 3): the centres of the corner voxels [mm]."""
+    size, spacing = np.array(image.GetSize()), np.array(image.GetSpacing())
+    directions = np.array(image.GetDirection()).reshape(3, 3)
+    ends = np.array(list(itertools.product((0, 1), repeat=3))) * (size - 1)
+    return np.asarray(image.GetOrigin() + (ends * spacing) @ directions.T)
+
+
+def _require_grid(
+    size: tuple[int, ...],
+    wanted_size: tuple[int, ...],
+    corners: NDArray[np.float64],
+    wanted: NDArray[np.float64],
+) -> None:
+    if size != wanted_size:
+        raise ValueError(f"it has {size} voxels, the image {wanted_size}")
+    off = float(np.abs(corners - wanted).max())
+    if not off <= TOLERANCE_MM:
+        raise ValueError(f"it lies {off:.3g} mm beside the image")

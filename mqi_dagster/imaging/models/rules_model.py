@@ -1,0 +1,129 @@
+"""External, Lung, Air, Bone and Couch of a CT by thresholds and morphology: rules, and nothing more.
+
+They know no anatomy: contrast medium above the threshold is bone, a lung full of fluid is none. The card of
+the model says so, and its thresholds are the card's.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from importlib.metadata import version
+from pathlib import Path
+
+import numpy as np
+import SimpleITK as sitk  # noqa: N813 - the name its own documentation uses
+from scipy import ndimage
+
+from mqi_dagster.imaging.models.card import RULED_REGIONS, Model, RulesRuntime
+from mqi_dagster.imaging.models.label_map import read_image, verified, voxel_mm3
+from mqi_dagster.imaging.models.model_errors import ModelCardError
+from mqi_dagster.imaging.models.running import Outcome, RunOptions
+
+
+def run_rules(model: Model, images: Mapping[str, Path], options: RunOptions) -> Outcome:
+    """Segment a CT by the rules of a card.
+
+    Args:
+        model: Its card has the thresholds.
+        images: One CT in HU.
+        options: The rules run on the processor, whatever device is asked for.
+
+    Raises:
+        ModelInputError: The image cannot be read.
+        ModelError: Nothing is found.
+    """
+    rules = model.card.rules
+    if rules is None:
+        raise ModelCardError("its runtime is not rules", where=model.where)
+    role, path = next(iter(images.items()))
+    image = read_image(path, role)
+    masks = ruled_masks(image, rules)
+    labels = np.zeros(image.GetSize()[::-1], np.uint16)
+    wanted = {region.name: region.label for region in model.card.regions}
+    # The body first: what is found within it takes its voxels.
+    for name in RULED_REGIONS:
+        if name in wanted:
+            labels[sitk.GetArrayViewFromImage(masks[name]) > 0] = wanted[name]
+    remarks = [f"{options.device} was asked for, and rules run on the processor"] * (options.device != "cpu")
+    if options.in_pieces:
+        remarks.append("pieces were asked for, and rules have none")
+    return Outcome(
+        labels=verified(labels, model),
+        device_used="cpu",
+        provider="SimpleITK",
+        versions={name: version(name) for name in ("SimpleITK", "scipy")},
+        remarks=tuple(remarks),
+    )
+
+
+def ruled_masks(image: sitk.Image, rules: RulesRuntime) -> dict[str, sitk.Image]:
+    """The mask of each region, on the grid of the image; External holds Lung, Air and Bone, too.
+
+    Args:
+        image: A CT in HU, in any orientation.
+        rules: The thresholds.
+    """
+    axial = sitk.DICOMOrient(image, "LPS")
+    external = _external(axial, rules)
+    lungs = _lungs(axial, external, rules)
+    masks = {
+        "External": external,
+        "Lung": lungs,
+        "Air": _at_least(external & (axial < rules.air_hu) & ~lungs & 1, rules.smallest_air_cm3),
+        "Bone": _at_least(external & (axial > rules.bone_hu), rules.smallest_bone_cm3),
+        "Couch": _couch(axial, external, rules),
+    }
+    turned = sitk.DICOMOrientImageFilter.GetOrientationFromDirectionCosines(image.GetDirection())
+    back = {name: sitk.DICOMOrient(mask, turned) for name, mask in masks.items()}
+    for mask in back.values():
+        mask.CopyInformation(image)
+    return back
+
+
+def _external(image: sitk.Image, rules: RulesRuntime) -> sitk.Image:
+    """The largest piece once thin bridges are cut, its holes in each axial plane filled."""
+    radius = _radius(image, rules.opening_mm)
+    eroded = sitk.BinaryErode(image > rules.external_hu, radius, boundaryToForeground=True)
+    body = sitk.BinaryDilate(_largest(eroded), radius) & (image > rules.external_hu)
+    return _filled(body)
+
+
+def _lungs(image: sitk.Image, external: sitk.Image, rules: RulesRuntime) -> sitk.Image:
+    """Large pieces of the density of lung, with the vessels in them.
+
+    The opening takes away what is as thin as the edge between an airway, or gas in the bowel, and its wall.
+    """
+    tissue = external & (image < rules.air_hu) & (image > rules.lung_hu)
+    radius = _radius(image, rules.opening_mm / 2)
+    opened = sitk.BinaryDilate(sitk.BinaryErode(tissue, radius, boundaryToForeground=True), radius) & tissue
+    large = _at_least(opened, rules.smallest_lung_cm3)
+    return sitk.BinaryMorphologicalClosing(large, _radius(image, rules.closing_mm), sitk.sitkBall) & external
+
+
+def _couch(image: sitk.Image, external: sitk.Image, rules: RulesRuntime) -> sitk.Image:
+    """What is denser than air outside the body, apart from its blurred edge, with what it encloses."""
+    near = sitk.BinaryDilate(external, _radius(image, rules.opening_mm))
+    return _at_least(_filled(image > rules.couch_hu) & ~near & 1, rules.smallest_couch_cm3)
+
+
+def _filled(mask: sitk.Image) -> sitk.Image:
+    """A mask with the holes of each axial plane."""
+    planes = [ndimage.binary_fill_holes(plane) for plane in sitk.GetArrayViewFromImage(mask)]
+    filled = sitk.GetImageFromArray(np.stack(planes).astype(np.uint8))
+    filled.CopyInformation(mask)
+    return filled
+
+
+def _at_least(mask: sitk.Image, volume_cm3: float) -> sitk.Image:
+    """The pieces of a mask that have this volume or more."""
+    smallest = int(np.ceil(volume_cm3 * 1000 / voxel_mm3(mask)))
+    return sitk.RelabelComponent(sitk.ConnectedComponent(mask), smallest) > 0
+
+
+def _largest(mask: sitk.Image) -> sitk.Image:
+    return sitk.RelabelComponent(sitk.ConnectedComponent(mask)) == 1
+
+
+def _radius(image: sitk.Image, radius_mm: float) -> list[int]:
+    """The radius in voxels along each axis, one at least."""
+    return [max(1, round(radius_mm / spacing)) for spacing in image.GetSpacing()]

@@ -1,0 +1,100 @@
+"""The rules for a CT, on a body made of solids whose volumes are known."""
+
+from __future__ import annotations
+
+import math
+from pathlib import Path
+
+import numpy as np
+import pytest
+import SimpleITK as sitk  # noqa: N813 - the name its own documentation uses
+from numpy.typing import NDArray
+
+from mqi_dagster.imaging.models.card import PACKAGED_MODELS, Model, read_model
+from mqi_dagster.imaging.models.model_errors import ModelError
+from mqi_dagster.imaging.models.running import RunOptions
+from mqi_dagster.imaging.models.segment import SegmentationRecord, segment
+from tests.imaging.models.model_folders import image, labels_in, write_inputs
+
+SPACING = (2.0, 2.0, 3.0)
+SIZE = (50, 136, 170)
+LENGTH_MM = 150.0
+EXTERNAL_CM3 = math.pi * 130 * 90 * LENGTH_MM / 1000
+LUNG_CM3 = 2 * 4 / 3 * math.pi * 40 * 55 * 60 / 1000
+BONE_CM3 = math.pi * 15**2 * LENGTH_MM / 1000
+AIR_CM3 = math.pi * 9**2 * LENGTH_MM / 1000
+COUCH_CM3 = 300 * 40 * LENGTH_MM / 1000
+"""Of a shell of 4 mm around foam, which the body lies on."""
+
+
+def body() -> NDArray[np.int16]:
+    """HU, axes z, y, x; back at high y: a body with lungs, windpipe and spine on a couch, in air."""
+    z, y, x = (
+        (np.arange(count) - (count - 1) / 2) * step for count, step in zip(SIZE, SPACING[::-1], strict=True)
+    )
+    z, y, x = z[:, None, None], y[None, :, None] + 20, x[None, None, :]
+    hu = np.full(SIZE, -1000, np.int16)
+    hu[np.broadcast_to((abs(x) < 150) & (y > 90) & (y < 130), SIZE)] = -100
+    hu[np.broadcast_to((abs(x) < 146) & (y > 94) & (y < 126), SIZE)] = -950
+    hu[np.broadcast_to((x / 130) ** 2 + (y / 90) ** 2 < 1, SIZE)] = 30
+    for side in (-1, 1):
+        hu[((x - side * 65) / 40) ** 2 + (y / 55) ** 2 + (z / 60) ** 2 < 1] = -750
+    hu[np.broadcast_to(x**2 + (y + 20) ** 2 < 9**2, SIZE)] = -1000
+    hu[np.broadcast_to(x**2 + (y - 60) ** 2 < 15**2, SIZE)] = 600
+    return hu
+
+
+@pytest.fixture(scope="module")
+def rules_ct() -> Model:
+    """The model of the product."""
+    return read_model(PACKAGED_MODELS / "rules_ct")
+
+
+def run(model: Model, tmp_path: Path, ct: sitk.Image, **options: str) -> SegmentationRecord:
+    """Segment a CT."""
+    (tmp_path / "out").mkdir(exist_ok=True)
+    return segment(model, write_inputs(tmp_path / "in", CT=ct), tmp_path / "out", RunOptions(**options))
+
+
+def test_regions_have_the_volumes_of_the_solids(rules_ct: Model, tmp_path: Path) -> None:
+    noise = np.random.default_rng(3).normal(0, 20, SIZE)
+    record = run(rules_ct, tmp_path, image((body() + noise).astype(np.int16), SPACING), device="gpu")
+
+    volumes = {one.name: one.volume_cm3 for one in record.regions}
+    assert volumes["External"] == pytest.approx(EXTERNAL_CM3, rel=0.01)
+    assert volumes["Lung"] == pytest.approx(LUNG_CM3, rel=0.03)
+    assert volumes["Bone"] == pytest.approx(BONE_CM3, rel=0.03)
+    assert volumes["Air"] == pytest.approx(AIR_CM3, rel=0.06)
+    assert volumes["Couch"] == pytest.approx(COUCH_CM3, rel=0.08)
+    assert all(one.plausible for one in record.regions)
+    assert (record.device_used, record.provider) == ("cpu", "SimpleITK")
+    assert record.remarks == ("gpu was asked for, and rules run on the processor",)
+
+
+def test_result_does_not_depend_on_how_the_image_is_stored(rules_ct: Model, tmp_path: Path) -> None:
+    stored = image(body(), SPACING)
+    run(rules_ct, tmp_path, stored)
+    expected = labels_in(tmp_path / "out")
+    turned = sitk.DICOMOrient(stored, "SAR")
+
+    run(rules_ct, tmp_path, turned)
+
+    found = sitk.ReadImage(tmp_path / "out" / "segmentation.nii.gz")
+    assert found.GetSize() == turned.GetSize() == (50, 136, 170)
+    assert (sitk.GetArrayFromImage(sitk.DICOMOrient(found, "LPS")) == expected).all()
+
+
+def test_regions_that_are_not_there_are_empty_and_said_to_be_implausible(
+    rules_ct: Model, tmp_path: Path
+) -> None:
+    water = np.where(body() > -300, 0, -1000).astype(np.int16)
+    water[:, 100:] = -1000
+    record = run(rules_ct, tmp_path, image(water, SPACING))
+    found = {one.name: (one.voxels > 0, one.plausible) for one in record.regions}
+    assert found["Bone"] == found["Couch"] == (False, False)
+    assert found["External"] == (True, True)
+
+
+def test_image_of_air_alone_is_refused(rules_ct: Model, tmp_path: Path) -> None:
+    with pytest.raises(ModelError, match="model rules_ct: its label map cannot be used: it is empty"):
+        run(rules_ct, tmp_path, image(np.full((10, 20, 20), -1000, np.int16), SPACING))

@@ -107,7 +107,8 @@ def _convert(wheel: Path, made: Path, scratch: Path, torch: str) -> None:
     environment = scratch / "environment"
     _run([sys.executable, "-m", "venv", str(environment)], "the environment for torch cannot be made")
     python = str(environment / "bin" / "python")
-    _pip([python, "-m", "pip", "install", "--quiet", torch, "numpy", "onnx"], torch)
+    hint = f"{torch}, numpy and onnx; another build of torch may be named, or the folder copied from a site"
+    _pip([python, "-m", "pip", "install", "--quiet", torch, "numpy", "onnx"], hint)
     for name, (_, edge) in _NETWORKS.items():
         network, check = made / f"{name}.onnx", scratch / f"{name}.npz"
         script = [python, "-I", torchscript_to_onnx.__file__, str(scratch / f"{name}.pt")]

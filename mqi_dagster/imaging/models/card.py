@@ -35,6 +35,7 @@ Millimetres = Annotated[float, Field(gt=0, le=1000, allow_inf_nan=False)]
 Fraction = Annotated[float, Field(ge=0, lt=1)]
 Triple = tuple[Count, Count, Count]
 
+Device = Literal["gpu", "cpu", "mps"]
 Runtime = Literal["onnx", "command", "totalsegmentator", "nnunet", "rules"]
 OUR_ENVIRONMENT: frozenset[Runtime] = frozenset({"onnx", "rules"})
 """The runtimes that share a process with the platform; the others have an environment of their own."""
@@ -216,6 +217,10 @@ class OnnxRuntime(Section):
         return (self.locate.network, self.network) if self.locate else (self.network,)
 
 
+def _own_words() -> dict[Device, str]:
+    return {"gpu": "gpu", "cpu": "cpu", "mps": "mps"}
+
+
 class Program(Section):
     """A program in an environment of its own."""
 
@@ -236,11 +241,9 @@ class CommandRuntime(Program):
         " {device} and {threads} are words. No shell reads it.",
     )
     in_pieces: tuple[str, ...] = Field(default=(), description="Arguments that make it need less memory.")
-    device_words: dict[Literal["gpu", "cpu", "mps"], Annotated[str, Field(min_length=1, max_length=50)]] = (
-        Field(
-            default_factory=lambda: {"gpu": "gpu", "cpu": "cpu", "mps": "mps"},
-            description="What its {device} is called; a device without a word is one that it cannot use.",
-        )
+    device_words: dict[Device, Annotated[str, Field(min_length=1, max_length=50)]] = Field(
+        default_factory=_own_words,
+        description="What its {device} is called; a device without a word is one that it cannot use.",
     )
 
 

@@ -29,10 +29,10 @@ from mqi_dagster.execution.processes import (
     resolve_program,
     start_tied,
 )
-from mqi_dagster.imaging.models.card import CommandRuntime, Model, Program, filled
+from mqi_dagster.imaging.models.card import CommandRuntime, Device, Model, Program, filled
 from mqi_dagster.imaging.models.label_map import LABEL_MAP, read_image, read_label_map
 from mqi_dagster.imaging.models.model_errors import LONGEST_LOG, ModelCardError, ModelError
-from mqi_dagster.imaging.models.running import Device, Outcome, RunOptions
+from mqi_dagster.imaging.models.running import Outcome, RunOptions
 from mqi_dagster.tied import tied_command
 
 THREAD_VARIABLES = (
@@ -55,7 +55,7 @@ _QUIET = {
 _ISOLATIONS = (("unshare", "--net"), ("unshare", "--map-current-user", "--net"))
 _GPU_FILE = re.compile(r"/dev/nvidia[0-9]+")
 _POLL_SECONDS = 0.1
-_SAMPLE_SECONDS = 1.0
+_SAMPLE_SECONDS = 0.5
 _GRACE_SECONDS = 5.0
 
 

@@ -12,6 +12,7 @@ import tempfile
 import zlib
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import SimpleITK as sitk  # noqa: N813 - the name its own documentation uses
@@ -105,7 +106,7 @@ def read_label_map(path: Path, model: Model, like: sitk.Image) -> Labels:
         raise ModelError("it has left no label map", where=model.where)
     try:
         header = _header(path)
-        _require_grid(header.GetSize(), like.GetSize(), _corners(header), _corners(like))
+        _require_grid(_grid(header), _grid(like))
         values = sitk.GetArrayFromImage(sitk.ReadImage(path))
     except ValueError as error:
         raise _refused(str(error), model) from None
@@ -222,22 +223,24 @@ def _require_whole(path: Path, length: int) -> None:
         raise ValueError("it is damaged: there are fewer or more bytes than its header says")
 
 
-def _corners(image: sitk.Image | sitk.ImageFileReader) -> NDArray[np.float64]:
+@dataclass(frozen=True, slots=True)
+class _Grid:
+    size: tuple[int, ...]
+    corners: NDArray[np.float64]
     """Shape (8, 3): the centres of the corner voxels [mm]."""
+
+
+def _grid(image: Any) -> _Grid:
+    """Where an image, or one whose header alone was read, lies."""
     size, spacing = np.array(image.GetSize()), np.array(image.GetSpacing())
     directions = np.array(image.GetDirection()).reshape(3, 3)
     ends = np.array(list(itertools.product((0, 1), repeat=3))) * (size - 1)
-    return np.asarray(image.GetOrigin() + (ends * spacing) @ directions.T)
+    return _Grid(image.GetSize(), np.asarray(image.GetOrigin() + (ends * spacing) @ directions.T))
 
 
-def _require_grid(
-    size: tuple[int, ...],
-    wanted_size: tuple[int, ...],
-    corners: NDArray[np.float64],
-    wanted: NDArray[np.float64],
-) -> None:
-    if size != wanted_size:
-        raise ValueError(f"it has {size} voxels, the image {wanted_size}")
-    off = float(np.abs(corners - wanted).max())
+def _require_grid(found: _Grid, wanted: _Grid) -> None:
+    if found.size != wanted.size:
+        raise ValueError(f"it has {found.size} voxels, the image {wanted.size}")
+    off = float(np.abs(found.corners - wanted.corners).max())
     if not off <= TOLERANCE_MM:
         raise ValueError(f"it lies {off:.3g} mm beside the image")

@@ -21,10 +21,19 @@ from numpy.typing import NDArray
 from onnxruntime.capi import onnxruntime_pybind11_state as failures
 from scipy import ndimage
 
-from mqi_dagster.imaging.models.card import Clip, Intensity, Locate, Model, Network, OnnxRuntime, Standardise
+from mqi_dagster.imaging.models.card import (
+    Clip,
+    Device,
+    Intensity,
+    Locate,
+    Model,
+    Network,
+    OnnxRuntime,
+    Standardise,
+)
 from mqi_dagster.imaging.models.label_map import Labels, read_image, verified
 from mqi_dagster.imaging.models.model_errors import ModelCardError, ModelError
-from mqi_dagster.imaging.models.running import Device, Outcome, RunOptions
+from mqi_dagster.imaging.models.running import Outcome, RunOptions
 
 Floats = NDArray[np.float32]
 Triple = tuple[float, float, float]
@@ -235,7 +244,7 @@ class _Runner:
             raise self._other_network(f"its output is {list(output.shape)}, the card says {list(wanted)}")
         if not np.isfinite(output).all():
             raise ModelError("a network gave values that are no numbers", where=self._model.where)
-        return output[0].astype(np.float32)
+        return np.asarray(output[0], np.float32)
 
     def _other_network(self, reason: str) -> ModelCardError:
         return ModelCardError(f"a network is not the one of the card: {reason}", where=self._model.where)
@@ -266,19 +275,21 @@ def _normalised(values: Floats, intensity: Intensity, everything: Floats) -> Flo
         intensity: What is done to them.
         everything: The whole image, which percentiles are of.
     """
+    # What has no range, or no spread, is not divided by it.
     if intensity.clip is not None:
         low, high = _limits(intensity.clip, everything)
         values = np.clip(values, low, high)
         if intensity.rescale:
-            # An image of one value has no range to stretch.
-            values = (values - low) / max(high - low, np.finfo(np.float32).tiny)
+            values = np.asarray((values - low) / ((high - low) or 1.0), np.float32)
     how = intensity.standardise
     if isinstance(how, Standardise):
-        values = (values - how.mean) / how.std
+        values = np.asarray((values - how.mean) / how.std, np.float32)
     elif how is not None:
         chosen = values if how == "whole" else values[values != 0]
-        mean, std = (chosen.mean(dtype=float), chosen.std(dtype=float)) if chosen.size else (0.0, 1.0)
-        values = (values - mean) / max(std, np.finfo(np.float32).tiny)
+        mean, std = (
+            (float(chosen.mean(dtype=float)), float(chosen.std(dtype=float))) if chosen.size else (0, 1)
+        )
+        values = np.asarray((values - mean) / (std or 1.0), np.float32)
     return np.asarray(intensity.multiply * values + intensity.add, np.float32)
 
 

@@ -66,6 +66,7 @@ def ruled_masks(image: sitk.Image, rules: RulesRuntime) -> dict[str, sitk.Image]
     axial = sitk.DICOMOrient(image, "LPS")
     external = _external(axial, rules)
     lungs = _lungs(axial, external, rules)
+    # SimpleITK's ~ turns every bit of a byte: & 1 leaves the one that counts.
     masks = {
         "External": external,
         "Lung": lungs,
@@ -97,7 +98,9 @@ def _lungs(image: sitk.Image, external: sitk.Image, rules: RulesRuntime) -> sitk
     radius = _radius(image, rules.opening_mm / 2)
     opened = sitk.BinaryDilate(sitk.BinaryErode(tissue, radius, boundaryToForeground=True), radius) & tissue
     large = _at_least(opened, rules.smallest_lung_cm3)
-    return sitk.BinaryMorphologicalClosing(large, _radius(image, rules.closing_mm), sitk.sitkBall) & external
+    closed = sitk.BinaryMorphologicalClosing(large, _radius(image, rules.closing_mm), sitk.sitkBall)
+    lungs: sitk.Image = closed & external
+    return lungs
 
 
 def _couch(image: sitk.Image, external: sitk.Image, rules: RulesRuntime) -> sitk.Image:
@@ -117,11 +120,13 @@ def _filled(mask: sitk.Image) -> sitk.Image:
 def _at_least(mask: sitk.Image, volume_cm3: float) -> sitk.Image:
     """The pieces of a mask that have this volume or more."""
     smallest = int(np.ceil(volume_cm3 * 1000 / voxel_mm3(mask)))
-    return sitk.RelabelComponent(sitk.ConnectedComponent(mask), smallest) > 0
+    pieces: sitk.Image = sitk.RelabelComponent(sitk.ConnectedComponent(mask), smallest) > 0
+    return pieces
 
 
 def _largest(mask: sitk.Image) -> sitk.Image:
-    return sitk.RelabelComponent(sitk.ConnectedComponent(mask)) == 1
+    largest: sitk.Image = sitk.RelabelComponent(sitk.ConnectedComponent(mask)) == 1
+    return largest
 
 
 def _radius(image: sitk.Image, radius_mm: float) -> list[int]:

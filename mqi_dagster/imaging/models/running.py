@@ -3,11 +3,9 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import Literal
 
+from mqi_dagster.imaging.models.card import Device
 from mqi_dagster.imaging.models.label_map import Labels
-
-Device = Literal["gpu", "cpu", "mps"]
 
 
 @dataclass(frozen=True, slots=True)

@@ -17,7 +17,7 @@ import SimpleITK as sitk  # noqa: N813 - the name its own documentation uses
 
 from mqi_dagster.errors import InfrastructureError, MqiError
 from mqi_dagster.files import write_whole
-from mqi_dagster.imaging.models.card import Model, Runtime
+from mqi_dagster.imaging.models.card import Device, Model, Runtime
 from mqi_dagster.imaging.models.command_model import run_command
 from mqi_dagster.imaging.models.label_map import (
     LABEL_MAP,
@@ -31,7 +31,7 @@ from mqi_dagster.imaging.models.label_map import (
 from mqi_dagster.imaging.models.model_errors import ModelError
 from mqi_dagster.imaging.models.prepared_commands import run_nnunet, run_totalsegmentator
 from mqi_dagster.imaging.models.rules_model import run_rules
-from mqi_dagster.imaging.models.running import Device, Outcome, RunOptions
+from mqi_dagster.imaging.models.running import Outcome, RunOptions
 from mqi_dagster.imaging.models.weights import verify_weights
 
 RECORD = "segmentation.json"

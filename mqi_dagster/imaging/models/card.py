@@ -255,9 +255,7 @@ class TotalSegmentatorRuntime(Program):
     mode: Literal["normal", "fast", "fastest"] = "normal"
     force_split: bool = False
     roi_subset: tuple[Name, ...] = Field(default=(), description="Its own names of the classes wanted.")
-    weights_folder: str = Field(
-        default="weights", description="With the folders Dataset<NNN>_…; relative to the model's folder."
-    )
+    weights_folder: RelativePath = Field(default="weights", description="With the folders Dataset<NNN>_….")
     datasets: tuple[Annotated[int, Field(ge=1, le=999)], ...] = Field(
         min_length=1, description="Numbers of the data sets that the task loads, for cropping, too."
     )
@@ -274,6 +272,11 @@ class NnunetRuntime(Program):
     checkpoint: RelativePath = "checkpoint_final.pth"
     step_size: float = Field(default=0.5, gt=0, le=1)
     mirroring: bool = Field(default=True, description="Test-time augmentation.")
+
+    @property
+    def checkpoints(self) -> tuple[str, ...]:
+        """The file of each fold, relative to the model's folder."""
+        return tuple(f"{self.trained_folder}/fold_{fold}/{self.checkpoint}" for fold in self.folds)
 
 
 class RulesRuntime(Section):
@@ -350,6 +353,19 @@ class ModelCard(Section):
                 raise ValueError("onnx: intensity must be one for all inputs, or one for each")
         if self.onnx and not set(self.onnx.network.labels) <= {0, *self.labels}:
             raise ValueError("onnx: a channel has a label that no region has")
+        return self
+
+    @model_validator(mode="after")
+    def _every_checkpoint_named(self) -> Self:
+        files = [one.file for one in self.weights]
+        wanted = []
+        if self.totalsegmentator:
+            folder = self.totalsegmentator.weights_folder
+            wanted = [f"{folder}/Dataset{number:03d}_" for number in self.totalsegmentator.datasets]
+        if self.nnunet:
+            wanted = list(self.nnunet.checkpoints)
+        if missing := [start for start in wanted if not any(file.startswith(start) for file in files)]:
+            raise ValueError(f"weights must name {', '.join(missing)}")
         return self
 
     @model_validator(mode="after")

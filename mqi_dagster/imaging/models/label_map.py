@@ -6,6 +6,7 @@ of the card, holds the labels of the card and no others, and is not silently emp
 
 from __future__ import annotations
 
+import errno
 import gzip
 import itertools
 import tempfile
@@ -162,8 +163,11 @@ def write_image(image: sitk.Image, path: Path) -> None:
         temporary = Path(scratch) / path.name
         try:
             sitk.WriteImage(image, temporary, useCompression=True)
-        except RuntimeError:
-            raise OSError("the image cannot be written") from None
+            _header(temporary)
+        except (RuntimeError, ValueError):
+            # SimpleITK does not say why, or nothing at all: a full disk says it here.
+            (Path(scratch) / "probe").write_bytes(bytes(_BLOCK))
+            raise OSError(errno.EIO, "an image cannot be written") from None
         sync_file(temporary)
         temporary.replace(path)
     sync_folder(path.parent)

@@ -183,7 +183,7 @@ class _Runner:
                 f"onnxruntime could not run a network ({type(error).__name__})",
                 where=self._model.where,
                 log=str(error),
-            ) from None
+            ) from error
 
     def _session(self, network: Network) -> onnxruntime.InferenceSession:
         settings = onnxruntime.SessionOptions()
@@ -192,8 +192,9 @@ class _Runner:
         settings.use_deterministic_compute = True
         # A thread that spins while it waits takes the processor from the other workers.
         settings.add_session_config_entry("session.intra_op.allow_spinning", "0")
-        path = self._model.folder / network.weights
-        session = onnxruntime.InferenceSession(path, settings, providers=self._providers)
+        # As bytes: a network that points to other files, which no card has named, is not loaded.
+        content = (self._model.folder / network.weights).read_bytes()
+        session = onnxruntime.InferenceSession(content, settings, providers=self._providers)
         self.provider = session.get_providers()[0]
         self.device = "gpu" if self.provider == _CUDA else "cpu"
         inputs = session.get_inputs()

@@ -1,4 +1,4 @@
-"""TotalSegmentator and nnU-Net v2 as commands: local weights looked for before the start, telemetry off.
+"""TotalSegmentator and nnU-Net v2 as commands: local weights, no telemetry.
 
 Both are installed by the site, in an environment of their own. Options keep the names that people know:
 ``nr_threads_resample`` and ``nr_threads_save`` are TotalSegmentator's, ``num_proc_preprocessing`` and
@@ -31,29 +31,12 @@ def run_totalsegmentator(model: Model, images: Mapping[str, Path], options: RunO
     runtime = model.card.totalsegmentator
     if runtime is None or len(images) != 1:
         raise ModelCardError("TotalSegmentator takes one image", where=model.where)
-    require_datasets(model, runtime)
     with tempfile.TemporaryDirectory(prefix="mqi-model-") as name:
         scratch = Path(name)
         copies = copied(images, scratch / "inputs")
         return run_program(
             model, _totalsegmentator(model, runtime, copies, scratch, options), copies, scratch, options
         )
-
-
-def require_datasets(model: Model, runtime: TotalSegmentatorRuntime) -> None:
-    """Look for the weights of a task, which TotalSegmentator would otherwise fetch.
-
-    Raises:
-        ModelCardError: A data set is not in the weights folder, or has no checkpoint; each is named.
-    """
-    folder = model.folder / runtime.weights_folder
-    missing = [
-        f"Dataset{number:03d}"
-        for number in runtime.datasets
-        if next(folder.glob(f"Dataset{number:03d}_*/*/fold_*/checkpoint_final.pth"), None) is None
-    ]
-    if missing:
-        raise ModelCardError(f"weights are missing: {', '.join(missing)}", where=model.where)
 
 
 def _totalsegmentator(
@@ -85,8 +68,13 @@ def _totalsegmentator(
     home.mkdir()
     settings = {"totalseg_id": "none", "send_usage_stats": False, "statistics_disclaimer_shown": True}
     (home / "config.json").write_text(json.dumps({**settings, "prediction_counter": 0}), encoding="utf-8")
-    weights = str((model.folder / runtime.weights_folder).absolute())
-    environment = {"TOTALSEG_HOME_DIR": str(home), "TOTALSEG_WEIGHTS_PATH": weights}
+    weights = scratch / "weights"
+    weights.mkdir()
+    # Links to what the card names: TotalSegmentator removes data sets that it thinks are old.
+    for number in runtime.datasets:
+        for dataset in (model.folder / runtime.weights_folder).glob(f"Dataset{number:03d}_*"):
+            (weights / dataset.name).symlink_to(dataset.resolve())
+    environment = {"TOTALSEG_HOME_DIR": str(home), "TOTALSEG_WEIGHTS_PATH": str(weights)}
     return Prepared(argv, output, environment, in_pieces=split, remarks=tuple(remarks))
 
 
@@ -103,16 +91,14 @@ def run_nnunet(model: Model, images: Mapping[str, Path], options: RunOptions) ->
 
 
 def require_trained(model: Model, runtime: NnunetRuntime) -> None:
-    """Look for what nnU-Net has trained, and that it is for the inputs and regions of the card.
+    """Prove that what nnU-Net has trained is for the inputs and regions of the card.
 
     Raises:
         ModelCardError: A file is missing, or the data set has other inputs or labels than the card.
     """
     folder = model.folder / runtime.trained_folder
-    checkpoints = [f"fold_{fold}/{runtime.checkpoint}" for fold in runtime.folds]
-    names = ["dataset.json", "plans.json", *checkpoints]
-    if missing := [name for name in names if not (folder / name).is_file()]:
-        raise ModelCardError(f"weights are missing: {', '.join(missing)}", where=model.where)
+    if missing := [name for name in ("dataset.json", "plans.json") if not (folder / name).is_file()]:
+        raise ModelCardError(f"its trained folder has no {missing[0]}", where=model.where)
     try:
         with (folder / "dataset.json").open("rb") as stream:
             dataset = json.loads(stream.read(_LARGEST_JSON))

@@ -101,7 +101,9 @@ def segment(
         raise error.at(model.where) from None
     except OSError as error:
         reason = error.strerror or type(error).__name__
-        raise InfrastructureError(f"files of a model cannot be used: {reason}", where=model.where) from None
+        # Its number tells a full disk from others; its text would name a file.
+        number = OSError(error.errno, reason)
+        raise InfrastructureError(f"files of a model cannot be used: {reason}", where=model.where) from number
     return record
 
 

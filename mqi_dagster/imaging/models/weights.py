@@ -8,7 +8,7 @@ from pathlib import Path
 
 from mqi_dagster.errors import shown
 from mqi_dagster.files import sha256_file
-from mqi_dagster.imaging.models.card import OUR_ENVIRONMENT, Model
+from mqi_dagster.imaging.models.card import CARD, OUR_ENVIRONMENT, Model, Weights
 from mqi_dagster.imaging.models.model_errors import ModelCardError, UnsafeModelError
 
 _PICKLED = frozenset({".pt", ".pth", ".pkl", ".pickle", ".ckpt", ".bin", ".joblib"})
@@ -45,6 +45,16 @@ def verify_weights(model: Model) -> dict[str, str]:
             )
         digests[one.file] = found
     return digests
+
+
+def weights_found(folder: Path) -> list[Weights]:
+    """What a new card of a model folder has to say of its weights: each file but the card, by name.
+
+    Raises:
+        OSError: A file cannot be read.
+    """
+    files = sorted(path for path in folder.rglob("*") if path.is_file() and path != folder / CARD)
+    return [Weights(file=str(path.relative_to(folder)), sha256=sha256_file(path)) for path in files]
 
 
 def _require_no_code(model: Model, name: str, path: Path) -> None:

@@ -53,7 +53,7 @@ def write_card(folder: Path, content: Content) -> Path:
 
 def weights(folder: Path, name: str, content: bytes) -> Content:
     """A file of weights in a model folder, and what its card says of it."""
-    folder.mkdir(parents=True, exist_ok=True)
+    (folder / name).parent.mkdir(parents=True, exist_ok=True)
     (folder / name).write_bytes(content)
     return {"file": name, "sha256": hashlib.sha256(content).hexdigest()}
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import resource
 from pathlib import Path
 
 import numpy as np
@@ -127,6 +128,18 @@ def test_label_map_is_written_where_its_image_lies(model: Model, tmp_path: Path)
 
     assert (back == labels).all()
     assert [path.name for path in tmp_path.iterdir() if path.is_file()] == ["map.nii.gz"]
+
+
+def test_disk_that_takes_no_more_leaves_no_label_map(tmp_path: Path) -> None:
+    noise = np.random.default_rng(1).integers(0, 255, (40, 40, 40)).astype(np.uint16)
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (10_000, before[1]))
+    try:
+        with pytest.raises(OSError, match="File too large"):
+            write_label_map(noise, image(noise), tmp_path / "map.nii.gz")
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_volumes_count_what_a_region_includes(model: Model) -> None:

@@ -304,6 +304,17 @@ def test_file_that_is_no_network_is_a_failure_of_the_model(tmp_path: Path) -> No
         run(model, tmp_path, CT=image(block((4, 4, 4), (0, 0, 0), (1, 1, 1))))
 
 
+def test_network_that_points_to_another_file_is_refused(tmp_path: Path) -> None:
+    made = onnx.load_from_string(linear(*ABOVE_50))
+    (tmp_path / "model").mkdir()
+    onnx.save_model(
+        made, tmp_path / "model" / "big.onnx", save_as_external_data=True, size_threshold=0, location="data"
+    )
+    model = make_model(tmp_path / "model", (tmp_path / "model" / "big.onnx").read_bytes())
+    with pytest.raises(ModelError, match="model made: onnxruntime could not run a network"):
+        run(model, tmp_path, CT=image(block((4, 4, 4), (0, 0, 0), (1, 1, 1))))
+
+
 def test_network_that_gives_no_numbers_or_nothing_is_a_failure(tmp_path: Path) -> None:
     one = image(block((4, 4, 4), (0, 0, 0), (1, 1, 1)))
     model = make_model(tmp_path / "nan", linear([[0.0], [1.0]], [0.0, float("nan")]))

@@ -15,9 +15,18 @@ from mqi_dagster.imaging.models.card import Model, read_model
 from mqi_dagster.imaging.models.model_errors import ModelCardError
 from mqi_dagster.imaging.models.running import RunOptions
 from mqi_dagster.imaging.models.segment import SegmentationRecord, segment
-from tests.imaging.models.model_folders import Content, block, card, image, write_card, write_inputs
+from tests.imaging.models.model_folders import (
+    Content,
+    block,
+    card,
+    image,
+    weights,
+    write_card,
+    write_inputs,
+)
 
 SIZE = (6, 7, 8)
+DATASET = "weights/Dataset297_total_3mm"
 STAND_IN = """#!{python}
 import json, os, pathlib, shutil, sys
 here = pathlib.Path(__file__).parent
@@ -25,6 +34,8 @@ words = sys.argv[1:]
 seen = {{"words": words, "environment": dict(os.environ)}}
 if home := os.environ.get("TOTALSEG_HOME_DIR"):
     seen["config"] = json.loads((pathlib.Path(home) / "config.json").read_text())
+if weights := os.environ.get("TOTALSEG_WEIGHTS_PATH"):
+    seen["datasets"] = {{one.name: str(one.resolve()) for one in pathlib.Path(weights).iterdir()}}
 given = pathlib.Path(words[words.index("-i") + 1])
 seen["given"] = sorted(path.name for path in given.iterdir()) if given.is_dir() else [given.name]
 (here / "seen.json").write_text(json.dumps(seen))
@@ -47,21 +58,19 @@ def stand_in(folder: Path) -> str:
 def totalsegmentator(folder: Path, **section: Any) -> Model:
     """A model of TotalSegmentator, its weights of data set 297 in place."""
     content = {"program": stand_in(folder), "task": "total", "datasets": [297], "mode": "fast", **section}
-    fold = folder / "weights" / "Dataset297_total_3mm" / "trainer__plans__3d_fullres" / "fold_0"
-    fold.mkdir(parents=True)
-    (fold / "checkpoint_final.pth").touch()
-    return read_model(write_card(folder, card("totalsegmentator", content)))
+    entry = weights(folder, f"{DATASET}/trainer__plans__3d_fullres/fold_0/checkpoint_final.pth", b"weights")
+    weights(folder, "weights/Dataset298_total_6mm/old.pth", b"other weights")
+    return read_model(write_card(folder, card("totalsegmentator", content, weights=[entry])))
 
 
 def nnunet(folder: Path, dataset: Content | None = None, **section: Any) -> Model:
     """A model of nnU-Net with a trained folder of one fold."""
-    trained = folder / "weights"
-    (trained / "fold_0").mkdir(parents=True)
-    (trained / "fold_0" / "checkpoint_final.pth").touch()
-    (trained / "plans.json").write_text("{}")
+    entry = weights(folder, "weights/fold_0/checkpoint_final.pth", b"weights")
     known = {"channel_names": {"0": "CT"}, "labels": {"background": 0, "Brain": 1}, "file_ending": ".nii.gz"}
-    (trained / "dataset.json").write_text(json.dumps({**known, **(dataset or {})}))
-    return read_model(write_card(folder, card("nnunet", {"program": stand_in(folder), **section})))
+    (folder / "weights" / "plans.json").write_text("{}")
+    (folder / "weights" / "dataset.json").write_text(json.dumps({**known, **(dataset or {})}))
+    content = card("nnunet", {"program": stand_in(folder), **section}, weights=[entry])
+    return read_model(write_card(folder, content))
 
 
 def run(
@@ -95,7 +104,7 @@ def test_totalsegmentator_is_called_with_local_weights_and_without_telemetry(tmp
     assert {"--ml", "--fast"} <= set(words) and "--force_split" not in words
     assert words[-3:] == ["--roi_subset", "liver", "spleen"]
     assert seen["config"]["send_usage_stats"] is False
-    assert seen["environment"]["TOTALSEG_WEIGHTS_PATH"] == str(tmp_path / "model" / "weights")
+    assert seen["datasets"] == {"Dataset297_total_3mm": str(tmp_path / "model" / DATASET)}
     assert record.regions[0].voxels == 27
 
 
@@ -113,11 +122,26 @@ def test_totalsegmentator_splits_what_is_long_enough_for_three_pieces(
     assert any("too short for its three pieces" in one for one in record.remarks) is not split
 
 
-def test_missing_data_sets_are_named_before_the_start(tmp_path: Path) -> None:
-    model = totalsegmentator(tmp_path / "model", datasets=[297, 5, 298])
-    with pytest.raises(ModelCardError, match="model made: weights are missing: Dataset005, Dataset298"):
+def test_missing_checkpoints_are_named_before_the_start(tmp_path: Path) -> None:
+    model = totalsegmentator(tmp_path / "model")
+    (model.folder / model.card.weights[0].file).unlink()
+    with pytest.raises(
+        ModelCardError, match=r"weights weights/Dataset297_total_3mm/.* cannot be read: No such"
+    ):
         run(model, tmp_path)
     assert not (tmp_path / "model" / "seen.json").exists()
+
+
+@pytest.mark.parametrize(
+    ("make", "section", "words"),
+    [
+        (totalsegmentator, {"datasets": [297, 5, 298]}, "weights/Dataset005_, weights/Dataset298_"),
+        (nnunet, {"folds": [0, 3]}, "weights/fold_3/checkpoint_final.pth"),
+    ],
+)
+def test_card_must_name_every_checkpoint(tmp_path: Path, make: Any, section: Content, words: str) -> None:
+    with pytest.raises(ModelCardError, match=f"weights must name {words}"):
+        make(tmp_path / "model", **section)
 
 
 def test_nnunet_is_given_its_channels_in_the_order_of_the_card(tmp_path: Path) -> None:
@@ -154,7 +178,8 @@ def test_nnunet_of_another_kind_than_the_card_is_refused(
         run(nnunet(tmp_path / "model", dataset), tmp_path)
 
 
-def test_missing_folds_are_named_before_the_start(tmp_path: Path) -> None:
-    model = nnunet(tmp_path / "model", folds=[0, 3])
-    with pytest.raises(ModelCardError, match=r"weights are missing: fold_3/checkpoint_final\.pth"):
+def test_nnunet_without_its_plans_is_refused(tmp_path: Path) -> None:
+    model = nnunet(tmp_path / "model")
+    (model.folder / "weights" / "plans.json").unlink()
+    with pytest.raises(ModelCardError, match=r"its trained folder has no plans\.json"):
         run(model, tmp_path)

@@ -11,7 +11,7 @@ import pytest
 
 from mqi_dagster.imaging.models.card import Model, read_model
 from mqi_dagster.imaging.models.model_errors import ModelCardError, UnsafeModelError
-from mqi_dagster.imaging.models.weights import verify_weights
+from mqi_dagster.imaging.models.weights import verify_weights, weights_found
 from tests.imaging.models.model_folders import Content, card, command_card, weights, write_card
 
 ONNX = b"\x08\x08\x12\x04test" + bytes(100)
@@ -54,6 +54,13 @@ def test_weights_that_are_others_than_the_card_names_are_refused(tmp_path: Path)
         UnsafeModelError, match=r"model made: weights net.onnx have SHA-256 [0-9a-f]{8}…, the card"
     ):
         verify_weights(model)
+
+
+def test_new_card_is_told_what_its_weights_are(tmp_path: Path) -> None:
+    weights(tmp_path, "fold_0/checkpoint.pth", b"\x08\x08")
+    write_card(tmp_path, command_card())
+    (found,) = weights_found(tmp_path)
+    assert (found.file, found.sha256[:8]) == ("fold_0/checkpoint.pth", "0b574597")
 
 
 def test_missing_weights_are_named(tmp_path: Path) -> None:

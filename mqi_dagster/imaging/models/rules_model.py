@@ -84,7 +84,7 @@ def ruled_masks(image: sitk.Image, rules: RulesRuntime) -> dict[str, sitk.Image]
 def _external(image: sitk.Image, rules: RulesRuntime) -> sitk.Image:
     """The largest piece once thin bridges are cut, its holes in each axial plane filled."""
     radius = _radius(image, rules.opening_mm)
-    eroded = sitk.BinaryErode(image > rules.external_hu, radius, boundaryToForeground=True)
+    eroded = sitk.BinaryErode(image > rules.external_hu, radius)
     body = sitk.BinaryDilate(_largest(eroded), radius) & (image > rules.external_hu)
     return _filled(body)
 
@@ -96,7 +96,7 @@ def _lungs(image: sitk.Image, external: sitk.Image, rules: RulesRuntime) -> sitk
     """
     tissue = external & (image < rules.air_hu) & (image > rules.lung_hu)
     radius = _radius(image, rules.opening_mm / 2)
-    opened = sitk.BinaryDilate(sitk.BinaryErode(tissue, radius, boundaryToForeground=True), radius) & tissue
+    opened = sitk.BinaryDilate(sitk.BinaryErode(tissue, radius), radius) & tissue
     large = _at_least(opened, rules.smallest_lung_cm3)
     closed = sitk.BinaryMorphologicalClosing(large, _radius(image, rules.closing_mm), sitk.sitkBall)
     lungs: sitk.Image = closed & external

@@ -27,8 +27,12 @@ COUCH_CM3 = 300 * 40 * LENGTH_MM / 1000
 """Of a shell of 4 mm around foam, which the body lies on."""
 
 
-def body() -> NDArray[np.int16]:
-    """HU, axes z, y, x; back at high y: a body with lungs, windpipe and spine on a couch, in air."""
+def body(lung_mm: float = 65) -> NDArray[np.int16]:
+    """HU, axes z, y, x; back at high y: a body with lungs, windpipe and spine on a couch, in air.
+
+    Args:
+        lung_mm: From the midplane to the middle of each lung; below 49 they touch the windpipe.
+    """
     z, y, x = (
         (np.arange(count) - (count - 1) / 2) * step for count, step in zip(SIZE, SPACING[::-1], strict=True)
     )
@@ -38,7 +42,7 @@ def body() -> NDArray[np.int16]:
     hu[np.broadcast_to((abs(x) < 146) & (y > 94) & (y < 126), SIZE)] = -950
     hu[np.broadcast_to((x / 130) ** 2 + (y / 90) ** 2 < 1, SIZE)] = 30
     for side in (-1, 1):
-        hu[((x - side * 65) / 40) ** 2 + (y / 55) ** 2 + (z / 60) ** 2 < 1] = -750
+        hu[((x - side * lung_mm) / 40) ** 2 + (y / 55) ** 2 + (z / 60) ** 2 < 1] = -750
     hu[np.broadcast_to(x**2 + (y + 20) ** 2 < 9**2, SIZE)] = -1000
     hu[np.broadcast_to(x**2 + (y - 60) ** 2 < 15**2, SIZE)] = 600
     return hu
@@ -69,6 +73,16 @@ def test_regions_have_the_volumes_of_the_solids(rules_ct: Model, tmp_path: Path)
     assert all(one.plausible for one in record.regions)
     assert (record.device_used, record.provider) == ("cpu", "SimpleITK")
     assert record.remarks == ("gpu was asked for, and rules run on the processor",)
+
+
+def test_blurred_edges_are_not_taken_for_lung_or_couch(rules_ct: Model, tmp_path: Path) -> None:
+    blurred = sitk.SmoothingRecursiveGaussian(image(body(45).astype(np.float32), SPACING), 1.5)
+    record = run(rules_ct, tmp_path, blurred)
+    volumes = {one.name: one.volume_cm3 for one in record.regions}
+    # Above the table, whose top is between rows 99 and 100, no blurred skin is couch.
+    assert not (labels_in(tmp_path / "out")[:, :99] == 5).any()
+    assert volumes["Air"] == pytest.approx(AIR_CM3, rel=0.2)
+    assert volumes["Lung"] == pytest.approx(LUNG_CM3, rel=0.03)
 
 
 def test_result_does_not_depend_on_how_the_image_is_stored(rules_ct: Model, tmp_path: Path) -> None:

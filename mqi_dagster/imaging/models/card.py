@@ -286,6 +286,9 @@ class RulesRuntime(Section):
     bone_hu: Finite = Field(default=200.0, description="Bone is above it, within the body.")
     air_hu: Finite = Field(default=-400.0, description="Lung and air are below it, within the body.")
     lung_hu: Finite = Field(default=-950.0, description="Lung is above it, air in the airways below.")
+    cut_lung_hu: Finite = Field(
+        default=-900.0, description="What the edge of the image cuts is lung where its median is above it."
+    )
     couch_hu: Finite = Field(default=-700.0, description="What is above it outside the body is the couch.")
     opening_mm: Millimetres = Field(default=4.0, description="A bridge thinner than twice this is cut.")
     closing_mm: Millimetres = Field(default=6.0, description="A vessel in a lung up to twice this is lung.")

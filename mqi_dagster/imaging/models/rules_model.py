@@ -12,12 +12,16 @@ from pathlib import Path
 
 import numpy as np
 import SimpleITK as sitk  # noqa: N813 - the name its own documentation uses
+from numpy.typing import NDArray
 from scipy import ndimage
 
 from mqi_dagster.imaging.models.card import RULED_REGIONS, Model, RulesRuntime
 from mqi_dagster.imaging.models.label_map import read_image, verified, voxel_mm3
 from mqi_dagster.imaging.models.model_errors import ModelCardError
 from mqi_dagster.imaging.models.running import Outcome, RunOptions
+
+_MOST_ON_FRAME = 0.45
+"""Part of its outline that the edge of the image may cut from a lung: half of an ellipse has 0.39 there."""
 
 
 def run_rules(model: Model, images: Mapping[str, Path], options: RunOptions) -> Outcome:
@@ -82,11 +86,33 @@ def ruled_masks(image: sitk.Image, rules: RulesRuntime) -> dict[str, sitk.Image]
 
 
 def _external(image: sitk.Image, rules: RulesRuntime) -> sitk.Image:
-    """The largest piece once thin bridges are cut, its holes in each axial plane filled."""
+    """The largest piece once thin bridges are cut, with what it encloses in each axial plane.
+
+    What the edge of a small field of view opens is enclosed, too, where it has the density of a lung.
+    """
     radius = _radius(image, rules.opening_mm)
-    eroded = sitk.BinaryErode(image > rules.external_hu, radius)
-    body = sitk.BinaryDilate(_largest(eroded), radius) & (image > rules.external_hu)
-    return _filled(body)
+    solid = image > rules.external_hu
+    body = sitk.BinaryDilate(_largest(sitk.BinaryErode(solid, radius)), radius) & solid
+    planes = zip(sitk.GetArrayFromImage(body), sitk.GetArrayViewFromImage(image), strict=True)
+    external = sitk.GetImageFromArray(np.stack([_with_inside(*plane, rules) for plane in planes]))
+    external.CopyInformation(image)
+    return external
+
+
+def _with_inside(body: NDArray[np.uint8], hu: NDArray[np.float32], rules: RulesRuntime) -> NDArray[np.uint8]:
+    """A plane of the body with what it encloses, or encloses but for a cut that leaves most of a lung."""
+    rest, _ = ndimage.label(body == 0)
+    frame = np.ones(rest.shape, bool)
+    frame[1:-1, 1:-1] = False
+    inside = np.ones(rest.shape, bool)
+    for label in np.unique(rest[frame & (rest > 0)]):
+        piece = rest == label
+        outline = piece & ~ndimage.binary_erosion(piece)
+        on_frame = (outline & frame).sum() / outline.sum()
+        is_lung = rules.cut_lung_hu < float(np.median(hu[piece])) < rules.air_hu
+        if not is_lung or on_frame > _MOST_ON_FRAME:
+            inside[piece] = False
+    return inside.astype(np.uint8)
 
 
 def _lungs(image: sitk.Image, external: sitk.Image, rules: RulesRuntime) -> sitk.Image:

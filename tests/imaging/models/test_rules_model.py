@@ -27,11 +27,12 @@ COUCH_CM3 = 300 * 40 * LENGTH_MM / 1000
 """Of a shell of 4 mm around foam, which the body lies on."""
 
 
-def body(lung_mm: float = 65) -> NDArray[np.int16]:
+def body(lung_mm: float = 65, foam_hu: int = -950) -> NDArray[np.int16]:
     """HU, axes z, y, x; back at high y: a body with lungs, windpipe and spine on a couch, in air.
 
     Args:
         lung_mm: From the midplane to the middle of each lung; below 49 they touch the windpipe.
+        foam_hu: Of what is in the table.
     """
     z, y, x = (
         (np.arange(count) - (count - 1) / 2) * step for count, step in zip(SIZE, SPACING[::-1], strict=True)
@@ -39,7 +40,7 @@ def body(lung_mm: float = 65) -> NDArray[np.int16]:
     z, y, x = z[:, None, None], y[None, :, None] + 20, x[None, None, :]
     hu = np.full(SIZE, -1000, np.int16)
     hu[np.broadcast_to((abs(x) < 150) & (y > 90) & (y < 130), SIZE)] = -100
-    hu[np.broadcast_to((abs(x) < 146) & (y > 94) & (y < 126), SIZE)] = -950
+    hu[np.broadcast_to((abs(x) < 146) & (y > 94) & (y < 126), SIZE)] = foam_hu
     hu[np.broadcast_to((x / 130) ** 2 + (y / 90) ** 2 < 1, SIZE)] = 30
     for side in (-1, 1):
         hu[((x - side * lung_mm) / 40) ** 2 + (y / 55) ** 2 + (z / 60) ** 2 < 1] = -750
@@ -83,11 +84,39 @@ def test_blurred_edge_of_a_windpipe_that_touches_a_lung_is_not_lung(rules_ct: Mo
     assert volumes["Lung"] == pytest.approx(LUNG_CM3, rel=0.03)
 
 
+def test_lung_that_the_edge_of_the_image_cuts_is_in_the_body(rules_ct: Model, tmp_path: Path) -> None:
+    # From 80 mm left of the midplane on: a quarter of one lung is cut off.
+    whole, cut = image(body(), SPACING), image(body()[:, :, 45:], SPACING)
+    run(rules_ct, tmp_path, whole)
+    expected = labels_in(tmp_path / "out")[:, :, 45:]
+
+    run(rules_ct, tmp_path, cut)
+
+    found = labels_in(tmp_path / "out")
+    for label in (1, 2, 3, 4):
+        assert (found == label).sum() == pytest.approx((expected == label).sum(), rel=0.03)
+
+
+def test_gap_between_limbs_that_the_edge_of_the_image_opens_is_outside(
+    rules_ct: Model, tmp_path: Path
+) -> None:
+    limbs = np.zeros((20, 60, 80), np.int16)
+    limbs[:, 20:, 35:45] = -1000
+    run(rules_ct, tmp_path, image(limbs, SPACING))
+    assert (labels_in(tmp_path / "out") == (limbs == 0)).all()
+
+
+def test_foam_below_the_body_is_no_lung_where_the_image_ends_in_it(rules_ct: Model, tmp_path: Path) -> None:
+    run(rules_ct, tmp_path, image(body(foam_hu=-870)[:, :112, 55:115], SPACING))
+    # The foam is from row 105 on.
+    assert not np.isin(labels_in(tmp_path / "out")[:, 105:], (1, 2, 3, 4)).any()
+
+
 def test_blurred_skin_is_not_couch(rules_ct: Model, tmp_path: Path) -> None:
     run(rules_ct, tmp_path, sitk.SmoothingRecursiveGaussian(image(body().astype(np.float32), SPACING), 2.5))
-    # The top of the table is between rows 99 and 100.
+    # The table is from row 103 on, and blurred, too.
     couch = labels_in(tmp_path / "out") == 5
-    assert couch[:, 99:].any() and not couch[:, :99].any()
+    assert couch[:, 103:].any() and not couch[:, :101].any()
 
 
 def test_result_does_not_depend_on_how_the_image_is_stored(rules_ct: Model, tmp_path: Path) -> None:
@@ -107,7 +136,7 @@ def test_regions_that_are_not_there_are_empty_and_said_to_be_implausible(
     rules_ct: Model, tmp_path: Path
 ) -> None:
     water = np.where(body() > -300, 0, -1000).astype(np.int16)
-    water[:, 100:] = -1000
+    water[:, 103:] = -1000
     record = run(rules_ct, tmp_path, image(water, SPACING))
     found = {one.name: (one.voxels > 0, one.plausible) for one in record.regions}
     assert found["Bone"] == found["Couch"] == (False, False)

@@ -13,7 +13,7 @@ import shutil
 import subprocess
 import tempfile
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 from functools import cache
@@ -29,12 +29,13 @@ from mqi_dagster.execution.processes import (
     resolve_program,
     start_tied,
 )
-from mqi_dagster.imaging.models.card import CommandRuntime, Device, Model, Program, filled
+from mqi_dagster.imaging.models.card import Device, Model, Program, filled
 from mqi_dagster.imaging.models.label_map import LABEL_MAP, read_image, read_label_map
 from mqi_dagster.imaging.models.model_errors import LONGEST_LOG, ModelCardError, ModelError
 from mqi_dagster.imaging.models.running import Outcome, RunOptions
 from mqi_dagster.tied import tied_command
 
+INPUTS = "inputs"
 THREAD_VARIABLES = (
     "OMP_NUM_THREADS",
     "OPENBLAS_NUM_THREADS",
@@ -53,7 +54,8 @@ _QUIET = {
     "PYTHONDONTWRITEBYTECODE": "1",
 }
 _ISOLATIONS = (("unshare", "--net"), ("unshare", "--map-current-user", "--net"))
-_GPU_FILE = re.compile(r"/dev/nvidia[0-9]+")
+_GPU_FILE = re.compile(r"/dev/(nvidia[0-9]+|kfd|dxg)")
+"""What NVIDIA's, AMD's and WSL's drivers are opened by."""
 _POLL_SECONDS = 0.1
 _SAMPLE_SECONDS = 0.5
 _GRACE_SECONDS = 5.0
@@ -94,26 +96,17 @@ def run_command(model: Model, images: Mapping[str, Path], options: RunOptions) -
         ModelError: It fails, hangs, or leaves no valid label map.
         InfrastructureError: No process can be started, or one cannot be ended.
     """
+    return run_program(model, images, options, _prepared)
+
+
+def _prepared(model: Model, images: Mapping[str, Path], scratch: Path, options: RunOptions) -> Prepared:
     runtime = model.card.command
-    if runtime is None:
-        raise ModelCardError("its runtime is not command", where=model.where)
-    with tempfile.TemporaryDirectory(prefix="mqi-model-") as name:
-        scratch = Path(name)
-        copies = copied(images, scratch / "inputs")
-        return run_program(
-            model, _prepared(model, runtime, copies, scratch, options), copies, scratch, options
-        )
-
-
-def _prepared(
-    model: Model, runtime: CommandRuntime, images: Mapping[str, Path], scratch: Path, options: RunOptions
-) -> Prepared:
-    if options.device not in runtime.device_words:
+    if runtime is None or options.device not in runtime.device_words:
         raise ModelCardError(f"it cannot use the device {options.device}", where=model.where)
     output = scratch / LABEL_MAP
     values = {
         "model": str(model.folder),
-        "inputs": str(scratch / "inputs"),
+        "inputs": str(scratch / INPUTS),
         "output": str(output),
         "scratch": str(scratch),
         "device": runtime.device_words[options.device],
@@ -126,28 +119,31 @@ def _prepared(
     return Prepared(filled(words, values), output, in_pieces=in_pieces, remarks=remarks)
 
 
-def copied(images: Mapping[str, Path], folder: Path) -> dict[str, Path]:
-    """Copies of the images, so that no program can change what it was given.
-
-    Raises:
-        OSError: One cannot be copied.
-    """
-    folder.mkdir()
-    return {role: Path(shutil.copyfile(path, folder / path.name)) for role, path in images.items()}
-
-
 def run_program(
-    model: Model, prepared: Prepared, images: Mapping[str, Path], scratch: Path, options: RunOptions
+    model: Model,
+    images: Mapping[str, Path],
+    options: RunOptions,
+    prepare: Callable[[Model, Mapping[str, Path], Path, RunOptions], Prepared],
 ) -> Outcome:
-    """Start a prepared program, wait for its end and verify what it has left; see :func:`run_command`.
+    """Prepare and start a program, wait for its end and verify what it has left; see :func:`run_command`.
 
     Args:
-        model: Whose program it is; its card has a runtime section with a time limit.
-        prepared: Argv, environment and output.
-        images: The copies that it was given.
-        scratch: Its working folder, which goes when this ends.
+        model: Whose program it is; its card has a section of its runtime, with a time limit.
+        images: A NIfTI file for each role. The program is given copies, which it may change.
         options: Device, threads, limits.
+        prepare: Is given the model, the copies, a working folder that goes when this ends, and the options.
     """
+    with tempfile.TemporaryDirectory(prefix="mqi-model-") as name:
+        scratch = Path(name)
+        folder = scratch / INPUTS
+        folder.mkdir()
+        copies = {role: Path(shutil.copyfile(path, folder / path.name)) for role, path in images.items()}
+        return _verified(model, prepare(model, copies, scratch, options), copies, scratch, options)
+
+
+def _verified(
+    model: Model, prepared: Prepared, images: Mapping[str, Path], scratch: Path, options: RunOptions
+) -> Outcome:
     program = getattr(model.card, model.card.runtime)
     if not isinstance(program, Program):
         raise ModelCardError("its runtime is no program", where=model.where)

@@ -11,6 +11,7 @@ from __future__ import annotations
 import itertools
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import reduce
 from importlib.metadata import version
 from pathlib import Path
 
@@ -19,10 +20,10 @@ import onnxruntime
 import SimpleITK as sitk  # noqa: N813 - the name its own documentation uses
 from numpy.typing import NDArray
 from onnxruntime.capi import onnxruntime_pybind11_state as failures
-from scipy import ndimage
+from scipy import ndimage, special
+from scipy.signal import windows
 
 from mqi_dagster.imaging.models.card import (
-    Clip,
     Device,
     Intensity,
     Locate,
@@ -278,7 +279,7 @@ def _normalised(values: Floats, intensity: Intensity, everything: Floats) -> Flo
     """
     # What has no range, or no spread, is not divided by it.
     if intensity.clip is not None:
-        low, high = _limits(intensity.clip, everything)
+        low, high = intensity.clip.values or np.percentile(everything, intensity.clip.percentiles or (0, 100))
         values = np.clip(values, low, high)
         if intensity.rescale:
             values = np.asarray((values - low) / ((high - low) or 1.0), np.float32)
@@ -287,37 +288,22 @@ def _normalised(values: Floats, intensity: Intensity, everything: Floats) -> Flo
         values = np.asarray((values - how.mean) / how.std, np.float32)
     elif how is not None:
         chosen = values if how == "whole" else values[values != 0]
-        mean, std = (
-            (float(chosen.mean(dtype=float)), float(chosen.std(dtype=float))) if chosen.size else (0, 1)
-        )
-        values = np.asarray((values - mean) / (std or 1.0), np.float32)
+        if chosen.size:
+            mean, std = float(chosen.mean(dtype=float)), float(chosen.std(dtype=float))
+            values = np.asarray((values - mean) / (std or 1.0), np.float32)
     return np.asarray(intensity.multiply * values + intensity.add, np.float32)
-
-
-def _limits(clip: Clip, everything: Floats) -> tuple[float, float]:
-    if clip.values is not None:
-        return clip.values
-    low, high = np.percentile(everything, clip.percentiles or (0, 100))
-    return float(low), float(high)
 
 
 def _activated(output: Floats, network: Network) -> Floats:
     if network.activation == "sigmoid":
-        return np.asarray(1 / (1 + np.exp(-output)), np.float32)
-    if network.activation == "softmax":
-        powers = np.exp(output - output.max(axis=0))
-        return np.asarray(powers / powers.sum(axis=0), np.float32)
-    return output
+        return np.asarray(special.expit(output))
+    return np.asarray(special.softmax(output, axis=0)) if network.activation == "softmax" else output
 
 
 def _gaussian(window: Sequence[int]) -> Floats:
-    weights = np.ones((1,) * len(window))
-    for axis, size in enumerate(window):
-        steps = (np.arange(size) - (size - 1) / 2) / (size / 8)
-        weights = weights * np.expand_dims(
-            np.exp(-(steps**2) / 2), [i for i in range(len(window)) if i != axis]
-        )
-    return np.maximum(weights, _SMALLEST_WEIGHT).astype(np.float32)
+    """Shape of the window: a product of one Gaussian for each axis, and not quite 0 in the corners."""
+    axes = [windows.gaussian(size, size / 8) for size in window]
+    return np.maximum(reduce(np.multiply.outer, axes), _SMALLEST_WEIGHT).astype(np.float32)
 
 
 def _places(size: Sequence[int], window: Sequence[int], overlap: float) -> Iterator[tuple[slice, ...]]:
@@ -334,7 +320,8 @@ def _on_image(channels: Sequence[sitk.Image], network: Network, image: sitk.Imag
     """The labels that a network's channels give on the grid of an image; outside their own, background."""
     if network.back == "nearest":
         decided = _decided(channels, network)
-        return _array(sitk.Resample(decided, image, sitk.Transform(), sitk.sitkNearestNeighbor, 0))
+        back = sitk.Resample(decided, image, sitk.Transform(), sitk.sitkNearestNeighbor, 0)
+        return np.asarray(sitk.GetArrayFromImage(back), np.uint16)
     onto = (
         sitk.Resample(
             channel, image, sitk.Transform(), sitk.sitkLinear, 0.0 if label == 0 else _BELOW_EVERY_VALUE
@@ -371,16 +358,19 @@ def _labels(channels: Sequence[sitk.Image] | Iterator[sitk.Image], network: Netw
 
 def _cleaned(labels: Labels, runtime: OnnxRuntime) -> Labels:
     """Of each region the largest piece alone, and its holes filled, where the card says so."""
-    for label in runtime.network.labels:
-        if label == 0:
+    if not (runtime.largest_component or runtime.fill_holes):
+        return labels
+    for label, box in enumerate(ndimage.find_objects(labels), start=1):
+        if box is None:
             continue
-        mask = labels == label
+        part = labels[box]
+        mask = part == label
         if runtime.largest_component:
             largest = _largest(mask)
-            labels[mask & ~largest] = 0
+            part[mask & ~largest] = 0
             mask = largest
         if runtime.fill_holes:
-            labels[ndimage.binary_fill_holes(mask) & (labels == 0)] = label
+            part[ndimage.binary_fill_holes(mask) & (part == 0)] = label
     return labels
 
 
@@ -391,10 +381,6 @@ def _largest(mask: NDArray[np.bool_]) -> NDArray[np.bool_]:
         return mask
     sizes = np.bincount(pieces.ravel())
     return np.asarray(pieces == 1 + int(sizes[1:].argmax()))
-
-
-def _array(image: sitk.Image) -> Labels:
-    return np.asarray(sitk.GetArrayFromImage(image), np.uint16)
 
 
 def _triple(values: Sequence[float] | NDArray[np.float64]) -> Triple:

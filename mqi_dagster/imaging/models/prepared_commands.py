@@ -9,12 +9,11 @@ from __future__ import annotations
 
 import json
 import shutil
-import tempfile
 from collections.abc import Mapping
 from pathlib import Path
 
-from mqi_dagster.imaging.models.card import Model, NnunetRuntime, TotalSegmentatorRuntime
-from mqi_dagster.imaging.models.command_model import Prepared, copied, run_program
+from mqi_dagster.imaging.models.card import Model, NnunetRuntime
+from mqi_dagster.imaging.models.command_model import Prepared, run_program
 from mqi_dagster.imaging.models.label_map import IMAGE_SUFFIX, LABEL_MAP, read_image
 from mqi_dagster.imaging.models.model_errors import ModelCardError
 from mqi_dagster.imaging.models.running import Outcome, RunOptions
@@ -28,24 +27,15 @@ _FEWEST_PLANES_TO_SPLIT = 60
 
 def run_totalsegmentator(model: Model, images: Mapping[str, Path], options: RunOptions) -> Outcome:
     """Segment with TotalSegmentator; errors as of :func:`command_model.run_command`."""
-    runtime = model.card.totalsegmentator
-    if runtime is None or len(images) != 1:
-        raise ModelCardError("TotalSegmentator takes one image", where=model.where)
-    with tempfile.TemporaryDirectory(prefix="mqi-model-") as name:
-        scratch = Path(name)
-        copies = copied(images, scratch / "inputs")
-        return run_program(
-            model, _totalsegmentator(model, runtime, copies, scratch, options), copies, scratch, options
-        )
+    return run_program(model, images, options, _totalsegmentator)
 
 
 def _totalsegmentator(
-    model: Model,
-    runtime: TotalSegmentatorRuntime,
-    images: Mapping[str, Path],
-    scratch: Path,
-    options: RunOptions,
+    model: Model, images: Mapping[str, Path], scratch: Path, options: RunOptions
 ) -> Prepared:
+    runtime = model.card.totalsegmentator
+    if runtime is None or len(images) != 1:
+        raise ModelCardError("TotalSegmentator takes one image", where=model.where)
     (role, image), output = next(iter(images.items())), scratch / LABEL_MAP
     argv = [runtime.program, "-i", str(image), "-o", str(output), "--ml", "--task", runtime.task]
     argv += ["--device", options.device]
@@ -80,17 +70,10 @@ def _totalsegmentator(
 
 def run_nnunet(model: Model, images: Mapping[str, Path], options: RunOptions) -> Outcome:
     """Segment with a folder that nnU-Net v2 has trained; errors as of :func:`command_model.run_command`."""
-    runtime = model.card.nnunet
-    if runtime is None:
-        raise ModelCardError("its runtime is not nnunet", where=model.where)
-    require_trained(model, runtime)
-    with tempfile.TemporaryDirectory(prefix="mqi-model-") as name:
-        scratch = Path(name)
-        copies = copied(images, scratch / "inputs")
-        return run_program(model, _nnunet(model, runtime, copies, scratch, options), copies, scratch, options)
+    return run_program(model, images, options, _nnunet)
 
 
-def require_trained(model: Model, runtime: NnunetRuntime) -> None:
+def _require_trained(model: Model, runtime: NnunetRuntime) -> None:
     """Prove that what nnU-Net has trained is for the inputs and regions of the card.
 
     Raises:
@@ -120,9 +103,11 @@ def require_trained(model: Model, runtime: NnunetRuntime) -> None:
         )
 
 
-def _nnunet(
-    model: Model, runtime: NnunetRuntime, images: Mapping[str, Path], scratch: Path, options: RunOptions
-) -> Prepared:
+def _nnunet(model: Model, images: Mapping[str, Path], scratch: Path, options: RunOptions) -> Prepared:
+    runtime = model.card.nnunet
+    if runtime is None:
+        raise ModelCardError("its runtime is not nnunet", where=model.where)
+    _require_trained(model, runtime)
     inputs, outputs = scratch / "channels", scratch / "predicted"
     inputs.mkdir()
     outputs.mkdir()

@@ -458,8 +458,8 @@ def read_card(folder: Path) -> ModelCard:
         raise ModelCardError(error.message) from None
     except ValidationError as error:
         raise ModelCardError(f"{role}: " + "; ".join(problems(error, ModelCard, "the whole card"))) from None
-    words = [*card.command.argv, *card.command.in_pieces] if card.command else []
-    if card.network or any("://" in word for word in words):
+    section = getattr(card, card.runtime).model_dump(mode="json")
+    if card.network or "://" in json.dumps(section):
         raise UnsafeModelError(
             f"model {card.name} asks for the network: models are given none, weights lie in their folder"
         )

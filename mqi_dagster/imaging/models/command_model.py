@@ -163,6 +163,7 @@ def _verified(
         remarks.append(f"{options.device} was asked for, and the program has opened no such device")
     return Outcome(
         labels=read_label_map(prepared.output, model, image),
+        image=image,
         device_used=used,
         provider=Path(argv[0]).name,
         network=network,

@@ -113,6 +113,7 @@ def run_onnx(model: Model, images: Mapping[str, Path], options: RunOptions) -> O
         remarks.append("pieces were asked for, and the window of a network is the card's")
     return Outcome(
         labels=verified(labels, model),
+        image=sources[0],
         device_used=runner.device,
         provider=runner.provider,
         versions={name: version(name) for name in ("onnxruntime", "SimpleITK", "numpy", "scipy")},

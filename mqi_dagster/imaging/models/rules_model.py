@@ -53,6 +53,7 @@ def run_rules(model: Model, images: Mapping[str, Path], options: RunOptions) -> 
         remarks.append("pieces were asked for, and rules have none")
     return Outcome(
         labels=verified(labels, model),
+        image=image,
         device_used="cpu",
         provider="SimpleITK",
         versions={name: version(name) for name in ("SimpleITK", "scipy")},

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
+import SimpleITK as sitk  # noqa: N813 - the name its own documentation uses
+
 from mqi_dagster.imaging.models.card import Device
 from mqi_dagster.imaging.models.label_map import Labels
 
@@ -33,6 +35,8 @@ class Outcome:
     """What a runtime gives back: verified labels on the grid of the first image, and how they were made."""
 
     labels: Labels
+    image: sitk.Image
+    """The first one, whose grid the labels have."""
     device_used: Device
     provider: str
     """Execution provider, or the program's name."""

@@ -23,7 +23,6 @@ from mqi_dagster.imaging.models.label_map import (
     LABEL_MAP,
     RegionVolume,
     input_files,
-    read_image,
     region_volumes,
     voxel_mm3,
     write_label_map,
@@ -92,10 +91,8 @@ def segment(
         digests = verify_weights(model)
         images = input_files(model.card, folder_in)
         outcome = _run(model, images, options)
-        role, first = next(iter(images.items()))
-        image = read_image(first, role)
-        write_label_map(outcome.labels, image, folder_out / LABEL_MAP)
-        record = _record(model, digests, outcome, options, image, time.monotonic() - start)
+        write_label_map(outcome.labels, outcome.image, folder_out / LABEL_MAP)
+        record = _record(model, digests, outcome, options, time.monotonic() - start)
         write_whole(folder_out / RECORD, record.to_json().encode(), 0o644)
     except MqiError as error:
         raise error.at(model.where) from None
@@ -140,7 +137,6 @@ def _record(
     digests: dict[str, str],
     outcome: Outcome,
     options: RunOptions,
-    image: sitk.Image,
     seconds: float,
 ) -> SegmentationRecord:
     own = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
@@ -160,6 +156,6 @@ def _record(
         in_pieces=outcome.in_pieces,
         seconds=round(seconds, 3),
         peak_memory_bytes=outcome.program_peak_bytes or own,
-        regions=region_volumes(model.card, outcome.labels, voxel_mm3(image)),
+        regions=region_volumes(model.card, outcome.labels, voxel_mm3(outcome.image)),
         remarks=outcome.remarks,
     )

@@ -112,6 +112,9 @@ def test_card_with_a_tag_is_refused_and_not_obeyed(tmp_path: Path) -> None:
     [
         command_card(network=True),
         command_card("run", "{input:CT}", "{output}", "--weights=https://example.org/a"),
+        card(
+            "command", {"argv": ["run", "{inputs}", "{output}"], "environment": {"HUB": "http://example.org"}}
+        ),
     ],
 )
 def test_model_that_asks_for_the_network_is_refused_by_name(tmp_path: Path, content: Content) -> None:

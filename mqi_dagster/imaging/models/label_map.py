@@ -9,6 +9,7 @@ from __future__ import annotations
 import errno
 import gzip
 import itertools
+import math
 import tempfile
 import zlib
 from dataclasses import dataclass
@@ -29,8 +30,16 @@ IMAGE_SUFFIX = ".nii.gz"
 MOST_VOXELS = 1_000_000_000
 _GZIP = b"\x1f\x8b"
 _BLOCK = 1 << 20
-_HEADER_BYTES = 352
-_LONGEST_EXTENSIONS = 64 * _BLOCK
+_LARGEST_NUMBER = 1e6
+_NIFTI = np.dtype(
+    {
+        "names": ["sizeof_hdr", "dim", "bitpix", "pixdim", "vox_offset", "qform", "sform", "magic"],
+        "formats": ["i4", "8i2", "i2", "8f4", "f4", "6f4", "12f4", "S4"],
+        "offsets": [0, 40, 72, 76, 108, 256, 280, 344],
+        "itemsize": 348,
+    }
+)
+"""Of the header of NIfTI-1 what the length of a file and the place of its voxels follow from."""
 TOLERANCE_MM = 0.01
 """Between the corners of two grids: NIfTI keeps an affine in single precision."""
 
@@ -199,32 +208,60 @@ def voxel_mm3(image: sitk.Image) -> float:
 
 
 def _header(path: Path) -> sitk.ImageFileReader:
+    """What SimpleITK reads of a file's header, once the file is known to be sound.
+
+    Raises:
+        ValueError: It is damaged, or no image of three dimensions with one value a voxel.
+        RuntimeError: SimpleITK cannot read it.
+    """
+    _require_sound(path)
+    # Its warnings go to the error stream, with the path.
+    sitk.ProcessObject.GlobalWarningDisplayOff()
     reader = sitk.ImageFileReader()
     reader.SetFileName(path)
     reader.SetImageIO("NiftiImageIO")
     reader.ReadImageInformation()
     if reader.GetDimension() != 3 or reader.GetNumberOfComponents() != 1:
         raise ValueError("it has not three dimensions and one value a voxel")
-    if not 0 < np.prod(reader.GetSize()) <= MOST_VOXELS:
-        raise ValueError(f"it has more than {MOST_VOXELS:,} voxels, or none")
-    voxel_bytes = sitk.Image([1, 1, 1], reader.GetPixelID()).GetSizeOfPixelComponent()
-    _require_whole(path, _HEADER_BYTES + int(np.prod(reader.GetSize())) * voxel_bytes)
     return reader
 
 
-def _require_whole(path: Path, length: int) -> None:
-    """Refuse a file that was cut short or damaged: SimpleITK would fill what is missing with zeros."""
-    found = 0
+def _require_sound(path: Path) -> None:
+    """Refuse what SimpleITK would never end reading, or fill with zeros: odd numbers, a file cut short."""
+    with path.open("rb") as plain:
+        compressed = plain.read(2) == _GZIP
     try:
-        with path.open("rb") as plain:
-            compressed = plain.read(2) == _GZIP
         with gzip.open(path) if compressed else path.open("rb") as stream:
-            while found <= length + _LONGEST_EXTENSIONS and (block := stream.read(_BLOCK)):
+            start = stream.read(_NIFTI.itemsize)
+            if len(start) < _NIFTI.itemsize:
+                raise ValueError("it is no NIfTI image, or damaged")
+            header = np.frombuffer(start, _NIFTI)[0]
+            if header["sizeof_hdr"] != _NIFTI.itemsize:
+                header = np.frombuffer(start, _NIFTI.newbyteorder())[0]
+            length = _length(header)
+            found = len(start)
+            while found <= length and (block := stream.read(_BLOCK)):
                 found += len(block)
     except (EOFError, gzip.BadGzipFile, zlib.error):
-        found = 0
-    if not length <= found <= length + _LONGEST_EXTENSIONS:
-        raise ValueError("it is damaged: there are fewer or more bytes than its header says")
+        raise ValueError("it is damaged: what it is compressed to cannot be read") from None
+    if found < length:
+        raise ValueError("it is damaged: there are fewer bytes than its header says")
+
+
+def _length(header: Any) -> int:
+    """Bytes of a file with this header, from its start to the last voxel."""
+    if header["sizeof_hdr"] != _NIFTI.itemsize or header["magic"] != b"n+1":
+        raise ValueError("it is no NIfTI image, or damaged")
+    sizes = [int(size) for size in header["dim"]]
+    if sizes[0] != 3 or header["bitpix"] not in (8, 16, 32, 64):
+        raise ValueError("it has not three dimensions and one value a voxel")
+    voxels = math.prod(sizes[1:4])
+    if min(sizes[1:4]) < 1 or voxels > MOST_VOXELS:
+        raise ValueError(f"it has more than {MOST_VOXELS:,} voxels, or none")
+    geometry = np.concatenate([header["pixdim"], header["qform"], header["sform"], [header["vox_offset"]]])
+    if not (np.abs(geometry) < _LARGEST_NUMBER).all():
+        raise ValueError("it is damaged: its header has numbers that no image has")
+    return int(header["vox_offset"]) + voxels * int(header["bitpix"]) // 8
 
 
 @dataclass(frozen=True, slots=True)

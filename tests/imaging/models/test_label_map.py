@@ -8,6 +8,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 import SimpleITK as sitk  # noqa: N813 - the name its own documentation uses
+from hypothesis import given
+from hypothesis import strategies as st
 
 from mqi_dagster.imaging.models.card import Model, read_model
 from mqi_dagster.imaging.models.label_map import (
@@ -66,7 +68,7 @@ def test_image_cut_short_is_refused(tmp_path: Path) -> None:
     noise = np.random.default_rng(1).integers(0, 1000, (20, 20, 20)).astype(np.int16)
     sitk.WriteImage(image(noise), path)
     path.write_bytes(path.read_bytes()[:4000])
-    with pytest.raises(ModelInputError, match="it is damaged: there are fewer or more bytes than its header"):
+    with pytest.raises(ModelInputError, match="it is damaged: what it is compressed to cannot be read"):
         read_image(path, "CT")
 
 
@@ -109,6 +111,65 @@ def test_label_map_that_is_not_there_or_no_image_is_refused(model: Model, tmp_pa
     (tmp_path / "text.nii.gz").write_text("done")
     with pytest.raises(ModelError, match="it is no NIfTI image, or damaged"):
         read_label_map(tmp_path / "text.nii.gz", model, like)
+
+
+@pytest.mark.parametrize(
+    ("place", "value", "words"),
+    [
+        (300, np.float32(1e30), "its header has numbers that no image has"),
+        (280, np.float32(np.nan), "its header has numbers that no image has"),
+        (268, np.float32(np.inf), "its header has numbers that no image has"),
+        (42, np.int16(30000), "it is damaged: there are fewer bytes than its header says"),
+        (42, np.int16(-1), "voxels, or none"),
+        (344, b"ni1", "it is no NIfTI image, or damaged"),
+    ],
+)
+def test_header_with_numbers_that_make_no_sense_is_refused(
+    model: Model, tmp_path: Path, place: int, value: np.generic | bytes, words: str
+) -> None:
+    # SimpleITK never ends reading some of these.
+    sitk.WriteImage(image(np.ones(SIZE, np.uint8)), tmp_path / "plain.nii")
+    content = bytearray((tmp_path / "plain.nii").read_bytes())
+    written = value if isinstance(value, bytes) else value.tobytes()
+    content[place : place + len(written)] = written
+    (tmp_path / "map.nii.gz").write_bytes(content)
+    with pytest.raises(ModelError, match=words):
+        read_label_map(tmp_path / "map.nii.gz", model, image(np.zeros(SIZE, np.int16)))
+
+
+@given(changes=st.dictionaries(st.integers(0, 500), st.integers(0, 255), min_size=1, max_size=6))
+def test_damaged_label_map_is_refused_or_read_and_nothing_else(
+    tmp_path_factory: pytest.TempPathFactory, changes: dict[int, int]
+) -> None:
+    folder = tmp_path_factory.mktemp("map")
+    model = read_model(write_card(folder / "model", command_card()))
+    like = image(np.zeros(SIZE, np.int16))
+    sitk.WriteImage(image(np.ones(SIZE, np.uint8)), folder / "plain.nii")
+    content = bytearray((folder / "plain.nii").read_bytes())
+    for place, value in changes.items():
+        content[place % len(content)] = value
+    # Gzip is not needed in a file of this name: its content decides.
+    (folder / "map.nii.gz").write_bytes(content)
+    try:
+        labels = read_label_map(folder / "map.nii.gz", model, like)
+    except ModelError as error:
+        assert "its label map cannot be used" in str(error)
+    else:
+        assert labels.shape == SIZE
+        assert set(np.unique(labels)) <= {0, 1}
+
+
+def test_image_that_the_memory_cannot_hold_is_told_as_that(tmp_path: Path) -> None:
+    path = tmp_path / "CT.nii.gz"
+    sitk.WriteImage(sitk.Image([500, 500, 400], sitk.sitkUInt8), path)
+    pages = int(Path("/proc/self/statm").read_text().split()[0])
+    before = resource.getrlimit(resource.RLIMIT_AS)
+    resource.setrlimit(resource.RLIMIT_AS, (pages * resource.getpagesize() + 200_000_000, before[1]))
+    try:
+        with pytest.raises(MemoryError):
+            read_image(path, "CT")
+    finally:
+        resource.setrlimit(resource.RLIMIT_AS, before)
 
 
 def test_whole_numbers_in_another_type_are_labels(model: Model, tmp_path: Path) -> None:

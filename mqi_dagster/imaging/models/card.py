@@ -407,9 +407,14 @@ class ModelCard(Section):
         return bool(self.totalsegmentator or self.nnunet or (self.command and self.command.in_pieces))
 
     def digest(self) -> str:
-        """SHA-256 (hex) of what the card says: the same for the same model, wherever its folder is."""
-        content = json.dumps(self.model_dump(mode="json"), sort_keys=True, separators=(",", ":"))
-        return hashlib.sha256(content.encode()).hexdigest()
+        """SHA-256 (hex) of what a result depends on: not of words for people, nor of places of programs."""
+        content = self.model_dump(mode="json", exclude={"summary", "licence", "memory", "limits"})
+        section = content[self.runtime]
+        section["argv"] = section.get("argv", [])[1:]
+        for name in ("program", "time_limit_s"):
+            section.pop(name, None)
+        text = json.dumps(content, sort_keys=True, separators=(",", ":"))
+        return hashlib.sha256(text.encode()).hexdigest()
 
 
 RULED_REGIONS = ("External", "Lung", "Air", "Bone", "Couch")

@@ -46,6 +46,7 @@ class SegmentationRecord:
     runtime: Runtime
     licence: str
     card_sha256: str
+    """Of what the card says that a result depends on."""
     weights_sha256: dict[str, str]
     device_asked: Device
     device_used: Device

@@ -216,10 +216,19 @@ def test_packaged_models_are_whole() -> None:
     }
 
 
-def test_digest_is_of_what_the_card_says_and_not_of_its_place(tmp_path: Path) -> None:
-    here = read_card(write_card(tmp_path / "here", command_card()))
-    there = read_card(write_card(tmp_path / "there", dict(reversed(command_card().items()))))
-    other = read_card(write_card(tmp_path / "other", command_card(version="4")))
-
-    assert here.digest() == there.digest()
-    assert here.digest() != other.digest()
+@pytest.mark.parametrize(
+    ("changes", "same"),
+    [
+        ({"summary": "Other words.", "limits": ["More."], "licence": "MIT", "memory": {"ram_mb": 99}}, True),
+        ({"command": {"argv": ["/opt/run", "{inputs}", "{output}"], "time_limit_s": 5}}, True),
+        ({"command": {"argv": ["run", "{inputs}", "{output}", "--fast"]}}, False),
+        ({"version": "4"}, False),
+        ({"regions": [region("Lung")]}, False),
+        ({"weights": WEIGHTS}, False),
+    ],
+)
+def test_digest_is_of_what_a_result_depends_on(tmp_path: Path, changes: Content, same: bool) -> None:
+    content = command_card("run", "{inputs}", "{output}")
+    one = read_card(write_card(tmp_path / "one", content))
+    other = read_card(write_card(tmp_path / "other", dict(reversed((content | changes).items()))))
+    assert (one.digest() == other.digest()) is same

@@ -6,17 +6,18 @@ Metrics are written as TG-263 writes them: ``D95%``, ``D0.1cc``, ``V20Gy``, ``V9
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Mapping
 from enum import StrEnum
 from pathlib import Path
 from typing import Annotated, Self
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, ValidationError, model_validator
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from mqi_dagster.errors import ConfigurationError
 from mqi_dagster.imaging.dvh import Dvh
-from mqi_dagster.imaging.dvh_table import DoseMetricStatus, status_of
+from mqi_dagster.imaging.dvh_table import DoseMetricStatus, prescribed, status_of
 from mqi_dagster.yaml_file import problems, read_yaml
 
 _NUMBER = r"(?P<number>\d{1,5}(?:\.\d{1,4})?)"
@@ -37,7 +38,13 @@ class GoalUnit(StrEnum):
 def _metric(text: str) -> str:
     if text not in _WHOLE and not _DOSE_AT.fullmatch(text) and not _VOLUME_AT.fullmatch(text):
         raise ValueError(f"{text[:40]!a} is no metric: D95%, D0.1cc, V20Gy, V95%, Dmean, Dmax or Dmin")
+    dose = _DOSE_AT.fullmatch(text)
+    if dose and not 0 < float(dose["number"]) <= (100 if dose["unit"] == "%" else math.inf):
+        raise ValueError(f"{text} is the dose to no part of a volume")
     return text
+
+
+Limit = Annotated[float, Field(ge=0, allow_inf_nan=False, strict=True)]
 
 
 class Goal(BaseModel):
@@ -47,8 +54,8 @@ class Goal(BaseModel):
 
     structure: str
     metric: Annotated[str, AfterValidator(_metric)]
-    at_least: float | None = None
-    at_most: float | None = None
+    at_least: Limit | None = None
+    at_most: Limit | None = None
     unit: GoalUnit
 
     @model_validator(mode="after")
@@ -121,6 +128,8 @@ def judge(protocol: Protocol, dvhs: Mapping[str, Dvh], prescription_gy: float | 
 
 
 def _judged(goal: Goal, dvh: Dvh | None, rx: float | None) -> GoalResult:
+    rx = prescribed(rx)
+
     def not_judged(reason: str) -> GoalResult:
         return GoalResult(goal=goal, verdict=GoalVerdict.NOT_JUDGED, reason=reason)
 

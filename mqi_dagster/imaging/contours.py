@@ -28,8 +28,14 @@ FEWEST_SUBVOXELS, MOST_SUBVOXELS = 200_000, 8_000_000
 """In the box around a structure: those of a small one are smaller, those of a large one larger."""
 _SMALLEST_SUBVOXEL_MM = 0.05
 LARGEST_CONTOUR_COORDINATE_MM = 4000.0
+LONGEST_OUTLINE_MM = 20_000.0
+"""In one plane; that of a body has some thousand. A damaged one would fill the memory."""
 _PLANE_TOLERANCE_MM = 0.1
 """Contours are written with few digits; farther from the plane of its first point none is planar."""
+_SAME_PLANE_MM = 0.01
+_BULGE = 1 / 12
+"""Of the distance of two planes: how much farther out than in both a surface may lie between them."""
+_BEYOND_PIXELS = 20
 _GAP = 1.5
 """Planes farther apart than this many times the usual distance have a gap between them."""
 _LARGEST_MOVE_MM = 12.0
@@ -116,6 +122,13 @@ class Contours:
         """Which voxels of the grid have their centre inside, shape of the grid."""
         spacing = np.array(grid.spacing_mm[1:])
         low, high = (np.floor(corner / spacing).astype(int) for corner in self._box())
+        # Of what the images do not show no more than a margin is looked at.
+        low, high = (
+            np.maximum(low, -_BEYOND_PIXELS),
+            np.minimum(high, np.array(grid.shape[1:]) + _BEYOND_PIXELS),
+        )
+        if np.any(high < low):
+            return np.zeros(grid.shape, bool)
         raster = _Raster((low - 1) * spacing, spacing, high - low + 4)
         mask = np.zeros(grid.shape, bool)
         # Where the box around the structure and the images overlap, in pixels of each.
@@ -166,10 +179,16 @@ def contours_on(grid: ImageGrid, polygons_mm: Sequence[Floats]) -> Contours:
     by_height.sort(key=lambda one: one[0])
     grouped: list[list[tuple[float, Floats]]] = []
     for one in by_height:
-        if grouped and one[0] - grouped[-1][0][0] <= _PLANE_TOLERANCE_MM:
+        if grouped and one[0] - grouped[-1][0][0] <= _SAME_PLANE_MM:
             grouped[-1].append(one)
         else:
             grouped.append([one])
+    for group in grouped:
+        length = sum(
+            float(np.linalg.norm(np.diff(one, axis=0, append=one[:1]), axis=1).sum()) for _, one in group
+        )
+        if length > LONGEST_OUTLINE_MM:
+            raise ImageError(f"the outline in one plane is {length / 1000:.3g} m long", where=_WHERE)
     planes = tuple(ContourPlane(group[0][0], tuple(polygon for _, polygon in group)) for group in grouped)
     steps = np.diff([plane.height_mm for plane in planes])
     # The lower of two: between 1 mm and 2 mm there is a plane missing.
@@ -196,7 +215,8 @@ class _Raster:
         inside = self._inside(edges / self.step)
         outline = _densified(_once(edges), 0.25 * float(self.step.min()))
         if not len(outline):
-            return np.where(inside, math.inf, -math.inf)
+            # Contours that lie on each other: everything is as far outside as the raster is wide.
+            return np.full(self.count, -float(np.linalg.norm(self.count * self.step)))
         row, column = np.clip(np.rint(outline / self.step).astype(int), 0, self.count - 1).T
         nearest, away = np.zeros((*self.count, 2)), np.ones(self.count, bool)
         nearest[row, column], away[row, column] = outline, False
@@ -222,6 +242,8 @@ class _Raster:
         crossed = np.repeat(np.arange(len(edges)), last - first)
         row = np.arange(len(crossed)) - np.repeat(np.cumsum(last - first) - (last - first), last - first)
         row = row + first[crossed]
+        seen = (row >= 0) & (row < rows)
+        crossed, row = crossed[seen], row[seen]
         slope = (c1 - c0)[crossed] / (r1 - r0)[crossed]
         column = np.ceil(c0[crossed] + (row - r0[crossed]) * slope).astype(int)
         counts = np.zeros((rows, columns + 1), np.int32)
@@ -279,6 +301,9 @@ class _Body:
             found += weight * self._distance(plane)
         before, after = self._distance(lower), self._distance(lower + 1)
         step = heights[lower + 1] - heights[lower]
+        # Where planes are close together, or a part ends, the cubic runs away from what it goes through.
+        slack = np.abs(before - after) + _BULGE * step
+        found = np.clip(found, np.minimum(before, after) - slack, np.maximum(before, after) + slack)
         jump = np.abs(before - after) > max(_LARGEST_MOVE_MM, _LARGEST_SLOPE * step)
         nearer = before if height_mm - heights[lower] <= step / 2 else after
         return np.asarray(np.where(jump, nearer, found))
@@ -293,7 +318,8 @@ class _Body:
         heights, count = self._heights, len(self._heights)
         yield from self._cap(list(range(min(3, count))), -self.below_mm)
         for lower, upper in pairwise(heights):
-            parts = max(1, math.ceil((upper - lower) / self._raster.step[0]))
+            # An even number, so that none lies on both sides of the middle.
+            parts = 2 * math.ceil((upper - lower) / self._raster.step[0] / 2)
             thickness = float(upper - lower) / parts
             for part in range(parts):
                 height = float(lower) + (part + 0.5) * thickness

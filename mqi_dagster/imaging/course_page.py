@@ -10,6 +10,7 @@ import base64
 import gzip
 import json
 import math
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from importlib import resources
@@ -29,6 +30,7 @@ MOST_PIXELS = 256
 _CT_VALUES = np.concatenate([np.arange(-1024, -200, 12), np.arange(-200, 300, 4), np.arange(300, 3090, 45)])
 """The 256 Hounsfield units that a page tells apart: fine where soft tissue is."""
 _AXIAL = ((1.0, 0.0, 0.0), (0.0, 1.0, 0.0))
+_DOSE_STEPS = 254
 _LEVEL_COLOURS = ("#3b6cf6", "#28b4c8", "#3fbf5f", "#e6d23a", "#f2902b", "#e8402f")
 
 
@@ -60,15 +62,22 @@ class PageStructure:
     mask: NDArray[np.bool_]
     """Shape of the grid."""
 
+    def __post_init__(self) -> None:
+        _require_colour(self.colour)
+
 
 @dataclass(frozen=True, slots=True)
 class PageCurve:
     """A dose-volume curve."""
 
-    name: str
     colour: str
     doses: Sequence[float]
     percent: Sequence[float]
+    structure: int | None = None
+    """Place of its structure among those of the page, with which it is shown and hidden."""
+
+    def __post_init__(self) -> None:
+        _require_colour(self.colour)
 
 
 @dataclass(frozen=True, slots=True)
@@ -114,6 +123,11 @@ class CoursePage:
     provenance: Sequence[tuple[str, str]] = ()
 
 
+def _require_colour(colour: str) -> None:
+    if not re.fullmatch("#[0-9a-fA-F]{6}", colour):
+        raise ValueError("a colour is written #rrggbb")
+
+
 def page_html(page: CoursePage) -> str:
     """The page, for any browser of the last years."""
     template = resources.files(__package__).joinpath("course_page.html").read_text(encoding="utf-8")
@@ -123,7 +137,7 @@ def page_html(page: CoursePage) -> str:
         if page.dose is not None
     ]
     # In a script nothing is decoded but its end: it must not be in a name.
-    data = Markup(json.dumps(_data(page), separators=(",", ":")).replace("<", "\\u003c"))
+    data = Markup(json.dumps(_data(page), separators=(",", ":"), allow_nan=False).replace("<", "\\u003c"))
     return (
         Environment(autoescape=True)
         .from_string(template)
@@ -132,6 +146,7 @@ def page_html(page: CoursePage) -> str:
             verdict=page.verdict,
             about=page.about,
             windows=page.windows,
+            dose=page.dose is not None,
             levels=levels,
             structures=page.structures,
             curves=page.curves,
@@ -180,12 +195,18 @@ def _data(page: CoursePage) -> dict[str, object]:
             for one in page.structures
         ],
         "curves": [
-            {"name": one.name, "colour": one.colour, "doses": list(one.doses), "percent": list(one.percent)}
+            {
+                "structure": one.structure,
+                "colour": one.colour,
+                "doses": list(one.doses),
+                "percent": list(one.percent),
+            }
             for one in page.curves
         ],
         "levels": [],
         "dose_unit": "",
         "dose_step": 0.0,
+        "dose_top": _DOSE_STEPS,
         "dose": None,
     }
     if page.dose is not None:
@@ -196,20 +217,20 @@ def _data(page: CoursePage) -> dict[str, object]:
 def _dose(
     page: CoursePage, dose: DoseGrid, step: NDArray[np.int_], shape: tuple[int, ...]
 ) -> dict[str, object]:
-    """The dose at the pixels of the page, in 255 steps of its maximum."""
+    """The dose at the pixels of the page, in 254 steps of its maximum from 1; 0 where it is not known."""
     highest = float(dose.values.max()) or 1.0
     found = np.zeros(shape, np.uint8)
     in_plane = np.indices(shape[1:]).reshape(2, -1).T
     for plane in range(shape[0]):
         indices = np.column_stack([np.full(len(in_plane), plane), in_plane]) * step + (step - 1) / 2
-        values = np.nan_to_num(dose_at(dose, page.grid.to_patient(indices)))
-        found[plane] = np.rint(values / highest * 255).reshape(shape[1:])
+        steps = 1 + np.rint(dose_at(dose, page.grid.to_patient(indices)) / highest * _DOSE_STEPS)
+        found[plane] = np.nan_to_num(steps, nan=0.0).reshape(shape[1:])
     return {
         "dose": _packed(found),
         "dose_unit": dose.units.shown,
-        "dose_step": highest / 255,
+        "dose_step": highest / _DOSE_STEPS,
         "levels": [
-            {"value": value / highest * 255, "colour": colour}
+            {"value": 1 + value / highest * _DOSE_STEPS, "colour": colour}
             for value, colour in zip(page.levels.values(), _LEVEL_COLOURS, strict=False)
         ],
     }
@@ -239,11 +260,13 @@ def _reduced(image: NDArray[np.float32], factor: int) -> NDArray[np.float32]:
 
 def _start(page: CoursePage, step: NDArray[np.int_], shape: tuple[int, ...]) -> list[int]:
     """Where the cross is at first: in the middle of the first structure, else of the image."""
-    voxels = np.argwhere(page.structures[0].mask) if page.structures else np.empty((0, 3))
-    if not len(voxels):
+    if not page.structures or not page.structures[0].mask.any():
         return [count // 2 for count in shape]
-    middle = (voxels.mean(axis=0) / step).astype(int)
-    return [int(min(at, count - 1)) for at, count in zip(middle, shape, strict=True)]
+    mask, found = page.structures[0].mask, []
+    for axis, others in enumerate(((1, 2), (0, 2), (0, 1))):
+        middle = np.median(np.flatnonzero(mask.any(axis=others)))
+        found.append(int(min(middle // step[axis], shape[axis] - 1)))
+    return found
 
 
 def _packed(values: NDArray[np.uint8]) -> str:

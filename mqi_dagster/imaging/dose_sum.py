@@ -7,7 +7,7 @@ from dataclasses import replace
 
 import numpy as np
 
-from mqi_dagster.dose.grid import DoseGrid
+from mqi_dagster.dose.grid import DoseGrid, DoseUnits
 from mqi_dagster.errors import DoseError, Where
 from mqi_dagster.imaging.dvh import dose_at
 
@@ -29,8 +29,8 @@ def summed(doses: Sequence[DoseGrid]) -> DoseGrid:
     """
     if not doses:
         raise DoseError("there is no dose to add up", where=_WHERE)
-    if len({dose.units for dose in doses}) > 1:
-        raise DoseError("doses in Gy and relative doses do not add up", where=_WHERE)
+    if {dose.units for dose in doses} != {DoseUnits.GY} or len({dose.frame for dose in doses}) > 1:
+        raise DoseError("only doses in Gy, all in the patient or all in one phantom, add up", where=_WHERE)
     finest = min(doses, key=lambda dose: dose.column_spacing_mm * dose.row_spacing_mm * dose.frame_spacing_mm)
     if any(not np.allclose(_axes(dose), _axes(finest), rtol=0, atol=_PARALLEL) for dose in doses):
         raise DoseError("doses on grids that are turned against each other are not added up", where=_WHERE)
@@ -45,6 +45,8 @@ def summed(doses: Sequence[DoseGrid]) -> DoseGrid:
     if any(not len(span) for span in spans):
         raise DoseError("the doses share no voxel", where=_WHERE)
     (frame, row, column), box = (int(span[0]) for span in spans), tuple(slice(s[0], s[-1] + 1) for s in spans)
+    if not known[box].all():
+        raise DoseError("the doses do not share a box of voxels", where=_WHERE)
     origin = np.array(finest.origin_mm) + np.array([frame, row, column]) * _spacing(finest) @ _axes(finest)
     return replace(
         finest,

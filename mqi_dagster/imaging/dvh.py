@@ -7,6 +7,7 @@ across a gradient would get one dose, and the curve would be made of steps.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable
 from dataclasses import dataclass
 
@@ -14,19 +15,26 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.ndimage import map_coordinates
 
-from mqi_dagster.dose.grid import DoseGrid
+from mqi_dagster.dose.grid import DoseFrame, DoseGrid, DoseUnits
+from mqi_dagster.errors import DoseError, Where
 from mqi_dagster.imaging.contours import Layer
 from mqi_dagster.imaging.image_grid import ImageGrid
 
 Floats = NDArray[np.float64]
 
+_WHERE = Where(kind="dose-volume figures")
+_AT_THE_EDGE = 0.5 + 1e-3
+"""Half a voxel: a grid turned by the last digit of its direction still meets its neighbour."""
 _EQUAL_GY = 1e-6
 """A dose this little below a level reaches it: a level and a dose are rounded in different places."""
 
 
 @dataclass(frozen=True, slots=True)
 class Dvh:
-    """The doses in a structure, and the volumes that get them."""
+    """The doses in a structure, and the volumes that get them.
+
+    Where none is known (`covered_cm3` is 0) every dose of it raises a DoseError.
+    """
 
     doses: Floats
     """Shape (n,), falling, in the units of the dose."""
@@ -40,20 +48,27 @@ class Dvh:
         """Volume that lies within the dose grid: of the rest no dose is known."""
         return float(self.volumes_cm3[-1]) if len(self.volumes_cm3) else 0.0
 
+    def _require_a_dose(self) -> None:
+        if not len(self.doses):
+            raise DoseError("no dose of the structure is known", where=_WHERE)
+
     @property
     def mean(self) -> float:
         """Mean dose."""
+        self._require_a_dose()
         parts = np.diff(self.volumes_cm3, prepend=0.0)
         return float(self.doses @ parts) / self.covered_cm3
 
     @property
     def maximum(self) -> float:
         """Highest dose at a sub-voxel."""
+        self._require_a_dose()
         return float(self.doses[0])
 
     @property
     def minimum(self) -> float:
         """Lowest dose at a sub-voxel."""
+        self._require_a_dose()
         return float(self.doses[-1])
 
     @property
@@ -71,6 +86,7 @@ class Dvh:
 
     def dose_at_cm3(self, volume_cm3: float) -> float:
         """D of a volume: the dose that this much of it gets at least; of more than there is the lowest."""
+        self._require_a_dose()
         at = int(np.searchsorted(self.volumes_cm3, volume_cm3 * (1 - 1e-12)))
         return float(self.doses[min(at, len(self.doses) - 1)])
 
@@ -100,8 +116,16 @@ def dose_volume(layers: Iterable[Layer], grid: ImageGrid, dose: DoseGrid) -> Dvh
         layers: Of the structure, in the frame of the grid.
         grid: Of the images.
         dose: In the same frame of reference.
+
+    Raises:
+        DoseError: It is relative, or that of a phantom.
     """
+    if dose.frame is not DoseFrame.PATIENT or dose.units is not DoseUnits.GY:
+        raise DoseError(
+            "a dose in Gy in the patient is needed, not a relative one or one of a phantom", where=_WHERE
+        )
     doses, volumes, total = [np.empty(0)], [np.empty(0)], 0.0
+    lowest, highest = math.inf, -math.inf
     for number, layer in enumerate(layers):
         total += layer.volume_mm3
         inside = np.argwhere(layer.coverage > 0)
@@ -112,9 +136,15 @@ def dose_volume(layers: Iterable[Layer], grid: ImageGrid, dose: DoseGrid) -> Dvh
         found = dose_at(dose, grid.to_patient(at / grid.spacing_mm))
         known = np.isfinite(found)
         doses.append(found[known])
-        part = layer.coverage[inside[:, 0], inside[:, 1]] * (thickness * edge * edge / 1000)
-        volumes.append(part[known])
+        coverage = layer.coverage[inside[:, 0], inside[:, 1]]
+        volumes.append(coverage[known] * (thickness * edge * edge / 1000))
+        mostly_inside = found[known & (coverage >= 0.5)]
+        lowest = float(mostly_inside.min(initial=lowest))
+        highest = float(mostly_inside.max(initial=highest))
     every, weights = np.concatenate(doses), np.concatenate(volumes)
+    if lowest <= highest:
+        # Of a sub-voxel at the outline the position may lie outside.
+        every = np.clip(every, lowest, highest)
     falling = np.argsort(-every, kind="stable")
     return Dvh(every[falling], np.cumsum(weights[falling]), total / 1000)
 
@@ -132,5 +162,5 @@ def dose_at(dose: DoseGrid, points_mm: Floats) -> Floats:
     spacing = (dose.frame_spacing_mm, dose.row_spacing_mm, dose.column_spacing_mm)
     indices = (points_mm - np.array(dose.origin_mm)) @ axes.T / spacing
     found = map_coordinates(dose.values, indices.T, order=1, mode="nearest")
-    outside = np.any((indices < -0.5) | (indices > np.array(dose.shape) - 0.5), axis=1)
+    outside = np.any((indices < -_AT_THE_EDGE) | (indices > np.array(dose.shape) - 1 + _AT_THE_EDGE), axis=1)
     return np.asarray(np.where(outside, np.nan, found))

@@ -5,6 +5,7 @@ The names are those that users of rtpipeline have in their scripts; D and V as i
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from enum import StrEnum
@@ -120,6 +121,11 @@ DOSE_COLUMNS: tuple[Column, ...] = (
 VOLUME_COLUMN = "Volume (cm³)"
 
 
+def prescribed(dose_gy: Number) -> Number:
+    """A prescribed dose; None where it is none: missing, zero, negative, or no number."""
+    return dose_gy if dose_gy is not None and math.isfinite(dose_gy) and dose_gy > 0 else None
+
+
 def status_of(dvh: Dvh) -> DoseMetricStatus:
     """Whether the dose of the whole structure is known."""
     if not dvh.volume_cm3:
@@ -137,7 +143,7 @@ def figures(dvh: Dvh, prescription_gy: Number) -> dict[str, str | Number]:
         dvh: Of the structure.
         prescription_gy: Prescribed dose; without one nothing is given in percent of it.
     """
-    status = status_of(dvh)
+    status, prescription_gy = status_of(dvh), prescribed(prescription_gy)
     measured = status is DoseMetricStatus.MEASURED
     return {
         VOLUME_COLUMN: dvh.volume_cm3,

@@ -21,6 +21,8 @@ Floats = NDArray[np.float64]
 Vector = tuple[float, float, float]
 
 SPACING_TOLERANCE_MM = 0.02
+LARGEST_DRIFT_MM = 0.1
+"""Of an image from its place on the grid: steps that differ a little may add up."""
 LARGEST_EXTENT_MM = 4000.0
 """A scan of a whole body is 2 m long; in a damaged spacing it would fill the memory."""
 _COSINE_TOLERANCE = 1e-4
@@ -145,6 +147,7 @@ def image_series(planes: Sequence[ImagePlane]) -> ImageSeries:
     first = planes[0]
     frames = {plane.frame_of_reference_uid for plane in planes}
     _require(len(frames) == 1, f"the images are in {len(frames)} frames of reference")
+    _require(bool(first.frame_of_reference_uid), "the images name no frame of reference")
     sizes = {(plane.rows, plane.columns, plane.spacing_mm) for plane in planes}
     _require(len(sizes) == 1, "the images differ in size or pixel spacing")
     _require(min(first.rows, first.columns) > 0 and min(first.spacing_mm) > 0, "the images have no size")
@@ -199,7 +202,12 @@ def _plane_spacing(positions: Floats, normal: Floats) -> float:
     shifted = positions - np.outer(positions @ normal, normal)
     off = float(np.abs(shifted - shifted[0]).max())
     _require(off <= SPACING_TOLERANCE_MM, f"the images are shifted against each other by {off:.3g} mm")
-    return float((positions[-1] - positions[0]) @ normal) / (count - 1)
+    spacing = float((positions[-1] - positions[0]) @ normal) / (count - 1)
+    drift = float(np.abs((positions - positions[0]) @ normal - spacing * np.arange(count)).max())
+    _require(
+        drift <= LARGEST_DRIFT_MM, f"the images are not evenly spaced: one is {drift:.3g} mm off its place"
+    )
+    return spacing
 
 
 def _require(condition: bool, otherwise: str) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -17,6 +18,7 @@ from mqi_dagster.errors import DicomError
 
 Floats = NDArray[np.float64]
 
+_OPEN = ("POINT", "OPEN_PLANAR", "OPEN_NONPLANAR")
 _CLOSED = ("CLOSED_PLANAR", "CLOSEDPLANAR_XOR")
 """Contours that enclose an area; of both several in a plane count by the even-odd rule."""
 
@@ -99,13 +101,18 @@ def _by_number(dataset: Dataset, sequence: str, keyword: str, faults: list[str])
     found: dict[int, Dataset] = {}
     doubled: set[int] = set()
     for item in dataset.get(sequence) or ():
-        number = item.get(keyword)
+        try:
+            with decoding():
+                value = item.get(keyword)
+                number = None if value is None else int(value)
+        except DicomError:
+            number = None
         if number is None:
-            faults.append(f"an item of {sequence} has no {keyword}")
-        elif int(number) in found:
-            doubled.add(int(number))
+            faults.append(f"an item of {sequence} has no {keyword} that can be read")
+        elif number in found:
+            doubled.add(number)
         else:
-            found[int(number)] = item
+            found[number] = item
     for number in sorted(doubled):
         faults.append(f"{sequence} has more than one item of region {number}: none is taken")
         del found[number]
@@ -113,33 +120,44 @@ def _by_number(dataset: Dataset, sequence: str, keyword: str, faults: list[str])
 
 
 def _roi(number: int, region: Dataset, contour_item: Dataset | None, observation: Dataset | None) -> Roi:
-    contours: list[Floats] = []
+    contours: dict[bytes, Floats] = {}
     images: set[str] = set()
     faults: list[str] = []
-    others: dict[str, int] = {}
+    others: Counter[str] = Counter()
     items = (contour_item.get("ContourSequence") if contour_item is not None else None) or ()
     for place, item in enumerate(items, start=1):
-        kind = text_of(item, "ContourGeometricType")
-        if kind not in _CLOSED:
-            others[kind or "without a type"] = others.get(kind or "without a type", 0) + 1
-            continue
-        images.update(
-            text_of(image, "ReferencedSOPInstanceUID") for image in item.get("ContourImageSequence") or ()
-        )
         try:
-            contours.append(_points(item))
+            with decoding():
+                kind = text_of(item, "ContourGeometricType")
+                if kind not in _CLOSED:
+                    others[kind if kind in _OPEN else "of another kind"] += 1
+                    continue
+                for image in item.get("ContourImageSequence") or ():
+                    images.add(text_of(image, "ReferencedSOPInstanceUID"))
+                points = _points(item)
         except DicomError as error:
             faults.append(f"contour {place} {error.message}")
+            continue
+        if contours.setdefault(_shape_of(points), points) is not points:
+            # By the even-odd rule the two would be nothing.
+            faults.append(f"contour {place} is there twice: taken once")
     faults += [f"{count} contours are {kind} and enclose nothing" for kind, count in sorted(others.items())]
     return Roi(
         number=number,
         name=text_of(region, "ROIName"),
         frame_of_reference_uid=text_of(region, "ReferencedFrameOfReferenceUID"),
         interpreted_type=text_of(observation, "RTROIInterpretedType") if observation is not None else "",
-        contours_mm=tuple(contours),
+        contours_mm=tuple(contours.values()),
         image_uids=frozenset(images),
         faults=tuple(faults),
     )
+
+
+def _shape_of(points: Floats) -> bytes:
+    """The same for a contour wherever it begins and whichever way it goes round."""
+    first = int(np.lexsort(points.T)[0])
+    forwards, backwards = np.roll(points, -first, axis=0), np.roll(points[::-1], first + 1, axis=0)
+    return min(forwards.tobytes(), backwards.tobytes())
 
 
 def _points(item: Dataset) -> Floats:

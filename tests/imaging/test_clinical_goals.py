@@ -64,6 +64,9 @@ def test_a_goal_is_judged_in_its_own_unit(tmp_path: Path, goal: str, value: floa
         ),
         ("structure: PTV, metric: D95%, at_least: 1, unit: '%'", ramp(), None, "no prescribed dose"),
         ("structure: PTV, metric: V95%, at_least: 1, unit: cm³", ramp(), None, "no prescribed dose"),
+        ("structure: PTV, metric: V95%, at_least: 95, unit: '%'", ramp(), 0.0, "no prescribed dose"),
+        ("structure: PTV, metric: D95%, at_least: 95, unit: '%'", ramp(), -1.0, "no prescribed dose"),
+        ("structure: PTV, metric: V95%, at_least: 95, unit: '%'", ramp(), float("nan"), "no prescribed dose"),
         ("structure: PTV, metric: D200cc, at_most: 1, unit: Gy", ramp(), 50.0, "the structure has 100 cm³"),
     ],
 )
@@ -86,6 +89,12 @@ def test_a_goal_that_cannot_be_judged_says_why(
         ("metric: D95%, unit: Gy", "either at_least or at_most"),
         ("metric: D95%, at_least: 1, at_most: 2, unit: Gy", "either at_least or at_most"),
         ("metric: D95%, at_least: 1, unit: cGy", "unit"),
+        ("metric: D150%, at_least: 1, unit: Gy", "D150% is the dose to no part of a volume"),
+        ("metric: D0%, at_most: 1, unit: Gy", "D0% is the dose to no part of a volume"),
+        ("metric: D95%, at_least: -1, unit: Gy", "at_least"),
+        ("metric: D95%, at_most: .inf, unit: Gy", "at_most"),
+        ("metric: D95%, at_most: .nan, unit: Gy", "at_most"),
+        ("metric: D95%, at_least: yes, unit: Gy", "at_least"),
         ("metric: D95%, at_least: 1, unit: Gy, prio: 1", "prio"),
     ],
 )

@@ -94,6 +94,38 @@ def test_contours_drawn_on_every_second_image_are_one_body() -> None:
     assert contours.gaps == ()
 
 
+def test_a_contour_close_to_another_plane_spoils_nothing_around_it() -> None:
+    grid = axial_grid(3.0)
+    cylinder = [circle(20.0, z) for z in np.arange(-15.0, 16.0, 3.0)]
+    whole = math.pi * 400 * 33.0
+    found = sum(one.volume_mm3 for one in contours_on(grid, [*cylinder, circle(15.0, 0.15)]).layers())
+    # At most the two layers beside it are as narrow as it is.
+    assert whole - math.pi * (400 - 225) * 6.0 < found < whole
+
+
+def test_contours_that_lie_on_each_other_are_a_hole_in_their_plane_alone() -> None:
+    grid = axial_grid(2.0, first_z=-60.0)
+    cylinder = [circle(10.0, z) for z in np.arange(-8.0, 9.0, 2.0)]
+    mask = contours_on(grid, [*cylinder, circle(10.0, 0.0)]).mask_on(grid)
+    filled = mask.sum(axis=(1, 2))[25:36].tolist()
+    assert filled == [0, *[316] * 4, 0, *[316] * 4, 0]
+
+
+def test_an_outline_of_no_body_is_refused() -> None:
+    zigzag = np.array([[190.0 * (-1) ** i, 0.1 * i, 0.0] for i in range(400)])
+    with pytest.raises(ImageError, match="the outline in one plane is 152 m long"):
+        contours_on(axial_grid(1.0), [zigzag])
+
+
+def test_a_structure_that_the_images_cut_has_a_mask_of_what_they_show() -> None:
+    grid = axial_grid(2.0, planes=5, pixels=40)
+    mask = contours_on(grid, [rectangle((-1500, -3), (3, 3), z) for z in heights(grid)]).mask_on(grid)
+    assert mask.sum() == 5 * 6 * 23
+    assert mask[:, 17:23, :23].all()
+    far = contours_on(grid, [rectangle((500, 500), (510, 510), z) for z in heights(grid)]).mask_on(grid)
+    assert not far.any()
+
+
 def test_a_large_structure_has_larger_subvoxels_and_the_same_volume() -> None:
     polygons = [circle(40.0, z) for z in heights(axial_grid(3.0, planes=20))]
     coarse = volume(3.0, polygons, most=20_000)

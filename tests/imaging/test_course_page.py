@@ -54,7 +54,7 @@ def page(pixels: int = 20, planes: int = 6) -> CoursePage:
         ],
         dose=dose,
         levels={"50 % (1 Gy)": 1.0},
-        curves=[PageCurve("PTV", "#ff0000", [0.0, 1.0, 2.0], [100.0, 50.0, 0.0])],
+        curves=[PageCurve("#ff0000", [0.0, 1.0, 2.0], [100.0, 50.0, 0.0], structure=0)],
         tables=[PageTable("Dose and volume", ["structure", "Volume (cm³)"], [["PTV", "0.18"]])],
         checks=[PageCheck("plan", "FAIL", "there is <no> plan", "Send the plan")],
         provenance=[("code", "0.2.0")],
@@ -82,11 +82,11 @@ def test_the_pixels_masks_and_dose_are_those_of_the_course() -> None:
     mask = np.unpackbits(np.frombuffer(unpacked(data["structures"][0]["mask"]), np.uint8)).reshape(6, 20, 20)
     assert mask.sum() == 2 * 5 * 6
     assert np.argwhere(mask)[0].tolist() == [2, 5, 6]
-    dose = np.frombuffer(unpacked(data["dose"]), np.uint8).reshape(6, 20, 20) * data["dose_step"]
-    assert dose[2, 10, 12] == pytest.approx(2.0)
-    assert dose[2, 10, 7] == 0.0
-    assert dose[0, 10, 12] == 0.0  # above the dose grid
-    assert data["levels"] == [{"value": 127.5, "colour": "#3b6cf6"}]
+    steps = np.frombuffer(unpacked(data["dose"]), np.uint8).reshape(6, 20, 20)
+    assert (steps[2, 10, 12] - 1) * data["dose_step"] == pytest.approx(2.0)
+    assert steps[2, 10, 7] == 1  # no dose
+    assert steps[0, 10, 12] == 0  # above the dose grid: nobody knows it
+    assert data["levels"] == [{"value": 128.0, "colour": "#3b6cf6"}]
     assert data["start"] == [2, 7, 8]
 
 
@@ -122,6 +122,23 @@ def test_a_course_without_dose_or_structures_has_a_page() -> None:
     assert (data["dose"], data["structures"], data["start"]) == (None, [], [3, 10, 10])
     assert 'id="dvh"' not in html and 'id="dose"' not in html
     assert "Send the plan" in html
+
+
+def test_a_dose_without_levels_can_be_looked_at() -> None:
+    html = page_html(replace(page(), levels={}))
+    assert 'id="wash"' in html and data_of(html)["levels"] == []
+
+
+def test_what_no_browser_can_read_is_no_page() -> None:
+    with pytest.raises(ValueError, match="JSON compliant"):
+        page_html(replace(page(), curves=[PageCurve("#ff0000", [0.0], [float("nan")])]))
+
+
+def test_a_colour_is_a_colour() -> None:
+    with pytest.raises(ValueError, match="#rrggbb"):
+        PageCurve("#f00;position:fixed", [], [])
+    with pytest.raises(ValueError, match="#rrggbb"):
+        PageStructure("PTV", "", 'red" onclick="', np.zeros((1, 1, 1), bool))
 
 
 def test_values_without_a_unit_have_windows_of_their_own() -> None:

@@ -51,8 +51,12 @@ def test_what_does_not_add_up_is_refused() -> None:
     dose = linear(2.0, 0.0, 4)
     with pytest.raises(DoseError, match="no dose to add up"):
         summed([])
-    with pytest.raises(DoseError, match="relative doses do not add up"):
+    with pytest.raises(DoseError, match="only doses in Gy"):
         summed([dose, replace(dose, units=DoseUnits.RELATIVE)])
+    relative = replace(dose, units=DoseUnits.RELATIVE)
+    for others in ([relative, relative], [dose, replace(dose, frame=DoseFrame.PHANTOM)]):
+        with pytest.raises(DoseError, match="only doses in Gy"):
+            summed(others)
     with pytest.raises(DoseError, match="share no voxel"):
         summed([dose, linear(2.0, 500.0, 4)])
     with pytest.raises(DoseError, match="turned against each other"):

@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from dataclasses import replace
 
 import numpy as np
 import pytest
 
 from mqi_dagster.dose.grid import ALONG_X, ALONG_Y, ALONG_Z, DoseFrame, DoseGrid, DoseUnits
+from mqi_dagster.errors import DoseError
 from mqi_dagster.imaging.contours import contours_on
 from mqi_dagster.imaging.dvh import Dvh, dose_volume
+from mqi_dagster.imaging.image_grid import ImageGrid
 from tests.imaging.shapes import axial_grid, rectangle, sphere
 
 RADIUS = 20.0
@@ -121,3 +124,76 @@ def test_the_same_figures_twice() -> None:
     first, second = of_sphere(2.0, 0.3, dose), of_sphere(2.0, 0.3, dose)
     assert np.array_equal(first.doses, second.doses)
     assert np.array_equal(first.volumes_cm3, second.volumes_cm3)
+
+
+def test_no_axis_is_taken_for_another() -> None:
+    # An ellipsoid beside the middle of tilted images with three spacings, in a dose with three others whose
+    # gradient has three different components, and whose frames run from head to foot.
+    tilt = np.radians(15.0)
+    along_row, along_column = np.array([1.0, 0, 0]), np.array([0.0, np.cos(tilt), np.sin(tilt)])
+    normal = np.cross(along_row, along_column)
+    corner = np.array([-40.0, -35.0, -30.0])
+    grid = ImageGrid(
+        (40, 80, 90), (-40.0, -35.0, -30.0), tuple(along_row), tuple(along_column), tuple(normal),  # type: ignore[arg-type]
+        (2.5, 0.9, 1.1), "1.2",
+    )  # fmt: skip
+    middle = corner + 50 * along_row + 30 * along_column + 48 * normal
+    polygons = []
+    for plane in range(40):
+        away = (plane * 2.5 - 48.0) / 20.0
+        if abs(away) < 1:
+            angles = np.linspace(0, 2 * math.pi, 360, endpoint=False)
+            size = math.sqrt(1 - away * away)
+            u, v = 25 * size * np.cos(angles), 12 * size * np.sin(angles)
+            centre = middle + away * 20.0 * normal
+            polygons.append(centre + u[:, None] * along_row + v[:, None] * along_column)
+    gradient = np.array([0.3, -0.7, 0.5])
+    axes = [
+        low + step * np.arange(count) for low, step, count in ((-60, 2.0, 80), (-60, 3.0, 50), (-60, 2.5, 70))
+    ]
+    x, y, z = (axis for axis in axes)
+    values = 50 + sum(
+        slope * (axis.reshape(shape) - at)
+        for slope, axis, shape, at in zip(
+            gradient, (x, y, z[::-1]), ((1, 1, -1), (1, -1, 1), (-1, 1, 1)), middle, strict=True
+        )
+    )
+    dose = DoseGrid(
+        values, (x[0], y[0], z[-1]), ALONG_X, ALONG_Y, (0.0, 0.0, -1.0), 2.0, 3.0, 2.5,
+        DoseFrame.PATIENT, DoseUnits.GY,
+    )  # fmt: skip
+    dvh = dose_volume(contours_on(grid, polygons).layers(), grid, dose)
+    assert dvh.volume_cm3 == pytest.approx(4 / 3 * math.pi * 25 * 12 * 20 / 1000, rel=0.002)
+    assert dvh.covered_cm3 == pytest.approx(dvh.volume_cm3)
+    assert dvh.mean == pytest.approx(50.0, rel=0.0005)
+    # Along the gradient an ellipsoid is a sphere whose radius is that of its support.
+    reach = math.sqrt(sum((radius * (gradient @ axis)) ** 2 for radius, axis in (
+        (25, along_row), (12, along_column), (20, normal))))  # fmt: skip
+    assert dvh.dose_at_percent(95) == pytest.approx(50 + reach * FIVE_PERCENT_HEIGHT, rel=0.002)
+    assert dvh.dose_at_percent(2) == pytest.approx(50 + reach * TWO_PERCENT_HEIGHT, rel=0.002)
+
+
+def test_the_extremes_of_a_large_structure_are_not_those_beside_it() -> None:
+    grid = axial_grid(3.0, pixels=200)
+    dose = dose_of(lambda x, y, z: 100 + x, 2.0, half_mm=80.0)
+    dvh = dose_volume(contours_on(grid, sphere(grid, 60.0)).layers(), grid, dose)
+    assert 159.0 < dvh.maximum <= 160.1
+    assert 39.9 <= dvh.minimum < 41.0
+
+
+def test_a_relative_dose_and_that_of_a_phantom_are_refused() -> None:
+    dose = dose_of(lambda x, y, z: 30 + x, 2.0)
+    for other in (replace(dose, units=DoseUnits.RELATIVE), replace(dose, frame=DoseFrame.PHANTOM)):
+        with pytest.raises(DoseError, match="a dose in Gy in the patient is needed"):
+            of_sphere(2.0, 0.3, other)
+
+
+def test_where_no_dose_is_known_none_is_given() -> None:
+    none = Dvh(np.empty(0), np.empty(0), 7.0)
+    asked: tuple[Callable[[], object], ...] = (
+        lambda: none.mean, lambda: none.maximum, lambda: none.minimum,
+        lambda: none.dose_at_percent(95), lambda: none.curve(1.0),
+    )  # fmt: skip
+    for ask in asked:
+        with pytest.raises(DoseError, match="no dose of the structure is known"):
+            ask()

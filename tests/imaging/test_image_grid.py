@@ -76,6 +76,7 @@ def test_sagittal_and_turned_images_are_grids_too() -> None:
             r"not evenly spaced: 2\.5 mm, but 5 mm behind 32\.5 mm, and so in 1 places",
         ),
         (lambda p: [*p, replace(p[1], instance_uid="1.3")], "1 of 6 images lie where another one lies"),
+        (lambda p: [replace(one, frame_of_reference_uid="") for one in p], "name no frame of reference"),
         (lambda p: [*p[:4], replace(p[4], rows=41)], "differ in size or pixel spacing"),
         (lambda p: [*p[:4], replace(p[4], frame_of_reference_uid="1.8")], "in 2 frames of reference"),
         (
@@ -97,6 +98,16 @@ def test_sagittal_and_turned_images_are_grids_too() -> None:
 def test_what_is_no_grid_says_why(spoil: Callable[[list[ImagePlane]], list[ImagePlane]], reason: str) -> None:
     with pytest.raises(ImageError, match=reason):
         image_series(spoil(axial()))
+
+
+def test_small_differences_of_steps_do_not_add_up_unseen() -> None:
+    z = np.cumsum([0.0] + [1.0] * 100 + [1.019] * 101)
+    planes = [
+        replace(axial()[0], instance_uid=f"1.{i}", position_mm=(0.0, 0.0, float(at)))
+        for i, at in enumerate(z)
+    ]
+    with pytest.raises(ImageError, match=r"one is 0\.95\d* mm off its place"):
+        image_series(planes)
 
 
 def test_positions_written_with_few_digits_are_still_evenly_spaced() -> None:

@@ -121,6 +121,36 @@ def test_a_contour_that_encloses_nothing_is_told_and_the_others_are_taken(item: 
     assert rois["Heart"].faults == ()
 
 
+def test_a_contour_that_is_there_twice_is_taken_once() -> None:
+    # Once more from another point, and the other way round.
+    turned = [10, 10, 5, 10, 0, 5, 0, 0, 5, 0, 10, 5]
+
+    def add(dataset: FileDataset) -> None:
+        dataset.ROIContourSequence[1].ContourSequence.append(contour([float(one) for one in turned]))
+
+    ptv = spoilt(add)["PTV"]
+    assert len(ptv.contours_mm) == 1
+    assert ptv.faults == ("contour 2 is there twice: taken once",)
+
+
+def test_a_type_that_nobody_has_defined_is_not_repeated() -> None:
+    def add(dataset: FileDataset) -> None:
+        dataset.ROIContourSequence[1].ContourSequence.append(contour([float(p) for p in SQUARE], "DOE JANE"))
+
+    assert spoilt(add)["PTV"].faults == ("1 contours are of another kind and enclose nothing",)
+
+
+def test_a_damaged_number_in_one_contour_touches_no_other() -> None:
+    dataset = structure_set()
+    content = written(dataset)
+    # NumberOfContourPoints of the Heart: the text "3 " of three points.
+    at = content.index(b"\x06\x30\x46\x00\x02\x00\x00\x003 ")
+    found = read_structure_set(content[: at + 8] + b"x " + content[at + 10 :])
+    ptv, heart = found.rois
+    assert (ptv.faults, len(ptv.contours_mm)) == ((), 1)
+    assert heart.contours_mm == () and heart.faults[0].startswith("contour 1 ")
+
+
 def test_a_contour_that_says_another_number_of_points_is_told() -> None:
     def change(dataset: FileDataset) -> None:
         dataset.ROIContourSequence[1].ContourSequence[0].NumberOfContourPoints = 5

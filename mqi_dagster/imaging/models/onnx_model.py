@@ -304,7 +304,7 @@ def _activated(output: Floats, network: Network) -> Floats:
 def _gaussian(window: Sequence[int]) -> Floats:
     """Shape of the window: a product of one Gaussian for each axis, and not quite 0 in the corners."""
     axes = [windows.gaussian(size, size / 8) for size in window]
-    return np.maximum(reduce(np.multiply.outer, axes), _SMALLEST_WEIGHT).astype(np.float32)
+    return np.asarray(np.maximum(reduce(np.multiply.outer, axes), _SMALLEST_WEIGHT), dtype=np.float32)
 
 
 def _places(size: Sequence[int], window: Sequence[int], overlap: float) -> Iterator[tuple[slice, ...]]:

@@ -85,8 +85,8 @@ def test_memory_of_a_program_and_of_what_it_starts_is_told(
 
     monkeypatch.setattr(command_model, "_look_at", looked_at)
     hold = (
-        "import pathlib, time\nheld = b'x' * 60_000_000\n"
-        f"while not pathlib.Path({str(grown)!r}).exists():\n    time.sleep(0.01)\n"
+        "import pathlib, threading\nheld = b'x' * 60_000_000\n"
+        f"while not pathlib.Path({str(grown)!r}).exists():\n    threading.Event().wait(0.01)\n"
     )
     script = f"child = subprocess.Popen([sys.executable, '-c', {hold!r}])\n{hold}"
     record = run(make_model(tmp_path / "model", script + "child.wait()\n" + COPY_ANSWER), tmp_path)

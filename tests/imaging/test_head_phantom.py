@@ -58,6 +58,6 @@ def test_its_volumes_are_those_of_other_programs(phantom: Path) -> None:
         if roi.name in CM3:
             by_voxels, by_areas = CM3[roi.name]
             volume = sum(layer.volume_mm3 for layer in contours.layers()) / 1000
-            assert volume == pytest.approx(by_areas, rel=2e-4)
+            assert volume == pytest.approx(by_areas, rel=5e-4)
             mask = contours.mask_on(series.grid)
             assert mask.sum() * series.grid.voxel_mm3 / 1000 == pytest.approx(by_voxels, rel=1e-3)

@@ -35,17 +35,8 @@ from mqi_dagster.processes.errors import (
 from mqi_dagster.processes.levels import Device, Level, step_down
 from mqi_dagster.processes.progress import Progress
 from mqi_dagster.processes.task import run_task
+from mqi_dagster.processes.worker_counts import THREAD_VARIABLES
 
-THREAD_VARIABLES = (
-    "OMP_NUM_THREADS",
-    "OPENBLAS_NUM_THREADS",
-    "MKL_NUM_THREADS",
-    "NUMEXPR_NUM_THREADS",
-    "NUMBA_NUM_THREADS",
-    # SimpleITK and polars have variables of their own.
-    "ITK_GLOBAL_DEFAULT_NUMBER_OF_THREADS",
-    "POLARS_MAX_THREADS",
-)
 _LOOK_SECONDS = 0.1
 _BACKOFF = Backoff(first_seconds=1.0, longest_seconds=60.0, jitter=0.5)
 _SPAWN = multiprocessing.get_context("spawn")

@@ -8,6 +8,17 @@ from pathlib import Path
 
 from mqi_dagster.errors import InfrastructureError
 
+THREAD_VARIABLES = (
+    "OMP_NUM_THREADS",
+    "OPENBLAS_NUM_THREADS",
+    "MKL_NUM_THREADS",
+    "NUMEXPR_NUM_THREADS",
+    "NUMBA_NUM_THREADS",
+    # SimpleITK and polars have variables of their own.
+    "ITK_GLOBAL_DEFAULT_NUMBER_OF_THREADS",
+    "POLARS_MAX_THREADS",
+)
+"""By which numerical libraries are told how many threads they may use, before they are loaded."""
 _PROC = Path("/proc")
 _CGROUPS = Path("/sys/fs/cgroup")
 STAGES = (

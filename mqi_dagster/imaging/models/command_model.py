@@ -33,17 +33,10 @@ from mqi_dagster.imaging.models.card import Device, Model, Program, filled
 from mqi_dagster.imaging.models.label_map import LABEL_MAP, read_image, read_label_map
 from mqi_dagster.imaging.models.model_errors import LONGEST_LOG, ModelCardError, ModelError
 from mqi_dagster.imaging.models.running import Outcome, RunOptions
+from mqi_dagster.processes.worker_counts import THREAD_VARIABLES
 from mqi_dagster.tied import tied_command
 
 INPUTS = "inputs"
-THREAD_VARIABLES = (
-    "OMP_NUM_THREADS",
-    "OPENBLAS_NUM_THREADS",
-    "MKL_NUM_THREADS",
-    "NUMEXPR_NUM_THREADS",
-    "NUMBA_NUM_THREADS",
-    "ITK_GLOBAL_DEFAULT_NUMBER_OF_THREADS",
-)
 _QUIET = {
     "DO_NOT_TRACK": "1",
     "HF_HUB_OFFLINE": "1",

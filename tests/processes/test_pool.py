@@ -24,8 +24,9 @@ from mqi_dagster.processes.errors import (
     TaskStoppedError,
 )
 from mqi_dagster.processes.levels import Device, Level
-from mqi_dagster.processes.pool import THREAD_VARIABLES, TaskResults, run_tasks
+from mqi_dagster.processes.pool import TaskResults, run_tasks
 from mqi_dagster.processes.progress import Progress
+from mqi_dagster.processes.worker_counts import THREAD_VARIABLES
 from tests.processes import work
 from tests.processes.test_causes import ARENA
 from tests.waiting import wait_for

@@ -62,13 +62,13 @@ def read_volume(files: Iterable[Path]) -> ImageVolume:
         if is_localizer(dataset):
             localizers += 1
             continue
-        values = _pixels_of(dataset)(dataset)
+        image = _pixels_of(dataset)(dataset)
         plane = image_plane(dataset)
         if plane.instance_uid in pixels:
             raise ImageError("two files are the same image, by its SOP Instance UID", where=_WHERE)
-        if values.shape != (plane.rows, plane.columns):
+        if image.shape != (plane.rows, plane.columns):
             raise DicomError("has another size than its pixels")
-        pixels[plane.instance_uid] = values
+        pixels[plane.instance_uid] = image
         planes.append(plane)
         with decoding():
             keywords = ("Modality", "SeriesInstanceUID", "PatientPosition")
@@ -79,9 +79,13 @@ def read_volume(files: Iterable[Path]) -> ImageVolume:
             f"the images are of {len(told)} different modalities, series or positions", where=_WHERE
         )
     ((modality, series_uid, position),) = told
+    values = np.empty(series.grid.shape, np.float32)
+    for index, uid in enumerate(series.instance_uids):
+        # One by one, so that the series is not held twice.
+        values[index] = pixels.pop(uid)
     return ImageVolume(
         grid=series.grid,
-        values=np.stack([pixels[uid] for uid in series.instance_uids]),
+        values=values,
         modality=modality,
         series_uid=series_uid,
         instance_uids=series.instance_uids,

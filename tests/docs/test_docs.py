@@ -16,7 +16,9 @@ import yaml
 from mqi_dagster import errors
 from mqi_dagster.hpc import errors as remote_errors
 from mqi_dagster.hu_table import HuTable
+from mqi_dagster.imaging.models import model_errors
 from mqi_dagster.machine import Machine
+from mqi_dagster.processes import errors as process_errors
 from mqi_dagster.settings import parse_settings
 from mqi_dagster.synthetic.defects import list_defects
 from tests.docs.code_names import is_defined
@@ -243,7 +245,8 @@ def test_the_error_codes_of_the_page_are_those_of_the_code() -> None:
     rows = set(re.findall(r"^\| `([a-z-]+)` \|", text, re.MULTILINE))
     codes = {
         one.code
-        for one in [*vars(errors).values(), *vars(remote_errors).values()]
+        for module in (errors, remote_errors, process_errors, model_errors)
+        for one in vars(module).values()
         if isinstance(one, type) and issubclass(one, errors.MqiError) and one is not errors.MqiError
     }
     assert rows == codes | {"unexpected", "check"}

@@ -14,10 +14,10 @@ from itertools import pairwise
 from pathlib import Path
 from typing import Annotated, Any, NamedTuple
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from mqi_dagster.errors import ConfigurationError, UnknownScannerError, Where
-from mqi_dagster.yaml_file import problems, read_yaml
+from mqi_dagster.yaml_file import read_yaml, validated
 
 PACKAGED_HU_TABLES = Path(__file__).parent / "config" / "hu"
 """The tables of the product, which every new site starts with."""
@@ -355,13 +355,8 @@ def read_hu_table(path: Path) -> HuTable:
     Raises:
         ConfigurationError: It is not YAML, lacks a key, has an unknown one, or a value out of range.
     """
-    content = read_yaml(path, f"HU table {path.name}")
-    try:
-        return HuTable.model_validate(content)
-    except ValidationError as error:
-        raise ConfigurationError(
-            f"HU table {path.name}: " + "; ".join(problems(error, HuTable, "file"))
-        ) from error
+    role = f"HU table {path.name}"
+    return validated(HuTable, read_yaml(path, role), role)
 
 
 def read_hu_tables(folder: Path) -> HuTables:

@@ -15,13 +15,12 @@ from pydantic import (
     ConfigDict,
     Field,
     SerializerFunctionWrapHandler,
-    ValidationError,
     model_serializer,
     model_validator,
 )
 
 from mqi_dagster.errors import ConfigurationError, UnknownMachineError, shown
-from mqi_dagster.yaml_file import problems, read_yaml
+from mqi_dagster.yaml_file import read_yaml, validated
 
 Positive = Annotated[float, Field(gt=0)]
 
@@ -288,13 +287,8 @@ def read_machine(path: Path) -> Machine:
     Raises:
         ConfigurationError: It is not YAML, lacks a key, has an unknown one, or a value out of range.
     """
-    content = read_yaml(path, f"machine file {path.name}")
-    try:
-        return Machine.model_validate(content)
-    except ValidationError as error:
-        raise ConfigurationError(
-            f"machine file {path.name}: " + "; ".join(problems(error, Machine, "file"))
-        ) from error
+    role = f"machine file {path.name}"
+    return validated(Machine, read_yaml(path, role), role)
 
 
 def read_machines(folder: Path) -> Machines:

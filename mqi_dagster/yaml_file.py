@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from difflib import get_close_matches
 from pathlib import Path
-from typing import Any, get_args
+from typing import Any, TypeVar, get_args
 
 import yaml
 from pydantic import BaseModel, ValidationError
@@ -147,6 +147,26 @@ _WORDS = {
     "less_than_equal": "must be at most {le}",
     "multiple_of": "must be a multiple of {multiple_of}",
 }
+
+
+_Model = TypeVar("_Model", bound=BaseModel)
+
+
+def validated(model: type[_Model], content: Any, role: str) -> _Model:
+    """Parsed YAML as a model.
+
+    Args:
+        model: What it has to be.
+        content: Of a file.
+        role: What the file is, for example ``machine file g2.yaml``.
+
+    Raises:
+        ConfigurationError: It lacks a key, has an unknown one, or a value out of range; each is named.
+    """
+    try:
+        return model.model_validate(content)
+    except ValidationError as error:
+        raise ConfigurationError(f"{role}: " + "; ".join(problems(error, model, "file"))) from error
 
 
 def problems(error: ValidationError, model: type[BaseModel], file: str = "settings") -> list[str]:

@@ -13,12 +13,11 @@ from enum import StrEnum
 from pathlib import Path
 from typing import Annotated, Self
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, model_validator
 
-from mqi_dagster.errors import ConfigurationError
 from mqi_dagster.imaging.dvh import Dvh
 from mqi_dagster.imaging.dvh_table import DoseMetricStatus, prescribed, status_of
-from mqi_dagster.yaml_file import problems, read_yaml
+from mqi_dagster.yaml_file import read_yaml, validated
 
 _NUMBER = r"(?P<number>\d{1,5}(?:\.\d{1,4})?)"
 _DOSE_AT = re.compile(rf"D{_NUMBER}(?P<unit>%|cc)")
@@ -107,13 +106,8 @@ def read_protocol(path: Path) -> Protocol:
     Raises:
         ConfigurationError: It is not there, or says something that no protocol says.
     """
-    content = read_yaml(path, f"protocol file {path.name}")
-    try:
-        return Protocol.model_validate(content)
-    except ValidationError as error:
-        raise ConfigurationError(
-            f"protocol file {path.name}: " + "; ".join(problems(error, Protocol, "file"))
-        ) from error
+    role = f"protocol file {path.name}"
+    return validated(Protocol, read_yaml(path, role), role)
 
 
 def judge(protocol: Protocol, dvhs: Mapping[str, Dvh], prescription_gy: float | None) -> list[GoalResult]:

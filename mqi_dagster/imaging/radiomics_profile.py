@@ -14,11 +14,11 @@ from functools import cache
 from pathlib import Path
 from typing import Annotated, Literal
 
-from pydantic import Field, FiniteFloat, ValidationError, model_validator
+from pydantic import Field, FiniteFloat, model_validator
 
 from mqi_dagster.errors import ConfigurationError, shown
 from mqi_dagster.settings.section import Count, Section
-from mqi_dagster.yaml_file import problems, read_yaml
+from mqi_dagster.yaml_file import read_yaml, validated
 
 PACKAGED_RADIOMICS = Path(__file__).parents[1] / "config" / "radiomics"
 """The profiles of the product (``ct.yaml``, ``mr.yaml``) and the table of columns (``features.yaml``)."""
@@ -175,11 +175,7 @@ def read_profile(path: Path) -> RadiomicsProfile:
     content = read_yaml(path, role)
     if isinstance(content, dict) and not content.keys().isdisjoint({"imageType", "featureClass", "setting"}):
         raise ConfigurationError(f"{role} is a parameter file of pyradiomics, whose keys mean other things")
-    try:
-        return RadiomicsProfile.model_validate(content)
-    except ValidationError as error:
-        faults = "; ".join(problems(error, RadiomicsProfile, "file"))
-        raise ConfigurationError(f"{role}: {faults}") from error
+    return validated(RadiomicsProfile, content, role)
 
 
 def profile_named(name: str, folder: Path | None = None) -> RadiomicsProfile:

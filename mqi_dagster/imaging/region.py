@@ -15,12 +15,12 @@ from typing import Annotated
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
-from pydantic import BaseModel, ConfigDict, Field, RootModel, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, RootModel
 
-from mqi_dagster.errors import ConfigurationError, ImageError, Where, shown
+from mqi_dagster.errors import ImageError, Where, shown
 from mqi_dagster.imaging.image_grid import ImageGrid, Vector
 from mqi_dagster.imaging.structure_names import StructureNames
-from mqi_dagster.yaml_file import problems, read_yaml
+from mqi_dagster.yaml_file import read_yaml, validated
 
 Mask = NDArray[np.bool_]
 
@@ -86,13 +86,7 @@ def read_regions(site: Path | None = None) -> dict[str, RegionDefinition]:
     found: dict[str, RegionDefinition] = {}
     for path, role in ((PACKAGED_REGIONS, "analysis regions"), (site, "site's analysis regions")):
         if path is not None:
-            content = read_yaml(path, role)
-            try:
-                found |= _Regions.model_validate(content).root
-            except ValidationError as error:
-                raise ConfigurationError(
-                    f"{role}: " + "; ".join(problems(error, _Regions, "file"))
-                ) from error
+            found |= validated(_Regions, read_yaml(path, role), role).root
     return found
 
 

@@ -15,10 +15,10 @@ from enum import StrEnum
 from pathlib import Path
 from typing import Annotated, TypeVar
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field
 
 from mqi_dagster.errors import ConfigurationError, shown
-from mqi_dagster.yaml_file import problems, read_yaml
+from mqi_dagster.yaml_file import read_yaml, validated
 
 PACKAGED_NAMES = Path(__file__).parents[1] / "config" / "structures" / "tg263.yaml"
 """The table of the product."""
@@ -204,15 +204,9 @@ def read_structure_names(site: Path | None = None) -> StructureNames:
         ConfigurationError: A table cannot be read, has an unknown key, or gives one name two meanings.
     """
     paths = {"table of names": PACKAGED_NAMES} | ({} if site is None else {"site's table of names": site})
-    return StructureNames({role: _read(path, role) for role, path in paths.items()})
-
-
-def _read(path: Path, role: str) -> NameTable:
-    content = read_yaml(path, role)
-    try:
-        return NameTable.model_validate(content)
-    except ValidationError as error:
-        raise ConfigurationError(f"{role}: " + "; ".join(problems(error, NameTable, "file"))) from error
+    return StructureNames(
+        {role: validated(NameTable, read_yaml(path, role), role) for role, path in paths.items()}
+    )
 
 
 def _words(name: str) -> list[str]:

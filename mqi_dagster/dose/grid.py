@@ -81,7 +81,7 @@ class DoseGrid:
         spacings = (self.column_spacing_mm, self.row_spacing_mm, self.frame_spacing_mm)
         if not all(np.isfinite(s) and s > 0 for s in spacings) or not np.all(np.isfinite(self.origin_mm)):
             raise DoseError("the spacing of a dose grid is positive and its origin finite", where=_WHERE)
-        axes = np.array([self.row_direction, self.column_direction, self.frame_direction])
+        axes = self.directions
         if not np.allclose(axes @ axes.T, np.eye(3), rtol=0, atol=_TOLERANCE):
             raise DoseError("the directions of a dose grid are orthogonal unit vectors", where=_WHERE)
 
@@ -95,6 +95,34 @@ class DoseGrid:
     def is_plane(self) -> bool:
         """Whether the grid is a single frame."""
         return self.shape[0] == 1
+
+    @property
+    def directions(self) -> Floats:
+        """Shape (3, 3): the unit vectors along frames, rows and columns, in the order of ``values``."""
+        return np.array([self.frame_direction, self.column_direction, self.row_direction])
+
+    @property
+    def spacing_mm(self) -> Floats:
+        """Shape (3,): between frames, rows and columns."""
+        return np.array([self.frame_spacing_mm, self.row_spacing_mm, self.column_spacing_mm])
+
+    def to_patient(self, indices: ArrayLike) -> Floats:
+        """DICOM x, y, z [mm] of positions in the grid.
+
+        Args:
+            indices: Shape (…, 3): frame, row, column, not only whole ones.
+        """
+        steps = np.asarray(indices, float) * self.spacing_mm
+        return np.asarray(steps @ self.directions + np.array(self.origin_mm))
+
+    def to_indices(self, points_mm: ArrayLike) -> Floats:
+        """Frame, row and column of points, not only whole ones.
+
+        Args:
+            points_mm: Shape (…, 3): DICOM x, y, z.
+        """
+        steps = (np.asarray(points_mm, float) - np.array(self.origin_mm)) @ self.directions.T
+        return np.asarray(steps / self.spacing_mm)
 
     def axis(self, dimension: int) -> tuple[str, Floats]:
         """The DICOM axis along a dimension of ``values``, and the coordinates of the voxel centres on it.

@@ -120,29 +120,22 @@ class Contours:
 
     def mask_on(self, grid: ImageGrid) -> NDArray[np.bool_]:
         """Which voxels of the grid have their centre inside, shape of the grid."""
-        spacing = np.array(grid.spacing_mm[1:])
+        spacing, pixels = np.array(grid.spacing_mm[1:]), np.array(grid.shape[1:])
         low, high = (np.floor(corner / spacing).astype(int) for corner in self._box())
-        # Of what the images do not show no more than a margin is looked at.
-        low, high = (
-            np.maximum(low, -_BEYOND_PIXELS),
-            np.minimum(high, np.array(grid.shape[1:]) + _BEYOND_PIXELS),
-        )
-        if np.any(high < low):
-            return np.zeros(grid.shape, bool)
-        raster = _Raster((low - 1) * spacing, spacing, high - low + 4)
         mask = np.zeros(grid.shape, bool)
-        # Where the box around the structure and the images overlap, in pixels of each.
-        start = np.maximum(low - 1, 0)
-        stop = np.minimum(low - 1 + raster.count, grid.shape[1:])
-        if np.any(stop <= start):
+        if np.any(high < 0) or np.any(low >= pixels):
             return mask
-        seen = tuple(slice(a, b) for a, b in zip(start - (low - 1), stop - (low - 1), strict=True))
+        # Of what the images do not show no more than a margin is looked at.
+        first = np.maximum(low, -_BEYOND_PIXELS) - 1
+        raster = _Raster(first * spacing, spacing, np.minimum(high, pixels + _BEYOND_PIXELS) + 3 - first)
+        start, stop = np.maximum(first, 0), np.minimum(first + raster.count, pixels)
         shown = tuple(slice(a, b) for a, b in zip(start, stop, strict=True))
+        seen = tuple(slice(a, b) for a, b in zip(start - first, stop - first, strict=True))
         for run in self.runs():
             body = _Body(run, self.usual_distance_mm, raster)
             ends = run[0].height_mm - body.below_mm / 2, run[-1].height_mm + body.above_mm / 2
-            first, last = (math.ceil(end / grid.spacing_mm[0] - 1e-6) for end in ends)
-            for plane in range(max(0, first), min(grid.shape[0], last)):
+            lowest, above = (math.ceil(end / grid.spacing_mm[0] - 1e-6) for end in ends)
+            for plane in range(max(0, lowest), min(grid.shape[0], above)):
                 mask[plane][shown] |= body.signed_at(plane * grid.spacing_mm[0])[seen] > 0
         return mask
 
@@ -208,12 +201,10 @@ class _Raster:
 
     def signed_distance(self, polygons: Sequence[Floats]) -> Floats:
         """Distance [mm] of each pixel to the outline, positive inside; exact near the outline."""
-        edges = np.concatenate(
-            [np.stack([polygon, np.roll(polygon, -1, axis=0)], axis=1) for polygon in polygons]
-        )
-        edges = edges - self.first
-        inside = self._inside(edges / self.step)
-        outline = _densified(_once(edges), 0.25 * float(self.step.min()))
+        pixels = [(polygon - self.first) / self.step for polygon in polygons]
+        inside = filled(pixels, (int(self.count[0]), int(self.count[1])))
+        edges = _once(np.concatenate([_edges(polygon - self.first) for polygon in polygons]))
+        outline = _densified(edges, 0.25 * float(self.step.min()))
         if not len(outline):
             # Contours that lie on each other: everything is as far outside as the raster is wide.
             return np.full(self.count, -float(np.linalg.norm(self.count * self.step)))
@@ -226,29 +217,37 @@ class _Raster:
         centres = np.indices(tuple(self.count)).transpose(1, 2, 0) * self.step
         distance = np.linalg.norm(nearest[rows, columns] - centres, axis=-1)
         close = distance < 2 * float(self.step.max())
-        finer = _densified(_once(edges), 0.05 * float(self.step.min()))
+        finer = _densified(edges, 0.05 * float(self.step.min()))
         distance[close] = cKDTree(finer).query(centres[close])[0]
         return np.asarray(np.where(inside, distance, -distance))
 
-    def _inside(self, edges: Floats) -> NDArray[np.bool_]:
-        """Whether the centre of each pixel is inside, by the even-odd rule along its row.
 
-        Args:
-            edges: Shape (n, 2, 2), in pixels from the first one.
-        """
-        rows, columns = (int(count) for count in self.count)
-        (r0, c0), (r1, c1) = edges[:, 0].T, edges[:, 1].T
-        first, last = np.ceil(np.minimum(r0, r1)).astype(int), np.ceil(np.maximum(r0, r1)).astype(int)
-        crossed = np.repeat(np.arange(len(edges)), last - first)
-        row = np.arange(len(crossed)) - np.repeat(np.cumsum(last - first) - (last - first), last - first)
-        row = row + first[crossed]
-        seen = (row >= 0) & (row < rows)
-        crossed, row = crossed[seen], row[seen]
-        slope = (c1 - c0)[crossed] / (r1 - r0)[crossed]
-        column = np.ceil(c0[crossed] + (row - r0[crossed]) * slope).astype(int)
-        counts = np.zeros((rows, columns + 1), np.int32)
-        np.add.at(counts, (row, np.clip(column, 0, columns)), 1)
-        return np.asarray(np.cumsum(counts, axis=1)[:, :columns] % 2 == 1)
+def filled(polygons: Sequence[Floats], shape: tuple[int, int]) -> NDArray[np.bool_]:
+    """Which pixels have their centre inside of contours in a plane, by the even-odd rule.
+
+    Args:
+        polygons: Each of shape (n, 2): row and column, not only whole ones.
+        shape: Rows and columns.
+    """
+    rows, columns = shape
+    edges = np.concatenate([_edges(polygon) for polygon in polygons])
+    (r0, c0), (r1, c1) = edges[:, 0].T, edges[:, 1].T
+    first, last = np.clip(np.ceil([np.minimum(r0, r1), np.maximum(r0, r1)]), 0, rows).astype(int)
+    # Each edge once for every row of centres that it crosses.
+    edge = np.repeat(np.arange(len(edges)), last - first)
+    row = (
+        first[edge] + np.arange(len(edge)) - np.repeat(np.cumsum(last - first) - (last - first), last - first)
+    )
+    slope = (c1 - c0)[edge] / (r1 - r0)[edge]
+    column = np.ceil(c0[edge] + (row - r0[edge]) * slope).astype(int)
+    toggles = np.zeros((rows, columns + 1), np.int32)
+    np.add.at(toggles, (row, np.clip(column, 0, columns)), 1)
+    return np.asarray(np.cumsum(toggles, axis=1)[:, :columns] % 2 == 1)
+
+
+def _edges(polygon: Floats) -> Floats:
+    """Shape (n, 2, 2): both ends of each edge."""
+    return np.stack([polygon, np.roll(polygon, -1, axis=0)], axis=1)
 
 
 def _once(edges: Floats) -> Floats:

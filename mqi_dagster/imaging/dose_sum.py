@@ -31,8 +31,8 @@ def summed(doses: Sequence[DoseGrid]) -> DoseGrid:
         raise DoseError("there is no dose to add up", where=_WHERE)
     if {dose.units for dose in doses} != {DoseUnits.GY} or len({dose.frame for dose in doses}) > 1:
         raise DoseError("only doses in Gy, all in the patient or all in one phantom, add up", where=_WHERE)
-    finest = min(doses, key=lambda dose: dose.column_spacing_mm * dose.row_spacing_mm * dose.frame_spacing_mm)
-    if any(not np.allclose(_axes(dose), _axes(finest), rtol=0, atol=_PARALLEL) for dose in doses):
+    finest = min(doses, key=lambda dose: float(np.prod(dose.spacing_mm)))
+    if any(not np.allclose(dose.directions, finest.directions, rtol=0, atol=_PARALLEL) for dose in doses):
         raise DoseError("doses on grids that are turned against each other are not added up", where=_WHERE)
     if len(doses) == 1:
         return finest
@@ -44,32 +44,19 @@ def summed(doses: Sequence[DoseGrid]) -> DoseGrid:
     spans = [np.flatnonzero(known.any(axis=axes)) for axes in ((1, 2), (0, 2), (0, 1))]
     if any(not len(span) for span in spans):
         raise DoseError("the doses share no voxel", where=_WHERE)
-    (frame, row, column), box = (int(span[0]) for span in spans), tuple(slice(s[0], s[-1] + 1) for s in spans)
+    box = tuple(slice(span[0], span[-1] + 1) for span in spans)
     if not known[box].all():
         raise DoseError("the doses do not share a box of voxels", where=_WHERE)
-    origin = np.array(finest.origin_mm) + np.array([frame, row, column]) * _spacing(finest) @ _axes(finest)
-    return replace(
-        finest,
-        values=total[box],
-        origin_mm=(float(origin[0]), float(origin[1]), float(origin[2])),
-    )
+    x, y, z = finest.to_patient([span[0] for span in spans])
+    return replace(finest, values=total[box], origin_mm=(float(x), float(y), float(z)))
 
 
 def _on(grid: DoseGrid, dose: DoseGrid) -> np.ndarray[tuple[int, ...], np.dtype[np.float64]]:
     """A dose at the voxels of another grid, frame by frame; NaN where it is not known."""
     frames, rows, columns = grid.shape
     found = np.empty(grid.shape)
-    in_frame = np.stack(np.meshgrid(np.arange(rows), np.arange(columns), indexing="ij"), -1).reshape(-1, 2)
+    in_frame = np.indices((rows, columns)).reshape(2, -1).T
     for frame in range(frames):
         indices = np.column_stack([np.full(len(in_frame), frame), in_frame])
-        points = indices * _spacing(grid) @ _axes(grid) + np.array(grid.origin_mm)
-        found[frame] = dose_at(dose, points).reshape(rows, columns)
+        found[frame] = dose_at(dose, grid.to_patient(indices)).reshape(rows, columns)
     return found
-
-
-def _axes(dose: DoseGrid) -> np.ndarray[tuple[int, ...], np.dtype[np.float64]]:
-    return np.array([dose.frame_direction, dose.column_direction, dose.row_direction])
-
-
-def _spacing(dose: DoseGrid) -> np.ndarray[tuple[int, ...], np.dtype[np.float64]]:
-    return np.array([dose.frame_spacing_mm, dose.row_spacing_mm, dose.column_spacing_mm])

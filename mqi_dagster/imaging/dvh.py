@@ -158,9 +158,7 @@ def dose_at(dose: DoseGrid, points_mm: Floats) -> Floats:
         dose: The grid.
         points_mm: Shape (n, 3): DICOM x, y, z.
     """
-    axes = np.array([dose.frame_direction, dose.column_direction, dose.row_direction])
-    spacing = (dose.frame_spacing_mm, dose.row_spacing_mm, dose.column_spacing_mm)
-    indices = (points_mm - np.array(dose.origin_mm)) @ axes.T / spacing
+    indices = dose.to_indices(points_mm)
     found = map_coordinates(dose.values, indices.T, order=1, mode="nearest")
     outside = np.any((indices < -_AT_THE_EDGE) | (indices > np.array(dose.shape) - 1 + _AT_THE_EDGE), axis=1)
     return np.asarray(np.where(outside, np.nan, found))

@@ -9,7 +9,7 @@ from __future__ import annotations
 import colorsys
 import re
 import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import dataclass
 from enum import StrEnum
 from io import BytesIO
@@ -32,7 +32,7 @@ from mqi_dagster.dicom.reading import decoding
 from mqi_dagster.dose.rt_dose import derived_uid
 from mqi_dagster.errors import ImageError, InfrastructureError, Where, shown
 from mqi_dagster.files import write_whole
-from mqi_dagster.imaging.contours import contours_on
+from mqi_dagster.imaging.contours import contours_on, filled
 from mqi_dagster.imaging.image_grid import ImageGrid
 from mqi_dagster.imaging.source_images import SourceImages
 from mqi_dagster.imaging.structure_set import read_structure_set
@@ -152,29 +152,6 @@ def outlines(mask: Mask, grid: ImageGrid) -> tuple[Floats, ...]:
             corners = _corners(outline[:-1]) + np.array([rows.start - 1, columns.start - 1])
             contours.append(grid.to_patient(np.insert(corners, 0, plane, axis=1)))
     return tuple(contours)
-
-
-def _filled(polygons: Sequence[Floats], shape: tuple[int, int]) -> Mask:
-    """Which pixels have their centre inside of contours in a plane, by the even-odd rule.
-
-    Args:
-        polygons: Each of shape (n, 2): row and column, not only whole ones.
-        shape: Rows and columns.
-    """
-    starts = np.concatenate(polygons)
-    ends = np.concatenate([np.roll(polygon, -1, axis=0) for polygon in polygons])
-    low, high = np.minimum(starts, ends)[:, 0], np.maximum(starts, ends)[:, 0]
-    first, last = np.clip(np.ceil([low, high]), 0, shape[0]).astype(int)
-    # Each edge once for every row of centres that it crosses.
-    edge = np.repeat(np.arange(len(starts)), last - first)
-    row = (
-        first[edge] + np.arange(len(edge)) - np.repeat(np.cumsum(last - first) - (last - first), last - first)
-    )
-    slope = (ends[edge, 1] - starts[edge, 1]) / (ends[edge, 0] - starts[edge, 0])
-    column = np.ceil(starts[edge, 1] + (row - starts[edge, 0]) * slope).astype(int)
-    toggles = np.zeros((shape[0], shape[1] + 1), np.int32)
-    np.add.at(toggles, (row, np.clip(column, 0, shape[1])), 1)
-    return np.asarray(np.cumsum(toggles, axis=1)[:, :-1] % 2 == 1)
 
 
 def _corners(outline: Floats) -> Floats:
@@ -394,7 +371,7 @@ def _prove_mask(roi: RoiRequest, contours: tuple[Floats, ...], grid: ImageGrid) 
         by_plane.setdefault(round(float(points[0, 0])), []).append(points[:, 1:])
     inside = {int(plane) for plane in np.flatnonzero(roi.shape.any(axis=(1, 2)))}
     equal = inside == by_plane.keys() and all(
-        np.array_equal(_filled(polygons, grid.shape[1:]), roi.shape[plane])
+        np.array_equal(filled(polygons, grid.shape[1:]), roi.shape[plane])
         for plane, polygons in by_plane.items()
     )
     _require(equal, f"the contours of {shown(roi.name)} do not enclose its mask")

@@ -23,14 +23,13 @@ from pydicom.uid import MediaStorageDirectoryStorage
 from mqi_dagster.courses.content import content_sha256
 from mqi_dagster.courses.objects import HEADER, DicomObject, Patient, read_object, read_patient
 from mqi_dagster.courses.places import Place, file_at, member_name, opened_archive, path_text, read_placed
-from mqi_dagster.dicom.kinds import DICOM_SUFFIXES, DicomKind, read_kind
+from mqi_dagster.dicom.kinds import DICOM_SUFFIXES, ZIP_START, DicomKind, read_kind
 from mqi_dagster.dicom.reading import MAGIC, PREAMBLE, begins_like_dicom, decoding, read_dicom
 from mqi_dagster.errors import DicomError, InfrastructureError, InputsAwayError, Where
 from mqi_dagster.tied import tie_to
 
 _START_BYTES = PREAMBLE + len(MAGIC)
 _ROOT = Where(kind="DICOM root")
-_ZIP = b"PK\x03\x04"
 _NO_DICOM, _NAMED_LIKE_ONE = "is not a DICOM file", "is not a DICOM file, but named like one"
 _LARGEST_INTEGER = 1 << 63
 """Of SQLite; times beyond it, of the year 2262, are taken modulo."""
@@ -270,7 +269,7 @@ def _read_file(root: Path, seen: Seen) -> FileReading:
         if begins_like_dicom(start):
             return FileReading(seen, (_object(read_dicom(file, only=HEADER), "", seen.size, seen.mtime_ns),))
         kind = read_kind(str(file), seen.size, seen.mtime_ns)
-        if kind is DicomKind.ARCHIVE and start.startswith(_ZIP):
+        if kind is DicomKind.ARCHIVE and start.startswith(ZIP_START):
             members = _members(file)
             archive = _one(seen, EntryKind.ARCHIVE, "is an archive; its members stand one by one")
             return FileReading(seen, (*archive.entries, *members))
@@ -312,7 +311,7 @@ def _members(file: Path) -> tuple[Entry, ...]:
                 elif begins_like_dicom(start):
                     dataset = read_dicom(archive.read(info), only=HEADER)
                     found = _object(dataset, name, info.file_size, info.CRC)
-                elif start.startswith(_ZIP):
+                elif start.startswith(ZIP_START):
                     reason = "is an archive within an archive: unpack it"
                     found = replace(found, kind=EntryKind.UNOPENED_ARCHIVE, reason=reason)
                 elif name.lower().endswith(DICOM_SUFFIXES):

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from pydicom.dataset import FileDataset
 from pydicom.uid import CTImageStorage
 
-from mqi_dagster.dicom.elements import numbers_of, text_of
+from mqi_dagster.dicom.elements import COSINE_TOLERANCE, numbers_of, text_of
 from mqi_dagster.dicom.reading import DAMAGE, cause_of, decoding
 from mqi_dagster.errors import DicomError
 
@@ -27,7 +27,6 @@ LARGEST_EXTENT_MM = 4000.0
 BODY_HU = -500.0
 """Above this a voxel is body, bolus or couch rather than air or foam."""
 
-_COSINE_TOLERANCE = 1e-4
 _AXIAL = (1.0, 0.0, 0.0, 0.0, 1.0, 0.0)
 _HOUNSFIELD = ("", "HU")
 
@@ -170,7 +169,7 @@ def series_faults(images: Sequence[CtImage]) -> tuple[str, ...]:
     if series > 1:
         faults.append(f"the images are of {series} series; a case has one")
     fault(
-        sum(not np.allclose(image.orientation, _AXIAL, rtol=0, atol=_COSINE_TOLERANCE) for image in images),
+        sum(not np.allclose(image.orientation, _AXIAL, rtol=0, atol=COSINE_TOLERANCE) for image in images),
         "are not axial in the order of the patient's axes (Image Orientation 1, 0, 0, 0, 1, 0)",
     )
     first = images[0]

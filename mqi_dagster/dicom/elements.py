@@ -3,11 +3,17 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 
+import numpy as np
+from numpy.typing import NDArray
 from pydicom.dataset import Dataset
 from pydicom.multival import MultiValue
 
 from mqi_dagster.errors import DicomError
+
+COSINE_TOLERANCE = 1e-4
+"""Of direction cosines, which DICOM carries as short decimal texts."""
 
 
 def text_of(dataset: Dataset, keyword: str) -> str:
@@ -41,3 +47,20 @@ def numbers_of(dataset: Dataset, keyword: str, count: int) -> tuple[float, ...]:
     if len(numbers) != count or not all(math.isfinite(number) for number in numbers):
         raise DicomError(f"has a {keyword} that is not {count} finite numbers")
     return numbers
+
+
+def axes_of(cosines: Sequence[float]) -> tuple[NDArray[np.float64], NDArray[np.float64]] | None:
+    """Unit vectors along a row and along a column, free of the rounding of their decimal texts.
+
+    Args:
+        cosines: Image Orientation, six direction cosines.
+
+    Returns:
+        None where they are no pair of orthogonal unit vectors.
+    """
+    pair = np.array(cosines).reshape(2, 3)
+    if not np.allclose(pair @ pair.T, np.eye(2), rtol=0, atol=COSINE_TOLERANCE):
+        return None
+    along_row = pair[0] / np.linalg.norm(pair[0])
+    along_column = pair[1] - (pair[1] @ along_row) * along_row
+    return along_row, along_column / np.linalg.norm(along_column)

@@ -23,9 +23,9 @@ DICOM_SUFFIXES = (".dcm", ".dicom", ".ima")
 """Endings of names that promise a DICOM file."""
 
 
-_ZIP = b"PK\x03\x04"
+ZIP_START = b"PK\x03\x04"
 _ARCHIVES = (
-    _ZIP,
+    ZIP_START,
     b"PK\x07\x08",
     b"\x1f\x8b",
     b"7z\xbc\xaf\x27\x1c",
@@ -97,7 +97,7 @@ def read_kind(name: str, size: int, mtime_ns: int) -> DicomKind:
 
 
 def _is_archive(path: Path, start: bytes) -> bool:
-    if start.startswith(_ZIP) and path.suffix.lower() in _ZIPPED_DOCUMENTS:
+    if start.startswith(ZIP_START) and path.suffix.lower() in _ZIPPED_DOCUMENTS:
         return False
     return start.startswith(_ARCHIVES) or start[_TAR_AT:].startswith(_TAR)
 

@@ -9,13 +9,13 @@ import numpy as np
 from pydicom.dataset import FileDataset
 from pydicom.uid import ExplicitVRLittleEndian, ImplicitVRLittleEndian
 
+from mqi_dagster.dicom.elements import axes_of
 from mqi_dagster.dose.encoding import DECIMAL_STRING_LENGTH, decode_dose, pixel_type
 from mqi_dagster.dose.grid import DoseFrame, DoseGrid, DoseUnits, Vector
 from mqi_dagster.dose.rt_dose import GRID_FRAME_OFFSET_VECTOR
 from mqi_dagster.errors import DoseError, Where
 
 _OFFSET_TOLERANCE_MM = 1e-3
-_COSINE_TOLERANCE = 1e-4
 
 _WHERE = Where(kind="RT Dose")
 
@@ -23,7 +23,12 @@ _WHERE = Where(kind="RT Dose")
 def require(condition: bool, keyword: str, what: str) -> None:
     """Raise a DoseError that names the attribute, unless the condition holds."""
     if not condition:
-        raise DoseError(f"{keyword}: {what}", where=_WHERE)
+        raise _fault(keyword, what)
+
+
+def _fault(keyword: str, what: str) -> DoseError:
+    """A DoseError that names the attribute."""
+    return DoseError(f"{keyword}: {what}", where=_WHERE)
 
 
 def stored_grid(dataset: FileDataset, frame: DoseFrame) -> DoseGrid:
@@ -89,12 +94,10 @@ def _values(dataset: FileDataset) -> np.ndarray[tuple[int, ...], np.dtype[np.flo
 
 def _directions(dataset: FileDataset) -> tuple[Vector, Vector]:
     """Unit vectors along rows and columns, free of the rounding of their decimal strings."""
-    cosines = np.array(_numbers(dataset, "ImageOrientationPatient", 6)).reshape(2, 3)
-    orthonormal = np.allclose(cosines @ cosines.T, np.eye(2), rtol=0, atol=_COSINE_TOLERANCE)
-    require(bool(orthonormal), "ImageOrientationPatient", "is no pair of orthogonal unit vectors")
-    along_row = cosines[0] / np.linalg.norm(cosines[0])
-    along_column = cosines[1] - (cosines[1] @ along_row) * along_row
-    return _vector(along_row), _vector(along_column / np.linalg.norm(along_column))
+    axes = axes_of(_numbers(dataset, "ImageOrientationPatient", 6))
+    if axes is None:
+        raise _fault("ImageOrientationPatient", "is no pair of orthogonal unit vectors")
+    return _vector(axes[0]), _vector(axes[1])
 
 
 def _frame_step(dataset: FileDataset, frames: int, first_z: float) -> float:

@@ -176,7 +176,6 @@ def _data(page: CoursePage) -> dict[str, object]:
         "shape": shape,
         "spacing_mm": [float(one) for one in np.array(grid.spacing_mm) * step],
         "first_mm": [float(first[axis]) for axis in (2, 1, 0)] if is_axial else [0.0, 0.0, 0.0],
-        "step_mm": [float(one) for one in np.array(grid.spacing_mm) * step],
         "axes": ["z", "y", "x"] if is_axial else ["plane", "row", "column"],
         "views": ["axial", "coronal", "sagittal"]
         if is_axial

@@ -13,19 +13,16 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 from pydicom.dataset import Dataset
 
-from mqi_dagster.dicom.elements import numbers_of, text_of
+from mqi_dagster.dicom.ct_images import LARGEST_EXTENT_MM, SPACING_TOLERANCE_MM
+from mqi_dagster.dicom.elements import COSINE_TOLERANCE, axes_of, numbers_of, text_of
 from mqi_dagster.dicom.reading import decoding
 from mqi_dagster.errors import ImageError, Where
 
 Floats = NDArray[np.float64]
 Vector = tuple[float, float, float]
 
-SPACING_TOLERANCE_MM = 0.02
 LARGEST_DRIFT_MM = 0.1
 """Of an image from its place on the grid: steps that differ a little may add up."""
-LARGEST_EXTENT_MM = 4000.0
-"""A scan of a whole body is 2 m long; in a damaged spacing it would fill the memory."""
-_COSINE_TOLERANCE = 1e-4
 
 _WHERE = Where(kind="image series")
 
@@ -151,9 +148,12 @@ def image_series(planes: Sequence[ImagePlane]) -> ImageSeries:
     sizes = {(plane.rows, plane.columns, plane.spacing_mm) for plane in planes}
     _require(len(sizes) == 1, "the images differ in size or pixel spacing")
     _require(min(first.rows, first.columns) > 0 and min(first.spacing_mm) > 0, "the images have no size")
-    along_row, along_column = _axes(first.orientation)
+    axes = axes_of(first.orientation)
+    if axes is None:
+        raise ImageError("the image orientation is no pair of orthogonal unit vectors", where=_WHERE)
+    along_row, along_column = axes
     turned = sum(
-        not np.allclose(p.orientation, first.orientation, rtol=0, atol=_COSINE_TOLERANCE) for p in planes
+        not np.allclose(p.orientation, first.orientation, rtol=0, atol=COSINE_TOLERANCE) for p in planes
     )
     _require(not turned, f"{turned} of {len(planes)} images are turned against the first")
     normal = np.cross(along_row, along_column)
@@ -171,16 +171,6 @@ def image_series(planes: Sequence[ImagePlane]) -> ImageSeries:
         frame_of_reference_uid=first.frame_of_reference_uid,
     )
     return ImageSeries(grid, tuple(plane.instance_uid for plane in ordered))
-
-
-def _axes(orientation: Sequence[float]) -> tuple[Floats, Floats]:
-    """Unit vectors along a row and along a column, free of the rounding of their decimal texts."""
-    cosines = np.array(orientation).reshape(2, 3)
-    orthonormal = np.allclose(cosines @ cosines.T, np.eye(2), rtol=0, atol=_COSINE_TOLERANCE)
-    _require(bool(orthonormal), "the image orientation is no pair of orthogonal unit vectors")
-    along_row = cosines[0] / np.linalg.norm(cosines[0])
-    along_column = cosines[1] - (cosines[1] @ along_row) * along_row
-    return along_row, along_column / np.linalg.norm(along_column)
 
 
 def _plane_spacing(positions: Floats, normal: Floats) -> float:

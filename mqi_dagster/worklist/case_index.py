@@ -61,12 +61,12 @@ class CaseIndex(PartitionIndex):
         """Cases of which it is still to be read how they were delivered."""
 
     def _read(self, units: Collection[str]) -> Collection[str]:
-        """Read together what their rows are derived from; the cases of which that has changed."""
+        """Read together what their rows are derived from; further cases, whose words were read now."""
         read = self._read_words(units)
         finished = list(self._finished_beams(units))
         for asset in (DOSE, HANDED_OVER):
             self._from.events.read_latest(asset, finished)
-        return {*units, *read}
+        return read
 
     def _read_words(self, cases: Iterable[str]) -> list[str]:
         """Read names of beams and what was not delivered as planned together, never case by case.

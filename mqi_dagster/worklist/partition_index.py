@@ -77,7 +77,7 @@ class PartitionIndex(ABC):
 
     @abstractmethod
     def _read(self, units: Collection[str]) -> Collection[str]:
-        """Read together what their rows are derived from; the units of which that has changed."""
+        """Read together what their rows are derived from; further units, of which more is known now."""
 
     @abstractmethod
     def _is_old(self, unit: str) -> bool:

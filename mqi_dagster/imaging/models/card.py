@@ -6,7 +6,6 @@ asked of the model: an unknown key is an error, and a region without a label fin
 
 from __future__ import annotations
 
-import hashlib
 import json
 import re
 from collections.abc import Iterator, Mapping, Sequence
@@ -19,6 +18,7 @@ from pydantic import Field, ValidationError, field_validator, model_validator
 from mqi_dagster.errors import ConfigurationError, MqiError, Where
 from mqi_dagster.imaging.models.model_errors import ModelCardError, UnsafeModelError
 from mqi_dagster.settings.section import VARIABLE_NAME, VARIABLE_VALUE, Count, Seconds, Section
+from mqi_dagster.store.digests import digest_of
 from mqi_dagster.yaml_file import problems, read_yaml
 
 CARD = "model.yaml"
@@ -413,8 +413,7 @@ class ModelCard(Section):
         section["argv"] = section.get("argv", [])[1:]
         for name in ("program", "time_limit_s"):
             section.pop(name, None)
-        text = json.dumps(content, sort_keys=True, separators=(",", ":"))
-        return hashlib.sha256(text.encode()).hexdigest()
+        return digest_of(**content)
 
 
 RULED_REGIONS = ("External", "Lung", "Air", "Bone", "Couch")

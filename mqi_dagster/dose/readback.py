@@ -12,6 +12,7 @@ from pathlib import Path
 from pydicom.dataset import FileDataset
 from pydicom.uid import UID, ExplicitVRLittleEndian
 
+from mqi_dagster.dicom.own_objects import derived_uid
 from mqi_dagster.dicom.patient_study import study_id
 from mqi_dagster.dose.comparison import compare_site_dose, greatest_difference, require_same_geometry
 from mqi_dagster.dose.grid import DoseFrame, DoseGrid, DoseUnits
@@ -27,7 +28,6 @@ from mqi_dagster.dose.rt_dose import (
     PROCESSING_EQUIPMENT,
     RT_DOSE_CLASS,
     Irradiation,
-    derived_uid,
     instance_role,
 )
 from mqi_dagster.dose.stored_image import require, scaling_of, stored_grid

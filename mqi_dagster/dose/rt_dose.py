@@ -7,7 +7,6 @@ does.
 
 from __future__ import annotations
 
-import hashlib
 import re
 import warnings
 from dataclasses import dataclass
@@ -16,11 +15,12 @@ from pathlib import Path
 
 import numpy as np
 from pydicom import dcmwrite
-from pydicom.dataset import Dataset, FileDataset, FileMetaDataset
+from pydicom.dataset import Dataset, FileDataset
 from pydicom.sequence import Sequence
 from pydicom.tag import Tag
-from pydicom.uid import UID, ExplicitVRLittleEndian
+from pydicom.uid import ExplicitVRLittleEndian
 
+from mqi_dagster.dicom.own_objects import MANUFACTURER, derived_uid, sign_object
 from mqi_dagster.dicom.patient_study import patient_and_study
 from mqi_dagster.dose.encoding import decimal_string, encode_dose
 from mqi_dagster.dose.grid import DoseFrame, DoseGrid
@@ -34,7 +34,6 @@ GRID_FRAME_OFFSET_VECTOR = Tag(0x3004, 0x000C)
 PROCESSING_EQUIPMENT = ("109102", "DCM", "Processing Equipment")
 """DICOM PS3.16 CID 7005."""
 
-_MANUFACTURER = "mqi_dagster"
 _PIXEL_DATA = Tag(0x7FE0, 0x0010)
 
 _WHERE = Where(kind="RT Dose")
@@ -98,12 +97,6 @@ class RtDoseRequest:
     """Dose Comment: at most 64 ASCII characters, without identifiers."""
 
 
-def derived_uid(digest: str, role: str) -> str:
-    """The UID of a role in a result: ``2.25.`` and the first 128 bits of SHA-256 of digest and role."""
-    first_bytes = hashlib.sha256((digest + role).encode()).digest()[:16]
-    return f"2.25.{int.from_bytes(first_bytes)}"
-
-
 def instance_role(grid: DoseGrid) -> str:
     """The role that a grid's SOP Instance UID is derived from."""
     return "sop instance, plane" if grid.is_plane else "sop instance, volume"
@@ -145,16 +138,8 @@ def write_rt_dose(path: Path, grid: DoseGrid, request: RtDoseRequest) -> None:
 def _series_frame_and_equipment(
     dataset: FileDataset, plan: PlanReference, grid: DoseGrid, request: RtDoseRequest
 ) -> None:
-    meta = FileMetaDataset()
-    meta.MediaStorageSOPClassUID = UID(RT_DOSE_CLASS)
-    meta.MediaStorageSOPInstanceUID = UID(derived_uid(request.digest, instance_role(grid)))
-    meta.TransferSyntaxUID = ExplicitVRLittleEndian
-    meta.ImplementationClassUID = UID(derived_uid(_MANUFACTURER, "implementation"))
-    meta.ImplementationVersionName = "MQI_DAGSTER"
-    dataset.file_meta = meta
-    dataset.SOPClassUID = meta.MediaStorageSOPClassUID
-    dataset.SOPInstanceUID = meta.MediaStorageSOPInstanceUID
-
+    instance_uid = derived_uid(request.digest, instance_role(grid))
+    sign_object(dataset, RT_DOSE_CLASS, instance_uid, ExplicitVRLittleEndian)
     dataset.Modality = "RTDOSE"
     dataset.SeriesInstanceUID = derived_uid(request.digest, "series")
     dataset.SeriesNumber = request.beam_number
@@ -168,8 +153,6 @@ def _series_frame_and_equipment(
         dataset.FrameOfReferenceUID = derived_uid(request.digest, "frame of reference")
         dataset.PositionReferenceIndicator = ""
 
-    dataset.Manufacturer = _MANUFACTURER
-    dataset.ManufacturerModelName = _MANUFACTURER
     dataset.SoftwareVersions = list(request.software_versions)
     dataset.ContributingEquipmentSequence = Sequence([_engine_item(request)])
 
@@ -183,7 +166,7 @@ def _engine_item(request: RtDoseRequest) -> Dataset:
         uncertainty = f"{engine.uncertainty_percent:.2f} %"
     item = Dataset()
     item.PurposeOfReferenceCodeSequence = Sequence([purpose])
-    item.Manufacturer = _MANUFACTURER
+    item.Manufacturer = MANUFACTURER
     item.ManufacturerModelName = engine.name
     item.SoftwareVersions = engine.version
     item.ContributionDescription = (

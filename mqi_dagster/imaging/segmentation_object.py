@@ -25,9 +25,9 @@ from highdicom.sr import CodedConcept
 from numpy.typing import NDArray
 from pydicom.dataset import Dataset
 
+from mqi_dagster.dicom.own_objects import MANUFACTURER, derived_uid
 from mqi_dagster.dicom.patient_study import study_id
 from mqi_dagster.dicom.reading import decoding
-from mqi_dagster.dose.rt_dose import derived_uid
 from mqi_dagster.errors import ImageError, InfrastructureError, Where, shown
 from mqi_dagster.files import write_whole
 from mqi_dagster.imaging.image_grid import ImageGrid
@@ -35,7 +35,6 @@ from mqi_dagster.imaging.source_images import SourceImages
 
 Mask = NDArray[np.bool_]
 
-_MANUFACTURER = "mqi_dagster"
 
 _WHERE = Where(kind="segmentation object")
 
@@ -139,8 +138,8 @@ def _made(images: SourceImages, request: SegmentationRequest) -> Segmentation:
         series_number=request.series_number,
         sop_instance_uid=derived_uid(request.digest, "segmentation"),
         instance_number=1,
-        manufacturer=_MANUFACTURER,
-        manufacturer_model_name=_MANUFACTURER,
+        manufacturer=MANUFACTURER,
+        manufacturer_model_name=MANUFACTURER,
         software_versions=request.software_versions,  # type: ignore[arg-type]  # any number of them
         device_serial_number=request.digest,
         content_label=request.label,

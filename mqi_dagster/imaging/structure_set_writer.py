@@ -20,16 +20,16 @@ import numpy as np
 from numpy.typing import NDArray
 from pydicom import dcmwrite
 from pydicom.dataelem import RawDataElement
-from pydicom.dataset import Dataset, FileDataset, FileMetaDataset
+from pydicom.dataset import Dataset, FileDataset
 from pydicom.tag import Tag
-from pydicom.uid import UID, ImplicitVRLittleEndian, RTStructureSetStorage
+from pydicom.uid import ImplicitVRLittleEndian, RTStructureSetStorage
 from scipy.ndimage import find_objects
 from skimage.measure import find_contours
 
 from mqi_dagster.dicom.elements import text_of
+from mqi_dagster.dicom.own_objects import derived_uid, sign_object
 from mqi_dagster.dicom.patient_study import patient_and_study
 from mqi_dagster.dicom.reading import decoding
-from mqi_dagster.dose.rt_dose import derived_uid
 from mqi_dagster.errors import ImageError, InfrastructureError, Where, shown
 from mqi_dagster.files import write_whole
 from mqi_dagster.imaging.contours import contours_on, filled
@@ -40,7 +40,6 @@ from mqi_dagster.imaging.structure_set import read_structure_set
 Floats = NDArray[np.float64]
 Mask = NDArray[np.bool_]
 
-_MANUFACTURER = "mqi_dagster"
 _DECIMALS = 3
 """Contours are written to the micrometre."""
 _CONTOUR_DATA = Tag(0x3006, 0x0050)
@@ -184,23 +183,15 @@ def _dataset(
         for keyword in dataset.dir():
             setattr(dataset, keyword, text_of(dataset, keyword))
         dataset.SpecificCharacterSet = "ISO_IR 192"
-    meta = FileMetaDataset()
-    meta.MediaStorageSOPClassUID = RTStructureSetStorage
-    meta.MediaStorageSOPInstanceUID = UID(derived_uid(request.digest, "structure set"))
     # In explicit transfer syntaxes a contour of more than 64 KiB of numbers has no place (PS3.5 7.1.2).
-    meta.TransferSyntaxUID = ImplicitVRLittleEndian
-    meta.ImplementationClassUID = UID(derived_uid(_MANUFACTURER, "implementation"))
-    meta.ImplementationVersionName = "MQI_DAGSTER"
-    dataset.file_meta = meta
-    dataset.SOPClassUID = meta.MediaStorageSOPClassUID
-    dataset.SOPInstanceUID = meta.MediaStorageSOPInstanceUID
+    instance_uid = derived_uid(request.digest, "structure set")
+    sign_object(dataset, RTStructureSetStorage, instance_uid, ImplicitVRLittleEndian)
     dataset.Modality = "RTSTRUCT"
     dataset.SeriesInstanceUID = derived_uid(request.digest, "structure set series")
     dataset.SeriesNumber = request.series_number
     dataset.SeriesDescription = request.series_description
     dataset.OperatorsName = ""
     dataset.InstanceNumber = 1
-    dataset.Manufacturer = dataset.ManufacturerModelName = _MANUFACTURER
     dataset.SoftwareVersions = list(request.software_versions)
     dataset.FrameOfReferenceUID = images.grid.frame_of_reference_uid
     dataset.PositionReferenceIndicator = str(images.headers[0].get("PositionReferenceIndicator") or "")

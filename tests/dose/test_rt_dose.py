@@ -9,8 +9,9 @@ import numpy as np
 import pydicom
 import pytest
 
+from mqi_dagster.dicom.own_objects import derived_uid
 from mqi_dagster.dose.grid import DoseUnits, from_patient, from_phantom, plane_from_phantom
-from mqi_dagster.dose.rt_dose import EngineStamp, Irradiation, derived_uid, write_rt_dose
+from mqi_dagster.dose.rt_dose import EngineStamp, Irradiation, write_rt_dose
 from mqi_dagster.errors import DoseError, InfrastructureError
 from mqi_dagster.settings import DoseType, SummationType
 from mqi_dagster.settings.sections import RtDose

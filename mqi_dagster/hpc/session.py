@@ -9,7 +9,7 @@ from contextlib import contextmanager
 from typing import Any
 
 import paramiko
-from paramiko.sftp import SFTPError
+from paramiko.sftp import CMD_READ, SFTPError
 
 from mqi_dagster.hpc.connection import DEAD, Connection, quiet_close
 from mqi_dagster.hpc.errors import (
@@ -21,16 +21,22 @@ from mqi_dagster.hpc.errors import (
 
 
 class _Client(paramiko.SFTPClient):
-    """An SFTP client whose thread that reads ahead says nothing when the connection ends."""
+    """An SFTP client that tells the end of a connection from the end of a file.
+
+    Its thread that reads ahead says nothing when the connection ends.
+    """
 
     def _async_request(self, file: Any, kind: Any, *arguments: Any) -> Any:
         try:
             return super()._async_request(file, kind, *arguments)  # type: ignore[misc]
-        except DEAD:
-            if file is type(None):
-                raise
-            # Whoever waits for the answer finds out by himself.
-            return -1
+        except DEAD as error:
+            if file is not type(None):
+                # Whoever waits for the answer finds out by himself.
+                return -1
+            if kind == CMD_READ and isinstance(error, EOFError):
+                # A file of paramiko takes it for its own end, and reads less than there is.
+                raise paramiko.SSHException("the channel was closed before a read") from None
+            raise
 
 
 @contextmanager

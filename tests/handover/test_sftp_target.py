@@ -22,6 +22,7 @@ from mqi_dagster.handover.sftp import SftpTarget
 from mqi_dagster.hpc import files as transfers
 from mqi_dagster.hpc.connection import Connection
 from mqi_dagster.hpc.errors import CommandTimeoutError, ConnectionLostError, HostKeyError
+from mqi_dagster.hpc.session import sftp
 from mqi_dagster.settings import Handover
 from tests.handover.sftp_server import SftpServer
 from tests.waiting import wait_for
@@ -415,6 +416,22 @@ def test_a_connection_that_dies_while_a_file_is_read_leaves_no_thread_behind(
             transfers.remote_hash(connection, str(source), BIG)
     timer.join()
     wait_for(lambda: not prefetching(), "no thread reads ahead")
+
+
+def test_a_channel_that_closes_before_a_read_is_no_end_of_the_file(
+    server: SftpServer, tmp_path: Path
+) -> None:
+    source = big_file(tmp_path)
+    with (
+        pytest.raises(ConnectionLostError),
+        sftp(server.connection()) as client,
+        client.open(str(source), "rb") as stream,
+    ):
+        assert len(stream.read(10)) == 10
+        channel = client.get_channel()
+        assert channel is not None
+        channel.shutdown_write()
+        stream.read(1 << 20)
 
 
 def prefetching() -> list[str]:

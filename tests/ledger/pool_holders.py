@@ -43,8 +43,17 @@ def _hold(url: str, zone: str, me: int, times: int, log: Path) -> None:
         found = wait_for(taken, f"a GPU after {number} of {times}", LIMIT_SECONDS)
         assert found is not None
         note("acquire", found)
+        if number == 0:
+            wait_for(functools.partial(_all_taken, ledger, log.with_suffix(".all_taken")), "all GPUs taken")
         note("release", found)
         assert ledger.leases.release(found)
+
+
+def _all_taken(ledger: Ledger, seen: Path) -> bool:
+    """Whether some process has seen every GPU taken: only then is there something to fight for."""
+    if not seen.exists() and len(ledger.leases.all()) == GPUS:
+        seen.touch()
+    return seen.exists()
 
 
 def hold_all(url: str, zones: Sequence[str], times: int, log: Path) -> float:

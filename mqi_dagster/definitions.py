@@ -6,6 +6,8 @@ import dagster as dg
 
 from mqi_dagster.assets.proton import handover, intake, interpretation, rt_dose, simulation
 from mqi_dagster.assets.proton.pipeline import PROTON
+from mqi_dagster.assets.radiotherapy import cohort, dvh, organise, radiomics, report, segmentation, structures
+from mqi_dagster.assets.radiotherapy.pipeline import RADIOTHERAPY
 from mqi_dagster.compute.run_launcher import watched_executor
 from mqi_dagster.lifecycle.health import PROMPT_SECONDS, UNHURRIED_SECONDS
 from mqi_dagster.lifecycle.pipeline import Pipeline, levels_of
@@ -55,9 +57,31 @@ def proton(site: Site, pipelines: Sequence[Pipeline]) -> dg.Definitions:
     )
 
 
+def radiotherapy(site: Site, pipelines: Sequence[Pipeline]) -> dg.Definitions:
+    """Assets, checks and sensors of the radiotherapy pipeline.
+
+    Args:
+        site: The installation.
+        pipelines: Those of the site, which share the queue.
+    """
+    return dg.Definitions(
+        assets=[
+            organise.course_inventory,
+            segmentation.auto_segmentation,
+            segmentation.custom_segmentation,
+            structures.structures,
+            dvh.dvh,
+            radiomics.radiomics,
+            report.course_report,
+            cohort.cohort_tables,
+        ],
+        sensors=[],
+    )
+
+
 Loaded = tuple[Pipeline, Callable[[Site, Sequence[Pipeline]], dg.Definitions]]
 """A pipeline, and what Dagster loads of it beside its jobs."""
-LOADED: tuple[Loaded, ...] = ((PROTON, proton),)
+LOADED: tuple[Loaded, ...] = ((PROTON, proton), (RADIOTHERAPY, radiotherapy))
 
 
 def build_definitions(

@@ -1,4 +1,5 @@
-"""Kinds of partitions and their keys: `<plan>.fx<NNNN>` of a case, `<case>__b<NN>` of a beam."""
+"""Kinds of partitions and their keys: `<plan>.fx<NNNN>` of a case, `<case>__b<NN>` of a beam, and
+`<patient>.c<NN>` of a course."""
 
 from __future__ import annotations
 
@@ -104,6 +105,7 @@ CASE = PartitionKind(
     digits=4,
 )
 BEAM = PartitionKind("beam", rf"(?P<stem>.+){_PART_OF}b(?P<number>[0-9]{{2,9}})", digits=2, parent=CASE)
+COURSE = PartitionKind("course", r"(?P<stem>R[A-Z2-7]{9})\.c(?P<number>[0-9]{2,9})", digits=2)
 
 
 def find_key(text: str, kinds: Iterable[PartitionKind] = (CASE, BEAM)) -> PartitionKey | None:
@@ -138,6 +140,16 @@ def case_key(plan: str, fraction: int) -> str:
             f" with '.', and has at most {LONGEST_KEY} characters"
         )
     return key
+
+
+def course_key(patient: str, number: int) -> str:
+    """Key of a course.
+
+    Args:
+        patient: Pseudonym of the patient (`Pseudonyms.patient`).
+        number: Of the course among the patient's, in the order of first sight.
+    """
+    return COURSE.key(f"{patient}.c{number:02d}").text
 
 
 def beam_key(case: str, number: int) -> str:

@@ -16,6 +16,9 @@ from mqi_dagster.files import write_whole
 SECRET_BYTES = 32
 PLAN_PREFIX = "P"
 UNREADABLE_PREFIX = "X"
+PATIENT_PREFIX = "R"
+SERIES_PREFIX = "S"
+DOSE_PREFIX = "D"
 
 
 class Pseudonyms:
@@ -49,6 +52,18 @@ class Pseudonyms:
     def plan(self, sop_instance_uid: str) -> str:
         """``P`` and 9 base-32 characters for a plan's SOP Instance UID."""
         return PLAN_PREFIX + self._short("plan", sop_instance_uid)
+
+    def patient(self, patient_id: str, issuer: str | None) -> str:
+        """``R`` and 9 base-32 characters for a patient ID and who has issued it."""
+        return PATIENT_PREFIX + self._short("patient", patient_id, issuer or "")
+
+    def series(self, *series_uids: str) -> str:
+        """``S`` and 9 base-32 characters for Series Instance UIDs, whatever their order."""
+        return SERIES_PREFIX + self._short("series", *sorted(series_uids))
+
+    def dose(self, *dose_uids: str) -> str:
+        """``D`` and 9 base-32 characters for the SOP Instance UIDs of a dose, or of the parts of a sum."""
+        return DOSE_PREFIX + self._short("dose", *sorted(dose_uids))
 
     def unreadable(self, relative_path: str) -> str:
         """``X`` and 9 base-32 characters for an arrival without exactly one readable plan."""

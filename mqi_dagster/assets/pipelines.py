@@ -1,5 +1,6 @@
 """The pipelines of the platform."""
 
 from mqi_dagster.assets.proton.pipeline import PROTON
+from mqi_dagster.assets.radiotherapy.pipeline import RADIOTHERAPY
 
-PIPELINES = (PROTON,)
+PIPELINES = (PROTON, RADIOTHERAPY)

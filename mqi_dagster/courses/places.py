@@ -157,14 +157,32 @@ def read_placed(root: Path, place: Place, *, only: Sequence[str] = ()) -> FileDa
         DicomError: It is no DICOM file, is damaged, or its archive is.
         OSError: The disk does not give the file.
     """
+    if not place.member:
+        return read_dicom(file_at(root, place.path), only=only)
+    return read_dicom(bytes_at(root, place), only=only)
+
+
+def bytes_at(root: Path, place: Place) -> bytes:
+    """The whole content of the file at a place.
+
+    Raises:
+        DicomError: It is larger than any DICOM file should be, or its archive is damaged.
+        OSError: The disk does not give it.
+    """
     file = file_at(root, place.path)
     if not place.member:
-        return read_dicom(file, only=only)
-    with opened_archive(file) as archive:
-        for info, fault in archive.members:
-            if member_name(info) == place.member and not fault:
-                return read_dicom(archive.read(info), only=only)
-    raise DicomError("is no longer in its archive")
+        with file.open("rb") as stream:
+            content = stream.read(LARGEST_BYTES + 1)
+    else:
+        with opened_archive(file) as archive:
+            sound = (info for info, fault in archive.members if not fault)
+            info = next((one for one in sound if member_name(one) == place.member), None)
+            if info is None:
+                raise DicomError("is no longer in its archive")
+            content = archive.read(info)
+    if len(content) > LARGEST_BYTES:
+        raise DicomError(f"is larger than {LARGEST_BYTES:,} bytes")
+    return content
 
 
 def _member_fault(info: zipfile.ZipInfo, times: int) -> str:

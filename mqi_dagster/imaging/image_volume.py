@@ -42,11 +42,11 @@ class ImageVolume:
         return "HU" if self.modality == "CT" else ""
 
 
-def read_volume(files: Iterable[Path]) -> ImageVolume:
+def read_volume(files: Iterable[Path | bytes]) -> ImageVolume:
     """Read the images of one series.
 
     Args:
-        files: All of them, in any order.
+        files: All of them, or their content, in any order.
 
     Raises:
         DicomError: One is damaged, or no image of a CT or MR.

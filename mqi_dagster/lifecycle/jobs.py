@@ -1,4 +1,4 @@
-"""The three runs of the proton pipeline: one per arrival, per beam and per concluded case; and tags."""
+"""The runs of the pipelines: one per arrival, per beam, per concluded case and per course; and tags."""
 
 from collections.abc import Mapping
 
@@ -67,5 +67,18 @@ conclusion_job = asset_job(
     Step("case_handed_over", ("case_handed_over",), Stage.CONCLUDING),
     description="Summary and completion marker of a case whose beams are all handed over.",
     tags=upload_tags,
+    concludes=True,
+)
+course_job = asset_job(
+    "course",
+    Step("course_inventory", ("course_inventory",), Stage.INTAKE),
+    Step("auto_segmentation", ("auto_segmentation",), Stage.SEGMENTING),
+    Step("custom_segmentation", ("custom_segmentation",), Stage.SEGMENTING),
+    Step("structures", ("structures",), Stage.MAKING_STRUCTURES),
+    Step("dvh", ("dvh",), Stage.MAKING_TABLES),
+    Step("radiomics", ("radiomics",), Stage.MAKING_TABLES),
+    Step("course_report", ("course_report",), Stage.CONCLUDING),
+    description="The whole way of one course, from its objects to its page and its quality report.",
+    tags=intake_tags,
     concludes=True,
 )

@@ -22,7 +22,9 @@ INPUTS = "inputs"
 RESULTS = "results"
 """Metadata of a concluded case: the digest of the results that it was concluded with."""
 
-_SOURCES = {HANDED_OVER: RT_DOSE, CONCLUDED: RESULTS}
+INVENTORY = "course_inventory"
+COURSE_REPORT = "course_report"
+_SOURCES = {HANDED_OVER: RT_DOSE, CONCLUDED: RESULTS, COURSE_REPORT: INVENTORY}
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,7 +38,8 @@ class Materialisation:
     digest: str | None
     """None where a person only reported it in the pages."""
     source: str | None = None
-    """Of a hand-over the digest of the dose, of a conclusion that of the results; None for others."""
+    """Of a hand-over the digest of the dose, of a conclusion that of the results, of the report of a course
+    that of its inventory; None for others."""
     inputs: str | None = None
     """Of a hand-over the digest of the inputs of its dose; None where earlier code has made it."""
 

@@ -36,6 +36,9 @@ class Stage(StrEnum):
     SIMULATING = "simulating"
     VERIFYING = "verifying"
     MAKING_RT_DOSE = "making_rt_dose"
+    SEGMENTING = "segmenting"
+    MAKING_STRUCTURES = "making_structures"
+    MAKING_TABLES = "making_tables"
     WAITING_FOR_TARGET = "waiting_for_target"
     """The hand-over target is away."""
     HANDED_OVER = "handed_over"
@@ -69,6 +72,8 @@ _WORDS = {
     Stage.WAITING_FOR_CLUSTER: "waiting for the cluster",
     Stage.QUEUED_ON_CLUSTER: "queued on the cluster",
     Stage.MAKING_RT_DOSE: "making the RT Dose",
+    Stage.MAKING_STRUCTURES: "making the structures",
+    Stage.MAKING_TABLES: "making the tables",
     Stage.WAITING_FOR_TARGET: "waiting for the target",
     Stage.HANDED_OVER: "handed over",
     Stage.BEAMS: "beams at work",
@@ -88,6 +93,9 @@ _AT_WORK = frozenset(
         Stage.SIMULATING,
         Stage.VERIFYING,
         Stage.MAKING_RT_DOSE,
+        Stage.SEGMENTING,
+        Stage.MAKING_STRUCTURES,
+        Stage.MAKING_TABLES,
         Stage.WAITING_FOR_TARGET,
         Stage.CONCLUDING,
     }
@@ -103,6 +111,7 @@ class WorkPhase(StrEnum):
     SUBMITTING = "submitting"
     QUEUED_ON_CLUSTER = "queued"
     SIMULATING = "simulating"
+    SEGMENTING = "segmenting"
     VERIFYING = "verifying"
     SIMULATED = "simulated"
     WAITING_FOR_TARGET = "waiting for the target"
@@ -116,6 +125,7 @@ _BY_PHASE: dict[str, Stage] = {
     WorkPhase.SUBMITTING: Stage.SUBMITTING,
     WorkPhase.QUEUED_ON_CLUSTER: Stage.QUEUED_ON_CLUSTER,
     WorkPhase.SIMULATING: Stage.SIMULATING,
+    WorkPhase.SEGMENTING: Stage.SEGMENTING,
     WorkPhase.VERIFYING: Stage.VERIFYING,
     WorkPhase.SIMULATED: Stage.MAKING_RT_DOSE,
     WorkPhase.WAITING_FOR_TARGET: Stage.WAITING_FOR_TARGET,

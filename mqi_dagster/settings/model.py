@@ -17,6 +17,7 @@ from mqi_dagster.settings.engine import Engine
 from mqi_dagster.settings.engine_profiles import EngineProfile
 from mqi_dagster.settings.hosts import Host, Slurm
 from mqi_dagster.settings.limits import DeliveryLimits
+from mqi_dagster.settings.radiotherapy import Radiotherapy
 from mqi_dagster.settings.retention import SiteRetention
 from mqi_dagster.settings.section import Section
 from mqi_dagster.settings.sections import (
@@ -47,6 +48,7 @@ class Settings(Section):
     execution: Execution = Field(default_factory=lambda: Execution.model_validate({}))
     rt_dose: RtDose = Field(default_factory=lambda: RtDose.model_validate({}))
     handover: Handover = Field(default_factory=lambda: Handover.model_validate({}))
+    radiotherapy: Radiotherapy = Field(default_factory=lambda: Radiotherapy.model_validate({}))
     database: DatabaseSettings = Field(default_factory=lambda: DatabaseSettings.model_validate({}))
     retention: SiteRetention = Field(default_factory=lambda: SiteRetention.model_validate({}))
     ui: Ui = Field(default_factory=lambda: Ui.model_validate({}))

@@ -1,12 +1,14 @@
 """The store: every result under its case, beam, asset and digest, published by rename.
 
 ``<root>/cases/<case>/<beam>/<asset>/<digest>/``; what belongs to the whole case has ``_case`` as its beam.
+In the same way ``<root>/courses/<course>/_course/<asset>/<digest>/``, and ``_cohort`` for all courses.
 """
 
 from __future__ import annotations
 
 import json
 import os
+import re
 import secrets
 import shutil
 from collections.abc import Collection, Iterator, Mapping
@@ -37,7 +39,10 @@ from mqi_dagster.store.published import (
 )
 
 LAYOUT = 1
-_CASE_LEVEL = "_case"
+_CASE_LEVEL, _COURSE_LEVEL = "_case", "_course"
+COHORT = "_cohort"
+"""In place of a key: what is made of all courses together."""
+_COURSE = re.compile(rf"R[A-Z2-7]{{9}}\.c[0-9]+|{COHORT}")
 _CURRENT = "current"
 
 
@@ -54,13 +59,13 @@ class Store:
 
     def __init__(self, root: Path) -> None:
         self.root = root
-        self._cases = root / "cases"
+        self._cases, self._courses = root / "cases", root / "courses"
         self._staging = root / ".staging"
         self._quarantine = root / ".quarantine"
         with plain_os_errors(Where(kind="store")):
             private_folder(root)
             self._check_layout()
-            for folder in (self._cases, self._staging, self._quarantine):
+            for folder in (self._cases, self._courses, self._staging, self._quarantine):
                 folder.mkdir(mode=0o700, exist_ok=True)
 
     def _check_layout(self) -> None:
@@ -184,11 +189,11 @@ class Store:
         Raises:
             InfrastructureError: A file cannot be read.
         """
-        for folder in sorted(self._cases.glob("*/*/*/*")):
-            case, beam, asset, digest = folder.relative_to(self._cases).parts
+        for folder in sorted([*self._cases.glob("*/*/*/*"), *self._courses.glob("*/*/*/*")]):
+            case, beam, asset, digest = folder.parts[-4:]
             if folder.is_symlink() or digest.startswith("."):
                 continue
-            where = _where(case, None if beam == _CASE_LEVEL else beam, asset)
+            where = _where(case, None if beam in (_CASE_LEVEL, _COURSE_LEVEL) else beam, asset)
             try:
                 read_published(folder, asset, digest, where).verify()
             except StoreError as error:
@@ -222,8 +227,12 @@ class Store:
             return remove_unchanged(self._staging, older_than)
 
     def _folder(self, case: str, beam: str | None, asset: str) -> Path:
-        if beam == _CASE_LEVEL:
+        if beam in (_CASE_LEVEL, _COURSE_LEVEL):
             raise StoreError("a beam folder cannot have the name of the case level")
+        if _COURSE.fullmatch(case):
+            if beam is not None:
+                raise StoreError("a course has no beams")
+            return self._courses / case / _COURSE_LEVEL / checked_name(asset, "asset")
         level = _CASE_LEVEL if beam is None else checked_name(beam, "beam folder")
         return self._cases / checked_name(case, "case key") / level / checked_name(asset, "asset")
 

@@ -1,0 +1,183 @@
+"""A course at work: found by its key in the index of the tree, and what its steps read of it."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import closing
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+
+import dagster as dg
+
+from mqi_dagster.courses.chosen_series import ChosenSeries, chosen_series
+from mqi_dagster.courses.dicom_index import DicomIndex
+from mqi_dagster.courses.grouping import Group, group_patient
+from mqi_dagster.courses.inventory import CourseInventory, ImageSeries, read_inventory
+from mqi_dagster.courses.places import Place, bytes_at
+from mqi_dagster.errors import ConfigurationError, InputError, InputsAwayError, StoreError, Where
+from mqi_dagster.lifecycle.lineage import resolve
+from mqi_dagster.lifecycle.materialisations import INVENTORY
+from mqi_dagster.partitions import COURSE, course_key
+from mqi_dagster.resources.site import Site
+from mqi_dagster.store.published import Published
+from mqi_dagster.store.store import Store
+
+INVENTORY_FILE = "inventory.json"
+CONTENTS_FILE = "contents.json"
+"""SHA-256 of each object of the inventory, by SOP Instance UID."""
+
+
+@dataclass(frozen=True)
+class CourseAtWork:
+    """What the steps of a course read: its inventory and, verified, the files that it names."""
+
+    key: str
+    digest: str
+    """Of the inventory."""
+    inventory: CourseInventory
+    contents: Mapping[str, str]
+    """SHA-256 of the file of each object, by SOP Instance UID."""
+    root: Path
+    """Of the tree in which they lie."""
+
+    @cached_property
+    def chosen(self) -> ChosenSeries:
+        """The series that are analysed."""
+        return chosen_series(self.inventory)
+
+    @cached_property
+    def places(self) -> Mapping[str, Place]:
+        """Where each object lies, by SOP Instance UID."""
+        return places_of(self.inventory)
+
+    def content(self, uid: str) -> bytes:
+        """The file of one object.
+
+        Raises:
+            InputError: It is not what it was when the course was organised.
+            InputsAwayError: The whole tree is away.
+        """
+        found = _read(self.root, self.places[uid], self.key)
+        if hashlib.sha256(found).hexdigest() != self.contents[uid]:
+            raise InputError("a file has changed since the course was organised", where=Where(case=self.key))
+        return found
+
+    def images(self, series: ImageSeries) -> Iterator[bytes]:
+        """The files of a series, one at a time."""
+        for image in series.images:
+            yield self.content(image.sop_instance_uid)
+
+    def digests(self, uids: Iterable[str]) -> list[str]:
+        """SHA-256 of some objects, sorted: what a result that is made of them depends on."""
+        return sorted(self.contents[uid] for uid in uids)
+
+    def digests_of(self, series: ImageSeries) -> list[str]:
+        """SHA-256 of the images of a series, sorted."""
+        return self.digests(image.sop_instance_uid for image in series.images)
+
+
+def places_of(inventory: CourseInventory) -> dict[str, Place]:
+    """Where each object of a course lies, by SOP Instance UID."""
+    found = {image.sop_instance_uid: image.place for one in inventory.image_series for image in one.images}
+    for structure_set in inventory.structure_sets:
+        found[structure_set.found.sop_instance_uid] = structure_set.place
+    for plan in inventory.plans:
+        found[plan.found.sop_instance_uid] = plan.place
+    for dose in inventory.doses:
+        found[dose.found.sop_instance_uid] = dose.place
+    for registration in inventory.registrations:
+        found[registration.found.sop_instance_uid] = registration.place
+    return found
+
+
+def _read(root: Path, place: Place, course: str) -> bytes:
+    try:
+        return bytes_at(root, place)
+    except FileNotFoundError:
+        if not root.is_dir():
+            raise InputsAwayError("the tree of DICOM files is away", where=Where(case=course)) from None
+        raise InputError("a file of the course is gone from the tree", where=Where(case=course)) from None
+
+
+def dicom_root(site: Site) -> Path:
+    """The tree of DICOM files of a site.
+
+    Raises:
+        ConfigurationError: The settings name none.
+    """
+    root = site.settings.radiotherapy.dicom_root
+    if root is None:
+        raise ConfigurationError("radiotherapy.dicom_root names no tree of DICOM files")
+    return root
+
+
+def open_index(site: Site) -> DicomIndex:
+    """The index of the site's tree."""
+    path = site.settings.paths.state / "dicom_index.db"
+    path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+    return DicomIndex(path, dicom_root(site))
+
+
+def keyed_courses(site: Site, group: Group) -> dict[str, CourseInventory]:
+    """The courses of one patient by their keys; a new one is given the patient's next number for good."""
+    if group.patient is None:
+        return {}
+    name = site.pseudonyms.patient(group.patient.patient_id, group.patient.issuer)
+    return {
+        course_key(name, site.ledger.fractions.number(name, [course.identity])): course
+        for course in group.courses
+    }
+
+
+def find_course(site: Site, key: str) -> CourseInventory:
+    """A course as the index has it now.
+
+    Raises:
+        InputError: The tree does not hold it.
+    """
+    stem, max_days = COURSE.key(key).stem, site.settings.radiotherapy.max_days
+    with closing(open_index(site)) as index:
+        for patient in index.patients():
+            if site.pseudonyms.patient(patient.patient_id, patient.issuer) == stem:
+                group = group_patient(patient, index.objects(patient), site.pseudonyms.keyed, max_days)
+                found = keyed_courses(site, group).get(key)
+                if found is not None:
+                    return found
+    raise InputError("the tree holds no such course (any more): organise it again", where=Where(case=key))
+
+
+def hashed(root: Path, inventory: CourseInventory, course: str) -> dict[str, str]:
+    """SHA-256 of every object of a course, by SOP Instance UID."""
+    places = sorted(places_of(inventory).items())
+    return {uid: hashlib.sha256(_read(root, place, course)).hexdigest() for uid, place in places}
+
+
+def write_contents(contents: Mapping[str, str], path: Path) -> None:
+    """Write the digests of a course's objects."""
+    path.write_text(json.dumps(contents, indent=0, sort_keys=True), encoding="ascii")
+
+
+def load_course(instance: dg.DagsterInstance, store: Store, site: Site, key: str) -> CourseAtWork:
+    """A course by its latest inventory.
+
+    Raises:
+        StoreError: It was not organised yet, or its inventory is damaged.
+    """
+    return course_in(resolve(instance, store, INVENTORY, key), site, key)
+
+
+def course_in(published: Published, site: Site, key: str) -> CourseAtWork:
+    """A course by a published inventory.
+
+    Raises:
+        StoreError: It is damaged.
+    """
+    try:
+        contents = json.loads(published.path(CONTENTS_FILE).read_text(encoding="ascii"))
+    except (OSError, ValueError):
+        raise StoreError("the digests of the course's files cannot be read", where=Where(case=key)) from None
+    inventory = read_inventory(published.path(INVENTORY_FILE))
+    return CourseAtWork(key, published.digest, inventory, contents, dicom_root(site))

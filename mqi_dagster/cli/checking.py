@@ -62,12 +62,12 @@ def install(
     ] = None,
 ) -> None:
     """Install the embedded engine (MCsquare), by name, version and SHA-256."""
-    from mqi_dagster.embedded_engine.install import PACKAGE, PACKAGE_VERSION, VERSION, install_engine
+    from mqi_dagster.embedded_engine.install import VERSION, WHEEL, install_engine
 
     console = output()
     if cache is None and (used := site_in_use(site)) is not None:
         cache = read_settings(settings_path(used)).engine.embedded.cache
-    source = "the file" if wheel is not None else f"the package index ({PACKAGE} {PACKAGE_VERSION})"
+    source = "the file" if wheel is not None else f"the package index ({WHEEL.words})"
     with console.status(f"installing MCsquare {VERSION} from {source}, unless it is there"):
         found = install_engine(cache, wheel)
     console.print(f"MCsquare {found.version}: {escape(str(found.folder))}", soft_wrap=True)

@@ -12,7 +12,6 @@ import json
 import os
 import platform
 import shutil
-import subprocess
 import sys
 import tempfile
 import zipfile
@@ -22,17 +21,15 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from mqi_dagster.errors import EngineInputError, InfrastructureError
-from mqi_dagster.files import sha256_file, write_whole
+from mqi_dagster.files import write_whole
+from mqi_dagster.wheels import Wheel
 
 VERSION = "1.1"
-PACKAGE = "opentps-core"
-PACKAGE_VERSION = "3.0.1"
-WHEEL_SHA256 = "dcbc95c08c177018dffec41086aaef4c8ec930096dad1cbe0a0bee994bdc98f1"
+WHEEL = Wheel("opentps-core", "3.0.1", "dcbc95c08c177018dffec41086aaef4c8ec930096dad1cbe0a0bee994bdc98f1")
 EXECUTABLE = "MCsquare_linux"
 MATERIALS = "Materials"
 MANIFEST = "manifest.json"
 _MEMBERS = "opentps/core/processing/doseCalculation/protons/MCsquare/"
-_DOWNLOAD_SECONDS = 900
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,8 +74,9 @@ def install_engine(cache: Path | None = None, wheel: Path | None = None) -> Inst
     try:
         target.parent.mkdir(parents=True, exist_ok=True)
         with _scratch(target.parent) as scratch:
-            source = wheel if wheel is not None else _download(scratch)
-            _require_known(source)
+            source = wheel if wheel is not None else WHEEL.download(scratch)
+            if fault := WHEEL.fault(source):
+                raise EngineInputError(fault)
             unpacked = scratch / "unpacked"
             _unpack(source, unpacked)
             _publish(unpacked, target, scratch)
@@ -103,7 +101,7 @@ def installed_engine(cache: Path | None = None) -> Installation:
 
 
 def _folder(cache: Path | None) -> Path:
-    return (cache if cache is not None else default_cache()) / f"mcsquare-{VERSION}-{WHEEL_SHA256[:8]}"
+    return (cache if cache is not None else default_cache()) / f"mcsquare-{VERSION}-{WHEEL.sha256[:8]}"
 
 
 def _require_platform() -> None:
@@ -114,17 +112,6 @@ def _require_platform() -> None:
         )
 
 
-def _require_known(wheel: Path) -> None:
-    if not wheel.is_file():
-        raise EngineInputError("the wheel of the engine is not there")
-    found = sha256_file(wheel)
-    if found != WHEEL_SHA256:
-        raise EngineInputError(
-            f"the wheel of the engine has SHA-256 {found[:8]}…, not {WHEEL_SHA256[:8]}…:"
-            f" it must be {PACKAGE} {PACKAGE_VERSION} as published"
-        )
-
-
 @contextmanager
 def _scratch(beside: Path) -> Iterator[Path]:
     folder = Path(tempfile.mkdtemp(prefix=".install-", dir=beside))
@@ -132,27 +119,6 @@ def _scratch(beside: Path) -> Iterator[Path]:
         yield folder
     finally:
         shutil.rmtree(folder, ignore_errors=True)
-
-
-def _download(folder: Path) -> Path:
-    """The wheel from the package index that pip is configured for."""
-    arguments = ["--no-deps", "--python-version", "3.12", "--only-binary=:all:", "--no-input"]
-    command = [sys.executable, "-m", "pip", "download", *arguments, "--disable-pip-version-check", "--quiet"]
-    command += ["--dest", str(folder), f"{PACKAGE}=={PACKAGE_VERSION}"]
-    # pip's own words can hold the address and the credentials of an index, so they are not repeated.
-    try:
-        done = subprocess.run(
-            command, stdin=subprocess.DEVNULL, capture_output=True, timeout=_DOWNLOAD_SECONDS, check=False
-        )
-    except subprocess.TimeoutExpired as error:
-        raise InfrastructureError(f"pip did not fetch the engine within {_DOWNLOAD_SECONDS} s") from error
-    wheels = sorted(folder.glob("*.whl"))
-    if done.returncode != 0 or len(wheels) != 1:
-        raise InfrastructureError(
-            f"pip could not fetch {PACKAGE} {PACKAGE_VERSION} (exit code {done.returncode});"
-            " without a network give the wheel as a file"
-        )
-    return wheels[0]
 
 
 def _unpack(wheel: Path, target: Path) -> None:
@@ -173,7 +139,7 @@ def _unpack(wheel: Path, target: Path) -> None:
             digests[name] = hashlib.sha256(content).hexdigest()
     if EXECUTABLE not in sizes:
         raise EngineInputError("the wheel of the engine holds no executable")
-    manifest = {"wheel_sha256": WHEEL_SHA256, "version": VERSION, "sizes": sizes, "sha256": digests}
+    manifest = {"wheel_sha256": WHEEL.sha256, "version": VERSION, "sizes": sizes, "sha256": digests}
     write_whole(target / MANIFEST, json.dumps(manifest, indent=1, sort_keys=True).encode("utf-8"))
     # Nothing of it is secret, and another account may be the one that simulates. The archive has no run bit.
     for path in [target, *target.rglob("*")]:
@@ -194,7 +160,7 @@ def _publish(unpacked: Path, target: Path, scratch: Path) -> None:
 def _intact(folder: Path) -> bool:
     try:
         manifest = json.loads((folder / MANIFEST).read_text(encoding="utf-8"))
-        if manifest["wheel_sha256"] != WHEEL_SHA256 or EXECUTABLE not in manifest["sizes"]:
+        if manifest["wheel_sha256"] != WHEEL.sha256 or EXECUTABLE not in manifest["sizes"]:
             return False
         sizes = manifest["sizes"].items()
         whole = all((folder / name).stat().st_size == size for name, size in sizes)

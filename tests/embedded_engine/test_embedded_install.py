@@ -7,10 +7,12 @@ import os
 import subprocess
 import zipfile
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
+from mqi_dagster import wheels
 from mqi_dagster.embedded_engine import install
 from mqi_dagster.embedded_engine.install import Installation, install_engine, installed_engine
 from mqi_dagster.errors import EngineInputError, InfrastructureError
@@ -28,7 +30,8 @@ def wheel(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
         archive.writestr(INSIDE + "Materials/Water/G4_Stop_Pow.dat", "1 2")
         archive.writestr(INSIDE + "Materials/__init__.py", "")
         archive.writestr("opentps/core/__init__.py", "")
-    monkeypatch.setattr(install, "WHEEL_SHA256", hashlib.sha256(path.read_bytes()).hexdigest())
+    digest = hashlib.sha256(path.read_bytes()).hexdigest()
+    monkeypatch.setattr(install, "WHEEL", replace(install.WHEEL, sha256=digest))
     return path
 
 
@@ -50,7 +53,7 @@ def test_only_the_plain_build_and_the_materials_are_unpacked(wheel: Path, tmp_pa
 def test_a_wheel_of_another_digest_is_refused(
     wheel: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(install, "WHEEL_SHA256", "0" * 64)
+    monkeypatch.setattr(install, "WHEEL", replace(install.WHEEL, sha256="0" * 64))
     with pytest.raises(EngineInputError, match="has SHA-256"):
         install_engine(tmp_path / "cache", wheel)
     assert list((tmp_path / "cache").iterdir()) == []
@@ -104,7 +107,7 @@ def test_an_index_that_does_not_answer_is_infrastructure_and_its_address_is_not_
         assert "opentps-core==3.0.1" in command
         return subprocess.CompletedProcess(command, 1, b"", b"https://user:password@index.example/simple")
 
-    monkeypatch.setattr(install.subprocess, "run", fails)
+    monkeypatch.setattr(wheels.subprocess, "run", fails)
     with pytest.raises(InfrastructureError, match=r"pip could not fetch opentps-core 3\.0\.1") as caught:
         install_engine(tmp_path / "cache")
     assert "password" not in str(caught.value)

@@ -24,10 +24,10 @@ from mqi_dagster.imaging.models import torchscript_to_onnx
 from mqi_dagster.imaging.models.card import CARD, PACKAGED_MODELS, Model, read_model
 from mqi_dagster.imaging.models.model_errors import ModelCardError, UnsafeModelError
 from mqi_dagster.imaging.models.weights import verify_weights
+from mqi_dagster.wheels import Wheel
 
 NAME = "brain_mr"
-PACKAGE, PACKAGE_VERSION = "deepbet", "1.0.2"
-WHEEL_SHA256 = "1999e2ea00ec48f6233b95b96f3901a962d3f70431c63aeb985e8a49a198473c"
+WHEEL = Wheel("deepbet", "1.0.2", "1999e2ea00ec48f6233b95b96f3901a962d3f70431c63aeb985e8a49a198473c")
 TORCH = "torch==2.13.0+cpu"
 """A build without CUDA (190 MB to fetch). The one without ``+cpu`` brings CUDA (4.9 GB installed)."""
 _LARGEST_DIFFERENCE = 0.01
@@ -61,7 +61,7 @@ def install_brain_mr(target: Path, *, wheel: Path | None = None, torch: str = TO
             scratch = Path(name)
             made = scratch / NAME
             made.mkdir()
-            _convert(wheel or _downloaded(scratch), made, scratch, torch)
+            _convert(wheel or WHEEL.download(scratch / "wheel"), made, scratch, torch)
             _write_card(made)
             _publish(made, folder, scratch)
     except OSError as error:
@@ -82,24 +82,10 @@ def _installed(folder: Path) -> Model | None:
     return model
 
 
-def _downloaded(scratch: Path) -> Path:
-    folder = scratch / "wheel"
-    command = [sys.executable, "-m", "pip", "download", "--no-deps", "--only-binary=:all:", "--quiet"]
-    _pip([*command, "--dest", str(folder), f"{PACKAGE}=={PACKAGE_VERSION}"], f"{PACKAGE} {PACKAGE_VERSION}")
-    wheels = list(folder.glob("*.whl"))
-    if len(wheels) != 1:
-        raise InfrastructureError(f"pip fetched no wheel of {PACKAGE} {PACKAGE_VERSION}", where=_WHERE)
-    return wheels[0]
-
-
 def _convert(wheel: Path, made: Path, scratch: Path, torch: str) -> None:
     """Write each network as ONNX, by a Python with torch whose environment goes with the scratch."""
-    if (found := sha256_file(wheel)) != WHEEL_SHA256:
-        raise UnsafeModelError(
-            f"the wheel has SHA-256 {found[:8]}…, not {WHEEL_SHA256[:8]}…:"
-            f" it must be {PACKAGE} {PACKAGE_VERSION} as published",
-            where=_WHERE,
-        )
+    if fault := WHEEL.fault(wheel):
+        raise UnsafeModelError(fault, where=_WHERE)
     with zipfile.ZipFile(wheel) as archive:
         for name, (member, _) in _NETWORKS.items():
             with archive.open(member) as stream:

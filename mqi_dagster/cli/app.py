@@ -17,6 +17,7 @@ from mqi_dagster.cli.cluster import cluster_app
 from mqi_dagster.cli.doctor import doctor
 from mqi_dagster.cli.exit_codes import ExitCode
 from mqi_dagster.cli.gpu import gpu_app
+from mqi_dagster.cli.model import model_app
 from mqi_dagster.cli.retention import retention
 from mqi_dagster.cli.screen import output
 from mqi_dagster.cli.simulate import simulate
@@ -41,6 +42,7 @@ app.add_typer(engine_app, name="engine")
 app.add_typer(case_app, name="case")
 app.add_typer(cluster_app, name="cluster")
 app.add_typer(gpu_app, name="gpu")
+app.add_typer(model_app, name="model")
 
 
 def _say_version(wanted: bool) -> None:

@@ -17,7 +17,15 @@ from mqi_dagster.courses.dicom_index import DicomIndex
 from mqi_dagster.courses.grouping import Group, group_patient
 from mqi_dagster.courses.inventory import CourseInventory, ImageSeries, read_inventory
 from mqi_dagster.courses.places import Place, bytes_at
-from mqi_dagster.errors import ConfigurationError, InputError, InputsAwayError, StoreError, Where
+from mqi_dagster.errors import (
+    ConfigurationError,
+    DicomError,
+    InputError,
+    InputsAwayError,
+    StoreError,
+    Where,
+)
+from mqi_dagster.imaging.course_facts import CourseFacts, FactsReader
 from mqi_dagster.lifecycle.lineage import resolve
 from mqi_dagster.lifecycle.materialisations import INVENTORY
 from mqi_dagster.partitions import COURSE, course_key
@@ -28,6 +36,8 @@ from mqi_dagster.store.store import Store
 INVENTORY_FILE = "inventory.json"
 CONTENTS_FILE = "contents.json"
 """SHA-256 of each object of the inventory, by SOP Instance UID."""
+UNREADABLE = "unreadable"
+"""In place of the SHA-256 of an object that cannot be read: whoever asks for its content is told why."""
 
 
 @dataclass(frozen=True)
@@ -149,10 +159,26 @@ def find_course(site: Site, key: str) -> CourseInventory:
     raise InputError("the tree holds no such course (any more): organise it again", where=Where(case=key))
 
 
-def hashed(root: Path, inventory: CourseInventory, course: str) -> dict[str, str]:
-    """SHA-256 of every object of a course, by SOP Instance UID."""
-    places = sorted(places_of(inventory).items())
-    return {uid: hashlib.sha256(_read(root, place, course)).hexdigest() for uid, place in places}
+def read_once(root: Path, inventory: CourseInventory, course: str) -> tuple[dict[str, str], CourseFacts]:
+    """SHA-256 of every object of a course by SOP Instance UID, and the facts of all; each file is read once.
+
+    An object that cannot be read is a fact, and `UNREADABLE` stands in place of its SHA-256.
+
+    Raises:
+        InputError: A file is gone.
+        InputsAwayError: The whole tree is away.
+    """
+    contents, reader = dict[str, str](), FactsReader(inventory)
+    for uid, place in sorted(places_of(inventory).items()):
+        try:
+            content = _read(root, place, course)
+        except DicomError as error:
+            contents[uid] = UNREADABLE
+            reader.take_unreadable(uid, error.message)
+        else:
+            contents[uid] = hashlib.sha256(content).hexdigest()
+            reader.take(uid, content)
+    return contents, reader.facts()
 
 
 def write_contents(contents: Mapping[str, str], path: Path) -> None:

@@ -21,6 +21,7 @@ def quality_specs(asset: str) -> list[dg.AssetCheckSpec]:
             check.name,
             asset=asset,
             partitions_def=COURSE_KIND.definition,
+            blocking=check.blocking,
             description=check.description,
         )
         for check in checks_of(asset)

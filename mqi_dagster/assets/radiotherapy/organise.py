@@ -1,21 +1,24 @@
 """Station 1: what belongs to a course, why, and what was set aside."""
 
 from collections import Counter
+from collections.abc import Iterator
 from typing import Any
 
 import dagster as dg
 
 from mqi_dagster.assets import radiotherapy
 from mqi_dagster.courses.chosen_series import chosen_series
-from mqi_dagster.courses.inventory import CourseInventory, ImageSeries, write_inventory
+from mqi_dagster.courses.inventory import CourseInventory, ImageSeries, read_inventory, write_inventory
 from mqi_dagster.errors import Where
+from mqi_dagster.imaging.course_facts import read_facts, write_facts
+from mqi_dagster.imaging.quality_control import inventory_quality, worst
 from mqi_dagster.lifecycle.boundary import tried_again
 from mqi_dagster.lifecycle.course import (
     CONTENTS_FILE,
     INVENTORY_FILE,
     dicom_root,
     find_course,
-    hashed,
+    read_once,
     write_contents,
 )
 from mqi_dagster.lifecycle.lineage import DIGEST, checked_key, reusable
@@ -34,15 +37,16 @@ CODE = "1"
     group_name=radiotherapy.COURSE,
     kinds={"dicom", "json"},
     owners=radiotherapy.OWNERS,
+    check_specs=radiotherapy.quality_specs(INVENTORY),
 )
 def course_inventory(
     context: dg.AssetExecutionContext, site: dg.ResourceParam[Site], store: StoreResource
-) -> dg.MaterializeResult[None]:
+) -> Iterator[dg.MaterializeResult[None] | dg.AssetCheckResult]:
     """What belongs to a course and why: images, structure sets, plans, doses, and what was set aside."""
     key = checked_key(COURSE, context.partition_key).text
     with tried_again(context, Where(case=key)):
         inventory = find_course(site, key)
-        contents = hashed(dicom_root(site), inventory, key)
+        contents, facts = read_once(dicom_root(site), inventory, key)
         digest = digest_of(
             asset=INVENTORY,
             code=CODE,
@@ -50,14 +54,25 @@ def course_inventory(
             # Where the files lie is part of an inventory, and no digest tells where.
             inventory=site.pseudonyms.keyed("inventory", inventory.fingerprint),
         )
-        if reusable(store.open(), INVENTORY, key, digest) is None:
+        published = reusable(store.open(), INVENTORY, key, digest)
+        if published is None:
             with store.open().stage(key, None, INVENTORY) as staging:
                 write_inventory(inventory, staging / INVENTORY_FILE)
                 write_contents(contents, staging / CONTENTS_FILE)
-                store.open().publish(staging, key, None, INVENTORY, digest, meta={"objects": len(contents)})
-        return dg.MaterializeResult(
-            data_version=dg.DataVersion(digest), metadata={DIGEST: digest, **_metadata(inventory)}
+                write_facts(facts, staging)
+                published = store.open().publish(
+                    staging, key, None, INVENTORY, digest, meta={"objects": len(contents)}
+                )
+        # On what was published: what a later step reads.
+        inventory = read_inventory(published.path(INVENTORY_FILE))
+        results = inventory_quality(
+            inventory, read_facts(published.folder, inventory), site.settings.radiotherapy.qc
         )
+        yield dg.MaterializeResult(
+            data_version=dg.DataVersion(digest),
+            metadata={DIGEST: digest, "quality": worst(results).value, **_metadata(inventory)},
+        )
+        yield from radiotherapy.quality_checks(results)
 
 
 def _metadata(inventory: CourseInventory) -> dict[str, Any]:

@@ -1,0 +1,610 @@
+"""The checks of an inventory: whether images, plans, structure sets and doses of a course fit each other."""
+
+from __future__ import annotations
+
+from collections import Counter, defaultdict
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+
+import numpy as np
+from pydicom.uid import RTIonPlanStorage
+
+from mqi_dagster.courses.chosen_series import ChosenSeries, chosen_series
+from mqi_dagster.courses.dose_rules import DoseRule
+from mqi_dagster.courses.inventory import CourseInventory, FindingCode, ImageSeries, Reason
+from mqi_dagster.courses.objects import Dose, Plan
+from mqi_dagster.dicom.ct_images import position_name
+from mqi_dagster.dicom.elements import COSINE_TOLERANCE
+from mqi_dagster.errors import ImageError, shown
+from mqi_dagster.imaging.course_facts import CourseFacts, DoseFacts, ImageFacts, PlanFacts, TargetBox
+from mqi_dagster.imaging.image_grid import ImageGrid, image_series
+from mqi_dagster.imaging.quality_checks import QcResult, Rule, Tally, evaluated
+from mqi_dagster.settings.radiotherapy import Missing, QualityControl
+
+LEAST_OF_PRESCRIBED, MOST_OF_PRESCRIBED = 0.8, 2.0
+"""Maximum of a total dose over what is prescribed; 2 is that of a radiosurgery to the 50 % isodose."""
+IMPLAUSIBLE = 10.0
+"""A factor that no prescription explains: cGy are 100, one fraction of many is 1/20 to 1/35."""
+
+_TREATING = ("CURATIVE", "PALLIATIVE", "PROPHYLACTIC")
+_NOT_TREATING = ("VERIFICATION", "MACHINE_QA", "RESEARCH", "SERVICE")
+"""Plan Intent (300A,000A), PS3.3 C.8.8.9."""
+_AXES = ("sagittal", "coronal", "axial")
+"""By the patient axis that the normal of an image runs along: x, y, z."""
+_TOTALS = ("PLAN", "MULTI_PLAN")
+"""Dose Summation Types of what is compared with a prescription."""
+
+
+@dataclass(frozen=True)
+class _Course:
+    """What the rules ask."""
+
+    inventory: CourseInventory
+    facts: CourseFacts
+    options: QualityControl
+
+    @cached_property
+    def chosen(self) -> ChosenSeries:
+        return chosen_series(self.inventory)
+
+    @cached_property
+    def series(self) -> tuple[_Series, ...]:
+        """All image series, in the order of the inventory."""
+        return tuple(
+            _Series(self, number, facts) for number, facts in enumerate(self.facts.image_series, start=1)
+        )
+
+    @cached_property
+    def analysed(self) -> tuple[_Series, ...]:
+        """The planning series first."""
+        found = [one for one in self.series if one.is_analysed]
+        return tuple(sorted(found, key=lambda one: not one.is_planning))
+
+    @property
+    def planning(self) -> _Series | None:
+        return next((one for one in self.series if one.is_planning), None)
+
+    @cached_property
+    def plans(self) -> tuple[tuple[str, Plan, PlanFacts], ...]:
+        """Each plan with how it is called here."""
+        found = [one.found for one in self.inventory.plans]
+        return tuple(zip(_names("plan", len(found)), found, self.facts.plans, strict=True))
+
+    @cached_property
+    def doses(self) -> tuple[tuple[str, Dose, DoseFacts], ...]:
+        """Each dose with how it is called here."""
+        found = [one.found for one in self.inventory.doses]
+        return tuple(zip(_names("dose", len(found)), found, self.facts.doses, strict=True))
+
+    @cached_property
+    def used_uids(self) -> frozenset[str]:
+        """The doses that make up totals."""
+        return frozenset(uid for one in self.inventory.dose_decisions for uid in (*one.used, *one.summed))
+
+    @property
+    def used_doses(self) -> list[tuple[str, Dose, DoseFacts]]:
+        return [one for one in self.doses if one[1].sop_instance_uid in self.used_uids]
+
+    def texts(self, code: FindingCode) -> list[str]:
+        """What the inventory says about something that does not fit."""
+        return [one.text for one in self.inventory.findings if one.code is code]
+
+
+@dataclass(frozen=True)
+class _Series:
+    """One series of images."""
+
+    course: _Course
+    number: int
+    """1 for the first of the inventory."""
+    images: tuple[ImageFacts, ...]
+
+    @property
+    def found(self) -> ImageSeries:
+        return self.course.inventory.image_series[self.number - 1]
+
+    @property
+    def is_planning(self) -> bool:
+        return self.found is self.course.chosen.planning
+
+    @property
+    def is_analysed(self) -> bool:
+        return self.is_planning or any(self.found is one for one in self.course.chosen.others)
+
+    @property
+    def name(self) -> str:
+        modality = shown(self.found.modality or "image", 16)
+        return f"the planning {modality}" if self.is_planning else f"{modality} series {self.number}"
+
+    @property
+    def usable(self) -> list[tuple[int, ImageFacts]]:
+        """Images that are part of a volume, with their index in the series."""
+        return [(index, one) for index, one in enumerate(self.images) if one.geometry is not None]
+
+    @cached_property
+    def grid(self) -> ImageGrid | str:
+        """The grid of the images, or why there is none."""
+        frame = self.found.frame_of_reference_uid or ""
+        planes = [image.plane(str(index), frame) for index, image in self.usable]
+        try:
+            return image_series([plane for plane in planes if plane is not None]).grid
+        except ImageError as error:
+            return error.message
+
+    @cached_property
+    def along_normal(self) -> dict[int, float]:
+        """Place of each image along the normal of the first [mm], by its index."""
+        if not self.usable or (first := self.usable[0][1].geometry) is None:
+            return {}
+        normal = np.cross(first.orientation[:3], first.orientation[3:])
+        return {
+            index: float(np.dot(image.geometry.position_mm, normal))
+            for index, image in self.usable
+            if image.geometry is not None
+        }
+
+
+def inventory_quality(
+    inventory: CourseInventory, facts: CourseFacts, options: QualityControl
+) -> Sequence[QcResult]:
+    """Checks of an inventory.
+
+    Args:
+        inventory: As published.
+        facts: Of its objects, as published beside it.
+        options: ``radiotherapy.qc`` of the settings.
+    """
+    return evaluated("course_inventory", _RULES, _Course(inventory, facts, options))
+
+
+def _images_present(course: _Course, tally: Tally) -> None:
+    if course.planning is None:
+        tally.fail(course.chosen.reason)
+    for series in course.analysed:
+        count, least = len(series.usable), course.options.minimum_images
+        scouts = sum(image.localizer for image in series.images)
+        beside = f" beside {_count(scouts, 'localizer')}" if scouts else ""
+        text = f"{series.name} has {_count(count, 'image')} that can be read{beside}"
+        if count >= least:
+            tally.note(text)
+        else:
+            (tally.fail if series.is_planning else tally.warn)(f"{text}, fewer than {least}")
+
+
+def _missing(
+    what: str, there: Callable[[_Course], int], meaning: Callable[[_Course], Missing]
+) -> Rule[_Course]:
+    def rule(course: _Course, tally: Tally) -> None:
+        if count := there(course):
+            tally.note(_count(count, what))
+        else:
+            (tally.fail if meaning(course) is Missing.FAIL else tally.warn)(f"the course has no {what}")
+
+    return rule
+
+
+def _objects_readable(course: _Course, tally: Tally) -> None:
+    for series in course.series:
+        tell = tally.fail if series.is_analysed else tally.warn
+        faulty = defaultdict[str, list[int]](list)
+        for number, image in enumerate(series.images, start=1):
+            if image.fault:
+                faulty[image.fault].append(number)
+        for fault, numbers in faulty.items():
+            which = _numbers(numbers)
+            tell(f"{which} of {len(series.images)} of {series.name} (by SOP Instance UID): {fault}")
+    set_names = _names("structure set", len(course.facts.structure_sets))
+    faults = {
+        **{name: one.fault for name, one in zip(set_names, course.facts.structure_sets, strict=True)},
+        **{name: facts.fault for name, _, facts in course.plans},
+        **{name: facts.fault for name, _, facts in course.doses},
+    }
+    for name, fault in faults.items():
+        if fault:
+            tally.fail(f"{name}: {fault}")
+    if not (tally.failures or tally.warnings):
+        count = sum(len(series.images) for series in course.series)
+        tally.note(f"{_count(count, 'image')} and {_count(len(faults), 'other object')}")
+
+
+def _image_grid(course: _Course, tally: Tally) -> None:
+    for series in course.analysed:
+        if isinstance(series.grid, str):
+            (tally.fail if series.is_planning else tally.warn)(f"{series.name}: {series.grid}")
+        else:
+            shape, spacing = series.grid.shape, series.grid.spacing_mm
+            tally.note(f"{series.name}: {shape[0]} planes, {spacing[0]:.4g} mm apart")
+
+
+def _image_orientation(course: _Course, tally: Tally) -> None:
+    for series in course.analysed:
+        if isinstance(series.grid, str):
+            continue
+        normal = np.abs(series.grid.plane_direction)
+        along = int(np.argmax(normal))
+        tilt = float(np.degrees(np.arccos(min(1.0, normal[along]))))
+        straight = normal[along] > 1 - COSINE_TOLERANCE
+        kind = _AXES[along] if straight else f"{_AXES[along]}, tilted by {tilt:.3g}°"
+        as_wanted = straight and _AXES[along] == "axial"
+        (tally.note if as_wanted or not series.is_planning else tally.warn)(f"{series.name} is {kind}")
+
+
+def _image_order(course: _Course, tally: Tally) -> None:
+    for series in course.analysed:
+        images = series.found.images
+        by_place = sorted(series.along_normal, key=lambda index: images[index].place)
+        numbers = {index: image.instance_number for index, image in series.usable}
+        known = {index: number for index, number in numbers.items() if number is not None}
+        by_number = sorted(known, key=lambda index: known[index])
+        if len(known) < len(numbers):
+            missing = len(numbers) - len(known)
+            tally.note(f"{series.name}: {_count(missing, 'image')} without an Instance Number")
+        elif len(set(known.values())) < len(known):
+            tally.warn(f"{series.name}: Instance Numbers stand twice")
+        elif not _monotonic([series.along_normal[index] for index in by_number]):
+            tally.warn(f"{series.name}: Instance Numbers do not count along the axis of the images")
+        if not _monotonic([series.along_normal[index] for index in by_place]):
+            tally.note(
+                f"{series.name}: the order of the files by name is not their order in space;"
+                " images are put where their coordinates say"
+            )
+
+
+def _patient_position(course: _Course, tally: Tally) -> None:
+    planning: str | None = None
+    for series in course.analysed:
+        counts = Counter(image.patient_position for _, image in series.usable)
+        stated = sorted(position_name(one) for one in counts if one)
+        if len(counts) > 1 and len(stated) > 1:
+            tally.fail(f"the images of {series.name} were taken in positions {' and '.join(stated)}")
+        elif counts[""]:
+            tally.warn(f"{_count(counts[''], 'image')} of {series.name} do not state the Patient Position")
+        elif stated:
+            tally.note(f"{series.name}: {stated[0]}")
+            planning = stated[0] if series.is_planning else planning
+    for name, _, facts in course.plans:
+        positions = [position_name(one) for one in facts.patient_positions]
+        if len(positions) > 1:
+            tally.fail(f"{name} has the patient in positions {' and '.join(positions)}")
+        elif positions and planning and positions[0] != planning:
+            tally.fail(f"{name} has the patient in position {positions[0]}, its images in {planning}")
+
+
+def _frame_of_reference(course: _Course, tally: Tally) -> None:
+    for text in course.texts(FindingCode.FRAME_OF_REFERENCE_DIFFERS):
+        tally.fail(text)
+    frame, planning = course.inventory.frame_of_reference_uid, course.chosen.planning
+    if planning is not None and planning.frame_of_reference_uid != frame:
+        tally.fail(
+            "the planning series lies in another Frame of Reference than structure sets, plans and doses"
+        )
+    silent = [name for name, dose, _ in course.doses if dose.frame_of_reference_uid is None]
+    for name in silent:
+        tally.warn(f"{name} states no Frame of Reference")
+    for series in course.analysed:
+        if not series.is_planning and series.found.frame_of_reference_uid != frame:
+            tally.note(f"{series.name} lies in a Frame of Reference of its own")
+    if not (tally.failures or tally.warnings):
+        tally.note("one Frame of Reference")
+
+
+def _references(course: _Course, tally: Tally) -> None:
+    for text in course.texts(FindingCode.REFERENCE_UNRESOLVED):
+        tally.warn(text)
+    if course.inventory.doses:
+        for text in course.texts(FindingCode.PLAN_WITHOUT_DOSE):
+            tally.warn(text)
+    if not tally.warnings:
+        tally.note("all that is named is there")
+
+
+def _referenced_images(course: _Course, tally: Tally) -> None:
+    for text in course.texts(FindingCode.IMAGES_MISSING):
+        tally.warn(f"structure set: {text}; contours are placed by their coordinates")
+
+
+def _beams_and_fractions(course: _Course, tally: Tally) -> None:
+    for name, plan, _ in course.plans:
+        for what in _numbering_faults(plan):
+            tally.fail(f"{name}: {what}")
+        for what in _fraction_doubts(plan):
+            tally.warn(f"{name}: {what}")
+        if plan.fractions_planned is not None:
+            tally.note(
+                f"{name}: {_count(plan.fractions_planned, 'fraction')}, {_count(len(plan.beams), 'beam')}"
+            )
+    plans = {plan.sop_instance_uid: plan for _, plan, _ in course.plans}
+    for name, dose, _ in course.doses:
+        there = [plans[uid] for uid in dict.fromkeys(dose.plan_uids) if uid in plans]
+        if not there or len(there) < len(set(dose.plan_uids)):
+            continue
+        beams = {beam.number for plan in there for beam in plan.beams}
+        groups = {group.number for plan in there for group in plan.fraction_groups}
+        for what, named, known in (
+            ("beam", dose.beams, beams),
+            ("fraction group", dose.fraction_groups, groups),
+        ):
+            for number in sorted(set(named) - known):
+                tally.fail(f"{name} names {what} {number}, which its plan does not have")
+
+
+def _numbering_faults(plan: Plan) -> Iterator[str]:
+    beams = [beam.number for beam in plan.beams]
+    groups = [group.number for group in plan.fraction_groups]
+    for what, numbers in (("beam", beams), ("fraction group", groups)):
+        if None in numbers:
+            yield f"a {what} has no number"
+        for number, times in Counter(numbers).items():
+            if number is not None and times > 1:
+                yield f"{what} {number} is there {times} times"
+    for group in plan.fraction_groups:
+        for beam in group.beams:
+            if beam.number not in beams:
+                yield f"a fraction group names beam {beam.number}, which the plan does not have"
+
+
+def _fraction_doubts(plan: Plan) -> Iterator[str]:
+    if plan.fractions_planned is None:
+        yield "the number of fractions planned is not stated"
+    named = {beam.number for group in plan.fraction_groups for beam in group.beams}
+    for number in sorted(plan.treatment_beams - named) if named else ():
+        yield f"treatment beam {number} is in no fraction group"
+
+
+def _plan_approval(course: _Course, tally: Tally) -> None:
+    rejected = [name for name, plan, _ in course.plans if plan.approval == "REJECTED"]
+    all_rejected = bool(rejected) and len(rejected) == len(course.plans)
+    for name, plan, _ in course.plans:
+        if plan.approval == "REJECTED":
+            (tally.fail if all_rejected else tally.warn)(f"{name} is rejected")
+        elif plan.approval == "UNAPPROVED":
+            tally.warn(f"{name} is unapproved")
+        elif plan.approval == "APPROVED":
+            tally.note(f"{name} is approved")
+        elif plan.approval is None:
+            tally.note(f"{name} does not state its approval")
+        else:
+            tally.warn(f"{name} has the approval status {shown(plan.approval, 16)}")
+
+
+def _plan_intent(course: _Course, tally: Tally) -> None:
+    for name, plan, facts in course.plans:
+        if plan.intent is None or plan.intent in _TREATING:
+            tally.note(f"{name}: {plan.intent.lower() if plan.intent else 'the intent is not stated'}")
+            continue
+        known = plan.intent in _NOT_TREATING
+        kind = plan.intent.lower().replace("_", " ") if known else shown(plan.intent, 16)
+        angles = set(facts.gantry_degrees)
+        one_angle = len(angles) == 1 and len(facts.gantry_degrees) > 1
+        gantry = (
+            f"; all its {len(facts.gantry_degrees)} beams are at gantry {angles.pop():g}°"
+            if one_angle
+            else ""
+        )
+        tally.warn(f"{name} is a {kind} plan{gantry}")
+
+
+def _isocentre(course: _Course, tally: Tally) -> None:
+    sets = {
+        one.found.sop_instance_uid: facts.targets
+        for one, facts in zip(course.inventory.structure_sets, course.facts.structure_sets, strict=True)
+    }
+    every = [target for targets in sets.values() for target in targets]
+    for name, plan, facts in course.plans:
+        named = [target for uid in plan.structure_set_uids for target in sets.get(uid, ())]
+        targets = named or every
+        if not targets:
+            tally.note(f"{name}: no target is drawn")
+            continue
+        for isocentre in facts.isocentres_mm:
+            outside = _distance_mm(isocentre, targets)
+            if outside:
+                tally.warn(
+                    f"the isocentre of {name} lies {outside:.3g} mm outside of the box around the targets"
+                )
+            else:
+                tally.note(f"the isocentre of {name} lies within the box around the targets")
+
+
+def _distance_mm(point: Sequence[float], targets: Iterable[TargetBox]) -> float:
+    some = list(targets)
+    low = np.min([target.low_mm for target in some], axis=0)
+    high = np.max([target.high_mm for target in some], axis=0)
+    return float(np.linalg.norm(np.maximum(0, np.maximum(low - point, point - high))))
+
+
+def _dose_type(course: _Course, tally: Tally) -> None:
+    plans = {plan.sop_instance_uid: plan for _, plan, _ in course.plans}
+    types = Counter(dose.dose_type for _, dose, _ in course.used_doses if dose.dose_type)
+    if len(types) > 1:
+        named = " and ".join(f"{count} {shown(kind, 16)}" for kind, count in sorted(types.items()))
+        tally.warn(f"doses in use are of several types: {named}")
+    for name, dose, _ in course.doses:
+        classes = {plans[uid].sop_class_uid for uid in dose.plan_uids if uid in plans}
+        ions = classes == {RTIonPlanStorage}
+        if dose.dose_type is None:
+            tally.warn(f"{name} does not state its type")
+        elif dose.dose_type not in ("PHYSICAL", "EFFECTIVE"):
+            tally.fail(f"{name} is of the type {shown(dose.dose_type, 16)}")
+        elif dose.dose_type == "EFFECTIVE" and classes and not ions:
+            tally.warn(f"{name} is EFFECTIVE, though its plan is one of photons or electrons")
+        elif ions:
+            weighted = "weighted" if dose.dose_type == "EFFECTIVE" else "not weighted"
+            tally.note(f"{name} is {dose.dose_type}, {weighted} by biological effect, of an ion plan")
+        else:
+            tally.note(f"{name} is {dose.dose_type}")
+
+
+def _dose_units(course: _Course, tally: Tally) -> None:
+    for name, dose, _ in course.doses:
+        if dose.units == "GY":
+            tally.note(f"{name} is in Gy")
+        elif dose.units is None:
+            tally.fail(f"{name} does not state its units")
+        else:
+            tally.fail(f"{name} is in units {shown(dose.units, 16)}")
+
+
+def _dose_grid(course: _Course, tally: Tally) -> None:
+    planning = course.planning
+    images = None if planning is None or isinstance(planning.grid, str) else _box_of(planning.grid)
+    for name, dose, facts in course.doses:
+        if facts.grid_fault:
+            tally.fail(f"{name}: {facts.grid_fault}")
+        elif dose.box_mm is None:
+            tally.fail(f"{name}: the grid is not described")
+        elif images is not None:
+            low, high = np.maximum(dose.box_mm[0], images[0]), np.minimum(dose.box_mm[1], images[1])
+            if np.any(low >= high):
+                tally.fail(f"{name} lies beside the images")
+            else:
+                share = 100 * float(np.prod(high - low) / np.prod(images[1] - images[0]))
+                tally.note(f"{name} covers {share:.3g} % of the box around the images")
+
+
+def _box_of(grid: ImageGrid) -> tuple[np.ndarray[tuple[int], np.dtype[np.float64]], ...]:
+    """Lowest and highest x, y, z of the voxels of a grid, to their outer faces [mm]."""
+    ends = np.array(grid.shape) - 0.5
+    corners = [np.where(np.array(corner), ends, -0.5) for corner in np.ndindex(2, 2, 2)]
+    points = grid.to_patient(corners)
+    return points.min(axis=0), points.max(axis=0)
+
+
+def _dose_scaling(course: _Course, tally: Tally) -> None:
+    prescribed = {
+        one.plan_uid: max((target.dose_gy for target in one.targets if target.dose_gy), default=None)
+        for one in course.inventory.prescriptions
+    }
+    for names, uids, lowest, highest in _totals(course):
+        if highest <= 0:
+            tally.fail(f"{names}: the dose is zero everywhere")
+            continue
+        known = [dose for uid in uids if (dose := prescribed.get(uid)) is not None]
+        if not uids or len(known) < len(uids):
+            tally.note(f"{names}: maximum {highest:.4g} Gy, beside no known prescription")
+            continue
+        rx = sum(known)
+        text = f"{names}: maximum {highest:.4g} Gy, prescribed {rx:.4g} Gy"
+        if highest < rx / IMPLAUSIBLE or lowest > rx * IMPLAUSIBLE:
+            tally.fail(text)
+        elif highest < LEAST_OF_PRESCRIBED * rx or lowest > MOST_OF_PRESCRIBED * rx:
+            tally.warn(text)
+        else:
+            tally.note(text)
+
+
+def _totals(course: _Course) -> Iterator[tuple[str, frozenset[str], float, float]]:
+    """Each total dose: how it is called, its plans, and between what its maximum is [Gy].
+
+    The maximum of a sum is not below the highest and not above the sum of the maxima of its parts.
+    """
+    known = {
+        dose.sop_instance_uid: (name, dose, facts.maximum)
+        for name, dose, facts in course.doses
+        if facts.maximum is not None and dose.units == "GY"
+    }
+    done = set[frozenset[str]]()
+    for decision in course.inventory.dose_decisions:
+        singly = [(uid,) for uid in decision.used]
+        for uids in [*singly, decision.summed]:
+            parts = [known[uid] for uid in uids if uid in known]
+            if not uids or len(parts) < len(uids) or frozenset(uids) in done:
+                continue
+            if len(parts) == 1 and parts[0][1].summation_type not in _TOTALS:
+                continue
+            done.add(frozenset(uids))
+            maxima = [maximum for _, _, maximum in parts]
+            plans = frozenset(uid for _, dose, _ in parts for uid in dose.plan_uids)
+            yield " + ".join(name for name, _, _ in parts), plans, max(maxima), sum(maxima)
+
+
+def _dose_rule(course: _Course, tally: Tally) -> None:
+    for decision in course.inventory.dose_decisions:
+        count = len(decision.used)
+        if decision.rule is DoseRule.AMBIGUOUS:
+            tally.warn(f"nothing says how {_count(count, 'dose')} belong together ({decision.rule.value})")
+        else:
+            tally.note(decision.rule.value)
+
+
+def _chosen_series(course: _Course, tally: Tally) -> None:
+    if course.planning is not None:
+        text = f"{course.planning.name}: {course.chosen.reason}"
+        (tally.warn if course.chosen.ambiguous else tally.note)(text)
+
+
+def _copies(course: _Course, tally: Tally) -> None:
+    aside = Counter(one.reason for one in course.inventory.set_aside)
+    roles = Counter(
+        one.role or "object" for one in course.inventory.set_aside if one.reason is Reason.DIFFERENT_COPIES
+    )
+    for role, count in sorted(roles.items()):
+        tally.fail(f"{count} copies of {role}s differ from others of their SOP Instance UID")
+    for text in course.texts(FindingCode.COPIES_DIFFER):
+        tally.fail(text)
+    for reason, count in sorted(aside.items()):
+        if reason is not Reason.DIFFERENT_COPIES:
+            tally.note(f"{_count(count, 'object')} set aside: {reason.value}")
+    if not aside and not tally.failures:
+        tally.note("no copies")
+
+
+def _patient_identity(course: _Course, tally: Tally) -> None:
+    for text in course.texts(FindingCode.BIRTH_DATE_DIFFERS):
+        tally.fail(text)
+    for code in (FindingCode.PATIENT_NAME_DIFFERS, FindingCode.ISSUER_ABSENT):
+        for text in course.texts(code):
+            tally.warn(text)
+    if not (tally.failures or tally.warnings):
+        tally.note("one person")
+
+
+_RULES: dict[str, Rule[_Course]] = {
+    "images_present": _images_present,
+    "plan_present": _missing("plan", lambda c: len(c.inventory.plans), lambda c: c.options.missing_plan),
+    "dose_present": _missing("dose", lambda c: len(c.inventory.doses), lambda c: c.options.missing_dose),
+    "structure_set_present": _missing(
+        "structure set", lambda c: len(c.inventory.structure_sets), lambda c: c.options.missing_structure_set
+    ),
+    "objects_readable": _objects_readable,
+    "image_grid": _image_grid,
+    "image_orientation": _image_orientation,
+    "image_order": _image_order,
+    "patient_position": _patient_position,
+    "frame_of_reference": _frame_of_reference,
+    "references": _references,
+    "referenced_images": _referenced_images,
+    "beams_and_fractions": _beams_and_fractions,
+    "plan_approval": _plan_approval,
+    "plan_intent": _plan_intent,
+    "isocentre": _isocentre,
+    "dose_type": _dose_type,
+    "dose_units": _dose_units,
+    "dose_grid": _dose_grid,
+    "dose_scaling": _dose_scaling,
+    "dose_rule": _dose_rule,
+    "chosen_series": _chosen_series,
+    "copies": _copies,
+    "patient_identity": _patient_identity,
+}
+
+
+def _names(what: str, count: int) -> list[str]:
+    """How objects of one kind are called: in the order of their UIDs, where there are several."""
+    return [f"the {what}"] if count == 1 else [f"{what} {number}" for number in range(1, count + 1)]
+
+
+def _count(number: int, what: str) -> str:
+    return f"{number} {what}" if number == 1 else f"{number} {what}s"
+
+
+def _numbers(numbers: Sequence[int]) -> str:
+    first = ", ".join(map(str, numbers[:5]))
+    more = f" and {len(numbers) - 5} more" if len(numbers) > 5 else ""
+    return f"image{'s' if len(numbers) > 1 else ''} {first}{more}"
+
+
+def _monotonic(places: Collection[float]) -> bool:
+    steps = np.diff(list(places))
+    return bool(np.all(steps > 0) or np.all(steps < 0))

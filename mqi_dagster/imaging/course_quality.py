@@ -90,6 +90,14 @@ class _Course:
         """What the inventory says about something that does not fit."""
         return [one.text for one in self.inventory.findings if one.code is code]
 
+    def texts_of_objects(self, code: FindingCode) -> list[str]:
+        """The same where it is about one object, which the text calls ``it``."""
+        sets = [one.found.sop_instance_uid for one in self.inventory.structure_sets]
+        names = dict(zip(sets, _names("structure set", len(sets)), strict=True))
+        names |= {plan.sop_instance_uid: name for name, plan, _ in self.plans}
+        names |= {dose.sop_instance_uid: name for name, dose, _ in self.doses}
+        return [f"{names[one.uids[0]]}: {one.text}" for one in self.inventory.findings if one.code is code]
+
 
 @dataclass(frozen=True)
 class _Series:
@@ -244,6 +252,8 @@ def _image_order(course: _Course, tally: Tally) -> None:
             tally.warn(f"{series.name}: Instance Numbers stand twice")
         elif not _monotonic([series.along_normal[index] for index in by_number]):
             tally.warn(f"{series.name}: Instance Numbers do not count along the axis of the images")
+        else:
+            tally.note(f"{series.name}: Instance Numbers count along the axis of the images")
         if not _monotonic([series.along_normal[index] for index in by_place]):
             tally.note(
                 f"{series.name}: the order of the files by name is not their order in space;"
@@ -290,7 +300,7 @@ def _frame_of_reference(course: _Course, tally: Tally) -> None:
 
 
 def _references(course: _Course, tally: Tally) -> None:
-    for text in course.texts(FindingCode.REFERENCE_UNRESOLVED):
+    for text in course.texts_of_objects(FindingCode.REFERENCE_UNRESOLVED):
         tally.warn(text)
     if course.inventory.doses:
         for text in course.texts(FindingCode.PLAN_WITHOUT_DOSE):
@@ -300,8 +310,17 @@ def _references(course: _Course, tally: Tally) -> None:
 
 
 def _referenced_images(course: _Course, tally: Tally) -> None:
-    for text in course.texts(FindingCode.IMAGES_MISSING):
-        tally.warn(f"structure set: {text}; contours are placed by their coordinates")
+    sets = {one.found.sop_instance_uid: one.found for one in course.inventory.structure_sets}
+    code = FindingCode.IMAGES_MISSING
+    missing = {one.uids[0]: len(one.uids) - 1 for one in course.inventory.findings if one.code is code}
+    for (uid, count), text in zip(missing.items(), course.texts_of_objects(code), strict=True):
+        if count < len(set(sets[uid].image_uids)):
+            tally.fail(text)
+        else:
+            tally.warn(f"{text}; contours are placed by their coordinates in the Frame of Reference")
+    named = sum(len(set(one.image_uids)) for one in sets.values())
+    if not missing:
+        tally.note(f"{_count(named, 'image')} named by structure sets")
 
 
 def _beams_and_fractions(course: _Course, tally: Tally) -> None:
@@ -523,7 +542,7 @@ def _dose_rule(course: _Course, tally: Tally) -> None:
     for decision in course.inventory.dose_decisions:
         count = len(decision.used)
         if decision.rule is DoseRule.AMBIGUOUS:
-            tally.warn(f"nothing says how {_count(count, 'dose')} belong together ({decision.rule.value})")
+            tally.warn(f"nothing says what the total of {_count(count, 'dose')} is ({decision.rule.value})")
         else:
             tally.note(decision.rule.value)
 
@@ -541,7 +560,7 @@ def _copies(course: _Course, tally: Tally) -> None:
     )
     for role, count in sorted(roles.items()):
         tally.fail(f"{count} copies of {role}s differ from others of their SOP Instance UID")
-    for text in course.texts(FindingCode.COPIES_DIFFER):
+    for text in course.texts_of_objects(FindingCode.COPIES_DIFFER):
         tally.fail(text)
     for reason, count in sorted(aside.items()):
         if reason is not Reason.DIFFERENT_COPIES:

@@ -102,7 +102,7 @@ _ON_INVENTORY = (
     ),
     Check(
         "course_inventory", "patient_position",
-        "The images of each analysed series have one Patient Position, and the plans that of the planning series.",
+        "The images of each analysed series have one Patient Position, plans that of the planning series.",
         "The images or plans do not state it.",
         "Images of one series, or a plan and its images, contradict each other.",
         "Find out how the patient lay, and correct what is wrong in the planning system.",
@@ -122,7 +122,8 @@ _ON_INVENTORY = (
     ),
     Check(
         "course_inventory", "referenced_images", "The images that structure sets name are there.",
-        "Some are not: contours are placed by their coordinates in the Frame of Reference.", "",
+        "None is, in the same Frame of Reference: contours are placed by their coordinates.",
+        "Some are there and others are not: the series is not complete.",
         "Look on the page of the course whether the contours fit the images, or export the images that were"
         " drawn on.",
     ),
@@ -165,7 +166,7 @@ _ON_INVENTORY = (
     Check(
         "course_inventory", "dose_grid",
         "The grid of every dose is regular, whole and scaled, and shares space with the planning series.", "",
-        "Dose Grid Scaling, pixels or the grid are missing or damaged, its frames are uneven, or it lies beside"
+        "Its description, scaling or pixels are missing or wrong, its frames are uneven, or it lies beside"
         " the images.",
         "Export the dose again, as one object with even spacing.",
     ),
@@ -347,7 +348,7 @@ class Tally:
     def result(self, check: Check) -> QcResult:
         """The check by what was found."""
         verdict = Verdict.FAIL if self.failures else Verdict.WARNING if self.warnings else Verdict.PASS
-        texts = [*self.failures, *self.warnings, *self.notes]
+        texts = list(dict.fromkeys([*self.failures, *self.warnings, *self.notes]))
         more = [f"and {len(texts) - _MOST_TEXTS} more"] if len(texts) > _MOST_TEXTS else []
         text = "; ".join([*texts[:_MOST_TEXTS], *more]) or "nothing to check"
         return QcResult(check, verdict, text, "" if verdict is Verdict.PASS else check.advice)

@@ -62,6 +62,10 @@ class Made:
                 "Modality": modality,
                 "SeriesInstanceUID": self.uid(series),
                 "ImageType": ["ORIGINAL", "PRIMARY", "AXIAL"],
+                "InstanceNumber": slice_ + 1,
+                "PatientPosition": "HFS",
+                "RescaleSlope": 1,
+                "RescaleIntercept": -1024,
                 "ImagePositionPatient": [0, 0, 3 * slice_],
                 "ImageOrientationPatient": [1, 0, 0, 0, 1, 0],
                 "PixelSpacing": [1, 1],
@@ -166,7 +170,7 @@ class Made:
         x_mm: float = 0.0,
         **changes: object,
     ) -> bytes:
-        """A dose on a grid of 8 by 8 by 2 voxels of 2 mm that begins at x."""
+        """A dose of 62 Gy on a grid of 8 by 8 by 2 voxels of 2 mm that begins at x."""
         named = []
         for plan in plans:
             one: dict[str, object] = {"ReferencedSOPInstanceUID": self.uid(30, plan)}
@@ -191,7 +195,16 @@ class Made:
                 "Rows": 8,
                 "Columns": 8,
                 "NumberOfFrames": 2,
+                "FrameIncrementPointer": 0x3004000C,
                 "GridFrameOffsetVector": [0, 2],
+                "DoseGridScaling": "0.001",
+                "BitsAllocated": 16,
+                "BitsStored": 16,
+                "HighBit": 15,
+                "PixelRepresentation": 0,
+                "SamplesPerPixel": 1,
+                "PhotometricInterpretation": "MONOCHROME2",
+                "PixelData": np.full((2, 8, 8), 62000, dtype="<u2").tobytes(),
                 **changes,
             },
         )

@@ -19,7 +19,7 @@ from mqi_dagster.dicom.elements import COSINE_TOLERANCE
 from mqi_dagster.errors import ImageError, shown
 from mqi_dagster.imaging.course_facts import CourseFacts, DoseFacts, ImageFacts, PlanFacts, TargetBox
 from mqi_dagster.imaging.image_grid import ImageGrid, image_series
-from mqi_dagster.imaging.quality_checks import QcResult, Rule, Tally, evaluated
+from mqi_dagster.imaging.quality_checks import QcResult, Rule, Tally, counted, evaluated
 from mqi_dagster.settings.radiotherapy import Missing, QualityControl
 
 LEAST_OF_PRESCRIBED, MOST_OF_PRESCRIBED = 0.8, 2.0
@@ -172,8 +172,8 @@ def _images_present(course: _Course, tally: Tally) -> None:
     for series in course.analysed:
         count, least = len(series.usable), course.options.minimum_images
         scouts = sum(image.localizer for image in series.images)
-        beside = f" beside {_count(scouts, 'localizer')}" if scouts else ""
-        text = f"{series.name} has {_count(count, 'image')} that can be read{beside}"
+        beside = f" beside {counted(scouts, 'localizer')}" if scouts else ""
+        text = f"{series.name} has {counted(count, 'image')} that can be read{beside}"
         if count >= least:
             tally.note(text)
         else:
@@ -185,7 +185,7 @@ def _missing(
 ) -> Rule[_Course]:
     def rule(course: _Course, tally: Tally) -> None:
         if count := there(course):
-            tally.note(_count(count, what))
+            tally.note(counted(count, what))
         else:
             (tally.fail if meaning(course) is Missing.FAIL else tally.warn)(f"the course has no {what}")
 
@@ -213,7 +213,7 @@ def _objects_readable(course: _Course, tally: Tally) -> None:
             tally.fail(f"{name}: {fault}")
     if not (tally.failures or tally.warnings):
         count = sum(len(series.images) for series in course.series)
-        tally.note(f"{_count(count, 'image')} and {_count(len(faults), 'other object')}")
+        tally.note(f"{counted(count, 'image')} and {counted(len(faults), 'other object')}")
 
 
 def _image_grid(course: _Course, tally: Tally) -> None:
@@ -247,7 +247,7 @@ def _image_order(course: _Course, tally: Tally) -> None:
         by_number = sorted(known, key=lambda index: known[index])
         if len(known) < len(numbers):
             missing = len(numbers) - len(known)
-            tally.note(f"{series.name}: {_count(missing, 'image')} without an Instance Number")
+            tally.note(f"{series.name}: {counted(missing, 'image')} without an Instance Number")
         elif len(set(known.values())) < len(known):
             tally.warn(f"{series.name}: Instance Numbers stand twice")
         elif not _monotonic([series.along_normal[index] for index in by_number]):
@@ -269,7 +269,7 @@ def _patient_position(course: _Course, tally: Tally) -> None:
         if len(counts) > 1 and len(stated) > 1:
             tally.fail(f"the images of {series.name} were taken in positions {' and '.join(stated)}")
         elif counts[""]:
-            tally.warn(f"{_count(counts[''], 'image')} of {series.name} do not state the Patient Position")
+            tally.warn(f"{counted(counts[''], 'image')} of {series.name} do not state the Patient Position")
         elif stated:
             tally.note(f"{series.name}: {stated[0]}")
             planning = stated[0] if series.is_planning else planning
@@ -320,7 +320,7 @@ def _referenced_images(course: _Course, tally: Tally) -> None:
             tally.warn(f"{text}; contours are placed by their coordinates in the Frame of Reference")
     named = sum(len(set(one.image_uids)) for one in sets.values())
     if not missing:
-        tally.note(f"{_count(named, 'image')} named by structure sets")
+        tally.note(f"{counted(named, 'image')} named by structure sets")
 
 
 def _beams_and_fractions(course: _Course, tally: Tally) -> None:
@@ -331,7 +331,7 @@ def _beams_and_fractions(course: _Course, tally: Tally) -> None:
             tally.warn(f"{name}: {what}")
         if plan.fractions_planned is not None:
             tally.note(
-                f"{name}: {_count(plan.fractions_planned, 'fraction')}, {_count(len(plan.beams), 'beam')}"
+                f"{name}: {counted(plan.fractions_planned, 'fraction')}, {counted(len(plan.beams), 'beam')}"
             )
     plans = {plan.sop_instance_uid: plan for _, plan, _ in course.plans}
     for name, dose, _ in course.doses:
@@ -542,7 +542,7 @@ def _dose_rule(course: _Course, tally: Tally) -> None:
     for decision in course.inventory.dose_decisions:
         count = len(decision.used)
         if decision.rule is DoseRule.AMBIGUOUS:
-            tally.warn(f"nothing says what the total of {_count(count, 'dose')} is ({decision.rule.value})")
+            tally.warn(f"nothing says what the total of {counted(count, 'dose')} is ({decision.rule.value})")
         else:
             tally.note(decision.rule.value)
 
@@ -564,7 +564,7 @@ def _copies(course: _Course, tally: Tally) -> None:
         tally.fail(text)
     for reason, count in sorted(aside.items()):
         if reason is not Reason.DIFFERENT_COPIES:
-            tally.note(f"{_count(count, 'object')} set aside: {reason.value}")
+            tally.note(f"{counted(count, 'object')} set aside: {reason.value}")
     if not aside and not tally.failures:
         tally.note("no copies")
 
@@ -612,10 +612,6 @@ _RULES: dict[str, Rule[_Course]] = {
 def _names(what: str, count: int) -> list[str]:
     """How objects of one kind are called: in the order of their UIDs, where there are several."""
     return [f"the {what}"] if count == 1 else [f"{what} {number}" for number in range(1, count + 1)]
-
-
-def _count(number: int, what: str) -> str:
-    return f"{number} {what}" if number == 1 else f"{number} {what}s"
 
 
 def _numbers(numbers: Sequence[int]) -> str:

@@ -354,6 +354,11 @@ class Tally:
         return QcResult(check, verdict, text, "" if verdict is Verdict.PASS else check.advice)
 
 
+def counted(number: int, what: str) -> str:
+    """How many there are of something, as people write it."""
+    return f"{number} {what}" if number == 1 else f"{number} {what}s"
+
+
 Rule = Callable[[_Subject, Tally], None]
 """Says into the tally what it finds in what an asset has published."""
 

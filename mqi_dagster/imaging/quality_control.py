@@ -29,6 +29,7 @@ from mqi_dagster.imaging.quality_checks import (
     Tally,
     Verdict,
     checks_of,
+    counted,
     evaluated,
     worst,
 )
@@ -113,7 +114,7 @@ def _volumes_plausible(content: CourseSegmentations, tally: Tally) -> None:
             elif region.plausible_cm3 is not None:
                 low, high = region.plausible_cm3
                 if not low <= region.volume_cm3 <= high:
-                    tally.warn(f"{name} has {region.volume_cm3:.4g} cm³, not {low:g} to {high:g} cm³")
+                    tally.warn(f"{name} has {region.volume_cm3:.5g} cm³, not {low:g} to {high:g} cm³")
     if not tally.warnings:
         tally.note("all volumes are plausible")
 
@@ -269,7 +270,7 @@ def _figures_frame(content: CourseDvh, tally: Tally) -> None:
     if wrong:
         tally.fail(f"{wrong} of {len(content.doses)} doses lie in another Frame of Reference than the images")
     else:
-        tally.note(f"{len(content.doses)} doses in the Frame of Reference of the images")
+        tally.note(f"{counted(len(content.doses), 'dose')} in the Frame of Reference of the images")
 
 
 def _goals_met(content: CourseDvh, tally: Tally) -> None:

@@ -19,6 +19,7 @@ import dagster as dg
 
 from mqi_dagster.cli.exit_codes import ExitCode
 from mqi_dagster.definitions import build_definitions
+from mqi_dagster.imaging.quality_checks import CHECKS
 from mqi_dagster.resources.site import Site
 
 _MARK = "<!-- {name}: written by `make docs` -->"
@@ -44,17 +45,36 @@ def assets() -> str:
 
 
 def checks() -> str:
-    """Every check: its asset, whether it stops what follows, and what it looks at."""
+    """Every check but those of courses: its asset, whether it stops what follows, and what it looks at."""
     rows = []
+    of_courses = {(check.asset, check.name) for check in CHECKS}
     definitions = _definitions()
     for check in (*(definitions.asset_checks or ()), *(definitions.assets or ())):
         assert isinstance(check, dg.AssetsDefinition)
         for spec in check.check_specs:
+            if (spec.asset_key.to_user_string(), spec.name) in of_courses:
+                continue
             stops = "yes" if spec.blocking else "no"
             rows.append(
                 (f"`{spec.name}`", f"`{spec.asset_key.to_user_string()}`", stops, spec.description or "")
             )
     return _table(("check", "asset", "stops what follows", "passes when"), rows)
+
+
+def course_checks() -> str:
+    """Every check of a course: its asset, what its verdicts mean, and what to do."""
+    rows = [
+        (
+            f"`{check.name}`",
+            f"`{check.asset}`",
+            check.description,
+            check.warning,
+            f"**Stops what follows.** {check.failure}" if check.blocking else check.failure,
+            check.advice,
+        )
+        for check in CHECKS
+    ]
+    return _table(("check", "asset", "PASS", "WARNING", "FAIL", "what to do"), rows)
 
 
 def exit_codes() -> str:
@@ -64,6 +84,7 @@ def exit_codes() -> str:
 
 TABLES: dict[str, dict[str, Callable[[], str]]] = {
     "checks.md": {"assets": assets, "checks": checks},
+    "course_checks.md": {"course checks": course_checks},
     "operations.md": {"exit codes": exit_codes},
 }
 """The tables of each page."""

@@ -194,7 +194,7 @@ def _missing(
 
 def _objects_readable(course: _Course, tally: Tally) -> None:
     for series in course.series:
-        tell = tally.fail if series.is_analysed else tally.warn
+        tell = tally.fail if series.is_planning else tally.warn
         faulty = defaultdict[str, list[int]](list)
         for number, image in enumerate(series.images, start=1):
             if image.fault:
@@ -266,8 +266,9 @@ def _patient_position(course: _Course, tally: Tally) -> None:
     for series in course.analysed:
         counts = Counter(image.patient_position for _, image in series.usable)
         stated = sorted(position_name(one) for one in counts if one)
-        if len(counts) > 1 and len(stated) > 1:
-            tally.fail(f"the images of {series.name} were taken in positions {' and '.join(stated)}")
+        if len(stated) > 1:
+            tell = tally.fail if series.is_planning else tally.warn
+            tell(f"the images of {series.name} were taken in positions {' and '.join(stated)}")
         elif counts[""]:
             tally.warn(f"{counted(counts[''], 'image')} of {series.name} do not state the Patient Position")
         elif stated:

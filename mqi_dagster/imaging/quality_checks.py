@@ -78,8 +78,8 @@ _ON_INVENTORY = (
     ),
     Check(
         "course_inventory", "objects_readable", "Every object can be read as what it is.",
-        "An image of a series that is not analysed cannot be read.",
-        "An image of an analysed series, a structure set, a plan or a dose cannot be read.",
+        "An image of another series than the planning series cannot be read.",
+        "An image of the planning series, a structure set, a plan or a dose cannot be read.",
         "Export the objects that are named again.",
     ),
     Check(
@@ -103,8 +103,8 @@ _ON_INVENTORY = (
     Check(
         "course_inventory", "patient_position",
         "The images of each analysed series have one Patient Position, plans that of the planning series.",
-        "The images or plans do not state it.",
-        "Images of one series, or a plan and its images, contradict each other.",
+        "The images do not state it, or those of a further MR contradict each other.",
+        "The images of the planning series, or a plan and its images, contradict each other.",
         "Find out how the patient lay, and correct what is wrong in the planning system.",
     ),
     Check(

@@ -16,11 +16,9 @@ from pydantic import BaseModel, ConfigDict, ValidationError, model_validator
 
 from mqi_dagster.errors import StoreError, Where, shown
 from mqi_dagster.files import write_whole
-from mqi_dagster.imaging.clinical_goals import GoalVerdict
 from mqi_dagster.imaging.course_facts import TARGET_TYPES
 from mqi_dagster.imaging.course_quality import inventory_quality
 from mqi_dagster.imaging.dvh_files import CourseDvh
-from mqi_dagster.imaging.dvh_table import DoseMetricStatus
 from mqi_dagster.imaging.quality_checks import (
     CHECKS,
     Check,
@@ -237,6 +235,9 @@ def _dvh_made(content: CourseDvh, tally: Tally) -> None:
 
 
 def _coverage(content: CourseDvh, tally: Tally) -> None:
+    # It loads SciPy, which the code location does without.
+    from mqi_dagster.imaging.dvh_table import DoseMetricStatus
+
     measured = 0
     for one in content.figures:
         measured += one.status == DoseMetricStatus.MEASURED
@@ -274,6 +275,9 @@ def _figures_frame(content: CourseDvh, tally: Tally) -> None:
 
 
 def _goals_met(content: CourseDvh, tally: Tally) -> None:
+    # It loads SciPy, which the code location does without.
+    from mqi_dagster.imaging.clinical_goals import GoalVerdict
+
     counts = Counter(one.verdict for one in content.goals)
     for one in content.goals:
         if one.verdict != GoalVerdict.MET:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import io
 import tarfile
+import zipfile
 from collections.abc import Callable
 from pathlib import Path
 
@@ -13,6 +15,7 @@ from pydicom.dataset import Dataset
 
 from mqi_dagster.dicom.reading import read_dicom
 from mqi_dagster.imaging.quality_control import Verdict, checks_of, worst
+from mqi_dagster.lifecycle.course import read_once
 from tests.courses.made_objects import encoded, items
 from tests.imaging.course_checks import (
     MADE,
@@ -141,7 +144,7 @@ CASES: dict[str, tuple[str, Callable[[], list[bytes]], Verdict, str]] = {
     "a CT without a rescale": (
         "objects_readable", lambda: changed(0, RescaleSlope=None), FAIL, "image 1 of 5 of the planning CT"
     ),
-    "a damaged image of a series that is not analysed": (
+    "a damaged image of another series": (
         "objects_readable", lambda: [*sound(), MADE.image(0, series=12)[:-20]], WARNING,
         "image 1 of 1 of CT series 2 (by SOP Instance UID): is cut off",
     ),
@@ -199,6 +202,14 @@ CASES: dict[str, tuple[str, Callable[[], list[bytes]], Verdict, str]] = {
     "positions that differ": (
         "patient_position", lambda: changed(0, PatientPosition="HFP"), FAIL,
         "the images of the planning CT were taken in positions HFP and HFS",
+    ),
+    "positions of a further MR that differ": (
+        "patient_position",
+        lambda: [
+            *sound(), MADE.registration(MADE.uid(9)),
+            *(MADE.image(n, series=11, PatientPosition=one, **MR) for n, one in enumerate(("HFS", "FFP"))),
+        ],
+        WARNING, "the images of MR series 2 were taken in positions FFP and HFS",
     ),
     "a position that is not stated": (
         "patient_position", lambda: changed(0, PatientPosition=None), WARNING,
@@ -440,6 +451,27 @@ def test_images_alone_are_no_course_that_passes(tmp_path: Path) -> None:
     )
     assert worst(alone.values()) is WARNING
     assert alone["structure_set_present"].text == "the course has no structure set"
+
+
+def test_a_member_of_an_archive_that_cannot_be_read_any_more_is_a_fact_as_well(tmp_path: Path) -> None:
+    root = written(tmp_path, [*images()[1:], structures(), MADE.plan(), MADE.dose()])
+    packed = io.BytesIO()
+    with zipfile.ZipFile(packed, "w", zipfile.ZIP_STORED) as archive:
+        archive.writestr("first", images()[0])
+    (root / "packed.zip").write_bytes(packed.getvalue())
+    course, _ = organised(root, tmp_path / "index.sqlite")
+    damaged = packed.getvalue().replace(images()[0], images()[0][:-1] + b"x")
+    (root / "packed.zip").write_bytes(damaged)
+
+    contents, facts = read_once(root, course, "R0.c01")
+
+    assert [one for one in contents.values() if one == "unreadable"] == ["unreadable"]
+    found = checked(course, facts)["objects_readable"]
+    assert (found.verdict, found.text) == (
+        FAIL,
+        "image 1 of 5 of the planning CT (by SOP Instance UID):"
+        " is a damaged or encrypted member of its archive",
+    )
 
 
 def test_no_text_names_the_patient_or_a_uid(tmp_path: Path) -> None:

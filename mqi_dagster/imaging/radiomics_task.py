@@ -55,7 +55,7 @@ def write_task(folder: Path, region: Region, profile: RadiomicsProfile) -> None:
     write_whole(folder / TASK, task.model_dump_json().encode())
 
 
-def run_region(folder: Path) -> None:
+def run_region(folder: Path | str) -> None:
     """Compute the features of a task, and leave the result beside it, written whole and read back.
 
     Args:
@@ -65,6 +65,7 @@ def run_region(folder: Path) -> None:
         InputError: The task is incomplete, or not what was written.
         OSError: The result cannot be written.
     """
+    folder = Path(folder)
     content, task = _read_task(folder)
     result = _Result(
         task_sha256=hashlib.sha256(content).hexdigest(),

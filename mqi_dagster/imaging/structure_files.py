@@ -38,7 +38,8 @@ class StructureSource(StrEnum):
 
 
 class _Part(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True)
+    # A side of the region that has no limit is infinite.
+    model_config = ConfigDict(extra="forbid", frozen=True, ser_json_inf_nan="constants")
 
 
 class StructureRecord(_Part):

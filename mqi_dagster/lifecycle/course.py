@@ -58,6 +58,12 @@ class CourseAtWork:
         """The series that are analysed."""
         return chosen_series(self.inventory)
 
+    @property
+    def analysed(self) -> tuple[ImageSeries, ...]:
+        """The planning series and the further ones."""
+        chosen = self.chosen
+        return (*(() if chosen.planning is None else (chosen.planning,)), *chosen.others)
+
     @cached_property
     def places(self) -> Mapping[str, Place]:
         """Where each object lies, by SOP Instance UID."""

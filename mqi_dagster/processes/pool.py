@@ -38,7 +38,7 @@ from mqi_dagster.processes.task import run_task
 from mqi_dagster.processes.worker_counts import THREAD_VARIABLES
 
 _LOOK_SECONDS = 0.1
-_BACKOFF = Backoff(first_seconds=1.0, longest_seconds=60.0, jitter=0.5)
+BACKOFF = Backoff(first_seconds=1.0, longest_seconds=60.0, jitter=0.5)
 _SPAWN = multiprocessing.get_context("spawn")
 _WANT_OF_MEMORY = (Cause.MEMORY, Cause.GPU_MEMORY, Cause.KILLED)
 _MAY_PASS = (Cause.KILLED, Cause.CRASHED, Cause.TIME_LIMIT, Cause.DISK_FULL)
@@ -120,7 +120,7 @@ def run_tasks(
     timeout_seconds: float | None = None,
     attempts: int = 3,
     threads: int = 1,
-    backoff: Backoff = _BACKOFF,
+    backoff: Backoff = BACKOFF,
     progress: Callable[[Progress], None] | None = None,
     stop: threading.Event | None = None,
 ) -> TaskResults:

@@ -282,8 +282,6 @@ def _inside(chosen: RadiomicsChoices, volume: ImageVolume) -> Mask:
 
 def _size_fault(voxels: int, whole: int, chosen: RadiomicsChoices) -> str:
     where = " in the analysis region" if voxels < whole else ""
-    if not voxels:
-        return f"it has no voxel{where}"
     if voxels < chosen.min_voxels:
         return f"{voxels:,} voxels{where}, of at least {chosen.min_voxels:,} (radiomics.min_voxels)"
     if voxels > chosen.max_voxels:

@@ -373,8 +373,7 @@ def test_a_cancelled_run_leaves_no_process_and_nothing_in_the_store(
 
     canceller = threading.Thread(target=cancel)
     canceller.start()
-    with pytest.raises((KeyboardInterrupt, dg.DagsterExecutionInterruptedError)):
-        course.materialise()
+    assert not course.materialise().success
     canceller.join()
     assert not any(Path(f"/proc/{pid}").exists() for pid in faults.pids(begun))
     store = course.site.store.root

@@ -1,15 +1,18 @@
 """What the stages of a course cost, beside other programs in the same run.
 
-    python -m benchmarks.courses [--files 20000]
+    python -m benchmarks.courses [--files 20000] [--courses 8]
 
 Organising: headers of a made tree by our index with one and two processes, and again with nothing new, beside
 pydicom's plain loop. Dose and volume: a made dose in the structures of the head phantom, beside plastimatch
-where it is installed (`plastimatch convert` and `dvh`, all structures together).
+where it is installed (`plastimatch convert` and `dvh`, all structures together). Whole courses: made ones by
+`mqi course run`, stage by stage and then all stages with one and two courses at once, each time into a new
+folder, with the memory of the largest process.
 """
 
 from __future__ import annotations
 
 import argparse
+import os
 import resource
 import shutil
 import subprocess
@@ -29,6 +32,8 @@ from mqi_dagster.imaging.contours import contours_on
 from mqi_dagster.imaging.dvh import dose_volume
 from mqi_dagster.imaging.image_volume import read_volume
 from mqi_dagster.imaging.structure_set import read_structure_set
+from mqi_dagster.processes.worker_counts import STAGES
+from tests.courses.made_objects import Made, items
 from tests.imaging.images import image, written
 
 PHANTOM = Path(__file__).resolve().parents[2] / "shared" / "cases" / "head_phantom" / "head_phantom.tar.xz"
@@ -132,17 +137,122 @@ def _run(command: str, *arguments: str) -> None:
     subprocess.run(["plastimatch", command, *arguments], check=True, capture_output=True)
 
 
+PLANES, PIXELS, PIXEL_MM, PLANE_MM = 40, 128, 2.5, 3.0
+CIRCLES = {"Body": (0, 0, 130), "Lung_L": (60, 0, 40), "Lung_R": (-60, 0, 40), "PTV": (0, 40, 25)}
+"""Of the structures of made courses: centre to the left and to the back, and radius [mm]."""
+
+
+def write_course(made: Made) -> None:
+    """A course of a CT, four structures, a plan and a dose of 60 Gy about the target."""
+    ends = (PIXELS - 1) * PIXEL_MM / 2
+    x = np.linspace(-ends, ends, PIXELS)
+    noise = np.random.default_rng(made.number)
+    images = []
+    for plane in range(PLANES):
+        pixels = noise.normal(-1000, 10, (PIXELS, PIXELS))
+        for hounsfield, (left, back, radius) in zip((0, -700, -700, 40), CIRCLES.values(), strict=True):
+            inside = (x[None] - left) ** 2 + (x[:, None] - back) ** 2 < radius**2
+            pixels[inside] = noise.normal(hounsfield, 20, int(inside.sum()))
+        shape = {"Rows": PIXELS, "Columns": PIXELS, "PixelSpacing": [PIXEL_MM, PIXEL_MM]}
+        scale = {"RescaleSlope": 1, "RescaleIntercept": 0, "RescaleType": "HU", "PatientPosition": "HFS"}
+        kind = {
+            "PixelRepresentation": 1,
+            "PixelPaddingValue": None,
+            "PixelData": pixels.astype("<i2").tobytes(),
+        }
+        place = {"ImagePositionPatient": [-ends, -ends, PLANE_MM * plane]}
+        images.append(made.image(plane, **shape, **scale, **kind, **place))
+    away = (x[None] ** 2 + (x[:, None] - CIRCLES["PTV"][1]) ** 2) / CIRCLES["PTV"][2] ** 2
+    plane_gy = 60 / (1 + np.exp(4 * (np.sqrt(away) - 1.3)))
+    dose = made.dose(
+        ImagePositionPatient=[-ends, -ends, 0],
+        PixelSpacing=[PIXEL_MM, PIXEL_MM],
+        Rows=PIXELS,
+        Columns=PIXELS,
+        NumberOfFrames=PLANES,
+        GridFrameOffsetVector=[PLANE_MM * plane for plane in range(PLANES)],
+        FrameIncrementPointer=0x3004000C,
+        SamplesPerPixel=1,
+        PhotometricInterpretation="MONOCHROME2",
+        BitsAllocated=16,
+        BitsStored=16,
+        HighBit=15,
+        PixelRepresentation=0,
+        DoseGridScaling=0.001,
+        PixelData=np.tile(np.round(plane_gy / 0.001).astype("<u2"), (PLANES, 1, 1)).tobytes(),
+    )
+    for content in (*images, _drawn(made), made.plan(), dose):
+        made.write(content)
+
+
+def _drawn(made: Made) -> bytes:
+    turns = np.linspace(0, 2 * np.pi, 60, endpoint=False)
+    regions, contours = [], []
+    for number, (name, (left, back, radius)) in enumerate(CIRCLES.items(), 1):
+        of_planes = []
+        for plane in range(2, PLANES - 2):
+            points = np.stack([left + radius * np.cos(turns), back + radius * np.sin(turns)], axis=1)
+            whole = np.column_stack([points, np.full(len(turns), PLANE_MM * plane)]).round(2)
+            of_planes.append(
+                {
+                    "ContourGeometricType": "CLOSED_PLANAR",
+                    "NumberOfContourPoints": len(turns),
+                    "ContourData": whole.ravel().tolist(),
+                }
+            )
+        frame = {"ReferencedFrameOfReferenceUID": made.frame}
+        regions.append({"ROINumber": number, "ROIName": name, **frame})
+        contours.append({"ReferencedROINumber": number, "ContourSequence": items(of_planes)})
+    sequences = {"StructureSetROISequence": items(regions), "ROIContourSequence": items(contours)}
+    return made.structures(slices=PLANES, **sequences)
+
+
+def courses(count: int) -> None:
+    """Print seconds, and memory of the largest process, of each stage and of whole runs."""
+    print(f"\n{count} courses of {PLANES} images of {PIXELS} x {PIXELS}, {len(CIRCLES)} structures each")
+    print(f"{'mqi course run':34}{'seconds':>9}{'s/course':>10}{'MB':>7}")
+    with tempfile.TemporaryDirectory() as place:
+        tree = Path(place) / "tree"
+        for number in range(1, count + 1):
+            write_course(Made(number).at(tree))
+        for stage in STAGES:
+            course_run(f"--stage {stage}", tree, Path(place) / "by_stage", count, "--stage", stage)
+        for workers in (1, 2):
+            out = Path(place) / f"workers{workers}"
+            course_run(f"--workers {workers}", tree, out, count, "--workers", str(workers))
+
+
+def course_run(label: str, tree: Path, out: Path, count: int, *options: str) -> None:
+    """Print the figures of one run of the command."""
+    command = [str(Path(sys.executable).with_name("mqi")), "course", "run"]
+    command += ["--dicom-root", str(tree), "--out", str(out), *options]
+    began = time.perf_counter()
+    with (out.parent / "log").open("wb") as log:
+        process = subprocess.Popen(command, stdout=log, stderr=log)
+        # Of the process and whatever it has waited for, the one that has held the most.
+        _, status, used = os.wait4(process.pid, 0)
+    process.returncode = os.waitstatus_to_exitcode(status)
+    seconds, peak = time.perf_counter() - began, used.ru_maxrss / 1024
+    ended = f"   exit code {process.returncode}" if process.returncode else ""
+    print(f"{label:34}{seconds:9.1f}{seconds / count:10.2f}{peak:7.0f}{ended}", flush=True)
+    if process.returncode:
+        print((out.parent / "log").read_text(errors="replace")[-2000:])
+
+
 def main() -> int:
     """Run the benchmark."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--files", type=int, default=20_000)
+    parser.add_argument("--courses", type=int, default=8)
     options = parser.parse_args()
+    # First: a program begins with the peak memory of the one that starts it.
+    courses(options.courses)
     organise(options.files)
     if PHANTOM.is_file():
         dvh()
     else:
         print("the head phantom is not here: dose and volume are left out")
-    print(f"peak memory: {resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024:.0f} MB")
+    print(f"peak memory of this process: {resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024:.0f} MB")
     return 0
 
 

@@ -46,16 +46,20 @@ class RadiomicsChoices:
         used = {one for profile in self.profiles.values() for one in profile.aggregations}
         return columns(one for one in Aggregation if one in used)
 
-    def for_digest(self) -> dict[str, object]:
-        """What a digest depends on; of the region its limits alone."""
+    def for_digest(self, structures: CourseStructures) -> dict[str, object]:
+        """What a digest depends on.
+
+        Args:
+            structures: Those of the course. Ids name a series by its pseudonym, and names do not.
+        """
         region = self.region
-        # By `repr`: a side without a limit is infinite, which canonical JSON does not have.
-        limits = None if region is None else repr((region.low_mm, region.high_mm))
+        there = [one for one in structures.structures if one.id in self.skipped]
         return {
             "profiles": dict(self.profiles),
-            "skipped": self.skipped,
+            "skipped": sorted([one.name, one.original_name, self.skipped[one.id]] for one in there),
             "voxels": [self.min_voxels, self.max_voxels],
-            "region": limits,
+            # By `repr`: a side without a limit is infinite, which canonical JSON does not have.
+            "region": None if region is None else repr((region.low_mm, region.high_mm)),
             "versions": versions(),
         }
 

@@ -151,7 +151,8 @@ def test_a_digest_tells_what_changes_a_table_and_nothing_else(tmp_path: Path) ->
 
     def told(cropped: bool = False, **changes: object) -> object:
         changed = plain.model_copy(update=changes)
-        return choices(changed, {"CT1": Modality.CT}, content, names, cropped=cropped).for_digest()
+        found = choices(changed, {"CT1": Modality.CT}, content, names, cropped=cropped)
+        return found.for_digest(content)
 
     same = {"workers": 7, "thread_limit": 3, "sequential": True, "task_timeout": 1.0, "attempts": 1}
     assert told(**same) == told(skip_rois=("nobody",)) == told(mr_params_file=None) == told()

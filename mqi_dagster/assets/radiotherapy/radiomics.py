@@ -12,7 +12,7 @@ from mqi_dagster.errors import Where
 from mqi_dagster.imaging.radiomics_choices import RadiomicsChoices, choices
 from mqi_dagster.imaging.radiomics_files import CourseRadiomics, RegionStatus, read_radiomics
 from mqi_dagster.imaging.radiomics_profile import Modality
-from mqi_dagster.imaging.structure_files import read_structures
+from mqi_dagster.imaging.structure_files import CourseStructures, read_structures
 from mqi_dagster.imaging.structure_names import read_structure_names
 from mqi_dagster.lifecycle.boundary import tried_again
 from mqi_dagster.lifecycle.course import CourseAtWork, load_course
@@ -75,12 +75,13 @@ def _nothing(settings: Radiotherapy, store: Store, key: str) -> Published:
 def _features(context: dg.AssetExecutionContext, site: Site, store: Store, course: CourseAtWork) -> Published:
     settings, key = site.settings.radiotherapy, course.key
     made = resolve(context.instance, store, "structures", key)
+    structures = read_structures(made.folder)
     series = {site.pseudonyms.series(str(one.series_uid)): one for one in course.analysed}
     cropping = settings.ct_cropping
     chosen = choices(
         settings.radiomics,
         {pseudonym: Modality(str(one.modality)) for pseudonym, one in series.items()},
-        read_structures(made.folder),
+        structures,
         read_structure_names(settings.structures.names),
         cropped=cropping.enabled and cropping.use_cropped_for_radiomics,
     )
@@ -89,13 +90,13 @@ def _features(context: dg.AssetExecutionContext, site: Site, store: Store, cours
         code=CODE,
         images=[course.digests_of(one) for one in series.values()],
         structures=made.digest,
-        choices=chosen.for_digest(),
+        choices=chosen.for_digest(structures),
     )
     if (found := reusable(store, ASSET, key, digest)) is not None:
         return found
     with store.stage(key, None, ASSET) as staging:
         earlier = _unfinished(context, store, key, digest)
-        content = _compute(context, settings, course, series, made, chosen, staging, earlier)
+        content = _compute(context, settings, course, series, structures, made, chosen, staging, earlier)
         # Under the digest of the whole nobody would try again what may do better in another run.
         left = [[one.series, one.structure_id] for one in content.unfinished]
         own = digest_of(asset=ASSET, whole=digest, left=left) if left else digest
@@ -115,6 +116,7 @@ def _compute(
     settings: Radiotherapy,
     course: CourseAtWork,
     series: dict[str, ImageSeries],
+    structures: CourseStructures,
     made: Published,
     chosen: RadiomicsChoices,
     folder: Path,
@@ -137,7 +139,6 @@ def _compute(
         attempts=asked.attempts,
         progress=lambda progress: context.log.info("%s", progress),
     )
-    structures = read_structures(made.folder)
     return course_radiomics(
         course.key, analysed, structures, made.folder, chosen, effort, folder, earlier=earlier
     )

@@ -30,7 +30,7 @@ from mqi_dagster.dose.rt_dose import (
     Irradiation,
     instance_role,
 )
-from mqi_dagster.dose.stored_image import require, scaling_of, stored_grid
+from mqi_dagster.dose.stored_image import require, require_short_scaling, scaling_of, stored_grid
 from mqi_dagster.errors import DoseError, Where
 from mqi_dagster.settings import DoseType, SummationType
 
@@ -100,6 +100,7 @@ def verify_rt_dose(
             if digest is not None:
                 _check_irradiation(dataset, plan, irradiation)
         scaling = scaling_of(dataset)
+        require_short_scaling(dataset)
         require(grid.units is units, "DoseUnits", f"is not {units.value}")
         require(dataset.get("DoseType") == dose_type.value, "DoseType", f"is not {dose_type.value}")
     maximum = float(grid.values.max())

@@ -9,13 +9,17 @@ import numpy as np
 from pydicom.dataset import FileDataset
 from pydicom.uid import ExplicitVRLittleEndian, ImplicitVRLittleEndian
 
-from mqi_dagster.dicom.elements import axes_of
+from mqi_dagster.dicom.elements import axes_of, text_of
+from mqi_dagster.dicom.reading import decoding_as, read_dicom
 from mqi_dagster.dose.encoding import DECIMAL_STRING_LENGTH, decode_dose, pixel_type
 from mqi_dagster.dose.grid import DoseFrame, DoseGrid, DoseUnits, Vector
-from mqi_dagster.dose.rt_dose import GRID_FRAME_OFFSET_VECTOR
+from mqi_dagster.dose.plan_reference import elements_of
+from mqi_dagster.dose.rt_dose import GRID_FRAME_OFFSET_VECTOR, RT_DOSE_CLASS
 from mqi_dagster.errors import DoseError, Where
 
 _OFFSET_TOLERANCE_MM = 1e-3
+_AXIAL = 1e-4
+"""Of the z component of the frames' normal."""
 
 _WHERE = Where(kind="RT Dose")
 
@@ -31,6 +35,24 @@ def _fault(keyword: str, what: str) -> DoseError:
     return DoseError(f"{keyword}: {what}", where=_WHERE)
 
 
+def read_dose(content: bytes) -> DoseGrid:
+    """The dose of an RT Dose of any planning system, in the patient.
+
+    Args:
+        content: Of the file.
+
+    Raises:
+        DoseError: It is no RT Dose, is damaged, has no regular grid, or is zero everywhere.
+    """
+    with decoding_as(DoseError, _WHERE):
+        dataset = read_dicom(content)
+        require(text_of(dataset, "SOPClassUID") == RT_DOSE_CLASS, "SOPClassUID", "is not that of an RT Dose")
+    with elements_of(_WHERE):
+        grid = stored_grid(dataset, DoseFrame.PATIENT)
+    grid.require_a_dose()
+    return grid
+
+
 def stored_grid(dataset: FileDataset, frame: DoseFrame) -> DoseGrid:
     """Decode the grid.
 
@@ -42,8 +64,9 @@ def stored_grid(dataset: FileDataset, frame: DoseFrame) -> DoseGrid:
     spacing = _numbers(dataset, "PixelSpacing", 2)
     require(min(spacing) > 0.0, "PixelSpacing", "is not positive")
     x, y, z = _numbers(dataset, "ImagePositionPatient", 3)
-    step = _frame_step(dataset, values.shape[0], z)
-    normal = np.cross(row_direction, column_direction) * math.copysign(1.0, step)
+    normal = np.cross(row_direction, column_direction)
+    step = _frame_step(dataset, values.shape[0], z, float(normal[2]))
+    normal *= math.copysign(1.0, step)
     units = str(dataset.get("DoseUnits") or "")
     require(units in list(DoseUnits), "DoseUnits", "is neither GY nor RELATIVE")
     return DoseGrid(
@@ -64,13 +87,21 @@ def scaling_of(dataset: FileDataset) -> float:
     """Dose Grid Scaling.
 
     Raises:
-        DoseError: It is missing, zero or negative, or longer than DICOM allows.
+        DoseError: It is missing, zero or negative.
     """
     (scaling,) = _numbers(dataset, "DoseGridScaling", 1)
     require(scaling > 0.0, "DoseGridScaling", "is not positive")
+    return scaling
+
+
+def require_short_scaling(dataset: FileDataset) -> None:
+    """Refuse a Dose Grid Scaling that some receivers would cut off, though its value is clear.
+
+    Raises:
+        DoseError: It is longer than DICOM allows.
+    """
     length = len(str(dataset.DoseGridScaling))
     require(length <= DECIMAL_STRING_LENGTH, "DoseGridScaling", f"has {length} characters, more than 16")
-    return scaling
 
 
 def _values(dataset: FileDataset) -> np.ndarray[tuple[int, ...], np.dtype[np.float64]]:
@@ -100,20 +131,27 @@ def _directions(dataset: FileDataset) -> tuple[Vector, Vector]:
     return _vector(axes[0]), _vector(axes[1])
 
 
-def _frame_step(dataset: FileDataset, frames: int, first_z: float) -> float:
-    """Distance between frames along the normal [mm]; the thickness of a single one."""
+def _frame_step(dataset: FileDataset, frames: int, first_z: float, normal_z: float) -> float:
+    """Distance between frames along the normal [mm]; the thickness of a single one.
+
+    Offsets that begin at 0 count along the normal; those that begin at the first frame's z are positions on
+    the patient's z axis, which may run against it (PS3.3 C.8.8.3.2).
+    """
     if frames == 1:
         thickness = dataset.get("SliceThickness")
         return float(thickness) if thickness is not None and float(thickness) > 0.0 else 1.0
     pointer = dataset.get("FrameIncrementPointer")
     require(pointer == GRID_FRAME_OFFSET_VECTOR, "FrameIncrementPointer", "is not (3004,000C)")
     offsets = np.array(_numbers(dataset, "GridFrameOffsetVector", frames))
-    starts_right = min(abs(offsets[0]), abs(offsets[0] - first_z)) < _OFFSET_TOLERANCE_MM
-    require(starts_right, "GridFrameOffsetVector", "starts neither at 0 nor at the first frame's z")
+    relative, absolute = (abs(offsets[0] - start) < _OFFSET_TOLERANCE_MM for start in (0.0, first_z))
+    axial = abs(abs(normal_z) - 1.0) < _AXIAL
+    fault = "starts neither at 0 nor, of axial frames, at the first one's z"
+    require(bool(relative or (absolute and axial)), "GridFrameOffsetVector", fault)
     steps = np.diff(offsets)
     even = float(np.ptp(steps)) < _OFFSET_TOLERANCE_MM and abs(float(steps[0])) > _OFFSET_TOLERANCE_MM
     require(even, "GridFrameOffsetVector", "does not rise in equal steps")
-    return float(offsets[-1] - offsets[0]) / (frames - 1)
+    along_normal = 1.0 if relative else math.copysign(1.0, normal_z)
+    return along_normal * float(offsets[-1] - offsets[0]) / (frames - 1)
 
 
 def _numbers(dataset: FileDataset, keyword: str, count: int) -> list[float]:

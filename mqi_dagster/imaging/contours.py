@@ -65,14 +65,13 @@ class Layer:
     """Centre of the first one, along the columns and along the rows."""
     coverage: Floats
     """Shape (down the columns, along the rows): which part of each lies inside, 0 to 1."""
-    subvoxel_mm: tuple[float, float]
-    """Thickness of the layer, and edge of a sub-voxel in it."""
+    subvoxel_mm: tuple[float, float, float]
+    """Thickness of the layer, and edges of a sub-voxel in it: down the columns and along the rows."""
 
     @property
     def volume_mm3(self) -> float:
         """Volume inside."""
-        thickness, edge = self.subvoxel_mm
-        return float(self.coverage.sum()) * thickness * edge * edge
+        return float(self.coverage.sum()) * math.prod(self.subvoxel_mm)
 
 
 @dataclass(frozen=True, slots=True)
@@ -110,9 +109,7 @@ class Contours:
         """
         low, high = self._box()
         height = self.planes[-1].height_mm - self.planes[0].height_mm + self.usual_distance_mm
-        box = float(np.prod(high - low)) * height
-        edge = max(min(SUBVOXEL_MM, (box / FEWEST_SUBVOXELS) ** (1 / 3)), (box / most) ** (1 / 3))
-        edge = max(edge, _SMALLEST_SUBVOXEL_MM)
+        edge = subvoxel_edge_mm(float(np.prod(high - low)) * height, most)
         count = np.ceil((high - low) / edge).astype(int) + 2
         raster = _Raster((low + high - (count - 1) * edge) / 2, np.array([edge, edge]), count)
         for run in self.runs():
@@ -142,6 +139,17 @@ class Contours:
     def _box(self) -> tuple[Floats, Floats]:
         corners = np.concatenate([polygon for plane in self.planes for polygon in plane.polygons])
         return corners.min(axis=0), corners.max(axis=0)
+
+
+def subvoxel_edge_mm(box_mm3: float, most: int) -> float:
+    """Edge of the sub-voxels of a structure.
+
+    Args:
+        box_mm3: Volume of the box around it.
+        most: Sub-voxels in this box.
+    """
+    most_mm, least_mm = math.cbrt(box_mm3 / FEWEST_SUBVOXELS), math.cbrt(box_mm3 / most)
+    return max(min(SUBVOXEL_MM, most_mm), least_mm, _SMALLEST_SUBVOXEL_MM)
 
 
 def contours_on(grid: ImageGrid, polygons_mm: Sequence[Floats]) -> Contours:
@@ -356,7 +364,9 @@ class _Body:
     def _layer(self, height: float, thickness: float, signed: Floats) -> Layer:
         """A layer of sub-voxels, by the distance of each to the outline."""
         first, edge = self._raster.first, float(self._raster.step[0])
-        return Layer(height, (float(first[0]), float(first[1])), _coverage(signed, edge), (thickness, edge))
+        return Layer(
+            height, (float(first[0]), float(first[1])), _coverage(signed, edge), (thickness, edge, edge)
+        )
 
 
 def _coverage(signed: Floats, edge: float) -> Floats:

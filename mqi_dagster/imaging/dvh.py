@@ -129,15 +129,15 @@ def dose_volume(layers: Iterable[Layer], grid: ImageGrid, dose: DoseGrid) -> Dvh
     for number, layer in enumerate(layers):
         total += layer.volume_mm3
         inside = np.argwhere(layer.coverage > 0)
-        thickness, edge = layer.subvoxel_mm
+        size = np.array(layer.subvoxel_mm)
         spread = np.random.default_rng(number).random((len(inside), 3)) - 0.5
-        at = np.column_stack([np.full(len(inside), layer.height_mm), layer.first_mm + inside * edge])
-        at += spread * (thickness, edge, edge)
+        at = np.column_stack([np.full(len(inside), layer.height_mm), layer.first_mm + inside * size[1:]])
+        at += spread * size
         found = dose_at(dose, grid.to_patient(at / grid.spacing_mm))
         known = np.isfinite(found)
         doses.append(found[known])
         coverage = layer.coverage[inside[:, 0], inside[:, 1]]
-        volumes.append(coverage[known] * (thickness * edge * edge / 1000))
+        volumes.append(coverage[known] * (float(size.prod()) / 1000))
         mostly_inside = found[known & (coverage >= 0.5)]
         lowest = float(mostly_inside.min(initial=lowest))
         highest = float(mostly_inside.max(initial=highest))

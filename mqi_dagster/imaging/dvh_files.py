@@ -6,6 +6,7 @@ figures, a row for each dose and structure, and ``dvh_curves.parquet`` the cumul
 
 from __future__ import annotations
 
+from enum import StrEnum
 from pathlib import Path
 
 from pydantic import BaseModel, ConfigDict, ValidationError
@@ -23,7 +24,7 @@ class _Part(BaseModel):
 
 
 class DoseUsed(_Part):
-    """A total dose of which figures were taken: one object, or a sum."""
+    """A total dose of the course: one object, or a sum."""
 
     dose_id: str
     """Follows from the SOP Instance UIDs (`Pseudonyms.dose`)."""
@@ -38,13 +39,30 @@ class DoseUsed(_Part):
     dose_type: str | None
     """DoseType (3004,0004): PHYSICAL or EFFECTIVE; None where the objects do not say it."""
     prescription_gy: float | None
-    """Target Prescription Dose of its plans; None where it is absent or they name several."""
+    """Target Prescription Dose of its plan, of several the highest; of several plans their sum."""
     prescription_source: str
     """Where it comes from, or why there is none."""
     frame_of_reference_fits: bool
-    """Whether it lies in the Frame of Reference of the planning series."""
+    """Whether it lies in the Frame of Reference of the planning series: else it gives no figures."""
     spacing_mm: tuple[float, float, float]
+    """Between columns, rows and frames."""
     maximum_gy: float
+
+
+class NotUsedCause(StrEnum):
+    """Why a dose gives no figures."""
+
+    RULE = "rule"
+    """A rule leaves it out, or none chooses it."""
+    UNITS = "units"
+    """It is not in gray."""
+    DOSE_TYPE = "dose_type"
+    """It is no dose of a patient, or of another type than what it would be summed with."""
+    UNREADABLE = "unreadable"
+    NOT_SUMMED = "not_summed"
+    """The doses of a sum do not add up: the sum is not made, and no part stands for it."""
+    NO_IMAGES = "no_images"
+    """The course has no series on whose grid structures are."""
 
 
 class DoseNotUsed(_Part):
@@ -52,6 +70,8 @@ class DoseNotUsed(_Part):
 
     dose_uid: str
     reason: str
+    """In words."""
+    cause: NotUsedCause = NotUsedCause.RULE
 
 
 class StructureFigures(_Part):
@@ -65,6 +85,9 @@ class StructureFigures(_Part):
     """`DoseMetricStatus`."""
     coverage_percent: float | None
     cropped: bool
+    """Whether the figures are of a part: the analysis region, or the end of the images, cuts it."""
+    reason: str = ""
+    """Why there are no doses."""
 
 
 class GoalResult(_Part):
@@ -89,6 +112,8 @@ class CourseDvh(_Part):
     goals: tuple[GoalResult, ...] = ()
     faults: tuple[str, ...] = ()
     """What could not be made, and why."""
+    empty_because: str = ""
+    """Why nothing was measured; empty where something was."""
 
 
 def write_dvh(content: CourseDvh, folder: Path) -> None:

@@ -1,6 +1,7 @@
 """The columns of the dose-volume table: name, unit and formula of each, and the row of a structure.
 
-The names are those that users of rtpipeline have in their scripts; D and V as in ICRU 83.
+The names are those that users of rtpipeline have in their scripts; D and V as in ICRU 83. UIDs stand in
+``dvh.json`` beside the table, which may be handed on: its rows have pseudonyms.
 """
 
 from __future__ import annotations
@@ -9,6 +10,8 @@ import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from enum import StrEnum
+
+import polars as pl
 
 from mqi_dagster.imaging.dvh import Dvh
 
@@ -30,6 +33,10 @@ class DoseMetricStatus(StrEnum):
     OUTSIDE = "outside_dose_grid"
     EMPTY = "empty"
     """The structure has no volume."""
+    OTHER_FRAME = "other_frame_of_reference"
+    """Where the dose lies in the images is not known."""
+    FAILED = "failed"
+    """The structure cannot be measured."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,11 +49,15 @@ class Column:
     value: Value
 
 
-def _percent(of: Callable[[Dvh], float]) -> Value:
-    return lambda dvh, rx: 100 * of(dvh) / rx if rx else None
+def _percent(of: Callable[[Dvh], Number]) -> Value:
+    def value(dvh: Dvh, rx: Number) -> Number:
+        dose = of(dvh)
+        return 100 * dose / rx if rx and dose is not None else None
+
+    return value
 
 
-def _dose(name: str, formula: str, of: Callable[[Dvh], float]) -> tuple[Column, Column]:
+def _dose(name: str, formula: str, of: Callable[[Dvh], Number]) -> tuple[Column, Column]:
     """A dose in Gy, and in percent of the prescribed one."""
     in_percent = f"{name}Gy / prescribed dose"
     return (
@@ -60,12 +71,12 @@ def _share(percent: float) -> tuple[Column, Column]:
     return _dose(f"D{percent:g}", formula, lambda dvh: dvh.dose_at_percent(percent))
 
 
-def _hottest(volume_cm3: float) -> Column:
-    def value(dvh: Dvh, _: Number) -> Number:
+def _hottest(volume_cm3: float) -> tuple[Column, Column]:
+    def value(dvh: Dvh) -> Number:
         return dvh.dose_at_cm3(volume_cm3) if dvh.volume_cm3 >= volume_cm3 else None
 
     formula = f"dose that the hottest {volume_cm3:g} cm³ get at least; none of a smaller structure"
-    return Column(f"D{volume_cm3:g}ccGy", "Gy", formula, value)
+    return _dose(f"D{volume_cm3:g}cc", formula, value)
 
 
 def _volume(name: str, level: str, dose_of: Callable[[Number], Number]) -> tuple[Column, Column]:
@@ -111,14 +122,61 @@ DOSE_COLUMNS: tuple[Column, ...] = (
     *_dose("Spread", "DmaxGy - DminGy", lambda dvh: dvh.maximum - dvh.minimum),
     Column("HI", "", "(D2Gy - D98Gy) / D50Gy", lambda dvh, _: homogeneity(dvh)),
     Column("HI%", "", "HI of the percentages", lambda dvh, rx: homogeneity(dvh) if rx else None),
-    _hottest(1),
-    _hottest(0.1),
+    *_hottest(1),
+    *_hottest(0.1),
     Column("IntegralDose_Gycm3", "Gy cm³", "DmeanGy · volume", lambda dvh, _: dvh.integral),
     *_of_prescription(95),
     *_of_prescription(100),
     *(column for level in range(1, HIGHEST_LEVEL_GY + 1) for column in _at(level)),
 )  # fmt: skip
 VOLUME_COLUMN = "Volume (cm³)"
+STATUS_COLUMN, COVERAGE_COLUMN = "dose_metric_status", "dose_coverage_percent"
+
+
+REASON_COLUMN = "dose_metric_reason"
+
+
+@dataclass(frozen=True, slots=True)
+class LabelColumn:
+    """One column that says of what dose and structure a row is."""
+
+    name: str
+    kind: type[pl.DataType]
+    meaning: str
+    """With the unit, where it has one."""
+
+
+LABEL_COLUMNS: tuple[LabelColumn, ...] = (
+    LabelColumn("course", pl.String, "key of the course"),
+    LabelColumn("dose_id", pl.String, "pseudonym of the dose, or of the doses that were summed"),
+    LabelColumn("dose_label", pl.String, "labels of its plans"),
+    LabelColumn("dose_rule", pl.String, "rule by which it was chosen"),
+    LabelColumn("dose_type", pl.String, "PHYSICAL or EFFECTIVE (3004,0004); empty where not stated"),
+    LabelColumn("dose_resolution_columns_mm", pl.Float64, "distance of its columns [mm]"),
+    LabelColumn("dose_resolution_rows_mm", pl.Float64, "distance of its rows [mm]"),
+    LabelColumn("dose_resolution_frames_mm", pl.Float64, "distance of its frames [mm]"),
+    LabelColumn("structure_id", pl.String, "the structure, as in structures.json"),
+    LabelColumn("ROI_Number", pl.Int64, "ROI Number in its structure set"),
+    LabelColumn("ROI_Name", pl.String, "name by TG-263 where there is one"),
+    LabelColumn("ROI_OriginalName", pl.String, "name as it was written"),
+    LabelColumn("ROI_InterpretedType", pl.String, "RT ROI Interpreted Type (3006,00A4)"),
+    LabelColumn("Segmentation_Source", pl.String, "clinical, automatic, custom_model or derived"),
+    LabelColumn("made_by", pl.String, "label of the structure set, name of the model, or definitions"),
+    LabelColumn("rtstruct_label", pl.String, "label of the structure set of what was drawn"),
+    LabelColumn("structure_cropped", pl.Boolean, "whether the figures are of a part of the structure"),
+    LabelColumn("cropped_by", pl.String, "what cuts it: the analysis region, the end of the images"),
+    LabelColumn("rx_source", pl.String, "where the prescribed dose comes from, or why there is none"),
+    LabelColumn("prescription_gy", pl.Float64, "prescribed dose [Gy]"),
+)
+METRICS_SCHEMA: dict[str, type[pl.DataType]] = {
+    **{column.name: column.kind for column in LABEL_COLUMNS},
+    VOLUME_COLUMN: pl.Float64,
+    STATUS_COLUMN: pl.String,
+    REASON_COLUMN: pl.String,
+    COVERAGE_COLUMN: pl.Float64,
+    **{column.name: pl.Float64 for column in DOSE_COLUMNS},
+}
+"""Of ``dvh_metrics.parquet``."""
 
 
 def prescribed(dose_gy: Number) -> Number:
@@ -144,10 +202,24 @@ def figures(dvh: Dvh, prescription_gy: Number) -> dict[str, str | Number]:
         prescription_gy: Prescribed dose; without one nothing is given in percent of it.
     """
     status, prescription_gy = status_of(dvh), prescribed(prescription_gy)
-    measured = status is DoseMetricStatus.MEASURED
+    found = without_doses(dvh.volume_cm3, status)
+    if dvh.volume_cm3:
+        found[COVERAGE_COLUMN] = 100 * dvh.covered_cm3 / dvh.volume_cm3
+    if status is DoseMetricStatus.MEASURED:
+        found |= {column.name: column.value(dvh, prescription_gy) for column in DOSE_COLUMNS}
+    return found
+
+
+def without_doses(volume_cm3: Number, status: DoseMetricStatus) -> dict[str, str | Number]:
+    """The same columns of a structure of which no dose is given.
+
+    Args:
+        volume_cm3: Its volume, where it is known.
+        status: Why there is none.
+    """
     return {
-        VOLUME_COLUMN: dvh.volume_cm3,
-        "dose_metric_status": status.value,
-        "dose_coverage_percent": 100 * dvh.covered_cm3 / dvh.volume_cm3 if dvh.volume_cm3 else None,
-        **{column.name: column.value(dvh, prescription_gy) if measured else None for column in DOSE_COLUMNS},
+        VOLUME_COLUMN: volume_cm3,
+        STATUS_COLUMN: status.value,
+        COVERAGE_COLUMN: None,
+        **{column.name: None for column in DOSE_COLUMNS},
     }

@@ -94,6 +94,33 @@ def read_volume(files: Iterable[Path | bytes]) -> ImageVolume:
     )
 
 
+_GEOMETRY = (
+    "ImageType",
+    "SOPInstanceUID",
+    "FrameOfReferenceUID",
+    "ImagePositionPatient",
+    "ImageOrientationPatient",
+    "PixelSpacing",
+    "Rows",
+    "Columns",
+)
+
+
+def read_grid(files: Iterable[Path | bytes]) -> ImageGrid:
+    """Where the voxels of a series are, from the headers of its images alone.
+
+    Args:
+        files: All of them, or their content, in any order.
+
+    Raises:
+        DicomError: One is damaged.
+        ImageError: They lie in no regular grid.
+        OSError: The disk does not give a file.
+    """
+    headers = (read_dicom(file, only=_GEOMETRY) for file in files)
+    return image_series([image_plane(header) for header in headers if not is_localizer(header)]).grid
+
+
 def _pixels_of(dataset: FileDataset) -> Callable[[FileDataset], NDArray[np.float32]]:
     with decoding():
         kind = text_of(dataset, "SOPClassUID")

@@ -364,9 +364,8 @@ class _Body:
     def _layer(self, height: float, thickness: float, signed: Floats) -> Layer:
         """A layer of sub-voxels, by the distance of each to the outline."""
         first, edge = self._raster.first, float(self._raster.step[0])
-        return Layer(
-            height, (float(first[0]), float(first[1])), _coverage(signed, edge), (thickness, edge, edge)
-        )
+        start = float(first[0]), float(first[1])
+        return Layer(height, start, _coverage(signed, edge), (thickness, edge, edge))
 
 
 def _coverage(signed: Floats, edge: float) -> Floats:

@@ -54,10 +54,9 @@ def mask_layers(mask: Mask, grid: ImageGrid, most: int = MOST_SUBVOXELS) -> Iter
 
 
 def _shares(planes: Mask, together: NDArray[np.int_]) -> NDArray[np.float64]:
-    """Which share of each block of voxels is inside, of one layer of blocks; there is nothing beyond the end."""
-    padded = np.pad(
-        planes, [(0, int(-size % count)) for size, count in zip(planes.shape, together, strict=True)]
-    )
+    """Which share of each block of voxels is inside, of one layer of blocks."""
+    short = [(0, int(-size % count)) for size, count in zip(planes.shape, together, strict=True)]
+    padded = np.pad(planes, short)
     deep, down, along = (int(count) for count in together)
     blocks = padded.reshape(deep, padded.shape[1] // down, down, padded.shape[2] // along, along)
     return np.asarray(blocks.mean(axis=(0, 2, 4)))

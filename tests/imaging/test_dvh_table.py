@@ -22,6 +22,7 @@ def test_the_figures_of_a_dose_that_rises_evenly() -> None:
         "Volume (cm³)": 100.0, "dose_coverage_percent": 100.0,
         "DmeanGy": 40.0, "DmaxGy": 80.0, "DminGy": 0.0, "D95Gy": 4.0, "D98Gy": 1.6, "D2Gy": 78.4,
         "D50Gy": 40.0, "SpreadGy": 80.0, "HI": 1.92, "HI%": 1.92, "D1ccGy": 79.2, "D0.1ccGy": 79.92,
+        "D1cc%": 158.4, "D0.1cc%": 159.84,
         "IntegralDose_Gycm3": 4000.0, "Dmean%": 80.0, "Dmax%": 160.0, "Dmin%": 0.0, "D95%": 8.0, "D98%": 3.2,
         "D2%": 156.8, "D50%": 80.0, "Spread%": 160.0, "V95%Rx (cm³)": 40.625, "V95%Rx (%)": 40.625,
         "V100%Rx (cm³)": 37.5, "V100%Rx (%)": 37.5, "V1Gy (cm³)": 98.75, "V20Gy (%)": 75.0,
@@ -33,7 +34,7 @@ def test_the_figures_of_a_dose_that_rises_evenly() -> None:
 
 def test_there_is_a_pair_of_columns_for_each_gray_up_to_sixty() -> None:
     names = [column.name for column in DOSE_COLUMNS]
-    assert len(names) == len(set(names)) == 145
+    assert len(names) == len(set(names)) == 147
     assert {f"V{level}Gy ({unit})" for level in range(1, 61) for unit in ("cm³", "%")} <= set(names)
 
 
@@ -42,7 +43,7 @@ def test_without_a_prescription_nothing_is_given_in_percent_of_it() -> None:
     absent = {name for name, value in found.items() if value is None}
     assert absent == {
         "Dmean%", "Dmax%", "Dmin%", "D95%", "D98%", "D2%", "D50%", "Spread%", "HI%",
-        "V95%Rx (cm³)", "V95%Rx (%)", "V100%Rx (cm³)", "V100%Rx (%)",
+        "D1cc%", "D0.1cc%", "V95%Rx (cm³)", "V95%Rx (%)", "V100%Rx (cm³)", "V100%Rx (%)",
     }  # fmt: skip
 
 

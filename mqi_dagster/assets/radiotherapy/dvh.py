@@ -43,7 +43,7 @@ _SHOWN = ("DmeanGy", "D95Gy", "D2Gy", "V95%Rx (%)")
 def dvh(
     context: dg.AssetExecutionContext, site: dg.ResourceParam[Site], store: StoreResource
 ) -> Iterator[dg.MaterializeResult[None] | dg.AssetCheckResult]:
-    """Dose-volume figures and curves of every structure and every dose of a course, and its clinical goals."""
+    """Dose-volume figures and curves of every structure and dose of a course, and its clinical goals."""
     key = checked_key(COURSE, context.partition_key).text
     with tried_again(context, Where(case=key)):
         options = site.settings.radiotherapy

@@ -236,13 +236,14 @@ def _measured(
 def _with_contours(
     request: DvhRequest, records: Iterable[StructureRecord]
 ) -> Iterator[tuple[StructureRecord, Roi | None, str]]:
-    """Each structure with its contours where it was drawn, one structure set after the other."""
+    """Each structure, with its contours where it was drawn, one structure set after the other."""
     of_sets: dict[str, list[StructureRecord]] = {}
+    others: list[StructureRecord] = []
     for record in records:
         if record.source is StructureSource.CLINICAL and record.structure_set_uid is not None:
             of_sets.setdefault(record.structure_set_uid, []).append(record)
         else:
-            yield record, None, ""
+            others.append(record)
     for uid, drawn in of_sets.items():
         try:
             rois = {roi.number: roi for roi in read_structure_set(request.content(uid)).rois}
@@ -252,6 +253,7 @@ def _with_contours(
         for record in drawn:
             roi = None if record.roi_number is None else rois.get(record.roi_number)
             yield record, roi, "" if roi is not None else "the structure set does not have this region"
+    yield from ((record, None, "") for record in others)
 
 
 def _layers(

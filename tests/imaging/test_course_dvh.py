@@ -10,11 +10,15 @@ import numpy as np
 import polars as pl
 import pytest
 
+from mqi_dagster.dose.grid import DoseUnits, from_patient, from_phantom
+from mqi_dagster.dose.rt_dose import write_rt_dose
 from mqi_dagster.imaging.clinical_goals import Protocol
 from mqi_dagster.imaging.course_dvh import DvhRequest, make_dvh, write_empty
 from mqi_dagster.imaging.dvh_files import CURVES, METRICS, CourseDvh, read_dvh
 from mqi_dagster.imaging.structure_files import RegionRecord, StructureRecord
+from mqi_dagster.settings import DoseType
 from tests.courses.made_objects import Made, items
+from tests.dose.dose_cases import request as dose_request
 from tests.imaging.made_course import (
     GRID,
     PSEUDONYMS,
@@ -481,6 +485,34 @@ def test_goals_are_judged_by_the_structure_that_they_name(tmp_path: Path) -> Non
     assert hottest.value == pytest.approx(40.5, abs=0.1)
     assert twice.text == "more than one structure has this name"
     assert nowhere.text == "there is no such structure"
+
+
+@pytest.mark.parametrize("in_the_patient", [True, False])
+def test_a_dose_of_our_own_writer_is_measured_in_the_patient_and_not_in_a_phantom(
+    tmp_path: Path, in_the_patient: bool
+) -> None:
+    group = {
+        "FractionGroupNumber": 1,
+        "NumberOfFractionsPlanned": 30,
+        "ReferencedBeamSequence": items([{"ReferencedBeamNumber": 1}, {"ReferencedBeamNumber": 2}]),
+    }
+    plan = MADE.plan(ion=True, FractionGroupSequence=items([group]))
+    (tmp_path / "plan.dcm").write_bytes(plan)
+    z, _, _ = np.meshgrid(np.arange(30), np.arange(40), np.arange(40), indexing="ij")
+    of_a_case = from_patient if in_the_patient else from_phantom
+    grid = of_a_case(2 + 0.05 * z, (-39, -39, -43.5), (2, 2, 3), DoseUnits.GY)
+    request = dose_request(tmp_path / "plan.dcm", beam_number=2, dose_type=DoseType.EFFECTIVE, rbe=1.1)
+    write_rt_dose(tmp_path / "dose.dcm", grid, request)
+    content, metrics, _ = made(tmp_path, plan, (tmp_path / "dose.dcm").read_bytes())
+    (used,) = content.doses
+    assert (used.dose_type, used.frame_of_reference_fits) == ("EFFECTIVE", in_the_patient)
+    row = only(metrics, ROI_Name="PTV")
+    if in_the_patient:
+        # 1.1 times the dose in the middle of the frames, 14.5 of which lie below z = 0.
+        assert row["DmeanGy"] == pytest.approx(1.1 * (2 + 0.05 * 14.5), rel=5e-4)
+        assert row["dose_label"] == "plan, beam 2"
+    else:
+        assert (row["DmeanGy"], row["dose_metric_status"]) == (None, "other_frame_of_reference")
 
 
 def test_a_course_without_a_dose_has_tables_without_a_row(tmp_path: Path) -> None:

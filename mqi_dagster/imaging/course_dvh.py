@@ -136,6 +136,7 @@ def make_dvh(request: DvhRequest, folder: Path) -> CourseDvh:
             tables.add(record, found, reason, request.region, request.step_gy)
             judged.add(record, found, reason)
         goals += judged.results()
+        del dose  # so that it is gone before the next one is read
     content = CourseDvh(
         doses=tuple(doses),
         not_used=tuple(sorted(not_used, key=lambda one: one.dose_uid)),

@@ -143,7 +143,7 @@ class LabelColumn:
     name: str
     kind: type[pl.DataType]
     meaning: str
-    """With the unit, where it has one."""
+    unit: str = ""
 
 
 LABEL_COLUMNS: tuple[LabelColumn, ...] = (
@@ -152,9 +152,9 @@ LABEL_COLUMNS: tuple[LabelColumn, ...] = (
     LabelColumn("dose_label", pl.String, "labels of its plans"),
     LabelColumn("dose_rule", pl.String, "rule by which it was chosen"),
     LabelColumn("dose_type", pl.String, "PHYSICAL or EFFECTIVE (3004,0004); empty where not stated"),
-    LabelColumn("dose_resolution_columns_mm", pl.Float64, "distance of its columns [mm]"),
-    LabelColumn("dose_resolution_rows_mm", pl.Float64, "distance of its rows [mm]"),
-    LabelColumn("dose_resolution_frames_mm", pl.Float64, "distance of its frames [mm]"),
+    LabelColumn("dose_resolution_columns_mm", pl.Float64, "distance of its columns", "mm"),
+    LabelColumn("dose_resolution_rows_mm", pl.Float64, "distance of its rows", "mm"),
+    LabelColumn("dose_resolution_frames_mm", pl.Float64, "distance of its frames", "mm"),
     LabelColumn("structure_id", pl.String, "the structure, as in structures.json"),
     LabelColumn("ROI_Number", pl.Int64, "ROI Number in its structure set"),
     LabelColumn("ROI_Name", pl.String, "name by TG-263 where there is one"),
@@ -166,7 +166,7 @@ LABEL_COLUMNS: tuple[LabelColumn, ...] = (
     LabelColumn("structure_cropped", pl.Boolean, "whether the figures are of a part of the structure"),
     LabelColumn("cropped_by", pl.String, "what cuts it: the analysis region, the end of the images"),
     LabelColumn("rx_source", pl.String, "where the prescribed dose comes from, or why there is none"),
-    LabelColumn("prescription_gy", pl.Float64, "prescribed dose [Gy]"),
+    LabelColumn("prescription_gy", pl.Float64, "prescribed dose", "Gy"),
 )
 METRICS_SCHEMA: dict[str, type[pl.DataType]] = {
     **{column.name: column.kind for column in LABEL_COLUMNS},

@@ -10,12 +10,14 @@ import numpy as np
 import polars as pl
 import pytest
 
+from mqi_dagster.courses.dose_rules import DoseDecision, DoseRule
 from mqi_dagster.dose.grid import DoseUnits, from_patient, from_phantom
 from mqi_dagster.dose.rt_dose import write_rt_dose
 from mqi_dagster.imaging.clinical_goals import Protocol
 from mqi_dagster.imaging.course_dvh import DvhRequest, make_dvh, write_empty
 from mqi_dagster.imaging.dvh_files import CURVES, METRICS, CourseDvh, read_dvh
 from mqi_dagster.imaging.structure_files import RegionRecord, StructureRecord
+from mqi_dagster.imaging.total_doses import total_doses
 from mqi_dagster.settings import DoseType
 from tests.courses.made_objects import Made, items
 from tests.dose.dose_cases import request as dose_request
@@ -220,6 +222,33 @@ def test_doses_of_unknown_type_are_not_summed(tmp_path: Path) -> None:
     ]
     assert (content.doses, len(metrics), len(curves)) == ((), 0, 0)
     assert content.empty_because == "no dose of the course can be used"
+
+
+def test_a_rule_that_would_sum_different_types_is_not_followed(tmp_path: Path) -> None:
+    first, second, *_ = boosted()
+    types = [
+        dose(MADE, lambda x, y, z: 50 + 0 * x),
+        dose(MADE, lambda x, y, z: 10 + 0 * x, 2, plans=[2], DoseType="EFFECTIVE"),
+    ]
+    course = on_disk(tmp_path, MADE, [*images(MADE)[:3], first, second, *types]).inventory
+    uids = (MADE.uid(40, 1), MADE.uid(40, 2))
+    summing = DoseDecision(rule=DoseRule.BOOST, summed=uids, facts={})
+    totals, not_used = total_doses(course.model_copy(update={"dose_decisions": (summing,)}))
+    assert totals == []
+    assert [(one.dose_uid, one.cause.value, one.reason) for one in not_used] == [
+        (uid, "dose_type", "a rule sums doses of different DoseType: EFFECTIVE, PHYSICAL") for uid in uids
+    ]
+
+
+def test_one_beams_dose_has_no_prescription_where_all_of_them_are_there_and_not_summed(
+    tmp_path: Path,
+) -> None:
+    beams = [dose(MADE, lambda x, y, z: 30 + 0 * x, n, plans=[1], summation="BEAM", beam=n) for n in (1, 2)]
+    other = [MADE.plan(2, dose_gy=20.0), dose(MADE, lambda x, y, z: 20 + 0 * x, 3, plans=[2])]
+    content, _, _ = made(tmp_path, MADE.plan(ion=True), *beams, *other)
+    assert [(one.rule.value, one.prescription_gy) for one in content.doses] == [
+        ("ambiguous_no_sum", None), ("ambiguous_no_sum", None), ("ambiguous_no_sum", 20.0),
+    ]  # fmt: skip
 
 
 def test_a_sum_of_which_one_part_is_damaged_is_not_made(tmp_path: Path) -> None:

@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
+import re
+from pathlib import Path
+
 import numpy as np
 import pytest
 
 from mqi_dagster.imaging.dvh import Dvh
-from mqi_dagster.imaging.dvh_table import DOSE_COLUMNS, figures
+from mqi_dagster.imaging.dvh_table import DOSE_COLUMNS, LABEL_COLUMNS, METRICS_SCHEMA, figures
+
+FORMATS = Path(__file__).parents[2] / "docs" / "formats.md"
 
 
 def ramp(volume_cm3: float = 100.0, covered: float = 1.0) -> Dvh:
@@ -69,3 +74,17 @@ def test_a_structure_outside_of_the_dose_or_without_volume_says_so() -> None:
     assert (outside["dose_metric_status"], outside["Volume (cm³)"]) == ("outside_dose_grid", 7.0)
     assert outside["DmeanGy"] is None
     assert figures(Dvh(none, none, 0.0), 50.0)["dose_metric_status"] == "empty"
+
+
+def test_the_guide_has_every_column_with_its_unit_and_formula() -> None:
+    section = FORMATS.read_text(encoding="utf-8").partition("`dvh_metrics.parquet`, a row")[2]
+    rows = re.findall(r"^\| `(.+?)` \| (.*?) \| (.*) \|$", section, re.MULTILINE)
+    told = {name: (unit.strip(), text) for name, unit, text in rows}
+    code = {column.name: (column.unit, column.formula) for column in DOSE_COLUMNS}
+    code |= {column.name: (column.unit, column.meaning) for column in LABEL_COLUMNS}
+    alike = {name for name in code if re.fullmatch(r"V([2-9]|\d\d)Gy .*", name)}
+    assert "The last two stand for each gray from 1 to 60." in section
+    assert {name: told[name] for name in code.keys() & told.keys()} == {
+        name: text for name, text in code.items() if name not in alike
+    }
+    assert list(told) == [name for name in METRICS_SCHEMA if name not in alike]

@@ -6,7 +6,7 @@ says why, and the others are made.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, MutableMapping, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
 from functools import reduce
@@ -176,24 +176,34 @@ def _named(item: Any) -> str:
 class DerivedStructures:
     """What was made, and what was not."""
 
-    masks: dict[str, Mask]
+    masks: Mapping[str, Mask]
     """By name, on the grid of the sources; empty where nothing is left."""
     faults: dict[str, str]
     """Why a definition could not be made, by its name."""
 
 
 def derive(
-    definitions: Sequence[Definition], masks: Mapping[str, Mask], grid: ImageGrid, names: StructureNames
+    definitions: Sequence[Definition],
+    masks: Mapping[str, Mask],
+    grid: ImageGrid,
+    names: StructureNames,
+    made: MutableMapping[str, Mask] | None = None,
 ) -> DerivedStructures:
-    """Make structures of others.
+    """Make structures of others, with no more than three masks in memory that are not held by the mappings.
 
     Args:
         definitions: In any order.
-        masks: The structures that are there, by name, each of the shape of the grid.
+        masks: The structures that are there, by name or key, each of the shape of the grid.
         grid: Where they are.
         names: What means the same: a source may be named as the model or as TG-263 has it.
+        made: Empty; where those that are made are kept. None: in memory.
     """
-    return _Derivation(definitions, masks, grid, names).all()
+    if made is not None:
+        return DerivedStructures(made, _Derivation(definitions, masks, grid, names, made).all())
+    kept: dict[str, Mask] = {}
+    faults = _Derivation(definitions, masks, grid, names, kept).all()
+    ordered = {one.name: kept[one.name] for one in definitions if one.name in kept}
+    return DerivedStructures(ordered, faults)
 
 
 class _Derivation:
@@ -203,26 +213,25 @@ class _Derivation:
         masks: Mapping[str, Mask],
         grid: ImageGrid,
         names: StructureNames,
+        made: MutableMapping[str, Mask],
     ) -> None:
-        self._masks, self._grid, self._names = masks, grid, names
+        self._masks, self._grid, self._names, self._made = masks, grid, names, made
         self._definitions: dict[str, Definition] = {}
-        self._made: dict[str, Mask] = {}
         self._faults: dict[str, str] = {}
         self._open: list[str] = []
+        there = {names.name_of(key) for key in masks}
         for one in definitions:
             if one.name in self._definitions:
                 self._faults[one.name] = "is defined twice"
-            elif one.name in masks:
+            elif one.name in there:
                 self._faults[one.name] = "is the name of a structure that is there already"
             self._definitions[one.name] = one
 
-    def all(self) -> DerivedStructures:
-        """Every definition, or why not."""
+    def all(self) -> dict[str, str]:
+        """Make every definition that can be made; why the others cannot, by name."""
         for name in self._definitions:
             self._make(name)
-        made = {name: self._made[name] for name in self._definitions if name in self._made}
-        faults = {name: self._faults[name] for name in self._definitions if name in self._faults}
-        return DerivedStructures(made, faults)
+        return {name: self._faults[name] for name in self._definitions if name in self._faults}
 
     def _make(self, name: str) -> None:
         """Make one definition and what it needs; what stops it becomes its fault."""
@@ -230,18 +239,18 @@ class _Derivation:
             return
         self._open.append(name)
         try:
-            self._made[name] = _combined(
-                self._definitions[name],
-                [self._source(wanted) for wanted in self._definitions[name].source_structures],
-                self._grid,
-            )
+            definition = self._definitions[name]
+            there = [self._source(wanted) for wanted in definition.source_structures]
+            # One after the other: each may have to be read.
+            sources = (self._masks[one] if one in self._masks else self._made[one] for one in there)
+            self._made[name] = _combined(definition, sources, self._grid)
         except ImageError as error:
             self._faults.setdefault(name, error.message)
         finally:
             self._open.pop()
 
-    def _source(self, wanted: str) -> Mask:
-        """The mask that a definition means.
+    def _source(self, wanted: str) -> str:
+        """Name or key of the structure that a definition means, once it is made.
 
         Raises:
             ImageError: There is none, it may be any of several, cannot be made, or needs itself.
@@ -255,7 +264,7 @@ class _Derivation:
             raise ImageError(f"needs {shown(wanted)}, which {why}", where=_WHERE)
         (name,) = found
         if name in self._masks:
-            return self._masks[name]
+            return name
         if name in self._open:
             circle = self._open[self._open.index(name) :]
             fault = f"needs itself: {' → '.join(map(shown, [*circle, name]))}"
@@ -264,20 +273,20 @@ class _Derivation:
         self._make(name)
         if name in self._faults:
             raise ImageError(f"needs {shown(wanted)}, which cannot be made", where=_WHERE)
-        return self._made[name]
+        return name
 
 
-def _combined(definition: Definition, sources: Sequence[Mask], grid: ImageGrid) -> Mask:
-    first = sources[0]
+def _combined(definition: Definition, sources: Iterator[Mask], grid: ImageGrid) -> Mask:
+    first = next(sources)
     match definition.operation:
         case Operation.UNION:
-            result = reduce(np.logical_or, sources)
+            result = reduce(np.logical_or, sources, first)
         case Operation.INTERSECTION:
-            result = reduce(np.logical_and, sources)
+            result = reduce(np.logical_and, sources, first)
         case Operation.SUBTRACT:
-            result = first & ~reduce(np.logical_or, sources[1:])
+            result = reduce(lambda left, taken: left & ~taken, sources, first)
         case Operation.XOR:
-            result = reduce(np.logical_xor, sources)
+            result = reduce(np.logical_xor, sources, first)
         case Operation.MARGIN:
             result = first
         case Operation.RING:
@@ -287,7 +296,7 @@ def _combined(definition: Definition, sources: Sequence[Mask], grid: ImageGrid) 
         case Operation.CROP:
             inside = definition.keep is Side.INSIDE
             distance = -definition.distance_mm if inside else definition.distance_mm
-            limit = with_margins(sources[1], Margins.uniform(distance), grid)
+            limit = with_margins(next(sources), Margins.uniform(distance), grid)
             result = first & (limit if inside else ~limit)
     margin = definition.margin
     if margin is not None:

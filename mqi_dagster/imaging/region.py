@@ -157,7 +157,8 @@ def analysis_region(
     Raises:
         ImageError: Structures are not there, or have no voxel: all of them are named. Or the region is empty.
     """
-    there = {key: mask for key, mask in masks.items() if mask.any()}
+    # Their names alone: masks may be read from the disk, one at a time.
+    there = [key for key, mask in masks.items() if mask.any()]
     used: dict[Direction, Limit] = {}
     missing: list[str] = []
     for direction, limits in definition.items():
@@ -179,7 +180,7 @@ def analysis_region(
     low, high, notes = [-math.inf] * 3, [math.inf] * 3, []
     for direction, limit in used.items():
         chosen = {names.meant_by(one, there)[0]: None for one in limit.structures}
-        edges = [(*_edge(there[one], grid, limit.edge), one) for one in chosen]
+        edges = [(*_edge(masks[one], grid, limit.edge), one) for one in chosen]
         outermost = max(edges, key=lambda edge: limit.edge.sign * edge[0])
         at = outermost[0] + direction.sign * limit.margin_mm
         notes += [

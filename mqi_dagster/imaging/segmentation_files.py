@@ -33,6 +33,8 @@ class SegmentedRegion(_Part):
     """A region of a label map; codes are PS3.16's."""
 
     label: int
+    includes: tuple[int, ...] = ()
+    """Labels of other regions whose voxels are its voxels, too."""
     name: str
     voxels: int
     volume_cm3: float

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import re
 import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from io import BytesIO
 from pathlib import Path
@@ -69,8 +69,8 @@ class SegmentRequest:
 
     label: str
     """At most 64 characters; TG-263 where there is such a name."""
-    mask: Mask
-    """On the grid of the images."""
+    mask: Mask | Callable[[], Mask]
+    """On the grid of the images; or what reads it, so that not every mask is in memory at once."""
     category: Code
     """Segmented Property Category, PS3.16 CID 7150."""
     property_type: Code
@@ -79,6 +79,17 @@ class SegmentRequest:
     """None: drawn by a person."""
     semiautomatic: bool = False
     """Whether a person had a part in what the algorithm made."""
+
+    def mask_on(self, grid: ImageGrid) -> Mask:
+        """The mask.
+
+        Raises:
+            ImageError: It is not on the grid.
+        """
+        mask = self.mask() if callable(self.mask) else self.mask
+        name = shown(self.label)
+        _require(mask.shape == grid.shape, f"the mask of {name} is not on the grid of the images")
+        return mask
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -164,12 +175,17 @@ def _pixels(segments: Sequence[SegmentRequest], grid: ImageGrid) -> NDArray[np.u
     labels = np.zeros(grid.shape, np.uint8)
     if len(segments) <= np.iinfo(np.uint8).max:
         for number, segment in enumerate(segments, start=1):
-            if labels[segment.mask].any():
+            mask = segment.mask_on(grid)
+            if labels[mask].any():
                 break
-            labels[segment.mask] = number
+            labels[mask] = number
         else:
             return labels
-    return np.stack([segment.mask for segment in segments], axis=-1).astype(np.uint8)
+    del labels
+    masks = np.empty((*grid.shape, len(segments)), np.uint8)
+    for index, segment in enumerate(segments):
+        masks[..., index] = segment.mask_on(grid)
+    return masks
 
 
 def _description(number: int, segment: SegmentRequest, digest: str) -> SegmentDescription:
@@ -206,12 +222,19 @@ def _check(request: SegmentationRequest, grid: ImageGrid) -> None:
     _require(bool(fits), f"ContentLabel is not of the allowed form: {shown(request.label)}")
     _require(bool(request.software_versions), "SoftwareVersions: no version is given")
     for segment in request.segments:
-        name = shown(segment.label)
-        fits = re.fullmatch(r"[ -\[\]-~]{1,64}", segment.label)
-        _require(bool(fits), f"SegmentLabel is longer than 64 characters, or not plain ASCII: {name}")
-        _require(segment.mask.shape == grid.shape, f"the mask of {name} is not on the grid of the images")
-    filled = any(segment.mask.any() for segment in request.segments)
-    _require(filled, "every mask is empty: a segmentation has at least one frame")
+        require_fitting(segment)
+    filled = [segment.mask_on(grid).any() for segment in request.segments]
+    _require(any(filled), "every mask is empty: a segmentation has at least one frame")
+
+
+def require_fitting(segment: SegmentRequest) -> None:
+    """Refuse a segment whose label the attribute cannot hold.
+
+    Raises:
+        ImageError: Why.
+    """
+    fits, name = re.fullmatch(r"[ -\[\]-~]{1,64}", segment.label), shown(segment.label)
+    _require(bool(fits), f"SegmentLabel is longer than 64 characters, or not plain ASCII: {name}")
 
 
 def _prove(content: bytes, images: SourceImages, request: SegmentationRequest) -> None:
@@ -228,7 +251,7 @@ def _prove(content: bytes, images: SourceImages, request: SegmentationRequest) -
     same = read.FrameOfReferenceUID == images.grid.frame_of_reference_uid
     _require(same, "what was read back is in another frame of reference")
     for segment, mask in zip(request.segments, _masks(read, images), strict=True):
-        equal = np.array_equal(mask, segment.mask)
+        equal = np.array_equal(mask, segment.mask_on(images.grid))
         _require(equal, f"what was read back of {shown(segment.label)} differs")
 
 

@@ -1,12 +1,14 @@
 """The structures of a course as they stand in the store: what each is, its mask, and the analysis region.
 
 ``structures.json`` holds the records; ``masks/<id>.npz`` the voxels of one structure inside its box, packed
-in bits (NumPy's format, nothing pickled).
+in bits (NumPy's format, nothing pickled). ``RS.dcm`` and ``SEG.dcm`` are there where there is something to
+write, with the pseudonym of the series in their name for another one than the planning series.
 """
 
 from __future__ import annotations
 
 import json
+from collections.abc import Callable, Iterator, MutableMapping
 from enum import StrEnum
 from pathlib import Path
 from zipfile import BadZipFile
@@ -38,8 +40,8 @@ class StructureSource(StrEnum):
 
 
 class _Part(BaseModel):
-    # A side of the region that has no limit is infinite.
-    model_config = ConfigDict(extra="forbid", frozen=True, ser_json_inf_nan="constants")
+    # JSON has no infinity: a region may be unlimited.
+    model_config = ConfigDict(extra="forbid", frozen=True, ser_json_inf_nan="strings")
 
 
 class StructureRecord(_Part):
@@ -61,7 +63,7 @@ class StructureRecord(_Part):
     interpreted_type: str = ""
     """RT ROI Interpreted Type."""
     volume_cm3: float
-    """Of contours by their geometry, else of voxels."""
+    """Of contours by their geometry, also beyond the images; else of voxels."""
     voxels: int
     centre_mm: Vector | None
     """None where it is empty."""
@@ -86,8 +88,12 @@ class RegionRecord(_Part):
 
     name: str
     low_mm: Vector
+    """Its least DICOM x, y and z; minus infinity where it has no limit."""
     high_mm: Vector
     from_structures: tuple[str, ...]
+    """By which it was found."""
+    notes: tuple[str, ...] = ()
+    """What may make it another box than was meant."""
 
 
 class CourseStructures(_Part):
@@ -99,6 +105,8 @@ class CourseStructures(_Part):
     region: RegionRecord | None = None
     faults: tuple[str, ...] = ()
     """What could not be made or read, and why: sets, definitions, the analysis region."""
+    notes: tuple[str, ...] = ()
+    """What was taken otherwise than the files say, and why."""
 
 
 def write_structures(content: CourseStructures, folder: Path) -> None:
@@ -154,3 +162,44 @@ def read_mask(path: Path, grid: ImageGrid) -> Mask:
     mask = np.zeros(grid.shape, bool)
     mask[tuple(slice(one, one + size) for one, size in zip(low, box, strict=True))] = inside
     return mask
+
+
+class StoredMasks(MutableMapping[str, Mask]):
+    """Masks of one series by the key of each structure; each is read from the disk when it is asked for.
+
+    Args:
+        folder: Of the result.
+        grid: Of the series.
+        ids: Of a structure, by its key.
+    """
+
+    def __init__(self, folder: Path, grid: ImageGrid, ids: Callable[[str], str]) -> None:
+        self._folder, self._grid, self._ids = folder, grid, ids
+        self._keys: dict[str, Path] = {}
+
+    def __getitem__(self, key: str) -> Mask:
+        return read_mask(self._keys[key], self._grid)
+
+    def __setitem__(self, key: str, mask: Mask) -> None:
+        write_mask(mask, self._path(key))
+        self.add_written(key)
+
+    def add_written(self, key: str) -> None:
+        """Add a mask that is on the disk already."""
+        self._keys[key] = self._path(key)
+
+    def _path(self, key: str) -> Path:
+        return self._folder / MASKS / f"{self._ids(key)}.npz"
+
+    def __delitem__(self, key: str) -> None:
+        self._keys.pop(key).unlink()
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._keys)
+
+    def __len__(self) -> int:
+        return len(self._keys)
+
+    def __contains__(self, key: object) -> bool:
+        # What Mapping has would read the mask.
+        return key in self._keys

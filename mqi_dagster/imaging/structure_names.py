@@ -10,6 +10,7 @@ import re
 import unicodedata
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
+from copy import copy
 from dataclasses import dataclass, replace
 from enum import StrEnum
 from pathlib import Path
@@ -107,6 +108,21 @@ class StructureNames:
             self._sided |= _once(sided, role)
             for pair in pairs:
                 self._side_of |= {pair.left: (pair.right, "L"), pair.right: (pair.left, "R")}
+        self._called: Mapping[str, str] = {}
+
+    def calling(self, called: Mapping[str, str]) -> StructureNames:
+        """The same tables, where structures are kept under keys that are not their names.
+
+        Args:
+            called: Name of a structure by its key: of several sets each may have one of the same name.
+        """
+        same = copy(self)
+        same._called = called
+        return same
+
+    def name_of(self, key: str) -> str:
+        """The name of a structure that is kept under a key."""
+        return self._called.get(key, key)
 
     def named(self, original: str) -> StructureName:
         """What a structure is called."""
@@ -145,18 +161,19 @@ class StructureNames:
         """Which of some structures a name means: that name, else one written alike, else one of its meaning.
 
         Args:
-            wanted: The name.
-            available: Names of structures that are there.
+            wanted: The name, or the key of one of them.
+            available: Names of structures that are there, or their keys (`calling`).
 
         Returns:
             None where there is no such structure, several where the name may mean any of them.
         """
-        there = list(available)
+        there = {key: self.name_of(key) for key in available}
         if wanted in there:
             return (wanted,)
-        alike = tuple(name for name in there if _words(name) == _words(wanted))
-        meaning = self.named(wanted).name
-        return alike or tuple(name for name in there if self.named(name).name == meaning)
+        words, meaning = _words(wanted), self.named(wanted).name
+        exactly = tuple(key for key, name in there.items() if name == wanted)
+        alike = exactly or tuple(key for key, name in there.items() if _words(name) == words)
+        return alike or tuple(key for key, name in there.items() if self.named(name).name == meaning)
 
     def laterality_faults(self, centres_mm: Mapping[str, Vector]) -> tuple[str, ...]:
         """Structures called left whose centre is on the right of their partner's.

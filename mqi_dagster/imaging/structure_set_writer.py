@@ -9,7 +9,7 @@ from __future__ import annotations
 import colorsys
 import re
 import warnings
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from enum import StrEnum
 from io import BytesIO
@@ -78,6 +78,8 @@ class RoiRequest:
     """At most 1024 characters (ROI Description)."""
     colour: tuple[int, int, int] | None = None
     """Red, green, blue, 0 to 255; None: one that differs from its neighbours'."""
+    encloses: Callable[[], Mask] | None = None
+    """Reads the mask that given contours have to enclose: so not every mask is in memory at once."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -296,12 +298,21 @@ def _check(request: StructureSetRequest, grid: ImageGrid) -> None:
         doubled = sorted({value for value in values if values.count(value) > 1})
         _require(not doubled, f"two regions have the {what} {', '.join(map(shown, doubled))}")
     for roi in request.rois:
-        _text("ROIName", roi.name, 64, required=True)
-        _text("ROIGenerationDescription", roi.made_by, 64)
-        _text("ROIDescription", roi.description, 1024)
-        _require(roi.number >= 0, f"the number of {shown(roi.name)} is below 0")
-        known = re.fullmatch(r"[A-Z0-9_]{0,16}", roi.interpreted_type)
-        _require(bool(known), f"RTROIInterpretedType of {shown(roi.name)} is not of the allowed form")
+        require_fitting(roi)
+
+
+def require_fitting(roi: RoiRequest) -> None:
+    """Refuse a region whose texts or number the attributes cannot hold.
+
+    Raises:
+        ImageError: Which, and why.
+    """
+    _text("ROIName", roi.name, 64, required=True)
+    _text("ROIGenerationDescription", roi.made_by, 64)
+    _text("ROIDescription", roi.description, 1024)
+    _require(roi.number >= 0, f"the number of {shown(roi.name)} is below 0")
+    known = re.fullmatch(r"[A-Z0-9_]{0,16}", roi.interpreted_type)
+    _require(bool(known), f"RTROIInterpretedType of {shown(roi.name)} is not of the allowed form")
 
 
 def _text(keyword: str, text: str, longest: int, *, required: bool = False) -> None:
@@ -346,26 +357,26 @@ def _prove(
             f"what was read back of {shown(roi.name)} differs",
         )
         if not isinstance(roi.shape, tuple):
-            _prove_mask(roi, read.contours_mm, images.grid)
+            _prove_mask(roi.name, roi.shape, read.contours_mm, images.grid)
+        elif roi.encloses is not None:
+            _prove_mask(roi.name, roi.encloses(), read.contours_mm, images.grid)
 
 
-def _prove_mask(roi: RoiRequest, contours: tuple[Floats, ...], grid: ImageGrid) -> None:
+def _prove_mask(name: str, mask: Mask, contours: tuple[Floats, ...], grid: ImageGrid) -> None:
     """Hold what the contours of a mask enclose against the mask.
 
     Raises:
         ImageError: They differ.
     """
-    assert not isinstance(roi.shape, tuple)
     by_plane: dict[int, list[Floats]] = {}
     for contour in contours:
         points = grid.to_indices(contour)
         by_plane.setdefault(round(float(points[0, 0])), []).append(points[:, 1:])
-    inside = {int(plane) for plane in np.flatnonzero(roi.shape.any(axis=(1, 2)))}
+    inside = {int(plane) for plane in np.flatnonzero(mask.any(axis=(1, 2)))}
     equal = inside == by_plane.keys() and all(
-        np.array_equal(filled(polygons, grid.shape[1:]), roi.shape[plane])
-        for plane, polygons in by_plane.items()
+        np.array_equal(filled(polygons, grid.shape[1:]), mask[plane]) for plane, polygons in by_plane.items()
     )
-    _require(equal, f"the contours of {shown(roi.name)} do not enclose its mask")
+    _require(equal, f"the contours of {shown(name)} do not enclose its mask")
 
 
 def _bridged(name: str, contours: tuple[Floats, ...], grid: ImageGrid) -> Iterator[str]:

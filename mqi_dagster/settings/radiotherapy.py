@@ -105,9 +105,13 @@ class CtCropping(Section):
 
     enabled: bool = Field(False, description="Whether a region is found.")
     region: CropRegion | None = Field(None, description="A packaged region.")
-    structures: tuple[str, ...] = Field((), description="Instead: the box around these structures.")
-    superior_margin_cm: Margin = Field(2.0, description="Beyond the region's upper limit.")
-    inferior_margin_cm: Margin = Field(2.0, description="Beyond its lower limit.")
+    structures: tuple[str, ...] = Field(
+        (), description="Instead: from the lowest to the highest of these structures."
+    )
+    superior_margin_cm: Margin | None = Field(
+        None, description="Beyond the upper limit; null: that of the packaged region, 2 around structures."
+    )
+    inferior_margin_cm: Margin | None = Field(None, description="Beyond the lower limit; null: the same.")
     use_cropped_for_dvh: bool = Field(True, description="DVH of what lies in the region alone.")
     use_cropped_for_radiomics: bool = Field(True, description="Radiomics of what lies in the region alone.")
 

@@ -320,8 +320,8 @@ class _OnSeries:
             )
         if unplaced:
             self.faults.append(
-                f"{what}: {_listed(unplaced)} name no Frame of Reference, and not the planning images alone: they"
-                " are not put on them"
+                f"{what}: {_listed(unplaced)} name neither a Frame of Reference nor the planning images alone"
+                " and are not put on them"
             )
         if by_images:
             self.notes.append(

@@ -219,11 +219,11 @@ class _Derivation:
         self._definitions: dict[str, Definition] = {}
         self._faults: dict[str, str] = {}
         self._open: list[str] = []
-        there = {names.name_of(key) for key in masks}
+        self._there = {names.name_of(key) for key in masks}
         for one in definitions:
             if one.name in self._definitions:
                 self._faults[one.name] = "is defined twice"
-            elif one.name in there:
+            elif one.name in self._there:
                 self._faults[one.name] = "is the name of a structure that is there already"
             self._definitions[one.name] = one
 
@@ -255,7 +255,7 @@ class _Derivation:
         Raises:
             ImageError: There is none, it may be any of several, cannot be made, or needs itself.
         """
-        found = self._names.meant_by(wanted, [*self._masks, *self._definitions.keys() - self._masks.keys()])
+        found = self._names.meant_by(wanted, [*self._masks, *self._definitions.keys() - self._there])
         if len(found) != 1:
             meant = self._names.named(wanted)
             why = meant.reason if meant.naming is Naming.AMBIGUOUS else "is not there"

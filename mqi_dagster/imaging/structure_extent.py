@@ -89,15 +89,15 @@ def _moment(layer: Layer) -> Floats:
 
 def _outside(layer: Layer, grid: ImageGrid) -> float:
     """What of a layer lies beyond the images [mm³]."""
-    if _beyond(layer.height_mm, grid.shape[0], grid.spacing_mm[0]).all():
-        return layer.volume_mm3
+    thickness, edge = layer.subvoxel_mm
     rows, columns = (
-        _beyond(at, count, step)
+        _shown(at, edge, count, step)
         for at, count, step in zip(_places(layer), grid.shape[1:], grid.spacing_mm[1:], strict=True)
     )
-    thickness, edge = layer.subvoxel_mm
-    beyond = layer.coverage[rows].sum() + layer.coverage[np.ix_(~rows, columns)].sum()
-    return float(beyond) * thickness * edge * edge
+    in_plane = _shown(np.array(layer.height_mm), thickness, grid.shape[0], grid.spacing_mm[0])
+    if min(in_plane.min(), rows.min(), columns.min()) > 1 - 1e-9:
+        return 0.0
+    return layer.volume_mm3 - float(in_plane * (rows @ layer.coverage @ columns)) * thickness * edge * edge
 
 
 def _places(layer: Layer) -> list[Floats]:
@@ -107,6 +107,7 @@ def _places(layer: Layer) -> list[Floats]:
     return [first + edge * np.arange(count) for first, count in firsts]
 
 
-def _beyond(at: float | Floats, count: int, step: float) -> NDArray[np.bool_]:
-    """Which places lie in no voxel along an axis; each reaches half a step from its centre."""
-    return np.asarray((np.asarray(at) < -step / 2) | (np.asarray(at) > (count - 0.5) * step))
+def _shown(at: Floats, size: float, count: int, step: float) -> Floats:
+    """Which part of sub-voxels lies in a voxel along an axis; a voxel reaches half a step from its centre."""
+    low, high = np.maximum(at - size / 2, -step / 2), np.minimum(at + size / 2, (count - 0.5) * step)
+    return np.clip((high - low) / size, 0.0, 1.0)

@@ -1,7 +1,5 @@
 """Station 3: all structures of a course on the grid of its images: drawn, found by models, made of others."""
 
-from __future__ import annotations
-
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any

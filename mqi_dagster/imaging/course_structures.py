@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
 
@@ -16,7 +16,7 @@ import numpy as np
 
 from mqi_dagster.dicom.ct_images import is_localizer
 from mqi_dagster.dicom.elements import text_of
-from mqi_dagster.dicom.reading import read_dicom
+from mqi_dagster.dicom.reading import decoding, read_dicom
 from mqi_dagster.errors import DicomError, ImageError, InputError, shown
 from mqi_dagster.imaging.contours import contours_on
 from mqi_dagster.imaging.derived import CustomStructures, derive
@@ -50,9 +50,11 @@ from mqi_dagster.imaging.structure_files import (
     StructureSource,
     write_structures,
 )
-from mqi_dagster.imaging.structure_names import StructureName, StructureNames
+from mqi_dagster.imaging.structure_names import Naming, StructureName, StructureNames
 from mqi_dagster.imaging.structure_objects import MadeBy, MadeStructure, write_objects
 from mqi_dagster.imaging.structure_set import Roi, StructureSet, read_structure_set
+from mqi_dagster.plan.identifiers import identity_of
+from mqi_dagster.plan.identity import Identity
 from mqi_dagster.settings.radiotherapy import CtCropping
 from mqi_dagster.store.digests import digest_of
 
@@ -217,11 +219,13 @@ class _Work:
             return
         try:
             images, note = _images(series)
+            with decoding():
+                identity = identity_of(images.headers[0])
         except (DicomError, ImageError) as error:
             self.faults.append(f"{what}: no structure could be put on them: {error.message}")
             return
         self.notes += [f"{what}: {note}"] if note else []
-        made = _OnSeries(series, images, self.course, self.rules, self.folder, is_planning)
+        made = _OnSeries(series, images, identity, self.course, self.rules, self.folder, is_planning)
         made.draw()
         made.segment()
         made.derive()
@@ -257,18 +261,19 @@ class _OnSeries:
         self,
         series: SeriesInput,
         images: SourceImages,
+        identity: Identity,
         course: CourseInput,
         rules: StructureRules,
         folder: Path,
         is_planning: bool,
     ) -> None:
         self._series, self._images, self._course, self._rules = series, images, course, rules
-        self._folder, self._is_planning = folder, is_planning
+        self._identity, self._folder, self._is_planning = identity, folder, is_planning
         self.records: dict[str, StructureRecord] = {}
         self._found: dict[str, MadeBy] = {}
         self.masks = StoredMasks(folder, images.grid, lambda key: self._ids[key])
         self._ids: dict[str, str] = {}
-        self._called: dict[str, str] = {}
+        self._called: dict[str, tuple[str, ...]] = {}
         self.faults: list[str] = []
         self.notes: list[str] = []
 
@@ -294,12 +299,31 @@ class _OnSeries:
                 self.faults.append(f"{what} {error.message}: none of its structures is there")
                 continue
             self.faults += [f"{what}: {fault}" for fault in found.faults]
+            found = self._without_identity(what, found)
             here = [roi for roi in found.rois if self._is_here(roi, found)]
             if self._is_planning:
                 self._tell_of_links(what, found, here)
             named = self._rules.names.named_all([roi.name or f"ROI {roi.number}" for roi in here])
             for roi, name in zip(here, named, strict=True):
                 self._draw(one, found.label or what, roi, name)
+
+    def _without_identity(self, what: str, found: StructureSet) -> StructureSet:
+        """A set whose label and names name nobody; a name of the table does not, whoever bears it, too."""
+        rois: list[Roi] = []
+        for roi in found.rois:
+            known = self._rules.names.named(roi.name).naming in (Naming.STANDARD, Naming.MAPPED)
+            if not known and (held := self._identity.named_in(roi.name)):
+                roi = replace(
+                    roi,
+                    name=f"ROI {roi.number}",
+                    faults=(*roi.faults, f"its name holds the patient's {held} and is not shown"),
+                )
+            rois.append(roi)
+        label = found.label
+        if held := self._identity.named_in(label):
+            self.faults.append(f"{what}: its label holds the patient's {held} and is not shown")
+            label = what
+        return replace(found, label=label, rois=tuple(rois))
 
     def _is_here(self, roi: Roi, of: StructureSet) -> bool:
         """Whether a region lies in the Frame of Reference of the series: by its UID, else by its images."""
@@ -388,6 +412,9 @@ class _OnSeries:
             self.faults.append(f"model {one.model}: its label map has labels that none of its regions has")
         named = self._rules.names.named_all([region.name for region in one.regions])
         for region, name in zip(one.regions, named, strict=True):
+            if region.tg263 is not None:
+                naming = Naming.STANDARD if region.tg263 == region.name else Naming.MAPPED
+                name = StructureName(region.tg263, region.name, naming)
             self._region(given.source, one, region, name, labels)
 
     def _region(
@@ -501,7 +528,8 @@ class _OnSeries:
         key = f"{record.made_by}/{record.original_name}"
         if key in self.records:
             key = f"{key} [{record.id}]"
-        self.records[key], self._ids[key], self._called[key] = record, record.id, record.original_name
+        self.records[key], self._ids[key] = record, record.id
+        self._called[key] = (record.original_name, record.name)
         if mask is not None:
             self.masks[key] = mask
         else:

@@ -219,7 +219,7 @@ class _Derivation:
         self._definitions: dict[str, Definition] = {}
         self._faults: dict[str, str] = {}
         self._open: list[str] = []
-        self._there = {names.name_of(key) for key in masks}
+        self._there = {name for key in masks for name in names.names_of(key)}
         for one in definitions:
             if one.name in self._definitions:
                 self._faults[one.name] = "is defined twice"

@@ -34,8 +34,10 @@ class SegmentedRegion(_Part):
 
     label: int
     includes: tuple[int, ...] = ()
-    """Labels of other regions whose voxels are its voxels, too."""
+    """Labels of other regions whose voxels are its voxels, too; its figures count them."""
     name: str
+    tg263: str | None = None
+    """Its name in TG-263, where the model's card gives one."""
     voxels: int
     volume_cm3: float
     plausible_cm3: tuple[float, float] | None = None

@@ -40,8 +40,8 @@ class StructureSource(StrEnum):
 
 
 class _Part(BaseModel):
-    # JSON has no infinity: a region may be unlimited.
-    model_config = ConfigDict(extra="forbid", frozen=True, ser_json_inf_nan="strings")
+    # A side of the region that has no limit is infinite.
+    model_config = ConfigDict(extra="forbid", frozen=True, ser_json_inf_nan="constants")
 
 
 class StructureRecord(_Part):

@@ -108,21 +108,21 @@ class StructureNames:
             self._sided |= _once(sided, role)
             for pair in pairs:
                 self._side_of |= {pair.left: (pair.right, "L"), pair.right: (pair.left, "R")}
-        self._called: Mapping[str, str] = {}
+        self._called: Mapping[str, Sequence[str]] = {}
 
-    def calling(self, called: Mapping[str, str]) -> StructureNames:
+    def calling(self, called: Mapping[str, Sequence[str]]) -> StructureNames:
         """The same tables, where structures are kept under keys that are not their names.
 
         Args:
-            called: Name of a structure by its key: of several sets each may have one of the same name.
+            called: Names of a structure by its key: of several sets each may have one of the same name.
         """
         same = copy(self)
         same._called = called
         return same
 
-    def name_of(self, key: str) -> str:
-        """The name of a structure that is kept under a key."""
-        return self._called.get(key, key)
+    def names_of(self, key: str) -> Sequence[str]:
+        """The names of a structure that is kept under a key."""
+        return self._called.get(key, (key,))
 
     def named(self, original: str) -> StructureName:
         """What a structure is called."""
@@ -167,13 +167,18 @@ class StructureNames:
         Returns:
             None where there is no such structure, several where the name may mean any of them.
         """
-        there = {key: self.name_of(key) for key in available}
+        there = {key: self.names_of(key) for key in available}
         if wanted in there:
             return (wanted,)
         words, meaning = _words(wanted), self.named(wanted).name
-        exactly = tuple(key for key, name in there.items() if name == wanted)
-        alike = exactly or tuple(key for key, name in there.items() if _words(name) == words)
-        return alike or tuple(key for key, name in there.items() if self.named(name).name == meaning)
+        found: tuple[str, ...] = ()
+        for fits in (
+            lambda name: name == wanted,
+            lambda name: _words(name) == words,
+            lambda name: self.named(name).name == meaning,
+        ):
+            found = found or tuple(key for key, names in there.items() if any(map(fits, names)))
+        return found
 
     def laterality_faults(self, centres_mm: Mapping[str, Vector]) -> tuple[str, ...]:
         """Structures called left whose centre is on the right of their partner's.

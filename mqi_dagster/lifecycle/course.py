@@ -116,6 +116,9 @@ def _read(root: Path, place: Place, course: str) -> bytes:
         if not root.is_dir():
             raise InputsAwayError("the tree of DICOM files is away", where=Where(case=course)) from None
         raise InputError("a file of the course is gone from the tree", where=Where(case=course)) from None
+    except DicomError as error:
+        # Not a fault of its content, of which a result may say that it cannot be used.
+        raise InputError(f"a file of the course {error.message}", where=Where(case=course)) from None
 
 
 def dicom_root(site: Site) -> Path:

@@ -1,4 +1,4 @@
-"""The asset of structures: found in a tree of DICOM files, made once, made anew when what it is made from is."""
+"""The asset of structures: made once, and anew when what it is made from is another."""
 
 from __future__ import annotations
 
@@ -219,9 +219,18 @@ def test_the_head_phantom_has_the_volumes_of_other_programs(at: CourseSite) -> N
     assert content.notes == (
         "the planning images: their files' names do not follow their order in space; they are placed by their"
         " positions",
-        "structure set 1 names 177 images that are not among the planning images: its structures are placed by"
-        " geometry, in the same Frame of Reference",
+        "structure set 1 names 177 images that are not among the planning images: its structures are placed"
+        " by geometry, in the same Frame of Reference",
     )
     assert (content.faults, [one.gaps for one in content.structures]) == ((), [()] * 11)
     assert named(content, "BODY").touches_first_or_last_plane
     assert not list(folder.glob("*.dcm"))
+
+
+def test_a_file_that_has_changed_stops_the_course_and_leaves_no_result(
+    at: CourseSite, tmp_path: Path
+) -> None:
+    key = a_course(at, tmp_path)
+    (drawn,) = [path for path in at.tree.rglob("*") if path.is_file() and path.suffix != ".dcm"]
+    drawn.write_bytes(drawn.read_bytes()[:-2000])
+    assert at.failure(key) == f"case {key}: a file has changed since the course was organised"

@@ -498,3 +498,36 @@ def test_what_was_stored_is_read_again_or_refused(tmp_path: Path) -> None:
     mask.write_bytes(mask.read_bytes()[:300])
     with pytest.raises(StoreError, match="cannot be read"):
         read_mask(mask, GRID)
+
+
+def test_a_name_that_is_the_patient_s_is_not_shown(tmp_path: Path) -> None:
+    ball = sphere(GRID, 18.0)
+    drawn = structure_set(GRID, [(1, "PTV 60", ball), (5, "Boost Prufung", ball)], label="Pr\u00fcfung 2")
+    content = made(tmp_path, course(drawn))
+    assert [(one.original_name, one.made_by) for one in content.structures] == [
+        ("PTV 60", "structure set 1"), ("ROI 5", "structure set 1"),
+    ]  # fmt: skip
+    assert content.structures[1].faults == ("its name holds the patient's name and is not shown",)
+    assert content.faults == ("structure set 1: its label holds the patient's name and is not shown",)
+
+
+def test_the_name_of_a_card_goes_before_the_table(tmp_path: Path) -> None:
+    folder = tmp_path / "seg"
+    folder.mkdir()
+    one = region(2, "Lung", 2000).model_copy(update={"tg263": "Lungs"})
+    given = SegmentationsInput(
+        StructureSource.AUTOMATIC,
+        folder,
+        segmentation(folder, PLANNING, np.where(LABELS == 2, LABELS, 0), GRID, [one]),
+    )
+    wanted = [
+        {"name": "By TG-263", "source_structures": ["Lungs"]},
+        {"name": "By its own", "source_structures": ["Lung"]},
+        {"name": "By its key", "source_structures": ["made_model/Lung"]},
+    ]
+    content = made(tmp_path, course(segmentations=[given]), definitions=defined(*wanted))
+    assert [(one.name, one.original_name, one.voxels) for one in content.structures] == [
+        ("Lungs", "Lung", 2000), ("By TG-263", "By TG-263", 2000), ("By its own", "By its own", 2000),
+        ("By its key", "By its key", 2000),
+    ]  # fmt: skip
+    assert content.structures[0].naming == "mapped" and content.faults == ()

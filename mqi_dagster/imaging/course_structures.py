@@ -326,16 +326,23 @@ class _OnSeries:
         return replace(found, label=label, rois=tuple(rois))
 
     def _is_here(self, roi: Roi, of: StructureSet) -> bool:
-        """Whether a region lies in the Frame of Reference of the series: by its UID, else by its images."""
-        if roi.frame_of_reference_uid:
-            return roi.frame_of_reference_uid == self.grid.frame_of_reference_uid
+        """Whether a region lies in the Frame of Reference of the series.
+
+        That is told by its own UID, else by the only one of its set, else by the images that it names.
+        """
+        frames = {roi.frame_of_reference_uid} - {""} or set(of.frame_of_reference_uids) - {""}
+        if len(frames) == 1:
+            return frames == {self.grid.frame_of_reference_uid}
         if roi.image_uids:
             return roi.image_uids <= set(self._images.series.instance_uids)
         return of.series_uids == (self._series.series_uid,)
 
     def _tell_of_links(self, what: str, found: StructureSet, here: Sequence[Roi]) -> None:
-        elsewhere = [roi.name for roi in found.rois if roi.frame_of_reference_uid and roi not in here]
-        unplaced = [roi.name for roi in found.rois if not roi.frame_of_reference_uid and roi not in here]
+        placed = {roi.number for roi in here}
+        others = [roi for roi in found.rois if roi.number not in placed]
+        framed = any(found.frame_of_reference_uids)
+        elsewhere = [roi.name for roi in others if roi.frame_of_reference_uid or framed]
+        unplaced = [roi.name for roi in others if not (roi.frame_of_reference_uid or framed)]
         by_images = [roi.name for roi in here if not roi.frame_of_reference_uid]
         if elsewhere:
             self.faults.append(
@@ -349,13 +356,13 @@ class _OnSeries:
             )
         if by_images:
             self.notes.append(
-                f"{what}: {_listed(by_images)} name no Frame of Reference, and are taken to be in that of the"
-                " images that they name"
+                f"{what}: {_listed(by_images)} name no Frame of Reference, and are taken to be in that of"
+                " their set, or of the images that they name"
             )
         named = frozenset[str]().union(*(roi.image_uids for roi in here))
-        if others := named - set(self._images.series.instance_uids):
+        if unknown := named - set(self._images.series.instance_uids):
             self.notes.append(
-                f"{what} names {len(others)} images that are not among the planning images: its structures"
+                f"{what} names {len(unknown)} images that are not among the planning images: its structures"
                 " are placed by geometry, in the same Frame of Reference"
             )
 
@@ -470,7 +477,8 @@ class _OnSeries:
         """Say what lies beyond the region of each structure."""
         for one in cut_off(region, self.masks, self.grid):
             record = self.records[one.structure]
-            self.records[one.structure] = record.model_copy(update={"cut_off_percent": one.percent})
+            if record.voxels:
+                self.records[one.structure] = record.model_copy(update={"cut_off_percent": one.percent})
 
     def write_objects(self, digest: str, software: str) -> None:
         """The DICOM objects of what was not drawn."""

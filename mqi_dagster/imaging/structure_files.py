@@ -73,7 +73,7 @@ class StructureRecord(_Part):
     gaps: tuple[tuple[float, float], ...] = ()
     """Between planes of contours that are farther apart than usual [mm along the normal]."""
     cut_off_percent: float | None = None
-    """Of its volume beyond the analysis region; None where there is no region."""
+    """Of its voxels beyond the analysis region; None where there is no region, or it has no voxel."""
     faults: tuple[str, ...] = ()
     """What of it could not be taken, and why."""
 

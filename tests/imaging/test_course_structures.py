@@ -212,10 +212,10 @@ def test_without_a_frame_of_reference_the_images_that_are_named_decide(tmp_path:
         " on them",
     )
     assert content.notes == (
-        "structure set 1: PTV name no Frame of Reference, and are taken to be in that of the images that they"
-        " name",
-        "structure set 3: CTV name no Frame of Reference, and are taken to be in that of the images that they"
-        " name",
+        "structure set 1: PTV name no Frame of Reference, and are taken to be in that of their set, or of the"
+        " images that they name",
+        "structure set 3: CTV name no Frame of Reference, and are taken to be in that of their set, or of the"
+        " images that they name",
     )
 
 
@@ -401,7 +401,7 @@ def test_a_crop_by_structures_says_what_it_cuts_off(tmp_path: Path) -> None:
     # Of the tall box 12 of 20 planes lie in it.
     assert named(content, "Inside").cut_off_percent == pytest.approx(40.0)
     assert named(content, "Block").cut_off_percent == 0
-    assert named(content, "Empty").cut_off_percent == 0
+    assert named(content, "Empty").cut_off_percent is None
     # Segments of a sphere of 18 mm beyond 10 and -14 mm: π h² (3 r - h) / 3 with h = 8 and 4.
     cut = np.pi * (8**2 * (54 - 8) + 4**2 * (54 - 4)) / 3 / 24429.0
     assert named(content, "PTV").cut_off_percent == pytest.approx(100 * cut, abs=1.0)

@@ -225,3 +225,14 @@ def test_outlines_enclose_exactly_their_pixels(bits: int) -> None:
     for contour in outlines(mask, grid):
         inside ^= grid_points_in_poly((6, 8), grid.to_indices(contour)[:, 1:])
     assert np.array_equal(inside, mask[0])
+
+
+def test_contours_have_to_enclose_the_mask_that_they_are_of(tmp_path: Path) -> None:
+    mask = ball(AXIAL, 9.0)
+    shape, path = outlines(mask, AXIAL), tmp_path / "s.dcm"
+    write_structure_set(path, images_on(AXIAL), request(roi(1, "Ball", shape, encloses=lambda: mask)))
+    assert path.is_file()
+    other = mask.copy()
+    other[16, 22, 22] = False
+    with pytest.raises(ImageError, match="the contours of Ball do not enclose its mask"):
+        write_structure_set(path, images_on(AXIAL), request(roi(1, "Ball", shape, encloses=lambda: other)))

@@ -30,6 +30,9 @@ class Cause(StrEnum):
     """The code said no: another try gives the same."""
 
 
+WANT_OF_MEMORY = (Cause.MEMORY, Cause.GPU_MEMORY, Cause.KILLED)
+MAY_PASS = (Cause.KILLED, Cause.CRASHED, Cause.TIME_LIMIT, Cause.DISK_FULL)
+"""What another try may mend without any less."""
 _KILLED_CODES = (-signal.SIGKILL, 128 + signal.SIGKILL)
 _DISK_FULL = (errno.ENOSPC, errno.EDQUOT)
 _GPU_CLASSES = {
@@ -85,6 +88,15 @@ def cause_of_exit(code: int | None) -> Cause:
         code: The code; 137 is what a shell or a container says of a killed program. None: nobody knows it.
     """
     return Cause.KILLED if code in _KILLED_CODES else Cause.CRASHED
+
+
+def exit_words(code: int | None) -> str:
+    """How a process ended, for people."""
+    if code is None:
+        return "its process is gone, and nobody knows its exit code"
+    if code < 0 and -code in set(signal.Signals):
+        return f"its process was ended by {signal.Signals(-code).name}"
+    return f"its process ended with exit code {code}"
 
 
 def cause_of_text(text: str) -> Cause | None:

@@ -8,7 +8,8 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from enum import StrEnum
 
-from mqi_dagster.processes.causes import Cause
+from mqi_dagster.errors import shown
+from mqi_dagster.processes.causes import MAY_PASS, WANT_OF_MEMORY, Cause
 
 
 class Device(StrEnum):
@@ -32,6 +33,33 @@ class Level:
     device: Device | None = None
     """None for what knows of no GPU."""
 
+    def __str__(self) -> str:
+        """For people."""
+        workers = f"{self.workers} worker{'' if self.workers == 1 else 's'}"
+        return workers if self.device is None else f"{workers} on {self.device}"
+
+
+@dataclass(frozen=True, slots=True)
+class Step:
+    """One try of a task that did not end well, and what was made of it."""
+
+    task: str
+    attempt: int
+    """From 1."""
+    level: Level
+    memory_bytes: int | None
+    """The share of the memory that it had; None where there is no limit."""
+    cause: Cause
+    reason: str
+    next_level: Level | None
+    """Where it is tried again; None where it has failed."""
+
+    def __str__(self) -> str:
+        share = "" if self.memory_bytes is None else f", {self.memory_bytes / 1e6:.0f} MB each"
+        after = "failed" if self.next_level is None else f"again at {self.next_level}"
+        tried = f"try {self.attempt} at {self.level}{share}"
+        return f"{shown(self.task)}: {tried}: {self.cause}, {self.reason}: {after}"
+
 
 def step_down(level: Level, cause: Cause) -> Level | None:
     """The level at which a task that ended so is worth another try; None where there is none lower.
@@ -50,3 +78,19 @@ def step_down(level: Level, cause: Cause) -> Level | None:
         case Cause.CRASHED | Cause.TIME_LIMIT if not alone:
             return replace(level, workers=1)
     return None
+
+
+def next_level(level: Level, cause: Cause, *, retry: bool) -> Level | None:
+    """The level of the next try of a task that ended so; None where it has failed.
+
+    Steps down for want of memory are always taken, others and tries at the same level where `retry` allows.
+
+    Args:
+        level: Of the try that has ended.
+        cause: Why it ended.
+        retry: Whether a try that promises no less is left.
+    """
+    lower = step_down(level, cause)
+    if cause in WANT_OF_MEMORY and lower is not None:
+        return lower
+    return lower or level if cause in MAY_PASS and retry else None

@@ -11,7 +11,6 @@ import logging
 import multiprocessing
 import os
 import secrets
-import signal
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
@@ -23,8 +22,8 @@ from fractions import Fraction
 from pebble import ProcessExpired, concurrent
 
 from mqi_dagster.backoff import Backoff
-from mqi_dagster.errors import MqiError, Where, shown
-from mqi_dagster.processes.causes import Cause, cause_of_exception, cause_of_exit
+from mqi_dagster.errors import MqiError, Where
+from mqi_dagster.processes.causes import MAY_PASS, Cause, cause_of_exception, cause_of_exit, exit_words
 from mqi_dagster.processes.errors import (
     DiskIsFullError,
     TaskEndedError,
@@ -32,7 +31,7 @@ from mqi_dagster.processes.errors import (
     TaskMemoryError,
     TaskStoppedError,
 )
-from mqi_dagster.processes.levels import Device, Level, step_down
+from mqi_dagster.processes.levels import Device, Level, Step, next_level
 from mqi_dagster.processes.progress import Progress
 from mqi_dagster.processes.task import run_task
 from mqi_dagster.processes.worker_counts import THREAD_VARIABLES
@@ -40,9 +39,6 @@ from mqi_dagster.processes.worker_counts import THREAD_VARIABLES
 _LOOK_SECONDS = 0.1
 BACKOFF = Backoff(first_seconds=1.0, longest_seconds=60.0, jitter=0.5)
 _SPAWN = multiprocessing.get_context("spawn")
-_WANT_OF_MEMORY = (Cause.MEMORY, Cause.GPU_MEMORY, Cause.KILLED)
-_MAY_PASS = (Cause.KILLED, Cause.CRASHED, Cause.TIME_LIMIT, Cause.DISK_FULL)
-"""What another try may mend without any less."""
 _ERRORS: dict[Cause, type[MqiError]] = {
     Cause.MEMORY: TaskMemoryError,
     Cause.GPU_MEMORY: TaskMemoryError,
@@ -54,28 +50,6 @@ _ERRORS: dict[Cause, type[MqiError]] = {
 }
 _log = logging.getLogger(__name__)
 _environment = threading.Lock()
-
-
-@dataclass(frozen=True, slots=True)
-class Step:
-    """One try of a task that did not end well, and what was made of it."""
-
-    task: str
-    attempt: int
-    """From 1."""
-    level: Level
-    memory_bytes: int | None
-    """The share of the memory that it had; None where there is no limit."""
-    cause: Cause
-    reason: str
-    next_level: Level | None
-    """Where it is tried again; None where it has failed."""
-
-    def __str__(self) -> str:
-        share = "" if self.memory_bytes is None else f", {self.memory_bytes / 1e6:.0f} MB each"
-        after = "failed" if self.next_level is None else f"again at {_words(self.next_level)}"
-        tried = f"try {self.attempt} at {_words(self.level)}{share}"
-        return f"{shown(self.task)}: {tried}: {self.cause}, {self.reason}: {after}"
 
 
 @dataclass(frozen=True, slots=True)
@@ -254,7 +228,7 @@ class _Run:
                 error.__cause__ = None
                 return _End(Cause.ERROR, error.message, error=error)
             case ProcessExpired():
-                return _End(cause_of_exit(error.exitcode), _exit_words(error.exitcode))
+                return _End(cause_of_exit(error.exitcode), exit_words(error.exitcode))
             case TimeoutError():
                 return _End(Cause.TIME_LIMIT, f"it ran longer than {self.timeout_seconds:g} s")
             case OSError():
@@ -268,25 +242,19 @@ class _Run:
         if end.cause is None:
             done.results[task.key] = end.result
             return False
-        level = self._next_level(task, end.cause)
+        level = next_level(task.level, end.cause, retry=task.attempt < self.attempts)
         step = Step(task.key, task.attempt, task.level, self._memory_of(task), end.cause, end.reason, level)
         done.steps.append(step)
         _log.warning("%s: %s", self.label, step)
         if level is None:
             done.errors[task.key] = end.error or _ERRORS[end.cause](
-                f"{end.reason}, on try {task.attempt} at {_words(task.level)}", where=self._where
+                f"{end.reason}, on try {task.attempt} at {task.level}", where=self._where
             )
             return False
         task.level = level
-        if end.cause in _MAY_PASS:
+        if end.cause in MAY_PASS:
             task.not_before = time.monotonic() + self.backoff.seconds(task.attempt)
         return True
-
-    def _next_level(self, task: _Task, cause: Cause) -> Level | None:
-        lower = step_down(task.level, cause)
-        if cause in _WANT_OF_MEMORY and lower is not None:
-            return lower
-        return lower or task.level if cause in _MAY_PASS and task.attempt < self.attempts else None
 
     def _kill_all(self) -> None:
         ours = [one for one in multiprocessing.active_children() if one.name in self.processes]
@@ -314,16 +282,3 @@ def _thread_limits(threads: int) -> Iterator[None]:
                     del os.environ[name]
                 else:
                     os.environ[name] = value
-
-
-def _exit_words(code: int | None) -> str:
-    if code is None:
-        return "its process is gone, and nobody knows its exit code"
-    if code < 0 and -code in set(signal.Signals):
-        return f"its process was ended by {signal.Signals(-code).name}"
-    return f"its process ended with exit code {code}"
-
-
-def _words(level: Level) -> str:
-    workers = f"{level.workers} worker{'' if level.workers == 1 else 's'}"
-    return workers if level.device is None else f"{workers} on {level.device}"

@@ -19,22 +19,31 @@ PHASE_TAG = "mqi/phase"
 
 
 class LiveProgress:
-    """Tells the ledger, the run's tags and the event log how far a beam is.
+    """Tells the ledger, the run's tags and the event log how far a partition is.
 
     Databases that are away are no reason to end an engine: what cannot be told now is told at the next step.
 
     Args:
         context: Of the step.
         ledger: Where the board reads it.
-        beam: Beam key.
+        beam: Key of the beam, or of another partition.
         attempt: Number of the attempt.
+        at_work: What a job that runs is doing.
     """
 
-    def __init__(self, context: dg.AssetExecutionContext, ledger: Ledger, beam: str, attempt: int) -> None:
+    def __init__(
+        self,
+        context: dg.AssetExecutionContext,
+        ledger: Ledger,
+        beam: str,
+        attempt: int,
+        at_work: WorkPhase = WorkPhase.SIMULATING,
+    ) -> None:
         self._context = context
         self._ledger = ledger
         self._beam = beam
         self._attempt = attempt
+        self._at_work = at_work
         self._observed = 0
         self._percent = 0.0
 
@@ -89,10 +98,10 @@ class LiveProgress:
 
     def started(self, slot: str, job_id: str, key: str) -> None:
         """The job exists; it is written down before anybody waits for it."""
-        self._log("simulating on %s (attempt %d), job %s", slot, self._attempt, job_id)
+        self._log("%s on %s (attempt %d), job %s", self._at_work, slot, self._attempt, job_id)
         self._tag(
             {
-                PHASE_TAG: WorkPhase.SIMULATING.value,
+                PHASE_TAG: self._at_work.value,
                 SLOT_TAG: slot,
                 JOB_TAG: job_id,
                 JOB_KEY_TAG: key,
@@ -100,17 +109,17 @@ class LiveProgress:
             }
         )
         self._percent = 0.0
-        self._report(WorkPhase.SIMULATING, 0.0)
+        self._report(self._at_work, 0.0)
 
     def running(self, message: str) -> None:
         """The job runs, after it has waited."""
-        self._tag({PHASE_TAG: WorkPhase.SIMULATING.value})
-        self._report(WorkPhase.SIMULATING, self._percent, message=message)
+        self._tag({PHASE_TAG: self._at_work.value})
+        self._report(self._at_work, self._percent, message=message)
 
     def event(self, event: EngineProgress) -> None:
         """One step of the engine."""
         self._percent = percent = 100.0 * event.fraction
-        self._report(WorkPhase.SIMULATING, percent, event)
+        self._report(self._at_work, percent, event)
         reached = int(percent // _STEP_PERCENT) * _STEP_PERCENT
         if reached > self._observed:
             self._observed = reached

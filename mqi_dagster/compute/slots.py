@@ -1,7 +1,8 @@
-"""The slot of a beam: how it waits for one in sight, and what the engine in it is told of it."""
+"""The slot of a partition: how it waits for one in sight, and what the engine in it is told of it."""
 
 import os
 import time
+from collections.abc import Callable
 from contextlib import suppress
 from datetime import UTC, datetime, timedelta
 
@@ -23,16 +24,25 @@ _POLLS_MISSED = 10
 """After so many polls that did not come, a run does not count as waiting any more."""
 
 
-def wait_for_slot(context: dg.AssetExecutionContext, site: Site, pool: GpuPool, beam: str) -> Lease:
-    """The lease of a beam, once there is a slot for it.
+def wait_for_slot(
+    context: dg.AssetExecutionContext,
+    site: Site,
+    pool: GpuPool,
+    beam: str,
+    declare: Callable[[], Need] | None = None,
+) -> Lease:
+    """The lease of a partition, once there is a slot for it.
 
     Args:
         context: Of the step.
         site: The installation.
         pool: Its slots.
-        beam: Beam key.
+        beam: Key of the beam, or of another partition.
+        declare: Writes the slots that there are into the ledger and says what is needed of them; what a beam
+            needs where None.
     """
-    need = pool.declare()
+    declare = declare or pool.declare
+    need = declare()
     run_id, waiting, doubtful = context.run.run_id, "", False
     poll = site.settings.execution.lease_poll_seconds
     case = root_of(beam)
@@ -41,7 +51,7 @@ def wait_for_slot(context: dg.AssetExecutionContext, site: Site, pool: GpuPool, 
             pool.free_ended(context.instance)
             if _sample(site, pool, need, again=doubtful):
                 # A GPU may have come back, or have been lost.
-                need = pool.declare()
+                need = declare()
             finished, live = _holder(context, site, pool, site.ledger.leases.get(beam))
             found = site.ledger.leases.acquire(
                 beam,

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import threading
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from types import TracebackType
@@ -33,6 +33,17 @@ _FREE: dict[str, None] = dict.fromkeys(
 
 
 @dataclass(frozen=True, slots=True)
+class AtOnce:
+    """How many partitions of a kind may have a lease at once, however many slots are free."""
+
+    most: int
+    alike: Callable[[str], bool]
+    """Whether a partition key is of that kind."""
+    setting: str
+    """That says so, for people."""
+
+
+@dataclass(frozen=True, slots=True)
 class Need:
     """What the computation of a partition needs."""
 
@@ -45,6 +56,7 @@ class Need:
     """Free memory of each GPU [MB]; 0 for any."""
     max_sample_age: timedelta = timedelta(0)
     """A sample of a GPU decides whether it is free only while it is not older than this."""
+    at_once: AtOnce | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -153,6 +165,9 @@ class Leases:
         """
         with self._database.write() as connection:
             found = self._own(connection, partition, owner, need, stale_after, finished_owner, live_owner)
+            if found is None and (limited := _limit_reached(connection, need.at_once)):
+                # It does not stand in the way of others that wait for the same slots.
+                return limited
             if found is None:
                 found = self._free(connection, partition, owner, need, priority)
                 if isinstance(found, Refusal) and wait is not None:
@@ -297,6 +312,15 @@ class Leases:
         if isinstance(changed, Refusal):
             raise LeaseLostError(f"the lease of {lease.partition} has passed to another owner")
         return changed
+
+
+def _limit_reached(connection: Connection, at_once: AtOnce | None) -> Refusal | None:
+    if at_once is None:
+        return None
+    leased = connection.execute(select(SLOT.c.partition).where(SLOT.c.partition.is_not(None))).scalars()
+    if len({one for one in leased if at_once.alike(one)}) < at_once.most:
+        return None
+    return Refusal(f"{at_once.most} of its kind are at work ({at_once.setting})")
 
 
 def _lease(rows: Sequence[Row[tuple[object, ...]]]) -> Lease:

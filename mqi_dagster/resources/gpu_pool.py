@@ -1,4 +1,4 @@
-"""The slots of simulations: what the pool leases, and which GPUs are there."""
+"""The slots of simulations and of models: what the pool leases, and which GPUs are there."""
 
 import socket
 from collections.abc import Iterable, Sequence
@@ -13,11 +13,12 @@ from mqi_dagster.execution.sign_of_life import Life
 from mqi_dagster.hpc.nvidia_smi import gpus_of_host
 from mqi_dagster.hpc.slurm import NodeGpus, gpus_of
 from mqi_dagster.ledger.gpus import GpuUsage
-from mqi_dagster.ledger.leases import Lease, Need
+from mqi_dagster.ledger.leases import AtOnce, Lease, Need
 from mqi_dagster.ledger.outcomes import RunVerdict
 from mqi_dagster.ledger.slots import Slot, SlotKind
 from mqi_dagster.resources.site import Site
 from mqi_dagster.settings import LOCAL, Settings
+from mqi_dagster.settings.radiotherapy import ModelDevice
 
 
 def this_host() -> str:
@@ -61,7 +62,22 @@ def local_slots(settings: Settings, known: Iterable[Slot]) -> list[Slot]:
             ``execution.gpus`` says more memory than a GPU has.
     """
     if not settings.engine.in_use().needs_gpu:
-        return [Slot(SlotKind.CPU, index) for index in range(settings.execution.slots)]
+        return _cpu_slots(settings)
+    slots = _gpu_slots(settings, known)
+    wanted = settings.engine.in_use().gpus_per_beam
+    if len(slots) < wanted:
+        raise ConfigurationError(
+            f"engine profile {settings.engine.profile} needs {wanted} GPUs for a beam, {len(slots)} are here;"
+            " see `mqi doctor`"
+        )
+    return slots
+
+
+def _cpu_slots(settings: Settings) -> list[Slot]:
+    return [Slot(SlotKind.CPU, index) for index in range(settings.execution.slots)]
+
+
+def _gpu_slots(settings: Settings, known: Iterable[Slot]) -> list[Slot]:
     declared = settings.execution.gpus
     there = [
         Slot(SlotKind.GPU, gpu.index, uuid=gpu.uuid, memory_mb=gpu.memory_mb or 0)
@@ -78,13 +94,23 @@ def local_slots(settings: Settings, known: Iterable[Slot]) -> list[Slot]:
         for uuid, (index, memory_mb) in expected.items()
         if uuid not in seen
     ]
-    found, wanted = len(there) + len(away), settings.engine.in_use().gpus_per_beam
-    if found < wanted:
-        raise ConfigurationError(
-            f"engine profile {settings.engine.profile} needs {wanted} GPUs for a beam, {found} are here;"
-            " see `mqi doctor`"
-        )
     return [*there, *away]
+
+
+def model_slots(settings: Settings, known: Iterable[Slot]) -> list[Slot]:
+    """The slots that this machine has for segmentation models; none where no course is worked on.
+
+    Its CPU slots, and its GPUs where models begin there.
+
+    Args:
+        settings: Of the site.
+        known: The slots of every host as the ledger knows them.
+    """
+    courses = settings.radiotherapy
+    if courses.dicom_root is None or not (courses.segmentation.enabled or courses.custom_models.enabled):
+        return []
+    gpus = _gpu_slots(settings, known) if courses.segmentation.device is ModelDevice.GPU else []
+    return [*gpus, *_cpu_slots(settings)]
 
 
 def simulation_slots(settings: Settings, known: Iterable[Slot] = ()) -> tuple[str, list[Slot]]:
@@ -113,7 +139,7 @@ def slots_of_a_beam(settings: Settings) -> int:
 
 
 class GpuPool:
-    """The slots that simulations are leased; a site without a GPU has CPU slots.
+    """The slots that simulations and models are leased; a site without a GPU has CPU slots.
 
     Args:
         site: The installation.
@@ -123,20 +149,60 @@ class GpuPool:
         self._site = site
 
     def declare(self) -> Need:
-        """Write the slots of simulations into the ledger; what a beam needs of them.
+        """Write the slots into the ledger; what a beam needs of them.
 
         Raises:
             ConfigurationError: See `local_slots`.
         """
         settings = self._site.settings
-        host, slots = simulation_slots(settings, self._site.ledger.slots.all())
-        self._site.ledger.slots.declare(host, slots)
+        host, slots = simulation_slots(settings, known := self._site.ledger.slots.all())
+        self._declare(host, slots, model_slots(settings, known))
         profile = settings.engine.in_use()
         if not profile.needs_gpu or settings.slurm_of(settings.execution.simulation) is not None:
             # What is free on a cluster, Slurm knows.
             return Need(slots[0].kind, host)
         sample_age = timedelta(seconds=settings.execution.gpu_look_seconds)
         return Need(SlotKind.GPU, host, slots_of_a_beam(settings), profile.gpu_memory_mb, sample_age)
+
+    def declare_for_model(self, *, gpu: bool, gpu_memory_mb: int, at_once: AtOnce) -> Need:
+        """Write the slots into the ledger; what a segmentation model needs of them on this machine.
+
+        Args:
+            gpu: Whether it computes on a GPU.
+            gpu_memory_mb: What it needs of it. Where no GPU has as much, any will do: it steps down there.
+            at_once: How many courses may have their models at work.
+
+        Raises:
+            ConfigurationError: There is no GPU; see `local_slots`, too.
+        """
+        settings, here = self._site.settings, this_host()
+        known = self._site.ledger.slots.all()
+        models = model_slots(settings, known)
+        host, slots = here, list[Slot]()
+        if settings.execution.simulation == LOCAL:
+            host, slots = simulation_slots(settings, known)
+        self._declare(host, slots, models)
+        if not gpu:
+            return Need(SlotKind.CPU, here, at_once=at_once)
+        gpus = [slot for slot in models if slot.kind is SlotKind.GPU]
+        if not gpus:
+            raise ConfigurationError(
+                "radiotherapy.segmentation.device is gpu, and this machine shows no GPU; see `mqi doctor`"
+            )
+        enough = any(slot.memory_mb >= gpu_memory_mb for slot in gpus)
+        age = timedelta(seconds=settings.execution.gpu_look_seconds)
+        return Need(SlotKind.GPU, here, 1, gpu_memory_mb if enough else 0, age, at_once)
+
+    def _declare(self, host: str, slots: Sequence[Slot], models: Sequence[Slot]) -> None:
+        """Declare the slots of simulations on their host, and those of models on this one."""
+        here = this_host()
+        if host != here:
+            self._site.ledger.slots.declare(host, slots)
+            if models:
+                self._site.ledger.slots.declare(here, models)
+            return
+        both = {(slot.kind, slot.uuid or slot.index): slot for slot in (*models, *slots)}
+        self._site.ledger.slots.declare(here, list(both.values()))
 
     def sample_here(self) -> list[GpuUsage]:
         """Look at the GPUs of this machine; empty where NVML sees none."""

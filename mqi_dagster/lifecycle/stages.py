@@ -112,6 +112,7 @@ class WorkPhase(StrEnum):
     QUEUED_ON_CLUSTER = "queued"
     SIMULATING = "simulating"
     SEGMENTING = "segmenting"
+    SEGMENTED = "segmented"
     VERIFYING = "verifying"
     SIMULATED = "simulated"
     WAITING_FOR_TARGET = "waiting for the target"
@@ -126,6 +127,7 @@ _BY_PHASE: dict[str, Stage] = {
     WorkPhase.QUEUED_ON_CLUSTER: Stage.QUEUED_ON_CLUSTER,
     WorkPhase.SIMULATING: Stage.SIMULATING,
     WorkPhase.SEGMENTING: Stage.SEGMENTING,
+    WorkPhase.SEGMENTED: Stage.MAKING_STRUCTURES,
     WorkPhase.VERIFYING: Stage.VERIFYING,
     WorkPhase.SIMULATED: Stage.MAKING_RT_DOSE,
     WorkPhase.WAITING_FOR_TARGET: Stage.WAITING_FOR_TARGET,

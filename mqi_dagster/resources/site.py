@@ -107,9 +107,12 @@ class Site:
     @cached_property
     def executor(self) -> Executor:
         """Runs engines: on this machine, or on the cluster that the settings name."""
-        return self.executor_on(self.settings.execution.simulation) or LocalExecutor(
-            self.settings.paths.state
-        )
+        return self.executor_on(self.settings.execution.simulation) or self.local_executor
+
+    @cached_property
+    def local_executor(self) -> Executor:
+        """Runs jobs on this machine."""
+        return LocalExecutor(self.settings.paths.state)
 
     def executor_on(self, host: str) -> SlurmExecutor | None:
         """The executor of a cluster by its name, None for a name that is none.

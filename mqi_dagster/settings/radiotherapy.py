@@ -9,7 +9,7 @@ from enum import StrEnum
 from pathlib import Path
 from typing import Annotated, Literal, Self
 
-from pydantic import Field, model_validator
+from pydantic import Field, field_validator, model_validator
 
 from mqi_dagster.settings.section import Count, Seconds, Section
 
@@ -67,10 +67,18 @@ class Segmentation(Section):
         ("rules_ct",),
         description="Models, packaged or installed (`mqi model list`), each for its modality.",
     )
-    workers: Workers = Field(1, description="Courses at once; the models of each want a GPU for themselves.")
-    device: ModelDevice = Field(ModelDevice.CPU, description="`gpu`, `cpu` or `mps`: where models begin.")
-    allow_fallback: bool = Field(True, description="For want of GPU memory in pieces, then on the processor.")
-    proc_threads: Count | None = Field(None, description="Threads of one model; null: its share.")
+    workers: Workers = Field(
+        1, description="Courses at once, where there are slots for them: a GPU each, or `execution.slots`."
+    )
+    device: ModelDevice = Field(ModelDevice.CPU, description="`gpu` or `cpu`: where models begin.")
+    allow_fallback: bool = Field(
+        True,
+        description="A model that finds too little GPU memory, in pieces, too, goes on on the processor;"
+        " false: it has failed.",
+    )
+    proc_threads: Count | None = Field(
+        None, description="Threads of one model; null: the processors divided by `workers`."
+    )
     force_split: bool = Field(False, description="Models that can work in pieces do from the start.")
     nr_threads_resample: Count | None = Field(None, description="nnU-Net's own option.")
     nr_threads_save: Count | None = Field(None, description="nnU-Net's own option.")
@@ -81,16 +89,23 @@ class Segmentation(Section):
         False, description="Refuse a program where the machine cannot keep it from the network."
     )
 
+    @field_validator("device")
+    @classmethod
+    def _of_this_platform(cls, value: ModelDevice) -> ModelDevice:
+        if value is ModelDevice.MPS:
+            raise ValueError("mps is the GPU of a Mac, and models run on Linux: gpu or cpu")
+        return value
+
 
 class CustomModels(Section):
-    """Models of the site: a folder with a card each."""
+    """Models of the site, a folder with a card each; devices and limits are those of `segmentation`."""
 
     enabled: bool = Field(True, description="Whether they are run.")
     root: Path = Field(
         Path("config/models"), description="Their folder; `mqi model install` puts models there."
     )
     models: tuple[Name, ...] | None = Field(None, description="Which; null: all but those of `segmentation`.")
-    workers: Workers = Field(1, description="Courses at once.")
+    workers: Workers = Field(1, description="Courses at once, as of `segmentation`.")
 
 
 class Structures(Section):

@@ -139,7 +139,9 @@ class Execution(Section):
         30.0, description="A sample of the GPUs older than this does not decide whether one is free."
     )
     max_runs: Count = Field(10, description="Dagster runs at once.")
-    slots: Count = Field(1, description="Simulations at once on this machine without a GPU.")
+    slots: Count = Field(
+        1, description="Simulations, and segmentation models, at once on this machine without a GPU."
+    )
     threads_per_slot: Annotated[int, Field(ge=0)] = Field(
         0, description="Processes of the embedded engine in a slot; 0: the cores divided by the slots."
     )

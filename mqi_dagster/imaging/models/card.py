@@ -57,6 +57,21 @@ class ModelInput(Section):
 
     role: Name
     description: str = ""
+    series: str | None = Field(
+        default=None,
+        min_length=1,
+        max_length=200,
+        description="Regular expression that the whole Series Description has to match, letter case aside.",
+    )
+
+    @field_validator("series")
+    @classmethod
+    def _expression(cls, text: str | None) -> str | None:
+        try:
+            re.compile(text or "")
+        except re.error as error:
+            raise ValueError(f"is no regular expression: {error}") from None
+        return text
 
 
 class Region(Section):
@@ -408,7 +423,11 @@ class ModelCard(Section):
 
     def digest(self) -> str:
         """SHA-256 (hex) of what a result depends on: not of words for people, nor of places of programs."""
-        content = self.model_dump(mode="json", exclude={"summary", "licence", "memory", "limits"})
+        words = {"summary", "licence", "memory", "limits"}
+        # Which series was taken is in the digests of its images.
+        content = self.model_dump(
+            mode="json", exclude={**dict.fromkeys(words, True), "inputs": {"__all__": {"series"}}}
+        )
         section = content[self.runtime]
         section["argv"] = section.get("argv", [])[1:]
         for name in ("program", "time_limit_s"):

@@ -31,7 +31,12 @@ from mqi_dagster.execution.processes import (
 )
 from mqi_dagster.imaging.models.card import Device, Model, Program, filled
 from mqi_dagster.imaging.models.label_map import LABEL_MAP, read_image, read_label_map
-from mqi_dagster.imaging.models.model_errors import LONGEST_LOG, ModelCardError, ModelError
+from mqi_dagster.imaging.models.model_errors import (
+    LONGEST_LOG,
+    ModelCardError,
+    ModelError,
+    ModelTimeoutError,
+)
 from mqi_dagster.imaging.models.running import Outcome, RunOptions
 from mqi_dagster.processes.worker_counts import THREAD_VARIABLES
 from mqi_dagster.tied import tied_command
@@ -193,7 +198,7 @@ def _run(
                 end_group(name, _GRACE_SECONDS)
                 process.wait()
     if code is None:
-        raise ModelError(f"it ran longer than {limit:g} s and was ended", log=_end_of(log))
+        raise ModelTimeoutError(f"it ran longer than {limit:g} s and was ended", log=_end_of(log))
     if code != 0:
         how = f"was ended by signal {-code}" if code < 0 else f"ended with exit code {code}"
         raise ModelError(f"its program {how}", exit_code=code, log=_end_of(log))

@@ -48,3 +48,9 @@ class ModelError(MqiError):
         super().__init__(message, where=where)
         self.exit_code = exit_code
         self.log = log[-LONGEST_LOG:]
+
+
+class ModelTimeoutError(ModelError):
+    """A model ran longer than the limit of its card and was ended."""
+
+    code = "model-timeout"

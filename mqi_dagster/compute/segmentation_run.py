@@ -47,6 +47,7 @@ LOG_NAME = "model.log"
 LABEL_MAP, RECORD = "segmentation.nii.gz", "segmentation.json"
 _PROGRAM = ("-P", "-m", "mqi_dagster.imaging.models.segment_job")
 _BACKOFF = Backoff(1.0, 60.0, jitter=0.5)
+"""Waits before another try where less is not what helps."""
 _ON_A_GPU = (Device.GPU, Device.GPU_IN_PIECES)
 
 
@@ -110,13 +111,12 @@ class ModelRuns:
     """Of one model."""
     at_once: AtOnce
 
-    def run(self, task: ModelTask, target: Path, backoff: Backoff = _BACKOFF) -> Tried:
+    def run(self, task: ModelTask, target: Path) -> Tried:
         """Run a model until it is done, or until there is nothing lower to try it at.
 
         Args:
             task: The model and its images.
             target: Where the label map and its record go.
-            backoff: Waits before another try where less is not what helps.
 
         Raises:
             InfrastructureError: The machine was lost, or its disk is full.
@@ -138,7 +138,7 @@ class ModelRuns:
                 if after is None:
                     return Tried(tuple(steps))
                 if error.cause in MAY_PASS:
-                    Retrying(self.context.log, None).sleep(backoff.seconds(attempt))
+                    Retrying(self.context.log, None).sleep(_BACKOFF.seconds(attempt))
                 level = after
                 continue
             return Tried(tuple(steps), regions, record)

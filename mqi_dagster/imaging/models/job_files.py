@@ -170,11 +170,9 @@ def made_regions(model: Model, image: Path, labels: Path) -> tuple[SegmentedRegi
 
     from mqi_dagster.imaging.models.label_map import read_label_map, region_volumes, voxel_mm3
 
-    header = sitk.ImageFileReader()
-    header.SetFileName(str(image))
-    header.ReadImageInformation()
-    found = read_label_map(labels, model, header)
-    volumes = {one.name: one for one in region_volumes(model.card, found, voxel_mm3(header))}
+    like = sitk.ReadImage(image)
+    found = read_label_map(labels, model, like)
+    volumes = {one.name: one for one in region_volumes(model.card, found, voxel_mm3(like))}
     return tuple(
         SegmentedRegion(
             label=region.label,

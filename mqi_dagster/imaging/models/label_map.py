@@ -100,13 +100,13 @@ def read_image(path: Path, role: str) -> sitk.Image:
     return image
 
 
-def read_label_map(path: Path, model: Model, like: sitk.Image | sitk.ImageFileReader) -> Labels:
+def read_label_map(path: Path, model: Model, like: sitk.Image) -> Labels:
     """What a model has left behind, verified.
 
     Args:
         path: A NIfTI file.
         model: Whose it is.
-        like: The image whose grid it must have, or the header of its file.
+        like: The image whose grid it must have.
 
     Raises:
         ModelError: It is not there, cannot be read, lies on another grid, or is not valid; see
@@ -202,7 +202,7 @@ def _counts(labels: Labels, highest: int) -> NDArray[np.int64]:
     return counts
 
 
-def voxel_mm3(image: sitk.Image | sitk.ImageFileReader) -> float:
+def voxel_mm3(image: sitk.Image) -> float:
     """Volume of one voxel."""
     return float(np.prod(image.GetSpacing()))
 

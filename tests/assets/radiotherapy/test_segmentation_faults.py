@@ -1,0 +1,216 @@
+"""Stand-ins for models on a GPU that fail as real ones do: what is tried instead, and what is left alone."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from mqi_dagster.backoff import Backoff
+from mqi_dagster.compute import segmentation_run
+from mqi_dagster.execution.gpus import Gpu
+from mqi_dagster.execution.job import Job, JobHandle, JobStatus
+from mqi_dagster.execution.local import LocalExecutor
+from mqi_dagster.imaging.models.job_files import JobFailure, failure_in
+from mqi_dagster.imaging.models.model_errors import ModelError, ModelTimeoutError
+from mqi_dagster.imaging.models.segment_job import cause_of
+from mqi_dagster.imaging.segmentation_files import Segmentation, SegmentationState
+from mqi_dagster.processes.causes import Cause
+from mqi_dagster.resources import gpu_pool
+from tests.assets.radiotherapy.course_site import CUSTOM, CourseSite, error_of, write_course, write_program
+from tests.assets.radiotherapy.test_segmentation import ANSWER, records
+
+GPU = Gpu(index=0, uuid="GPU-7", name="stand-in", memory_mb=24_000, used_mb=10)
+ON_GPU = "if on == 'gpu':\n    "
+ON_ANY_GPU = "if device == 'gpu':\n    "
+OOM = (
+    "sys.exit('torch.OutOfMemoryError: CUDA out of memory. Tried to allocate 2.00 GiB. GPU 0 has a total"
+    " capacity of 23.69 GiB of which 0.31 GiB is free.')\n"
+)
+CUBLAS = (
+    "sys.exit('RuntimeError: CUDA error: CUBLAS_STATUS_ALLOC_FAILED when calling `cublasCreate(handle)`')\n"
+)
+FAULTS = {
+    # To the processor, by way of pieces.
+    "full": ON_ANY_GPU + OOM,
+    # Pieces are enough.
+    "cublas": ON_GPU + CUBLAS,
+    "killed": ON_GPU + "os.kill(os.getpid(), signal.SIGKILL)\n",
+    "container": ON_GPU + "sys.exit(137)\n",
+    "memory": ON_GPU + "raise MemoryError\n",
+    # No want of memory.
+    "words": "sys.exit('ValueError: zoom factor of the room is no bloom')\n",
+    "quota": (
+        "resource.setrlimit(resource.RLIMIT_FSIZE, (300, 300))\n"
+        "signal.signal(signal.SIGXFSZ, signal.SIG_IGN)\n"
+    ),
+}
+PIECES, CPU = "again at 1 worker on gpu in pieces", "again at 1 worker on cpu"
+
+
+@pytest.fixture(scope="module")
+def faulty(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Segmentation]:
+    """What became of every stand-in and of a sound model, in one step of one course."""
+    folder = tmp_path_factory.mktemp("faulty")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(gpu_pool, "local_gpus", lambda: [GPU])
+        write_course(folder / "dicom")
+        for name, script in FAULTS.items():
+            write_program(folder / "models", name, script + ANSWER)
+        write_program(folder / "models", "whole", ON_GPU + OOM + ANSWER, section={"in_pieces": []})
+        write_program(folder / "models", "sound", ANSWER)
+        site = CourseSite.of(folder, custom_models={"root": "models"}, segmentation={"device": "gpu"})
+        assert site.run(CUSTOM).success
+        assert site.site.ledger.leases.all() == []
+        assert not list((folder / "state" / "work").iterdir())
+        return records(site)
+
+
+@pytest.mark.parametrize(
+    ("name", "made", "steps"),
+    [
+        ("full", True, [("GPU memory", PIECES), ("GPU memory", CPU)]),
+        ("cublas", True, [("GPU memory", PIECES)]),
+        ("killed", True, [("killed", PIECES)]),
+        ("container", True, [("killed", PIECES)]),
+        ("memory", True, [("memory", PIECES)]),
+        ("words", False, [("crashed", "failed")]),
+        ("quota", False, [("crashed", "failed")]),
+        # Without pieces there is nothing between the GPU and the processor.
+        ("whole", True, [("GPU memory", CPU)]),
+        ("sound", True, []),
+    ],
+)
+def test_fault_leads_to_the_right_step_and_nowhere_else(
+    faulty: dict[str, Segmentation], name: str, made: bool, steps: list[tuple[str, str]]
+) -> None:
+    found = faulty[name]
+    told = [step.split(": ") for step in found.steps]
+    assert [(one[2].split(", ")[0], one[-1]) for one in told] == steps
+    assert found.state is (SegmentationState.MADE if made else SegmentationState.FAILED)
+    # 351 pixels of a plane are above 0 HU in each of 24.
+    assert [region.voxels for region in found.regions] == (
+        [faulty["sound"].regions[0].voxels] if made else []
+    )
+
+
+def test_fallback_that_is_forbidden_ends_on_the_gpu(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(gpu_pool, "local_gpus", lambda: [GPU])
+    write_course(tmp_path / "dicom")
+    write_program(tmp_path / "models", "full", ON_ANY_GPU + OOM + ANSWER)
+    site = CourseSite.of(
+        tmp_path,
+        custom_models={"root": "models"},
+        segmentation={"device": "gpu", "allow_fallback": False, "force_split": True},
+    )
+    assert site.run(CUSTOM).success
+    found = records(site)["full"]
+    assert found.state is SegmentationState.FAILED
+    assert [step.split(": ")[1] for step in found.steps] == ["try 1 at 1 worker on gpu in pieces"]
+    assert found.reason == "its program ended with exit code 1"
+
+
+def test_gpu_is_leased_while_the_model_runs_and_told_to_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(gpu_pool, "local_gpus", lambda: [GPU])
+    write_course(tmp_path / "dicom")
+    tell = "(here / 'gpu').write_text(os.environ['CUDA_VISIBLE_DEVICES'])\n"
+    write_program(tmp_path / "models", "told", tell + ANSWER)
+    site = CourseSite.of(tmp_path, custom_models={"root": "models"}, segmentation={"device": "gpu"})
+    held: set[tuple[str, ...]] = set()
+    poll = LocalExecutor.poll
+
+    def seen(executor: LocalExecutor, job: Job, handle: JobHandle) -> JobStatus:
+        held.add(tuple(f"{one.partition} {one.kind}{one.slots[0].index}" for one in leases.all()))
+        return poll(executor, job, handle)
+
+    leases = site.site.ledger.leases
+    monkeypatch.setattr(LocalExecutor, "poll", seen)
+    assert site.run(CUSTOM).success
+    assert held == {(f"{site.key} gpu0",)}
+    assert leases.all() == []
+    assert (tmp_path / "models" / "told" / "gpu").read_text() == "GPU-7"
+
+
+def test_model_that_hangs_is_ended_and_tried_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(segmentation_run, "_BACKOFF", Backoff(0.01, 0.01))
+    write_course(tmp_path / "dicom")
+    once = "mark = here / 'began'\nif not mark.exists():\n    mark.touch()\n    signal.pause()\n"
+    write_program(tmp_path / "models", "once", once + ANSWER, section={"time_limit_s": 3})
+    site = CourseSite.of(tmp_path, custom_models={"root": "models"}, execution={"attempts": 2})
+    assert site.run(CUSTOM).success
+    found = records(site)["once"]
+    assert found.state is SegmentationState.MADE
+    assert len(found.steps) == 1 and "time limit, it ran longer than 3 s" in found.steps[0]
+    outcomes = [one.outcome for one in site.site.ledger.attempts.history(site.key)]
+    assert sorted(map(str, outcomes)) == ["failed", "succeeded"]
+
+
+def test_job_that_runs_longer_than_the_setting_is_ended(tmp_path: Path) -> None:
+    write_course(tmp_path / "dicom")
+    write_program(
+        tmp_path / "models", "hangs", "(here / 'pid').write_text(str(os.getpid()))\nsignal.pause()\n"
+    )
+    site = CourseSite.of(tmp_path, custom_models={"root": "models"}, segmentation={"timeout_seconds": 4})
+    assert site.run(CUSTOM).success
+    found = records(site)["hangs"]
+    assert found.state is SegmentationState.FAILED
+    assert found.reason == "ran longer than 4 s (radiotherapy.segmentation.timeout_seconds)"
+    pid = (tmp_path / "models" / "hangs" / "pid").read_text()
+    assert not Path("/proc", pid).exists(), "the model's own program has ended as well"
+
+
+def test_disk_that_is_full_fails_the_step_and_gives_everything_back(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write_course(tmp_path / "dicom")
+    write_program(tmp_path / "models", "any", "sys.exit(1)\n")
+    site = CourseSite.of(tmp_path, custom_models={"root": "models"})
+    reason = "files of a model cannot be used: No space left on device"
+    full = JobFailure(cause=Cause.DISK_FULL, reason=reason, infrastructure=True)
+    monkeypatch.setattr(boundary, "_TRIES", 0)
+    monkeypatch.setattr(segmentation_run, "failure_in", lambda _: full)
+
+    result = site.run(CUSTOM)
+
+    assert not result.success
+    assert reason in error_of(result)
+    assert site.site.ledger.leases.all() == []
+    assert {one.outcome for one in site.site.ledger.attempts.history(site.key)} == {"lost"}
+
+
+def test_without_a_gpu_the_setting_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(gpu_pool, "local_gpus", list)
+    write_course(tmp_path / "dicom")
+    write_program(tmp_path / "models", "any", ANSWER)
+    site = CourseSite.of(tmp_path, custom_models={"root": "models"}, segmentation={"device": "gpu"})
+    assert "radiotherapy.segmentation.device is gpu, and this machine shows no GPU" in error_of(
+        site.run(CUSTOM)
+    )
+
+
+@pytest.mark.parametrize(
+    ("error", "cause"),
+    [
+        (ModelError("its program ended", exit_code=1, log="std::bad_alloc"), Cause.MEMORY),
+        (
+            ModelError("its program ended", exit_code=-9, log="RuntimeError: CUDA out of memory"),
+            Cause.GPU_MEMORY,
+        ),
+        (ModelError("its program ended", exit_code=-9), Cause.KILLED),
+        (ModelError("its program ended", exit_code=1, log="zoom, room, bloom"), Cause.CRASHED),
+        (ModelError("it has left no label map"), Cause.ERROR),
+        (ModelTimeoutError("it ran longer than 3 s and was ended"), Cause.TIME_LIMIT),
+        (MemoryError(), Cause.MEMORY),
+    ],
+)
+def test_cause_is_judged_by_what_a_model_has_left(error: ModelError | MemoryError, cause: Cause) -> None:
+    assert cause_of(error) is cause
+
+
+def test_last_line_of_a_log_alone_is_believed() -> None:
+    told = JobFailure(cause=Cause.KILLED, reason="its program was ended by signal 9", infrastructure=False)
+    assert failure_in(f"CUDA out of memory\n{told.line}\n") == told
+    assert failure_in(f"{told.line}\nTraceback (most recent call last):\n") is None
+    assert failure_in("mqi-model-failure {}\n") is failure_in("") is None

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import errno
 from pathlib import Path
 
 import pytest
 
 from mqi_dagster.backoff import Backoff
 from mqi_dagster.compute import segmentation_run
+from mqi_dagster.errors import InfrastructureError, MqiError
 from mqi_dagster.execution.gpus import Gpu
 from mqi_dagster.execution.job import Job, JobHandle, JobStatus
 from mqi_dagster.execution.local import LocalExecutor
@@ -15,6 +17,7 @@ from mqi_dagster.imaging.models.job_files import JobFailure, failure_in
 from mqi_dagster.imaging.models.model_errors import ModelError, ModelTimeoutError
 from mqi_dagster.imaging.models.segment_job import cause_of
 from mqi_dagster.imaging.segmentation_files import Segmentation, SegmentationState
+from mqi_dagster.lifecycle import boundary
 from mqi_dagster.processes.causes import Cause
 from mqi_dagster.resources import gpu_pool
 from tests.assets.radiotherapy.course_site import CUSTOM, CourseSite, error_of, write_course, write_program
@@ -45,6 +48,14 @@ FAULTS = {
         "signal.signal(signal.SIGXFSZ, signal.SIG_IGN)\n"
     ),
 }
+
+
+def _raised_from(cause: OSError) -> InfrastructureError:
+    error = InfrastructureError("files of a model cannot be used: Disk quota exceeded")
+    error.__cause__ = cause
+    return error
+
+
 PIECES, CPU = "again at 1 worker on gpu in pieces", "again at 1 worker on cpu"
 
 
@@ -203,9 +214,11 @@ def test_without_a_gpu_the_setting_is_named(tmp_path: Path, monkeypatch: pytest.
         (ModelError("it has left no label map"), Cause.ERROR),
         (ModelTimeoutError("it ran longer than 3 s and was ended"), Cause.TIME_LIMIT),
         (MemoryError(), Cause.MEMORY),
+        (InfrastructureError("files of a model cannot be used"), Cause.ERROR),
+        (_raised_from(OSError(errno.EDQUOT, "Disk quota exceeded")), Cause.DISK_FULL),
     ],
 )
-def test_cause_is_judged_by_what_a_model_has_left(error: ModelError | MemoryError, cause: Cause) -> None:
+def test_cause_is_judged_by_what_a_model_has_left(error: MqiError | MemoryError, cause: Cause) -> None:
     assert cause_of(error) is cause
 
 

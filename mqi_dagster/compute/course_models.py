@@ -214,11 +214,12 @@ class CourseModels:
 
     def _runs(self) -> ModelRuns:
         options = self.site.settings.radiotherapy.segmentation
-        share = max(1, processors() // self.at_once.most)
+        cluster = self.site.settings.slurm_of(options.host)
+        share = max(1, processors() // self.at_once.most) if cluster is None else cluster[1].cpus
         return ModelRuns(
             self.context,
             self.site,
-            self.site.local_executor,
+            self.site.model_executor,
             self.pool,
             options,
             options.proc_threads or share,

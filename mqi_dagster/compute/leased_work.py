@@ -1,5 +1,6 @@
 """One run's work on one partition under a lease: attempt, live progress and job, and how all of it ends."""
 
+import hashlib
 import shutil
 from datetime import timedelta
 from pathlib import Path
@@ -86,6 +87,13 @@ class LeasedWork(Generic[_Run]):
     def work(self) -> Path:
         """Folder of its job; goes with the work."""
         return self._site.work / f"{self._key}.{self._run_id}"
+
+    @property
+    def _job_key(self) -> str:
+        """Key of its job: partitions whose content, and so whose digest, is the same, are told apart."""
+        if self._attempt is None:
+            raise InfrastructureError("the step works without an attempt")
+        return f"{hashlib.sha256(self._key.encode()).hexdigest()[:8]}-{self._attempt.job_key}"
 
     def clear_leftovers(self) -> None:
         """Remove what earlier runs of this partition have left: the lease is ours, so it is nobody's."""

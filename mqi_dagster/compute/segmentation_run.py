@@ -41,6 +41,7 @@ from mqi_dagster.processes.levels import Device, Level, Step, next_level, step_d
 from mqi_dagster.processes.worker_counts import THREAD_VARIABLES
 from mqi_dagster.resources.gpu_pool import GpuPool
 from mqi_dagster.resources.site import Site
+from mqi_dagster.settings import Slurm
 from mqi_dagster.settings.radiotherapy import ModelDevice, Segmentation
 
 LOG_NAME = "model.log"
@@ -100,7 +101,7 @@ class TryFailedError(ModelError):
 
 @dataclass(frozen=True, slots=True)
 class ModelRuns:
-    """How the models of a course are run on this machine."""
+    """How the models of a course are run."""
 
     context: dg.AssetExecutionContext
     site: Site
@@ -258,14 +259,18 @@ class _ModelTry(LeasedWork[_ModelRun]):
         for name, path in inputs.items():
             # The same file under another name; the job gives its program copies.
             os.link(path, self.work / name)
-        write_job(ModelJob(model=str(self._task.model.folder), options=self._options()), self.work)
+        card = self._task.model.card
+        told = ModelJob(
+            model=card.name, card_sha256=card.digest(), root=self._models, options=self._options()
+        )
+        write_job(told, self.work)
         return Job(
-            key=self._attempt.job_key,
+            key=self._job_key,
             name=self._key,
             parents=(self._key, "models"),
             directory=self.work,
             manifest={name: sha256_file(self.work / name) for name in (*inputs, JOB)},
-            argv=(sys.executable, *_PROGRAM),
+            argv=(sys.executable, *_PROGRAM) if self._slurm is None else self._slurm.model_command or (),
             outputs=(f"{OUTPUTS}/{LABEL_MAP}", f"{OUTPUTS}/{RECORD}"),
             log=LOG_NAME,
             timeout_seconds=self._runs.options.timeout_seconds,
@@ -273,8 +278,23 @@ class _ModelTry(LeasedWork[_ModelRun]):
         )
 
     @property
+    def _slurm(self) -> Slurm | None:
+        """Of the cluster on which it runs."""
+        cluster = self._site.settings.slurm_of(self._runs.options.host)
+        return None if cluster is None else cluster[1]
+
+    @property
+    def _models(self) -> str | None:
+        """Folder of the site's models where the job runs."""
+        if self._slurm is None:
+            return str(self._site.settings.radiotherapy.custom_models.root)
+        return self._slurm.models
+
+    @property
     def _gpu(self) -> str | None:
-        return ",".join(slot.uuid for slot in self._held.slots) if self._held.kind is SlotKind.GPU else None
+        if self._slurm is not None or self._held.kind is not SlotKind.GPU:
+            return None
+        return ",".join(slot.uuid for slot in self._held.slots)
 
     def _options(self) -> JobOptions:
         wanted, level = self._runs.options, self._level.device
@@ -292,11 +312,14 @@ class _ModelTry(LeasedWork[_ModelRun]):
         )
 
     def _environment(self) -> dict[str, str]:
+        threads = dict.fromkeys(THREAD_VARIABLES, str(self._runs.threads))
+        if self._slurm is not None:
+            return threads
         # Where this code is not installed but only found by it, the job has to find it as well.
         ours = {name: os.environ[name] for name in ("PYTHONPATH",) if name in os.environ}
         return {
             **ours,
-            **dict.fromkeys(THREAD_VARIABLES, str(self._runs.threads)),
+            **threads,
             GPU_VARIABLE: self._gpu or "",
             # What a killed job has left there goes with its folder.
             "TMPDIR": str(self.work / "tmp"),
@@ -316,5 +339,8 @@ class _ModelTry(LeasedWork[_ModelRun]):
             raise InfrastructureError(told.reason)
         if told is not None:
             raise TryFailedError(told.reason, told.cause)
+        if status.out_of_memory:
+            # The next job of this digest is given more.
+            raise TryFailedError(status.reason, Cause.KILLED)
         ended = exit_words(status.exit_code) if status.exit_code else status.reason
         raise TryFailedError(ended, cause_of_text(log) or cause_of_exit(status.exit_code))

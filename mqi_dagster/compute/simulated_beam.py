@@ -1,6 +1,5 @@
 """One simulation of one beam: from the lease to the published raw dose, with live progress."""
 
-import hashlib
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -158,7 +157,7 @@ class SimulatedBeam(LeasedWork[EngineRun]):
         """
         assert self._progress is not None and self._attempt is not None
         job = Job(
-            key=f"{self._beam_mark}-{self._attempt.job_key}",
+            key=self._job_key,
             name=self._beam.key,
             parents=(self._beam.case, beam_folder(self._beam.number)),
             directory=view.directory,
@@ -186,11 +185,6 @@ class SimulatedBeam(LeasedWork[EngineRun]):
         engine.clear()
         self._progress.done(engine.parser.histories)
         return published
-
-    @property
-    def _beam_mark(self) -> str:
-        """Tells the jobs of beams apart whose content, and so whose digest, is the same."""
-        return hashlib.sha256(self._beam.key.encode()).hexdigest()[:8]
 
     def _raise_failure(self, status: JobStatus, parser: ProgressParser) -> None:
         if status.state is JobState.TIMED_OUT:

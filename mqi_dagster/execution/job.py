@@ -73,6 +73,8 @@ class JobStatus:
     reason: str = ""
     alarm: str = ""
     """What people should know of a job that has not ended, empty where there is nothing."""
+    out_of_memory: bool = False
+    """Whether the scheduler has ended it for want of memory."""
 
 
 @dataclass(frozen=True, slots=True)

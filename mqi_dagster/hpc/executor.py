@@ -154,7 +154,8 @@ class SlurmExecutor:
             )
         if row.result is not None and row.state in (State.SUCCEEDED, State.FAILED):
             return self._by_result(job, row)
-        return JobStatus(_STATES[row.state], row.exit_code, self._reason(row))
+        out_of_memory = row.state is State.OUT_OF_MEMORY
+        return JobStatus(_STATES[row.state], row.exit_code, self._reason(row), out_of_memory=out_of_memory)
 
     @staticmethod
     def _given_up(row: ClusterJob) -> bool:

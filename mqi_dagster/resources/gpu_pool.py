@@ -17,7 +17,7 @@ from mqi_dagster.ledger.leases import AtOnce, Lease, Need
 from mqi_dagster.ledger.outcomes import RunVerdict
 from mqi_dagster.ledger.slots import Slot, SlotKind
 from mqi_dagster.resources.site import Site
-from mqi_dagster.settings import LOCAL, Settings
+from mqi_dagster.settings import LOCAL, Settings, Slurm
 from mqi_dagster.settings.radiotherapy import ModelDevice
 
 
@@ -97,20 +97,28 @@ def _gpu_slots(settings: Settings, known: Iterable[Slot]) -> list[Slot]:
     return [*there, *away]
 
 
-def model_slots(settings: Settings, known: Iterable[Slot]) -> list[Slot]:
-    """The slots that this machine has for segmentation models; none where no course is worked on.
+def model_slots(settings: Settings, known: Iterable[Slot]) -> tuple[str, list[Slot]]:
+    """Host and slots of where segmentation models run; none where no course is worked on.
 
-    Its CPU slots, and its GPUs where models begin there.
+    On this machine its CPU slots, and its GPUs where models begin there; on a cluster jobs at once.
 
     Args:
         settings: Of the site.
         known: The slots of every host as the ledger knows them.
     """
     courses = settings.radiotherapy
+    host, cluster = courses.segmentation.host, settings.slurm_of(courses.segmentation.host)
     if courses.dicom_root is None or not (courses.segmentation.enabled or courses.custom_models.enabled):
-        return []
+        return host, []
+    if cluster is not None:
+        return host, _cluster_slots(cluster[1])
     gpus = _gpu_slots(settings, known) if courses.segmentation.device is ModelDevice.GPU else []
-    return [*gpus, *_cpu_slots(settings)]
+    return this_host(), [*gpus, *_cpu_slots(settings)]
+
+
+def _cluster_slots(slurm: Slurm) -> list[Slot]:
+    kind = SlotKind.CPU if slurm.wanted_gpus is None else SlotKind.GPU
+    return [Slot(kind, index) for index in range(slurm.slots)]
 
 
 def simulation_slots(settings: Settings, known: Iterable[Slot] = ()) -> tuple[str, list[Slot]]:
@@ -127,9 +135,7 @@ def simulation_slots(settings: Settings, known: Iterable[Slot] = ()) -> tuple[st
     cluster = settings.slurm_of(host_name)
     if cluster is None:
         return this_host(), local_slots(settings, known)
-    slurm = cluster[1]
-    kind = SlotKind.CPU if slurm.wanted_gpus is None else SlotKind.GPU
-    return host_name, [Slot(kind, index) for index in range(slurm.slots)]
+    return host_name, _cluster_slots(cluster[1])
 
 
 def slots_of_a_beam(settings: Settings) -> int:
@@ -155,8 +161,7 @@ class GpuPool:
             ConfigurationError: See `local_slots`.
         """
         settings = self._site.settings
-        host, slots = simulation_slots(settings, known := self._site.ledger.slots.all())
-        self._declare(host, slots, model_slots(settings, known))
+        (host, slots), _ = self._declared()
         profile = settings.engine.in_use()
         if not profile.needs_gpu or settings.slurm_of(settings.execution.simulation) is not None:
             # What is free on a cluster, Slurm knows.
@@ -165,7 +170,7 @@ class GpuPool:
         return Need(SlotKind.GPU, host, slots_of_a_beam(settings), profile.gpu_memory_mb, sample_age)
 
     def declare_for_model(self, *, gpu: bool, gpu_memory_mb: int, at_once: AtOnce) -> Need:
-        """Write the slots into the ledger; what a segmentation model needs of them on this machine.
+        """Write the slots into the ledger; what a segmentation model needs of them.
 
         Args:
             gpu: Whether it computes on a GPU.
@@ -175,34 +180,34 @@ class GpuPool:
         Raises:
             ConfigurationError: There is no GPU; see `local_slots`, too.
         """
-        settings, here = self._site.settings, this_host()
-        known = self._site.ledger.slots.all()
-        models = model_slots(settings, known)
-        host, slots = here, list[Slot]()
-        if settings.execution.simulation == LOCAL:
-            host, slots = simulation_slots(settings, known)
-        self._declare(host, slots, models)
+        settings = self._site.settings
+        _, (host, slots) = self._declared()
+        if settings.slurm_of(settings.radiotherapy.segmentation.host) is not None:
+            # What is free on a cluster, Slurm knows.
+            return Need(slots[0].kind, host, at_once=at_once)
         if not gpu:
-            return Need(SlotKind.CPU, here, at_once=at_once)
-        gpus = [slot for slot in models if slot.kind is SlotKind.GPU]
+            return Need(SlotKind.CPU, host, at_once=at_once)
+        gpus = [slot for slot in slots if slot.kind is SlotKind.GPU]
         if not gpus:
             raise ConfigurationError(
                 "radiotherapy.segmentation.device is gpu, and this machine shows no GPU; see `mqi doctor`"
             )
         enough = any(slot.memory_mb >= gpu_memory_mb for slot in gpus)
         age = timedelta(seconds=settings.execution.gpu_look_seconds)
-        return Need(SlotKind.GPU, here, 1, gpu_memory_mb if enough else 0, age, at_once)
+        return Need(SlotKind.GPU, host, 1, gpu_memory_mb if enough else 0, age, at_once)
 
-    def _declare(self, host: str, slots: Sequence[Slot], models: Sequence[Slot]) -> None:
-        """Declare the slots of simulations on their host, and those of models on this one."""
-        here = this_host()
-        if host != here:
-            self._site.ledger.slots.declare(host, slots)
-            if models:
-                self._site.ledger.slots.declare(here, models)
-            return
-        both = {(slot.kind, slot.uuid or slot.index): slot for slot in (*models, *slots)}
-        self._site.ledger.slots.declare(here, list(both.values()))
+    def _declared(self) -> tuple[tuple[str, list[Slot]], tuple[str, list[Slot]]]:
+        """Declare the slots of simulations and of models, each on their host."""
+        known = self._site.ledger.slots.all()
+        simulations = simulation_slots(self._site.settings, known)
+        models = model_slots(self._site.settings, known)
+        hosts: dict[str, dict[tuple[SlotKind, str | int], Slot]] = {}
+        for host, slots in (models, simulations):
+            hosts.setdefault(host, {}).update({(slot.kind, slot.uuid or slot.index): slot for slot in slots})
+        for host, both in hosts.items():
+            if both:
+                self._site.ledger.slots.declare(host, list(both.values()))
+        return simulations, models
 
     def sample_here(self) -> list[GpuUsage]:
         """Look at the GPUs of this machine; empty where NVML sees none."""

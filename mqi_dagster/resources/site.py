@@ -109,6 +109,11 @@ class Site:
         """Runs engines: on this machine, or on the cluster that the settings name."""
         return self.executor_on(self.settings.execution.simulation) or self.local_executor
 
+    @property
+    def model_executor(self) -> Executor:
+        """Runs segmentation models: on this machine, or on the cluster that the settings name."""
+        return self.executor_on(self.settings.radiotherapy.segmentation.host) or self.local_executor
+
     @cached_property
     def local_executor(self) -> Executor:
         """Runs jobs on this machine."""

@@ -122,6 +122,14 @@ class Slurm(Section):
     engine_version_command: tuple[Argument, ...] | None = Field(
         None, description="The profile's version_command as it is called there; null: as in the profile."
     )
+    model_command: tuple[Argument, ...] | None = Field(
+        None,
+        description="What runs a segmentation model there: a Python that has mqi-dagster[imaging], `-m`,"
+        " `mqi_dagster.imaging.models.segment_job`.",
+    )
+    models: RemotePath | None = Field(
+        None, description="The folder there with the models of `radiotherapy.custom_models.root`."
+    )
     retention: Retention = Field(default_factory=lambda: Retention.model_validate({}))
     intervals: Intervals = Field(default_factory=lambda: Intervals.model_validate({}))
 

@@ -64,6 +64,7 @@ class Settings(Section):
             "execution.simulation": (self.execution.simulation, True),
             "execution.gpu_monitoring": (self.execution.gpu_monitoring, False),
             "handover.target": (self.handover.target, False),
+            "radiotherapy.segmentation.host": (self.radiotherapy.segmentation.host, True),
         }
         if LOCAL in self.hosts:
             raise ValueError(f"no host can be called {LOCAL!r}: that is this machine")
@@ -74,6 +75,9 @@ class Settings(Section):
                 raise ValueError(f"{key}: no host {host_name!r} stands under hosts")
             if needs_slurm and self.hosts[host_name].slurm is None:
                 raise ValueError(f"{key}: the host {host_name!r} has no slurm section")
+        models = self.slurm_of(self.radiotherapy.segmentation.host)
+        if models is not None and models[1].model_command is None:
+            raise ValueError("radiotherapy.segmentation.host: its slurm section has no model_command")
         return self
 
     @model_validator(mode="after")

@@ -12,6 +12,7 @@ from typing import Annotated, Literal, Self
 from pydantic import Field, field_validator, model_validator
 
 from mqi_dagster.settings.section import Count, Seconds, Section
+from mqi_dagster.settings.sections import LOCAL, HostName
 
 Workers = Count | Literal["auto"]
 Margin = Annotated[float, Field(ge=0, le=50)]
@@ -70,6 +71,7 @@ class Segmentation(Section):
     workers: Workers = Field(
         1, description="Courses at once, where there are slots for them: a GPU each, or `execution.slots`."
     )
+    host: HostName = Field(LOCAL, description="Where models run: `local`, or a host with `slurm`.")
     device: ModelDevice = Field(ModelDevice.CPU, description="`gpu` or `cpu`: where models begin.")
     allow_fallback: bool = Field(
         True,
@@ -77,7 +79,7 @@ class Segmentation(Section):
         " false: it has failed.",
     )
     proc_threads: Count | None = Field(
-        None, description="Threads of one model; null: the processors divided by `workers`."
+        None, description="Threads of one model; null: its share of the processors, or `slurm.cpus`."
     )
     force_split: bool = Field(False, description="Models that can work in pieces do from the start.")
     nr_threads_resample: Count | None = Field(None, description="nnU-Net's own option.")

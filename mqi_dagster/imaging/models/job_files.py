@@ -51,7 +51,11 @@ class ModelJob(_Part):
     """What a job is told."""
 
     model: str
-    """Folder of the model."""
+    """Its name."""
+    card_sha256: str
+    """Of what its card says that a result depends on (`ModelCard.digest`)."""
+    root: str | None
+    """Folder with the models of the site, where the job runs; packaged ones are found without."""
     options: JobOptions
 
 

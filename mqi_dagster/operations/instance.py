@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -15,7 +16,7 @@ from mqi_dagster.files import private_folder, write_whole
 from mqi_dagster.ledger.ledger import Ledger
 from mqi_dagster.ledger.location import DATABASE_VARIABLE, announce_server, database_lost, server_url
 from mqi_dagster.lifecycle.jobs import CASE_TAG, GPU_TAG, POOL, UPLOAD_TAG
-from mqi_dagster.resources.gpu_pool import simulation_slots, slots_of_a_beam
+from mqi_dagster.resources.gpu_pool import model_slots, simulation_slots, slots_of_a_beam
 from mqi_dagster.settings import Settings
 from mqi_dagster.yaml_file import read_yaml
 
@@ -52,9 +53,10 @@ _IN_FILES = {
 def simulations_at_once(
     settings: Settings, ledger: Ledger | None = None, *, switched_off_too: bool = False
 ) -> int:
-    """How many beams the slots are enough for; as the settings say where no GPU was ever seen.
+    """How many beams, or courses at their models, the slots are enough for.
 
-    A GPU that is not seen now counts: it may come back at any time, and until then its beams wait in sight.
+    As the settings say where no GPU was ever seen. A GPU that is not seen now counts: it may come back at any
+    time, and until then who needs it waits in sight.
 
     Args:
         settings: Of the site.
@@ -63,16 +65,19 @@ def simulations_at_once(
     """
     known = () if ledger is None else ledger.slots.all()
     try:
-        host, slots = simulation_slots(settings, known)
+        places = simulation_slots(settings, known), model_slots(settings, known)
     except ConfigurationError:
         return settings.execution.slots
     off = {
-        (slot.kind, slot.uuid or slot.index)
+        (slot.host, slot.kind, slot.uuid or slot.index)
         for slot in known
-        if slot.host == host and slot.switched_off_at and not switched_off_too
+        if slot.switched_off_at and not switched_off_too
     }
-    usable = [slot for slot in slots if (slot.kind, slot.uuid or slot.index) not in off]
-    return len(usable) // slots_of_a_beam(settings)
+    beams, models = (
+        Counter(slot.kind for slot in slots if (host, slot.kind, slot.uuid or slot.index) not in off)
+        for host, slots in places
+    )
+    return max(beams.total() // slots_of_a_beam(settings), *models.values(), 0)
 
 
 def instance_settings(

@@ -103,7 +103,7 @@ class CourseSite:
         return made
 
     def change(self, **courses: Any) -> None:
-        """Write the settings anew."""
+        """Write the settings anew: keys of `radiotherapy`, or the sections `execution` and `hosts`."""
         content = {
             "site": {"timezone": "Asia/Seoul"},
             "execution": {
@@ -115,6 +115,7 @@ class CourseSite:
             "radiotherapy": {"dicom_root": "dicom", **courses},
         }
         content["execution"].update(content["radiotherapy"].pop("execution", {}))
+        content["hosts"] = content["radiotherapy"].pop("hosts", {})
         (self.folder / "mqi.yaml").write_text(yaml.safe_dump(content))
         self.site = Site(self.folder / "mqi.yaml")
 

@@ -191,7 +191,9 @@ class CourseModels:
             for number, one in enumerate(self.plan, start=1):
                 record = self._copied(one, before, staging)
                 if record is None:
-                    record = one.record if one.model is None else self._run(runs, images, one, staging)
+                    which = f"{number} of {len(self.plan)}"
+                    idle = one.model is None
+                    record = one.record if idle else self._run(runs, images, one, which, staging)
                 if record.state is SegmentationState.FAILED:
                     failed.append(one.digest)
                 records.append(record)
@@ -258,14 +260,16 @@ class CourseModels:
         shutil.copytree(published.folder / record.folder, staging / record.folder)
         return record
 
-    def _run(self, runs: ModelRuns, images: "_Images", one: Planned, staging: Path) -> Segmentation:
+    def _run(
+        self, runs: ModelRuns, images: "_Images", one: Planned, which: str, staging: Path
+    ) -> Segmentation:
         assert one.model is not None and one.inputs is not None
         try:
             given = {role: images.of(series) for role, series in one.inputs.items()}
         except (DicomError, ImageError) as error:
             return one.record.model_copy(update={"reason": f"its images cannot be used: {error.message}"})
         name = f"{one.record.model} on {one.record.series}"
-        task = ModelTask(self.course.key, name, one.digest, one.model, given)
+        task = ModelTask(self.course.key, name, which, one.digest, one.model, given)
         tried = runs.run(task, staging / one.record.folder)
         steps = tuple(str(step) for step in tried.steps)
         if tried.record is None:

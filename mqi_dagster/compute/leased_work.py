@@ -39,6 +39,7 @@ class LeasedWork(Generic[_Run]):
         log_name: Of what they print, below the folder.
         at_work: What a job that runs is doing.
         run_type: Watches a job.
+        label: On what it works, for people, where that is not the whole partition.
     """
 
     def __init__(
@@ -54,6 +55,7 @@ class LeasedWork(Generic[_Run]):
         log_name: str,
         at_work: WorkPhase,
         run_type: type[_Run],
+        label: str = "",
     ) -> None:
         self._context = context
         self._site = site
@@ -65,6 +67,7 @@ class LeasedWork(Generic[_Run]):
         self._log_name = log_name
         self._at_work = at_work
         self._run_type = run_type
+        self._label = label
         self._run_id = context.run.run_id
         self._lease: Lease | None = None
         self._keeper: LeaseKeeper | None = None
@@ -110,7 +113,7 @@ class LeasedWork(Generic[_Run]):
         self._keeper.__enter__()
         self._attempt = self._site.ledger.attempts.begin(self._key, self._digest, self._run_id)
         self._progress = LiveProgress(
-            self._context, self._site.ledger, self._key, self._attempt.number, self._at_work
+            self._context, self._site.ledger, self._key, self._attempt.number, self._at_work, self._label
         )
         return self
 

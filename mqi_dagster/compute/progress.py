@@ -29,6 +29,7 @@ class LiveProgress:
         beam: Key of the beam, or of another partition.
         attempt: Number of the attempt.
         at_work: What a job that runs is doing.
+        label: On what, for people, where that is not the whole partition.
     """
 
     def __init__(
@@ -38,12 +39,14 @@ class LiveProgress:
         beam: str,
         attempt: int,
         at_work: WorkPhase = WorkPhase.SIMULATING,
+        label: str = "",
     ) -> None:
         self._context = context
         self._ledger = ledger
         self._beam = beam
         self._attempt = attempt
         self._at_work = at_work
+        self._label = label
         self._observed = 0
         self._percent = 0.0
 
@@ -109,12 +112,12 @@ class LiveProgress:
             }
         )
         self._percent = 0.0
-        self._report(self._at_work, 0.0)
+        self._report(self._at_work, 0.0, message=self._label)
 
     def running(self, message: str) -> None:
         """The job runs, after it has waited."""
         self._tag({PHASE_TAG: self._at_work.value})
-        self._report(self._at_work, self._percent, message=message)
+        self._report(self._at_work, self._percent, message=message or self._label)
 
     def event(self, event: EngineProgress) -> None:
         """One step of the engine."""

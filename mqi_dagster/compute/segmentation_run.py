@@ -59,7 +59,9 @@ class ModelTask:
     key: str
     """Of the course."""
     name: str
-    """Series and model, for people."""
+    """Model and series, for people."""
+    number: str
+    """Which of how many of the course it is: ``2 of 3``."""
     digest: str
     """Of what it makes."""
     model: Model
@@ -200,6 +202,7 @@ class _ModelTry(LeasedWork[_ModelRun]):
             log_name=LOG_NAME,
             at_work=WorkPhase.SEGMENTING,
             run_type=_ModelRun,
+            label=f"{task.name}, {task.number}",
         )
         self._runs = runs
         self._task = task
@@ -228,7 +231,6 @@ class _ModelTry(LeasedWork[_ModelRun]):
         assert self._progress is not None
         job = self._prepared()
         run = self._watching(job)
-        self._progress.running(self._task.name)
         status = run.run()
         try:
             self._raise_failure(status, run.said.decode(errors="replace"))

@@ -16,7 +16,7 @@ from mqi_dagster.settings.sections import LOCAL, HostName
 
 Workers = Count | Literal["auto"]
 Margin = Annotated[float, Field(ge=0, le=50)]
-Name = Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9_-]{0,63}$")]
+Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_-]{0,63}$")]
 
 
 class ModelDevice(StrEnum):

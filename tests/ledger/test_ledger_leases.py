@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from mqi_dagster.errors import ConfigurationError, InfrastructureError, LeaseLostError
-from mqi_dagster.ledger.leases import Lease, LeaseKeeper, Need, Refusal
+from mqi_dagster.ledger.leases import AtOnce, Lease, LeaseKeeper, Need, Refusal
 from mqi_dagster.ledger.ledger import Ledger
 from mqi_dagster.ledger.slots import Slot, SlotKind
 from tests.waiting import wait_for
@@ -260,3 +260,19 @@ def test_after_an_outage_the_keeper_goes_on_or_says_that_the_lease_is_lost(
             return
         wait_for(lambda: _lease(ledger.leases.get("b1")).heartbeat_at >= clock.now, "a heartbeat")
         keeper.check()
+
+
+def test_partitions_of_a_kind_have_no_more_leases_than_the_setting_says(ledger: Ledger) -> None:
+    ledger.slots.declare("here", _cpus(3))
+    limited = Need(SlotKind.CPU, at_once=AtOnce(1, lambda key: key.startswith("c"), "a.setting"))
+
+    def ask(partition: str, need: Need) -> Lease | Refusal:
+        return ledger.leases.acquire(partition, f"run {partition}", need, stale_after=MINUTE, wait=MINUTE)
+
+    first = _lease(ask("c1", limited))
+    assert ask("c2", limited) == Refusal("1 of its kind are at work (a.setting)")
+    assert _lease(ask("c1", limited)).token == first.token
+    # What waits for others of its kind stands in nobody's way.
+    assert [_index(_lease(ask(beam, CPU))) for beam in ("b1", "b2")] == [1, 2]
+    assert ledger.leases.release(first)
+    assert _index(_lease(ask("c2", limited))) == 0

@@ -13,15 +13,20 @@ from mqi_dagster.errors import InfrastructureError, MqiError
 from mqi_dagster.execution.gpus import Gpu
 from mqi_dagster.execution.job import Job, JobHandle, JobStatus
 from mqi_dagster.execution.local import LocalExecutor
+from mqi_dagster.imaging.models.card import ModelCard
 from mqi_dagster.imaging.models.job_files import JobFailure, failure_in
 from mqi_dagster.imaging.models.model_errors import ModelError, ModelTimeoutError
 from mqi_dagster.imaging.models.segment_job import cause_of
-from mqi_dagster.imaging.segmentation_files import Segmentation, SegmentationState
+from mqi_dagster.imaging.segmentation_files import Segmentation as Record
+from mqi_dagster.imaging.segmentation_files import SegmentationState
 from mqi_dagster.lifecycle import boundary
 from mqi_dagster.processes.causes import Cause
+from mqi_dagster.processes.levels import Device, Level
 from mqi_dagster.resources import gpu_pool
+from mqi_dagster.settings.radiotherapy import Segmentation
 from tests.assets.radiotherapy.course_site import CUSTOM, CourseSite, error_of, write_course, write_program
 from tests.assets.radiotherapy.test_segmentation import ANSWER, records
+from tests.imaging.models.model_folders import card
 
 GPU = Gpu(index=0, uuid="GPU-7", name="stand-in", memory_mb=24_000, used_mb=10)
 ON_GPU = "if on == 'gpu':\n    "
@@ -60,7 +65,7 @@ PIECES, CPU = "again at 1 worker on gpu in pieces", "again at 1 worker on cpu"
 
 
 @pytest.fixture(scope="module")
-def faulty(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Segmentation]:
+def faulty(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Record]:
     """What became of every stand-in and of a sound model, in one step of one course."""
     folder = tmp_path_factory.mktemp("faulty")
     with pytest.MonkeyPatch.context() as patch:
@@ -93,7 +98,7 @@ def faulty(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Segmentation]:
     ],
 )
 def test_fault_leads_to_the_right_step_and_nowhere_else(
-    faulty: dict[str, Segmentation], name: str, made: bool, steps: list[tuple[str, str]]
+    faulty: dict[str, Record], name: str, made: bool, steps: list[tuple[str, str]]
 ) -> None:
     found = faulty[name]
     told = [step.split(": ") for step in found.steps]
@@ -227,3 +232,59 @@ def test_last_line_of_a_log_alone_is_believed() -> None:
     assert failure_in(f"CUDA out of memory\n{told.line}\n") == told
     assert failure_in(f"{told.line}\nTraceback (most recent call last):\n") is None
     assert failure_in("mqi-model-failure {}\n") is failure_in("") is None
+
+
+def test_interrupt_ends_the_model_and_frees_its_slot(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    write_course(tmp_path / "dicom")
+    hang = (
+        "(here / 'part').write_text(str(os.getpid()))\n(here / 'part').rename(here / 'pid')\nsignal.pause()\n"
+    )
+    folder = write_program(tmp_path / "models", "hangs", hang)
+    site = CourseSite.of(tmp_path, custom_models={"root": "models"})
+    poll, told = LocalExecutor.poll, list[str]()
+
+    def interrupted(executor: LocalExecutor, job: Job, handle: JobHandle) -> JobStatus:
+        if (folder / "pid").exists() and not told:
+            report = site.site.ledger.progress.get(site.key)
+            assert report is not None
+            told.append(f"{report.phase}: {report.message}")
+            raise KeyboardInterrupt
+        return poll(executor, job, handle)
+
+    monkeypatch.setattr(LocalExecutor, "poll", interrupted)
+    assert not site.run(CUSTOM).success
+    assert len(told) == 1 and told[0].startswith("segmenting: hangs on S") and told[0].endswith(", 1 of 1")
+    assert not Path("/proc", (folder / "pid").read_text()).exists()
+    assert site.site.ledger.leases.all() == []
+    assert [str(one.outcome) for one in site.site.ledger.attempts.history(site.key)] == ["lost"]
+    assert list((tmp_path / "state" / "work").iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    ("level", "cause", "pieces", "fallback", "after"),
+    [
+        (Device.GPU, Cause.GPU_MEMORY, True, False, Device.GPU_IN_PIECES),
+        (Device.GPU, Cause.GPU_MEMORY, False, True, Device.CPU),
+        (Device.GPU, Cause.GPU_MEMORY, False, False, None),
+        (Device.GPU_IN_PIECES, Cause.GPU_MEMORY, True, False, None),
+        (Device.GPU, Cause.KILLED, False, True, Device.GPU),
+        (Device.GPU, Cause.MEMORY, False, True, None),
+        (Device.CPU, Cause.KILLED, True, True, Device.CPU),
+        (Device.CPU, Cause.MEMORY, True, True, None),
+        (Device.GPU, Cause.ERROR, True, True, None),
+        (Device.GPU, Cause.TIME_LIMIT, True, True, Device.GPU),
+    ],
+)
+def test_next_level_of_a_model(
+    level: Device, cause: Cause, pieces: bool, fallback: bool, after: Device | None
+) -> None:
+    section = {"argv": ["/bin/true", "{input:CT}", "{output}"], "in_pieces": ["-p"] if pieces else []}
+    model = ModelCard.model_validate(card("command", section))
+    options = Segmentation.model_validate({"allow_fallback": fallback})
+    found = segmentation_run.lower(Level(1, level), cause, model, options, retry=True)
+    assert (None if found is None else found.device) is after
+
+
+def test_gpu_of_a_mac_is_refused_with_the_reason() -> None:
+    with pytest.raises(ValueError, match="mps is the GPU of a Mac, and models run on Linux: gpu or cpu"):
+        Segmentation.model_validate({"device": "mps"})

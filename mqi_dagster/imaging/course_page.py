@@ -11,7 +11,7 @@ import gzip
 import json
 import math
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from importlib import resources
 
@@ -59,8 +59,8 @@ class PageStructure:
     source: str
     colour: str
     """``#rrggbb``."""
-    mask: NDArray[np.bool_]
-    """Shape of the grid."""
+    mask: Callable[[], NDArray[np.bool_]]
+    """Gives its mask, shape of the grid: of a hundred structures one mask is held at a time."""
 
     def __post_init__(self) -> None:
         _require_colour(self.colour)
@@ -72,6 +72,7 @@ class PageCurve:
 
     colour: str
     doses: Sequence[float]
+    """[Gy]"""
     percent: Sequence[float]
     structure: int | None = None
     """Place of its structure among those of the page, with which it is shown and hidden."""
@@ -87,6 +88,10 @@ class PageTable:
     title: str
     columns: Sequence[str]
     rows: Sequence[Sequence[str]]
+    texts: Collection[int] = ()
+    """Places of the columns, beside the first, that hold words and no numbers."""
+    note: str = ""
+    """What has to be said of it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -107,17 +112,22 @@ class CoursePage:
     title: str
     verdict: str
     about: Sequence[str]
-    grid: ImageGrid
-    image: NDArray[np.float32]
+    notes: Sequence[str] = ()
+    """What is missing, and why."""
+    grid: ImageGrid | None = None
+    """None where there is no image to draw, and so no structure and no dose either."""
+    image: NDArray[np.float32] | None = None
     """Shape of the grid."""
-    value_unit: str
+    value_unit: str = ""
     """HU of a CT; empty where values have none."""
-    windows: Sequence[Window]
+    windows: Sequence[Window] = ()
     structures: Sequence[PageStructure] = ()
     dose: DoseGrid | None = None
     levels: Mapping[str, float] = field(default_factory=dict)
     """Isodoses to draw, at most six, by what they are called; rising."""
     curves: Sequence[PageCurve] = ()
+    curves_note: str = ""
+    """Of which dose the curves are."""
     tables: Sequence[PageTable] = ()
     checks: Sequence[PageCheck] = ()
     provenance: Sequence[tuple[str, str]] = ()
@@ -145,17 +155,25 @@ def page_html(page: CoursePage) -> str:
             title=page.title,
             verdict=page.verdict,
             about=page.about,
+            notes=page.notes,
+            drawn=page.image is not None,
             windows=page.windows,
             dose=page.dose is not None,
             levels=levels,
             structures=page.structures,
             curves=page.curves,
+            curves_note=page.curves_note,
             tables=page.tables,
             checks=page.checks,
             provenance=page.provenance,
             data=data,
         )
     )
+
+
+def is_axial(grid: ImageGrid) -> bool:
+    """Whether images lie across the patient, so that their axes have names."""
+    return np.allclose((grid.row_direction, grid.column_direction), _AXIAL, rtol=0, atol=1e-3)
 
 
 def window_of(image: NDArray[np.float32]) -> tuple[Window, ...]:
@@ -165,42 +183,50 @@ def window_of(image: NDArray[np.float32]) -> tuple[Window, ...]:
 
 
 def _data(page: CoursePage) -> dict[str, object]:
-    grid, factor = page.grid, max(1, math.ceil(max(page.grid.shape[1:]) / MOST_PIXELS))
+    curves = [
+        {
+            "structure": one.structure,
+            "colour": one.colour,
+            "doses": list(one.doses),
+            "percent": list(one.percent),
+        }
+        for one in page.curves
+    ]
+    found: dict[str, object] = {"curves": curves, "structures": [], "dose": None, "image": None}
+    if page.grid is not None and page.image is not None:
+        found |= _pictures(page, page.grid, page.image)
+    return found
+
+
+def _pictures(page: CoursePage, grid: ImageGrid, image: NDArray[np.float32]) -> dict[str, object]:
+    factor = max(1, math.ceil(max(grid.shape[1:]) / MOST_PIXELS))
     step = np.array([1, factor, factor])
     shape = tuple(int(count) for count in np.ceil(np.array(grid.shape) / step))
     # The middle of the pixels that one on the page stands for.
     first = grid.to_patient((step - 1) / 2)
-    is_axial = np.allclose((grid.row_direction, grid.column_direction), _AXIAL, rtol=0, atol=1e-3)
-    values = _values(page)
+    axial = is_axial(grid)
+    values = _values(page, image)
+    masks: list[str] = []
+    start = [count // 2 for count in shape]
+    for one in page.structures:
+        mask = one.mask()
+        if not masks and mask.any():
+            start = _middle(mask, step, shape)
+        masks.append(_packed(np.packbits(_reduced(mask.astype(np.float32), factor) >= 0.5)))
     found: dict[str, object] = {
         "shape": shape,
         "spacing_mm": [float(one) for one in np.array(grid.spacing_mm) * step],
-        "first_mm": [float(first[axis]) for axis in (2, 1, 0)] if is_axial else [0.0, 0.0, 0.0],
-        "axes": ["z", "y", "x"] if is_axial else ["plane", "row", "column"],
-        "views": ["axial", "coronal", "sagittal"]
-        if is_axial
-        else ["images", "across rows", "across columns"],
-        "marks": [["R", "L"], ["R", "L"], ["A", "P"]] if is_axial else [["", ""]] * 3,
-        "start": _start(page, step, shape),
-        "image": _packed(_grey(_reduced(page.image, factor), values)),
+        "first_mm": [float(first[axis]) for axis in (2, 1, 0)] if axial else [0.0, 0.0, 0.0],
+        "axes": ["z", "y", "x"] if axial else ["plane", "row", "column"],
+        "views": ["axial", "coronal", "sagittal"] if axial else ["images", "across rows", "across columns"],
+        "marks": [["R", "L"], ["R", "L"], ["A", "P"]] if axial else [["", ""]] * 3,
+        "start": start,
+        "image": _packed(_grey(_reduced(image, factor), values)),
         "grey_values": [round(float(one), 1) for one in values],
         "value_unit": page.value_unit,
         "structures": [
-            {
-                "name": one.name,
-                "colour": one.colour,
-                "mask": _packed(np.packbits(_reduced(one.mask.astype(np.float32), factor) >= 0.5)),
-            }
-            for one in page.structures
-        ],
-        "curves": [
-            {
-                "structure": one.structure,
-                "colour": one.colour,
-                "doses": list(one.doses),
-                "percent": list(one.percent),
-            }
-            for one in page.curves
+            {"name": one.name, "colour": one.colour, "mask": mask}
+            for one, mask in zip(page.structures, masks, strict=True)
         ],
         "levels": [],
         "dose_unit": "",
@@ -209,12 +235,16 @@ def _data(page: CoursePage) -> dict[str, object]:
         "dose": None,
     }
     if page.dose is not None:
-        found |= _dose(page, page.dose, step, shape)
+        found |= _dose(page.levels, page.dose, grid, step, shape)
     return found
 
 
 def _dose(
-    page: CoursePage, dose: DoseGrid, step: NDArray[np.int_], shape: tuple[int, ...]
+    levels: Mapping[str, float],
+    dose: DoseGrid,
+    grid: ImageGrid,
+    step: NDArray[np.int_],
+    shape: tuple[int, ...],
 ) -> dict[str, object]:
     """The dose at the pixels of the page, in 254 steps of its maximum from 1; 0 where it is not known."""
     highest = float(dose.values.max()) or 1.0
@@ -222,7 +252,7 @@ def _dose(
     in_plane = np.indices(shape[1:]).reshape(2, -1).T
     for plane in range(shape[0]):
         indices = np.column_stack([np.full(len(in_plane), plane), in_plane]) * step + (step - 1) / 2
-        steps = 1 + np.rint(dose_at(dose, page.grid.to_patient(indices)) / highest * _DOSE_STEPS)
+        steps = 1 + np.rint(dose_at(dose, grid.to_patient(indices)) / highest * _DOSE_STEPS)
         found[plane] = np.nan_to_num(steps, nan=0.0).reshape(shape[1:])
     return {
         "dose": _packed(found),
@@ -230,16 +260,16 @@ def _dose(
         "dose_step": highest / _DOSE_STEPS,
         "levels": [
             {"value": 1 + value / highest * _DOSE_STEPS, "colour": colour}
-            for value, colour in zip(page.levels.values(), _LEVEL_COLOURS, strict=False)
+            for value, colour in zip(levels.values(), _LEVEL_COLOURS, strict=False)
         ],
     }
 
 
-def _values(page: CoursePage) -> NDArray[np.float64]:
+def _values(page: CoursePage, image: NDArray[np.float32]) -> NDArray[np.float64]:
     """The 256 values that a page tells apart."""
     if page.value_unit == "HU":
         return np.asarray(_CT_VALUES, float)
-    low, high = (float(one) for one in np.percentile(page.image, (0.1, 99.9)))
+    low, high = (float(one) for one in np.percentile(image, (0.1, 99.9)))
     return np.linspace(low, max(high, low + 1), 256)
 
 
@@ -257,11 +287,9 @@ def _reduced(image: NDArray[np.float32], factor: int) -> NDArray[np.float32]:
     return np.asarray(sums / counts, dtype=np.float32)
 
 
-def _start(page: CoursePage, step: NDArray[np.int_], shape: tuple[int, ...]) -> list[int]:
-    """Where the cross is at first: in the middle of the first structure, else of the image."""
-    if not page.structures or not page.structures[0].mask.any():
-        return [count // 2 for count in shape]
-    mask, found = page.structures[0].mask, []
+def _middle(mask: NDArray[np.bool_], step: NDArray[np.int_], shape: tuple[int, ...]) -> list[int]:
+    """The pixel of the page in the middle of a structure: where the cross is at first."""
+    found = []
     for axis, others in enumerate(((1, 2), (0, 2), (0, 1))):
         middle = np.median(np.flatnonzero(mask.any(axis=others)))
         found.append(int(min(middle // step[axis], shape[axis] - 1)))

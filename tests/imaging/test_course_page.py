@@ -49,8 +49,8 @@ def page(pixels: int = 20, planes: int = 6) -> CoursePage:
         value_unit="HU",
         windows=CT_WINDOWS,
         structures=[
-            PageStructure("PTV", "clinical", "#ff0000", mask),
-            PageStructure(EVIL, "", "#00ff00", mask),
+            PageStructure("PTV", "clinical", "#ff0000", lambda: mask),
+            PageStructure(EVIL, "", "#00ff00", lambda: mask),
         ],
         dose=dose,
         levels={"50 % (1 Gy)": 1.0},
@@ -124,6 +124,23 @@ def test_a_course_without_dose_or_structures_has_a_page() -> None:
     assert "Send the plan" in html
 
 
+def test_a_course_without_images_has_a_page_that_says_so() -> None:
+    html = page_html(
+        replace(page(), grid=None, image=None, dose=None, structures=(), notes=("there is no <CT>",))
+    )
+    data = data_of(html)
+    assert (data["image"], data["structures"], len(data["curves"])) == (None, [], 1)
+    assert "canvas data-view" not in html and "there is no &lt;CT&gt;" in html
+    assert 'id="dvh"' in html and "Send the plan" in html
+
+
+def test_words_in_tables_stand_at_the_left_and_a_table_has_a_note() -> None:
+    table = PageTable("Doses", ["dose", "rule", "Gy"], [["1", "single", "2"]], texts={1}, note="one & all")
+    html = page_html(replace(page(), tables=[table], curves_note="of dose 1"))
+    assert '<td>1</td><td class="text">single</td><td>2</td>' in html
+    assert "one &amp; all" in html and "of dose 1" in html
+
+
 def test_a_dose_without_levels_can_be_looked_at() -> None:
     html = page_html(replace(page(), levels={}))
     assert 'id="wash"' in html and data_of(html)["levels"] == []
@@ -138,7 +155,7 @@ def test_a_colour_is_a_colour() -> None:
     with pytest.raises(ValueError, match="#rrggbb"):
         PageCurve("#f00;position:fixed", [], [])
     with pytest.raises(ValueError, match="#rrggbb"):
-        PageStructure("PTV", "", 'red" onclick="', np.zeros((1, 1, 1), bool))
+        PageStructure("PTV", "", 'red" onclick="', lambda: np.zeros((1, 1, 1), bool))
 
 
 def test_values_without_a_unit_have_windows_of_their_own() -> None:

@@ -1,0 +1,225 @@
+"""The tables on the page of a course: doses, structures, figures, goals, models, radiomics, unused files."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterator
+
+from mqi_dagster.courses.dose_rules import Prescription
+from mqi_dagster.courses.inventory import CourseInventory
+from mqi_dagster.imaging.course_page import PageTable
+from mqi_dagster.imaging.course_results import CourseResults
+from mqi_dagster.imaging.dvh_files import CourseDvh, DoseUsed
+from mqi_dagster.imaging.structure_files import StructureRecord, StructureSource
+from mqi_dagster.imaging.structure_names import Naming
+
+_NONE = "–"
+_FIGURES = (
+    *("Volume (cm³)", "DmeanGy", "DmaxGy", "DminGy", "D98Gy", "D95Gy", "D50Gy", "D2Gy", "D0.1ccGy", "HI"),
+    *("V95%Rx (%)", "V100%Rx (%)"),
+)
+"""The columns of the dose-volume table that a page has room for."""
+
+
+def page_tables(inventory: CourseInventory, results: CourseResults, planning: str | None) -> list[PageTable]:
+    """Every table of a page that has a row.
+
+    Args:
+        inventory: Of the course.
+        results: Of its stages.
+        planning: Pseudonym of the planning series.
+    """
+    found = [
+        *_doses(results.dvh, inventory),
+        *_figures(results),
+        *_goals(results.dvh),
+        *_structures(results, planning),
+        *_models(results),
+        *_radiomics(results),
+        *_inventory(inventory),
+    ]
+    return [table for table in found if table.rows]
+
+
+def shown_prescription(one: Prescription) -> str:
+    """What a plan prescribes, in words."""
+    doses = [target.dose_gy for target in one.targets if target.dose_gy is not None]
+    stated = " and ".join(f"{dose:g} Gy" for dose in dict.fromkeys(doses)) or "no prescribed dose"
+    fractions = one.fractions_planned
+    return stated if fractions is None else f"{stated} in {fractions} fraction{'' if fractions == 1 else 's'}"
+
+
+def rules_of(inventory: CourseInventory) -> str:
+    """The rules by which the doses of a course were chosen, each with what it has chosen."""
+    told = []
+    for one in inventory.dose_decisions:
+        parts = [
+            f"{len(uids)} {what}"
+            for uids, what in ((one.summed, "summed"), (one.used, "used"), (one.not_used, "not used"))
+            if uids
+        ]
+        told.append(f"{one.rule.value} ({', '.join(parts) or 'nothing'})")
+    return "; ".join(told)
+
+
+def _doses(dvh: CourseDvh | None, inventory: CourseInventory) -> Iterator[PageTable]:
+    if dvh is None:
+        return
+    columns = ["dose", "rule", "type", "prescribed [Gy]", "maximum [Gy]", "grid [mm]", "from"]
+    rows = [[*_dose(one), one.prescription_source] for one in dvh.doses]
+    yield PageTable("Doses", columns, rows, texts={1, 2, 6})
+    place = {one.found.sop_instance_uid: number for number, one in enumerate(inventory.doses, start=1)}
+    unused = [[f"dose {place.get(one.dose_uid, '?')}", one.reason] for one in dvh.not_used]
+    note = "Numbers are places in the inventory of the course."
+    yield PageTable("Doses that are not used", ["dose", "why"], unused, texts={1}, note=note)
+
+
+def _dose(one: DoseUsed) -> list[str]:
+    rule = f"{one.rule.value}, {len(one.dose_uids)} objects summed" if one.summed else one.rule.value
+    grid = " × ".join(f"{size:.3g}" for size in one.spacing_mm)
+    return [
+        one.label,
+        rule,
+        one.dose_type or "not stated",
+        _number(one.prescription_gy),
+        _number(one.maximum_gy),
+        grid,
+    ]
+
+
+def _figures(results: CourseResults) -> Iterator[PageTable]:
+    metrics, dvh, structures = results.dose_metrics, results.dvh, results.structures
+    if metrics is None or dvh is None:
+        return
+    names = {one.id: one.name for one in structures.structures} if structures is not None else {}
+    columns = [name for name in _FIGURES if name in metrics.columns]
+    for dose in dvh.doses:
+        states = {one.structure_id: one for one in dvh.figures if one.dose_id == dose.dose_id}
+        rows = []
+        for row in metrics.filter(metrics["dose_id"] == dose.dose_id).iter_rows(named=True):
+            id_ = row["structure_id"]
+            state = states.get(id_)
+            name = names.get(id_) or (state.name if state is not None else id_)
+            words = _NONE if state is None else state.status.replace("_", " ")
+            if state is not None and state.cropped:
+                words += ", within the analysis region"
+            rows.append([name, *(_number(row[column]) for column in columns), words])
+        yield PageTable(
+            f"Dose and volume: {dose.label}",
+            ["structure", *columns, "state"],
+            rows,
+            texts={len(columns) + 1},
+            note="D and V as in ICRU 83; every column with its formula stands in the table of all courses.",
+        )
+
+
+def _goals(dvh: CourseDvh | None) -> Iterator[PageTable]:
+    if dvh is None:
+        return
+    labels = {one.dose_id: one.label for one in dvh.doses}
+    rows = [
+        [
+            one.structure,
+            one.goal,
+            _NONE if one.value is None else f"{one.value:.4g} {one.unit}",
+            one.verdict,
+            labels.get(one.dose_id, one.dose_id),
+            one.text,
+        ]
+        for one in dvh.goals
+    ]
+    columns = ["structure", "goal", "reached", "result", "dose", "remark"]
+    yield PageTable("Clinical goals", columns, rows, texts={1, 3, 4, 5})
+
+
+def _structures(results: CourseResults, planning: str | None) -> Iterator[PageTable]:
+    if results.structures is None:
+        return
+    cropped = any(one.cut_off_percent is not None for one in results.structures.structures)
+    columns = [
+        "structure",
+        "named",
+        "source",
+        "volume [cm³]",
+        *(["cut off [%]"] if cropped else []),
+        "remarks",
+    ]
+    rows = [
+        [
+            one.name,
+            one.original_name,
+            _source(one),
+            _number(one.volume_cm3),
+            *([_number(one.cut_off_percent)] if cropped else []),
+            "; ".join(_remarks(one, planning)) or _NONE,
+        ]
+        for one in results.structures.structures
+    ]
+    note = "“cut off” is the part of a volume that lies beyond the analysis region." if cropped else ""
+    yield PageTable("Structures", columns, rows, texts={1, 2, len(columns) - 1}, note=note)
+
+
+def _source(one: StructureRecord) -> str:
+    # The label of a structure set was typed by people.
+    if one.source is StructureSource.CLINICAL:
+        return "clinical"
+    return f"{one.source.value.replace('_', ' ')}: {one.made_by}"
+
+
+def _remarks(one: StructureRecord, planning: str | None) -> Iterator[str]:
+    if one.series != planning:
+        yield f"on series {one.series}"
+    if one.is_empty:
+        yield "empty"
+    if one.naming is Naming.AMBIGUOUS:
+        yield "its name may mean several structures"
+    if one.touches_first_or_last_plane:
+        yield "reaches the first or last image"
+    if one.touches_image_edge:
+        yield "reaches the edge of the images"
+    if one.outside_image_cm3:
+        yield f"{one.outside_image_cm3:.3g} cm³ lie outside of the images"
+    if one.gaps:
+        yield f"contours are missing in {len(one.gaps)} gaps"
+    yield from one.faults
+
+
+def _models(results: CourseResults) -> Iterator[PageTable]:
+    rows = [
+        [
+            f"{one.model} {one.version}",
+            one.series,
+            one.state.value,
+            str(len(one.regions)),
+            one.device or _NONE,
+            "; ".join([*([one.reason] if one.reason else []), *one.steps]) or _NONE,
+        ]
+        for kind in results.segmentations.values()
+        for one in kind.segmentations
+    ]
+    columns = ["model", "series", "state", "regions", "device", "remarks"]
+    yield PageTable("Segmentation models", columns, rows, texts={1, 2, 4, 5})
+
+
+def _radiomics(results: CourseResults) -> Iterator[PageTable]:
+    table = results.radiomics
+    if table is None or "status" not in table.columns:
+        return
+    found = Counter((str(row[0]), str(row[1] or "")) for row in table.select("status", "reason").iter_rows())
+    rows = [[status, str(count), reason or _NONE] for (status, reason), count in sorted(found.items())]
+    features = "The features of every structure stand in the table of all courses."
+    yield PageTable("Radiomics", ["state", "structures", "why"], rows, texts={2}, note=features)
+
+
+def _inventory(inventory: CourseInventory) -> Iterator[PageTable]:
+    findings = [[one.text] for one in inventory.findings]
+    yield PageTable("Findings in the files of the course", ["finding"], findings)
+    aside = Counter((one.reason.value, one.role or _NONE) for one in inventory.set_aside)
+    rows = [[reason, role, str(count)] for (reason, role), count in sorted(aside.items())]
+    yield PageTable("Files that are not used", ["reason", "kind", "files"], rows, texts={1})
+
+
+def _number(value: object) -> str:
+    if not isinstance(value, int | float):
+        return _NONE
+    return f"{value:,.0f}" if abs(value) >= 10_000 else f"{value:.4g}"

@@ -1,0 +1,101 @@
+"""Slices of a course with the outlines of its structures, and its dose-volume curves."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from mqi_dagster.pictures.style import INK, as_png, dress, new_figure
+
+_PIXELS_AT_MOST = 256
+_NAMED_AT_MOST = 12
+"""Curves that a legend names; of more it would be larger than the plot."""
+
+
+@dataclass(frozen=True, slots=True)
+class Slice:
+    """A plane through an image."""
+
+    title: str
+    pixels: NDArray[np.float32]
+    """Shape (down, across)."""
+    spacing_mm: tuple[float, float]
+    """Down, and across."""
+    outlines: Sequence[tuple[str, NDArray[np.bool_]]]
+    """Colour and mask of each structure in the plane."""
+    rises: bool
+    """Whether the first row is the lowest one."""
+
+
+@dataclass(frozen=True, slots=True)
+class Curve:
+    """A cumulative dose-volume curve."""
+
+    name: str
+    colour: str
+    doses_gy: Sequence[float]
+    percent: Sequence[float]
+
+
+def course_slices(slices: Sequence[Slice], low: float, high: float) -> bytes:
+    """Slices beside each other.
+
+    Args:
+        slices: Of one image.
+        low: Value that is drawn black.
+        high: Value that is drawn white.
+
+    Returns:
+        PNG.
+    """
+    figure = new_figure(3.1 * len(slices), 3.3)
+    figure.subplots_adjust(left=0.01, right=0.99, bottom=0.02, top=0.9, wspace=0.04)
+    for place, one in enumerate(slices, start=1):
+        axes = figure.add_subplot(1, len(slices), place)
+        step = max(1, -(-max(one.pixels.shape) // _PIXELS_AT_MOST))
+        down, across = one.spacing_mm
+        axes.imshow(
+            one.pixels[::step, ::step],
+            cmap="gray",
+            vmin=low,
+            vmax=high,
+            origin="lower" if one.rises else "upper",
+            aspect=down / across,
+        )
+        for colour, mask in one.outlines:
+            seen = mask[::step, ::step]
+            if seen.any() and not seen.all():
+                axes.contour(seen, levels=[0.5], colors=[colour], linewidths=1.0)
+        axes.set_title(one.title, fontsize=9, color=INK, loc="left")
+        axes.set_axis_off()
+    return as_png(figure)
+
+
+def dose_volume(curves: Sequence[Curve]) -> bytes:
+    """Cumulative dose-volume curves.
+
+    Returns:
+        PNG.
+    """
+    figure = new_figure(6.6, 3.8, right_in=1.7)
+    axes = figure.add_subplot()
+    for number, curve in enumerate(curves):
+        label = curve.name if number < _NAMED_AT_MOST else None
+        axes.plot(curve.doses_gy, curve.percent, color=curve.colour, linewidth=1.4, label=label)
+    axes.set_xlim(left=0.0)
+    axes.set_ylim(0.0, 103.0)
+    dress(axes, "Dose and volume", "dose [Gy]", "volume [%]")
+    more = len(curves) - _NAMED_AT_MOST
+    axes.legend(
+        loc="upper left",
+        bbox_to_anchor=(1.0, 1.0),
+        fontsize=8,
+        frameon=False,
+        labelcolor=INK,
+        title=f"and {more} more" if more > 0 else None,
+        title_fontsize=8,
+    )
+    return as_png(figure)

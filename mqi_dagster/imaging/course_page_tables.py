@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 
 from mqi_dagster.courses.dose_rules import Prescription
 from mqi_dagster.courses.inventory import CourseInventory
@@ -30,6 +30,7 @@ def page_tables(inventory: CourseInventory, results: CourseResults, planning: st
         planning: Pseudonym of the planning series.
     """
     found = [
+        *_plans(inventory),
         *_doses(results.dvh, inventory),
         *_figures(results),
         *_goals(results.dvh),
@@ -62,26 +63,54 @@ def rules_of(inventory: CourseInventory) -> str:
     return "; ".join(told)
 
 
+def dose_names(dvh: CourseDvh) -> dict[str, str]:
+    """What each total dose is called, by id; its own label was typed by people."""
+    return {one.dose_id: f"dose {number}" for number, one in enumerate(dvh.doses, start=1)}
+
+
+def _plans(inventory: CourseInventory) -> Iterator[PageTable]:
+    rows = []
+    prescriptions = {one.plan_uid: one for one in inventory.prescriptions}
+    for number, one in enumerate((plan.found for plan in inventory.plans), start=1):
+        prescribed = prescriptions.get(one.sop_instance_uid)
+        rows.append(
+            [
+                f"plan {number}",
+                _NONE if prescribed is None else shown_prescription(prescribed),
+                str(len(one.treatment_beams)),
+                one.intent or _NONE,
+                one.approval or _NONE,
+            ]
+        )
+    columns = ["plan", "prescription", "treatment beams", "intent", "approval"]
+    yield PageTable("Plans", columns, rows, texts={1, 3, 4})
+
+
 def _doses(dvh: CourseDvh | None, inventory: CourseInventory) -> Iterator[PageTable]:
     if dvh is None:
         return
-    columns = ["dose", "rule", "type", "prescribed [Gy]", "maximum [Gy]", "grid [mm]", "from"]
-    rows = [[*_dose(one), one.prescription_source] for one in dvh.doses]
-    yield PageTable("Doses", columns, rows, texts={1, 2, 6})
+    columns = ["dose", "of", "rule", "type", "prescribed [Gy]", "prescription from"]
+    columns += ["maximum [Gy]", "grid [mm]"]
+    names = dose_names(dvh)
+    plans = {one.found.sop_instance_uid: number for number, one in enumerate(inventory.plans, start=1)}
+    rows = [[names[one.dose_id], *_dose(one, plans)] for one in dvh.doses]
+    yield PageTable("Doses", columns, rows, texts={1, 2, 3, 5})
     place = {one.found.sop_instance_uid: number for number, one in enumerate(inventory.doses, start=1)}
-    unused = [[f"dose {place.get(one.dose_uid, '?')}", one.reason] for one in dvh.not_used]
-    note = "Numbers are places in the inventory of the course."
-    yield PageTable("Doses that are not used", ["dose", "why"], unused, texts={1}, note=note)
+    unused = [[f"RT Dose {place.get(one.dose_uid, '?')}", one.reason] for one in dvh.not_used]
+    note = "Numbered as in the inventory of the course."
+    yield PageTable("RT Doses that give no figures", ["RT Dose", "why"], unused, texts={1}, note=note)
 
 
-def _dose(one: DoseUsed) -> list[str]:
-    rule = f"{one.rule.value}, {len(one.dose_uids)} objects summed" if one.summed else one.rule.value
+def _dose(one: DoseUsed, plans: Mapping[str, int]) -> list[str]:
+    of = [f"plan {plans[uid]}" if uid in plans else "a plan that is not there" for uid in one.plan_uids]
+    summed = f", {len(one.dose_uids)} RT Doses summed" if one.summed else ""
     grid = " × ".join(f"{size:.3g}" for size in one.spacing_mm)
     return [
-        one.label,
-        rule,
+        (" + ".join(of) or "no plan") + summed,
+        one.rule.value,
         one.dose_type or "not stated",
         _number(one.prescription_gy),
+        one.prescription_source,
         _number(one.maximum_gy),
         grid,
     ]
@@ -92,6 +121,7 @@ def _figures(results: CourseResults) -> Iterator[PageTable]:
     if metrics is None or dvh is None:
         return
     names = {one.id: one.name for one in structures.structures} if structures is not None else {}
+    doses = dose_names(dvh)
     columns = [name for name in _FIGURES if name in metrics.columns]
     for dose in dvh.doses:
         states = {one.structure_id: one for one in dvh.figures if one.dose_id == dose.dose_id}
@@ -102,10 +132,12 @@ def _figures(results: CourseResults) -> Iterator[PageTable]:
             name = names.get(id_) or (state.name if state is not None else id_)
             words = _NONE if state is None else state.status.replace("_", " ")
             if state is not None and state.cropped:
-                words += ", within the analysis region"
+                words += ", of a part: the analysis region or the end of the images cuts it"
+            if state is not None and state.reason:
+                words += f": {state.reason}"
             rows.append([name, *(_number(row[column]) for column in columns), words])
         yield PageTable(
-            f"Dose and volume: {dose.label}",
+            f"Dose and volume: {doses[dose.dose_id]}",
             ["structure", *columns, "state"],
             rows,
             texts={len(columns) + 1},
@@ -116,7 +148,7 @@ def _figures(results: CourseResults) -> Iterator[PageTable]:
 def _goals(dvh: CourseDvh | None) -> Iterator[PageTable]:
     if dvh is None:
         return
-    labels = {one.dose_id: one.label for one in dvh.doses}
+    labels = dose_names(dvh)
     rows = [
         [
             one.structure,
@@ -202,10 +234,9 @@ def _models(results: CourseResults) -> Iterator[PageTable]:
 
 
 def _radiomics(results: CourseResults) -> Iterator[PageTable]:
-    table = results.radiomics
-    if table is None or "status" not in table.columns:
+    if results.radiomics is None:
         return
-    found = Counter((str(row[0]), str(row[1] or "")) for row in table.select("status", "reason").iter_rows())
+    found = Counter((one.status.value, one.reason) for one in results.radiomics.regions)
     rows = [[status, str(count), reason or _NONE] for (status, reason), count in sorted(found.items())]
     features = "The features of every structure stand in the table of all courses."
     yield PageTable("Radiomics", ["state", "structures", "why"], rows, texts={2}, note=features)

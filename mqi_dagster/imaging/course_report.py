@@ -18,11 +18,11 @@ from numpy.typing import NDArray
 from mqi_dagster import __version__
 from mqi_dagster.courses.chosen_series import chosen_series
 from mqi_dagster.courses.inventory import CourseInventory
-from mqi_dagster.dicom.reading import decoding, read_dicom
-from mqi_dagster.dose.grid import DoseFrame, DoseGrid
-from mqi_dagster.dose.stored_image import stored_grid
+from mqi_dagster.dose.grid import DoseGrid
+from mqi_dagster.dose.stored_image import read_dose
 from mqi_dagster.errors import DicomError, DoseError, ImageError
 from mqi_dagster.files import write_whole
+from mqi_dagster.imaging.course_facts import CourseFacts
 from mqi_dagster.imaging.course_page import (
     CT_WINDOWS,
     CoursePage,
@@ -34,23 +34,27 @@ from mqi_dagster.imaging.course_page import (
     page_html,
     window_of,
 )
-from mqi_dagster.imaging.course_page_tables import page_tables, rules_of, shown_prescription
+from mqi_dagster.imaging.course_page_tables import dose_names, page_tables, rules_of, shown_prescription
 from mqi_dagster.imaging.course_results import STAGES, CourseResults
 from mqi_dagster.imaging.dose_sum import summed
 from mqi_dagster.imaging.dvh_files import DoseUsed
 from mqi_dagster.imaging.image_volume import ImageVolume, read_volume
-from mqi_dagster.imaging.qc_report import QC_REPORT, write_qc_report
 from mqi_dagster.imaging.quality_control import (
+    QC_REPORT,
+    QcReport,
     QcResult,
     Verdict,
     checks_of,
     dvh_quality,
+    inventory_quality,
     segmentation_quality,
     structures_quality,
-    worst,
+    write_qc_report,
 )
 from mqi_dagster.imaging.structure_files import MASKS, StructureRecord, read_mask
-from mqi_dagster.pictures.course import Curve, Slice, course_slices, dose_volume
+from mqi_dagster.pictures.course import Slice, course_slices
+from mqi_dagster.pictures.dvh import DvhCurve, dvh_curves
+from mqi_dagster.settings.radiotherapy import QualityControl
 
 PAGE = "course.html"
 SLICES_PICTURE, DVH_PICTURE = "slices.png", "dvh.png"
@@ -74,38 +78,41 @@ class CourseSource:
     key: str
     """Of the course."""
     inventory: CourseInventory
+    facts: CourseFacts
+    """What its objects say that its quality depends on."""
     content: Callable[[str], bytes]
     """Gives the file of an object by its SOP Instance UID, verified."""
     planning: str | None
     """Pseudonym of the planning series; None where there is none."""
     results: CourseResults
+    qc: QualityControl
+    """``radiotherapy.qc`` of the settings."""
     provenance: Sequence[tuple[str, str]] = ()
     """What the results do not say of their origin themselves."""
 
 
-def write_report(source: CourseSource, folder: Path) -> list[QcResult]:
+def write_report(source: CourseSource, folder: Path) -> QcReport:
     """Write the page, the quality report and the pictures of a course into a folder.
 
     Returns:
-        Every check of the course.
+        The quality report.
 
     Raises:
         StoreError: A result is damaged.
         InputError: An image or dose is not what it was when the course was organised.
         OSError: The disk is full, or fails.
     """
-    checks = quality_of(source.results)
-    write_qc_report(checks, folder / QC_REPORT)
+    quality = write_qc_report(quality_of(source), folder / QC_REPORT)
     report = _Report(source)
-    write_whole(folder / PAGE, page_html(report.page(checks)).encode("utf-8"))
+    write_whole(folder / PAGE, page_html(report.page(quality)).encode("utf-8"))
     for name, picture in report.pictures():
         write_whole(folder / name, picture)
-    return checks
+    return quality
 
 
-def quality_of(results: CourseResults) -> list[QcResult]:
+def quality_of(source: CourseSource) -> list[QcResult]:
     """Every check of a course; one of a result that is missing is a warning."""
-    found: list[QcResult] = []
+    results, found = source.results, [*inventory_quality(source.inventory, source.facts, source.qc)]
     for asset in STAGES:
         if asset in results.missing:
             text = f"not evaluated: {asset} {results.missing[asset]}"
@@ -155,16 +162,22 @@ class _Report:
         return {id_: _COLOURS[place % len(_COLOURS)] for place, id_ in enumerate(self.drawn)}
 
     @cached_property
+    def dose_names(self) -> Mapping[str, str]:
+        """What each total dose is called, by id."""
+        return {} if self.source.results.dvh is None else dose_names(self.source.results.dvh)
+
+    @cached_property
     def shown_dose(self) -> tuple[DoseUsed | None, DoseGrid | str]:
         """The dose that is drawn, or why none is."""
         record = self.source.results.dvh
         if record is None:
             return None, "There are no dose-volume figures, and no dose is drawn"
         if not record.doses:
-            return None, "No dose of the course was used"
+            return None, f"No dose is drawn: {record.empty_because or 'none was used'}"
         used = next((one for one in record.doses if one.frame_of_reference_fits), record.doses[0])
+        name = self.dose_names[used.dose_id]
         if not used.frame_of_reference_fits:
-            return used, f"{used.label} lies in another Frame of Reference than the images: it is not drawn"
+            return used, f"{name} lies in another Frame of Reference than the images: it is not drawn"
         doses = [self._dose(uid) for uid in used.dose_uids]
         grids = [one for one in doses if isinstance(one, DoseGrid)]
         faults = [one for one in doses if isinstance(one, str)]
@@ -173,15 +186,13 @@ class _Report:
                 return used, summed(grids)
             except DoseError as error:
                 faults = [error.message]
-        return used, f"{used.label} is not drawn: {faults[0]}"
+        return used, f"{name} is not drawn: {faults[0]}"
 
     def _dose(self, uid: str) -> DoseGrid | str:
         if uid not in {one.found.sop_instance_uid for one in self.source.inventory.doses}:
             return "it is no part of the course any more: the dose-volume figures are of earlier files"
         try:
-            dataset = read_dicom(self.source.content(uid))
-            with decoding():
-                return stored_grid(dataset, DoseFrame.PATIENT)
+            return read_dose(self.source.content(uid))
         except (DicomError, DoseError) as error:
             return error.message
 
@@ -191,7 +202,7 @@ class _Report:
         folder = self.source.results.folders["structures"] / MASKS
         return read_mask(folder / f"{id_}.npz", self.volume.grid)
 
-    def page(self, checks: Sequence[QcResult]) -> CoursePage:
+    def page(self, quality: QcReport) -> CoursePage:
         """What the page shows."""
         results, volume = self.source.results, self.volume
         used, dose = self.shown_dose
@@ -199,7 +210,7 @@ class _Report:
         drawable = dose if isinstance(dose, DoseGrid) and there is not None else None
         return CoursePage(
             title=f"Course {self.source.key}",
-            verdict=worst(checks).value,
+            verdict=quality.overall_status.value,
             about=self._about(there),
             notes=self._notes(),
             grid=there.grid if there else None,
@@ -217,16 +228,13 @@ class _Report:
             curves=[curve for curve, _ in self.curves],
             curves_note=""
             if used is None
-            else f"Of {used.label}. Figures of every dose stand in the tables.",
+            else f"Of {self.dose_names[used.dose_id]}. Figures of every dose stand in the tables.",
             tables=page_tables(self.source.inventory, results, self.source.planning),
             checks=[
                 PageCheck(
-                    f"{one.check.asset}: {one.check.name.replace('_', ' ')}",
-                    one.verdict.value,
-                    one.text,
-                    one.advice,
+                    f"{one.asset}: {one.name}".replace("_", " "), one.verdict.value, one.text, one.advice
                 )
-                for one in checks
+                for one in quality.checks
             ],
             provenance=self._provenance(),
         )
@@ -265,14 +273,17 @@ class _Report:
         if isinstance(dose, str) and dvh is not None:
             notes.append(f"{dose}.")
         if used is not None and used.dose_type == "EFFECTIVE":
-            notes.append(f"{used.label} is an effective dose: RBE-weighted, not physical.")
+            notes.append(f"{self.dose_names[used.dose_id]} is an effective dose: RBE-weighted, not physical.")
         if dvh is not None:
-            notes += [f"Dose and volume: {fault}." for fault in dvh.faults]
+            notes += [f"Dose and volume: {fault}." for fault in (dvh.empty_because, *dvh.faults) if fault]
             if len(dvh.doses) > 1:
                 notes.append(
                     f"The course has {len(dvh.doses)} total doses, which nothing says are to be added up;"
                     " one of them is drawn."
                 )
+        radiomics = results.radiomics
+        if radiomics is not None and not radiomics.enabled:
+            notes.append("Radiomics are switched off in the settings.")
         return [_sentence(one) for one in notes]
 
     @cached_property
@@ -313,6 +324,9 @@ class _Report:
             for one in kind.segmentations:
                 limits = "; ".join(one.limits) or "no limits stated"
                 rows.append((f"model {one.model} {one.version}", f"{one.family}; {one.state}. {limits}"))
+        if results.radiomics is not None:
+            versions = results.radiomics.versions
+            rows += [(f"radiomics: {name}", version) for name, version in versions.items()]
         return list(dict.fromkeys(rows))
 
     def pictures(self) -> Iterator[tuple[str, bytes]]:
@@ -321,12 +335,12 @@ class _Report:
             window = _windows(self.volume)[0]
             yield SLICES_PICTURE, course_slices(self._slices(self.volume), window.low, window.high)
         if self.curves:
-            yield (
-                DVH_PICTURE,
-                dose_volume(
-                    [Curve(name, curve.colour, curve.doses, curve.percent) for curve, name in self.curves]
-                ),
-            )
+            used = self.shown_dose[0]
+            curves = [
+                DvhCurve(name, np.asarray(curve.doses, float), np.asarray(curve.percent, float))
+                for curve, name in self.curves
+            ]
+            yield DVH_PICTURE, dvh_curves(curves, "Dose and volume", used.prescription_gy if used else None)
 
     def _slices(self, volume: ImageVolume) -> list[Slice]:
         at: list[int] = [count // 2 for count in volume.grid.shape]

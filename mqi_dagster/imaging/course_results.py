@@ -12,6 +12,7 @@ from polars.exceptions import PolarsError
 
 from mqi_dagster.errors import StoreError, Where
 from mqi_dagster.imaging.dvh_files import CURVES, METRICS, CourseDvh, read_dvh
+from mqi_dagster.imaging.radiomics_files import TABLE, CourseRadiomics, read_radiomics
 from mqi_dagster.imaging.segmentation_files import CourseSegmentations, read_segmentations
 from mqi_dagster.imaging.structure_files import CourseStructures, read_structures
 
@@ -19,8 +20,6 @@ SEGMENTATION_ASSETS = ("auto_segmentation", "custom_segmentation")
 STRUCTURES_ASSET, DVH_ASSET, RADIOMICS_ASSET = "structures", "dvh", "radiomics"
 STAGES = (*SEGMENTATION_ASSETS, STRUCTURES_ASSET, DVH_ASSET, RADIOMICS_ASSET)
 """The assets that a report is made of, beside the inventory, in their order."""
-RADIOMICS_TABLE = "radiomics.parquet"
-"""A row for each structure, with its ``status`` and, where it has no features, the ``reason``."""
 
 
 @dataclass(frozen=True)
@@ -61,9 +60,15 @@ class CourseResults:
         return self.table(DVH_ASSET, CURVES)
 
     @cached_property
-    def radiomics(self) -> pl.DataFrame | None:
+    def radiomics(self) -> CourseRadiomics | None:
+        """The record of radiomics."""
+        folder = self.folders.get(RADIOMICS_ASSET)
+        return None if folder is None else read_radiomics(folder)
+
+    @cached_property
+    def features(self) -> pl.DataFrame | None:
         """A row for each structure."""
-        return self.table(RADIOMICS_ASSET, RADIOMICS_TABLE)
+        return self.table(RADIOMICS_ASSET, TABLE)
 
     def table(self, asset: str, name: str) -> pl.DataFrame | None:
         """A table of a result; None where there is no such result, or it has no such table.

@@ -1,4 +1,4 @@
-"""Slices of a course with the outlines of its structures, and its dose-volume curves."""
+"""Slices of a course with the outlines of its structures."""
 
 from __future__ import annotations
 
@@ -8,11 +8,9 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from mqi_dagster.pictures.style import INK, as_png, dress, new_figure
+from mqi_dagster.pictures.style import INK, as_png, new_figure
 
 _PIXELS_AT_MOST = 256
-_NAMED_AT_MOST = 12
-"""Curves that a legend names; of more it would be larger than the plot."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,16 +26,6 @@ class Slice:
     """Colour and mask of each structure in the plane."""
     rises: bool
     """Whether the first row is the lowest one."""
-
-
-@dataclass(frozen=True, slots=True)
-class Curve:
-    """A cumulative dose-volume curve."""
-
-    name: str
-    colour: str
-    doses_gy: Sequence[float]
-    percent: Sequence[float]
 
 
 def course_slices(slices: Sequence[Slice], low: float, high: float) -> bytes:
@@ -71,31 +59,4 @@ def course_slices(slices: Sequence[Slice], low: float, high: float) -> bytes:
                 axes.contour(seen, levels=[0.5], colors=[colour], linewidths=1.0)
         axes.set_title(one.title, fontsize=9, color=INK, loc="left")
         axes.set_axis_off()
-    return as_png(figure)
-
-
-def dose_volume(curves: Sequence[Curve]) -> bytes:
-    """Cumulative dose-volume curves.
-
-    Returns:
-        PNG.
-    """
-    figure = new_figure(6.6, 3.8, right_in=1.7)
-    axes = figure.add_subplot()
-    for number, curve in enumerate(curves):
-        label = curve.name if number < _NAMED_AT_MOST else None
-        axes.plot(curve.doses_gy, curve.percent, color=curve.colour, linewidth=1.4, label=label)
-    axes.set_xlim(left=0.0)
-    axes.set_ylim(0.0, 103.0)
-    dress(axes, "Dose and volume", "dose [Gy]", "volume [%]")
-    more = len(curves) - _NAMED_AT_MOST
-    axes.legend(
-        loc="upper left",
-        bbox_to_anchor=(1.0, 1.0),
-        fontsize=8,
-        frameon=False,
-        labelcolor=INK,
-        title=f"and {more} more" if more > 0 else None,
-        title_fontsize=8,
-    )
     return as_png(figure)

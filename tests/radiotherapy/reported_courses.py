@@ -26,7 +26,13 @@ from mqi_dagster.imaging.dvh_files import (
     StructureFigures,
     write_dvh,
 )
-from mqi_dagster.imaging.dvh_table import DOSE_COLUMNS
+from mqi_dagster.imaging.dvh_table import METRICS_SCHEMA
+from mqi_dagster.imaging.radiomics_files import (
+    CourseRadiomics,
+    RegionStatus,
+    StructureRadiomics,
+    write_radiomics,
+)
 from mqi_dagster.imaging.segmentation_files import (
     CourseSegmentations,
     Segmentation,
@@ -208,7 +214,7 @@ class ReportedCourses:
         series = self.planning(one)
         self.publish("auto_segmentation", key, f"auto{version}", lambda to: write_segmentations(MODELS, to))
         self.publish("structures", key, f"structures{version}", lambda to: fill_structures(to, series))
-        self.publish("dvh", key, f"dvh{version}", lambda to: fill_dvh(to, one, mean_gy))
+        self.publish("dvh", key, f"dvh{version}", lambda to: fill_dvh(to, one, key, mean_gy))
         self.publish("radiomics", key, f"radiomics{version}", lambda to: fill_radiomics(to, key, series))
 
 
@@ -254,10 +260,10 @@ def fill_structures(folder: Path, series: str) -> None:
     write_structures(CourseStructures(planning=series, structures=structures), folder)
 
 
-def fill_dvh(folder: Path, one: Made, mean_gy: float) -> None:
+def fill_dvh(folder: Path, one: Made, key: str, mean_gy: float) -> None:
     """Figures of the target and of the lung."""
     used = DoseUsed(
-        dose_id="DABCDEFGHJ", label="dose 1", dose_uids=(one.uid(40, 1),), plan_uids=(one.uid(30, 1),),
+        dose_id="DABCDEFGHJ", label=one.name, dose_uids=(one.uid(40, 1),), plan_uids=(one.uid(30, 1),),
         rule=DoseRule.SINGLE, summed=False, dose_type="PHYSICAL", prescription_gy=60.0,
         prescription_source="TargetPrescriptionDose of its plan", frame_of_reference_fits=True,
         spacing_mm=(4.0, 4.0, 4.0), maximum_gy=60.0,
@@ -276,19 +282,26 @@ def fill_dvh(folder: Path, one: Made, mean_gy: float) -> None:
     write_dvh(CourseDvh(doses=(used,), not_used=(), figures=figures, goals=(goal,)), folder)
     rows = [
         {
+            **dict.fromkeys(METRICS_SCHEMA),
+            "course": key,
             "dose_id": "DABCDEFGHJ",
+            "dose_label": one.name,
+            "made_by": one.name if source == "clinical" else "rules_ct",
+            "rtstruct_label": one.name,
             "structure_id": id_,
             "ROI_Name": name,
+            "Segmentation_Source": source,
             "Volume (cm³)": volume,
             "dose_metric_status": "measured",
             "dose_coverage_percent": 100.0,
-            **dict.fromkeys((column.name for column in DOSE_COLUMNS), None),
             "DmeanGy": mean,
         }
-        for id_, name, volume, mean in (("ptv", "PTV", 0.432, mean_gy), ("lung", "=Lung_L", 0.576, 12.0))
+        for id_, name, source, volume, mean in (
+            ("ptv", "PTV", "clinical", 0.432, mean_gy),
+            ("lung", "=Lung_L", "automatic", 0.576, 12.0),
+        )
     ]
-    schema = {column.name: pl.Float64 for column in DOSE_COLUMNS}
-    pl.DataFrame(rows, schema_overrides=schema).write_parquet(folder / METRICS)
+    pl.DataFrame(rows, schema=METRICS_SCHEMA).write_parquet(folder / METRICS)
     doses = [0.0, 20.0, 40.0, 60.0]
     pl.DataFrame(
         {
@@ -303,6 +316,13 @@ def fill_dvh(folder: Path, one: Made, mean_gy: float) -> None:
 
 def fill_radiomics(folder: Path, key: str, series: str) -> None:
     """One structure with features, one that is too small."""
+    regions = (
+        StructureRadiomics(series=series, structure_id="ptv", status=RegionStatus.COMPUTED),
+        StructureRadiomics(
+            series=series, structure_id="lung", status=RegionStatus.LEFT_OUT, reason="fewer than 200 voxels"
+        ),
+    )
+    write_radiomics(CourseRadiomics(enabled=True, versions={"z-rad": "1.0"}, regions=regions), folder)
     pl.DataFrame(
         {
             "course": [key] * 2,

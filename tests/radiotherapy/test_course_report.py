@@ -73,8 +73,10 @@ def test_the_page_shows_what_the_stages_have_made(courses: ReportedCourses) -> N
     assert re.findall(r"</i>(\d+ % \([\d.]+ Gy\))", html) == [
         "30 % (18 Gy)", "50 % (30 Gy)", "80 % (48 Gy)", "95 % (57 Gy)", "100 % (60 Gy)",
     ]  # fmt: skip
+    assert rows_of(html, "Plans")[1] == ["plan 1", "60 Gy in 30 fractions", "2", "–", "–"]
     assert rows_of(html, "Doses")[1] == [
-        "dose 1", "single_dose", "PHYSICAL", "60", "60", "4 × 4 × 4", "TargetPrescriptionDose of its plan",
+        "dose 1", "plan 1", "single_dose", "PHYSICAL", "60", "TargetPrescriptionDose of its plan", "60",
+        "4 × 4 × 4",
     ]  # fmt: skip
     figures = rows_of(html, "Dose and volume: dose 1")
     assert figures[0][:3] == ["structure", "Volume (cm³)", "DmeanGy"]
@@ -90,6 +92,7 @@ def test_the_page_shows_what_the_stages_have_made(courses: ReportedCourses) -> N
     ]  # fmt: skip
     assert rows_of(html, "Segmentation models")[1][:4] == ["rules_ct 1.2", "SABCDEFGHJ", "made", "0"]
     provenance = dict(rows_of(html, "Provenance"))
+    assert provenance["radiomics: z-rad"] == "1.0"
     assert provenance["digest of dvh"] == "dvh1"
     assert provenance["model rules_ct 1.2"] == "Rule-based; made. adults only"
     assert provenance["dose rules"] == "single_dose (1 used)"
@@ -118,12 +121,16 @@ def test_the_quality_report_holds_every_check_and_the_worst_verdict(courses: Rep
     assert courses.run("course_report", key)
     published = courses.result("course_report", key)
     report = json.loads(published.path("qc_report.json").read_bytes())
-    by_name = {one["name"]: one for one in report["checks"]}
+    by_name = {(one["asset"], one["name"]): one for one in report["checks"]}
     # Nobody has made the segmentation of the site's own models: a check that did not run is no pass.
-    assert by_name["custom_models_ran"]["verdict"] == "WARNING"
-    assert by_name["custom_models_ran"]["text"] == "not evaluated: custom_segmentation has not been made"
-    assert by_name["custom_models_ran"]["advice"] == "Make custom_segmentation, then the report"
-    assert report["status"] == courses.metadata("course_report", key)["verdict"] != "PASS"
+    not_run = by_name["custom_segmentation", "models_ran"]
+    assert not_run["verdict"] == "WARNING"
+    assert not_run["text"] == "not evaluated: custom_segmentation has not been made"
+    assert not_run["advice"] == "Make custom_segmentation, then the report"
+    assert by_name["structures", "not_empty"]["verdict"] == "WARNING"
+    assert by_name["course_inventory", "images_present"]["verdict"] == "PASS"
+    assert report["overall_status"] == courses.metadata("course_report", key)["verdict"]
+    assert report["overall_status"] != "PASS"
     shown = courses.table("course_report", "checks", key)
     assert [row["check"] for row in shown] == [f"{one['asset']}: {one['name']}" for one in report["checks"]]
     assert courses.metadata("course_report", key)["missing"] == "custom_segmentation has not been made"
@@ -179,12 +186,12 @@ def _structures(folder: Path, courses: ReportedCourses) -> None:
 
 def test_stages_that_were_switched_off_are_said(courses: ReportedCourses) -> None:
     key = organised(courses)
-    off = CourseDvh(doses=(), not_used=(), figures=(), faults=("the settings switch them off",))
+    off = CourseDvh(doses=(), not_used=(), figures=(), empty_because="the settings switch them off")
     courses.publish("dvh", key, "off", lambda to: write_dvh(off, to))
     assert courses.run("course_report", key)
     html = page_of(courses, key)
     assert "<li>Dose and volume: the settings switch them off.</li>" in html
-    assert "<li>No dose of the course was used.</li>" in html
+    assert "<li>No dose is drawn: the settings switch them off.</li>" in html
 
 
 def test_a_result_that_is_gone_is_said_and_a_damaged_one_is_an_error(courses: ReportedCourses) -> None:

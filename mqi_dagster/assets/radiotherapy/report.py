@@ -7,10 +7,13 @@ import dagster as dg
 from mqi_dagster import __version__
 from mqi_dagster.assets import radiotherapy
 from mqi_dagster.errors import Where
+from mqi_dagster.imaging.course_facts import read_facts
+from mqi_dagster.imaging.course_results import STAGES, CourseResults
+from mqi_dagster.imaging.quality_control import QC_REPORT, read_qc_report
 from mqi_dagster.lifecycle.boundary import tried_again
-from mqi_dagster.lifecycle.course import CourseAtWork, load_course
+from mqi_dagster.lifecycle.course import CourseAtWork, course_in
 from mqi_dagster.lifecycle.course_results import StageResults, stage_results
-from mqi_dagster.lifecycle.lineage import DIGEST, checked_key, reusable
+from mqi_dagster.lifecycle.lineage import DIGEST, checked_key, resolve, reusable
 from mqi_dagster.lifecycle.materialisations import COURSE_REPORT, INVENTORY
 from mqi_dagster.partitions import COURSE
 from mqi_dagster.resources.composed import StoreResource
@@ -20,7 +23,6 @@ from mqi_dagster.store.published import Published
 from mqi_dagster.store.store import Store
 
 CODE = "1"
-STAGES = ("auto_segmentation", "custom_segmentation", "structures", "dvh", "radiomics")
 RESULTS, VERDICT = "results", "verdict"
 """In the manifest of a report: digests of what it was made of, by asset; its verdict."""
 
@@ -39,7 +41,8 @@ def course_report(
     """One page with images, structures, doses, tables and checks of a course; and its quality report."""
     key = checked_key(COURSE, context.partition_key).text
     with tried_again(context, Where(case=key)):
-        course = load_course(context.instance, store.open(), site, key)
+        organised = resolve(context.instance, store.open(), INVENTORY, key)
+        course = course_in(organised, site, key)
         results = stage_results(context.instance, store.open(), key, STAGES)
         digest = digest_of(
             asset=COURSE_REPORT,
@@ -52,7 +55,7 @@ def course_report(
         )
         published = reusable(store.open(), COURSE_REPORT, key, digest)
         if published is None:
-            published = _made(site, store.open(), course, results, digest)
+            published = _made(site, store.open(), course, organised, results, digest)
         return dg.MaterializeResult(
             data_version=dg.DataVersion(digest),
             # Whether a course is concluded is told by the inventory that its report is of.
@@ -60,10 +63,15 @@ def course_report(
         )
 
 
-def _made(site: Site, store: Store, course: CourseAtWork, results: StageResults, digest: str) -> Published:
+def _made(
+    site: Site,
+    store: Store,
+    course: CourseAtWork,
+    organised: Published,
+    results: StageResults,
+    digest: str,
+) -> Published:
     from mqi_dagster.imaging.course_report import CourseSource, write_report
-    from mqi_dagster.imaging.course_results import CourseResults
-    from mqi_dagster.imaging.quality_control import worst
 
     planning = course.chosen.planning
     uid = None if planning is None else planning.series_uid
@@ -71,20 +79,21 @@ def _made(site: Site, store: Store, course: CourseAtWork, results: StageResults,
     source = CourseSource(
         key=course.key,
         inventory=course.inventory,
+        facts=read_facts(organised.folder, course.inventory),
         content=course.content,
         planning=None if uid is None else site.pseudonyms.series(uid),
         results=CourseResults({asset: one.folder for asset, one in results.made.items()}, results.missing),
+        qc=site.settings.radiotherapy.qc,
         provenance=[(f"digest of {asset}", value) for asset, value in [*inventory, *results.digests.items()]],
     )
     with store.stage(course.key, None, COURSE_REPORT) as staging:
-        checks = write_report(source, staging)
-        meta = {RESULTS: results.digests, VERDICT: worst(checks).value}
+        quality = write_report(source, staging)
+        meta = {RESULTS: results.digests, VERDICT: quality.overall_status.value}
         return store.publish(staging, course.key, None, COURSE_REPORT, digest, meta=meta)
 
 
 def _metadata(published: Published, results: StageResults) -> dict[str, Any]:
     from mqi_dagster.imaging.course_report import DVH_PICTURE, SLICES_PICTURE
-    from mqi_dagster.imaging.qc_report import QC_REPORT, read_qc_report
     from mqi_dagster.pictures.style import as_markdown
 
     report = read_qc_report(published.path(QC_REPORT))
@@ -109,7 +118,7 @@ def _metadata(published: Published, results: StageResults) -> dict[str, Any]:
     ]
     missing = "; ".join(f"{asset} {why}" for asset, why in results.missing.items())
     return {
-        VERDICT: report.status.value,
+        VERDICT: report.overall_status.value,
         "checks": dg.MetadataValue.table(checks, schema=_CHECKS),
         "missing": missing or "nothing",
         **pictures,

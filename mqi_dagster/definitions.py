@@ -75,6 +75,7 @@ def radiotherapy(site: Site, pipelines: Sequence[Pipeline]) -> dg.Definitions:
             report.course_report,
             cohort.cohort_tables,
         ],
+        jobs=[cohort.cohort_job],
         sensors=[],
     )
 

@@ -23,8 +23,9 @@ from mqi_dagster.store.published import Published
 from mqi_dagster.store.store import Store
 
 CODE = "1"
-RESULTS, VERDICT = "results", "verdict"
-"""In the manifest of a report: digests of what it was made of, by asset; its verdict."""
+RESULTS, VERDICT, PLANNING = "results", "verdict", "planning"
+"""In the manifest of a report, beside the digest of its inventory: digests of what it was made of, by asset;
+its verdict; pseudonym of the planning series."""
 
 
 @dg.asset(
@@ -88,7 +89,12 @@ def _made(
     )
     with store.stage(course.key, None, COURSE_REPORT) as staging:
         quality = write_report(source, staging)
-        meta = {RESULTS: results.digests, VERDICT: quality.overall_status.value}
+        meta = {
+            INVENTORY: course.digest,
+            RESULTS: results.digests,
+            VERDICT: quality.overall_status.value,
+            PLANNING: source.planning,
+        }
         return store.publish(staging, course.key, None, COURSE_REPORT, digest, meta=meta)
 
 

@@ -76,6 +76,7 @@ class PageCurve:
     percent: Sequence[float]
     structure: int | None = None
     """Place of its structure among those of the page, with which it is shown and hidden."""
+    name: str = ""
 
     def __post_init__(self) -> None:
         _require_colour(self.colour)
@@ -186,6 +187,7 @@ def _data(page: CoursePage) -> dict[str, object]:
     curves = [
         {
             "structure": one.structure,
+            "name": one.name,
             "colour": one.colour,
             "doses": list(one.doses),
             "percent": list(one.percent),
@@ -212,7 +214,7 @@ def _pictures(page: CoursePage, grid: ImageGrid, image: NDArray[np.float32]) -> 
         mask = one.mask()
         if not masks and mask.any():
             start = _middle(mask, step, shape)
-        masks.append(_packed(np.packbits(_reduced(mask.astype(np.float32), factor) >= 0.5)))
+        masks.append(_packed(np.packbits(_reduced_mask(mask, factor, shape))))
     found: dict[str, object] = {
         "shape": shape,
         "spacing_mm": [float(one) for one in np.array(grid.spacing_mm) * step],
@@ -250,9 +252,10 @@ def _dose(
     highest = float(dose.values.max()) or 1.0
     found = np.zeros(shape, np.uint8)
     in_plane = np.indices(shape[1:]).reshape(2, -1).T
+    first = grid.to_patient(np.insert(in_plane, 0, 0, axis=1) * step + (step - 1) / 2)
+    between_planes = np.array(grid.plane_direction) * grid.spacing_mm[0]
     for plane in range(shape[0]):
-        indices = np.column_stack([np.full(len(in_plane), plane), in_plane]) * step + (step - 1) / 2
-        steps = 1 + np.rint(dose_at(dose, grid.to_patient(indices)) / highest * _DOSE_STEPS)
+        steps = 1 + np.rint(dose_at(dose, first + plane * between_planes) / highest * _DOSE_STEPS)
         found[plane] = np.nan_to_num(steps, nan=0.0).reshape(shape[1:])
     return {
         "dose": _packed(found),
@@ -285,6 +288,20 @@ def _reduced(image: NDArray[np.float32], factor: int) -> NDArray[np.float32]:
     sums = np.add.reduceat(np.add.reduceat(image, rows, axis=1), columns, axis=2)
     counts = np.outer(np.diff(rows, append=image.shape[1]), np.diff(columns, append=image.shape[2]))
     return np.asarray(sums / counts, dtype=np.float32)
+
+
+def _reduced_mask(mask: NDArray[np.bool_], factor: int, shape: tuple[int, ...]) -> NDArray[np.bool_]:
+    """Pixels of the page of which half or more is inside; only the box of the structure is looked at."""
+    found = np.zeros(shape, bool)
+    inside = [np.flatnonzero(mask.any(axis=others)) for others in ((1, 2), (0, 2), (0, 1))]
+    if not len(inside[0]):
+        return found
+    low = [int(one[0]) // step for one, step in zip(inside, (1, factor, factor), strict=True)]
+    high = [int(one[-1]) // step + 1 for one, step in zip(inside, (1, factor, factor), strict=True)]
+    rows, columns = (slice(low[axis] * factor, high[axis] * factor) for axis in (1, 2))
+    box = mask[low[0] : high[0], rows, columns].astype(np.float32)
+    found[low[0] : high[0], low[1] : high[1], low[2] : high[2]] = _reduced(box, factor) >= 0.5
+    return found
 
 
 def _middle(mask: NDArray[np.bool_], step: NDArray[np.int_], shape: tuple[int, ...]) -> list[int]:

@@ -121,12 +121,14 @@ def _figures(results: CourseResults) -> Iterator[PageTable]:
     if metrics is None or dvh is None:
         return
     names = {one.id: one.name for one in structures.structures} if structures is not None else {}
+    places = {id_: place for place, id_ in enumerate(names)}
     doses = dose_names(dvh)
     columns = [name for name in _FIGURES if name in metrics.columns]
     for dose in dvh.doses:
         states = {one.structure_id: one for one in dvh.figures if one.dose_id == dose.dose_id}
         rows = []
-        for row in metrics.filter(metrics["dose_id"] == dose.dose_id).iter_rows(named=True):
+        own = metrics.filter(metrics["dose_id"] == dose.dose_id).rows(named=True)
+        for row in sorted(own, key=lambda row: places.get(row["structure_id"], len(places))):
             id_ = row["structure_id"]
             state = states.get(id_)
             name = names.get(id_) or (state.name if state is not None else id_)

@@ -225,7 +225,7 @@ class _Report:
             ],
             dose=drawable,
             levels=_levels(drawable, used) if drawable is not None and used is not None else {},
-            curves=[curve for curve, _ in self.curves],
+            curves=self.curves,
             curves_note=""
             if used is None
             else f"Of {self.dose_names[used.dose_id]}. Figures of every dose stand in the tables.",
@@ -256,7 +256,7 @@ class _Report:
 
     def _notes(self) -> list[str]:
         results, chosen = self.source.results, chosen_series(self.source.inventory)
-        notes = [f"{asset} {why}." for asset, why in results.missing.items()]
+        notes = [f"{asset.replace('_', ' ')} {why}." for asset, why in results.missing.items()]
         if isinstance(self.volume, str):
             notes.append(f"{self.volume}.")
         if chosen.ambiguous:
@@ -287,8 +287,8 @@ class _Report:
         return [_sentence(one) for one in notes]
 
     @cached_property
-    def curves(self) -> list[tuple[PageCurve, str]]:
-        """The curves of the dose that is drawn, each with the name of its structure."""
+    def curves(self) -> list[PageCurve]:
+        """The curves of the dose that is drawn."""
         used, table = self.shown_dose[0], self.source.results.dose_curves
         if used is None or table is None:
             return []
@@ -303,9 +303,10 @@ class _Report:
                 [round(one, 3) for one in points["dose_gy"].to_list()],
                 [round(one, 3) for one in points["volume_percent"].to_list()],
                 places.get(str(id_)),
+                names.get(str(id_), str(id_)),
             )
-            found.append((curve, names.get(str(id_), str(id_))))
-        return sorted(found, key=lambda one: len(places) if one[0].structure is None else one[0].structure)
+            found.append(curve)
+        return sorted(found, key=lambda one: len(places) if one.structure is None else one.structure)
 
     def _provenance(self) -> list[tuple[str, str]]:
         inventory, results = self.source.inventory, self.source.results
@@ -337,8 +338,8 @@ class _Report:
         if self.curves:
             used = self.shown_dose[0]
             curves = [
-                DvhCurve(name, np.asarray(curve.doses, float), np.asarray(curve.percent, float))
-                for curve, name in self.curves
+                DvhCurve(curve.name, np.asarray(curve.doses, float), np.asarray(curve.percent, float))
+                for curve in self.curves
             ]
             yield DVH_PICTURE, dvh_curves(curves, "Dose and volume", used.prescription_gy if used else None)
 

@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 from mqi_dagster.pictures.style import INK, as_png, new_figure
 
 _PIXELS_AT_MOST = 256
+_GREYS = 31
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,11 +46,13 @@ def course_slices(slices: Sequence[Slice], low: float, high: float) -> bytes:
         axes = figure.add_subplot(1, len(slices), place)
         step = max(1, -(-max(one.pixels.shape) // _PIXELS_AT_MOST))
         down, across = one.spacing_mm
+        share = np.clip((one.pixels[::step, ::step] - low) / (high - low), 0.0, 1.0)
         axes.imshow(
-            one.pixels[::step, ::step],
+            # A picture keeps few colours, and the outlines need theirs.
+            np.rint(share * _GREYS) / _GREYS,
             cmap="gray",
-            vmin=low,
-            vmax=high,
+            vmin=0.0,
+            vmax=1.0,
             origin="lower" if one.rises else "upper",
             aspect=down / across,
         )

@@ -195,7 +195,7 @@ def test_a_course_that_failed_stands_among_the_others(tmp_path: Path) -> None:
     courses, keys = reported(tmp_path, 1)
     broken, waiting = made(8), made(9)
     courses.add(broken, whole(broken))
-    courses.add(waiting, images(waiting) + [waiting.plan()])
+    courses.add(waiting, [*images(waiting), waiting.plan()])
     found = courses.scan()
     assert courses.run("course_inventory", found[broken.patient_id])
     # A result that is damaged stops the report.

@@ -68,6 +68,7 @@ def test_the_page_shows_what_the_stages_have_made(courses: ReportedCourses) -> N
     assert [one["doses"] for one in data["curves"]] == [[0.0, 20.0, 40.0, 60.0]] * 2
     assert [one["percent"] for one in data["curves"]] == [[100, 100, 99, 20], [100, 35, 17, 0]]
     assert [one["structure"] for one in data["curves"]] == [0, 1]
+    assert [one["name"] for one in data["curves"]] == ["PTV", "=Lung_L"]
     assert data["curves"][0]["colour"] == data["structures"][0]["colour"]
     # 107 % of the prescribed dose is nowhere reached.
     assert re.findall(r"</i>(\d+ % \([\d.]+ Gy\))", html) == [
@@ -144,7 +145,7 @@ def test_a_course_of_images_alone_has_a_report(courses: ReportedCourses) -> None
     data = data_of(html)
     assert (data["dose"], data["structures"], data["curves"]) == (None, [], [])
     assert data["shape"] == [6, 32, 32]
-    for asset in ("Auto_segmentation", "Custom_segmentation", "Structures", "Dvh", "Radiomics"):
+    for asset in ("Auto segmentation", "Custom segmentation", "Structures", "Dvh", "Radiomics"):
         assert f"<li>{asset} has not been made.</li>" in html
     assert "no prescribed dose" in html
     assert courses.metadata("course_report", key)["verdict"] in ("WARNING", "FAIL")

@@ -1,9 +1,7 @@
 """The whole chain of a folder, headless: assets and jobs that the sensors start, one after another."""
 
-import os
-import signal
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import AbstractContextManager, contextmanager
+from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
@@ -11,16 +9,15 @@ from typing import Protocol
 import dagster as dg
 
 from mqi_dagster.compute.run_workers import IN_WORK, end_dead_runs
-from mqi_dagster.dagster_internals import make_new_run_id
 from mqi_dagster.delivery.manifest import CaseManifest
-from mqi_dagster.errors import ConfigurationError, InputError
+from mqi_dagster.errors import InputError
 from mqi_dagster.ledger.progress import ProgressReport
 from mqi_dagster.lifecycle.arrived import ArrivedCase, given_folder
 from mqi_dagster.lifecycle.beam import read_manifest
 from mqi_dagster.lifecycle.case_reading import read_case
-from mqi_dagster.lifecycle.failures import first_cause
 from mqi_dagster.lifecycle.jobs import RUN_KEY_TAG
 from mqi_dagster.lifecycle.stages import CaseState
+from mqi_dagster.operations.in_process import execute_here, require_apart
 from mqi_dagster.operations.instance import open_instance
 from mqi_dagster.operations.results import CaseResult, beam_rows
 from mqi_dagster.operations.services import clear_leftovers
@@ -28,9 +25,6 @@ from mqi_dagster.operations.site_folder import RunOptions, make_run_site
 from mqi_dagster.operations.sites import SETTINGS_NAME
 from mqi_dagster.partitions import BEAM, CASE, beam_key
 from mqi_dagster.resources.site import Site
-
-_ENDS = {signal.SIGINT, signal.SIGTERM}
-_QUIET = {"loggers": {"console": {"config": {"log_level": "CRITICAL"}}}}
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,7 +72,7 @@ class CaseRunner:
     """
 
     def __init__(self, request: CaseRun, progress: Display) -> None:
-        _require_apart(request.folder, request.out)
+        require_apart(request.folder, request.out)
         make_run_site(request.out, request.options)
         self._folder = request.folder
         self._first = request.beams_first
@@ -169,72 +163,6 @@ class CaseRunner:
         self, instance: dg.DagsterInstance, job: str, partition: str, tags: dict[str, str]
     ) -> str | None:
         """Run a job here; the first cause of its failure, None where it succeeded."""
-        run_id = make_new_run_id()
-        with _interrupts_kept():
-            with self.site.signs_of_life.giving(run_id):
-                result = self._definitions.resolve_job_def(job).execute_in_process(
-                    instance=instance,
-                    partition_key=partition,
-                    tags=tags,
-                    run_config=_QUIET,
-                    raise_on_error=False,
-                    run_id=run_id,
-                )
-            self._keep_log(instance, result.run_id, f"{partition}.{job}")
-        if result.success:
-            return None
-        return first_cause(instance, result.run_id).text
-
-    def _keep_log(self, instance: dg.DagsterInstance, run_id: str, name: str) -> None:
-        folder = self.site.settings.paths.state / "logs"
-        folder.mkdir(mode=0o700, parents=True, exist_ok=True)
-        lines = [
-            f"{entry.timestamp:.3f} {entry.step_key or '-'} {entry.message}\n"
-            for entry in instance.all_logs(run_id)
-        ]
-        with (folder / f"{name}.log").open("a", encoding="utf-8") as stream:
-            stream.writelines([f"run {run_id}\n", *lines])
-
-
-def _require_apart(folder: Path, out: Path) -> None:
-    """Refuse to write results into what was delivered, which is only read.
-
-    Raises:
-        ConfigurationError: The results would stand in the folder of the case, or beside it among others.
-    """
-    delivered, results = folder.resolve(), out.resolve()
-    if results.is_relative_to(delivered) or (
-        results == delivered.parent and not (results / SETTINGS_NAME).is_file()
-    ):
-        raise ConfigurationError(
-            "the results would stand among the delivered data, which are only read: give --out another folder"
-        )
-
-
-@contextmanager
-def _interrupts_kept() -> Iterator[None]:
-    """End the command where it was interrupted within the block.
-
-    Dagster takes these signals for itself: they end the one run that is in work, as a failure like any other.
-
-    Raises:
-        KeyboardInterrupt: A signal came.
-    """
-    heard, told = os.pipe()
-    try:
-        os.set_blocking(heard, False)
-        os.set_blocking(told, False)
-        before = signal.set_wakeup_fd(told, warn_on_full_buffer=False)
-        try:
-            yield
-        finally:
-            signal.set_wakeup_fd(before)
-        try:
-            came = os.read(heard, 4096)
-        except BlockingIOError:
-            came = b""
-    finally:
-        os.close(heard)
-        os.close(told)
-    if _ENDS & set(came):
-        raise KeyboardInterrupt
+        definition = self._definitions.resolve_job_def(job)
+        _, cause = execute_here(instance, self.site, definition, partition, tags)
+        return None if cause is None else cause.text

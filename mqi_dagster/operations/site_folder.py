@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +23,7 @@ from mqi_dagster.operations.sites import SETTINGS_NAME, local_zone, shown_path
 from mqi_dagster.pseudonyms import Pseudonyms, make_secret, read_secret
 from mqi_dagster.resources.site import Site
 from mqi_dagster.settings import LOCAL, Settings, parse_settings, read_content, read_settings
+from mqi_dagster.settings.section import Section
 
 
 def ensure_secret(settings: Settings, *, new: bool = False) -> bool:
@@ -76,7 +77,8 @@ def require_own_secret(settings: Settings) -> None:
         raise ConfigurationError("it is not the one that this site's cases were named with")
 
 
-_MARK = "# Written by `mqi case run`; it is written anew where its options ask for something else.\n"
+_WRITTEN = "# Written by `mqi "
+_MARK = _WRITTEN + "{command}`; it is written anew where its options ask for something else.\n"
 _DAGSTER_YAML = """\
 # Nothing is printed by the steps: their log is in the event log.
 compute_logs: {module: dagster._core.storage.noop_compute_log_manager, class: NoOpComputeLogManager}
@@ -85,7 +87,7 @@ compute_logs: {module: dagster._core.storage.noop_compute_log_manager, class: No
 
 @dataclass(frozen=True, slots=True)
 class RunOptions:
-    """What `mqi case run` was told about its site."""
+    """What `mqi case run` or `mqi course run` was told about its site."""
 
     settings: Path | None = None
     """A settings file to begin with."""
@@ -93,6 +95,9 @@ class RunOptions:
     """Machine files, or folders of them."""
     timezone: str | None = None
     histories: float | None = None
+    radiotherapy: Mapping[str, Any] = field(default_factory=dict)
+    """What the section `radiotherapy` shall say; what else stands in it stays."""
+    command: str = "case run"
 
 
 def make_run_site(out: Path, options: RunOptions) -> Settings:
@@ -109,12 +114,14 @@ def make_run_site(out: Path, options: RunOptions) -> Settings:
     """
     file = out / SETTINGS_NAME
     before = file.read_text(encoding="utf-8") if file.is_file() else None
-    if before is not None and not before.startswith(_MARK):
+    if before is not None and not before.startswith(_WRITTEN):
         _require_same(file, options)
     else:
         content = _content(file if before is not None else None, options)
         parse_settings(content, out)
-        text = _MARK + yaml.safe_dump(content, sort_keys=False, allow_unicode=True)
+        text = _MARK.format(command=options.command) + yaml.safe_dump(
+            content, sort_keys=False, allow_unicode=True
+        )
         out.mkdir(parents=True, exist_ok=True)
         _copy_machines(out / "config" / "machines", options)
         _copy_hu_tables(out / "config" / "hu", options)
@@ -136,7 +143,10 @@ def _require_same(file: Path, options: RunOptions) -> None:
     other_zone = options.timezone is not None and options.timezone != settings.site.timezone
     other_histories = options.histories is not None and options.histories != settings.engine.histories
     other_file = options.settings is not None and options.settings.resolve() != file.resolve()
-    if other_zone or other_histories or other_file or options.machine_files:
+    section = overlaid(read_content(file).get("radiotherapy") or {}, options.radiotherapy)
+    wanted = parse_settings({**read_content(file), "radiotherapy": section}, file.resolve().parent)
+    other_courses = wanted.radiotherapy != settings.radiotherapy
+    if other_zone or other_histories or other_file or other_courses or options.machine_files:
         raise ConfigurationError(
             f"the folder is a site of its own: change its {SETTINGS_NAME}, or name another folder"
         )
@@ -145,7 +155,7 @@ def _require_same(file: Path, options: RunOptions) -> None:
 def _content(present: Path | None, options: RunOptions) -> dict[str, Any]:
     """Settings as YAML values: of the file to begin with, with every folder below the site's own."""
     base = options.settings or present
-    content: dict[str, Any] = {"site": {"name": "mqi case run"}}
+    content: dict[str, Any] = {"site": {"name": f"mqi {options.command}"}}
     if base is not None:
         read_settings(base)
         content = read_content(base)
@@ -158,15 +168,18 @@ def _content(present: Path | None, options: RunOptions) -> dict[str, Any]:
         for name in ("folder", "target"):
             _section(content, "handover").pop(name, None)
     if options.settings is not None:
+        copied = read_settings(options.settings)
         _keep_keys(content, options.settings.resolve().parent)
-        cache = read_settings(options.settings).engine.embedded.cache
-        if cache is not None:
-            _section(engine, "embedded")["cache"] = str(cache)
+        if copied.engine.embedded.cache is not None:
+            _section(engine, "embedded")["cache"] = str(copied.engine.embedded.cache)
+        _keep_files(_section(content, "radiotherapy"), copied.radiotherapy)
+    content["radiotherapy"] = overlaid(content.get("radiotherapy") or {}, options.radiotherapy)
     site["timezone"] = options.timezone or site.get("timezone") or local_zone()
     if options.histories is not None:
         engine["histories"] = options.histories
-    if not engine:
-        del content["engine"]
+    for name in ("engine", "radiotherapy"):
+        if not content[name]:
+            del content[name]
     return content
 
 
@@ -177,6 +190,29 @@ def _keep_keys(content: dict[str, Any], base: Path) -> None:
             for name in ("key_file", "known_hosts"):
                 if name in login:
                     login[name] = str(base / login[name])
+
+
+def _keep_files(content: dict[str, Any], section: Section) -> None:
+    """Let the files and folders that a section names stay where the settings that are copied have them."""
+    for name, value in section:
+        if isinstance(value, Section):
+            inner = dict(content.get(name) or {})
+            _keep_files(inner, value)
+            if inner:
+                content[name] = inner
+        elif isinstance(value, Path) and (name in content or value.exists()):
+            content[name] = str(value)
+
+
+def overlaid(below: Mapping[str, Any], above: Mapping[str, Any]) -> dict[str, Any]:
+    """Two sections in one, however deep; where both say something, the one above counts."""
+    found = dict(below)
+    for name, value in above.items():
+        under = found.get(name)
+        if isinstance(value, Mapping):
+            value = overlaid(under if isinstance(under, Mapping) else {}, value)
+        found[name] = value
+    return found
 
 
 def _section(content: dict[str, Any], name: str) -> dict[str, Any]:

@@ -7,6 +7,7 @@ from typing import Any
 import dagster as dg
 
 from mqi_dagster.assets import radiotherapy
+from mqi_dagster.compute.stage_slots import stage_slot
 from mqi_dagster.courses.chosen_series import chosen_series
 from mqi_dagster.courses.inventory import CourseInventory, ImageSeries, read_inventory, write_inventory
 from mqi_dagster.errors import Where
@@ -44,7 +45,7 @@ def course_inventory(
 ) -> Iterator[dg.MaterializeResult[None] | dg.AssetCheckResult]:
     """What belongs to a course and why: images, structure sets, plans, doses, and what was set aside."""
     key = checked_key(COURSE, context.partition_key).text
-    with tried_again(context, Where(case=key)):
+    with tried_again(context, Where(case=key)), stage_slot(site, "organize", context.log.info):
         inventory = find_course(site, key)
         contents, facts = read_once(dicom_root(site), inventory, key)
         digest = digest_of(

@@ -1,0 +1,83 @@
+"""How many courses are in one stage at once on this machine: an asset enters a slot around its work.
+
+A slot is a lock on a file below the site's state, so that it is free again when its process ends, however.
+"""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+
+from mqi_dagster.errors import InfrastructureError
+from mqi_dagster.execution.locks import hold
+from mqi_dagster.files import private_folder
+from mqi_dagster.processes.worker_counts import effective_workers, processors, stage_workers
+from mqi_dagster.resources.site import Site
+from mqi_dagster.settings.radiotherapy import Radiotherapy
+
+_POLL_SECONDS = 0.5
+
+
+def courses_at_once(settings: Radiotherapy) -> int:
+    """Courses that a run of many has in work at once on this machine."""
+    asked = None if settings.workers == "auto" else settings.workers
+    return effective_workers(asked, processors())
+
+
+def stage_limit(settings: Radiotherapy, stage: str) -> int:
+    """Courses that may be in a stage at once.
+
+    In ``radiomics`` it is one: `radiomics.workers` counts the regions of all courses together.
+
+    Args:
+        settings: Of the site.
+        stage: One of `worker_counts.STAGES`.
+    """
+    asked = {
+        "segmentation": settings.segmentation.workers,
+        "segmentation_custom": settings.custom_models.workers,
+        "dvh": settings.dvh.workers,
+        "radiomics": 1,
+    }.get(stage)
+    return stage_workers(stage, courses_at_once(settings), None if asked == "auto" else asked)
+
+
+@contextmanager
+def stage_slot(site: Site, stage: str, say: Callable[[str], object] = lambda _: None) -> Iterator[None]:
+    """Be one of the courses in a stage while the block lasts; wait until there is room.
+
+    Args:
+        site: The installation.
+        stage: One of `worker_counts.STAGES`.
+        say: Told once where it has to wait.
+
+    Raises:
+        InfrastructureError: The disk does not take the lock.
+    """
+    limit = stage_limit(site.settings.radiotherapy, stage)
+    descriptor, waited = _free_slot(site, stage, limit), False
+    while descriptor is None:
+        if not waited:
+            say(f"waits for its turn: {limit} in the stage {stage} at once")
+        waited = True
+        time.sleep(_POLL_SECONDS)
+        descriptor = _free_slot(site, stage, limit)
+    try:
+        yield
+    finally:
+        os.close(descriptor)
+
+
+def _free_slot(site: Site, stage: str, limit: int) -> int | None:
+    folder = site.settings.paths.state / "stages"
+    try:
+        private_folder(folder)
+        for number in range(1, limit + 1):
+            descriptor = hold(folder / f"{stage}.{number}", tries=1)
+            if descriptor is not None:
+                return descriptor
+    except OSError as error:
+        raise InfrastructureError(f"the turn in a stage cannot be taken: {error.strerror}") from None
+    return None

@@ -10,6 +10,7 @@ from mqi_dagster.assets.radiotherapy import cohort, dvh, organise, radiomics, re
 from mqi_dagster.assets.radiotherapy.pipeline import RADIOTHERAPY
 from mqi_dagster.compute.run_launcher import watched_executor
 from mqi_dagster.lifecycle.health import PROMPT_SECONDS, UNHURRIED_SECONDS
+from mqi_dagster.lifecycle.jobs import cohort_job
 from mqi_dagster.lifecycle.pipeline import Pipeline, levels_of
 from mqi_dagster.resources.composed import resources_of
 from mqi_dagster.resources.site import Site
@@ -75,7 +76,7 @@ def radiotherapy(site: Site, pipelines: Sequence[Pipeline]) -> dg.Definitions:
             report.course_report,
             cohort.cohort_tables,
         ],
-        jobs=[cohort.cohort_job],
+        jobs=[cohort_job],
         sensors=[],
     )
 

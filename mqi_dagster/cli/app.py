@@ -14,6 +14,7 @@ from mqi_dagster.cli.backup import backup, restore
 from mqi_dagster.cli.case import case_app
 from mqi_dagster.cli.checking import engine_app, reference, validate
 from mqi_dagster.cli.cluster import cluster_app
+from mqi_dagster.cli.course import course_app
 from mqi_dagster.cli.doctor import doctor
 from mqi_dagster.cli.exit_codes import ExitCode
 from mqi_dagster.cli.gpu import gpu_app
@@ -40,6 +41,7 @@ app.command("simulate-delivery")(simulate)
 app.command("settings-reference")(reference)
 app.add_typer(engine_app, name="engine")
 app.add_typer(case_app, name="case")
+app.add_typer(course_app, name="course")
 app.add_typer(cluster_app, name="cluster")
 app.add_typer(gpu_app, name="gpu")
 app.add_typer(model_app, name="model")

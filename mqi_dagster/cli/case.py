@@ -163,6 +163,7 @@ def list_cases(
     from mqi_dagster.assets.pipelines import PIPELINES
     from mqi_dagster.cli.case_show import show_cases
     from mqi_dagster.operations.instance import open_instance
+    from mqi_dagster.partitions import CASE
     from mqi_dagster.worklist import Worklist
 
     states = states_of(state or ())
@@ -170,7 +171,7 @@ def list_cases(
     with open_instance(opened.settings) as instance:
         work = Worklist(instance, opened, PIPELINES, opened.ledger)
         work.snapshot()
-        wanted = (row for row in work.every_case() if not states or row.state in states)
+        wanted = (row for row in work.every_case(CASE) if not states or row.state in states)
         rows = list(islice(wanted, limit or None))
         beams = {row.case: work.beams_of(row.case) for row in rows}
     if as_json:
@@ -211,18 +212,9 @@ def retry_failed(
 ) -> None:
     """Run once more what has failed of a case, in the running services."""
     hide_previews()
-    from mqi_dagster.operations.instance import open_instance
-    from mqi_dagster.operations.retry import partitions_of, retry, services_of
+    from mqi_dagster.cli.retrying import retry_and_show
 
-    opened = open_site(site)
-    with open_instance(opened.settings) as instance:
-        partitions = partitions_of(instance, opened, name, beam)
-        launched = retry(instance, opened, services_of(opened), partitions)
-    if as_json:
-        print_json(launched)
-        return
-    for partition, identity in launched.items():
-        output().print(Text(f"{partition}: runs again ({identity})"), soft_wrap=True)
+    retry_and_show(open_site(site), name, beam, as_json)
 
 
 @case_app.command("priority")

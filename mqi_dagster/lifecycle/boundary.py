@@ -12,6 +12,8 @@ import dagster as dg
 from mqi_dagster.backoff import Backoff
 from mqi_dagster.errors import InfrastructureError, InputError, InputsAwayError, MqiError, Retry, Where
 from mqi_dagster.ledger.location import database_lost
+from mqi_dagster.processes.causes import Cause, cause_of_exception
+from mqi_dagster.processes.errors import TaskMemoryError
 
 _TRIES = 2
 """Within the step, of what is away for a moment; what is away for longer must not hold a worker."""
@@ -129,10 +131,12 @@ class Boundary:
             # A share that stutters at one file says nothing of the file.
             error = InfrastructureError(error.message, where=error.where, first_cause=error.first_cause)
         if not isinstance(error, MqiError):
-            away = lost_infrastructure(error)
-            if away is None:
+            if away := lost_infrastructure(error):
+                error = InfrastructureError(away)
+            elif cause_of_exception(error) in (Cause.MEMORY, Cause.GPU_MEMORY):
+                error = TaskMemoryError(f"the memory did not suffice: {safe_text(error)}")
+            else:
                 raise self._untyped(error) from None
-            error = InfrastructureError(away)
         failure = self._typed(error.at(self.where))
         if self._again_now(error):
             raise dg.RetryRequested(_WITHOUT_LIMIT, self._retry_in) from failure

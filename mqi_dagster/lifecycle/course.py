@@ -151,6 +151,12 @@ def keyed_courses(site: Site, group: Group) -> dict[str, CourseInventory]:
     }
 
 
+def arrival_of(site: Site, inventory: CourseInventory) -> tuple[str, str]:
+    """By what a course is known in the ledger, and what changes there with anything in its inventory."""
+    keyed = site.pseudonyms.keyed
+    return keyed("course arrival", inventory.identity), keyed("course inventory", inventory.fingerprint)
+
+
 def find_course(site: Site, key: str) -> CourseInventory:
     """A course as the index has it now.
 

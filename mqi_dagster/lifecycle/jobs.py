@@ -2,6 +2,8 @@
 
 from collections.abc import Mapping
 
+import dagster as dg
+
 from mqi_dagster.lifecycle.pipeline import Step, asset_job
 from mqi_dagster.lifecycle.stages import Stage
 
@@ -81,4 +83,9 @@ course_job = asset_job(
     description="The whole way of one course, from its objects to its page and its quality report.",
     tags=intake_tags,
     concludes=True,
+)
+cohort_job = dg.define_asset_job(
+    "cohort",
+    selection=dg.AssetSelection.assets("cohort_tables"),
+    description="The tables of all courses together.",
 )

@@ -6,10 +6,9 @@ Every one of them sets a field of the section ``radiotherapy``, or is refused wi
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from fnmatch import fnmatchcase
 from pathlib import Path
-from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, get_args
 
 from mqi_dagster.errors import ConfigurationError
@@ -191,7 +190,7 @@ _ROBUSTNESS = "radiomics_robustness"
 class Asked:
     """What somebody has asked for, by field below ``radiotherapy``."""
 
-    values: Mapping[str, object] = MappingProxyType({})
+    values: Mapping[str, object] = field(default_factory=dict)
     out: Path | None = None
     """Where the results go, as a configuration says."""
 
@@ -280,6 +279,23 @@ def from_environment(environment: Mapping[str, str]) -> Asked:
     if faults:
         raise ConfigurationError("environment: " + "; ".join(faults))
     return Asked({field: value for field, (_, value) in said.items()})
+
+
+def asked_for(command: Asked, environment: Mapping[str, str], configuration: Path | None) -> Asked:
+    """What somebody asks for: by the command, before variables, before a configuration.
+
+    Args:
+        command: What its options say.
+        environment: Variables.
+        configuration: The file; None: the one that the variable names, if any.
+
+    Raises:
+        ConfigurationError: As `read_configuration` and `from_environment`.
+    """
+    named = environment.get(CONFIGURATION_VARIABLE)
+    file = configuration or (Path(named) if named else None)
+    asked = command.over(from_environment(environment))
+    return asked if file is None else asked.over(read_configuration(file))
 
 
 def refused_option(name: str) -> str | None:

@@ -212,10 +212,15 @@ class Worklist:
             alarms=alarms(found, self._ledger.alarms),
         )
 
-    def every_case(self) -> Iterator[CaseStatus]:
-        """The cases as the last snapshot saw them, the latest arrival first, those without one at the end."""
-        arrived = list(reversed(self._ledger.arrivals))
-        known = {key for index in self._indexes.values() for key in index.known}
+    def every_case(self, kind: PartitionKind | None = None) -> Iterator[CaseStatus]:
+        """The cases as the last snapshot saw them, the latest arrival first, those without one at the end.
+
+        Args:
+            kind: Only units of this kind, ``CASE`` or ``COURSE``; None: all.
+        """
+        indexes = self._indexes.values() if kind is None else (self._indexes[kind],)
+        known = {key for index in indexes for key in index.known}
+        arrived = [key for key in reversed(self._ledger.arrivals) if key in known]
         for key in (*arrived, *sorted(known.difference(arrived))):
             row = self.case(key)
             if row is not None:

@@ -58,13 +58,6 @@ def cohort_tables(
         )
 
 
-cohort_job = dg.define_asset_job(
-    "cohort",
-    selection=dg.AssetSelection.assets(COHORT_TABLES),
-    description="The tables of all courses; asked for where a course was concluded.",
-)
-
-
 def _made(site: Site, store: Store, cohort: Cohort, digest: str) -> tuple[Published, int]:
     """Make the tables; how many courses had to be read for it."""
     from mqi_dagster.imaging.cohort import CohortCourse, write_cohort

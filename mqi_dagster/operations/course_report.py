@@ -1,0 +1,273 @@
+"""Courses as people ask for them: a list with verdicts, and everything about one of them."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from datetime import UTC, datetime
+from pathlib import Path
+
+import dagster as dg
+
+from mqi_dagster.assets.pipelines import PIPELINES
+from mqi_dagster.courses.chosen_series import chosen_series
+from mqi_dagster.courses.inventory import CourseInventory
+from mqi_dagster.courses.places import Place, file_at
+from mqi_dagster.dagster_internals import PartitionKeyFilter
+from mqi_dagster.errors import InputError, StoreError
+from mqi_dagster.imaging.quality_control import Verdict, checks_of
+from mqi_dagster.imaging.segmentation_files import SEGMENTATIONS, SegmentationState, read_segmentations
+from mqi_dagster.lifecycle.course import course_in
+from mqi_dagster.lifecycle.jobs import course_job
+from mqi_dagster.lifecycle.lineage import digest_in, latest_digest, latest_record
+from mqi_dagster.lifecycle.materialisations import COURSE_REPORT, INVENTORY
+from mqi_dagster.lifecycle.stages import CaseState
+from mqi_dagster.operations.course_results import made, page_in, verdict_in
+from mqi_dagster.partitions import COURSE
+from mqi_dagster.resources.site import Site
+from mqi_dagster.worklist import CaseStatus, Worklist
+from mqi_dagster.worklist.board_rows import StatusRow
+
+_SEGMENTATIONS = ("auto_segmentation", "custom_segmentation")
+
+
+class CourseRow(StatusRow):
+    """A course of the list."""
+
+    row: CaseStatus
+    verdict: Verdict | None
+
+
+class ObjectRow(StatusRow):
+    """A plan, dose, structure set or series of a course, with its real place."""
+
+    role: str
+    words: str
+    path: Path
+    """Of a series its first image; with the archive's name where it lies in one."""
+
+
+class AsideRow(StatusRow):
+    """Something that belongs to the course and is not used."""
+
+    reason: str
+    text: str
+    path: Path
+
+
+class ResultRow(StatusRow):
+    """A result of a course."""
+
+    asset: str
+    digest: str | None
+    """None where a person only reported it in the pages."""
+    made_at: datetime
+    folder: Path | None
+    """None where it is not in the store any more."""
+
+
+class ModelRow(StatusRow):
+    """What a model has made of a series."""
+
+    model: str
+    version: str
+    series: str
+    state: SegmentationState
+    reason: str
+    regions: int
+    device: str
+    steps: tuple[str, ...]
+    """Tries that did not end well, and what was done instead."""
+
+
+class CheckRow(StatusRow):
+    """A check of a result."""
+
+    asset: str
+    check: str
+    passed: bool
+    severity: str
+    text: str
+    """What was found, and what to do."""
+
+
+class CourseDetails(StatusRow):
+    """Everything about one course; the only place where real paths are shown."""
+
+    row: CaseStatus
+    verdict: Verdict | None = None
+    page: Path | None = None
+    analysed: str | None = None
+    """Why the series that is analysed is this one."""
+    objects: tuple[ObjectRow, ...] = ()
+    doses: tuple[str, ...] = ()
+    """What was decided about doses."""
+    set_aside: tuple[AsideRow, ...] = ()
+    findings: tuple[str, ...] = ()
+    results: tuple[ResultRow, ...] = ()
+    models: tuple[ModelRow, ...] = ()
+    checks: tuple[CheckRow, ...] = ()
+    first_cause: str | None = None
+    next_step: str | None = None
+
+
+def course_rows(instance: dg.DagsterInstance, site: Site) -> Iterator[CourseRow]:
+    """Every course, the latest arrival first."""
+    work = Worklist(instance, site, PIPELINES, site.ledger)
+    work.snapshot()
+    for row in work.every_case(COURSE):
+        report = made(site, row.case, COURSE_REPORT, latest_digest(instance, COURSE_REPORT, row.case))
+        yield CourseRow(row=row, verdict=verdict_in(report))
+
+
+def course_details(instance: dg.DagsterInstance, site: Site, course: str) -> CourseDetails:
+    """Everything about one course.
+
+    Raises:
+        InputError: Nobody knows it.
+    """
+    work = Worklist(instance, site, PIPELINES, site.ledger)
+    work.snapshot()
+    row = work.case(course) if COURSE.has(course) else None
+    if row is None:
+        raise InputError("the course is not known here; `mqi course list` names those that are")
+    results = tuple(_results(instance, site, course))
+    digests = {one.asset: one.digest for one in results}
+    report = made(site, course, COURSE_REPORT, digests.get(COURSE_REPORT))
+    failed = row.state is CaseState.FAILED
+    found = CourseDetails(
+        row=row,
+        verdict=verdict_in(report),
+        page=page_in(report),
+        results=results,
+        models=tuple(_models(site, course, digests)),
+        checks=tuple(_checks(instance, course, digests)),
+        first_cause=row.reason if failed else None,
+        next_step=row.next_step if failed else None,
+    )
+    organised = made(site, course, INVENTORY, digests.get(INVENTORY))
+    if organised is None:
+        return found
+    read = course_in(organised, site, course)
+    inventory = read.inventory
+    return found.model_copy(
+        update={
+            "analysed": chosen_series(inventory).reason,
+            "objects": tuple(_objects(read.root, inventory)),
+            "doses": tuple(_decisions(inventory)),
+            "set_aside": tuple(
+                AsideRow(reason=one.reason.value, text=one.text, path=_path(read.root, one.place))
+                for one in inventory.set_aside
+            ),
+            "findings": tuple(finding.text for finding in inventory.findings),
+        }
+    )
+
+
+def _results(instance: dg.DagsterInstance, site: Site, course: str) -> Iterator[ResultRow]:
+    for asset in course_job.assets:
+        record = latest_record(instance, asset, course)
+        if record is not None:
+            digest = digest_in(record)
+            published = made(site, course, asset, digest)
+            yield ResultRow(
+                asset=asset,
+                digest=digest,
+                made_at=datetime.fromtimestamp(record.timestamp, UTC),
+                folder=None if published is None else published.folder,
+            )
+
+
+def _models(site: Site, course: str, digests: Mapping[str, str | None]) -> Iterator[ModelRow]:
+    for asset in _SEGMENTATIONS:
+        published = made(site, course, asset, digests.get(asset))
+        if published is None or SEGMENTATIONS not in published.manifest.files:
+            continue
+        try:
+            content = read_segmentations(published.folder)
+        except StoreError:
+            # The list of results tells that it is there; its own step says what is wrong with it.
+            continue
+        for one in content.segmentations:
+            yield ModelRow(
+                model=one.model,
+                version=one.version,
+                series=one.series,
+                state=one.state,
+                reason=one.reason,
+                regions=len(one.regions),
+                device=one.device,
+                steps=one.steps,
+            )
+
+
+def _checks(
+    instance: dg.DagsterInstance, course: str, digests: Mapping[str, str | None]
+) -> Iterator[CheckRow]:
+    """The latest evaluation of every check of what was made."""
+    for asset in digests:
+        for check in checks_of(asset):
+            history = instance.event_log_storage.get_asset_check_execution_history(
+                dg.AssetCheckKey(dg.AssetKey(asset), check.name),
+                limit=1,
+                partition_filter=PartitionKeyFilter(key=course),
+            )
+            event = history[0].event if history else None
+            evaluation = None if event is None else event.asset_check_evaluation
+            if evaluation is not None:
+                yield CheckRow(
+                    asset=asset,
+                    check=check.name,
+                    passed=evaluation.passed,
+                    severity=evaluation.severity.value,
+                    text=evaluation.description or "",
+                )
+
+
+def _objects(root: Path, inventory: CourseInventory) -> Iterator[ObjectRow]:
+    prescribed = {one.plan_uid: one for one in inventory.prescriptions}
+    for plan in inventory.plans:
+        prescription = prescribed.get(plan.found.sop_instance_uid)
+        doses = [] if prescription is None else [one.dose_gy for one in prescription.targets]
+        known = [f"{dose:g} Gy" for dose in doses if dose is not None]
+        count = plan.found.fractions_planned
+        words = [
+            plan.found.label or "without a label",
+            ", ".join(known) or "no prescription",
+            "no number of fractions" if count is None else f"{count} fractions",
+            plan.found.approval or "",
+        ]
+        yield ObjectRow(role="plan", words=", ".join(filter(None, words)), path=_path(root, plan.place))
+    for dose in inventory.doses:
+        facts = (dose.found.summation_type, dose.found.dose_type, dose.found.units)
+        words = [fact for fact in facts if fact]
+        yield ObjectRow(role="dose", words=", ".join(words), path=_path(root, dose.place))
+    for one in inventory.structure_sets:
+        words = [one.found.label or "without a label", f"{len(one.found.rois)} structures"]
+        yield ObjectRow(role="structure set", words=", ".join(words), path=_path(root, one.place))
+    analysed = chosen_series(inventory).planning
+    for series in inventory.image_series:
+        words = [series.modality or "no modality", f"{len(series.images)} images"]
+        words += ["analysed"] if series is analysed else []
+        yield ObjectRow(role="series", words=", ".join(words), path=_path(root, series.images[0].place))
+
+
+def _decisions(inventory: CourseInventory) -> Iterator[str]:
+    """Each decision about doses in words, in which doses and plans have their numbers in the inventory."""
+    doses = {one.found.sop_instance_uid: number for number, one in enumerate(inventory.doses, start=1)}
+    plans = {one.found.sop_instance_uid: number for number, one in enumerate(inventory.plans, start=1)}
+    for one in inventory.dose_decisions:
+        of = "" if one.plan_uid is None else f" (plan {plans[one.plan_uid]})"
+        parts = [
+            f"{word} {sign.join(str(doses[uid]) for uid in uids)}"
+            for word, sign, uids in (
+                ("sum of doses", " + ", one.summed),
+                ("dose", ", ", one.used),
+                ("not used: dose", ", ", one.not_used),
+            )
+            if uids
+        ]
+        yield f"{one.rule.value}{of}: {'; '.join(parts)}"
+
+
+def _path(root: Path, place: Place) -> Path:
+    return file_at(root, place.path) / place.member if place.member else file_at(root, place.path)

@@ -1,0 +1,91 @@
+"""What `mqi course run` does in a process of its own for each course, and at the end for all together."""
+
+from __future__ import annotations
+
+import logging
+from collections import defaultdict
+from datetime import UTC, datetime
+from pathlib import Path
+
+import dagster as dg
+
+from mqi_dagster.compute.run_workers import IN_WORK, end_dead_runs
+from mqi_dagster.definitions import build_definitions
+from mqi_dagster.lifecycle.failures import Cause, next_step
+from mqi_dagster.lifecycle.jobs import cohort_job, course_job, intake_tags
+from mqi_dagster.operations.course_stages import STAGE_OF, stage_log
+from mqi_dagster.operations.in_process import execute_here
+from mqi_dagster.operations.instance import open_instance
+from mqi_dagster.processes.errors import TaskMemoryError
+from mqi_dagster.resources.site import Site
+
+_TOLD = (
+    dg.DagsterEventType.STEP_START,
+    dg.DagsterEventType.STEP_SUCCESS,
+    dg.DagsterEventType.STEP_FAILURE,
+    dg.DagsterEventType.ASSET_CHECK_EVALUATION,
+)
+_log = logging.getLogger(__name__)
+
+
+def run_course(settings_file: str, course: str, assets: list[str]) -> dict[str, str] | None:
+    """Make assets of a course; ``error`` and ``next_step`` where its run has failed.
+
+    Args:
+        settings_file: Of the site.
+        course: Its key.
+        assets: What is to be made; what was made before is found in the store.
+
+    Raises:
+        MemoryError: The memory did not suffice: it is worth another try with more.
+    """
+    return _run(Path(settings_file), course_job.name, course, assets)
+
+
+def run_cohort(settings_file: str) -> dict[str, str] | None:
+    """Make the tables of all courses; ``error`` and ``next_step`` where that has failed.
+
+    Raises:
+        MemoryError: The memory did not suffice.
+    """
+    return _run(Path(settings_file), cohort_job.name, None, None)
+
+
+def _run(
+    settings_file: Path, job: str, course: str | None, assets: list[str] | None
+) -> dict[str, str] | None:
+    site = Site(settings_file)
+    definition = build_definitions(site).resolve_job_def(job)
+    tags = {} if course is None else intake_tags(course, "", 0)
+    with open_instance(site.settings) as instance:
+        # A try of this course that was killed would look as if in work.
+        end_dead_runs(instance, site, IN_WORK, _log.warning)
+        run_id, cause = execute_here(instance, site, definition, course, tags, assets)
+        if course is not None:
+            _write_stage_logs(instance, site, run_id, course, cause)
+    if cause is None:
+        return None
+    if cause.code == TaskMemoryError.code:
+        raise MemoryError
+    return {"error": cause.text, "next_step": next_step(cause.code)}
+
+
+def _write_stage_logs(
+    instance: dg.DagsterInstance, site: Site, run_id: str, course: str, cause: Cause | None
+) -> None:
+    """What each stage did, into its own log: its steps, its checks, and what its code has said."""
+    lines: dict[str, list[str]] = defaultdict(list)
+    for entry in instance.all_logs(run_id):
+        stage = STAGE_OF.get(entry.step_key or "")
+        event = entry.dagster_event
+        if stage is None or (event is not None and event.event_type not in _TOLD):
+            continue
+        message = entry.message or (event.message if event is not None else "") or ""
+        if event is not None and event.event_type is dg.DagsterEventType.STEP_FAILURE and cause is not None:
+            message = cause.text
+        at = datetime.fromtimestamp(entry.timestamp, UTC)
+        lines[stage].append(f"{at:%Y-%m-%d %H:%M:%S} {course} {' '.join(message.split())}\n")
+    for stage, told in lines.items():
+        with stage_log(site.settings, stage).open("a", encoding="utf-8") as stream:
+            # In one write, so that the lines of courses that end at once stay whole.
+            stream.write("".join(told))

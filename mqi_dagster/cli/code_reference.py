@@ -1,4 +1,4 @@
-"""What the code can say of itself, as tables for the guide: assets, checks, exit codes.
+"""What the code can say of itself, as tables for the guide: assets, checks, exit codes, options of courses.
 
     python -m mqi_dagster.cli.code_reference docs
 
@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import ast
 import inspect
+import json
 import sys
 from collections.abc import Callable, Iterable, Iterator
 from enum import IntEnum
@@ -21,6 +22,7 @@ from mqi_dagster.cli.exit_codes import ExitCode
 from mqi_dagster.definitions import build_definitions
 from mqi_dagster.imaging.quality_checks import CHECKS
 from mqi_dagster.resources.site import Site
+from mqi_dagster.settings.rtpipeline import KNOWN, field_at
 
 _MARK = "<!-- {name}: written by `make docs` -->"
 _END = "<!-- end of {name} -->"
@@ -82,10 +84,32 @@ def exit_codes() -> str:
     return _table(("status", "meaning"), [(f"{code}", text) for code, text in _documented(ExitCode)])
 
 
+def course_options() -> str:
+    """What users of rtpipeline write, and what becomes of it."""
+    rows = []
+    for known in KNOWN:
+        field = field_at(known.field) if known.field else None
+        words = ["" if field is None else (field.description or "").removesuffix(".")]
+        words += [f"refused: {known.note}" if known.is_refused else known.note]
+        words += ["the variable says the opposite"] if known.inverted else []
+        without = f" ({', '.join(json.dumps(one) for one in known.without)})" if known.without else ""
+        rows.append(
+            (
+                ", ".join(f"`{key}`" for key in known.keys) + without,
+                f"`{known.option}`" if known.option else "",
+                f"`{known.variable}`" if known.variable else "",
+                f"`radiotherapy.{known.field}`" if known.field else "",
+                "; ".join(filter(None, words)),
+            )
+        )
+    return _table(("key of the configuration", "option", "variable", "setting", "what it does"), rows)
+
+
 TABLES: dict[str, dict[str, Callable[[], str]]] = {
     "checks.md": {"assets": assets, "checks": checks},
     "course_checks.md": {"course checks": course_checks},
     "operations.md": {"exit codes": exit_codes},
+    "course_options.md": {"options": course_options},
 }
 """The tables of each page."""
 

@@ -30,7 +30,7 @@ class View:
     """The choices."""
 
     cases: bool = False
-    """Whether the list is of cases; else of beams."""
+    """Whether the list is of cases; else of beams, where there are any."""
     state: CaseState | None = None
     text: str = ""
     typing: bool = False
@@ -47,11 +47,15 @@ class View:
     """Of the site, in which moments are told."""
     _kept: tuple[object, list[Shown]] = field(default=(None, []), repr=False)
 
+    def of_cases(self, work: Work) -> bool:
+        """Whether cases are listed: also where nothing has beams, as courses have none."""
+        return self.cases or not work.beams
+
     def rows(self, work: Work) -> list[Shown]:
         """The rows that are wanted, in the order of the board."""
         mark = (id(work), self.cases, self.state, self.text)
         if self._kept[0] != mark:
-            rows: list[Shown] = [*work.cases] if self.cases else [*work.beams]
+            rows: list[Shown] = [*work.cases] if self.of_cases(work) else [*work.beams]
             if self.state is not None:
                 rows = [row for row in rows if row.state is self.state]
             if self.text:
@@ -357,20 +361,20 @@ class Screen:
         rows, chosen = view.rows(work), view.chosen(work)
         room = max(1, height - 3)
         first = max(0, min(chosen - room // 2, len(rows) - room))
-        lines = [head_line(view.cases, width)]
+        lines = [head_line(view.of_cases(work), width)]
         lines += [
             row_line(row, width, position == chosen, view.zone)
             for position, row in enumerate(rows[first : first + room], start=first)
         ]
         lines += [Text("")] * (room + 1 - len(lines))
         lines.append(detail_line(rows[chosen], view.zone) if rows else Text("nothing to show", style="dim"))
-        return [*lines, self._foot(len(rows))]
+        return [*lines, self._foot(f"{len(rows)} {'cases' if view.of_cases(work) else 'beams'}")]
 
-    def _foot(self, count: int) -> Text:
+    def _foot(self, count: str) -> Text:
         view = self._view
         if view.typing:
             return Text(f"text: {view.text}▏ (Enter keeps it, Esc clears it)", style="bold")
-        chosen = [f"{count} {'cases' if view.cases else 'beams'}"]
+        chosen = [count]
         if view.state is not None:
             chosen.append(view.state.value)
         if view.text:
@@ -406,7 +410,7 @@ def print_once(console: Console, work: Work, view: View, name: str) -> None:
     lines += [
         queue_line(work, view.zone),
         *alarm_lines(work.alarms, len(work.alarms), view.zone),
-        head_line(view.cases, width, longest),
+        head_line(view.of_cases(work), width, longest),
     ]
     lines += [row_line(row, width, False, view.zone, longest) for row in rows[:_ROWS_ONCE]]
     if len(rows) > _ROWS_ONCE:

@@ -40,6 +40,11 @@ class Known:
     without: tuple[object, ...] = ()
     """Values with which what is refused asks for nothing."""
 
+    @property
+    def is_refused(self) -> bool:
+        """Whether it can do nothing here."""
+        return not self.field and self.option not in ("--out", "--config")
+
 
 def _set(field: str, *keys: str, option: str = "", variable: str = "", note: str = "") -> Known:
     return Known(field, keys or (field,), option, variable, note=note)
@@ -300,7 +305,7 @@ def asked_for(command: Asked, environment: Mapping[str, str], configuration: Pat
 
 def refused_option(name: str) -> str | None:
     """Why an option of rtpipeline is refused; None for one that is not known."""
-    known = next((one for one in KNOWN if one.option == name and not one.field), None)
+    known = next((one for one in KNOWN if one.option == name and one.is_refused), None)
     return None if known is None else known.note
 
 

@@ -147,7 +147,11 @@ def course_details(instance: dg.DagsterInstance, site: Site, course: str) -> Cou
     organised = made(site, course, INVENTORY, digests.get(INVENTORY))
     if organised is None:
         return found
-    read = course_in(organised, site, course)
+    try:
+        read = course_in(organised, site, course)
+    except (OSError, StoreError):
+        words = "its inventory in the store cannot be read: the next run makes it again"
+        return found.model_copy(update={"findings": (words,)})
     inventory = read.inventory
     return found.model_copy(
         update={

@@ -5,10 +5,7 @@ from __future__ import annotations
 import json
 import stat
 import sys
-import threading
-from collections.abc import Iterator
 from dataclasses import dataclass
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 
@@ -211,31 +208,6 @@ def failed_site(tmp_path: Path, machines: Machines) -> Path:
     result = mqi("case", "run", folder, "--out", out, "--timezone", "UTC", "--json")
     assert result.exit_code == 1
     return out
-
-
-@pytest.fixture
-def services() -> Iterator[tuple[int, list[dict[str, Any]]]]:
-    """Something that answers like Dagster's pages, and what it was asked."""
-    asked: list[dict[str, Any]] = []
-
-    class Handler(BaseHTTPRequestHandler):
-        def do_POST(self) -> None:
-            asked.append(json.loads(self.rfile.read(int(self.headers["Content-Length"]))))
-            answer = {"__typename": "LaunchBackfillSuccess", "backfillId": "abcd"}
-            self.send_response(200)
-            self.end_headers()
-            self.wfile.write(json.dumps({"data": {"launchPartitionBackfill": answer}}).encode())
-
-        def log_message(self, format: str, *args: Any) -> None:
-            return
-
-    server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-    thread = threading.Thread(target=server.serve_forever, daemon=True)
-    thread.start()
-    yield server.server_port, asked
-    server.shutdown()
-    server.server_close()
-    thread.join()
 
 
 def test_retry_asks_the_services_for_what_failed_alone(

@@ -1,0 +1,343 @@
+"""A tree of three courses by one command: run, run again, listed, shown, retried; and how faults look."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import dagster as dg
+import pytest
+from typer.testing import CliRunner, Result
+
+from mqi_dagster.cli.app import app
+from mqi_dagster.errors import ConfigurationError, InputError
+from mqi_dagster.operations.instance import open_instance
+from mqi_dagster.operations.site_folder import RunOptions, make_run_site
+from mqi_dagster.resources.site import Site
+from tests.cli import course_faults, mqi_command
+from tests.courses.made_objects import Made
+from tests.waiting import wait_for
+
+ASSETS = [
+    *("course_inventory", "auto_segmentation", "custom_segmentation", "structures", "dvh", "radiomics"),
+    "course_report",
+]
+
+
+def write_courses(root: Path, count: int) -> None:
+    for number in range(1, count + 1):
+        made = Made(number).at(root)
+        for content in made.whole():
+            made.write(content)
+    (root / "MARKNOTE4711.txt").write_text("a note")
+
+
+def mqi(*arguments: object) -> Result:
+    return CliRunner().invoke(app, [str(argument) for argument in arguments])
+
+
+def run(root: Path, out: Path, *more: object) -> Result:
+    return mqi("course", "run", "--dicom-root", root, "--out", out, *more)
+
+
+def site_of(root: Path, out: Path, count: int) -> list[str]:
+    """Make the folder of the results a site; the keys that its courses will have."""
+    make_run_site(out, RunOptions(radiotherapy={"dicom_root": str(root)}, command="course run"))
+    pseudonyms = Site(out / "mqi.yaml").pseudonyms
+    return [f"{pseudonyms.patient(f'ID{number:03d}', None)}.c01" for number in range(1, count + 1)]
+
+
+def answer(result: Result) -> Any:
+    return json.loads(result.stdout)
+
+
+def states(out: Path) -> dict[str, list[str]]:
+    """How the runs of every course have ended, the latest first."""
+    found: dict[str, list[str]] = {}
+    with open_instance(Site(out / "mqi.yaml").settings) as instance:
+        for one in instance.get_runs(dg.RunsFilter(job_name="course")):
+            found.setdefault(one.tags["dagster/partition"], []).append(one.status.value)
+    return found
+
+
+def published(out: Path) -> dict[str, int]:
+    """When each file of the store was written."""
+    files = [path for path in (out / "data" / "courses").rglob("*") if path.is_file()]
+    return {path.relative_to(out).as_posix(): path.stat().st_mtime_ns for path in files}
+
+
+@dataclass(frozen=True)
+class Story:
+    root: Path
+    out: Path
+    results: tuple[Result, Result]
+    made: tuple[dict[str, int], dict[str, int]]
+
+    @property
+    def course(self) -> str:
+        return str(answer(self.results[0])["courses"][0]["course"])
+
+
+@pytest.fixture(scope="module")
+def story(tmp_path_factory: pytest.TempPathFactory) -> Story:
+    place = tmp_path_factory.mktemp("courses")
+    root, out = place / "tree", place / "out"
+    write_courses(root, 3)
+    first = run(root, out, "--workers", 2, "--json")
+    made = published(out)
+    again = run(root, out, "--json")
+    return Story(root, out, (first, again), (made, published(out)))
+
+
+def test_every_asset_of_every_course_is_made(story: Story) -> None:
+    result = story.results[0]
+    assert result.exit_code == 0, result.output
+    found = answer(result)
+    assert (found["status"], found["error"], len(found["courses"])) == ("complete", None, 3)
+    for course in found["courses"]:
+        assert (course["status"], course["error"]) == ("complete", None)
+        assert list(course["digests"]) == ASSETS
+    with open_instance(Site(story.out / "mqi.yaml").settings) as instance:
+        assert instance.get_latest_materialization_event(dg.AssetKey("cohort_tables")) is not None
+
+
+def test_a_second_run_computes_nothing(story: Story) -> None:
+    first, again = (answer(result) for result in story.results)
+    assert again["status"] == "complete"
+    assert again["courses"] == first["courses"]
+    assert len(story.made[0]) == 9 and story.made[1] == story.made[0]
+    log = (story.out / "state" / "logs" / "course_run.log").read_text()
+    assert "19 files in the tree, 19 of them read now" in log
+    assert "19 files in the tree, 0 of them read now" in log
+
+
+def test_what_was_asked_for_stands_in_the_settings_of_the_folder(story: Story) -> None:
+    radiotherapy = Site(story.out / "mqi.yaml").settings.radiotherapy
+    assert (radiotherapy.workers, radiotherapy.dicom_root) == (2, story.root)
+
+
+def test_services_that_are_started_later_run_none_of_them_again(story: Story) -> None:
+    arrivals = Site(story.out / "mqi.yaml").ledger.arrivals
+    assert len(arrivals.all()) == 3 and arrivals.open(10) == []
+
+
+def test_progress_is_told_by_lines_and_kept_for_the_run_and_for_each_stage(story: Story) -> None:
+    assert "Courses: 3/3 (100%) elapsed " in story.results[0].stderr
+    assert "Segmentation: 3/3 (100%) elapsed " in story.results[0].stderr
+    logs = story.out / "state" / "logs"
+    assert "Courses: 3/3 (100%) elapsed " in (logs / "course_run.log").read_text()
+    assert {path.stem for path in (logs / "stages").iterdir()} == {
+        *("organize", "segmentation", "segmentation_custom", "crop_ct", "dvh", "radiomics", "visualize")
+    }
+    organize = (logs / "stages" / "organize.log").read_text()
+    assert "Organize: 3/3 (100%) elapsed " in organize
+    assert f'{story.course} Finished execution of step "course_inventory"' in organize
+
+
+def test_no_log_names_a_patient_or_a_path(story: Story) -> None:
+    logs = list((story.out / "state" / "logs").rglob("*.log"))
+    assert len(logs) == 12
+    for text in [*(log.read_text() for log in logs), *(result.stderr for result in story.results)]:
+        for word in ("Made^", "ID00", "MARKNOTE", str(story.root), "1.2.826"):
+            assert word not in text
+
+
+def test_the_list_is_of_courses_and_that_of_cases_of_cases(story: Story) -> None:
+    rows = answer(mqi("course", "list", "--site", story.out, "--json"))
+    assert len(rows) == 3
+    assert {row["row"]["fraction"] for row in rows} == {None}
+    assert all(row["row"]["arrived"] is not None and row["verdict"] is None for row in rows)
+    assert answer(mqi("case", "list", "--site", story.out, "--json")) == []
+    text = mqi("course", "list", "--site", story.out).stdout
+    assert story.course in text and "verdict" in text
+    assert answer(mqi("course", "list", "--site", story.out, "--json", "--state", "failed")) == []
+
+
+def test_the_board_shows_courses_as_it_shows_cases(story: Story) -> None:
+    # In a process of its own, which only reads.
+    board = json.loads(mqi_command.mqi("top", "--site", story.out, "--json").stdout)
+    assert {row["case"] for row in board["cases"]} == {
+        one["course"] for one in answer(story.results[0])["courses"]
+    }
+    assert story.course in mqi_command.mqi("top", "--site", story.out, "--once").stdout
+
+
+def test_show_tells_what_belongs_to_it_and_where_that_lies(story: Story) -> None:
+    found = answer(mqi("course", "show", story.course, "--site", story.out, "--json"))
+    told = {one["role"]: one["words"] for one in found["objects"]}
+    assert told == {
+        "plan": "plan, 60 Gy, 30 fractions",
+        "dose": "PLAN, PHYSICAL, GY",
+        "structure set": "drawn, 2 structures",
+        "series": "CT, 3 images, analysed",
+    }
+    assert all(Path(one["path"]).is_file() for one in found["objects"])
+    assert found["doses"] == ["single_dose: dose 1"]
+    assert [one["asset"] for one in found["results"]] == ASSETS
+    assert Path(found["results"][0]["folder"], "inventory.json").is_file()
+    assert found["first_cause"] is None
+    text = mqi("course", "show", story.course, "--site", story.out).stdout
+    assert found["objects"][0]["path"] in text and "single_dose" in text
+
+
+@pytest.mark.parametrize("key", ["RAAAAAAAAA.c01", "P123456789.fx0001", "nonsense"])
+def test_a_course_that_nobody_knows_is_refused(story: Story, key: str) -> None:
+    result = mqi("course", "show", key, "--site", story.out)
+    assert isinstance(result.exception, InputError)
+    assert "mqi course list" in str(result.exception)
+
+
+def test_retry_refuses_where_nothing_failed(story: Story) -> None:
+    result = mqi("course", "retry", story.course, "--site", story.out)
+    assert isinstance(result.exception, InputError) and "nothing has failed" in str(result.exception)
+
+
+def test_one_stage_after_another(tmp_path: Path) -> None:
+    root, out = tmp_path / "tree", tmp_path / "out"
+    write_courses(root, 1)
+    early = run(root, out, "--stage", "dvh")
+    assert isinstance(early.exception, InputError)
+    assert "no course is organised yet: run `--stage organize` first" in str(early.exception)
+    organised = run(root, out, "--stage", "organize", "--json")
+    assert organised.exit_code == 0, organised.output
+    (course,) = answer(organised)["courses"]
+    assert list(course["digests"]) == ["course_inventory"]
+    skipped = run(root, out, "--stage", "dvh", "--json")
+    assert skipped.exit_code == 1
+    assert answer(skipped)["courses"][0]["error"] == (
+        "what it needs is not made yet: run `--stage crop_ct` first"
+    )
+    rest = (
+        "--stage",
+        "segmentation",
+        "--stage",
+        "segmentation_custom",
+        "--stage",
+        "crop_ct",
+        "--stage",
+        "dvh",
+    )
+    made = run(root, out, *rest, "--course", course["course"], "--json")
+    assert made.exit_code == 0, made.output
+    assert list(answer(made)["courses"][0]["digests"]) == [
+        *("course_inventory", "auto_segmentation", "custom_segmentation", "structures", "dvh")
+    ]
+
+
+def test_faults_of_courses_are_their_own(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, services: tuple[int, list[dict[str, Any]]]
+) -> None:
+    root, out = tmp_path / "tree", tmp_path / "out"
+    write_courses(root, 3)
+    monkeypatch.setattr("mqi_dagster.operations.course_run.run_course", course_faults.run_course)
+    damaged, killed, starved = site_of(root, out, 3)
+    course_faults.use(out, {damaged: "damaged", killed: "killed once", starved: "no memory once"})
+    result = run(root, out, "--workers", 2, "--json")
+    assert result.exit_code == 1
+    found = {one["course"]: one for one in answer(result)["courses"]}
+    assert found[damaged]["status"] == "failed"
+    assert "a file of the course is damaged" in found[damaged]["error"]
+    assert [found[key]["status"] for key in (killed, starved)] == ["complete", "complete"]
+    assert list(found[killed]["digests"]) == list(found[starved]["digests"]) == ASSETS
+    ended = states(out)
+    assert [ended[key] for key in (killed, starved)] == [["SUCCESS", "FAILURE"]] * 2
+    assert ended[damaged] == ["FAILURE"]
+    assert "its process was ended by SIGKILL: again at 1 worker" in result.stderr
+    assert (
+        "its process was ended by SIGKILL: again at 1 worker"
+        in (out / "state" / "logs" / "course_run.log").read_text()
+    )
+    _ask_again(out, damaged, services)
+
+
+def _ask_again(out: Path, damaged: str, services: tuple[int, list[dict[str, Any]]]) -> None:
+    port, asked = services
+    settings = out / "mqi.yaml"
+    settings.write_text(settings.read_text() + f"ui: {{port: {port}}}\n")
+    shown = answer(mqi("course", "show", damaged, "--site", out, "--json"))
+    assert "a file of the course is damaged" in shown["first_cause"]
+    result = mqi("course", "retry", damaged, "--site", out, "--json")
+    assert result.exit_code == 0, result.exception
+    assert answer(result) == {damaged: "abcd"}
+    wanted = asked[0]["variables"]["backfill"]
+    assert wanted["assetSelection"] == [{"path": [asset]} for asset in ASSETS]
+    assert wanted["partitionNames"] == [damaged]
+
+
+def test_an_interrupt_leaves_no_process_and_no_half_result(tmp_path: Path) -> None:
+    root, out = tmp_path / "tree", tmp_path / "out"
+    write_courses(root, 1)
+    (key,) = site_of(root, out, 1)
+    course_faults.use(out, {key: "hangs"})
+    words = ["course", "run", "--dicom-root", str(root), "--out", str(out)]
+    command = [sys.executable, "-m", "tests.cli.course_faults", *words]
+    met = out / f"{key}.met"
+    environment = {**os.environ, "PYTHONPATH": str(Path(__file__).parents[2])}
+    with subprocess.Popen(
+        command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    ) as running:
+        try:
+            wait_for(lambda: met.exists() and met.read_text().endswith("\n"), "the course is in work", 120)
+            running.send_signal(signal.SIGINT)
+            running.wait(60)
+        finally:
+            running.kill()
+    assert running.returncode == 130
+    assert not Path("/proc", met.read_text().split()[0]).exists()
+    assert states(out) == {key: ["FAILURE"]}
+    assert published(out) == {}
+
+
+@pytest.mark.parametrize(
+    ("option", "why"),
+    [
+        ("--totalseg-fast", "which mode TotalSegmentator runs in"),
+        ("--logs=here", "logs stand in `state/logs`"),
+        ("--force-segmentation", "nothing is forced"),
+    ],
+)
+def test_an_option_of_rtpipeline_that_can_do_nothing_is_refused(
+    tmp_path: Path, option: str, why: str
+) -> None:
+    result = mqi("course", "run", "--out", tmp_path / "out", option)
+    assert isinstance(result.exception, ConfigurationError)
+    assert why in str(result.exception) and option.partition("=")[0] in str(result.exception)
+    assert not (tmp_path / "out").exists()
+
+
+def test_an_option_that_nobody_knows_and_a_missing_folder_are_mistakes_of_usage(tmp_path: Path) -> None:
+    assert mqi("course", "run", "--out", tmp_path / "out", "--seg-wrokers", "2").exit_code == 2
+    assert mqi("course", "run", "--dicom-root", tmp_path).exit_code == 2
+    assert mqi("course", "run", "--out", tmp_path / "out", "--stage", "dhv").exit_code == 2
+
+
+@pytest.mark.parametrize("out", [".", "results", ".."])
+def test_no_result_is_written_among_the_files(tmp_path: Path, out: str) -> None:
+    root = tmp_path / "all" / "tree"
+    root.mkdir(parents=True)
+    (root / "file").touch()
+    result = run(root, root / out)
+    assert isinstance(result.exception, ConfigurationError)
+    assert "the results would stand among the delivered data" in str(result.exception)
+    assert [path.name for path in (tmp_path / "all").rglob("*")] == ["tree", "file"]
+
+
+def test_without_a_tree_it_says_which_setting_is_missing(tmp_path: Path) -> None:
+    result = mqi("course", "run", "--out", tmp_path / "out")
+    assert isinstance(result.exception, ConfigurationError)
+    assert "radiotherapy.dicom_root" in str(result.exception)
+
+
+def test_a_tree_without_courses_is_refused(tmp_path: Path) -> None:
+    root = tmp_path / "tree"
+    root.mkdir()
+    (root / "file").write_text("a note")
+    result = run(root, tmp_path / "out", "--json")
+    assert result.exit_code == 1
+    assert "the tree holds no course" in answer(result)["error"]

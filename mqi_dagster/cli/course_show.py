@@ -93,9 +93,8 @@ def show_details(console: Console, found: CourseDetails, zone: ZoneInfo) -> None
         say(f"  {result.asset}: {digest}, {local(result.made_at, zone)}: {place}")
     for model in found.models:
         why = f" ({model.reason})" if model.reason else ""
-        say(
-            f"  model {model.model} {model.version} on {model.series}: {model.state}{why}, {model.regions} regions"
-        )
+        made = f"{model.state}{why}, {model.regions} regions"
+        say(f"  model {model.model} {model.version} on {model.series}: {made}")
         for step in model.steps:
             say(f"    {step}")
     for check in found.checks:

@@ -111,8 +111,11 @@ class WorkPhase(StrEnum):
     SUBMITTING = "submitting"
     QUEUED_ON_CLUSTER = "queued"
     SIMULATING = "simulating"
+    ORGANISING = "organising"
     SEGMENTING = "segmenting"
     SEGMENTED = "segmented"
+    MAKING_STRUCTURES = "making structures"
+    MAKING_TABLES = "making tables"
     VERIFYING = "verifying"
     SIMULATED = "simulated"
     WAITING_FOR_TARGET = "waiting for the target"
@@ -126,8 +129,11 @@ _BY_PHASE: dict[str, Stage] = {
     WorkPhase.SUBMITTING: Stage.SUBMITTING,
     WorkPhase.QUEUED_ON_CLUSTER: Stage.QUEUED_ON_CLUSTER,
     WorkPhase.SIMULATING: Stage.SIMULATING,
+    WorkPhase.ORGANISING: Stage.INTAKE,
     WorkPhase.SEGMENTING: Stage.SEGMENTING,
     WorkPhase.SEGMENTED: Stage.MAKING_STRUCTURES,
+    WorkPhase.MAKING_STRUCTURES: Stage.MAKING_STRUCTURES,
+    WorkPhase.MAKING_TABLES: Stage.MAKING_TABLES,
     WorkPhase.VERIFYING: Stage.VERIFYING,
     WorkPhase.SIMULATED: Stage.MAKING_RT_DOSE,
     WorkPhase.WAITING_FOR_TARGET: Stage.WAITING_FOR_TARGET,

@@ -18,7 +18,7 @@ from mqi_dagster.compute.stage_slots import courses_at_once
 from mqi_dagster.courses.dicom_index import ScanProgress
 from mqi_dagster.courses.grouping import groups
 from mqi_dagster.errors import ConfigurationError, InputError, MqiError
-from mqi_dagster.lifecycle.course import arrival_of, dicom_root, keyed_courses, open_index
+from mqi_dagster.lifecycle.course import arrival_of, keyed_courses, open_index
 from mqi_dagster.lifecycle.lineage import latest_record
 from mqi_dagster.lifecycle.materialisations import COURSE_REPORT, INVENTORY
 from mqi_dagster.lifecycle.stages import CaseState
@@ -36,6 +36,7 @@ from mqi_dagster.processes.pool import TaskResults, run_tasks
 from mqi_dagster.processes.progress import Progress
 from mqi_dagster.processes.worker_counts import available_memory_bytes, processors
 from mqi_dagster.resources.site import Site
+from mqi_dagster.settings import read_settings
 from mqi_dagster.settings.radiotherapy import ModelDevice
 
 LOG_NAME = "course_run.log"
@@ -80,15 +81,13 @@ class CourseRunner:
     def __init__(self, request: CourseRun, display: Display) -> None:
         self._request, self._display = request, display
         self._assets = assets_of(request.stages)
-        root = request.options.radiotherapy.get("dicom_root")
-        if root is not None:
-            if not Path(root).is_dir():
-                raise ConfigurationError("--dicom-root: there is no such folder")
-            require_apart(Path(root), request.out)
+        root = _root(request)
+        if not root.is_dir():
+            raise ConfigurationError("dicom_root: there is no such folder")
+        require_apart(root, request.out)
         make_run_site(request.out, request.options)
         self.site = Site(request.out.resolve() / SETTINGS_NAME)
         self.settings = self.site.settings.radiotherapy
-        require_apart(dicom_root(self.site), request.out)
 
     def run(self) -> RunResult:
         """Run every course, each to its end, whatever becomes of the others.
@@ -185,9 +184,7 @@ class CourseRunner:
             )
         self._show_steps(done)
         errors.update(done.errors)
-        for key, failure in done.results.items():
-            if isinstance(failure, dict):
-                errors[key] = str(failure["error"])
+        errors.update({key: str(cause) for key, cause in done.results.items() if cause is not None})
         return errors
 
     def _not_ready(self, instance: dg.DagsterInstance, courses: Sequence[str]) -> dict[str, MqiError | str]:
@@ -215,8 +212,8 @@ class CourseRunner:
         )
         if done.errors:
             return str(done.errors[_COHORT])
-        failure = done.results[_COHORT]
-        return str(failure["error"]) if isinstance(failure, dict) else None
+        cause = done.results[_COHORT]
+        return None if cause is None else str(cause)
 
     @property
     def _memory_bytes(self) -> int | None:
@@ -234,6 +231,18 @@ class CourseRunner:
     def _note(self, text: str) -> None:
         _log.info("%s", text)
         self._display.note(text)
+
+
+def _root(request: CourseRun) -> Path:
+    """The tree that a run will read."""
+    asked = request.options.radiotherapy.get("dicom_root")
+    if asked is not None:
+        return Path(asked)
+    file = request.options.settings or request.out / SETTINGS_NAME
+    root = read_settings(file).radiotherapy.dicom_root if file.is_file() else None
+    if root is None:
+        raise ConfigurationError("name the tree of DICOM files: --dicom-root, or radiotherapy.dicom_root")
+    return root
 
 
 @contextmanager

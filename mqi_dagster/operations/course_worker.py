@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections import defaultdict
+from collections.abc import Mapping
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -11,8 +12,8 @@ import dagster as dg
 
 from mqi_dagster.compute.run_workers import IN_WORK, end_dead_runs
 from mqi_dagster.definitions import build_definitions
-from mqi_dagster.lifecycle.failures import Cause, next_step
-from mqi_dagster.lifecycle.jobs import cohort_job, course_job, intake_tags
+from mqi_dagster.lifecycle.failures import Cause
+from mqi_dagster.lifecycle.jobs import cohort_job, course_job
 from mqi_dagster.operations.course_stages import STAGE_OF, stage_log
 from mqi_dagster.operations.in_process import execute_here
 from mqi_dagster.operations.instance import open_instance
@@ -28,8 +29,8 @@ _TOLD = (
 _log = logging.getLogger(__name__)
 
 
-def run_course(settings_file: str, course: str, assets: list[str]) -> dict[str, str] | None:
-    """Make assets of a course; ``error`` and ``next_step`` where its run has failed.
+def run_course(settings_file: str, course: str, assets: list[str]) -> str | None:
+    """Make assets of a course; the first cause where its run has failed.
 
     Args:
         settings_file: Of the site.
@@ -42,8 +43,8 @@ def run_course(settings_file: str, course: str, assets: list[str]) -> dict[str, 
     return _run(Path(settings_file), course_job.name, course, assets)
 
 
-def run_cohort(settings_file: str) -> dict[str, str] | None:
-    """Make the tables of all courses; ``error`` and ``next_step`` where that has failed.
+def run_cohort(settings_file: str) -> str | None:
+    """Make the tables of all courses; the first cause where that has failed.
 
     Raises:
         MemoryError: The memory did not suffice.
@@ -51,12 +52,10 @@ def run_cohort(settings_file: str) -> dict[str, str] | None:
     return _run(Path(settings_file), cohort_job.name, None, None)
 
 
-def _run(
-    settings_file: Path, job: str, course: str | None, assets: list[str] | None
-) -> dict[str, str] | None:
+def _run(settings_file: Path, job: str, course: str | None, assets: list[str] | None) -> str | None:
     site = Site(settings_file)
     definition = build_definitions(site).resolve_job_def(job)
-    tags = {} if course is None else intake_tags(course, "", 0)
+    tags: Mapping[str, str] = {} if course is None else course_job.tags(course, "", 0)
     with open_instance(site.settings) as instance:
         # A try of this course that was killed would look as if in work.
         end_dead_runs(instance, site, IN_WORK, _log.warning)
@@ -67,7 +66,7 @@ def _run(
         return None
     if cause.code == TaskMemoryError.code:
         raise MemoryError
-    return {"error": cause.text, "next_step": next_step(cause.code)}
+    return cause.text
 
 
 def _write_stage_logs(

@@ -51,6 +51,21 @@ def test_each_kind_of_error_is_tried_again_within_the_step_by_its_own_rule(
     assert type(raised.value) is (dg.RetryRequested if again else dg.Failure)
 
 
+@pytest.mark.parametrize(
+    ("error", "code", "retry"),
+    [
+        (MemoryError(), "task-memory", "never"),
+        (RuntimeError("CUDA out of memory. Tried to allocate 2 GiB"), "task-memory", "never"),
+        (RuntimeError("zoom factor must be positive"), "unexpected", "never"),
+        (OSError(errno.ENOMEM, "Cannot allocate memory"), "infrastructure", "forever"),
+    ],
+    ids=str,
+)
+def test_a_want_of_memory_is_told_from_other_faults(error: Exception, code: str, retry: str) -> None:
+    failure = failure_of(error)
+    assert (failure.metadata["error"].value, failure.metadata["retry"].value) == (code, retry)
+
+
 def test_a_budget_that_cannot_be_counted_is_left_to_the_next_run() -> None:
     def away() -> bool:
         raise InfrastructureError("the ledger's database failed")

@@ -22,7 +22,7 @@ from mqi_dagster.operations import course_run, course_worker
 FAULTS = "faults.json"
 
 
-def run_course(settings_file: str, course: str, assets: list[str]) -> dict[str, str] | None:
+def run_course(settings_file: str, course: str, assets: list[str]) -> str | None:
     """As the real one, in a process in which the course's fault happens while its files are hashed."""
     faults = Path(settings_file).with_name(FAULTS)
     fault = json.loads(faults.read_text()).get(course) if faults.exists() else None

@@ -45,7 +45,7 @@ def course_inventory(
 ) -> Iterator[dg.MaterializeResult[None] | dg.AssetCheckResult]:
     """What belongs to a course and why: images, structure sets, plans, doses, and what was set aside."""
     key = checked_key(COURSE, context.partition_key).text
-    with tried_again(context, Where(case=key)), stage_slot(site, "organize", context.log.info):
+    with tried_again(context, Where(case=key)), stage_slot(context, site, "organize"):
         inventory = find_course(site, key)
         contents, facts = read_once(dicom_root(site), inventory, key)
         digest = digest_of(

@@ -17,7 +17,9 @@ from mqi_dagster.resources.site import Site
 from mqi_dagster.sensors.alarms import alarms
 from mqi_dagster.sensors.arrivals import case_arrivals
 from mqi_dagster.sensors.beams import beams_to_simulate
+from mqi_dagster.sensors.cohort import cohort as cohort_sensor
 from mqi_dagster.sensors.conclusion import cases_to_conclude
+from mqi_dagster.sensors.courses import dicom_arrivals
 from mqi_dagster.sensors.gpu_monitor import gpu_monitor
 from mqi_dagster.sensors.notifications import notifications
 from mqi_dagster.sensors.outcomes import run_outcomes
@@ -65,6 +67,7 @@ def radiotherapy(site: Site, pipelines: Sequence[Pipeline]) -> dg.Definitions:
         site: The installation.
         pipelines: Those of the site, which share the queue.
     """
+    interval = _interval(site)
     return dg.Definitions(
         assets=[
             organise.course_inventory,
@@ -77,7 +80,7 @@ def radiotherapy(site: Site, pipelines: Sequence[Pipeline]) -> dg.Definitions:
             cohort.cohort_tables,
         ],
         jobs=[cohort_job],
-        sensors=[],
+        sensors=[dicom_arrivals(interval, pipelines), cohort_sensor(interval)],
     )
 
 

@@ -7,6 +7,7 @@ paths: it is a cache of the tree with mode 0600, and may be removed at any time.
 
 from __future__ import annotations
 
+import hashlib
 import os
 import sqlite3
 import time
@@ -251,21 +252,32 @@ class DicomIndex:
 
         Copies are told apart in the whole tree, whatever patient they name.
         """
-        whose, values = _whose(patient)
         copies = self._copies(patient)
-        rows = self._database.execute(
-            "SELECT path, member, entry.size, stamp, patient_id, issuer, name, birth_date, object"
-            f" FROM entry JOIN file ON file.id = entry.file WHERE object IS NOT NULL AND {whose}"
-            " ORDER BY path, member",
-            values,
-        )
         found = []
-        for path, member, size, stamp, patient_id, issuer, name, birth_date, text in rows:
+        for path, member, size, stamp, patient_id, issuer, name, birth_date, text in self._rows(patient):
             place = Place(path=path, member=member)
             person = Patient(patient_id=patient_id, issuer=issuer, name=name, birth_date=birth_date)
             one = OBJECT.validate_json(text)
             found.append(IndexedObject(place, size, stamp, person, one, copies.get(place, Copies.NONE)))
         return found
+
+    def state(self, patient: PatientKey) -> str:
+        """What changes with anything that `objects` gives of a patient, at a tenth of its cost."""
+        digest = hashlib.sha256()
+        for row in self._rows(patient):
+            digest.update(repr(row).encode("utf-8", "surrogateescape"))
+        for place, copies in sorted(self._copies(patient).items()):
+            digest.update(repr((place.path, place.member, copies.value)).encode("utf-8", "surrogateescape"))
+        return digest.hexdigest()
+
+    def _rows(self, patient: PatientKey | None) -> sqlite3.Cursor:
+        whose, values = _whose(patient)
+        return self._database.execute(
+            "SELECT path, member, entry.size, stamp, patient_id, issuer, name, birth_date, object"
+            f" FROM entry JOIN file ON file.id = entry.file WHERE object IS NOT NULL AND {whose}"
+            " ORDER BY path, member",
+            values,
+        )
 
     def other_entries(self) -> Iterator[OtherEntry]:
         """Everything else in the tree, archives included, in the order of places."""

@@ -49,6 +49,8 @@ class AlarmKind(StrEnum):
     """A folder of the site has little room left."""
     INBOX_AWAY = "inbox_away"
     """The inbox cannot be read, or is an empty mount point."""
+    DICOM_AWAY = "dicom_away"
+    """The tree of DICOM files cannot be read, or is an empty mount point; or Orthanc does not answer."""
     SENSOR_FAILING = "sensor_failing"
     """A sensor fails again and again, or is not evaluated any more."""
     SENSOR_STOPPED = "sensor_stopped"

@@ -1,4 +1,7 @@
-"""Arrivals: what came in, why it waits, and what was asked of Dagster for it."""
+"""Arrivals: what came in, why it waits, and what was asked of Dagster for it.
+
+A row is one case, or one unit of another kind (`Arrival.kind`) in place of a case.
+"""
 
 from __future__ import annotations
 
@@ -6,20 +9,24 @@ from collections.abc import Collection
 from dataclasses import dataclass
 from datetime import datetime
 
-from sqlalchemy import Row, Select, and_, delete, func, insert, or_, select, update
+from sqlalchemy import ColumnElement, Row, Select, and_, delete, func, insert, or_, select, true, update
 
 from mqi_dagster.errors import ConfigurationError, InfrastructureError
 from mqi_dagster.ledger.database import Database
 from mqi_dagster.ledger.tables import ARRIVAL
 
+CASE = "case"
+"""The kind of what comes into the inbox."""
+
 
 @dataclass(frozen=True, slots=True)
 class Arrival:
-    """One case as it was last seen in the inbox."""
+    """One case as it was last seen in the inbox, or one course as it was last seen in its tree."""
 
     case: str
+    """Its key."""
     arrival: str
-    """Keyed hash of the folder in the inbox."""
+    """Keyed hash of the folder in the inbox, or of what a course is known by in its tree."""
     fingerprint: str
     ready: bool
     reason: str
@@ -36,6 +43,8 @@ class Arrival:
     """When retention has last removed its runs."""
     marker_withdrawn_at: datetime | None = None
     """When its completion marker was last withdrawn at the target, for a result that it does not tell of."""
+    kind: str = CASE
+    """Name of the kind of its partition."""
 
     @property
     def is_open(self) -> bool:
@@ -47,6 +56,10 @@ _ASKED_AT_ONCE = 500
 """Names in one query; databases limit them."""
 
 _OPEN = and_(ARRIVAL.c.ready, ARRIVAL.c.fingerprint.is_distinct_from(ARRIVAL.c.requested_fingerprint))
+
+
+def _of_kind(kind: str | None) -> ColumnElement[bool]:
+    return true() if kind is None else ARRIVAL.c.kind == kind
 
 
 def _arrival(row: Row[tuple[object, ...]]) -> Arrival:
@@ -68,6 +81,7 @@ class Arrivals:
         reason: str,
         next_check: datetime | None,
         priority: int | None = None,
+        kind: str = CASE,
     ) -> Arrival:
         """Write down what the inbox shows of a case now; the time of first sight stays.
 
@@ -79,6 +93,7 @@ class Arrivals:
             reason: Why it waits, without paths; empty where it is ready.
             next_check: When to look again, for people; None where nothing is waited for.
             priority: Higher ones are taken first; None: as before, 0 at first.
+            kind: Name of the kind of its partition; stays as it was first written.
         """
         seen = {
             "arrival": arrival,
@@ -101,7 +116,8 @@ class Arrivals:
                 update(ARRIVAL).where(ARRIVAL.c.case == case).values(**seen, changed_at=now)
             )
             if changed.rowcount == 0:
-                new = {"priority": 0, **seen, "case": case, "first_seen": now, "changed_at": now}
+                new = {"priority": 0, **seen, "case": case, "kind": kind, "first_seen": now}
+                new["changed_at"] = now
                 connection.execute(insert(ARRIVAL).values(**new))
             return _arrival(connection.execute(query).one())
 
@@ -128,24 +144,29 @@ class Arrivals:
         with self._database.read() as connection:
             return {str(row.case): int(row.priority) for row in connection.execute(query).all()}
 
-    def open(self, limit: int) -> list[Arrival]:
-        """Cases that are ready and for whose present files no run was asked yet, most urgent first."""
+    def open(self, limit: int, kind: str | None = None) -> list[Arrival]:
+        """What is ready and for whose present files no run was asked yet, most urgent first.
+
+        Args:
+            limit: Most of them.
+            kind: Of this kind alone; None: of every kind.
+        """
         return self._arrivals(
             select(ARRIVAL)
-            .where(_OPEN)
+            .where(_OPEN, _of_kind(kind))
             .order_by(ARRIVAL.c.priority.desc(), ARRIVAL.c.first_seen, ARRIVAL.c.case)
             .limit(limit)
         )
 
-    def waiting(self) -> list[Arrival]:
-        """Cases that cannot be taken yet, oldest first."""
-        return self._arrivals(
-            select(ARRIVAL).where(~ARRIVAL.c.ready).order_by(ARRIVAL.c.first_seen, ARRIVAL.c.case)
-        )
+    def waiting(self, kind: str | None = None) -> list[Arrival]:
+        """What cannot be taken yet, oldest first; see `open`."""
+        waits = select(ARRIVAL).where(~ARRIVAL.c.ready, _of_kind(kind))
+        return self._arrivals(waits.order_by(ARRIVAL.c.first_seen, ARRIVAL.c.case))
 
-    def all(self) -> list[Arrival]:
-        """Every case that was ever seen, oldest first."""
-        return self._arrivals(select(ARRIVAL).order_by(ARRIVAL.c.first_seen, ARRIVAL.c.case))
+    def all(self, kind: str | None = None) -> list[Arrival]:
+        """Everything that was ever seen, oldest first; see `open`."""
+        seen = select(ARRIVAL).where(_of_kind(kind))
+        return self._arrivals(seen.order_by(ARRIVAL.c.first_seen, ARRIVAL.c.case))
 
     def changed_since(self, moment: datetime) -> tuple[int, list[Arrival]]:
         """How many cases there are, and those whose row has changed at or after a moment."""

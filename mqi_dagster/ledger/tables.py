@@ -25,7 +25,7 @@ from sqlalchemy import (
     text,
 )
 
-REVISION = "0008"
+REVISION = "0009"
 VERSION_TABLE = "mqi_ledger_version"
 
 
@@ -88,6 +88,8 @@ ARRIVAL = Table(
     Column("records_removed_at", UtcDateTime),
     # Nor does a conclusion that was asked for before its completion marker went.
     Column("marker_withdrawn_at", UtcDateTime),
+    # Of the partition: what takes cases in must not take courses for cases.
+    Column("kind", String(20), nullable=False, server_default="case"),
 )
 
 SLOT = Table(

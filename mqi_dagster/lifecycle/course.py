@@ -29,6 +29,7 @@ from mqi_dagster.imaging.course_facts import CourseFacts, FactsReader
 from mqi_dagster.lifecycle.lineage import resolve
 from mqi_dagster.lifecycle.materialisations import INVENTORY
 from mqi_dagster.partitions import COURSE, course_key
+from mqi_dagster.resources.dicom_source import INDEX_FILE
 from mqi_dagster.resources.site import Site
 from mqi_dagster.store.published import Published
 from mqi_dagster.store.store import Store
@@ -135,7 +136,7 @@ def dicom_root(site: Site) -> Path:
 
 def open_index(site: Site) -> DicomIndex:
     """The index of the site's tree."""
-    path = site.settings.paths.state / "dicom_index.db"
+    path = site.settings.paths.state / INDEX_FILE
     path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
     return DicomIndex(path, dicom_root(site))
 

@@ -24,8 +24,9 @@ from mqi_dagster.ledger.ledger import Ledger
 from mqi_dagster.lifecycle.pipeline import Pipeline
 from mqi_dagster.lifecycle.runs import UNFINISHED
 from mqi_dagster.lifecycle.uptime import WATCH_LOCK, Heartbeat, evaluated_since
+from mqi_dagster.resources.dicom_source import read_record
 from mqi_dagster.resources.site import Site
-from mqi_dagster.resources.site_folders import inbox_trouble, target_trouble
+from mqi_dagster.resources.site_folders import inbox_trouble, target_trouble, tree_trouble
 from mqi_dagster.settings import LOCAL, Settings
 from mqi_dagster.store.known_folders import in_time
 
@@ -250,7 +251,7 @@ def _has_come(inbox: Path, since: datetime | None) -> bool:
 
 
 def folders(site: Site, *, note: bool = False) -> list[HealthProblem]:
-    """The inbox, a local target and the disks, where one of them is away or full.
+    """The inbox, the sources of courses, a local target and the disks, where one is away or full.
 
     Args:
         site: The site.
@@ -259,9 +260,27 @@ def folders(site: Site, *, note: bool = False) -> list[HealthProblem]:
     found = []
     if trouble := inbox_trouble(site, note=note):
         found.append(HealthProblem(AlarmKind.INBOX_AWAY, "inbox", trouble))
+    found += _dicom_sources(site, note=note)
     if trouble := target_trouble(site, note=note):
         found.append(HealthProblem(AlarmKind.TARGET_AWAY, LOCAL, trouble))
     return [*found, *_disks(site)]
+
+
+def _dicom_sources(site: Site, *, note: bool) -> Iterator[HealthProblem]:
+    """The tree of DICOM files and Orthanc, where the settings name them."""
+    if site.settings.radiotherapy.dicom_root is None:
+        return
+    record = read_record(site.settings.paths.state)
+    if trouble := tree_trouble(site, note=note):
+        yield HealthProblem(AlarmKind.DICOM_AWAY, "dicom_root", trouble)
+    elif record is not None and record.tree is not None:
+        text = f"{record.tree.text}. Courses wait for it, and go on by themselves"
+        yield HealthProblem(AlarmKind.DICOM_AWAY, "dicom_root", text, record.tree.since)
+    away = None if record is None or site.settings.radiotherapy.orthanc is None else record.orthanc
+    limit = timedelta(seconds=site.settings.alarms.away_seconds)
+    if away is not None and datetime.now(UTC) - away.since > limit:
+        text = f"{away.text}. What it takes is copied once it answers, by itself"
+        yield HealthProblem(AlarmKind.DICOM_AWAY, "orthanc", text, away.since)
 
 
 def _disks(site: Site) -> Iterator[HealthProblem]:

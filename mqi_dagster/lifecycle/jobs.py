@@ -1,4 +1,5 @@
-"""The runs of the pipelines: one per arrival, per beam, per concluded case and per course; and tags."""
+"""The runs of the pipelines: one per arrival, per beam, per concluded case and per course, one of all
+courses; and tags."""
 
 from collections.abc import Mapping
 
@@ -8,6 +9,7 @@ from mqi_dagster.lifecycle.pipeline import Step, asset_job
 from mqi_dagster.lifecycle.stages import Stage
 
 CASE_TAG = "mqi/case"
+COURSE_TAG = "mqi/course"
 GPU_TAG = "mqi/gpu"
 UPLOAD_TAG = "mqi/upload"
 PRIORITY_TAG = "dagster/priority"
@@ -49,6 +51,11 @@ def upload_tags(case: str, target: str, priority: int) -> dict[str, str]:
     return {**intake_tags(case, target, priority), UPLOAD_TAG: target}
 
 
+def course_tags(course: str, target: str, priority: int) -> dict[str, str]:
+    """Tags of a run of a course: no more of them run at once than ``radiotherapy.workers``."""
+    return {**intake_tags(course, target, priority), COURSE_TAG: "course"}
+
+
 intake_job = asset_job(
     "intake",
     Step("case_manifest", ("case_manifest",), Stage.INTAKE),
@@ -81,7 +88,7 @@ course_job = asset_job(
     Step("radiomics", ("radiomics",), Stage.MAKING_TABLES),
     Step("course_report", ("course_report",), Stage.CONCLUDING),
     description="The whole way of one course, from its objects to its page and its quality report.",
-    tags=intake_tags,
+    tags=course_tags,
     concludes=True,
 )
 cohort_job = dg.define_asset_job(
@@ -89,3 +96,4 @@ cohort_job = dg.define_asset_job(
     selection=dg.AssetSelection.assets("cohort_tables"),
     description="The tables of all courses together.",
 )
+"""Of no partition: what it makes is of all courses."""

@@ -7,14 +7,16 @@ import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
-from typing import Any
+from typing import Any, TypeVar
 
 import dagster as dg
 
 from mqi_dagster.dagster_internals import SENSOR_NAME_TAG
+from mqi_dagster.ledger.arrivals import Arrival, Arrivals
 from mqi_dagster.lifecycle.jobs import PARTITION_TAG, RETRY_OF_TAG, RUN_KEY_TAG
 from mqi_dagster.lifecycle.pipeline import Pipeline
 
+_Key = TypeVar("_Key")
 _OVERLAP = 200
 """Rows that are looked at again: PostgreSQL shows some only after others with a higher number."""
 
@@ -77,16 +79,21 @@ class Room:
         instance: Dagster's.
         pipelines: Those of the site.
         job: Count only the queued runs of this job; None counts all.
+        at_most: How many of them may stand in the queue.
     """
 
     def __init__(
-        self, instance: dg.DagsterInstance, pipelines: Iterable[Pipeline], job: str | None = None
+        self,
+        instance: dg.DagsterInstance,
+        pipelines: Iterable[Pipeline],
+        job: str | None = None,
+        at_most: int = QUEUED_AT_MOST,
     ) -> None:
         waiting = dg.RunsFilter(
             job_name=job, statuses=[dg.DagsterRunStatus.QUEUED], tags={SENSOR_NAME_TAG: asking(pipelines)}
         )
         self._tick = REQUESTS_PER_TICK
-        self._queue = QUEUED_AT_MOST - instance.get_runs_count(waiting)
+        self._queue = at_most - instance.get_runs_count(waiting)
 
     def left(self, priority: int) -> int:
         """How many runs may still be asked for of a case; above priority 0 the queue may become longer."""
@@ -153,7 +160,28 @@ def asked_keys(
     return found
 
 
-def within_a_tick(keys: Iterable[str]) -> Iterator[str]:
+def arrival_key(instance: dg.DagsterInstance, job: str, row: Arrival) -> tuple[str, bool]:
+    """The run key of an arrival's present files, and whether their run exists: see `asked_key`."""
+    return asked_key(instance, job, row.case, f"{row.case}:{row.fingerprint}", row.results_removed_at)
+
+
+def settle_requested(
+    instance: dg.DagsterInstance, arrivals: Arrivals, job: str, rows: Iterable[Arrival]
+) -> None:
+    """Mark the arrivals whose requested run exists: only then is a request safe from a crash of the tick.
+
+    Args:
+        instance: Dagster's.
+        arrivals: Of the ledger.
+        job: That is asked for.
+        rows: Those that are open.
+    """
+    for row in rows:
+        if arrival_key(instance, job, row)[1]:
+            arrivals.mark_requested(row.case, row.fingerprint)
+
+
+def within_a_tick(keys: Iterable[_Key]) -> Iterator[_Key]:
     """The keys in their order, until a tick has lasted its time; at least one."""
     began = time.monotonic()
     for key in keys:

@@ -45,6 +45,29 @@ def inbox_trouble(site: Site, *, note: bool = False) -> str:
     return f"{trouble.text}. {advice}"
 
 
+def tree_trouble(site: Site, *, note: bool = False) -> str:
+    """Why the tree of DICOM files is not there, without a path; empty where it is, or none is named."""
+    root = site.settings.radiotherapy.dicom_root
+    if root is None:
+        return ""
+    known = site.known_folder("dicom_root", root)
+
+    def ask() -> FolderTrouble | None:
+        if trouble := known.trouble():
+            return trouble
+        if note:
+            _note(known)
+        return None
+
+    trouble = in_time(f"DICOM root {root}", ask)
+    if trouble is None:
+        return ""
+    advice = "Mount it, or correct radiotherapy.dicom_root; what waits for it goes on by itself"
+    if trouble.replaced:
+        advice += ". Where it was made anew on purpose, the first folder in it ends this"
+    return f"{trouble.text}. {advice}"
+
+
 def target_trouble(site: Site, *, note: bool = False) -> str:
     """Why nothing can be handed over to a folder of this machine, without a path; empty where it can."""
     handover = site.settings.handover

@@ -254,6 +254,7 @@ _WATCHED = (
     AlarmKind.QUOTA,
     AlarmKind.DISK_FULL,
     AlarmKind.INBOX_AWAY,
+    AlarmKind.DICOM_AWAY,
     AlarmKind.SENSOR_FAILING,
     AlarmKind.SENSOR_STOPPED,
     AlarmKind.WATCH_AWAY,

@@ -19,7 +19,13 @@ from mqi_dagster.lifecycle.case_reading import read_case
 from mqi_dagster.lifecycle.identifying import Removal, remove_identifying
 from mqi_dagster.lifecycle.jobs import intake_job, intake_tags
 from mqi_dagster.lifecycle.pipeline import Pipeline
-from mqi_dagster.lifecycle.run_requests import REQUESTS_PER_TICK, Room, asked_key, within_a_tick
+from mqi_dagster.lifecycle.run_requests import (
+    REQUESTS_PER_TICK,
+    Room,
+    arrival_key,
+    settle_requested,
+    within_a_tick,
+)
 from mqi_dagster.lifecycle.runs import UNFINISHED, any_unfinished, latest_run_of
 from mqi_dagster.partitions import CASE
 from mqi_dagster.plan.model import IonPlan
@@ -288,7 +294,7 @@ class _Inbox:
 
     def _new_ones_first(self, site: Site, names: list[str]) -> list[str]:
         """Arrivals in the order in which to look: those never seen, then those not looked at for longest."""
-        known = {row.arrival for row in site.ledger.arrivals.all()} if names else set()
+        known = {row.arrival for row in site.ledger.arrivals.all(CASE.name)} if names else set()
         never = datetime.min.replace(tzinfo=UTC)
         return sorted(names, key=lambda name: (self._hashes[name] in known, self._last_scan.get(name, never)))
 
@@ -315,7 +321,7 @@ class _Inbox:
         self, context: dg.SensorEvaluationContext, site: Site, arrived: Mapping[str, ArrivalStatus]
     ) -> None:
         """Drop what waits where no folder is any more, once a scan has shown all of the inbox."""
-        gone = {row.arrival for row in site.ledger.arrivals.waiting()} - set(self._hashes.values())
+        gone = {row.arrival for row in site.ledger.arrivals.waiting(CASE.name)} - set(self._hashes.values())
         # A case that was moved is found at its new place first, and keeps the time of its first sight.
         if not gone or self._tree is None or not self._tree.whole or arrived.keys() - self._last_scan.keys():
             return
@@ -411,24 +417,24 @@ def case_arrivals(interval: int, pipelines: Collection[Pipeline]) -> dg.SensorDe
             site.ledger.outcomes.bring_forward(InputsAwayError.code)
             away.clear()
         # Before anything is looked at: what was asked for is told from what has changed since.
-        _settle_requested(context, site)
+        _settle(context, site)
         failed = inbox.scan(context, site, datetime.now(UTC))
         # First, so that what was asked for at the last tick does not take the place of what is new.
-        _settle_requested(context, site)
+        _settle(context, site)
         outdated = inbox.outdated(context.instance)
         # A queue full of beams holds up no intake.
         room = Room(context.instance, pipelines, intake_job.name)
         requests = [
             dg.RunRequest(
-                run_key=_asked(context.instance, row)[0],
+                run_key=arrival_key(context.instance, intake_job.name, row)[0],
                 partition_key=row.case,
                 tags=intake_tags(row.case, site.settings.handover.target, row.priority),
             )
-            for row in site.ledger.arrivals.open(REQUESTS_PER_TICK)
+            for row in site.ledger.arrivals.open(REQUESTS_PER_TICK, CASE.name)
             # Of a partition that the same tick removes nothing runs.
             if row.case not in outdated and room.take(1, row.priority)
         ]
-        waiting = len(site.ledger.arrivals.waiting())
+        waiting = len(site.ledger.arrivals.waiting(CASE.name))
         skip = None if requests else f"nothing new is ready; {waiting} cases wait, {failed} cannot be read"
         return dg.SensorResult(
             run_requests=requests,
@@ -444,13 +450,6 @@ def case_arrivals(interval: int, pipelines: Collection[Pipeline]) -> dg.SensorDe
     return sensor
 
 
-def _asked(instance: dg.DagsterInstance, row: Arrival) -> tuple[str, bool]:
-    key = f"{row.case}:{row.fingerprint}"
-    return asked_key(instance, intake_job.name, row.case, key, row.results_removed_at)
-
-
-def _settle_requested(context: dg.SensorEvaluationContext, site: Site) -> None:
-    """Mark the cases whose requested run exists: only then is a request safe from a crash of the tick."""
-    for row in site.ledger.arrivals.open(REQUESTS_PER_TICK):
-        if _asked(context.instance, row)[1]:
-            site.ledger.arrivals.mark_requested(row.case, row.fingerprint)
+def _settle(context: dg.SensorEvaluationContext, site: Site) -> None:
+    rows = site.ledger.arrivals.open(REQUESTS_PER_TICK, CASE.name)
+    settle_requested(context.instance, site.ledger.arrivals, intake_job.name, rows)

@@ -8,6 +8,7 @@ from __future__ import annotations
 from enum import StrEnum
 from pathlib import Path
 from typing import Annotated, Literal, Self
+from urllib.parse import urlsplit
 
 from pydantic import Field, field_validator, model_validator
 
@@ -44,6 +45,9 @@ class Missing(StrEnum):
     WARN = "warn"
 
 
+_THIS_MACHINE = ("127.0.0.1", "::1", "localhost")
+
+
 class OrthancSource(Section):
     """An Orthanc whose changes are followed; what is new is copied below `dicom_root`."""
 
@@ -52,11 +56,18 @@ class OrthancSource(Section):
     )
     user: str | None = Field(None, description="Its user; null: none is asked for.")
     password_file: Path | None = Field(None, description="File with the password, mode 0600.")
+    allow_http: bool = Field(
+        False, description="Whether patients and the password may go to another machine unencrypted."
+    )
+    timeout_seconds: Seconds = Field(60.0, description="Longest silence of it.")
 
     @model_validator(mode="after")
     def _both(self) -> Self:
         if (self.user is None) is not (self.password_file is None):
             raise ValueError("user and password_file: both or none")
+        host = urlsplit(self.url).hostname or ""
+        if self.url.startswith("http:") and host not in _THIS_MACHINE and not self.allow_http:
+            raise ValueError("url: to another machine https, or allow_http where its network is trusted")
         return self
 
 
@@ -190,3 +201,9 @@ class Radiotherapy(Section):
     dvh: DoseVolume = Field(default_factory=lambda: DoseVolume.model_validate({}))
     radiomics: Radiomics = Field(default_factory=lambda: Radiomics.model_validate({}))
     qc: QualityControl = Field(default_factory=lambda: QualityControl.model_validate({}))
+
+    @model_validator(mode="after")
+    def _tree_of_orthanc(self) -> Self:
+        if self.orthanc is not None and self.dicom_root is None:
+            raise ValueError("orthanc: dicom_root names the tree that its objects are copied into")
+        return self

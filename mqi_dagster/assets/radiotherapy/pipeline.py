@@ -23,7 +23,7 @@ def _concluded(
 
 RADIOTHERAPY = Pipeline(
     "radiotherapy",
-    sensors=("dicom_arrivals",),
+    sensors=("dicom_arrivals", "cohort"),
     units=Level(COURSE, (course_job,)),
     status_assets=(INVENTORY, COURSE_REPORT),
     concluded=_concluded,

@@ -1,0 +1,318 @@
+"""An Orthanc as a source: its changes are followed, and every object that it takes is copied into a folder.
+
+A copy is named by a hash of Orthanc's own identifier, which tells the objects of two patients apart that bear
+one SOP Instance UID, and names nobody. What Orthanc deletes stays here.
+"""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+import http.client
+import json
+import urllib.error
+import urllib.request
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import IO
+
+from pydantic import BaseModel, ConfigDict, ValidationError
+
+from mqi_dagster.dicom.reading import LARGEST_BYTES
+from mqi_dagster.errors import ConfigurationError, InfrastructureError, UnreachableError, Where
+from mqi_dagster.files import private_folder, write_whole
+from mqi_dagster.settings.passwords import read_password
+from mqi_dagster.settings.radiotherapy import OrthancSource
+
+FOLDER = "orthanc"
+"""Below the tree of DICOM files."""
+_PAGE = 200
+_LARGEST_ANSWER = 16 << 20
+_WHERE = Where(kind="Orthanc")
+
+
+class _Answer(BaseModel):
+    """What Orthanc answers; its further keys say nothing to us."""
+
+    model_config = ConfigDict(extra="ignore", frozen=True)
+
+
+class _Change(_Answer):
+    ChangeType: str
+    ID: str
+    Seq: int
+
+
+class _Changes(_Answer):
+    Changes: tuple[_Change, ...]
+    Done: bool
+    Last: int
+
+
+class Followed(BaseModel):
+    """How far the changes of one Orthanc were followed: kept whole in a file."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    url: str
+    last: int | None = None
+    """Number of the newest change that was followed; None before all of its objects were listed once."""
+    copied: int = 0
+    """Objects that were copied since."""
+    deleted: int = 0
+    """Objects that Orthanc has deleted since, and that are kept here."""
+
+
+@dataclass(frozen=True, slots=True)
+class OrthancCounts:
+    """What one look at an Orthanc has brought."""
+
+    copied: int
+    deleted: int
+    """Objects that it does not hold any more; they are kept here."""
+
+
+class _NoRedirect(urllib.request.HTTPRedirectHandler):
+    """A password goes to no other address than the one in the settings."""
+
+    def redirect_request(
+        self,
+        req: urllib.request.Request,
+        fp: IO[bytes],
+        code: int,
+        msg: str,
+        headers: http.client.HTTPMessage,
+        newurl: str,
+    ) -> None:
+        """No request is made for a redirection."""
+        return
+
+
+class Orthanc:
+    """The REST API of an Orthanc.
+
+    Args:
+        source: Where it is, and who asks.
+
+    Raises:
+        ConfigurationError: Its password cannot be read.
+    """
+
+    def __init__(self, source: OrthancSource) -> None:
+        self.url, self._timeout = source.url.rstrip("/"), source.timeout_seconds
+        self._headers = {"User-Agent": "mqi-dagster"}
+        if source.user is not None and source.password_file is not None:
+            password = read_password(source.password_file, "Orthanc's password_file")
+            pair = base64.b64encode(f"{source.user}:{password}".encode()).decode("ascii")
+            self._headers["Authorization"] = f"Basic {pair}"
+        # Never through a proxy: patients go from Orthanc to here, and nowhere else.
+        self._opener = urllib.request.build_opener(urllib.request.ProxyHandler({}), _NoRedirect)
+
+    def version(self) -> str:
+        """Its version.
+
+        Raises:
+            UnreachableError: It does not answer.
+            ConfigurationError: It lets this user not in.
+            InfrastructureError: What answers is no Orthanc.
+        """
+        try:
+            return str(json.loads(self._get("/system"))["Version"])
+        except (ValueError, KeyError, TypeError):
+            raise InfrastructureError("what answers is no Orthanc", where=_WHERE) from None
+
+    def newest_change(self) -> int:
+        """Number of its newest change; raises what `version` does."""
+        return self._changes("/changes?last").Last
+
+    def changes(self, since: int) -> _Changes:
+        """A page of its changes after a number; raises what `version` does."""
+        return self._changes(f"/changes?since={since}&limit={_PAGE}")
+
+    def instances(self) -> Iterator[str]:
+        """Identifiers of all its objects; raises what `version` does."""
+        since = 0
+        while page := self._identifiers(f"/instances?since={since}&limit={_PAGE}"):
+            yield from page
+            since += len(page)
+
+    def md5(self, identifier: str) -> str | None:
+        """MD5 (hex) of the file of an object; None where it does not hold it, or was told to keep no MD5.
+
+        Raises what `version` does.
+        """
+        found = self._find(f"/instances/{_checked(identifier)}/attachments/dicom/md5")
+        return None if found is None else found.decode("ascii", "replace").strip().lower() or None
+
+    def size(self, identifier: str) -> int | None:
+        """Bytes of the file of an object, None where it does not hold it; raises what `version` does."""
+        found = self._find(f"/instances/{_checked(identifier)}/attachments/dicom/size")
+        text = "" if found is None else found.decode("ascii", "replace").strip()
+        return int(text) if text.isdigit() else None
+
+    def file(self, identifier: str) -> bytes | None:
+        """The file of an object, None where it does not hold it (any more).
+
+        Raises what `version` does, and InfrastructureError where the file is larger than any DICOM file.
+        """
+        return self._find(f"/instances/{_checked(identifier)}/file", LARGEST_BYTES)
+
+    def _changes(self, path: str) -> _Changes:
+        try:
+            return _Changes.model_validate_json(self._get(path))
+        except ValidationError:
+            raise InfrastructureError("its changes cannot be understood", where=_WHERE) from None
+
+    def _identifiers(self, path: str) -> list[str]:
+        try:
+            return [_checked(str(one)) for one in json.loads(self._get(path))]
+        except (ValueError, TypeError):
+            raise InfrastructureError("its list of objects cannot be understood", where=_WHERE) from None
+
+    def _find(self, path: str, largest: int = _LARGEST_ANSWER) -> bytes | None:
+        try:
+            return self._get(path, largest)
+        except _AbsentError:
+            return None
+
+    def _get(self, path: str, largest: int = _LARGEST_ANSWER) -> bytes:
+        request = urllib.request.Request(f"{self.url}{path}", headers=self._headers)
+        try:
+            with self._opener.open(request, timeout=self._timeout) as answer:
+                content = bytes(answer.read(largest + 1))
+                expected = answer.headers.get("Content-Length")
+        except urllib.error.HTTPError as error:
+            error.close()
+            if error.code == http.HTTPStatus.NOT_FOUND:
+                raise _AbsentError("it does not hold that (any more)", where=_WHERE) from None
+            if error.code in (http.HTTPStatus.UNAUTHORIZED, http.HTTPStatus.FORBIDDEN):
+                raise ConfigurationError(
+                    "it refuses the user: radiotherapy.orthanc.user and its password", where=_WHERE
+                ) from None
+            raise UnreachableError(f"it answers HTTP {error.code}", where=_WHERE) from None
+        except (OSError, http.client.HTTPException) as error:
+            reason = getattr(error, "reason", error)
+            words = getattr(reason, "strerror", None) or type(reason).__name__
+            raise UnreachableError(f"it cannot be reached: {words}", where=_WHERE) from None
+        if len(content) > largest:
+            raise InfrastructureError(f"its answer is larger than {largest:,} bytes", where=_WHERE)
+        if expected is not None and expected.isdigit() and len(content) != int(expected):
+            raise UnreachableError("its answer ends early", where=_WHERE)
+        return content
+
+
+class _AbsentError(InfrastructureError):
+    """Orthanc does not hold what was asked for."""
+
+
+def _checked(identifier: str) -> str:
+    """An identifier of Orthanc's, five groups of hexadecimal digits: nothing else comes into an address."""
+    if len(identifier) > 100 or not identifier.replace("-", "").isalnum() or not identifier.isascii():
+        raise InfrastructureError("it names an object in a way that is none of Orthanc's", where=_WHERE)
+    return identifier
+
+
+def read_followed(path: Path, url: str) -> Followed:
+    """How far the changes of an Orthanc were followed; from the beginning for another one."""
+    try:
+        found = Followed.model_validate_json(path.read_bytes())
+    except (OSError, ValidationError):
+        # Nothing is lost: what is there already is only compared.
+        return Followed(url=url)
+    return found if found.url == url else Followed(url=url)
+
+
+def follow(
+    orthanc: Orthanc,
+    root: Path,
+    record: Path,
+    *,
+    goes_on: Callable[[], bool] = lambda: True,
+) -> OrthancCounts:
+    """Copy what an Orthanc has taken since the last time; each page of changes is written down when done.
+
+    Args:
+        orthanc: The source.
+        root: The tree, below which its copies lie in the folder `FOLDER`.
+        record: Where it is kept how far its changes were followed.
+        goes_on: Asked between two objects; False ends this look, and the next one goes on there.
+
+    Raises:
+        UnreachableError: It does not answer.
+        ConfigurationError: It lets this user not in.
+        InfrastructureError: What it gives is not what it says, or the disk does not take it.
+    """
+    followed = read_followed(record, orthanc.url)
+    begun = followed
+    newest = orthanc.newest_change()
+    if followed.last is None or newest < followed.last:
+        # Its changes may have been removed, or its database made anew: everything that it holds is compared.
+        for identifier in orthanc.instances():
+            if not goes_on():
+                return _counted(begun, followed)
+            if _copied(orthanc, identifier, root):
+                followed = _written(followed.model_copy(update={"copied": followed.copied + 1}), record)
+        followed = _written(followed.model_copy(update={"last": newest}), record)
+    while followed.last is not None and goes_on():
+        page = orthanc.changes(followed.last)
+        copied = deleted = 0
+        for change in page.Changes:
+            if not goes_on():
+                return _counted(begun, followed)
+            if change.ChangeType == "NewInstance":
+                copied += _copied(orthanc, change.ID, root)
+            elif change.ChangeType == "Deleted" and _place(root, change.ID).exists():
+                deleted += 1
+        more = {"copied": followed.copied + copied, "deleted": followed.deleted + deleted}
+        last = max([followed.last, *(change.Seq for change in page.Changes)])
+        if last != followed.last or more["copied"] != followed.copied:
+            followed = _written(followed.model_copy(update={**more, "last": last}), record)
+        if page.Done or not page.Changes:
+            break
+    return _counted(begun, followed)
+
+
+def _counted(begun: Followed, followed: Followed) -> OrthancCounts:
+    return OrthancCounts(followed.copied - begun.copied, followed.deleted - begun.deleted)
+
+
+def _written(followed: Followed, record: Path) -> Followed:
+    write_whole(record, followed.model_dump_json(indent=1).encode())
+    return followed
+
+
+def _place(root: Path, identifier: str) -> Path:
+    return root / FOLDER / f"{hashlib.sha256(_checked(identifier).encode('ascii')).hexdigest()}.dcm"
+
+
+def _copied(orthanc: Orthanc, identifier: str, root: Path) -> bool:
+    """Copy one object where it is not there as Orthanc has it; whether it was copied.
+
+    That the bytes are Orthanc's is proven by its MD5, else by its size; whether they are a sound DICOM file
+    is for the index of the tree to say, like of any other file there.
+    """
+    place, md5 = _place(root, identifier), orthanc.md5(identifier)
+    if place.exists() and md5 is not None and _md5(place.read_bytes()) == md5:
+        return False
+    content = orthanc.file(identifier)
+    if content is None:
+        # Deleted since; where a copy of it is here, it stays.
+        return False
+    if (_md5(content) != md5) if md5 is not None else orthanc.size(identifier) not in (None, len(content)):
+        raise InfrastructureError("a file has come otherwise than Orthanc says that it is", where=_WHERE)
+    if place.exists() and place.read_bytes() == content:
+        return False
+    try:
+        private_folder(place.parent)
+        write_whole(place, content)
+    except OSError as error:
+        reason = error.strerror or type(error).__name__
+        raise InfrastructureError(
+            f"its objects cannot be written into the tree: {reason}", where=_WHERE
+        ) from None
+    return True
+
+
+def _md5(content: bytes) -> str:
+    return hashlib.md5(content, usedforsecurity=False).hexdigest()

@@ -50,6 +50,10 @@ class _Changes(_Answer):
     Last: int
 
 
+class _Statistics(_Answer):
+    CountInstances: int
+
+
 class Followed(BaseModel):
     """How far the changes of one Orthanc were followed: kept whole in a file."""
 
@@ -58,10 +62,10 @@ class Followed(BaseModel):
     url: str
     last: int | None = None
     """Number of the newest change that was followed; None before all of its objects were listed once."""
-    copied: int = 0
-    """Objects that were copied since."""
-    deleted: int = 0
-    """Objects that Orthanc has deleted since, and that are kept here."""
+    comparing_from: int | None = None
+    """While all of its objects are compared: the newest change when that began."""
+    compared: str = ""
+    """The last identifier, in their order, up to which that was done."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,8 +73,8 @@ class OrthancCounts:
     """What one look at an Orthanc has brought."""
 
     copied: int
-    deleted: int
-    """Objects that it does not hold any more; they are kept here."""
+    only_here: int
+    """Copies of objects that it has deleted since; 0 while there is more to copy."""
 
 
 class _NoRedirect(urllib.request.HTTPRedirectHandler):
@@ -136,6 +140,13 @@ class Orthanc:
         while page := self._identifiers(f"/instances?since={since}&limit={_PAGE}"):
             yield from page
             since += len(page)
+
+    def count(self) -> int:
+        """How many objects it holds; raises what `version` does."""
+        try:
+            return _Statistics.model_validate_json(self._get("/statistics")).CountInstances
+        except ValidationError:
+            raise InfrastructureError("its statistics cannot be understood", where=_WHERE) from None
 
     def md5(self, identifier: str) -> str | None:
         """MD5 (hex) of the file of an object; None where it does not hold it, or was told to keep no MD5.
@@ -243,38 +254,58 @@ def follow(
         ConfigurationError: It lets this user not in.
         InfrastructureError: What it gives is not what it says, or the disk does not take it.
     """
-    followed = read_followed(record, orthanc.url)
-    begun = followed
+    followed, copied = read_followed(record, orthanc.url), 0
     newest = orthanc.newest_change()
-    if followed.last is None or newest < followed.last:
-        # Its changes may have been removed, or its database made anew: everything that it holds is compared.
-        for identifier in orthanc.instances():
-            if not goes_on():
-                return _counted(begun, followed)
-            if _copied(orthanc, identifier, root):
-                followed = _written(followed.model_copy(update={"copied": followed.copied + 1}), record)
-        followed = _written(followed.model_copy(update={"last": newest}), record)
-    while followed.last is not None and goes_on():
+    if followed.last is not None and newest < followed.last:
+        # Its changes may have been removed, or its database made anew.
+        followed = Followed(url=orthanc.url)
+    if followed.last is None:
+        followed, copied = _compared_whole(orthanc, root, record, followed, newest, goes_on)
+    while followed.last is not None:
         page = orthanc.changes(followed.last)
-        copied = deleted = 0
         for change in page.Changes:
             if not goes_on():
-                return _counted(begun, followed)
+                return OrthancCounts(copied, 0)
             if change.ChangeType == "NewInstance":
                 copied += _copied(orthanc, change.ID, root)
-            elif change.ChangeType == "Deleted" and _place(root, change.ID).exists():
-                deleted += 1
-        more = {"copied": followed.copied + copied, "deleted": followed.deleted + deleted}
         last = max([followed.last, *(change.Seq for change in page.Changes)])
-        if last != followed.last or more["copied"] != followed.copied:
-            followed = _written(followed.model_copy(update={**more, "last": last}), record)
+        if last != followed.last:
+            followed = _written(followed.model_copy(update={"last": last}), record)
         if page.Done or not page.Changes:
-            break
-    return _counted(begun, followed)
+            # Of what it deletes no change tells.
+            return OrthancCounts(copied, max(0, _copies(root) - orthanc.count()))
+    return OrthancCounts(copied, 0)
 
 
-def _counted(begun: Followed, followed: Followed) -> OrthancCounts:
-    return OrthancCounts(followed.copied - begun.copied, followed.deleted - begun.deleted)
+def _compared_whole(
+    orthanc: Orthanc,
+    root: Path,
+    record: Path,
+    followed: Followed,
+    newest: int,
+    goes_on: Callable[[], bool],
+) -> tuple[Followed, int]:
+    """Compare everything that an Orthanc holds; how far that came, and how many objects were copied.
+
+    In the order of identifiers: what comes or goes meanwhile moves no other, and what comes is a change.
+    """
+    if followed.comparing_from is None or newest < followed.comparing_from:
+        followed = Followed(url=orthanc.url, comparing_from=newest)
+    left = sorted(identifier for identifier in orthanc.instances() if identifier > followed.compared)
+    copied = 0
+    for at, identifier in enumerate(left):
+        if not goes_on():
+            before = left[at - 1] if at else followed.compared
+            return _written(followed.model_copy(update={"compared": before}), record), copied
+        copied += _copied(orthanc, identifier, root)
+        if at % _PAGE == _PAGE - 1:
+            followed = _written(followed.model_copy(update={"compared": identifier}), record)
+    return _written(Followed(url=orthanc.url, last=followed.comparing_from), record), copied
+
+
+def _copies(root: Path) -> int:
+    folder = root / FOLDER
+    return sum(1 for _ in folder.glob("*.dcm")) if folder.is_dir() else 0
 
 
 def _written(followed: Followed, record: Path) -> Followed:

@@ -60,8 +60,8 @@ class ScanRecord(BaseModel):
     removed: int = 0
     copied: int = 0
     """Objects that came from Orthanc."""
-    deleted_there: int = 0
-    """Objects that Orthanc has deleted, and that are kept here."""
+    only_here: int = 0
+    """Copies of objects that Orthanc has deleted since."""
     tree: SourceTrouble | None = None
     """Of the tree; None where it was read."""
     orthanc: SourceTrouble | None = None
@@ -172,7 +172,7 @@ def _of_orthanc(settings: Settings, record: ScanRecord) -> ScanRecord:
     except OSError as error:
         text = f"its copies cannot be read: {error.strerror or type(error).__name__}"
         return record.model_copy(update={"orthanc": _trouble(text, record.orthanc)})
-    return record.model_copy(update={"copied": found.copied, "deleted_there": found.deleted, "orthanc": None})
+    return record.model_copy(update={"copied": found.copied, "only_here": found.only_here, "orthanc": None})
 
 
 def _of_tree(settings: Settings, record: ScanRecord) -> ScanRecord:

@@ -60,6 +60,7 @@ class _Tree:
         self._aside: dict[PatientKey | None, Counter[str]] = {}
         self._faulty: set[PatientKey] = set()
         self._said = ""
+        self._only_here = 0
 
     def scanned(self, site: Site, now: datetime) -> str:
         """See to it that the tree is looked at; why nothing can be taken from it now, empty where it can."""
@@ -78,6 +79,7 @@ class _Tree:
                 write_record(ScanRecord(began_at=self._began_at, tree=trouble), state)
             record = read_record(state)
             if record is not None and record.tree is None:
+                self._only_here = record.only_here
                 with closing(open_index(site)) as index:
                     self._pending = index.patients()
                     self._aside[None] = _without_patient(index)
@@ -179,6 +181,8 @@ class _Tree:
         parts += [f"{len(self._pending)} patients still to be looked at"] if self._pending else []
         parts += [f"{len(self._faulty)} patients cannot be looked at"] if self._faulty else []
         parts += [f"of no course: {aside}"] if aside else []
+        deleted = f"{self._only_here} objects that Orthanc has deleted are kept"
+        parts += [deleted] if self._only_here else []
         return "; ".join(parts)
 
 
@@ -219,6 +223,9 @@ def dicom_arrivals(interval: int, pipelines: Collection[Pipeline]) -> dg.SensorD
             # Nobody has to wait for the end of a back-off.
             site.ledger.outcomes.bring_forward(InputsAwayError.code)
             away.clear()
+        # Before anything is looked at: what was asked for is not forgotten with what is gone.
+        busy = _busy(context.instance)
+        _settle(context.instance, site, busy)
         try:
             why = tree.scanned(site, datetime.now(UTC))
         except MqiError as error:
@@ -226,7 +233,8 @@ def dicom_arrivals(interval: int, pipelines: Collection[Pipeline]) -> dg.SensorD
         if not why:
             tree.note(context, site)
         # What was found ready before goes on, whatever keeps the scan.
-        requests = _requests(context.instance, site, pipelines)
+        _settle(context.instance, site, busy)
+        requests = _requests(context.instance, site, pipelines, busy)
         keys = [str(request.partition_key) for request in requests]
         waiting = len(site.ledger.arrivals.waiting(COURSE.name))
         said = why or f"nothing new is ready; {waiting} courses wait; {tree.words}"
@@ -243,18 +251,24 @@ def _skipped(why: str) -> dg.SensorResult:
     return dg.SensorResult(skip_reason=dg.SkipReason(why))
 
 
+def _busy(instance: dg.DagsterInstance) -> set[str]:
+    """Courses of which a run is queued or in work."""
+    runs = instance.get_runs(dg.RunsFilter(job_name=course_job.name, statuses=UNFINISHED))
+    return {run.tags.get(PARTITION_TAG, "") for run in runs}
+
+
+def _open(site: Site, busy: Collection[str]) -> list[Arrival]:
+    return site.ledger.arrivals.open(REQUESTS_PER_TICK + len(busy), COURSE.name)
+
+
+def _settle(instance: dg.DagsterInstance, site: Site, busy: Collection[str]) -> None:
+    settle_requested(instance, site.ledger.arrivals, course_job.name, _open(site, busy))
+
+
 def _requests(
-    instance: dg.DagsterInstance, site: Site, pipelines: Collection[Pipeline]
+    instance: dg.DagsterInstance, site: Site, pipelines: Collection[Pipeline], busy: Collection[str]
 ) -> list[dg.RunRequest]:
     """The runs that are to be asked for: one for each set of files of a course, one of it at once."""
-    arrivals = site.ledger.arrivals
-    runs = instance.get_runs(dg.RunsFilter(job_name=course_job.name, statuses=UNFINISHED))
-    busy = {run.tags.get(PARTITION_TAG, "") for run in runs}
-
-    def open_ones() -> list[Arrival]:
-        return arrivals.open(REQUESTS_PER_TICK + len(busy), COURSE.name)
-
-    settle_requested(instance, arrivals, course_job.name, open_ones())
     room = Room(instance, pipelines, course_job.name, QUEUED_AT_MOST)
     return [
         dg.RunRequest(
@@ -262,7 +276,7 @@ def _requests(
             partition_key=row.case,
             tags=course_tags(row.case, site.settings.handover.target, row.priority),
         )
-        for row in open_ones()
+        for row in _open(site, busy)
         # What is in work reads the index of its start: it goes on with the present files afterwards.
         if row.case not in busy and room.take(1, row.priority)
     ]

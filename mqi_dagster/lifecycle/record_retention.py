@@ -1,4 +1,4 @@
-"""What runs of removed cases have left in Dagster's records, and its removal."""
+"""What runs of removed cases and courses have left in Dagster's records, and its removal."""
 
 import shutil
 from collections.abc import Collection, Iterator
@@ -19,8 +19,15 @@ from mqi_dagster.errors import ConfigurationError
 from mqi_dagster.files import size_of
 from mqi_dagster.lifecycle.jobs import PARTITION_TAG
 from mqi_dagster.lifecycle.lineage import latest_record
-from mqi_dagster.partitions import CASE, root_of
+from mqi_dagster.lifecycle.materialisations import CONCLUDED, COURSE_REPORT
+from mqi_dagster.partitions import CASE, COURSE, PartitionKind, root_of
 from mqi_dagster.resources.site import Site
+
+
+def unit_of(site: Site, key: str) -> tuple[PartitionKind, Path]:
+    """The kind of a case or course by its key, and its folder in the store."""
+    kind, folder = (COURSE, "courses") if COURSE.has(key) else (CASE, "cases")
+    return kind, site.settings.paths.data / folder / key
 
 
 def removed_cases(
@@ -87,13 +94,14 @@ def note_removed(instance: dg.DagsterInstance, site: Site) -> None:
         if arrival.is_open or asked is None or (removed is not None and removed > asked):
             continue
         case = arrival.case
-        if not _is_there(instance, site, case) and latest_record(instance, "case_handed_over", case):
+        last = COURSE_REPORT if COURSE.has(case) else CONCLUDED
+        if not _is_there(instance, site, case) and latest_record(instance, last, case):
             site.ledger.arrivals.mark_results_removed(case)
 
 
 def _is_there(instance: dg.DagsterInstance, site: Site, case: str) -> bool:
-    folder = site.settings.paths.data / "cases" / case
-    return folder.exists() or instance.has_dynamic_partition(CASE.name, case)
+    kind, folder = unit_of(site, case)
+    return folder.exists() or instance.has_dynamic_partition(kind.name, case)
 
 
 def runs_of(instance: dg.DagsterInstance, case: str) -> list[dg.DagsterRun]:

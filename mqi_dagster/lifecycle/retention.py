@@ -1,4 +1,4 @@
-"""What a site does not need any more, and its removal: replaced results, old cases and logs."""
+"""What a site does not need any more, and its removal: replaced results, old cases, courses and logs."""
 
 import time
 from collections.abc import Collection, Iterator
@@ -14,22 +14,47 @@ from mqi_dagster.errors import InfrastructureError, MqiError, StoreError
 from mqi_dagster.files import size_of
 from mqi_dagster.ledger.location import database_lost
 from mqi_dagster.lifecycle.case_reading import read_case
-from mqi_dagster.lifecycle.jobs import CASE_TAG, PARTITION_TAG, beam_job, conclusion_job, intake_job
-from mqi_dagster.lifecycle.lineage import ancestry, latest_digest
-from mqi_dagster.lifecycle.materialisations import CONCLUDED, DOSE, HANDED_OVER, MANIFEST
-from mqi_dagster.lifecycle.record_retention import note_removed, records_size, remove_records, removed_cases
-from mqi_dagster.lifecycle.runs import UNFINISHED
-from mqi_dagster.partitions import BEAM, CASE, beam_key, part_key, parts_of, root_of
+from mqi_dagster.lifecycle.jobs import (
+    CASE_TAG,
+    PARTITION_TAG,
+    beam_job,
+    cohort_job,
+    conclusion_job,
+    course_job,
+    intake_job,
+)
+from mqi_dagster.lifecycle.lineage import ancestry, digest_in, latest_digest
+from mqi_dagster.lifecycle.materialisations import (
+    CONCLUDED,
+    COURSE_REPORT,
+    DOSE,
+    HANDED_OVER,
+    INVENTORY,
+    MANIFEST,
+    EventLog,
+    latest_made,
+)
+from mqi_dagster.lifecycle.record_retention import (
+    note_removed,
+    records_size,
+    remove_records,
+    removed_cases,
+    unit_of,
+)
+from mqi_dagster.lifecycle.runs import UNFINISHED, latest_run_succeeded
+from mqi_dagster.partitions import BEAM, CASE, COURSE, beam_key, part_key, parts_of, root_of
 from mqi_dagster.resources.site import Site
+from mqi_dagster.store.store import COHORT
 
-_CASE_LEVEL = "_case"
+_CASE_LEVEL, _COURSE_LEVEL = "_case", "_course"
+_COHORT_TABLES = "cohort_tables"
 _CURRENT = "current"
 _FROM_INPUTS = "from its inputs, where they are kept"
 _NEVER = "never"
 
 
 def concluded_before(instance: dg.DagsterInstance, site: Site, case: str, limit: datetime) -> bool:
-    """Whether a case is concluded with what its beams have now, none has failed since, and all is old.
+    """Whether a case or course is concluded with what it has now, nothing has failed since, and all is old.
 
     What the case consists of its present manifest says: a beam that has come late is no partition yet, and
     after an earlier removal no beam is one.
@@ -37,9 +62,11 @@ def concluded_before(instance: dg.DagsterInstance, site: Site, case: str, limit:
     Args:
         instance: Dagster's records.
         site: The site.
-        case: Case key.
+        case: Case key, or key of a course.
         limit: What was made before it is old.
     """
+    if COURSE.has(case):
+        return _course_concluded_before(instance, site, case, limit)
     reading = read_case(instance, site, case)
     events, arrival = reading.events, reading.arrival
     taken_in = events.latest(MANIFEST, case)
@@ -60,6 +87,20 @@ def concluded_before(instance: dg.DagsterInstance, site: Site, case: str, limit:
     return all(one is None or one.at < limit for one in made)
 
 
+def _course_concluded_before(instance: dg.DagsterInstance, site: Site, course: str, limit: datetime) -> bool:
+    events, arrival = EventLog(instance), site.ledger.arrivals.get(course)
+    organised, report = events.latest(INVENTORY, course), events.latest(COURSE_REPORT, course)
+    if organised is None or report is None or report.source != organised.digest:
+        return False
+    if not latest_run_succeeded(instance, course):
+        return False
+    more_came = arrival is not None and arrival.fingerprint != arrival.requested_fingerprint
+    if arrival is not None and more_came and arrival.changed_at > organised.at:
+        return False
+    made = (events.latest(asset, course) for asset in course_job.assets)
+    return all(one is None or one.at < limit for one in made)
+
+
 def beam_partitions(instance: dg.DagsterInstance, case: str) -> list[str]:
     """The beam keys of a case that are partitions now."""
     return parts_of(case, instance.get_dynamic_partitions(BEAM.name))
@@ -70,6 +111,7 @@ class RemovableKind(StrEnum):
 
     SUPERSEDED = "replaced result"
     CASE = "case"
+    COURSE = "course"
     ENGINE_LOG = "engine log"
     RUN_OUTPUT = "output of a run"
     RECORDS = "runs of a removed case"
@@ -81,7 +123,7 @@ class Removable:
 
     kind: RemovableKind
     name: str
-    """Without a path: case, beam, asset and digest, or run."""
+    """Without a path: case or course, beam, asset and digest, or run."""
     path: Path
     bytes: int
     again: str
@@ -108,14 +150,13 @@ def spare(
     retention = site.settings.retention
     with _told("what is old cannot be looked for"):
         busy = _busy_cases(instance, site)
-        cases = site.settings.paths.data / "cases"
-        for folder in sorted(cases.iterdir()) if cases.is_dir() else []:
-            if not CASE.has(folder.name) or folder.name in busy:
+        for folder in _units(site):
+            if folder.name in busy:
                 continue
             try:
-                yield from _of_case(instance, site, folder, now)
+                yield from _of_unit(instance, site, folder, now)
             except (OSError, MqiError) as error:
-                problems.append(f"{RemovableKind.CASE} {folder.name} cannot be looked at: {_words(error)}")
+                problems.append(f"{_kind_of(folder.name)} {folder.name} cannot be looked at: {_words(error)}")
         if retention.record_days is not None:
             limit = now - timedelta(days=retention.record_days)
             home = site.settings.paths.dagster_home
@@ -135,14 +176,28 @@ def spare(
             yield from _old_files(RemovableKind.RUN_OUTPUT, storage, "*/compute_logs/*", limit)
 
 
-def _of_case(instance: dg.DagsterInstance, site: Site, folder: Path, now: datetime) -> Iterator[Removable]:
+def _units(site: Site) -> Iterator[Path]:
+    """The folders in the store of cases and of courses, and that of all courses together."""
+    for kind, name in ((CASE, "cases"), (COURSE, "courses")):
+        folder = site.settings.paths.data / name
+        found = sorted(folder.iterdir()) if folder.is_dir() else []
+        yield from (one for one in found if kind.has(one.name) or (kind is COURSE and one.name == COHORT))
+
+
+def _kind_of(key: str) -> RemovableKind:
+    return RemovableKind.COURSE if COURSE.has(key) or key == COHORT else RemovableKind.CASE
+
+
+def _of_unit(instance: dg.DagsterInstance, site: Site, folder: Path, now: datetime) -> Iterator[Removable]:
     retention = site.settings.retention
-    if retention.case_days is not None and concluded_before(
-        instance, site, folder.name, now - timedelta(days=retention.case_days)
+    if (
+        retention.case_days is not None
+        and folder.name != COHORT
+        and concluded_before(instance, site, folder.name, now - timedelta(days=retention.case_days))
     ):
         # Looking at the cases before it takes time, in which more of it may have come.
         if folder.name not in _busy_cases(instance, site):
-            yield Removable(RemovableKind.CASE, folder.name, folder, size_of(folder), _FROM_INPUTS)
+            yield Removable(_kind_of(folder.name), folder.name, folder, size_of(folder), _FROM_INPUTS)
     elif retention.superseded_days is not None:
         yield from _superseded(instance, site, folder, now - timedelta(days=retention.superseded_days))
 
@@ -157,13 +212,13 @@ def remove(instance: dg.DagsterInstance, site: Site, thing: Removable) -> bool:
         InfrastructureError: It cannot be removed.
     """
     with _told(f"{thing.kind} {thing.name} cannot be removed"):
-        if thing.kind in (RemovableKind.CASE, RemovableKind.RECORDS):
+        if thing.kind in (RemovableKind.CASE, RemovableKind.COURSE, RemovableKind.RECORDS):
             # Between the listing and this, and between this and the removal, more of the case may have come.
             if _wanted_again(instance, site, thing.name):
                 return False
             if thing.kind is RemovableKind.RECORDS:
                 return remove_records(instance, site, thing.name)
-            return _remove_case(instance, site, thing)
+            return _remove_unit(instance, site, thing)
         if thing.kind is RemovableKind.SUPERSEDED:
             if _needed_again(instance, site, thing.path):
                 return False
@@ -173,7 +228,7 @@ def remove(instance: dg.DagsterInstance, site: Site, thing: Removable) -> bool:
     return True
 
 
-def _remove_case(instance: dg.DagsterInstance, site: Site, thing: Removable) -> bool:
+def _remove_unit(instance: dg.DagsterInstance, site: Site, thing: Removable) -> bool:
     if thing.path.exists() and not concluded_before(instance, site, thing.name, datetime.now(UTC)):
         return False
     before = site.ledger.arrivals.results_removed_at(thing.name)
@@ -276,8 +331,12 @@ def tidy(
 
 
 def _busy_cases(instance: dg.DagsterInstance, site: Site) -> set[str]:
-    tags = [run.tags for run in instance.get_runs(dg.RunsFilter(statuses=UNFINISHED))]
-    names = [tag.get(name, "") for tag in tags for name in (CASE_TAG, PARTITION_TAG)]
+    runs = instance.get_runs(dg.RunsFilter(statuses=UNFINISHED))
+    names = [run.tags.get(name, "") for run in runs for name in (CASE_TAG, PARTITION_TAG)]
+    tables = dg.AssetKey(_COHORT_TABLES)
+    names += [
+        COHORT for run in runs if run.job_name == cohort_job.name or tables in (run.asset_selection or ())
+    ]
     names += [outcome.partition for outcome in site.ledger.outcomes.open_retries()]
     return {root_of(name) for name in names}
 
@@ -300,14 +359,26 @@ def _superseded(
 
 
 def _key_of(level: Path) -> str:
-    """Case or beam key of a folder in the store."""
+    """Case, course or beam key of a folder in the store."""
     case = level.parent.name
-    return case if level.name == _CASE_LEVEL else part_key(case, level.name)
+    return case if level.name in (_CASE_LEVEL, _COURSE_LEVEL) else part_key(case, level.name)
 
 
 def _needed_of_level(instance: dg.DagsterInstance, site: Site, level: Path) -> set[tuple[str, str]] | None:
-    jobs = (intake_job, conclusion_job) if level.name == _CASE_LEVEL else (beam_job,)
-    return _needed(instance, site, _key_of(level), [asset for job in jobs for asset in job.assets])
+    if level.parent.name == COHORT:
+        tables = instance.fetch_materializations(dg.AssetKey(_COHORT_TABLES), limit=1).records
+        named = digest_in(tables[0]) if tables else None
+        return None if named is None else {(_COHORT_TABLES, named)}
+    key, course = _key_of(level), level.name == _COURSE_LEVEL
+    jobs = {_CASE_LEVEL: (intake_job, conclusion_job), _COURSE_LEVEL: (course_job,)}.get(
+        level.name, (beam_job,)
+    )
+    needed = _needed(instance, site, key, [asset for job in jobs for asset in job.assets])
+    report = latest_made(instance, COURSE_REPORT, key) if course and needed is not None else None
+    if needed is not None and report is not None and report.source is not None:
+        # A course that was organised anew has the report of before until its next one is made.
+        needed.add((INVENTORY, report.source))
+    return needed
 
 
 def _needed(
@@ -334,18 +405,19 @@ def _needed(
 def _call_off(
     instance: dg.DagsterInstance, site: Site, case: str, beams: list[str], removed_before: datetime | None
 ) -> None:
-    instance.add_dynamic_partitions(CASE.name, [case])
+    instance.add_dynamic_partitions(unit_of(site, case)[0].name, [case])
     if beams:
         instance.add_dynamic_partitions(BEAM.name, beams)
     site.ledger.arrivals.unmark_results_removed(case, removed_before)
 
 
 def forget_partitions(instance: dg.DagsterInstance, case: str, beams: list[str]) -> None:
-    """Remove the partitions of a case and of its beams."""
+    """Remove the partitions of a case and of its beams, or that of a course."""
     for beam in beams:
         instance.delete_dynamic_partition(BEAM.name, beam)
-    if instance.has_dynamic_partition(CASE.name, case):
-        instance.delete_dynamic_partition(CASE.name, case)
+    kind = COURSE if COURSE.has(case) else CASE
+    if instance.has_dynamic_partition(kind.name, case):
+        instance.delete_dynamic_partition(kind.name, case)
 
 
 def _old_files(kind: RemovableKind, folder: Path, pattern: str, limit: datetime) -> Iterator[Removable]:

@@ -17,15 +17,18 @@ class SiteRetention(Section):
     daily: bool = Field(False, description="Do it once a day without being told, by the sensor `retention`.")
     superseded_days: Days | None = Field(
         None,
-        description="Results of a beam that another result has replaced and nothing present was made from.",
+        description="Results of a beam or course that another result has replaced and nothing present was"
+        " made from.",
     )
     case_days: Days | None = Field(
-        None, description="All results and partitions of a concluded case; the hand-over stays."
+        None,
+        description="All results and partitions of a concluded case or course; the hand-over and the DICOM"
+        " tree stay.",
     )
     record_days: Days | None = Field(
         None,
-        description="Runs of a case with their events and output, counted from the removal of its results by"
-        " `case_days`.",
+        description="Runs of a case or course with their events and output, counted from the removal of its"
+        " results by `case_days`.",
     )
     engine_log_days: Days | None = Field(90.0, description="What engines have printed.")
     run_output_days: Days | None = Field(30.0, description="What runs have printed; their events stay.")

@@ -291,6 +291,9 @@ def _disks(site: Site) -> Iterator[HealthProblem]:
         "dagster_home": settings.paths.dagster_home,
         "inbox": settings.paths.inbox,
     }
+    courses = settings.radiotherapy
+    if courses.dicom_root is not None and courses.orthanc is not None:
+        watched["dicom_root"] = courses.dicom_root
     if settings.handover.target == LOCAL:
         watched["handover"] = settings.handover.folder
     disks: dict[int, tuple[list[str], float]] = {}
@@ -308,8 +311,8 @@ def _disks(site: Site) -> Iterator[HealthProblem]:
                 return
 
         trouble = in_time(f"disk {path}", ask)
-        # Of inbox and target others tell.
-        if trouble and role not in ("inbox", "handover"):
+        # Of inbox, target and tree others tell.
+        if trouble and role not in ("inbox", "handover", "dicom_root"):
             yield HealthProblem(AlarmKind.DISK_FULL, role, f"the folder cannot be looked at: {trouble.text}")
     limit = settings.alarms.disk_free_gb
     for roles, free in disks.values():

@@ -31,6 +31,7 @@ from mqi_dagster.ledger.location import ledger_url
 from mqi_dagster.lifecycle.health import services
 from mqi_dagster.lifecycle.uptime import Heartbeat
 from mqi_dagster.machine import read_machines
+from mqi_dagster.operations.course_diagnosis import examine_courses
 from mqi_dagster.operations.instance import open_instance, pool_limit, pool_limit_of
 from mqi_dagster.operations.probes import (
     ProbeFinding,
@@ -160,6 +161,7 @@ def _of_the_site(file: Path, settings: Settings) -> Iterator[ProbeFinding]:
     if settings.execution.simulation == LOCAL:
         yield from guarded("engine", advice, lambda: _engine(settings))
         yield from guarded("GPUs", advice, lambda: [_gpus(settings)])
+    yield from guarded("courses", advice, lambda: examine_courses(site))
     records = list(guarded("ledger", "restore the backup", lambda: examine_records(settings)))
     yield from records
     opened = _opened(settings, records[-1])
@@ -298,6 +300,10 @@ def _space(settings: Settings) -> Iterator[ProbeFinding]:
         "state": settings.paths.state,
         "Dagster": settings.paths.dagster_home,
     }
+    courses = settings.radiotherapy
+    if courses.dicom_root is not None and courses.orthanc is not None:
+        # Otherwise others fill it.
+        folders["DICOM tree"] = courses.dicom_root
     if settings.handover.target == LOCAL:
         folders["handover"] = settings.handover.folder
     disks: dict[int, list[str]] = {}

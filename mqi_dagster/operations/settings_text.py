@@ -13,18 +13,21 @@ import yaml
 from mqi_dagster.errors import ConfigurationError
 from mqi_dagster.hu_table import read_hu_tables
 from mqi_dagster.machine import Machines, read_machine
+from mqi_dagster.operations.course_files import file_problems
 from mqi_dagster.settings import Settings, built_in_profiles, parse_settings, read_content, settings_problems
 
 
 def configuration_problems(file: Path) -> list[str]:
-    """Everything that is wrong with a site's settings, machine files and HU tables, one line each."""
+    """Everything that is wrong with a site's settings and the files that they name, one line each."""
     try:
         content = read_content(file)
     except ConfigurationError as error:
         return [error.message]
     if found := [f"{file.name}: {problem}" for problem in settings_problems(content)]:
         return found
-    paths = parse_settings(content, file.resolve().parent).paths
+    settings = parse_settings(content, file.resolve().parent)
+    paths = settings.paths
+    found = [f"{file.name}: {key}: {problem}" for key, problem in file_problems(settings)]
     try:
         read_hu_tables(paths.hu_tables)
     except ConfigurationError as error:

@@ -15,7 +15,7 @@ from mqi_dagster.courses.inventory import CourseInventory
 from mqi_dagster.errors import InfrastructureError, InputsAwayError, MqiError
 from mqi_dagster.ledger.arrivals import Arrival
 from mqi_dagster.lifecycle.boundary import safe_text
-from mqi_dagster.lifecycle.course import keyed_courses, open_index
+from mqi_dagster.lifecycle.course import arrival_of, keyed_courses, open_index
 from mqi_dagster.lifecycle.jobs import PARTITION_TAG, course_job, course_tags
 from mqi_dagster.lifecycle.pipeline import Pipeline
 from mqi_dagster.lifecycle.run_requests import (
@@ -134,8 +134,8 @@ class _Tree:
 
     def _note_course(self, site: Site, key: str, course: CourseInventory, scanned_at: datetime) -> bool:
         """Write down what the index shows of a course; whether its files stand still."""
-        arrivals, keyed = site.ledger.arrivals, site.pseudonyms.keyed
-        fingerprint = keyed("inventory", course.fingerprint)
+        arrivals = site.ledger.arrivals
+        arrival, fingerprint = arrival_of(site, course)
         if self._first_seen.get(key, ("", scanned_at))[0] != fingerprint:
             self._first_seen[key] = fingerprint, scanned_at
         row = arrivals.get(key)
@@ -145,8 +145,8 @@ class _Tree:
         ready_at = self._first_seen[key][1] + quiet_for
         ready = known or scanned_at >= ready_at
         reason = "" if ready else f"files of it have changed within the last {quiet_for.total_seconds():g} s"
-        place, next_check = keyed("course place", course.identity), None if ready else ready_at
-        arrivals.record(place, key, fingerprint, ready, reason, next_check, kind=COURSE.name)
+        next_check = None if ready else ready_at
+        arrivals.record(arrival, key, fingerprint, ready, reason, next_check, kind=COURSE.name)
         return ready
 
     def _let_go(

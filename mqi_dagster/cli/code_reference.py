@@ -18,6 +18,7 @@ from pathlib import Path
 
 import dagster as dg
 
+from mqi_dagster.assets.pipelines import PIPELINES
 from mqi_dagster.cli.exit_codes import ExitCode
 from mqi_dagster.definitions import build_definitions
 from mqi_dagster.imaging.quality_checks import CHECKS
@@ -35,8 +36,16 @@ def assets() -> str:
     checks: dict[dg.AssetKey, list[str]] = {}
     for check in sorted(graph.asset_check_keys, key=lambda one: one.name):
         checks.setdefault(check.asset_key, []).append(f"`{check.name}`")
+    jobs = [
+        (number, job) for number, one in enumerate(PIPELINES) for level in one.levels for job in level.jobs
+    ]
+    pipeline = {asset: number for number, job in jobs for asset in job.assets}
+
+    def place(key: dg.AssetKey) -> int:
+        return pipeline.get(key.to_user_string(), len(PIPELINES))
+
     rows = []
-    for key in graph.toposorted_asset_keys:
+    for key in sorted(graph.toposorted_asset_keys, key=place):
         node = graph.get(key)
         partition = node.partitions_def
         kind = partition.name if isinstance(partition, dg.DynamicPartitionsDefinition) else ""

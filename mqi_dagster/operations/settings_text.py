@@ -135,8 +135,9 @@ def _member(
     if "properties" in item:
         return _section(f"{name}.<each>", item, types, optional=True, description=description)
     default = field.get("default", {} if target.get("type") == "object" else None)
-    nullable = "anyOf" in field
-    kind = _type(target, types) + (" or null" if nullable else "")
+    others = [choice for choice in field.get("anyOf", ()) if choice is not choices[0]]
+    words = [str(choice.get("const", choice.get("type"))) for choice in others]
+    kind = " or ".join([_type(target, types), *words])
     return SettingsKey(name, kind, required, default, _allowed(target, types), description)
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
 import numpy as np
@@ -77,34 +78,32 @@ def _extent(mask: Mask, volume_mm3: float, outside_mm3: float, centre: Floats | 
 
 def _moment(layer: Layer) -> Floats:
     """First moment of a layer by the axes of the grid [mm⁴]."""
-    thickness, edge = layer.subvoxel_mm
     rows, columns = _places(layer)
     sums = (
         layer.height_mm * layer.coverage.sum(),
         layer.coverage.sum(axis=1) @ rows,
         layer.coverage.sum(axis=0) @ columns,
     )
-    return np.array(sums) * thickness * edge * edge
+    return np.array(sums) * math.prod(layer.subvoxel_mm)
 
 
 def _outside(layer: Layer, grid: ImageGrid) -> float:
     """What of a layer lies beyond the images [mm³]."""
-    thickness, edge = layer.subvoxel_mm
-    rows, columns = (
-        _shown(at, edge, count, step)
-        for at, count, step in zip(_places(layer), grid.shape[1:], grid.spacing_mm[1:], strict=True)
+    places = (np.array(layer.height_mm), *_places(layer))
+    in_plane, rows, columns = (
+        _shown(at, size, count, step)
+        for at, size, count, step in zip(places, layer.subvoxel_mm, grid.shape, grid.spacing_mm, strict=True)
     )
-    in_plane = _shown(np.array(layer.height_mm), thickness, grid.shape[0], grid.spacing_mm[0])
     if min(in_plane.min(), rows.min(), columns.min()) > 1 - 1e-9:
         return 0.0
-    return layer.volume_mm3 - float(in_plane * (rows @ layer.coverage @ columns)) * thickness * edge * edge
+    shown = float(in_plane * (rows @ layer.coverage @ columns))
+    return layer.volume_mm3 - shown * math.prod(layer.subvoxel_mm)
 
 
 def _places(layer: Layer) -> list[Floats]:
     """Of the sub-voxels down the columns and along the rows [mm]."""
-    edge = layer.subvoxel_mm[1]
-    firsts = zip(layer.first_mm, layer.coverage.shape, strict=True)
-    return [first + edge * np.arange(count) for first, count in firsts]
+    axes = zip(layer.first_mm, layer.subvoxel_mm[1:], layer.coverage.shape, strict=True)
+    return [first + edge * np.arange(count) for first, edge, count in axes]
 
 
 def _shown(at: Floats, size: float, count: int, step: float) -> Floats:

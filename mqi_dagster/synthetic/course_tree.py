@@ -36,8 +36,10 @@ _LARGEST_MEMBER = 5_000_000
 _PRESCRIBED_GY, _FRACTIONS = 60.0, 30
 _SPACING_MM = 3.0
 _GY_A_STEP = 0.001
-_MARGIN_MM, _FALL_MM, _AROUND_MM = 8.0, 4.0, 40.0
-"""How far the dose reaches beyond the tumour, how steeply it falls there, and where its grid ends."""
+_MARGIN_MM, _FALL_MM = 12.0, 3.0
+"""How far the dose reaches beyond the tumour, and how steeply it falls there."""
+_ROUNDNESS = 4
+"""Of the shape that gets the dose: 2 is an ellipsoid, and with more it comes nearer to the box."""
 
 Floats = NDArray[np.float64]
 
@@ -87,11 +89,13 @@ def _write_course(contents: list[bytes], folder: Path) -> None:
     folder.mkdir(exist_ok=True)
     for content in contents:
         write_whole(folder / f"{hashlib.sha256(content).hexdigest()[:16]}.dcm", content)
-    drawn = next(one for one in map(read_dicom, contents) if text_of(one, "Modality") == "RTSTRUCT")
+    read = [read_dicom(content) for content in contents]
+    drawn = next(one for one in read if text_of(one, "Modality") == "RTSTRUCT")
+    images = [one for one in read if text_of(one, "Modality") == "CT"]
     digest = hashlib.sha256(text_of(drawn, "SOPInstanceUID").encode()).hexdigest()
     plan = _plan(drawn, digest)
     write_whole(folder / "plan.dcm", _bytes(plan))
-    write_whole(folder / "dose.dcm", _bytes(_dose(drawn, plan, digest)))
+    write_whole(folder / "dose.dcm", _bytes(_dose(drawn, images, plan, digest)))
 
 
 def _bytes(dataset: FileDataset) -> bytes:
@@ -170,14 +174,18 @@ def _reference(dataset: Dataset) -> Dataset:
     return _item(ReferencedSOPClassUID=dataset.SOPClassUID, ReferencedSOPInstanceUID=dataset.SOPInstanceUID)
 
 
-def _dose(drawn: Dataset, plan: FileDataset, digest: str) -> FileDataset:
-    """The prescribed dose in an ellipsoid about the tumour and a margin, falling off beyond (PS3.3 A.18)."""
+def _dose(drawn: Dataset, images: list[FileDataset], plan: FileDataset, digest: str) -> FileDataset:
+    """The prescribed dose in the tumour and about it, as far as the images reach (PS3.3 A.18)."""
     contours = drawn.ROIContourSequence[0].ContourSequence
     points = np.concatenate([np.array(one.ContourData, float).reshape(-1, 3) for one in contours])
     low, high = points.min(axis=0), points.max(axis=0)
+    firsts = np.array([one.ImagePositionPatient for one in images], float)
+    across = np.array(
+        [images[0].PixelSpacing[1] * images[0].Columns, images[0].PixelSpacing[0] * images[0].Rows, 0]
+    )
     axes = [
-        np.arange(first - _AROUND_MM, last + _AROUND_MM, _SPACING_MM)
-        for first, last in zip(low, high, strict=True)
+        np.arange(first, last + _SPACING_MM, _SPACING_MM)
+        for first, last in zip(firsts.min(axis=0), firsts.max(axis=0) + across, strict=True)
     ]
     values = _around((low + high) / 2, np.maximum((high - low) / 2, _SPACING_MM), axes)
     dose = patient_and_study(drawn)
@@ -205,7 +213,7 @@ def _dose(drawn: Dataset, plan: FileDataset, digest: str) -> FileDataset:
 def _around(centre: Floats, half_mm: Floats, axes: list[Floats]) -> Floats:
     """Shape (z, y, x) [Gy]."""
     steps = [(axis - middle) / half for axis, middle, half in zip(axes, centre, half_mm, strict=True)]
-    x, y, z = np.meshgrid(*steps, indexing="ij")
-    beyond_mm = (np.sqrt(x**2 + y**2 + z**2) - 1) * half_mm.mean()
-    values = _PRESCRIBED_GY / (1 + np.exp((beyond_mm - _MARGIN_MM) / _FALL_MM))
+    x, y, z = (np.abs(one) ** _ROUNDNESS for one in np.meshgrid(*steps, indexing="ij"))
+    beyond_mm = ((x + y + z) ** (1 / _ROUNDNESS) - 1) * half_mm.mean()
+    values = _PRESCRIBED_GY / (1 + np.exp(np.minimum((beyond_mm - _MARGIN_MM) / _FALL_MM, 50)))
     return np.asarray(values.transpose(2, 1, 0))

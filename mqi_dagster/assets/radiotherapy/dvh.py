@@ -28,6 +28,8 @@ CODE = "1"
 SWITCHED_OFF = "radiotherapy.dvh.enabled is false"
 PICTURES_AT_MOST = 3
 """Of so many doses the curves are drawn; every picture is read with the metadata of the asset."""
+ROWS_AT_MOST = 150
+"""Of the table that is shown; drawn structures stand first."""
 _SHOWN = ("DmeanGy", "D95Gy", "D2Gy", "V95%Rx (%)")
 
 
@@ -55,7 +57,7 @@ def dvh(
         context.add_asset_metadata({DIGEST: digest, **_metadata(content, published), **pictures})
         yield dg.MaterializeResult(data_version=dg.DataVersion(digest), tags={metadata.SHOWN_TAG: shown})
         published.verify()
-        yield from radiotherapy.quality_checks(dvh_quality(read_dvh(published.folder)))
+        yield from radiotherapy.quality_checks(dvh_quality(content))
 
 
 def _result(
@@ -173,6 +175,7 @@ def _metadata(content: CourseDvh, published: Published) -> dict[str, Any]:
         "not measured": content.empty_because or _not_measured(content),
         "clinical goals": ", ".join(f"{n} {verdict}" for verdict, n in sorted(verdicts.items())) or "none",
         "faults": "; ".join(content.faults) or "none",
+        "rows": len(content.figures),
         "table": _table(published),
     }
 
@@ -197,7 +200,7 @@ def _table(published: Published) -> dg.TableMetadataValue:
 
     wanted = ["dose_label", "ROI_Name", "Segmentation_Source", "Volume (cm³)", *_SHOWN]
     wanted += ["dose_coverage_percent", "dose_metric_status"]
-    rows = pl.read_parquet(published.path(METRICS), columns=wanted).iter_rows(named=True)
+    rows = pl.read_parquet(published.path(METRICS), columns=wanted).head(ROWS_AT_MOST).iter_rows(named=True)
     return dg.MetadataValue.table(
         records=[
             dg.TableRecord(

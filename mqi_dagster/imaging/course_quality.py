@@ -4,21 +4,19 @@ from __future__ import annotations
 
 from collections import Counter, defaultdict
 from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
-from dataclasses import dataclass
-from functools import cached_property
 
 import numpy as np
 from pydicom.uid import RTIonPlanStorage
 
-from mqi_dagster.courses.chosen_series import ChosenSeries, chosen_series
 from mqi_dagster.courses.dose_rules import DoseRule
-from mqi_dagster.courses.inventory import CourseInventory, FindingCode, ImageSeries, Reason
-from mqi_dagster.courses.objects import Dose, Plan
+from mqi_dagster.courses.inventory import CourseInventory, FindingCode, Reason
+from mqi_dagster.courses.objects import Plan
 from mqi_dagster.dicom.ct_images import position_name
 from mqi_dagster.dicom.elements import COSINE_TOLERANCE
-from mqi_dagster.errors import ImageError, shown
-from mqi_dagster.imaging.course_facts import CourseFacts, DoseFacts, ImageFacts, PlanFacts, TargetBox
-from mqi_dagster.imaging.image_grid import ImageGrid, image_series
+from mqi_dagster.errors import shown
+from mqi_dagster.imaging.checked_course import CheckedCourse, names_of
+from mqi_dagster.imaging.course_facts import CourseFacts, TargetBox
+from mqi_dagster.imaging.image_grid import ImageGrid
 from mqi_dagster.imaging.quality_checks import QcResult, Rule, Tally, counted, evaluated
 from mqi_dagster.settings.radiotherapy import Missing, QualityControl
 
@@ -36,123 +34,6 @@ _TOTALS = ("PLAN", "MULTI_PLAN")
 """Dose Summation Types of what is compared with a prescription."""
 
 
-@dataclass(frozen=True)
-class _Course:
-    """What the rules ask."""
-
-    inventory: CourseInventory
-    facts: CourseFacts
-    options: QualityControl
-
-    @cached_property
-    def chosen(self) -> ChosenSeries:
-        return chosen_series(self.inventory)
-
-    @cached_property
-    def series(self) -> tuple[_Series, ...]:
-        """All image series, in the order of the inventory."""
-        return tuple(
-            _Series(self, number, facts) for number, facts in enumerate(self.facts.image_series, start=1)
-        )
-
-    @cached_property
-    def analysed(self) -> tuple[_Series, ...]:
-        """The planning series first."""
-        found = [one for one in self.series if one.is_analysed]
-        return tuple(sorted(found, key=lambda one: not one.is_planning))
-
-    @property
-    def planning(self) -> _Series | None:
-        return next((one for one in self.series if one.is_planning), None)
-
-    @cached_property
-    def plans(self) -> tuple[tuple[str, Plan, PlanFacts], ...]:
-        """Each plan with how it is called here."""
-        found = [one.found for one in self.inventory.plans]
-        return tuple(zip(_names("plan", len(found)), found, self.facts.plans, strict=True))
-
-    @cached_property
-    def doses(self) -> tuple[tuple[str, Dose, DoseFacts], ...]:
-        """Each dose with how it is called here."""
-        found = [one.found for one in self.inventory.doses]
-        return tuple(zip(_names("dose", len(found)), found, self.facts.doses, strict=True))
-
-    @cached_property
-    def used_uids(self) -> frozenset[str]:
-        """The doses that make up totals."""
-        return frozenset(uid for one in self.inventory.dose_decisions for uid in (*one.used, *one.summed))
-
-    @property
-    def used_doses(self) -> list[tuple[str, Dose, DoseFacts]]:
-        return [one for one in self.doses if one[1].sop_instance_uid in self.used_uids]
-
-    def texts(self, code: FindingCode) -> list[str]:
-        """What the inventory says about something that does not fit."""
-        return [one.text for one in self.inventory.findings if one.code is code]
-
-    def texts_of_objects(self, code: FindingCode) -> list[str]:
-        """The same where it is about one object, which the text calls ``it``."""
-        sets = [one.found.sop_instance_uid for one in self.inventory.structure_sets]
-        names = dict(zip(sets, _names("structure set", len(sets)), strict=True))
-        names |= {plan.sop_instance_uid: name for name, plan, _ in self.plans}
-        names |= {dose.sop_instance_uid: name for name, dose, _ in self.doses}
-        return [f"{names[one.uids[0]]}: {one.text}" for one in self.inventory.findings if one.code is code]
-
-
-@dataclass(frozen=True)
-class _Series:
-    """One series of images."""
-
-    course: _Course
-    number: int
-    """1 for the first of the inventory."""
-    images: tuple[ImageFacts, ...]
-
-    @property
-    def found(self) -> ImageSeries:
-        return self.course.inventory.image_series[self.number - 1]
-
-    @property
-    def is_planning(self) -> bool:
-        return self.found is self.course.chosen.planning
-
-    @property
-    def is_analysed(self) -> bool:
-        return self.is_planning or any(self.found is one for one in self.course.chosen.others)
-
-    @property
-    def name(self) -> str:
-        modality = shown(self.found.modality or "image", 16)
-        return f"the planning {modality}" if self.is_planning else f"{modality} series {self.number}"
-
-    @property
-    def usable(self) -> list[tuple[int, ImageFacts]]:
-        """Images that are part of a volume, with their index in the series."""
-        return [(index, one) for index, one in enumerate(self.images) if one.geometry is not None]
-
-    @cached_property
-    def grid(self) -> ImageGrid | str:
-        """The grid of the images, or why there is none."""
-        frame = self.found.frame_of_reference_uid or ""
-        planes = [image.plane(str(index), frame) for index, image in self.usable]
-        try:
-            return image_series([plane for plane in planes if plane is not None]).grid
-        except ImageError as error:
-            return error.message
-
-    @cached_property
-    def along_normal(self) -> dict[int, float]:
-        """Place of each image along the normal of the first [mm], by its index."""
-        if not self.usable or (first := self.usable[0][1].geometry) is None:
-            return {}
-        normal = np.cross(first.orientation[:3], first.orientation[3:])
-        return {
-            index: float(np.dot(image.geometry.position_mm, normal))
-            for index, image in self.usable
-            if image.geometry is not None
-        }
-
-
 def inventory_quality(
     inventory: CourseInventory, facts: CourseFacts, options: QualityControl
 ) -> Sequence[QcResult]:
@@ -163,10 +44,10 @@ def inventory_quality(
         facts: Of its objects, as published beside it.
         options: ``radiotherapy.qc`` of the settings.
     """
-    return evaluated("course_inventory", _RULES, _Course(inventory, facts, options))
+    return evaluated("course_inventory", _RULES, CheckedCourse(inventory, facts, options))
 
 
-def _images_present(course: _Course, tally: Tally) -> None:
+def _images_present(course: CheckedCourse, tally: Tally) -> None:
     if course.planning is None:
         tally.fail(course.chosen.reason)
     for series in course.analysed:
@@ -181,9 +62,9 @@ def _images_present(course: _Course, tally: Tally) -> None:
 
 
 def _missing(
-    what: str, there: Callable[[_Course], int], meaning: Callable[[_Course], Missing]
-) -> Rule[_Course]:
-    def rule(course: _Course, tally: Tally) -> None:
+    what: str, there: Callable[[CheckedCourse], int], meaning: Callable[[CheckedCourse], Missing]
+) -> Rule[CheckedCourse]:
+    def rule(course: CheckedCourse, tally: Tally) -> None:
         if count := there(course):
             tally.note(counted(count, what))
         else:
@@ -192,7 +73,7 @@ def _missing(
     return rule
 
 
-def _objects_readable(course: _Course, tally: Tally) -> None:
+def _objects_readable(course: CheckedCourse, tally: Tally) -> None:
     for series in course.series:
         tell = tally.fail if series.is_planning else tally.warn
         faulty = defaultdict[str, list[int]](list)
@@ -202,7 +83,7 @@ def _objects_readable(course: _Course, tally: Tally) -> None:
         for fault, numbers in faulty.items():
             which = _numbers(numbers)
             tell(f"{which} of {len(series.images)} of {series.name} (by SOP Instance UID): {fault}")
-    set_names = _names("structure set", len(course.facts.structure_sets))
+    set_names = names_of("structure set", len(course.facts.structure_sets))
     faults = {
         **{name: one.fault for name, one in zip(set_names, course.facts.structure_sets, strict=True)},
         **{name: facts.fault for name, _, facts in course.plans},
@@ -216,7 +97,7 @@ def _objects_readable(course: _Course, tally: Tally) -> None:
         tally.note(f"{counted(count, 'image')} and {counted(len(faults), 'other object')}")
 
 
-def _image_grid(course: _Course, tally: Tally) -> None:
+def _image_grid(course: CheckedCourse, tally: Tally) -> None:
     for series in course.analysed:
         if isinstance(series.grid, str):
             (tally.fail if series.is_planning else tally.warn)(f"{series.name}: {series.grid}")
@@ -225,7 +106,7 @@ def _image_grid(course: _Course, tally: Tally) -> None:
             tally.note(f"{series.name}: {shape[0]} planes, {spacing[0]:.4g} mm apart")
 
 
-def _image_orientation(course: _Course, tally: Tally) -> None:
+def _image_orientation(course: CheckedCourse, tally: Tally) -> None:
     for series in course.analysed:
         if isinstance(series.grid, str):
             continue
@@ -238,7 +119,7 @@ def _image_orientation(course: _Course, tally: Tally) -> None:
         (tally.note if as_wanted or not series.is_planning else tally.warn)(f"{series.name} is {kind}")
 
 
-def _image_order(course: _Course, tally: Tally) -> None:
+def _image_order(course: CheckedCourse, tally: Tally) -> None:
     for series in course.analysed:
         images = series.found.images
         by_place = sorted(series.along_normal, key=lambda index: images[index].place)
@@ -261,7 +142,7 @@ def _image_order(course: _Course, tally: Tally) -> None:
             )
 
 
-def _patient_position(course: _Course, tally: Tally) -> None:
+def _patient_position(course: CheckedCourse, tally: Tally) -> None:
     planning: str | None = None
     for series in course.analysed:
         counts = Counter(image.patient_position for _, image in series.usable)
@@ -282,7 +163,7 @@ def _patient_position(course: _Course, tally: Tally) -> None:
             tally.fail(f"{name} has the patient in position {positions[0]}, its images in {planning}")
 
 
-def _frame_of_reference(course: _Course, tally: Tally) -> None:
+def _frame_of_reference(course: CheckedCourse, tally: Tally) -> None:
     for text in course.texts(FindingCode.FRAME_OF_REFERENCE_DIFFERS):
         tally.fail(text)
     frame, planning = course.inventory.frame_of_reference_uid, course.chosen.planning
@@ -300,7 +181,7 @@ def _frame_of_reference(course: _Course, tally: Tally) -> None:
         tally.note("one Frame of Reference")
 
 
-def _references(course: _Course, tally: Tally) -> None:
+def _references(course: CheckedCourse, tally: Tally) -> None:
     for text in course.texts_of_objects(FindingCode.REFERENCE_UNRESOLVED):
         tally.warn(text)
     if course.inventory.doses:
@@ -310,7 +191,7 @@ def _references(course: _Course, tally: Tally) -> None:
         tally.note("all that is named is there")
 
 
-def _referenced_images(course: _Course, tally: Tally) -> None:
+def _referenced_images(course: CheckedCourse, tally: Tally) -> None:
     sets = {one.found.sop_instance_uid: one.found for one in course.inventory.structure_sets}
     code = FindingCode.IMAGES_MISSING
     missing = {one.uids[0]: len(one.uids) - 1 for one in course.inventory.findings if one.code is code}
@@ -324,7 +205,7 @@ def _referenced_images(course: _Course, tally: Tally) -> None:
         tally.note(f"{counted(named, 'image')} named by structure sets")
 
 
-def _beams_and_fractions(course: _Course, tally: Tally) -> None:
+def _beams_and_fractions(course: CheckedCourse, tally: Tally) -> None:
     for name, plan, _ in course.plans:
         for what in _numbering_faults(plan):
             tally.fail(f"{name}: {what}")
@@ -372,7 +253,7 @@ def _fraction_doubts(plan: Plan) -> Iterator[str]:
         yield f"treatment beam {number} is in no fraction group"
 
 
-def _plan_approval(course: _Course, tally: Tally) -> None:
+def _plan_approval(course: CheckedCourse, tally: Tally) -> None:
     rejected = [name for name, plan, _ in course.plans if plan.approval == "REJECTED"]
     all_rejected = bool(rejected) and len(rejected) == len(course.plans)
     for name, plan, _ in course.plans:
@@ -388,7 +269,7 @@ def _plan_approval(course: _Course, tally: Tally) -> None:
             tally.warn(f"{name} has the approval status {shown(plan.approval, 16)}")
 
 
-def _plan_intent(course: _Course, tally: Tally) -> None:
+def _plan_intent(course: CheckedCourse, tally: Tally) -> None:
     for name, plan, facts in course.plans:
         if plan.intent is None or plan.intent in _TREATING:
             tally.note(f"{name}: {plan.intent.lower() if plan.intent else 'the intent is not stated'}")
@@ -405,7 +286,7 @@ def _plan_intent(course: _Course, tally: Tally) -> None:
         tally.warn(f"{name} is a {kind} plan{gantry}")
 
 
-def _isocentre(course: _Course, tally: Tally) -> None:
+def _isocentre(course: CheckedCourse, tally: Tally) -> None:
     sets = {
         one.found.sop_instance_uid: facts.targets
         for one, facts in zip(course.inventory.structure_sets, course.facts.structure_sets, strict=True)
@@ -434,7 +315,7 @@ def _distance_mm(point: Sequence[float], targets: Iterable[TargetBox]) -> float:
     return float(np.linalg.norm(np.maximum(0, np.maximum(low - point, point - high))))
 
 
-def _dose_type(course: _Course, tally: Tally) -> None:
+def _dose_type(course: CheckedCourse, tally: Tally) -> None:
     plans = {plan.sop_instance_uid: plan for _, plan, _ in course.plans}
     types = Counter(dose.dose_type for _, dose, _ in course.used_doses if dose.dose_type)
     if len(types) > 1:
@@ -456,7 +337,7 @@ def _dose_type(course: _Course, tally: Tally) -> None:
             tally.note(f"{name} is {dose.dose_type}")
 
 
-def _dose_units(course: _Course, tally: Tally) -> None:
+def _dose_units(course: CheckedCourse, tally: Tally) -> None:
     for name, dose, _ in course.doses:
         if dose.units == "GY":
             tally.note(f"{name} is in Gy")
@@ -466,7 +347,7 @@ def _dose_units(course: _Course, tally: Tally) -> None:
             tally.fail(f"{name} is in units {shown(dose.units, 16)}")
 
 
-def _dose_grid(course: _Course, tally: Tally) -> None:
+def _dose_grid(course: CheckedCourse, tally: Tally) -> None:
     planning = course.planning
     images = None if planning is None or isinstance(planning.grid, str) else _box_of(planning.grid)
     for name, dose, facts in course.doses:
@@ -476,7 +357,7 @@ def _dose_grid(course: _Course, tally: Tally) -> None:
             tally.fail(f"{name}: the grid is not described")
         elif images is not None:
             low, high = np.maximum(dose.box_mm[0], images[0]), np.minimum(dose.box_mm[1], images[1])
-            if np.any(low >= high):
+            if np.any(low > high):
                 tally.fail(f"{name} lies beside the images")
             else:
                 share = 100 * float(np.prod(high - low) / np.prod(images[1] - images[0]))
@@ -491,7 +372,7 @@ def _box_of(grid: ImageGrid) -> tuple[np.ndarray[tuple[int], np.dtype[np.float64
     return points.min(axis=0), points.max(axis=0)
 
 
-def _dose_scaling(course: _Course, tally: Tally) -> None:
+def _dose_scaling(course: CheckedCourse, tally: Tally) -> None:
     prescribed = {
         one.plan_uid: max((target.dose_gy for target in one.targets if target.dose_gy), default=None)
         for one in course.inventory.prescriptions
@@ -514,7 +395,7 @@ def _dose_scaling(course: _Course, tally: Tally) -> None:
             tally.note(text)
 
 
-def _totals(course: _Course) -> Iterator[tuple[str, frozenset[str], float, float]]:
+def _totals(course: CheckedCourse) -> Iterator[tuple[str, frozenset[str], float, float]]:
     """Each total dose: how it is called, its plans, and between what its maximum is [Gy].
 
     The maximum of a sum is not below the highest and not above the sum of the maxima of its parts.
@@ -524,22 +405,20 @@ def _totals(course: _Course) -> Iterator[tuple[str, frozenset[str], float, float
         for name, dose, facts in course.doses
         if facts.maximum is not None and dose.units == "GY"
     }
-    done = set[frozenset[str]]()
     for decision in course.inventory.dose_decisions:
         singly = [(uid,) for uid in decision.used]
         for uids in [*singly, decision.summed]:
             parts = [known[uid] for uid in uids if uid in known]
-            if not uids or len(parts) < len(uids) or frozenset(uids) in done:
+            if not uids or len(parts) < len(uids):
                 continue
             if len(parts) == 1 and parts[0][1].summation_type not in _TOTALS:
                 continue
-            done.add(frozenset(uids))
             maxima = [maximum for _, _, maximum in parts]
             plans = frozenset(uid for _, dose, _ in parts for uid in dose.plan_uids)
             yield " + ".join(name for name, _, _ in parts), plans, max(maxima), sum(maxima)
 
 
-def _dose_rule(course: _Course, tally: Tally) -> None:
+def _dose_rule(course: CheckedCourse, tally: Tally) -> None:
     for decision in course.inventory.dose_decisions:
         count = len(decision.used)
         if decision.rule is DoseRule.AMBIGUOUS:
@@ -548,13 +427,13 @@ def _dose_rule(course: _Course, tally: Tally) -> None:
             tally.note(decision.rule.value)
 
 
-def _chosen_series(course: _Course, tally: Tally) -> None:
+def _chosen_series(course: CheckedCourse, tally: Tally) -> None:
     if course.planning is not None:
         text = f"{course.planning.name}: {course.chosen.reason}"
         (tally.warn if course.chosen.ambiguous else tally.note)(text)
 
 
-def _copies(course: _Course, tally: Tally) -> None:
+def _copies(course: CheckedCourse, tally: Tally) -> None:
     aside = Counter(one.reason for one in course.inventory.set_aside)
     roles = Counter(
         one.role or "object" for one in course.inventory.set_aside if one.reason is Reason.DIFFERENT_COPIES
@@ -570,7 +449,7 @@ def _copies(course: _Course, tally: Tally) -> None:
         tally.note("no copies")
 
 
-def _patient_identity(course: _Course, tally: Tally) -> None:
+def _patient_identity(course: CheckedCourse, tally: Tally) -> None:
     for text in course.texts(FindingCode.BIRTH_DATE_DIFFERS):
         tally.fail(text)
     for code in (FindingCode.PATIENT_NAME_DIFFERS, FindingCode.ISSUER_ABSENT):
@@ -580,7 +459,7 @@ def _patient_identity(course: _Course, tally: Tally) -> None:
         tally.note("one person")
 
 
-_RULES: dict[str, Rule[_Course]] = {
+_RULES: dict[str, Rule[CheckedCourse]] = {
     "images_present": _images_present,
     "plan_present": _missing("plan", lambda c: len(c.inventory.plans), lambda c: c.options.missing_plan),
     "dose_present": _missing("dose", lambda c: len(c.inventory.doses), lambda c: c.options.missing_dose),
@@ -608,11 +487,6 @@ _RULES: dict[str, Rule[_Course]] = {
     "copies": _copies,
     "patient_identity": _patient_identity,
 }
-
-
-def _names(what: str, count: int) -> list[str]:
-    """How objects of one kind are called: in the order of their UIDs, where there are several."""
-    return [f"the {what}"] if count == 1 else [f"{what} {number}" for number in range(1, count + 1)]
 
 
 def _numbers(numbers: Sequence[int]) -> str:

@@ -25,12 +25,12 @@ def images(**changes: object) -> list[bytes]:
     return [MADE.image(n, **changes) for n in range(SLICES)]
 
 
-def structures(**changes: object) -> bytes:
+def structures(index: int = 1, **changes: object) -> bytes:
     """A structure set that names all of them."""
-    return MADE.structures(slices=SLICES, **changes)
+    return MADE.structures(index, slices=SLICES, **changes)
 
 
-def drawn(low: float, high: float) -> bytes:
+def drawn(low: float, high: float, index: int = 1) -> bytes:
     """One with a square target from `low` to `high` [mm] on three of the slices."""
     square = [(low, low), (high, low), (high, high), (low, high)]
     contours = [
@@ -42,6 +42,7 @@ def drawn(low: float, high: float) -> bytes:
         for z in (3, 6, 9)
     ]
     return structures(
+        index,
         ROIContourSequence=items([{"ReferencedROINumber": 1, "ContourSequence": items(contours)}]),
         RTROIObservationsSequence=items(
             [{"ObservationNumber": 1, "ReferencedROINumber": 1, "RTROIInterpretedType": "PTV"}]
@@ -50,21 +51,17 @@ def drawn(low: float, high: float) -> bytes:
 
 
 def beams(*gantry: float, isocentre: tuple[float, float, float] = (4, 4, 6)) -> dict[str, object]:
-    """Beams of a plan, by their gantry angles."""
-    return {
-        "BeamSequence": items(
-            [
-                {
-                    "BeamNumber": number,
-                    "TreatmentDeliveryType": "TREATMENT",
-                    "ControlPointSequence": items(
-                        [{"GantryAngle": angle, "IsocenterPosition": list(isocentre)}]
-                    ),
-                }
-                for number, angle in enumerate(gantry, start=1)
-            ]
-        )
-    }
+    """Beams of a plan, by their gantry angles, and one to set the patient up from elsewhere."""
+    treating = [("TREATMENT", angle, list(isocentre)) for angle in gantry]
+    made = [
+        {
+            "BeamNumber": number,
+            "TreatmentDeliveryType": kind,
+            "ControlPointSequence": items([{"GantryAngle": angle, "IsocenterPosition": place}]),
+        }
+        for number, (kind, angle, place) in enumerate([*treating, ("SETUP", 270, [99, 99, 99])], start=1)
+    ]
+    return {"BeamSequence": items(made)}
 
 
 def fraction_groups(*numbers: int, beams: tuple[int, ...] = ()) -> dict[str, object]:

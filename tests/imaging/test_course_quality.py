@@ -279,6 +279,11 @@ CASES: dict[str, tuple[str, Callable[[], list[bytes]], Verdict, str]] = {
         lambda: [*images(), structures(), MADE.plan(), MADE.dose(summation="BEAM", beam=4)], FAIL,
         "the dose names beam 4, which its plan does not have",
     ),
+    "a dose of plans that are not all there": (
+        "beams_and_fractions",
+        lambda: [*images(), structures(), MADE.plan(), MADE.dose(plans=[1, 7], beam=4)], PASS,
+        "the plan: 30 fractions, 3 beams",
+    ),
     "a rejected plan": (
         "plan_approval", lambda: with_plan(ApprovalStatus="REJECTED"), FAIL, "the plan is rejected"
     ),
@@ -309,6 +314,13 @@ CASES: dict[str, tuple[str, Callable[[], list[bytes]], Verdict, str]] = {
         lambda: [*images(), drawn(1, 6), MADE.plan(**beams(0, isocentre=(10, 9, 6))), MADE.dose()], WARNING,
         "the isocentre of the plan lies 5 mm outside of the box around the targets",
     ),
+    "an isocentre in the target of another structure set": (
+        "isocentre",
+        lambda: [
+            *images(), drawn(1, 6), drawn(8, 12, 2), MADE.plan(**beams(0, isocentre=(10, 9, 6))), MADE.dose()
+        ],
+        WARNING, "the isocentre of the plan lies 5 mm outside of the box around the targets",
+    ),
     "an EFFECTIVE dose of protons": (
         "dose_type",
         lambda: [*images(), structures(), MADE.plan(ion=True), MADE.dose(DoseType="EFFECTIVE")], PASS,
@@ -326,6 +338,14 @@ CASES: dict[str, tuple[str, Callable[[], list[bytes]], Verdict, str]] = {
         "dose_type",
         lambda: [*sound(), MADE.plan(2, ion=True), MADE.dose(2, plans=[2], DoseType="EFFECTIVE")], WARNING,
         "doses in use are of several types: 1 EFFECTIVE and 1 PHYSICAL",
+    ),
+    "another type that is not used": (
+        "dose_type",
+        lambda: [
+            *sound(), MADE.plan(2, ion=True, label="Re-plan"),
+            MADE.dose(2, plans=[2], DoseType="EFFECTIVE"),
+        ],
+        PASS, "dose 1 is PHYSICAL; dose 2 is EFFECTIVE, weighted by biological effect, of an ion plan",
     ),
     "a type that is not stated": (
         "dose_type", lambda: with_dose(DoseType=None), WARNING, "the dose does not state its type"
@@ -357,6 +377,13 @@ CASES: dict[str, tuple[str, Callable[[], list[bytes]], Verdict, str]] = {
         "dose_grid", lambda: with_dose(ImagePositionPatient=[0, 100, 0]), FAIL,
         "the dose lies beside the images",
     ),
+    "a dose of one plane": (
+        "dose_grid",
+        lambda: with_dose(
+            NumberOfFrames=1, GridFrameOffsetVector=[0], PixelData=np.ones((8, 8), "<u2").tobytes()
+        ),
+        PASS, "the dose covers 0 % of the box around the images",
+    ),
     "a dose in cGy": (
         "dose_scaling", lambda: with_dose(DoseGridScaling="0.1"), FAIL,
         "the dose: maximum 6200 Gy, prescribed 60 Gy",
@@ -387,6 +414,13 @@ CASES: dict[str, tuple[str, Callable[[], list[bytes]], Verdict, str]] = {
             *(MADE.dose(n, summation="BEAM", beam=n, **pixels(31)) for n in (1, 2)),
         ],
         PASS, "dose 1 + dose 2: maximum 62 Gy, prescribed 60 Gy",
+    ),
+    "one beam of two": (
+        "dose_scaling",
+        lambda: [
+            *images(), structures(), MADE.plan(), MADE.dose(1, summation="BEAM", beam=1, **pixels(31))
+        ],
+        PASS, "nothing to check",
     ),
     "plans that say nothing of each other": (
         "dose_rule",

@@ -170,6 +170,9 @@ STRUCTURES: dict[str, tuple[str, CourseStructures, Verdict, str]] = {
         "not_doubled", course(structure(), structure(source=AUTOMATIC), structure("Heart", x=9)), PASS,
         "each is there once",
     ),
+    "almost one extent": (
+        "not_doubled", course(structure(), structure("Heart", x=0.4)), PASS, "each is there once"
+    ),
     "a name twice": (
         "not_doubled", course(structure(), structure(x=9)), WARNING, "Liver is there 2 times"
     ),

@@ -34,8 +34,9 @@ COURSES, DVH_METRICS, RADIOMICS = "courses", "dvh_metrics", "radiomics"
 STRUCTURES, QC_REPORTS = "structures", "qc_reports"
 TABLES = (COURSES, DVH_METRICS, RADIOMICS, STRUCTURES, QC_REPORTS)
 
-_LABELS = ("dose_label", "rtstruct_label", "made_by")
-"""Of the dose-volume table: they hold what people have typed."""
+_TYPED = ("dose_label", "rtstruct_label")
+"""Columns of the dose-volume table that hold what people have typed."""
+_MADE_BY = "name of the model, or file of definitions; none of a drawing"
 
 
 @dataclass(frozen=True, slots=True)
@@ -88,7 +89,7 @@ STRUCTURE_COLUMNS = (
     TableColumn("original_name", pl.String, "", "name as it was written"),
     TableColumn("naming", pl.String, "", "how the name was found: standard, mapped, ambiguous or unknown"),
     TableColumn("source", pl.String, "", "clinical, automatic, custom_model or derived"),
-    TableColumn("made_by", pl.String, "", "name of the model, or file of definitions; none of a drawing"),
+    TableColumn("made_by", pl.String, "", _MADE_BY),
     TableColumn("interpreted_type", pl.String, "", "RT ROI Interpreted Type (3006,00A4)"),
     TableColumn("volume_cm3", pl.Float64, "cm³", "of contours by their geometry, else of voxels"),
     TableColumn("voxels", pl.Int64, "", "voxels of its mask"),
@@ -112,8 +113,11 @@ QC_COLUMNS = (
     TableColumn("advice", pl.String, "", "what to do"),
 )
 _DVH_COLUMNS = (
-    *(TableColumn(one.name, one.kind, "", one.meaning) for one in LABEL_COLUMNS if one.name not in _LABELS),
-    TableColumn("made_by", pl.String, "", "name of the model, or file of definitions; none of a drawing"),
+    *(
+        TableColumn(one.name, one.kind, "", _MADE_BY if one.name == "made_by" else one.meaning)
+        for one in LABEL_COLUMNS
+        if one.name not in _TYPED
+    ),
     TableColumn(VOLUME_COLUMN, pl.Float64, "cm³", "volume of the structure"),
     TableColumn(STATUS_COLUMN, pl.String, "", "whether its dose could be measured"),
     TableColumn(REASON_COLUMN, pl.String, "", "why it could not"),
@@ -234,7 +238,7 @@ def _without_labels(metrics: pl.DataFrame | None) -> pl.DataFrame | None:
         return None
     drawn = pl.col("Segmentation_Source") == StructureSource.CLINICAL.value
     made_by = pl.when(drawn).then(None).otherwise(pl.col("made_by")).alias("made_by")
-    return metrics.with_columns(made_by).drop("dose_label", "rtstruct_label")
+    return metrics.with_columns(made_by).drop(_TYPED)
 
 
 def _structures(course: str, results: CourseResults) -> pl.DataFrame | None:

@@ -6,12 +6,17 @@ from dataclasses import dataclass
 
 import dagster as dg
 
+from mqi_dagster import __version__
 from mqi_dagster.lifecycle.case_reading import run_facts
 from mqi_dagster.lifecycle.materialisations import COURSE_REPORT, EventLog
 from mqi_dagster.lifecycle.pipeline import Inventory, Pipeline
 from mqi_dagster.lifecycle.stages import CaseState
 from mqi_dagster.lifecycle.unit_status import unit_status
 from mqi_dagster.resources.site import Site
+from mqi_dagster.store.digests import digest_of
+
+COHORT_TABLES = "cohort_tables"
+CODE = "1"
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,6 +39,16 @@ class Cohort:
     """In the order of their keys."""
     invented: int
     """Partitions that a person has added and that are no courses."""
+
+    @property
+    def digest(self) -> str:
+        """Digest of the tables of these courses: they are to be made where they have another one."""
+        return digest_of(
+            asset=COHORT_TABLES,
+            code=CODE,
+            version=__version__,
+            courses={one.key: [one.state, one.reason, one.report] for one in self.courses},
+        )
 
 
 def read_cohort(instance: dg.DagsterInstance, site: Site, pipeline: Pipeline) -> Cohort:

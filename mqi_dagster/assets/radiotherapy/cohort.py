@@ -14,7 +14,7 @@ from mqi_dagster.errors import Where
 from mqi_dagster.imaging.course_results import STAGES, CourseResults
 from mqi_dagster.imaging.quality_control import QC_REPORT, read_qc_report
 from mqi_dagster.lifecycle.boundary import tried_again
-from mqi_dagster.lifecycle.cohort import Cohort, CourseStanding, read_cohort
+from mqi_dagster.lifecycle.cohort import CODE, COHORT_TABLES, Cohort, CourseStanding, read_cohort
 from mqi_dagster.lifecycle.course import INVENTORY_FILE
 from mqi_dagster.lifecycle.course_results import NOT_MADE
 from mqi_dagster.lifecycle.lineage import DIGEST, reusable
@@ -25,9 +25,8 @@ from mqi_dagster.store.digests import digest_of
 from mqi_dagster.store.published import Published
 from mqi_dagster.store.store import COHORT, Store
 
-CODE = "1"
-COHORT_TABLES, COURSE_ROWS = "cohort_tables", "course_rows"
-"""The asset, and what one course brings into it: kept, so that a course that has not changed is read once."""
+COURSE_ROWS = "course_rows"
+"""What one course brings into the tables: kept, so that a course that has not changed is read once."""
 
 
 @dg.asset(
@@ -43,28 +42,23 @@ def cohort_tables(
     """Dose-volume figures, radiomics, structures and checks of all courses: Parquet, and one workbook."""
     with tried_again(context, Where(kind=COHORT_TABLES)):
         cohort = read_cohort(context.instance, site, RADIOTHERAPY)
-        digest = digest_of(
-            asset=COHORT_TABLES,
-            code=CODE,
-            version=__version__,
-            courses={one.key: [one.state, one.reason, one.report] for one in cohort.courses},
-        )
+        digest = cohort.digest
         published, read = reusable(store.open(), COHORT_TABLES, COHORT, digest), 0
         if published is None:
-            published, read = _made(site, store.open(), cohort, digest)
+            published, read = _made(store.open(), cohort, digest)
         return dg.MaterializeResult(
             data_version=dg.DataVersion(digest),
             metadata={DIGEST: digest, "courses read": read, **_metadata(cohort, published)},
         )
 
 
-def _made(site: Site, store: Store, cohort: Cohort, digest: str) -> tuple[Published, int]:
+def _made(store: Store, cohort: Cohort, digest: str) -> tuple[Published, int]:
     """Make the tables; how many courses had to be read for it."""
     from mqi_dagster.imaging.cohort import CohortCourse, write_cohort
 
     courses, read = [], 0
     for one in cohort.courses:
-        part, was_read = _rows(site, store, one)
+        part, was_read = _rows(store, one)
         read += was_read
         courses.append(CohortCourse(one.key, one.state.value, one.reason, part))
     with store.stage(COHORT, None, COHORT_TABLES) as staging:
@@ -76,7 +70,7 @@ def _made(site: Site, store: Store, cohort: Cohort, digest: str) -> tuple[Publis
         return store.publish(staging, COHORT, None, COHORT_TABLES, digest, meta=meta), read
 
 
-def _rows(site: Site, store: Store, course: CourseStanding) -> tuple[Path | None, bool]:
+def _rows(store: Store, course: CourseStanding) -> tuple[Path | None, bool]:
     """Where the rows of a course are, None where it has none; and whether its results had to be read."""
     from mqi_dagster.imaging.course_tables import write_course_tables
 

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 
 import dagster as dg
 from pydantic import Field
 
 from mqi_dagster.errors import MqiError, StoreError
-from mqi_dagster.imaging.quality_control import Verdict
+from mqi_dagster.imaging.quality_control import QC_REPORT, Verdict, read_qc_report
 from mqi_dagster.lifecycle.jobs import course_job
 from mqi_dagster.lifecycle.lineage import digest_in, latest_digest
 from mqi_dagster.lifecycle.materialisations import COURSE_REPORT
@@ -19,7 +18,6 @@ from mqi_dagster.store.published import Published
 from mqi_dagster.store.store import COHORT
 from mqi_dagster.worklist.board_rows import StatusRow
 
-QC_REPORT = "qc_report.json"
 COHORT_TABLES = "cohort_tables"
 
 
@@ -86,8 +84,8 @@ def verdict_in(report: Published | None) -> Verdict | None:
     if report is None or QC_REPORT not in report.manifest.files:
         return None
     try:
-        return Verdict(json.loads(report.path(QC_REPORT).read_bytes())["verdict"])
-    except (OSError, ValueError, KeyError, TypeError):
+        return read_qc_report(report.path(QC_REPORT)).overall_status
+    except StoreError:
         return None
 
 

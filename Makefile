@@ -8,14 +8,16 @@ SITE ?= site
 DEMO_SITE ?= site-demo
 # A site that is named is the only one that is stopped.
 STOPPED := $(if $(filter file,$(origin SITE)),$(DEMO_SITE) $(SITE),$(SITE))
+DEMO_COURSE ?= site-demo-course
 SLURM_SITE ?= site-slurm
 CLUSTER ?= /var/tmp/mqi-cluster
 
-.PHONY: install install-dev demo demo-slurm cluster cluster-stop stop dev test test-gate test-all test-chaos test-postgres mutate \
+.PHONY: install install-imaging install-dev demo demo-course demo-slurm cluster cluster-stop stop dev test test-gate test-all test-chaos test-postgres mutate \
   lint docs snapshot benchmarks benchmark-load clean
 
 help:
 	@echo "make demo          a generated case through the whole platform, and its pages"
+	@echo "make demo-course   four real chest CTs from DICOM files to pages and tables, 5 minutes"
 	@echo "make demo-slurm    the same on a real, throw-away Slurm cluster (needs root)"
 	@echo "make cluster       that cluster alone; make cluster-stop ends it"
 	@echo "make test          the default suite, under 8 minutes on two cores"
@@ -74,6 +76,9 @@ install-dev: $(VENV)/.installed-dev
 
 demo: install
 	@$(BIN)/mqi demo --site $(DEMO_SITE)
+
+demo-course: install-imaging
+	@$(BIN)/mqi course demo --out $(DEMO_COURSE)
 
 demo-slurm: install
 	@$(BIN)/python deploy/demo_slurm.py $(SLURM_SITE) $(CLUSTER)

@@ -263,3 +263,49 @@ def retry_failed(
     from mqi_dagster.partitions import COURSE
 
     retry_and_show(open_site(site), COURSE.key(course).text, None, as_json)
+
+
+@course_app.command("demo")
+def demo(
+    out: Annotated[
+        Path, typer.Option("--out", file_okay=False, help="Folder of the demonstration: files and results.")
+    ] = Path("site-demo-course"),
+    wheel: Annotated[
+        Path | None,
+        typer.Option(
+            exists=True, dir_okay=False, help="The package of the images as a file, without a network."
+        ),
+    ] = None,
+) -> None:
+    """Take four real chest CTs, each with a drawn tumour and a made plan and dose, to pages and tables."""
+    from mqi_dagster.dicom.light_pydicom import load_pydicom
+
+    load_pydicom()
+    hide_previews()
+    from mqi_dagster.cli.beam_progress import own_console
+    from mqi_dagster.cli.course_progress import CourseProgress
+    from mqi_dagster.cli.course_show import show_run
+    from mqi_dagster.cli.screen import show_rows
+    from mqi_dagster.lifecycle.stages import CaseState
+    from mqi_dagster.operations.course_demo import demo_rows, prepare_demo
+    from mqi_dagster.operations.course_run import CourseRunner
+    from mqi_dagster.synthetic.course_tree import LICENCE, WHEEL
+
+    console = output()
+    with console.status(f"fetching {WHEEL.words} for its images, unless they are there"):
+        request, count = prepare_demo(out, wheel)
+    console.print(
+        Text(f"{count} chest CTs: {LICENCE}. Plans and doses are made around the tumours."), soft_wrap=True
+    )
+    with CourseProgress(own_console()) as progress:
+        result = CourseRunner(request, progress).run()
+    if result.tables is not None:
+        rows = demo_rows(result.tables)
+        show_rows(rows, False, {name: name for name in rows[0]} if rows else {}, "no figures")
+    show_run(console, result)
+    console.print(
+        Text(f"everything about one: mqi course show COURSE --site {request.out}", style="dim"),
+        soft_wrap=True,
+    )
+    if result.status is CaseState.FAILED:
+        raise typer.Exit(1)

@@ -15,7 +15,7 @@ from mqi_dagster.lifecycle.materialisations import COURSE_REPORT
 from mqi_dagster.lifecycle.stages import CaseState
 from mqi_dagster.resources.site import Site
 from mqi_dagster.store.published import Published
-from mqi_dagster.store.store import COHORT
+from mqi_dagster.store.store import COHORT, CURRENT
 from mqi_dagster.worklist.board_rows import StatusRow
 
 COHORT_TABLES = "cohort_tables"
@@ -92,11 +92,17 @@ def verdict_in(report: Published | None) -> Verdict | None:
 def page_in(report: Published | None) -> Path | None:
     """The page of a course; None where it has none."""
     pages = [] if report is None else [name for name in report.manifest.files if name.endswith(".html")]
-    return None if report is None or not pages else report.path(min(pages))
+    return None if report is None or not pages else _current(report) / min(pages)
 
 
 def cohort_folder(instance: dg.DagsterInstance, site: Site) -> Path | None:
     """Where the tables of all courses stand; None where there are none."""
     records = instance.fetch_materializations(dg.AssetKey(COHORT_TABLES), limit=1).records
     tables = made(site, COHORT, COHORT_TABLES, digest_in(records[0])) if records else None
-    return None if tables is None else tables.folder
+    return None if tables is None else _current(tables)
+
+
+def _current(published: Published) -> Path:
+    """A result's folder under the name that people can type, where it is the current one."""
+    link = published.folder.parent / CURRENT
+    return link if link.resolve() == published.folder.resolve() else published.folder

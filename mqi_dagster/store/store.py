@@ -43,7 +43,8 @@ _CASE_LEVEL, _COURSE_LEVEL = "_case", "_course"
 COHORT = "_cohort"
 """In place of a key: what is made of all courses together."""
 _COURSE = re.compile(rf"R[A-Z2-7]{{9}}\.c[0-9]+|{COHORT}")
-_CURRENT = "current"
+CURRENT = "current"
+"""Link to the newest result of an asset, for people; code never reads a result by it."""
 
 
 class Store:
@@ -297,9 +298,9 @@ class Store:
     @staticmethod
     def _point_current(target: Path) -> None:
         """Turn the link for people to this result; code never reads it."""
-        beside = target.parent / f".{_CURRENT}.{secrets.token_hex(6)}"
+        beside = target.parent / f".{CURRENT}.{secrets.token_hex(6)}"
         beside.symlink_to(target.name)
-        beside.replace(target.parent / _CURRENT)
+        beside.replace(target.parent / CURRENT)
 
 
 def _where(case: str, beam: str | None, asset: str) -> Where:

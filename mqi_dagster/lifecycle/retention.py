@@ -44,11 +44,10 @@ from mqi_dagster.lifecycle.record_retention import (
 from mqi_dagster.lifecycle.runs import UNFINISHED, latest_run_succeeded
 from mqi_dagster.partitions import BEAM, CASE, COURSE, beam_key, part_key, parts_of, root_of
 from mqi_dagster.resources.site import Site
-from mqi_dagster.store.store import COHORT
+from mqi_dagster.store.store import COHORT, CURRENT
 
 _CASE_LEVEL, _COURSE_LEVEL = "_case", "_course"
 _COHORT_TABLES = "cohort_tables"
-_CURRENT = "current"
 _FROM_INPUTS = "from its inputs, where they are kept"
 _NEVER = "never"
 
@@ -350,7 +349,7 @@ def _superseded(
             continue
         for asset in sorted(path for path in level.iterdir() if path.is_dir()):
             for result in sorted(asset.iterdir()):
-                if result.name == _CURRENT or result.is_symlink() or (asset.name, result.name) in needed:
+                if result.name == CURRENT or result.is_symlink() or (asset.name, result.name) in needed:
                     continue
                 if _changed(result) < limit:
                     name = f"{_key_of(level)} {asset.name} {result.name[:8]}"

@@ -61,9 +61,17 @@ def goes_on_by_itself(cause: Cause, served: bool) -> bool:
     return cause.again and served
 
 
-def next_step(code: str | None) -> str:
-    """What a person can do about a failure."""
-    return _NEXT[_KINDS.get(code or "", code if code in _NEXT else "other")]
+def next_step(code: str | None, command: str = "case") -> str:
+    """What a person can do about a failure.
+
+    Args:
+        code: Class of its error.
+        command: What follows `mqi` in the commands for what has failed: ``case`` or ``course``.
+    """
+    kind = _KINDS.get(code or "", code if code in _NEXT else "other")
+    if kind == "input" and command != "case":
+        return "correct the files in the tree: what has changed is organised anew"
+    return _NEXT[kind].replace("`mqi case ", f"`mqi {command} ")
 
 
 def first_cause(instance: dg.DagsterInstance, run_id: str) -> Cause:

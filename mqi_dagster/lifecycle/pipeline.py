@@ -113,6 +113,8 @@ class Pipeline:
     status_assets: tuple[str, ...]
     """Those that tell where a partition is."""
     concluded: Concluded
+    command: str = "case"
+    """What follows `mqi` in the commands for its units."""
     parts: Level | None = None
     """What each unit consists of, where it is worked on in parts."""
     parts_of: Parts | None = None

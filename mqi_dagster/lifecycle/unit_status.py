@@ -7,6 +7,7 @@ from dataclasses import replace
 
 from mqi_dagster.ledger.arrivals import Arrival
 from mqi_dagster.lifecycle.case_status import NO_RUN_YET, PartitionStatus, RunFacts, reported_stage
+from mqi_dagster.lifecycle.failures import next_step
 from mqi_dagster.lifecycle.pipeline import AssetJob
 from mqi_dagster.lifecycle.runs import RunState
 from mqi_dagster.lifecycle.stages import CaseState, Stage
@@ -15,7 +16,11 @@ NOT_ALL_MADE = "its latest run has not made all of its results: materialise them
 
 
 def unit_status(
-    jobs: Sequence[AssetJob], arrival: Arrival | None, latest: RunFacts, concluded: Callable[[], bool]
+    jobs: Sequence[AssetJob],
+    arrival: Arrival | None,
+    latest: RunFacts,
+    concluded: Callable[[], bool],
+    command: str = "case",
 ) -> PartitionStatus:
     """Where a unit stands that is worked on whole, without parts.
 
@@ -24,9 +29,14 @@ def unit_status(
         arrival: What the ledger knows of its arrival.
         latest: Its latest run.
         concluded: Whether it was concluded with the results that it has now.
+        command: What follows `mqi` in the commands for it.
     """
     percent = latest.report.percent if latest.report is not None else 0.0
-    return replace(_status(jobs, arrival, latest, concluded), percent=percent)
+    found = replace(_status(jobs, arrival, latest, concluded), percent=percent)
+    if found.next_step is None:
+        return found
+    code = latest.failure.code if latest.failure is not None else None
+    return replace(found, next_step=next_step(code, command))
 
 
 def _status(

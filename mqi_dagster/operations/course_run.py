@@ -179,7 +179,7 @@ class CourseRunner:
                 label="Courses",
                 workers=self._workers,
                 memory_bytes=self._memory_bytes,
-                threads=max(1, processors() // self._workers),
+                threads=max(1, processors() // min(self._workers, len(ready) or 1)),
                 progress=self._display.progress,
             )
         self._show_steps(done)

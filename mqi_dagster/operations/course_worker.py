@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 from collections import defaultdict
 from collections.abc import Mapping
 from datetime import UTC, datetime
@@ -10,7 +9,6 @@ from pathlib import Path
 
 import dagster as dg
 
-from mqi_dagster.compute.run_workers import IN_WORK, end_dead_runs
 from mqi_dagster.definitions import build_definitions
 from mqi_dagster.lifecycle.failures import Cause
 from mqi_dagster.lifecycle.jobs import cohort_job, course_job
@@ -26,7 +24,6 @@ _TOLD = (
     dg.DagsterEventType.STEP_FAILURE,
     dg.DagsterEventType.ASSET_CHECK_EVALUATION,
 )
-_log = logging.getLogger(__name__)
 
 
 def run_course(settings_file: str, course: str, assets: list[str]) -> str | None:
@@ -57,8 +54,6 @@ def _run(settings_file: Path, job: str, course: str | None, assets: list[str] | 
     definition = build_definitions(site).resolve_job_def(job)
     tags: Mapping[str, str] = {} if course is None else course_job.tags(course, "", 0)
     with open_instance(site.settings) as instance:
-        # A try of this course that was killed would look as if in work.
-        end_dead_runs(instance, site, IN_WORK, _log.warning)
         run_id, cause = execute_here(instance, site, definition, course, tags, assets)
         if course is not None:
             _write_stage_logs(instance, site, run_id, course, cause)

@@ -30,7 +30,8 @@ class UnitIndex(PartitionIndex):
         arrival = self._from.ledger.arrivals.get(unit)
         latest = self._facts(unit, arrival.priority if arrival is not None else 0)
         jobs = self._pipeline.units.jobs
-        status = unit_status(jobs, arrival, latest, lambda: self._concluded(unit))
+        command = self._pipeline.command
+        status = unit_status(jobs, arrival, latest, lambda: self._concluded(unit), command)
         return unit_row(unit, arrival, latest, status), {}
 
     def _concluded(self, unit: str) -> bool:

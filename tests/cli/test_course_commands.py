@@ -262,6 +262,7 @@ def _ask_again(out: Path, damaged: str, services: tuple[int, list[dict[str, Any]
     settings.write_text(settings.read_text() + f"ui: {{port: {port}}}\n")
     shown = answer(mqi("course", "show", damaged, "--site", out, "--json"))
     assert "a file of the course is damaged" in shown["first_cause"]
+    assert shown["next_step"] == "correct the files in the tree: what has changed is organised anew"
     result = mqi("course", "retry", damaged, "--site", out, "--json")
     assert result.exit_code == 0, result.exception
     assert answer(result) == {damaged: "abcd"}

@@ -27,4 +27,5 @@ RADIOTHERAPY = Pipeline(
     units=Level(COURSE, (course_job,)),
     status_assets=(INVENTORY, COURSE_REPORT),
     concluded=_concluded,
+    command="course",
 )

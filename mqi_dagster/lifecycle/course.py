@@ -114,7 +114,8 @@ def _read(root: Path, place: Place, course: str) -> bytes:
     try:
         return bytes_at(root, place)
     except FileNotFoundError:
-        if not root.is_dir():
+        # An empty one is what an unmounted share looks like.
+        if not root.is_dir() or not any(root.iterdir()):
             raise InputsAwayError("the tree of DICOM files is away", where=Where(case=course)) from None
         raise InputError("a file of the course is gone from the tree", where=Where(case=course)) from None
     except DicomError as error:

@@ -14,7 +14,7 @@ from mqi_dagster.ledger.cluster_jobs import ClusterJob, ClusterJobState
 from mqi_dagster.ledger.database import utc_now
 from mqi_dagster.ledger.leases import Lease
 from mqi_dagster.lifecycle import health
-from mqi_dagster.lifecycle.jobs import PARTITION_TAG, RETRY_OF_TAG
+from mqi_dagster.lifecycle.jobs import PARTITION_TAG, RETRY_OF_TAG, course_job
 from mqi_dagster.lifecycle.pipeline import Pipeline
 from mqi_dagster.lifecycle.runs import UNFINISHED
 from mqi_dagster.lifecycle.stages import WorkPhase
@@ -88,6 +88,8 @@ def write_waits(waits: Iterable[Wait]) -> str:
     return json.dumps({wait.run_id: (wait.phase, wait.since.isoformat()) for wait in waits})
 
 
+_LOOKED_AT = 100
+"""Queued runs, the oldest first: more courses than the sensors put into the queue."""
 _LOSSES = 3
 """Jobs of one beam that a cluster has lost in a row, from which on it is no accident."""
 _GO_ON = "What waits goes on by itself once it does"
@@ -380,9 +382,11 @@ def _stuck(
 
 
 def _waiting(instance: dg.DagsterInstance, site: Site, now: datetime) -> Iterator[StandingAlarm]:
-    oldest = instance.get_run_records(
-        dg.RunsFilter(statuses=[dg.DagsterRunStatus.QUEUED]), limit=1, ascending=True
+    queued = instance.get_run_records(
+        dg.RunsFilter(statuses=[dg.DagsterRunStatus.QUEUED]), limit=_LOOKED_AT, ascending=True
     )
+    # A tree of many courses keeps some of them in the queue for hours, one worker after the other.
+    oldest = [one for one in queued if one.dagster_run.job_name != course_job.name][:1]
     limit = timedelta(minutes=site.settings.alarms.waiting_minutes)
     if oldest and now - oldest[0].create_timestamp > limit:
         since = oldest[0].create_timestamp

@@ -20,8 +20,14 @@ from typing import IO
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from mqi_dagster.dicom.reading import LARGEST_BYTES
-from mqi_dagster.errors import ConfigurationError, InfrastructureError, UnreachableError, Where
-from mqi_dagster.files import private_folder, write_whole
+from mqi_dagster.errors import (
+    ConfigurationError,
+    InfrastructureError,
+    InputsAwayError,
+    UnreachableError,
+    Where,
+)
+from mqi_dagster.files import write_whole
 from mqi_dagster.settings.passwords import read_password
 from mqi_dagster.settings.radiotherapy import OrthancSource
 
@@ -224,6 +230,43 @@ def _checked(identifier: str) -> str:
     return identifier
 
 
+class _Tree:
+    """Where copies are written: only into the folder that was there at first, never below a mount point."""
+
+    def __init__(self, root: Path) -> None:
+        self._root, self.folder = root, root / FOLDER
+        self._known = self._identity()
+
+    def _identity(self) -> tuple[int, int]:
+        try:
+            found = self._root.stat()
+        except OSError as error:
+            reason = error.strerror or type(error).__name__
+            raise InputsAwayError("the tree is away", where=_WHERE, first_cause=reason) from None
+        return found.st_dev, found.st_ino
+
+    def place(self, identifier: str) -> Path:
+        """Where the copy of an object stands."""
+        return self.folder / f"{hashlib.sha256(_checked(identifier).encode('ascii')).hexdigest()}.dcm"
+
+    def copies(self) -> int:
+        """How many there are."""
+        return sum(1 for _ in self.folder.glob("*.dcm")) if self.folder.is_dir() else 0
+
+    def write(self, place: Path, content: bytes) -> None:
+        """Write a copy whole."""
+        if self._identity() != self._known:
+            raise InputsAwayError("the tree is away: another folder is in its place", where=_WHERE)
+        try:
+            self.folder.mkdir(mode=0o700, exist_ok=True)
+            write_whole(place, content)
+        except OSError as error:
+            reason = error.strerror or type(error).__name__
+            raise InfrastructureError(
+                f"its objects cannot be written into the tree: {reason}", where=_WHERE
+            ) from None
+
+
 def read_followed(path: Path, url: str) -> Followed:
     """How far the changes of an Orthanc were followed; from the beginning for another one."""
     try:
@@ -252,34 +295,38 @@ def follow(
     Raises:
         UnreachableError: It does not answer.
         ConfigurationError: It lets this user not in.
+        InputsAwayError: The tree is not there, or another folder is in its place.
         InfrastructureError: What it gives is not what it says, or the disk does not take it.
     """
-    followed, copied = read_followed(record, orthanc.url), 0
+    followed, copied, tree = read_followed(record, orthanc.url), 0, _Tree(root)
+    if not tree.folder.is_dir():
+        # Its copies are gone, or none was ever made.
+        followed = Followed(url=orthanc.url)
     newest = orthanc.newest_change()
     if followed.last is not None and newest < followed.last:
         # Its changes may have been removed, or its database made anew.
         followed = Followed(url=orthanc.url)
     if followed.last is None:
-        followed, copied = _compared_whole(orthanc, root, record, followed, newest, goes_on)
+        followed, copied = _compared_whole(orthanc, tree, record, followed, newest, goes_on)
     while followed.last is not None:
         page = orthanc.changes(followed.last)
         for change in page.Changes:
             if not goes_on():
                 return OrthancCounts(copied, 0)
             if change.ChangeType == "NewInstance":
-                copied += _copied(orthanc, change.ID, root)
+                copied += _copied(orthanc, change.ID, tree)
         last = max([followed.last, *(change.Seq for change in page.Changes)])
         if last != followed.last:
             followed = _written(followed.model_copy(update={"last": last}), record)
         if page.Done or not page.Changes:
             # Of what it deletes no change tells.
-            return OrthancCounts(copied, max(0, _copies(root) - orthanc.count()))
+            return OrthancCounts(copied, max(0, tree.copies() - orthanc.count()))
     return OrthancCounts(copied, 0)
 
 
 def _compared_whole(
     orthanc: Orthanc,
-    root: Path,
+    tree: _Tree,
     record: Path,
     followed: Followed,
     newest: int,
@@ -297,15 +344,10 @@ def _compared_whole(
         if not goes_on():
             before = left[at - 1] if at else followed.compared
             return _written(followed.model_copy(update={"compared": before}), record), copied
-        copied += _copied(orthanc, identifier, root)
+        copied += _copied(orthanc, identifier, tree)
         if at % _PAGE == _PAGE - 1:
             followed = _written(followed.model_copy(update={"compared": identifier}), record)
     return _written(Followed(url=orthanc.url, last=followed.comparing_from), record), copied
-
-
-def _copies(root: Path) -> int:
-    folder = root / FOLDER
-    return sum(1 for _ in folder.glob("*.dcm")) if folder.is_dir() else 0
 
 
 def _written(followed: Followed, record: Path) -> Followed:
@@ -313,17 +355,13 @@ def _written(followed: Followed, record: Path) -> Followed:
     return followed
 
 
-def _place(root: Path, identifier: str) -> Path:
-    return root / FOLDER / f"{hashlib.sha256(_checked(identifier).encode('ascii')).hexdigest()}.dcm"
-
-
-def _copied(orthanc: Orthanc, identifier: str, root: Path) -> bool:
+def _copied(orthanc: Orthanc, identifier: str, tree: _Tree) -> bool:
     """Copy one object where it is not there as Orthanc has it; whether it was copied.
 
     That the bytes are Orthanc's is proven by its MD5, else by its size; whether they are a sound DICOM file
     is for the index of the tree to say, like of any other file there.
     """
-    place, md5 = _place(root, identifier), orthanc.md5(identifier)
+    place, md5 = tree.place(identifier), orthanc.md5(identifier)
     if place.exists() and md5 is not None and _md5(place.read_bytes()) == md5:
         return False
     content = orthanc.file(identifier)
@@ -334,14 +372,7 @@ def _copied(orthanc: Orthanc, identifier: str, root: Path) -> bool:
         raise InfrastructureError("a file has come otherwise than Orthanc says that it is", where=_WHERE)
     if place.exists() and place.read_bytes() == content:
         return False
-    try:
-        private_folder(place.parent)
-        write_whole(place, content)
-    except OSError as error:
-        reason = error.strerror or type(error).__name__
-        raise InfrastructureError(
-            f"its objects cannot be written into the tree: {reason}", where=_WHERE
-        ) from None
+    tree.write(place, content)
     return True
 
 

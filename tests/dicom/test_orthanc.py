@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import shutil
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -11,7 +12,7 @@ import pytest
 from pydantic import ValidationError
 
 from mqi_dagster.dicom.orthanc import Orthanc, OrthancCounts, follow
-from mqi_dagster.errors import ConfigurationError, InfrastructureError, UnreachableError
+from mqi_dagster.errors import ConfigurationError, InfrastructureError, InputsAwayError, UnreachableError
 from mqi_dagster.settings.radiotherapy import OrthancSource, Radiotherapy
 from tests.courses.made_objects import Made
 from tests.dicom.orthanc_server import Server, StandIn, running_orthanc, stand_in
@@ -152,6 +153,33 @@ def test_a_file_that_is_not_what_orthanc_says_is_not_kept(tmp_path: Path) -> Non
             looked(shown, tmp_path)
         assert not (tmp_path / "tree" / "orthanc").exists()
         holding(shown, b"these bytes", hashlib.md5(b"these bytes").hexdigest())
+        assert looked(shown, tmp_path).copied == 1
+
+
+def test_nothing_is_copied_below_the_mount_point_of_a_share_that_goes_away(tmp_path: Path) -> None:
+    with stand_in() as shown:
+        holding(shown, b"these bytes", hashlib.md5(b"these bytes").hexdigest())
+        tree, record = tmp_path / "tree", tmp_path / "followed.json"
+        with pytest.raises(InputsAwayError, match="the tree is away"):
+            follow(Orthanc(shown.source), tree, record)
+        tree.mkdir()
+
+        def unmounted() -> bool:
+            tree.rename(tmp_path / "share")
+            tree.mkdir()
+            return True
+
+        with pytest.raises(InputsAwayError, match="another folder is in its place"):
+            follow(Orthanc(shown.source), tree, record, goes_on=unmounted)
+        assert list(tree.iterdir()) == []
+
+
+def test_copies_that_are_gone_are_made_again(tmp_path: Path) -> None:
+    with stand_in() as shown:
+        holding(shown, b"these bytes", hashlib.md5(b"these bytes").hexdigest())
+        assert looked(shown, tmp_path).copied == 1
+        assert looked(shown, tmp_path).copied == 0
+        shutil.rmtree(tmp_path / "tree" / "orthanc")
         assert looked(shown, tmp_path).copied == 1
 
 

@@ -133,8 +133,8 @@ def _figures(results: CourseResults) -> Iterator[PageTable]:
             state = states.get(id_)
             name = names.get(id_) or (state.name if state is not None else id_)
             words = _NONE if state is None else state.status.replace("_", " ")
-            if state is not None and state.cropped:
-                words += ", of a part: the analysis region or the end of the images cuts it"
+            if row.get("cropped_by"):
+                words += f", of a part: cut by the {row['cropped_by']}"
             if state is not None and state.reason:
                 words += f": {state.reason}"
             rows.append([name, *(_number(row[column]) for column in columns), words])

@@ -7,6 +7,7 @@ from typing import Any
 import dagster as dg
 
 from mqi_dagster.assets import radiotherapy
+from mqi_dagster.compute.stage_slots import stage_slot
 from mqi_dagster.errors import DicomError, ImageError, StoreError, Where
 from mqi_dagster.imaging.dvh_files import CURVES, METRICS, CourseDvh, DoseUsed, read_dvh
 from mqi_dagster.imaging.quality_control import dvh_quality
@@ -47,7 +48,7 @@ def dvh(
 ) -> Iterator[dg.MaterializeResult[None] | dg.AssetCheckResult]:
     """Dose-volume figures and curves of every structure and dose of a course, and its clinical goals."""
     key = checked_key(COURSE, context.partition_key).text
-    with tried_again(context, Where(case=key)):
+    with tried_again(context, Where(case=key)), stage_slot(context, site, "dvh"):
         options = site.settings.radiotherapy
         digest, published = _result(context, site, store.open(), key, options)
         content = read_dvh(published.folder)

@@ -7,6 +7,7 @@ from typing import Any
 import dagster as dg
 
 from mqi_dagster.assets import radiotherapy
+from mqi_dagster.compute.stage_slots import stage_slot
 from mqi_dagster.courses.inventory import ImageSeries
 from mqi_dagster.errors import Where
 from mqi_dagster.imaging.radiomics_choices import RadiomicsChoices, choices
@@ -47,7 +48,7 @@ def radiomics(
 ) -> dg.MaterializeResult[None]:
     """Features of every structure by IBSI, each in a process of its own; what has none has a reason."""
     key = checked_key(COURSE, context.partition_key).text
-    with tried_again(context, Where(case=key)):
+    with tried_again(context, Where(case=key)), stage_slot(context, site, "radiomics"):
         settings, results = site.settings.radiotherapy, store.open()
         if settings.radiomics.enabled:
             published = _features(context, site, results, load_course(context.instance, results, site, key))

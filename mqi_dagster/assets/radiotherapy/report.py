@@ -6,6 +6,7 @@ import dagster as dg
 
 from mqi_dagster import __version__
 from mqi_dagster.assets import radiotherapy
+from mqi_dagster.compute.stage_slots import stage_slot
 from mqi_dagster.errors import Where
 from mqi_dagster.imaging.course_facts import read_facts
 from mqi_dagster.imaging.course_results import STAGES, CourseResults
@@ -41,7 +42,7 @@ def course_report(
 ) -> dg.MaterializeResult[None]:
     """One page with images, structures, doses, tables and checks of a course; and its quality report."""
     key = checked_key(COURSE, context.partition_key).text
-    with tried_again(context, Where(case=key)):
+    with tried_again(context, Where(case=key)), stage_slot(context, site, "visualize"):
         organised = resolve(context.instance, store.open(), INVENTORY, key)
         course = course_in(organised, site, key)
         results = stage_results(context.instance, store.open(), key, STAGES)

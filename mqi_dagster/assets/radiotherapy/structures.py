@@ -8,6 +8,7 @@ import dagster as dg
 
 from mqi_dagster import __version__
 from mqi_dagster.assets import radiotherapy
+from mqi_dagster.compute.stage_slots import stage_slot
 from mqi_dagster.courses.inventory import ImageSeries
 from mqi_dagster.errors import ConfigurationError, Where
 from mqi_dagster.files import sha256_file
@@ -49,7 +50,7 @@ def structures(
 ) -> Iterator[dg.MaterializeResult[None] | dg.AssetCheckResult]:
     """All structures on one grid: clinical, automatic, custom and derived ones, and the analysis region."""
     key = checked_key(COURSE, context.partition_key).text
-    with tried_again(context, Where(case=key)):
+    with tried_again(context, Where(case=key)), stage_slot(context, site, "crop_ct"):
         course = load_course(context.instance, store.open(), site, key)
         made_before = {asset: resolve(context.instance, store.open(), asset, key) for asset in _SEGMENTATIONS}
         digest = _digest(course, made_before, site.settings.radiotherapy)

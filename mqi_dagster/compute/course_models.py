@@ -28,12 +28,11 @@ from mqi_dagster.lifecycle.course import CourseAtWork
 from mqi_dagster.lifecycle.lineage import latest_digest, reusable
 from mqi_dagster.lifecycle.stages import WorkPhase
 from mqi_dagster.processes.progress import Progress
-from mqi_dagster.processes.worker_counts import effective_workers, processors, stage_workers
+from mqi_dagster.processes.worker_counts import processors
 from mqi_dagster.resources.gpu_pool import GpuPool
 from mqi_dagster.resources.site import Site
 from mqi_dagster.settings import Settings
 from mqi_dagster.settings.radiotherapy import Segmentation as SegmentationSettings
-from mqi_dagster.settings.radiotherapy import Workers
 from mqi_dagster.store.digests import digest_of
 from mqi_dagster.store.published import Published
 from mqi_dagster.store.store import Store
@@ -154,13 +153,6 @@ def segmentations_digest(asset: str, plan: Sequence[Planned], failed: Sequence[s
     items = sorted(one.digest for one in plan)
     gaps = {"failed": sorted(failed)} if failed else {}
     return digest_of(asset=asset, code=CODE, items=items, **gaps)
-
-
-def courses_at_once(settings: Settings, stage: str, asked: Workers) -> int:
-    """Courses whose models are at work at once: as asked for, and no more than the pipeline works on."""
-    run = settings.radiotherapy.workers
-    effective = effective_workers(None if run == "auto" else run, processors())
-    return stage_workers(stage, effective, effective if asked == "auto" else asked)
 
 
 @dataclass(frozen=True, slots=True)

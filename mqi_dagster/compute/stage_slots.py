@@ -16,9 +16,8 @@ from mqi_dagster.errors import InfrastructureError
 from mqi_dagster.execution.locks import hold
 from mqi_dagster.files import private_folder
 from mqi_dagster.lifecycle.stages import WorkPhase
-from mqi_dagster.processes.worker_counts import effective_workers, processors, stage_workers
+from mqi_dagster.processes.worker_counts import stage_limit
 from mqi_dagster.resources.site import Site
-from mqi_dagster.settings.radiotherapy import Radiotherapy
 
 _POLL_SECONDS = 0.5
 _PHASES = {
@@ -33,30 +32,6 @@ _PHASES = {
 }
 _ORDER = ("organize", "segmentation", "segmentation_custom", "crop_ct", "dvh", "radiomics", "visualize", "qc")
 """In which a course goes through them."""
-
-
-def courses_at_once(settings: Radiotherapy) -> int:
-    """Courses that a run of many has in work at once on this machine."""
-    asked = None if settings.workers == "auto" else settings.workers
-    return effective_workers(asked, processors())
-
-
-def stage_limit(settings: Radiotherapy, stage: str) -> int:
-    """Courses that may be in a stage at once.
-
-    In ``radiomics`` it is one: `radiomics.workers` counts the regions of all courses together.
-
-    Args:
-        settings: Of the site.
-        stage: One of `worker_counts.STAGES`.
-    """
-    asked = {
-        "segmentation": settings.segmentation.workers,
-        "segmentation_custom": settings.custom_models.workers,
-        "dvh": settings.dvh.workers,
-        "radiomics": 1,
-    }.get(stage)
-    return stage_workers(stage, courses_at_once(settings), None if asked == "auto" else asked)
 
 
 @contextmanager

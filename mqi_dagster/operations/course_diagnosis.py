@@ -16,9 +16,8 @@ from mqi_dagster.execution.gpus import local_gpus
 from mqi_dagster.execution.processes import resolve_program
 from mqi_dagster.imaging.models.card import PACKAGED_MODELS, FoundModel, Model, ModelCard, find_models
 from mqi_dagster.imaging.models.weights import verify_weights
-from mqi_dagster.operations.instance import courses_at_once
 from mqi_dagster.operations.probes import ProbeFinding, fault, finding, ok, warning
-from mqi_dagster.processes.worker_counts import available_memory_bytes
+from mqi_dagster.processes.worker_counts import available_memory_bytes, courses_at_once
 from mqi_dagster.resources.dicom_source import read_record
 from mqi_dagster.resources.site import Site
 from mqi_dagster.resources.site_folders import tree_trouble
@@ -163,7 +162,7 @@ def _onnx_providers() -> list[str]:
 
 
 def _memory(settings: Settings, cards: list[ModelCard]) -> ProbeFinding:
-    workers, available = courses_at_once(settings), available_memory_bytes()
+    workers, available = courses_at_once(settings.radiotherapy), available_memory_bytes()
     each = available // workers
     words = f"{available / 1e9:.1f} GB for {workers} courses at once"
     needed = {card.name: card.memory.ram_mb * 1_000_000 for card in cards}

@@ -14,7 +14,6 @@ from typing import Protocol
 import dagster as dg
 
 from mqi_dagster.compute.run_workers import IN_WORK, end_dead_runs
-from mqi_dagster.compute.stage_slots import courses_at_once
 from mqi_dagster.courses.dicom_index import ScanProgress
 from mqi_dagster.courses.grouping import groups
 from mqi_dagster.errors import ConfigurationError, InputError, MqiError
@@ -34,7 +33,7 @@ from mqi_dagster.operations.stage_progress import StageProgress
 from mqi_dagster.partitions import COURSE
 from mqi_dagster.processes.pool import TaskResults, run_tasks
 from mqi_dagster.processes.progress import Progress
-from mqi_dagster.processes.worker_counts import available_memory_bytes, processors
+from mqi_dagster.processes.worker_counts import available_memory_bytes, courses_at_once, processors
 from mqi_dagster.resources.site import Site
 from mqi_dagster.settings import read_settings
 from mqi_dagster.settings.radiotherapy import ModelDevice

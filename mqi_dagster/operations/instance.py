@@ -16,7 +16,7 @@ from mqi_dagster.files import private_folder, write_whole
 from mqi_dagster.ledger.ledger import Ledger
 from mqi_dagster.ledger.location import DATABASE_VARIABLE, announce_server, database_lost, server_url
 from mqi_dagster.lifecycle.jobs import CASE_TAG, COURSE_TAG, GPU_TAG, POOL, UPLOAD_TAG
-from mqi_dagster.processes.worker_counts import effective_workers, processors
+from mqi_dagster.processes.worker_counts import courses_at_once
 from mqi_dagster.resources.gpu_pool import model_slots, simulation_slots, slots_of_a_beam
 from mqi_dagster.settings import Settings
 from mqi_dagster.yaml_file import read_yaml
@@ -81,12 +81,6 @@ def simulations_at_once(
     return max(beams.total() // slots_of_a_beam(settings), *models.values(), 0)
 
 
-def courses_at_once(settings: Settings) -> int:
-    """How many courses may be in work at once."""
-    workers = settings.radiotherapy.workers
-    return effective_workers(None if workers == "auto" else workers, processors())
-
-
 def instance_settings(
     settings: Settings, existing: Mapping[str, Any] | None = None, ledger: Ledger | None = None
 ) -> dict[str, Any]:
@@ -126,7 +120,7 @@ def instance_settings(
     tags: list[dict[str, Any]] = [
         {"key": GPU_TAG, "limit": max(1, most)},
         {"key": CASE_TAG, "value": each, "limit": RUNS_PER_CASE},
-        {"key": COURSE_TAG, "limit": courses_at_once(settings)},
+        {"key": COURSE_TAG, "limit": courses_at_once(settings.radiotherapy)},
     ]
     if settings.handover.max_runs is not None:
         tags.append({"key": UPLOAD_TAG, "value": each, "limit": settings.handover.max_runs})

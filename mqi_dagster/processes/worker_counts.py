@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from mqi_dagster.errors import InfrastructureError
+from mqi_dagster.settings.radiotherapy import Radiotherapy
 
 THREAD_VARIABLES = (
     "OMP_NUM_THREADS",
@@ -103,6 +104,31 @@ def stage_workers(stage: str, effective: int, asked: int | None = None) -> int:
         raise ValueError("at least one worker is needed")
     default = 1 if stage in _ONE_BY_DEFAULT else effective
     return min(default if asked is None else asked, effective)
+
+
+def courses_at_once(settings: Radiotherapy) -> int:
+    """Courses that a run of many has in work at once on this machine."""
+    asked = None if settings.workers == "auto" else settings.workers
+    return effective_workers(asked, processors())
+
+
+def stage_limit(settings: Radiotherapy, stage: str) -> int:
+    """Courses that may be in a stage at once.
+
+    In ``radiomics`` it is one: `radiomics.workers` counts the regions of all courses together.
+
+    Args:
+        settings: Of the site.
+        stage: One of `STAGES`.
+    """
+    asked = {
+        "segmentation": settings.segmentation.workers,
+        "segmentation_custom": settings.custom_models.workers,
+        "dvh": settings.dvh.workers,
+        "radiomics": 1,
+    }.get(stage)
+    effective = courses_at_once(settings)
+    return stage_workers(stage, effective, effective if asked == "auto" else asked)
 
 
 def _control_groups(proc: Path, cgroups: Path) -> Iterator[Path]:

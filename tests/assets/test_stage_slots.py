@@ -14,8 +14,10 @@ import pytest
 import yaml
 
 from mqi_dagster.compute import stage_slots
-from mqi_dagster.compute.stage_slots import courses_at_once, stage_limit, stage_slot
+from mqi_dagster.compute.stage_slots import stage_slot
 from mqi_dagster.lifecycle.stages import stage_of
+from mqi_dagster.processes import worker_counts
+from mqi_dagster.processes.worker_counts import courses_at_once, stage_limit
 from mqi_dagster.resources.site import Site
 from mqi_dagster.settings.radiotherapy import Radiotherapy
 from tests.waiting import wait_for
@@ -77,6 +79,7 @@ def site(tmp_path: Path) -> Site:
         ({"workers": 4}, {"radiomics": 1, "visualize": 4, "qc": 4}),
         ({"workers": 4, "segmentation": {"workers": 3}}, {"segmentation": 3, "segmentation_custom": 1}),
         ({"workers": 4, "custom_models": {"workers": 9}}, {"segmentation_custom": 4}),
+        ({"workers": 4, "segmentation": {"workers": "auto"}}, {"segmentation": 4}),
         ({"workers": 4, "dvh": {"workers": 2}}, {"dvh": 2}),
     ],
 )
@@ -88,7 +91,7 @@ def test_the_limits_are_those_of_the_table_of_workers(
 
 
 def test_auto_leaves_one_processor(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(stage_slots, "processors", lambda: 8)
+    monkeypatch.setattr(worker_counts, "processors", lambda: 8)
     assert courses_at_once(Radiotherapy.model_validate({})) == 7
 
 

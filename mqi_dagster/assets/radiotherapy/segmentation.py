@@ -9,7 +9,6 @@ from mqi_dagster.compute.course_models import (
     CODE,
     CourseModels,
     automatic_models,
-    courses_at_once,
     custom_models,
     planned,
     segmentations_digest,
@@ -25,6 +24,7 @@ from mqi_dagster.lifecycle.course import load_course
 from mqi_dagster.lifecycle.jobs import POOL
 from mqi_dagster.lifecycle.lineage import DIGEST, checked_key, reusable
 from mqi_dagster.partitions import COURSE
+from mqi_dagster.processes.worker_counts import stage_limit
 from mqi_dagster.resources.composed import GpuPoolResource, StoreResource
 from mqi_dagster.resources.site import Site
 from mqi_dagster.store.published import Published
@@ -53,7 +53,7 @@ def auto_segmentation(
     key = checked_key(COURSE, context.partition_key).text
     with tried_again(context, Where(case=key)):
         settings = site.settings
-        most = courses_at_once(settings, "segmentation", settings.radiotherapy.segmentation.workers)
+        most = stage_limit(settings.radiotherapy, "segmentation")
         at_once = AtOnce(most, COURSE.has, "radiotherapy.segmentation.workers")
         yield from _segmented(context, site, gpu_pool, store, AUTO, automatic_models(settings), at_once)
 
@@ -78,7 +78,7 @@ def custom_segmentation(
     key = checked_key(COURSE, context.partition_key).text
     with tried_again(context, Where(case=key)):
         settings = site.settings
-        most = courses_at_once(settings, "segmentation_custom", settings.radiotherapy.custom_models.workers)
+        most = stage_limit(settings.radiotherapy, "segmentation_custom")
         at_once = AtOnce(most, COURSE.has, "radiotherapy.custom_models.workers")
         yield from _segmented(context, site, gpu_pool, store, CUSTOM, custom_models(settings), at_once)
 

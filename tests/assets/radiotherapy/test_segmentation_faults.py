@@ -139,6 +139,8 @@ def test_gpu_is_leased_while_the_model_runs_and_told_to_it(
 
     def seen(executor: LocalExecutor, job: Job, handle: JobHandle) -> JobStatus:
         held.add(tuple(f"{one.partition} {one.kind}{one.slots[0].index}" for one in leases.all()))
+        # Networks that run in the job itself see it there.
+        assert job.environment["CUDA_VISIBLE_DEVICES"] == "GPU-7"
         return poll(executor, job, handle)
 
     leases = site.site.ledger.leases

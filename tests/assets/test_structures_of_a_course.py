@@ -197,6 +197,29 @@ def test_a_second_run_reuses_and_a_change_makes_a_new_result(at: CourseSite, tmp
     assert at.structures(key)[1] == fourth
 
 
+def test_each_thing_that_changes_a_result_makes_a_new_one(at: CourseSite, tmp_path: Path) -> None:
+    key = a_course(at, tmp_path)
+    _, first = at.structures(key)
+    names = tmp_path / "names.yaml"
+    names.write_text("single: {TargetVolume: [PTV]}")
+    at.configure(structures={"names": str(names)})
+    content, renamed = at.structures(key)
+    assert renamed != first and named(content, "PTV").name == "TargetVolume"
+    at.configure(ct_cropping={"enabled": True, "structures": ["Block"]})
+    _, cropped = at.structures(key)
+    at.configure(ct_cropping={"enabled": True, "structures": ["Block"], "superior_margin_cm": 1})
+    assert at.structures(key)[1] not in (first, renamed, cropped) and cropped not in (first, renamed)
+    at.configure()
+    assert at.structures(key)[1] == first
+    at.segment(key)
+    content, without = at.structures(key)
+    assert without != first and [one.original_name for one in content.structures] == ["PTV", "Shell"]
+    MADE.at(at.tree).write(structure_set(GRID, [(1, "Ball", sphere(GRID, 9.0))], index=2))
+    assert at.organise() == key
+    content, with_ball = at.structures(key)
+    assert with_ball != without and named(content, "Ball").volume_cm3 == pytest.approx(3.054, rel=5e-3)
+
+
 def test_a_file_that_the_settings_name_and_is_not_there_is_named(at: CourseSite, tmp_path: Path) -> None:
     key = a_course(at, tmp_path)
     at.configure(structures={"names": str(tmp_path / "away.yaml")})

@@ -153,6 +153,20 @@ def test_drawn_structures_are_measured_by_geometry(tmp_path: Path) -> None:
     assert not list((tmp_path / "result").glob("*.dcm"))
 
 
+def test_what_lies_below_the_first_image_is_no_part_of_the_mask_and_is_told(tmp_path: Path) -> None:
+    # The first image lies at -29 mm and shows what lies above -30 mm: half of the ball.
+    longer = axial_grid(2.0, 1.0, planes=60, pixels=60, first_z=-59.0)
+    foot = structure_set(GRID, [(1, "Foot", sphere(longer, 8.0, (0.0, 0.0, -30.0)))])
+    side = structure_set(GRID, [(1, "Side", sphere(longer, 8.0, (-30.0, 0.0, 0.0)))], index=2)
+    content = made(tmp_path, course(foot, side))
+    for one in content.structures:
+        assert one.volume_cm3 == pytest.approx(2.1447, rel=5e-3)
+        assert one.outside_image_cm3 == pytest.approx(1.0723, rel=0.01)
+    below, beside = content.structures
+    assert (below.touches_first_or_last_plane, below.touches_image_edge) == (True, False)
+    assert (beside.touches_first_or_last_plane, beside.touches_image_edge) == (False, True)
+
+
 def test_gaps_and_bad_contours_are_said_of_the_structure(tmp_path: Path) -> None:
     ball = sphere(GRID, 18.0)
     tilted = ball[3].copy()

@@ -204,6 +204,51 @@ def test_a_physical_and_an_effective_dose_stay_two(tmp_path: Path) -> None:
     assert metrics["dose_rule"].unique().to_list() == ["ambiguous_no_sum"]
 
 
+def test_one_dose_of_unknown_type_is_measured_and_its_type_is_left_open(tmp_path: Path) -> None:
+    content, metrics, _ = made(tmp_path, MADE.plan(), dose(MADE, lambda x, y, z: 20 + 0 * x, DoseType=None))
+    assert [one.dose_type for one in content.doses] == [None]
+    assert metrics.select("dose_type", "DmeanGy").rows() == [(None, pytest.approx(20.0))]
+
+
+def test_doses_of_plans_with_one_label_are_told_apart(tmp_path: Path) -> None:
+    content, _, _ = made(
+        tmp_path,
+        MADE.plan(dose_gy=40.0, label="A"),
+        MADE.plan(2, dose_gy=20.0, fractions=10, label="A"),
+        dose(MADE, lambda x, y, z: 40 + 0 * x),
+        dose(MADE, lambda x, y, z: 20 + 0 * x, 2, plans=[2]),
+    )
+    assert [one.label for one in content.doses] == [
+        f"A ({PSEUDONYMS.dose(MADE.uid(40, number))})" for number in (1, 2)
+    ]
+
+
+def test_a_structure_set_that_cannot_be_read_fails_its_structures_alone(tmp_path: Path) -> None:
+    course = on_disk(
+        tmp_path,
+        MADE,
+        [*images(MADE)[:3], drawn(MADE, {"PTV": PTV}), MADE.plan(), dose(MADE, lambda x, y, z: 40 + 0 * x)],
+    )
+    box = mask_of(lambda x, y, z: (abs(x) < 5) & (abs(y) < 5) & (abs(z) < 5))
+    records = [drawn_record(MADE, 1, "PTV", PTV), record("box", MADE)]
+    structures = published(tmp_path / "structures", MADE, records, {"box": box})
+    (tmp_path / "out").mkdir()
+
+    def content_of(uid: str) -> bytes:
+        return b"no structure set" * 20 if uid == MADE.uid(20, 1) else course.content(uid)
+
+    content = make_dvh(
+        DvhRequest(
+            "RAAAAAAAAA.c01", course.inventory, structures, tmp_path / "structures", course_grid(MADE), "",
+            content_of, PSEUDONYMS.dose, 0.5,
+        ),
+        tmp_path / "out",
+    )  # fmt: skip
+    assert [(one.name, one.status, one.reason) for one in content.figures] == [
+        ("PTV", "failed", "the structure set is not a DICOM file"), ("box", "measured", ""),
+    ]  # fmt: skip
+
+
 def boosted(**changes: object) -> list[bytes]:
     """Two doses that a rule sums."""
     return [

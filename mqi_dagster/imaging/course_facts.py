@@ -25,8 +25,7 @@ from mqi_dagster.courses.objects import Part
 from mqi_dagster.dicom.ct_images import is_localizer
 from mqi_dagster.dicom.elements import numbers_of, text_of
 from mqi_dagster.dicom.reading import decoding, read_dicom
-from mqi_dagster.dose.grid import DoseFrame
-from mqi_dagster.dose.stored_image import stored_grid
+from mqi_dagster.dose.stored_image import read_dose
 from mqi_dagster.errors import DicomError, DoseError, StoreError, Where
 from mqi_dagster.files import write_whole
 from mqi_dagster.imaging.image_grid import ImagePlane, image_plane
@@ -110,7 +109,7 @@ class DoseFacts(Part):
 
     fault: str = ""
     grid_fault: str = ""
-    """Why its grid cannot be used."""
+    """Why no dose can be read of it."""
     maximum: float | None = None
     """In its own Dose Units."""
 
@@ -309,14 +308,13 @@ def dose_facts(content: bytes) -> DoseFacts:
         content: Of its file.
     """
     try:
-        dataset = read_dicom(content)
-        with decoding():
-            grid = stored_grid(dataset, DoseFrame.PATIENT)
+        read_dicom(content)
     except DicomError as error:
         return DoseFacts(fault=error.message)
+    try:
+        return DoseFacts(maximum=float(read_dose(content).values.max()))
     except DoseError as error:
         return DoseFacts(grid_fault=error.message)
-    return DoseFacts(maximum=float(grid.values.max()))
 
 
 def write_facts(facts: CourseFacts, folder: Path) -> None:

@@ -166,16 +166,16 @@ _ON_INVENTORY = (
     Check(
         "course_inventory", "dose_grid",
         "The grid of every dose is regular, whole and scaled, and shares space with the planning series.", "",
-        "Its description, scaling or pixels are missing or wrong, its frames are uneven, or it lies beside"
-        " the images.",
+        "Its description, scaling or pixels are missing or wrong, its frames are uneven, it is zero"
+        " everywhere, or it lies beside the images.",
         "Export the dose again, as one object with even spacing.",
     ),
     Check(
         "course_inventory", "dose_scaling",
         "The maximum of every dose in use is 0.8 to 2 times what its plans prescribe, where they do.",
         "It is not.",
-        "The dose is zero, or its maximum is less than a tenth or more than ten times what is prescribed:"
-        " another unit or scaling, or one fraction instead of all.",
+        "It is less than a tenth or more than ten times of that: another unit or scaling, or one fraction of"
+        " many.",
         "Compare the maximum with that in the planning system, and export the dose again.",
         blocking=True,
     ),
@@ -229,7 +229,8 @@ _ON_STRUCTURES = (
     Check(
         "structures", "structures_taken",
         "Every structure set, segmentation and definition could be taken, and the analysis region found.",
-        "Something of them could not be taken.", "There is no structure at all.",
+        "Something of them could not be taken, or the region may be another one than was meant.",
+        "There is no structure at all.",
         "See the reason, and correct the structure in the planning system or its definition in the settings.",
     ),
     Check(
@@ -272,8 +273,8 @@ _ON_STRUCTURES = (
 
 _ON_DVH = (
     Check(
-        "dvh", "dvh_made", "There are dose-volume figures of every dose, and nothing could not be made.",
-        "There is no dose, a dose was not used, or something could not be made.", "",
+        "dvh", "dvh_made", "There are figures of every dose that a rule chooses, where they are asked for.",
+        "A dose that is chosen was not used, there is no structure, or something could not be made.", "",
         "See the reason; which doses make up the total stands in the inventory of the course.",
     ),
     Check(

@@ -18,7 +18,7 @@ from mqi_dagster.errors import StoreError, Where, shown
 from mqi_dagster.files import write_whole
 from mqi_dagster.imaging.course_facts import TARGET_TYPES
 from mqi_dagster.imaging.course_quality import inventory_quality
-from mqi_dagster.imaging.dvh_files import CourseDvh
+from mqi_dagster.imaging.dvh_files import CourseDvh, NotUsedCause
 from mqi_dagster.imaging.quality_checks import (
     CHECKS,
     Check,
@@ -137,6 +137,10 @@ def _structures_taken(content: CourseStructures, tally: Tally) -> None:
     tally.note(", ".join(f"{count} {source.value.replace('_', ' ')}" for source, count in sources.items()))
     if content.region is not None:
         tally.note(f"analysis region {shown(content.region.name)}")
+        for note in content.region.notes:
+            tally.warn(f"analysis region {shown(content.region.name)}: {shown(note)}")
+    for note in content.notes:
+        tally.note(shown(note))
 
 
 def _not_empty(content: CourseStructures, tally: Tally) -> None:
@@ -221,14 +225,15 @@ def _laterality(content: CourseStructures, tally: Tally) -> None:
 
 
 def _dvh_made(content: CourseDvh, tally: Tally) -> None:
-    if not content.doses:
-        tally.warn("there are no figures: no dose was used")
+    if content.empty_because:
+        # A course without a dose is told by the checks of its inventory.
+        tell = tally.warn if content.doses or content.not_used else tally.note
+        tell(f"there are no figures: {shown(content.empty_because)}")
     for one in content.not_used:
-        tally.warn(f"a dose was not used: {shown(one.reason)}")
+        tell = tally.note if one.cause is NotUsedCause.RULE else tally.warn
+        tell(f"a dose was not used: {shown(one.reason)}")
     for fault in content.faults:
         tally.warn(shown(fault))
-    if content.doses and not content.figures:
-        tally.warn("there is no structure that figures could be made of")
     for dose in content.doses:
         spacing = " × ".join(f"{part:g}" for part in dose.spacing_mm)
         tally.note(f"{dose.rule.value}, {spacing} mm, maximum {dose.maximum_gy:.4g} Gy")
@@ -245,8 +250,9 @@ def _coverage(content: CourseDvh, tally: Tally) -> None:
         if one.status in (DoseMetricStatus.MEASURED, DoseMetricStatus.EMPTY):
             continue
         covered = "" if one.coverage_percent is None else f", {one.coverage_percent:.3g} % inside"
-        tell = tally.note if one.name in _REACHING_OUT else tally.warn
-        tell(f"{shown(one.name)}: {shown(one.status).replace('_', ' ')}{covered}")
+        outside = (DoseMetricStatus.PARTLY_OUTSIDE, DoseMetricStatus.OUTSIDE)
+        tell = tally.note if one.name in _REACHING_OUT and one.status in outside else tally.warn
+        tell(f"{shown(one.name)}: {shown(one.reason or one.status)}{covered}")
     tally.note(f"{measured} of {len(content.figures)} measured")
 
 

@@ -77,7 +77,11 @@ class CourseAtWork:
             InputError: It is not what it was when the course was organised.
             InputsAwayError: The whole tree is away.
         """
-        found = _read(self.root, self.places[uid], self.key)
+        try:
+            found = _read(self.root, self.places[uid], self.key)
+        except DicomError as error:
+            # Not a fault of its content, of which a result may say that it cannot be used.
+            raise InputError(f"a file of the course {error.message}", where=Where(case=self.key)) from None
         if hashlib.sha256(found).hexdigest() != self.contents[uid]:
             raise InputError("a file has changed since the course was organised", where=Where(case=self.key))
         return found
@@ -118,9 +122,6 @@ def _read(root: Path, place: Place, course: str) -> bytes:
         if not root.is_dir() or not any(root.iterdir()):
             raise InputsAwayError("the tree of DICOM files is away", where=Where(case=course)) from None
         raise InputError("a file of the course is gone from the tree", where=Where(case=course)) from None
-    except DicomError as error:
-        # Not a fault of its content, of which a result may say that it cannot be used.
-        raise InputError(f"a file of the course {error.message}", where=Where(case=course)) from None
 
 
 def dicom_root(site: Site) -> Path:

@@ -395,7 +395,7 @@ CASES: dict[str, tuple[str, Callable[[], list[bytes]], Verdict, str]] = {
         "dose_scaling", lambda: with_dose(**pixels(30)), WARNING, "the dose: maximum 30 Gy, prescribed 60 Gy"
     ),
     "a dose of nothing": (
-        "dose_scaling", lambda: with_dose(**pixels(0)), FAIL, "the dose: the dose is zero everywhere"
+        "dose_grid", lambda: with_dose(**pixels(0)), FAIL, "the dose: the dose is zero everywhere"
     ),
     "no prescription": (
         "dose_scaling",

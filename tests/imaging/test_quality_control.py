@@ -10,7 +10,14 @@ import pytest
 
 from mqi_dagster.courses.dose_rules import DoseRule
 from mqi_dagster.errors import StoreError
-from mqi_dagster.imaging.dvh_files import CourseDvh, DoseNotUsed, DoseUsed, GoalResult, StructureFigures
+from mqi_dagster.imaging.dvh_files import (
+    CourseDvh,
+    DoseNotUsed,
+    DoseUsed,
+    GoalResult,
+    NotUsedCause,
+    StructureFigures,
+)
 from mqi_dagster.imaging.quality_control import (
     CHECKS,
     QcResult,
@@ -140,9 +147,16 @@ def structure(
     )
 
 
-def course(*structures: StructureRecord, faults: tuple[str, ...] = ()) -> CourseStructures:
-    region = RegionRecord(name="thorax", low_mm=(0, 0, 0), high_mm=(1, 1, 1), from_structures=("Lungs",))
-    return CourseStructures(planning="S0", structures=structures, region=region, faults=faults)
+def course(
+    *structures: StructureRecord,
+    faults: tuple[str, ...] = (),
+    notes: tuple[str, ...] = (),
+    region_notes: tuple[str, ...] = (),
+) -> CourseStructures:
+    region = RegionRecord(
+        name="thorax", low_mm=(0, 0, 0), high_mm=(1, 1, 1), from_structures=("Lungs",), notes=region_notes
+    )
+    return CourseStructures(planning="S0", structures=structures, region=region, faults=faults, notes=notes)
 
 
 AUTOMATIC = StructureSource.AUTOMATIC
@@ -159,6 +173,14 @@ STRUCTURES: dict[str, tuple[str, CourseStructures, Verdict, str]] = {
     "a fault of a structure": (
         "structures_taken", course(structure(faults=("contour 3 has 2 points",))), WARNING,
         "Liver: contour 3 has 2 points",
+    ),
+    "another region than was meant": (
+        "structures_taken", course(structure(), region_notes=("Lungs touches the last plane",)), WARNING,
+        "analysis region thorax: Lungs touches the last plane",
+    ),
+    "taken otherwise than the files say": (
+        "structures_taken", course(structure(), notes=("the set names other images",)), PASS,
+        "the set names other images",
     ),
     "filled": ("not_empty", course(structure()), PASS, "1 of 1 have a volume"),
     "empty": ("not_empty", course(structure(volume=0, voxels=0)), WARNING, "Liver is empty"),
@@ -252,10 +274,16 @@ def dose(
 
 
 def figures(
-    status: str = "measured", name: str = "Liver", coverage: float | None = 100.0
+    status: str = "measured", name: str = "Liver", coverage: float | None = 100.0, reason: str = ""
 ) -> StructureFigures:
     return StructureFigures(
-        dose_id="D0", structure_id="a", name=name, status=status, coverage_percent=coverage, cropped=False
+        dose_id="D0",
+        structure_id="a",
+        name=name,
+        status=status,
+        coverage_percent=coverage,
+        cropped=False,
+        reason=reason,
     )
 
 
@@ -263,15 +291,18 @@ def dvh(
     *doses: DoseUsed,
     of: Sequence[StructureFigures] = (figures(),),
     not_used: str = "",
+    cause: NotUsedCause = NotUsedCause.UNITS,
+    because: str = "",
     goal: GoalResult | None = None,
     fault: str = "",
 ) -> CourseDvh:
     return CourseDvh(
         doses=doses,
-        not_used=(DoseNotUsed(dose_uid="1.2.9", reason=not_used),) if not_used else (),
+        not_used=(DoseNotUsed(dose_uid="1.2.9", reason=not_used, cause=cause),) if not_used else (),
         figures=tuple(of),
         goals=() if goal is None else (goal,),
         faults=(fault,) if fault else (),
+        empty_because=because,
     )
 
 
@@ -289,27 +320,41 @@ def goal(verdict: str, text: str) -> GoalResult:
 
 DVH: dict[str, tuple[str, CourseDvh, Verdict, str]] = {
     "made": ("dvh_made", dvh(dose()), PASS, "single_dose, 2 × 2 × 2.5 mm, maximum 62.5 Gy"),
-    "no dose": ("dvh_made", dvh(of=()), WARNING, "there are no figures: no dose was used"),
+    "switched off": (
+        "dvh_made", dvh(of=(), because="it is switched off"), PASS, "there are no figures: it is switched off"
+    ),
+    "no dose that can be used": (
+        "dvh_made", dvh(of=(), because="no dose can be used", not_used="DoseUnits is RELATIVE"), WARNING,
+        "there are no figures: no dose can be used; a dose was not used: DoseUnits is RELATIVE",
+    ),
     "no structure": (
-        "dvh_made", dvh(dose(), of=()), WARNING, "there is no structure that figures could be made of"
+        "dvh_made", dvh(dose(), of=(), because="there is no structure"), WARNING, "there is no structure"
     ),
     "a dose that was not used": (
         "dvh_made", dvh(dose(), not_used="it is relative"), WARNING, "a dose was not used: it is relative"
+    ),
+    "a dose that a rule leaves out": (
+        "dvh_made", dvh(dose(), not_used="its plan was rejected", cause=NotUsedCause.RULE), PASS,
+        "a dose was not used: its plan was rejected",
     ),
     "a fault": ("dvh_made", dvh(dose(), fault="the goals have no PTV"), WARNING, "the goals have no PTV"),
     "covered": ("coverage", dvh(dose()), PASS, "1 of 1 measured"),
     "the body": (
         "coverage", dvh(dose(), of=[figures("partly_outside_dose_grid", "External", 40.0)]), PASS,
-        "External: partly outside dose grid, 40 % inside",
+        "External: partly_outside_dose_grid, 40 % inside",
     ),
     "an empty structure": ("coverage", dvh(dose(), of=[figures("empty")]), PASS, "0 of 1 measured"),
     "partly outside": (
         "coverage", dvh(dose(), of=[figures("partly_outside_dose_grid", coverage=81.25)]), WARNING,
-        "Liver: partly outside dose grid, 81.2 % inside",
+        "Liver: partly_outside_dose_grid, 81.2 % inside",
     ),
     "outside": (
         "coverage", dvh(dose(), of=[figures("outside_dose_grid", coverage=None)]), WARNING,
-        "Liver: outside dose grid",
+        "Liver: outside_dose_grid",
+    ),
+    "the body that cannot be measured": (
+        "coverage", dvh(dose(), of=[figures("failed", "External", None, "its mask is damaged")]), WARNING,
+        "External: its mask is damaged",
     ),
     "protons": ("figures_dose_type", dvh(dose("EFFECTIVE"), dose("EFFECTIVE")), PASS, "EFFECTIVE"),
     "two types": (

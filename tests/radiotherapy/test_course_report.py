@@ -160,6 +160,18 @@ def test_a_course_without_images_has_a_report(courses: ReportedCourses) -> None:
     assert "slices" not in courses.metadata("course_report", key)
 
 
+def test_an_mr_has_windows_of_its_own_values(courses: ReportedCourses) -> None:
+    pixels = np.arange(64, dtype="<u2").reshape(8, 8) * 10
+    slices = [FIRST.image(n, modality="MR", RescaleIntercept=0, PixelData=pixels.tobytes()) for n in range(4)]
+    key = organised(courses, [*slices, FIRST.plan(structures=None)])
+    assert courses.run("course_report", key)
+    html = page_of(courses, key)
+    assert "MR, 4 images of 8 × 8 pixels" in html
+    assert re.findall(r"<option[^>]*>(.*?)</option>", html) == ["all", "dark"]
+    assert data_of(html)["value_unit"] == ""
+    assert data_of(html)["grey_values"][-1] == pytest.approx(630, abs=3)
+
+
 def test_images_with_a_gap_are_not_drawn_and_the_page_says_why(courses: ReportedCourses) -> None:
     objects = [*images(FIRST, (0, 1, 2, 4, 5)), *whole(FIRST)[6:]]
     key = organised(courses, objects)

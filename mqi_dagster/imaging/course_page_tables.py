@@ -9,8 +9,8 @@ from mqi_dagster.courses.dose_rules import Prescription
 from mqi_dagster.courses.inventory import CourseInventory
 from mqi_dagster.imaging.course_page import PageTable
 from mqi_dagster.imaging.course_results import CourseResults
-from mqi_dagster.imaging.dvh_files import CourseDvh, DoseUsed
-from mqi_dagster.imaging.structure_files import StructureRecord, StructureSource
+from mqi_dagster.imaging.dvh_files import CourseDvh, DoseUsed, StructureFigures
+from mqi_dagster.imaging.structure_files import CourseStructures, StructureRecord, StructureSource
 from mqi_dagster.imaging.structure_names import Naming
 
 _NONE = "–"
@@ -68,6 +68,15 @@ def dose_names(dvh: CourseDvh) -> dict[str, str]:
     return {one.dose_id: f"dose {number}" for number, one in enumerate(dvh.doses, start=1)}
 
 
+def structure_names(structures: CourseStructures) -> dict[str, str]:
+    """What each structure is called, by id: with its source where another one has the same name."""
+    counts = Counter(one.name for one in structures.structures)
+    return {
+        one.id: one.name if counts[one.name] == 1 else f"{one.name} ({_source(one)})"
+        for one in structures.structures
+    }
+
+
 def _plans(inventory: CourseInventory) -> Iterator[PageTable]:
     rows = []
     prescriptions = {one.plan_uid: one for one in inventory.prescriptions}
@@ -120,7 +129,7 @@ def _figures(results: CourseResults) -> Iterator[PageTable]:
     metrics, dvh, structures = results.dose_metrics, results.dvh, results.structures
     if metrics is None or dvh is None:
         return
-    names = {one.id: one.name for one in structures.structures} if structures is not None else {}
+    names = {} if structures is None else structure_names(structures)
     places = {id_: place for place, id_ in enumerate(names)}
     doses = dose_names(dvh)
     columns = [name for name in _FIGURES if name in metrics.columns]
@@ -132,11 +141,7 @@ def _figures(results: CourseResults) -> Iterator[PageTable]:
             id_ = row["structure_id"]
             state = states.get(id_)
             name = names.get(id_) or (state.name if state is not None else id_)
-            words = _NONE if state is None else state.status.replace("_", " ")
-            if row.get("cropped_by"):
-                words += f", of a part: cut by the {row['cropped_by']}"
-            if state is not None and state.reason:
-                words += f": {state.reason}"
+            words = _NONE if state is None else _state(state, row.get("cropped_by"))
             rows.append([name, *(_number(row[column]) for column in columns), words])
         yield PageTable(
             f"Dose and volume: {doses[dose.dose_id]}",
@@ -145,6 +150,13 @@ def _figures(results: CourseResults) -> Iterator[PageTable]:
             texts={len(columns) + 1},
             note="D and V as in ICRU 83; every column with its formula stands in the table of all courses.",
         )
+
+
+def _state(one: StructureFigures, cropped_by: str | None) -> str:
+    words = one.status.replace("_", " ")
+    if one.reason:
+        return f"{words}: {one.reason}"
+    return f"{words}, of a part: cut by the {cropped_by}" if cropped_by else words
 
 
 def _goals(dvh: CourseDvh | None) -> Iterator[PageTable]:

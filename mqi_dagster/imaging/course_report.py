@@ -34,7 +34,13 @@ from mqi_dagster.imaging.course_page import (
     page_html,
     window_of,
 )
-from mqi_dagster.imaging.course_page_tables import dose_names, page_tables, rules_of, shown_prescription
+from mqi_dagster.imaging.course_page_tables import (
+    dose_names,
+    page_tables,
+    rules_of,
+    shown_prescription,
+    structure_names,
+)
 from mqi_dagster.imaging.course_results import STAGES, CourseResults
 from mqi_dagster.imaging.dose_sum import summed
 from mqi_dagster.imaging.dvh_files import DoseUsed
@@ -294,7 +300,7 @@ class _Report:
             return []
         places = {id_: place for place, id_ in enumerate(self.drawn)}
         structures = self.source.results.structures
-        names = {one.id: one.name for one in structures.structures} if structures is not None else {}
+        names = {} if structures is None else structure_names(structures)
         found = []
         known = table.filter(table["dose_id"] == used.dose_id).drop_nulls(["dose_gy", "volume_percent"])
         for (id_,), points in known.group_by("structure_id", maintain_order=True):

@@ -228,7 +228,8 @@ MODELS = CourseSegmentations(
 )  # fmt: skip
 
 
-def _record(id_: str, series: str, name: str, source: StructureSource, **more: Any) -> StructureRecord:
+def record(id_: str, series: str, name: str, source: StructureSource, **more: Any) -> StructureRecord:
+    """A structure."""
     return StructureRecord(
         **{
             "id": id_, "series": series, "name": name, "original_name": name.lower(), "source": source,
@@ -249,13 +250,13 @@ def fill_structures(folder: Path, series: str) -> None:
         write_mask(mask, folder / MASKS / f"{name}.npz")
     clinical, automatic = StructureSource.CLINICAL, StructureSource.AUTOMATIC
     structures = (
-        _record("body", series, "External", automatic, made_by="rules_ct", volume_cm3=10.4, voxels=3456),
-        _record(
+        record("body", series, "External", automatic, made_by="rules_ct", volume_cm3=10.4, voxels=3456),
+        record(
             "ptv", series, "PTV", clinical, interpreted_type="PTV", made_by="Findmich^Nummer1",
             structure_set_uid="1.2.3", roi_number=1,
         ),
-        _record("heart", series, "Heart", clinical, volume_cm3=0.0, voxels=0, centre_mm=None),
-        _record("lung", series, "=Lung_L", automatic, volume_cm3=0.576, voxels=192, faults=("ends early",)),
+        record("heart", series, "Heart", clinical, volume_cm3=0.0, voxels=0, centre_mm=None),
+        record("lung", series, "=Lung_L", automatic, volume_cm3=0.576, voxels=192, faults=("ends early",)),
     )  # fmt: skip
     write_structures(CourseStructures(planning=series, structures=structures), folder)
 

@@ -12,8 +12,11 @@ from typing import Any
 import numpy as np
 import pytest
 
+from mqi_dagster.imaging.course_page_tables import structure_names
 from mqi_dagster.imaging.dvh_files import CourseDvh, write_dvh
-from tests.radiotherapy.reported_courses import IDENTITY, SHAPE, ReportedCourses, images, made, whole
+from mqi_dagster.imaging.structure_files import CourseStructures, StructureSource
+from mqi_dagster.operations.course_results import verdict_in
+from tests.radiotherapy.reported_courses import IDENTITY, SHAPE, ReportedCourses, images, made, record, whole
 
 FIRST = made(1)
 
@@ -132,9 +135,25 @@ def test_the_quality_report_holds_every_check_and_the_worst_verdict(courses: Rep
     assert by_name["course_inventory", "images_present"]["verdict"] == "PASS"
     assert report["overall_status"] == courses.metadata("course_report", key)["verdict"]
     assert report["overall_status"] != "PASS"
+    told = verdict_in(published)
+    assert told is not None and told.value == report["overall_status"]
     shown = courses.table("course_report", "checks", key)
     assert [row["check"] for row in shown] == [f"{one['asset']}: {one['name']}" for one in report["checks"]]
     assert courses.metadata("course_report", key)["missing"] == "custom_segmentation has not been made"
+
+
+def test_structures_of_one_name_are_told_apart_by_their_source() -> None:
+    clinical, automatic = StructureSource.CLINICAL, StructureSource.AUTOMATIC
+    structures = (
+        record("a", "S", "Heart", clinical),
+        record("b", "S", "Heart", automatic, made_by="rules_ct"),
+        record("c", "S", "PTV", clinical),
+    )
+    assert structure_names(CourseStructures(planning="S", structures=structures)) == {
+        "a": "Heart (clinical)",
+        "b": "Heart (automatic: rules_ct)",
+        "c": "PTV",
+    }
 
 
 def test_a_course_of_images_alone_has_a_report(courses: ReportedCourses) -> None:

@@ -53,6 +53,7 @@ from mqi_dagster.imaging.quality_control import (
     checks_of,
     dvh_quality,
     inventory_quality,
+    radiomics_quality,
     segmentation_quality,
     structures_quality,
     write_qc_report,
@@ -130,6 +131,8 @@ def quality_of(source: CourseSource) -> list[QcResult]:
         found += structures_quality(results.structures)
     if results.dvh is not None:
         found += dvh_quality(results.dvh)
+    if results.radiomics is not None:
+        found += radiomics_quality(results.radiomics)
     return found
 
 

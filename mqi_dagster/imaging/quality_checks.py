@@ -304,12 +304,23 @@ _ON_DVH = (
     ),
 )  # fmt: skip
 
+_ON_RADIOMICS = (
+    Check(
+        "radiomics", "features_computed",
+        "Features were computed of every structure that is neither left out nor refused by the profile.",
+        "The work on a structure failed: its process was killed, starved, or took too long.", "",
+        "Run radiomics again: only what failed is computed; give it more time (radiomics.task_timeout) or"
+        " fewer workers.",
+    ),
+)  # fmt: skip
+
 CHECKS: tuple[Check, ...] = (
     *_ON_INVENTORY,
     *_on_segmentation("auto_segmentation"),
     *_on_segmentation("custom_segmentation"),
     *_ON_STRUCTURES,
     *_ON_DVH,
+    *_ON_RADIOMICS,
 )
 """Every check, in the order of the report."""
 

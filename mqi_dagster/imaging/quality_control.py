@@ -31,6 +31,7 @@ from mqi_dagster.imaging.quality_checks import (
     evaluated,
     worst,
 )
+from mqi_dagster.imaging.radiomics_files import CourseRadiomics, RegionStatus
 from mqi_dagster.imaging.segmentation_files import CourseSegmentations, SegmentationState
 from mqi_dagster.imaging.structure_files import CourseStructures, StructureRecord
 from mqi_dagster.imaging.structure_names import Naming, Vector, read_structure_names
@@ -47,6 +48,7 @@ __all__ = [
     "dvh_quality",
     "inventory_quality",
     "qc_report",
+    "radiomics_quality",
     "read_qc_report",
     "segmentation_quality",
     "structures_quality",
@@ -90,6 +92,15 @@ def dvh_quality(content: CourseDvh) -> Sequence[QcResult]:
         content: As published.
     """
     return evaluated("dvh", _DVH_RULES, content)
+
+
+def radiomics_quality(content: CourseRadiomics) -> Sequence[QcResult]:
+    """Checks of radiomics.
+
+    Args:
+        content: As published.
+    """
+    return evaluated("radiomics", {"features_computed": _features_computed}, content)
 
 
 def _models_ran(content: CourseSegmentations, tally: Tally) -> None:
@@ -289,6 +300,15 @@ def _goals_met(content: CourseDvh, tally: Tally) -> None:
         if one.verdict != GoalVerdict.MET:
             tally.warn(f"{shown(one.structure)} {shown(one.goal)} {one.verdict}: {shown(one.text)}")
     tally.note(f"{counts[GoalVerdict.MET]} of {len(content.goals)} met")
+
+
+def _features_computed(content: CourseRadiomics, tally: Tally) -> None:
+    counts = Counter(one.status for one in content.regions)
+    for one in content.regions:
+        if one.status is RegionStatus.FAILED:
+            tally.warn(f"{shown(one.structure_id)} has failed: {shown(one.reason)}")
+    words = ", ".join(f"{counts[status]} {status.value}" for status in RegionStatus if counts[status])
+    tally.note(words or ("no structures" if content.enabled else "radiomics.enabled is false"))
 
 
 _SEGMENTATION_RULES: dict[str, Rule[CourseSegmentations]] = {

@@ -25,12 +25,14 @@ from mqi_dagster.imaging.quality_control import (
     checks_of,
     dvh_quality,
     qc_report,
+    radiomics_quality,
     read_qc_report,
     segmentation_quality,
     structures_quality,
     worst,
     write_qc_report,
 )
+from mqi_dagster.imaging.radiomics_files import CourseRadiomics, RegionStatus, StructureRadiomics
 from mqi_dagster.imaging.segmentation_files import (
     CourseSegmentations,
     SegmentationState,
@@ -396,8 +398,43 @@ def require(results: Sequence[QcResult], asset: str, check: str, verdict: Verdic
     assert bool(found.advice) is (verdict is not PASS)
 
 
+def radiomics(*regions: StructureRadiomics, enabled: bool = True) -> CourseRadiomics:
+    return CourseRadiomics(enabled=enabled, versions={}, regions=regions)
+
+
+def region(name: str, status: RegionStatus, reason: str = "") -> StructureRadiomics:
+    return StructureRadiomics(series="S1", structure_id=name, status=status, reason=reason)
+
+
+RADIOMICS = {
+    "all": (
+        "features_computed",
+        radiomics(region("a", RegionStatus.COMPUTED), region("b", RegionStatus.LEFT_OUT, "skip_rois")),
+        PASS, "1 computed, 1 left out",
+    ),
+    "switched off": ("features_computed", radiomics(enabled=False), PASS, "radiomics.enabled is false"),
+    "one failed": (
+        "features_computed",
+        radiomics(region("a", RegionStatus.COMPUTED), region("b", RegionStatus.FAILED, "it took too long")),
+        WARNING, "b has failed: it took too long; 1 computed, 1 failed",
+    ),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("case", RADIOMICS)
+def test_radiomics(case: str) -> None:
+    check, content, verdict, text = RADIOMICS[case]
+    require(radiomics_quality(content), "radiomics", check, verdict, text)
+
+
 def test_every_check_has_content_that_does_not_pass_it() -> None:
-    for asset, cases in (("auto_segmentation", SEGMENTATIONS), ("structures", STRUCTURES), ("dvh", DVH)):
+    tables = {
+        "auto_segmentation": SEGMENTATIONS,
+        "structures": STRUCTURES,
+        "dvh": DVH,
+        "radiomics": RADIOMICS,
+    }
+    for asset, cases in tables.items():
         passing = {check for check, _, verdict, _ in cases.values() if verdict is PASS}
         failing = {check for check, _, verdict, _ in cases.values() if verdict is not PASS}
         assert passing == failing == {check.name for check in checks_of(asset)}
@@ -438,7 +475,7 @@ def test_the_report_is_as_good_as_its_worst_check(verdict: Verdict, tmp_path: Pa
 def test_what_was_not_evaluated_has_not_passed() -> None:
     report = qc_report(results(PASS)[:-1])
     assert report.overall_status is WARNING
-    assert (report.checks[-1].name, report.checks[-1].text) == ("goals_met", "was not evaluated")
+    assert (report.checks[-1].name, report.checks[-1].text) == ("features_computed", "was not evaluated")
     assert worst([]) is WARNING
 
 

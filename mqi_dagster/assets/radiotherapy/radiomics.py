@@ -1,6 +1,7 @@
 """Station 5: the radiomics of every structure of a course."""
 
 from collections import Counter
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +11,7 @@ from mqi_dagster.assets import radiotherapy
 from mqi_dagster.compute.stage_slots import stage_slot
 from mqi_dagster.courses.inventory import ImageSeries
 from mqi_dagster.errors import Where
+from mqi_dagster.imaging.quality_control import radiomics_quality
 from mqi_dagster.imaging.radiomics_choices import RadiomicsChoices, choices
 from mqi_dagster.imaging.radiomics_files import CourseRadiomics, RegionStatus, read_radiomics
 from mqi_dagster.imaging.radiomics_profile import Modality
@@ -42,10 +44,11 @@ _SHOWN = 20
     group_name=radiotherapy.COURSE,
     kinds={"parquet", "json"},
     owners=radiotherapy.OWNERS,
+    check_specs=radiotherapy.quality_specs(ASSET),
 )
 def radiomics(
     context: dg.AssetExecutionContext, site: dg.ResourceParam[Site], store: StoreResource
-) -> dg.MaterializeResult[None]:
+) -> Iterator[dg.MaterializeResult[None] | dg.AssetCheckResult]:
     """Features of every structure by IBSI, each in a process of its own; what has none has a reason."""
     key = checked_key(COURSE, context.partition_key).text
     with tried_again(context, Where(case=key)), stage_slot(context, site, "radiomics"):
@@ -54,10 +57,12 @@ def radiomics(
             published = _features(context, site, results, load_course(context.instance, results, site, key))
         else:
             published = _nothing(settings, results, key)
-        return dg.MaterializeResult(
+        content = read_radiomics(published.folder)
+        yield dg.MaterializeResult(
             data_version=dg.DataVersion(published.digest),
-            metadata={DIGEST: published.digest, **_metadata(read_radiomics(published.folder))},
+            metadata={DIGEST: published.digest, **_metadata(content)},
         )
+        yield from radiotherapy.quality_checks(radiomics_quality(content))
 
 
 def _nothing(settings: Radiotherapy, store: Store, key: str) -> Published:

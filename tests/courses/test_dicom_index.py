@@ -64,6 +64,30 @@ def test_a_file_is_opened_again_when_its_size_or_time_changed(root: Path, index:
     assert roles == {"first": "image", "second": "plan"}
 
 
+def test_the_state_of_a_patient_changes_with_its_objects_and_with_copies_elsewhere(
+    root: Path, index: DicomIndex
+) -> None:
+    one, other = Made(1).at(root), Made(2).at(root)
+    first = one.write(one.image(0), "first")
+    other.write(other.image(0), "other")
+
+    def states() -> tuple[str, str]:
+        index.scan()
+        return index.state(PatientKey("ID001", None)), index.state(PatientKey("ID002", None))
+
+    begun = states()
+    assert states() == begun
+    os.utime(first, ns=(1, 1))
+    touched = states()
+    assert touched[0] != begun[0] and touched[1] == begun[1]
+    # Another patient's object under the same UID: neither is used any more.
+    copied = Made(1, patient_id="ID002").at(root).write(one.image(0, PatientID="ID002"), "copy")
+    both = states()
+    assert both[0] != touched[0] and both[1] != touched[1]
+    copied.unlink()
+    assert states() == touched
+
+
 def test_progress_is_told_after_what_is_committed(root: Path, index: DicomIndex) -> None:
     made = Made(1).at(root)
     for n in range(100):

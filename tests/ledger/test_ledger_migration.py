@@ -205,3 +205,10 @@ def test_a_migration_that_is_killed_has_changed_nothing_and_is_done_again(
         assert connection.exec_driver_sql("SELECT version_num FROM mqi_ledger_version").all() == [("0007",)]
         assert connection.exec_driver_sql("SELECT count(beam) FROM mqi_slot").scalar() == 1
     _require_all_of_revision_7(Ledger.open(url, lambda: NOW))
+
+
+def test_what_had_arrived_before_kinds_were_told_is_a_case(url: str) -> None:
+    Ledger.open(url).arrivals.record("a1", "P1.fx0001", "f1", True, "", None)
+    moved(url, command.downgrade, "0008").dispose()
+    ledger = Ledger.open(url)
+    assert [(row.case, row.kind) for row in ledger.arrivals.open(10, "case")] == [("P1.fx0001", "case")]

@@ -88,6 +88,21 @@ def test_an_unreadable_arrival_gives_way_to_what_it_turned_out_to_be(ledger: Led
     assert [row.case for row in ledger.arrivals.all()] == ["X2.fx0001", "P1.fx0001"]
 
 
+def test_what_takes_cases_in_is_given_no_courses(ledger: Ledger) -> None:
+    ledger.arrivals.record("a1", "P1.fx0001", "f1", True, "", None)
+    ledger.arrivals.record("a2", "RAAAAAAAAA.c01", "f2", True, "", None, kind="course")
+    ledger.arrivals.record("a3", "RAAAAAAAAA.c02", "f3", False, "still copying", None, kind="course")
+    ledger.arrivals.record("a2", "RAAAAAAAAA.c01", "f4", True, "", None, kind="course")
+    assert [row.case for row in ledger.arrivals.open(10, "case")] == ["P1.fx0001"]
+    assert [(row.case, row.kind) for row in ledger.arrivals.open(10, "course")] == [
+        ("RAAAAAAAAA.c01", "course")
+    ]
+    assert len(ledger.arrivals.open(10)) == 2
+    assert [row.case for row in ledger.arrivals.waiting("course")] == ["RAAAAAAAAA.c02"]
+    assert ledger.arrivals.waiting("case") == []
+    assert [row.case for row in ledger.arrivals.all("case")] == ["P1.fx0001"]
+
+
 def test_the_attempt_number_rises_only_after_an_engine_failure(ledger: Ledger) -> None:
     first = ledger.attempts.begin("b1", "d1", "run1")
     assert (first.number, first.job_key) == (1, "d1-1")

@@ -262,7 +262,7 @@ class DicomIndex:
         return found
 
     def state(self, patient: PatientKey) -> str:
-        """What changes with anything that `objects` gives of a patient, cheaper than reading and grouping them."""
+        """What changes with anything that `objects` gives of a patient, cheaper than grouping them."""
         digest = hashlib.sha256()
         for row in self._rows(patient):
             digest.update(repr(row).encode("utf-8", "surrogateescape"))

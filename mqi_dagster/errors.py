@@ -6,12 +6,15 @@ path or a patient's identifier, and whether trying again can help.
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass, fields, replace
 from enum import StrEnum
 from typing import Self
 
 LONGEST_MESSAGE = 4000
 LONGEST_NAME = 200
+COURSE_KEY = r"R[A-Z2-7]{9}\.c[0-9]{2,9}"
+"""Of a key of a course, matched in full: all else in its place is that of a case."""
 
 
 def shown(text: str, longest: int = LONGEST_NAME) -> str:
@@ -50,6 +53,7 @@ class Where:
     """The place of an error, named by role so that it can be logged anywhere."""
 
     case: str | None = None
+    """Key of a case, or of a course in place of one."""
     beam: str | None = None
     delivery: int | None = None
     """1-based number of the delivery in time order within its case."""
@@ -66,7 +70,8 @@ class Where:
     def __str__(self) -> str:
         parts = []
         if self.case is not None:
-            parts.append(f"case {shown(self.case)}")
+            kind = "course" if re.fullmatch(COURSE_KEY, self.case) else "case"
+            parts.append(f"{kind} {shown(self.case)}")
         if self.beam is not None:
             parts.append(f"beam {shown(self.beam)}")
         if self.delivery is not None:

@@ -15,6 +15,7 @@ from mqi_dagster.errors import DicomError, ImageError, StoreError, shown
 from mqi_dagster.imaging.image_volume import read_volume
 from mqi_dagster.imaging.models.applicable import Application, applications
 from mqi_dagster.imaging.models.card import PACKAGED_MODELS, FoundModel, Model, find_models
+from mqi_dagster.imaging.models.folders import model_folders
 from mqi_dagster.imaging.models.job_files import write_series_image
 from mqi_dagster.imaging.segmentation_files import (
     CourseSegmentations,
@@ -54,14 +55,14 @@ def custom_models(settings: Settings) -> list[FoundModel]:
     courses = settings.radiotherapy
     if not courses.custom_models.enabled:
         return []
-    found = [one for one in _all_models(settings) if one.folder.parent == courses.custom_models.root]
+    found = [one for one in _all_models(settings) if one.folder.parent != PACKAGED_MODELS]
     if courses.custom_models.models is not None:
         return _named(courses.custom_models.models, found)
     return [one for one in found if one.name not in courses.segmentation.models]
 
 
 def _all_models(settings: Settings) -> list[FoundModel]:
-    return find_models([PACKAGED_MODELS, settings.radiotherapy.custom_models.root])
+    return find_models(model_folders(settings.radiotherapy.custom_models.root))
 
 
 def _named(names: Sequence[str], found: Sequence[FoundModel]) -> list[FoundModel]:

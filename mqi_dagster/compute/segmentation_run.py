@@ -287,9 +287,9 @@ class _ModelTry(LeasedWork[_ModelRun]):
 
     @property
     def _models(self) -> str | None:
-        """Folder of the site's models where the job runs."""
+        """Folder in which the model lies where the job runs."""
         if self._slurm is None:
-            return str(self._site.settings.radiotherapy.custom_models.root)
+            return str(self._task.model.folder.parent)
         return self._slurm.models
 
     @property

@@ -164,3 +164,9 @@ def level_of(pipelines: Collection[Pipeline], job: str, partition: str) -> Level
         return next(level for level in levels if level.kind is key.kind)
     is_part = partition != root_of(partition)
     return next((level for level in levels if (level.kind.parent is not None) is is_part), levels[0])
+
+
+def command_of(pipelines: Collection[Pipeline], job: str, partition: str) -> str:
+    """What follows `mqi` in the commands for a partition."""
+    level = level_of(pipelines, job, partition)
+    return next(pipeline.command for pipeline in pipelines if level in pipeline.levels)

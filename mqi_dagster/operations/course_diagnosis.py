@@ -10,18 +10,19 @@ from pathlib import Path
 
 from packaging.requirements import Requirement
 
+from mqi_dagster.compute.course_models import automatic_models, custom_models
 from mqi_dagster.dicom.orthanc import Orthanc
 from mqi_dagster.errors import MqiError
 from mqi_dagster.execution.gpus import local_gpus
 from mqi_dagster.execution.processes import resolve_program
-from mqi_dagster.imaging.models.card import PACKAGED_MODELS, FoundModel, Model, ModelCard, find_models
+from mqi_dagster.imaging.models.card import FoundModel, Model, ModelCard
 from mqi_dagster.imaging.models.weights import verify_weights
 from mqi_dagster.operations.probes import ProbeFinding, fault, finding, ok, warning
 from mqi_dagster.processes.worker_counts import available_memory_bytes, courses_at_once
 from mqi_dagster.resources.dicom_source import read_record
 from mqi_dagster.resources.site import Site
 from mqi_dagster.resources.site_folders import tree_trouble
-from mqi_dagster.settings import Settings
+from mqi_dagster.settings import LOCAL, Settings
 from mqi_dagster.settings.radiotherapy import ModelDevice
 
 _EXTRA = "imaging"
@@ -42,12 +43,13 @@ def examine_courses(site: Site) -> Iterator[ProbeFinding]:
         advice = "start it, or correct radiotherapy.orthanc"
         yield finding("Orthanc", advice, lambda: f"version {Orthanc(source).version()} answers")
     yield from _extra()
-    models = wanted_models(settings)
+    models = [*automatic_models(settings), *custom_models(settings)]
     for model in models:
         yield _model(model)
     usable = [one.card for one in models if one.card is not None and not one.reason]
-    yield from _device(settings, usable)
-    yield _memory(settings, usable)
+    if settings.radiotherapy.segmentation.host == LOCAL:
+        yield from _device(settings, usable)
+        yield _memory(settings, usable)
 
 
 def _tree(site: Site, root: Path) -> str:
@@ -89,20 +91,6 @@ def _extra() -> Iterator[ProbeFinding]:
         yield fault(f"extra {_EXTRA}", "this installation names no such packages", "install it anew")
     else:
         yield ok(f"extra {_EXTRA}", f"{count} packages are asked for")
-
-
-def wanted_models(settings: Settings) -> list[FoundModel]:
-    """The models that courses are segmented with, each usable or with the reason why not."""
-    courses = settings.radiotherapy
-    own = courses.custom_models.root
-    found = find_models([PACKAGED_MODELS, own])
-    names = list(courses.segmentation.models) if courses.segmentation.enabled else []
-    if courses.custom_models.enabled:
-        listed = courses.custom_models.models
-        names += [one.name for one in found if one.folder.parent == own] if listed is None else listed
-    known = {one.name: one for one in sorted(found, key=lambda one: not one.reason)}
-    none = "there is no model of this name"
-    return [known.get(name) or FoundModel(Path(), name, None, none) for name in dict.fromkeys(names)]
 
 
 def _model(found: FoundModel) -> ProbeFinding:

@@ -143,7 +143,7 @@ class CourseRunner:
         if gone:
             self._note(f"not in the tree any more: {', '.join(sorted(gone))}")
         for key, (arrival, fingerprint) in found.items():
-            self.site.ledger.arrivals.record(arrival, key, fingerprint, True, "", None)
+            self.site.ledger.arrivals.record(arrival, key, fingerprint, True, "", None, kind=COURSE.name)
             if not self._request.courses or key in self._request.courses:
                 # As if the sensor had asked for it, so that services started later do not run it again.
                 self.site.ledger.arrivals.mark_requested(key, fingerprint)

@@ -129,6 +129,9 @@ def make_run_site(out: Path, options: RunOptions) -> Settings:
             write_whole(file, text.encode("utf-8"))
     settings = read_settings(file)
     ensure_secret(settings)
+    if options.radiotherapy:
+        # Cases may come as well; an inbox that is missing would be an alarm.
+        settings.paths.inbox.mkdir(mode=0o700, parents=True, exist_ok=True)
     home = settings.paths.dagster_home
     home.mkdir(parents=True, exist_ok=True)
     if not (home / INSTANCE_FILE).exists():

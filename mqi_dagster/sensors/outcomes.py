@@ -21,7 +21,7 @@ from mqi_dagster.ledger.outcomes import RunOutcome, RunVerdict
 from mqi_dagster.lifecycle.boundary import is_passing, safe_text
 from mqi_dagster.lifecycle.failures import CANCELLED, first_cause, goes_on_by_itself, next_step
 from mqi_dagster.lifecycle.jobs import FAILURES_TAG, GPU_TAG, PARTITION_TAG, RETRY_OF_TAG, priority_of
-from mqi_dagster.lifecycle.pipeline import AssetJob, Pipeline, find_job, level_of, levels_of
+from mqi_dagster.lifecycle.pipeline import AssetJob, Pipeline, command_of, find_job, level_of, levels_of
 from mqi_dagster.lifecycle.run_requests import REQUESTS_PER_TICK, SECONDS_PER_TICK, Position
 from mqi_dagster.lifecycle.runs import latest_run_of
 from mqi_dagster.resources.composed import GpuPoolResource
@@ -64,9 +64,10 @@ def retry_requests(
 
 
 def _give_up(site: Site, pipelines: Collection[Pipeline], outcome: RunOutcome, why: str) -> None:
+    command = command_of(pipelines, outcome.job, outcome.partition)
     text = (
-        f"{outcome.cause}. It cannot go on by itself: {why}. What to do: `mqi case retry`, or `mqi alarms"
-        " --dismiss` where nobody wants it"
+        f"{outcome.cause}. It cannot go on by itself: {why}. What to do: `mqi {command} retry`, or"
+        " `mqi alarms --dismiss` where nobody wants it"
     )
     kind = level_of(pipelines, outcome.job, outcome.partition).failed
     site.ledger.alarms.raise_(kind, outcome.partition, text, outcome.ended_at)
@@ -263,7 +264,8 @@ def _judge_safely(
         run = record.dagster_run
         subject, why = shown(run.tags.get(PARTITION_TAG, run.job_name)), safe_text(error)
         context.log.error("how run %s has ended cannot be judged: %s", run.run_id, why)
-        text = f"how a run has ended cannot be judged: {why}. What to do: {next_step(None)}"
+        command = command_of(pipelines, run.job_name, run.tags.get(PARTITION_TAG, ""))
+        text = f"how a run has ended cannot be judged: {why}. What to do: {next_step(None, command)}"
         ended_at = datetime.fromtimestamp(event.timestamp, UTC)
         failed = level_of(pipelines, run.job_name, run.tags.get(PARTITION_TAG, "")).failed
         site.ledger.alarms.raise_(failed, subject, text, ended_at)
@@ -381,7 +383,8 @@ def _alarm(
         return subject
     if outcome.verdict is RunVerdict.FAILED and _is_latest(context.instance, outcome):
         ledger.alarms.clear(AlarmKind.RETRIED_LONG, subject)
-        text = f"{outcome.cause}. What to do: {next_step(outcome.code or None)}"
+        command = command_of(pipelines, outcome.job, outcome.partition)
+        text = f"{outcome.cause}. What to do: {next_step(outcome.code or None, command)}"
         failed = level_of(pipelines, outcome.job, outcome.partition).failed
         ledger.alarms.raise_(failed, subject, text, outcome.ended_at)
         return subject

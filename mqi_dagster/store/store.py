@@ -17,7 +17,7 @@ from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
-from mqi_dagster.errors import ConfigurationError, StoreError, Where
+from mqi_dagster.errors import COURSE_KEY, ConfigurationError, StoreError, Where
 from mqi_dagster.files import (
     private_folder,
     remove_unchanged,
@@ -42,7 +42,7 @@ LAYOUT = 1
 _CASE_LEVEL, _COURSE_LEVEL = "_case", "_course"
 COHORT = "_cohort"
 """In place of a key: what is made of all courses together."""
-_COURSE = re.compile(rf"R[A-Z2-7]{{9}}\.c[0-9]+|{COHORT}")
+_COURSE = re.compile(rf"{COURSE_KEY}|{COHORT}")
 CURRENT = "current"
 """Link to the newest result of an asset, for people; code never reads a result by it."""
 

@@ -130,14 +130,20 @@ def make_run_site(out: Path, options: RunOptions) -> Settings:
     settings = read_settings(file)
     ensure_secret(settings)
     if options.radiotherapy:
-        # Cases may come as well; an inbox that is missing would be an alarm.
-        settings.paths.inbox.mkdir(mode=0o700, parents=True, exist_ok=True)
+        # Cases may come as well; a folder of theirs that is missing would be an alarm.
+        for folder in (settings.paths.inbox, *_own_handover(settings)):
+            folder.mkdir(mode=0o700, parents=True, exist_ok=True)
     home = settings.paths.dagster_home
     home.mkdir(parents=True, exist_ok=True)
     if not (home / INSTANCE_FILE).exists():
         write_whole(home / INSTANCE_FILE, _DAGSTER_YAML.encode("ascii"))
     write_instance(settings)
     return settings
+
+
+def _own_handover(settings: Settings) -> list[Path]:
+    """The folder of the hand-over where it is one of this machine."""
+    return [settings.handover.folder] if settings.handover.target == LOCAL else []
 
 
 def _require_same(file: Path, options: RunOptions) -> None:
@@ -299,7 +305,7 @@ def _initialise(folder: Path, values: Mapping[str, Any], new_secret: bool) -> li
     if ensure_secret(settings, new=new_secret):
         made.append(f"{shown_path(secret, folder)} (key of the pseudonyms: back it up, show it to nobody)")
     paths = settings.paths
-    handover = [settings.handover.folder] if settings.handover.target == LOCAL else []
+    handover = _own_handover(settings)
     for path in (paths.inbox, paths.data, paths.state, *handover, paths.machines, paths.hu_tables):
         if not path.is_dir():
             private_folder(path)

@@ -27,7 +27,6 @@ from mqi_dagster.imaging.segmentation_files import (
 from mqi_dagster.ledger.leases import AtOnce
 from mqi_dagster.lifecycle.course import CourseAtWork
 from mqi_dagster.lifecycle.lineage import latest_digest, reusable
-from mqi_dagster.lifecycle.stages import WorkPhase
 from mqi_dagster.processes.progress import Progress
 from mqi_dagster.processes.worker_counts import processors
 from mqi_dagster.resources.gpu_pool import GpuPool
@@ -203,8 +202,6 @@ class CourseModels:
             published = self.store.publish(
                 staging, self.course.key, None, self.asset, digest, meta={ITEMS: made}
             )
-        run_id = self.context.run.run_id
-        self.site.ledger.progress.record(self.course.key, run_id, WorkPhase.SEGMENTED, percent=100.0)
         return published, read_segmentations(published.folder)
 
     def _runs(self) -> ModelRuns:

@@ -113,7 +113,6 @@ class WorkPhase(StrEnum):
     SIMULATING = "simulating"
     ORGANISING = "organising"
     SEGMENTING = "segmenting"
-    SEGMENTED = "segmented"
     MAKING_STRUCTURES = "making structures"
     MAKING_TABLES = "making tables"
     VERIFYING = "verifying"
@@ -131,7 +130,6 @@ _BY_PHASE: dict[str, Stage] = {
     WorkPhase.SIMULATING: Stage.SIMULATING,
     WorkPhase.ORGANISING: Stage.INTAKE,
     WorkPhase.SEGMENTING: Stage.SEGMENTING,
-    WorkPhase.SEGMENTED: Stage.MAKING_STRUCTURES,
     WorkPhase.MAKING_STRUCTURES: Stage.MAKING_STRUCTURES,
     WorkPhase.MAKING_TABLES: Stage.MAKING_TABLES,
     WorkPhase.VERIFYING: Stage.VERIFYING,

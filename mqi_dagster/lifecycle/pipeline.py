@@ -115,6 +115,8 @@ class Pipeline:
     concluded: Concluded
     command: str = "case"
     """What follows `mqi` in the commands for its units."""
+    room_of_its_own: bool = False
+    """Whether its runs in the queue take no place from those of the other pipelines."""
     parts: Level | None = None
     """What each unit consists of, where it is worked on in parts."""
     parts_of: Parts | None = None

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Any, TypeVar
@@ -14,7 +14,7 @@ import dagster as dg
 from mqi_dagster.dagster_internals import SENSOR_NAME_TAG
 from mqi_dagster.ledger.arrivals import Arrival, Arrivals
 from mqi_dagster.lifecycle.jobs import PARTITION_TAG, RETRY_OF_TAG, RUN_KEY_TAG
-from mqi_dagster.lifecycle.pipeline import Pipeline
+from mqi_dagster.lifecycle.pipeline import Pipeline, levels_of
 
 _Key = TypeVar("_Key")
 _OVERLAP = 200
@@ -78,22 +78,28 @@ class Room:
     Args:
         instance: Dagster's.
         pipelines: Those of the site.
-        job: Count only the queued runs of this job; None counts all.
-        at_most: How many of them may stand in the queue.
+        job: Count only the queued runs of this job; None counts all but those of pipelines that have a room
+            of their own.
+        at_most: How many of them may stand in the queue; None: `QUEUED_AT_MOST`.
     """
 
     def __init__(
         self,
         instance: dg.DagsterInstance,
-        pipelines: Iterable[Pipeline],
+        pipelines: Collection[Pipeline],
         job: str | None = None,
-        at_most: int = QUEUED_AT_MOST,
+        at_most: int | None = None,
     ) -> None:
-        waiting = dg.RunsFilter(
-            job_name=job, statuses=[dg.DagsterRunStatus.QUEUED], tags={SENSOR_NAME_TAG: asking(pipelines)}
-        )
+        asked_by = {SENSOR_NAME_TAG: asking(pipelines)}
+
+        def waiting(name: str | None) -> int:
+            queued = [dg.DagsterRunStatus.QUEUED]
+            return instance.get_runs_count(dg.RunsFilter(job_name=name, statuses=queued, tags=asked_by))
+
+        apart = [] if job is not None else [one for one in pipelines if one.room_of_its_own]
+        others = sum(waiting(one.name) for level in levels_of(apart) for one in level.jobs)
         self._tick = REQUESTS_PER_TICK
-        self._queue = at_most - instance.get_runs_count(waiting)
+        self._queue = (QUEUED_AT_MOST if at_most is None else at_most) - waiting(job) + others
 
     def left(self, priority: int) -> int:
         """How many runs may still be asked for of a case; above priority 0 the queue may become longer."""

@@ -146,6 +146,19 @@ def test_a_queue_full_of_what_a_person_has_started_in_the_pages_keeps_nobody_out
     assert ordinary not in cases_of(chain.runs_of("beam"))
 
 
+def test_courses_in_the_queue_take_no_place_from_beams(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    chain = Chain(tmp_path / "site")
+    (case,) = taken_in(chain, 1)
+    monkeypatch.setattr(run_requests, "QUEUED_AT_MOST", 2)
+    for sensor in ("dicom_arrivals", "dicom_arrivals", "run_outcomes"):
+        queued(chain, "course", "PABCDEFGHI.co0001", **{"dagster/sensor_name": sensor})
+    queued(chain, **{"dagster/sensor_name": "run_outcomes"})
+    requests = chain.tick("beams_to_simulate", launch=False)
+    assert [request.partition_key for request in requests] == [f"{case}__b02"], "one beam is in the queue"
+
+
 def test_a_case_that_cannot_be_opened_holds_up_nobody_behind_it(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -28,4 +28,5 @@ RADIOTHERAPY = Pipeline(
     status_assets=(INVENTORY, COURSE_REPORT),
     concluded=_concluded,
     command="course",
+    room_of_its_own=True,
 )

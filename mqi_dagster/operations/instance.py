@@ -117,10 +117,12 @@ def instance_settings(
     each = {"applyLimitPerUniqueValue": True}
     # The daemon reads it at its start only: the most that the pool's own limit can become meanwhile.
     most = simulations_at_once(settings, ledger, switched_off_too=True) + settings.execution.pool_buffer
+    # Courses take hours: beside as many as there may be at once, beams and their intakes find a place.
+    beside = max(1, settings.execution.max_runs - max(1, most) - 1)
     tags: list[dict[str, Any]] = [
         {"key": GPU_TAG, "limit": max(1, most)},
         {"key": CASE_TAG, "value": each, "limit": RUNS_PER_CASE},
-        {"key": COURSE_TAG, "limit": courses_at_once(settings.radiotherapy)},
+        {"key": COURSE_TAG, "limit": min(beside, courses_at_once(settings.radiotherapy))},
     ]
     if settings.handover.max_runs is not None:
         tags.append({"key": UPLOAD_TAG, "value": each, "limit": settings.handover.max_runs})

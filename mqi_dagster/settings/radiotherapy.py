@@ -193,7 +193,11 @@ class Radiotherapy(Section):
     max_days: Annotated[int, Field(ge=0)] | None = Field(
         None, description="Plans of one Frame of Reference farther apart are of different courses."
     )
-    workers: Workers = Field("auto", description="Courses at once; `auto`: processors - 1.")
+    workers: Workers = Field(
+        "auto",
+        description="Courses at once; `auto`: processors - 1. In the services no more than"
+        " `execution.max_runs` leaves beside the simulations.",
+    )
     segmentation: Segmentation = Field(default_factory=lambda: Segmentation.model_validate({}))
     custom_models: CustomModels = Field(default_factory=lambda: CustomModels.model_validate({}))
     structures: Structures = Field(default_factory=lambda: Structures.model_validate({}))

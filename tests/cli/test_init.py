@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Iterator
 from pathlib import Path
 
 import dagster as dg
@@ -26,10 +27,12 @@ def init(*arguments: str) -> str:
 
 
 @pytest.fixture(scope="module")
-def site(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def site(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     folder = tmp_path_factory.mktemp("init") / "clinic"
-    init(str(folder), "--timezone", "Asia/Seoul")
-    return folder
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("mqi_dagster.processes.worker_counts.processors", lambda: 6)
+        init(str(folder), "--timezone", "Asia/Seoul")
+        yield folder
 
 
 def contents(folder: Path) -> dict[str, bytes]:
@@ -123,6 +126,7 @@ def test_the_instance_has_the_limits(site: Path) -> None:
             "tag_concurrency_limits": [
                 {"key": "mqi/gpu", "limit": 3},
                 {"key": "mqi/case", "value": {"applyLimitPerUniqueValue": True}, "limit": 4},
+                {"key": "mqi/course", "limit": 5},
             ],
         },
         "pools": {"granularity": "run"},
@@ -136,6 +140,21 @@ def test_the_instance_has_the_limits(site: Path) -> None:
         assert not instance.telemetry_enabled
         assert not instance.run_retries_enabled
         assert instance.run_monitoring_enabled
+
+
+@pytest.mark.parametrize(
+    ("workers", "max_runs", "at_once"), [("2", 10, 2), ("15", 10, 6), ("15", 20, 15), ("15", 3, 1)]
+)
+def test_courses_leave_runs_to_the_simulations_and_to_an_intake(
+    tmp_path: Path, workers: str, max_runs: int, at_once: int
+) -> None:
+    (tmp_path / "mqi.yaml").write_text(
+        "site: {timezone: Asia/Seoul}\n"
+        f"execution: {{max_runs: {max_runs}}}\nradiotherapy: {{workers: {workers}}}\n"
+    )
+    init(str(tmp_path))
+    written = yaml.safe_load((tmp_path / "dagster/dagster.yaml").read_text())
+    assert {"key": "mqi/course", "limit": at_once} in written["concurrency"]["runs"]["tag_concurrency_limits"]
 
 
 def test_a_storage_of_the_site_s_own_survives_new_limits(tmp_path: Path) -> None:

@@ -20,9 +20,10 @@ from sqlalchemy import ColumnElement, Connection, Row, delete, insert, select, u
 from mqi_dagster.errors import InfrastructureError, LeaseLostError
 from mqi_dagster.ledger.database import Database
 from mqi_dagster.ledger.gpus import GpuUsage, usage
-from mqi_dagster.ledger.slots import SlotKind, slot_of
+from mqi_dagster.ledger.slots import Slot, SlotKind, slot_of
 from mqi_dagster.ledger.tables import GPU, SLOT, WAITING
 
+_BY_PLACE = select(SLOT).order_by(SLOT.c.host, SLOT.c.kind, SLOT.c.slot_index)
 _NO_FREE_SLOT = "no free slot"
 _LOST = "Does its driver run (nvidia-smi)? One that is gone for good: `mqi gpu off`"
 _LONGEST_WAIT = timedelta(minutes=10)
@@ -286,13 +287,13 @@ class Leases:
     def all(self) -> list[Lease]:
         """Every lease, by host, kind and index of its first slot."""
         with self._database.read() as connection:
-            rows = connection.execute(
-                select(SLOT)
-                .where(SLOT.c.partition.is_not(None))
-                .order_by(SLOT.c.host, SLOT.c.kind, SLOT.c.slot_index)
-            ).all()
-        partitions = dict.fromkeys(str(row.partition) for row in rows)
-        return [_lease([row for row in rows if row.partition == partition]) for partition in partitions]
+            return _leases(connection.execute(_BY_PLACE.where(SLOT.c.partition.is_not(None))).all())
+
+    def with_slots(self) -> tuple[list[Slot], list[Lease]]:
+        """Every slot and every lease at one moment, in the order of `all`."""
+        with self._database.read() as connection:
+            rows = connection.execute(_BY_PLACE).all()
+        return [slot_of(row) for row in rows], _leases([row for row in rows if row.partition is not None])
 
     def stop_waiting(self, partition: str, owner: str) -> None:
         """Forget that a run waits; nothing where it does not."""
@@ -321,6 +322,13 @@ def _limit_reached(connection: Connection, at_once: AtOnce | None) -> Refusal | 
     if len({one for one in leased if at_once.alike(one)}) < at_once.most:
         return None
     return Refusal(f"{at_once.most} of its kind are at work ({at_once.setting})")
+
+
+def _leases(rows: Sequence[Row[tuple[object, ...]]]) -> list[Lease]:
+    by_partition: dict[str, list[Row[tuple[object, ...]]]] = {}
+    for row in rows:
+        by_partition.setdefault(str(row.partition), []).append(row)
+    return [_lease(of_one) for of_one in by_partition.values()]
 
 
 def _lease(rows: Sequence[Row[tuple[object, ...]]]) -> Lease:

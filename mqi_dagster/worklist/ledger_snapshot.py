@@ -52,8 +52,8 @@ class LedgerSnapshot:
     def refresh(self, now: datetime) -> set[str]:
         """Read all that is not asked for by key; the partitions whose arrival or next try has changed."""
         changed = self._arrivals(now) | self._retries()
-        self.slots = self._ledger.slots.all()
-        self.leases = {lease.partition: lease for lease in self._ledger.leases.all()}
+        self.slots, leases = self._ledger.leases.with_slots()
+        self.leases = {lease.partition: lease for lease in leases}
         self.gpus = self._ledger.gpus.all()
         self.alarms = self._ledger.alarms.open()
         self.clusters = self._ledger.clusters.all()

@@ -81,11 +81,15 @@ def test_dagsters_page_describes_what_is_composed_from_the_site(tmp_path: Path) 
 def test_the_page_tells_who_uses_which_resource(tmp_path: Path) -> None:
     found = shown(Site(tmp_path / "mqi.yaml"))
     assets = {name: {key.to_user_string() for key in one.asset_keys_using} for name, one in found.items()}
-    assert assets["executor"] == assets["gpu_pool"] == {"tps_file", "raw_dose"}
+    segmentations = {"auto_segmentation", "custom_segmentation"}
+    assert assets["executor"] == {"tps_file", "raw_dose"}
+    assert assets["gpu_pool"] == {"tps_file", "raw_dose", *segmentations}
     assert assets["target"] == {"handed_over", "case_handed_over"}
     assert assets["store"] == {
         *("case_manifest", "interpreted_csvs", "tps_file", "raw_dose", "rt_dose"),
         *("handed_over", "case_handed_over"),
+        *("course_inventory", "structures", "dvh", "radiomics", "course_report", "cohort_tables"),
+        *segmentations,
     }
     assert found["notifier"].sensors_using == ["notifications"]
     assert sorted(found["gpu_pool"].sensors_using) == ["gpu_monitor", "reaper", "run_outcomes"]

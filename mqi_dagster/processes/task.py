@@ -1,4 +1,4 @@
-"""What runs in a task's own process, with its limits set before the work is imported.
+"""What runs in a task's own process, with its limit set before the work begins.
 
 One JSON text goes in and one comes out.
 """
@@ -38,19 +38,25 @@ def run_task(
     """
     if not tie_to(parent):
         os._exit(NOT_TIED)
-    if memory_bytes is not None:
-        hard = resource.getrlimit(resource.RLIMIT_AS)[1]
-        limit = memory_bytes if hard == resource.RLIM_INFINITY else min(memory_bytes, hard)
-        resource.setrlimit(resource.RLIMIT_AS, (limit, limit))
     try:
+        # Before the limit: the compiler raises anything for want of memory, and not always MemoryError.
+        work = getattr(import_module(module), name)
         given = json.loads(arguments) if device is None else {**json.loads(arguments), "device": device}
-        return json.dumps({"result": getattr(import_module(module), name)(**given)})
+        if memory_bytes is not None:
+            _limit(memory_bytes)
+        return json.dumps({"result": work(**given)})
     except (Exception, SystemExit) as error:
         # Whatever it is: what becomes of the task is for the parent to say.
         cause = cause_of_exception(error, limited=memory_bytes is not None)
         if cause is Cause.ERROR and isinstance(error, MqiError):
             raise
         return json.dumps({"cause": cause, "reason": _told(error)})
+
+
+def _limit(memory_bytes: int) -> None:
+    hard = resource.getrlimit(resource.RLIMIT_AS)[1]
+    limit = memory_bytes if hard == resource.RLIM_INFINITY else min(memory_bytes, hard)
+    resource.setrlimit(resource.RLIMIT_AS, (limit, limit))
 
 
 def _told(error: BaseException) -> str:

@@ -9,6 +9,7 @@ import subprocess
 import sys
 import threading
 from collections.abc import Callable, Iterator
+from importlib import import_module
 from pathlib import Path
 
 import pytest
@@ -144,8 +145,22 @@ def test_numpy_under_the_limit_is_starved_and_not_broken() -> None:
 
 
 def test_a_share_in_which_a_library_finds_no_room_is_a_want_of_memory() -> None:
-    done = run_tasks({"a": {"megabytes": 1}}, work.use_array, label="T", workers=1, memory_bytes=30 * MIB)
+    done = run_tasks({"a": {}}, work.load_library, label="T", workers=1, memory_bytes=30 * MIB)
     assert causes(done, "a") == [Cause.MEMORY]
+
+
+def test_what_a_task_is_made_of_is_compiled_without_its_limit(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # Larger than the limit while it is compiled, and small afterwards.
+    lines = ",\n".join(f"    ({number}, 'a{number}')" for number in range(50_000))
+    (tmp_path / "uncompiled.py").write_text(f"LARGE = len([\n{lines}\n])\ndef count():\n    return LARGE\n")
+    monkeypatch.setenv("PYTHONDONTWRITEBYTECODE", "1")
+    monkeypatch.setattr(sys, "dont_write_bytecode", True)
+    monkeypatch.syspath_prepend(tmp_path)
+    count = import_module("uncompiled").count
+    done = run_tasks({"a": {}}, count, label="T", workers=1, memory_bytes=60 * MIB)
+    assert done.results == {"a": 50_000}
 
 
 @pytest.mark.parametrize("succeeds_on", [Device.GPU_IN_PIECES, Device.CPU])

@@ -7,6 +7,7 @@ import os
 import resource
 import signal
 from contextlib import suppress
+from importlib.util import find_spec, module_from_spec, spec_from_file_location
 from pathlib import Path
 
 from mqi_dagster.errors import InputError, Where
@@ -108,6 +109,16 @@ def use_array(megabytes: int) -> int:
     import numpy as np
 
     return int(np.ones(megabytes << 20, dtype=np.uint8)[::4096].sum())
+
+
+def load_library() -> None:
+    """Load a library alone, of which nothing has to be compiled first."""
+    package = find_spec("numpy")
+    assert package is not None and package.origin is not None
+    (library,) = Path(package.origin).parent.glob("_core/_multiarray_umath.*.so")
+    alone = spec_from_file_location("numpy._core._multiarray_umath", library)
+    assert alone is not None
+    module_from_spec(alone)
 
 
 def environment(names: list[str]) -> dict[str, str]:

@@ -12,7 +12,7 @@ import http.client
 import json
 import urllib.error
 import urllib.request
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import IO
@@ -34,6 +34,8 @@ from mqi_dagster.settings.radiotherapy import OrthancSource
 FOLDER = "orthanc"
 """Below the tree of DICOM files."""
 _PAGE = 200
+_FAILED_AT_MOST = 1000
+"""Of more objects that cannot be copied each is not at fault alone: the look ends there."""
 _LARGEST_ANSWER = 16 << 20
 _WHERE = Where(kind="Orthanc")
 
@@ -72,6 +74,8 @@ class Followed(BaseModel):
     """While all of its objects are compared: the newest change when that began."""
     compared: str = ""
     """The last identifier, in their order, up to which that was done."""
+    failed: tuple[str, ...] = ()
+    """Objects that could not be copied: tried again at every look, and keep no other waiting."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,6 +85,10 @@ class OrthancCounts:
     copied: int
     only_here: int
     """Copies of objects that it has deleted since; 0 while there is more to copy."""
+    failed: int = 0
+    """Objects that could not be copied, and are tried again at the next look."""
+    why: str = ""
+    """Of the first of them."""
 
 
 class _NoRedirect(urllib.request.HTTPRedirectHandler):
@@ -207,20 +215,28 @@ class Orthanc:
                 raise ConfigurationError(
                     "it refuses the user: radiotherapy.orthanc.user and its password", where=_WHERE
                 ) from None
-            raise UnreachableError(f"it answers HTTP {error.code}", where=_WHERE) from None
+            raise _RefusedError(f"it answers HTTP {error.code}", where=_WHERE) from None
         except (OSError, http.client.HTTPException) as error:
             reason = getattr(error, "reason", error)
             words = getattr(reason, "strerror", None) or type(reason).__name__
             raise UnreachableError(f"it cannot be reached: {words}", where=_WHERE) from None
         if len(content) > largest:
-            raise InfrastructureError(f"its answer is larger than {largest:,} bytes", where=_WHERE)
+            raise _UnusableError(f"its answer is larger than {largest:,} bytes", where=_WHERE)
         if expected is not None and expected.isdigit() and len(content) != int(expected):
-            raise UnreachableError("its answer ends early", where=_WHERE)
+            raise _RefusedError("its answer ends early", where=_WHERE)
         return content
 
 
 class _AbsentError(InfrastructureError):
     """Orthanc does not hold what was asked for."""
+
+
+class _RefusedError(UnreachableError):
+    """Orthanc does not give what was asked for, and perhaps that alone."""
+
+
+class _UnusableError(InfrastructureError):
+    """What Orthanc gives cannot be taken."""
 
 
 def _checked(identifier: str) -> str:
@@ -296,9 +312,10 @@ def follow(
         UnreachableError: It does not answer.
         ConfigurationError: It lets this user not in.
         InputsAwayError: The tree is not there, or another folder is in its place.
-        InfrastructureError: What it gives is not what it says, or the disk does not take it.
+        InfrastructureError: It answers in a way that is none of Orthanc's, the disk takes no copy, or more
+            objects than `_FAILED_AT_MOST` cannot be copied.
     """
-    followed, copied, tree = read_followed(record, orthanc.url), 0, _Tree(root)
+    followed, tree = read_followed(record, orthanc.url), _Tree(root)
     if not tree.folder.is_dir():
         # Its copies are gone, or none was ever made.
         followed = Followed(url=orthanc.url)
@@ -306,53 +323,82 @@ def follow(
     if followed.last is not None and newest < followed.last:
         # Its changes may have been removed, or its database made anew.
         followed = Followed(url=orthanc.url)
+    copying = _Copying(orthanc, tree, record, followed.failed)
+    copying.again()
     if followed.last is None:
-        followed, copied = _compared_whole(orthanc, tree, record, followed, newest, goes_on)
+        followed = _compared_whole(copying, followed, newest, goes_on)
     while followed.last is not None:
         page = orthanc.changes(followed.last)
         for change in page.Changes:
             if not goes_on():
-                return OrthancCounts(copied, 0)
+                return copying.counts(0)
             if change.ChangeType == "NewInstance":
-                copied += _copied(orthanc, change.ID, tree)
+                copying.copy(change.ID)
         last = max([followed.last, *(change.Seq for change in page.Changes)])
-        if last != followed.last:
-            followed = _written(followed.model_copy(update={"last": last}), record)
+        if last != followed.last or set(followed.failed) != set(copying.failed):
+            followed = copying.write(followed.model_copy(update={"last": last}))
         if page.Done or not page.Changes:
             # Of what it deletes no change tells.
-            return OrthancCounts(copied, max(0, tree.copies() - orthanc.count()))
-    return OrthancCounts(copied, 0)
+            return copying.counts(max(0, tree.copies() - orthanc.count()))
+    return copying.counts(0)
+
+
+class _Copying:
+    """Copying one object after another; one that cannot be copied keeps no other waiting."""
+
+    def __init__(self, orthanc: Orthanc, tree: _Tree, record: Path, failed: Iterable[str]) -> None:
+        self.orthanc, self._tree, self._record = orthanc, tree, record
+        self.failed = dict[str, str]()
+        """Why, by identifier."""
+        self._left = tuple(failed)
+        self._copied = 0
+
+    def again(self) -> None:
+        """Try those again that could not be copied at the last look."""
+        for identifier in self._left:
+            self.copy(identifier)
+
+    def copy(self, identifier: str) -> None:
+        """Copy one object where it is not there as Orthanc has it."""
+        try:
+            self._copied += _copied(self.orthanc, identifier, self._tree)
+            self.failed.pop(identifier, None)
+        except (_RefusedError, _UnusableError) as error:
+            self.failed[identifier] = error.message
+            if len(self.failed) > _FAILED_AT_MOST:
+                raise
+
+    def write(self, followed: Followed) -> Followed:
+        """Write down how far that came."""
+        written = followed.model_copy(update={"failed": tuple(sorted(self.failed))})
+        write_whole(self._record, written.model_dump_json(indent=1).encode())
+        return written
+
+    def counts(self, only_here: int) -> OrthancCounts:
+        """What the look has brought."""
+        why = next(iter(self.failed.values()), "")
+        return OrthancCounts(self._copied, only_here, len(self.failed), why)
 
 
 def _compared_whole(
-    orthanc: Orthanc,
-    tree: _Tree,
-    record: Path,
-    followed: Followed,
-    newest: int,
-    goes_on: Callable[[], bool],
-) -> tuple[Followed, int]:
-    """Compare everything that an Orthanc holds; how far that came, and how many objects were copied.
+    copying: _Copying, followed: Followed, newest: int, goes_on: Callable[[], bool]
+) -> Followed:
+    """Compare everything that an Orthanc holds; how far that came.
 
     In the order of identifiers: what comes or goes meanwhile moves no other, and what comes is a change.
     """
+    orthanc = copying.orthanc
     if followed.comparing_from is None or newest < followed.comparing_from:
         followed = Followed(url=orthanc.url, comparing_from=newest)
     left = sorted(identifier for identifier in orthanc.instances() if identifier > followed.compared)
-    copied = 0
     for at, identifier in enumerate(left):
         if not goes_on():
             before = left[at - 1] if at else followed.compared
-            return _written(followed.model_copy(update={"compared": before}), record), copied
-        copied += _copied(orthanc, identifier, tree)
+            return copying.write(followed.model_copy(update={"compared": before}))
+        copying.copy(identifier)
         if at % _PAGE == _PAGE - 1:
-            followed = _written(followed.model_copy(update={"compared": identifier}), record)
-    return _written(Followed(url=orthanc.url, last=followed.comparing_from), record), copied
-
-
-def _written(followed: Followed, record: Path) -> Followed:
-    write_whole(record, followed.model_dump_json(indent=1).encode())
-    return followed
+            followed = copying.write(followed.model_copy(update={"compared": identifier}))
+    return copying.write(Followed(url=orthanc.url, last=followed.comparing_from))
 
 
 def _copied(orthanc: Orthanc, identifier: str, tree: _Tree) -> bool:
@@ -369,7 +415,7 @@ def _copied(orthanc: Orthanc, identifier: str, tree: _Tree) -> bool:
         # Deleted since; where a copy of it is here, it stays.
         return False
     if (_md5(content) != md5) if md5 is not None else orthanc.size(identifier) not in (None, len(content)):
-        raise InfrastructureError("a file has come otherwise than Orthanc says that it is", where=_WHERE)
+        raise _UnusableError("a file has come otherwise than Orthanc says that it is", where=_WHERE)
     if place.exists() and place.read_bytes() == content:
         return False
     tree.write(place, content)

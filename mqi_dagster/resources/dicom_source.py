@@ -154,6 +154,19 @@ def write_record(record: ScanRecord, state: Path) -> None:
     write_whole(state / RECORD_FILE, record.model_dump_json(indent=1).encode())
 
 
+def write_fault(fault: str, began_at: datetime, state: Path) -> None:
+    """Write down why a look has no result; what is known of Orthanc stays.
+
+    Args:
+        fault: Of `ScanProcess`.
+        began_at: When the look began; UTC.
+        state: ``paths.state``.
+    """
+    before = read_record(state) or ScanRecord(began_at=began_at)
+    tree = _trouble(fault, before.tree)
+    write_record(ScanRecord(began_at=began_at, tree=tree, orthanc=before.orthanc), state)
+
+
 def _of_orthanc(settings: Settings, record: ScanRecord) -> ScanRecord:
     source, root = settings.radiotherapy.orthanc, settings.radiotherapy.dicom_root
     if source is None or root is None:
@@ -172,7 +185,10 @@ def _of_orthanc(settings: Settings, record: ScanRecord) -> ScanRecord:
     except OSError as error:
         text = f"its copies cannot be read: {error.strerror or type(error).__name__}"
         return record.model_copy(update={"orthanc": _trouble(text, record.orthanc)})
-    return record.model_copy(update={"copied": found.copied, "only_here": found.only_here, "orthanc": None})
+    told = None
+    if found.failed:
+        told = _trouble(f"{found.failed} of its objects cannot be copied ({found.why})", record.orthanc)
+    return record.model_copy(update={"copied": found.copied, "only_here": found.only_here, "orthanc": told})
 
 
 def _of_tree(settings: Settings, record: ScanRecord) -> ScanRecord:

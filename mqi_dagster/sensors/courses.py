@@ -30,10 +30,8 @@ from mqi_dagster.lifecycle.runs import UNFINISHED
 from mqi_dagster.partitions import COURSE
 from mqi_dagster.resources.dicom_source import (
     ScanProcess,
-    ScanRecord,
-    SourceTrouble,
     read_record,
-    write_record,
+    write_fault,
 )
 from mqi_dagster.resources.site import Site
 from mqi_dagster.resources.site_folders import tree_trouble
@@ -75,8 +73,7 @@ class _Tree:
             fault, self._process = self._process.fault, None
             self._scanned_at = self._began_at
             if fault:
-                trouble = SourceTrouble(text=fault, since=datetime.now(UTC))
-                write_record(ScanRecord(began_at=self._began_at, tree=trouble), state)
+                write_fault(fault, self._began_at, state)
             record = read_record(state)
             if record is not None and record.tree is None:
                 self._only_here = record.only_here

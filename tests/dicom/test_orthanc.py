@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 from pydantic import ValidationError
 
+from mqi_dagster.dicom import orthanc
 from mqi_dagster.dicom.orthanc import Orthanc, OrthancCounts, follow
 from mqi_dagster.errors import ConfigurationError, InfrastructureError, InputsAwayError, UnreachableError
 from mqi_dagster.settings.radiotherapy import OrthancSource, Radiotherapy
@@ -149,8 +150,8 @@ def holding(shown: StandIn, content: bytes, md5: str | None) -> None:
 def test_a_file_that_is_not_what_orthanc_says_is_not_kept(tmp_path: Path) -> None:
     with stand_in() as shown:
         holding(shown, b"other bytes", hashlib.md5(b"these bytes").hexdigest())
-        with pytest.raises(InfrastructureError, match="otherwise than Orthanc says"):
-            looked(shown, tmp_path)
+        found = looked(shown, tmp_path)
+        assert (found.copied, found.failed) == (0, 1) and "otherwise than Orthanc says" in found.why
         assert not (tmp_path / "tree" / "orthanc").exists()
         holding(shown, b"these bytes", hashlib.md5(b"these bytes").hexdigest())
         assert looked(shown, tmp_path).copied == 1
@@ -187,7 +188,43 @@ def test_a_file_of_another_size_is_not_kept(tmp_path: Path) -> None:
     with stand_in() as shown:
         holding(shown, b"bytes", None)
         shown.answers[f"/instances/{ONE}/attachments/dicom/size"] = 200, b"6"
-        with pytest.raises(InfrastructureError, match="otherwise than Orthanc says"):
+        found = looked(shown, tmp_path)
+        assert (found.copied, found.failed) == (0, 1) and "otherwise than Orthanc says" in found.why
+
+
+def test_an_object_that_orthanc_cannot_give_keeps_no_other_waiting_and_is_asked_for_again(
+    tmp_path: Path,
+) -> None:
+    other, third = f"0{ONE[1:]}", f"2{ONE[1:]}"
+    with stand_in() as shown:
+        holding(shown, b"these bytes", hashlib.md5(b"these bytes").hexdigest())
+        shown.answers["/instances?since=0&limit=200"] = 200, json.dumps([other, ONE]).encode()
+        shown.answers["/instances?since=2&limit=200"] = 200, b"[]"
+        shown.answers[f"/instances/{other}/attachments/dicom/md5"] = 500, b""
+        assert looked(shown, tmp_path) == OrthancCounts(1, 0, 1, "it answers HTTP 500")
+        new = [{"ChangeType": "NewInstance", "ID": third, "Seq": 8}]
+        changes = json.dumps({"Changes": new, "Done": True, "Last": 8}).encode()
+        shown.answers["/changes?since=7&limit=200"] = 200, changes
+        shown.answers["/changes?since=8&limit=200"] = 200, b'{"Changes": [], "Done": true, "Last": 8}'
+        shown.answers[f"/instances/{third}/file"] = 500, b""
+        assert looked(shown, tmp_path) == OrthancCounts(0, 0, 2, "it answers HTTP 500")
+        del shown.answers[f"/instances/{other}/attachments/dicom/md5"]
+        shown.answers[f"/instances/{other}/file"] = 200, b"those bytes"
+        assert looked(shown, tmp_path).copied == 1
+        shown.answers[f"/instances/{third}/file"] = 200, b"the third bytes"
+        assert looked(shown, tmp_path).copied == 1
+        assert looked(shown, tmp_path) == OrthancCounts(0, 2)
+        assert copies(tmp_path) == [b"the third bytes", b"these bytes", b"those bytes"]
+
+
+def test_an_orthanc_that_gives_none_of_its_objects_is_at_fault_itself(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(orthanc, "_FAILED_AT_MOST", 0)
+    with stand_in() as shown:
+        holding(shown, b"these bytes", None)
+        shown.answers[f"/instances/{ONE}/file"] = 503, b""
+        with pytest.raises(UnreachableError, match="it answers HTTP 503"):
             looked(shown, tmp_path)
 
 

@@ -56,6 +56,8 @@ class Position:
         return Position(after, frozenset(number for number in read if number > after - _OVERLAP))
 
 
+_ASKED_AT_ONCE = 500
+"""Partitions in one query; databases limit them."""
 REQUESTS_PER_TICK = 10
 """Dagster needs about half a second for each on a small machine, and a tick should end within ten."""
 SECONDS_PER_TICK = 5.0
@@ -182,9 +184,17 @@ def settle_requested(
         job: That is asked for.
         rows: Those that are open.
     """
+    by_removal: dict[datetime | None, list[Arrival]] = {}
     for row in rows:
-        if arrival_key(instance, job, row)[1]:
-            arrivals.mark_requested(row.case, row.fingerprint)
+        by_removal.setdefault(row.results_removed_at, []).append(row)
+    for removed_at, alike in by_removal.items():
+        # By few questions: a person may have put runs of thousands into the queue.
+        for part in (alike[at : at + _ASKED_AT_ONCE] for at in range(0, len(alike), _ASKED_AT_ONCE)):
+            keys = {row.case: f"{row.case}:{row.fingerprint}" for row in part}
+            asked = asked_keys(instance, job, keys, removed_at)
+            for row in part:
+                if asked[row.case][1]:
+                    arrivals.mark_requested(row.case, row.fingerprint)
 
 
 def within_a_tick(keys: Iterable[_Key]) -> Iterator[_Key]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
+from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 
 import dagster as dg
@@ -11,7 +12,7 @@ import dagster as dg
 from mqi_dagster.errors import shown
 from mqi_dagster.ledger.alarms import AlarmKind
 from mqi_dagster.lifecycle.failures import first_cause, goes_on_by_itself
-from mqi_dagster.lifecycle.jobs import cohort_job, course_job
+from mqi_dagster.lifecycle.jobs import RUN_KEY_TAG, cohort_job, course_job
 from mqi_dagster.lifecycle.materialisations import COURSE_REPORT, made_by_number
 from mqi_dagster.lifecycle.runs import UNFINISHED
 from mqi_dagster.partitions import COURSE
@@ -25,15 +26,24 @@ _AGAIN_AFTER = timedelta(minutes=10)
 SUBJECT = "cohort"
 
 
-def report_digests(instance: dg.DagsterInstance) -> dict[str, str]:
-    """Digest of the latest report of every course that has one."""
-    newest = instance.event_log_storage.get_latest_storage_id_by_partition(
-        dg.AssetKey(COURSE_REPORT), dg.DagsterEventType.ASSET_MATERIALIZATION
-    )
-    there = set(instance.get_dynamic_partitions(COURSE.name))
-    numbers = {number: course for course, number in newest.items() if course in there}
-    made = made_by_number(instance, COURSE_REPORT, numbers)
-    return {numbers[number]: one.digest for number, one in made.items() if one.digest is not None}
+class _Reports:
+    """The reports of all courses as this process last saw them: a tick reads those that are new."""
+
+    def __init__(self) -> None:
+        self._read: dict[int, str | None] = {}
+        """Digest by number in the event log."""
+
+    def digests(self, instance: dg.DagsterInstance) -> dict[str, str]:
+        """Digest of the latest report of every course that has one."""
+        newest = instance.event_log_storage.get_latest_storage_id_by_partition(
+            dg.AssetKey(COURSE_REPORT), dg.DagsterEventType.ASSET_MATERIALIZATION
+        )
+        there = set(instance.get_dynamic_partitions(COURSE.name))
+        numbers = {number: course for course, number in newest.items() if course in there}
+        made = made_by_number(instance, COURSE_REPORT, numbers.keys() - self._read.keys())
+        known = self._read | {number: one.digest for number, one in made.items()}
+        self._read = {number: known[number] for number in numbers if number in known}
+        return {numbers[number]: digest for number, digest in self._read.items() if digest is not None}
 
 
 def cohort(interval: int) -> dg.SensorDefinition:
@@ -42,6 +52,7 @@ def cohort(interval: int) -> dg.SensorDefinition:
     Args:
         interval: Seconds.
     """
+    reports = _Reports()
 
     @dg.sensor(
         name="cohort",
@@ -54,25 +65,29 @@ def cohort(interval: int) -> dg.SensorDefinition:
         if site.settings.radiotherapy.dicom_root is None:
             return _skipped("radiotherapy.dicom_root names no tree of DICOM files", context.cursor)
         now = datetime.now(UTC)
-        asked, asked_at = _read(context.cursor)
+        asked = _read(context.cursor)
         latest = context.instance.get_run_records(dg.RunsFilter(job_name=cohort_job.name), limit=1)
         again = bool(latest) and _again(context.instance, site, latest[0], now)
         if latest and not latest[0].dagster_run.is_finished:
             return _skipped("the tables are being made", context.cursor)
-        digests = report_digests(context.instance)
+        digests = reports.digests(context.instance)
         wanted = _digest_of(digests)
-        if not digests or (wanted == asked and not again):
+        # A request of which no run has come, as where the daemon was ended, is made again.
+        is_asked = wanted == asked.digest and _is_there(context.instance, asked.run_key)
+        if not digests or (is_asked and not again):
             return _skipped("no course has concluded since", context.cursor)
         of_courses = dg.RunsFilter(job_name=course_job.name, statuses=UNFINISHED)
         busy = context.instance.get_runs_count(of_courses) > 0
-        if busy and asked_at is not None and now - asked_at < _AT_LEAST_EVERY:
+        if busy and asked.at is not None and now - asked.at < _AT_LEAST_EVERY:
             return _skipped("courses are in work", context.cursor)
-        if busy and asked_at is None:
+        if busy and asked.at is None:
             # The first ones wait like any others, from when they were first seen.
-            return _skipped("courses are in work", _write(asked, now))
+            return _skipped("courses are in work", _write(_Asked(at=now)))
         # Dagster uses a run key up for ever, and courses may become again what they were.
         run_key = f"{SUBJECT}:{wanted[:16]}:{latest[0].dagster_run.run_id if latest else ''}"
-        return dg.SensorResult(run_requests=[dg.RunRequest(run_key=run_key)], cursor=_write(wanted, now))
+        return dg.SensorResult(
+            run_requests=[dg.RunRequest(run_key=run_key)], cursor=_write(_Asked(wanted, now, run_key))
+        )
 
     return sensor
 
@@ -101,13 +116,28 @@ def _again(instance: dg.DagsterInstance, site: Site, latest: dg.RunRecord, now: 
     return passing and now - ended_at > _AGAIN_AFTER
 
 
-def _read(cursor: str | None) -> tuple[str, datetime | None]:
-    """The reports that the tables were last asked for, and when."""
+def _is_there(instance: dg.DagsterInstance, run_key: str) -> bool:
+    return not run_key or instance.get_runs_count(dg.RunsFilter(tags={RUN_KEY_TAG: run_key})) > 0
+
+
+@dataclass(frozen=True, slots=True)
+class _Asked:
+    """What the tables were last asked for."""
+
+    digest: str = ""
+    """Of the reports."""
+    at: datetime | None = None
+    run_key: str = ""
+
+
+def _read(cursor: str | None) -> _Asked:
     if not cursor:
-        return "", None
+        return _Asked()
     content = json.loads(cursor)
-    return str(content["asked"]), datetime.fromisoformat(content["at"])
+    at = datetime.fromisoformat(content["at"])
+    return _Asked(str(content["asked"]), at, str(content.get("run_key", "")))
 
 
-def _write(asked: str, at: datetime) -> str:
-    return json.dumps({"asked": asked, "at": at.isoformat()})
+def _write(asked: _Asked) -> str:
+    at = asked.at.isoformat() if asked.at is not None else None
+    return json.dumps({"asked": asked.digest, "at": at, "run_key": asked.run_key})

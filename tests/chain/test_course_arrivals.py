@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import shutil
+from collections.abc import Collection
 from pathlib import Path
+from typing import Any
 
 import dagster as dg
 import pytest
 
 from mqi_dagster.ledger.alarms import AlarmKind
+from mqi_dagster.lifecycle import run_requests
 from mqi_dagster.lifecycle.health import folders
-from mqi_dagster.sensors import courses
+from mqi_dagster.sensors import cohort, courses
 from tests.chain.course_site import ALWAYS, CourseSite
 
 
@@ -95,6 +98,28 @@ def test_no_course_is_asked_for_while_a_run_of_it_is_unfinished(tmp_path: Path) 
     assert site.tick() == []
     site.instance.report_run_canceled(run)
     assert site.keys(site.tick()) == [first.partition_key]
+
+
+def test_whether_runs_have_come_is_asked_for_all_courses_together(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    site = CourseSite(tmp_path)
+    site.write(1, 2, 3)
+    requests = site.tick(launch=False)
+    for request in requests:
+        site.begin(request)
+    asked: list[int] = []
+    real = run_requests.asked_keys
+
+    def counted(*given: Any) -> object:
+        asked.append(len(given[2]))
+        return real(*given)
+
+    monkeypatch.setattr(run_requests, "asked_keys", counted)
+    assert site.tick() == []
+    assert asked == [3]
+    rows = site.site.ledger.arrivals.all("course")
+    assert [row.requested_fingerprint for row in rows] == [row.fingerprint for row in rows]
 
 
 def test_a_tree_that_is_away_or_empty_is_an_alarm_and_takes_nothing_for_removed(tmp_path: Path) -> None:
@@ -250,3 +275,36 @@ def test_the_tables_of_all_courses_are_made_once_courses_have_concluded(tmp_path
     site.tick()
     (again,) = site.tick("cohort")
     assert again.run_key != asked.run_key
+
+
+def test_tables_that_were_asked_for_and_of_which_no_run_came_are_asked_for_again(tmp_path: Path) -> None:
+    site = CourseSite(tmp_path)
+    site.write(1)
+    site.tick()
+    data = site.evaluated("cohort")
+    # As where the daemon was ended between its cursor and its runs.
+    site.cursors["cohort"] = data.cursor
+    (lost,) = data.run_requests
+    (again,) = site.tick("cohort")
+    assert again.run_key == lost.run_key
+    assert site.tick("cohort") == []
+
+
+def test_a_report_is_read_once_however_often_the_tables_are_looked_at(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    site = CourseSite(tmp_path)
+    site.write(1, 2)
+    site.tick()
+    read: list[int] = []
+    real = cohort.made_by_number
+
+    def counted(instance: dg.DagsterInstance, asset: str, numbers: Collection[int]) -> object:
+        read.extend(numbers)
+        return real(instance, asset, numbers)
+
+    monkeypatch.setattr(cohort, "made_by_number", counted)
+    assert len(site.tick("cohort")) == 1
+    for _ in range(2):
+        assert site.tick("cohort") == []
+    assert len(read) == 2

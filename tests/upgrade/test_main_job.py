@@ -11,6 +11,8 @@ from pathlib import Path
 import dagster as dg
 import pytest
 
+from mqi_dagster.ledger.database import revision_of
+from mqi_dagster.ledger.location import ledger_url
 from mqi_dagster.lifecycle.beam import read_manifest
 from mqi_dagster.lifecycle.lineage import latest_has_passed, resolve
 from mqi_dagster.operations.instance import open_instance
@@ -53,6 +55,8 @@ def test_every_result_of_the_concluded_case_is_found_and_whole(folder: Path) -> 
 def test_the_ledger_opens_and_knows_the_fraction(folder: Path) -> None:
     site = Site(folder / "mqi.yaml")
     (row,) = site.ledger.arrivals.all()
+    assert (row.kind, site.ledger.arrivals.all("course")) == ("case", [])
+    assert revision_of(ledger_url(site.settings)) == "0009"
     plan, _, number = row.case.partition(".fx")
     assert number == "0001"
     assert list(deliveries_by_fraction(site.ledger, plan)) == [1]

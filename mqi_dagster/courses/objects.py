@@ -22,6 +22,7 @@ from pydicom import uid
 from pydicom.dataset import Dataset
 from pydicom.multival import MultiValue
 
+from mqi_dagster.dicom.frame_offsets import offsets_along_normal
 from mqi_dagster.dicom.reading import decoding
 from mqi_dagster.errors import DicomError
 
@@ -200,20 +201,23 @@ class Dose(Instance):
     def box_mm(self) -> tuple[Vector, Vector] | None:
         """Lowest and highest x, y, z of the voxel centres [mm]; None where no finite grid is described.
 
-        PS3.3 C.7.6.2.1.1 and C.8.8.3.2: whether offsets are positions or distances, the first frame lies
-        where Image Position says.
+        PS3.3 C.7.6.2.1.1, and `offsets_along_normal`. The first frame lies where Image Position says.
         """
         origin, cosines, offsets = self.position_mm, self.orientation, self.frame_offsets_mm
         described = len(origin) == 3 and len(cosines) == 6 and len(self.spacing_mm) == 2 and offsets
         if not described or not self.rows or not self.columns:
             return None
         along_row, along_column = np.array(cosines[:3]), np.array(cosines[3:])
+        normal = np.cross(along_row, along_column)
+        # Of a single frame nothing is to be told apart.
+        heights = np.zeros(1) if len(offsets) == 1 else offsets_along_normal(offsets, origin[2], normal[2])
+        if heights is None:
+            return None
         steps = (
             (0.0, (self.columns - 1) * self.spacing_mm[1]),
             (0.0, (self.rows - 1) * self.spacing_mm[0]),
-            (min(offsets) - offsets[0], max(offsets) - offsets[0]),
+            (float(heights.min()), float(heights.max())),
         )
-        normal = np.cross(along_row, along_column)
         corners = [origin + i * along_row + j * along_column + k * normal for i, j, k in product(*steps)]
         low, high = (edge(corners, axis=0).tolist() for edge in (np.min, np.max))
         if not all(map(math.isfinite, (*low, *high))):

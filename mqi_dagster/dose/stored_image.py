@@ -10,6 +10,7 @@ from pydicom.dataset import FileDataset
 from pydicom.uid import ExplicitVRLittleEndian, ImplicitVRLittleEndian
 
 from mqi_dagster.dicom.elements import axes_of, text_of
+from mqi_dagster.dicom.frame_offsets import offsets_along_normal
 from mqi_dagster.dicom.reading import decoding_as, read_dicom
 from mqi_dagster.dose.encoding import DECIMAL_STRING_LENGTH, decode_dose, pixel_type
 from mqi_dagster.dose.grid import DoseFrame, DoseGrid, DoseUnits, Vector
@@ -18,8 +19,6 @@ from mqi_dagster.dose.rt_dose import GRID_FRAME_OFFSET_VECTOR, RT_DOSE_CLASS
 from mqi_dagster.errors import DoseError, Where
 
 _OFFSET_TOLERANCE_MM = 1e-3
-_AXIAL = 1e-4
-"""Of the z component of the frames' normal."""
 
 _WHERE = Where(kind="RT Dose")
 
@@ -132,26 +131,21 @@ def _directions(dataset: FileDataset) -> tuple[Vector, Vector]:
 
 
 def _frame_step(dataset: FileDataset, frames: int, first_z: float, normal_z: float) -> float:
-    """Distance between frames along the normal [mm]; the thickness of a single one.
-
-    Offsets that begin at 0 count along the normal; those that begin at the first frame's z are positions on
-    the patient's z axis, which may run against it (PS3.3 C.8.8.3.2).
-    """
+    """Distance between frames along the normal [mm]; the thickness of a single one."""
     if frames == 1:
         thickness = dataset.get("SliceThickness")
         return float(thickness) if thickness is not None and float(thickness) > 0.0 else 1.0
     pointer = dataset.get("FrameIncrementPointer")
     require(pointer == GRID_FRAME_OFFSET_VECTOR, "FrameIncrementPointer", "is not (3004,000C)")
-    offsets = np.array(_numbers(dataset, "GridFrameOffsetVector", frames))
-    relative, absolute = (abs(offsets[0] - start) < _OFFSET_TOLERANCE_MM for start in (0.0, first_z))
-    axial = abs(abs(normal_z) - 1.0) < _AXIAL
-    fault = "starts neither at 0 nor, of axial frames, at the first one's z"
-    require(bool(relative or (absolute and axial)), "GridFrameOffsetVector", fault)
+    stated = _numbers(dataset, "GridFrameOffsetVector", frames)
+    offsets = offsets_along_normal(stated, first_z, normal_z)
+    if offsets is None:
+        fault = "starts neither at 0 nor, of axial frames, at the first one's z"
+        raise _fault("GridFrameOffsetVector", fault)
     steps = np.diff(offsets)
     even = float(np.ptp(steps)) < _OFFSET_TOLERANCE_MM and abs(float(steps[0])) > _OFFSET_TOLERANCE_MM
     require(even, "GridFrameOffsetVector", "does not rise in equal steps")
-    along_normal = 1.0 if relative else math.copysign(1.0, normal_z)
-    return along_normal * float(offsets[-1] - offsets[0]) / (frames - 1)
+    return float(offsets[-1]) / (frames - 1)
 
 
 def _numbers(dataset: FileDataset, keyword: str, count: int) -> list[float]:

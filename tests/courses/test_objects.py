@@ -99,6 +99,23 @@ def test_the_box_of_a_dose_follows_its_orientation() -> None:
     assert sagittal.box_mm == ((100.0, 200.0, -50.0), (102.0, 214.0, -29.0))
 
 
+def test_frames_whose_normal_points_to_the_feet_lie_where_their_offsets_say() -> None:
+    # Rows along x, columns along -y: the normal is -z.
+    def to_the_feet(offsets: list[float]) -> Dose:
+        return dose(
+            ImagePositionPatient=[100, 200, -50],
+            ImageOrientationPatient=[1, 0, 0, 0, -1, 0],
+            GridFrameOffsetVector=offsets,
+        )
+
+    # Positions on the patient's z axis, which run against the normal, and distances along it.
+    assert to_the_feet([-50, -47, -44]).box_mm == ((100.0, 186.0, -50.0), (114.0, 200.0, -44.0))
+    assert to_the_feet([-50, -53, -56]).box_mm == ((100.0, 186.0, -56.0), (114.0, 200.0, -50.0))
+    assert to_the_feet([0, 3, 6]).box_mm == ((100.0, 186.0, -56.0), (114.0, 200.0, -50.0))
+    # Neither: the file does not say where its frames lie.
+    assert to_the_feet([10, 13, 16]).box_mm is None
+
+
 @pytest.mark.parametrize(
     "keyword",
     ["ImagePositionPatient", "ImageOrientationPatient", "PixelSpacing", "Rows", "GridFrameOffsetVector"],

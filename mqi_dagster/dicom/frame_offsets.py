@@ -1,0 +1,35 @@
+"""Where the frames of an RT Dose lie."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+
+import numpy as np
+from numpy.typing import NDArray
+
+_TOLERANCE_MM = 1e-3
+_AXIAL = 1e-4
+"""Of the z component of the frames' normal."""
+
+
+def offsets_along_normal(
+    offsets_mm: Sequence[float], first_z_mm: float, normal_z: float
+) -> NDArray[np.float64] | None:
+    """Distance of each frame to the first one along the normal [mm]; None where its rule is not known.
+
+    Offsets that begin at 0 count along the normal; those that begin at the first frame's z are positions on
+    the patient's z axis, which may run against it (PS3.3 C.8.8.3.2).
+
+    Args:
+        offsets_mm: Grid Frame Offset Vector.
+        first_z_mm: Of Image Position (Patient).
+        normal_z: z component of the unit normal of the frames, which is the row direction times that of the
+            columns.
+    """
+    offsets = np.asarray(offsets_mm, float)
+    if abs(offsets[0]) < _TOLERANCE_MM:
+        return offsets - offsets[0]
+    if abs(offsets[0] - first_z_mm) < _TOLERANCE_MM and abs(abs(normal_z) - 1.0) < _AXIAL:
+        return math.copysign(1.0, normal_z) * (offsets - offsets[0])
+    return None

@@ -167,7 +167,16 @@ def test_a_course_has_all_its_structures(at: CourseSite, tmp_path: Path) -> None
     assert table[0]["name"] == "PTV" and table[0]["volume [cm3]"] == pytest.approx(24.43, rel=5e-3)
     told = f"{at.metadata}"
     assert not [one for one in ("P-1", "Prüfung", "Seventyseven", str(tmp_path)) if one in told]
-    assert "structures_sound" in at.checks
+    assert at.checks == {
+        "structures_taken": True,
+        "not_empty": True,
+        "not_doubled": True,
+        "inside_images": True,
+        "not_cut": True,
+        "no_gaps": True,
+        "names_clear": True,
+        "laterality": True,
+    }
 
 
 def test_a_second_run_reuses_and_a_change_makes_a_new_result(at: CourseSite, tmp_path: Path) -> None:
@@ -224,7 +233,7 @@ def test_a_file_that_the_settings_name_and_is_not_there_is_named(at: CourseSite,
     key = a_course(at, tmp_path)
     at.configure(structures={"names": str(tmp_path / "away.yaml")})
     assert at.failure(key) == (
-        f"case {key}: the file of radiotherapy.structures.names cannot be read: No such file or directory"
+        f"course {key}: the file of radiotherapy.structures.names cannot be read: No such file or directory"
     )
 
 
@@ -256,4 +265,4 @@ def test_a_file_that_has_changed_stops_the_course_and_leaves_no_result(
     key = a_course(at, tmp_path)
     (drawn,) = [path for path in at.tree.rglob("*") if path.is_file() and path.suffix != ".dcm"]
     drawn.write_bytes(drawn.read_bytes()[:-2000])
-    assert at.failure(key) == f"case {key}: a file has changed since the course was organised"
+    assert at.failure(key) == f"course {key}: a file has changed since the course was organised"

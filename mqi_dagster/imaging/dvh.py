@@ -2,7 +2,8 @@
 
 The dose is interpolated trilinearly at one position in each sub-voxel of the structure, which counts with its
 volume that lies inside. The position is drawn from a fixed sequence: at the centres all sub-voxels of a layer
-across a gradient would get one dose, and the curve would be made of steps.
+across a gradient would get one dose, and the curve would be made of steps. For the highest and the
+lowest dose the nodes of the dose grid inside count as well: between nodes a trilinear dose has no extremes.
 """
 
 from __future__ import annotations
@@ -10,6 +11,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable
 from dataclasses import dataclass
+from itertools import product
 
 import numpy as np
 from numpy.typing import NDArray
@@ -25,6 +27,10 @@ Floats = NDArray[np.float64]
 _WHERE = Where(kind="dose-volume figures")
 _AT_THE_EDGE = 0.5 + 1e-3
 """Half a voxel: a grid turned by the last digit of its direction still meets its neighbour."""
+_INSIDE = 0.5
+"""Of a sub-voxel: from this part on what lies in it counts as inside."""
+_FACE_MM = 1e-6
+"""A node that lies between two layers is in both of them."""
 _EQUAL_GY = 1e-6
 """A dose this little below a level reaches it: a level and a dose are rounded in different places."""
 
@@ -39,7 +45,7 @@ class Dvh:
     doses: Floats
     """Shape (n,), falling, in the units of the dose."""
     volumes_cm3: Floats
-    """Shape (n,): what gets at least that dose."""
+    """Shape (n,): what gets at least that dose; a node of the dose grid adds no volume."""
     volume_cm3: float
     """Of the structure."""
 
@@ -61,13 +67,13 @@ class Dvh:
 
     @property
     def maximum(self) -> float:
-        """Highest dose at a sub-voxel."""
+        """Highest dose at a position or node inside."""
         self._require_a_dose()
         return float(self.doses[0])
 
     @property
     def minimum(self) -> float:
-        """Lowest dose at a sub-voxel."""
+        """Lowest dose at a position or node inside."""
         self._require_a_dose()
         return float(self.doses[-1])
 
@@ -87,8 +93,10 @@ class Dvh:
     def dose_at_cm3(self, volume_cm3: float) -> float:
         """D of a volume: the dose that this much of it gets at least; of more than there is the lowest."""
         self._require_a_dose()
-        at = int(np.searchsorted(self.volumes_cm3, volume_cm3 * (1 - 1e-12)))
-        return float(self.doses[min(at, len(self.doses) - 1)])
+        volume_cm3 *= 1 - 1e-12
+        if volume_cm3 >= self.covered_cm3 * (1 - 2e-12):
+            return self.minimum
+        return float(self.doses[np.searchsorted(self.volumes_cm3, volume_cm3)])
 
     def volume_at(self, dose: float) -> float:
         """V of a dose: the volume [cm³] that gets at least this dose."""
@@ -125,6 +133,7 @@ def dose_volume(layers: Iterable[Layer], grid: ImageGrid, dose: DoseGrid) -> Dvh
             "a dose in Gy in the patient is needed, not a relative one or one of a phantom", where=_WHERE
         )
     doses, volumes, total = [np.empty(0)], [np.empty(0)], 0.0
+    nodes = _Nodes(grid, dose)
     lowest, highest = math.inf, -math.inf
     for number, layer in enumerate(layers):
         total += layer.volume_mm3
@@ -138,15 +147,66 @@ def dose_volume(layers: Iterable[Layer], grid: ImageGrid, dose: DoseGrid) -> Dvh
         doses.append(found[known])
         coverage = layer.coverage[inside[:, 0], inside[:, 1]]
         volumes.append(coverage[known] * (float(size.prod()) / 1000))
-        mostly_inside = found[known & (coverage >= 0.5)]
+        mostly_inside = np.concatenate([found[known & (coverage >= _INSIDE)], nodes.inside(layer)])
         lowest = float(mostly_inside.min(initial=lowest))
         highest = float(mostly_inside.max(initial=highest))
     every, weights = np.concatenate(doses), np.concatenate(volumes)
-    if lowest <= highest:
+    if len(every) and lowest <= highest:
         # Of a sub-voxel at the outline the position may lie outside.
-        every = np.clip(every, lowest, highest)
+        every = np.concatenate([np.clip(every, lowest, highest), [lowest, highest]])
+        weights = np.concatenate([weights, [0.0, 0.0]])
     falling = np.argsort(-every, kind="stable")
     return Dvh(every[falling], np.cumsum(weights[falling]), total / 1000)
+
+
+class _Nodes:
+    """The nodes of a dose grid, in the frame of the images.
+
+    Args:
+        grid: Of the images.
+        dose: In the same frame of reference.
+    """
+
+    def __init__(self, grid: ImageGrid, dose: DoseGrid) -> None:
+        self._grid, self._dose = grid, dose
+        ends = grid.to_indices(dose.to_patient(np.vstack([np.zeros(3), np.eye(3)]))) * grid.spacing_mm
+        self._origin_mm: Floats = ends[0]
+        self._steps_mm: Floats = ends[1:] - ends[0]
+        """Shape (3, 3): to the next frame, row and column; each in mm across planes, rows and columns."""
+        self._across = int(np.argmax(np.abs(self._steps_mm[:, 0])))
+        """The axis of the dose grid that runs across the layers the most."""
+
+    def inside(self, layer: Layer) -> Floats:
+        """The doses of the nodes in a layer that lie in sub-voxels mostly inside."""
+        size, counts = np.array(layer.subvoxel_mm), np.array((1, *layer.coverage.shape))
+        low = np.array((layer.height_mm, *layer.first_mm)) - size / 2
+        corners = np.array(list(product(*zip(low, low + size * counts, strict=True))))
+        indices = self._dose.to_indices(self._grid.to_patient(corners / self._grid.spacing_mm))
+        first = np.maximum(np.ceil(indices.min(axis=0) - _FACE_MM), 0).astype(int)
+        last = np.minimum(np.floor(indices.max(axis=0) + _FACE_MM), np.array(self._dose.shape) - 1).astype(
+            int
+        )
+        if np.any(last < first):
+            return np.empty(0)
+        # On each line of nodes across the layers at most a few lie in this one.
+        spans = [np.arange(a, b + 1) for a, b in zip(first, last, strict=True)]
+        spans[self._across] = np.zeros(1, int)
+        lines = np.stack(np.meshgrid(*spans, indexing="ij"), axis=-1).reshape(-1, 3)
+        step = float(self._steps_mm[self._across, 0])
+        starts = (low[0] - self._origin_mm[0] - lines @ self._steps_mm[:, 0]) / step
+        lowest = np.ceil(np.minimum(starts, starts + size[0] / step) - _FACE_MM / abs(step)).astype(int)
+        found = [np.empty(0)]
+        for more in range(1 + int(size[0] / abs(step))):
+            at = lines.copy()
+            at[:, self._across] = lowest + more
+            places = (self._origin_mm + at @ self._steps_mm - low) / size
+            cells = np.floor(places[:, 1:]).astype(int)
+            known = (at[:, self._across] >= 0) & (at[:, self._across] < self._dose.shape[self._across])
+            known &= (places[:, 0] >= -_FACE_MM) & (places[:, 0] <= 1 + _FACE_MM)
+            known &= np.all((cells >= 0) & (cells < counts[1:]), axis=1)
+            known[known] = layer.coverage[tuple(cells[known].T)] >= _INSIDE
+            found.append(self._dose.values[tuple(at[known].T)])
+        return np.concatenate(found)
 
 
 def dose_at(dose: DoseGrid, points_mm: Floats) -> Floats:

@@ -181,6 +181,59 @@ def test_the_extremes_of_a_large_structure_are_not_those_beside_it() -> None:
     assert 39.9 <= dvh.minimum < 41.0
 
 
+def noisy_with(index: tuple[int, int, int], value: float) -> DoseGrid:
+    """A dose of 10 Gy on nodes 2 mm apart from -79 mm on, and another value at one of them."""
+    dose = dose_of(lambda x, y, z: np.full_like(x, 10.0), 2.0, half_mm=80.0, shift=0.5)
+    values = dose.values.copy()
+    values[index] = value
+    return replace(dose, values=values)
+
+
+def in_sphere(dose: DoseGrid, radius_mm: float) -> Dvh:
+    grid = axial_grid(3.0, pixels=200)
+    return dose_volume(contours_on(grid, sphere(grid, radius_mm)).layers(), grid, dose)
+
+
+def test_a_hot_or_cold_voxel_is_the_extreme_of_every_structure_around_it() -> None:
+    # At z, y, x = 5, -7, 11 mm.
+    for radius_mm in (18.0, 60.0):
+        hot, cold = (
+            in_sphere(noisy_with((42, 36, 45), 70.0), radius_mm),
+            in_sphere(noisy_with((42, 36, 45), 1.0), radius_mm),
+        )
+        assert (hot.maximum, hot.minimum) == (70.0, pytest.approx(10.0))
+        assert (cold.maximum, cold.minimum) == (pytest.approx(10.0), 1.0)
+        assert cold.dose_at_percent(100) == 1.0
+    # It adds no volume: a hat of 8 mm³ times 60 Gy over the whole sphere.
+    assert hot.covered_cm3 == pytest.approx(904.779, rel=1e-3)
+    assert hot.mean == pytest.approx(10 + 60 * 0.008 / 904.779, abs=3e-4)
+    assert hot.dose_at_percent(2) == pytest.approx(10.0)
+
+
+@pytest.mark.parametrize("index", [(39, 39, 70), (39, 70, 39), (70, 39, 39), (9, 39, 39)])
+def test_a_hot_node_outside_of_a_structure_does_not_count(index: tuple[int, int, int]) -> None:
+    # 61 mm from the middle along x, y, z and -z, of a sphere of 60 mm: at its edge half of the excess.
+    dvh = in_sphere(noisy_with(index, 70.0), 60.0)
+    assert dvh.maximum < 10 + 0.62 * 60
+    assert in_sphere(noisy_with(index, 70.0), 62.0).maximum == 70.0
+
+
+def test_nodes_of_a_dose_that_is_turned_against_the_images_are_where_they_are() -> None:
+    turn = np.radians(25.0)
+    along, down = (math.cos(turn), 0.0, math.sin(turn)), (0.0, -1.0, 0.0)
+    normal = tuple(np.cross(along, down).tolist())
+    values = np.full((50, 60, 40), 10.0)
+    values[30, 20, 25] = 70.0
+    dose = DoseGrid(
+        values, (0.0, 0.0, 0.0), along, down, normal, 2.5, 1.5, 3.0, DoseFrame.PATIENT, DoseUnits.GY
+    )  # fmt: skip
+    x, y, z = dose.to_patient([30, 20, 25]) * -1.0
+    dose = replace(dose, origin_mm=(float(x + 1.3), float(y - 2.1), float(z + 0.4)))
+    # The hot node lies at 1.3, -2.1, 0.4 mm.
+    assert in_sphere(dose, 15.0).maximum == 70.0
+    assert in_sphere(replace(dose, origin_mm=(float(x + 17.3), float(y), float(z))), 15.0).maximum < 70.0
+
+
 def test_a_relative_dose_and_that_of_a_phantom_are_refused() -> None:
     dose = dose_of(lambda x, y, z: 30 + x, 2.0)
     for other in (replace(dose, units=DoseUnits.RELATIVE), replace(dose, frame=DoseFrame.PHANTOM)):

@@ -80,7 +80,6 @@ class ImageFacts(Part):
 class TargetBox(Part):
     """The box around the contours of a target."""
 
-    name: str
     low_mm: Vector
     high_mm: Vector
 
@@ -261,7 +260,7 @@ def structure_set_facts(content: bytes) -> StructureSetFacts:
         if roi.interpreted_type in TARGET_TYPES and roi.contours_mm:
             points = np.concatenate(roi.contours_mm)
             low, high = (edge(points, axis=0).tolist() for edge in (np.min, np.max))
-            boxes.append(TargetBox(name=roi.name, low_mm=tuple(low), high_mm=tuple(high)))
+            boxes.append(TargetBox(low_mm=tuple(low), high_mm=tuple(high)))
     return StructureSetFacts(targets=tuple(boxes))
 
 

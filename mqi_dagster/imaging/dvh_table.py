@@ -149,7 +149,9 @@ class LabelColumn:
 LABEL_COLUMNS: tuple[LabelColumn, ...] = (
     LabelColumn("course", pl.String, "key of the course"),
     LabelColumn("dose_id", pl.String, "pseudonym of the dose, or of the doses that were summed"),
-    LabelColumn("dose_label", pl.String, "labels of its plans"),
+    LabelColumn(
+        "dose_label", pl.String, "labels of its plans; the number of one whose label names the patient"
+    ),
     LabelColumn("dose_rule", pl.String, "rule by which it was chosen"),
     LabelColumn("dose_type", pl.String, "PHYSICAL or EFFECTIVE (3004,0004); empty where not stated"),
     LabelColumn("dose_resolution_columns_mm", pl.Float64, "distance of its columns", "mm"),

@@ -17,6 +17,7 @@ from mqi_dagster.courses.dicom_index import DicomIndex
 from mqi_dagster.courses.grouping import Group, group_patient
 from mqi_dagster.courses.inventory import CourseInventory, ImageSeries, read_inventory
 from mqi_dagster.courses.places import Place, bytes_at
+from mqi_dagster.dicom.reading import decoding, read_dicom
 from mqi_dagster.errors import (
     ConfigurationError,
     DicomError,
@@ -29,6 +30,8 @@ from mqi_dagster.imaging.course_facts import CourseFacts, FactsReader
 from mqi_dagster.lifecycle.lineage import resolve
 from mqi_dagster.lifecycle.materialisations import INVENTORY
 from mqi_dagster.partitions import COURSE, course_key
+from mqi_dagster.plan.identifiers import PATIENT, identity_of
+from mqi_dagster.plan.identity import UNKNOWN, Identity
 from mqi_dagster.resources.dicom_source import INDEX_FILE
 from mqi_dagster.resources.site import Site
 from mqi_dagster.store.published import Published
@@ -69,6 +72,40 @@ class CourseAtWork:
     def places(self) -> Mapping[str, Place]:
         """Where each object lies, by SOP Instance UID."""
         return places_of(self.inventory)
+
+    @cached_property
+    def inventory_to_show(self) -> CourseInventory:
+        """The inventory with another label for each plan whose own holds anything of the patient's identity.
+
+        Raises:
+            As `content`.
+        """
+        known = self._identities()
+        plans = []
+        for number, plan in enumerate(self.inventory.plans, start=1):
+            typed = [text for text in (plan.found.label, plan.found.name) if text]
+            # Of a patient of whom nothing is known, nobody can say that a text does not name him.
+            if not known or any(one.named_in(text) for one in known for text in typed):
+                found = plan.found.model_copy(update={"label": f"plan {number}", "name": None})
+                plan = plan.model_copy(update={"found": found})
+            plans.append(plan)
+        return self.inventory.model_copy(update={"plans": tuple(plans)})
+
+    def _identities(self) -> set[Identity]:
+        """What the patient is known by, in each plan and an image of each series."""
+        uids = [one.found.sop_instance_uid for one in self.inventory.plans]
+        uids += [one.images[0].sop_instance_uid for one in self.inventory.image_series if one.images]
+        known = set[Identity]()
+        for uid in uids:
+            if self.contents[uid] == UNREADABLE:
+                continue
+            content = self.content(uid)
+            try:
+                with decoding():
+                    known.add(identity_of(read_dicom(content, only=PATIENT)))
+            except DicomError:
+                continue
+        return known - {UNKNOWN}
 
     def content(self, uid: str) -> bytes:
         """The file of one object.

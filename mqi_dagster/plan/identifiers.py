@@ -44,6 +44,16 @@ TEXTS = (
     "FrameOfReferenceUID",
 )
 
+PATIENT = (
+    "PatientName",
+    "OtherPatientNames",
+    "PatientBirthName",
+    "PatientID",
+    "OtherPatientIDs",
+    "OtherPatientIDsSequence",
+    "PatientBirthDate",
+)
+"""What `identity_of` reads."""
 
 _SHORTEST_HALF = 5
 

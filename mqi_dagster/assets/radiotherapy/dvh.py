@@ -125,7 +125,7 @@ def _measured(
         content = make_dvh(
             DvhRequest(
                 course=course.key,
-                inventory=inventory,
+                inventory=course.inventory_to_show,
                 structures=found,
                 structures_folder=structures.folder,
                 grid=grid,

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 
 import numpy as np
@@ -24,12 +23,12 @@ def offsets_along_normal(
     Args:
         offsets_mm: Grid Frame Offset Vector.
         first_z_mm: Of Image Position (Patient).
-        normal_z: z component of the unit normal of the frames, which is the row direction times that of the
-            columns.
+        normal_z: z component of the unit normal of the frames: row direction cross column direction.
     """
     offsets = np.asarray(offsets_mm, float)
+    distances: NDArray[np.float64] = offsets - offsets[0]
     if abs(offsets[0]) < _TOLERANCE_MM:
-        return offsets - offsets[0]
+        return distances
     if abs(offsets[0] - first_z_mm) < _TOLERANCE_MM and abs(abs(normal_z) - 1.0) < _AXIAL:
-        return math.copysign(1.0, normal_z) * (offsets - offsets[0])
+        return distances if normal_z > 0 else -distances
     return None

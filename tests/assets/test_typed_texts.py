@@ -6,6 +6,7 @@ import gzip
 import io
 import zipfile
 from pathlib import Path
+from typing import Any
 
 import dagster as dg
 import polars as pl
@@ -29,7 +30,7 @@ NAMED = ("zweigelt", "quirin", "48151623", "19531124")
 BY_DESIGN = ("RS.dcm", "SEG.dcm", "inventory.json")
 
 
-def typed(content: str) -> dict[str, object]:
+def typed(content: str) -> dict[str, Any]:
     """Texts of a header that people type."""
     return {"StudyDescription": f"Zweigelt {content}", "SeriesDescription": f"{content} KX-48151623"}
 

@@ -29,7 +29,7 @@ SET: dict[str, tuple[object, str, object]] = {
     "max_workers": (6, "workers", 6),
     "workers": ("auto", "workers", "auto"),
     "scheduler.parallel_courses": (3, "workers", 3),
-    "segmentation.device": ("mps", "segmentation.device", "mps"),
+    "segmentation.device": ("gpu", "segmentation.device", "gpu"),
     "segmentation.max_workers": (2, "segmentation.workers", 2),
     "segmentation.workers": (2, "segmentation.workers", 2),
     "segmentation.force_split": (True, "segmentation.force_split", True),
@@ -101,6 +101,13 @@ def test_a_key_sets_its_field(key: str, tmp_path: Path) -> None:
     assert asked.values == {field: got}
     # The types of the settings take it.
     make_run_site(tmp_path / "out", RunOptions(radiotherapy=asked.section()))
+
+
+def test_the_gpu_of_a_mac_is_refused_with_the_reason(tmp_path: Path) -> None:
+    asked = from_configuration({"segmentation": {"device": "mps"}}, BASE)
+    with pytest.raises(ConfigurationError, match=r"segmentation\.device: mps is .* a Mac.*: gpu or cpu"):
+        make_run_site(tmp_path / "out", RunOptions(radiotherapy=asked.section()))
+    assert not (tmp_path / "out" / "mqi.yaml").exists()
 
 
 @pytest.mark.parametrize("key", REFUSED)
@@ -211,7 +218,7 @@ def test_settings_of_a_site_count_before_defaults_and_after_all_else(tmp_path: P
         "site": {"timezone": "UTC"},
         "radiotherapy": {
             "workers": 7,
-            "segmentation": {"workers": 5, "device": "mps"},
+            "segmentation": {"workers": 5, "device": "gpu"},
             "dvh": {"goals": "goals.yaml"},
         },
     }

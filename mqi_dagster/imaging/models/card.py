@@ -501,9 +501,9 @@ def find_models(folders: Sequence[Path]) -> list[FoundModel]:
     usable ones of the same name none is used: which one is meant is for a person to say.
 
     Args:
-        folders: Each holds model folders; one that is not there holds none.
+        folders: Each holds model folders; one that is not there holds none, and one named twice counts once.
     """
-    found = [_found(one) for folder in folders for one in _below(folder)]
+    found = [_found(one) for folder in dict.fromkeys(map(Path.resolve, folders)) for one in _below(folder)]
     usable: dict[str, int] = {}
     for one in found:
         usable[one.name] = usable.get(one.name, 0) + (not one.reason)

@@ -197,6 +197,13 @@ def test_of_two_usable_models_of_one_name_none_is_used(tmp_path: Path) -> None:
     assert [one.reason for one in found] == ["2 folders hold a model of this name"] * 2
 
 
+def test_a_folder_that_is_named_twice_holds_each_model_once(tmp_path: Path) -> None:
+    write_card(tmp_path / "models" / "a", command_card(name="one"))
+    (tmp_path / "link").symlink_to(tmp_path / "models")
+    found = find_models([tmp_path / "models", tmp_path / "link", tmp_path / "x" / ".." / "models"])
+    assert [(one.name, one.reason) for one in found] == [("one", "")]
+
+
 def test_installed_model_stands_for_the_packaged_one_without_weights(tmp_path: Path) -> None:
     write_card(tmp_path / "packaged" / "net", onnx_card(name="net"))
     installed = tmp_path / "site" / "net"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import shlex
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from contextlib import closing, contextmanager
@@ -156,12 +157,18 @@ class CourseRunner:
 
     def _chosen(self, known: Sequence[str]) -> Sequence[str]:
         if not known and INVENTORY in self._assets:
-            raise InputError("the tree holds no course: no plan, dose or structure set is in it")
+            raise InputError(
+                "the tree holds no course: no plan, dose or structure set is in it; name the folder that"
+                " DICOM files were exported to (--dicom-root)"
+            )
         if not known:
             raise InputError("no course is organised yet: run `--stage organize` first")
         unknown = sorted(set(self._request.courses).difference(known))
         if unknown:
-            raise InputError(f"no course {', '.join(unknown)} is known here; `mqi course list` names them")
+            site = shlex.quote(str(self._request.out))
+            raise InputError(
+                f"no course {', '.join(unknown)} is known here; `mqi course list --site {site}` names them"
+            )
         return [key for key in known if not self._request.courses or key in self._request.courses]
 
     def _run_courses(self, instance: dg.DagsterInstance, courses: Sequence[str]) -> dict[str, MqiError | str]:

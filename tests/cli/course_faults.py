@@ -17,19 +17,20 @@ from mqi_dagster.assets.radiotherapy import organise
 from mqi_dagster.cli import main
 from mqi_dagster.courses.inventory import CourseInventory
 from mqi_dagster.errors import InputError
+from mqi_dagster.imaging.course_facts import CourseFacts
 from mqi_dagster.operations import course_run, course_worker
 
 FAULTS = "faults.json"
 
 
 def run_course(settings_file: str, course: str, assets: list[str]) -> str | None:
-    """As the real one, in a process in which the course's fault happens while its files are hashed."""
+    """As the real one, in a process in which the course's fault happens while its files are read."""
     faults = Path(settings_file).with_name(FAULTS)
     fault = json.loads(faults.read_text()).get(course) if faults.exists() else None
     if fault is not None:
-        met, real = Path(settings_file).with_name(f"{course}.met"), organise.hashed
+        met, real = Path(settings_file).with_name(f"{course}.met"), organise.read_once
 
-        def hashed(root: Path, inventory: CourseInventory, key: str) -> Mapping[str, str]:
+        def read_once(root: Path, inventory: CourseInventory, key: str) -> tuple[dict[str, str], CourseFacts]:
             first = not met.exists()
             with met.open("a", encoding="ascii") as stream:
                 stream.write(f"{os.getpid()}\n")
@@ -43,7 +44,7 @@ def run_course(settings_file: str, course: str, assets: list[str]) -> str | None
                 Event().wait()
             return real(root, inventory, key)
 
-        organise.hashed = hashed  # type: ignore[assignment]
+        organise.read_once = read_once
     return course_worker.run_course(settings_file, course, assets)
 
 

@@ -1,4 +1,4 @@
-"""A tree of three courses by one command: run, run again, listed, shown, retried; and how faults look."""
+"""A tree of two courses by one command: run, run again, listed, shown, retried; and how faults look."""
 
 from __future__ import annotations
 
@@ -80,15 +80,22 @@ class Story:
     made: tuple[dict[str, int], dict[str, int]]
 
     @property
+    def courses(self) -> list[str]:
+        return [str(one["course"]) for one in answer(self.results[0])["courses"]]
+
+    @property
     def course(self) -> str:
-        return str(answer(self.results[0])["courses"][0]["course"])
+        return self.courses[0]
+
+    def stage_log(self, stage: str) -> str:
+        return (self.out / "state" / "logs" / "stages" / f"{stage}.log").read_text()
 
 
 @pytest.fixture(scope="module")
 def story(tmp_path_factory: pytest.TempPathFactory) -> Story:
     place = tmp_path_factory.mktemp("courses")
     root, out = place / "tree", place / "out"
-    write_courses(root, 3)
+    write_courses(root, 2)
     first = run(root, out, "--workers", 2, "--json")
     made = published(out)
     again = run(root, out, "--json")
@@ -99,10 +106,11 @@ def test_every_asset_of_every_course_is_made(story: Story) -> None:
     result = story.results[0]
     assert result.exit_code == 0, result.output
     found = answer(result)
-    assert (found["status"], found["error"], len(found["courses"])) == ("complete", None, 3)
+    assert (found["status"], found["error"], len(found["courses"])) == ("complete", None, 2)
     for course in found["courses"]:
         assert (course["status"], course["error"]) == ("complete", None)
         assert list(course["digests"]) == ASSETS
+    assert "rules_ct has failed" not in story.stage_log("segmentation")
     with open_instance(Site(story.out / "mqi.yaml").settings) as instance:
         assert instance.get_latest_materialization_event(dg.AssetKey("cohort_tables")) is not None
 
@@ -111,10 +119,21 @@ def test_a_second_run_computes_nothing(story: Story) -> None:
     first, again = (answer(result) for result in story.results)
     assert again["status"] == "complete"
     assert again["courses"] == first["courses"]
-    assert len(story.made[0]) == 9 and story.made[1] == story.made[0]
+    # Every result is there once, and no file of it is another one or was written again.
+    results = [(parts[2], parts[4]) for parts in {Path(path).parts[:6] for path in story.made[0]}]
+    assert sorted(results) == sorted(
+        [
+            *((course, asset) for course in story.courses for asset in (*ASSETS, "course_rows")),
+            ("_cohort", "cohort_tables"),
+        ]
+    )
+    assert story.made[1] == story.made[0]
+    assert states(story.out) == {course: ["SUCCESS", "SUCCESS"] for course in story.courses}
+    assert story.stage_log("dvh").count("measuring 7 structures") == 2
+    assert story.stage_log("segmentation").count("found in the store; no model is started") == 2
     log = (story.out / "state" / "logs" / "course_run.log").read_text()
-    assert "19 files in the tree, 19 of them read now" in log
-    assert "19 files in the tree, 0 of them read now" in log
+    assert "13 files in the tree, 13 of them read now" in log
+    assert "13 files in the tree, 0 of them read now" in log
 
 
 def test_what_was_asked_for_stands_in_the_settings_of_the_folder(story: Story) -> None:
@@ -124,35 +143,39 @@ def test_what_was_asked_for_stands_in_the_settings_of_the_folder(story: Story) -
 
 def test_services_that_are_started_later_run_none_of_them_again(story: Story) -> None:
     arrivals = Site(story.out / "mqi.yaml").ledger.arrivals
-    assert len(arrivals.all()) == 3 and arrivals.open(10) == []
+    assert len(arrivals.all()) == 2 and arrivals.open(10) == []
 
 
 def test_progress_is_told_by_lines_and_kept_for_the_run_and_for_each_stage(story: Story) -> None:
-    assert "Courses: 3/3 (100%) elapsed " in story.results[0].stderr
-    assert "Segmentation: 3/3 (100%) elapsed " in story.results[0].stderr
+    assert "Courses: 2/2 (100%) elapsed " in story.results[0].stderr
+    assert "Segmentation: 2/2 (100%) elapsed " in story.results[0].stderr
     logs = story.out / "state" / "logs"
-    assert "Courses: 3/3 (100%) elapsed " in (logs / "course_run.log").read_text()
+    assert "Courses: 2/2 (100%) elapsed " in (logs / "course_run.log").read_text()
     assert {path.stem for path in (logs / "stages").iterdir()} == {
         *("organize", "segmentation", "segmentation_custom", "crop_ct", "dvh", "radiomics", "visualize")
     }
-    organize = (logs / "stages" / "organize.log").read_text()
-    assert "Organize: 3/3 (100%) elapsed " in organize
+    organize = story.stage_log("organize")
+    assert "Organize: 2/2 (100%) elapsed " in organize
     assert f'{story.course} Finished execution of step "course_inventory"' in organize
 
 
-def test_no_log_names_a_patient_or_a_path(story: Story) -> None:
-    logs = list((story.out / "state" / "logs").rglob("*.log"))
-    assert len(logs) == 12
-    for text in [*(log.read_text() for log in logs), *(result.stderr for result in story.results)]:
-        for word in ("Made^", "ID00", "MARKNOTE", str(story.root), "1.2.826"):
-            assert word not in text
+def test_no_log_and_no_record_names_a_patient_or_a_path(story: Story) -> None:
+    logs = {path.stem: path for path in (story.out / "state" / "logs").rglob("*.log")}
+    assert {"course_run", "organize", "visualize", *(f"{one}.course" for one in story.courses)} <= set(logs)
+    with open_instance(Site(story.out / "mqi.yaml").settings) as instance:
+        told = [entry.to_json() for run in instance.get_runs() for entry in instance.all_logs(run.run_id)]
+    assert sum("ASSET_MATERIALIZATION" in text for text in told) >= 2 * 15
+    texts = [*(log.read_text() for log in logs.values()), *(one.stderr for one in story.results), *told]
+    for word in ("Made^", "ID00", "MARKNOTE", str(story.root), "1.2.826", "19600101"):
+        assert not [text for text in texts if word in text]
 
 
 def test_the_list_is_of_courses_and_that_of_cases_of_cases(story: Story) -> None:
     rows = answer(mqi("course", "list", "--site", story.out, "--json"))
-    assert len(rows) == 3
+    assert len(rows) == 2
     assert {row["row"]["fraction"] for row in rows} == {None}
-    assert all(row["row"]["arrived"] is not None and row["verdict"] is None for row in rows)
+    # Their structures have no contours.
+    assert all(row["row"]["arrived"] is not None and row["verdict"] == "WARNING" for row in rows)
     assert answer(mqi("case", "list", "--site", story.out, "--json")) == []
     text = mqi("course", "list", "--site", story.out).stdout
     assert story.course in text and "verdict" in text
@@ -198,6 +221,7 @@ def test_retry_refuses_where_nothing_failed(story: Story) -> None:
     assert isinstance(result.exception, InputError) and "nothing has failed" in str(result.exception)
 
 
+@pytest.mark.slow
 def test_one_stage_after_another(tmp_path: Path) -> None:
     root, out = tmp_path / "tree", tmp_path / "out"
     write_courses(root, 1)
@@ -223,6 +247,7 @@ def test_one_stage_after_another(tmp_path: Path) -> None:
         "--stage",
         "dvh",
     )
+    assert [path for path in published(out) if "course_inventory" not in path] == []
     made = run(root, out, *rest, "--course", course["course"], "--json")
     assert made.exit_code == 0, made.output
     assert list(answer(made)["courses"][0]["digests"]) == [
@@ -230,6 +255,30 @@ def test_one_stage_after_another(tmp_path: Path) -> None:
     ]
 
 
+def test_a_killed_process_is_tried_again_and_a_damaged_course_fails_alone(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    root, out = tmp_path / "tree", tmp_path / "out"
+    write_courses(root, 2)
+    monkeypatch.setattr("mqi_dagster.operations.course_run.run_course", course_faults.run_course)
+    damaged, killed = site_of(root, out, 2)
+    early = run(root, out, "--stage", "dvh")
+    assert "no course is organised yet: run `--stage organize` first" in str(early.exception)
+    course_faults.use(out, {damaged: "damaged", killed: "killed once"})
+    result = run(root, out, "--workers", 2, "--stage", "organize", "--json")
+    assert result.exit_code == 1
+    found = {one["course"]: one for one in answer(result)["courses"]}
+    assert "a file of the course is damaged" in found[damaged]["error"]
+    assert (found[killed]["status"], list(found[killed]["digests"])) == ("complete", ["course_inventory"])
+    assert states(out) == {damaged: ["FAILURE"], killed: ["SUCCESS", "FAILURE"]}
+    skipped = run(root, out, "--stage", "dvh", "--json")
+    assert skipped.exit_code == 1
+    assert [(one["course"], one["error"]) for one in answer(skipped)["courses"]] == [
+        (killed, "what it needs is not made yet: run `--stage crop_ct` first")
+    ]
+
+
+@pytest.mark.slow
 def test_faults_of_courses_are_their_own(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, services: tuple[int, list[dict[str, Any]]]
 ) -> None:

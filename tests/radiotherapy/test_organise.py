@@ -160,6 +160,22 @@ def test_a_file_is_opened_once_for_its_digest_and_its_facts(
     assert sorted(opened.values()) == [1] * 6
 
 
+def test_of_two_courses_the_one_with_a_damaged_image_fails_alone(organising: Organising) -> None:
+    for number in (7, 8):
+        made = Made(number).at(organising.root)
+        for content in made.whole():
+            file = made.write(content)
+            if number == 8 and content == made.image(1):
+                file.write_bytes(content[:-20])
+    keys = organising.keys()
+    found = {number: organising.run(keys[number])[1]["objects_readable"] for number in (7, 8)}
+    assert {number: check.passed for number, check in found.items()} == {7: True, 8: False}
+    assert str(found[8].description).startswith(
+        "image 2 of 3 of the planning CT (by SOP Instance UID): is cut off"
+    )
+
+
+@pytest.mark.slow
 def test_of_forty_courses_the_one_with_a_damaged_image_fails_alone(organising: Organising) -> None:
     write_tree(organising.root)
     keys = organising.keys()

@@ -26,6 +26,7 @@ from mqi_dagster.imaging.segmentation_files import (
 )
 from mqi_dagster.ledger.leases import AtOnce
 from mqi_dagster.lifecycle.course import CourseAtWork
+from mqi_dagster.lifecycle.course_results import made_of
 from mqi_dagster.lifecycle.lineage import latest_digest, reusable
 from mqi_dagster.processes.progress import Progress
 from mqi_dagster.processes.worker_counts import processors
@@ -200,7 +201,12 @@ class CourseModels:
             }
             digest = segmentations_digest(self.asset, self.plan, failed)
             published = self.store.publish(
-                staging, self.course.key, None, self.asset, digest, meta={ITEMS: made}
+                staging,
+                self.course.key,
+                None,
+                self.asset,
+                digest,
+                meta={ITEMS: made, **made_of(self.course, self.asset)},
             )
         return published, read_segmentations(published.folder)
 

@@ -8,14 +8,15 @@ import dagster as dg
 
 from mqi_dagster.assets import radiotherapy
 from mqi_dagster.compute.stage_slots import stage_slot
-from mqi_dagster.errors import DicomError, ImageError, StoreError, Where
+from mqi_dagster.errors import DicomError, ImageError, Where
 from mqi_dagster.imaging.dvh_files import CURVES, METRICS, CourseDvh, DoseUsed, read_dvh
 from mqi_dagster.imaging.quality_control import dvh_quality
 from mqi_dagster.imaging.structure_files import CourseStructures, StructureSource, read_structures
 from mqi_dagster.lifecycle import metadata
 from mqi_dagster.lifecycle.boundary import tried_again
 from mqi_dagster.lifecycle.course import CourseAtWork, load_course
-from mqi_dagster.lifecycle.lineage import DIGEST, checked_key, resolve, reusable
+from mqi_dagster.lifecycle.course_results import current_result, made_of, made_of_nothing
+from mqi_dagster.lifecycle.lineage import DIGEST, checked_key, reusable
 from mqi_dagster.partitions import COURSE
 from mqi_dagster.resources.composed import StoreResource
 from mqi_dagster.resources.site import Site
@@ -73,10 +74,12 @@ def _result(
         if published is None:
             with store.stage(key, None, ASSET) as staging:
                 write_empty(SWITCHED_OFF, staging)
-                published = store.publish(staging, key, None, ASSET, digest, meta={"rows": 0})
+                published = store.publish(
+                    staging, key, None, ASSET, digest, meta={"rows": 0, **made_of_nothing()}
+                )
         return digest, published
     course = load_course(context.instance, store, site, key)
-    structures = resolve(context.instance, store, STRUCTURES, key)
+    structures = current_result(context.instance, store, course, STRUCTURES)
     return _measured(context, site, store, course, structures, options)
 
 
@@ -92,7 +95,6 @@ def _measured(
     from mqi_dagster.imaging.course_dvh import DvhRequest, make_dvh
 
     inventory, found = course.inventory, read_structures(structures.folder)
-    _require_of_now(site, course, found)
     protocol = None if options.dvh.goals is None else read_protocol(options.dvh.goals)
     crop = options.ct_cropping.enabled and options.ct_cropping.use_cropped_for_dvh
     digest = digest_of(
@@ -139,7 +141,8 @@ def _measured(
             ),
             staging,
         )
-        meta = {"rows": len(content.figures), "doses": len(content.doses)}
+        made = made_of(course, ASSET, [structures])
+        meta = {"rows": len(content.figures), "doses": len(content.doses), **made}
         return digest, store.publish(staging, course.key, None, ASSET, digest, meta=meta)
 
 
@@ -150,22 +153,6 @@ def _sets_of(structures: CourseStructures) -> set[str]:
         for one in structures.structures
         if one.structure_set_uid is not None and one.source is StructureSource.CLINICAL
     }
-
-
-def _require_of_now(site: Site, course: CourseAtWork, structures: CourseStructures) -> None:
-    """Refuse structures that were made of another inventory.
-
-    Raises:
-        StoreError: They are of another planning series, or of a structure set that is gone.
-    """
-    planning = course.chosen.planning
-    series = None if planning is None else site.pseudonyms.series(planning.series_uid or "")
-    same = structures.planning is None or structures.planning == series
-    if not same or not _sets_of(structures) <= course.places.keys():
-        raise StoreError(
-            "the structures were made of what the course held before; materialise them again",
-            where=Where(case=course.key, kind=STRUCTURES),
-        )
 
 
 def _metadata(content: CourseDvh, published: Published) -> dict[str, Any]:

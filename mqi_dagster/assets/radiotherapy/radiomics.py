@@ -19,7 +19,8 @@ from mqi_dagster.imaging.structure_files import CourseStructures, read_structure
 from mqi_dagster.imaging.structure_names import read_structure_names
 from mqi_dagster.lifecycle.boundary import tried_again
 from mqi_dagster.lifecycle.course import CourseAtWork, load_course
-from mqi_dagster.lifecycle.lineage import DIGEST, checked_key, latest_digest, resolve, reusable
+from mqi_dagster.lifecycle.course_results import current_result, made_of, made_of_nothing
+from mqi_dagster.lifecycle.lineage import DIGEST, checked_key, latest_digest, reusable
 from mqi_dagster.partitions import COURSE
 from mqi_dagster.processes.worker_counts import effective_workers, processors
 from mqi_dagster.resources.composed import StoreResource
@@ -75,12 +76,12 @@ def _nothing(settings: Radiotherapy, store: Store, key: str) -> Published:
 
     with store.stage(key, None, ASSET) as staging:
         no_radiomics(chosen, staging)
-        return store.publish(staging, key, None, ASSET, digest, meta={_WHOLE: digest})
+        return store.publish(staging, key, None, ASSET, digest, meta={_WHOLE: digest, **made_of_nothing()})
 
 
 def _features(context: dg.AssetExecutionContext, site: Site, store: Store, course: CourseAtWork) -> Published:
     settings, key = site.settings.radiotherapy, course.key
-    made = resolve(context.instance, store, "structures", key)
+    made = current_result(context.instance, store, course, "structures")
     structures = read_structures(made.folder)
     series = {site.pseudonyms.series(str(one.series_uid)): one for one in course.analysed}
     cropping = settings.ct_cropping
@@ -106,7 +107,7 @@ def _features(context: dg.AssetExecutionContext, site: Site, store: Store, cours
         # Under the digest of the whole nobody would try again what may do better in another run.
         left = [[one.series, one.structure_id] for one in content.unfinished]
         own = digest_of(asset=ASSET, whole=digest, left=left) if left else digest
-        meta = {_WHOLE: digest, "structures": len(content.regions)}
+        meta = {_WHOLE: digest, "structures": len(content.regions), **made_of(course, ASSET, [made])}
         return store.publish(staging, key, None, ASSET, own, meta=meta)
 
 

@@ -45,7 +45,7 @@ def course_report(
     with tried_again(context, Where(case=key)), stage_slot(context, site, "visualize"):
         organised = resolve(context.instance, store.open(), INVENTORY, key)
         course = course_in(organised, site, key)
-        results = stage_results(context.instance, store.open(), key, STAGES)
+        results = stage_results(context.instance, store.open(), course, STAGES)
         digest = digest_of(
             asset=COURSE_REPORT,
             code=CODE,

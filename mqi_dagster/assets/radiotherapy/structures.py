@@ -19,7 +19,8 @@ from mqi_dagster.imaging.structure_files import CourseStructures, StructureSourc
 from mqi_dagster.imaging.structure_names import PACKAGED_NAMES
 from mqi_dagster.lifecycle.boundary import tried_again
 from mqi_dagster.lifecycle.course import CourseAtWork, load_course
-from mqi_dagster.lifecycle.lineage import DIGEST, checked_key, resolve, reusable
+from mqi_dagster.lifecycle.course_results import current_result, made_of
+from mqi_dagster.lifecycle.lineage import DIGEST, checked_key, reusable
 from mqi_dagster.partitions import COURSE
 from mqi_dagster.resources.composed import StoreResource
 from mqi_dagster.resources.site import Site
@@ -52,7 +53,9 @@ def structures(
     key = checked_key(COURSE, context.partition_key).text
     with tried_again(context, Where(case=key)), stage_slot(context, site, "crop_ct"):
         course = load_course(context.instance, store.open(), site, key)
-        made_before = {asset: resolve(context.instance, store.open(), asset, key) for asset in _SEGMENTATIONS}
+        made_before = {
+            asset: current_result(context.instance, store.open(), course, asset) for asset in _SEGMENTATIONS
+        }
         digest = _digest(course, made_before, site.settings.radiotherapy)
         published = reusable(store.open(), STRUCTURES, key, digest)
         if published is None:
@@ -143,7 +146,10 @@ def _make(
     )
     with store.stage(course.key, None, STRUCTURES) as staging:
         content = make_structures(given, rules, digest, f"mqi_dagster {__version__}", staging)
-        meta = {"structures": len(content.structures)}
+        meta = {
+            "structures": len(content.structures),
+            **made_of(course, STRUCTURES, made_before.values()),
+        }
         return store.publish(staging, course.key, None, STRUCTURES, digest, meta=meta)
 
 

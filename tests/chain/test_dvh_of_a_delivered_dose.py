@@ -57,6 +57,7 @@ def mean_of_voxels(dose: pydicom.Dataset, structures: pydicom.Dataset, number: i
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(1800)
 def test_our_dose_in_the_head_phantom_has_figures(
     mcsquare: Installation, shared: Path, tmp_path: Path
 ) -> None:
@@ -107,6 +108,9 @@ def test_our_dose_in_the_head_phantom_has_figures(
             hottest = float(dose.pixel_array.max()) * float(dose.DoseGridScaling)
             expected = mean_of_voxels(dose, drawn, number)
             assert row["DmeanGy"] == pytest.approx(expected, rel=0.03, abs=0.002 * hottest)
+        # A noisy dose: what is hottest in the brain stem is in the body, too.
+        inner = max(measured[dose.SOPInstanceUID, name]["DmaxGy"] for name in ("BrainStem", "CTV"))
+        assert measured[dose.SOPInstanceUID, "BODY"]["DmaxGy"] >= inner
     assert max(row["DmeanGy"] or 0.0 for row in measured.values()) > 0.001
 
 

@@ -1,7 +1,7 @@
-"""The results of a course's stages: which of them are of what the course has now, and why the others are not.
+"""The results of a course's stages: which of them are of what it has now, and why the others are not.
 
-Every result says in its manifest which files and which other results it was made of (`made_of`). Whoever reads
-it compares: a result of other files, or of a result that was made anew since, is never put beside new ones.
+Every result says in its manifest which files and which other results it was made of (`made_of`). Whoever
+reads it compares: one of other files, or of a result that was made anew since, never stands beside new ones.
 """
 
 from __future__ import annotations
@@ -62,7 +62,7 @@ def made_of(course: CourseAtWork, asset: str, results: Collection[Published] = (
 
 
 def made_of_nothing() -> dict[str, Any]:
-    """For the manifest of a result that is the same whatever a course holds, since its stage is switched off."""
+    """For the manifest of a result that is the same whatever a course holds: its stage is switched off."""
     return {_FILES: None, _RESULTS: {}}
 
 

@@ -24,7 +24,8 @@ from mqi_dagster.imaging.structure_files import (
     write_mask,
     write_structures,
 )
-from mqi_dagster.lifecycle.course import keyed_courses, open_index
+from mqi_dagster.lifecycle.course import keyed_courses, load_course, open_index
+from mqi_dagster.lifecycle.course_results import made_of
 from mqi_dagster.lifecycle.lineage import DIGEST, latest_record, resolve
 from mqi_dagster.partitions import COURSE
 from mqi_dagster.resources.site import Site
@@ -100,7 +101,8 @@ class Course:
             of_series = tuple(one.model_copy(update={"series": series}) for one in records)
             content = CourseStructures(planning=series, structures=of_series, region=region)
             write_structures(content, staging)
-            store.publish(staging, self.key, None, "structures", digest, meta={})
+            course = load_course(self.instance, store, self.site, self.key)
+            store.publish(staging, self.key, None, "structures", digest, meta=made_of(course, "structures"))
         self.instance.report_runless_asset_event(
             dg.AssetMaterialization("structures", partition=self.key, metadata={DIGEST: digest})
         )

@@ -26,7 +26,8 @@ from mqi_dagster.imaging.radiomics_files import (
     StructureRadiomics,
     read_radiomics,
 )
-from mqi_dagster.lifecycle.course import keyed_courses, open_index
+from mqi_dagster.lifecycle.course import keyed_courses, load_course, open_index
+from mqi_dagster.lifecycle.course_results import made_of
 from mqi_dagster.lifecycle.lineage import DIGEST, latest_digest
 from mqi_dagster.resources.site import Site
 from mqi_dagster.store.published import Published
@@ -104,7 +105,9 @@ class Course:
         """Publish structures."""
         with self.site.store.stage(self.key, None, "structures") as staging:
             structures(staging, self.series, *names)
-            self.site.store.publish(staging, self.key, None, "structures", digest, meta={})
+            course = load_course(self.instance, self.site.store, self.site, self.key)
+            meta = made_of(course, "structures")
+            self.site.store.publish(staging, self.key, None, "structures", digest, meta=meta)
         made = dg.AssetMaterialization("structures", partition=self.key, metadata={DIGEST: digest})
         self.instance.report_runless_asset_event(made)
 

@@ -19,7 +19,8 @@ from mqi_dagster.assets.radiotherapy.structures import structures
 from mqi_dagster.courses.grouping import group_patient
 from mqi_dagster.imaging.segmentation_files import CourseSegmentations, write_segmentations
 from mqi_dagster.imaging.structure_files import CourseStructures, StructureRecord, read_structures
-from mqi_dagster.lifecycle.course import keyed_courses, open_index
+from mqi_dagster.lifecycle.course import keyed_courses, load_course, open_index
+from mqi_dagster.lifecycle.course_results import made_of
 from mqi_dagster.lifecycle.lineage import DIGEST, resolve
 from mqi_dagster.partitions import COURSE
 from mqi_dagster.resources.composed import StoreResource
@@ -77,8 +78,10 @@ class CourseSite:
                     write_segmentations(CourseSegmentations(segmentations=()), staging)
                 else:
                     shutil.copytree(made, staging, dirs_exist_ok=True)
-                digest = digest_of(asset=asset, made=str(made is None))
-                store.publish(staging, key, None, asset, digest, meta={})
+                course = load_course(self.instance, store, self.site, key)
+                meta = made_of(course, asset)
+                digest = digest_of(asset=asset, made=str(made is None), of=meta)
+                store.publish(staging, key, None, asset, digest, meta=meta)
             event = dg.AssetMaterialization(asset, partition=key, metadata={DIGEST: digest})
             self.instance.report_runless_asset_event(event)
 

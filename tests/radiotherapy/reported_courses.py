@@ -48,7 +48,8 @@ from mqi_dagster.imaging.structure_files import (
     write_structures,
 )
 from mqi_dagster.imaging.structure_names import Naming
-from mqi_dagster.lifecycle.course import keyed_courses, open_index
+from mqi_dagster.lifecycle.course import keyed_courses, load_course, open_index
+from mqi_dagster.lifecycle.course_results import made_of
 from mqi_dagster.lifecycle.lineage import DIGEST
 from mqi_dagster.resources.composed import resources_of
 from mqi_dagster.resources.site import Site
@@ -201,7 +202,8 @@ class ReportedCourses:
         """Publish a result as its stage would: `fill` writes it into a folder."""
         with self.site.store.stage(key, None, asset) as folder:
             fill(folder)
-            self.site.store.publish(folder, key, None, asset, digest, meta={})
+            course = load_course(self.instance, self.site.store, self.site, key)
+            self.site.store.publish(folder, key, None, asset, digest, meta=made_of(course, asset))
         event = dg.AssetMaterialization(asset, partition=key, metadata={DIGEST: digest})
         self.instance.report_runless_asset_event(event)
 

@@ -8,8 +8,10 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 import dagster as dg
+from sqlalchemy.exc import SQLAlchemyError
 
 from mqi_dagster.definitions import build_definitions
+from mqi_dagster.errors import InfrastructureError
 from mqi_dagster.lifecycle.failures import Cause
 from mqi_dagster.lifecycle.jobs import cohort_job, course_job
 from mqi_dagster.operations.course_stages import STAGE_OF, stage_log
@@ -36,6 +38,7 @@ def run_course(settings_file: str, course: str, assets: list[str]) -> str | None
 
     Raises:
         MemoryError: The memory did not suffice: it is worth another try with more.
+        InfrastructureError: Dagster's database cannot be read or written.
     """
     return _run(Path(settings_file), course_job.name, course, assets)
 
@@ -45,6 +48,7 @@ def run_cohort(settings_file: str) -> str | None:
 
     Raises:
         MemoryError: The memory did not suffice.
+        InfrastructureError: Dagster's database cannot be read or written.
     """
     return _run(Path(settings_file), cohort_job.name, None, None)
 
@@ -53,10 +57,17 @@ def _run(settings_file: Path, job: str, course: str | None, assets: list[str] | 
     site = Site(settings_file)
     definition = build_definitions(site).resolve_job_def(job)
     tags: Mapping[str, str] = {} if course is None else course_job.tags(course, "", 0)
-    with open_instance(site.settings) as instance:
-        run_id, cause = execute_here(instance, site, definition, course, tags, assets)
-        if course is not None:
-            _write_stage_logs(instance, site, run_id, course, cause)
+    try:
+        with open_instance(site.settings) as instance:
+            run_id, cause = execute_here(instance, site, definition, course, tags, assets)
+            if course is not None:
+                _write_stage_logs(instance, site, run_id, course, cause)
+    except SQLAlchemyError as error:
+        reason = getattr(error, "orig", None) or type(error).__name__
+        raise InfrastructureError(
+            f"Dagster's database cannot be read or written ({reason}): see whether the disk is full, then run"
+            " again; what was made is found"
+        ) from None
     if cause is None:
         return None
     if cause.code == TaskMemoryError.code:

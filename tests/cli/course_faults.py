@@ -42,7 +42,7 @@ def run_course(settings_file: str, course: str, assets: list[str]) -> str | None
                 raise MemoryError
             if fault == "hangs":
                 Event().wait()
-            return real(root, inventory, key)
+            return real(root, inventory, course)
 
         organise.read_once = read_once
     return course_worker.run_course(settings_file, course, assets)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import signal
+import sqlite3
 import subprocess
 import sys
 from dataclasses import dataclass
@@ -13,10 +14,12 @@ from typing import Any
 
 import dagster as dg
 import pytest
+from sqlalchemy.exc import OperationalError
 from typer.testing import CliRunner, Result
 
 from mqi_dagster.cli.app import app
-from mqi_dagster.errors import ConfigurationError, InputError
+from mqi_dagster.errors import ConfigurationError, InfrastructureError, InputError
+from mqi_dagster.operations.course_worker import run_course
 from mqi_dagster.operations.instance import open_instance
 from mqi_dagster.operations.site_folder import RunOptions, make_run_site
 from mqi_dagster.resources.site import Site
@@ -342,6 +345,20 @@ def test_an_interrupt_leaves_no_process_and_no_half_result(tmp_path: Path) -> No
     assert not Path("/proc", met.read_text().split()[0]).exists()
     assert states(out) == {key: ["FAILURE"]}
     assert published(out) == {}
+
+
+def test_a_database_that_cannot_be_written_says_what_to_look_at(
+    story: Story, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(*_: object) -> None:
+        raise OperationalError("INSERT INTO event_logs", {}, sqlite3.OperationalError("disk I/O error"))
+
+    monkeypatch.setattr("mqi_dagster.operations.course_worker.execute_here", full)
+    with pytest.raises(
+        InfrastructureError, match=r"\(disk I/O error\): see whether the disk is full"
+    ) as told:
+        run_course(str(story.out / "mqi.yaml"), story.course, ASSETS)
+    assert "INSERT" not in str(told.value)
 
 
 @pytest.mark.parametrize(

@@ -30,7 +30,9 @@ def run_course(settings_file: str, course: str, assets: list[str]) -> str | None
     if fault is not None:
         met, real = Path(settings_file).with_name(f"{course}.met"), organise.read_once
 
-        def read_once(root: Path, inventory: CourseInventory, key: str) -> tuple[dict[str, str], CourseFacts]:
+        def read_once(
+            root: Path, inventory: CourseInventory, course: str
+        ) -> tuple[dict[str, str], CourseFacts]:
             first = not met.exists()
             with met.open("a", encoding="ascii") as stream:
                 stream.write(f"{os.getpid()}\n")

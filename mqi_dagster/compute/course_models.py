@@ -206,9 +206,15 @@ class CourseModels:
                 None,
                 self.asset,
                 digest,
-                meta={ITEMS: made, **made_of(self.course, self.asset)},
+                meta={ITEMS: made, **made_of(self.course, series=self._read)},
             )
         return published, read_segmentations(published.folder)
+
+    @property
+    def _read(self) -> list[ImageSeries] | None:
+        """The series that models are given; None where the result is the same whatever images there are."""
+        given = [series for one in self.plan for series in (one.inputs or {}).values()]
+        return given if self.plan else None
 
     def _runs(self) -> ModelRuns:
         options = self.site.settings.radiotherapy.segmentation

@@ -6,12 +6,13 @@ reads it compares: one of other files, or of a result that was made anew since, 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Iterator, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
 import dagster as dg
 
+from mqi_dagster.courses.inventory import ImageSeries
 from mqi_dagster.errors import StoreError, Where
 from mqi_dagster.lifecycle.course import CourseAtWork
 from mqi_dagster.lifecycle.lineage import latest_digest, resolve
@@ -25,49 +26,50 @@ _OTHER_FILES = "was made of other files than the course has now: materialise it 
 _FILES, _RESULTS = "files", "results"
 
 
-def _images(course: CourseAtWork) -> Iterator[str]:
-    for series in course.analysed:
-        yield from (image.sop_instance_uid for image in series.images)
+_ANALYSED, _SETS, _DOSES, _PLANS = "analysed series", "structure sets", "doses", "plans"
 
 
-def _images_and_sets(course: CourseAtWork) -> Iterator[str]:
-    yield from _images(course)
-    yield from (one.found.sop_instance_uid for one in course.inventory.structure_sets)
+def _series_part(series: ImageSeries) -> str:
+    identity = digest_of(series=series.series_uid, frame_of_reference=series.frame_of_reference_uid)
+    return f"series {identity[:16]}"
 
 
-def _doses_and_plans(course: CourseAtWork) -> Iterator[str]:
-    yield from (one.found.sop_instance_uid for one in course.inventory.doses)
-    yield from (one.found.sop_instance_uid for one in course.inventory.plans)
+def _parts(course: CourseAtWork) -> dict[str, str]:
+    """What results are made of, by a name for each part of the course, and the digest of its files."""
+    inventory = course.inventory
+    objects = {_SETS: inventory.structure_sets, _DOSES: inventory.doses, _PLANS: inventory.plans}
+    parts = {_series_part(one): digest_of(images=course.digests_of(one)) for one in course.analysed}
+    parts[_ANALYSED] = digest_of(series=sorted(parts))
+    for name, some in objects.items():
+        parts[name] = digest_of(objects=course.digests(one.found.sop_instance_uid for one in some))
+    return parts
 
 
-_MADE_OF: Mapping[str, Callable[[CourseAtWork], Iterator[str]]] = {
-    "auto_segmentation": _images,
-    "custom_segmentation": _images,
-    "structures": _images_and_sets,
-    "dvh": _doses_and_plans,
-    "radiomics": _images,
-}
-"""UIDs of the objects that each stage reads itself; the others reach it through the results that it reads."""
-
-
-def made_of(course: CourseAtWork, asset: str, results: Collection[Published] = ()) -> dict[str, Any]:
-    """For the manifest of a result: the files and the results that it is made of.
+def made_of(
+    course: CourseAtWork,
+    *,
+    series: Iterable[ImageSeries] | None = None,
+    structure_sets: bool = False,
+    doses: bool = False,
+    results: Collection[Published] = (),
+) -> dict[str, Any]:
+    """For the manifest of a result: of which files and results it was made, exactly those in its digest.
 
     Args:
         course: As it is now.
-        asset: What is made.
+        series: Those of its series that are read, of all that are analysed; None: none is.
+        structure_sets: Whether the structure sets are read.
+        doses: Whether doses and plans are.
         results: What else it was made from.
     """
-    return {_FILES: _files(course, asset), _RESULTS: {one.manifest.asset: one.digest for one in results}}
-
-
-def made_of_nothing() -> dict[str, Any]:
-    """For the manifest of a result that is the same whatever a course holds: its stage is switched off."""
-    return {_FILES: None, _RESULTS: {}}
-
-
-def _files(course: CourseAtWork, asset: str) -> str:
-    return digest_of(files={uid: course.contents[uid] for uid in set(_MADE_OF[asset](course))})
+    now = _parts(course)
+    names = [] if series is None else [_ANALYSED, *map(_series_part, series)]
+    names += [_SETS] if structure_sets else []
+    names += [_DOSES, _PLANS] if doses else []
+    return {
+        _FILES: {name: now[name] for name in names},
+        _RESULTS: {one.manifest.asset: one.digest for one in results},
+    }
 
 
 @dataclass(frozen=True, slots=True)
@@ -109,7 +111,7 @@ def stage_results(
             missing[asset] = GONE
         else:
             found = resolve(instance, store, asset, course.key)
-            if why := _of_before(instance, store, course, asset, found):
+            if why := _of_before(instance, store, course, found):
                 missing[asset] = why
             else:
                 made[asset] = found
@@ -123,17 +125,15 @@ def current_result(instance: dg.DagsterInstance, store: Store, course: CourseAtW
         StoreError: It was never made, is gone, is damaged, or is of what the course had before.
     """
     found = resolve(instance, store, asset, course.key)
-    if why := _of_before(instance, store, course, asset, found):
+    if why := _of_before(instance, store, course, found):
         raise StoreError(f"it {why}", where=Where(case=course.key, kind=asset))
     return found
 
 
-def _of_before(
-    instance: dg.DagsterInstance, store: Store, course: CourseAtWork, asset: str, found: Published
-) -> str:
+def _of_before(instance: dg.DagsterInstance, store: Store, course: CourseAtWork, found: Published) -> str:
     """Why a result is not of what the course has now; empty where it is."""
-    files = found.meta.get(_FILES, "")
-    if files is not None and files != _files(course, asset):
+    now = _parts(course)
+    if any(now.get(name) != digest for name, digest in found.meta.get(_FILES, {}).items()):
         return _OTHER_FILES
     for source, digest in found.meta.get(_RESULTS, {}).items():
         latest = latest_digest(instance, source, course.key)
@@ -141,6 +141,6 @@ def _of_before(
         if latest != digest:
             return again
         before = store.find(course.key, None, source, digest)
-        if before is not None and (why := _of_before(instance, store, course, source, before)):
+        if before is not None and (why := _of_before(instance, store, course, before)):
             return f"was made of {source}, which {why}"
     return ""

@@ -102,7 +102,9 @@ class Course:
             content = CourseStructures(planning=series, structures=of_series, region=region)
             write_structures(content, staging)
             course = load_course(self.instance, store, self.site, self.key)
-            store.publish(staging, self.key, None, "structures", digest, meta=made_of(course, "structures"))
+            store.publish(
+                staging, self.key, None, "structures", digest, meta=made_of(course, series=course.analysed)
+            )
         self.instance.report_runless_asset_event(
             dg.AssetMaterialization("structures", partition=self.key, metadata={DIGEST: digest})
         )

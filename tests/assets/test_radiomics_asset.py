@@ -106,7 +106,7 @@ class Course:
         with self.site.store.stage(self.key, None, "structures") as staging:
             structures(staging, self.series, *names)
             course = load_course(self.instance, self.site.store, self.site, self.key)
-            meta = made_of(course, "structures")
+            meta = made_of(course, series=course.analysed)
             self.site.store.publish(staging, self.key, None, "structures", digest, meta=meta)
         made = dg.AssetMaterialization("structures", partition=self.key, metadata={DIGEST: digest})
         self.instance.report_runless_asset_event(made)

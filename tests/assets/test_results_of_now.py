@@ -127,4 +127,4 @@ def test_a_stage_that_is_switched_off_is_never_of_before(course: Course) -> None
         assert course.make(asset).success
     replace(course, files(gray=20.0))
     assert course.make(course_report).success
-    assert verdicts(course)["dvh_made"][1] == "dvh.enabled is false"
+    assert verdicts(course)["dvh_made"][1] == "there are no figures: radiotherapy.dvh.enabled is false"

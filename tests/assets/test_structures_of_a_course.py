@@ -79,7 +79,7 @@ class CourseSite:
                 else:
                     shutil.copytree(made, staging, dirs_exist_ok=True)
                 course = load_course(self.instance, store, self.site, key)
-                meta = made_of(course, asset)
+                meta = made_of(course, series=course.analysed)
                 digest = digest_of(asset=asset, made=str(made is None), of=meta)
                 store.publish(staging, key, None, asset, digest, meta=meta)
             event = dg.AssetMaterialization(asset, partition=key, metadata={DIGEST: digest})

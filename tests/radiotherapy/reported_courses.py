@@ -203,7 +203,9 @@ class ReportedCourses:
         with self.site.store.stage(key, None, asset) as folder:
             fill(folder)
             course = load_course(self.instance, self.site.store, self.site, key)
-            self.site.store.publish(folder, key, None, asset, digest, meta=made_of(course, asset))
+            self.site.store.publish(
+                folder, key, None, asset, digest, meta=made_of(course, series=course.analysed)
+            )
         event = dg.AssetMaterialization(asset, partition=key, metadata={DIGEST: digest})
         self.instance.report_runless_asset_event(event)
 

@@ -15,7 +15,7 @@ from mqi_dagster.imaging.structure_files import CourseStructures, StructureSourc
 from mqi_dagster.lifecycle import metadata
 from mqi_dagster.lifecycle.boundary import tried_again
 from mqi_dagster.lifecycle.course import CourseAtWork, load_course
-from mqi_dagster.lifecycle.course_results import current_result, made_of, made_of_nothing
+from mqi_dagster.lifecycle.course_results import current_result, made_of
 from mqi_dagster.lifecycle.lineage import DIGEST, checked_key, reusable
 from mqi_dagster.partitions import COURSE
 from mqi_dagster.resources.composed import StoreResource
@@ -74,9 +74,7 @@ def _result(
         if published is None:
             with store.stage(key, None, ASSET) as staging:
                 write_empty(SWITCHED_OFF, staging)
-                published = store.publish(
-                    staging, key, None, ASSET, digest, meta={"rows": 0, **made_of_nothing()}
-                )
+                published = store.publish(staging, key, None, ASSET, digest, meta={"rows": 0})
         return digest, published
     course = load_course(context.instance, store, site, key)
     structures = current_result(context.instance, store, course, STRUCTURES)
@@ -141,7 +139,7 @@ def _measured(
             ),
             staging,
         )
-        made = made_of(course, ASSET, [structures])
+        made = made_of(course, doses=True, results=[structures])
         meta = {"rows": len(content.figures), "doses": len(content.doses), **made}
         return digest, store.publish(staging, course.key, None, ASSET, digest, meta=meta)
 

@@ -19,7 +19,7 @@ from mqi_dagster.imaging.structure_files import CourseStructures, read_structure
 from mqi_dagster.imaging.structure_names import read_structure_names
 from mqi_dagster.lifecycle.boundary import tried_again
 from mqi_dagster.lifecycle.course import CourseAtWork, load_course
-from mqi_dagster.lifecycle.course_results import current_result, made_of, made_of_nothing
+from mqi_dagster.lifecycle.course_results import current_result, made_of
 from mqi_dagster.lifecycle.lineage import DIGEST, checked_key, latest_digest, reusable
 from mqi_dagster.partitions import COURSE
 from mqi_dagster.processes.worker_counts import effective_workers, processors
@@ -76,7 +76,7 @@ def _nothing(settings: Radiotherapy, store: Store, key: str) -> Published:
 
     with store.stage(key, None, ASSET) as staging:
         no_radiomics(chosen, staging)
-        return store.publish(staging, key, None, ASSET, digest, meta={_WHOLE: digest, **made_of_nothing()})
+        return store.publish(staging, key, None, ASSET, digest, meta={_WHOLE: digest})
 
 
 def _features(context: dg.AssetExecutionContext, site: Site, store: Store, course: CourseAtWork) -> Published:
@@ -107,7 +107,11 @@ def _features(context: dg.AssetExecutionContext, site: Site, store: Store, cours
         # Under the digest of the whole nobody would try again what may do better in another run.
         left = [[one.series, one.structure_id] for one in content.unfinished]
         own = digest_of(asset=ASSET, whole=digest, left=left) if left else digest
-        meta = {_WHOLE: digest, "structures": len(content.regions), **made_of(course, ASSET, [made])}
+        meta = {
+            _WHOLE: digest,
+            "structures": len(content.regions),
+            **made_of(course, series=course.analysed, results=[made]),
+        }
         return store.publish(staging, key, None, ASSET, own, meta=meta)
 
 

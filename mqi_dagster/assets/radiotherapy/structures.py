@@ -148,7 +148,7 @@ def _make(
         content = make_structures(given, rules, digest, f"mqi_dagster {__version__}", staging)
         meta = {
             "structures": len(content.structures),
-            **made_of(course, STRUCTURES, made_before.values()),
+            **made_of(course, series=course.analysed, structure_sets=True, results=made_before.values()),
         }
         return store.publish(staging, course.key, None, STRUCTURES, digest, meta=meta)
 

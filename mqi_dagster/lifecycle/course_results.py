@@ -37,11 +37,15 @@ def _series_part(series: ImageSeries) -> str:
 def _parts(course: CourseAtWork) -> dict[str, str]:
     """What results are made of, by a name for each part of the course, and the digest of its files."""
     inventory = course.inventory
-    objects = {_SETS: inventory.structure_sets, _DOSES: inventory.doses, _PLANS: inventory.plans}
+    objects = {
+        _SETS: [one.found.sop_instance_uid for one in inventory.structure_sets],
+        _DOSES: [one.found.sop_instance_uid for one in inventory.doses],
+        _PLANS: [one.found.sop_instance_uid for one in inventory.plans],
+    }
     parts = {_series_part(one): digest_of(images=course.digests_of(one)) for one in course.analysed}
     parts[_ANALYSED] = digest_of(series=sorted(parts))
-    for name, some in objects.items():
-        parts[name] = digest_of(objects=course.digests(one.found.sop_instance_uid for one in some))
+    for name, uids in objects.items():
+        parts[name] = digest_of(objects=course.digests(uids))
     return parts
 
 

@@ -93,6 +93,15 @@ def test_figures_are_not_of_contours_of_before(course: Course) -> None:
     assert table["Volume (cm³)"].to_list() == pytest.approx([2.14], rel=0.02)
 
 
+def test_figures_are_not_of_a_structure_set_that_is_gone(course: Course) -> None:
+    (course.folder / "tree" / str(PLANES)).unlink()
+    replace(course, [])
+    assert "was made of other files than the course has now" in why(course.make(dvh))
+    assert course.make(structures).success
+    _, table = course.measured()
+    assert len(table) == 0
+
+
 def test_a_report_leaves_out_what_is_of_before_and_says_so(course: Course) -> None:
     assert verdicts(course)["coverage"][0] is Verdict.PASS
     replace(course, files(gray=20.0))

@@ -90,7 +90,10 @@ def test_a_model_that_is_not_there_or_whose_weights_are_others_is_a_fault(site: 
     configure(site, segmentation={"models": ["rules_ct", "brain_mr", "no_such_model"]})
     found = doctor(site)
     assert found["model brain_mr"][0] == "fault" and "weights are missing" in found["model brain_mr"][1]
-    assert found["model no_such_model"] == ("fault", "there is no model of this name")
+    assert found["model no_such_model"] == (
+        "fault",
+        "there is no model of this name; `mqi model list` shows those that there are",
+    )
     installed = site / "config" / "models" / "brain_mr"
     shutil.copytree(PACKAGED_MODELS / "brain_mr", installed)
     card = yaml.safe_load((installed / "model.yaml").read_text())

@@ -8,8 +8,8 @@ from __future__ import annotations
 
 import re
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
 from enum import StrEnum
 from itertools import combinations
 
@@ -26,6 +26,13 @@ SAME_DOSE_GY = 0.01
 """Prescriptions that differ by less are the same."""
 
 _BOOST = re.compile(r"\b(boost|bst|cone ?down|phase ?(?:2|3|ii|iii)|ph ?[23])\b")
+_WITHIN = re.compile(r"\b(s?sib|simult\w*|integr\w*|concomitant\w*)\b")
+"""What says that a boost is given within the fractions of the plan."""
+_DENIED = re.compile(
+    r"\b(no|non|not|without|w o|ohne|kein\w*|nicht|sans|pre|before|vor"
+    r"|with|mit|incl\w*|inkl\w*|plus|and|und|sum|total|composite)\b"
+)
+"""What beside a word for a boost says that there is none here, or more than it."""
 _REPLAN = re.compile(r"\b(re ?plan\w*|adapt\w*|re ?sim\w*|re ?scan|copy|rev ?\d+|v ?[2-9])\b")
 _DERIVED, _ALTERNATIVE = frozenset({"PREDECESSOR"}), frozenset({"ALTERNATIVE"})
 """What a plan calls the one that it replaces, and one that would replace it (PS3.3 C.8.8.9)."""
@@ -49,7 +56,8 @@ class DoseRule(StrEnum):
     SEPARATE_COURSES = "separate_courses_no_sum"
     """Doses lie in different Frames of Reference: each of these is decided by itself."""
     PLAN_SUM = "PLAN_SUM_used"
-    """A dose of several plans is there and covers every plan that has a dose."""
+    """A dose of several plans is there, covers every plan that has a dose, and holds none of a plan that
+    was rejected or is not for treatment."""
     SINGLE = "single_dose"
     """One plan has a dose."""
     SEPARATE_REGIONS = "separate_regions_no_sum"
@@ -59,7 +67,8 @@ class DoseRule(StrEnum):
     BOOST = "primary_boost_summed"
     """Plans say that they are delivered one after, or beside, the other."""
     AMBIGUOUS = "ambiguous_no_sum"
-    """No rule says what the total is: each dose stands by itself."""
+    """No rule says what the total is: each dose stands by itself, but for one that holds the dose of a
+    rejected plan, which is not used."""
 
 
 class DoseDecision(Part):
@@ -156,7 +165,7 @@ def decide_doses(plans: Sequence[Plan], doses: Sequence[Dose]) -> tuple[DoseDeci
             plan_doses.append(_PlanDose(uid, plan, own))
     decisions.sort(key=lambda one: one.plan_uid or "")
     plan_doses.sort(key=lambda one: one.uid)
-    return (*decisions, *_decided(_Candidates(tuple(plan_doses), tuple(sums), tuple(unclear))))
+    return (*decisions, *_decided(_Candidates(tuple(plan_doses), tuple(sums), tuple(unclear), by_uid)))
 
 
 @dataclass(frozen=True, slots=True)
@@ -173,7 +182,12 @@ class _PlanDose:
 
     @property
     def boost_word(self) -> str:
-        return self._word(_BOOST)
+        return "" if self.denies_boost else self._word(_BOOST)
+
+    @property
+    def denies_boost(self) -> bool:
+        """Whether its words say that its boost, if any, is no plan of its own."""
+        return bool(self._word(_WITHIN) or (self._word(_BOOST) and self._word(_DENIED)))
 
     @property
     def replan_word(self) -> str:
@@ -182,12 +196,13 @@ class _PlanDose:
     def _word(self, pattern: re.Pattern[str]) -> str:
         """The word of its plan's label or name that matches; empty where none does."""
         texts = [] if self.plan is None else [self.plan.label or "", self.plan.name or ""]
-        found = pattern.search(re.sub(r"[\W_]+", " ", " ".join(texts).lower()))
+        spelled = re.sub("[+&]", " plus ", " ".join(texts).lower())
+        found = pattern.search(re.sub(r"[\W_]+", " ", spelled))
         return "" if found is None else found.group()
 
     def names(self, other: _PlanDose, relationships: frozenset[str]) -> str:
         """As which of these its plan names the plan of another one; empty where it does not."""
-        plans = () if self.plan is None else self.plan.related_plans
+        plans = () if self.plan is None or other is self else self.plan.related_plans
         found = (one.relationship for one in plans if one.uid == other.uid)
         return next((one for one in found if one is not None and one in relationships), "")
 
@@ -201,6 +216,8 @@ class _Candidates:
     """Doses of several plans."""
     unclear: tuple[Dose, ...]
     """Doses of plans of which nobody can say what their own dose is."""
+    plans: Mapping[str, Plan]
+    """Every plan of the course, by SOP Instance UID."""
 
     @property
     def all(self) -> list[Dose]:
@@ -268,10 +285,11 @@ def _separate_courses(candidates: _Candidates) -> _Verdict | None:
         return None
 
     def within(frame: str) -> _Candidates:
-        return _Candidates(
-            tuple(one for one in candidates.plan_doses if (one.frame or "") == frame),
-            tuple(dose for dose in candidates.sums if (dose.frame_of_reference_uid or "") == frame),
-            tuple(dose for dose in candidates.unclear if (dose.frame_of_reference_uid or "") == frame),
+        return replace(
+            candidates,
+            plan_doses=tuple(one for one in candidates.plan_doses if (one.frame or "") == frame),
+            sums=tuple(dose for dose in candidates.sums if (dose.frame_of_reference_uid or "") == frame),
+            unclear=tuple(dose for dose in candidates.unclear if (dose.frame_of_reference_uid or "") == frame),
         )
 
     facts: dict[str, Fact] = {"frames_of_reference": tuple(frame or "absent" for frame in frames)}
@@ -283,20 +301,32 @@ def _plan_sum(candidates: _Candidates) -> _Verdict | None:
     if not candidates.sums:
         return None
     first = candidates.sums[0]
+    named = {uid for dose in candidates.sums for uid in dose.plan_uids}
     with_dose = {one.uid for one in candidates.plan_doses}
     uncovered = with_dose - set(first.plan_uids)
+    rejected = {uid for uid in named if (plan := candidates.plans.get(uid)) and plan.approval == "REJECTED"}
+    not_for_treatment = {uid for uid in named if (plan := candidates.plans.get(uid)) and not plan.treats}
     facts: dict[str, Fact] = {
         "plan_sums": len(candidates.sums),
         "summation_type": first.summation_type,
         "plans_in_sum": tuple(sorted(set(first.plan_uids))),
         "plans_with_dose_outside": tuple(sorted(uncovered)),
     }
+    if rejected:
+        facts["rejected_plans_in_sum"] = tuple(sorted(rejected))
+    if not_for_treatment:
+        facts["plans_in_sum_not_for_treatment"] = tuple(sorted(not_for_treatment))
     parts = [dose for one in candidates.plan_doses for dose in one.doses]
-    if len(candidates.sums) == 1 and not uncovered and not candidates.unclear:
+    covers = len(candidates.sums) == 1 and len(set(first.plan_uids)) > 1 and not uncovered
+    if covers and not candidates.unclear and not rejected and not not_for_treatment:
         return _Verdict(
             DoseDecision(rule=DoseRule.PLAN_SUM, used=_uids([first]), not_used=_uids(parts), facts=facts)
         )
-    return _Verdict(DoseDecision(rule=DoseRule.AMBIGUOUS, used=_uids(candidates.all), facts=facts))
+    not_used = [dose for dose in candidates.sums if rejected & set(dose.plan_uids)]
+    used = [dose for dose in candidates.all if dose not in not_used]
+    return _Verdict(
+        DoseDecision(rule=DoseRule.AMBIGUOUS, used=_uids(used), not_used=_uids(not_used), facts=facts)
+    )
 
 
 def _unclear(candidates: _Candidates) -> _Verdict | None:
@@ -335,7 +365,7 @@ def _separate_regions(candidates: _Candidates) -> _Verdict | None:
     ]
     facts: dict[str, Fact] = {"regions": len(regions), "largest_overlap": round(max(apart), 4)}
     rest = tuple(
-        _Candidates(tuple(one for one in candidates.plan_doses if one.uid in region), (), ())
+        replace(candidates, plan_doses=tuple(one for one in candidates.plan_doses if one.uid in region))
         for region in regions
     )
     return _Verdict(DoseDecision(rule=DoseRule.SEPARATE_REGIONS, facts=facts), rest)
@@ -343,6 +373,8 @@ def _separate_regions(candidates: _Candidates) -> _Verdict | None:
 
 def _replan(candidates: _Candidates) -> _Verdict | None:
     every = candidates.plan_doses
+    if any(_contradicts_itself(one, every) for one in every):
+        return None
     evidence = {one.uid: _replan_evidence(one, every) for one in every}
     later = [one for one in every if evidence[one.uid]]
     first = tuple(one for one in every if not evidence[one.uid])
@@ -354,7 +386,7 @@ def _replan(candidates: _Candidates) -> _Verdict | None:
     }
     not_used = _uids([dose for one in later for dose in one.doses])
     decision = DoseDecision(rule=DoseRule.REPLAN, not_used=not_used, facts=facts)
-    return _Verdict(decision, (_Candidates(first, (), ()),))
+    return _Verdict(decision, (replace(candidates, plan_doses=first),))
 
 
 def _boost(candidates: _Candidates) -> _Verdict | None:
@@ -379,17 +411,48 @@ def _doubts(every: Sequence[_PlanDose]) -> tuple[str, ...]:
     doubts = list(_differing([dose for one in every for dose in one.doses]))
     if _overlaps(every) is None:
         doubts.append("a dose whose grid is not described")
-    if any(one.plan is None for one in every):
+    plans = [one.plan for one in every if one.plan is not None]
+    if len(plans) < len(every):
         doubts.append("a dose whose plan is not there")
+    if not all(plan.treats for plan in plans):
+        doubts.append("a plan that is not for treatment")
+    if len({plan.intent for plan in plans if plan.treats and plan.intent is not None}) > 1:
+        doubts.append("plans of different intents")
+    # A plan that does not state its approval was not approved.
+    if len({plan.approval or "UNAPPROVED" for plan in plans}) > 1:
+        doubts.append("plans of different approval")
+    if any(_contradicts_itself(one, every) for one in every):
+        doubts.append("a plan that is called both a boost and a copy of its primary")
     if any(one.replan_word for one in every):
         doubts.append("a replan without the plan that it replaces")
     stated = [one for one in every if any(one.names(other, _BESIDE) for other in every)]
     if any(_same_prescription(a, b) for a, b in combinations(every, 2) if not (a in stated or b in stated)):
         doubts.append("plans that prescribe the same")
-    primary = [one for one in every if not _boost_evidence(one, every)]
-    if len(primary) != 1 and len(stated) < len(every):
+    if not (_all_linked(every) or _one_boost_by_word(every)):
         doubts.append("no statement which plan is delivered beside which")
     return tuple(doubts)
+
+
+def _all_linked(every: Sequence[_PlanDose]) -> bool:
+    """Whether statements of the plans themselves link each with all others, if by way of some of them."""
+    linked, found = [every[0]], [every[0]]
+    while found:
+        one = found.pop()
+        new = [other for other in every if other not in linked and _beside(one, other)]
+        linked += new
+        found += new
+    return len(linked) == len(every)
+
+
+def _beside(one: _PlanDose, other: _PlanDose) -> bool:
+    """Whether one of two plans says that it is delivered beside or after the other."""
+    return bool(one.names(other, _BESIDE) or other.names(one, _BESIDE))
+
+
+def _one_boost_by_word(every: Sequence[_PlanDose]) -> bool:
+    """Whether there are two plans, of which words call one a boost and the other one nothing of that kind."""
+    boosts = [one for one in every if one.boost_word]
+    return len(every) == 2 and len(boosts) == 1 and not any(one.denies_boost for one in every)
 
 
 _RULES: tuple[Callable[[_Candidates], _Verdict | None], ...] = (
@@ -408,7 +471,7 @@ _RULES: tuple[Callable[[_Candidates], _Verdict | None], ...] = (
 def _replan_evidence(one: _PlanDose, every: Sequence[_PlanDose]) -> str:
     """What says that a plan stands in place of another one; empty where nothing does."""
     for other in every:
-        if stated := one.names(other, _DERIVED) or other.names(one, _ALTERNATIVE):
+        if stated := _stands_for(one, other):
             return stated
     originals = [
         other
@@ -426,6 +489,23 @@ def _replan_evidence(one: _PlanDose, every: Sequence[_PlanDose]) -> str:
         if _earlier(other, one) and _same_prescription(one, other):
             return "same prescription, later date"
     return ""
+
+
+def _stands_for(one: _PlanDose, other: _PlanDose) -> str:
+    """What states that a plan stands in place of another one; empty where nothing does."""
+    return one.names(other, _DERIVED) or other.names(one, _ALTERNATIVE)
+
+
+def _contradicts_itself(one: _PlanDose, every: Sequence[_PlanDose]) -> bool:
+    """Whether a plan is stated to stand for another one and, by statement or word, to be delivered beside it.
+
+    A new version of a boost stands for a boost, which is no contradiction.
+    """
+    return any(
+        _beside(one, other) or (bool(_boost_evidence(one, every)) and not _boost_evidence(other, every))
+        for other in every
+        if _stands_for(one, other)
+    )
 
 
 def _earlier(one: _PlanDose, other: _PlanDose) -> bool:

@@ -132,6 +132,8 @@ class Beam(Part):
 
 
 _NO_TREATMENT = frozenset({"OPEN_PORTFILM", "TRMT_PORTFILM", "SETUP"})
+_TREATING_INTENTS = frozenset({None, "CURATIVE", "PALLIATIVE", "PROPHYLACTIC"})
+"""Plan Intents of what a patient gets; the others are of verification, machines, research and service."""
 
 
 class Plan(Instance):
@@ -150,6 +152,11 @@ class Plan(Instance):
     fraction_groups: Annotated[tuple[FractionGroup, ...], Element("FractionGroupSequence")]
     dose_references: Annotated[tuple[DoseReference, ...], Element("DoseReferenceSequence")]
     beams: Annotated[tuple[Beam, ...], Element("BeamSequence", ("IonBeamSequence",))]
+
+    @property
+    def treats(self) -> bool:
+        """Whether it is for treatment, as far as its Plan Intent (PS3.3 C.8.8.9) says."""
+        return self.intent in _TREATING_INTENTS
 
     @property
     def fractions_planned(self) -> int | None:

@@ -155,8 +155,8 @@ THE_SAME = "plans that prescribe the same"
         (("plan a", "plan b"), (UNSTATED,)),
         (("plan", "boost replan"), (REPLAN,)),
         (("boost", "replan"), (REPLAN,)),
-        (("plan", "boost", "boost v2"), (REPLAN, THE_SAME)),
-        (("plan", "boost", "phase 2"), (THE_SAME,)),
+        (("plan", "boost", "boost v2"), (REPLAN, THE_SAME, UNSTATED)),
+        (("plan", "boost", "phase 2"), (THE_SAME, UNSTATED)),
     ],
 )
 def test_what_words_alone_do_not_tell_is_not_summed(labels: tuple[str, ...], doubts: tuple[str, ...]) -> None:
@@ -168,6 +168,112 @@ def test_what_words_alone_do_not_tell_is_not_summed(labels: tuple[str, ...], dou
 
     assert decided(found).startswith("ambiguous_no_sum 1 2")
     assert found.facts == {"doubts": doubts}
+
+
+@pytest.mark.parametrize(
+    ("first", "second"),
+    [
+        ("plan", "no boost"),
+        ("boost", "no boost"),
+        ("plan", "Prostate w/o boost"),
+        ("plan", "Mamma ohne Boost"),
+        ("plan", "kein Boost"),
+        ("Lung", "Brust SIB Boost"),
+        ("boost", "Brust SIB"),
+        ("plan", "simultaneous integrated boost"),
+        ("plan", "Breast+Boost"),
+        ("plan", "Mamma inkl. Boost"),
+        ("boost A", "boost B"),
+    ],
+)
+def test_a_boost_that_words_deny_or_put_within_another_plan_is_not_summed(first: str, second: str) -> None:
+    plans = [MADE.plan(1, label=first), MADE.plan(2, label=second, dose_gy=10.0)]
+    (found,) = all_decisions(*plans, *TWO_DOSES)
+
+    assert decided(found) == "ambiguous_no_sum 1 2"
+    assert found.facts == {"doubts": (UNSTATED,)}
+
+
+def test_of_three_plans_a_word_tells_nothing() -> None:
+    plans = [MADE.plan(n, label=label, dose_gy=dose) for n, label, dose in
+             ((1, "plan", 50.0), (2, "boost", 10.0), (3, "phase 2", 6.0))]  # fmt: skip
+    assert decisions(*plans, *TWO_DOSES, MADE.dose(3, plans=[3])) == ["ambiguous_no_sum 1 2 3"]
+
+
+@pytest.mark.parametrize("link", [{"label": "boost"}, {"related": ("PRIOR", 1)}], ids=["word", "statement"])
+@pytest.mark.parametrize(
+    ("of_primary", "of_boost", "expected"),
+    [
+        ({}, {"PlanIntent": "VERIFICATION"}, "a plan that is not for treatment"),
+        ({"PlanIntent": "CURATIVE"}, {"PlanIntent": "MACHINE_QA"}, "a plan that is not for treatment"),
+        ({"PlanIntent": "RESEARCH"}, {}, "a plan that is not for treatment"),
+        ({"PlanIntent": "CURATIVE"}, {"PlanIntent": "PALLIATIVE"}, "plans of different intents"),
+        ({"PlanIntent": "CURATIVE"}, {"PlanIntent": "CURATIVE"}, ""),
+        ({"PlanIntent": "PALLIATIVE"}, {}, ""),
+        ({"ApprovalStatus": "APPROVED"}, {"ApprovalStatus": "UNAPPROVED"}, "plans of different approval"),
+        ({"ApprovalStatus": "APPROVED"}, {}, "plans of different approval"),
+        ({"ApprovalStatus": "APPROVED"}, {"ApprovalStatus": "APPROVED"}, ""),
+        ({}, {"ApprovalStatus": "UNAPPROVED"}, ""),
+    ],
+)
+def test_a_boost_is_summed_with_a_primary_of_its_intent_and_approval(
+    link: dict[str, object], of_primary: dict[str, object], of_boost: dict[str, object], expected: str
+) -> None:
+    boost = MADE.plan(2, **{"dose_gy": 10.0, **link, **of_boost})  # type: ignore[arg-type]
+    (found,) = all_decisions(MADE.plan(1, **of_primary), boost, *TWO_DOSES)  # type: ignore[arg-type]
+
+    if expected:
+        assert decided(found) == "ambiguous_no_sum 1 2"
+        assert found.facts == {"doubts": (expected,)}
+    else:
+        assert decided(found) == "primary_boost_summed 1+2"
+
+
+def test_statements_have_to_link_every_plan() -> None:
+    doses = [MADE.dose(n, plans=[n]) for n in (1, 2, 3)]
+    each_other = [MADE.plan(2, dose_gy=20.0, related=("CONCURRENT", 3)),
+                  MADE.plan(3, dose_gy=9.0, related=("CONCURRENT", 2))]  # fmt: skip
+    assert decisions(MADE.plan(1), *each_other, *doses) == ["ambiguous_no_sum 1 2 3"]
+
+    chain = [MADE.plan(2, dose_gy=20.0, related=("PRIOR", 1)),
+             MADE.plan(3, dose_gy=9.0, related=("PRIOR", 2))]  # fmt: skip
+    assert decisions(MADE.plan(1), *chain, *doses) == ["primary_boost_summed 1+2+3"]
+
+
+BOTH = "a plan that is called both a boost and a copy of its primary"
+
+
+@pytest.mark.parametrize(
+    "boost",
+    [
+        MADE.plan(2, label="Boost", dose_gy=10.0, related=("PREDECESSOR", 1)),
+        MADE.plan(2, dose_gy=10.0, ReferencedRTPlanSequence=items(
+            [{"ReferencedSOPInstanceUID": MADE.uid(30, 1), "RTPlanRelationship": said}
+             for said in ("PREDECESSOR", "PRIOR")])),
+    ],
+    ids=["word", "statement"],
+)  # fmt: skip
+def test_a_boost_that_was_copied_from_its_primary_is_ambiguous(boost: bytes) -> None:
+    (found,) = all_decisions(MADE.plan(1), boost, *TWO_DOSES)
+
+    assert decided(found) == "ambiguous_no_sum 1 2"
+    assert found.facts["doubts"] == (BOTH,)
+
+
+def test_an_alternative_that_is_stated_to_be_delivered_beside_is_ambiguous() -> None:
+    plans = [MADE.plan(1, related=("ALTERNATIVE", 2)), MADE.plan(2, dose_gy=9.0, related=("CONCURRENT", 1))]
+    (found,) = all_decisions(*plans, *TWO_DOSES)
+
+    assert (decided(found), found.facts) == ("ambiguous_no_sum 1 2", {"doubts": (BOTH,)})
+
+
+def test_a_new_version_of_a_boost_stands_for_the_boost() -> None:
+    boosts = [MADE.plan(2, label="boost", dose_gy=10.0),
+              MADE.plan(3, label="boost", dose_gy=10.0, related=("PREDECESSOR", 2))]  # fmt: skip
+    assert decisions(MADE.plan(1), *boosts, *TWO_DOSES, MADE.dose(3, plans=[3])) == [
+        "replan_itt_first -3",
+        "primary_boost_summed 1+2",
+    ]
 
 
 def test_a_replan_is_not_older_than_what_it_replaces() -> None:
@@ -237,6 +343,33 @@ class TestPlanSums:
 
         assert [decided(one) for one in found] == ["ambiguous_no_sum 3 4"]
         assert found[0].facts["plan_sums"] == 2
+
+
+    def test_one_that_holds_a_rejected_plan_is_never_used(self) -> None:
+        plans = [self.PLANS[0], MADE.plan(2, dose_gy=10.0, ApprovalStatus="REJECTED")]
+        total = MADE.dose(3, plans=[1, 2], summation="MULTI_PLAN")
+        found = all_decisions(*plans, *TWO_DOSES, total)
+
+        assert [decided(one) for one in found] == [
+            "rejected_plan_not_used (plan 2) -2",
+            "ambiguous_no_sum 1 -3",
+        ]
+        assert found[1].facts["rejected_plans_in_sum"] == (MADE.uid(30, 2),)
+        assert decisions(*plans, total) == ["ambiguous_no_sum -3"]
+
+    def test_one_that_holds_a_plan_of_a_phantom_is_no_total(self) -> None:
+        plans = [self.PLANS[0], MADE.plan(2, dose_gy=10.0, PlanIntent="VERIFICATION")]
+        found = all_decisions(*plans, *TWO_DOSES, MADE.dose(3, plans=[1, 2], summation="MULTI_PLAN"))
+
+        assert [decided(one) for one in found] == ["ambiguous_no_sum 1 2 3"]
+        assert found[0].facts["plans_in_sum_not_for_treatment"] == (MADE.uid(30, 2),)
+
+    def test_one_that_names_one_plan_does_not_beat_the_dose_of_the_plan(self) -> None:
+        total = MADE.dose(3, plans=[1], summation="MULTI_PLAN")
+        assert decisions(MADE.plan(1), MADE.dose(1), total) == ["ambiguous_no_sum 1 3"]
+        assert decisions(MADE.plan(1), total) == ["ambiguous_no_sum 3"]
+        rejected = MADE.plan(1, ApprovalStatus="REJECTED")
+        assert decisions(rejected, MADE.dose(1), total)[1:] == ["ambiguous_no_sum -3"]
 
 
 class TestDosesOfOnePlan:

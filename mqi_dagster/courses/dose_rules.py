@@ -289,7 +289,9 @@ def _separate_courses(candidates: _Candidates) -> _Verdict | None:
             candidates,
             plan_doses=tuple(one for one in candidates.plan_doses if (one.frame or "") == frame),
             sums=tuple(dose for dose in candidates.sums if (dose.frame_of_reference_uid or "") == frame),
-            unclear=tuple(dose for dose in candidates.unclear if (dose.frame_of_reference_uid or "") == frame),
+            unclear=tuple(
+                dose for dose in candidates.unclear if (dose.frame_of_reference_uid or "") == frame
+            ),
         )
 
     facts: dict[str, Fact] = {"frames_of_reference": tuple(frame or "absent" for frame in frames)}

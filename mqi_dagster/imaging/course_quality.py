@@ -25,7 +25,6 @@ LEAST_OF_PRESCRIBED, MOST_OF_PRESCRIBED = 0.8, 2.0
 IMPLAUSIBLE = 10.0
 """A factor that no prescription explains: cGy are 100, one fraction of many is 1/20 to 1/35."""
 
-_TREATING = ("CURATIVE", "PALLIATIVE", "PROPHYLACTIC")
 _NOT_TREATING = ("VERIFICATION", "MACHINE_QA", "RESEARCH", "SERVICE")
 """Plan Intent (300A,000A), PS3.3 C.8.8.9."""
 _AXES = ("sagittal", "coronal", "axial")
@@ -271,7 +270,7 @@ def _plan_approval(course: CheckedCourse, tally: Tally) -> None:
 
 def _plan_intent(course: CheckedCourse, tally: Tally) -> None:
     for name, plan, facts in course.plans:
-        if plan.intent is None or plan.intent in _TREATING:
+        if plan.treats:
             tally.note(f"{name}: {plan.intent.lower() if plan.intent else 'the intent is not stated'}")
             continue
         known = plan.intent in _NOT_TREATING
@@ -412,12 +411,14 @@ def _totals(course: CheckedCourse) -> Iterator[tuple[str, frozenset[str], float,
                 continue
             maxima = [maximum for _, _, maximum in parts]
             plans = frozenset(uid for _, dose, _ in parts for uid in dose.plan_uids)
+            if len(plans) == 1 and any(dose.summation_type == "MULTI_PLAN" for _, dose, _ in parts):
+                plans = frozenset()  # what it is the sum of is not said
             yield " + ".join(name for name, _, _ in parts), plans, max(maxima), sum(maxima)
 
 
 def _dose_rule(course: CheckedCourse, tally: Tally) -> None:
     for decision in course.inventory.dose_decisions:
-        count = len(decision.used)
+        count = len(decision.used) + len(decision.not_used)
         if decision.rule is DoseRule.AMBIGUOUS:
             tally.warn(f"nothing says what the total of {counted(count, 'dose')} is ({decision.rule.value})")
         else:

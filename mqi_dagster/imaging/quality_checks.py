@@ -137,7 +137,8 @@ _ON_INVENTORY = (
     ),
     Check(
         "course_inventory", "plan_approval", "No plan is unapproved or rejected.",
-        "One is unapproved, or is rejected beside others; the dose of a rejected one is not used.",
+        "One is unapproved, or is rejected beside others; no dose of a rejected one, and no sum that"
+        " holds it, is used.",
         "Every plan is rejected.",
         "Find out which plan was treated.",
     ),

@@ -23,6 +23,7 @@ _LEFT_OUT = {
     DoseRule.PLAN_DOSE: "it is a part of its plan's own dose, which is used",
     DoseRule.REJECTED: "its plan was rejected",
     DoseRule.PLAN_SUM: "it is a part of the dose of several plans, which is used",
+    DoseRule.AMBIGUOUS: "it holds the dose of a rejected plan",
     DoseRule.REPLAN: "its plan stands in place of another one, whose dose is used",
 }
 _LONGEST_LABEL = 64
@@ -131,6 +132,11 @@ def _prescription(doses: Sequence[Dose], inventory: CourseInventory) -> tuple[fl
     plans = _plans_of(doses)
     if not plans:
         return None, "the dose names no plan"
+    if len(plans) == 1 and any(dose.summation_type == "MULTI_PLAN" for dose in doses):
+        return None, "the dose is of several plans and names one of them"
+    known_plans = {one.found.sop_instance_uid: one.found for one in inventory.plans}
+    if len(plans) > 1 and not all(known_plans[uid].treats for uid in plans if uid in known_plans):
+        return None, "a plan of the dose is not for treatment"
     uids = {dose.sop_instance_uid for dose in doses}
     parts = [plan for plan in plans if not _is_whole(plan, doses, uids, inventory)]
     if parts:

@@ -344,7 +344,6 @@ class TestPlanSums:
         assert [decided(one) for one in found] == ["ambiguous_no_sum 3 4"]
         assert found[0].facts["plan_sums"] == 2
 
-
     def test_one_that_holds_a_rejected_plan_is_never_used(self) -> None:
         plans = [self.PLANS[0], MADE.plan(2, dose_gy=10.0, ApprovalStatus="REJECTED")]
         total = MADE.dose(3, plans=[1, 2], summation="MULTI_PLAN")

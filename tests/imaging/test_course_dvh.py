@@ -353,6 +353,44 @@ def test_doses_that_a_rule_leaves_out_are_listed_with_the_reason(tmp_path: Path)
     assert {one.cause.value for one in content.not_used} == {"rule"}
 
 
+def test_a_sum_that_holds_a_rejected_plan_is_not_measured(tmp_path: Path) -> None:
+    content, metrics, _ = made(
+        tmp_path,
+        MADE.plan(dose_gy=40.0, label="A"),
+        MADE.plan(2, dose_gy=20.0, label="B", ApprovalStatus="REJECTED"),
+        *(dose(MADE, lambda x, y, z: 40 + 0 * x, n, plans=[n]) for n in (1, 2)),
+        dose(MADE, lambda x, y, z: 60 + 0 * x, 3, plans=[1, 2], summation="MULTI_PLAN"),
+    )
+    assert [(one.label, one.rule.value, one.prescription_gy) for one in content.doses] == [
+        ("A", "ambiguous_no_sum", 40.0)
+    ]
+    assert {one.dose_uid: one.reason for one in content.not_used} == {
+        MADE.uid(40, 2): "its plan was rejected",
+        MADE.uid(40, 3): "it holds the dose of a rejected plan",
+    }
+    assert metrics["DmeanGy"].to_list() == pytest.approx([40.0])
+
+
+@pytest.mark.parametrize(
+    ("plans", "intent", "source"),
+    [
+        ([1], None, "the dose is of several plans and names one of them"),
+        ([1, 2], "VERIFICATION", "a plan of the dose is not for treatment"),
+    ],
+)
+def test_a_sum_of_which_nobody_knows_what_is_in_it_has_no_prescription(
+    tmp_path: Path, plans: list[int], intent: str | None, source: str
+) -> None:
+    content, _, _ = made(
+        tmp_path,
+        MADE.plan(dose_gy=40.0),
+        MADE.plan(2, dose_gy=20.0, PlanIntent=intent),
+        dose(MADE, lambda x, y, z: 60 + 0 * x, 3, plans=plans, summation="MULTI_PLAN"),
+    )
+    (used,) = content.doses
+    assert (used.rule, used.prescription_gy, used.prescription_source) == ("ambiguous_no_sum", None, source)
+
+
 def test_a_dose_in_another_frame_of_reference_gives_no_figures(tmp_path: Path) -> None:
     moved = dose(MADE, lambda x, y, z: 40 + 0 * x, FrameOfReferenceUID=MADE.uid(8))
     content, metrics, curves = made(tmp_path, MADE.plan(), moved)

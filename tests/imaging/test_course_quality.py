@@ -404,7 +404,10 @@ CASES: dict[str, tuple[str, Callable[[], list[bytes]], Verdict, str]] = {
     ),
     "a boost": (
         "dose_scaling",
-        lambda: [*sound(), MADE.plan(2, dose_gy=9.0, label="boost"), MADE.dose(2, plans=[2], **pixels(9))],
+        lambda: [
+            *sound(), MADE.plan(2, dose_gy=9.0, label="boost", ApprovalStatus="APPROVED"),
+            MADE.dose(2, plans=[2], **pixels(9)),
+        ],
         PASS, "dose 1 + dose 2: maximum 71 Gy, prescribed 69 Gy",
     ),
     "beams of which each is a part": (

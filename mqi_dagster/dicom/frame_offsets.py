@@ -7,7 +7,9 @@ from collections.abc import Sequence
 import numpy as np
 from numpy.typing import NDArray
 
-_TOLERANCE_MM = 1e-3
+_ZERO_MM = 1e-3
+_TOLERANCE_MM = 0.01 * (1 + 1e-6)
+"""Positions are written in two decimals; what lies at the limit in them may lie beyond it in binary."""
 _AXIAL = 1e-4
 """Of the z component of the frames' normal."""
 
@@ -27,8 +29,8 @@ def offsets_along_normal(
     """
     offsets = np.asarray(offsets_mm, float)
     distances: NDArray[np.float64] = offsets - offsets[0]
-    if abs(offsets[0]) < _TOLERANCE_MM:
+    if abs(offsets[0]) < _ZERO_MM:
         return distances
-    if abs(offsets[0] - first_z_mm) < _TOLERANCE_MM and abs(abs(normal_z) - 1.0) < _AXIAL:
+    if abs(offsets[0] - first_z_mm) <= _TOLERANCE_MM and abs(abs(normal_z) - 1.0) < _AXIAL:
         return distances if normal_z > 0 else -distances
     return None

@@ -6,6 +6,7 @@ import math
 from collections.abc import Sequence
 
 import numpy as np
+import numpy.typing as npt
 from pydicom.dataset import FileDataset
 from pydicom.uid import ExplicitVRLittleEndian, ImplicitVRLittleEndian
 
@@ -18,7 +19,8 @@ from mqi_dagster.dose.plan_reference import elements_of
 from mqi_dagster.dose.rt_dose import GRID_FRAME_OFFSET_VECTOR, RT_DOSE_CLASS
 from mqi_dagster.errors import DoseError, Where
 
-_OFFSET_TOLERANCE_MM = 1e-3
+_OFFSET_TOLERANCE_MM = 0.01
+"""How far an offset may lie from an even grid: two decimals, of which the ends of the grid are rounded too."""
 
 _WHERE = Where(kind="RT Dose")
 
@@ -142,10 +144,16 @@ def _frame_step(dataset: FileDataset, frames: int, first_z: float, normal_z: flo
     if offsets is None:
         fault = "starts neither at 0 nor, of axial frames, at the first one's z"
         raise _fault("GridFrameOffsetVector", fault)
-    steps = np.diff(offsets)
-    even = float(np.ptp(steps)) < _OFFSET_TOLERANCE_MM and abs(float(steps[0])) > _OFFSET_TOLERANCE_MM
+    step = float(offsets[-1]) / (frames - 1)
+    even = _within(offsets, np.linspace(0.0, offsets[-1], frames)) and abs(step) > _OFFSET_TOLERANCE_MM
     require(even, "GridFrameOffsetVector", "does not rise in equal steps")
-    return float(offsets[-1]) / (frames - 1)
+    return step
+
+
+def _within(offsets: npt.ArrayLike, expected: npt.ArrayLike) -> bool:
+    """Whether offsets are those that are expected, but for their rounding."""
+    # What lies at the limit in decimals may lie beyond it in binary.
+    return bool(np.allclose(offsets, expected, rtol=0, atol=_OFFSET_TOLERANCE_MM * (1 + 1e-6)))
 
 
 def _numbers(dataset: FileDataset, keyword: str, count: int) -> list[float]:

@@ -50,6 +50,42 @@ def test_frames_lie_where_the_offsets_say(
     assert grid.values[2, 1, 3] == pytest.approx(32.4)
 
 
+@pytest.mark.parametrize(
+    ("z", "offsets", "spacing"),
+    [
+        (30, ["0", "1.67", "3.33", "5.0"], 5 / 3),
+        (30, ["0", "-1.67", "-3.33", "-5.0"], 5 / 3),
+        (30, ["30", "31.67", "33.33", "35.0"], 5 / 3),
+        # Rounded ends as well: steps of 1.666 mm from 30.004 mm on.
+        ("30.004", ["30.0", "31.67", "33.34", "35.0"], 5 / 3),
+        (30, ["0", "2.51", "5.0", "7.5"], 2.5),
+    ],
+)
+def test_offsets_of_two_decimals_are_those_of_an_even_grid(
+    z: object, offsets: list[str], spacing: float
+) -> None:
+    four = {"NumberOfFrames": 4, "PixelData": np.full(80, 7, dtype="<u2").tobytes()}
+    grid = read_dose(written(ImagePositionPatient=[-10, -20, z], GridFrameOffsetVector=offsets, **four))
+    assert grid.frame_spacing_mm == pytest.approx(spacing, rel=1e-9)
+
+
+@pytest.mark.parametrize(
+    "offsets",
+    [
+        ["0", "2.52", "5.0", "7.5"],
+        ["0", "1.65", "3.33", "5.0"],
+        ["0", "2", "2", "6"],
+        ["0", "4", "2", "6"],
+        ["0", "0.01", "0.02", "0.03"],
+        ["0", "3", "6", "12"],
+    ],
+)
+def test_frames_that_lie_unevenly_are_refused(offsets: list[str]) -> None:
+    four = {"NumberOfFrames": 4, "PixelData": np.full(80, 7, dtype="<u2").tobytes()}
+    with pytest.raises(DoseError, match="GridFrameOffsetVector: does not rise in equal steps"):
+        read_dose(written(GridFrameOffsetVector=offsets, **four))
+
+
 def test_positions_of_frames_that_are_not_axial_are_refused() -> None:
     sagittal = written(ImageOrientationPatient=[0, 1, 0, 0, 0, -1], GridFrameOffsetVector=[30, 34, 38])
     with pytest.raises(DoseError, match="GridFrameOffsetVector: starts neither at 0 nor"):

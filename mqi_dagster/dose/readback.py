@@ -30,7 +30,13 @@ from mqi_dagster.dose.rt_dose import (
     Irradiation,
     instance_role,
 )
-from mqi_dagster.dose.stored_image import require, require_short_scaling, scaling_of, stored_grid
+from mqi_dagster.dose.stored_image import (
+    NATIVE_SYNTAXES,
+    require,
+    require_short_scaling,
+    scaling_of,
+    stored_grid,
+)
 from mqi_dagster.errors import DoseError, Where
 from mqi_dagster.settings import DoseType, SummationType
 
@@ -122,6 +128,10 @@ def _checked(dataset: FileDataset, plan: PlanReference, frame: DoseFrame, digest
     _check_object(dataset, plan)
     _check_frame_of_reference(dataset, plan, frame)
     _check_reference(dataset, plan)
+    # Other receivers read no more than this.
+    native = dataset.file_meta.TransferSyntaxUID in NATIVE_SYNTAXES
+    require(native, "TransferSyntaxUID", "is not uncompressed little-endian")
+    require(dataset.get("BitsStored") == dataset.get("BitsAllocated"), "BitsStored", "is not BitsAllocated")
     grid = stored_grid(dataset, frame)
     if digest is not None:
         _check_built_in(dataset, grid, digest)

@@ -7,12 +7,20 @@ from collections.abc import Sequence
 
 import numpy as np
 import numpy.typing as npt
+from numpy.typing import NDArray
 from pydicom.dataset import FileDataset
-from pydicom.uid import ExplicitVRLittleEndian, ImplicitVRLittleEndian
+from pydicom.encaps import generate_frames
+from pydicom.uid import (
+    DeflatedExplicitVRLittleEndian,
+    ExplicitVRLittleEndian,
+    ImplicitVRLittleEndian,
+    RLELossless,
+)
 
 from mqi_dagster.dicom.elements import axes_of, text_of
 from mqi_dagster.dicom.frame_offsets import offsets_along_normal
-from mqi_dagster.dicom.reading import decoding_as, read_dicom
+from mqi_dagster.dicom.proof import MEMORY_BYTES
+from mqi_dagster.dicom.reading import DAMAGE, LARGEST_BYTES, cause_of, decoding_as, read_dicom
 from mqi_dagster.dose.encoding import DECIMAL_STRING_LENGTH, decode_dose, pixel_type
 from mqi_dagster.dose.grid import DoseFrame, DoseGrid, DoseUnits, Vector
 from mqi_dagster.dose.plan_reference import elements_of
@@ -20,7 +28,12 @@ from mqi_dagster.dose.rt_dose import GRID_FRAME_OFFSET_VECTOR, RT_DOSE_CLASS
 from mqi_dagster.errors import DoseError, Where
 
 _OFFSET_TOLERANCE_MM = 0.01
-"""How far an offset may lie from an even grid: two decimals, of which the ends of the grid are rounded too."""
+"""Of an offset from the even grid: two decimals, to which the ends of the grid are rounded too."""
+NATIVE_SYNTAXES = (ExplicitVRLittleEndian, ImplicitVRLittleEndian)
+_RLE_HEADER = 1024
+"""More than the header and the padding of the segments of a frame (PS3.5 G)."""
+_MOST_OF_RLE = 65
+"""Bytes that one byte of RLE becomes at most, with itself."""
 
 _WHERE = Where(kind="RT Dose")
 
@@ -106,22 +119,48 @@ def require_short_scaling(dataset: FileDataset) -> None:
 
 
 def _values(dataset: FileDataset) -> np.ndarray[tuple[int, ...], np.dtype[np.float64]]:
-    syntax = dataset.file_meta.get("TransferSyntaxUID")
-    native = (ExplicitVRLittleEndian, ImplicitVRLittleEndian)
-    require(syntax in native, "TransferSyntaxUID", "is not uncompressed little-endian")
     bits = _count(dataset, "BitsAllocated")
     require(bits in (16, 32), "BitsAllocated", "is neither 16 nor 32")
-    fixed = {"SamplesPerPixel": 1, "BitsStored": bits, "HighBit": bits - 1, "PixelRepresentation": 0}
+    stored = _count(dataset, "BitsStored")
+    require(stored <= bits, "BitsStored", f"is more than {bits}")
+    fixed = {"SamplesPerPixel": 1, "HighBit": stored - 1, "PixelRepresentation": 0}
     for keyword, value in fixed.items():
         require(dataset.get(keyword) == value, keyword, f"is not {value}")
     photometric = dataset.get("PhotometricInterpretation")
     require(photometric == "MONOCHROME2", "PhotometricInterpretation", "is not MONOCHROME2")
     frames = _count(dataset, "NumberOfFrames") if "NumberOfFrames" in dataset else 1
     shape = (frames, _count(dataset, "Rows"), _count(dataset, "Columns"))
+    pixels = _pixels(dataset, shape, bits)
+    require(int(pixels.max()) < 1 << stored, "PixelData", f"has values of more than {stored} bits")
+    return decode_dose(pixels, scaling_of(dataset))
+
+
+def _pixels(dataset: FileDataset, shape: tuple[int, int, int], bits: int) -> NDArray[np.unsignedinteger]:
+    """The stored values, of the shape and of so many bits."""
     data = dataset.get("PixelData") or b""
     length = math.prod(shape) * bits // 8
-    require(len(data) == length, "PixelData", f"holds {len(data)} bytes instead of {length}")
-    return decode_dose(np.frombuffer(data, pixel_type(bits)).reshape(shape), scaling_of(dataset))
+    syntax = dataset.file_meta.TransferSyntaxUID
+    if syntax in NATIVE_SYNTAXES or syntax == DeflatedExplicitVRLittleEndian:
+        require(len(data) == length, "PixelData", f"holds {len(data)} bytes instead of {length}")
+        return np.frombuffer(data, pixel_type(bits)).reshape(shape)
+    require(syntax == RLELossless, "TransferSyntaxUID", "is one that cannot be decoded here without loss")
+    frame = length // shape[0]
+    require(
+        length <= LARGEST_BYTES and frame * _MOST_OF_RLE <= MEMORY_BYTES,
+        "PixelData", f"would be {length:,} bytes, which are not decoded",
+    )  # fmt: skip
+    try:
+        # A run of two bytes becomes 128: what is no longer than its frame cannot fill the memory.
+        packed = list(generate_frames(data, number_of_frames=shape[0]))
+        require(len(packed) == shape[0], "PixelData", f"holds {len(packed)} frames instead of {shape[0]}")
+        most = frame + frame // 64 + _RLE_HEADER
+        require(max(map(len, packed)) <= most, "PixelData", "is longer than it would be uncompressed")
+        pixels = np.asarray(dataset.pixel_array)
+    except (RuntimeError, *DAMAGE) as error:
+        cause = cause_of(error)
+        raise DoseError("PixelData: cannot be decoded", where=_WHERE, first_cause=cause) from None
+    require(pixels.size == math.prod(shape), "PixelData", "holds another number of values than it says")
+    return pixels.reshape(shape).astype(pixel_type(bits))
 
 
 def _directions(dataset: FileDataset) -> tuple[Vector, Vector]:

@@ -270,7 +270,7 @@ def _plan_approval(course: CheckedCourse, tally: Tally) -> None:
 
 def _plan_intent(course: CheckedCourse, tally: Tally) -> None:
     for name, plan, facts in course.plans:
-        if plan.treats:
+        if plan.intent is None or plan.treats:
             tally.note(f"{name}: {plan.intent.lower() if plan.intent else 'the intent is not stated'}")
             continue
         known = plan.intent in _NOT_TREATING

@@ -2,9 +2,21 @@
 
 from __future__ import annotations
 
+import io
+
 import numpy as np
+import pydicom
 import pytest
 from pydicom import config
+from pydicom.encaps import encapsulate
+from pydicom.uid import (
+    JPEG2000,
+    UID,
+    DeflatedExplicitVRLittleEndian,
+    JPEGBaseline8Bit,
+    JPEGLSLossless,
+    RLELossless,
+)
 
 from mqi_dagster.dose.stored_image import read_dose
 from mqi_dagster.errors import DoseError
@@ -99,9 +111,114 @@ def test_a_scaling_of_many_digits_is_read() -> None:
     assert grid.values[0, 0, 0] == pytest.approx(11.1)
 
 
+def test_31_bits_of_32_are_read() -> None:
+    values = np.arange(60, dtype="<u4") + 2**31 - 60
+    of_32 = {"BitsAllocated": 32, "BitsStored": 31, "HighBit": 30, "DoseGridScaling": "1e-8"}
+    grid = read_dose(written(PixelData=values.tobytes(), **of_32))
+    assert grid.values[2, 3, 4] == pytest.approx(21.47483647, rel=1e-12)
+
+    values[7] = 2**31
+    with pytest.raises(DoseError, match="PixelData: has values of more than 31 bits"):
+        read_dose(written(PixelData=values.tobytes(), **of_32))
+
+
+def as_syntax(content: bytes, syntax: UID) -> bytes:
+    """A dose in another transfer syntax."""
+    dataset = pydicom.dcmread(io.BytesIO(content))
+    if syntax.is_compressed and syntax != DeflatedExplicitVRLittleEndian:
+        dataset.compress(syntax)
+    dataset.file_meta.TransferSyntaxUID = syntax
+    target = io.BytesIO()
+    dataset.save_as(target, enforce_file_format=True)
+    return target.getvalue()
+
+
+@pytest.mark.parametrize(
+    ("syntax", "bits"),
+    [(RLELossless, 16), (DeflatedExplicitVRLittleEndian, 16), (DeflatedExplicitVRLittleEndian, 32)],
+)
+def test_what_is_compressed_without_loss_is_read(syntax: UID, bits: int) -> None:
+    values = np.arange(60) * (1000 if bits == 16 else 70_000_000)
+    plain = written(
+        PixelData=values.astype(f"<u{bits // 8}").tobytes(), BitsAllocated=bits, BitsStored=bits,
+        HighBit=bits - 1, DoseGridScaling="1e-3",
+    )  # fmt: skip
+    grid = read_dose(as_syntax(plain, syntax))
+    # Frame 2, row 1, column 3 is the value 2 * 20 + 1 * 5 + 3.
+    assert grid.values[2, 1, 3] == pytest.approx(48.0 if bits == 16 else 3_360_000.0)
+    assert grid.values.shape == (3, 4, 5)
+
+
+def with_rle(*frames: bytes, bits: int = 16) -> bytes:
+    dataset = pydicom.dcmread(io.BytesIO(as_syntax(written(), RLELossless)))
+    dataset.BitsAllocated = dataset.BitsStored = bits
+    dataset.HighBit = bits - 1
+    dataset.PixelData = encapsulate(list(frames))
+    target = io.BytesIO()
+    dataset.save_as(target, enforce_file_format=True)
+    return target.getvalue()
+
+
+def rle(*segments: bytes) -> bytes:
+    """A frame of PS3.5 G: 16 numbers, of segments and where they begin, and the segments."""
+    starts = np.cumsum([64, *map(len, segments)])[:-1].tolist()
+    return np.array([len(segments), *starts, *[0] * (15 - len(segments))], dtype="<u4").tobytes() + b"".join(
+        segments
+    )
+
+
+def test_the_bytes_of_a_run_are_those_of_the_standard() -> None:
+    # 20 bytes of 0x01 above 20 of 0x02: 258 * 0.1 Gy everywhere.
+    whole = rle(bytes([237, 1]), bytes([237, 2]))
+    assert read_dose(with_rle(whole, whole, whole)).values.tolist() == [[[pytest.approx(25.8)] * 5] * 4] * 3
+
+    # The highest byte comes first: 0x01000203.
+    whole = rle(*(bytes([237, byte]) for byte in (1, 0, 2, 3)))
+    found = read_dose(with_rle(whole, whole, whole, bits=32)).values
+    assert found.tolist() == [[[pytest.approx(1_677_773.1)] * 5] * 4] * 3
+
+
+@pytest.mark.parametrize(
+    ("frames", "reason"),
+    [
+        ([rle(bytes([237, 1]), bytes([237, 2]))] * 2, "PixelData: (holds 2 frames|cannot be decoded)"),
+        ([rle(bytes([240, 1]), bytes([237, 2]))] * 3, "PixelData: cannot be decoded"),
+        ([rle(bytes([237, 1]))] * 3, "PixelData: cannot be decoded"),
+        ([b"no header"] * 3, "PixelData: cannot be decoded"),
+        # 6 kB that become 384 kB where 40 bytes belong.
+        ([rle(bytes([129, 1]) * 3000, bytes([237, 2]))] * 3, "PixelData: is longer than it would be"),
+    ],
+)
+def test_compressed_values_that_are_damaged_are_refused(frames: list[bytes], reason: str) -> None:
+    with pytest.raises(DoseError, match=reason):
+        read_dose(with_rle(*frames))
+
+
+def test_what_would_fill_the_memory_is_not_decoded() -> None:
+    dataset = pydicom.dcmread(io.BytesIO(as_syntax(written(), RLELossless)))
+    dataset.Rows = dataset.Columns = 65535
+    target = io.BytesIO()
+    dataset.save_as(target, enforce_file_format=True)
+    with pytest.raises(DoseError, match="PixelData: would be 25,769,017,350 bytes, which are not decoded"):
+        read_dose(target.getvalue())
+
+
+@pytest.mark.parametrize("syntax", [JPEGBaseline8Bit, JPEG2000, JPEGLSLossless])
+def test_a_transfer_syntax_that_is_not_decoded_is_refused(syntax: UID) -> None:
+    dataset = pydicom.dcmread(io.BytesIO(with_rle(*[b"anything"] * 3)))
+    dataset.file_meta.TransferSyntaxUID = syntax
+    target = io.BytesIO()
+    dataset.save_as(target, enforce_file_format=True)
+    with pytest.raises(DoseError, match="TransferSyntaxUID: is one that cannot be decoded here without loss"):
+        read_dose(target.getvalue())
+
+
 @pytest.mark.parametrize(
     ("changes", "reason"),
     [
+        ({"BitsStored": 17}, "BitsStored: is more than 16"),
+        ({"BitsStored": 12}, "HighBit: is not 11"),
+        ({"PixelData": bytes(119) + b"\1" + bytes(2)}, "PixelData: holds 122 bytes instead of 120"),
         ({"DoseUnits": "PERCENT"}, "DoseUnits: is neither GY nor RELATIVE"),
         ({"DoseGridScaling": "0"}, "DoseGridScaling: is not positive"),
         ({"DoseGridScaling": None}, "DoseGridScaling: is missing"),

@@ -1,7 +1,8 @@
 """Why a process ended before its work was done: by its exception, its exit code, or what it has printed.
 
 What ends for want of memory is done again with less. Texts count only as the whole phrase or identifier in
-which CUDA, its libraries, PyTorch, onnxruntime and the C++ runtime say it: ``zoom`` holds ``oom``, too.
+which CUDA, ROCm, their libraries, PyTorch, onnxruntime, TensorFlow, JAX and the C++ runtime say it: ``zoom``
+holds ``oom``, too.
 """
 
 from __future__ import annotations
@@ -45,21 +46,29 @@ _NO_THREAD = "can't start new thread"
 
 
 def _phrases(*phrases: str) -> re.Pattern[str]:
-    # As they are written, and with no letter, digit or underscore on either side.
-    return re.compile("|".join(rf"(?<!\w)(?:{phrase})(?!\w)" for phrase in phrases), re.MULTILINE)
+    # As they are written, and with no letter, digit or underscore on either side, nor a hyphen and more.
+    return re.compile("|".join(rf"(?<!\w)(?:{phrase})(?!-?\w)" for phrase in phrases), re.MULTILINE)
 
 
 _GPU_PHRASES = _phrases(
     # PyTorch
     r"(?:CUDA|HIP|MPS backend) out of memory",
-    r"(?:CUDA|HIP) error: out of memory",
+    r"(?:CUDA|HIP)(?: driver)? error: out of memory",
+    r"cuda runtime error \(2\) : out of memory",
     # onnxruntime; its arena allocates on the GPU as well as in the machine, and does not say where.
-    r"CUDA failure 2: out of memory",
+    r"(?:CUDA|HIP) failure 2: out of memory",
     r"Failed to allocate memory for requested buffer of size \d+",
     r"Available memory of \d+ is smaller than requested bytes of \d+",
-    # the CUDA driver, runtime and libraries
+    # TensorFlow; XLA, with which JAX allocates; CuPy
+    r"OOM when allocating tensor with shape[^\n]*\bdevice:GPU:\d+",
+    r"RESOURCE_EXHAUSTED: Out of memory",
+    r"Out of memory allocating [\d,]+ bytes",
+    # programs that call the driver or the runtime themselves, PyCUDA among them; pinned memory is the host's
+    r"(?:cu|cuda|hip)(?!MemHost|MemAllocHost|MallocHost|Host)[A-Z]\w* failed: out of memory",
+    # the drivers, runtimes and libraries of CUDA and ROCm
     r"CUDA_ERROR_OUT_OF_MEMORY",
     r"cudaErrorMemoryAllocation",
+    r"hipError(?:OutOfMemory|MemoryAllocation)",
     r"(?:CUBLAS|CUDNN|CUSPARSE|CUSOLVER)_STATUS_ALLOC_FAILED",
     r"CUDNN_STATUS_INTERNAL_ERROR_DEVICE_ALLOCATION_FAILED",
     r"CUFFT_ALLOC_FAILED",
@@ -70,6 +79,7 @@ _HOST_PHRASES = _phrases(
     r"std::bad_alloc",
     r"DefaultCPUAllocator: (?:can't allocate|not enough) memory",
     r"CUDNN_STATUS_INTERNAL_ERROR_HOST_ALLOCATION_FAILED",
+    r"OOM when allocating tensor with shape[^\n]*\bdevice:CPU:\d+",
     # the C library's words for ENOMEM, at the end of a message or before a file's name
     r"(?<=[:(\]] )Cannot allocate memory(?=:|$)|(?<=\()Cannot allocate memory(?=\))",
     # the last line of Python's traceback

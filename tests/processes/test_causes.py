@@ -27,6 +27,37 @@ GPU_TEXTS = [
     "CUDA_ERROR_OUT_OF_MEMORY: out of memory",
     "CUDA failure 2: out of memory ; GPU=0 ; hostname=node1 ; expr=cudaMalloc",
     ARENA,
+    "CUDA driver error: out of memory",
+    "CUDA error: out of memory\nCUDA kernel errors might be asynchronously reported at some other API call, so"
+    " the stacktrace below might be incorrect.\nFor debugging consider passing CUDA_LAUNCH_BLOCKING=1\n"
+    "Compile with `TORCH_USE_CUDA_DSA` to enable device-side assertions.",
+    "cuda runtime error (2) : out of memory at /pytorch/aten/src/THC/THCCachingHostAllocator.cpp:278",
+    "HIP out of memory. Tried to allocate 1.50 GiB. GPU 0 has a total capacity of 15.98 GiB",
+    "HIP error: hipErrorOutOfMemory",
+    "hipErrorOutOfMemory: out of memory",
+    "HIP failure 2: out of memory ; GPU=0 ; hostname=node1 ; expr=hipMalloc((void**)&p, size);",
+    "[ONNXRuntimeError] : 6 : RUNTIME_EXCEPTION : Exception during initialization: "
+    "/onnxruntime_src/onnxruntime/core/framework/bfc_arena.cc:342 void* "
+    "onnxruntime::BFCArena::AllocateRawInternal(size_t, bool, onnxruntime::Stream*) "
+    "Available memory of 1048576 is smaller than requested bytes of 285081600",
+    # nnU-Net: its own words, and then PyTorch's.
+    "Prediction on device was unsuccessful, probably due to a lack of memory. Moving results arrays to CPU\n"
+    "Traceback (most recent call last):\n"
+    '  File "nnunetv2/inference/predict_from_raw_data.py", line 604, in predict_sliding_window_return_logits\n'
+    "torch.OutOfMemoryError: CUDA out of memory. Tried to allocate 640.00 MiB. GPU 0 has a total capacity of"
+    " 7.79 GiB of which 345.94 MiB is free.",
+    # TensorFlow
+    "{{function_node __wrapped__Conv3D_device_/job:localhost/replica:0/task:0/device:GPU:0}} OOM when "
+    "allocating tensor with shape[2,32,128,128,128] and type float on "
+    "/job:localhost/replica:0/task:0/device:GPU:0 by allocator GPU_0_bfc [Op:Conv3D]",
+    "failed to allocate 7.26G (7794884608 bytes) from device: CUDA_ERROR_OUT_OF_MEMORY: out of memory",
+    # JAX
+    "RESOURCE_EXHAUSTED: Out of memory while trying to allocate 34359738368 bytes.",
+    "jaxlib.xla_extension.XlaRuntimeError: RESOURCE_EXHAUSTED: Out of memory allocating 17179869184 bytes.",
+    # CuPy, PyCUDA, a program of C++
+    "cupy.cuda.memory.OutOfMemoryError: Out of memory allocating 8,589,934,592 bytes (allocated so far: 0)",
+    "pycuda._driver.MemoryError: cuMemAlloc failed: out of memory",
+    "ggml_backend_cuda_buffer_type_alloc_buffer: cudaMalloc failed: out of memory",
 ]
 HOST_TEXTS = [
     "terminate called after throwing an instance of 'std::bad_alloc'\n  what():  std::bad_alloc",
@@ -36,6 +67,8 @@ HOST_TEXTS = [
     'Traceback (most recent call last):\n  File "x.py", line 1, in <module>\nMemoryError\n',
     "numpy._core._exceptions._ArrayMemoryError: Unable to allocate 8.00 GiB for an array",
     "OSError: [Errno 12] Cannot allocate memory: 'lung.nii.gz'",
+    "OOM when allocating tensor with shape[1024,1024,1024] and type float on "
+    "/job:localhost/replica:0/task:0/device:CPU:0 by allocator cpu [Op:Mul]",
 ]
 HARMLESS_TEXTS = [
     "zoom factor must be positive",
@@ -50,6 +83,16 @@ HARMLESS_TEXTS = [
     "CUDA error: an illegal memory access was encountered",
     "Cannot allocate memory bank 3 of the phantom",
     "No MemoryError: all is well",
+    "disk quota: out of memory-mapped room",
+    "CUDA error: out of memory-mapped room",
+    "cuMemHostAlloc failed: out of memory",
+    "the queue failed: out of memory",
+    "RESOURCE_EXHAUSTED: Quota exceeded for quota metric 'Out of memory alarms'",
+    "RESOURCE_EXHAUSTED: Received message larger than max (5242880 vs. 4194304)",
+    "OOM when allocating tensor names",
+    "myhipErrorOutOfMemory",
+    "zoom driver error: out of memory",
+    "Prediction on device was unsuccessful, probably due to a lack of memory. Moving results arrays to CPU",
     "",
 ]
 

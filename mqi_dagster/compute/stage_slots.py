@@ -28,9 +28,8 @@ _PHASES = {
     "dvh": WorkPhase.MAKING_TABLES,
     "visualize": WorkPhase.CONCLUDING,
     "radiomics": WorkPhase.MAKING_TABLES,
-    "qc": WorkPhase.CONCLUDING,
 }
-_ORDER = ("organize", "segmentation", "segmentation_custom", "crop_ct", "dvh", "radiomics", "visualize", "qc")
+_ORDER = ("organize", "segmentation", "segmentation_custom", "crop_ct", "dvh", "radiomics", "visualize")
 """In which a course goes through them."""
 
 
@@ -41,7 +40,7 @@ def stage_slot(context: dg.AssetExecutionContext, site: Site, stage: str) -> Ite
     Args:
         context: Of the step.
         site: The installation.
-        stage: One of `worker_counts.STAGES`.
+        stage: One of those above.
 
     Raises:
         InfrastructureError: The disk does not take the lock, or the ledger not the progress.

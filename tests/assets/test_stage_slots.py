@@ -159,4 +159,7 @@ def test_a_course_is_the_farther_the_later_its_stage(site: Site) -> None:
         *("intake", "segmenting", "segmenting", "making_structures", "making_tables", "making_tables"),
         "concluding",
     ]
-    assert [percent for _, percent in found] == [0, 12.5, 25, 37.5, 50, 62.5, 75]
+    # Of seven stages in which something is computed; `qc` names the same work as `visualize`.
+    assert [percent for _, percent in found] == pytest.approx(
+        [0, 14.286, 28.571, 42.857, 57.143, 71.429, 85.714], abs=1e-3
+    )

@@ -2,7 +2,7 @@
 
 import shutil
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -25,11 +25,12 @@ from mqi_dagster.imaging.segmentation_files import (
     write_segmentations,
 )
 from mqi_dagster.ledger.leases import AtOnce
-from mqi_dagster.lifecycle.course import CourseAtWork
+from mqi_dagster.lifecycle.course import CourseAtWork, series_pseudonym
 from mqi_dagster.lifecycle.course_results import made_of
 from mqi_dagster.lifecycle.lineage import latest_digest, reusable
 from mqi_dagster.processes.progress import Progress
 from mqi_dagster.processes.worker_counts import processors
+from mqi_dagster.pseudonyms import Pseudonyms
 from mqi_dagster.resources.gpu_pool import GpuPool
 from mqi_dagster.resources.site import Site
 from mqi_dagster.settings import Settings
@@ -89,7 +90,7 @@ def planned(
     course: CourseAtWork,
     models: Sequence[FoundModel],
     options: SegmentationSettings,
-    pseudonym: Callable[[str], str],
+    pseudonyms: Pseudonyms,
 ) -> list[Planned]:
     """Every model and every series of a course that is analysed.
 
@@ -97,26 +98,23 @@ def planned(
         course: The course.
         models: Usable and other ones.
         options: How they are run.
-        pseudonym: Of a series by its UID.
+        pseudonyms: Of the site.
     """
-    chosen = course.chosen
-    analysed = [] if chosen.planning is None else [chosen.planning, *chosen.others]
-    return [one for found in models for one in _of_model(course, found, analysed, options, pseudonym)]
+    return [one for found in models for one in _of_model(course, found, options, pseudonyms)]
 
 
 def _of_model(
     course: CourseAtWork,
     found: FoundModel,
-    analysed: Sequence[ImageSeries],
     options: SegmentationSettings,
-    pseudonym: Callable[[str], str],
+    pseudonyms: Pseudonyms,
 ) -> Iterator[Planned]:
     card, name = found.card, shown(found.name)
     # Of a model whose card cannot be read nobody knows what it is for: it is told once.
-    unknown = [Application(series) for series in analysed[:1]]
-    for one in unknown if card is None else applications(card, analysed):
+    unknown = [Application(series) for series in course.analysed[:1]]
+    for one in unknown if card is None else applications(card, course.analysed):
         record = Segmentation(
-            series=pseudonym(one.series.series_uid or ""),
+            series=series_pseudonym(pseudonyms, course, one.series),
             model=name,
             version="" if card is None else card.version,
             state=SegmentationState.FAILED,
@@ -317,12 +315,10 @@ class _Images:
             ImageError: Its images lie in no regular grid.
             InputError: A file has changed since the course was organised.
         """
-        uid = series.series_uid or ""
-        if uid not in self._written:
-            self._written[uid] = self._write(
-                series, self._folder / f"{self._site.pseudonyms.series(uid)}.nii.gz"
-            )
-        found = self._written[uid]
+        name = series_pseudonym(self._site.pseudonyms, self._course, series)
+        if name not in self._written:
+            self._written[name] = self._write(series, self._folder / f"{name}.nii.gz")
+        found = self._written[name]
         if isinstance(found, Path):
             return found
         raise found

@@ -212,11 +212,6 @@ class _Work:
     def on_series(self, series: SeriesInput, *, is_planning: bool) -> None:
         """Make everything of one series."""
         what = "the planning images" if is_planning else f"series {series.id}"
-        if any(one.series == series.id for one in self.records):
-            self.faults.append(
-                f"{what}: other images of this series lie in another Frame of Reference; left out"
-            )
-            return
         try:
             images, note = _images(series)
             with decoding():
@@ -335,7 +330,10 @@ class _OnSeries:
             return frames == {self.grid.frame_of_reference_uid}
         if roi.image_uids:
             return roi.image_uids <= set(self._images.series.instance_uids)
-        return of.series_uids == (self._series.series_uid,)
+        uid, course = self._series.series_uid, self._course
+        same = sum(one.series_uid == uid for one in (course.planning, *course.others) if one is not None)
+        # Of a series with images in several Frames of Reference its UID does not say which one is meant.
+        return same == 1 and of.series_uids == (uid,)
 
     def _tell_of_links(self, what: str, found: StructureSet, here: Sequence[Roi]) -> None:
         placed = {roi.number for roi in here}

@@ -32,6 +32,7 @@ from mqi_dagster.lifecycle.materialisations import INVENTORY
 from mqi_dagster.partitions import COURSE, course_key
 from mqi_dagster.plan.identifiers import PATIENT, identity_of
 from mqi_dagster.plan.identity import UNKNOWN, Identity
+from mqi_dagster.pseudonyms import Pseudonyms
 from mqi_dagster.resources.dicom_source import INDEX_FILE
 from mqi_dagster.resources.site import Site
 from mqi_dagster.store.published import Published
@@ -159,6 +160,17 @@ def _read(root: Path, place: Place, course: str) -> bytes:
         if not root.is_dir() or not any(root.iterdir()):
             raise InputsAwayError("the tree of DICOM files is away", where=Where(case=course)) from None
         raise InputError("a file of the course is gone from the tree", where=Where(case=course)) from None
+
+
+def series_pseudonym(pseudonyms: Pseudonyms, course: CourseAtWork, series: ImageSeries) -> str:
+    """By what a series of a course is known in everything that is made of it.
+
+    It is made of the Series Instance UID; where images of one UID lie in several Frames of Reference, which
+    are then several series of the course, of the UID of the Frame of Reference as well.
+    """
+    uid, frame = series.series_uid or "", series.frame_of_reference_uid or ""
+    same = sum(one.series_uid == series.series_uid for one in course.analysed)
+    return pseudonyms.series(uid, frame) if same > 1 else pseudonyms.series(uid)
 
 
 def dicom_root(site: Site) -> Path:

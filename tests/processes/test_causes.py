@@ -28,8 +28,8 @@ GPU_TEXTS = [
     "CUDA failure 2: out of memory ; GPU=0 ; hostname=node1 ; expr=cudaMalloc",
     ARENA,
     "CUDA driver error: out of memory",
-    "CUDA error: out of memory\nCUDA kernel errors might be asynchronously reported at some other API call, so"
-    " the stacktrace below might be incorrect.\nFor debugging consider passing CUDA_LAUNCH_BLOCKING=1\n"
+    "CUDA error: out of memory\nCUDA kernel errors might be asynchronously reported at some other API call, "
+    "so the stacktrace below might be incorrect.\nFor debugging consider passing CUDA_LAUNCH_BLOCKING=1\n"
     "Compile with `TORCH_USE_CUDA_DSA` to enable device-side assertions.",
     "cuda runtime error (2) : out of memory at /pytorch/aten/src/THC/THCCachingHostAllocator.cpp:278",
     "HIP out of memory. Tried to allocate 1.50 GiB. GPU 0 has a total capacity of 15.98 GiB",
@@ -43,7 +43,7 @@ GPU_TEXTS = [
     # nnU-Net: its own words, and then PyTorch's.
     "Prediction on device was unsuccessful, probably due to a lack of memory. Moving results arrays to CPU\n"
     "Traceback (most recent call last):\n"
-    '  File "nnunetv2/inference/predict_from_raw_data.py", line 604, in predict_sliding_window_return_logits\n'
+    '  File "nnunetv2/inference/predict_from_raw_data.py", line 604, in predict_sliding_window\n'
     "torch.OutOfMemoryError: CUDA out of memory. Tried to allocate 640.00 MiB. GPU 0 has a total capacity of"
     " 7.79 GiB of which 345.94 MiB is free.",
     # TensorFlow

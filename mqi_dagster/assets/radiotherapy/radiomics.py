@@ -18,7 +18,7 @@ from mqi_dagster.imaging.radiomics_profile import Modality
 from mqi_dagster.imaging.structure_files import CourseStructures, read_structures
 from mqi_dagster.imaging.structure_names import read_structure_names
 from mqi_dagster.lifecycle.boundary import tried_again
-from mqi_dagster.lifecycle.course import CourseAtWork, load_course
+from mqi_dagster.lifecycle.course import CourseAtWork, load_course, series_pseudonym
 from mqi_dagster.lifecycle.course_results import current_result, made_of
 from mqi_dagster.lifecycle.lineage import DIGEST, checked_key, latest_digest, reusable
 from mqi_dagster.partitions import COURSE
@@ -83,7 +83,7 @@ def _features(context: dg.AssetExecutionContext, site: Site, store: Store, cours
     settings, key = site.settings.radiotherapy, course.key
     made = current_result(context.instance, store, course, "structures")
     structures = read_structures(made.folder)
-    series = {site.pseudonyms.series(str(one.series_uid)): one for one in course.analysed}
+    series = {series_pseudonym(site.pseudonyms, course, one): one for one in course.analysed}
     cropping = settings.ct_cropping
     chosen = choices(
         settings.radiomics,

@@ -12,7 +12,7 @@ from mqi_dagster.imaging.course_facts import read_facts
 from mqi_dagster.imaging.course_results import STAGES, CourseResults
 from mqi_dagster.imaging.quality_control import QC_REPORT, read_qc_report
 from mqi_dagster.lifecycle.boundary import tried_again
-from mqi_dagster.lifecycle.course import CourseAtWork, course_in
+from mqi_dagster.lifecycle.course import CourseAtWork, course_in, series_pseudonym
 from mqi_dagster.lifecycle.course_results import StageResults, stage_results
 from mqi_dagster.lifecycle.lineage import DIGEST, checked_key, resolve, reusable
 from mqi_dagster.lifecycle.materialisations import COURSE_REPORT, INVENTORY
@@ -76,14 +76,13 @@ def _made(
     from mqi_dagster.imaging.course_report import CourseSource, write_report
 
     planning = course.chosen.planning
-    uid = None if planning is None else planning.series_uid
     inventory = [(INVENTORY, course.digest)]
     source = CourseSource(
         key=course.key,
         inventory=course.inventory,
         facts=read_facts(organised.folder, course.inventory),
         content=course.content,
-        planning=None if uid is None else site.pseudonyms.series(uid),
+        planning=None if planning is None else series_pseudonym(site.pseudonyms, course, planning),
         results=CourseResults({asset: one.folder for asset, one in results.made.items()}, results.missing),
         qc=site.settings.radiotherapy.qc,
         provenance=[(f"digest of {asset}", value) for asset, value in [*inventory, *results.digests.items()]],

@@ -94,7 +94,7 @@ def _segmented(
 ) -> Results:
     results = store.open()
     course = load_course(context.instance, results, site, context.partition_key)
-    plan = planned(course, models, site.settings.radiotherapy.segmentation, site.pseudonyms.series)
+    plan = planned(course, models, site.settings.radiotherapy.segmentation, site.pseudonyms)
     published = reusable(results, asset, course.key, segmentations_digest(asset, plan))
     if published is not None:
         content = read_segmentations(published.folder)

@@ -18,7 +18,7 @@ from mqi_dagster.imaging.segmentation_files import read_segmentations
 from mqi_dagster.imaging.structure_files import CourseStructures, StructureSource, read_structures
 from mqi_dagster.imaging.structure_names import PACKAGED_NAMES
 from mqi_dagster.lifecycle.boundary import tried_again
-from mqi_dagster.lifecycle.course import CourseAtWork, load_course
+from mqi_dagster.lifecycle.course import CourseAtWork, load_course, series_pseudonym
 from mqi_dagster.lifecycle.course_results import current_result, made_of
 from mqi_dagster.lifecycle.lineage import DIGEST, checked_key, reusable
 from mqi_dagster.partitions import COURSE
@@ -114,11 +114,10 @@ def _make(
     settings = site.settings.radiotherapy
 
     def of_series(series: ImageSeries) -> SeriesInput:
-        uid = series.series_uid or ""
         in_order = sorted(series.images, key=lambda image: (image.place.path, image.place.member))
         return SeriesInput(
-            site.pseudonyms.series(uid),
-            uid,
+            series_pseudonym(site.pseudonyms, course, series),
+            series.series_uid or "",
             lambda: (course.content(image.sop_instance_uid) for image in in_order),
         )
 

@@ -50,7 +50,13 @@ def write_course(root: Path) -> None:
 
 
 def write_body(
-    root: Path, *, series: int = 10, modality: str = "CT", description: str = "", darker: int = 0
+    root: Path,
+    *,
+    series: int = 10,
+    modality: str = "CT",
+    description: str = "",
+    darker: int = 0,
+    frame: int = 1,
 ) -> None:
     """The images of a series of the course, in DICOM; every value less by as much as is said."""
     made = MADE.at(root)
@@ -60,6 +66,8 @@ def write_body(
                 plane,
                 series=series,
                 modality=modality,
+                SOPInstanceUID=made.uid(series, 100 * (frame - 1) + plane + 1),
+                FrameOfReferenceUID=made.uid(frame),
                 ImagePositionPatient=[-118.5, -88.5, STEP_MM * plane],
                 PixelSpacing=[STEP_MM, STEP_MM],
                 Rows=ROWS,

@@ -10,7 +10,10 @@ import numpy as np
 import pytest
 import SimpleITK as sitk  # noqa: N813 - the name its own documentation uses
 
+from mqi_dagster.assets.radiotherapy.structures import structures
 from mqi_dagster.imaging.segmentation_files import Segmentation, SegmentationState, read_segmentations
+from mqi_dagster.imaging.structure_files import read_structures
+from tests.assets.radiotherapy import course_site
 from tests.assets.radiotherapy.course_site import (
     AUTO,
     BODY_CM3,
@@ -188,6 +191,37 @@ def test_series_of_roles_are_told_apart_by_their_descriptions(tmp_path: Path) ->
     assert found["both"].regions[0].voxels == 24 * 60 * 80
     assert found["silent"].reason == "its card does not say which series is CT"
     assert found["vague"].reason == "2 series of the course are CT by the Series Description"
+
+
+def test_images_of_one_series_in_two_frames_of_reference_are_two_series(tmp_path: Path) -> None:
+    """A model is given each with its own values, and every later step knows which is which."""
+    write_course(tmp_path / "dicom")
+    write_body(tmp_path / "dicom", series=11, modality="MR")
+    write_body(tmp_path / "dicom", series=11, modality="MR", frame=3, darker=20)
+    course_site.MADE.at(tmp_path / "dicom").write(course_site.MADE.registration(course_site.MADE.uid(3)))
+    site = CourseSite.of(tmp_path, custom_models={"root": "models"}, segmentation={"enabled": False})
+    # The body has 30, or 10.
+    above = (
+        "import SimpleITK as sitk\n"
+        "sitk.WriteImage(sitk.Cast(sitk.ReadImage(given) > 20, sitk.sitkUInt8), output)\n"
+    )
+    write_program(tmp_path / "models", "above", above, modality="MR")
+
+    assert site.run(AUTO).success
+    assert site.run(CUSTOM).success
+    assert site.run(structures).success
+
+    made = [
+        one
+        for one in read_segmentations(site.published("custom_segmentation").folder).segmentations
+        if one.state is MADE
+    ]
+    bone, body = sorted(one.regions[0].volume_cm3 for one in made)
+    assert (bone, body) == pytest.approx((BONE_CM3, BODY_CM3), rel=0.03)
+    found = read_structures(site.published("structures").folder)
+    volumes = {one.series: one.volume_cm3 for one in found.structures if one.made_by == "above"}
+    assert volumes == {one.series: pytest.approx(one.regions[0].volume_cm3) for one in made}
+    assert len(volumes) == 2 and found.planning not in volumes
 
 
 def test_what_is_switched_off_publishes_an_empty_record_and_says_so(site: CourseSite) -> None:

@@ -223,6 +223,12 @@ def _on_segmentation(asset: str) -> tuple[Check, ...]:
             "A model was repeated in pieces or on the processor; its segmentation is whole.", "",
             "Give the model a GPU with more memory, or let it begin on the processor.",
         ),
+        Check(
+            asset, "models_isolated", "No program of a model could reach the network.",
+            "One could: the machine permits no network namespace.", "",
+            "Permit user namespaces to the account that runs models (`mqi doctor` says whether they are), or"
+            " set `radiotherapy.segmentation.require_isolation`, which refuses such a program.",
+        ),
     )  # fmt: skip
 
 

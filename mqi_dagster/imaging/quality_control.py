@@ -136,6 +136,14 @@ def _full_resources(content: CourseSegmentations, tally: Tally) -> None:
         tally.note("no model had to go on with less")
 
 
+def _models_isolated(content: CourseSegmentations, tally: Tally) -> None:
+    for one in content.segmentations:
+        if not one.isolated:
+            tally.warn(f"the program of {shown(one.model)} ran with the network of its machine")
+    if not tally.warnings:
+        tally.note("no program had a network")
+
+
 def _structures_taken(content: CourseStructures, tally: Tally) -> None:
     if not content.structures:
         tally.fail("there is no structure")
@@ -315,6 +323,7 @@ _SEGMENTATION_RULES: dict[str, Rule[CourseSegmentations]] = {
     "models_ran": _models_ran,
     "volumes_plausible": _volumes_plausible,
     "full_resources": _full_resources,
+    "models_isolated": _models_isolated,
 }
 _STRUCTURE_RULES: dict[str, Rule[CourseStructures]] = {
     "structures_taken": _structures_taken,

@@ -62,6 +62,10 @@ class Segmentation(_Part):
     steps: tuple[str, ...] = ()
     """Tries that did not end well, and what was done instead: in pieces, on the processor."""
     device: str = ""
+    program: str = ""
+    """What is known of the version of the model's program; empty where it has none."""
+    isolated: bool = True
+    """Whether nothing that it started could have reached the network."""
     limits: tuple[str, ...] = ()
     """What the model is not valid for."""
     family: str = "Artificial Intelligence"

@@ -67,9 +67,17 @@ def made(
     reason: str = "",
     regions: tuple[SegmentedRegion, ...] = (region(),),
     steps: tuple[str, ...] = (),
+    isolated: bool = True,
 ) -> CourseSegmentations:
     one = Made(
-        series="S0", model="organs", version="1", state=state, reason=reason, regions=regions, steps=steps
+        series="S0",
+        model="organs",
+        version="1",
+        state=state,
+        reason=reason,
+        regions=regions,
+        steps=steps,
+        isolated=isolated,
     )
     return CourseSegmentations(segmentations=(one,))
 
@@ -101,6 +109,11 @@ SEGMENTATIONS: dict[str, tuple[str, CourseSegmentations, Verdict, str]] = {
     "with less": (
         "full_resources", made(steps=("out of memory on the GPU", "in pieces")), WARNING,
         "organs: out of memory on the GPU, then in pieces",
+    ),
+    "kept from the network": ("models_isolated", made(), PASS, "no program had a network"),
+    "with the network": (
+        "models_isolated", made(isolated=False), WARNING,
+        "the program of organs ran with the network of its machine",
     ),
 }  # fmt: skip
 

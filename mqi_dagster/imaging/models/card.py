@@ -244,6 +244,17 @@ class Program(Section):
         Annotated[str, Field(pattern=rf"^{VARIABLE_NAME}$")],
         Annotated[str, Field(pattern=rf"^{VARIABLE_VALUE}$")],
     ] = Field(default_factory=dict, description="Variables besides the few that every model gets.")
+    version_command: tuple[Annotated[str, Field(min_length=1, max_length=2000)], ...] | None = Field(
+        default=None,
+        min_length=1,
+        max_length=50,
+        description="Prints the program's version as its first line; {model} is the model's folder.",
+    )
+
+    @property
+    def argv0(self) -> str:
+        """The program, as the card names it."""
+        raise NotImplementedError
 
 
 class CommandRuntime(Program):
@@ -261,6 +272,11 @@ class CommandRuntime(Program):
         description="What its {device} is called; a device without a word is one that it cannot use.",
     )
 
+    @property
+    def argv0(self) -> str:
+        """The first of its words."""
+        return self.argv[0]
+
 
 class TotalSegmentatorRuntime(Program):
     """The program TotalSegmentator with one of its tasks, weights from a local folder."""
@@ -275,6 +291,11 @@ class TotalSegmentatorRuntime(Program):
         min_length=1, description="Numbers of the data sets that the task loads, for cropping, too."
     )
 
+    @property
+    def argv0(self) -> str:
+        """TotalSegmentator."""
+        return self.program
+
 
 class NnunetRuntime(Program):
     """nnU-Net v2 with a folder that it has trained."""
@@ -287,6 +308,11 @@ class NnunetRuntime(Program):
     checkpoint: RelativePath = "checkpoint_final.pth"
     step_size: float = Field(default=0.5, gt=0, le=1)
     mirroring: bool = Field(default=True, description="Test-time augmentation.")
+
+    @property
+    def argv0(self) -> str:
+        """nnU-Net's command."""
+        return self.program
 
     @property
     def checkpoints(self) -> tuple[str, ...]:
@@ -397,6 +423,9 @@ class ModelCard(Section):
 
     @model_validator(mode="after")
     def _placeholders(self) -> Self:
+        asking = () if self.program is None else self.program.version_command or ()
+        if any(set(word.replace("{model}", "")) & set("{}\0") for word in asking):
+            raise ValueError(f"{self.runtime}: version_command knows no placeholder but {{model}}")
         if self.command is None:
             return self
         roles = {f"input:{one.role}" for one in self.inputs}
@@ -417,6 +446,12 @@ class ModelCard(Section):
         return frozenset(region.label for region in self.regions)
 
     @property
+    def program(self) -> Program | None:
+        """What it starts; None where it runs in our own environment."""
+        section = getattr(self, self.runtime)
+        return section if isinstance(section, Program) else None
+
+    @property
     def in_pieces(self) -> bool:
         """Whether it can be told to need less memory."""
         return bool(self.totalsegmentator or self.nnunet or (self.command and self.command.in_pieces))
@@ -430,7 +465,7 @@ class ModelCard(Section):
         )
         section = content[self.runtime]
         section["argv"] = section.get("argv", [])[1:]
-        for name in ("program", "time_limit_s"):
+        for name in ("program", "time_limit_s", "version_command"):
             section.pop(name, None)
         return digest_of(**content)
 

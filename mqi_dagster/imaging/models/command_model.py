@@ -16,12 +16,10 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
-from functools import cache
 from pathlib import Path
 
-from mqi_dagster.errors import ConfigurationError, MqiError
+from mqi_dagster.errors import MqiError
 from mqi_dagster.execution.processes import (
-    ask,
     end_group,
     exit_code,
     living_members,
@@ -30,6 +28,7 @@ from mqi_dagster.execution.processes import (
     start_tied,
 )
 from mqi_dagster.imaging.models.card import Device, Model, Program, filled
+from mqi_dagster.imaging.models.isolation import isolation, within
 from mqi_dagster.imaging.models.label_map import LABEL_MAP, read_image, read_label_map
 from mqi_dagster.imaging.models.model_errors import (
     LONGEST_LOG,
@@ -39,7 +38,6 @@ from mqi_dagster.imaging.models.model_errors import (
 )
 from mqi_dagster.imaging.models.running import Outcome, RunOptions
 from mqi_dagster.processes.worker_counts import THREAD_VARIABLES
-from mqi_dagster.tied import tied_command
 
 INPUTS = "inputs"
 _QUIET = {
@@ -51,7 +49,6 @@ _QUIET = {
     "PYTHONNOUSERSITE": "1",
     "PYTHONDONTWRITEBYTECODE": "1",
 }
-_ISOLATIONS = (("unshare", "--net"), ("unshare", "--map-current-user", "--net"))
 _GPU_FILE = re.compile(r"/dev/(nvidia[0-9]+|kfd|dxg)")
 """What NVIDIA's, AMD's and WSL's drivers are opened by."""
 _POLL_SECONDS = 0.1
@@ -142,17 +139,17 @@ def run_program(
 def _verified(
     model: Model, prepared: Prepared, images: Mapping[str, Path], scratch: Path, options: RunOptions
 ) -> Outcome:
-    program = getattr(model.card, model.card.runtime)
-    if not isinstance(program, Program):
+    program = model.card.program
+    if program is None:
         raise ModelCardError("its runtime is no program", where=model.where)
     role, first = next(iter(images.items()))
     image = read_image(first, role)
-    isolation, network = _isolation()
-    if not isolation and options.require_isolation:
+    isolated, network = isolation()
+    if not isolated and options.require_isolation:
         raise ModelCardError(f"it has to be kept from the network, and is not: {network}", where=model.where)
     try:
         argv = [str(resolve_program(prepared.argv[0])), *prepared.argv[1:]]
-        seen = _run(model, _within(isolation, argv), prepared, program, scratch, options)
+        seen = _run(model, within(isolated, argv), prepared, program, scratch, options)
     except MqiError as error:
         raise error.at(model.where) from None
     used: Device = "gpu" if seen.gpu else "cpu"
@@ -248,23 +245,6 @@ def _environment(prepared: Prepared, program: Program, scratch: Path, options: R
     elif options.gpu is not None:
         environment["CUDA_VISIBLE_DEVICES"] = options.gpu
     return environment
-
-
-def _within(isolation: Sequence[str], argv: Sequence[str]) -> list[str]:
-    # Tied once more inside: a change of credentials makes the kernel forget the tie.
-    return [*isolation, *tied_command(argv[0], *argv)] if isolation else list(argv)
-
-
-@cache
-def _isolation() -> tuple[tuple[str, ...], str]:
-    """What to put before a program to take the network from it, and what that does in words."""
-    for command in _ISOLATIONS:
-        try:
-            if ask([*command, "true"]).returncode == 0:
-                return command, "none: a network namespace without interfaces"
-        except (ConfigurationError, OSError, subprocess.SubprocessError):
-            continue
-    return (), "not taken away: this machine permits no network namespace (unshare)"
 
 
 def _end_of(log: Path) -> str:

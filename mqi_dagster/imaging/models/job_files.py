@@ -16,6 +16,7 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 from mqi_dagster.errors import StoreError, Where
 from mqi_dagster.files import write_whole
 from mqi_dagster.imaging.models.card import Device, Model
+from mqi_dagster.imaging.models.isolation import NOT_ISOLATED
 from mqi_dagster.imaging.segmentation_files import SegmentedRegion
 from mqi_dagster.processes.causes import Cause
 
@@ -82,11 +83,19 @@ class MadeRecord(BaseModel):
     in_pieces: bool
     seconds: float
     remarks: tuple[str, ...]
+    network: str = ""
+    program: dict[str, str] = {}
+    """What is known of the version of its program, where it ran."""
 
     @property
     def device(self) -> str:
         """For people."""
         return f"{self.device_used} in pieces" if self.in_pieces else self.device_used
+
+    @property
+    def isolated(self) -> bool:
+        """Whether nothing that it started could have reached the network."""
+        return not self.network.startswith(NOT_ISOLATED)
 
 
 def failure_in(log: str) -> JobFailure | None:

@@ -15,7 +15,7 @@ import SimpleITK as sitk  # noqa: N813 - the name its own documentation uses
 
 from mqi_dagster.errors import ConfigurationError, Retry
 from mqi_dagster.execution.processes import stat_of
-from mqi_dagster.imaging.models import command_model
+from mqi_dagster.imaging.models import command_model, isolation
 from mqi_dagster.imaging.models.card import Model, read_model
 from mqi_dagster.imaging.models.model_errors import ModelCardError, ModelError
 from mqi_dagster.imaging.models.running import RunOptions
@@ -249,8 +249,8 @@ def test_program_has_no_network(tmp_path: Path) -> None:
 def test_machine_that_permits_no_namespace_is_told_or_refused(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(command_model, "_ISOLATIONS", (("/bin/false",), ("no-such-unshare",)))
-    command_model._isolation.cache_clear()
+    monkeypatch.setattr(isolation, "_COMMANDS", (("/bin/false",), ("no-such-unshare",)))
+    isolation.isolation.cache_clear()
     try:
         model = make_model(tmp_path / "model", COPY_ANSWER)
         assert run(model, tmp_path).network.startswith(
@@ -259,7 +259,7 @@ def test_machine_that_permits_no_namespace_is_told_or_refused(
         with pytest.raises(ModelCardError, match="it has to be kept from the network, and is not"):
             run(model, tmp_path, require_isolation=True)
     finally:
-        command_model._isolation.cache_clear()
+        isolation.isolation.cache_clear()
 
 
 def test_pieces_are_asked_for_in_the_words_of_the_card(tmp_path: Path) -> None:

@@ -4,19 +4,21 @@ import shutil
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import dagster as dg
 
-from mqi_dagster.compute.segmentation_run import ModelRuns, ModelTask
+from mqi_dagster.compute.segmentation_run import ModelRuns, ModelTask, begins_at
 from mqi_dagster.courses.inventory import ImageSeries
 from mqi_dagster.errors import DicomError, ImageError, StoreError, shown
 from mqi_dagster.imaging.image_volume import read_volume
 from mqi_dagster.imaging.models.applicable import Application, applications
-from mqi_dagster.imaging.models.card import PACKAGED_MODELS, FoundModel, Model, find_models
+from mqi_dagster.imaging.models.card import PACKAGED_MODELS, FoundModel, Model, ModelCard, find_models
 from mqi_dagster.imaging.models.folders import model_folders
 from mqi_dagster.imaging.models.job_files import write_series_image
+from mqi_dagster.imaging.models.model_errors import ModelCardError
+from mqi_dagster.imaging.models.program_version import program_version, version_words
 from mqi_dagster.imaging.segmentation_files import (
     CourseSegmentations,
     Segmentation,
@@ -28,6 +30,7 @@ from mqi_dagster.ledger.leases import AtOnce
 from mqi_dagster.lifecycle.course import CourseAtWork, series_pseudonym
 from mqi_dagster.lifecycle.course_results import made_of
 from mqi_dagster.lifecycle.lineage import latest_digest, reusable
+from mqi_dagster.processes.levels import Device
 from mqi_dagster.processes.progress import Progress
 from mqi_dagster.processes.worker_counts import processors
 from mqi_dagster.pseudonyms import Pseudonyms
@@ -41,7 +44,9 @@ from mqi_dagster.store.store import Store
 
 CODE = "1"
 ITEMS = "items"
-"""In what is kept with a result: the digest of each segmentation, by its folder."""
+"""In what is kept with a result: the digest of each segmentation as it was asked for, by its folder."""
+AS_MADE = "as made"
+"""The same of those that were made otherwise than they were asked for: with less, or another program."""
 _RULES, _NETWORKS = "Rule-based", "Artificial Intelligence"
 
 
@@ -79,7 +84,9 @@ class Planned:
     record: Segmentation
     """As it stands where nothing is run."""
     digest: str
-    """Of what would be made."""
+    """Of what would be made if it is made as asked."""
+    way: "Way | None" = None
+    """In which it is asked for; None where nothing is run."""
     model: Model | None = None
     """None where nothing is run."""
     inputs: Mapping[str, ImageSeries] | None = None
@@ -91,6 +98,8 @@ def planned(
     models: Sequence[FoundModel],
     options: SegmentationSettings,
     pseudonyms: Pseudonyms,
+    *,
+    here: bool,
 ) -> list[Planned]:
     """Every model and every series of a course that is analysed.
 
@@ -99,8 +108,9 @@ def planned(
         models: Usable and other ones.
         options: How they are run.
         pseudonyms: Of the site.
+        here: Whether the models run on this machine, which then knows the versions of their programs.
     """
-    return [one for found in models for one in _of_model(course, found, options, pseudonyms)]
+    return [one for found in models for one in _of_model(course, found, options, pseudonyms, here)]
 
 
 def _of_model(
@@ -108,8 +118,15 @@ def _of_model(
     found: FoundModel,
     options: SegmentationSettings,
     pseudonyms: Pseudonyms,
+    here: bool,
 ) -> Iterator[Planned]:
-    card, name = found.card, shown(found.name)
+    card, name, reason = found.card, shown(found.name), found.reason
+    program = dict[str, str]()
+    if here and card is not None and not reason:
+        try:
+            program = program_version(Model(found.folder, card))
+        except ModelCardError as error:
+            reason = error.message
     # Of a model whose card cannot be read nobody knows what it is for: it is told once.
     unknown = [Application(series) for series in course.analysed[:1]]
     for one in unknown if card is None else applications(card, course.analysed):
@@ -118,7 +135,8 @@ def _of_model(
             model=name,
             version="" if card is None else card.version,
             state=SegmentationState.FAILED,
-            reason=found.reason,
+            reason=reason,
+            program="" if card is None or card.program is None else _words(card, program),
             limits=() if card is None else card.limits,
             family=_RULES if card is not None and card.rules is not None else _NETWORKS,
         )
@@ -127,31 +145,82 @@ def _of_model(
                 update={"state": SegmentationState.NOT_APPLICABLE, "reason": one.reason}
             )
         given = one.inputs or {"": one.series}
+        runs = card is not None and bool(one.inputs) and not reason
+        way = None if card is None or not runs else _way_asked(card, options, program)
         digest = digest_of(
             model=name,
             card=None if card is None else card.digest(),
             series={role: course.digests_of(series) for role, series in given.items()},
-            # In pieces a network gives slightly other voxels.
-            in_pieces=options.force_split and card is not None and card.in_pieces,
+            way=way and asdict(way),
             reason=record.reason,
         )
-        runs = card is not None and bool(one.inputs) and not found.reason
         model = Model(found.folder, card) if card is not None and runs else None
-        yield Planned(record, digest, model, one.inputs if runs else None)
+        yield Planned(record, digest, way, model, one.inputs if runs else None)
 
 
-def segmentations_digest(asset: str, plan: Sequence[Planned], failed: Sequence[str] = ()) -> str:
+@dataclass(frozen=True, slots=True)
+class Way:
+    """How a model is run, as far as its voxels depend on it: other ways give slightly other ones."""
+
+    device: str
+    in_pieces: bool
+    program: Mapping[str, str]
+    """What is known of the version of its program."""
+
+
+def _way_asked(card: ModelCard, options: SegmentationSettings, program: Mapping[str, str]) -> Way:
+    gpu = begins_at(card, options).device is not Device.CPU
+    always = card.totalsegmentator is not None and card.totalsegmentator.force_split
+    return Way("gpu" if gpu else "cpu", always or (options.force_split and card.in_pieces), program)
+
+
+def _words(card: ModelCard, program: Mapping[str, str]) -> str:
+    return version_words(program) or f"not known; {card.version} on its card stands for it"
+
+
+def segmentations_digest(
+    asset: str, plan: Sequence[Planned], as_made: Mapping[str, str], failed: Sequence[str] = ()
+) -> str:
     """Digest of the segmentations of a course.
 
     Args:
         asset: Name of the asset.
         plan: Every model and series.
+        as_made: Digests of those that were made otherwise than they were asked for, by their folders. What
+            was made with less is a result for good, and another one than the whole.
         failed: Digests of those that have failed: a result with a gap is another one, and is not found again
             where nothing has failed.
     """
-    items = sorted(one.digest for one in plan)
+    items = sorted(as_made.get(one.record.folder, one.digest) for one in plan)
     gaps = {"failed": sorted(failed)} if failed else {}
     return digest_of(asset=asset, code=CODE, items=items, **gaps)
+
+
+def made_otherwise(plan: Sequence[Planned], before: Published | None) -> dict[str, str]:
+    """Digests, by folder, of what the latest result holds of what is asked for now, and made otherwise.
+
+    Args:
+        plan: What is asked for now.
+        before: The latest result.
+    """
+    if before is None:
+        return {}
+    asked, made = before.meta.get(ITEMS, {}), before.meta.get(AS_MADE, {})
+    folders = [one.record.folder for one in plan if asked.get(one.record.folder) == one.digest]
+    return {folder: made[folder] for folder in folders if folder in made}
+
+
+def found_segmentations(
+    instance: dg.DagsterInstance, store: Store, asset: str, course: str, plan: Sequence[Planned]
+) -> Published | None:
+    """The segmentations of a course, where all were made before, whether with less or not."""
+    as_made = made_otherwise(plan, _latest(instance, store, asset, course))
+    return reusable(store, asset, course, segmentations_digest(asset, plan, as_made))
+
+
+def _latest(instance: dg.DagsterInstance, store: Store, asset: str, course: str) -> Published | None:
+    digest = latest_digest(instance, asset, course)
+    return None if digest is None else reusable(store, asset, course, digest)
 
 
 @dataclass(frozen=True, slots=True)
@@ -176,6 +245,7 @@ class CourseModels:
         self._remove_leftovers()
         begin, records, failed = time.monotonic(), list[Segmentation](), list[str]()
         before = self._before()
+        as_made = made_otherwise(self.plan, None if before is None else before[0])
         runs = self._runs()
         with self.store.stage(self.course.key, None, self.asset) as staging, self._kept() as kept:
             images = _Images(self.course, self.site, kept)
@@ -184,7 +254,12 @@ class CourseModels:
                 if record is None:
                     which = f"{number} of {len(self.plan)}"
                     idle = one.model is None
-                    record = one.record if idle else self._run(runs, images, one, which, staging)
+                    as_made.pop(one.record.folder, None)
+                    record, way = (
+                        (one.record, one.way) if idle else self._run(runs, images, one, which, staging)
+                    )
+                    if way != one.way:
+                        as_made[record.folder] = digest_of(asked=one.digest, way=way and asdict(way))
                 if record.state is SegmentationState.FAILED:
                     failed.append(one.digest)
                 records.append(record)
@@ -197,14 +272,14 @@ class CourseModels:
                 for record, one in zip(records, self.plan, strict=True)
                 if record.state is SegmentationState.MADE
             }
-            digest = segmentations_digest(self.asset, self.plan, failed)
+            digest = segmentations_digest(self.asset, self.plan, as_made, failed)
             published = self.store.publish(
                 staging,
                 self.course.key,
                 None,
                 self.asset,
                 digest,
-                meta={ITEMS: made, **made_of(self.course, series=self._read)},
+                meta={ITEMS: made, AS_MADE: as_made, **made_of(self.course, series=self._read)},
             )
         return published, read_segmentations(published.folder)
 
@@ -239,8 +314,7 @@ class CourseModels:
 
     def _before(self) -> tuple[Published, CourseSegmentations] | None:
         """What was made last, of which what is still right is taken over."""
-        digest = latest_digest(self.context.instance, self.asset, self.course.key)
-        found = None if digest is None else reusable(self.store, self.asset, self.course.key, digest)
+        found = _latest(self.context.instance, self.store, self.asset, self.course.key)
         if found is None:
             return None
         try:
@@ -262,26 +336,31 @@ class CourseModels:
 
     def _run(
         self, runs: ModelRuns, images: "_Images", one: Planned, which: str, staging: Path
-    ) -> Segmentation:
+    ) -> tuple[Segmentation, Way | None]:
         assert one.model is not None and one.inputs is not None
         try:
             given = {role: images.of(series) for role, series in one.inputs.items()}
         except (DicomError, ImageError) as error:
-            return one.record.model_copy(update={"reason": f"its images cannot be used: {error.message}"})
+            reason = f"its images cannot be used: {error.message}"
+            return one.record.model_copy(update={"reason": reason}), one.way
         name = f"{one.record.model} on {one.record.series}"
         task = ModelTask(self.course.key, name, which, one.digest, one.model, given)
         tried = runs.run(task, staging / one.record.folder)
         steps = tuple(str(step) for step in tried.steps)
         if tried.record is None:
-            return one.record.model_copy(update={"reason": tried.reason, "steps": steps})
-        return one.record.model_copy(
+            return one.record.model_copy(update={"reason": tried.reason, "steps": steps}), one.way
+        found = tried.record
+        made = one.record.model_copy(
             update={
                 "state": SegmentationState.MADE,
                 "regions": tried.regions,
                 "steps": steps,
-                "device": tried.record.device,
+                "device": found.device,
+                "program": _words(one.model.card, found.program) if one.model.card.program else "",
+                "isolated": found.isolated,
             }
         )
+        return made, Way(found.device_used, found.in_pieces, found.program)
 
     def _remove_leftovers(self) -> None:
         """Remove what runs of this course that have ended left behind."""

@@ -15,7 +15,9 @@ from mqi_dagster.dicom.orthanc import Orthanc
 from mqi_dagster.errors import MqiError
 from mqi_dagster.execution.gpus import local_gpus
 from mqi_dagster.execution.processes import resolve_program
-from mqi_dagster.imaging.models.card import FoundModel, Model, ModelCard
+from mqi_dagster.imaging.models.card import FoundModel, Model, ModelCard, Program, filled
+from mqi_dagster.imaging.models.isolation import isolation
+from mqi_dagster.imaging.models.program_version import program_version, version_words
 from mqi_dagster.imaging.models.weights import verify_weights
 from mqi_dagster.operations.probes import ProbeFinding, fault, finding, ok, warning
 from mqi_dagster.processes.worker_counts import available_memory_bytes, courses_at_once
@@ -48,6 +50,7 @@ def examine_courses(site: Site) -> Iterator[ProbeFinding]:
         yield _model(model)
     usable = [one.card for one in models if one.card is not None and not one.reason]
     if settings.radiotherapy.segmentation.host == LOCAL:
+        yield from _isolation(settings, usable)
         yield from _device(settings, usable)
         yield _memory(settings, usable)
 
@@ -101,26 +104,37 @@ def _model(found: FoundModel) -> ProbeFinding:
     def probe() -> str:
         files = verify_weights(Model(found.folder, card))
         weights = f"{len(files)} files of weights as the card says" if files else "no weights"
-        program = _program(card)
-        there = "" if program is None else f", {Path(str(resolve_program(program))).name} found"
+        there = "" if card.program is None else f", {_program(Model(found.folder, card), card.program)}"
         return f"version {card.version}, {card.runtime}, {weights}{there}"
 
     return finding(subject, "mqi model install, or install its program where PATH finds it", probe)
 
 
-def _program(card: ModelCard) -> str | None:
-    """The program that a model starts, None where it runs in our own environment."""
-    if card.command is not None:
-        return card.command.argv[0]
-    program = card.totalsegmentator or card.nnunet
-    return None if program is None else program.program
+def _program(model: Model, program: Program) -> str:
+    """The program that a model starts, and what is known of its version."""
+    name = resolve_program(filled([program.argv0], {"model": str(model.folder)})[0]).name
+    known = program_version(model)
+    return f"{name} found, " + (version_words(known) or "its version is not known")
+
+
+def _isolation(settings: Settings, cards: list[ModelCard]) -> Iterator[ProbeFinding]:
+    """Whether the network can be taken from the programs of models, where there are any."""
+    if all(card.program is None for card in cards):
+        return
+    subject, (isolated, words) = "model isolation", isolation()
+    if isolated:
+        yield ok(subject, f"network: {words}")
+        return
+    advice = "permit user namespaces to this account, or keep the machine itself from the network"
+    lacking = fault if settings.radiotherapy.segmentation.require_isolation else warning
+    yield lacking(subject, f"network {words}", advice)
 
 
 def _device(settings: Settings, cards: list[ModelCard]) -> Iterator[ProbeFinding]:
     """Whether there is what the models are to begin on, as their runtimes see it."""
     wanted = settings.radiotherapy.segmentation
     networks = any(card.runtime == "onnx" for card in cards)
-    programs = any(_program(card) is not None for card in cards)
+    programs = any(card.program is not None for card in cards)
     if wanted.device is ModelDevice.CPU or not (networks or programs):
         yield ok("model device", "cpu" if wanted.device is ModelDevice.CPU else "no model needs a GPU")
         return

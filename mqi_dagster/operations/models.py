@@ -10,8 +10,9 @@ from pathlib import Path
 from typing import Any
 
 from mqi_dagster.errors import ConfigurationError, MqiError, Where
-from mqi_dagster.imaging.models.card import PACKAGED_MODELS, FoundModel, Model, ModelCard, find_models
+from mqi_dagster.imaging.models.card import PACKAGED_MODELS, FoundModel, Model, ModelCard, filled, find_models
 from mqi_dagster.imaging.models.folders import model_folders
+from mqi_dagster.imaging.models.program_version import program_version, version_words
 from mqi_dagster.imaging.models.running import RunOptions
 from mqi_dagster.imaging.models.segment import segment
 from mqi_dagster.imaging.models.weights import verify_weights, weights_found
@@ -129,29 +130,25 @@ def _findings(found: FoundModel, card: ModelCard) -> Iterator[ModelFinding]:
         yield ModelFinding("weights", not found.reason, found.reason or words)
     except MqiError as error:
         yield ModelFinding("weights", False, error.message)
-    yield _runtime_of(card)
+    yield _runtime_of(Model(found.folder, card))
     needed, available = card.memory.ram_mb * _MEGABYTE, available_memory_bytes()
     words = f"{needed / 1e9:.1f} GB needed, {available / 1e9:.1f} GB available now"
     yield ModelFinding("memory", available >= needed, words)
 
 
-def _runtime_of(card: ModelCard) -> ModelFinding:
-    program = next(
-        (
-            one
-            for one in (
-                card.command and card.command.argv[0],
-                card.totalsegmentator and card.totalsegmentator.program,
-                card.nnunet and card.nnunet.program,
-            )
-            if one
-        ),
-        None,
-    )
-    if program is not None:
-        there = shutil.which(program) is not None or "{" in program
-        words = "is there" if there else "is not on PATH: install it, or name its path in the card"
-        return ModelFinding(f"runtime {card.runtime}", there, f"its program {words}")
+def _runtime_of(model: Model) -> ModelFinding:
+    card = model.card
+    if card.program is not None:
+        what = f"runtime {card.runtime}"
+        argv0 = filled([card.program.argv0], {"model": str(model.folder)})[0]
+        if shutil.which(argv0) is None:
+            words = "is not on PATH: install it, or name its path in the card"
+            return ModelFinding(what, False, f"its program {words}")
+        try:
+            known = version_words(program_version(model)) or "its version is not known"
+        except MqiError as error:
+            return ModelFinding(what, False, error.message)
+        return ModelFinding(what, True, f"its program is there, {known}")
     if card.runtime == "onnx":
         import onnxruntime
 

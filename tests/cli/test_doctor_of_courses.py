@@ -12,8 +12,10 @@ import yaml
 from typer.testing import CliRunner
 
 from mqi_dagster.cli.app import app
+from mqi_dagster.imaging.models import isolation
 from mqi_dagster.imaging.models.card import PACKAGED_MODELS
 from tests.courses.made_objects import Made
+from tests.imaging.models.model_folders import card, write_card
 
 SUBJECTS = ("courses", "DICOM tree", "Orthanc", "extra imaging", "model", "CUDA", "GPU of", "memory")
 
@@ -116,6 +118,29 @@ def test_a_program_that_is_not_there_is_a_fault(site: Path) -> None:
     (folder / "model.yaml").write_text(yaml.safe_dump(card))
     verdict, words = doctor(site)["model own"]
     assert verdict == "fault" and "no-such-program" in words
+
+
+@pytest.mark.parametrize(
+    ("permitted", "required", "verdict"),
+    [(True, False, "ok"), (False, False, "warning"), (False, True, "fault")],
+)
+def test_a_machine_that_cannot_keep_a_program_from_the_network_is_told(
+    site: Path, monkeypatch: pytest.MonkeyPatch, permitted: bool, required: bool, verdict: str
+) -> None:
+    monkeypatch.setattr(isolation, "_COMMANDS", (("env",) if permitted else ("/bin/false",),))
+    isolation.isolation.cache_clear()
+    try:
+        configure(site, segmentation={"require_isolation": required})
+        assert "model isolation" not in doctor(site), "rules start no program"
+        folder = site / "config" / "models" / "own"
+        section = {"argv": ["true", "{input:CT}", "{output}"]}
+        write_card(folder, card("command", section, name="own"))
+        found = doctor(site)
+    finally:
+        isolation.isolation.cache_clear()
+    assert found["model isolation"][0] == verdict
+    assert found["model isolation"][1].startswith("network: none" if permitted else "network not taken away")
+    assert ", true found, sha256 " in found["model own"][1]
 
 
 @pytest.mark.parametrize(("fallback", "verdict"), [(True, "warning"), (False, "fault")])

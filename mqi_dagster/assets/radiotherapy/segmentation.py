@@ -10,8 +10,8 @@ from mqi_dagster.compute.course_models import (
     CourseModels,
     automatic_models,
     custom_models,
+    found_segmentations,
     planned,
-    segmentations_digest,
 )
 from mqi_dagster.errors import Where
 from mqi_dagster.imaging.models.card import FoundModel
@@ -22,7 +22,7 @@ from mqi_dagster.ledger.leases import AtOnce
 from mqi_dagster.lifecycle.boundary import tried_again
 from mqi_dagster.lifecycle.course import load_course
 from mqi_dagster.lifecycle.jobs import POOL
-from mqi_dagster.lifecycle.lineage import DIGEST, checked_key, reusable
+from mqi_dagster.lifecycle.lineage import DIGEST, checked_key
 from mqi_dagster.partitions import COURSE
 from mqi_dagster.processes.worker_counts import stage_limit
 from mqi_dagster.resources.composed import GpuPoolResource, StoreResource
@@ -94,8 +94,10 @@ def _segmented(
 ) -> Results:
     results = store.open()
     course = load_course(context.instance, results, site, context.partition_key)
-    plan = planned(course, models, site.settings.radiotherapy.segmentation, site.pseudonyms)
-    published = reusable(results, asset, course.key, segmentations_digest(asset, plan))
+    options = site.settings.radiotherapy.segmentation
+    here = site.settings.slurm_of(options.host) is None
+    plan = planned(course, models, options, site.pseudonyms, here=here)
+    published = found_segmentations(context.instance, results, asset, course.key, plan)
     if published is not None:
         content = read_segmentations(published.folder)
         context.log.info("found in the store; no model is started")
@@ -131,6 +133,7 @@ _SCHEMA = dg.TableSchema(
         *(dg.TableColumn(name) for name in ("model", "version", "series", "state", "why")),
         dg.TableColumn("regions", description="With volumes [cm³]."),
         dg.TableColumn("device"),
+        dg.TableColumn("program", description="What is known of the version of its program."),
         dg.TableColumn("steps", description="Tries that did not end well, and what was done instead."),
         dg.TableColumn("seconds", "float"),
     ]
@@ -153,6 +156,7 @@ def _rows(published: Published, content: CourseSegmentations) -> list[dg.TableRe
                     "why": one.reason,
                     "regions": regions,
                     "device": one.device,
+                    "program": one.program,
                     "steps": "; ".join(one.steps),
                     "seconds": seconds,
                 }

@@ -29,11 +29,13 @@ from mqi_dagster.imaging.models.label_map import (
 )
 from mqi_dagster.imaging.models.model_errors import ModelError
 from mqi_dagster.imaging.models.prepared_commands import run_nnunet, run_totalsegmentator
+from mqi_dagster.imaging.models.program_version import program_version
 from mqi_dagster.imaging.models.rules_model import run_rules
 from mqi_dagster.imaging.models.running import Outcome, RunOptions
 from mqi_dagster.imaging.models.weights import verify_weights
 
 RECORD = "segmentation.json"
+_UNKNOWN_VERSION = "nobody knows the version of its program: the card's stands for it"
 _OUT_OF_MEMORY = re.compile(r"itk::MemoryAllocationError|std::bad_alloc|Failed to allocate memory for image")
 
 
@@ -52,6 +54,8 @@ class SegmentationRecord:
     device_used: Device
     provider: str
     versions: dict[str, str]
+    program: dict[str, str]
+    """What is known of the version of its program; see `program_version`."""
     threads: int
     network: str
     in_pieces: bool
@@ -91,9 +95,10 @@ def segment(
     try:
         digests = verify_weights(model)
         images = input_files(model.card, folder_in)
+        program = program_version(model)
         outcome = _run(model, images, options)
         write_label_map(outcome.labels, outcome.image, folder_out / LABEL_MAP)
-        record = _record(model, digests, outcome, options, time.monotonic() - start)
+        record = _record(model, digests, program, outcome, options, time.monotonic() - start)
         write_whole(folder_out / RECORD, record.to_json().encode(), 0o644)
     except MqiError as error:
         raise error.at(model.where) from None
@@ -136,10 +141,12 @@ def _runtime(model: Model, images: dict[str, Path], options: RunOptions) -> Outc
 def _record(
     model: Model,
     digests: dict[str, str],
+    program: dict[str, str],
     outcome: Outcome,
     options: RunOptions,
     seconds: float,
 ) -> SegmentationRecord:
+    unknown = [_UNKNOWN_VERSION] if model.card.program and not program else []
     own = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
     return SegmentationRecord(
         model=model.card.name,
@@ -152,11 +159,12 @@ def _record(
         device_used=outcome.device_used,
         provider=outcome.provider,
         versions=outcome.versions,
+        program=program,
         threads=(model.card.onnx.threads if model.card.onnx else None) or options.threads,
         network=outcome.network,
         in_pieces=outcome.in_pieces,
         seconds=round(seconds, 3),
         peak_memory_bytes=outcome.program_peak_bytes or own,
         regions=region_volumes(model.card, outcome.labels, voxel_mm3(outcome.image)),
-        remarks=outcome.remarks,
+        remarks=(*outcome.remarks, *unknown),
     )

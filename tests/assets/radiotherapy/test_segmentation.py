@@ -110,6 +110,42 @@ def test_a_folder_with_a_card_joins_and_only_what_is_new_is_run(site: CourseSite
     assert records(site)["second"].state is MADE
 
 
+def test_another_version_of_a_program_makes_the_segmentation_anew(site: CourseSite, tmp_path: Path) -> None:
+    folder = write_program(tmp_path / "models", "program", ANSWER, may_find_nothing=True)
+    sitk.WriteImage(sitk.ReadImage(folder / "answer.nii.gz") * 0, folder / "nothing.nii.gz")
+    assert site.run(CUSTOM).success
+    first = site.published("custom_segmentation").digest
+    assert records(site)["program"].regions[0].voxels > 0
+
+    script = folder / "script.py"
+    script.write_text(script.read_text().replace("answer.nii.gz", "nothing.nii.gz"))
+    assert site.run(CUSTOM).success
+
+    assert site.starts == 2
+    assert site.published("custom_segmentation").digest != first
+    assert records(site)["program"].regions[0].voxels == 0
+
+
+def test_what_a_program_says_of_its_version_counts_and_stands_with_the_result(
+    site: CourseSite, tmp_path: Path
+) -> None:
+    asked = {"version_command": ["/bin/cat", "{model}/version"]}
+    folder = write_program(tmp_path / "models", "program", ANSWER, section=asked)
+    for version, starts in (("4.1", 1), ("4.1", 1), ("4.2", 2)):
+        (folder / "version").write_text(f"{version}\n")
+        assert site.run(CUSTOM).success
+        assert site.starts == starts
+        made = records(site)["program"]
+        assert made.program.startswith(f"version {version}, sha256 ")
+        file = site.published("custom_segmentation").path(f"{made.folder}/segmentation.json")
+        assert json.loads(file.read_text())["program"]["version"] == version
+
+    (folder / "version").unlink()
+    assert site.run(CUSTOM).success
+    found = records(site)["program"]
+    assert (found.state, found.reason) == (FAILED, "its version_command ended with exit code 1")
+
+
 def test_unsafe_and_missing_models_are_refused_by_name_and_others_are_run(
     site: CourseSite, tmp_path: Path
 ) -> None:

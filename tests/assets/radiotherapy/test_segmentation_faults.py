@@ -126,6 +126,56 @@ def test_fallback_that_is_forbidden_ends_on_the_gpu(tmp_path: Path, monkeypatch:
     assert found.reason == "its program ended with exit code 1"
 
 
+@pytest.fixture
+def stepped(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> CourseSite:
+    """A course whose model found too little memory on the GPU, and went on in pieces."""
+    monkeypatch.setattr(gpu_pool, "local_gpus", lambda: [GPU])
+    write_course(tmp_path / "dicom")
+    # Whether it is whole is for a file beside the script to say, which is no part of the program.
+    full = "if on == 'gpu' and not (here / 'more').is_file():\n    "
+    write_program(tmp_path / "models", "model", full + OOM + ANSWER)
+    site = CourseSite.of(tmp_path, custom_models={"root": "models"}, segmentation={"device": "gpu"})
+    assert site.run(CUSTOM).success
+    assert len(records(site)["model"].steps) == 1 and site.starts == 2
+    return site
+
+
+def test_what_was_made_in_pieces_has_another_digest_than_the_whole(
+    stepped: CourseSite, tmp_path: Path
+) -> None:
+    in_pieces = stepped.published("custom_segmentation")
+    (tmp_path / "models" / "model" / "more").touch()
+    stepped.site.store.discard(in_pieces.folder)
+    assert stepped.run(CUSTOM).success
+    whole = stepped.published("custom_segmentation")
+    assert records(stepped)["model"].steps == ()
+    assert whole.digest != in_pieces.digest
+
+
+def test_what_was_made_in_pieces_is_not_made_again_and_is_taken_over_with_what_is_new(
+    stepped: CourseSite, tmp_path: Path
+) -> None:
+    in_pieces = stepped.published("custom_segmentation").digest
+    (tmp_path / "models" / "model" / "more").touch()
+    assert stepped.run(CUSTOM).success
+    assert (stepped.starts, stepped.published("custom_segmentation").digest) == (2, in_pieces)
+
+    write_program(tmp_path / "models", "second", ANSWER)
+    assert stepped.run(CUSTOM).success
+    assert (stepped.starts, len(records(stepped)["model"].steps)) == (3, 1)
+    with_second = stepped.published("custom_segmentation").digest
+    assert stepped.run(CUSTOM).success
+    assert (stepped.starts, stepped.published("custom_segmentation").digest) == (3, with_second)
+
+    # Asked for in pieces it is another thing that is asked for, and the processor yet another.
+    stepped.change(custom_models={"root": "models"}, segmentation={"device": "gpu", "force_split": True})
+    assert stepped.run(CUSTOM).success
+    assert stepped.starts == 5
+    stepped.change(custom_models={"root": "models"})
+    assert stepped.run(CUSTOM).success
+    assert stepped.starts == 7
+
+
 def test_gpu_is_leased_while_the_model_runs_and_told_to_it(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

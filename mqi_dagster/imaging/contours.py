@@ -42,6 +42,13 @@ _LARGEST_MOVE_MM = 12.0
 _LARGEST_SLOPE = 4.0
 """A surface moves at most this many plane distances, and at least 12 mm, from one plane to the next."""
 
+_CROSSING = 0.01
+"""Of the smaller of two outlines: what of it has to lie on the other side for them to cross."""
+_ON_EACH_OTHER = 0.999
+_MOST_COMPARED = 50
+"""Outlines of one plane, the largest ones: every two of them are compared."""
+_COMPARED_PIXELS = 100
+
 _WHERE = Where(kind="structure set")
 
 
@@ -87,6 +94,14 @@ class Contours:
     def gaps(self) -> tuple[tuple[float, float], ...]:
         """Heights of neighbouring planes so far apart that nothing is taken to be between them [mm]."""
         return tuple((a.height_mm, b.height_mm) for a, b in pairwise(self.planes) if self._is_gap(a, b))
+
+    def crossed_planes(self) -> int:
+        """In how many planes outlines cross, or lie on each other: what they share counts as outside.
+
+        Crossing ones share more than 1 % and less than 99 % of the smaller one. A hole shares all of it, and
+        is smaller than what it is a hole of.
+        """
+        return sum(_cross(plane.polygons) for plane in self.planes)
 
     def _is_gap(self, lower: ContourPlane, upper: ContourPlane) -> bool:
         return upper.height_mm - lower.height_mm > _GAP * self.usual_distance_mm
@@ -251,6 +266,42 @@ def filled(polygons: Sequence[Floats], shape: tuple[int, int]) -> NDArray[np.boo
     toggles = np.zeros((rows, columns + 1), np.int32)
     np.add.at(toggles, (row, np.clip(column, 0, columns)), 1)
     return np.asarray(np.cumsum(toggles, axis=1)[:, :columns] % 2 == 1)
+
+
+def _cross(polygons: Sequence[Floats]) -> bool:
+    """Whether two outlines of a plane cross, or lie on each other."""
+    if len(polygons) < 2:
+        return False
+    lows, highs = (np.array([end(one, axis=0) for one in polygons]) for end in (np.min, np.max))
+    largest = np.argsort(-(highs - lows).prod(axis=1), kind="stable")[:_MOST_COMPARED]
+    for place, one in enumerate(largest):
+        others = largest[place + 1 :]
+        meet = np.all((lows[others] < highs[one]) & (highs[others] > lows[one]), axis=1)
+        if any(_share_in_part(polygons[one], polygons[other]) for other in others[meet]):
+            return True
+    return False
+
+
+def _share_in_part(one: Floats, other: Floats) -> bool:
+    """Whether of the smaller of two outlines a part lies in the larger and a part not, or they are alike."""
+    areas = [_area(one), _area(other)]
+    smaller, larger = (one, other) if areas[0] <= areas[1] else (other, one)
+    low, high = smaller.min(axis=0), smaller.max(axis=0)
+    step = np.maximum(high - low, 1e-6) / _COMPARED_PIXELS
+    within, beyond = (
+        filled([(polygon - low) / step - 0.5], (_COMPARED_PIXELS, _COMPARED_PIXELS))
+        for polygon in (smaller, larger)
+    )
+    shared = float((within & beyond).sum()) / max(1, int(within.sum()))
+    if shared >= 1 - _CROSSING:
+        return min(areas) >= _ON_EACH_OTHER * max(areas)
+    return shared > _CROSSING
+
+
+def _area(polygon: Floats) -> float:
+    """By Gauss's formula."""
+    x, y = (polygon - polygon[0]).T
+    return abs(float(x @ np.roll(y, -1) - y @ np.roll(x, -1))) / 2
 
 
 def _edges(polygon: Floats) -> Floats:

@@ -375,6 +375,9 @@ class _OnSeries:
             faults.append(error.message)
         else:
             gaps = contours.gaps
+            if crossed := contours.crossed_planes():
+                planes = "1 plane" if crossed == 1 else f"{crossed} planes"
+                faults.append(f"outlines cross in {planes}: their overlap counts as outside")
             mask = contours.mask_on(self.grid)
             extent = extent_of_contours(contours, mask, self.grid)
             if extent.volume_cm3 and not extent.voxels:

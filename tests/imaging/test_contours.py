@@ -111,6 +111,49 @@ def test_contours_that_lie_on_each_other_are_a_hole_in_their_plane_alone() -> No
     assert filled == [0, *[316] * 4, 0, *[316] * 4, 0]
 
 
+@pytest.mark.parametrize(
+    ("planes", "crossed"),
+    [
+        ([[circle(10.0, 0.0), circle(10.0, 0.0, (12.0, 0.0))]], 1),
+        (
+            [
+                [circle(10.0, 0.0), circle(10.0, 0.0, (12.0, 0.0))],
+                [circle(3.0, 2.0), circle(9.0, 2.0, (6.3, 0.0))],
+            ],
+            2,
+        ),
+        # A small one that lies across the edge of a large one.
+        ([[circle(1.5, 0.0, (0.0, 40.0)), circle(40.0, 0.0)]], 1),
+        # Drawn twice.
+        ([[circle(10.0, 0.0), circle(10.0, 0.0)[::-1]]], 1),
+        ([[rectangle((0, 0), (20, 4), 0.0), rectangle((8, -8), (12, 12), 0.0)]], 1),
+    ],
+    ids=["two discs", "in two planes", "a small and a large one", "one twice", "a plus"],
+)
+def test_outlines_that_cross_are_counted(planes: list[list[Floats]], crossed: int) -> None:
+    drawn = [polygon for plane in planes for polygon in plane]
+    assert contours_on(axial_grid(2.0), drawn).crossed_planes() == crossed
+
+
+@pytest.mark.parametrize(
+    "plane",
+    [
+        [circle(15.0, 0.0), circle(9.0, 0.0), circle(4.0, 0.0)],
+        [circle(100.0, 0.0), circle(99.5, 0.0)],
+        [circle(10.0, 0.0), circle(10.0, 0.0, (20.1, 0.0))],
+        # Boxes that overlap, and outlines that do not.
+        [circle(10.0, 0.0), circle(10.0, 0.0, (15.0, 15.0))],
+        [rectangle((0, 0), (10, 10), 0.0), rectangle((10, 0), (20, 10), 0.0)],
+        # A hole that touches its outline, and one whose outline is drawn a little beyond it.
+        [rectangle((0, 0), (10, 10), 0.0), rectangle((0, 0), (4, 4), 0.0)],
+        [rectangle((0, 0), (10, 10), 0.0), rectangle((-0.02, 0), (4, 4), 0.0)],
+    ],
+    ids=["nested", "a thin shell", "apart", "round the corner", "side by side", "at the edge", "just beyond"],
+)
+def test_holes_and_neighbours_do_not_cross(plane: list[Floats]) -> None:
+    assert contours_on(axial_grid(2.0), plane).crossed_planes() == 0
+
+
 def test_an_outline_of_no_body_is_refused() -> None:
     zigzag = np.array([[190.0 * (-1) ** i, 0.1 * i, 0.0] for i in range(400)])
     with pytest.raises(ImageError, match="the outline in one plane is 152 m long"):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -27,6 +28,7 @@ from mqi_dagster.imaging.course_structures import (
 )
 from mqi_dagster.imaging.derived import CustomStructures, Definition
 from mqi_dagster.imaging.image_grid import ImageGrid
+from mqi_dagster.imaging.quality_control import structures_quality
 from mqi_dagster.imaging.segmentation_object import segmentation_masks
 from mqi_dagster.imaging.source_images import source_images
 from mqi_dagster.imaging.structure_files import (
@@ -43,7 +45,7 @@ from mqi_dagster.settings.radiotherapy import CtCropping
 from tests.imaging.ct_series import SERIES, ct_headers
 from tests.imaging.drawn_structures import region, segmentation, structure_set
 from tests.imaging.mask_shapes import box
-from tests.imaging.shapes import axial_grid, sphere
+from tests.imaging.shapes import axial_grid, circle, sphere
 
 GRID = axial_grid(2.0, 1.0, planes=30, pixels=60)
 DIGEST = "5f" * 32
@@ -180,6 +182,24 @@ def test_gaps_and_bad_contours_are_said_of_the_structure(tmp_path: Path) -> None
     assert gap.gaps == (pytest.approx((20.0, 26.0)),)
     assert tilted_one.is_empty and "does not lie in a plane parallel" in tilted_one.faults[0]
     assert good.volume_cm3 == pytest.approx(BALL_CM3, rel=1e-3) and good.faults == ()
+
+
+def test_outlines_that_cross_are_said_of_the_structure(tmp_path: Path) -> None:
+    def discs(apart: float, planes: Sequence[float]) -> list[Any]:
+        return [circle(10.0, z, (x, 0.0)) for z in planes for x in (0.0, apart)]
+
+    both = [*discs(12.0, (-1.0, 1.0)), *discs(25.0, (3.0,))]
+    drawn = structure_set(GRID, [(1, "Node", both), (2, "One", discs(12.0, (1.0,))), (3, "Shell", hollow())])
+    node, one, shell = (content := made(tmp_path, course(drawn))).structures
+    assert node.faults == ("outlines cross in 2 planes: their overlap counts as outside",)
+    assert one.faults == ("outlines cross in 1 plane: their overlap counts as outside",)
+    # By the even-odd rule: both discs without twice the lens that they share, in an image of 2 mm.
+    lens = 2 * 100 * math.acos(0.6) - 6 * math.sqrt(400 - 144)
+    assert one.volume_cm3 == pytest.approx((2 * 100 * math.pi - 2 * lens) * 2 / 1000, rel=2e-3)
+    assert shell.faults == ()
+    (told,) = [one for one in structures_quality(content) if one.check.name == "structures_taken"]
+    assert told.verdict == "WARNING"
+    assert "Node: outlines cross in 2 planes: their overlap counts as outside" in told.text
 
 
 def test_each_structure_set_has_its_own_structures(tmp_path: Path) -> None:

@@ -521,6 +521,7 @@ class _OnSeries:
             name=name.name,
             original_name=name.original,
             naming=name.naming,
+            sided=self._rules.names.side_of(name.name),
             source=source,
             made_by=made_by,
             volume_cm3=extent.volume_cm3,

@@ -34,7 +34,7 @@ from mqi_dagster.imaging.quality_checks import (
 from mqi_dagster.imaging.radiomics_files import CourseRadiomics, RegionStatus
 from mqi_dagster.imaging.segmentation_files import CourseSegmentations, SegmentationState
 from mqi_dagster.imaging.structure_files import CourseStructures, StructureRecord
-from mqi_dagster.imaging.structure_names import Naming, Vector, read_structure_names
+from mqi_dagster.imaging.structure_names import Naming, laterality_faults
 
 __all__ = [
     "CHECKS",
@@ -234,10 +234,13 @@ def _names_clear(content: CourseStructures, tally: Tally) -> None:
 
 
 def _laterality(content: CourseStructures, tally: Tally) -> None:
-    table = read_structure_names()
     for some in _of_one_source(content):
-        centres: dict[str, Vector] = {one.name: one.centre_mm for one in some if one.centre_mm is not None}
-        for fault in table.laterality_faults(centres):
+        placed = [
+            (one.name, one.sided, one.centre_mm)
+            for one in some
+            if one.sided is not None and one.centre_mm is not None
+        ]
+        for fault in laterality_faults(placed):
             tally.fail(fault)
     if not tally.failures:
         tally.note("no left and right contradict their names")

@@ -20,7 +20,7 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 from mqi_dagster.errors import StoreError, Where
 from mqi_dagster.files import whole_file, write_whole
 from mqi_dagster.imaging.image_grid import ImageGrid
-from mqi_dagster.imaging.structure_names import Naming
+from mqi_dagster.imaging.structure_names import Naming, Sided
 
 STRUCTURES, MASKS = "structures.json", "masks"
 _WHERE = Where(kind="structures")
@@ -55,6 +55,8 @@ class StructureRecord(_Part):
     """TG-263 where there is such a name."""
     original_name: str
     naming: Naming
+    sided: Sided | None = None
+    """By the tables that named it; None where its name says no side."""
     source: StructureSource
     made_by: str
     """Label of the structure set, name of the model, or file of definitions."""

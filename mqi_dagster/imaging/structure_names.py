@@ -30,6 +30,8 @@ _SIDES = {"l": "L", "lt": "L", "lft": "L", "left": "L", "r": "R", "rt": "R", "rg
 
 Name = Annotated[str, Field(min_length=1, max_length=64)]
 Vector = tuple[float, float, float]
+Sided = tuple[str, str]
+"""What a structure is without its side, and the side: L or R."""
 _Meaning = TypeVar("_Meaning", str, tuple[str, str])
 
 
@@ -180,36 +182,18 @@ class StructureNames:
             found = found or tuple(key for key, names in there.items() if any(map(fits, names)))
         return found
 
-    def laterality_faults(self, centres_mm: Mapping[str, Vector]) -> tuple[str, ...]:
-        """Structures called left whose centre is on the right of their partner's.
-
-        Args:
-            centres_mm: Centre of each structure by its name; DICOM x grows towards the patient's left.
-        """
-        by_side: dict[tuple[str, str], list[str]] = {}
-        for name in centres_mm:
-            if (sided := self._side(name)) is not None:
-                by_side.setdefault(sided, []).append(name)
-        faults = []
-        for (what, side), names in by_side.items():
-            for left in names if side == "L" else ():
-                for right in by_side.get((what, "R"), ()):
-                    apart = centres_mm[right][0] - centres_mm[left][0]
-                    if apart >= 0:
-                        faults.append(f"{shown(left)} lies {apart:.3g} mm to the right of {shown(right)}")
-        return tuple(faults)
-
-    def _side(self, name: str) -> tuple[str, str] | None:
+    def side_of(self, name: str) -> Sided | None:
         """What a name is of without its side, and the side; None where it says none, or both."""
-        found = self._side_of.get(self.named(name).name)
+        meaning = self.named(name).name
+        found = self._side_of.get(meaning)
         if found is not None:
             partner, side = found
-            return "/".join(sorted((self.named(name).name, partner))), side
+            return "/".join(sorted((meaning, partner))), side
         words = _words(name)
         sides = {_SIDES[word] for word in words if word in _SIDES}
-        return (
-            ("".join(word for word in words if word not in _SIDES), sides.pop()) if len(sides) == 1 else None
-        )
+        if len(sides) != 1:
+            return None
+        return "".join(word for word in words if word not in _SIDES), sides.pop()
 
     @staticmethod
     def _found(original: str, name: str) -> StructureName:
@@ -228,6 +212,26 @@ def read_structure_names(site: Path | None = None) -> StructureNames:
     paths = {"table of names": PACKAGED_NAMES} | ({} if site is None else {"site's table of names": site})
     return StructureNames(
         {role: validated(NameTable, read_yaml(path, role), role) for role, path in paths.items()}
+    )
+
+
+def laterality_faults(placed: Iterable[tuple[str, Sided, Vector]]) -> tuple[str, ...]:
+    """Structures called left whose centre is on the right of their partner's.
+
+    Args:
+        placed: Name, side (`StructureNames.side_of`) and centre [mm] of each; DICOM x grows towards the
+            patient's left.
+    """
+    by_side: dict[Sided, list[tuple[str, float]]] = {}
+    for name, sided, centre in placed:
+        by_side.setdefault(sided, []).append((name, centre[0]))
+    return tuple(
+        f"{shown(left)} lies {x_right - x_left:.3g} mm to the right of {shown(right)}"
+        for (what, side), lefts in by_side.items()
+        if side == "L"
+        for left, x_left in lefts
+        for right, x_right in by_side.get((what, "R"), ())
+        if x_right >= x_left
     )
 
 

@@ -202,6 +202,25 @@ def test_outlines_that_cross_are_said_of_the_structure(tmp_path: Path) -> None:
     assert "Node: outlines cross in 2 planes: their overlap counts as outside" in told.text
 
 
+def test_pairs_of_the_site_s_own_table_are_on_their_sides(tmp_path: Path) -> None:
+    table = tmp_path / "names.yaml"
+    table.write_text(
+        "pairs: [{left: Graft_Sin, right: Graft_Dex, names: []}]\nsingle: {Graft_Sin: [graft A]}\n"
+    )
+    # DICOM x grows to the patient's left: both lie on the other side.
+    rois = [
+        (1, "graft A", sphere(GRID, 8.0, (-12.0, 0, 0))),
+        (2, "Graft_Dex", sphere(GRID, 8.0, (12.0, 0, 0))),
+    ]
+    folder = tmp_path / "result"
+    folder.mkdir()
+    rules = StructureRules(read_structure_names(table))
+    content = make_structures(course(structure_set(GRID, rois)), rules, DIGEST, "mqi_dagster 0", folder)
+    assert [one.name for one in content.structures] == ["Graft_Sin", "Graft_Dex"]
+    (told,) = [one for one in structures_quality(read_structures(folder)) if one.check.name == "laterality"]
+    assert (told.verdict, told.text) == ("FAIL", "Graft_Sin lies 24 mm to the right of Graft_Dex")
+
+
 def test_each_structure_set_has_its_own_structures(tmp_path: Path) -> None:
     first = structure_set(GRID, [(1, "PTV", sphere(GRID, 18.0))], label="first")
     second = structure_set(GRID, [(1, "PTV", sphere(GRID, 9.0))], label="second", index=2)

@@ -147,6 +147,7 @@ def structure(
         name=name,
         original_name=original or name,
         naming=naming,
+        sided=(name[:-2], name[-1]) if name[-2:] in ("_L", "_R") else None,
         source=source,
         made_by=made_by,
         structure_set_uid="1.2.3",
@@ -255,6 +256,10 @@ STRUCTURES: dict[str, tuple[str, CourseStructures, Verdict, str]] = {
     "left on the right": (
         "laterality", course(structure("Lung_L", x=-60), structure("Lung_R", x=60)), FAIL,
         "Lung_L lies 120 mm to the right of Lung_R",
+    ),
+    "one of two of a name on the right": (
+        "laterality", course(structure("Lung_L", x=-60), structure("Lung_L", x=60), structure("Lung_R", x=0)),
+        FAIL, "Lung_L lies 60 mm to the right of Lung_R",
     ),
     "sides of two sources": (
         "laterality", course(structure("Lung_L", x=-60), structure("Lung_R", x=60, source=AUTOMATIC)), PASS,

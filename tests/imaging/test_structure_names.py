@@ -14,6 +14,7 @@ from mqi_dagster.imaging.structure_names import (
     PACKAGED_NAMES,
     Naming,
     StructureName,
+    laterality_faults,
     read_structure_names,
 )
 
@@ -189,7 +190,10 @@ def test_structures_on_the_wrong_side_are_told() -> None:
         "gluteus_maximus_left": (-50.0, 0.0, 0.0), "gluteus_maximus_right": (50.0, 0.0, 0.0),
         "Femur_L": (-80.0, 0.0, 0.0), "Heart": (20.0, 0.0, 0.0), "VB_L5": (-3.0, 0.0, 0.0),
     }  # fmt: skip
-    assert NAMES.laterality_faults(centres) == (
+    sides = {name: NAMES.side_of(name) for name in centres}
+    assert (sides["Heart"], sides["right kidney"]) == (None, ("Kidney_L/Kidney_R", "R"))
+    placed = [(name, side, centres[name]) for name, side in sides.items() if side is not None]
+    assert laterality_faults(placed) == (
         "Eye_L lies 61 mm to the right of Eye_R",
         "Lung_LUL lies 140 mm to the right of lung_upper_lobe_right",
         "gluteus_maximus_left lies 100 mm to the right of gluteus_maximus_right",

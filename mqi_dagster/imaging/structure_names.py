@@ -32,7 +32,7 @@ Name = Annotated[str, Field(min_length=1, max_length=64)]
 Vector = tuple[float, float, float]
 Sided = tuple[str, str]
 """What a structure is without its side, and the side: L or R."""
-_Meaning = TypeVar("_Meaning", str, tuple[str, str])
+_Meaning = TypeVar("_Meaning")
 
 
 class Pair(BaseModel):
@@ -57,6 +57,8 @@ class NameTable(BaseModel):
     """The same of structures that are there twice, without their side: ``_L`` and ``_R`` are added."""
     pairs: tuple[Pair, ...] = ()
     """Structures that are there twice, and whose names say the side in another way."""
+    ambiguous: dict[Name, tuple[Name, ...]] = {}
+    """Names that mean several things in practice, without their side, and what: they are kept."""
 
 
 class Naming(StrEnum):
@@ -97,6 +99,8 @@ class StructureNames:
         self._single: dict[str, str] = {}
         self._sided: dict[str, tuple[str, str]] = {}
         self._side_of: dict[str, tuple[str, str]] = {}
+        self._ambiguous: dict[str, tuple[str, ...]] = {}
+        self._standard: set[str] = set()
         for role, table in tables.items():
             single = [(other, name) for name, others in table.single.items() for other in (name, *others)]
             pairs = [
@@ -105,9 +109,17 @@ class StructureNames:
             ]
             pairs += table.pairs
             single += [(name, name) for pair in pairs for name in (pair.left, pair.right)]
-            self._single |= _once(single, role)
+            self._standard |= {name for _, name in single}
+            self._single |= (singles := _once(single, role))
             sided = [(other, (pair.left, pair.right)) for pair in pairs for other in pair.names]
-            self._sided |= _once(sided, role)
+            self._sided |= (sideds := _once(sided, role))
+            for key in singles.keys() | sideds.keys():
+                self._ambiguous.pop(key, None)
+            for key, meanings in _once(table.ambiguous.items(), role).items():
+                self._ambiguous[key] = meanings
+                self._sided.pop(key, None)
+                for side in ("", "l", "r"):
+                    self._single.pop(key + side, None)
             for pair in pairs:
                 self._side_of |= {pair.left: (pair.right, "L"), pair.right: (pair.left, "R")}
         self._called: Mapping[str, Sequence[str]] = {}
@@ -134,6 +146,10 @@ class StructureNames:
             return self._found(original, whole)
         sides = {_SIDES[word] for word in words if word in _SIDES}
         rest = "".join(word for word in words if word not in _SIDES)
+        if (meanings := self._ambiguous.get(rest)) is not None:
+            if original in self._standard:
+                return StructureName(original, original, Naming.STANDARD)
+            return StructureName(original, original, Naming.AMBIGUOUS, f"may be {' or '.join(meanings)}")
         if len(sides) > 1:
             return StructureName(original, original, Naming.AMBIGUOUS, "says both left and right")
         pair = self._sided.get(rest)

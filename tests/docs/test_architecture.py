@@ -5,6 +5,8 @@ from __future__ import annotations
 import configparser
 import re
 
+import pytest
+
 from mqi_dagster.settings import Settings
 from tests.docs.code_names import PACKAGE, ROOT, is_defined, rooms
 from tests.docs.test_docs import settings_names
@@ -44,10 +46,11 @@ def test_a_name_that_is_not_in_the_code_is_noticed() -> None:
     assert not is_defined("store.store.Store.forget_all")
 
 
-def test_the_way_of_a_beam_is_numbered_without_a_gap() -> None:
-    way = PAGE.partition("## A beam's way")[2].partition("\n## ")[0]
+@pytest.mark.parametrize(("what", "fewest"), [("beam", 10), ("course", 9)])
+def test_the_way_of_a_beam_and_of_a_course_is_numbered_without_a_gap(what: str, fewest: int) -> None:
+    way = PAGE.partition(f"## A {what}'s way")[2].partition("\n## ")[0]
     numbers = [int(number) for number in re.findall(r"^(\d+)\. ", way, re.MULTILINE)]
-    assert len(numbers) >= 10
+    assert len(numbers) >= fewest
     assert numbers == list(range(1, len(numbers) + 1))
 
 

@@ -31,7 +31,12 @@ _CT_VALUES = np.concatenate([np.arange(-1024, -200, 12), np.arange(-200, 300, 4)
 """The 256 Hounsfield units that a page tells apart: fine where soft tissue is."""
 _AXIAL = ((1.0, 0.0, 0.0), (0.0, 1.0, 0.0))
 _DOSE_STEPS = 254
-_LEVEL_COLOURS = ("#3b6cf6", "#28b4c8", "#3fbf5f", "#e6d23a", "#f2902b", "#e8402f")
+ISODOSE_COLOURS = ("#3b6cf6", "#28b4c8", "#3fbf5f", "#e6d23a", "#f2902b", "#e8402f")
+STRUCTURE_COLOURS = (
+    *("#ff5cc8", "#b4f069", "#3cffff", "#a5870f", "#e1f0b4", "#0f96ff", "#5a9669", "#00ffc3"),
+    *("#ffb4b4", "#d200ff", "#a578b4", "#ff2d69", "#c3694b", "#c378ff", "#3cff78", "#00ff00"),
+)
+"""Far from each other, and from those of isodoses, as the eye sees them: CIELAB 30 or more apart."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -144,7 +149,7 @@ def page_html(page: CoursePage) -> str:
     template = resources.files(__package__).joinpath("course_page.html").read_text(encoding="utf-8")
     levels = [
         {"label": label, "colour": colour}
-        for label, colour in zip(page.levels, _LEVEL_COLOURS, strict=False)
+        for label, colour in zip(page.levels, ISODOSE_COLOURS, strict=False)
         if page.dose is not None
     ]
     # In a script nothing is decoded but its end: it must not be in a name.
@@ -263,7 +268,7 @@ def _dose(
         "dose_step": highest / _DOSE_STEPS,
         "levels": [
             {"value": 1 + value / highest * _DOSE_STEPS, "colour": colour}
-            for value, colour in zip(levels.values(), _LEVEL_COLOURS, strict=False)
+            for value, colour in zip(levels.values(), ISODOSE_COLOURS, strict=False)
         ],
     }
 

@@ -25,6 +25,7 @@ from mqi_dagster.files import write_whole
 from mqi_dagster.imaging.course_facts import CourseFacts
 from mqi_dagster.imaging.course_page import (
     CT_WINDOWS,
+    STRUCTURE_COLOURS,
     CoursePage,
     PageCheck,
     PageCurve,
@@ -70,10 +71,6 @@ SLICES_PICTURE, DVH_PICTURE = "slices.png", "dvh.png"
 _TARGETS = ("PTV", "CTV", "GTV")
 """RT ROI Interpreted Types that a page begins with, and with which names of targets begin (TG-263)."""
 _WHOLE_BODY = "EXTERNAL"
-_COLOURS = (
-    *("#f0484e", "#3f9bf0", "#46c264", "#f2a33a", "#b06be8", "#2cc4c4", "#e85fb4", "#c9d13c"),
-    *("#8c9cff", "#ff8a65", "#7fd6a0", "#d6a06b", "#5fd0ff", "#c58fbf", "#9ccc3c", "#ffd24d"),
-)
 _OF_PRESCRIPTION: tuple[int, ...] = (30, 50, 80, 95, 100, 107)
 _OF_MAXIMUM: tuple[int, ...] = (20, 40, 60, 80, 95)
 
@@ -168,7 +165,9 @@ class _Report:
     @cached_property
     def colours(self) -> Mapping[str, str]:
         """Of each structure, by id."""
-        return {id_: _COLOURS[place % len(_COLOURS)] for place, id_ in enumerate(self.drawn)}
+        return {
+            id_: STRUCTURE_COLOURS[place % len(STRUCTURE_COLOURS)] for place, id_ in enumerate(self.drawn)
+        }
 
     @cached_property
     def dose_names(self) -> Mapping[str, str]:

@@ -11,10 +11,13 @@ from typing import Any
 
 import numpy as np
 import pytest
+from skimage.color import rgb2lab
 
 from mqi_dagster.dose.grid import ALONG_X, ALONG_Y, ALONG_Z, DoseFrame, DoseGrid, DoseUnits
 from mqi_dagster.imaging.course_page import (
     CT_WINDOWS,
+    ISODOSE_COLOURS,
+    STRUCTURE_COLOURS,
     CoursePage,
     PageCheck,
     PageCurve,
@@ -149,6 +152,18 @@ def test_a_dose_without_levels_can_be_looked_at() -> None:
 def test_what_no_browser_can_read_is_no_page() -> None:
     with pytest.raises(ValueError, match="JSON compliant"):
         page_html(replace(page(), curves=[PageCurve("#ff0000", [0.0], [float("nan")])]))
+
+
+def test_no_structure_has_the_colour_of_an_isodose() -> None:
+    every = [*ISODOSE_COLOURS, *STRUCTURE_COLOURS]
+    parts = [[int(one[place : place + 2], 16) / 255 for place in (1, 3, 5)] for one in every]
+    lab = rgb2lab(np.array([parts]))[0]
+    apart = np.linalg.norm(lab[:, None] - lab[None], axis=-1)
+    isodoses = len(ISODOSE_COLOURS)
+    assert (isodoses, len(every)) == (6, 22)
+    assert apart[:isodoses, isodoses:].min() > 30
+    of_structures = apart[isodoses:, isodoses:]
+    assert of_structures[~np.eye(16, dtype=bool)].min() > 30
 
 
 def test_a_colour_is_a_colour() -> None:

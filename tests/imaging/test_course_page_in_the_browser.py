@@ -77,3 +77,41 @@ def test_it_draws_and_answers_keys_and_mouse(tmp_path: Path) -> None:
         assert page.locator("canvas#dvh").is_visible()
     assert told == []
     assert asked == [file.as_uri()]
+
+
+def edge(page: Page, across: int, colour: int) -> str:
+    """Along a line between two columns of the axial view, row by row: # where a colour leads."""
+    return page.evaluate(  # type: ignore[no-any-return]
+        """([x, colour]) => {
+          const one = document.querySelector('canvas[data-view="0"]'), pixels = one.getContext("2d");
+          const leads = (row) => {
+            const [r, g, b] = pixels.getImageData(2 * x, 2 * row + 1, 1, 1).data, rest = [r, g, b];
+            const [value] = rest.splice(colour, 1);
+            return value > Math.max(...rest) + 40;
+          };
+          return Array.from({length: 20}, (_, row) => leads(row) ? "#" : ".").join("");
+        }""",
+        [across, colour],
+    )
+
+
+def test_isodoses_are_dashed_and_structures_are_not(tmp_path: Path) -> None:
+    file = tmp_path / "course.html"
+    file.write_text(page_html(course()), encoding="utf-8")
+    with opened_page() as page:
+        page.goto(file.as_uri())
+        drawn(page, "2,7,8")
+        page.keyboard.press("s")
+        page.keyboard.press("ArrowDown")
+        drawn(page, "3,7,8")
+        # The edge of the dose lies in the rows 5 to 14, that of the structure in the rows 5 to 9; of the
+        # former edges along the rows are seen, too.
+        assert edge(page, 10, colour=2) == "....#...####..#....."
+        page.keyboard.press("s")
+        page.keyboard.press("d")
+        page.keyboard.press("ArrowUp")
+        drawn(page, "2,7,8")
+        assert edge(page, 12, colour=1) == ".....#####.........."
+        swatch = page.locator("label i.dashes")
+        assert swatch.evaluate("one => getComputedStyle(one).borderTopStyle") == "dashed"
+        assert page.get_by_label("isodoses, dashed").count() == 1

@@ -66,7 +66,7 @@ def coloured(page: Page, canvas: str, colour: list[int]) -> int:
 
 
 def test_structures_dose_and_curves_are_drawn_and_can_be_hidden(tmp_path: Path) -> None:
-    target = [0xF0, 0x48, 0x4E]
+    target = [0xFF, 0x5C, 0xC8]
     axial = 'canvas[data-view="0"]'
     with opened(reported(tmp_path, whole(FIRST), stages=True)) as page:
         drawn(page, "2,14,19")

@@ -23,7 +23,7 @@ from mqi_dagster.store.digests import digest_of
 from mqi_dagster.store.published import Published
 from mqi_dagster.store.store import Store
 
-CODE = "1"
+CODE = "2"
 RESULTS, VERDICT, PLANNING = "results", "verdict", "planning"
 """In the manifest of a report, beside the digest of its inventory: digests of what it was made of, by asset;
 its verdict; pseudonym of the planning series."""

@@ -68,6 +68,14 @@ class Goal(BaseModel):
             )
         return self
 
+    @property
+    def is_relative_to_volume(self) -> bool:
+        """Whether it is a mean over, or a share of, the whole structure: a part says nothing of it."""
+        if _VOLUME_AT.fullmatch(self.metric):
+            return self.unit is GoalUnit.PERCENT
+        dose = _DOSE_AT.fullmatch(self.metric)
+        return self.metric == "Dmean" or (dose is not None and dose["unit"] == "%")
+
 
 class Protocol(BaseModel):
     """A protocol: its goals, by a name and a version that reports show."""

@@ -277,8 +277,14 @@ def cropped_by(record: StructureRecord, region: RegionRecord | None) -> tuple[st
         region: In which figures are taken.
     """
     by_region = region is not None and bool(record.cut_off_percent)
-    at_the_end = record.touches_first_or_last_plane or record.touches_image_edge
-    return (*(("analysis region",) if by_region else ()), *(("end of the images",) if at_the_end else ()))
+    return (
+        *(("analysis region",) if by_region else ()),
+        *(("end of the images",) if _ends_with_images(record) else ()),
+    )
+
+
+def _ends_with_images(record: StructureRecord) -> bool:
+    return record.touches_first_or_last_plane or record.touches_image_edge
 
 
 @dataclass(slots=True)
@@ -394,12 +400,15 @@ class _Goals:
         self._region = region
         self._meant = [_meant(goal.structure, records) for goal in self._goals]
         self._judged: dict[int, clinical_goals.GoalResult] = {}
+        self._of_a_part: set[int] = set()
 
     def add(self, record: StructureRecord, found: Found, reason: str) -> None:
         """Judge what is asked of a structure."""
         for number, goal in enumerate(self._goals):
             if [one.id for one in self._meant[number]] == [record.id]:
                 self._judged[number] = self._result(goal, record, found, reason)
+                if _ends_with_images(record):
+                    self._of_a_part.add(number)
 
     def _result(
         self, goal: Goal, record: StructureRecord, found: Found, reason: str
@@ -410,6 +419,10 @@ class _Goals:
             return _not_judged(goal, "the analysis region cuts the structure")
         if isinstance(found, DoseMetricStatus):
             return _not_judged(goal, reason or _REASONS[found])
+        if goal.is_relative_to_volume and _ends_with_images(record):
+            return _not_judged(
+                goal, "the end of the images cuts the structure: its whole volume is not known"
+            )
         assert self._protocol is not None
         alone = self._protocol.model_copy(update={"goals": (goal,)})
         return judge(alone, {goal.structure: found}, self._used.prescription_gy)[0]
@@ -417,13 +430,17 @@ class _Goals:
     def results(self) -> list[GoalResult]:
         """All of them, in the order of the protocol."""
         return [
-            self._shown(goal, self._judged.get(number) or _not_judged(goal, _no_structure(meant)))
+            self._shown(
+                goal,
+                self._judged.get(number) or _not_judged(goal, _no_structure(meant)),
+                " of the part within the images" if number in self._of_a_part else "",
+            )
             for number, (goal, meant) in enumerate(zip(self._goals, self._meant, strict=True))
         ]
 
-    def _shown(self, goal: Goal, result: clinical_goals.GoalResult) -> GoalResult:
+    def _shown(self, goal: Goal, result: clinical_goals.GoalResult, part: str) -> GoalResult:
         least, limit = ("≥", goal.at_least) if goal.at_least is not None else ("≤", goal.at_most)
-        value = "" if result.value is None else f"{result.value:.4g} {goal.unit.value}"
+        value = "" if result.value is None else f"{result.value:.4g} {goal.unit.value}{part}"
         return GoalResult(
             dose_id=self._used.dose_id,
             structure=goal.structure,

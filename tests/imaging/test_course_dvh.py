@@ -522,6 +522,35 @@ def test_a_structure_that_ends_with_the_images_is_said_to_be_cut(tmp_path: Path)
     assert (row["structure_cropped"], row["cropped_by"]) == (True, "end of the images")
 
 
+@pytest.mark.parametrize("ends", [{"touches_first_or_last_plane": True}, {"touches_image_edge": True}])
+def test_goals_relative_to_a_volume_that_ends_with_the_images_are_not_judged(
+    tmp_path: Path, ends: dict[str, bool]
+) -> None:
+    wanted = [
+        ("Dmean", "Gy"), ("D95%", "%"), ("V20Gy", "%"), ("V95%", "%"),
+        ("V20Gy", "cm³"), ("D1cc", "Gy"), ("Dmax", "Gy"), ("Dmin", "%"),
+    ]  # fmt: skip
+    goals = [{"structure": "PTV", "metric": metric, "at_least": 1.0, "unit": unit} for metric, unit in wanted]
+    content, _, _ = made(
+        tmp_path,
+        MADE.plan(dose_gy=40.0),
+        dose(MADE, lambda x, y, z: 40 + 0 * x),
+        records=[drawn_record(MADE, 1, "PTV", PTV, **ends)],
+        protocol=Protocol.model_validate({"name": "made", "version": "1", "goals": goals}),
+    )
+    cut = "the end of the images cuts the structure: its whole volume is not known"
+    assert [(one.goal, one.verdict) for one in content.goals if one.text == cut] == [
+        ("Dmean ≥ 1 Gy", "not judged"), ("D95% ≥ 1 %", "not judged"),
+        ("V20Gy ≥ 1 %", "not judged"), ("V95% ≥ 1 %", "not judged"),
+    ]  # fmt: skip
+    assert [(one.goal, one.verdict, one.text) for one in content.goals if one.text != cut] == [
+        ("V20Gy ≥ 1 cm³", "met", "14.14 cm³ of the part within the images"),
+        ("D1cc ≥ 1 Gy", "met", "40 Gy of the part within the images"),
+        ("Dmax ≥ 1 Gy", "met", "40 Gy of the part within the images"),
+        ("Dmin ≥ 1 %", "met", "100 % of the part within the images"),
+    ]
+
+
 def test_one_structure_that_fails_leaves_the_others(tmp_path: Path) -> None:
     tilted = [np.array([[0, 0, 0], [10, 0, 0], [10, 10, 5], [0, 10, 5]], float)]
     records = [

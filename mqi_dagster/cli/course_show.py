@@ -97,6 +97,8 @@ def show_details(console: Console, found: CourseDetails, zone: ZoneInfo) -> None
         say(f"  model {model.model} {model.version} on {model.series}: {made}")
         for step in model.steps:
             say(f"    {step}")
+        if model.log is not None:
+            say(f"    log: {shown(str(model.log), LONGEST_MESSAGE)}")
     for check in found.checks:
         style = "" if check.passed else "red" if check.severity == "ERROR" else "yellow"
         verdict = "passed" if check.passed else check.severity.lower()

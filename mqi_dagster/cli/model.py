@@ -13,6 +13,7 @@ from rich.text import Text
 from mqi_dagster.cli.exit_codes import ExitCode
 from mqi_dagster.cli.options import GivenSite, JsonOption
 from mqi_dagster.cli.screen import output, print_json, show_rows
+from mqi_dagster.errors import LONGEST_MESSAGE, shown_message
 from mqi_dagster.operations.sites import site_in_use
 
 model_app = typer.Typer(help="The segmentation models of courses.", no_args_is_help=True)
@@ -55,12 +56,21 @@ def check(
     """Check a model before a course needs it: card, weights, runtime, memory; exit code 1 where one fails."""
     from dataclasses import asdict
 
+    from mqi_dagster.imaging.models.model_errors import ModelError
     from mqi_dagster.operations.models import check_model, try_model
 
     used = site_in_use(site)
     findings = check_model(used, name)
     passed = all(one.passed for one in findings)
-    regions = try_model(used, name, images, out or images / "out") if images is not None and passed else []
+    regions = []
+    if images is not None and passed:
+        try:
+            regions = try_model(used, name, images, out or images / "out")
+        except ModelError as error:
+            # On the user's own screen, where its paths belong.
+            if error.log:
+                output(stderr=True).print(Text(shown_message(error.log.strip()[-LONGEST_MESSAGE:])))
+            raise
     if as_json:
         print_json(
             {

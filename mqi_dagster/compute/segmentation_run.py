@@ -14,7 +14,7 @@ from mqi_dagster.compute.job_run import JobRun
 from mqi_dagster.compute.leased_work import LeasedWork
 from mqi_dagster.compute.retrying import Retrying
 from mqi_dagster.compute.slots import GPU_VARIABLE, wait_for_slot
-from mqi_dagster.errors import EngineError, InfrastructureError, JobCancelledError, StoreError, Where
+from mqi_dagster.errors import EngineError, InfrastructureError, JobCancelledError, StoreError, Where, shown
 from mqi_dagster.execution.job import Executor, Job, JobState, JobStatus
 from mqi_dagster.execution.scrub import Scrubber
 from mqi_dagster.files import sha256_file
@@ -50,6 +50,8 @@ _PROGRAM = ("-P", "-m", "mqi_dagster.imaging.models.segment_job")
 _BACKOFF = Backoff(1.0, 60.0, jitter=0.5)
 """Waits before another try where less is not what helps."""
 _ON_A_GPU = (Device.GPU, Device.GPU_IN_PIECES)
+_LINES_TOLD, _LONGEST_LINE = 5, 150
+"""Of what a program has printed, that stand in the reason of its failure."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,6 +80,8 @@ class Tried:
     regions: tuple[SegmentedRegion, ...] = ()
     record: MadeRecord | None = None
     """None where it has failed."""
+    said: str = ""
+    """What its program has printed at last, and the name of its log."""
 
     @property
     def reason(self) -> str:
@@ -85,7 +89,7 @@ class Tried:
         if self.record is not None or not self.steps:
             return ""
         first, last = self.steps[0].reason, self.steps[-1].reason
-        return last if first == last else f"{last} (first cause: {first})"
+        return f"{last}{self.said}" + ("" if first == last else f" (first cause: {first})")
 
 
 class TryFailedError(ModelError):
@@ -95,6 +99,9 @@ class TryFailedError(ModelError):
         message: Why.
         cause: As the step down judges it.
     """
+
+    said = ""
+    """What its program has printed at last, and the name of its log."""
 
     def __init__(self, message: str, cause: Cause) -> None:
         super().__init__(message)
@@ -139,7 +146,7 @@ class ModelRuns:
                 self.context.log.warning("Segmentation: %s", step)
                 steps.append(step)
                 if after is None:
-                    return Tried(tuple(steps))
+                    return Tried(tuple(steps), said=error.said)
                 if error.cause in MAY_PASS:
                     Retrying(self.context.log, None).sleep(_BACKOFF.seconds(attempt))
                 level = after
@@ -234,6 +241,9 @@ class _ModelTry(LeasedWork[_ModelRun]):
         status = run.run()
         try:
             self._raise_failure(status, run.said.decode(errors="replace"))
+        except TryFailedError as error:
+            error.said = self._last_words(run.said)
+            raise
         except InfrastructureError as error:
             # The attempt is repeated under the same key, and must not find this job again.
             self._executor.give_up(job, error.message)
@@ -326,6 +336,21 @@ class _ModelTry(LeasedWork[_ModelRun]):
             # What a killed job has left there goes with its folder.
             "TMPDIR": str(self.work / "tmp"),
         }
+
+    def _last_words(self, printed: bytes) -> str:
+        """What the program has printed at last, the last line first, without paths; and where the rest is."""
+        log = printed.decode(errors="replace")
+        # The first line may be cut, and its path would not be seen as one.
+        whole = log.partition("\n")[2] if len(printed) >= LONGEST_LOG else log
+        lines = [line.strip() for line in self._scrubber.text(whole).splitlines() if line.strip()]
+        if failure_in(log) is not None:
+            lines.pop()
+        last, *before = [shown(line, _LONGEST_LINE) for line in lines[: -1 - _LINES_TOLD : -1]] or [""]
+        words = f": {last}" if last else ""
+        words += f" (before it: {' | '.join(reversed(before))})" if before else ""
+        if self._attempt is not None and (self.work / self._log_name).is_file():
+            words += f"; log: {self._attempt.job_key}.log"
+        return words
 
     def _raise_failure(self, status: JobStatus, log: str) -> None:
         match status.state:

@@ -77,6 +77,8 @@ class ModelRow(StatusRow):
     device: str
     steps: tuple[str, ...]
     """Tries that did not end well, and what was done instead."""
+    log: Path | None
+    """What the program of a failed one has printed, without paths; None where it is not there any more."""
 
 
 class CheckRow(StatusRow):
@@ -201,7 +203,13 @@ def _models(site: Site, course: str, digests: Mapping[str, str | None]) -> Itera
                 regions=len(one.regions),
                 device=one.device,
                 steps=one.steps,
+                log=_log_named(site, course, one.reason),
             )
+
+
+def _log_named(site: Site, course: str, reason: str) -> Path | None:
+    """The log that the reason of a failure names."""
+    return next((one for one in (site.engine_logs / course).glob("*.log") if one.name in reason), None)
 
 
 def _checks(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -13,6 +14,7 @@ from typer.testing import CliRunner, Result
 
 from mqi_dagster.cli.app import app
 from mqi_dagster.errors import ConfigurationError
+from mqi_dagster.imaging.models.model_errors import ModelError
 
 CARD = """
 name: liver_net
@@ -122,6 +124,18 @@ def test_a_model_is_tried_on_images(tmp_path: Path) -> None:
     # A block of 200 x 200 x 80 mm, whose edges an opening of 4 mm may round.
     assert volumes["External"] == pytest.approx(3200, rel=0.05)
     assert (images / "out" / "segmentation.nii.gz").is_file()
+
+
+def test_the_output_of_a_program_that_fails_is_printed(models: Path, tmp_path: Path) -> None:
+    joined(models)
+    card = models / "liver" / "model.yaml"
+    script = "print('reading'); raise ValueError('no such network: net_7')"
+    argv = f"[{json.dumps(sys.executable)}, '-c', {json.dumps(script)}, '{{inputs}}', '{{output}}']"
+    card.write_text(card.read_text().replace('[no-such-program, "{inputs}", "{output}"]', argv))
+    sitk.WriteImage(sitk.Image(8, 8, 8, sitk.sitkInt16), str(tmp_path / "CT.nii.gz"))
+    done = invoke("check", "liver_net", "--images", str(tmp_path))
+    assert done.exit_code == 1 and isinstance(done.exception, ModelError)
+    assert "reading\n" in done.stderr and "ValueError: no such network: net_7" in done.stderr
 
 
 def test_the_lines_for_a_new_card_name_every_file_with_its_digest(models: Path) -> None:

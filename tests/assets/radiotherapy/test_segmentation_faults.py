@@ -20,6 +20,7 @@ from mqi_dagster.imaging.models.segment_job import cause_of
 from mqi_dagster.imaging.segmentation_files import Segmentation as Record
 from mqi_dagster.imaging.segmentation_files import SegmentationState
 from mqi_dagster.lifecycle import boundary
+from mqi_dagster.operations.course_report import ModelRow, course_details
 from mqi_dagster.processes.causes import Cause
 from mqi_dagster.processes.levels import Device, Level
 from mqi_dagster.resources import gpu_pool
@@ -123,7 +124,36 @@ def test_fallback_that_is_forbidden_ends_on_the_gpu(tmp_path: Path, monkeypatch:
     found = records(site)["full"]
     assert found.state is SegmentationState.FAILED
     assert [step.split(": ")[1] for step in found.steps] == ["try 1 at 1 worker on gpu in pieces"]
-    assert found.reason == "its program ended with exit code 1"
+    assert found.reason.startswith(
+        "its program ended with exit code 1: torch.OutOfMemoryError: CUDA out of memory. Tried to allocate"
+    )
+
+
+def test_a_failure_says_what_its_program_has_printed_without_paths_and_names_its_log(tmp_path: Path) -> None:
+    write_course(tmp_path / "dicom")
+    script = (
+        "print('/home/jane.doe/models/net.pth loaded')\n"
+        "print('\\n'.join(f'step {number}' for number in range(9)), flush=True)\n"
+        "raise ValueError('\\x1b[31m no spacing in ' + given + ' ' + 'x' * 500)\n"
+    )
+    write_program(tmp_path / "models", "broken", script)
+    site = CourseSite.of(tmp_path, custom_models={"root": "models"})
+    assert site.run(CUSTOM).success
+    reason = records(site)["broken"].reason
+    assert reason.startswith(
+        "its program ended with exit code 1: ValueError: \\x1b[31m no spacing in [redacted] xxx"
+    )
+    assert '(before it: step 8 | Traceback (most recent call last): | File "[redacted]", line ' in reason
+    assert len(reason) < 900 and "step 7" not in reason and str(tmp_path) not in reason
+    (model,) = (one for one in course_models(site) if one.model == "broken")
+    assert model.log is not None and f"; log: {model.log.name}" in reason
+    log = model.log.read_text()
+    assert "[redacted] loaded" in log and "step 0" in log and "jane.doe" not in log
+
+
+def course_models(site: CourseSite) -> list[ModelRow]:
+    """What is told of the models of a course."""
+    return list(course_details(site.instance, site.site, site.key).models)
 
 
 @pytest.fixture

@@ -6,10 +6,12 @@ says why, and the others are made.
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterator, Mapping, MutableMapping, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
 from functools import reduce
+from graphlib import CycleError, TopologicalSorter
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -141,6 +143,24 @@ class CustomStructures:
     definitions: tuple[Definition, ...]
     faults: tuple[str, ...]
     """Definitions that are none, and why."""
+
+    @property
+    def certain_faults(self) -> tuple[str, ...]:
+        """What is wrong whatever structures a course has; sources that nobody defines may be among these."""
+        count = Counter(one.name for one in self.definitions)
+        twice = [f"{shown(name)}: is defined twice" for name in count if count[name] > 1]
+        needed = {one.name: {*one.source_structures} & count.keys() for one in self.definitions}
+        circles: list[str] = []
+        while True:
+            try:
+                TopologicalSorter(needed).prepare()
+            except CycleError as error:
+                # From what is needed to what needs it.
+                circle = [*reversed(error.args[1])]
+                circles.append(f"{shown(circle[0])}: needs itself: {' → '.join(map(shown, circle))}")
+                needed[circle[0]] = set()
+                continue
+            return (*self.faults, *twice, *circles)
 
 
 def read_custom_structures(path: Path) -> CustomStructures:

@@ -2,28 +2,41 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterable, Iterator
 from pathlib import Path
 
 from mqi_dagster.errors import MqiError
 from mqi_dagster.settings import Settings
 
 
-def file_problems(settings: Settings) -> Iterator[tuple[str, str]]:
-    """Of each file that the section names: its key, and why it cannot be used."""
+def file_problems(settings: Settings, assets: Collection[str] | None = None) -> Iterator[tuple[str, str]]:
+    """Of each file that the section names: its key, and everything for which it cannot be used.
+
+    Args:
+        settings: Of the site.
+        assets: Which are to be made: files that none of them reads are left out. None: every file counts.
+    """
     courses = settings.radiotherapy
-    files: tuple[tuple[str, Path | None, Callable[[Path], object]], ...] = (
-        ("radiotherapy.structures.custom_structures", courses.structures.custom_structures, _structures),
-        ("radiotherapy.structures.names", courses.structures.names, _names),
-        ("radiotherapy.dvh.goals", courses.dvh.goals, _goals),
-        ("radiotherapy.radiomics.params_file", courses.radiomics.params_file, _profile),
-        ("radiotherapy.radiomics.mr_params_file", courses.radiomics.mr_params_file, _profile),
+    structures, dvh, radiomics = courses.structures, courses.dvh, courses.radiomics
+    made = {
+        "structures": True,
+        "dvh": assets is None or dvh.enabled,
+        "radiomics": assets is None or radiomics.enabled,
+    }
+    files: tuple[tuple[str, Path | None, Callable[[Path], Iterable[str]], tuple[str, ...]], ...] = (
+        ("structures.custom_structures", structures.custom_structures, _structures, ("structures",)),
+        ("structures.names", structures.names, _names, ("structures", "radiomics")),
+        ("dvh.goals", dvh.goals, _goals, ("dvh",)),
+        ("radiomics.params_file", radiomics.params_file, _profile, ("radiomics",)),
+        ("radiomics.mr_params_file", radiomics.mr_params_file, _profile, ("radiomics",)),
     )
-    for key, path, read in files:
-        if path is None:
+    for name, path, faults_of, readers in files:
+        wanted = any(made[one] and (assets is None or one in assets) for one in readers)
+        if path is None or not wanted:
             continue
+        key = f"radiotherapy.{name}"
         try:
-            read(path)
+            yield from ((key, fault) for fault in faults_of(path))
         except MqiError as error:
             yield key, error.message
         except ImportError as error:
@@ -33,25 +46,28 @@ def file_problems(settings: Settings) -> Iterator[tuple[str, str]]:
 # What reads them loads numerical libraries, which a site without courses need not have.
 
 
-def _structures(path: Path) -> object:
+def _structures(path: Path) -> Iterable[str]:
     from mqi_dagster.imaging.derived import read_custom_structures
 
-    return read_custom_structures(path)
+    return read_custom_structures(path).certain_faults
 
 
-def _names(path: Path) -> object:
+def _names(path: Path) -> Iterable[str]:
     from mqi_dagster.imaging.structure_names import read_structure_names
 
-    return read_structure_names(path)
+    read_structure_names(path)
+    return ()
 
 
-def _goals(path: Path) -> object:
+def _goals(path: Path) -> Iterable[str]:
     from mqi_dagster.imaging.clinical_goals import read_protocol
 
-    return read_protocol(path)
+    read_protocol(path)
+    return ()
 
 
-def _profile(path: Path) -> object:
+def _profile(path: Path) -> Iterable[str]:
     from mqi_dagster.imaging.radiomics_profile import read_profile
 
-    return read_profile(path)
+    read_profile(path)
+    return ()

@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import shlex
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -22,13 +22,14 @@ from mqi_dagster.lifecycle.course import arrival_of, keyed_courses, open_index
 from mqi_dagster.lifecycle.lineage import latest_record
 from mqi_dagster.lifecycle.materialisations import COURSE_REPORT, INVENTORY
 from mqi_dagster.lifecycle.stages import CaseState
+from mqi_dagster.operations.course_files import file_problems
 from mqi_dagster.operations.course_results import RunResult, cohort_folder, course_result
 from mqi_dagster.operations.course_stages import assets_of, missing_stage
 from mqi_dagster.operations.course_worker import run_cohort, run_course
 from mqi_dagster.operations.in_process import require_apart
 from mqi_dagster.operations.instance import open_instance
 from mqi_dagster.operations.services import clear_leftovers
-from mqi_dagster.operations.site_folder import RunOptions, make_run_site
+from mqi_dagster.operations.site_folder import RunOptions, make_run_site, settings_wanted
 from mqi_dagster.operations.sites import SETTINGS_NAME
 from mqi_dagster.operations.stage_progress import StageProgress
 from mqi_dagster.partitions import COURSE
@@ -74,17 +75,15 @@ class CourseRunner:
         display: Shows how far it is.
 
     Raises:
-        ConfigurationError: The settings do not fit, or name no tree.
+        ConfigurationError: The settings do not fit, name no tree or files that cannot be used, or the folder
+            has the results of another tree.
         InputError: A stage is unknown.
     """
 
     def __init__(self, request: CourseRun, display: Display) -> None:
         self._request, self._display = request, display
         self._assets = assets_of(request.stages)
-        root = _root(request)
-        if not root.is_dir():
-            raise ConfigurationError("dicom_root: there is no such folder")
-        require_apart(root, request.out)
+        _require_usable(request, self._assets)
         make_run_site(request.out, request.options)
         self.site = Site(request.out.resolve() / SETTINGS_NAME)
         self.settings = self.site.settings.radiotherapy
@@ -239,16 +238,30 @@ class CourseRunner:
         self._display.note(text)
 
 
-def _root(request: CourseRun) -> Path:
-    """The tree that a run will read."""
-    asked = request.options.radiotherapy.get("dicom_root")
-    if asked is not None:
-        return Path(asked)
-    file = request.options.settings or request.out / SETTINGS_NAME
-    root = read_settings(file).radiotherapy.dicom_root if file.is_file() else None
+def _require_usable(request: CourseRun, assets: Collection[str]) -> None:
+    """Check what a run will read, before anything is written.
+
+    Raises:
+        ConfigurationError: The settings do not fit, name no tree, or files that cannot be used; or the folder
+            has the results of another tree.
+    """
+    wanted = settings_wanted(request.out, request.options)
+    root = wanted.radiotherapy.dicom_root
     if root is None:
         raise ConfigurationError("name the tree of DICOM files: --dicom-root, or radiotherapy.dicom_root")
-    return root
+    if not root.is_dir():
+        raise ConfigurationError("dicom_root: there is no such folder")
+    require_apart(root, request.out)
+    file = request.out / SETTINGS_NAME
+    if INVENTORY not in assets and file.is_file():
+        before = read_settings(file).radiotherapy.dicom_root
+        if before is not None and before.resolve() != root.resolve():
+            raise ConfigurationError(
+                "dicom_root: the results in this folder are of another tree: run `--stage organize` (or all"
+                " stages) with this one first, or name another folder (--out)"
+            )
+    if faults := [f"{key}: {fault}" for key, fault in file_problems(wanted, assets)]:
+        raise ConfigurationError("\n".join(["files that the settings name cannot be used:", *faults]))
 
 
 @contextmanager

@@ -113,12 +113,8 @@ def make_run_site(out: Path, options: RunOptions) -> Settings:
             settings say something else.
     """
     file = out / SETTINGS_NAME
-    before = file.read_text(encoding="utf-8") if file.is_file() else None
-    if before is not None and not before.startswith(_WRITTEN):
-        _require_same(file, options)
-    else:
-        content = _content(file if before is not None else None, options)
-        parse_settings(content, out)
+    before, content = _wanted(file, options)
+    if content is not None:
         text = _MARK.format(command=options.command) + yaml.safe_dump(
             content, sort_keys=False, allow_unicode=True
         )
@@ -139,6 +135,31 @@ def make_run_site(out: Path, options: RunOptions) -> Settings:
         write_whole(home / INSTANCE_FILE, _DAGSTER_YAML.encode("ascii"))
     write_instance(settings)
     return settings
+
+
+def settings_wanted(out: Path, options: RunOptions) -> Settings:
+    """The settings that `make_run_site` will give a folder; nothing is written.
+
+    Raises:
+        ConfigurationError: As `make_run_site`.
+    """
+    file = out / SETTINGS_NAME
+    _, content = _wanted(file, options)
+    return read_settings(file) if content is None else parse_settings(content, out.resolve())
+
+
+def _wanted(file: Path, options: RunOptions) -> tuple[str | None, dict[str, Any] | None]:
+    """The text of a settings file, None where there is none, and what shall stand in it.
+
+    The latter is None where the file is a person's own, and right as it is.
+    """
+    before = file.read_text(encoding="utf-8") if file.is_file() else None
+    if before is not None and not before.startswith(_WRITTEN):
+        _require_same(file, options)
+        return before, None
+    content = _content(file if before is not None else None, options)
+    parse_settings(content, file.parent)
+    return before, content
 
 
 def _own_handover(settings: Settings) -> list[Path]:

@@ -10,12 +10,27 @@ from pathlib import Path
 from typing import Annotated, Literal, Self
 from urllib.parse import urlsplit
 
-from pydantic import Field, field_validator, model_validator
+from pydantic import (
+    Field,
+    ValidationError,
+    ValidatorFunctionWrapHandler,
+    WrapValidator,
+    field_validator,
+    model_validator,
+)
 
 from mqi_dagster.settings.section import Count, Seconds, Section
 from mqi_dagster.settings.sections import LOCAL, HostName
 
-Workers = Count | Literal["auto"]
+
+def _workers(value: object, validate: ValidatorFunctionWrapHandler) -> object:
+    try:
+        return validate(value)
+    except ValidationError:
+        raise ValueError("must be a whole number of at least 1, or auto") from None
+
+
+Workers = Annotated[Count | Literal["auto"], WrapValidator(_workers)]
 Margin = Annotated[float, Field(ge=0, le=50)]
 Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_-]{0,63}$")]
 

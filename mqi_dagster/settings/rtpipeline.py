@@ -11,10 +11,12 @@ from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, get_args
 
+from pydantic import ValidationError
+
 from mqi_dagster.errors import ConfigurationError
 from mqi_dagster.settings.radiotherapy import Radiotherapy
 from mqi_dagster.settings.section import Section
-from mqi_dagster.yaml_file import read_yaml
+from mqi_dagster.yaml_file import problems, read_yaml
 
 if TYPE_CHECKING:
     from pydantic.fields import FieldInfo
@@ -280,6 +282,11 @@ def from_environment(environment: Mapping[str, str]) -> Asked:
                 faults.append(f"{name}: is 1 or 0")
                 continue
             value = truth is not known.inverted
+        try:
+            Radiotherapy.model_validate(Asked({known.field: value}).section())
+        except ValidationError as error:
+            faults += [f"{name}: {problem}" for problem in problems(error, Radiotherapy)]
+            continue
         _say(said, known.field, name, value, faults)
     if faults:
         raise ConfigurationError("environment: " + "; ".join(faults))

@@ -219,9 +219,12 @@ def _on_segmentation(asset: str) -> tuple[Check, ...]:
             "Look at the region on the page of the course before its figures are used.",
         ),
         Check(
-            asset, "full_resources", "No model had to go on with less memory.",
-            "A model was repeated in pieces or on the processor; its segmentation is whole.", "",
-            "Give the model a GPU with more memory, or let it begin on the processor.",
+            asset, "full_resources",
+            "No model that made its segmentation had to go on with less than it began with.",
+            "A model was repeated with less, for want of memory or because a try ended otherwise; its"
+            " segmentation is whole.", "",
+            "For want of memory: give the model a GPU with more memory, or let it begin on the processor."
+            " Otherwise see why its tries ended.",
         ),
         Check(
             asset, "models_isolated", "No program of a model could reach the network.",
@@ -241,9 +244,11 @@ _ON_STRUCTURES = (
         "See the reason, and correct the structure in the planning system or its definition in the settings.",
     ),
     Check(
-        "structures", "not_empty", "Every structure has a volume.",
-        "A structure has none.", "A target has none.",
-        "Draw it, or delete it in the planning system.",
+        "structures", "not_empty",
+        "Every structure that was drawn or derived has a volume; a region that a model has not found may have"
+        " none.",
+        "A structure that was drawn or derived has none.", "A target has none.",
+        "Draw it, or delete it in the planning system; of a derived one see its definition and its sources.",
     ),
     Check(
         "structures", "not_doubled", "No structure of one source is there twice, by its name or its extent.",
@@ -257,8 +262,8 @@ _ON_STRUCTURES = (
     ),
     Check(
         "structures", "not_cut",
-        "No structure but the body, bone, air and what supports the patient ends with the images.",
-        "One touches the first or last plane, or the edge: a part of it may be missing.", "",
+        "No structure ends with the images, but for the body, bone, air and what supports the patient.",
+        "Another one touches the first or last plane, or the edge: a part of it may be missing.", "",
         "Do not use its volume, nor figures relative to it.",
     ),
     Check(
@@ -351,14 +356,22 @@ class Tally:
     warnings: list[str] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
     """What is worth saying and fits."""
+    advice: list[str] = field(default_factory=list)
+    """What to do about what was found, where the check's own advice is for more than that."""
 
-    def fail(self, text: str) -> None:
+    def fail(self, text: str, advice: str = "") -> None:
         """Something that makes the course fail."""
         self.failures.append(text)
+        self._advise(advice)
 
-    def warn(self, text: str) -> None:
+    def warn(self, text: str, advice: str = "") -> None:
         """Something that people have to look at."""
         self.warnings.append(text)
+        self._advise(advice)
+
+    def _advise(self, advice: str) -> None:
+        if advice and advice not in self.advice:
+            self.advice.append(advice)
 
     def note(self, text: str) -> None:
         """Something that fits."""
@@ -370,7 +383,8 @@ class Tally:
         texts = list(dict.fromkeys([*self.failures, *self.warnings, *self.notes]))
         more = [f"and {len(texts) - _MOST_TEXTS} more"] if len(texts) > _MOST_TEXTS else []
         text = "; ".join([*texts[:_MOST_TEXTS], *more]) or "nothing to check"
-        return QcResult(check, verdict, text, "" if verdict is Verdict.PASS else check.advice)
+        advice = " ".join(self.advice) or check.advice
+        return QcResult(check, verdict, text, "" if verdict is Verdict.PASS else advice)
 
 
 def counted(number: int, what: str) -> str:

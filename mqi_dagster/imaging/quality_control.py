@@ -33,8 +33,10 @@ from mqi_dagster.imaging.quality_checks import (
 )
 from mqi_dagster.imaging.radiomics_files import CourseRadiomics, RegionStatus
 from mqi_dagster.imaging.segmentation_files import CourseSegmentations, SegmentationState
-from mqi_dagster.imaging.structure_files import CourseStructures, StructureRecord
+from mqi_dagster.imaging.structure_files import CourseStructures, StructureRecord, StructureSource
 from mqi_dagster.imaging.structure_names import Naming, laterality_faults
+from mqi_dagster.processes.causes import WANT_OF_MEMORY
+from mqi_dagster.processes.levels import cause_of_less
 
 __all__ = [
     "CHECKS",
@@ -59,9 +61,16 @@ __all__ = [
 QC_REPORT = "qc_report.json"
 
 _REACHING_OUT = ("External", "Bone", "Air", "Couch")
-"""Names of structures that any image cuts."""
+"""Names of structures that any image cuts, in any case."""
 _REACHING_OUT_TYPES = ("EXTERNAL", "SUPPORT", "FIXATION", "BOLUS")
 """RT ROI Interpreted Types of the same."""
+_ADVICE_BY_SOURCE = {
+    StructureSource.CLINICAL: "Draw it, or delete it in the planning system.",
+    StructureSource.DERIVED: "See its definition and the structures that it is made of.",
+}
+"""About an empty structure; what a model has not found may not be there."""
+_MORE_MEMORY = "Give the model a GPU with more memory, or let it begin on the processor."
+_SEE_THE_TRIES = "See why its tries ended: it may have to be given more time, or be mended."
 _NOT_EVALUATED = "was not evaluated"
 _RUN_IT = "Run the stage of this asset again; what it says of itself stands in its run."
 
@@ -130,8 +139,14 @@ def _volumes_plausible(content: CourseSegmentations, tally: Tally) -> None:
 
 def _full_resources(content: CourseSegmentations, tally: Tally) -> None:
     for one in content.segmentations:
-        if one.steps:
-            tally.warn(f"{shown(one.model)}: {', then '.join(shown(step) for step in one.steps)}")
+        # Of one that has failed models_ran says why.
+        if one.state is not SegmentationState.MADE:
+            continue
+        for step in one.steps:
+            cause = cause_of_less(step)
+            if cause is not None:
+                advice = _MORE_MEMORY if cause in WANT_OF_MEMORY else _SEE_THE_TRIES
+                tally.warn(f"{shown(one.model)}: {shown(step)}", advice)
     if not tally.warnings:
         tally.note("no model had to go on with less")
 
@@ -164,9 +179,14 @@ def _structures_taken(content: CourseStructures, tally: Tally) -> None:
 
 def _not_empty(content: CourseStructures, tally: Tally) -> None:
     for one in content.structures:
-        if one.is_empty:
-            is_target = one.interpreted_type in TARGET_TYPES
-            (tally.fail if is_target else tally.warn)(f"{shown(one.name)} is empty")
+        if not one.is_empty:
+            continue
+        advice = _ADVICE_BY_SOURCE.get(one.source)
+        if advice is None:
+            tally.note(f"{shown(one.name)} was not found by {shown(one.made_by)}")
+        else:
+            tell = tally.fail if one.interpreted_type in TARGET_TYPES else tally.warn
+            tell(f"{shown(one.name)} is empty", advice)
     filled = sum(not one.is_empty for one in content.structures)
     tally.note(f"{filled} of {len(content.structures)} have a volume")
 
@@ -209,12 +229,28 @@ def _inside_images(content: CourseStructures, tally: Tally) -> None:
 
 
 def _not_cut(content: CourseStructures, tally: Tally) -> None:
+    usual = defaultdict[str, list[str]](list)
     for one in content.structures:
-        where = ["the first or last plane"] if one.touches_first_or_last_plane else []
-        where += ["the edge of the images"] if one.touches_image_edge else []
-        if where:
-            reaching = one.name in _REACHING_OUT or one.interpreted_type in _REACHING_OUT_TYPES
-            (tally.note if reaching else tally.warn)(f"{shown(one.name)} touches {' and '.join(where)}")
+        parts = ["the first or last plane"] if one.touches_first_or_last_plane else []
+        parts += ["the edge of the images"] if one.touches_image_edge else []
+        if not parts:
+            continue
+        where = " and ".join(parts)
+        if _reaches_out(one.name) or one.interpreted_type in _REACHING_OUT_TYPES:
+            usual[where].append(shown(one.name))
+        else:
+            tally.warn(f"{shown(one.name)} touches {where}")
+    for where, names in usual.items():
+        some = list(dict.fromkeys(names))
+        tally.note(f"{_listed(some)} touch{'es' if len(some) == 1 else ''} {where}, as is usual")
+
+
+def _reaches_out(name: str) -> bool:
+    return name.casefold() in {one.casefold() for one in _REACHING_OUT}
+
+
+def _listed(names: Sequence[str]) -> str:
+    return " and ".join(part for part in (", ".join(names[:-1]), names[-1]) if part)
 
 
 def _no_gaps(content: CourseStructures, tally: Tally) -> None:
@@ -273,7 +309,7 @@ def _coverage(content: CourseDvh, tally: Tally) -> None:
             continue
         covered = "" if one.coverage_percent is None else f", {one.coverage_percent:.3g} % inside"
         outside = (DoseMetricStatus.PARTLY_OUTSIDE, DoseMetricStatus.OUTSIDE)
-        tell = tally.note if one.name in _REACHING_OUT and one.status in outside else tally.warn
+        tell = tally.note if _reaches_out(one.name) and one.status in outside else tally.warn
         tell(f"{shown(one.name)}: {shown(one.reason or one.status)}{covered}")
     tally.note(f"{measured} of {len(content.figures)} measured")
 

@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass, replace
 from enum import StrEnum
 
@@ -56,9 +57,25 @@ class Step:
 
     def __str__(self) -> str:
         share = "" if self.memory_bytes is None else f", {self.memory_bytes / 1e6:.0f} MB each"
-        after = "failed" if self.next_level is None else f"again at {self.next_level}"
+        after = ": failed" if self.next_level is None else f"{_AGAIN}{self.next_level}"
         tried = f"try {self.attempt} at {self.level}{share}"
-        return f"{shown(self.task)}: {tried}: {self.cause}, {self.reason}: {after}"
+        return f"{shown(self.task)}: {tried}: {self.cause}, {self.reason}{after}"
+
+
+_TRIED = re.compile(r": try \d+ at (?P<level>[^:,]+)(?:, \d+ MB each)?: (?P<cause>[^:,]+), ")
+_AGAIN = ": again at "
+
+
+def cause_of_less(step: str) -> Cause | None:
+    """Why a task went on with less; None where it was tried again with as much, or has failed.
+
+    Args:
+        step: What `Step` says of itself.
+    """
+    tried, (_, again, next_level) = _TRIED.search(step), step.rpartition(_AGAIN)
+    if tried is None or not again or next_level == tried["level"]:
+        return None
+    return Cause(tried["cause"]) if tried["cause"] in set(Cause) else None
 
 
 def step_down(level: Level, cause: Cause) -> Level | None:

@@ -46,6 +46,8 @@ from mqi_dagster.imaging.structure_files import (
     StructureSource,
 )
 from mqi_dagster.imaging.structure_names import Naming
+from mqi_dagster.processes.causes import Cause
+from mqi_dagster.processes.levels import Device, Level, Step
 
 PASS, WARNING, FAIL = Verdict.PASS, Verdict.WARNING, Verdict.FAIL
 
@@ -60,6 +62,11 @@ def region(voxels: int = 1000, volume: float = 1200.0) -> SegmentedRegion:
         code=("10200004", "SCT", "Liver"),
         category=("123037004", "SCT", "Anatomical Structure"),
     )
+
+
+def step(cause: Cause, device: Device, then: Device | None) -> str:
+    after = None if then is None else Level(1, then)
+    return str(Step("organs on S0", 1, Level(1, device), None, cause, "it said so", after))
 
 
 def made(
@@ -107,8 +114,23 @@ SEGMENTATIONS: dict[str, tuple[str, CourseSegmentations, Verdict, str]] = {
     ),
     "at once": ("full_resources", made(), PASS, "no model had to go on with less"),
     "with less": (
-        "full_resources", made(steps=("out of memory on the GPU", "in pieces")), WARNING,
-        "organs: out of memory on the GPU, then in pieces",
+        "full_resources", made(steps=(step(Cause.GPU_MEMORY, Device.GPU, Device.GPU_IN_PIECES),)), WARNING,
+        "organs: organs on S0: try 1 at 1 worker on gpu: GPU memory, it said so: again at 1 worker on gpu in"
+        " pieces",
+    ),
+    "again with as much": (
+        "full_resources", made(steps=(step(Cause.CRASHED, Device.GPU, Device.GPU),)), PASS,
+        "no model had to go on with less",
+    ),
+    "failed with all it could be given": (
+        "full_resources",
+        made(
+            SegmentationState.FAILED, "its weights are not there", (),
+            steps=(
+                step(Cause.GPU_MEMORY, Device.GPU, Device.CPU), step(Cause.ERROR, Device.CPU, None),
+            ),
+        ),
+        PASS, "no model had to go on with less",
     ),
     "kept from the network": ("models_isolated", made(), PASS, "no program had a network"),
     "with the network": (
@@ -200,6 +222,14 @@ STRUCTURES: dict[str, tuple[str, CourseStructures, Verdict, str]] = {
     ),
     "filled": ("not_empty", course(structure()), PASS, "1 of 1 have a volume"),
     "empty": ("not_empty", course(structure(volume=0, voxels=0)), WARNING, "Liver is empty"),
+    "what a model has not found": (
+        "not_empty", course(structure(), structure("Couch", source=AUTOMATIC, made_by="rules", volume=0,
+        voxels=0)), PASS, "Couch was not found by rules; 1 of 2 have a volume",
+    ),
+    "a derived one that is empty": (
+        "not_empty", course(structure("Ring", source=StructureSource.DERIVED, volume=0, voxels=0)), WARNING,
+        "Ring is empty",
+    ),
     "an empty target": (
         "not_empty", course(structure("PTV", interpreted_type="PTV", volume=0, voxels=0)), FAIL,
         "PTV is empty",
@@ -232,6 +262,16 @@ STRUCTURES: dict[str, tuple[str, CourseStructures, Verdict, str]] = {
     ),
     "a couch": (
         "not_cut", course(structure("table", interpreted_type="SUPPORT", touches_edge=True)), PASS, "table"
+    ),
+    "what any image cuts": (
+        "not_cut",
+        course(
+            structure("External", touches_plane=True), structure("AIR", touches_plane=True),
+            structure("Bone", touches_plane=True), structure("Couch", touches_plane=True, touches_edge=True),
+        ),
+        PASS,
+        "External, AIR and Bone touch the first or last plane, as is usual;"
+        " Couch touches the first or last plane and the edge of the images, as is usual",
     ),
     "cut": (
         "not_cut", course(structure(touches_plane=True, touches_edge=True)), WARNING,
@@ -456,6 +496,19 @@ def test_every_check_has_content_that_does_not_pass_it() -> None:
         passing = {check for check, _, verdict, _ in cases.values() if verdict is PASS}
         failing = {check for check, _, verdict, _ in cases.values() if verdict is not PASS}
         assert passing == failing == {check.name for check in checks_of(asset)}
+
+
+def test_what_to_do_is_said_of_what_was_found() -> None:
+    derived = structure("Ring", source=StructureSource.DERIVED, volume=0, voxels=0)
+    (empty,) = [one for one in structures_quality(course(derived)) if one.check.name == "not_empty"]
+    assert empty.advice == "See its definition and the structures that it is made of."
+    crashed = made(steps=(step(Cause.CRASHED, Device.GPU, Device.CPU),))
+    (less,) = [
+        one
+        for one in segmentation_quality("auto_segmentation", crashed)
+        if one.check.name == "full_resources"
+    ]
+    assert (less.verdict, "memory" in less.advice) == (WARNING, False)
 
 
 def test_many_findings_are_counted_and_not_all_quoted() -> None:

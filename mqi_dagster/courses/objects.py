@@ -173,6 +173,12 @@ class Plan(Instance):
         return tuple(sorted(dose for dose in doses if dose is not None))
 
     @property
+    def target_numbers(self) -> frozenset[int]:
+        """ROI Numbers of its targets, in the structure set that it names."""
+        targets = [one for one in self.dose_references if one.dose_reference_type == "TARGET"]
+        return frozenset(one.roi_number for one in targets if one.roi_number is not None)
+
+    @property
     def treatment_beams(self) -> frozenset[int]:
         """Numbers of the beams that treat: all but set-up beams and port films."""
         treating = [beam for beam in self.beams if beam.treatment_delivery_type not in _NO_TREATMENT]

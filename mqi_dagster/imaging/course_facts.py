@@ -7,7 +7,10 @@ no identity, path or UID: they stand in the order of the inventory.
 
 from __future__ import annotations
 
+import re
+from collections import defaultdict
 from collections.abc import Collection, Iterator
+from enum import StrEnum
 from pathlib import Path
 
 import numpy as np
@@ -29,11 +32,13 @@ from mqi_dagster.dose.stored_image import read_dose
 from mqi_dagster.errors import DicomError, DoseError, StoreError, Where
 from mqi_dagster.files import write_whole
 from mqi_dagster.imaging.image_grid import ImagePlane, image_plane
-from mqi_dagster.imaging.structure_set import read_structure_set
+from mqi_dagster.imaging.structure_set import Roi, read_structure_set
 
 FACTS_FILE = "facts.json"
 TARGET_TYPES = ("GTV", "CTV", "PTV")
 """RT ROI Interpreted Types of what is to be treated."""
+_TARGET_NAME = re.compile("(GTV|CTV|PTV|ITV)(?![a-z])", re.IGNORECASE)
+"""With which the names of targets begin (TG-263), as far as they say nothing else: ``PTVn`` is one, too."""
 
 _WHERE = Where(kind="course facts")
 _NATIVE = (ExplicitVRLittleEndian, ImplicitVRLittleEndian)
@@ -77,11 +82,22 @@ class ImageFacts(Part):
         )
 
 
+class TargetBy(StrEnum):
+    """What says that a structure is a target; in this order the first counts that says it of any."""
+
+    TYPE = "RT ROI Interpreted Type"
+    PLAN = "number in the plan"
+    """A Dose Reference of a plan that names its structure set."""
+    NAME = "name"
+
+
 class TargetBox(Part):
     """The box around the contours of a target."""
 
     low_mm: Vector
     high_mm: Vector
+    by: TargetBy = TargetBy.TYPE
+    roi_number: int | None = None
 
 
 class StructureSetFacts(Part):
@@ -89,6 +105,7 @@ class StructureSetFacts(Part):
 
     fault: str = ""
     targets: tuple[TargetBox, ...] = ()
+    """Of one that is a target by several things the first stands."""
 
 
 class PlanFacts(Part):
@@ -137,6 +154,11 @@ class FactsReader:
             for image in series.images
         }
         self._sets = {one.found.sop_instance_uid for one in inventory.structure_sets}
+        self._planned = defaultdict[str, set[int]](set)
+        """Numbers of the targets of plans, by the structure set."""
+        for plan in (one.found for one in inventory.plans):
+            for set_uid in plan.structure_set_uids:
+                self._planned[set_uid] |= plan.target_numbers
         self._plans = {one.found.sop_instance_uid: one.found for one in inventory.plans}
         self._doses = {one.found.sop_instance_uid for one in inventory.doses}
         self._image_facts: dict[str, ImageFacts] = {}
@@ -154,7 +176,7 @@ class FactsReader:
         if uid in self._modality:
             self._image_facts[uid] = image_facts(content, self._modality[uid])
         elif uid in self._sets:
-            self._set_facts[uid] = structure_set_facts(content)
+            self._set_facts[uid] = structure_set_facts(content, self._planned[uid])
         elif uid in self._plans:
             self._plan_facts[uid] = plan_facts(content, self._plans[uid].treatment_beams)
         elif uid in self._doses:
@@ -245,11 +267,12 @@ def _require_usable(dataset: FileDataset, plane: ImagePlane, modality: str) -> N
         raise DicomError(f"has {len(pixels):,} bytes of pixels instead of {wanted:,}")
 
 
-def structure_set_facts(content: bytes) -> StructureSetFacts:
+def structure_set_facts(content: bytes, planned: Collection[int] = ()) -> StructureSetFacts:
     """Whether a structure set can be read, and where its targets are.
 
     Args:
         content: Of its file.
+        planned: ROI Numbers of the targets of plans that name it.
     """
     try:
         found = read_structure_set(content)
@@ -257,11 +280,22 @@ def structure_set_facts(content: bytes) -> StructureSetFacts:
         return StructureSetFacts(fault=error.message)
     boxes = []
     for roi in found.rois:
-        if roi.interpreted_type in TARGET_TYPES and roi.contours_mm:
+        by = _target_by(roi, planned)
+        if by is not None and roi.contours_mm:
             points = np.concatenate(roi.contours_mm)
             low, high = (edge(points, axis=0).tolist() for edge in (np.min, np.max))
-            boxes.append(TargetBox(low_mm=tuple(low), high_mm=tuple(high)))
+            box = TargetBox(low_mm=tuple(low), high_mm=tuple(high), by=by, roi_number=roi.number)
+            boxes.append(box)
     return StructureSetFacts(targets=tuple(boxes))
+
+
+def _target_by(roi: Roi, planned: Collection[int]) -> TargetBy | None:
+    if roi.interpreted_type in TARGET_TYPES:
+        return TargetBy.TYPE
+    if roi.number in planned:
+        return TargetBy.PLAN
+    # What is typed as anything else, as a ring around a target may be, is none by its name.
+    return TargetBy.NAME if not roi.interpreted_type and _TARGET_NAME.match(roi.name.strip()) else None
 
 
 def plan_facts(content: bytes, treatment_beams: Collection[int]) -> PlanFacts:

@@ -15,7 +15,7 @@ from mqi_dagster.dicom.ct_images import position_name
 from mqi_dagster.dicom.elements import COSINE_TOLERANCE
 from mqi_dagster.errors import shown
 from mqi_dagster.imaging.checked_course import CheckedCourse, names_of
-from mqi_dagster.imaging.course_facts import CourseFacts, TargetBox
+from mqi_dagster.imaging.course_facts import CourseFacts, TargetBox, TargetBy
 from mqi_dagster.imaging.image_grid import ImageGrid
 from mqi_dagster.imaging.quality_checks import QcResult, Rule, Tally, counted, evaluated
 from mqi_dagster.settings.radiotherapy import Missing, QualityControl
@@ -293,18 +293,35 @@ def _isocentre(course: CheckedCourse, tally: Tally) -> None:
     every = [target for targets in sets.values() for target in targets]
     for name, plan, facts in course.plans:
         named = [target for uid in plan.structure_set_uids for target in sets.get(uid, ())]
-        targets = named or every
+        targets, by = _told_first(named or every, plan)
         if not targets:
-            tally.note(f"{name}: no target is drawn")
+            tally.note(f"{name}: not checked: no structure is a target by its type, the plan or its name")
             continue
+        if not facts.isocentres_mm:
+            tally.note(f"{name}: not checked: it states no isocentre")
+            continue
+        which = "" if by is TargetBy.TYPE else f" (by their {by.value})"
         for isocentre in facts.isocentres_mm:
             outside = _distance_mm(isocentre, targets)
             if outside:
                 tally.warn(
-                    f"the isocentre of {name} lies {outside:.3g} mm outside of the box around the targets"
+                    f"the isocentre of {name} lies {outside:.3g} mm outside of the box around the"
+                    f" targets{which}"
                 )
             else:
-                tally.note(f"the isocentre of {name} lies within the box around the targets")
+                tally.note(f"the isocentre of {name} lies within the box around the targets{which}")
+
+
+def _told_first(targets: Sequence[TargetBox], plan: Plan) -> tuple[list[TargetBox], TargetBy]:
+    """The targets of a plan by what says it first, and what that is."""
+    for by in TargetBy:
+        found = [one for one in targets if one.by is by]
+        if by is TargetBy.PLAN:
+            # Of one structure set another plan may name other numbers.
+            found = [one for one in found if one.roi_number in plan.target_numbers] or found
+        if found:
+            return found, by
+    return [], TargetBy.TYPE
 
 
 def _distance_mm(point: Sequence[float], targets: Iterable[TargetBox]) -> float:

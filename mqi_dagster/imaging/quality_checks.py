@@ -148,7 +148,10 @@ _ON_INVENTORY = (
         "", "Export the plan that was treated.",
     ),
     Check(
-        "course_inventory", "isocentre", "Every isocentre lies within the box around the targets.",
+        "course_inventory", "isocentre",
+        "Every isocentre lies within the box around the targets; where none is known, it says that it was not"
+        " checked. Targets are known by RT ROI Interpreted Type, else by ROI Number in the plan, else by name"
+        " (GTV, CTV, PTV, ITV).",
         "One lies outside: half-blocked fields have that, and plans that were moved onto other images.", "",
         "Look on the page of the course whether dose and target fit.",
     ),

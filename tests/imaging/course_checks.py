@@ -30,8 +30,13 @@ def structures(index: int = 1, **changes: object) -> bytes:
     return MADE.structures(index, slices=SLICES, **changes)
 
 
-def drawn(low: float, high: float, index: int = 1) -> bytes:
-    """One with a square target from `low` to `high` [mm] on three of the slices."""
+def drawn(low: float, high: float, index: int = 1, *, kind: str | None = "PTV", name: str = "One") -> bytes:
+    """One with a square target from `low` to `high` [mm] on three of the slices.
+
+    Args:
+        kind: Its RT ROI Interpreted Type; None: nothing says it.
+        name: Of the target.
+    """
     square = [(low, low), (high, low), (high, high), (low, high)]
     contours = [
         {
@@ -44,9 +49,10 @@ def drawn(low: float, high: float, index: int = 1) -> bytes:
     return structures(
         index,
         ROIContourSequence=items([{"ReferencedROINumber": 1, "ContourSequence": items(contours)}]),
-        RTROIObservationsSequence=items(
-            [{"ObservationNumber": 1, "ReferencedROINumber": 1, "RTROIInterpretedType": "PTV"}]
-        ),
+        StructureSetROISequence=items([{"ROINumber": 1, "ROIName": name}]),
+        RTROIObservationsSequence=None
+        if kind is None
+        else items([{"ObservationNumber": 1, "ReferencedROINumber": 1, "RTROIInterpretedType": kind}]),
     )
 
 

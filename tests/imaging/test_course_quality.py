@@ -48,7 +48,7 @@ SOUND = {
     "beams_and_fractions": "the plan: 30 fractions, 3 beams",
     "plan_approval": "the plan is approved",
     "plan_intent": "the plan: curative",
-    "isocentre": "the plan: no target is drawn",
+    "isocentre": "the plan: not checked: no structure is a target by its type, the plan or its name",
     "dose_type": "the dose is PHYSICAL",
     "dose_units": "the dose is in Gy",
     "dose_grid": "the dose covers 11.7 % of the box around the images",
@@ -110,6 +110,18 @@ def numbered(*numbers: int | None) -> list[Dataset]:
 
 def in_another_encoding(content: bytes) -> bytes:
     return encoded({one.keyword: one.value for one in read_dicom(content)}, implicit=True)
+
+
+def prescribed_to(number: int) -> dict[str, object]:
+    """The dose reference of a plan to a target by its ROI Number."""
+    reference = {
+        "DoseReferenceNumber": 1,
+        "DoseReferenceStructureType": "VOLUME",
+        "DoseReferenceType": "TARGET",
+        "ReferencedROINumber": number,
+        "TargetPrescriptionDose": 60,
+    }
+    return {"DoseReferenceSequence": items([reference])}
 
 
 MR = {"modality": "MR", "FrameOfReferenceUID": MADE.uid(9)}
@@ -313,6 +325,42 @@ CASES: dict[str, tuple[str, Callable[[], list[bytes]], Verdict, str]] = {
         "isocentre",
         lambda: [*images(), drawn(1, 6), MADE.plan(**beams(0, isocentre=(10, 9, 6))), MADE.dose()], WARNING,
         "the isocentre of the plan lies 5 mm outside of the box around the targets",
+    ),
+    "an isocentre beside what has the name of a target": (
+        "isocentre",
+        lambda: [
+            *images(), drawn(1, 6, kind=None, name="GTV-1"),
+            MADE.plan(**beams(0, isocentre=(10, 9, 6)), **prescribed_to(2)), MADE.dose(),
+        ],
+        WARNING, "the isocentre of the plan lies 5 mm outside of the box around the targets (by their name)",
+    ),
+    "an isocentre beside the target that the plan names": (
+        "isocentre",
+        lambda: [
+            *images(), drawn(1, 6, kind=None, name="Boost"),
+            MADE.plan(**beams(0, isocentre=(10, 9, 6)), **prescribed_to(1)), MADE.dose(),
+        ],
+        WARNING, "outside of the box around the targets (by their number in the plan)",
+    ),
+    "a target that the plan does not name": (
+        "isocentre",
+        lambda: [
+            *images(), drawn(1, 6, kind=None, name="Boost"),
+            MADE.plan(**beams(0, isocentre=(10, 9, 6)), **prescribed_to(2)), MADE.dose(),
+        ],
+        PASS, "the plan: not checked: no structure is a target by its type, the plan or its name",
+    ),
+    "a ring with the name of a target": (
+        "isocentre",
+        lambda: [
+            *images(), drawn(1, 6, kind="AVOIDANCE", name="PTV ring"),
+            MADE.plan(**beams(0), **prescribed_to(2)), MADE.dose(),
+        ],
+        PASS, "the plan: not checked: no structure is a target by its type, the plan or its name",
+    ),
+    "no isocentre": (
+        "isocentre", lambda: [*images(), drawn(1, 6), MADE.plan(), MADE.dose()], PASS,
+        "the plan: not checked: it states no isocentre",
     ),
     "an isocentre in the target of another structure set": (
         "isocentre",

@@ -54,6 +54,7 @@ from mqi_dagster.imaging.structure_files import (
     StructureSource,
     read_mask,
 )
+from mqi_dagster.imaging.structure_names import nearest_names
 from mqi_dagster.imaging.structure_set import Roi, read_structure_set
 from mqi_dagster.imaging.sub_voxels import layers_within, mask_layers
 from mqi_dagster.imaging.total_doses import TotalDose, total_doses
@@ -399,6 +400,7 @@ class _Goals:
         self._used = used
         self._region = region
         self._meant = [_meant(goal.structure, records) for goal in self._goals]
+        self._there = {name for one in records for name in (one.name, one.original_name)}
         self._judged: dict[int, clinical_goals.GoalResult] = {}
         self._of_a_part: set[int] = set()
 
@@ -432,11 +434,16 @@ class _Goals:
         return [
             self._shown(
                 goal,
-                self._judged.get(number) or _not_judged(goal, _no_structure(meant)),
+                self._judged.get(number) or _not_judged(goal, self._no_structure(goal, meant)),
                 " of the part within the images" if number in self._of_a_part else "",
             )
             for number, (goal, meant) in enumerate(zip(self._goals, self._meant, strict=True))
         ]
+
+    def _no_structure(self, goal: Goal, meant: list[StructureRecord]) -> str:
+        if meant:
+            return "more than one structure has this name"
+        return f"there is no such structure{nearest_names(goal.structure, self._there)}"
 
     def _shown(self, goal: Goal, result: clinical_goals.GoalResult, part: str) -> GoalResult:
         least, limit = ("≥", goal.at_least) if goal.at_least is not None else ("≤", goal.at_most)
@@ -454,10 +461,6 @@ class _Goals:
 
 def _not_judged(goal: Goal, reason: str) -> clinical_goals.GoalResult:
     return clinical_goals.GoalResult(goal=goal, verdict=GoalVerdict.NOT_JUDGED, reason=reason)
-
-
-def _no_structure(meant: list[StructureRecord]) -> str:
-    return "more than one structure has this name" if meant else "there is no such structure"
 
 
 def _meant(name: str, records: Iterable[StructureRecord]) -> list[StructureRecord]:

@@ -22,7 +22,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_valida
 from mqi_dagster.errors import ConfigurationError, ImageError, Where, shown
 from mqi_dagster.imaging.image_grid import ImageGrid
 from mqi_dagster.imaging.margin import LARGEST_MARGIN_MM, Margins, with_margins
-from mqi_dagster.imaging.structure_names import Naming, StructureNames
+from mqi_dagster.imaging.structure_names import Naming, StructureNames, nearest_names
 from mqi_dagster.yaml_file import problems, read_yaml
 
 Mask = NDArray[np.bool_]
@@ -278,7 +278,8 @@ class _Derivation:
         found = self._names.meant_by(wanted, [*self._masks, *self._definitions.keys() - self._there])
         if len(found) != 1:
             meant = self._names.named(wanted)
-            why = meant.reason if meant.naming is Naming.AMBIGUOUS else "is not there"
+            ambiguous = meant.naming is Naming.AMBIGUOUS
+            why = meant.reason if ambiguous else f"is not there{nearest_names(wanted, self._there)}"
             if found:
                 why = f"may be any of {', '.join(map(shown, sorted(found)))}"
             raise ImageError(f"needs {shown(wanted)}, which {why}", where=_WHERE)

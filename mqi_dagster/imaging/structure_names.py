@@ -12,6 +12,7 @@ from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from copy import copy
 from dataclasses import dataclass, replace
+from difflib import SequenceMatcher
 from enum import StrEnum
 from pathlib import Path
 from typing import Annotated, TypeVar
@@ -27,6 +28,7 @@ PACKAGED_NAMES = Path(__file__).parents[1] / "config" / "structures" / "tg263.ya
 _WORD = re.compile(r"[A-Z]?[a-z]+|[A-Z]+(?![a-z])|[0-9]+|[^\W\d_a-zA-Z]+|[+~!^*<>=&]")
 """Signs that TG-263 gives a meaning are words; others separate."""
 _SIDES = {"l": "L", "lt": "L", "lft": "L", "left": "L", "r": "R", "rt": "R", "rgt": "R", "right": "R"}
+_MOST_NEAREST = 10
 
 Name = Annotated[str, Field(min_length=1, max_length=64)]
 Vector = tuple[float, float, float]
@@ -249,6 +251,19 @@ def laterality_faults(placed: Iterable[tuple[str, Sided, Vector]]) -> tuple[str,
         for right, x_right in by_side.get((what, "R"), ())
         if x_right >= x_left
     )
+
+
+def nearest_names(wanted: str, there: Iterable[str]) -> str:
+    """Which names that are there are written most alike, in words; empty where there is none.
+
+    Args:
+        wanted: A name that is not there.
+        there: Names that are.
+    """
+    plain = wanted.casefold()
+    alike = {name: SequenceMatcher(None, plain, name.casefold()).ratio() for name in there}
+    found = sorted(alike, key=lambda name: (-alike[name], name))[:_MOST_NEAREST]
+    return f" (nearest names: {', '.join(map(shown, found))})" if found else ""
 
 
 def _words(name: str) -> list[str]:

@@ -516,7 +516,7 @@ def test_another_series_has_structures_of_its_own(tmp_path: Path) -> None:
     assert content.faults == (
         "structure set 2: GTV lie in another Frame of Reference than the planning images and are not put on"
         " them",
-        "series SOTHER: not made: Shell needs PTV, which is not there",
+        "series SOTHER: not made: Shell needs PTV, which is not there (nearest names: GTV, Outside, Inside)",
     )
     folder = tmp_path / "result"
     assert sorted(path.name for path in folder.glob("*.dcm")) == [

@@ -124,7 +124,8 @@ def test_the_order_does_not_matter_and_a_bad_one_stops_no_other(tmp_path: Path) 
     assert list(found.masks) == ["last", "middle", "first"]
     assert int(found.masks["middle"].sum()) == 1700
     assert found.faults == {
-        "needs nobody": "needs Spleen, which is not there",
+        "needs nobody": "needs Spleen, which is not there (nearest names: PTV, Empty, Heart,"
+        " External, Kidney_L, Kidney_R)",
         "needs that": "needs needs nobody, which cannot be made",
         "round": "needs itself: round → and → round",
         "and": "needs itself: round → and → round",

@@ -50,6 +50,7 @@ from mqi_dagster.imaging.quality_control import (
     QC_REPORT,
     QcReport,
     QcResult,
+    ReportedCheck,
     Verdict,
     checks_of,
     dvh_quality,
@@ -220,7 +221,7 @@ class _Report:
             title=f"Course {self.source.key}",
             verdict=quality.overall_status.value,
             about=self._about(there),
-            notes=self._notes(),
+            notes=[*_failed(quality), *self._notes()],
             grid=there.grid if there else None,
             image=there.values if there else None,
             value_unit=there.unit if there else "",
@@ -239,10 +240,8 @@ class _Report:
             else f"Of {self.dose_names[used.dose_id]}. Figures of every dose stand in the tables.",
             tables=page_tables(self.source.inventory, results, self.source.planning),
             checks=[
-                PageCheck(
-                    f"{one.asset}: {one.name}".replace("_", " "), one.verdict.value, one.text, one.advice
-                )
-                for one in quality.checks
+                PageCheck(_check_name(one), one.verdict.value, one.text, one.advice)
+                for one in sorted(quality.checks, key=_worst_first)
             ],
             provenance=self._provenance(),
         )
@@ -373,6 +372,20 @@ class _Report:
             )
             for axis, name in enumerate(_views(volume))
         ]
+
+
+def _check_name(one: ReportedCheck) -> str:
+    return f"{one.asset}: {one.name}".replace("_", " ")
+
+
+def _worst_first(one: ReportedCheck) -> int:
+    return -list(Verdict).index(one.verdict)
+
+
+def _failed(quality: QcReport) -> list[str]:
+    """What has made a course fail, to stand before all else."""
+    failed = [one for one in quality.checks if one.verdict is Verdict.FAIL]
+    return [f"FAIL, {_check_name(one)}: {one.text}" for one in failed]
 
 
 def _views(volume: ImageVolume) -> tuple[str, str, str]:

@@ -177,6 +177,12 @@ def test_a_course_without_images_has_a_report(courses: ReportedCourses) -> None:
     assert "<li>There is no series of a CT or MR: nothing can be drawn.</li>" in html
     assert data_of(html)["image"] is None
     assert "slices" not in courses.metadata("course_report", key)
+    # What has made it fail stands first, above and in the table.
+    notes = re.findall(r"<li>(.*?)</li>", html)
+    assert notes[0] == "FAIL, course inventory: images present: the course has no series of a CT or MR"
+    verdicts = [re.sub("<.*?>", "", row[0]) for row in rows_of(html, "Checks")[1:]]
+    assert verdicts[0] == "FAIL" and verdicts.index("WARNING") < verdicts.index("PASS")
+    assert verdicts == sorted(verdicts, key=["FAIL", "WARNING", "PASS"].index)
 
 
 def test_an_mr_has_windows_of_its_own_values(courses: ReportedCourses) -> None:

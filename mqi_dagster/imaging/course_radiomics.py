@@ -45,6 +45,7 @@ from mqi_dagster.processes.worker_counts import available_memory_bytes
 
 Mask = NDArray[np.bool_]
 _TASKS = "tasks"
+NO_REGION = "not cropped: there is no analysis region, and features are of whole structures"
 
 
 @dataclass(frozen=True, slots=True)
@@ -188,7 +189,7 @@ def _of_series(
     begin = time.monotonic()
     profile = chosen.profiles[series.modality]
     cropped = chosen.region is not None and series.in_planning_frame
-    remarks = []
+    remarks = [NO_REGION] if chosen.no_region else []
     if chosen.region is not None and not cropped:
         remarks.append("not cropped: it lies in another Frame of Reference than the analysis region")
     for structure in structures:

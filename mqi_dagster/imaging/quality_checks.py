@@ -323,9 +323,11 @@ _ON_RADIOMICS = (
     Check(
         "radiomics", "features_computed",
         "Features were computed of every structure that is neither left out nor refused by the profile.",
-        "The work on a structure failed: its process was killed, starved, or took too long.", "",
+        "The work on a structure failed: its process was killed, starved, or took too long. Or features are"
+        " of whole structures, where `radiotherapy.ct_cropping.use_cropped_for_radiomics` asks for those in"
+        " the analysis region.", "",
         "Run radiomics again: only what failed is computed; give it more time (radiomics.task_timeout) or"
-        " fewer workers.",
+        " fewer workers. Compare features of whole structures with such alone.",
     ),
 )  # fmt: skip
 

@@ -69,6 +69,14 @@ _ADVICE_BY_SOURCE = {
     StructureSource.DERIVED: "See its definition and the structures that it is made of.",
 }
 """About an empty structure; what a model has not found may not be there."""
+_RADIOMICS_AGAIN = (
+    "Run radiomics again: only what failed is computed; give it more time (radiomics.task_timeout) or fewer"
+    " workers."
+)
+_NOT_CROPPED = (
+    "Compare these features with those of whole structures alone; where there is no analysis region,"
+    " structures_taken says why."
+)
 _MORE_MEMORY = "Give the model a GPU with more memory, or let it begin on the processor."
 _SEE_THE_TRIES = "See why its tries ended: it may have to be given more time, or be mended."
 _NOT_EVALUATED = "was not evaluated"
@@ -353,7 +361,10 @@ def _features_computed(content: CourseRadiomics, tally: Tally) -> None:
     counts = Counter(one.status for one in content.regions)
     for one in content.regions:
         if one.status is RegionStatus.FAILED:
-            tally.warn(f"{shown(one.structure_id)} has failed: {shown(one.reason)}")
+            tally.warn(f"{shown(one.structure_id)} has failed: {shown(one.reason)}", _RADIOMICS_AGAIN)
+    for series in content.series:
+        for remark in series.remarks:
+            tally.warn(f"{series.modality} {series.series}: {shown(remark)}", _NOT_CROPPED)
     words = ", ".join(f"{counts[status]} {status.value}" for status in RegionStatus if counts[status])
     tally.note(words or ("no structures" if content.enabled else "radiomics.enabled is false"))
 

@@ -39,6 +39,8 @@ class RadiomicsChoices:
     """Structures with more are left out."""
     region: RegionRecord | None
     """The analysis region, where features are of what lies in it alone."""
+    no_region: bool = False
+    """Whether they are asked to be, and no region was found: they are of whole structures."""
 
     @property
     def columns(self) -> tuple[Column, ...]:
@@ -60,6 +62,7 @@ class RadiomicsChoices:
             "voxels": [self.min_voxels, self.max_voxels],
             # By `repr`: a side without a limit is infinite, which canonical JSON does not have.
             "region": None if region is None else repr((region.low_mm, region.high_mm)),
+            "no_region": self.no_region,
             "versions": versions(),
         }
 
@@ -97,6 +100,7 @@ def choices(
         min_voxels=settings.min_voxels,
         max_voxels=settings.max_voxels,
         region=structures.region if structures is not None and cropped else None,
+        no_region=structures is not None and cropped and structures.region is None,
     )
 
 

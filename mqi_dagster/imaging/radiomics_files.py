@@ -86,6 +86,7 @@ class SeriesRadiomics(_Part):
     cropped: bool
     """Whether features are of what lies in the analysis region alone."""
     remarks: tuple[str, ...] = ()
+    """In what features are of something else than was asked for."""
     workers: int
     """Processes at once at the beginning."""
     memory_bytes: int | None = None

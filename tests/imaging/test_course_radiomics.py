@@ -113,6 +113,18 @@ def test_series_are_computed_each_by_its_own_and_cropped_where_the_region_lies(t
     }
 
 
+def test_a_series_says_where_it_was_to_be_cropped_and_there_is_no_region(tmp_path: Path) -> None:
+    content = structures(tmp_path, "CT1", "tiny")
+    assert content.region is None
+    _, made = computed(tmp_path, [AnalysedSeries("CT1", Modality.CT, files("CT"))], content)
+    assert [(one.cropped, one.remarks) for one in made.series] == [
+        (False, ("not cropped: there is no analysis region, and features are of whole structures",))
+    ]
+    plain, names = settings(tmp_path), read_structure_names()
+    whole, asked = (choices(plain, {}, content, names, cropped=cropped) for cropped in (False, True))
+    assert whole.for_digest(content) != asked.for_digest(content)
+
+
 def test_what_has_too_little_memory_for_two_is_computed_alone(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -32,7 +32,13 @@ from mqi_dagster.imaging.quality_control import (
     worst,
     write_qc_report,
 )
-from mqi_dagster.imaging.radiomics_files import CourseRadiomics, RegionStatus, StructureRadiomics
+from mqi_dagster.imaging.radiomics_files import (
+    CourseRadiomics,
+    RegionStatus,
+    SeriesRadiomics,
+    StructureRadiomics,
+)
+from mqi_dagster.imaging.radiomics_profile import PACKAGED_RADIOMICS, read_profile
 from mqi_dagster.imaging.segmentation_files import (
     CourseSegmentations,
     SegmentationState,
@@ -456,8 +462,17 @@ def require(results: Sequence[QcResult], asset: str, check: str, verdict: Verdic
     assert bool(found.advice) is (verdict is not PASS)
 
 
-def radiomics(*regions: StructureRadiomics, enabled: bool = True) -> CourseRadiomics:
-    return CourseRadiomics(enabled=enabled, versions={}, regions=regions)
+def radiomics(*regions: StructureRadiomics, enabled: bool = True, remark: str = "") -> CourseRadiomics:
+    series = SeriesRadiomics(
+        series="S1",
+        modality="CT",
+        profile=read_profile(PACKAGED_RADIOMICS / "ct.yaml"),
+        cropped=False,
+        remarks=(remark,) if remark else (),
+        workers=1,
+        seconds=1.0,
+    )
+    return CourseRadiomics(enabled=enabled, versions={}, series=(series,), regions=regions)
 
 
 def region(name: str, status: RegionStatus, reason: str = "") -> StructureRadiomics:
@@ -471,6 +486,11 @@ RADIOMICS = {
         PASS, "1 computed, 1 left out",
     ),
     "switched off": ("features_computed", radiomics(enabled=False), PASS, "radiomics.enabled is false"),
+    "not cropped": (
+        "features_computed",
+        radiomics(region("a", RegionStatus.COMPUTED), remark="not cropped: there is no analysis region"),
+        WARNING, "CT S1: not cropped: there is no analysis region; 1 computed",
+    ),
     "one failed": (
         "features_computed",
         radiomics(region("a", RegionStatus.COMPUTED), region("b", RegionStatus.FAILED, "it took too long")),

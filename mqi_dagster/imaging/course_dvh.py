@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
+import numpy as np
 import polars as pl
 
 from mqi_dagster.courses.dose_rules import DoseRule
@@ -38,6 +39,7 @@ from mqi_dagster.imaging.dvh_files import (
 )
 from mqi_dagster.imaging.dvh_table import (
     COVERAGE_COLUMN,
+    DECIMALS,
     METRICS_SCHEMA,
     REASON_COLUMN,
     STATUS_COLUMN,
@@ -205,7 +207,7 @@ def _used(total: TotalDose, dose: DoseGrid, dose_id: str, label: str, grid: Imag
         prescription_source=total.prescription_source,
         frame_of_reference_fits=frames == {grid.frame_of_reference_uid},
         spacing_mm=(dose.column_spacing_mm, dose.row_spacing_mm, dose.frame_spacing_mm),
-        maximum_gy=float(dose.values.max()),
+        maximum_gy=round(float(dose.values.max()), DECIMALS),
     )
 
 
@@ -363,7 +365,8 @@ class _Tables:
         )
         if isinstance(found, Dvh) and status is DoseMetricStatus.MEASURED:
             doses_gy, volumes_cm3 = found.curve(step_gy)
-            points = (doses_gy, volumes_cm3, 100 * volumes_cm3 / found.covered_cm3)
+            values = (doses_gy, volumes_cm3, 100 * volumes_cm3 / found.covered_cm3)
+            points = [np.round(one, DECIMALS) for one in values]
             ids = ([one] * len(doses_gy) for one in (self._dose["dose_id"], record.id))
             self._curves.append(
                 pl.DataFrame(dict(zip(CURVE_COLUMNS, (*ids, *points), strict=True)), schema=CURVES_SCHEMA)

@@ -20,10 +20,12 @@ from mqi_dagster.imaging.course_results import CourseResults
 from mqi_dagster.imaging.dvh_files import CourseDvh
 from mqi_dagster.imaging.dvh_table import (
     COVERAGE_COLUMN,
+    DECIMALS,
     DOSE_COLUMNS,
     LABEL_COLUMNS,
     REASON_COLUMN,
     STATUS_COLUMN,
+    STATUS_MEANING,
     VOLUME_COLUMN,
 )
 from mqi_dagster.imaging.quality_control import QcReport
@@ -114,14 +116,14 @@ QC_COLUMNS = (
 )
 _DVH_COLUMNS = (
     *(
-        TableColumn(one.name, one.kind, "", _MADE_BY if one.name == "made_by" else one.meaning)
+        TableColumn(one.name, one.kind, one.unit, _MADE_BY if one.name == "made_by" else one.meaning)
         for one in LABEL_COLUMNS
         if one.name not in _TYPED
     ),
     TableColumn(VOLUME_COLUMN, pl.Float64, "cm³", "volume of the structure"),
-    TableColumn(STATUS_COLUMN, pl.String, "", "whether its dose could be measured"),
-    TableColumn(REASON_COLUMN, pl.String, "", "why it could not"),
-    TableColumn(COVERAGE_COLUMN, pl.Float64, "%", "of its volume within the dose grid"),
+    TableColumn(STATUS_COLUMN, pl.String, "", STATUS_MEANING),
+    TableColumn(REASON_COLUMN, pl.String, "", "why there are no doses"),
+    TableColumn(COVERAGE_COLUMN, pl.Float64, "%", "share of the volume that lies within the dose grid"),
     *(TableColumn(one.name, pl.Float64, one.unit, one.formula) for one in DOSE_COLUMNS),
 )
 _RADIOMICS_LABELS = (
@@ -259,7 +261,7 @@ def _structure(course: str, one: StructureRecord) -> tuple[object, ...]:
         one.source.value,
         None if one.source is StructureSource.CLINICAL else one.made_by,
         one.interpreted_type or None,
-        one.volume_cm3,
+        round(one.volume_cm3, DECIMALS),
         one.voxels,
         *(one.centre_mm or (None, None, None)),
         one.touches_first_or_last_plane,

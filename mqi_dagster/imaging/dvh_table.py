@@ -18,6 +18,10 @@ from mqi_dagster.imaging.dvh import Dvh
 LEAST_COVERED = 0.999
 """Share of a structure that has to lie within the dose grid: of less no figure is known."""
 HIGHEST_LEVEL_GY = 60
+DECIMALS = 6
+"""Of every figure in a table, in its unit: further digits are those of binary fractions alone."""
+LEAST_MEDIAN = 0.1
+"""Median dose over the prescribed dose, or where there is none over D2%: below it a structure has no HI."""
 
 Number = float | None
 Value = Callable[[Dvh, Number], Number]
@@ -105,12 +109,26 @@ def _at(level_gy: int) -> tuple[Column, Column]:
     return _volume(f"V{level_gy}Gy", f"{level_gy} Gy", lambda _: float(level_gy))
 
 
-def homogeneity(dvh: Dvh) -> Number:
-    """Homogeneity index (D2% - D98%) / D50% (ICRU 83, 3.7.1.3); None where the median dose is zero."""
-    median = dvh.dose_at_percent(50)
-    return (dvh.dose_at_percent(2) - dvh.dose_at_percent(98)) / median if median else None
+def homogeneity(dvh: Dvh, prescription_gy: Number) -> Number:
+    """Homogeneity index (D2% - D98%) / D50% (ICRU 83, 3.7.1.3).
+
+    Args:
+        dvh: Of the structure.
+        prescription_gy: Prescribed dose; None where there is none.
+
+    Returns:
+        None where the median dose is below `LEAST_MEDIAN`: the index is for what is to get an even dose.
+    """
+    hot, median = dvh.dose_at_percent(2), dvh.dose_at_percent(50)
+    if median <= 0 or median < LEAST_MEDIAN * (prescription_gy or hot):
+        return None
+    return (hot - dvh.dose_at_percent(98)) / median
 
 
+_HI = (
+    "(D2Gy - D98Gy) / D50Gy; none where D50Gy is below 10 % of the prescribed dose, or where there is none"
+    " below 10 % of D2Gy"
+)
 DOSE_COLUMNS: tuple[Column, ...] = (
     *_dose("Dmean", "mean dose of the sub-voxels, each by its volume inside", lambda dvh: dvh.mean),
     *_dose("Dmax", "highest dose of a sub-voxel", lambda dvh: dvh.maximum),
@@ -120,8 +138,8 @@ DOSE_COLUMNS: tuple[Column, ...] = (
     *_share(2),
     *_share(50),
     *_dose("Spread", "DmaxGy - DminGy", lambda dvh: dvh.maximum - dvh.minimum),
-    Column("HI", "", "(D2Gy - D98Gy) / D50Gy", lambda dvh, _: homogeneity(dvh)),
-    Column("HI%", "", "HI of the percentages", lambda dvh, rx: homogeneity(dvh) if rx else None),
+    Column("HI", "", _HI, homogeneity),
+    Column("HI%", "", "HI of the percentages", lambda dvh, rx: homogeneity(dvh, rx) if rx else None),
     *_hottest(1),
     *_hottest(0.1),
     Column("IntegralDose_Gycm3", "Gy cm³", "DmeanGy · volume", lambda dvh, _: dvh.integral),
@@ -131,9 +149,9 @@ DOSE_COLUMNS: tuple[Column, ...] = (
 )  # fmt: skip
 VOLUME_COLUMN = "Volume (cm³)"
 STATUS_COLUMN, COVERAGE_COLUMN = "dose_metric_status", "dose_coverage_percent"
-
-
 REASON_COLUMN = "dose_metric_reason"
+STATUS_MEANING = f"{', '.join(f'`{one.value}`' for one in DoseMetricStatus)}: all but the first have no doses"
+"""Of `STATUS_COLUMN`."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -206,10 +224,15 @@ def figures(dvh: Dvh, prescription_gy: Number) -> dict[str, str | Number]:
     status, prescription_gy = status_of(dvh), prescribed(prescription_gy)
     found = without_doses(dvh.volume_cm3, status)
     if dvh.volume_cm3:
-        found[COVERAGE_COLUMN] = 100 * dvh.covered_cm3 / dvh.volume_cm3
+        # What lies inside is summed in another order than the whole.
+        found[COVERAGE_COLUMN] = _rounded(min(100.0, 100 * dvh.covered_cm3 / dvh.volume_cm3))
     if status is DoseMetricStatus.MEASURED:
-        found |= {column.name: column.value(dvh, prescription_gy) for column in DOSE_COLUMNS}
+        found |= {column.name: _rounded(column.value(dvh, prescription_gy)) for column in DOSE_COLUMNS}
     return found
+
+
+def _rounded(value: Number) -> Number:
+    return None if value is None else round(value, DECIMALS)
 
 
 def without_doses(volume_cm3: Number, status: DoseMetricStatus) -> dict[str, str | Number]:
@@ -220,7 +243,7 @@ def without_doses(volume_cm3: Number, status: DoseMetricStatus) -> dict[str, str
         status: Why there is none.
     """
     return {
-        VOLUME_COLUMN: volume_cm3,
+        VOLUME_COLUMN: _rounded(volume_cm3),
         STATUS_COLUMN: status.value,
         COVERAGE_COLUMN: None,
         **{column.name: None for column in DOSE_COLUMNS},

@@ -20,6 +20,16 @@ def test_every_column_of_the_dose_volume_table_is_described_but_typed_labels() -
     assert all(kinds[name] is METRICS_SCHEMA[name] for name in kinds)
 
 
+def test_columns_of_the_dose_volume_table_say_their_unit_and_what_may_stand_in_them() -> None:
+    described = {one.name: one for one in described_columns()["dvh_metrics"]}
+    assert described["prescription_gy"].unit == "Gy"
+    assert described["dose_resolution_rows_mm"].unit == "mm"
+    assert described["dose_metric_status"].meaning == (
+        "`measured`, `partly_outside_dose_grid`, `outside_dose_grid`, `empty`, `other_frame_of_reference`,"
+        " `failed`: all but the first have no doses"
+    )
+
+
 def test_every_column_of_the_radiomics_is_described() -> None:
     assert names("radiomics") == [*TEXT_COLUMNS, *(one.tag for one in columns())]
 

@@ -9,7 +9,14 @@ import numpy as np
 import pytest
 
 from mqi_dagster.imaging.dvh import Dvh
-from mqi_dagster.imaging.dvh_table import DOSE_COLUMNS, LABEL_COLUMNS, METRICS_SCHEMA, figures
+from mqi_dagster.imaging.dvh_table import (
+    DOSE_COLUMNS,
+    LABEL_COLUMNS,
+    METRICS_SCHEMA,
+    STATUS_COLUMN,
+    STATUS_MEANING,
+    figures,
+)
 
 FORMATS = Path(__file__).parents[2] / "docs" / "formats.md"
 
@@ -52,6 +59,28 @@ def test_without_a_prescription_nothing_is_given_in_percent_of_it() -> None:
     }  # fmt: skip
 
 
+@pytest.mark.parametrize(
+    ("median", "prescription", "hi"),
+    [(5.0, 50.0, 1.6), (4.9, 50.0, None), (5.0, None, 1.6), (0.79, None, None), (0.0, 50.0, None)],
+)
+def test_there_is_a_homogeneity_index_only_where_the_median_dose_is_one(
+    median: float, prescription: float | None, hi: float | None
+) -> None:
+    # D2 8 Gy, D98 0 Gy.
+    doses = np.array([8.0, median, 0.0])
+    found = figures(Dvh(doses, np.array([10.0, 90.0, 100.0]), 100.0), prescription)
+    assert found["HI"] == (pytest.approx(hi) if hi else None)
+    assert found["HI%"] == (pytest.approx(hi) if hi and prescription else None)
+
+
+def test_figures_have_no_digits_of_binary_fractions() -> None:
+    third, whole = 60 * (1 + 3e-16), 100 / 3
+    found = figures(Dvh(np.array([third, third]), np.array([0.1, whole * (1 + 6e-13)]), whole), 60.0)
+    assert found["dose_coverage_percent"] == 100.0
+    assert (found["DmaxGy"], found["Dmax%"], found["Volume (cm³)"]) == (60.0, 100.0, 33.333333)
+    assert found["V1Gy (cm³)"] == 33.333333
+
+
 def test_a_small_structure_has_no_dose_of_more_than_it_has() -> None:
     found = figures(ramp(volume_cm3=0.5), None)
     assert found["D1ccGy"] is None
@@ -82,6 +111,7 @@ def test_the_guide_has_every_column_with_its_unit_and_formula() -> None:
     told = {name: (unit.strip(), text) for name, unit, text in rows}
     code = {column.name: (column.unit, column.formula) for column in DOSE_COLUMNS}
     code |= {column.name: (column.unit, column.meaning) for column in LABEL_COLUMNS}
+    code[STATUS_COLUMN] = ("", STATUS_MEANING)
     alike = {name for name in code if re.fullmatch(r"V([2-9]|\d\d)Gy .*", name)}
     assert "The last two stand for each gray from 1 to 60." in section
     assert {name: told[name] for name in code.keys() & told.keys()} == {

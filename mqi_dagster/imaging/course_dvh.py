@@ -365,8 +365,8 @@ class _Tables:
         )
         if isinstance(found, Dvh) and status is DoseMetricStatus.MEASURED:
             doses_gy, volumes_cm3 = found.curve(step_gy)
-            values = (doses_gy, volumes_cm3, 100 * volumes_cm3 / found.covered_cm3)
-            points = [np.round(one, DECIMALS) for one in values]
+            exact = (doses_gy, volumes_cm3, 100 * volumes_cm3 / found.covered_cm3)
+            points = [np.round(one, DECIMALS) for one in exact]
             ids = ([one] * len(doses_gy) for one in (self._dose["dose_id"], record.id))
             self._curves.append(
                 pl.DataFrame(dict(zip(CURVE_COLUMNS, (*ids, *points), strict=True)), schema=CURVES_SCHEMA)

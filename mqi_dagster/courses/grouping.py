@@ -91,6 +91,23 @@ def group_patient(
 
 
 @dataclass(frozen=True, slots=True)
+class Identities:
+    """By what a course is recognised, as keyed hashes: the number that it was given stays with these."""
+
+    frame: str
+    """Of its Frame of Reference."""
+    plans: tuple[str, ...]
+    """Of its plans, in that Frame of Reference."""
+
+
+def identities(course: CourseInventory, patient: PatientKey, keyed: Keyed) -> Identities:
+    """By what a course is recognised."""
+    known = "course", patient.patient_id, patient.issuer or "", course.frame_of_reference_uid
+    plans = sorted(one.found.sop_instance_uid for one in course.plans)
+    return Identities(keyed(*known), tuple(keyed(*known, plan) for plan in plans))
+
+
+@dataclass(frozen=True, slots=True)
 class _Anchor:
     """The Frame of Reference that an object belongs to; None where nothing tells it."""
 
@@ -284,7 +301,6 @@ class _Grouping:
         identity_findings: Sequence[Finding],
     ) -> CourseInventory:
         (frame, run), patient = course, self._patient
-        # The first run keeps the identity that it has without days, so that a later plan does not change it.
         first = [] if run == 0 else [self._runs[frame][run][0].sop_instance_uid]
         plans, sets = _of(Plan, members), _of(StructureSet, members)
         doses = _of(Dose, members)

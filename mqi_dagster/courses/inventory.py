@@ -137,7 +137,8 @@ class CourseInventory(Part):
     """One course; everything stands in the order of UIDs."""
 
     identity: str
-    """Keyed digest of the patient and the Frame of Reference; stays when files are added."""
+    """Keyed digest of the patient and the Frame of Reference, and of the first plan where days separate
+    courses: the key of a course is told from all its plans (`courses.grouping.identities`)."""
     frame_of_reference_uid: str
     image_series: tuple[ImageSeries, ...]
     structure_sets: tuple[Linked[StructureSet], ...]

@@ -6,8 +6,7 @@ import math
 from collections.abc import Sequence
 
 import numpy as np
-import numpy.typing as npt
-from numpy.typing import NDArray
+from numpy.typing import ArrayLike, NDArray
 from pydicom.dataset import FileDataset
 from pydicom.encaps import generate_frames
 from pydicom.uid import (
@@ -189,7 +188,7 @@ def _frame_step(dataset: FileDataset, frames: int, first_z: float, normal_z: flo
     return step
 
 
-def _within(offsets: npt.ArrayLike, expected: npt.ArrayLike) -> bool:
+def _within(offsets: ArrayLike, expected: ArrayLike) -> bool:
     """Whether offsets are those that are expected, but for their rounding."""
     # What lies at the limit in decimals may lie beyond it in binary.
     return bool(np.allclose(offsets, expected, rtol=0, atol=_OFFSET_TOLERANCE_MM * (1 + 1e-6)))

@@ -63,6 +63,12 @@ class Fractions:
                 connection.execute(insert(DELIVERY), new)
             return number
 
+    def known_of(self, plan: str) -> dict[str, int]:
+        """The number that each delivery of a plan belongs to, by its identity."""
+        query = select(DELIVERY.c.delivery, DELIVERY.c.number).where(DELIVERY.c.plan == plan)
+        with self._database.read() as connection:
+            return {str(row.delivery): int(row.number) for row in connection.execute(query).all()}
+
     def known_under(self, deliveries: Collection[str]) -> list[tuple[str, int]]:
         """The plan names and fraction numbers that any of these deliveries was ever given.
 

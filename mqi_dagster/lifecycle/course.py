@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import hashlib
 import json
+from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import closing
 from dataclasses import dataclass
+from datetime import date
 from functools import cached_property
 from pathlib import Path
 
@@ -14,7 +16,7 @@ import dagster as dg
 
 from mqi_dagster.courses.chosen_series import ChosenSeries, chosen_series
 from mqi_dagster.courses.dicom_index import DicomIndex
-from mqi_dagster.courses.grouping import Group, group_patient
+from mqi_dagster.courses.grouping import Group, group_patient, identities
 from mqi_dagster.courses.inventory import CourseInventory, ImageSeries, read_inventory
 from mqi_dagster.courses.places import Place, bytes_at
 from mqi_dagster.dicom.reading import decoding, read_dicom
@@ -193,20 +195,69 @@ def open_index(site: Site) -> DicomIndex:
 
 
 def keyed_courses(site: Site, group: Group) -> dict[str, CourseInventory]:
-    """The courses of one patient by their keys; a new one is given the patient's next number for good."""
+    """The courses of one patient by their keys; a new one is given the patient's next number for good.
+
+    Where days separate courses, a course is recognised by any plan that it shares with what is known. Without
+    days, and without plans, it is recognised by its Frame of Reference.
+
+    Raises:
+        InputError: Courses that are known have become one, or a known one has become several.
+    """
     if group.patient is None:
         return {}
     name = site.pseudonyms.patient(group.patient.patient_id, group.patient.issuer)
-    return {
-        course_key(name, site.ledger.fractions.number(name, [course.identity])): course
-        for course in group.courses
-    }
+    known = site.ledger.fractions.known_of(name)
+    in_frame = Counter(course.frame_of_reference_uid for course in group.courses)
+    found: dict[str, CourseInventory] = {}
+    for course in sorted(group.courses, key=_first_day):
+        own = identities(course, group.patient, site.pseudonyms.keyed)
+        by_frame = site.settings.radiotherapy.max_days is None or not own.plans
+        numbers = {known[one] for one in own.plans if one in known}
+        if own.frame in known:
+            # A number that plans have is theirs, and not that of another course in their frame.
+            unclaimed = not numbers and list(known.values()).count(known[own.frame]) == 1
+            numbers |= {known[own.frame]} if by_frame or unclaimed else set()
+            by_frame |= unclaimed
+        elif in_frame[course.frame_of_reference_uid] == 1:
+            by_frame = True
+        if len(numbers) > 1:
+            raise InputError(
+                f"what is known as the courses {_several(numbers)} has become one: choose"
+                " radiotherapy.max_days so that they stay apart, or take the plans that join them out of the"
+                " tree",
+                where=Where(case=course_key(name, min(numbers))),
+            )
+        wanted = [own.frame] if by_frame else []
+        if site.settings.radiotherapy.max_days is not None:
+            wanted += own.plans
+        elif own.frame not in known:
+            wanted += [one for one in own.plans if one in known]
+        number = site.ledger.fractions.number(name, wanted)
+        known |= dict.fromkeys(wanted, number)
+        key = course_key(name, number)
+        if key in found:
+            raise InputError(
+                "its plans have become several courses: set radiotherapy.max_days as it was, or put back the"
+                " plans that joined them",
+                where=Where(case=key),
+            )
+        found[key] = course
+    return found
 
 
-def arrival_of(site: Site, inventory: CourseInventory) -> tuple[str, str]:
+def _first_day(course: CourseInventory) -> tuple[str, date, str]:
+    days = [day for one in course.plans if (day := one.found.plan_date) is not None]
+    return course.frame_of_reference_uid, min(days, default=date.max), course.identity
+
+
+def _several(numbers: Iterable[int]) -> str:
+    return " and ".join(f"c{number:02d}" for number in sorted(numbers))
+
+
+def arrival_of(site: Site, key: str, inventory: CourseInventory) -> tuple[str, str]:
     """By what a course is known in the ledger, and what changes there with anything in its inventory."""
     keyed = site.pseudonyms.keyed
-    return keyed("course arrival", inventory.identity), keyed("course inventory", inventory.fingerprint)
+    return keyed("course arrival", key), keyed("course inventory", inventory.fingerprint)
 
 
 def find_course(site: Site, key: str) -> CourseInventory:

@@ -134,8 +134,13 @@ class CourseRunner:
             self._note(f"{counts.files} files in the tree, {counts.opened} of them read now")
             for group in groups(index, self.site.pseudonyms.keyed, self.settings.max_days):
                 aside.update(one.reason.value for one in group.set_aside)
-                for key, inventory in keyed_courses(self.site, group).items():
-                    found[key] = arrival_of(self.site, inventory)
+                try:
+                    courses = keyed_courses(self.site, group)
+                except InputError as error:
+                    self._note(f"a patient's courses are left out: {error}")
+                    continue
+                for key, inventory in courses.items():
+                    found[key] = arrival_of(self.site, key, inventory)
         if aside:
             words = ", ".join(f"{count} {reason}" for reason, count in sorted(aside.items()))
             self._note(f"of no course: {words}")

@@ -132,7 +132,7 @@ class _Tree:
     def _note_course(self, site: Site, key: str, course: CourseInventory, scanned_at: datetime) -> bool:
         """Write down what the index shows of a course; whether its files stand still."""
         arrivals = site.ledger.arrivals
-        arrival, fingerprint = arrival_of(site, course)
+        arrival, fingerprint = arrival_of(site, key, course)
         if self._first_seen.get(key, ("", scanned_at))[0] != fingerprint:
             self._first_seen[key] = fingerprint, scanned_at
         row = arrivals.get(key)

@@ -132,9 +132,7 @@ class LiveProgress:
             )
             self._best_effort(lambda: self._context.log_event(seen))
 
-    def done(self, histories: int | None) -> None:
-        """The output is verified and published."""
-        self._tag({PHASE_TAG: WorkPhase.SIMULATED.value, PROGRESS_TAG: "100 %"})
-        self._report(
-            WorkPhase.SIMULATED, 100.0, histories=float(histories) if histories is not None else None
-        )
+    def done(self, histories: int | None = None, phase: WorkPhase = WorkPhase.SIMULATED) -> None:
+        """The output is verified."""
+        self._tag({PHASE_TAG: phase.value, PROGRESS_TAG: "100 %"})
+        self._report(phase, 100.0, histories=float(histories) if histories is not None else None)

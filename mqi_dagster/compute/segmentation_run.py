@@ -260,6 +260,7 @@ class _ModelTry(LeasedWork[_ModelRun]):
         for name in (LABEL_MAP, RECORD):
             shutil.move(fetched[f"{OUTPUTS}/{name}"], target / name)
         run.clear()
+        self._progress.done(phase=WorkPhase.SEGMENTED)
         return regions, record
 
     def _prepared(self) -> Job:
@@ -348,7 +349,7 @@ class _ModelTry(LeasedWork[_ModelRun]):
         last, *before = [shown(line, _LONGEST_LINE) for line in lines[: -1 - _LINES_TOLD : -1]] or [""]
         words = f": {last}" if last else ""
         words += f" (before it: {' | '.join(reversed(before))})" if before else ""
-        if self._attempt is not None and (self.work / self._log_name).is_file():
+        if last and self._attempt is not None and (self.work / self._log_name).is_file():
             words += f"; log: {self._attempt.job_key}.log"
         return words
 

@@ -18,6 +18,8 @@ class Stage(StrEnum):
 
     INBOX = "inbox"
     """A case that cannot be taken yet."""
+    TREE = "tree"
+    """A course whose files may still be coming."""
     READY = "ready"
     """A case that is taken in next."""
     INTAKE = "intake"
@@ -64,6 +66,7 @@ class Stage(StrEnum):
 
 _WORDS = {
     Stage.INBOX: "in the inbox",
+    Stage.TREE: "in the tree",
     Stage.READY: "taken in soon",
     Stage.INTAKE: "being taken in",
     Stage.WAITING: "waiting",
@@ -113,6 +116,8 @@ class WorkPhase(StrEnum):
     SIMULATING = "simulating"
     ORGANISING = "organising"
     SEGMENTING = "segmenting"
+    SEGMENTED = "segmented"
+    """A model and a series; others may follow."""
     MAKING_STRUCTURES = "making structures"
     MAKING_TABLES = "making tables"
     VERIFYING = "verifying"
@@ -130,6 +135,7 @@ _BY_PHASE: dict[str, Stage] = {
     WorkPhase.SIMULATING: Stage.SIMULATING,
     WorkPhase.ORGANISING: Stage.INTAKE,
     WorkPhase.SEGMENTING: Stage.SEGMENTING,
+    WorkPhase.SEGMENTED: Stage.SEGMENTING,
     WorkPhase.MAKING_STRUCTURES: Stage.MAKING_STRUCTURES,
     WorkPhase.MAKING_TABLES: Stage.MAKING_TABLES,
     WorkPhase.VERIFYING: Stage.VERIFYING,

@@ -58,6 +58,8 @@ def onnx_card(folder: Path, content: bytes, **changes: Any) -> Path:
 
 def test_rules_find_a_made_body_and_a_second_run_finds_the_result(site: CourseSite) -> None:
     assert site.run(AUTO).success
+    (run,) = (one for one in site.instance.get_runs() if "mqi/phase" in one.tags)
+    assert (run.tags["mqi/phase"], run.tags["mqi/progress"]) == ("segmented", "100 %")
 
     (made,) = records(site, "auto_segmentation").values()
     assert (made.model, made.version, made.state, made.device) == ("rules_ct", "1", MADE, "cpu")

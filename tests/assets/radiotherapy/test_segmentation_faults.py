@@ -283,9 +283,10 @@ def test_without_a_gpu_the_setting_is_named(tmp_path: Path, monkeypatch: pytest.
     write_course(tmp_path / "dicom")
     write_program(tmp_path / "models", "any", ANSWER)
     site = CourseSite.of(tmp_path, custom_models={"root": "models"}, segmentation={"device": "gpu"})
-    assert "radiotherapy.segmentation.device is gpu, and this machine shows no GPU" in error_of(
-        site.run(CUSTOM)
-    )
+    told = error_of(site.run(CUSTOM))
+    assert "radiotherapy.segmentation.device is gpu, and this machine shows no GPU" in told
+    assert "allow_fallback is for want of GPU memory alone" in told
+    assert "--totalseg-device cpu" in told
 
 
 @pytest.mark.parametrize(

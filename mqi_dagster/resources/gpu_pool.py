@@ -190,7 +190,9 @@ class GpuPool:
         gpus = [slot for slot in slots if slot.kind is SlotKind.GPU]
         if not gpus:
             raise ConfigurationError(
-                "radiotherapy.segmentation.device is gpu, and this machine shows no GPU; see `mqi doctor`"
+                "radiotherapy.segmentation.device is gpu, and this machine shows no GPU; allow_fallback is"
+                " for want of GPU memory alone. See `mqi doctor`, or let models begin on the processor:"
+                " --totalseg-device cpu"
             )
         enough = any(slot.memory_mb >= gpu_memory_mb for slot in gpus)
         age = timedelta(seconds=settings.execution.gpu_look_seconds)

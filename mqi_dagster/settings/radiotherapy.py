@@ -102,7 +102,7 @@ class Segmentation(Section):
     allow_fallback: bool = Field(
         True,
         description="A model that finds too little GPU memory, in pieces, too, goes on on the processor;"
-        " false: it has failed.",
+        " false: it has failed. Where there is no GPU at all, `device` is to be `cpu`.",
     )
     proc_threads: Count | None = Field(
         None, description="Threads of one model; null: its share of the processors, or `slurm.cpus`."

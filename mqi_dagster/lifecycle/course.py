@@ -9,7 +9,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from contextlib import closing
 from dataclasses import dataclass
 from datetime import date
-from functools import cached_property
+from functools import cache, cached_property, partial
 from pathlib import Path
 
 import dagster as dg
@@ -18,7 +18,7 @@ from mqi_dagster.courses.chosen_series import ChosenSeries, chosen_series
 from mqi_dagster.courses.dicom_index import DicomIndex
 from mqi_dagster.courses.grouping import Group, group_patient, identities
 from mqi_dagster.courses.inventory import CourseInventory, ImageSeries, read_inventory
-from mqi_dagster.courses.places import Place, bytes_at
+from mqi_dagster.courses.places import Place, bytes_at, file_at
 from mqi_dagster.dicom.reading import decoding, read_dicom
 from mqi_dagster.errors import (
     ConfigurationError,
@@ -44,7 +44,8 @@ INVENTORY_FILE = "inventory.json"
 CONTENTS_FILE = "contents.json"
 """SHA-256 of each object of the inventory, by SOP Instance UID."""
 UNREADABLE = "unreadable"
-"""In place of the SHA-256 of an object that cannot be read: whoever asks for its content is told why."""
+"""Before the SHA-256 of the file in which an object lies that cannot be read, by itself where the disk does
+not give that file either: whoever asks for its content is told why."""
 
 
 @dataclass(frozen=True)
@@ -100,7 +101,7 @@ class CourseAtWork:
         uids += [one.images[0].sop_instance_uid for one in self.inventory.image_series if one.images]
         known = set[Identity]()
         for uid in uids:
-            if self.contents[uid] == UNREADABLE:
+            if self.contents[uid].startswith(UNREADABLE):
                 continue
             content = self.content(uid)
             try:
@@ -280,23 +281,33 @@ def find_course(site: Site, key: str) -> CourseInventory:
 def read_once(root: Path, inventory: CourseInventory, course: str) -> tuple[dict[str, str], CourseFacts]:
     """SHA-256 of every object of a course by SOP Instance UID, and the facts of all; each file is read once.
 
-    An object that cannot be read is a fact, and `UNREADABLE` stands in place of its SHA-256.
+    An object that cannot be read is a fact; `UNREADABLE` and the SHA-256 of its file stand in its place.
 
     Raises:
         InputError: A file is gone.
         InputsAwayError: The whole tree is away.
     """
     contents, reader = dict[str, str](), FactsReader(inventory)
+    unreadable = cache(partial(_unreadable, root))
     for uid, place in sorted(places_of(inventory).items()):
         try:
             content = _read(root, place, course)
         except DicomError as error:
-            contents[uid] = UNREADABLE
+            contents[uid] = unreadable(place.path)
             reader.take_unreadable(uid, error.message)
         else:
             contents[uid] = hashlib.sha256(content).hexdigest()
             reader.take(uid, content)
     return contents, reader.facts()
+
+
+def _unreadable(root: Path, path: str) -> str:
+    """What stands in place of the SHA-256 of an object in a file, or an archive, that is damaged."""
+    try:
+        with file_at(root, path).open("rb") as stream:
+            return f"{UNREADABLE} {hashlib.file_digest(stream, 'sha256').hexdigest()}"
+    except OSError:
+        return UNREADABLE
 
 
 def write_contents(contents: Mapping[str, str], path: Path) -> None:

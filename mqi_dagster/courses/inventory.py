@@ -52,6 +52,21 @@ class Reason(StrEnum):
     LINKS_CONTRADICT = "links that contradict each other"
     DAY_UNKNOWN = "day unknown"
 
+    def counted(self, number: int) -> str:
+        """How many there are of it, as people write it."""
+        return f"{number} {self.value if number == 1 else _SEVERAL.get(self, self.value)}"
+
+
+_SEVERAL = {
+    Reason.STRAY: "stray files",
+    Reason.DICOMDIR: "DICOMDIRs",
+    Reason.ARCHIVE: "archives",
+    Reason.UNOPENED_ARCHIVE: "archives that are not opened",
+    Reason.REFUSED: "refused members",
+    Reason.LINK: "links",
+    Reason.EQUAL_COPY: "equal copies",
+}
+"""Of reasons that are things."""
 
 WORDS = {
     Reason.EQUAL_COPY: "holds the same as another object of its SOP Instance UID, which is used",

@@ -10,6 +10,7 @@ from mqi_dagster.courses.inventory import CourseInventory
 from mqi_dagster.imaging.course_page import PageTable
 from mqi_dagster.imaging.course_results import CourseResults
 from mqi_dagster.imaging.dvh_files import CourseDvh, DoseUsed, StructureFigures
+from mqi_dagster.imaging.quality_checks import counted
 from mqi_dagster.imaging.structure_files import CourseStructures, StructureRecord, StructureSource
 from mqi_dagster.imaging.structure_names import Naming
 
@@ -47,7 +48,7 @@ def shown_prescription(one: Prescription) -> str:
     doses = [target.dose_gy for target in one.targets if target.dose_gy is not None]
     stated = " and ".join(f"{dose:g} Gy" for dose in dict.fromkeys(doses)) or "no prescribed dose"
     fractions = one.fractions_planned
-    return stated if fractions is None else f"{stated} in {fractions} fraction{'' if fractions == 1 else 's'}"
+    return stated if fractions is None else f"{stated} in {counted(fractions, 'fraction')}"
 
 
 def rules_of(inventory: CourseInventory) -> str:
@@ -226,7 +227,7 @@ def _remarks(one: StructureRecord, planning: str | None) -> Iterator[str]:
     if one.outside_image_cm3:
         yield f"{one.outside_image_cm3:.3g} cm³ lie outside of the images"
     if one.gaps:
-        yield f"contours are missing in {len(one.gaps)} gaps"
+        yield f"contours are missing in {counted(len(one.gaps), 'gap')}"
     yield from one.faults
 
 

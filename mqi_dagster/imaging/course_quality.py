@@ -454,7 +454,9 @@ def _copies(course: CheckedCourse, tally: Tally) -> None:
         one.role or "object" for one in course.inventory.set_aside if one.reason is Reason.DIFFERENT_COPIES
     )
     for role, count in sorted(roles.items()):
-        tally.fail(f"{count} copies of {role}s differ from others of their SOP Instance UID")
+        one = f"1 copy ({role}) differs from others of its SOP Instance UID"
+        several = f"{count} copies of {role}s differ from others of their SOP Instance UID"
+        tally.fail(one if count == 1 else several)
     for text in course.texts_of_objects(FindingCode.COPIES_DIFFER):
         tally.fail(text)
     for reason, count in sorted(aside.items()):

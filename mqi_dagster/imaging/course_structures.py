@@ -22,6 +22,7 @@ from mqi_dagster.imaging.contours import contours_on
 from mqi_dagster.imaging.derived import CustomStructures, derive
 from mqi_dagster.imaging.image_grid import ImageGrid
 from mqi_dagster.imaging.models.label_map import LABEL_MAP, Labels
+from mqi_dagster.imaging.quality_checks import counted
 from mqi_dagster.imaging.region import (
     AnalysisRegion,
     Direction,
@@ -359,8 +360,9 @@ class _OnSeries:
             )
         named = frozenset[str]().union(*(roi.image_uids for roi in here))
         if unknown := named - set(self._images.series.instance_uids):
+            those = "image that is" if len(unknown) == 1 else "images that are"
             self.notes.append(
-                f"{what} names {len(unknown)} images that are not among the planning images: its structures"
+                f"{what} names {len(unknown)} {those} not among the planning images: its structures"
                 " are placed by geometry, in the same Frame of Reference"
             )
 
@@ -437,8 +439,8 @@ class _OnSeries:
         extent = extent_of_mask(mask, self.grid)
         if extent.voxels != region.voxels:
             self.faults.append(
-                f"model {of.model}: {shown(region.name)} has {extent.voxels} voxels in its label map and"
-                f" {region.voxels} in its record: it is left out"
+                f"model {of.model}: {shown(region.name)} has {counted(extent.voxels, 'voxel')} in its label map"
+                f" and {region.voxels} in its record: it is left out"
             )
             return
         record = self._record(f"{source}-{of.model}-{region.label}", name, source, of.model, extent)

@@ -141,7 +141,12 @@ def _roi(number: int, region: Dataset, contour_item: Dataset | None, observation
         if contours.setdefault(_shape_of(points), points) is not points:
             # By the even-odd rule the two would be nothing.
             faults.append(f"contour {place} is there twice: taken once")
-    faults += [f"{count} contours are {kind} and enclose nothing" for kind, count in sorted(others.items())]
+    faults += [
+        f"{count} contours are {kind} and enclose nothing"
+        if count > 1
+        else f"1 contour is {kind} and encloses nothing"
+        for kind, count in sorted(others.items())
+    ]
     return Roi(
         number=number,
         name=text_of(region, "ROIName"),

@@ -11,8 +11,9 @@ import dagster as dg
 
 from mqi_dagster.courses.dicom_index import DicomIndex, PatientKey
 from mqi_dagster.courses.grouping import group_patient
-from mqi_dagster.courses.inventory import CourseInventory
+from mqi_dagster.courses.inventory import CourseInventory, Reason
 from mqi_dagster.errors import InfrastructureError, InputsAwayError, MqiError
+from mqi_dagster.imaging.quality_checks import counted
 from mqi_dagster.ledger.arrivals import Arrival
 from mqi_dagster.lifecycle.boundary import safe_text
 from mqi_dagster.lifecycle.course import arrival_of, keyed_courses, open_index
@@ -55,7 +56,7 @@ class _Tree:
         self._unquiet: set[PatientKey] = set()
         self._first_seen: dict[str, tuple[str, datetime]] = {}
         """The fingerprint of each course, and at which scan it was first like this."""
-        self._aside: dict[PatientKey | None, Counter[str]] = {}
+        self._aside: dict[PatientKey | None, Counter[Reason]] = {}
         self._faulty: set[PatientKey] = set()
         self._said = ""
         self._only_here = 0
@@ -125,7 +126,7 @@ class _Tree:
         quiet = [self._note_course(site, key, course, scanned_at) for key, course in courses.items()]
         (self._unquiet.discard if all(quiet) else self._unquiet.add)(patient)
         self._courses[patient] = tuple(courses)
-        self._aside[patient] = Counter(one.reason.value for one in group.set_aside)
+        self._aside[patient] = Counter(one.reason for one in group.set_aside)
         self._states[patient] = state
         self._faulty.discard(patient)
 
@@ -172,22 +173,23 @@ class _Tree:
     @property
     def words(self) -> str:
         """What a person should know of what the last scan has found."""
-        total: Counter[str] = sum(self._aside.values(), Counter())
-        aside = ", ".join(f"{count} {reason}" for reason, count in sorted(total.items()))
-        parts = [f"{sum(map(len, self._courses.values()))} courses in the tree"]
-        parts += [f"{len(self._pending)} patients still to be looked at"] if self._pending else []
-        parts += [f"{len(self._faulty)} patients cannot be looked at"] if self._faulty else []
+        total: Counter[Reason] = sum(self._aside.values(), Counter())
+        aside = ", ".join(reason.counted(number) for reason, number in sorted(total.items()))
+        parts = [f"{counted(sum(map(len, self._courses.values())), 'course')} in the tree"]
+        parts += [f"{counted(len(self._pending), 'patient')} still to be looked at"] if self._pending else []
+        parts += [f"{counted(len(self._faulty), 'patient')} cannot be looked at"] if self._faulty else []
         parts += [f"of no course: {aside}"] if aside else []
-        deleted = f"{self._only_here} objects that Orthanc has deleted are kept"
+        kept = counted(self._only_here, "object")
+        deleted = f"{kept} that Orthanc has deleted {'is' if self._only_here == 1 else 'are'} kept"
         parts += [deleted] if self._only_here else []
         return "; ".join(parts)
 
 
-def _without_patient(index: DicomIndex) -> Counter[str]:
+def _without_patient(index: DicomIndex) -> Counter[Reason]:
     """What of the tree is no patient's, by what it is."""
-    found = Counter(entry.kind.value for entry in index.other_entries())
+    found = Counter(Reason(entry.kind.value) for entry in index.other_entries())
     if nobody := len(index.objects(None)):
-        found["no patient ID"] = nobody
+        found[Reason.NO_PATIENT_ID] = nobody
     return found
 
 

@@ -11,7 +11,7 @@ import pytest
 
 from mqi_dagster.courses.dicom_index import DicomIndex
 from mqi_dagster.courses.grouping import Group, groups
-from mqi_dagster.courses.inventory import CourseInventory
+from mqi_dagster.courses.inventory import CourseInventory, Reason
 from mqi_dagster.pseudonyms import Pseudonyms
 from tests.courses.made_objects import Made, items
 from tests.courses.made_tree import COURSES
@@ -193,6 +193,12 @@ class TestDays:
 
         assert len(after) == 2
         assert before[0].identity in {course.identity for course in after}
+
+
+def test_what_is_set_aside_is_counted_as_people_write_it() -> None:
+    assert [Reason.STRAY.counted(1), Reason.STRAY.counted(3)] == ["1 stray file", "3 stray files"]
+    assert Reason.EQUAL_COPY.counted(2) == "2 equal copies"
+    assert Reason.DAMAGED.counted(2) == "2 damaged"
 
 
 def test_identities_are_keyed(tree: Tree) -> None:

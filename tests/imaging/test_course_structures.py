@@ -277,7 +277,7 @@ def test_images_of_another_export_are_matched_by_geometry_and_it_is_said(tmp_pat
     content = made(tmp_path, course(drawn))
     assert content.structures[0].volume_cm3 == pytest.approx(BALL_CM3, rel=1e-3)
     assert content.notes == (
-        "structure set 1 names 1 images that are not among the planning images: its structures are placed by"
+        "structure set 1 names 1 image that is not among the planning images: its structures are placed by"
         " geometry, in the same Frame of Reference",
     )
 

@@ -105,8 +105,8 @@ def spoilt(change: Callable[[FileDataset], None]) -> dict[str, Roi]:
 @pytest.mark.parametrize(
     ("item", "fault"),
     [
-        (contour([1.0, 2.0, 5.0], "POINT"), "1 contours are POINT and enclose nothing"),
-        (contour(SQUARE, "OPEN_PLANAR"), "1 contours are OPEN_PLANAR and enclose nothing"),
+        (contour([1.0, 2.0, 5.0], "POINT"), "1 contour is POINT and encloses nothing"),
+        (contour(SQUARE, "OPEN_PLANAR"), "1 contour is OPEN_PLANAR and encloses nothing"),
         (contour(SQUARE[:-1]), "contour 2 holds 11 numbers, which are no points"),
         (contour([]), "contour 2 holds 0 numbers, which are no points"),
     ],
@@ -137,7 +137,7 @@ def test_a_type_that_nobody_has_defined_is_not_repeated() -> None:
     def add(dataset: FileDataset) -> None:
         dataset.ROIContourSequence[1].ContourSequence.append(contour([float(p) for p in SQUARE], "DOE JANE"))
 
-    assert spoilt(add)["PTV"].faults == ("1 contours are of another kind and enclose nothing",)
+    assert spoilt(add)["PTV"].faults == ("1 contour is of another kind and encloses nothing",)
 
 
 def test_a_damaged_number_in_one_contour_touches_no_other() -> None:

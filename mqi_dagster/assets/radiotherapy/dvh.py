@@ -10,6 +10,7 @@ from mqi_dagster.assets import radiotherapy
 from mqi_dagster.compute.stage_slots import stage_slot
 from mqi_dagster.errors import DicomError, ImageError, Where
 from mqi_dagster.imaging.dvh_files import CURVES, METRICS, CourseDvh, DoseUsed, read_dvh
+from mqi_dagster.imaging.quality_checks import counted
 from mqi_dagster.imaging.quality_control import dvh_quality
 from mqi_dagster.imaging.structure_files import CourseStructures, StructureSource, read_structures
 from mqi_dagster.lifecycle import metadata
@@ -178,7 +179,8 @@ def _dose_text(dose: DoseUsed) -> str:
 
 def _not_measured(content: CourseDvh) -> str:
     reasons = Counter(one.reason for one in content.figures if one.reason)
-    return "; ".join(f"{count} structures: {reason}" for reason, count in reasons.most_common()) or "none"
+    told = [f"{counted(count, 'structure')}: {reason}" for reason, count in reasons.most_common()]
+    return "; ".join(told) or "none"
 
 
 def _table(published: Published) -> dg.TableMetadataValue:

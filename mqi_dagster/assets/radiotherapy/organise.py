@@ -12,6 +12,7 @@ from mqi_dagster.courses.chosen_series import chosen_series
 from mqi_dagster.courses.inventory import CourseInventory, ImageSeries, read_inventory, write_inventory
 from mqi_dagster.errors import Where
 from mqi_dagster.imaging.course_facts import read_facts, write_facts
+from mqi_dagster.imaging.quality_checks import counted
 from mqi_dagster.imaging.quality_control import inventory_quality, worst
 from mqi_dagster.lifecycle.boundary import tried_again
 from mqi_dagster.lifecycle.course import (
@@ -78,7 +79,7 @@ def course_inventory(
 
 def _metadata(inventory: CourseInventory) -> dict[str, Any]:
     chosen = chosen_series(inventory)
-    aside = Counter(one.reason.value for one in inventory.set_aside)
+    aside = Counter(one.reason for one in inventory.set_aside)
     return {
         "plans": len(inventory.plans),
         "doses": len(inventory.doses),
@@ -87,10 +88,10 @@ def _metadata(inventory: CourseInventory) -> dict[str, Any]:
         "analysed series": _shown(chosen.planning),
         "chosen because": chosen.reason,
         "dose rules": ", ".join(decision.rule.value for decision in inventory.dose_decisions) or "none",
-        "set aside": ", ".join(f"{count} {reason}" for reason, count in sorted(aside.items())) or "none",
+        "set aside": ", ".join(one.counted(number) for one, number in sorted(aside.items())) or "none",
         "findings": "; ".join(finding.text for finding in inventory.findings) or "none",
     }
 
 
 def _shown(series: ImageSeries | None) -> str:
-    return "none" if series is None else f"{series.modality}, {len(series.images)} images"
+    return "none" if series is None else f"{series.modality}, {counted(len(series.images), 'image')}"

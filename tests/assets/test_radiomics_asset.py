@@ -208,6 +208,19 @@ def test_one_worker_and_one_after_another_give_the_same_bits(
         assert [other.write_json()] == [table.write_json()]
 
 
+def test_one_worker_and_four_give_the_same_bits(tmp_path: Path) -> None:
+    course = Course(tmp_path / "site", *THREE, "whole", workers=1)
+    table, content = course.radiomics()
+    assert [one.workers for one in content.series] == [1]
+    assert set(table["status"]) == {"computed"} and len(table) == 4
+    # What is asked for of workers is no part of the result: it is made anew, and not found.
+    course.site.store.discard(course.published.folder)
+    course.change(workers=4)
+    again, content = course.radiomics()
+    assert [(one.workers, one.steps) for one in content.series] == [(4, ())]
+    assert [again.write_json()] == [table.write_json()]
+
+
 def test_a_second_run_computes_nothing_and_another_profile_everything(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -6,10 +6,11 @@ import os
 from enum import StrEnum
 from itertools import islice
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 from rich.text import Text
+from typer.core import TyperCommand
 
 from mqi_dagster.cli.options import JsonOption, SiteOption, states_of
 from mqi_dagster.cli.screen import hide_previews, output, print_json
@@ -31,7 +32,16 @@ def _note(text: str) -> None:
     output(stderr=True).print(Text(text, style="dim"), soft_wrap=True)
 
 
-@course_app.command("run", context_settings={"allow_extra_args": True, "ignore_unknown_options": True})
+class _PlainHelp(TyperCommand):
+    """A command whose help is plain lines: a table of 80 columns would cut the names of its options."""
+
+    def __init__(self, name: str | None, **settings: Any) -> None:
+        super().__init__(name, **{**settings, "rich_markup_mode": None})
+
+
+@course_app.command(
+    "run", cls=_PlainHelp, context_settings={"allow_extra_args": True, "ignore_unknown_options": True}
+)
 def run(
     context: typer.Context,
     out: Annotated[
@@ -44,7 +54,9 @@ def run(
     ] = None,
     stage: Annotated[
         list[Stage] | None,
-        typer.Option("--stage", help="Only this stage; may be repeated. Without it all of them."),
+        typer.Option(
+            "--stage", metavar="STAGE", help=f"Only {', '.join(STAGES)}; may be repeated. Without: all."
+        ),
     ] = None,
     course: Annotated[
         list[str] | None, typer.Option("--course", help="Only the course of this key; may be repeated.")
@@ -86,7 +98,8 @@ def run(
         bool | None,
         typer.Option(
             "--totalseg-allow-fallback/--no-totalseg-allow-fallback",
-            help="For want of GPU memory in pieces, then on the processor.",
+            help="For want of GPU memory in pieces, then on the processor; without a GPU give"
+            " --totalseg-device cpu.",
         ),
     ] = None,
     totalseg_force_split: Annotated[
@@ -166,7 +179,10 @@ def run(
     if site is None and not (asked.out / SETTINGS_NAME).is_file():
         site = site_in_use(None)
         if site is not None:
-            _note(f"Settings are those of the site {site}.")
+            _note(
+                f"Settings are taken over from the site in the folder {site.resolve()}; to begin with others,"
+                " name a site (--site), or run where there is no folder `site` and MQI_SITE is not set."
+            )
     base = None if site is None else settings_path(site)
     options = RunOptions(base, radiotherapy=asked.section(), command="course run")
     request = CourseRun(asked.out, options, tuple(stage or ()), tuple(course or ()))
@@ -251,6 +267,25 @@ def show(course: CourseArgument, site: SiteOption = DEFAULT_SITE, as_json: JsonO
         print_json(found.model_dump(mode="json"))
     else:
         show_details(output(), found, opened.timezone)
+
+
+@course_app.command("identities")
+def identities(
+    out: Annotated[Path, typer.Option("--out", dir_okay=False, help="The CSV file; it names patients.")],
+    site: SiteOption = DEFAULT_SITE,
+) -> None:
+    """Write whose courses are, as a CSV for this machine alone: key, patient ID, its issuer, name."""
+    hide_previews()
+    from mqi_dagster.operations.course_identities import write_identities
+    from mqi_dagster.operations.instance import open_instance
+
+    opened = open_site(site)
+    with open_instance(opened.settings) as instance:
+        count, unknown = write_identities(instance, opened, out)
+    told = f"{count} course{'s' * (count != 1)}: this file names patients. Only you can read it: keep it so."
+    output(stderr=True).print(Text(f"warning: {told}", style="yellow"), soft_wrap=True)
+    if unknown:
+        _note(f"not in the tree any more: {', '.join(unknown)}")
 
 
 @course_app.command("retry")

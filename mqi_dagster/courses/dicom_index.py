@@ -247,6 +247,14 @@ class DicomIndex:
         )
         return [PatientKey(patient_id, issuer) for patient_id, issuer in rows]
 
+    def names_of(self, patient: PatientKey) -> list[str]:
+        """Every way in which the objects of a patient write the name, in order."""
+        condition, values = _whose(patient)
+        rows = self._database.execute(
+            f"SELECT DISTINCT name FROM entry WHERE {condition} AND name IS NOT NULL ORDER BY 1", values
+        )
+        return [name for (name,) in rows]
+
     def objects(self, patient: PatientKey | None) -> list[IndexedObject]:
         """All objects of a patient in the order of their places; None: those that name no patient.
 

@@ -13,7 +13,7 @@ from mqi_dagster.courses.chosen_series import chosen_series
 from mqi_dagster.courses.inventory import CourseInventory
 from mqi_dagster.courses.places import Place, file_at
 from mqi_dagster.dagster_internals import PartitionKeyFilter
-from mqi_dagster.errors import InputError, StoreError
+from mqi_dagster.errors import ConfigurationError, InfrastructureError, InputError, StoreError
 from mqi_dagster.imaging.quality_control import Verdict, checks_of
 from mqi_dagster.imaging.segmentation_files import SEGMENTATIONS, SegmentationState, read_segmentations
 from mqi_dagster.lifecycle.course import course_in
@@ -21,6 +21,7 @@ from mqi_dagster.lifecycle.jobs import course_job
 from mqi_dagster.lifecycle.lineage import digest_in, latest_digest, latest_record
 from mqi_dagster.lifecycle.materialisations import COURSE_REPORT, INVENTORY
 from mqi_dagster.lifecycle.stages import CaseState
+from mqi_dagster.operations.course_identities import CourseIdentity, identities_of
 from mqi_dagster.operations.course_results import made, page_in, verdict_in
 from mqi_dagster.partitions import COURSE
 from mqi_dagster.resources.site import Site
@@ -96,6 +97,8 @@ class CourseDetails(StatusRow):
     """Everything about one course; the only place where real paths are shown."""
 
     row: CaseStatus
+    patient: CourseIdentity | None = None
+    """Whose it is, for scripts alone; None where the index of the tree does not tell."""
     verdict: Verdict | None = None
     page: Path | None = None
     analysed: str | None = None
@@ -138,6 +141,7 @@ def course_details(instance: dg.DagsterInstance, site: Site, course: str) -> Cou
     failed = row.state is CaseState.FAILED
     found = CourseDetails(
         row=row,
+        patient=_patient(site, course),
         verdict=verdict_in(report),
         page=page_in(report),
         results=results,
@@ -167,6 +171,14 @@ def course_details(instance: dg.DagsterInstance, site: Site, course: str) -> Cou
             "findings": tuple(finding.text for finding in inventory.findings),
         }
     )
+
+
+def _patient(site: Site, course: str) -> CourseIdentity | None:
+    try:
+        return next(identities_of(site, [course]), None)
+    except (ConfigurationError, InfrastructureError, InputError, StoreError):
+        # What is wrong with the index, its own scan tells.
+        return None
 
 
 def _results(instance: dg.DagsterInstance, site: Site, course: str) -> Iterator[ResultRow]:

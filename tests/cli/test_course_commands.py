@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import signal
 import sqlite3
 import subprocess
@@ -210,6 +211,32 @@ def test_show_tells_what_belongs_to_it_and_where_that_lies(story: Story) -> None
     assert found["first_cause"] is None
     text = mqi("course", "show", story.course, "--site", story.out).stdout
     assert found["objects"][0]["path"] in text and "single_dose" in text
+
+
+def test_whose_courses_are_is_written_into_a_file_of_its_owner_alone(story: Story, tmp_path: Path) -> None:
+    file = tmp_path / "patients.csv"
+    result = mqi("course", "identities", "--out", file, "--site", story.out)
+    assert result.exit_code == 0 and "2 courses: this file names patients" in result.stderr
+    assert file.stat().st_mode & 0o777 == 0o600
+    head, *rows = file.read_text().splitlines()
+    assert head == "course,patient_id,issuer_of_patient_id,patient_name"
+    known = {row.partition(",")[0]: row.partition(",")[2] for row in rows}
+    assert list(known) == sorted(story.courses)
+    assert sorted(known.values()) == ["ID001,,Made^Number1", "ID002,,Made^Number2"]
+    found = answer(mqi("course", "show", story.course, "--site", story.out, "--json"))["patient"]
+    assert known[story.course] == f"{found['patient_id']},,{found['names'][0]}"
+    assert "Made^" not in mqi("course", "show", story.course, "--site", story.out).stdout
+
+
+def test_keys_are_the_same_in_a_folder_that_has_the_same_secret(story: Story, tmp_path: Path) -> None:
+    def keys(out: Path) -> list[str]:
+        result = run(story.root, out, "--stage", "organize", "--json")
+        return [one["course"] for one in answer(result)["courses"]]
+
+    (tmp_path / "same").mkdir()
+    shutil.copy(story.out / "secret", tmp_path / "same" / "secret")
+    assert keys(tmp_path / "same") == story.courses
+    assert not set(keys(tmp_path / "other")) & set(story.courses)
 
 
 @pytest.mark.parametrize("key", ["RAAAAAAAAA.c01", "P123456789.fx0001", "nonsense"])

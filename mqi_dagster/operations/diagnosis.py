@@ -54,7 +54,7 @@ from mqi_dagster.operations.probes import (
 from mqi_dagster.operations.service_locks import managed
 from mqi_dagster.operations.services import Services
 from mqi_dagster.operations.settings_text import configuration_problems
-from mqi_dagster.operations.site_folder import require_own_secret
+from mqi_dagster.operations.site_folder import is_run_site, require_own_secret
 from mqi_dagster.operations.sites import local_zone, settings_path, usable_settings
 from mqi_dagster.resources.site import Site
 from mqi_dagster.resources.site_folders import inbox_trouble, target_trouble
@@ -120,6 +120,7 @@ PACKAGE = "mqi-dagster"
 _LITTLE_SPACE = 20 * 1000**3
 _NO_SPACE = 1 * 1000**3
 _START_SECONDS = 10
+_NOT_NEEDED = "not needed here: `mqi case run` and `mqi course run` do without services"
 _NOT_STARTED = (126, 127)
 """What a shell ends with where a program is there and cannot be run, or is not there."""
 
@@ -166,12 +167,13 @@ def _of_the_site(file: Path, settings: Settings) -> Iterator[ProbeFinding]:
     yield from records
     opened = _opened(settings, records[-1])
     advice = "see dagster.yaml and its storage"
-    of_dagster = list(guarded("Dagster", advice, lambda: _instance(settings, opened)))
+    served = not is_run_site(file) or Services(file, settings).recorded() is not None
+    of_dagster = list(guarded("Dagster", advice, lambda: _instance(settings, opened, served)))
     yield from of_dagster
     yield from examine_hosts(settings, opened)
     if not managed(settings):
         # Else the units are what runs; nothing of `mqi dev` is to be started beside them.
-        yield from guarded("services", "mqi stop, then mqi dev", lambda: [_services(file, settings)])
+        yield from guarded("services", "mqi stop, then mqi dev", lambda: [_services(file, settings, served)])
     yield from guarded("units", advice, lambda: examine_units(settings))
     seen: set[AlarmKind] = set()
     if not any(one.subject == "Dagster" and one.verdict is ProbeVerdict.FAULT for one in of_dagster):
@@ -387,7 +389,7 @@ def _gpus(settings: Settings) -> ProbeFinding:
     return ok("GPUs", names if needed else f"{names} (not needed by this engine)")
 
 
-def _instance(settings: Settings, ledger: Ledger | None) -> Iterator[ProbeFinding]:
+def _instance(settings: Settings, ledger: Ledger | None, served: bool) -> Iterator[ProbeFinding]:
     wanted = pool_limit(settings, ledger)
     try:
         with open_instance(settings) as instance:
@@ -403,7 +405,9 @@ def _instance(settings: Settings, ledger: Ledger | None) -> Iterator[ProbeFindin
     yield ok("Dagster", f"instance opens, {runs} runs so far")
     yield schema
     yield examine_backup(settings, runs)
-    if limit is None:
+    if limit is None and not served:
+        yield ok("pool gpu", f"no limit is set; {_NOT_NEEDED}")
+    elif limit is None:
         yield fault("pool gpu", "no limit is set", "mqi init, or start with mqi dev")
     elif limit != wanted:
         found = f"limit {limit}, settings and pool say {wanted}"
@@ -423,7 +427,7 @@ def _opened(settings: Settings, looked_at: ProbeFinding) -> Ledger | None:
         return None
 
 
-def _services(file: Path, settings: Settings) -> ProbeFinding:
+def _services(file: Path, settings: Settings, served: bool) -> ProbeFinding:
     services = Services(file, settings)
     try:
         found = services.recorded()
@@ -431,7 +435,7 @@ def _services(file: Path, settings: Settings) -> ProbeFinding:
     except MqiError as error:
         return fault("services", error.message, "mqi stop")
     if found is None:
-        return ok("services", "not running; mqi dev starts them")
+        return ok("services", "not running; mqi dev starts them" if served else f"not running; {_NOT_NEEDED}")
     if dead:
         advice = f"see {services.logs}; mqi dev starts them again"
         return fault("services", f"ended by themselves: {', '.join(dead)}", advice)

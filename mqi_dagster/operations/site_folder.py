@@ -162,6 +162,12 @@ def _wanted(file: Path, options: RunOptions) -> tuple[str | None, dict[str, Any]
     return before, content
 
 
+def is_run_site(file: Path) -> bool:
+    """Whether a settings file was written by `mqi case run` or `mqi course run`, which need no services."""
+    with file.open("rb") as stream:
+        return stream.read(len(_WRITTEN)) == _WRITTEN.encode()
+
+
 def _own_handover(settings: Settings) -> list[Path]:
     """The folder of the hand-over where it is one of this machine."""
     return [settings.handover.folder] if settings.handover.target == LOCAL else []

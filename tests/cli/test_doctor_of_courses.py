@@ -14,6 +14,7 @@ from typer.testing import CliRunner
 from mqi_dagster.cli.app import app
 from mqi_dagster.imaging.models import isolation
 from mqi_dagster.imaging.models.card import PACKAGED_MODELS
+from mqi_dagster.operations.site_folder import RunOptions, make_run_site
 from tests.courses.made_objects import Made
 from tests.imaging.models.model_folders import card, write_card
 
@@ -156,6 +157,17 @@ def test_a_gpu_that_onnxruntime_does_not_see_is_told(
     for one in yaml.safe_load((installed / "model.yaml").read_text())["weights"]:
         (installed / one["file"]).write_bytes(b"other weights")
     assert doctor(site)["CUDA of onnxruntime"] == (verdict, "it offers CPUExecutionProvider")
+
+
+def test_a_folder_of_a_run_needs_no_services(tmp_path: Path) -> None:
+    (tmp_path / "tree").mkdir()
+    options = RunOptions(radiotherapy={"dicom_root": str(tmp_path / "tree")}, command="course run")
+    make_run_site(tmp_path / "out", options)
+    result = CliRunner().invoke(app, ["doctor", "--site", str(tmp_path / "out"), "--json"])
+    found = {one["subject"]: (one["verdict"], one["found"]) for one in json.loads(result.output)}
+    not_needed = "not needed here: `mqi case run` and `mqi course run` do without services"
+    assert found["services"] == ("ok", f"not running; {not_needed}")
+    assert found["pool gpu"] == ("ok", f"no limit is set; {not_needed}")
 
 
 def test_an_orthanc_that_is_away_is_a_fault(site: Path) -> None:

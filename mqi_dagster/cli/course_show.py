@@ -31,6 +31,8 @@ def show_run(console: Console, result: RunResult) -> None:
     for one in result.courses:
         if one.error is not None:
             console.print(Text(f"{one.course}: {one.error}", style="red"), soft_wrap=True)
+        if one.failing is not None:
+            console.print(Text(f"{one.course}: {one.failing}", style="red"), soft_wrap=True)
     if result.error is not None:
         console.print(Text(f"tables of all courses: {result.error}", style="red"), soft_wrap=True)
     if result.tables is not None:
@@ -69,7 +71,8 @@ def show_details(console: Console, found: CourseDetails, zone: ZoneInfo) -> None
 
     row = found.row
     reason = f"; {in_zone(row.reason, zone)}" if row.reason else ""
-    head = (f"course {row.case}: ", (row.state.value, STYLES[row.state]), f", {row.stage.words}{reason}")
+    stage = "" if row.stage.words == row.state.value else f", {row.stage.words}"
+    head = (f"course {row.case}: ", (row.state.value, STYLES[row.state]), f"{stage}{reason}")
     console.print(Text.assemble(*head), soft_wrap=True)
     if row.arrived is not None:
         say(f"  arrived: {local(row.arrived, zone)}")

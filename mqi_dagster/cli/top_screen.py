@@ -12,6 +12,7 @@ from rich.segment import Segment
 from rich.text import Text
 
 from mqi_dagster.moments import in_zone, local
+from mqi_dagster.partitions import CASE, COURSE
 from mqi_dagster.worklist import AlarmStatus, BeamStatus, CaseState, CaseStatus, GpuStatus, Stage, Work
 
 Shown = CaseStatus | BeamStatus
@@ -119,6 +120,7 @@ _SHORT = {
     Stage.WAITING_FOR_TARGET: "target away",
     Stage.RETRIED: "tried again",
     Stage.INBOX: "in the inbox",
+    Stage.TREE: "in the tree",
     Stage.BEAMS: "beams at work",
 }
 _WIDE = 110
@@ -152,6 +154,12 @@ def bar(percent: float, width: int) -> str:
     return ("█" * full + (_BLOCKS[rest] if rest else "")).ljust(width, "·")[:width]
 
 
+def _unit(work: Work) -> str:
+    """What the rows are that are no beams: courses where nothing else is listed, else cases."""
+    courses = bool(work.cases) and not work.beams and all(COURSE.has(row.case) for row in work.cases)
+    return COURSE.name if courses else CASE.name
+
+
 def summary(work: Work, name: str, error: str | None, now: datetime, width: int, zone: tzinfo) -> list[Text]:
     """The head: time, counts, and whether what is shown is of now."""
     beams = {
@@ -161,16 +169,20 @@ def summary(work: Work, name: str, error: str | None, now: datetime, width: int,
         "failed": sum(row.state is CaseState.FAILED for row in work.beams),
     }
     said = ", ".join(f"{count} {word}" for word, count in beams.items() if count) or "no beam waits"
+    unit = _unit(work)
+    of_beams = unit == CASE.name
     open_cases = len(work.cases) - sum(row.stage is Stage.CONCLUDED for row in work.cases)
     if width < _WIDE:
         head = Text.assemble(
-            ("mqi top", "bold"), f" {work.at.astimezone(zone):%H:%M:%S %Z}  {said}; {open_cases} cases open"
+            ("mqi top", "bold"),
+            f" {work.at.astimezone(zone):%H:%M:%S %Z}  {f'{said}; ' if of_beams else ''}"
+            f"{open_cases} {unit}s open",
         )
     else:
         head = Text.assemble(
             (f"mqi top {name}", "bold"),
-            f"  {local(work.at, zone, seconds=True)}  beams: {said}"
-            f"  cases: {open_cases} open, {work.concluded_cases} concluded",
+            f"  {local(work.at, zone, seconds=True)}{f'  beams: {said}' if of_beams else ''}"
+            f"  {unit}s: {open_cases} open, {work.concluded_cases} concluded",
         )
     if error is None:
         return [head]
@@ -221,8 +233,10 @@ def queue_line(work: Work, zone: tzinfo) -> Text:
     pool = f", pool {queue.pool_in_use} of {queue.pool_limit}" if queue.pool_limit is not None else ""
     most_first = sorted(queue.reasons.items(), key=lambda item: -item[1])
     reasons = "; ".join(f"{count} × {in_zone(why, zone)}" for why, count in most_first)
-    waiting = f"; {queue.waiting_cases} cases ready" if queue.waiting_cases else ""
-    inbox = f"; {queue.inbox} in the inbox" if queue.inbox else ""
+    unit = _unit(work)
+    waiting = f"; {queue.waiting_cases} {unit}s ready" if queue.waiting_cases else ""
+    where = Stage.INBOX if unit == CASE.name else Stage.TREE
+    inbox = f"; {queue.inbox} {where.words}" if queue.inbox else ""
     text = f"runs {runs}{pool}; queued {queue.queued}"
     return Text(f"{text}{f' ({reasons})' if reasons else ''}{waiting}{inbox}")
 
@@ -238,11 +252,11 @@ def alarm_lines(alarms: list[AlarmStatus], at_most: int, zone: tzinfo) -> list[T
     return lines
 
 
-def head_line(cases: bool, width: int, longest: int = 0) -> Text:
+def head_line(cases: bool, width: int, longest: int = 0, unit: str = CASE.name) -> Text:
     """Titles of the columns; the keys have the width of the longest one, in columns, where it is given."""
     key, stage, progress = _widths(cases, width)
     key = max(key, longest)
-    cells = [("case" if cases else "beam", key)]
+    cells = [(unit if cases else "beam", key)]
     if not cases and width >= _VERY_WIDE:
         cells.append(("name, energies, gantry", _LABEL))
     cells += [("stage", stage), ("", progress + 6)]
@@ -361,14 +375,14 @@ class Screen:
         rows, chosen = view.rows(work), view.chosen(work)
         room = max(1, height - 3)
         first = max(0, min(chosen - room // 2, len(rows) - room))
-        lines = [head_line(view.of_cases(work), width)]
+        lines = [head_line(view.of_cases(work), width, unit=_unit(work))]
         lines += [
             row_line(row, width, position == chosen, view.zone)
             for position, row in enumerate(rows[first : first + room], start=first)
         ]
         lines += [Text("")] * (room + 1 - len(lines))
         lines.append(detail_line(rows[chosen], view.zone) if rows else Text("nothing to show", style="dim"))
-        return [*lines, self._foot(f"{len(rows)} {'cases' if view.of_cases(work) else 'beams'}")]
+        return [*lines, self._foot(f"{len(rows)} {_unit(work) if view.of_cases(work) else 'beam'}s")]
 
     def _foot(self, count: str) -> Text:
         view = self._view
@@ -410,7 +424,7 @@ def print_once(console: Console, work: Work, view: View, name: str) -> None:
     lines += [
         queue_line(work, view.zone),
         *alarm_lines(work.alarms, len(work.alarms), view.zone),
-        head_line(view.of_cases(work), width, longest),
+        head_line(view.of_cases(work), width, longest, _unit(work)),
     ]
     lines += [row_line(row, width, False, view.zone, longest) for row in rows[:_ROWS_ONCE]]
     if len(rows) > _ROWS_ONCE:

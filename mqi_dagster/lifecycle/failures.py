@@ -61,17 +61,19 @@ def goes_on_by_itself(cause: Cause, served: bool) -> bool:
     return cause.again and served
 
 
-def next_step(code: str | None, command: str = "case") -> str:
+def next_step(code: str | None, command: str = "case", *, served: bool = True) -> str:
     """What a person can do about a failure.
 
     Args:
         code: Class of its error.
         command: What follows `mqi` in the commands for what has failed: ``case`` or ``course``.
+        served: Whether the services have launched its run: no other run can be asked of them again.
     """
     kind = _KINDS.get(code or "", code if code in _NEXT else "other")
     if kind == "input" and command != "case":
         return "correct the files in the tree: what has changed is organised anew"
-    return _NEXT[kind].replace("`mqi case ", f"`mqi {command} ")
+    text = _NEXT[kind].replace("`mqi case ", f"`mqi {command} ")
+    return text if served else text.replace(f"`mqi {command} retry`", "run the same command again")
 
 
 def first_cause(instance: dg.DagsterInstance, run_id: str) -> Cause:

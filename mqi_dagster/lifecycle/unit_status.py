@@ -36,7 +36,7 @@ def unit_status(
     if found.next_step is None:
         return found
     code = latest.failure.code if latest.failure is not None else None
-    return replace(found, next_step=next_step(code, command))
+    return replace(found, next_step=next_step(code, command, served=latest.served))
 
 
 def _status(
@@ -54,7 +54,7 @@ def _status(
         job = next((job for job in jobs if job.name == name), jobs[0])
         return PartitionStatus(CaseState.IN_WORK, job.stage(latest.steps))
     if arrival is not None and not arrival.ready and latest.state is RunState.NONE:
-        return PartitionStatus(CaseState.WAITING, Stage.INBOX, arrival.reason)
+        return PartitionStatus(CaseState.WAITING, Stage.TREE, arrival.reason)
     if arrival is not None and arrival.is_open:
         return PartitionStatus(CaseState.WAITING, Stage.READY, NO_RUN_YET)
     if concluded():

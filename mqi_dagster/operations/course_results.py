@@ -8,7 +8,7 @@ import dagster as dg
 from pydantic import Field
 
 from mqi_dagster.errors import MqiError, StoreError
-from mqi_dagster.imaging.quality_control import QC_REPORT, Verdict, read_qc_report
+from mqi_dagster.imaging.quality_control import QC_REPORT, QcReport, Verdict, read_qc_report
 from mqi_dagster.lifecycle.jobs import course_job
 from mqi_dagster.lifecycle.lineage import digest_in, latest_digest
 from mqi_dagster.lifecycle.materialisations import COURSE_REPORT
@@ -30,6 +30,8 @@ class CourseResult(StatusRow):
     error: str | None = None
     verdict: Verdict | None = None
     """Of its quality report; None where it has none."""
+    failing: str | None = None
+    """What the first check that fails has found, where the verdict is FAIL."""
     page: Path | None = None
     digests: dict[str, str] = Field(default_factory=dict)
     """Of the assets that were made."""
@@ -66,6 +68,7 @@ def course_result(
         status=CaseState.COMPLETE if error is None else CaseState.FAILED,
         error=None if error is None else str(error),
         verdict=verdict_in(report),
+        failing=_first_failing(report),
         page=page_in(report),
         digests=digests,
     )
@@ -81,10 +84,21 @@ def made(site: Site, course: str, asset: str, digest: str | None) -> Published |
 
 def verdict_in(report: Published | None) -> Verdict | None:
     """The verdict of a course by its quality report; None where it has none."""
+    found = _quality_in(report)
+    return None if found is None else found.overall_status
+
+
+def _first_failing(report: Published | None) -> str | None:
+    found = _quality_in(report)
+    checks = () if found is None else found.checks
+    return next((f"{one.name}: {one.text}" for one in checks if one.verdict is Verdict.FAIL), None)
+
+
+def _quality_in(report: Published | None) -> QcReport | None:
     if report is None or QC_REPORT not in report.manifest.files:
         return None
     try:
-        return read_qc_report(report.path(QC_REPORT)).overall_status
+        return read_qc_report(report.path(QC_REPORT))
     except StoreError:
         return None
 

@@ -123,7 +123,7 @@ class QueueStatus(StatusRow):
     waiting_cases: int
     """Cases that are ready and not taken in yet."""
     inbox: int
-    """Cases that cannot be taken yet."""
+    """Cases and courses that cannot be taken yet."""
     reasons: dict[str, int]
     """How many runs are queued for each reason."""
 

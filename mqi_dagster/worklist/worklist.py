@@ -206,7 +206,7 @@ class Worklist:
                 pool_limit=limits.simulations,
                 waiting_beams=sum(index.parts_in(Stage.WAITING) for index in indexes),
                 waiting_cases=sum(index.units_in(Stage.READY) for index in indexes),
-                inbox=sum(index.units_in(Stage.INBOX) for index in indexes),
+                inbox=sum(index.units_in(stage) for index in indexes for stage in (Stage.INBOX, Stage.TREE)),
                 reasons=reasons,
             ),
             alarms=alarms(found, self._ledger.alarms),

@@ -39,6 +39,8 @@ class Stage(StrEnum):
     VERIFYING = "verifying"
     MAKING_RT_DOSE = "making_rt_dose"
     SEGMENTING = "segmenting"
+    SEGMENTED = "segmented"
+    """By one model: others may follow."""
     MAKING_STRUCTURES = "making_structures"
     MAKING_TABLES = "making_tables"
     WAITING_FOR_TARGET = "waiting_for_target"
@@ -97,6 +99,7 @@ _AT_WORK = frozenset(
         Stage.VERIFYING,
         Stage.MAKING_RT_DOSE,
         Stage.SEGMENTING,
+        Stage.SEGMENTED,
         Stage.MAKING_STRUCTURES,
         Stage.MAKING_TABLES,
         Stage.WAITING_FOR_TARGET,
@@ -135,7 +138,7 @@ _BY_PHASE: dict[str, Stage] = {
     WorkPhase.SIMULATING: Stage.SIMULATING,
     WorkPhase.ORGANISING: Stage.INTAKE,
     WorkPhase.SEGMENTING: Stage.SEGMENTING,
-    WorkPhase.SEGMENTED: Stage.SEGMENTING,
+    WorkPhase.SEGMENTED: Stage.SEGMENTED,
     WorkPhase.MAKING_STRUCTURES: Stage.MAKING_STRUCTURES,
     WorkPhase.MAKING_TABLES: Stage.MAKING_TABLES,
     WorkPhase.VERIFYING: Stage.VERIFYING,

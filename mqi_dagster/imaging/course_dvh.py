@@ -11,7 +11,6 @@ from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
-import numpy as np
 import polars as pl
 
 from mqi_dagster.courses.dose_rules import DoseRule
@@ -365,8 +364,8 @@ class _Tables:
         )
         if isinstance(found, Dvh) and status is DoseMetricStatus.MEASURED:
             doses_gy, volumes_cm3 = found.curve(step_gy)
-            exact = (doses_gy, volumes_cm3, 100 * volumes_cm3 / found.covered_cm3)
-            points = [np.round(one, DECIMALS) for one in exact]
+            percents = 100 * volumes_cm3 / found.covered_cm3
+            points = [part.round(DECIMALS) for part in (doses_gy, volumes_cm3, percents)]
             ids = ([one] * len(doses_gy) for one in (self._dose["dose_id"], record.id))
             self._curves.append(
                 pl.DataFrame(dict(zip(CURVE_COLUMNS, (*ids, *points), strict=True)), schema=CURVES_SCHEMA)

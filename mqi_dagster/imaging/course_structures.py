@@ -438,9 +438,10 @@ class _OnSeries:
         mask = region_mask(labels, (region.label, *region.includes))
         extent = extent_of_mask(mask, self.grid)
         if extent.voxels != region.voxels:
+            voxels = counted(extent.voxels, "voxel")
             self.faults.append(
-                f"model {of.model}: {shown(region.name)} has {counted(extent.voxels, 'voxel')} in its label map"
-                f" and {region.voxels} in its record: it is left out"
+                f"model {of.model}: {shown(region.name)} has {voxels} in its label map and"
+                f" {region.voxels} in its record: it is left out"
             )
             return
         record = self._record(f"{source}-{of.model}-{region.label}", name, source, of.model, extent)

@@ -68,7 +68,7 @@ def course_result(
         status=CaseState.COMPLETE if error is None else CaseState.FAILED,
         error=None if error is None else str(error),
         verdict=verdict_in(report),
-        failing=_first_failing(report),
+        failing=failing_in(report),
         page=page_in(report),
         digests=digests,
     )
@@ -88,7 +88,8 @@ def verdict_in(report: Published | None) -> Verdict | None:
     return None if found is None else found.overall_status
 
 
-def _first_failing(report: Published | None) -> str | None:
+def failing_in(report: Published | None) -> str | None:
+    """What the first check that fails has found; None where none does."""
     found = _quality_in(report)
     checks = () if found is None else found.checks
     return next((f"{one.name}: {one.text}" for one in checks if one.verdict is Verdict.FAIL), None)

@@ -15,7 +15,7 @@ from typer.testing import CliRunner
 from mqi_dagster.cli.app import app
 from mqi_dagster.cli.course_show import show_details, show_run
 from mqi_dagster.cli.top_screen import View, print_once
-from mqi_dagster.imaging.quality_control import Verdict
+from mqi_dagster.imaging.quality_control import CHECKS, QC_REPORT, QcResult, Verdict, write_qc_report
 from mqi_dagster.ledger.arrivals import Arrival
 from mqi_dagster.lifecycle.case_status import RunFacts, RunFailure
 from mqi_dagster.lifecycle.jobs import course_job
@@ -23,7 +23,8 @@ from mqi_dagster.lifecycle.runs import RunRow
 from mqi_dagster.lifecycle.stages import CaseState, Stage
 from mqi_dagster.lifecycle.unit_status import unit_status
 from mqi_dagster.operations.course_report import CourseDetails
-from mqi_dagster.operations.course_results import CourseResult, RunResult
+from mqi_dagster.operations.course_results import CourseResult, RunResult, failing_in
+from mqi_dagster.store.store import Store
 from mqi_dagster.worklist import CaseStatus, Work
 from mqi_dagster.worklist.board_rows import QueueStatus
 
@@ -72,6 +73,21 @@ def test_a_failure_is_said_once() -> None:
     )
     show_details(console, CourseDetails(row=row), ZoneInfo("UTC"))
     assert stream.getvalue() == f"course {KEY}: failed; no memory\n"
+
+
+def test_the_first_check_that_fails_is_told(tmp_path: Path) -> None:
+    first, second, third, *_ = CHECKS
+    results = [
+        QcResult(first, Verdict.PASS, "fine", ""),
+        QcResult(second, Verdict.FAIL, "there is no plan", "export it"),
+        QcResult(third, Verdict.FAIL, "there is no dose", "export it"),
+    ]
+    store = Store(tmp_path)
+    with store.stage(KEY, None, "course_report") as staging:
+        write_qc_report(results, staging / QC_REPORT)
+        report = store.publish(staging, KEY, None, "course_report", "a" * 64, meta={})
+    assert failing_in(report) == f"{second.name}: there is no plan"
+    assert failing_in(None) is None
 
 
 def test_a_verdict_of_fail_says_below_the_table_what_failed() -> None:

@@ -188,8 +188,8 @@ def segmentations_digest(
         plan: Every model and series.
         as_made: Digests of those that were made otherwise than they were asked for, by their folders. What
             was made with less is a result for good, and another one than the whole.
-        failed: Digests of those that have failed: a result with a gap is another one, and is not found again
-            where nothing has failed.
+        failed: Digests of those that have failed, and why: a result with a gap is another one, and is not
+            found again where nothing has failed.
     """
     items = sorted(as_made.get(one.record.folder, one.digest) for one in plan)
     gaps = {"failed": sorted(failed)} if failed else {}
@@ -261,7 +261,8 @@ class CourseModels:
                     if way != one.way:
                         as_made[record.folder] = digest_of(asked=one.digest, way=way and asdict(way))
                 if record.state is SegmentationState.FAILED:
-                    failed.append(one.digest)
+                    # With its reason: another failure of the same model is another result.
+                    failed.append(digest_of(asked=one.digest, reason=record.reason))
                 records.append(record)
                 told = Progress("Segmentation", number, len(self.plan), time.monotonic() - begin)
                 self.context.log.info("%s", told)

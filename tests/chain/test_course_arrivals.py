@@ -210,7 +210,7 @@ def test_a_patient_that_cannot_be_looked_at_keeps_no_other_waiting(
     monkeypatch.setattr(courses, "group_patient", faulty)
     assert len(site.tick()) == 2
     assert site.tick() == []
-    assert "1 patients cannot be looked at" in site.said
+    assert "1 patient cannot be looked at" in site.said
     monkeypatch.undo()
     assert len(site.tick()) == 1
     assert "cannot be looked at" not in site.said

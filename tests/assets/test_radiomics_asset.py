@@ -189,6 +189,7 @@ def test_first_order_values_are_those_of_pencil_and_paper(
     assert of(content, "planes").voxels == of(content, "planes").resampled_voxels == 64
 
 
+@pytest.mark.slow
 def test_one_worker_and_one_after_another_give_the_same_bits(
     undisturbed: tuple[Course, pl.DataFrame, CourseRadiomics], tmp_path: Path
 ) -> None:
@@ -310,6 +311,7 @@ def _line(text: str) -> int:
     return next(number for number, line in enumerate(lines, 1) if line.strip() == text)
 
 
+@pytest.mark.slow
 def test_a_task_that_hangs_is_ended_and_repeated(
     undisturbed: tuple[Course, pl.DataFrame, CourseRadiomics],
     tmp_path: Path,

@@ -241,6 +241,7 @@ def test_a_file_that_the_settings_name_and_is_not_there_is_named(at: CourseSite,
 
 
 @pytest.mark.skipif(not ARCHIVE.is_file(), reason="the head phantom is not here")
+@pytest.mark.slow
 def test_the_head_phantom_has_the_volumes_of_other_programs(at: CourseSite) -> None:
     with tarfile.open(ARCHIVE) as archive:
         archive.extractall(at.tree, filter="data")

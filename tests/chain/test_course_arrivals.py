@@ -45,6 +45,7 @@ def test_one_added_file_asks_for_exactly_one_course(tmp_path: Path) -> None:
     assert site.tick() == []
 
 
+@pytest.mark.slow
 def test_a_removed_file_asks_for_its_course_and_one_put_back_asks_again(tmp_path: Path) -> None:
     site = CourseSite(tmp_path)
     site.write(1)
@@ -158,6 +159,7 @@ def test_a_tree_whose_folder_is_the_same_and_that_is_empty_takes_nothing_for_rem
     assert all(row.ready for row in site.site.ledger.arrivals.all("course"))
 
 
+@pytest.mark.slow
 def test_a_course_that_is_gone_says_so_and_keeps_what_was_made(tmp_path: Path) -> None:
     site = CourseSite(tmp_path)
     site.write(1, 2)
@@ -195,6 +197,7 @@ def test_a_course_that_fails_is_asked_for_again_only_once_it_has_changed(tmp_pat
     assert len(site.tick()) == 1
 
 
+@pytest.mark.slow
 def test_a_patient_that_cannot_be_looked_at_keeps_no_other_waiting(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -260,6 +263,7 @@ def test_a_tree_is_not_looked_at_more_often_than_the_settings_say(tmp_path: Path
     assert len(site.tick()) == 1
 
 
+@pytest.mark.slow
 def test_the_tables_of_all_courses_are_made_once_courses_have_concluded(tmp_path: Path) -> None:
     site = CourseSite(tmp_path)
     site.write(1, 2)

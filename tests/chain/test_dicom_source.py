@@ -103,6 +103,7 @@ def test_our_own_folders_within_the_tree_are_not_looked_at(tmp_path: Path) -> No
     assert (again.files, again.opened) == (record.files, 0)
 
 
+@pytest.mark.slow
 def test_an_index_that_is_damaged_is_an_alarm_that_says_what_to_do(tmp_path: Path) -> None:
     site = CourseSite(tmp_path)
     site.write(1)

@@ -9,6 +9,7 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import dagster as dg
+import pytest
 
 from mqi_dagster.lifecycle.materialisations import INVENTORY
 from mqi_dagster.lifecycle.retention import remove, spare, tidy
@@ -60,6 +61,7 @@ def tree_of(site: CourseSite) -> dict[Path, str]:
     }
 
 
+@pytest.mark.slow
 def test_replaced_inventories_go_and_the_present_one_and_the_tree_stay(tmp_path: Path) -> None:
     site = CourseSite(tmp_path, {"retention": {"superseded_days": 10, **NO_LOGS}, "radiotherapy": LITTLE})
     site.write(1)
@@ -83,6 +85,7 @@ def test_replaced_inventories_go_and_the_present_one_and_the_tree_stay(tmp_path:
     assert tree_of(site) == before
 
 
+@pytest.mark.slow
 def test_the_inventory_that_the_present_report_is_of_stays_until_the_next_one(tmp_path: Path) -> None:
     site = CourseSite(tmp_path, {"retention": {"superseded_days": 10, **NO_LOGS}, "radiotherapy": LITTLE})
     site.write(1)

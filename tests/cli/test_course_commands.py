@@ -228,6 +228,7 @@ def test_whose_courses_are_is_written_into_a_file_of_its_owner_alone(story: Stor
     assert "Made^" not in mqi("course", "show", story.course, "--site", story.out).stdout
 
 
+@pytest.mark.slow
 def test_keys_are_the_same_in_a_folder_that_has_the_same_secret(story: Story, tmp_path: Path) -> None:
     def keys(out: Path) -> list[str]:
         result = run(story.root, out, "--stage", "organize", "--json")
@@ -350,6 +351,7 @@ def _ask_again(out: Path, damaged: str, services: tuple[int, list[dict[str, Any]
     assert wanted["partitionNames"] == [damaged]
 
 
+@pytest.mark.slow
 def test_an_interrupt_leaves_no_process_and_no_half_result(tmp_path: Path) -> None:
     root, out = tmp_path / "tree", tmp_path / "out"
     write_courses(root, 1)

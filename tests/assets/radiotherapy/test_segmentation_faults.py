@@ -231,6 +231,7 @@ def test_gpu_is_leased_while_the_model_runs_and_told_to_it(
     assert (tmp_path / "models" / "told" / "gpu").read_text() == "GPU-7"
 
 
+@pytest.mark.slow
 def test_model_that_hangs_is_ended_and_tried_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(segmentation_run, "_BACKOFF", Backoff(0.01, 0.01))
     write_course(tmp_path / "dicom")
@@ -245,6 +246,7 @@ def test_model_that_hangs_is_ended_and_tried_again(tmp_path: Path, monkeypatch: 
     assert sorted(map(str, outcomes)) == ["failed", "succeeded"]
 
 
+@pytest.mark.slow
 def test_job_that_runs_longer_than_the_setting_is_ended(tmp_path: Path) -> None:
     write_course(tmp_path / "dicom")
     write_program(

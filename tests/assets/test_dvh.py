@@ -97,6 +97,7 @@ def test_what_is_unchanged_is_taken_again_and_what_changes_it_is_measured_anew(c
     assert len(set(digests)) == 5
 
 
+@pytest.mark.slow
 def test_switched_off_it_has_tables_without_rows_and_says_so(course: Course) -> None:
     course.change(dvh={"enabled": False})
     content, metrics = course.measured()

@@ -93,6 +93,7 @@ def test_figures_are_not_of_contours_of_before(course: Course) -> None:
     assert table["Volume (cm³)"].to_list() == pytest.approx([2.14], rel=0.02)
 
 
+@pytest.mark.slow
 def test_figures_are_not_of_a_structure_set_that_is_gone(course: Course) -> None:
     (course.folder / "tree" / str(PLANES)).unlink()
     replace(course, [])
@@ -118,6 +119,7 @@ def test_a_report_leaves_out_what_is_of_before_and_says_so(course: Course) -> No
     assert pl.read_parquet(folder / "dvh_metrics.parquet")["DmeanGy"].to_list() == pytest.approx([20.0])
 
 
+@pytest.mark.slow
 def test_what_was_made_of_a_result_that_is_made_anew_is_of_before(course: Course) -> None:
     names = course.folder / "definitions.yaml"
     names.write_text("custom_structures:\n  - {name: Ring, source_structures: [PTV], margin: 3}\n")

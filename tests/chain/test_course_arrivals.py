@@ -253,6 +253,7 @@ def test_the_inbox_takes_no_course_for_a_case_and_drops_none(tmp_path: Path) -> 
     assert site.runs("intake") == []
 
 
+@pytest.mark.slow
 def test_a_tree_is_not_looked_at_more_often_than_the_settings_say(tmp_path: Path) -> None:
     site = CourseSite(tmp_path, {"radiotherapy": {"scan_minutes": 60}})
     site.write(1)

@@ -96,6 +96,7 @@ def test_the_inventory_that_the_present_report_is_of_stays_until_the_next_one(tm
     assert listed(site) == []
 
 
+@pytest.mark.slow
 def test_a_concluded_course_goes_whole_only_where_the_settings_say_so(tmp_path: Path) -> None:
     site = CourseSite(tmp_path, {"retention": {"superseded_days": 10, **NO_LOGS}, "radiotherapy": LITTLE})
     site.write(1, 2)

@@ -186,6 +186,7 @@ def test_the_list_is_of_courses_and_that_of_cases_of_cases(story: Story) -> None
     assert answer(mqi("course", "list", "--site", story.out, "--json", "--state", "failed")) == []
 
 
+@pytest.mark.slow
 def test_the_board_shows_courses_as_it_shows_cases(story: Story) -> None:
     # In a process of its own, which only reads.
     board = json.loads(mqi_command.mqi("top", "--site", story.out, "--json").stdout)

@@ -125,6 +125,7 @@ def test_a_series_says_where_it_was_to_be_cropped_and_there_is_no_region(tmp_pat
     assert whole.for_digest(content) != asked.for_digest(content)
 
 
+@pytest.mark.slow
 def test_what_has_too_little_memory_for_two_is_computed_alone(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

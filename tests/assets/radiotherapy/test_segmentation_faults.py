@@ -182,6 +182,7 @@ def test_what_was_made_in_pieces_has_another_digest_than_the_whole(
     assert whole.digest != in_pieces.digest
 
 
+@pytest.mark.slow
 def test_what_was_made_in_pieces_is_not_made_again_and_is_taken_over_with_what_is_new(
     stepped: CourseSite, tmp_path: Path
 ) -> None:

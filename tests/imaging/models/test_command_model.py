@@ -156,6 +156,7 @@ def test_program_cannot_change_the_images_it_was_given(tmp_path: Path) -> None:
     assert (tmp_path / "in" / "CT.nii.gz").read_bytes() == before
 
 
+@pytest.mark.slow
 def test_program_that_hangs_is_ended_with_all_it_started(tmp_path: Path) -> None:
     script = (
         "child = subprocess.Popen([sys.executable, '-c', 'import time; time.sleep(600)'])\n"

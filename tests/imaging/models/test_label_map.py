@@ -159,6 +159,7 @@ def test_damaged_label_map_is_refused_or_read_and_nothing_else(
         assert set(np.unique(labels)) <= {0, 1}
 
 
+@pytest.mark.slow
 def test_image_that_the_memory_cannot_hold_is_told_as_that(tmp_path: Path) -> None:
     path = tmp_path / "CT.nii.gz"
     sitk.WriteImage(sitk.Image([500, 500, 400], sitk.sitkUInt8), path)

@@ -15,7 +15,6 @@ import urllib.request
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import IO
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
@@ -28,6 +27,7 @@ from mqi_dagster.errors import (
     Where,
 )
 from mqi_dagster.files import write_whole
+from mqi_dagster.no_redirect import NoRedirect
 from mqi_dagster.settings.passwords import read_password
 from mqi_dagster.settings.radiotherapy import OrthancSource
 
@@ -91,22 +91,6 @@ class OrthancCounts:
     """Of the first of them."""
 
 
-class _NoRedirect(urllib.request.HTTPRedirectHandler):
-    """A password goes to no other address than the one in the settings."""
-
-    def redirect_request(
-        self,
-        req: urllib.request.Request,
-        fp: IO[bytes],
-        code: int,
-        msg: str,
-        headers: http.client.HTTPMessage,
-        newurl: str,
-    ) -> None:
-        """No request is made for a redirection."""
-        return
-
-
 class Orthanc:
     """The REST API of an Orthanc.
 
@@ -125,7 +109,7 @@ class Orthanc:
             pair = base64.b64encode(f"{source.user}:{password}".encode()).decode("ascii")
             self._headers["Authorization"] = f"Basic {pair}"
         # Never through a proxy: patients go from Orthanc to here, and nowhere else.
-        self._opener = urllib.request.build_opener(urllib.request.ProxyHandler({}), _NoRedirect)
+        self._opener = urllib.request.build_opener(urllib.request.ProxyHandler({}), NoRedirect)
 
     def version(self) -> str:
         """Its version.

@@ -10,31 +10,15 @@ import urllib.error
 import urllib.request
 from dataclasses import asdict
 from datetime import UTC
-from typing import IO
 
 from mqi_dagster.errors import NotTakenError
+from mqi_dagster.no_redirect import NoRedirect
 from mqi_dagster.notify.message import Message
 from mqi_dagster.settings import Webhook
 from mqi_dagster.settings.passwords import read_password
 
 SIGNATURE = "X-MQI-Signature"
 """``sha256=`` and the hexadecimal HMAC-SHA256 of the body under the shared secret."""
-
-
-class _NoRedirect(urllib.request.HTTPRedirectHandler):
-    """Nothing is told to another address than the one in the settings."""
-
-    def redirect_request(
-        self,
-        req: urllib.request.Request,
-        fp: IO[bytes],
-        code: int,
-        msg: str,
-        headers: http.client.HTTPMessage,
-        newurl: str,
-    ) -> None:
-        """No request is made for a redirection."""
-        return
 
 
 class WebhookChannel:
@@ -62,7 +46,7 @@ class WebhookChannel:
             secret = read_password(self._settings.secret_file, "the webhook's secret_file")
             headers[SIGNATURE] = f"sha256={hmac.new(secret.encode(), body, hashlib.sha256).hexdigest()}"
         request = urllib.request.Request(self._settings.url, data=body, headers=headers, method="POST")
-        opener = urllib.request.build_opener(_NoRedirect)
+        opener = urllib.request.build_opener(NoRedirect)
         try:
             with opener.open(request, timeout=self._settings.timeout_seconds) as answer:
                 return f"HTTP {answer.status}"

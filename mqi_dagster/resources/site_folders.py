@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Callable
 from contextlib import suppress
 
 from mqi_dagster.resources.site import Site
@@ -25,24 +26,15 @@ def _note(known: KnownFolder) -> None:
 
 def inbox_trouble(site: Site, *, note: bool = False) -> str:
     """Why the inbox is not there, without a path; empty where it is."""
-    known, sentinel = site.known_folder("inbox", site.inbox), site.settings.intake.sentinel
+    sentinel = site.settings.intake.sentinel
 
-    def ask() -> FolderTrouble | None:
-        if trouble := known.trouble():
-            return trouble
-        if sentinel is not None and not (site.inbox / sentinel).exists():
-            return FolderTrouble(f"the file {sentinel} is not in it (intake.sentinel)")
-        if note:
-            _note(known)
-        return None
+    def lacking() -> FolderTrouble | None:
+        if sentinel is None or (site.inbox / sentinel).exists():
+            return None
+        return FolderTrouble(f"the file {sentinel} is not in it (intake.sentinel)")
 
-    trouble = in_time(f"inbox {site.inbox}", ask)
-    if trouble is None:
-        return ""
-    advice = "Mount it, or correct paths.inbox; what waits for it goes on by itself"
-    if trouble.replaced:
-        advice += ". Where it was made anew on purpose, the first case in it ends this"
-    return f"{trouble.text}. {advice}"
+    known = site.known_folder("inbox", site.inbox)
+    return _source_trouble(known, f"inbox {site.inbox}", "paths.inbox", "case", lacking, note=note)
 
 
 def tree_trouble(site: Site, *, note: bool = False) -> str:
@@ -50,21 +42,43 @@ def tree_trouble(site: Site, *, note: bool = False) -> str:
     root = site.settings.radiotherapy.dicom_root
     if root is None:
         return ""
-    known = site.known_folder("dicom_root", root)
+    known, name = site.known_folder("dicom_root", root), f"DICOM root {root}"
+    return _source_trouble(known, name, "radiotherapy.dicom_root", "folder", lambda: None, note=note)
+
+
+def _source_trouble(
+    known: KnownFolder,
+    name: str,
+    setting: str,
+    first: str,
+    lacking: Callable[[], FolderTrouble | None],
+    *,
+    note: bool,
+) -> str:
+    """Why a folder from which something is taken is not there; empty where it is.
+
+    Args:
+        known: The folder.
+        name: Of the folder, for whoever waits for it.
+        setting: That names it.
+        first: What ends the trouble of a folder that was made anew.
+        lacking: What it lacks, where it is there.
+        note: Whether that it was seen is noted.
+    """
 
     def ask() -> FolderTrouble | None:
-        if trouble := known.trouble():
+        if trouble := known.trouble() or lacking():
             return trouble
         if note:
             _note(known)
         return None
 
-    trouble = in_time(f"DICOM root {root}", ask)
+    trouble = in_time(name, ask)
     if trouble is None:
         return ""
-    advice = "Mount it, or correct radiotherapy.dicom_root; what waits for it goes on by itself"
+    advice = f"Mount it, or correct {setting}; what waits for it goes on by itself"
     if trouble.replaced:
-        advice += ". Where it was made anew on purpose, the first folder in it ends this"
+        advice += f". Where it was made anew on purpose, the first {first} in it ends this"
     return f"{trouble.text}. {advice}"
 
 

@@ -174,6 +174,18 @@ class PrivacyError(InputError):
     code = "privacy"
 
 
+class NotAllowedError(MqiError):
+    """Whoever asks for something does not have the right to it."""
+
+    code = "not-allowed"
+
+
+class SignInError(MqiError):
+    """Somebody could not prove who they are, or has to wait before the next try."""
+
+    code = "sign-in"
+
+
 class EngineError(MqiError):
     """The engine failed, or what it left behind is not a valid dose of this beam."""
 

@@ -22,7 +22,7 @@ from mqi_dagster.cli.model import model_app
 from mqi_dagster.cli.retention import retention
 from mqi_dagster.cli.screen import output
 from mqi_dagster.cli.simulate import simulate
-from mqi_dagster.cli.site import demo, dev, init, service, stop
+from mqi_dagster.cli.site import demo, dev, init, service, stop, web
 from mqi_dagster.cli.top import top
 from mqi_dagster.errors import MqiError
 
@@ -33,7 +33,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
-_SERVICES = (demo, init, dev, stop, service, backup, restore, retention)
+_SERVICES = (demo, init, dev, web, stop, service, backup, restore, retention)
 _LOOKS = (top, doctor, validate, alarms, notify)
 for _command in (*_SERVICES, *_LOOKS):
     app.command()(_command)

@@ -173,6 +173,16 @@ def service(
     become_service(name, *require_site(site))
 
 
+def web(
+    site: SiteOption = DEFAULT_SITE,
+    port: Annotated[int | None, typer.Option(help="In place of web.port.", min=1, max=65535)] = None,
+) -> None:
+    """Serve the pages of a site in the foreground: worklist, live board, cases and courses."""
+    from mqi_dagster.operations.services import become_service
+
+    become_service(Service.WEB, *require_site(site), port)
+
+
 def demo(
     site: Annotated[
         Path, typer.Option("--site", help="Folder of the demo's site; MQI_SITE does not name it.")

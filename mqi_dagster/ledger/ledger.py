@@ -8,9 +8,11 @@ from typing import Self
 
 from sqlalchemy import Column, ColumnElement, delete, func, or_, select, update
 
+from mqi_dagster.ledger.accounts import Accounts, Sessions, Tokens
 from mqi_dagster.ledger.alarms import Alarms
 from mqi_dagster.ledger.arrivals import Arrivals
 from mqi_dagster.ledger.attempts import Attempts
+from mqi_dagster.ledger.audit import Audit
 from mqi_dagster.ledger.cluster_jobs import ClusterJobs
 from mqi_dagster.ledger.clusters import Clusters
 from mqi_dagster.ledger.database import Database, utc_now
@@ -21,6 +23,7 @@ from mqi_dagster.ledger.leases import Leases
 from mqi_dagster.ledger.notices import Notices
 from mqi_dagster.ledger.outcomes import RunOutcomes
 from mqi_dagster.ledger.progress import ProgressReports
+from mqi_dagster.ledger.signatures import Signatures
 from mqi_dagster.ledger.slots import Slots
 from mqi_dagster.ledger.tables import (
     ALARM,
@@ -58,6 +61,11 @@ class Ledger:
         self.outcomes = RunOutcomes(database)
         self.alarms = Alarms(database)
         self.notices = Notices(database)
+        self.accounts = Accounts(database)
+        self.sessions = Sessions(database)
+        self.tokens = Tokens(database)
+        self.audit = Audit(database)
+        self.signatures = Signatures(database)
 
     @classmethod
     def open(cls, url: str, clock: Callable[[], datetime] = utc_now) -> Self:

@@ -25,7 +25,7 @@ from sqlalchemy import (
     text,
 )
 
-REVISION = "0009"
+REVISION = "0010"
 VERSION_TABLE = "mqi_ledger_version"
 
 
@@ -321,4 +321,97 @@ NOTICE_CHANNEL = Table(
     Column("next_try_at", UtcDateTime),
     Column("failing_since", UtcDateTime),
     Column("failure", String, nullable=False),
+)
+
+USER = Table(
+    "mqi_user",
+    METADATA,
+    Column("name", String(100), primary_key=True),
+    Column("full_name", String(200), nullable=False),
+    Column("roles", String(200), nullable=False),
+    # None of one who signs in elsewhere, or has not set one yet.
+    Column("password", String(200)),
+    Column("failures", Integer, nullable=False),
+    Column("locked_until", UtcDateTime),
+    Column("language", String(10), nullable=False),
+    Column("created_at", UtcDateTime, nullable=False),
+    Column("disabled_at", UtcDateTime),
+)
+
+SESSION = Table(
+    "mqi_session",
+    METADATA,
+    # Of the secret in the cookie its hash alone, here and below.
+    Column("fingerprint", String(64), primary_key=True),
+    Column("user", String(100), nullable=False),
+    Column("csrf", String(64), nullable=False),
+    Column("via", String(20), nullable=False),
+    Column("created_at", UtcDateTime, nullable=False),
+    Column("seen_at", UtcDateTime, nullable=False),
+    Index("mqi_session_user", "user"),
+)
+
+SIGN_IN_LINK = Table(
+    "mqi_sign_in_link",
+    METADATA,
+    Column("fingerprint", String(64), primary_key=True),
+    Column("user", String(100), nullable=False),
+    Column("expires_at", UtcDateTime, nullable=False),
+)
+
+TOKEN = Table(
+    "mqi_token",
+    METADATA,
+    Column("id", String(20), primary_key=True),
+    Column("fingerprint", String(64), nullable=False, unique=True),
+    Column("user", String(100), nullable=False),
+    Column("name", String(100), nullable=False),
+    Column("scopes", String(200), nullable=False),
+    Column("created_at", UtcDateTime, nullable=False),
+    Column("expires_at", UtcDateTime, nullable=False),
+    Column("revoked_at", UtcDateTime),
+    Column("used_at", UtcDateTime),
+)
+
+AUDIT = Table(
+    "mqi_audit",
+    METADATA,
+    Column("number", Integer, primary_key=True, autoincrement=False),
+    Column("at", UtcDateTime, nullable=False),
+    Column("actor", String(100), nullable=False),
+    Column("via", String(50), nullable=False),
+    Column("action", String(50), nullable=False),
+    Column("subject", String(255), nullable=False),
+    Column("outcome", String(20), nullable=False),
+    Column("details", String, nullable=False),
+    Column("previous", String(64), nullable=False),
+    Column("hash", String(64), nullable=False),
+    Index("mqi_audit_subject", "subject"),
+)
+
+SIGNATURE = Table(
+    "mqi_signature",
+    METADATA,
+    Column("id", Integer, primary_key=True),
+    Column("partition", String(255), nullable=False),
+    Column("verdict", String(20), nullable=False),
+    Column("reason", String, nullable=False),
+    Column("user", String(100), nullable=False),
+    Column("full_name", String(200), nullable=False),
+    # Digest by asset, as canonical JSON: what was signed.
+    Column("digests", String, nullable=False),
+    Column("signed_at", UtcDateTime, nullable=False),
+    Index("mqi_signature_partition", "partition"),
+)
+
+IDEMPOTENCY = Table(
+    "mqi_idempotency",
+    METADATA,
+    Column("user", String(100), primary_key=True),
+    Column("key", String(100), primary_key=True),
+    Column("request", String(64), nullable=False),
+    # None while the request is at work.
+    Column("status", Integer),
+    Column("body", String, nullable=False),
+    Column("at", UtcDateTime, nullable=False),
 )

@@ -20,6 +20,8 @@ class Service(StrEnum):
     PAGES = "pages"
     VIEWER = "viewer"
     """The same pages, on which nothing can be started or changed."""
+    WEB = "web"
+    """Our own pages: worklist, live board, cases and courses."""
     WATCH = "watch"
     """Raises and tells the alarms of the others, for which these would be too dead."""
 

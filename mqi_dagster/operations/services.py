@@ -92,8 +92,8 @@ def command_of(service: Service, settings: Settings, host: str, port: int) -> li
     Args:
         service: Which.
         settings: Of the site.
-        host: Address of the pages; the other services listen on no address.
-        port: Port of the pages.
+        host: Address of Dagster's pages.
+        port: Port of Dagster's pages, or of ours.
     """
     workspace = str(settings.paths.state / "workspace.yaml")
     pages = [sys.executable, "-m", "mqi_dagster.operations.page_server", "--workspace", workspace]
@@ -108,6 +108,7 @@ def command_of(service: Service, settings: Settings, host: str, port: int) -> li
         Service.PAGES: pages,
         Service.VIEWER: [*pages, "--read-only"],
         Service.WATCH: [sys.executable, "-m", "mqi_dagster.operations.watch"],
+        Service.WEB: [sys.executable, "-m", "mqi_dagster.web.server", "--port", str(port)],
     }
     program, *arguments = commands[service]
     return [str(resolve_program(program)), *arguments]
@@ -131,8 +132,16 @@ def environment_of(settings_file: Path, settings: Settings) -> dict[str, str]:
 
 # The pages hold calls to the code location open, for which it would wait. The watch would miss the code
 # location, and with the daemon alive somebody would miss the watch.
-_GRACE_SECONDS = {Service.DAEMON: 5.0, Service.PAGES: 3.0, Service.WATCH: 3.0, Service.CODE: 15.0}
+_GRACE_SECONDS = {
+    Service.WEB: 5.0,
+    Service.DAEMON: 5.0,
+    Service.PAGES: 3.0,
+    Service.WATCH: 3.0,
+    Service.CODE: 15.0,
+}
 """For each service that `mqi dev` starts what its end may take, in the order in which they are ended."""
+_STARTED_AGAIN = (Service.WATCH, Service.WEB)
+"""Nothing that is at work needs them: where they alone end they are started again."""
 _COLOURS = re.compile(r"\x1b\[[0-9;]*m")
 _READY_SECONDS = 120.0
 _POLL_SECONDS = 0.1
@@ -146,6 +155,8 @@ class Running:
     port: int
     processes: dict[Service, str]
     """``<pid>:<start time>`` by service."""
+    web_port: int = 0
+    """Of our own pages; 0 of services that an earlier version has started without them."""
 
     @property
     def pages(self) -> Pages:
@@ -157,10 +168,10 @@ class Running:
         return [service for service, job in self.processes.items() if not process_alive(job)]
 
     def same_start(self, other: Running | None) -> bool:
-        """Whether both are of one start of the services, in which the watch may have been started again."""
+        """Whether both are of one start of the services, in which some may have been started again."""
         if other is None:
             return False
-        mine, theirs = ({**one.processes, Service.WATCH: ""} for one in (self, other))
+        mine, theirs = ({**one.processes, **dict.fromkeys(_STARTED_AGAIN, "")} for one in (self, other))
         return (self.host, self.port, mine) == (other.host, other.port, theirs)
 
 
@@ -189,7 +200,8 @@ class Services:
         try:
             content = json.loads(self._record.read_text(encoding="utf-8"))
             processes = {_service(name): str(job) for name, job in dict(content["processes"]).items()}
-            return Running(str(content["host"]), int(content["port"]), processes)
+            web_port = int(content.get("web_port", 0))
+            return Running(str(content["host"]), int(content["port"]), processes, web_port)
         except FileNotFoundError:
             return None
         except (OSError, ValueError, KeyError, TypeError) as error:
@@ -218,7 +230,10 @@ class Services:
         host = self._settings.ui.host
         wanted = self._settings.ui.port if port is None else port
         number = _usable_port(host, wanted)
-        running = Running(host, number, {})
+        web = self._settings.web
+        # Beside other pages than the usual ones nobody expects ours at their usual port.
+        own = _usable_port(web.host, 0 if port is not None else web.port, "web.port")
+        running = Running(host, number, {}, own)
         for service in reversed(_GRACE_SECONDS):
             running.processes[service] = self._start(service, running)
             self._write(running)
@@ -226,8 +241,8 @@ class Services:
                 _await_code(self._settings, lambda: self.require_alive(running))
         return running
 
-    def start_watch_again(self, running: Running) -> Running:
-        """Start the watch again where it alone has ended: nothing that is at work needs it.
+    def start_again(self, running: Running) -> Running:
+        """Start the watch and our own pages again where nothing else has ended.
 
         Args:
             running: The services as they are recorded.
@@ -235,10 +250,11 @@ class Services:
         Returns:
             The services as they are then.
         """
-        if running.dead() != [Service.WATCH]:
+        dead = running.dead()
+        if not dead or not set(dead).issubset(_STARTED_AGAIN):
             return running
-        job = self._start(Service.WATCH, running)
-        again = replace(running, processes={**running.processes, Service.WATCH: job})
+        jobs = {service: self._start(service, running) for service in dead}
+        again = replace(running, processes={**running.processes, **jobs})
         self._write(again)
         return again
 
@@ -310,7 +326,12 @@ class Services:
                 log.rename(log.with_suffix(".log.1"))
             with log.open("ab") as output:
                 process = subprocess.Popen(
-                    command_of(service, self._settings, running.host, running.port),
+                    command_of(
+                        service,
+                        self._settings,
+                        running.host,
+                        running.web_port if service is Service.WEB else running.port,
+                    ),
                     cwd=self._state,
                     env=environment_of(self.settings_file, self._settings),
                     stdin=subprocess.DEVNULL,
@@ -355,7 +376,7 @@ class Keeper:
         self._rests_until = clock()
 
     def check(self) -> bool:
-        """Start the watch again where it alone has ended: nothing depends on it.
+        """Start the watch and our own pages again where they alone have ended: nothing depends on them.
 
         Returns:
             Whether these services are at work still; else somebody has ended them.
@@ -365,14 +386,16 @@ class Keeper:
         """
         found = self._recorded()
         dead = found.dead() if found is not None else []
-        if dead and (dead != [Service.WATCH] or self._clock() >= self._rests_until):
+        alone = set(dead).issubset(_STARTED_AGAIN)
+        if dead and (not alone or self._clock() >= self._rests_until):
             # `mqi stop` ends the processes before their record: only what nobody stops has died by itself.
             with self._services.alone():
                 found = self._recorded()
-                if found is not None and found.dead() == [Service.WATCH]:
-                    words = self._services.last_words(Service.WATCH)
-                    self._services.start_watch_again(found)
-                    self._say(f"the watch has ended ({words}) and is started again")
+                dead = found.dead() if found is not None else []
+                if found is not None and dead and set(dead).issubset(_STARTED_AGAIN):
+                    words = self._services.last_words(dead[0])
+                    self._services.start_again(found)
+                    self._say(f"the service {dead[0]} has ended ({words}) and is started again")
                     self._rests_until = self._clock() + _REST_SECONDS
                 elif found is not None:
                     self._services.require_alive(found)
@@ -392,7 +415,7 @@ def port_is_free(host: str, port: int) -> bool:
     return True
 
 
-def _usable_port(host: str, port: int) -> int:
+def _usable_port(host: str, port: int, setting: str = "ui.port") -> int:
     """The port itself if it is free, or a free one for 0."""
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
     with socket.socket(family) as probe:
@@ -402,7 +425,7 @@ def _usable_port(host: str, port: int) -> int:
         except OSError as error:
             raise ConfigurationError(
                 f"the pages cannot listen on {host}:{port} ({error.strerror}):"
-                " set another ui.port in mqi.yaml, or give --port (0 for a free one)"
+                f" set another {setting} in mqi.yaml, or give --port (0 for a free one)"
             ) from None
         return int(probe.getsockname()[1])
 
@@ -438,7 +461,7 @@ def start_services(services: Services, settings: Settings, port: int | None = No
     """
     with services.alone():
         recorded = services.recorded()
-        found = services.start_watch_again(recorded) if recorded is not None else None
+        found = services.start_again(recorded) if recorded is not None else None
         if found is None or found.dead():
             _require_no_service_manager(settings)
             # What a crash has left over would hold the port, the socket and the slots.
@@ -486,8 +509,16 @@ def _require_no_service_manager(settings: Settings) -> None:
         )
 
 
-def become_service(service: Service, settings_file: Path, settings: Settings) -> None:
+def become_service(
+    service: Service, settings_file: Path, settings: Settings, port: int | None = None
+) -> None:
     """Turn this process into a service of the site, for a service manager to watch.
+
+    Args:
+        service: Which.
+        settings_file: Of the site.
+        settings: Its content.
+        port: In place of the one of the settings, where it has one.
 
     Raises:
         ConfigurationError: The service runs already, or `mqi dev` runs the site.
@@ -498,11 +529,11 @@ def become_service(service: Service, settings_file: Path, settings: Settings) ->
     service_locks.take(settings, service)
     if service is Service.CODE:
         _make_ready(settings)
-    elif service is not Service.WATCH:
+    elif service not in _STARTED_AGAIN:
         _await_code(settings)
     ui = settings.ui
-    port = ui.viewer_port if service is Service.VIEWER else ui.port
-    argv = command_of(service, settings, ui.host, port)
+    usual = {Service.VIEWER: ui.viewer_port, Service.WEB: settings.web.port}.get(service, ui.port)
+    argv = command_of(service, settings, ui.host, usual if port is None else port)
     os.chdir(settings.paths.state)
     os.execve(argv[0], argv, environment_of(settings_file, settings))
 

@@ -31,6 +31,7 @@ from mqi_dagster.settings.sections import (
     SiteSettings,
     Ui,
 )
+from mqi_dagster.settings.web import Web
 from mqi_dagster.yaml_file import problems, read_yaml
 
 _Part = TypeVar("_Part", bound=Section)
@@ -52,6 +53,7 @@ class Settings(Section):
     database: DatabaseSettings = Field(default_factory=lambda: DatabaseSettings.model_validate({}))
     retention: SiteRetention = Field(default_factory=lambda: SiteRetention.model_validate({}))
     ui: Ui = Field(default_factory=lambda: Ui.model_validate({}))
+    web: Web = Field(default_factory=lambda: Web.model_validate({}))
     alarms: AlarmSettings = Field(default_factory=lambda: AlarmSettings.model_validate({}))
     notifications: Notifications = Field(default_factory=lambda: Notifications.model_validate({}))
     hosts: dict[Annotated[str, Field(pattern=r"^[A-Za-z0-9_-]+$")], Host] = Field(

@@ -16,7 +16,7 @@ import dagster as dg
 import pytest
 from pydantic import ValidationError
 
-from mqi_dagster.operations.page_server import PageGuard
+from mqi_dagster.operations.page_guard import PageGuard
 from mqi_dagster.operations.service_locks import Service
 from mqi_dagster.operations.services import command_of
 from mqi_dagster.settings import Settings

@@ -1,0 +1,64 @@
+"""Passwords of people, and secrets that programs are given."""
+
+from __future__ import annotations
+
+import hashlib
+import secrets
+
+from argon2 import PasswordHasher
+from argon2.exceptions import InvalidHashError, VerificationError
+
+from mqi_dagster.errors import InputError
+
+SHORTEST, LONGEST = 12, 200
+"""Characters of a password: NIST SP 800-63B asks for length, and for nothing else."""
+_HASHER = PasswordHasher()
+"""Argon2id with the parameters of RFC 9106 for little memory, as the library has them."""
+_NOBODY = _HASHER.hash(secrets.token_hex(16))
+
+
+def require_good(password: str, name: str) -> None:
+    """Check a password that somebody wants to have.
+
+    Raises:
+        InputError: It is too short or too long, or the name of the account.
+    """
+    if not SHORTEST <= len(password) <= LONGEST:
+        raise InputError(f"a password has from {SHORTEST} to {LONGEST} characters")
+    if len(set(password)) < 5 or name.casefold() in password.casefold():
+        raise InputError("a password has at least 5 different characters, and not the name of the account")
+
+
+def hashed(password: str) -> str:
+    """The Argon2id hash of a password, with its salt and parameters."""
+    return _HASHER.hash(password)
+
+
+def matches(stored: str | None, password: str) -> bool:
+    """Whether a password is the one that was hashed.
+
+    Args:
+        stored: Its hash; None of an account that has none, or that is not there: it takes as long.
+        password: What somebody says.
+    """
+    if len(password) > LONGEST:
+        return False
+    try:
+        return _HASHER.verify(stored or _NOBODY, password) and stored is not None
+    except (VerificationError, InvalidHashError):
+        return False
+
+
+def is_dated(stored: str) -> bool:
+    """Whether a hash was made with other parameters than those in use."""
+    return _HASHER.check_needs_rehash(stored)
+
+
+def new_secret() -> str:
+    """256 random bits as text that may stand in a cookie, a header or an address."""
+    return secrets.token_urlsafe(32)
+
+
+def fingerprint(secret: str) -> str:
+    """What is kept of a secret with so many random bits: its SHA-256."""
+    return hashlib.sha256(secret.encode()).hexdigest()

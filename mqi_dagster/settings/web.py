@@ -1,0 +1,77 @@
+"""Our own pages: where they listen, and how people sign in."""
+
+from __future__ import annotations
+
+from enum import StrEnum
+from pathlib import Path
+from typing import Annotated, Self
+
+from pydantic import Field, model_validator
+
+from mqi_dagster.settings.section import Section
+
+Port = Annotated[int, Field(ge=1, le=65535)]
+
+
+class Language(StrEnum):
+    """A language of the pages."""
+
+    ENGLISH = "en"
+    KOREAN = "ko"
+
+
+class ProxyLogin(Section):
+    """A proxy in front of the pages that has already asked who somebody is."""
+
+    header: str = Field(
+        pattern=r"^[A-Za-z][A-Za-z0-9-]{1,60}$",
+        description="Header in which the proxy tells the login (`X-Remote-User`); it removes one that a"
+        " browser sends.",
+    )
+    addresses: tuple[str, ...] = Field(
+        min_length=1, description="Addresses of the proxy; the header counts from nobody else."
+    )
+
+
+class OpenIdConnect(Section):
+    """Sign-in at an OpenID Connect provider; the accounts are here, and their roles."""
+
+    issuer: str = Field(pattern=r"^https?://[^\s?#]+$", description="Address of the provider.")
+    client_id: str = Field(min_length=1, description="What the provider calls these pages.")
+    client_secret_file: Path = Field(description="File with the secret, mode 0600.")
+    claim: str = Field("preferred_username", description="Claim that is the login here.")
+    name: str = Field("single sign-on", description="The provider as the button names it.")
+
+
+class Web(Section):
+    """Our own pages (`mqi web`): worklist, live board, cases and courses."""
+
+    host: str = Field("127.0.0.1", description="Address to listen on.")
+    port: Port = Field(8000, description="Port to listen on.")
+    prefix: str = Field(
+        "",
+        pattern=r"^(/[A-Za-z0-9._-]+)*$",
+        description="Path below which a proxy shows them (`/mqi`); empty: at the top.",
+    )
+    origins: tuple[Annotated[str, Field(pattern=r"^https?://[A-Za-z0-9.:\[\]-]+$")], ...] = Field(
+        (),
+        description="Addresses of a proxy by which a browser reaches them (`https://mqi.example.org`).",
+    )
+    tls_certificate: Path | None = Field(
+        None, description="Certificate chain (PEM): they speak TLS themselves."
+    )
+    tls_key: Path | None = Field(None, description="Its private key (PEM).")
+    behind_proxy: bool = Field(
+        False, description="A proxy that speaks TLS stands in front: listening on other addresses is meant."
+    )
+    language: Language = Field(Language.ENGLISH, description="Language where a browser asks for neither.")
+    idle_minutes: Annotated[float, Field(gt=0)] = Field(30.0, description="Unused for so long, signed out.")
+    session_hours: Annotated[float, Field(gt=0)] = Field(12.0, description="Signed out after so long anyway.")
+    proxy_login: ProxyLogin | None = Field(None, description="Trust the login that a proxy has asked for.")
+    openid: OpenIdConnect | None = Field(None, description="Sign-in at an OpenID Connect provider.")
+
+    @model_validator(mode="after")
+    def _both_of_tls(self) -> Self:
+        if (self.tls_certificate is None) != (self.tls_key is None):
+            raise ValueError("web.tls_certificate and web.tls_key go together")
+        return self

@@ -1,0 +1,1 @@
+"""The pages: they show what `worklist` says and call what `operations` offers."""

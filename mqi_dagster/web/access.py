@@ -1,0 +1,181 @@
+"""Who asks, and whether they may: every route says which right it needs."""
+
+from __future__ import annotations
+
+import hmac
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass
+from datetime import timedelta
+from typing import Annotated
+
+from fastapi import Depends, Request, Response
+from starlette.concurrency import run_in_threadpool
+
+from mqi_dagster.errors import InfrastructureError, NotAllowedError, SignInError
+from mqi_dagster.ledger.accounts import Session
+from mqi_dagster.operations.people import SignedIn, actor_of, bearer
+from mqi_dagster.people.passwords import fingerprint
+from mqi_dagster.people.rights import Actor, Right
+from mqi_dagster.resources.site import Site
+
+READS = ("GET", "HEAD", "OPTIONS")
+CSRF_FIELD, CSRF_HEADER = "csrf", "x-csrf-token"
+
+
+@dataclass(frozen=True, slots=True)
+class Visitor:
+    """Whoever asks, and by what."""
+
+    actor: Actor
+    full_name: str = ""
+    language: str = ""
+    """That the account has chosen; empty: the browser's."""
+    session: Session | None = None
+    """None of a program with a token."""
+
+    @property
+    def name(self) -> str:
+        """Login."""
+        return self.actor.name
+
+    @property
+    def csrf(self) -> str:
+        """What a form must bring."""
+        return "" if self.session is None else self.session.csrf
+
+    def may(self, right: str) -> bool:
+        """Whether the visitor has a right, by its name."""
+        return self.actor.may(Right(right))
+
+
+class Doorkeeper:
+    """Tells visitors from each other.
+
+    Args:
+        site: The site.
+    """
+
+    def __init__(self, site: Site) -> None:
+        self._site = site
+        web = site.settings.web
+        self.secure = web.tls_certificate is not None or web.behind_proxy
+        self.cookie = "__Host-mqi" if self.secure and not web.prefix else "mqi-session"
+        self._path = web.prefix or "/"
+        self._idle = timedelta(minutes=web.idle_minutes)
+        self._longest = timedelta(hours=web.session_hours)
+        self._known: dict[str, Visitor] = {}
+        """Signed-in visitors as they were last: while the ledger is away they may still look."""
+
+    def visitor(self, request: Request) -> Visitor | None:
+        """Whoever asks; None where nobody is signed in.
+
+        Raises:
+            SignInError: There is a token, and it is worth nothing.
+            InfrastructureError: The ledger is away, and this visitor was not here before.
+        """
+        scheme, _, secret = request.headers.get("authorization", "").partition(" ")
+        if scheme.lower() == "bearer":
+            actor = bearer(self._site, secret.strip())
+            if actor is None:
+                raise SignInError("this token is not known here, was revoked, or has expired")
+            return Visitor(actor, actor.name)
+        secret = request.cookies.get(self.cookie, "")
+        return self._of_cookie(fingerprint(secret)) if secret else None
+
+    def _of_cookie(self, key: str) -> Visitor | None:
+        try:
+            found = self._site.ledger.sessions.find(key, self._idle, self._longest)
+        except InfrastructureError:
+            known = self._known.get(key)
+            if known is None:
+                raise
+            # Nothing can be done without the ledger, and what is shown is of before.
+            looks = frozenset({Right.LOOK}) & known.actor.rights
+            return Visitor(Actor(known.name, looks, "pages"), known.full_name, known.language, known.session)
+        if found is None:
+            self._known.pop(key, None)
+            return None
+        session, account = found
+        visitor = Visitor(actor_of(account, "pages"), account.full_name, account.language, session)
+        self._known[key] = visitor
+        return visitor
+
+    def let_in(self, response: Response, signed_in: SignedIn) -> None:
+        """Give a browser its cookie, in place of any that it had: none from before the sign-in goes on."""
+        response.set_cookie(
+            self.cookie,
+            signed_in.secret,
+            max_age=int(self._longest.total_seconds()),
+            path="/" if self.cookie.startswith("__Host-") else self._path,
+            secure=self.secure,
+            httponly=True,
+            samesite="lax",
+        )
+
+    def let_out(self, response: Response) -> None:
+        """Take a browser's cookie away."""
+        path = "/" if self.cookie.startswith("__Host-") else self._path
+        response.delete_cookie(self.cookie, path=path, secure=self.secure, httponly=True, samesite="lax")
+
+
+class Needs:
+    """A dependency of a route: whoever asks is signed in and has a right.
+
+    Args:
+        right: Which; None: whoever is signed in.
+    """
+
+    def __init__(self, right: Right | None) -> None:
+        self.right = right
+
+    async def __call__(self, request: Request) -> Visitor:
+        """The visitor.
+
+        Raises:
+            SignInError: Nobody is signed in.
+            NotAllowedError: The right is missing, or the form does not come from a page of this session.
+        """
+        doorkeeper: Doorkeeper = request.app.state.doorkeeper
+        visitor = await run_in_threadpool(doorkeeper.visitor, request)
+        if visitor is None:
+            raise SignInError("sign in first")
+        if visitor.session is not None and request.method not in READS:
+            await _require_form(request, visitor)
+        if self.right is not None:
+            visitor.actor.require(self.right)
+        return visitor
+
+
+async def _require_form(request: Request, visitor: Visitor) -> None:
+    said = request.headers.get(CSRF_HEADER, "")
+    kind = request.headers.get("content-type", "").split(";")[0]
+    if not said and kind in ("application/x-www-form-urlencoded", "multipart/form-data"):
+        field = (await request.form()).get(CSRF_FIELD, "")
+        said = field if isinstance(field, str) else ""
+    if not hmac.compare_digest(said.encode(), visitor.csrf.encode()):
+        raise NotAllowedError("this form is not of this session: load the page again")
+
+
+def public() -> None:
+    """The dependency of a route that everybody may call."""
+
+
+LOOKS = Annotated[Visitor, Depends(Needs(Right.LOOK))]
+SIGNED_IN = Annotated[Visitor, Depends(Needs(None))]
+
+GoesOn = Callable[[], Awaitable[bool]]
+
+
+def still(request: Request, needs: Needs) -> GoesOn:
+    """Asks again whether whoever opened a stream is signed in and may."""
+
+    async def goes_on() -> bool:
+        if await request.is_disconnected():
+            return False
+        try:
+            await needs(request)
+        except (SignInError, NotAllowedError, InfrastructureError):
+            return False
+        return True
+
+    return goes_on

@@ -1,0 +1,1 @@
+"""One file for each page, and what it does."""

@@ -1,0 +1,89 @@
+"""From a template to HTML."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from datetime import datetime
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from fastapi import Request
+from fastapi.responses import HTMLResponse
+from jinja2 import Environment, FileSystemLoader, StrictUndefined
+
+from mqi_dagster.moments import in_zone
+from mqi_dagster.resources.site import Site
+from mqi_dagster.web import words
+from mqi_dagster.web.access import Visitor
+
+_HERE = Path(__file__).parent
+
+
+class Pages:
+    """The templates of a site's pages.
+
+    Args:
+        site: The site.
+    """
+
+    def __init__(self, site: Site) -> None:
+        self._site = site
+        self.prefix = site.settings.web.prefix
+        self._templates = Environment(
+            loader=FileSystemLoader(_HERE / "templates"),
+            autoescape=True,
+            undefined=StrictUndefined,
+            trim_blocks=True,
+            lstrip_blocks=True,
+            extensions=["jinja2.ext.i18n"],
+        )
+        # The module of the extension adds these, which no stub knows.
+        self._templates.install_gettext_callables(  # type: ignore[attr-defined]
+            words._, words.ngettext, newstyle=True
+        )
+        self._templates.globals["url"] = lambda path: f"{self.prefix}{path}"
+        zone = site.timezone
+        self._templates.filters.update(
+            word=words.word,
+            moment=partial(words.moment, zone=zone),
+            duration=words.duration,
+            number=words.number,
+            in_zone=lambda text: in_zone(text, zone),
+            iso=lambda value: value.isoformat() if isinstance(value, datetime) else "",
+        )
+
+    def part(self, template: str, visitor: Visitor | None, **values: Any) -> str:
+        """A part of a page."""
+        return self._templates.get_template(template).render(visitor=visitor, **values)
+
+    def page(
+        self,
+        request: Request,
+        template: str,
+        visitor: Visitor | None,
+        *,
+        status: int = 200,
+        headers: Mapping[str, str] | None = None,
+        **values: Any,
+    ) -> HTMLResponse:
+        """A whole page.
+
+        Args:
+            request: Which it answers.
+            template: Extends ``layout.html``.
+            visitor: Who reads it; None where nobody is signed in.
+            status: Of the answer.
+            headers: Further ones.
+            **values: What the template speaks of.
+        """
+        html = self.part(
+            template,
+            visitor,
+            site_name=self._site.settings.site.name,
+            language=words.LANGUAGE.get(),
+            path=request.url.path.removeprefix(self.prefix) or "/",
+            zone=self._site.settings.site.timezone,
+            **values,
+        )
+        return HTMLResponse(html, status, headers)

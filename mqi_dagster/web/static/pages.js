@@ -1,0 +1,54 @@
+// What is pushed takes the place of what stood there; everything else works without this script.
+"use strict";
+(() => {
+  const STALLED_MS = 30000;
+  const stalled = document.querySelector(".stalled");
+
+  // Replace what differs and leave the rest alone, so that focus, selection and open details stay.
+  function morph(old, fresh) {
+    if (old.isEqualNode(fresh)) return;
+    if (old.nodeType !== fresh.nodeType || old.nodeName !== fresh.nodeName || (old.id || "") !== (fresh.id || "")) {
+      old.replaceWith(fresh);
+      return;
+    }
+    if (old.nodeType !== Node.ELEMENT_NODE) { old.nodeValue = fresh.nodeValue; return; }
+    for (const { name } of [...old.attributes]) if (!fresh.hasAttribute(name) && name !== "open") old.removeAttribute(name);
+    for (const { name, value } of [...fresh.attributes]) if (old.getAttribute(name) !== value) old.setAttribute(name, value);
+    children(old, fresh);
+  }
+  function children(old, fresh) {
+    const byId = new Map([...old.children].filter((one) => one.id).map((one) => [one.id, one]));
+    let at = old.firstChild;
+    for (const wanted of [...fresh.childNodes]) {
+      const known = wanted.id ? byId.get(wanted.id) : null;
+      if (known && known !== at) old.insertBefore(known, at);
+      const found = known || (at && !(at.id && byId.has(at.id)) && !wanted.id ? at : null);
+      if (!found) { old.insertBefore(wanted, at); continue; }
+      const next = found.nextSibling;
+      morph(found, wanted);
+      at = next;
+    }
+    while (at) { const next = at.nextSibling; at.remove(); at = next; }
+  }
+
+  for (const place of document.querySelectorAll("[data-stream]")) {
+    let timer;
+    const alive = () => {
+      clearTimeout(timer);
+      stalled.hidden = true;
+      timer = setTimeout(() => { stalled.hidden = false; }, STALLED_MS);
+    };
+    const source = new EventSource(place.dataset.stream);
+    source.addEventListener("part", (event) => {
+      alive();
+      const fresh = place.cloneNode(false);
+      fresh.innerHTML = event.data;
+      children(place, fresh);
+      place.dispatchEvent(new Event("changed", { bubbles: true }));
+    });
+    source.addEventListener("beat", alive);
+    source.addEventListener("end", () => { source.close(); location.reload(); });
+    source.addEventListener("error", () => { if (source.readyState === EventSource.CLOSED) setTimeout(() => location.reload(), 5000); });
+    alive();
+  }
+})();

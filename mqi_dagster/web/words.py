@@ -1,0 +1,92 @@
+"""What stands in a page in the reader's language: texts, moments, durations and numbers."""
+
+from __future__ import annotations
+
+import io
+from contextvars import ContextVar
+from datetime import datetime, tzinfo
+from enum import StrEnum
+from functools import cache
+from pathlib import Path
+
+from babel.dates import format_datetime
+from babel.messages.mofile import write_mo
+from babel.messages.pofile import read_po
+from babel.support import NullTranslations, Translations
+
+from mqi_dagster.settings.web import Language
+
+LANGUAGE: ContextVar[Language] = ContextVar("language", default=Language.ENGLISH)
+"""Of the request that is answered."""
+_TRANSLATIONS = Path(__file__).parent / "translations"
+_MINUTE, _HOUR, _DAY = 60.0, 3600.0, 86400.0
+
+
+@cache
+def catalogue(language: Language) -> NullTranslations:
+    """The texts of a language; English ones stand in the code and the templates."""
+    path = _TRANSLATIONS / f"{language.value}.po"
+    if not path.is_file():
+        return NullTranslations()
+    compiled = io.BytesIO()
+    with path.open("rb") as stream:
+        write_mo(compiled, read_po(stream, locale=language.value))
+    compiled.seek(0)
+    return Translations(compiled)
+
+
+def _(text: str) -> str:
+    """A text in the reader's language."""
+    return str(catalogue(LANGUAGE.get()).ugettext(text)) if text else ""
+
+
+def ngettext(one: str, many: str, count: int) -> str:
+    """A text that depends on a number."""
+    return str(catalogue(LANGUAGE.get()).ungettext(one, many, count))
+
+
+def word(value: StrEnum) -> str:
+    """A state, stage, role or the like, as people say it."""
+    return _(value.value.replace("_", " "))
+
+
+def accepted(header: str, otherwise: Language) -> Language:
+    """The language that a browser asks for first of those that there are."""
+    for part in header.split(","):
+        tag = part.split(";")[0].strip().split("-")[0].lower()
+        if tag in tuple(Language):
+            return Language(tag)
+    return otherwise
+
+
+def moment(value: datetime | None, zone: tzinfo) -> str:
+    """A moment in the site's zone, such as ``Mon 5 Jan 10:10``."""
+    if value is None:
+        return ""
+    pattern = "M월 d일 (E) HH:mm" if LANGUAGE.get() is Language.KOREAN else "EEE d MMM HH:mm"
+    return format_datetime(value.astimezone(zone), pattern, locale=LANGUAGE.get().value)
+
+
+def duration(seconds: float | None) -> str:
+    """A duration in its two largest units, such as ``2 h 05 min``."""
+    if seconds is None:
+        return ""
+    if seconds < _MINUTE:
+        return _("{seconds} s").format(seconds=round(seconds))
+    if seconds < _HOUR:
+        return _("{minutes} min").format(minutes=int(seconds // _MINUTE))
+    if seconds < _DAY:
+        hours, rest = divmod(seconds, _HOUR)
+        return _("{hours} h {minutes} min").format(hours=int(hours), minutes=f"{int(rest // _MINUTE):02d}")
+    days, rest = divmod(seconds, _DAY)
+    return _("{days} d {hours} h").format(days=int(days), hours=int(rest // _HOUR))
+
+
+def number(value: float | None, digits: int = 3) -> str:
+    """A number with so many significant digits, without a power of ten; a dash where there is none."""
+    if value is None:
+        return "–"
+    if value == 0.0:
+        return "0"
+    before = len(str(int(abs(value)))) if abs(value) >= 1.0 else 0
+    return f"{value:,.{max(0, digits - before)}f}" if before or abs(value) >= 1e-3 else f"{value:.{digits}g}"

@@ -4,6 +4,8 @@ The dose is interpolated trilinearly at one position in each sub-voxel of the st
 volume that lies inside. The position is drawn from a fixed sequence: at the centres all sub-voxels of a layer
 across a gradient would get one dose, and the curve would be made of steps. For the highest and the
 lowest dose the nodes of the dose grid inside count as well: between nodes a trilinear dose has no extremes.
+Doses that differ by less than a millionth of the highest one of the grid are taken together, at their mean:
+so millions of positions need neither memory nor sorting.
 """
 
 from __future__ import annotations
@@ -33,6 +35,8 @@ _FACE_MM = 1e-6
 """A node that lies between two layers is in both of them."""
 _EQUAL_GY = 1e-6
 """A dose this little below a level reaches it: a level and a dose are rounded in different places."""
+_BINS = 1 << 20
+"""From no dose to the highest one of the grid."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -100,7 +104,7 @@ class Dvh:
 
     def volume_at(self, dose: float) -> float:
         """V of a dose: the volume [cm³] that gets at least this dose."""
-        count = int(np.searchsorted(-self.doses, -(dose - _EQUAL_GY), side="right"))
+        count = int(self._reaching(dose))
         return float(self.volumes_cm3[count - 1]) if count else 0.0
 
     def curve(self, step: float) -> tuple[Floats, Floats]:
@@ -113,8 +117,12 @@ class Dvh:
             Doses from 0 to the first above the highest, and the volume [cm³] that gets at least each.
         """
         levels = np.arange(0.0, int(self.maximum / step) + 2) * step
-        counts = np.searchsorted(-self.doses, -(levels - _EQUAL_GY), side="right")
-        return np.asarray(levels), np.concatenate([[0.0], self.volumes_cm3])[counts]
+        return np.asarray(levels), np.concatenate([[0.0], self.volumes_cm3])[self._reaching(levels)]
+
+    def _reaching(self, levels: float | Floats) -> NDArray[np.intp]:
+        """How many of the doses reach each level."""
+        # In a view that rises: of a hundred levels none needs a copy.
+        return np.asarray(len(self.doses) - np.searchsorted(self.doses[::-1], np.subtract(levels, _EQUAL_GY)))
 
 
 def dose_volume(layers: Iterable[Layer], grid: ImageGrid, dose: DoseGrid) -> Dvh:
@@ -132,35 +140,55 @@ def dose_volume(layers: Iterable[Layer], grid: ImageGrid, dose: DoseGrid) -> Dvh
         raise DoseError(
             "a dose in Gy in the patient is needed, not a relative one or one of a phantom", where=_WHERE
         )
-    doses, volumes, total = [np.empty(0)], [np.empty(0)], 0.0
-    nodes = _Nodes(grid, dose)
+    bins, placed, total = _Bins(dose), _Placed(grid, dose), 0.0
     lowest, highest = math.inf, -math.inf
     for number, layer in enumerate(layers):
         total += layer.volume_mm3
-        inside = np.argwhere(layer.coverage > 0)
-        size = np.array(layer.subvoxel_mm)
-        spread = np.random.default_rng(number).random((len(inside), 3)) - 0.5
-        at = np.column_stack([np.full(len(inside), layer.height_mm), layer.first_mm + inside * size[1:]])
-        at += spread * size
-        found = dose_at(dose, grid.to_patient(at / grid.spacing_mm))
-        known = np.isfinite(found)
-        doses.append(found[known])
-        coverage = layer.coverage[inside[:, 0], inside[:, 1]]
-        volumes.append(coverage[known] * (float(size.prod()) / 1000))
-        mostly_inside = np.concatenate([found[known & (coverage >= _INSIDE)], nodes.inside(layer)])
-        lowest = float(mostly_inside.min(initial=lowest))
-        highest = float(mostly_inside.max(initial=highest))
-    every, weights = np.concatenate(doses), np.concatenate(volumes)
+        rows, columns = np.nonzero(layer.coverage)
+        coverage = layer.coverage[rows, columns]
+        found = placed.doses_in(layer, rows, columns, np.random.default_rng(number))
+        if not np.isfinite(found.sum()):
+            known = np.isfinite(found)
+            found, coverage = found[known], coverage[known]
+        bins.add(found, coverage * (math.prod(layer.subvoxel_mm) / 1000))
+        for inside in (found[coverage >= _INSIDE], placed.nodes_in(layer)):
+            lowest = min(lowest, float(inside.min(initial=math.inf)))
+            highest = max(highest, float(inside.max(initial=-math.inf)))
+    every, weights = bins.falling()
     if len(every) and lowest <= highest:
         # Of a sub-voxel at the outline the position may lie outside.
-        every = np.concatenate([np.clip(every, lowest, highest), [lowest, highest]])
-        weights = np.concatenate([weights, [0.0, 0.0]])
-    falling = np.argsort(-every, kind="stable")
-    return Dvh(every[falling], np.cumsum(weights[falling]), total / 1000)
+        every = np.concatenate([[highest], np.clip(every, lowest, highest), [lowest]])
+        weights = np.concatenate([[0.0], weights, [0.0]])
+    return Dvh(every, np.cumsum(weights), total / 1000)
 
 
-class _Nodes:
-    """The nodes of a dose grid, in the frame of the images.
+class _Bins:
+    """Volumes by their dose.
+
+    Args:
+        dose: In whose range they lie.
+    """
+
+    def __init__(self, dose: DoseGrid) -> None:
+        self._lowest = min(0.0, float(dose.values.min()))
+        self._width = (float(dose.values.max()) - self._lowest) / _BINS or 1.0
+        self._volumes, self._integrals = np.zeros((2, _BINS + 1))
+
+    def add(self, doses: Floats, volumes: Floats) -> None:
+        """Add volumes, each at its dose."""
+        which = ((doses - self._lowest) / self._width).astype(np.intp)
+        np.add.at(self._volumes, which, volumes)
+        np.add.at(self._integrals, which, volumes * doses)
+
+    def falling(self) -> tuple[Floats, Floats]:
+        """The mean dose and the volume of each bin that has one, from high to low doses."""
+        used = np.flatnonzero(self._volumes)[::-1]
+        volumes = self._volumes[used]
+        return self._integrals[used] / volumes, volumes
+
+
+class _Placed:
+    """A dose grid in the frame of the images.
 
     Args:
         grid: Of the images.
@@ -173,10 +201,23 @@ class _Nodes:
         self._origin_mm: Floats = ends[0]
         self._steps_mm: Floats = ends[1:] - ends[0]
         """Shape (3, 3): to the next frame, row and column; each in mm across planes, rows and columns."""
+        self._per_mm: Floats = np.linalg.inv(self._steps_mm)
         self._across = int(np.argmax(np.abs(self._steps_mm[:, 0])))
         """The axis of the dose grid that runs across the layers the most."""
 
-    def inside(self, layer: Layer) -> Floats:
+    def doses_in(
+        self, layer: Layer, rows: NDArray[np.intp], columns: NDArray[np.intp], random: np.random.Generator
+    ) -> Floats:
+        """The dose at one position in each of some sub-voxels of a layer; NaN outside of the grid."""
+        size = np.array(layer.subvoxel_mm)
+        at = random.random((len(rows), 3)).T
+        at[1] += rows
+        at[2] += columns
+        first = np.array((layer.height_mm, *layer.first_mm)) - size / 2 - self._origin_mm
+        per_subvoxel = size[:, None] * self._per_mm
+        return _interpolated(self._dose, per_subvoxel.T @ at + (first @ self._per_mm)[:, None])
+
+    def nodes_in(self, layer: Layer) -> Floats:
         """The doses of the nodes in a layer that lie in sub-voxels mostly inside."""
         size, counts = np.array(layer.subvoxel_mm), np.array((1, *layer.coverage.shape))
         low = np.array((layer.height_mm, *layer.first_mm)) - size / 2
@@ -218,7 +259,14 @@ def dose_at(dose: DoseGrid, points_mm: Floats) -> Floats:
         dose: The grid.
         points_mm: Shape (n, 3): DICOM x, y, z.
     """
-    indices = dose.to_indices(points_mm)
-    found = map_coordinates(dose.values, indices.T, order=1, mode="nearest")
-    outside = np.any((indices < -_AT_THE_EDGE) | (indices > np.array(dose.shape) - 1 + _AT_THE_EDGE), axis=1)
-    return np.asarray(np.where(outside, np.nan, found))
+    return _interpolated(dose, dose.to_indices(points_mm).T)
+
+
+def _interpolated(dose: DoseGrid, indices: Floats) -> Floats:
+    """The dose at frames, rows and columns, shape (3, n); NaN outside of the grid."""
+    found = map_coordinates(dose.values, indices, order=1, mode="nearest")
+    for places, count in zip(indices, dose.shape, strict=True):
+        # Mostly everything lies within it.
+        if places.min(initial=0.0) < -_AT_THE_EDGE or places.max(initial=0.0) > count - 1 + _AT_THE_EDGE:
+            found[(places < -_AT_THE_EDGE) | (places > count - 1 + _AT_THE_EDGE)] = np.nan
+    return np.asarray(found)

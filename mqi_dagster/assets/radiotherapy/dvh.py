@@ -27,7 +27,7 @@ from mqi_dagster.store.published import Published
 from mqi_dagster.store.store import Store
 
 ASSET, STRUCTURES = "dvh", "structures"
-CODE = "1"
+CODE = "2"
 SWITCHED_OFF = "radiotherapy.dvh.enabled is false"
 PICTURES_AT_MOST = 3
 """Of so many doses the curves are drawn; every picture is read with the metadata of the asset."""

@@ -7,13 +7,11 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from datetime import UTC, datetime
 from io import UnsupportedOperation
-from types import TracebackType
-from typing import Self
 
 from rich.console import Console
-from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeElapsedColumn
-from rich.text import Text
+from rich.progress import TextColumn, TimeElapsedColumn
 
+from mqi_dagster.cli.progress_bars import ProgressBars
 from mqi_dagster.cli.screen import output
 from mqi_dagster.errors import MqiError
 from mqi_dagster.lifecycle.stages import WorkPhase
@@ -31,7 +29,7 @@ def own_console() -> Console:
         return output(stderr=True)
 
 
-class BeamProgress:
+class BeamProgress(ProgressBars):
     """Shows the ledger's progress of the beam in work, from a thread of its own.
 
     Args:
@@ -39,34 +37,9 @@ class BeamProgress:
     """
 
     def __init__(self, console: Console) -> None:
-        self._console = console
-        self._bars: Progress | None = None
-        self._tasks: dict[str, TaskID] = {}
+        percent, phase = TextColumn("{task.percentage:>3.0f} %"), TextColumn("{task.fields[phase]}")
+        super().__init__(console, percent, phase, TimeElapsedColumn())
         self._said: tuple[str, int] = ("", -1)
-        if console.is_terminal:
-            self._bars = Progress(
-                TextColumn("{task.description}"),
-                BarColumn(bar_width=30),
-                TextColumn("{task.percentage:>3.0f} %"),
-                TextColumn("{task.fields[phase]}"),
-                TimeElapsedColumn(),
-                console=console,
-            )
-
-    def __enter__(self) -> Self:
-        if self._bars is not None:
-            self._bars.start()
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        if self._bars is not None:
-            self._bars.stop()
-
-    def note(self, text: str) -> None:
-        """Say something beside what is shown."""
-        self._console.print(Text(text))
 
     def expect(self, keys: Sequence[str]) -> None:
         """Show beams that will be in work, in their order."""

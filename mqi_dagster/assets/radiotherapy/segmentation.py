@@ -1,6 +1,6 @@
 """Station 2: what segmentation models find in the series of a course."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator
 
 import dagster as dg
 
@@ -27,105 +27,89 @@ from mqi_dagster.partitions import COURSE
 from mqi_dagster.processes.worker_counts import stage_limit
 from mqi_dagster.resources.composed import GpuPoolResource, StoreResource
 from mqi_dagster.resources.site import Site
+from mqi_dagster.settings import Settings
 from mqi_dagster.store.published import Published
 
-AUTO, CUSTOM = "auto_segmentation", "custom_segmentation"
-Results = Iterator[dg.MaterializeResult[None] | dg.AssetCheckResult]
 
+def _segmentation(
+    asset: str, section: str, stage: str, models_of: Callable[[Settings], list[FoundModel]], description: str
+) -> dg.AssetsDefinition:
+    """An asset of label maps.
 
-@dg.asset(
-    partitions_def=COURSE.definition,
-    deps=["course_inventory"],
-    check_specs=radiotherapy.quality_specs(AUTO),
-    code_version=CODE,
-    group_name=radiotherapy.COURSE,
-    kinds={"nifti", "json"},
-    owners=radiotherapy.OWNERS,
-    pool=POOL,
-)
-def auto_segmentation(
-    context: dg.AssetExecutionContext,
-    site: dg.ResourceParam[Site],
-    gpu_pool: GpuPoolResource,
-    store: StoreResource,
-) -> Results:
-    """Label maps of the models that `radiotherapy.segmentation` names, on the grid of each series."""
-    key = checked_key(COURSE, context.partition_key).text
-    with tried_again(context, Where(case=key)):
-        settings = site.settings
-        most = stage_limit(settings.radiotherapy, "segmentation")
-        at_once = AtOnce(most, COURSE.has, "radiotherapy.segmentation.workers")
-        yield from _segmented(context, site, gpu_pool, store, AUTO, automatic_models(settings), at_once)
+    Args:
+        asset: Its name.
+        section: Of `radiotherapy`, where its models are chosen.
+        stage: Of `processes.worker_counts.STAGES`.
+        models_of: Its models, usable or not.
+        description: For people.
+    """
 
-
-@dg.asset(
-    partitions_def=COURSE.definition,
-    deps=["course_inventory"],
-    check_specs=radiotherapy.quality_specs(CUSTOM),
-    code_version=CODE,
-    group_name=radiotherapy.COURSE,
-    kinds={"nifti", "json"},
-    owners=radiotherapy.OWNERS,
-    pool=POOL,
-)
-def custom_segmentation(
-    context: dg.AssetExecutionContext,
-    site: dg.ResourceParam[Site],
-    gpu_pool: GpuPoolResource,
-    store: StoreResource,
-) -> Results:
-    """Label maps of the site's own models (`radiotherapy.custom_models`), on the grid of each series."""
-    key = checked_key(COURSE, context.partition_key).text
-    with tried_again(context, Where(case=key)):
-        settings = site.settings
-        most = stage_limit(settings.radiotherapy, "segmentation_custom")
-        at_once = AtOnce(most, COURSE.has, "radiotherapy.custom_models.workers")
-        yield from _segmented(context, site, gpu_pool, store, CUSTOM, custom_models(settings), at_once)
-
-
-def _segmented(
-    context: dg.AssetExecutionContext,
-    site: Site,
-    gpu_pool: GpuPoolResource,
-    store: StoreResource,
-    asset: str,
-    models: Sequence[FoundModel],
-    at_once: AtOnce,
-) -> Results:
-    results = store.open()
-    course = load_course(context.instance, results, site, context.partition_key)
-    options = site.settings.radiotherapy.segmentation
-    here = site.settings.slurm_of(options.host) is None
-    plan = planned(course, models, options, site.pseudonyms, here=here)
-    published = found_segmentations(context.instance, results, asset, course.key, plan)
-    if published is not None:
-        content = read_segmentations(published.folder)
-        context.log.info("found in the store; no model is started")
-    else:
-        work = CourseModels(context, site, gpu_pool.open(), results, course, asset, plan, at_once)
-        published, content = work.make()
-    yield dg.MaterializeResult(
-        data_version=dg.DataVersion(published.digest),
-        metadata={
-            DIGEST: published.digest,
-            **{state.value: _count(content, state) for state in SegmentationState},
-            "models": ", ".join(one.name for one in models) or _none(site, asset),
-            "segmentations": dg.MetadataValue.table(_rows(published, content), schema=_SCHEMA),
-        },
+    @dg.asset(
+        name=asset,
+        description=description,
+        partitions_def=COURSE.definition,
+        deps=["course_inventory"],
+        check_specs=radiotherapy.quality_specs(asset),
+        code_version=CODE,
+        group_name=radiotherapy.COURSE,
+        kinds={"nifti", "json"},
+        owners=radiotherapy.OWNERS,
+        pool=POOL,
     )
-    yield from radiotherapy.quality_checks(segmentation_quality(asset, content))
+    def segmented(
+        context: dg.AssetExecutionContext,
+        site: dg.ResourceParam[Site],
+        gpu_pool: GpuPoolResource,
+        store: StoreResource,
+    ) -> Iterator[dg.MaterializeResult[None] | dg.AssetCheckResult]:
+        key = checked_key(COURSE, context.partition_key).text
+        with tried_again(context, Where(case=key)):
+            results, courses, models = store.open(), site.settings.radiotherapy, models_of(site.settings)
+            at_once = AtOnce(stage_limit(courses, stage), COURSE.has, f"radiotherapy.{section}.workers")
+            course = load_course(context.instance, results, site, context.partition_key)
+            options = courses.segmentation
+            here = site.settings.slurm_of(options.host) is None
+            plan = planned(course, models, options, site.pseudonyms, here=here)
+            published = found_segmentations(context.instance, results, asset, course.key, plan)
+            if published is not None:
+                content = read_segmentations(published.folder)
+                context.log.info("found in the store; no model is started")
+            else:
+                work = CourseModels(context, site, gpu_pool.open(), results, course, asset, plan, at_once)
+                published, content = work.make()
+            off = "" if getattr(courses, section).enabled else f": radiotherapy.{section}.enabled is false"
+            yield dg.MaterializeResult(
+                data_version=dg.DataVersion(published.digest),
+                metadata={
+                    DIGEST: published.digest,
+                    **{state.value: _count(content, state) for state in SegmentationState},
+                    "models": ", ".join(one.name for one in models) or f"none{off}",
+                    "segmentations": dg.MetadataValue.table(_rows(published, content), schema=_SCHEMA),
+                },
+            )
+            yield from radiotherapy.quality_checks(segmentation_quality(asset, content))
+
+    return segmented
+
+
+auto_segmentation = _segmentation(
+    "auto_segmentation",
+    "segmentation",
+    "segmentation",
+    automatic_models,
+    "Label maps of the models that `radiotherapy.segmentation` names, on the grid of each series.",
+)
+custom_segmentation = _segmentation(
+    "custom_segmentation",
+    "custom_models",
+    "segmentation_custom",
+    custom_models,
+    "Label maps of the site's own models (`radiotherapy.custom_models`), on the grid of each series.",
+)
 
 
 def _count(content: CourseSegmentations, state: SegmentationState) -> int:
     return sum(one.state is state for one in content.segmentations)
-
-
-def _none(site: Site, asset: str) -> str:
-    courses = site.settings.radiotherapy
-    section, name = (
-        (courses.segmentation, "segmentation") if asset == AUTO else (courses.custom_models, "custom_models")
-    )
-    return "none" if section.enabled else f"none: radiotherapy.{name}.enabled is false"
 
 
 _SCHEMA = dg.TableSchema(

@@ -30,7 +30,6 @@ from mqi_dagster.imaging.models.label_map import (
 from mqi_dagster.imaging.models.model_errors import ModelError
 from mqi_dagster.imaging.models.prepared_commands import run_nnunet, run_totalsegmentator
 from mqi_dagster.imaging.models.program_version import program_version
-from mqi_dagster.imaging.models.rules_model import run_rules
 from mqi_dagster.imaging.models.running import Outcome, RunOptions
 from mqi_dagster.imaging.models.weights import verify_weights
 
@@ -122,13 +121,15 @@ def _run(model: Model, images: dict[str, Path], options: RunOptions) -> Outcome:
 
 
 def _runtime(model: Model, images: dict[str, Path], options: RunOptions) -> Outcome:
+    # Of the runtimes only the one that is used: onnxruntime and scipy take half a second each to load.
     match model.card.runtime:
         case "onnx":
-            # Only where it is used: onnxruntime takes half a second to load.
             from mqi_dagster.imaging.models.onnx_model import run_onnx
 
             return run_onnx(model, images, options)
         case "rules":
+            from mqi_dagster.imaging.models.rules_model import run_rules
+
             return run_rules(model, images, options)
         case "command":
             return run_command(model, images, options)

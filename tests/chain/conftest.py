@@ -35,6 +35,15 @@ def as_in_production() -> None:
     """Leaves pictures and poll times as they are."""
 
 
+@pytest.fixture
+def looks_here(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The tree of courses is looked at in this process."""
+    from mqi_dagster.sensors import courses
+    from tests.chain.course_site import LookHere
+
+    monkeypatch.setattr(courses, "ScanProcess", LookHere)
+
+
 @pytest.fixture(scope="session")
 def postgres() -> Iterator[Server]:
     """A PostgreSQL server of this session's own; skips where the package is missing."""

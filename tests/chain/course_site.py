@@ -11,12 +11,29 @@ import yaml
 
 from mqi_dagster.definitions import build_definitions
 from mqi_dagster.lifecycle.materialisations import COURSE_REPORT
+from mqi_dagster.resources.dicom_source import ScanProcess, look
 from mqi_dagster.resources.site import Site
+from mqi_dagster.settings import read_settings
 from tests.chain.chain import MACHINES, merged
 from tests.courses.made_objects import Made
 
 ALWAYS = 1e-9
 """Minutes between two looks at the tree."""
+LITTLE = {"radiomics": {"enabled": False}, "segmentation": {"enabled": False}}
+"""What is made of a course here: no process is started for it."""
+
+
+class LookHere(ScanProcess):
+    """A look at the tree without a process of its own, which `test_dicom_source` is about."""
+
+    fault = ""
+
+    def __init__(self, settings_file: Path) -> None:
+        look(read_settings(settings_file))
+
+    def ended(self, seconds: float) -> bool:
+        """At once."""
+        return True
 
 
 class CourseSite:
@@ -34,7 +51,7 @@ class CourseSite:
             "site": {"timezone": "UTC"},
             "paths": {"machines": str(MACHINES)},
             "intake": {"stable_seconds": 0},
-            "radiotherapy": {"dicom_root": str(self.tree), "scan_minutes": ALWAYS, "workers": 1},
+            "radiotherapy": {"dicom_root": str(self.tree), "scan_minutes": ALWAYS, "workers": 1, **LITTLE},
         }
         self.settings_file = folder / "mqi.yaml"
         self.settings_file.write_text(yaml.safe_dump(merged(base, settings or {})))

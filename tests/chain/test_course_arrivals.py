@@ -16,6 +16,8 @@ from mqi_dagster.lifecycle.health import folders
 from mqi_dagster.sensors import cohort, courses
 from tests.chain.course_site import ALWAYS, CourseSite
 
+pytestmark = pytest.mark.usefixtures("looks_here")
+
 
 def test_three_courses_are_asked_for_once_each(tmp_path: Path) -> None:
     site = CourseSite(tmp_path)

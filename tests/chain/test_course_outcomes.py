@@ -22,6 +22,8 @@ from mqi_dagster.ledger.database import utc_now
 from mqi_dagster.sensors.alarms import standing_alarms
 from tests.chain.course_site import CourseSite
 
+pytestmark = pytest.mark.usefixtures("looks_here")
+
 
 @pytest.fixture
 def site(tmp_path: Path) -> CourseSite:

@@ -17,7 +17,8 @@ from tests.chain.course_site import CourseSite
 
 DAY = 86400.0
 NO_LOGS = {"engine_log_days": None, "run_output_days": None}
-LITTLE = {"radiomics": {"enabled": False}, "segmentation": {"enabled": False}}
+
+pytestmark = pytest.mark.usefixtures("looks_here")
 
 
 def aged(folder: Path, days: float) -> None:
@@ -63,7 +64,7 @@ def tree_of(site: CourseSite) -> dict[Path, str]:
 
 @pytest.mark.slow
 def test_replaced_inventories_go_and_the_present_one_and_the_tree_stay(tmp_path: Path) -> None:
-    site = CourseSite(tmp_path, {"retention": {"superseded_days": 10, **NO_LOGS}, "radiotherapy": LITTLE})
+    site = CourseSite(tmp_path, {"retention": {"superseded_days": 10, **NO_LOGS}})
     site.write(1)
     course = str(site.tick()[0].partition_key)
     (old,) = inventories(site, course)
@@ -87,7 +88,7 @@ def test_replaced_inventories_go_and_the_present_one_and_the_tree_stay(tmp_path:
 
 @pytest.mark.slow
 def test_the_inventory_that_the_present_report_is_of_stays_until_the_next_one(tmp_path: Path) -> None:
-    site = CourseSite(tmp_path, {"retention": {"superseded_days": 10, **NO_LOGS}, "radiotherapy": LITTLE})
+    site = CourseSite(tmp_path, {"retention": {"superseded_days": 10, **NO_LOGS}})
     site.write(1)
     course = str(site.tick()[0].partition_key)
     assert organised_anew(site, 1) == course
@@ -98,7 +99,7 @@ def test_the_inventory_that_the_present_report_is_of_stays_until_the_next_one(tm
 
 @pytest.mark.slow
 def test_a_concluded_course_goes_whole_only_where_the_settings_say_so(tmp_path: Path) -> None:
-    site = CourseSite(tmp_path, {"retention": {"superseded_days": 10, **NO_LOGS}, "radiotherapy": LITTLE})
+    site = CourseSite(tmp_path, {"retention": {"superseded_days": 10, **NO_LOGS}})
     site.write(1, 2)
     first, second = site.keys(site.tick())
     organised_anew(site, 2 if made_by(site, 1) == first else 1)

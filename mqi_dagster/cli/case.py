@@ -7,7 +7,17 @@ from typing import Annotated
 import typer
 from rich.text import Text
 
-from mqi_dagster.cli.options import GivenSite, SiteOption, states_of
+from mqi_dagster.cli.options import (
+    BeamOption,
+    CaseArgument,
+    CaseOrBeam,
+    GivenSite,
+    JsonOption,
+    SiteOption,
+    StateOption,
+    WaitOption,
+    states_of,
+)
 from mqi_dagster.cli.screen import hide_previews, output, print_json
 from mqi_dagster.errors import MqiError
 from mqi_dagster.operations.sites import DEFAULT_SITE, SETTINGS_NAME, open_site, settings_path, site_in_use
@@ -18,7 +28,6 @@ Folder = Annotated[
     Path,
     typer.Argument(exists=True, file_okay=False, help="The case: the RT plan and its delivery folders."),
 ]
-JsonOption = Annotated[bool, typer.Option("--json", help="One JSON document on standard output.")]
 ZoneOption = Annotated[
     str | None,
     typer.Option("--timezone", help="IANA zone of the machines' times; else the site's or the computer's."),
@@ -152,9 +161,7 @@ def run(
 @case_app.command("list")
 def list_cases(
     site: SiteOption = DEFAULT_SITE,
-    state: Annotated[
-        list[str] | None, typer.Option("--state", help="Only cases in this state; may be repeated.")
-    ] = None,
+    state: StateOption = None,
     limit: Annotated[int, typer.Option("--limit", min=0, help="The newest so many; 0 for all.")] = 50,
     as_json: JsonOption = False,
 ) -> None:
@@ -183,11 +190,7 @@ def list_cases(
 
 
 @case_app.command("show")
-def show(
-    case: Annotated[str, typer.Argument(help="Key of the case, as `mqi case list` names it.")],
-    site: SiteOption = DEFAULT_SITE,
-    as_json: JsonOption = False,
-) -> None:
+def show(case: CaseArgument, site: SiteOption = DEFAULT_SITE, as_json: JsonOption = False) -> None:
     """Show everything about one case, with the real paths of its files, which stand nowhere else."""
     hide_previews()
     from mqi_dagster.cli.case_show import show_case
@@ -205,23 +208,42 @@ def show(
 
 @case_app.command("retry")
 def retry_failed(
-    name: Annotated[str, typer.Argument(metavar="CASE|BEAM", help="Key of a case or of a beam.")],
+    name: CaseOrBeam,
     site: SiteOption = DEFAULT_SITE,
-    beam: Annotated[int | None, typer.Option("--beam", help="Only the beam of this BeamNumber.")] = None,
+    beam: BeamOption = None,
     as_json: JsonOption = False,
 ) -> None:
     """Run once more what has failed of a case, in the running services."""
     hide_previews()
-    from mqi_dagster.cli.retrying import retry_and_show
+    from mqi_dagster.cli.run_control import retry_and_show
 
     retry_and_show(open_site(site), name, beam, as_json)
 
 
+@case_app.command("cancel")
+def cancel_runs(
+    name: CaseOrBeam,
+    site: SiteOption = DEFAULT_SITE,
+    beam: BeamOption = None,
+    wait: WaitOption = True,
+    as_json: JsonOption = False,
+) -> None:
+    """End what is queued or in work of a case, with its engines and jobs; `mqi case retry` begins it anew.
+
+    What goes on all the same after three minutes is named, with exit code 1.
+    """
+    hide_previews()
+    from mqi_dagster.cli.run_control import cancel_and_show
+
+    cancel_and_show(open_site(site), name, beam, wait, as_json)
+
+
 @case_app.command("priority")
 def set_priority(
-    case: Annotated[str, typer.Argument(help="Key of the case, as `mqi case list` names it.")],
+    case: CaseArgument,
     priority: Annotated[int, typer.Argument(min=-100, max=100, help="Higher comes first, 0 is ordinary.")],
     site: SiteOption = DEFAULT_SITE,
+    as_json: JsonOption = False,
 ) -> None:
     """Say how urgent a case is: what of it waits overtakes what is less urgent."""
     hide_previews()
@@ -231,6 +253,9 @@ def set_priority(
     opened = open_site(site)
     with open_instance(opened.settings) as instance:
         moved = make_urgent(instance, opened, case, priority)
+    if as_json:
+        print_json({"case": case, "priority": priority, "queued_runs": moved})
+        return
     output().print(Text(f"{case}: priority {priority}; {moved} of its runs are in the queue"), soft_wrap=True)
 
 

@@ -12,7 +12,14 @@ import typer
 from rich.text import Text
 from typer.core import TyperCommand
 
-from mqi_dagster.cli.options import JsonOption, SiteOption, states_of
+from mqi_dagster.cli.options import (
+    CourseArgument,
+    JsonOption,
+    SiteOption,
+    StateOption,
+    WaitOption,
+    states_of,
+)
 from mqi_dagster.cli.screen import hide_previews, output, print_json
 from mqi_dagster.errors import ConfigurationError, MqiError
 from mqi_dagster.operations.sites import DEFAULT_SITE, SETTINGS_NAME, open_site, settings_path, site_in_use
@@ -24,7 +31,6 @@ course_app = typer.Typer(help="Run and look at courses of radiotherapy.", no_arg
 Stage = StrEnum("Stage", {stage: stage for stage in STAGES})  # type: ignore[misc]
 """What ``--stage`` takes."""
 
-CourseArgument = Annotated[str, typer.Argument(help="Key of the course, as `mqi course list` names it.")]
 Workers = Annotated[int | None, typer.Option(min=1)]
 
 
@@ -227,9 +233,7 @@ def _refuse(words: list[str]) -> None:
 @course_app.command("list")
 def list_courses(
     site: SiteOption = DEFAULT_SITE,
-    state: Annotated[
-        list[str] | None, typer.Option("--state", help="Only courses in this state; may be repeated.")
-    ] = None,
+    state: StateOption = None,
     limit: Annotated[int, typer.Option("--limit", min=0, help="The newest so many; 0 for all.")] = 50,
     as_json: JsonOption = False,
 ) -> None:
@@ -294,10 +298,28 @@ def retry_failed(
 ) -> None:
     """Run once more what has failed of a course, in the running services."""
     hide_previews()
-    from mqi_dagster.cli.retrying import retry_and_show
+    from mqi_dagster.cli.run_control import retry_and_show
     from mqi_dagster.partitions import COURSE
 
     retry_and_show(open_site(site), COURSE.key(course).text, None, as_json)
+
+
+@course_app.command("cancel")
+def cancel_runs(
+    course: CourseArgument,
+    site: SiteOption = DEFAULT_SITE,
+    wait: WaitOption = True,
+    as_json: JsonOption = False,
+) -> None:
+    """End what is queued or in work of a course, with its models; `mqi course retry` begins it anew.
+
+    What goes on all the same after three minutes is named, with exit code 1.
+    """
+    hide_previews()
+    from mqi_dagster.cli.run_control import cancel_and_show
+    from mqi_dagster.partitions import COURSE
+
+    cancel_and_show(open_site(site), COURSE.key(course).text, None, wait, as_json)
 
 
 @course_app.command("demo")

@@ -8,7 +8,9 @@ from typing import Annotated
 
 import typer
 
+from mqi_dagster.cli.completion import completed
 from mqi_dagster.lifecycle.stages import CaseState
+from mqi_dagster.operations.completion import beams, cases, courses
 from mqi_dagster.operations.sites import SITE_VARIABLE
 
 SiteOption = Annotated[
@@ -25,7 +27,34 @@ GivenSite = Annotated[
 ]
 """Of a command that also works without a site: see `site_in_use`."""
 
-JsonOption = Annotated[bool, typer.Option("--json", help="As JSON.")]
+JsonOption = Annotated[bool, typer.Option("--json", help="One JSON document on standard output.")]
+
+CaseArgument = Annotated[
+    str,
+    typer.Argument(help="Key of the case, as `mqi case list` names it.", autocompletion=completed(cases)),
+]
+CaseOrBeam = Annotated[
+    str,
+    typer.Argument(
+        metavar="CASE|BEAM", help="Key of a case or of a beam.", autocompletion=completed(cases, beams)
+    ),
+]
+CourseArgument = Annotated[
+    str,
+    typer.Argument(
+        help="Key of the course, as `mqi course list` names it.", autocompletion=completed(courses)
+    ),
+]
+BeamOption = Annotated[int | None, typer.Option("--beam", help="Only the beam of this BeamNumber.")]
+StateOption = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--state",
+        help="Only what is in this state; may be repeated.",
+        autocompletion=completed(lambda _site, _begin: list(CaseState)),
+    ),
+]
+WaitOption = Annotated[bool, typer.Option("--wait/--no-wait", help="Until engines and jobs have ended.")]
 
 
 def states_of(names: Iterable[str]) -> list[CaseState]:

@@ -130,6 +130,20 @@ def end_workers(instance: dg.DagsterInstance) -> int:
     return len(workers)
 
 
+def end_worker(instance: dg.DagsterInstance, run: dg.DagsterRun) -> None:
+    """End the worker of a run that is being cancelled, where the code location that has forked it is gone.
+
+    Nobody else interrupts it then: Dagster would only call the run cancelled. Cancelled so, it ends its job.
+
+    Raises:
+        InfrastructureError: It cannot be ended.
+    """
+    job = worker_of(instance, run)
+    # In another container that pid is somebody else's.
+    if job is not None and b"forkserver" in Path(f"/proc/{job.partition(':')[0]}/cmdline").read_bytes():
+        end_group(job, _GRACE_SECONDS)
+
+
 def fail_orphaned_runs(instance: dg.DagsterInstance) -> int:
     """Report every run as failed that was in the hands of a code server which is gone; how many.
 

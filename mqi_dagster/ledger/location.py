@@ -3,27 +3,20 @@
 from __future__ import annotations
 
 import os
-from pathlib import Path
 
 from sqlalchemy.engine import URL
 from sqlalchemy.exc import DataError, DBAPIError, IntegrityError, ProgrammingError
 from sqlalchemy.exc import TimeoutError as PoolTimeoutError
 
 from mqi_dagster.ledger.database import CONNECTION, sqlite_url
+from mqi_dagster.ledger.glance import PASSWORD, ledger_file
 from mqi_dagster.settings import Settings
 from mqi_dagster.settings.passwords import read_password
 
-LEDGER_FILE = "ledger.sqlite"
-_PASSWORD = "the database's password file"
 DATABASE_VARIABLE = "MQI_DATABASE_URL"
 """Tells Dagster's processes the server's URL, so that no password stands in its own file."""
 DRIVER = "postgresql+psycopg2"
 """Named in full: SQLAlchemy 2.1 reads the bare name as psycopg 3."""
-
-
-def ledger_file(settings: Settings) -> Path:
-    """The ledger's file where there is no server."""
-    return settings.paths.state / LEDGER_FILE
 
 
 def ledger_url(settings: Settings) -> str:
@@ -44,7 +37,7 @@ def server_url(settings: Settings) -> str | None:
     database = settings.database
     if database.host is None:
         return None
-    password = None if database.password_file is None else read_password(database.password_file, _PASSWORD)
+    password = None if database.password_file is None else read_password(database.password_file, PASSWORD)
     socket = database.host.startswith("/")
     address = {"host": database.host, "port": str(database.port)} if socket else {}
     url = URL.create(

@@ -23,7 +23,7 @@ class RunVerdict(StrEnum):
     FAILED = "failed"
     """For good, until a person does something."""
     CANCELLED = "cancelled"
-    """An operator has ended it."""
+    """An operator has ended it, or has taken its next try back."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -123,4 +123,18 @@ class RunOutcomes:
                     update(RUN_OUTCOME)
                     .where(RUN_OUTCOME.c.run_id.in_(sorted(set(run_ids))), RUN_OUTCOME.c.settled_at.is_(None))
                     .values(settled_at=self._database.clock())
+                )
+
+    def take_back(self, run_ids: Collection[str]) -> None:
+        """Write down that a person does not want the next try of some runs: what they hold is given up."""
+        if run_ids:
+            with self._database.write() as connection:
+                connection.execute(
+                    update(RUN_OUTCOME)
+                    .where(
+                        RUN_OUTCOME.c.run_id.in_(sorted(set(run_ids))),
+                        RUN_OUTCOME.c.settled_at.is_(None),
+                        RUN_OUTCOME.c.verdict == RunVerdict.RETRY.value,
+                    )
+                    .values(verdict=RunVerdict.CANCELLED.value, settled_at=self._database.clock())
                 )

@@ -233,6 +233,8 @@ class RunFailure:
     """Whether infrastructure was lost, and it goes on by itself."""
     next_try: datetime | None = None
     """When, where that is known already."""
+    taken_back: bool = False
+    """Whether a person has said that it does not go on."""
 
 
 def failure_of(outcome: RunOutcome | None, cause: Callable[[], Cause], served: bool) -> RunFailure:
@@ -248,7 +250,8 @@ def failure_of(outcome: RunOutcome | None, cause: Callable[[], Cause], served: b
         return RunFailure(found.text, found.code, goes_on_by_itself(found, served))
     # A try that is settled while no other run has come was given up.
     again = outcome.verdict is RunVerdict.RETRY and outcome.settled_at is None and served
-    return RunFailure(outcome.cause, outcome.code or None, again, outcome.next_try_at)
+    taken_back = outcome.verdict is RunVerdict.CANCELLED
+    return RunFailure(outcome.cause, outcome.code or None, again, outcome.next_try_at, taken_back)
 
 
 @dataclass(frozen=True, slots=True)
@@ -300,6 +303,8 @@ class RunFacts:
         """How far the run is."""
         if self.failure is not None and self.failure.again:
             return RunState.AGAIN
+        if self.failure is not None and self.failure.taken_back:
+            return RunState.CANCELLED
         return self.run.state if self.run is not None else RunState.NONE
 
     @property

@@ -67,7 +67,7 @@ def dismiss(site: Site, number: int) -> None:
         tries = [
             one.run_id for one in site.ledger.outcomes.open_retries() if one.partition == dismissed.subject
         ]
-        site.ledger.outcomes.settle(tries)
+        site.ledger.outcomes.take_back(tries)
 
 
 def found_now(site: Site) -> list[HealthProblem]:

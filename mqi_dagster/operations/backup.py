@@ -19,7 +19,8 @@ from sqlalchemy.engine import make_url
 from mqi_dagster.errors import ConfigurationError, InfrastructureError, StoreError
 from mqi_dagster.files import private_folder, sha256_file, sync_file, sync_folder, write_whole
 from mqi_dagster.ledger.database import revision_of, standing_still
-from mqi_dagster.ledger.location import LEDGER_FILE, ledger_file, ledger_url, server_url
+from mqi_dagster.ledger.glance import LEDGER_FILE, ledger_file
+from mqi_dagster.ledger.location import ledger_url, server_url
 from mqi_dagster.ledger.tables import REVISION, VERSION_TABLE
 from mqi_dagster.operations.instance import INSTANCE_FILE
 from mqi_dagster.operations.site_folder import require_own_secret

@@ -21,6 +21,18 @@ _BACKFILL = f"""mutation($backfill: LaunchBackfillParams!) {{
     __typename ... on LaunchBackfillSuccess {{ backfillId }} {_FAULT}
   }} }}"""
 
+_TERMINATE = f"""mutation($run: String!, $policy: TerminateRunPolicy!) {{
+  terminateRun(runId: $run, terminatePolicy: $policy) {{
+    __typename ... on TerminateRunFailure {{ message }} {_FAULT}
+  }} }}"""
+
+_BACKFILLS = """query { partitionBackfillsOrError(status: REQUESTED) {
+  __typename ... on PartitionBackfills { results { id partitionNames } } ... on PythonError { message }
+} }"""
+
+_CANCEL_BACKFILL = f"""mutation($backfill: String!) {{
+  cancelPartitionBackfill(backfillId: $backfill) {{ __typename {_FAULT} }} }}"""
+
 
 class GraphQL:
     """Dagster's services behind the address of their pages.
@@ -44,7 +56,7 @@ class GraphQL:
             ConfigurationError: Nobody answers at the address.
             InfrastructureError: The services refuse, and say why.
         """
-        answer = self._mutate("launchRunReexecution", "LaunchRunSuccess", _REEXECUTE, {"run": run_id})
+        answer = self._answer("launchRunReexecution", "LaunchRunSuccess", _REEXECUTE, {"run": run_id})
         return str(answer["run"]["runId"])
 
     def backfill(self, assets: Sequence[str], partitions: Sequence[str], title: str) -> str:
@@ -62,12 +74,47 @@ class GraphQL:
             "partitionNames": list(partitions),
             "title": title,
         }
-        answer = self._mutate(
+        answer = self._answer(
             "launchPartitionBackfill", "LaunchBackfillSuccess", _BACKFILL, {"backfill": wanted}
         )
         return str(answer["backfillId"])
 
-    def _mutate(self, name: str, success: str, query: str, variables: Mapping[str, Any]) -> dict[str, Any]:
+    def terminate(self, run_id: str, *, at_once: bool = False) -> None:
+        """End a run: one in the queue at once, one in work by an interrupt of its worker.
+
+        Args:
+            run_id: Of the run.
+            at_once: Mark it as cancelled without asking anybody: of a run that nobody has begun.
+
+        Raises:
+            ConfigurationError: Nobody answers at the address.
+            InfrastructureError: The services refuse, and say why.
+        """
+        policy = "MARK_AS_CANCELED_IMMEDIATELY" if at_once else "SAFE_TERMINATE"
+        wanted = {"run": run_id, "policy": policy}
+        self._answer("terminateRun", "TerminateRunSuccess", _TERMINATE, wanted)
+
+    def backfills(self) -> dict[str, list[str]]:
+        """The partitions of every backfill that is in work, by its id.
+
+        Raises:
+            ConfigurationError: Nobody answers at the address.
+            InfrastructureError: The services refuse, and say why.
+        """
+        answer = self._answer("partitionBackfillsOrError", "PartitionBackfills", _BACKFILLS, {})
+        return {str(one["id"]): list(one["partitionNames"] or ()) for one in answer["results"]}
+
+    def cancel_backfill(self, backfill_id: str) -> None:
+        """Have a backfill make no further run, and end those that it has made.
+
+        Raises:
+            ConfigurationError: Nobody answers at the address.
+            InfrastructureError: The services refuse, and say why.
+        """
+        wanted = {"backfill": backfill_id}
+        self._answer("cancelPartitionBackfill", "CancelBackfillSuccess", _CANCEL_BACKFILL, wanted)
+
+    def _answer(self, name: str, success: str, query: str, variables: Mapping[str, Any]) -> dict[str, Any]:
         content = self.ask(query, variables)
         if content.get("errors"):
             raise InfrastructureError(f"the services refuse: {content['errors'][0].get('message')}")

@@ -28,8 +28,9 @@ from mqi_dagster.hpc.session import sftp
 from mqi_dagster.hpc.shell import require, run, script
 from mqi_dagster.hpc.slurm import gpus_of, options_of, scheduler_facts
 from mqi_dagster.ledger.database import revision_of, try_out
+from mqi_dagster.ledger.glance import LEDGER_FILE
 from mqi_dagster.ledger.ledger import Ledger
-from mqi_dagster.ledger.location import LEDGER_FILE, ledger_url, server_url
+from mqi_dagster.ledger.location import ledger_url, server_url
 from mqi_dagster.ledger.tables import REVISION
 from mqi_dagster.operations import service_locks
 from mqi_dagster.operations.backup import LAST_BACKUP

@@ -11,8 +11,9 @@ import yaml
 from mqi_dagster.compute.run_workers import fail_orphaned_runs
 from mqi_dagster.errors import ConfigurationError, InfrastructureError
 from mqi_dagster.files import private_folder, sha256_file, whole_file, write_whole
+from mqi_dagster.ledger.glance import LEDGER_FILE, ledger_file
 from mqi_dagster.ledger.ledger import Ledger
-from mqi_dagster.ledger.location import LEDGER_FILE, ledger_file, ledger_url, server_url
+from mqi_dagster.ledger.location import ledger_url, server_url
 from mqi_dagster.ledger.tables import REVISION
 from mqi_dagster.operations import service_locks
 from mqi_dagster.operations.backup import (

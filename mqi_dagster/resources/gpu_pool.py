@@ -287,8 +287,8 @@ class GpuPool:
         """Free what ended or silent runs hold whose engine is gone as well; how many leases there were.
 
         The only way in which a lease of another beam ends. A job on a cluster outlives its run, for the next
-        one to take over. It goes only where an operator has cancelled the run, or where the run has failed
-        for good and nothing is going to take the job over.
+        one to take over. It goes only where an operator has cancelled the run or taken its next try back, or
+        where the run has failed for good and nothing is going to take the job over.
         """
         leases, freed = self._site.ledger.leases.all(), 0
         outcomes = self._site.ledger.outcomes.get_many([lease.owner for lease in leases])
@@ -301,7 +301,7 @@ class GpuPool:
             executor = self._site.executor_on(lease.host)
             cancelled = run is not None and run.status is dg.DagsterRunStatus.CANCELED
             outcome = outcomes.get(lease.owner)
-            given_up = finished and outcome is not None and outcome.verdict is RunVerdict.FAILED
+            given_up = finished and outcome is not None and outcome.verdict is not RunVerdict.RETRY
             if (cancelled or given_up) and executor is not None:
                 held = self._site.ledger.leases.get(lease.partition)
                 # Ending another beam's job takes a while: this one may have passed to somebody else.

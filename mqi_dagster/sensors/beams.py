@@ -24,6 +24,7 @@ from mqi_dagster.lifecycle.runs import any_unfinished, latest_run_succeeded
 from mqi_dagster.partitions import BEAM, beam_key
 from mqi_dagster.resources.composed import StoreResource
 from mqi_dagster.resources.site import Site
+from mqi_dagster.store.store import Store
 
 _CHECK = dg.AssetCheckKey(dg.AssetKey(MANIFEST), INTEGRITY)
 _PAGE = 100
@@ -102,7 +103,7 @@ def beams_to_simulate(interval: int, pipelines: Collection[Pipeline]) -> dg.Sens
                 break
             looked_at.add(case)
             try:
-                found = _requests_of(context.instance, site, store, case, priority)
+                found = requests_of(context.instance, site, store.open(), case, priority)
             except Exception as error:  # noqa: BLE001 - one case must not keep all others waiting
                 # Kept, so that a case is not lost to a store that is away for a moment.
                 context.log.error("case %s: %s", case, safe_text(error))
@@ -140,15 +141,15 @@ def _most_urgent_first(site: Site, cases: list[str]) -> tuple[list[str], dict[st
     return sorted(cases, key=lambda case: -priorities.get(case, 0)), priorities
 
 
-def _requests_of(
-    instance: dg.DagsterInstance, site: Site, store: StoreResource, case: str, priority: int
+def requests_of(
+    instance: dg.DagsterInstance, site: Site, store: Store, case: str, priority: int
 ) -> tuple[list[str], list[dg.RunRequest]] | None:
     """Beams of a case and the runs that are to be asked for; None where it has to be looked at again."""
     if any_unfinished(instance, [case]):
         return None
     if not latest_run_succeeded(instance, case) or not latest_has_passed(instance, MANIFEST, INTEGRITY, case):
         return [], []
-    manifest = read_manifest(instance, store.open(), case)
+    manifest = read_manifest(instance, store, case)
     asked_for = beam_requests(manifest, site.settings.handover.target, priority)
     wanted = _not_asked(instance, asked_for, site.ledger.arrivals.results_removed_at(case))
     return list(beams_of(manifest).values()), wanted

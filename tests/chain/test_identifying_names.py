@@ -10,7 +10,7 @@ import dagster as dg
 import pytest
 
 from mqi_dagster.ledger.alarms import AlarmKind
-from mqi_dagster.ledger.location import ledger_file
+from mqi_dagster.ledger.glance import ledger_file
 from mqi_dagster.operations.instance import open_instance, write_instance
 from mqi_dagster.plan.identity import Identity
 from mqi_dagster.settings import parse_settings

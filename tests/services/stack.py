@@ -20,7 +20,7 @@ import pydicom
 import yaml
 from dagster._core.scheduler.instigation import TickStatus
 
-from mqi_dagster.execution.processes import process_alive, process_id
+from mqi_dagster.execution.processes import process_alive, process_id, stat_of
 from mqi_dagster.ledger.ledger import Ledger
 from mqi_dagster.ledger.location import ledger_url
 from mqi_dagster.machine import read_machines
@@ -161,7 +161,7 @@ class Stack:
         folder = (place / "cwd").readlink()
         for one in (*pids, pid):
             os.kill(one, signal.SIGKILL)
-        wait_for(lambda: not process_alive(self.services["processes"][service]), "death")
+        wait_for(lambda: (stat := stat_of(pid)) is None or not stat.lives, "death")
 
         def again() -> None:
             if "--socket" in command:

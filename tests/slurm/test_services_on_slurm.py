@@ -169,14 +169,14 @@ def test_fifty_beams_on_eight_gpus_never_share_one(
     assert len(set(begun.values())) == 8
 
 
-def test_a_cancelled_run_cancels_its_job_and_a_retry_submits_another(
+def test_a_cancelled_case_cancels_its_job_and_a_retry_submits_another(
     site: Callable[..., Stack], cluster: Any, shared: Path, tmp_path: Path
 ) -> None:
     name = tmp_path.name
     stack, case, run = at_work(site, shared, name, seed=41)
-    stack.graphql(TERMINATE, runId=run.run_id)
-    wait_for(lambda: not live_jobs(cluster), "the job is cancelled")
-    wait_for(lambda: not stack.unfinished(), "the run has ended")
+    told = stack._mqi("case", "cancel", case, "--site", str(stack.site))
+    assert told == f"{case}__b02: cancelled ({run.run_id})\n"
+    assert live_jobs(cluster) == []
     assert [run.status for run in stack.runs("beam")] == [dg.DagsterRunStatus.CANCELED]
     assert stack.ledger().leases.all() == []
     (job,) = stack.ledger().jobs.all(HOST)

@@ -6,7 +6,6 @@ from typing import TYPE_CHECKING, Annotated
 from zoneinfo import ZoneInfo
 
 import typer
-from rich.console import Console
 from rich.text import Text
 
 from mqi_dagster.cli.options import JsonOption, SiteOption
@@ -65,6 +64,7 @@ def _number(alarm: "Listed") -> str:
 def notify(
     site: SiteOption = DEFAULT_SITE,
     test: Annotated[bool, typer.Option("--test", help="Send a test message by every channel.")] = False,
+    as_json: JsonOption = False,
 ) -> None:
     """Say whether notices reach their receivers, or send a test message; exit 1 where it is not taken."""
     from mqi_dagster.notify.message import channels_of
@@ -73,17 +73,24 @@ def notify(
     channels = list(channels_of(opened.settings.notifications))
     if not channels:
         raise ConfigurationError("nobody is told anything: set notifications.webhook or notifications.mail")
-    console = output()
     if test:
-        _test(console, opened.settings.site.name, opened.timezone, channels)
+        _test(opened.settings.site.name, opened.timezone, channels, as_json)
         return
-    for channel in channels:
-        state = opened.ledger.notices.channel(channel.name)
-        words = f"{channel.name}: {in_zone(state.trouble, opened.timezone) or 'works'}"
-        console.print(Text(words, style="red" if state.failing_since else ""), soft_wrap=True)
+    states = {channel.name: opened.ledger.notices.channel(channel.name) for channel in channels}
+    if as_json:
+        print_json(
+            [
+                {"channel": name, "trouble": one.trouble or None, "failing_since": one.failing_since}
+                for name, one in states.items()
+            ]
+        )
+        return
+    for name, state in states.items():
+        words = f"{name}: {in_zone(state.trouble, opened.timezone) or 'works'}"
+        output().print(Text(words, style="red" if state.failing_since else ""), soft_wrap=True)
 
 
-def _test(console: Console, name: str, zone: ZoneInfo, channels: "list[Channel]") -> None:
+def _test(name: str, zone: ZoneInfo, channels: "list[Channel]", as_json: bool) -> None:
     from mqi_dagster.notify.message import Message
 
     message = Message(
@@ -95,12 +102,16 @@ def _test(console: Console, name: str, zone: ZoneInfo, channels: "list[Channel]"
         text="This is a test of the notifications of this site.",
         happened_at=datetime.now(zone),
     )
-    failed = False
+    answers: list[dict[str, str | bool]] = []
     for channel in channels:
         try:
-            console.print(Text(f"{channel.name}: {channel.send(message)}"), soft_wrap=True)
+            answers.append({"channel": channel.name, "taken": True, "answer": channel.send(message)})
         except MqiError as error:
-            failed = True
-            console.print(Text(f"{channel.name}: {error.message}", style="red"), soft_wrap=True)
-    if failed:
+            answers.append({"channel": channel.name, "taken": False, "answer": error.message})
+    if as_json:
+        print_json(answers)
+    for one in answers if not as_json else ():
+        style = "" if one["taken"] else "red"
+        output().print(Text(f"{one['channel']}: {one['answer']}", style=style), soft_wrap=True)
+    if not all(one["taken"] for one in answers):
         raise typer.Exit(1)

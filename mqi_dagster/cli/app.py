@@ -18,6 +18,7 @@ from mqi_dagster.cli.course import course_app
 from mqi_dagster.cli.doctor import doctor
 from mqi_dagster.cli.exit_codes import ExitCode
 from mqi_dagster.cli.gpu import gpu_app
+from mqi_dagster.cli.logs import logs
 from mqi_dagster.cli.model import model_app
 from mqi_dagster.cli.retention import retention
 from mqi_dagster.cli.screen import output
@@ -34,7 +35,7 @@ app = typer.Typer(
     context_settings={"help_option_names": ["-h", "--help"]},
 )
 _SERVICES = (demo, init, dev, web, stop, service, backup, restore, retention)
-_LOOKS = (top, doctor, validate, alarms, notify)
+_LOOKS = (top, logs, doctor, validate, alarms, notify)
 for _command in (*_SERVICES, *_LOOKS):
     app.command()(_command)
 app.command("simulate-delivery")(simulate)

@@ -7,8 +7,8 @@ from zoneinfo import ZoneInfo
 import typer
 from rich.markup import escape
 
-from mqi_dagster.cli.options import SiteOption
-from mqi_dagster.cli.screen import output
+from mqi_dagster.cli.options import JsonOption, SiteOption
+from mqi_dagster.cli.screen import output, print_json
 from mqi_dagster.moments import local
 from mqi_dagster.operations.sites import DEFAULT_SITE, require_site
 
@@ -17,6 +17,7 @@ def backup(
     folder: Annotated[Path, typer.Argument(help="Folder of the backup; absent or empty.")],
     site: SiteOption = DEFAULT_SITE,
     data: Annotated[bool, typer.Option("--data", help="Also the store, which can be large.")] = False,
+    as_json: JsonOption = False,
 ) -> None:
     """Copy settings, secret, machine files, ledger and Dagster's records, also while the site works.
 
@@ -24,10 +25,13 @@ def backup(
     """
     from mqi_dagster.operations.backup import make_backup
 
-    console = output()
+    console = output(stderr=as_json)
     with console.status("copying"):
         made = make_backup(*require_site(site), folder, data=data)
     size = sum(entry.size for entry in made.files.values())
+    if as_json:
+        print_json({"folder": str(folder), "files": len(made.files), "bytes": size, "data": data})
+        return
     console.print(
         f"backup: {escape(str(folder))}, {len(made.files)} files, {size / 1e6:.1f} MB", soft_wrap=True
     )
@@ -40,13 +44,17 @@ def restore(
     database: Annotated[
         str | None, typer.Option(help="Another, empty database on the server that the settings name.")
     ] = None,
+    as_json: JsonOption = False,
 ) -> None:
     """Make a site of a backup; refused where services of it run, or where something would be lost."""
     from mqi_dagster.operations.restore import restore_backup
 
-    console = output()
+    console = output(stderr=as_json)
     with console.status("comparing and copying"):
         made = restore_backup(backup, folder, overwrite=overwrite, database=database)
+    if as_json:
+        print_json({"folder": str(folder), "made_at": made.made_at, "data": made.data})
+        return
     zone = ZoneInfo(require_site(folder)[1].site.timezone)
     console.print(f"restored as of {local(made.made_at, zone)}: {escape(str(folder))}", soft_wrap=True)
     if not made.data:

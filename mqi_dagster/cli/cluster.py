@@ -7,7 +7,7 @@ import typer
 from rich.text import Text
 
 from mqi_dagster.cli.options import JsonOption, SiteOption
-from mqi_dagster.cli.screen import output, show_rows
+from mqi_dagster.cli.screen import output, print_json, show_rows
 from mqi_dagster.errors import ConfigurationError
 from mqi_dagster.operations.sites import DEFAULT_SITE, open_site
 
@@ -46,18 +46,27 @@ def jobs(
 def clean(
     site: SiteOption = DEFAULT_SITE,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Only say what would go.")] = False,
+    as_json: JsonOption = False,
 ) -> None:
     """Remove the folders of ended jobs that have been kept as long as `retention` says."""
     executor = _cluster(site)
     console = output()
     kept = executor.housekeeping.kept_too_long()
+    if dry_run and as_json:
+        going = [{"folder": f"{job.folder}/{job.key}", "state": job.state.value} for job in kept]
+        print_json({"would_remove": going})
+        return
     if dry_run:
         for job in kept:
             console.print(Text(f"would remove {job.folder}/{job.key} ({job.state.value})"))
         console.print(f"{len(kept)} folders")
         return
-    console.print(f"removed {executor.housekeeping.remove_kept()} folders")
+    removed = executor.housekeeping.remove_kept()
     alarm = executor.housekeeping.measure()
+    if as_json:
+        print_json({"removed": removed, "alarm": alarm})
+        return
+    console.print(f"removed {removed} folders")
     if alarm:
         console.print(Text(alarm, style="yellow"))
 

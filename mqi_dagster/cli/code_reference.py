@@ -1,4 +1,4 @@
-"""What the code can say of itself, as tables for the guide: assets, checks, exit codes, options of courses.
+"""What the code can say of itself, as tables for the guide: assets, checks, commands, options of courses.
 
     python -m mqi_dagster.cli.code_reference docs
 
@@ -15,10 +15,13 @@ from collections.abc import Callable, Iterable, Iterator
 from enum import IntEnum
 from itertools import pairwise
 from pathlib import Path
+from typing import Any
 
 import dagster as dg
+import typer
 
 from mqi_dagster.assets.pipelines import PIPELINES
+from mqi_dagster.cli.app import app
 from mqi_dagster.cli.exit_codes import ExitCode
 from mqi_dagster.definitions import build_definitions
 from mqi_dagster.imaging.quality_checks import CHECKS
@@ -93,6 +96,20 @@ def exit_codes() -> str:
     return _table(("status", "meaning"), [(f"{code}", text) for code, text in _documented(ExitCode)])
 
 
+def commands() -> str:
+    """Every command, what it does, and whether it answers as JSON."""
+    rows = []
+    waiting: list[tuple[str, Any]] = [("mqi", typer.main.get_command(app))]
+    while waiting:
+        path, command = waiting.pop(0)
+        within = getattr(command, "commands", {})
+        waiting = [*((f"{path} {name}", one) for name, one in within.items()), *waiting]
+        if not within:
+            answers = any("--json" in option.opts for option in command.params)
+            rows.append((f"`{path}`", (command.help or "").partition("\n\n")[0], "yes" if answers else ""))
+    return _table(("command", "what it does", "`--json`"), rows)
+
+
 def course_options() -> str:
     """What users of rtpipeline write, and what becomes of it."""
     rows = []
@@ -117,6 +134,7 @@ def course_options() -> str:
 TABLES: dict[str, dict[str, Callable[[], str]]] = {
     "checks.md": {"assets": assets, "checks": checks},
     "course_checks.md": {"course checks": course_checks},
+    "commands.md": {"commands": commands},
     "operations.md": {"exit codes": exit_codes},
     "course_options.md": {"options": course_options},
 }

@@ -277,6 +277,7 @@ def show(course: CourseArgument, site: SiteOption = DEFAULT_SITE, as_json: JsonO
 def identities(
     out: Annotated[Path, typer.Option("--out", dir_okay=False, help="The CSV file; it names patients.")],
     site: SiteOption = DEFAULT_SITE,
+    as_json: JsonOption = False,
 ) -> None:
     """Write whose courses are, as a CSV for this machine alone: key, patient ID, its issuer, name."""
     hide_previews()
@@ -288,7 +289,9 @@ def identities(
         count, unknown = write_identities(instance, opened, out)
     told = f"{count} course{'s' * (count != 1)}: this file names patients. Only you can read it: keep it so."
     output(stderr=True).print(Text(f"warning: {told}", style="yellow"), soft_wrap=True)
-    if unknown:
+    if as_json:
+        print_json({"file": str(out), "courses": count, "not_in_the_tree": unknown})
+    elif unknown:
         _note(f"not in the tree any more: {', '.join(unknown)}")
 
 

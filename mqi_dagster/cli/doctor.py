@@ -3,13 +3,12 @@
 from dataclasses import asdict
 from datetime import UTC, tzinfo
 from pathlib import Path
-from typing import Annotated
 from zoneinfo import ZoneInfo
 
 import typer
 from rich.text import Text
 
-from mqi_dagster.cli.options import SiteOption
+from mqi_dagster.cli.options import JsonOption, SiteOption
 from mqi_dagster.cli.screen import output, plain_table, print_json
 from mqi_dagster.errors import MqiError
 from mqi_dagster.moments import in_zone
@@ -20,7 +19,7 @@ _STYLE = {"ok": "green", "warning": "yellow", "fault": "red"}
 
 def doctor(
     site: SiteOption = DEFAULT_SITE,
-    as_json: Annotated[bool, typer.Option("--json", help="The findings as JSON.")] = False,
+    as_json: JsonOption = False,
 ) -> None:
     """Look at dependencies, settings, folders, engine, GPUs, Dagster, services, hosts; exit 1 on a fault."""
     from mqi_dagster.operations.diagnosis import examine

@@ -8,15 +8,22 @@ from typing import Annotated
 import typer
 from rich.text import Text
 
+from mqi_dagster.cli.completion import completed
 from mqi_dagster.cli.options import JsonOption, SiteOption
-from mqi_dagster.cli.screen import output, show_rows
+from mqi_dagster.cli.screen import output, print_json, show_rows
 from mqi_dagster.moments import in_zone
+from mqi_dagster.operations.completion import slots
 from mqi_dagster.operations.sites import DEFAULT_SITE
 
 gpu_app = typer.Typer(help="The GPUs and slots of simulations.", no_args_is_help=True)
 
 SlotArgument = Annotated[
-    str, typer.Argument(metavar="HOST/GPU", help="Host and index or UUID, as `mqi gpu list` shows them.")
+    str,
+    typer.Argument(
+        metavar="HOST/GPU",
+        help="Host and index or UUID, as `mqi gpu list` shows them.",
+        autocompletion=completed(slots),
+    ),
 ]
 _COLUMNS = {
     "slot": "slot",
@@ -48,6 +55,7 @@ def off(
     slot: SlotArgument,
     reason: Annotated[str, typer.Option("--reason", help="Why; shown to everybody who waits.")],
     site: SiteOption = DEFAULT_SITE,
+    as_json: JsonOption = False,
 ) -> None:
     """Take a GPU or slot out of the pool; the beam that has it keeps it to its end."""
     from mqi_dagster.operations.gpus import REASON, open_pool, switch_off
@@ -55,16 +63,16 @@ def off(
     if not REASON.fullmatch(reason):
         raise typer.BadParameter("--reason is one line of at most 200 characters")
     name, limit = switch_off(open_pool(site), slot, reason)
-    _say(f"{name} is out of the pool", limit)
+    _say(f"{name} is out of the pool", limit, as_json, slot=name)
 
 
 @gpu_app.command()
-def on(slot: SlotArgument, site: SiteOption = DEFAULT_SITE) -> None:
+def on(slot: SlotArgument, site: SiteOption = DEFAULT_SITE, as_json: JsonOption = False) -> None:
     """Put a GPU or slot back into the pool."""
     from mqi_dagster.operations.gpus import open_pool, switch_on
 
     name, limit = switch_on(open_pool(site), slot)
-    _say(f"{name} is in the pool", limit)
+    _say(f"{name} is in the pool", limit, as_json, slot=name)
 
 
 @gpu_app.command("set-limit")
@@ -73,6 +81,7 @@ def limit_runs(
         str, typer.Argument(metavar="N|auto", help="Runs in the pool at most; auto: slots and buffer.")
     ],
     site: SiteOption = DEFAULT_SITE,
+    as_json: JsonOption = False,
 ) -> None:
     """Set how many runs may simulate or wait for a slot at once, until it is set to `auto` again.
 
@@ -83,8 +92,12 @@ def limit_runs(
 
     if runs != "auto" and not re.fullmatch(r"[1-9][0-9]{0,3}", runs):
         raise typer.BadParameter("the limit is a number from 1 on, or auto")
-    _say("the limit is set", set_limit(open_pool(site), None if runs == "auto" else int(runs)))
+    limit = set_limit(open_pool(site), None if runs == "auto" else int(runs))
+    _say("the limit is set", limit, as_json)
 
 
-def _say(what: str, limit: int) -> None:
+def _say(what: str, limit: int, as_json: bool, **facts: str) -> None:
+    if as_json:
+        print_json({**facts, "limit": limit})
+        return
     output().print(Text(f"{what}; at most {limit} runs simulate or wait"), soft_wrap=True)

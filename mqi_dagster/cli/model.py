@@ -10,15 +10,20 @@ import typer
 from rich.markup import escape
 from rich.text import Text
 
+from mqi_dagster.cli.completion import completed
 from mqi_dagster.cli.exit_codes import ExitCode
 from mqi_dagster.cli.options import GivenSite, JsonOption
 from mqi_dagster.cli.screen import output, print_json, show_rows
 from mqi_dagster.errors import LONGEST_MESSAGE, shown_message
+from mqi_dagster.operations.completion import models
 from mqi_dagster.operations.sites import site_in_use
 
 model_app = typer.Typer(help="The segmentation models of courses.", no_args_is_help=True)
 
-Name = Annotated[str, typer.Argument(help="Of the model, as `mqi model list` shows it.")]
+Name = Annotated[
+    str,
+    typer.Argument(help="Of the model, as `mqi model list` shows it.", autocompletion=completed(models)),
+]
 _COLUMNS = {
     "name": "model",
     "version": "version",
@@ -93,7 +98,13 @@ def check(
 
 @model_app.command("install")
 def install(
-    name: Annotated[str, typer.Argument(help="`brain_mr`: the brain in a T1-weighted MR image.")],
+    name: Annotated[
+        str,
+        typer.Argument(
+            help="`brain_mr`: the brain in a T1-weighted MR image.",
+            autocompletion=completed(lambda _site, _begin: ["brain_mr"]),
+        ),
+    ],
     site: GivenSite = None,
     wheel: Annotated[
         Path | None, typer.Option(exists=True, dir_okay=False, help="Its wheel as a file, without a network.")
@@ -101,13 +112,18 @@ def install(
     torch: Annotated[
         str | None, typer.Option(help="What pip installs to read its networks once, and throws away.")
     ] = None,
+    as_json: JsonOption = False,
 ) -> None:
     """Install a model by name, version and SHA-256, into the site's models or, without a site, the user's."""
     from mqi_dagster.operations.models import install_model
 
-    console = output()
+    console = output(stderr=as_json)
     with console.status(f"installing {name}, unless it is there: torch is fetched once and thrown away"):
         model = install_model(site_in_use(site), name, wheel, torch)
+    if as_json:
+        card = model.card
+        print_json({"name": card.name, "version": card.version, "folder": str(model.folder)})
+        return
     console.print(f"{model.card.name} {model.card.version}: {escape(str(model.folder))}", soft_wrap=True)
 
 

@@ -51,16 +51,20 @@ StateOption = Annotated[
     typer.Option(
         "--state",
         help="Only what is in this state; may be repeated.",
-        autocompletion=completed(lambda _site, _begin: list(CaseState)),
+        autocompletion=completed(lambda _site, _begin: [_in_one_word(state) for state in CaseState]),
     ),
 ]
 WaitOption = Annotated[bool, typer.Option("--wait/--no-wait", help="Until engines and jobs have ended.")]
 
 
+def _in_one_word(state: CaseState) -> str:
+    return state.value.replace(" ", "-")
+
+
 def states_of(names: Iterable[str]) -> list[CaseState]:
     """What `--state` names; BadParameter where one is no state of a case."""
     try:
-        return [CaseState(name) for name in names]
+        return [CaseState(name.replace("-", " ")) for name in names]
     except ValueError:
-        known = ", ".join(repr(state.value) for state in CaseState)
+        known = ", ".join(_in_one_word(state) for state in CaseState)
         raise typer.BadParameter(f"--state is one of {known}") from None

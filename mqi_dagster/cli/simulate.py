@@ -11,12 +11,12 @@ from pydantic import BaseModel, ValidationError
 from rich.markup import escape
 from rich.table import Table
 
-from mqi_dagster.cli.options import GivenSite
-from mqi_dagster.cli.screen import output, plain_table
+from mqi_dagster.cli.options import GivenSite, JsonOption
+from mqi_dagster.cli.screen import output, plain_table, print_json
 from mqi_dagster.errors import ConfigurationError, DicomError, PlanError, Where
 from mqi_dagster.machine import PACKAGED_MACHINES, Machine, Machines, read_machines
 from mqi_dagster.operations.sites import require_site, site_in_use
-from mqi_dagster.synthetic.defects import DEFECTS, parse_defect
+from mqi_dagster.synthetic.defects import DEFECTS, DefectKind, parse_defect
 from mqi_dagster.synthetic.request import BuiltInPlan, DeliveryRequest, Layout
 from mqi_dagster.yaml_file import problems
 
@@ -85,9 +85,13 @@ def simulate(
     marker: Annotated[
         str | None, typer.Option(help="Marker file, written last, for sites that wait for one.")
     ] = None,
+    as_json: JsonOption = False,
 ) -> None:
     """Write a case as the machine would: plan, PlanInfo, PlanRange, records and machine plans."""
     console = output()
+    if list_defects and as_json:
+        print_json({_written(kind): spec.description for kind, spec in DEFECTS.items()})
+        return
     if list_defects:
         console.print(_defects())
         return
@@ -136,6 +140,19 @@ def simulate(
         given |= {"plan": plan, "max_layers": layers, "max_spots": spots}
     request = _validated(DeliveryRequest, given, "the request")
     case = simulate_delivery(request, _machine(machines, machine, plan), target)
+    if as_json:
+        rows = [
+            {
+                "beam": one.beam,
+                "fraction": one.fraction,
+                "layers": [one.first_layer, one.last_layer],
+                "samples": one.samples,
+                "folder": str(one.folder),
+            }
+            for one in case.deliveries
+        ]
+        print_json({"case": str(case.folder), "deliveries": rows})
+        return
     numbers = ("beam", "fraction", "layers", "samples")
     table = plain_table(*numbers, "folder", right=numbers, no_wrap=False)
     for one in case.deliveries:
@@ -148,9 +165,14 @@ def simulate(
 def _defects() -> Table:
     table = plain_table("defect", "what is wrong", fold=("what is wrong",))
     for kind, spec in DEFECTS.items():
-        form = ",".join(f"{parameter}=" for parameter in spec.parameters)
-        table.add_row(f"{kind.value}:{form}" if form else kind.value, spec.description)
+        table.add_row(_written(kind), spec.description)
     return table
+
+
+def _written(kind: DefectKind) -> str:
+    """A defect as `--defect` takes it."""
+    form = ",".join(f"{parameter}=" for parameter in DEFECTS[kind].parameters)
+    return f"{kind.value}:{form}" if form else kind.value
 
 
 def _validated(kind: type[_Kind], values: dict[str, Any], what: str) -> _Kind:

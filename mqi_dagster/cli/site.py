@@ -12,8 +12,8 @@ import typer
 from rich.markup import escape
 from rich.text import Text
 
-from mqi_dagster.cli.options import SiteOption
-from mqi_dagster.cli.screen import output
+from mqi_dagster.cli.options import JsonOption, SiteOption
+from mqi_dagster.cli.screen import output, print_json
 from mqi_dagster.errors import ConfigurationError
 from mqi_dagster.operations.service_locks import Service
 from mqi_dagster.operations.sites import (
@@ -26,7 +26,7 @@ from mqi_dagster.operations.sites import (
 )
 
 if TYPE_CHECKING:
-    from mqi_dagster.operations.services import Keeper
+    from mqi_dagster.operations.services import Keeper, Running
 
 # What imports Dagster is imported by the command that needs it: `mqi --help` answers at once.
 
@@ -49,6 +49,7 @@ def init(
             help="The secret is lost for good: every case gets another name, and is made anew.",
         ),
     ] = False,
+    as_json: JsonOption = False,
 ) -> None:
     """Make a folder a site: commented settings, secret, machine files, Dagster's instance.
 
@@ -65,6 +66,10 @@ def init(
     if histories is not None:
         values["engine.histories"] = histories
     made = initialise(folder, values, new_secret=new_secret)
+    if as_json:
+        zone = require_site(folder)[1].site.timezone
+        print_json({"folder": str(folder), "made": made, "timezone": zone})
+        return
     for line in made:
         console.print(f"made {escape(line)}")
     if not present:
@@ -94,28 +99,42 @@ def dev(
         int | None,
         typer.Option(help="Port of the pages, not ui.port; 0: a free one.", min=0, max=65535),
     ] = None,
+    as_json: JsonOption = False,
 ) -> None:
     """Start Dagster's pages, daemon and code location for a site, with persistent storage."""
     from mqi_dagster.operations.services import Keeper, Services, start_services, stop_services
 
-    console = output()
+    console = output(stderr=as_json)
     file, settings = require_site(site)
     services = Services(file, settings)
+
+    def tell(running: "Running", already: str | None = None) -> None:
+        """Where the pages are, and what more is to be said where they ran before."""
+        inbox, logs = str(settings.paths.inbox), str(services.logs)
+        if as_json:
+            facts = {"pages": running.pages.address, "inbox": inbox, "logs": logs}
+            print_json({**facts, "already_running": already is not None})
+        elif already is not None:
+            console.print(f"already running: {running.pages.address}{already}")
+        else:
+            console.print(f"Dagster's pages: [bold]{running.pages.address}[/]")
+            console.print(f"inbox: {escape(inbox)}")
+            console.print(f"logs:  {escape(logs)}")
+
     before = services.recorded()
     if before is not None and not before.dead():
         unheard = "" if port in (None, before.port) else "; --port counts once they were stopped"
-        console.print(f"already running: {before.pages.address}{unheard}")
+        tell(before, unheard)
         return
     with console.status("starting the code location, the daemon and the pages"):
         running = start_services(services, settings, port)
     if running.same_start(before):
-        console.print(f"already running: {running.pages.address}; the watch is started again")
+        tell(running, "; the watch is started again")
         return
-    console.print(f"Dagster's pages: [bold]{running.pages.address}[/]")
-    console.print(f"inbox: {escape(str(settings.paths.inbox))}")
-    console.print(f"logs:  {escape(str(services.logs))}")
+    tell(running)
     if detach:
-        console.print(f"end:   mqi stop --site {escape(str(site))}")
+        if not as_json:
+            console.print(f"end:   mqi stop --site {escape(str(site))}")
         return
     console.print("Ctrl-C ends them")
     try:
@@ -150,17 +169,20 @@ def ended_by_any_signal() -> Iterator[None]:
             signal.signal(number, handler)
 
 
-def stop(site: SiteOption = DEFAULT_SITE) -> None:
+def stop(site: SiteOption = DEFAULT_SITE, as_json: JsonOption = False) -> None:
     """End a site's services and the runs in their hands; a later start continues those."""
     from mqi_dagster.operations.services import Services, stop_services
 
-    console = output()
+    console = output(stderr=as_json)
     file, settings, note = site_to_stop(site)
     if note:
         console.print(escape(note))
     with console.status("ending the services and their runs"):
         ended = stop_services(Services(file, settings), settings)
-    console.print("ended" if ended else "nothing was running")
+    if as_json:
+        print_json({"ended": ended})
+    else:
+        console.print("ended" if ended else "nothing was running")
 
 
 def service(

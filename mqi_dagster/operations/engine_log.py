@@ -1,16 +1,22 @@
-"""The engine's log of a beam: what was kept of it, or what it says now, both without identifiers."""
+"""The log of an engine or a model: what was kept of it, or what it says now, both without identifiers."""
 
 from __future__ import annotations
 
 import os
+from collections.abc import Iterable
+from contextlib import suppress
 from pathlib import Path
 
 import dagster as dg
 
+from mqi_dagster.compute import segmentation_run
 from mqi_dagster.compute.simulated_beam import LOG_NAME
-from mqi_dagster.errors import MqiError
+from mqi_dagster.errors import InfrastructureError, InputError, MqiError, Where
 from mqi_dagster.execution.scrub import Scrubber
 from mqi_dagster.lifecycle.beam import load_beam
+from mqi_dagster.operations.logs import Scrub, Tail
+from mqi_dagster.operations.retry import partitions_of
+from mqi_dagster.partitions import BEAM, COURSE
 from mqi_dagster.resources.site import Site
 from mqi_dagster.worklist import BeamStatus
 
@@ -23,16 +29,59 @@ def engine_log(instance: dg.DagsterInstance, site: Site, beam: BeamStatus) -> tu
     live = site.work / f"{beam.beam}.{beam.run}" / LOG_NAME
     if beam.stage.at_work and live.is_file():
         try:
-            scrubber = Scrubber(load_beam(instance, site.store, site.machines, beam.beam).plan.identifiers)
-            return "live", _lines(scrubber.bytes(_end_of(live)))
+            return "live", _lines(_scrubber_of(instance, site, beam.beam).bytes(_end_of(live)))
         except (MqiError, OSError):
             # Without the plan nobody knows what must not be shown.
             return "live", ["the log cannot be shown: its case's plan cannot be read"]
-    folder = site.engine_logs / beam.beam
-    kept = sorted(folder.glob("*.log"), key=lambda path: path.stat().st_mtime) if folder.is_dir() else []
-    if not kept:
+    kept = _newest((site.engine_logs / beam.beam).glob("*.log"))
+    if kept is None:
         return "none", ["no engine has run for this beam here yet"]
-    return f"attempt {kept[-1].stem.rpartition('-')[2]}", _lines(_end_of(kept[-1]))
+    return f"attempt {kept.stem.rpartition('-')[2]}", _lines(_end_of(kept))
+
+
+def partition_tails(instance: dg.DagsterInstance, site: Site, name: str) -> list[Tail]:
+    """The logs of a beam's engine, of the models of a course, or of all beams of a case, to be followed.
+
+    Raises:
+        InputError: There is no such case, beam or course, or the case has not been taken in.
+    """
+    keys = [key for key in partitions_of(instance, site, name, None) if BEAM.has(key) or COURSE.has(key)]
+    if not keys:
+        raise InputError("the case has not been taken in, so that no engine has run", where=Where(case=name))
+    return [_partition_tail(instance, site, key) for key in keys]
+
+
+def _partition_tail(instance: dg.DagsterInstance, site: Site, key: str) -> Tail:
+    def live() -> Path | None:
+        names = (LOG_NAME, segmentation_run.LOG_NAME)
+        return _newest(folder / name for folder in site.work.glob(f"{key}.*") for name in names)
+
+    def scrub(path: Path) -> Scrub:
+        if path.is_relative_to(site.engine_logs):
+            return bytes
+        if not BEAM.has(key):
+            return Scrubber().bytes
+        try:
+            return _scrubber_of(instance, site, key).bytes
+        except (MqiError, OSError):
+            raise InfrastructureError(
+                "the log of an engine cannot be shown: its case's plan cannot be read"
+            ) from None
+
+    return Tail("partition", key, live, scrub, _newest((site.engine_logs / key).glob("*.log")))
+
+
+def _scrubber_of(instance: dg.DagsterInstance, site: Site, beam: str) -> Scrubber:
+    return Scrubber(load_beam(instance, site.store, site.machines, beam).plan.identifiers)
+
+
+def _newest(paths: Iterable[Path]) -> Path | None:
+    """The file that was written last; one that goes meanwhile is none."""
+    times: dict[Path, float] = {}
+    for path in paths:
+        with suppress(FileNotFoundError):
+            times[path] = path.stat().st_mtime
+    return max(times, key=times.__getitem__, default=None)
 
 
 def _end_of(path: Path) -> bytes:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import fcntl
 import json
 import os
-import re
 import socket
 import subprocess
 import sys
@@ -32,6 +31,7 @@ from mqi_dagster.ledger.location import announce_server, ledger_url
 from mqi_dagster.operations import service_locks
 from mqi_dagster.operations.graphql import GraphQL
 from mqi_dagster.operations.instance import open_instance, set_pool_limit, write_instance
+from mqi_dagster.operations.logs import COLOURS
 from mqi_dagster.operations.service_locks import Service, ever_held
 from mqi_dagster.resources.site import SETTINGS_VARIABLE
 from mqi_dagster.settings import Settings
@@ -142,7 +142,6 @@ _GRACE_SECONDS = {
 """For each service that `mqi dev` starts what its end may take, in the order in which they are ended."""
 _STARTED_AGAIN = (Service.WATCH, Service.WEB)
 """Nothing that is at work needs them: where they alone end they are started again."""
-_COLOURS = re.compile(r"\x1b\[[0-9;]*m")
 _READY_SECONDS = 120.0
 _POLL_SECONDS = 0.1
 
@@ -289,7 +288,7 @@ class Services:
             lines = (self.logs / f"{service}.log").read_text(encoding="utf-8", errors="replace").splitlines()
         except OSError:
             return "it left no log"
-        plain = (_COLOURS.sub("", line).strip() for line in reversed(lines))
+        plain = (COLOURS.sub("", line).strip() for line in reversed(lines))
         return next((line for line in plain if line), "it left no word")
 
     def stop(self) -> bool:

@@ -136,7 +136,7 @@ def overdue(
     for wait in _late([wait for wait in waits if wait.phase not in _KNOWN], lambda _: limit, now):
         text = (
             f"nothing has happened after the phase '{wait.phase}' since {_time(wait.since)}. Look at the log"
-            " of its run; to give it up, terminate the run in the pages, then `mqi case retry`."
+            " of its run; to give it up: `mqi case cancel`, then `mqi case retry`."
             f" {limit_words(limit, 'alarms.waiting_minutes')}"
         )
         yield AlarmKind.BEAM_STUCK, wait.partition, text
@@ -375,7 +375,7 @@ def _stuck(
             text = (
                 f"no progress since {report.updated_at:%Y-%m-%d %H:%M} UTC ({report.phase}"
                 f" {report.percent:.0f} %, attempt {report.attempt}). Look at the engine's log; to give it"
-                " up, terminate the run in the pages, then `mqi case retry`."
+                " up: `mqi case cancel`, then `mqi case retry`."
                 f" {limit_words(limit, 'alarms.stuck_minutes')}"
             )
             yield AlarmKind.BEAM_STUCK, lease.partition, text

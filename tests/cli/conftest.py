@@ -27,10 +27,13 @@ def services() -> Iterator[tuple[int, list[dict[str, Any]]]]:
     class Handler(BaseHTTPRequestHandler):
         def do_POST(self) -> None:
             asked.append(json.loads(self.rfile.read(int(self.headers["Content-Length"]))))
-            answer = {"__typename": "LaunchBackfillSuccess", "backfillId": "abcd"}
+            answers = {
+                "launchPartitionBackfill": {"__typename": "LaunchBackfillSuccess", "backfillId": "abcd"},
+                "partitionBackfillsOrError": {"__typename": "PartitionBackfills", "results": []},
+            }
             self.send_response(200)
             self.end_headers()
-            self.wfile.write(json.dumps({"data": {"launchPartitionBackfill": answer}}).encode())
+            self.wfile.write(json.dumps({"data": answers}).encode())
 
         def log_message(self, format: str, *args: Any) -> None:
             return

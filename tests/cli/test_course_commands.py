@@ -21,6 +21,7 @@ from typer.testing import CliRunner, Result
 from mqi_dagster.cli.app import app
 from mqi_dagster.errors import ConfigurationError, InfrastructureError, InputError
 from mqi_dagster.operations.course_worker import run_course
+from mqi_dagster.operations.graphql import GraphQL
 from mqi_dagster.operations.instance import open_instance
 from mqi_dagster.operations.site_folder import RunOptions, make_run_site
 from mqi_dagster.resources.site import Site
@@ -251,6 +252,18 @@ def test_a_course_that_nobody_knows_is_refused(story: Story, key: str) -> None:
 def test_retry_refuses_where_nothing_failed(story: Story) -> None:
     result = mqi("course", "retry", story.course, "--site", story.out)
     assert isinstance(result.exception, InputError) and "nothing has failed" in str(result.exception)
+
+
+def test_cancel_refuses_where_nothing_runs(
+    story: Story, services: tuple[int, list[dict[str, Any]]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    there = GraphQL(f"http://127.0.0.1:{services[0]}")
+    monkeypatch.setattr("mqi_dagster.cli.run_control.services_of", lambda _: there)
+    result = mqi("course", "cancel", story.course, "--site", story.out)
+    assert isinstance(result.exception, InputError)
+    assert str(result.exception) == f"nothing to cancel: no run of {story.course} is queued or in work"
+    result = mqi("course", "cancel", "P123456789.fx0001", "--site", story.out)
+    assert isinstance(result.exception, InputError) and "no course key" in str(result.exception)
 
 
 @pytest.mark.slow

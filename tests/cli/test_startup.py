@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import os
+import sqlite3
 import subprocess
 import sys
+from contextlib import closing
 from pathlib import Path
 
 import pytest
@@ -37,6 +40,13 @@ def place(tmp_path_factory: pytest.TempPathFactory, machines: Machines) -> Path:
     for file in PACKAGED_MACHINES.glob("*.yaml"):
         (files / file.name).write_bytes(file.read_bytes())
     (folder / "site" / "mqi.yaml").write_text(settings_file({"site.timezone": "UTC"}))
+    logs = folder / "site" / "state" / "logs"
+    logs.mkdir(parents=True)
+    (logs / "daemon.log").write_text("2026-03-01 12:00:00 +0000 - ticking\n")
+    with closing(sqlite3.connect(folder / "site" / "state" / "ledger.sqlite")) as ledger:
+        ledger.execute('CREATE TABLE mqi_arrival ("case" TEXT, kind TEXT, first_seen TEXT)')
+        ledger.execute("INSERT INTO mqi_arrival VALUES ('P000000001.fx0001', 'case', '2026-03-01')")
+        ledger.commit()
     plan = BuiltInPlan(beams=1, layers=2, spots=4, layer_seconds=0.1)
     request = DeliveryRequest(plan=plan, layout=Layout.SIMPLE, case_name="case")
     simulate_delivery(request, machines.named("GENERIC"), folder)
@@ -50,6 +60,17 @@ def place(tmp_path_factory: pytest.TempPathFactory, machines: Machines) -> Path:
         ("--help", (*HEAVY, *SCIENCE)),
         ("settings-reference", (*HEAVY, *SCIENCE)),
         ("validate", (*HEAVY, *SCIENCE)),
+        ("validate --json", (*HEAVY, *SCIENCE)),
+        ("logs", (*HEAVY, *SCIENCE)),
+        ("logs daemon --json", (*HEAVY, *SCIENCE)),
+        ("alarms --help", (*HEAVY, *SCIENCE)),
+        ("doctor --help", (*HEAVY, *SCIENCE)),
+        ("dev --help", (*HEAVY, *SCIENCE)),
+        ("gpu off --help", (*HEAVY, *SCIENCE)),
+        ("case cancel --help", (*HEAVY, *SCIENCE)),
+        ("course cancel --help", (*HEAVY, *SCIENCE)),
+        ("model check --help", (*HEAVY, *SCIENCE)),
+        ("--show-completion bash", (*HEAVY, *SCIENCE)),
         ("simulate-delivery --help", (*HEAVY, *SCIENCE)),
         ("simulate-delivery --list-defects", (*HEAVY, *SCIENCE)),
         ("case list --help", (*HEAVY, *SCIENCE)),
@@ -64,12 +85,30 @@ def test_a_command_loads_no_library_that_it_does_not_need(
     ended = subprocess.run(
         [sys.executable, "-c", program, *command.split()],
         cwd=place,
+        env={**os.environ, "_TYPER_COMPLETE_TEST_DISABLE_SHELL_DETECTION": "1"},
         capture_output=True,
         text=True,
         check=False,
     )
     assert ended.returncode == 0, ended.stderr
     assert ended.stderr.rpartition("loaded: ")[2] == ""
+
+
+@pytest.mark.parametrize(
+    ("line", "word"), [("mqi case show P", "P000000001.fx0001"), ("mqi model check r", "rules_ct")]
+)
+def test_a_word_is_completed_without_what_loads_for_long(place: Path, line: str, word: str) -> None:
+    told = {"_MQI_COMPLETE": "complete_bash", "COMP_WORDS": line, "COMP_CWORD": str(line.count(" "))}
+    program = PROGRAM.replace("{names}", repr((*HEAVY, *SCIENCE)))
+    ended = subprocess.run(
+        [sys.executable, "-c", program],
+        cwd=place,
+        env={**os.environ, **told},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert (ended.stdout.split(), ended.stderr.strip()) == ([word], "loaded:")
 
 
 def test_the_code_location_loads_nothing_that_draws(tmp_path: Path) -> None:

@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
+import typer
 from typer.testing import CliRunner, Result
 
 from mqi_dagster.cli.app import app
@@ -67,6 +70,9 @@ def test_a_check_needs_no_site(place: Path, monkeypatch: pytest.MonkeyPatch) -> 
         ("case", "show", "P000000000.fx0001"),
         ("case", "retry", "P000000000.fx0001"),
         ("case", "priority", "P000000000.fx0001", "5"),
+        ("case", "cancel", "P000000000.fx0001"),
+        ("course", "cancel", "RAAAAAAAA2.c01"),
+        ("logs",),
         ("alarms",),
         ("top", "--once"),
         ("gpu", "list"),
@@ -86,3 +92,38 @@ def test_every_command_looks_in_all_three_places(
         mqi(*command)
     with pytest.raises(ConfigurationError, match=r"^here is no site"):
         mqi(*command, "--site", "here")
+
+
+WITHOUT_VARIABLE = {"demo", "case run", "course run"}
+"""A demonstration and a folder of results are sites of their own: `--site` of these is another one."""
+WITHOUT_JSON = {
+    "demo": "for people: `mqi case show --json` tells the same",
+    "course demo": "for people: `mqi course show --json` tells the same",
+    "service": "becomes another process",
+    "settings-reference": "is a page of Markdown",
+    "model weights": "is a section of a YAML file",
+}
+
+
+def commands() -> Iterator[tuple[str, dict[str, Any]]]:
+    """Every command, and its options by name."""
+    waiting: list[tuple[str, Any]] = [("", typer.main.get_command(app))]
+    while waiting:
+        path, command = waiting.pop()
+        within = getattr(command, "commands", None)
+        if within is not None:
+            waiting += [(f"{path} {name}".strip(), one) for name, one in within.items()]
+        else:
+            yield path, {name: option for option in command.params for name in option.opts}
+
+
+def test_every_command_with_a_site_takes_it_from_the_same_places() -> None:
+    found = {path: options["--site"] for path, options in commands() if "--site" in options}
+    assert len(found) > 30
+    assert {path for path, option in found.items() if option.envvar != "MQI_SITE"} == WITHOUT_VARIABLE
+    defaults = {str(option.default) for path, option in found.items() if path != "demo"}
+    assert defaults == {"site", "None"}
+
+
+def test_every_command_that_tells_something_tells_it_as_json() -> None:
+    assert {path for path, options in commands() if "--json" not in options} == set(WITHOUT_JSON)

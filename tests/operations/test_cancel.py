@@ -186,7 +186,7 @@ def test_one_that_cannot_be_ended_is_named_and_keeps_no_other(
     )
     started(chain, partition=OF_ANOTHER_CASE)
     services.refuse = True
-    with pytest.raises(InfrastructureError, match="the services refuse: Unable to terminate run$"):
+    with pytest.raises(InfrastructureError, match=r"the services refuse: Unable to terminate run$"):
         cancel(chain.instance, chain.site, services, [OF_ANOTHER_CASE])
 
 

@@ -42,7 +42,7 @@ def test_the_migrations_make_exactly_the_declared_tables(url: str) -> None:
             connection, opts={"version_table": "mqi_ledger_version", "compare_type": True}
         )
         assert compare_metadata(context, METADATA) == []
-        assert connection.exec_driver_sql("SELECT version_num FROM mqi_ledger_version").all() == [("0009",)]
+        assert connection.exec_driver_sql("SELECT version_num FROM mqi_ledger_version").all() == [("0010",)]
 
 
 def test_a_ledger_of_a_newer_program_is_refused_and_left_alone(url: str) -> None:

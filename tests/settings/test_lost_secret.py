@@ -58,7 +58,7 @@ def test_a_lost_secret_is_not_made_anew(site: Path, earlier: bool) -> None:
     assert Site(site / "mqi.yaml").pseudonyms.plan("1.2.3")
 
 
-@pytest.mark.parametrize("revision", ["0007", "0008", "0009"])
+@pytest.mark.parametrize("revision", ["0007", "0008", "0009", "0010"])
 def test_another_secret_is_found_before_the_ledger_is_migrated(site: Path, revision: str) -> None:
     settings = read_settings(site / "mqi.yaml")
     moved(ledger_url(settings), command.downgrade, revision).dispose()

@@ -56,7 +56,7 @@ def test_the_ledger_opens_and_knows_the_fraction(folder: Path) -> None:
     site = Site(folder / "mqi.yaml")
     (row,) = site.ledger.arrivals.all()
     assert (row.kind, site.ledger.arrivals.all("course")) == ("case", [])
-    assert revision_of(ledger_url(site.settings)) == "0009"
+    assert revision_of(ledger_url(site.settings)) == "0010"
     plan, _, number = row.case.partition(".fx")
     assert number == "0001"
     assert list(deliveries_by_fraction(site.ledger, plan)) == [1]

@@ -81,7 +81,8 @@ def show_details(console: Console, found: CourseDetails, zone: ZoneInfo) -> None
     if found.page is not None:
         say(f"  page: {shown(str(found.page), LONGEST_MESSAGE)}")
     for one in found.objects:
-        say(f"  {one.role}: {shown(one.words)}: {shown(str(one.path), LONGEST_MESSAGE)}")
+        words = ", ".join(filter(None, (one.label, one.words)))
+        say(f"  {one.role}: {shown(words)}: {shown(str(one.path), LONGEST_MESSAGE)}")
     if found.analysed is not None:
         say(f"  analysed series: {found.analysed}")
     for text in found.doses:

@@ -23,6 +23,7 @@ from numpy.typing import NDArray
 from mqi_dagster.dose.grid import DoseGrid
 from mqi_dagster.imaging.dvh import dose_at
 from mqi_dagster.imaging.image_grid import ImageGrid
+from mqi_dagster.pictures.style import ISODOSE_COLOURS, Window
 
 MOST_PIXELS = 256
 """Across and down an image: with more a page of 200 images has 50 MB."""
@@ -31,29 +32,11 @@ _CT_VALUES = np.concatenate([np.arange(-1024, -200, 12), np.arange(-200, 300, 4)
 """The 256 Hounsfield units that a page tells apart: fine where soft tissue is."""
 _AXIAL = ((1.0, 0.0, 0.0), (0.0, 1.0, 0.0))
 _DOSE_STEPS = 254
-ISODOSE_COLOURS = ("#3b6cf6", "#28b4c8", "#3fbf5f", "#e6d23a", "#f2902b", "#e8402f")
 STRUCTURE_COLOURS = (
     *("#ff5cc8", "#b4f069", "#3cffff", "#a5870f", "#e1f0b4", "#0f96ff", "#5a9669", "#00ffc3"),
     *("#ffb4b4", "#d200ff", "#a578b4", "#ff2d69", "#c3694b", "#c378ff", "#3cff78", "#00ff00"),
 )
 """Far from each other, and from those of isodoses, as the eye sees them: CIELAB 30 or more apart."""
-
-
-@dataclass(frozen=True, slots=True)
-class Window:
-    """Values that are drawn black and white."""
-
-    name: str
-    low: float
-    high: float
-
-
-CT_WINDOWS = (
-    Window("soft tissue", -160, 240),
-    Window("lung", -1350, 150),
-    Window("bone", -350, 1250),
-    Window("brain", 0, 80),
-)
 
 
 @dataclass(frozen=True, slots=True)

@@ -24,13 +24,11 @@ from mqi_dagster.errors import DicomError, DoseError, ImageError
 from mqi_dagster.files import write_whole
 from mqi_dagster.imaging.course_facts import CourseFacts
 from mqi_dagster.imaging.course_page import (
-    CT_WINDOWS,
     STRUCTURE_COLOURS,
     CoursePage,
     PageCheck,
     PageCurve,
     PageStructure,
-    Window,
     is_axial,
     page_html,
     window_of,
@@ -63,6 +61,7 @@ from mqi_dagster.imaging.quality_control import (
 from mqi_dagster.imaging.structure_files import MASKS, StructureRecord, read_mask
 from mqi_dagster.pictures.course import Slice, course_slices
 from mqi_dagster.pictures.dvh import DvhCurve, dvh_curves
+from mqi_dagster.pictures.style import CT_WINDOWS, Window
 from mqi_dagster.settings.radiotherapy import QualityControl
 
 PAGE = "course.html"

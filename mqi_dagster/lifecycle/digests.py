@@ -20,7 +20,7 @@ SIMULATION_CODE = "1"
 RT_DOSE_CODE = "2"
 CASE_MANIFEST_CODE = "1"
 HANDED_OVER_CODE = "1"
-SHOWN_CODE = "2"
+SHOWN_CODE = "3"
 """Of figures and pictures in the metadata: no part of a result, but shown again for it while this stays."""
 
 

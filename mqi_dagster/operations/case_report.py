@@ -1,17 +1,22 @@
 """Everything about one case: where its files lie, its beams, their attempts and jobs, the first cause."""
 
+from collections.abc import Iterator, Sequence
 from datetime import datetime
 from pathlib import Path
 
 import dagster as dg
 
 from mqi_dagster.assets.pipelines import PIPELINES
+from mqi_dagster.assets.proton.handover import RECEIPT_FILE
+from mqi_dagster.delivery.manifest import BeamEntry
+from mqi_dagster.delivery.summary import read_summary
 from mqi_dagster.errors import InputError, MqiError
+from mqi_dagster.handover.target import Receipt
 from mqi_dagster.ledger.attempts import Attempt
 from mqi_dagster.ledger.cluster_jobs import ClusterJob
 from mqi_dagster.lifecycle.arrived import find_case
 from mqi_dagster.lifecycle.beam import find_manifest
-from mqi_dagster.operations.results import BeamRow, beam_rows
+from mqi_dagster.operations.results import BeamRow, beam_rows, published
 from mqi_dagster.partitions import CASE, beam_key
 from mqi_dagster.resources.site import Site
 from mqi_dagster.worklist import BeamStatus, CaseState, CaseStatus, Worklist
@@ -21,6 +26,8 @@ from mqi_dagster.worklist.board_rows import StatusRow, job_words
 class AttemptRow(StatusRow):
     """One start of the engine."""
 
+    id: int
+    """In the ledger."""
     number: int
     started_at: datetime
     ended_at: datetime | None
@@ -34,6 +41,19 @@ class BeamReport(StatusRow):
     result: BeamRow
     status: BeamStatus | None
     """Where it is, as on the boards; None of a beam that no board lists."""
+    name: str
+    """For people, without the patient's identity."""
+    energies_mev: tuple[float, float]
+    """Lowest and highest of its delivered layers."""
+    gantry_deg: float | None
+    delivered_layers: int
+    complete: bool
+    """Whether every planned layer was delivered."""
+    planned_mu: float | None
+    """Of the delivered layers; None where nothing was interpreted."""
+    delivered_mu: float | None
+    receipt: Receipt | None
+    """Of its latest hand-over."""
     jobs: tuple[str, ...]
     """Its jobs on clusters, in words."""
     attempts: tuple[AttemptRow, ...]
@@ -55,10 +75,13 @@ class CaseReport(StatusRow):
 
     row: CaseStatus
     machine: str | None = None
+    missing_beams: tuple[int, ...] = ()
     clinical_fraction: int | None = None
     plan: Path | None = None
     deliveries: tuple[DeliveryReport, ...] = ()
     ct_images: int = 0
+    ct: Path | None = None
+    """Folder of the first of its CT images."""
     notes: tuple[str, ...] = ()
     beams: tuple[BeamReport, ...] = ()
     first_cause: str | None = None
@@ -66,7 +89,7 @@ class CaseReport(StatusRow):
 
 
 def case_report(instance: dg.DagsterInstance, site: Site, case: str) -> CaseReport:
-    """Everything about one case.
+    """Everything about one case, whose status is read for it alone.
 
     Raises:
         InputError: Nobody knows it.
@@ -76,8 +99,23 @@ def case_report(instance: dg.DagsterInstance, site: Site, case: str) -> CaseRepo
     row = work.case(case)
     if row is None:
         raise InputError("the case is not known here; `mqi case list` names those that are")
-    rows: list[CaseStatus | BeamStatus] = [row, *work.beams_of(case)]
-    listed = {beam.number: beam for beam in work.beams_of(case)}
+    return report_of(instance, site, row, work.beams_of(case))
+
+
+def report_of(
+    instance: dg.DagsterInstance, site: Site, row: CaseStatus, beams: Sequence[BeamStatus]
+) -> CaseReport:
+    """Everything about one case.
+
+    Args:
+        instance: Dagster's records.
+        site: The site.
+        row: Where it stands.
+        beams: Where its beams stand.
+    """
+    case = row.case
+    rows: list[CaseStatus | BeamStatus] = [row, *beams]
+    listed = {beam.number: beam for beam in beams}
     broken = next((one for one in rows if one.state is CaseState.FAILED), None)
     cause, step = (broken.reason, broken.next_step) if broken is not None else (None, None)
     if not CASE.has(case):
@@ -91,6 +129,7 @@ def case_report(instance: dg.DagsterInstance, site: Site, case: str) -> CaseRepo
     return CaseReport(
         row=row,
         machine=manifest.machine_id,
+        missing_beams=manifest.missing_beams,
         clinical_fraction=manifest.clinical_fraction,
         plan=manifest.plan.path,
         deliveries=tuple(
@@ -104,9 +143,11 @@ def case_report(instance: dg.DagsterInstance, site: Site, case: str) -> CaseRepo
             for delivery in manifest.deliveries
         ),
         ct_images=len(manifest.ct_series),
+        ct=manifest.ct_series[0].path.parent if manifest.ct_series else None,
         notes=manifest.notes,
         beams=tuple(
-            _beam(site, case, result, listed.get(result.beam)) for result in beam_rows(instance, site, case)
+            _beam(site, manifest.beam(result.beam), result, listed.get(result.beam))
+            for result in beam_rows(instance, site, case)
         ),
         first_cause=cause,
         next_step=step,
@@ -138,14 +179,49 @@ def _as_it_stands(site: Site, case: str) -> tuple[DeliveryReport, ...]:
     )
 
 
-def _beam(site: Site, case: str, result: BeamRow, status: BeamStatus | None) -> BeamReport:
-    key = beam_key(case, result.beam)
+def _beam(site: Site, entry: BeamEntry, result: BeamRow, status: BeamStatus | None) -> BeamReport:
+    key = beam_key(result.case, result.beam)
+    csvs, handed = (
+        published(site, asset, key, result.digests.get(asset))
+        for asset in ("interpreted_csvs", "handed_over")
+    )
+    figures = None if csvs is None else read_summary(csvs.folder)
     return BeamReport(
         result=result,
         status=status,
+        name=entry.shown_name,
+        energies_mev=entry.energies_mev,
+        gantry_deg=entry.gantry_deg,
+        delivered_layers=len(entry.layers),
+        complete=entry.complete,
+        planned_mu=None if figures is None else figures.planned_mu,
+        delivered_mu=None if figures is None else figures.delivered_mu,
+        receipt=None
+        if handed is None
+        else Receipt.model_validate_json(handed.path(RECEIPT_FILE).read_bytes()),
         jobs=tuple(_words(job) for job in site.ledger.jobs.all(partition=key)),
         attempts=tuple(_attempt(attempt) for attempt in site.ledger.attempts.history(key)),
     )
+
+
+def places(site: Site, report: CaseReport) -> Iterator[tuple[str, Path]]:
+    """Where the files of a case lie, by what they are: inputs, results in the store, logs, and the target."""
+    if report.plan is not None:
+        yield "RT plan", report.plan
+    if report.ct is not None:
+        yield "CT", report.ct
+    for delivery in report.deliveries:
+        yield f"delivery {delivery.number}", delivery.folder
+    for beam in report.beams:
+        key, words = beam_key(report.row.case, beam.result.beam), f"beam {beam.result.beam}"
+        for asset, digest in beam.result.digests.items():
+            found = published(site, asset, key, digest)
+            if found is not None:
+                yield f"{words}: {asset}", found.folder
+        if (site.engine_logs / key).is_dir():
+            yield f"{words}: logs of the engine", site.engine_logs / key
+        if beam.result.rt_dose is not None:
+            yield f"{words}: RT Dose at the target", Path(beam.result.rt_dose)
 
 
 def _words(job: ClusterJob) -> str:
@@ -155,6 +231,7 @@ def _words(job: ClusterJob) -> str:
 
 def _attempt(attempt: Attempt) -> AttemptRow:
     return AttemptRow(
+        id=attempt.id,
         number=attempt.number,
         started_at=attempt.started_at,
         ended_at=attempt.ended_at,

@@ -13,7 +13,13 @@ from mqi_dagster.courses.chosen_series import chosen_series
 from mqi_dagster.courses.inventory import CourseInventory
 from mqi_dagster.courses.places import Place, file_at
 from mqi_dagster.dagster_internals import PartitionKeyFilter
-from mqi_dagster.errors import ConfigurationError, InfrastructureError, InputError, StoreError
+from mqi_dagster.errors import (
+    ConfigurationError,
+    InfrastructureError,
+    InputError,
+    KeyRejectedError,
+    StoreError,
+)
 from mqi_dagster.imaging.quality_control import Verdict, checks_of
 from mqi_dagster.imaging.segmentation_files import SEGMENTATIONS, SegmentationState, read_segmentations
 from mqi_dagster.lifecycle.course import course_in
@@ -22,13 +28,14 @@ from mqi_dagster.lifecycle.lineage import digest_in, latest_digest, latest_recor
 from mqi_dagster.lifecycle.materialisations import COURSE_REPORT, INVENTORY
 from mqi_dagster.lifecycle.stages import CaseState
 from mqi_dagster.operations.course_identities import CourseIdentity, identities_of
-from mqi_dagster.operations.course_results import made, page_in, verdict_in
+from mqi_dagster.operations.course_results import made, page_in, quality_in, verdict_in
 from mqi_dagster.partitions import COURSE
 from mqi_dagster.resources.site import Site
 from mqi_dagster.worklist import CaseStatus, Worklist
 from mqi_dagster.worklist.board_rows import StatusRow
 
 _SEGMENTATIONS = ("auto_segmentation", "custom_segmentation")
+TABLES = (".parquet", ".csv", ".xlsx")
 
 
 class CourseRow(StatusRow):
@@ -42,6 +49,8 @@ class ObjectRow(StatusRow):
     """A plan, dose, structure set or series of a course, with its real place."""
 
     role: str
+    label: str = ""
+    """As people have typed it: it may name the patient."""
     words: str
     path: Path
     """Of a series its first image; with the archive's name where it lies in one."""
@@ -80,6 +89,27 @@ class ModelRow(StatusRow):
     """Tries that did not end well, and what was done instead."""
     log: Path | None
     """What the program of a failed one has printed, without paths; None where it is not there any more."""
+
+
+class FileRow(StatusRow):
+    """A file of a course's results, as it lies in the store."""
+
+    asset: str
+    name: str
+    size: int
+    """Bytes."""
+
+
+class QualityRow(StatusRow):
+    """A check of a course, and what it is worth."""
+
+    asset: str
+    name: str
+    verdict: Verdict
+    text: str
+    """What was found."""
+    advice: str = ""
+    """What to do."""
 
 
 class CheckRow(StatusRow):
@@ -125,7 +155,7 @@ def course_rows(instance: dg.DagsterInstance, site: Site) -> Iterator[CourseRow]
 
 
 def course_details(instance: dg.DagsterInstance, site: Site, course: str) -> CourseDetails:
-    """Everything about one course.
+    """Everything about one course and its patient, whose status is read for it alone.
 
     Raises:
         InputError: Nobody knows it.
@@ -135,13 +165,25 @@ def course_details(instance: dg.DagsterInstance, site: Site, course: str) -> Cou
     row = work.case(course) if COURSE.has(course) else None
     if row is None:
         raise InputError("the course is not known here; `mqi course list` names those that are")
+    found = details_of(instance, site, row)
+    return found.model_copy(update={"patient": _patient(site, course)})
+
+
+def details_of(instance: dg.DagsterInstance, site: Site, row: CaseStatus) -> CourseDetails:
+    """Everything about one course, but whose it is.
+
+    Args:
+        instance: Dagster's records.
+        site: The site.
+        row: Where it stands.
+    """
+    course = row.case
     results = tuple(_results(instance, site, course))
     digests = {one.asset: one.digest for one in results}
     report = made(site, course, COURSE_REPORT, digests.get(COURSE_REPORT))
     failed = row.state is CaseState.FAILED
     found = CourseDetails(
         row=row,
-        patient=_patient(site, course),
         verdict=verdict_in(report),
         page=page_in(report),
         results=results,
@@ -171,6 +213,67 @@ def course_details(instance: dg.DagsterInstance, site: Site, course: str) -> Cou
             "findings": tuple(finding.text for finding in inventory.findings),
         }
     )
+
+
+def places(details: CourseDetails) -> Iterator[tuple[str, Path]]:
+    """Where the files of a course lie, by what they are."""
+    for one in details.objects:
+        yield one.role, one.path
+    for aside in details.set_aside:
+        yield f"set aside: {aside.text}", aside.path
+    for result in details.results:
+        if result.folder is not None:
+            yield result.asset, result.folder
+    for model in details.models:
+        if model.log is not None:
+            yield f"log of {model.model}", model.log
+
+
+def quality_of(site: Site, details: CourseDetails) -> list[QualityRow]:
+    """Every check of a course, the worst first: its report's, or before there is one its results'."""
+    digest = next((one.digest for one in details.results if one.asset == COURSE_REPORT), None)
+    reported = quality_in(made(site, details.row.case, COURSE_REPORT, digest))
+    if reported is not None:
+        found = [
+            QualityRow(asset=one.asset, name=one.name, verdict=one.verdict, text=one.text, advice=one.advice)
+            for one in reported.checks
+        ]
+    else:
+        missed = {"ERROR": Verdict.FAIL}
+        found = [
+            QualityRow(
+                asset=one.asset,
+                name=one.check,
+                verdict=Verdict.PASS if one.passed else missed.get(one.severity, Verdict.WARNING),
+                text=one.text,
+            )
+            for one in details.checks
+        ]
+    return sorted(found, key=lambda one: -list(Verdict).index(one.verdict))
+
+
+def files_of(site: Site, details: CourseDetails, kinds: tuple[str, ...]) -> Iterator[FileRow]:
+    """The files of a course's results whose names end in one of these ways."""
+    for result in details.results:
+        found = made(site, details.row.case, result.asset, result.digest)
+        for name, entry in ({} if found is None else found.manifest.files).items():
+            if name.endswith(kinds):
+                yield FileRow(asset=result.asset, name=name, size=entry.size)
+
+
+def course_file(site: Site, details: CourseDetails, asset: str, name: str) -> Path:
+    """A file of a result of a course, compared with what was published.
+
+    Raises:
+        KeyRejectedError: The course has no such result, or it no such file.
+        StoreError: The file is not what was published.
+    """
+    digest = next((one.digest for one in details.results if one.asset == asset), None)
+    found = made(site, details.row.case, asset, digest)
+    if found is None or name not in found.manifest.files:
+        raise KeyRejectedError("there is no such file")
+    found.verify([name])
+    return found.path(name)
 
 
 def _patient(site: Site, course: str) -> CourseIdentity | None:
@@ -255,19 +358,25 @@ def _objects(root: Path, inventory: CourseInventory) -> Iterator[ObjectRow]:
         known = [f"{dose:g} Gy" for dose in doses if dose is not None]
         count = plan.found.fractions_planned
         words = [
-            plan.found.label or "without a label",
             ", ".join(known) or "no prescription",
             "no number of fractions" if count is None else f"{count} fractions",
             plan.found.approval or "",
         ]
-        yield ObjectRow(role="plan", words=", ".join(filter(None, words)), path=_path(root, plan.place))
+        label = plan.found.label or "without a label"
+        yield ObjectRow(
+            role="plan", label=label, words=", ".join(filter(None, words)), path=_path(root, plan.place)
+        )
     for dose in inventory.doses:
         facts = (dose.found.summation_type, dose.found.dose_type, dose.found.units)
         words = [fact for fact in facts if fact]
         yield ObjectRow(role="dose", words=", ".join(words), path=_path(root, dose.place))
     for one in inventory.structure_sets:
-        words = [one.found.label or "without a label", f"{len(one.found.rois)} structures"]
-        yield ObjectRow(role="structure set", words=", ".join(words), path=_path(root, one.place))
+        yield ObjectRow(
+            role="structure set",
+            label=one.found.label or "without a label",
+            words=f"{len(one.found.rois)} structures",
+            path=_path(root, one.place),
+        )
     analysed = chosen_series(inventory).planning
     for series in inventory.image_series:
         words = [series.modality or "no modality", f"{len(series.images)} images"]

@@ -84,18 +84,19 @@ def made(site: Site, course: str, asset: str, digest: str | None) -> Published |
 
 def verdict_in(report: Published | None) -> Verdict | None:
     """The verdict of a course by its quality report; None where it has none."""
-    found = _quality_in(report)
+    found = quality_in(report)
     return None if found is None else found.overall_status
 
 
 def failing_in(report: Published | None) -> str | None:
     """What the first check that fails has found; None where none does."""
-    found = _quality_in(report)
+    found = quality_in(report)
     checks = () if found is None else found.checks
     return next((f"{one.name}: {one.text}" for one in checks if one.verdict is Verdict.FAIL), None)
 
 
-def _quality_in(report: Published | None) -> QcReport | None:
+def quality_in(report: Published | None) -> QcReport | None:
+    """The quality report of a course; None where it has none, or it is damaged."""
     if report is None or QC_REPORT not in report.manifest.files:
         return None
     try:

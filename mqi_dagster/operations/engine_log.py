@@ -24,8 +24,29 @@ _AT_MOST = 256 * 1024
 """Bytes at the end of a log that are shown."""
 
 
-def engine_log(instance: dg.DagsterInstance, site: Site, beam: BeamStatus) -> tuple[str, list[str]]:
-    """Title and lines of the newest log of a beam's engine."""
+def engine_log(
+    instance: dg.DagsterInstance, site: Site, beam: BeamStatus, attempt: int | None = None
+) -> tuple[str, list[str]]:
+    """Title and lines of a log of a beam's engine.
+
+    Args:
+        instance: Dagster's records.
+        site: The site.
+        beam: Where the beam stands.
+        attempt: Id of the attempt in the ledger that it is of; None: the newest log.
+
+    Raises:
+        InputError: The beam has no such attempt.
+    """
+    if attempt is not None:
+        known = {one.id: one for one in site.ledger.attempts.history(beam.beam)}
+        if attempt not in known:
+            raise InputError("the beam has no such attempt")
+        log = site.engine_logs / beam.beam / f"{known[attempt].job_key}.log"
+        if log.is_file():
+            return f"attempt {known[attempt].number}", _lines(_end_of(log))
+        if known[attempt].ended_at is not None:
+            return f"attempt {known[attempt].number}", ["no log of this attempt is kept here"]
     live = site.work / f"{beam.beam}.{beam.run}" / LOG_NAME
     if beam.stage.at_work and live.is_file():
         try:

@@ -12,6 +12,18 @@ from mqi_dagster.resources.site import Site
 _ONCE_IN = timedelta(hours=1)
 
 
+def require_noted(site: Site, actor: Actor, right: Right, action: Action, partition: str) -> None:
+    """Check a right to be shown something, and note it; see `may_see_noted`.
+
+    Raises:
+        NotAllowedError: The actor does not have it.
+        InfrastructureError: It cannot be noted.
+    """
+    actor.require(right)
+    if not may_see_noted(site, actor, right, action, partition):
+        raise InfrastructureError("the audit cannot be written, and so nothing is shown: try again later")
+
+
 def may_see_noted(site: Site, actor: Actor, right: Right, action: Action, partition: str) -> bool:
     """Whether an actor may be shown something; if so the audit has a row of it that is not an hour old.
 

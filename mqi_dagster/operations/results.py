@@ -66,7 +66,12 @@ def beam_rows(instance: dg.DagsterInstance, site: Site, case: str) -> list[BeamR
     return [_row(instance, site, case, beam, status.get(beam.number)) for beam in beams]
 
 
-def _published(site: Site, asset: str, key: str, digest: str | None) -> Published | None:
+def published(site: Site, asset: str, key: str, digest: str | None) -> Published | None:
+    """A result as it stands in the store; None where there is none of this digest.
+
+    Raises:
+        StoreError: It stands there, and its manifest is damaged.
+    """
     if digest is None:
         return None
     return site.store.find(*store_folder(key), asset, digest)
@@ -89,7 +94,7 @@ def _row(
             digests=digests,
         )
     csvs, dose, receipt = (
-        _published(site, asset, key, digests.get(asset))
+        published(site, asset, key, digests.get(asset))
         for asset in ("interpreted_csvs", "rt_dose", "handed_over")
     )
     figures = dose.meta if dose is not None else {}

@@ -159,7 +159,7 @@ def layer_positions(numbers: Sequence[int], mean_mm: ArrayLike, sd_mm: ArrayLike
     reach = max(1.5 * limit_mm, 1.1 * float(np.max(np.abs(means) + scatter, initial=0.0)))
     axes.set_ylim(-reach, reach)
     axes.xaxis.set_major_locator(MaxNLocator(integer=True))
-    dress(axes, "Delivered against planned positions", "layer", "delivered - planned [mm]")
+    dress(axes, "Delivered against planned positions", "layer number", "delivered - planned [mm]")
     legend(axes, "lower right", (1.0, 1.0))
     return as_png(figure)
 

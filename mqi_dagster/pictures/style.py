@@ -8,6 +8,7 @@ from __future__ import annotations
 import base64
 import io
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Literal
 
 import numpy as np
@@ -28,6 +29,8 @@ QUIET = "#8a8a8a"
 GRID = "#e4e4e4"
 DENSITY_MAP = "Blues"
 DOSE_MAP = "cividis"
+ISODOSE_COLOURS = ("#3b6cf6", "#28b4c8", "#3fbf5f", "#e6d23a", "#f2902b", "#e8402f")
+"""On grey images, from low to high."""
 
 _COARSER = (100, 80, 64, 50)
 """Dots per inch to try, until a picture of noise is small enough."""
@@ -50,6 +53,23 @@ voxels above all."""
 BEAM_X, BEAM_Y, BEAM_X_OR_Y = "beam x [mm]", "beam y [mm]", "beam x or y [mm]"
 """IEC gantry axes of the plan's spots, for every picture across the beam."""
 DEPTH = "depth in water [mm]"
+
+
+@dataclass(frozen=True, slots=True)
+class Window:
+    """Values that are drawn black and white."""
+
+    name: str
+    low: float
+    high: float
+
+
+CT_WINDOWS = (
+    Window("soft tissue", -160, 240),
+    Window("lung", -1350, 150),
+    Window("bone", -350, 1250),
+    Window("brain", 0, 80),
+)
 
 
 def dicom_axis(name: str) -> str:

@@ -15,8 +15,6 @@ from skimage.color import rgb2lab
 
 from mqi_dagster.dose.grid import ALONG_X, ALONG_Y, ALONG_Z, DoseFrame, DoseGrid, DoseUnits
 from mqi_dagster.imaging.course_page import (
-    CT_WINDOWS,
-    ISODOSE_COLOURS,
     STRUCTURE_COLOURS,
     CoursePage,
     PageCheck,
@@ -26,6 +24,7 @@ from mqi_dagster.imaging.course_page import (
     page_html,
     window_of,
 )
+from mqi_dagster.pictures.style import CT_WINDOWS, ISODOSE_COLOURS
 from tests.imaging.shapes import axial_grid
 
 EVIL = "</script><script>alert(1)</script>"

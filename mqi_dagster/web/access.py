@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hmac
+import secrets
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from datetime import timedelta
@@ -46,6 +47,19 @@ class Visitor:
     def may(self, right: str) -> bool:
         """Whether the visitor has a right, by its name."""
         return self.actor.may(Right(right))
+
+
+@dataclass(frozen=True, slots=True)
+class Crowd:
+    """Everybody with the same rights, for whom a part of a page is made once: it can name no one of them."""
+
+    rights: frozenset[Right]
+    csrf: str = secrets.token_hex(16)
+    """Stands for the word of whose session the part is shown in."""
+
+    def may(self, right: str) -> bool:
+        """Whether they have a right, by its name."""
+        return Right(right) in self.rights
 
 
 class Doorkeeper:

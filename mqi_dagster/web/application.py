@@ -29,8 +29,9 @@ from mqi_dagster.resources.site import Site
 from mqi_dagster.web import words
 from mqi_dagster.web.access import READS, Doorkeeper, public
 from mqi_dagster.web.live import Live
-from mqi_dagster.web.pages import login, worklist
+from mqi_dagster.web.pages import case, course, login, worklist
 from mqi_dagster.web.render import Pages
+from mqi_dagster.web.reports import Reports
 
 LARGEST_BODY = 1 << 20
 _HEADERS = {
@@ -79,7 +80,8 @@ def create_app(site: Site, live: Live | None = None) -> FastAPI:
     app.state.live = board
     app.state.doorkeeper = Doorkeeper(site)
     app.state.pages = Pages(site)
-    for router in (login.router, worklist.router):
+    app.state.reports = Reports(site, board)
+    for router in (login.router, worklist.router, case.router, course.router):
         app.include_router(router)
     app.mount("/static", StaticFiles(directory=Path(__file__).parent / "static"), name="static")
     app.add_api_route("/healthz", _healthz, dependencies=[Depends(public)], include_in_schema=False)

@@ -6,15 +6,21 @@ import asyncio
 import hashlib
 import threading
 from collections import OrderedDict
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
+from typing import Any
+
+import dagster as dg
 
 from mqi_dagster.errors import MqiError
 from mqi_dagster.lifecycle.health import HealthProblem
 from mqi_dagster.operations.alarms import found_now
 from mqi_dagster.operations.board_reader import BackgroundReader, BoardReader
 from mqi_dagster.resources.site import Site
+from mqi_dagster.web import words
+from mqi_dagster.web.access import Crowd, Visitor
+from mqi_dagster.web.render import Pages
 from mqi_dagster.worklist import Work
 
 EVERY_SECONDS = 2.0
@@ -48,9 +54,8 @@ class Live:
 
     def __init__(self, site: Site, seconds: float = EVERY_SECONDS) -> None:
         self._site = site
-        self._reader = BackgroundReader(
-            BoardReader(site, timedelta.max, again=True), seconds, self._told_from_thread
-        )
+        self._board = BoardReader(site, timedelta.max, again=True)
+        self._reader = BackgroundReader(self._board, seconds, self._told_from_thread)
         self._loop: asyncio.AbstractEventLoop | None = None
         self._changed = asyncio.Event()
         self._away_at = datetime.min.replace(tzinfo=UTC)
@@ -70,6 +75,11 @@ class Live:
         await asyncio.to_thread(self._reader.stop)
         self._loop = None
         self._changed.set()
+
+    @property
+    def instance(self) -> dg.DagsterInstance | None:
+        """Dagster's records as the boards read them; None while they are away."""
+        return self._board.instance
 
     @property
     def stopped(self) -> bool:
@@ -121,6 +131,30 @@ class Live:
                 while len(self._rendered) > _KEPT:
                     self._rendered.popitem(last=False)
         return found
+
+    def part(
+        self,
+        pages: Pages,
+        visitor: Visitor,
+        template: str,
+        key: tuple[object, ...] = (),
+        values: Callable[[], Mapping[str, Any]] = dict,
+    ) -> str:
+        """A part of a page as a visitor sees it, made once for all with the same rights.
+
+        Args:
+            pages: Makes it.
+            visitor: Who sees it; the template is given a `Crowd` in place of one person.
+            template: Its name.
+            key: What tells it from other parts of this template.
+            values: What the template speaks of beside ``seen``, asked for only where it is made.
+        """
+        crowd = Crowd(visitor.actor.rights)
+        found = self.rendered(
+            (template, words.LANGUAGE.get(), crowd.rights, *key),
+            lambda: pages.part(template, crowd, seen=self.seen, **values()),
+        )
+        return found.replace(crowd.csrf, visitor.csrf)
 
     async def stream(
         self, render: Callable[[], Awaitable[str]], goes_on: Callable[[], Awaitable[bool]]

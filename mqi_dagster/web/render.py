@@ -7,15 +7,17 @@ from datetime import datetime
 from functools import partial
 from pathlib import Path
 from typing import Any
+from urllib.parse import quote
 
 from fastapi import Request
 from fastapi.responses import HTMLResponse
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
+from mqi_dagster.errors import LONGEST_MESSAGE, shown
 from mqi_dagster.moments import in_zone
 from mqi_dagster.resources.site import Site
 from mqi_dagster.web import words
-from mqi_dagster.web.access import Visitor
+from mqi_dagster.web.access import Crowd, Visitor
 
 _HERE = Path(__file__).parent
 
@@ -43,17 +45,27 @@ class Pages:
             words._, words.ngettext, newstyle=True
         )
         self._templates.globals["url"] = lambda path: f"{self.prefix}{path}"
+        self._templates.globals["dagster"] = self._dagster
         zone = site.timezone
         self._templates.filters.update(
             word=words.word,
+            said=words._,
             moment=partial(words.moment, zone=zone),
             duration=words.duration,
             number=words.number,
+            fixed=lambda value, digits: "–" if value is None else f"{value:,.{digits}f}",
+            shown=lambda path: shown(str(path), LONGEST_MESSAGE),
             in_zone=lambda text: in_zone(text, zone),
             iso=lambda value: value.isoformat() if isinstance(value, datetime) else "",
         )
 
-    def part(self, template: str, visitor: Visitor | None, **values: Any) -> str:
+    def _dagster(self, asset: str, partition: str) -> str:
+        """Address of exactly this partition of an asset in Dagster's pages."""
+        ui = self._site.settings.ui
+        base = ui.origins[0] if ui.origins else f"http://{ui.host}:{ui.port}"
+        return f"{base}/assets/{quote(asset)}?view=partitions&partition={quote(partition)}"
+
+    def part(self, template: str, visitor: Visitor | Crowd | None, **values: Any) -> str:
         """A part of a page."""
         return self._templates.get_template(template).render(visitor=visitor, **values)
 

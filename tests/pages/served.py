@@ -5,7 +5,7 @@ from __future__ import annotations
 import threading
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from typing import Any
+from typing import Any, Literal
 
 import dagster as dg
 import uvicorn
@@ -33,8 +33,8 @@ def served(
 
 
 @contextmanager
-def listening(app: Any) -> Iterator[int]:
-    """The port of an ASGI application that answers."""
+def listening(app: Any, lifespan: Literal["on", "off"] = "off") -> Iterator[int]:
+    """The port of an ASGI application that answers; ``on``: it is told when it starts and ends."""
     ready = threading.Event()
 
     class Server(uvicorn.Server):
@@ -42,7 +42,7 @@ def listening(app: Any) -> Iterator[int]:
             await super().startup(sockets)
             ready.set()
 
-    server = Server(uvicorn.Config(app, host="127.0.0.1", port=0, log_level="error", lifespan="off"))
+    server = Server(uvicorn.Config(app, host="127.0.0.1", port=0, log_level="error", lifespan=lifespan))
     thread = threading.Thread(target=server.run, daemon=True)
     thread.start()
     assert ready.wait(60)

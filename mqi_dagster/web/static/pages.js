@@ -11,9 +11,10 @@
       old.replaceWith(fresh);
       return;
     }
+    if (old.dataset?.keep && old.dataset.keep === fresh.dataset.keep) return;
     if (old.nodeType !== Node.ELEMENT_NODE) { old.nodeValue = fresh.nodeValue; return; }
     for (const { name } of [...old.attributes]) if (!fresh.hasAttribute(name) && name !== "open") old.removeAttribute(name);
-    for (const { name, value } of [...fresh.attributes]) if (old.getAttribute(name) !== value) old.setAttribute(name, value);
+    for (const { name, value } of [...fresh.attributes]) if (name !== "open" && old.getAttribute(name) !== value) old.setAttribute(name, value);
     children(old, fresh);
   }
   function children(old, fresh) {
@@ -51,4 +52,29 @@
     source.addEventListener("error", () => { if (source.readyState === EventSource.CLOSED) setTimeout(() => location.reload(), 5000); });
     alive();
   }
+
+  // Slices: the picture follows its slider; while one is on its way no other is asked for.
+  function slice(figure) {
+    const form = figure.closest("form"), range = figure.querySelector("input"), image = figure.querySelector("img");
+    const mm = (Number(figure.dataset.first) + Number(range.value) * Number(figure.dataset.step)).toFixed(1);
+    figure.querySelector("output").value = mm;
+    range.setAttribute("aria-valuetext", `${mm} mm`);
+    const asked = new URLSearchParams({ plane: figure.dataset.plane, at: range.value, window: form.elements.window.value, dose: form.elements.dose.value });
+    const address = `${form.action}?${asked}`;
+    if (figure.dataset.busy) { figure.dataset.next = address; return; }
+    const show = (wanted) => {
+      figure.dataset.busy = "yes";
+      image.onload = image.onerror = () => {
+        const next = figure.dataset.next;
+        delete figure.dataset.busy; delete figure.dataset.next;
+        if (next && next !== image.src) show(next);
+      };
+      image.src = wanted;
+    };
+    if (address !== image.src) show(address);
+  }
+  document.addEventListener("input", (event) => {
+    const form = event.target.closest("form.slices"), figure = event.target.closest("figure");
+    if (form) for (const one of figure ? [figure] : form.querySelectorAll("figure")) slice(one);
+  });
 })();

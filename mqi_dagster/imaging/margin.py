@@ -11,7 +11,6 @@ from dataclasses import dataclass, fields
 import numpy as np
 from numpy.typing import NDArray
 from scipy.ndimage import find_objects
-from scipy.signal import fftconvolve
 
 from mqi_dagster.errors import ImageError, Where, shown
 from mqi_dagster.imaging.image_grid import ImageGrid
@@ -87,6 +86,9 @@ def _dilated(mask: Mask, element: Mask) -> Mask:
     found = find_objects(mask.view(np.uint8))
     if element.size == 1 or not found:
         return mask.copy()
+    # Only where it is used: it brings all of scipy's statistics.
+    from scipy.signal import fftconvolve
+
     reach = [size // 2 for size in element.shape]
     box = tuple(
         slice(max(0, part.start - more), min(size, part.stop + more))

@@ -137,10 +137,19 @@ class Course:
 
 
 @pytest.fixture(scope="module")
-def undisturbed(tmp_path_factory: pytest.TempPathFactory) -> tuple[Course, pl.DataFrame, CourseRadiomics]:
-    """A course with three structures, computed by two workers."""
-    course = Course(tmp_path_factory.mktemp("course") / "site", *THREE)
+def of_four(tmp_path_factory: pytest.TempPathFactory) -> tuple[Course, pl.DataFrame, CourseRadiomics]:
+    """A course with four structures, computed by one worker."""
+    course = Course(tmp_path_factory.mktemp("course") / "site", *THREE, "whole", workers=1)
     return course, *course.radiomics()
+
+
+@pytest.fixture(scope="module")
+def undisturbed(
+    of_four: tuple[Course, pl.DataFrame, CourseRadiomics],
+) -> tuple[Course, pl.DataFrame, CourseRadiomics]:
+    """Its three small structures."""
+    course, table, content = of_four
+    return course, rows(table, "whole"), content
 
 
 def of(content: CourseRadiomics, structure: str) -> StructureRadiomics:
@@ -185,39 +194,36 @@ def test_first_order_values_are_those_of_pencil_and_paper(
     assert table["segmentation_source"].to_list() == ["clinical"] * 3
     assert content.versions == {"z-rad": "26.9.0"}
     (series,) = content.series
-    assert (series.workers, series.steps, series.profile.discretisation.bin_size) == (2, (), 25)
+    assert (series.workers, series.steps, series.profile.discretisation.bin_size) == (1, (), 25)
     assert of(content, "planes").voxels == of(content, "planes").resampled_voxels == 64
 
 
 @pytest.mark.slow
-def test_one_worker_and_one_after_another_give_the_same_bits(
+def test_two_workers_and_one_after_another_give_the_same_bits(
     undisturbed: tuple[Course, pl.DataFrame, CourseRadiomics], tmp_path: Path
 ) -> None:
     _, table, _ = undisturbed
-    one = Course(tmp_path / "site", *THREE, workers=1)
-    first, _ = one.radiomics()
-    digest = one.published.digest
-    one.change(sequential=True, workers=4, thread_limit=2, task_timeout=500, attempts=2)
-    assert one.radiomics()[0].equals(first)
-    assert one.published.digest == digest
+    course = Course(tmp_path / "site", *THREE, workers=2)
+    first, _ = course.radiomics()
+    digest = course.published.digest
+    course.change(sequential=True, workers=4, thread_limit=2, task_timeout=500, attempts=2)
+    assert course.radiomics()[0].equals(first)
+    assert course.published.digest == digest
     # Made anew, and not found.
-    one.site.store.discard(one.published.folder)
-    second, content = one.radiomics()
+    course.site.store.discard(course.published.folder)
+    second, content = course.radiomics()
     assert content.series[0].workers == 1
     for other in (first, second):
         assert other.equals(table, null_equal=True)
         assert [other.write_json()] == [table.write_json()]
 
 
-def test_one_worker_and_four_give_the_same_bits(tmp_path: Path) -> None:
-    course = Course(tmp_path / "site", *THREE, "whole", workers=1)
-    table, content = course.radiomics()
-    assert [one.workers for one in content.series] == [1]
+def test_one_worker_and_four_give_the_same_bits(
+    of_four: tuple[Course, pl.DataFrame, CourseRadiomics], tmp_path: Path
+) -> None:
+    _, table, _ = of_four
     assert set(table["status"]) == {"computed"} and len(table) == 4
-    # What is asked for of workers is no part of the result: it is made anew, and not found.
-    course.site.store.discard(course.published.folder)
-    course.change(workers=4)
-    again, content = course.radiomics()
+    again, content = Course(tmp_path / "site", *THREE, "whole", workers=4).radiomics()
     assert [(one.workers, one.steps) for one in content.series] == [(4, ())]
     assert [again.write_json()] == [table.write_json()]
 

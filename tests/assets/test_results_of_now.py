@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from contextlib import closing
-from pathlib import Path
 
 import dagster as dg
 import polars as pl
@@ -45,13 +44,20 @@ def files(radius: float = 12.0, gray: float = 40.0, first_mm: float = 0.0) -> li
     return [*images(first_mm), structure_set, plan, dose(MADE, lambda x, y, z: gray + 0.0 * x, 1, plans=[1])]
 
 
+@pytest.fixture(scope="module")
+def only_course(tmp_path_factory: pytest.TempPathFactory) -> Course:
+    return Course(tmp_path_factory.mktemp("course") / "site", files(), MADE.uid(10))
+
+
 @pytest.fixture
-def course(tmp_path: Path) -> Course:
-    made = Course(tmp_path, files(), MADE.uid(10))
-    made.change(segmentation={"enabled": False}, custom_models={"enabled": False})
+def course(only_course: Course) -> Course:
+    """With the files and settings that it begins with, and all that is made of them, mostly found."""
+    off = {"enabled": False}
+    only_course.change(segmentation=off, custom_models=off, structures={}, dvh={}, radiomics={})
+    replace(only_course, files())
     for asset in (*STAGES, course_report):
-        assert made.make(asset).success, asset.key
-    return made
+        assert only_course.make(asset).success, asset.key
+    return only_course
 
 
 def replace(course: Course, contents: list[bytes]) -> None:

@@ -45,7 +45,6 @@ FAULTS = {
     # Pieces are enough.
     "cublas": ON_GPU + CUBLAS,
     "killed": ON_GPU + "os.kill(os.getpid(), signal.SIGKILL)\n",
-    "container": ON_GPU + "sys.exit(137)\n",
     "memory": ON_GPU + "raise MemoryError\n",
     # No want of memory.
     "words": "sys.exit('ValueError: zoom factor of the room is no bloom')\n",
@@ -89,7 +88,6 @@ def faulty(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Record]:
         ("full", True, [("GPU memory", PIECES), ("GPU memory", CPU)]),
         ("cublas", True, [("GPU memory", PIECES)]),
         ("killed", True, [("killed", PIECES)]),
-        ("container", True, [("killed", PIECES)]),
         ("memory", True, [("memory", PIECES)]),
         ("words", False, [("crashed", "failed")]),
         ("quota", False, [("crashed", "failed")]),
@@ -301,6 +299,8 @@ def test_without_a_gpu_the_setting_is_named(tmp_path: Path, monkeypatch: pytest.
             Cause.GPU_MEMORY,
         ),
         (ModelError("its program ended", exit_code=-9), Cause.KILLED),
+        # As a container tells of it.
+        (ModelError("its program ended", exit_code=137), Cause.KILLED),
         (ModelError("its program ended", exit_code=1, log="zoom, room, bloom"), Cause.CRASHED),
         (ModelError("it has left no label map"), Cause.ERROR),
         (ModelTimeoutError("it ran longer than 3 s and was ended"), Cause.TIME_LIMIT),

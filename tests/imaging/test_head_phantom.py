@@ -1,4 +1,4 @@
-"""The structure set of a real head phantom, beside what two other programs make of it."""
+"""The structure set of a real head phantom, beside what three other programs make of it."""
 
 from __future__ import annotations
 
@@ -22,8 +22,20 @@ GEOMETRY = (
     "Rows",
     "Columns",
 )
-CM3 = {"BODY": (6870.947, 6870.355), "BrainStem": (33.889, 33.889), "CTV": (121.236, 121.186)}
-"""Volumes by plastimatch 1.9.4 (voxels of the CT) and by shapely 2.2.0 (areas times 1.5 mm)."""
+VOXELS = {
+    "BODY": 13_342_056, "M1": 4, "M2": 2, "M3": 2, "M4": 4, "M5": 3, "M6": 4, "M7": 2, "BrainStem": 65_806,
+    "CTV": 235_225, "Beekley": 74,
+}  # fmt: skip
+"""By plastimatch 1.9.4 (--xor-contours) and by dcmrtstruct2nii 5, which agree in all."""
+AREAS_CM3 = {
+    "BODY": 6870.355, "M1": 0.00246, "M2": 0.00252, "M3": 0.00228, "M4": 0.00204, "M5": 0.00203,
+    "M6": 0.00236, "M7": 0.00229, "BrainStem": 33.889, "CTV": 121.186, "Beekley": 0.03856,
+}  # fmt: skip
+"""Areas by shapely 2.2.0 (symmetric difference) times 1.5 mm.
+
+M1 to M7 are two outlines of about a pixel: voxels of 0.5 mm³ make no volume of them, and where one outline is
+five times the other, a cone between them has up to 7 % less than areas times 1.5 mm.
+"""
 
 pytestmark = pytest.mark.skipif(not ARCHIVE.is_file(), reason="the head phantom is not here")
 
@@ -55,9 +67,7 @@ def test_its_volumes_are_those_of_other_programs(phantom: Path) -> None:
     for roi in found.rois:
         contours = contours_on(series.grid, roi.contours_mm)
         assert contours.gaps == ()
-        if roi.name in CM3:
-            by_voxels, by_areas = CM3[roi.name]
-            volume = sum(layer.volume_mm3 for layer in contours.layers()) / 1000
-            assert volume == pytest.approx(by_areas, rel=5e-4)
-            mask = contours.mask_on(series.grid)
-            assert mask.sum() * series.grid.voxel_mm3 / 1000 == pytest.approx(by_voxels, rel=1e-3)
+        assert int(contours.mask_on(series.grid).sum()) == VOXELS[roi.name]
+        volume_cm3 = sum(layer.volume_mm3 for layer in contours.layers()) / 1000
+        marker = len(roi.contours_mm) == 2
+        assert volume_cm3 == pytest.approx(AREAS_CM3[roi.name], rel=0.08 if marker else 5e-4)

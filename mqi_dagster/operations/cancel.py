@@ -94,6 +94,8 @@ def await_end(
         _end_runs(instance, services, partitions)
         left = going_on(instance, site, partitions)
         if not left or time.monotonic() > until:
+            # One that has failed in its last moment would be tried again.
+            _take_back_tries(instance, site, partitions)
             return left
         time.sleep(_POLL_SECONDS)
 

@@ -164,7 +164,9 @@ class PartitionIndex(ABC):
         _, why = self._queue.reasons.get(run.run_id, ("", ""))
         if run.state is not RunState.FAILED:
             progress = self._from.ledger.progress.get(partition)
-            return RunFacts(run, why, detail.priority, steps=detail.steps, progress=progress)
+            return RunFacts(
+                run, why, detail.priority, served=detail.served, steps=detail.steps, progress=progress
+            )
         outcome = self._from.ledger.outcomes.get(run.run_id)
         failure = failure_of(outcome, lambda: self._cause(partition, run.run_id), detail.served)
         return RunFacts(run, why, detail.priority, failure=failure, served=detail.served, steps=detail.steps)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -13,6 +14,8 @@ import pytest
 
 from mqi_dagster.lifecycle.case_reading import read_case
 from mqi_dagster.resources.site import Site
+from tests.courses.made_objects import Made
+from tests.imaging.models.model_folders import command_card, write_card
 from tests.services.stack import HOLD, MQI, Stack
 from tests.waiting import wait_for
 
@@ -99,3 +102,30 @@ def test_without_services_it_says_so_and_ends_nothing(site: Stack) -> None:
     status, _, error = command(site, "case", "cancel", case)
     assert (status, error.partition(" at ")[0]) == (1, "mqi: nobody answers")
     assert site.engines() != {}
+
+
+def test_a_course_in_work_is_gone_with_its_model(tmp_path: Path) -> None:
+    tree, model = tmp_path / "tree", tmp_path / "models" / "made"
+    tree.mkdir()
+    argv = [sys.executable, "-I", "-S", "{model}/sleeps.py", "{input:CT}", "{output}"]
+    write_card(model, command_card(*argv))
+    (model / "sleeps.py").write_text("import time\nprint('begun', flush=True)\ntime.sleep(600)\n")
+    section = {"dicom_root": str(tree), "scan_minutes": 0.02, "workers": 1}
+    section |= {"segmentation": {"enabled": False}, "custom_models": {"root": str(model.parent)}}
+    site = Stack(tmp_path / "stack", {"radiotherapy": section})
+    with site.running():
+        made = Made(1).at(tree)
+        for content in made.whole():
+            made.write(content)
+        wait_for(lambda: site.processes("sleeps.py"), "the model runs", 240, report=site.report)
+        (run,) = site.runs("course")
+        course = run.tags["dagster/partition"]
+        status, told, _ = command(site, "course", "cancel", course)
+        assert (status, told) == (0, {"cancelled": {course: run.run_id}, "going_on": []})
+        assert site.processes("sleeps.py") == {}
+        assert site.ledger().leases.all() == []
+        (row,) = command(site, "course", "list")[1]
+        assert (row["row"]["stage"], row["row"]["next_step"]) == (
+            "cancelled",
+            "`mqi course retry` once the cause is gone",
+        )

@@ -26,6 +26,7 @@ def columns(table: object, *names: str) -> bool:
 
 
 RELIED_UPON: dict[str, Callable[[], bool]] = {
+    "BACKFILL_ID_TAG": lambda: internals.BACKFILL_ID_TAG == "dagster/backfill",
     "FINISHED_STATUSES": lambda: (
         {one.value for one in internals.FINISHED_STATUSES} == {"SUCCESS", "FAILURE", "CANCELED"}
     ),

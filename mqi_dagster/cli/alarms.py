@@ -29,10 +29,11 @@ def alarms(
 ) -> None:
     """List what a person should know now: first what does not work at this moment, then the newest."""
     from mqi_dagster.operations import alarms as operations
+    from mqi_dagster.people.rights import Actor
 
     opened = open_site(site)
     if dismiss is not None:
-        operations.dismiss(opened, dismiss)
+        operations.dismiss(opened, Actor.of_this_account(), dismiss)
     found = operations.alarms_now(opened, every=every)
     if as_json:
         print_json([asdict(alarm) for alarm in found])

@@ -8,13 +8,16 @@ import typer
 from rich.text import Text
 
 from mqi_dagster.cli.options import (
+    AcceptOption,
     BeamOption,
     CaseArgument,
     CaseOrBeam,
     GivenSite,
     JsonOption,
+    ReasonOption,
     SiteOption,
     StateOption,
+    UserOption,
     WaitOption,
     states_of,
 )
@@ -238,6 +241,31 @@ def cancel_runs(
     cancel_and_show(open_site(site), name, beam, wait, as_json)
 
 
+@case_app.command("retake")
+def retake_arrival(case: CaseArgument, site: SiteOption = DEFAULT_SITE, as_json: JsonOption = False) -> None:
+    """Take a case in once more although its files are as they were: after a machine file was mended."""
+    hide_previews()
+    from mqi_dagster.cli.run_control import retake_and_show
+
+    retake_and_show(open_site(site), case, as_json)
+
+
+@case_app.command("review")
+def review_results(
+    name: CaseOrBeam,
+    accept: AcceptOption = None,
+    reason: ReasonOption = "",
+    user: UserOption = None,
+    site: SiteOption = DEFAULT_SITE,
+    as_json: JsonOption = False,
+) -> None:
+    """Say who has accepted or rejected the results of a case or beam; accept or reject them."""
+    hide_previews()
+    from mqi_dagster.cli.reviewing import review_and_show
+
+    review_and_show(open_site(site), name, accept, reason, user, as_json)
+
+
 @case_app.command("priority")
 def set_priority(
     case: CaseArgument,
@@ -249,10 +277,11 @@ def set_priority(
     hide_previews()
     from mqi_dagster.operations.instance import open_instance
     from mqi_dagster.operations.priority import make_urgent
+    from mqi_dagster.people.rights import Actor
 
     opened = open_site(site)
     with open_instance(opened.settings) as instance:
-        moved = make_urgent(instance, opened, case, priority)
+        moved = make_urgent(instance, opened, Actor.of_this_account(), case, priority)
     if as_json:
         print_json({"case": case, "priority": priority, "queued_runs": moved})
         return

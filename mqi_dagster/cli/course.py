@@ -13,10 +13,13 @@ from rich.text import Text
 from typer.core import TyperCommand
 
 from mqi_dagster.cli.options import (
+    AcceptOption,
     CourseArgument,
     JsonOption,
+    ReasonOption,
     SiteOption,
     StateOption,
+    UserOption,
     WaitOption,
     states_of,
 )
@@ -323,6 +326,35 @@ def cancel_runs(
     from mqi_dagster.partitions import COURSE
 
     cancel_and_show(open_site(site), COURSE.key(course).text, None, wait, as_json)
+
+
+@course_app.command("retake")
+def retake_arrival(
+    course: CourseArgument, site: SiteOption = DEFAULT_SITE, as_json: JsonOption = False
+) -> None:
+    """Work on a course once more although its files are as they were."""
+    hide_previews()
+    from mqi_dagster.cli.run_control import retake_and_show
+    from mqi_dagster.partitions import COURSE
+
+    retake_and_show(open_site(site), COURSE.key(course).text, as_json)
+
+
+@course_app.command("review")
+def review_results(
+    course: CourseArgument,
+    accept: AcceptOption = None,
+    reason: ReasonOption = "",
+    user: UserOption = None,
+    site: SiteOption = DEFAULT_SITE,
+    as_json: JsonOption = False,
+) -> None:
+    """Say who has accepted or rejected the results of a course; accept or reject them."""
+    hide_previews()
+    from mqi_dagster.cli.reviewing import review_and_show
+    from mqi_dagster.partitions import COURSE
+
+    review_and_show(open_site(site), COURSE.key(course).text, accept, reason, user, as_json)
 
 
 @course_app.command("demo")

@@ -14,6 +14,7 @@ from mqi_dagster.cli.screen import output, print_json, show_rows
 from mqi_dagster.moments import in_zone
 from mqi_dagster.operations.completion import slots
 from mqi_dagster.operations.sites import DEFAULT_SITE
+from mqi_dagster.people.rights import Actor
 
 gpu_app = typer.Typer(help="The GPUs and slots of simulations.", no_args_is_help=True)
 
@@ -62,7 +63,7 @@ def off(
 
     if not REASON.fullmatch(reason):
         raise typer.BadParameter("--reason is one line of at most 200 characters")
-    name, limit = switch_off(open_pool(site), slot, reason)
+    name, limit = switch_off(open_pool(site), Actor.of_this_account(), slot, reason)
     _say(f"{name} is out of the pool", limit, as_json, slot=name)
 
 
@@ -71,7 +72,7 @@ def on(slot: SlotArgument, site: SiteOption = DEFAULT_SITE, as_json: JsonOption 
     """Put a GPU or slot back into the pool."""
     from mqi_dagster.operations.gpus import open_pool, switch_on
 
-    name, limit = switch_on(open_pool(site), slot)
+    name, limit = switch_on(open_pool(site), Actor.of_this_account(), slot)
     _say(f"{name} is in the pool", limit, as_json, slot=name)
 
 
@@ -92,7 +93,7 @@ def limit_runs(
 
     if runs != "auto" and not re.fullmatch(r"[1-9][0-9]{0,3}", runs):
         raise typer.BadParameter("the limit is a number from 1 on, or auto")
-    limit = set_limit(open_pool(site), None if runs == "auto" else int(runs))
+    limit = set_limit(open_pool(site), Actor.of_this_account(), None if runs == "auto" else int(runs))
     _say("the limit is set", limit, as_json)
 
 

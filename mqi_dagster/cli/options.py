@@ -54,6 +54,12 @@ StateOption = Annotated[
         autocompletion=completed(lambda _site, _begin: [_in_one_word(state) for state in CaseState]),
     ),
 ]
+AcceptOption = Annotated[bool | None, typer.Option("--accept/--reject", help="Without either: only look.")]
+ReasonOption = Annotated[str, typer.Option("--reason", help="Why; needed to reject.")]
+UserOption = Annotated[
+    str | None,
+    typer.Option("--user", help="Account that signs; its password is asked for."),
+]
 WaitOption = Annotated[bool, typer.Option("--wait/--no-wait", help="Until engines and jobs have ended.")]
 
 

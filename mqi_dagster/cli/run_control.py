@@ -1,4 +1,4 @@
-"""What `mqi case` and `mqi course` do alike with runs: have what failed run again, and end what runs."""
+"""What `mqi case` and `mqi course` do alike with runs: begin what failed or arrived anew, end what runs."""
 
 from __future__ import annotations
 
@@ -8,7 +8,9 @@ from rich.text import Text
 from mqi_dagster.cli.screen import output, print_json
 from mqi_dagster.operations.cancel import await_end, cancel
 from mqi_dagster.operations.instance import open_instance
+from mqi_dagster.operations.retake import retake
 from mqi_dagster.operations.retry import partitions_of, retry, services_of
+from mqi_dagster.people.rights import Actor
 from mqi_dagster.resources.site import Site
 
 
@@ -23,7 +25,7 @@ def retry_and_show(site: Site, name: str, beam: int | None, as_json: bool) -> No
     """
     with open_instance(site.settings) as instance:
         partitions = partitions_of(instance, site, name, beam)
-        launched = retry(instance, site, services_of(site), partitions)
+        launched = retry(instance, site, services_of(site), Actor.of_this_account(), partitions)
     if as_json:
         print_json(launched)
         return
@@ -44,7 +46,7 @@ def cancel_and_show(site: Site, name: str, beam: int | None, wait: bool, as_json
     console = output(stderr=True)
     with open_instance(site.settings) as instance, console.status(f"ending what runs of {name}"):
         partitions, services = partitions_of(instance, site, name, beam), services_of(site)
-        cancelled = cancel(instance, site, services, partitions)
+        cancelled = cancel(instance, site, services, Actor.of_this_account(), partitions)
         left = await_end(instance, site, services, partitions) if wait else []
     if as_json:
         print_json({"cancelled": cancelled, "going_on": left})
@@ -55,3 +57,19 @@ def cancel_and_show(site: Site, name: str, beam: int | None, wait: bool, as_json
         console.print(Text(f"goes on: {words}", style="yellow"), soft_wrap=True)
     if left:
         raise typer.Exit(1)
+
+
+def retake_and_show(site: Site, key: str, as_json: bool) -> None:
+    """Have a case or a course taken in once more, and say so.
+
+    Args:
+        site: The installation.
+        key: Of the case or course.
+        as_json: Whether it is printed as JSON.
+    """
+    with open_instance(site.settings) as instance:
+        retake(instance, site, Actor.of_this_account(), key)
+    if as_json:
+        print_json({"retaken": key})
+        return
+    output().print(Text(f"{key}: is taken in again at the next look"), soft_wrap=True)

@@ -11,9 +11,12 @@ from datetime import datetime
 
 from sqlalchemy import ColumnElement, Row, Select, and_, delete, func, insert, or_, select, true, update
 
-from mqi_dagster.errors import ConfigurationError, InfrastructureError
+from mqi_dagster.errors import InfrastructureError, InputError
 from mqi_dagster.ledger.database import Database
 from mqi_dagster.ledger.tables import ARRIVAL
+
+_AGAIN = "~"
+"""Behind a fingerprint: the files are the same by name, size and time, and are to be taken in again."""
 
 CASE = "case"
 """The kind of what comes into the inbox."""
@@ -47,9 +50,25 @@ class Arrival:
     """Name of the kind of its partition."""
 
     @property
+    def files(self) -> str:
+        """The fingerprint of the files alone, whenever they are to be taken in again."""
+        return self.fingerprint.partition(_AGAIN)[0]
+
+    @property
+    def again_ns(self) -> int | None:
+        """Since when they are to be taken in again [ns]; None where it is for their being new."""
+        since = self.fingerprint.partition(_AGAIN)[2]
+        return int(since, 16) if since else None
+
+    @property
     def is_open(self) -> bool:
         """Whether a run has to be asked for."""
         return self.ready and self.fingerprint != self.requested_fingerprint
+
+
+def taken_again(fingerprint: str, since_ns: int) -> str:
+    """The fingerprint of files that are to be taken in again from a moment on [ns]."""
+    return f"{fingerprint}{_AGAIN}{since_ns:x}"
 
 
 _ASKED_AT_ONCE = 500
@@ -125,13 +144,13 @@ class Arrivals:
         """Say how urgent a case is: higher ones come first, 0 is ordinary.
 
         Raises:
-            ConfigurationError: The case was never seen.
+            InputError: The case was never seen.
         """
         with self._database.write() as connection:
             this = ARRIVAL.c.case == case
             values = {"priority": priority, "changed_at": self._database.clock()}
             if connection.execute(update(ARRIVAL).where(this).values(**values)).rowcount == 0:
-                raise ConfigurationError(f"no case {case} is known here; see `mqi case list`")
+                raise InputError(f"no case {case} is known here; see `mqi case list`")
             return _arrival(connection.execute(select(ARRIVAL).where(this)).one())
 
     def priorities(self, cases: Collection[str]) -> dict[str, int]:
@@ -215,6 +234,24 @@ class Arrivals:
             )
             if marked.rowcount == 0:
                 raise InfrastructureError(f"case {case} was requested but never seen")
+
+    def take_again(self, case: str) -> None:
+        """Have a case taken in anew, although its files are as they were; nothing where it is about to be.
+
+        Raises:
+            InputError: The case was never seen.
+        """
+        this = ARRIVAL.c.case == case
+        with self._database.write() as connection:
+            row = connection.execute(select(ARRIVAL).where(this)).one_or_none()
+            if row is None:
+                raise InputError(f"no case {case} is known here; see `mqi case list`")
+            known, now = _arrival(row), self._database.clock()
+            if not known.is_open:
+                fingerprint = taken_again(known.files, int(now.timestamp() * 1e9))
+                connection.execute(
+                    update(ARRIVAL).where(this).values(fingerprint=fingerprint, changed_at=now)
+                )
 
     def forget_unrequested(self, arrival: str, keep: Collection[str]) -> int:
         """Drop what a folder of the inbox was taken for before it could be read.

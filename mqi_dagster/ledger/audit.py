@@ -37,6 +37,8 @@ class Action(StrEnum):
     GPU_ON = "gpu_on"
     POOL_LIMIT = "pool_limit"
     ALARM_DISMISSED = "alarm_dismissed"
+    REVIEW = "review"
+    """A signature that was refused before it was said what for."""
     ACCEPTED = "accepted"
     REJECTED = "rejected"
     USER_ADDED = "user_added"

@@ -8,11 +8,14 @@ from datetime import UTC, datetime
 from mqi_dagster.assets.pipelines import PIPELINES
 from mqi_dagster.errors import MqiError
 from mqi_dagster.ledger.alarms import AlarmKind
+from mqi_dagster.ledger.audit import Action
 from mqi_dagster.ledger.ledger import Ledger
 from mqi_dagster.lifecycle import health
 from mqi_dagster.lifecycle.health import HealthProblem
 from mqi_dagster.lifecycle.uptime import Heartbeat
+from mqi_dagster.operations.audited import audited
 from mqi_dagster.operations.instance import open_instance
+from mqi_dagster.people.rights import Actor, Right
 from mqi_dagster.resources.site import Site
 from mqi_dagster.worklist.reading import plain_errors
 
@@ -55,19 +58,20 @@ def alarms_now(site: Site, *, every: bool = False) -> list[Listed]:
     return fresh + stored
 
 
-def dismiss(site: Site, number: int) -> None:
+def dismiss(site: Site, actor: Actor, number: int) -> None:
     """Clear an alarm that a person has seen; a state that goes on raises it anew.
 
     Raises:
-        ConfigurationError: There is no such alarm.
+        InputError: No open alarm has this number.
+        NotAllowedError: The actor does not have the right ``alarms``.
     """
-    dismissed = site.ledger.alarms.dismiss(number)
-    if dismissed.kind is AlarmKind.RETRIED_LONG:
-        # Else its next try would raise it anew: nobody wants it any more.
-        tries = [
-            one.run_id for one in site.ledger.outcomes.open_retries() if one.partition == dismissed.subject
-        ]
-        site.ledger.outcomes.take_back(tries)
+    with audited(site, actor, Right.ALARMS, Action.ALARM_DISMISSED, str(number)) as told:
+        dismissed = site.ledger.alarms.dismiss(number)
+        told |= {"kind": dismissed.kind.value, "about": dismissed.subject}
+        if dismissed.kind is AlarmKind.RETRIED_LONG:
+            # Else its next try would raise it anew: nobody wants it any more.
+            about, outcomes = dismissed.subject, site.ledger.outcomes
+            outcomes.take_back([one.run_id for one in outcomes.open_retries() if one.partition == about])
 
 
 def found_now(site: Site) -> list[HealthProblem]:

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-from mqi_dagster.errors import MqiError, NotAllowedError
+from mqi_dagster.errors import InfrastructureError, MqiError, NotAllowedError
+from mqi_dagster.execution.locks import hold
 from mqi_dagster.ledger.audit import Action, Outcome
 from mqi_dagster.people.rights import Actor, Right
 from mqi_dagster.resources.site import Site
@@ -51,3 +53,23 @@ def audited(
         row(Outcome.FAILED, cause=type(error).__name__)
         raise
     row(Outcome.DONE)
+
+
+@contextmanager
+def alone(site: Site, name: str) -> Iterator[None]:
+    """A block that two processes or threads of a site never do at once, as for a button pressed twice.
+
+    Args:
+        site: The site.
+        name: Of the block.
+
+    Raises:
+        InfrastructureError: Another one takes longer than some seconds.
+    """
+    lock = hold(site.settings.paths.state / f"{name}.lock")
+    if lock is None:
+        raise InfrastructureError(f"another {name} is being asked for at this moment: try again")
+    try:
+        yield
+    finally:
+        os.close(lock)

@@ -12,12 +12,15 @@ from mqi_dagster.compute.run_workers import end_worker
 from mqi_dagster.dagster_internals import make_new_run_id
 from mqi_dagster.errors import InfrastructureError, InputError, MqiError, shown
 from mqi_dagster.ledger.alarms import AlarmKind
+from mqi_dagster.ledger.audit import Action
 from mqi_dagster.ledger.outcomes import RunOutcome, RunVerdict
 from mqi_dagster.lifecycle.case_reading import run_facts
 from mqi_dagster.lifecycle.jobs import PARTITION_TAG, RUN_KEY_TAG, beam_job
 from mqi_dagster.lifecycle.runs import UNFINISHED, RunState
+from mqi_dagster.operations.audited import audited
 from mqi_dagster.operations.graphql import GraphQL
 from mqi_dagster.partitions import BEAM, CASE, root_of
+from mqi_dagster.people.rights import Actor, Right
 from mqi_dagster.resources.site import Site
 from mqi_dagster.sensors.beams import requests_of
 
@@ -30,7 +33,7 @@ _NOT_BEGUN = "Cancelled by an operator before it was asked for."
 
 
 def cancel(
-    instance: dg.DagsterInstance, site: Site, services: GraphQL, partitions: Sequence[str]
+    instance: dg.DagsterInstance, site: Site, services: GraphQL, actor: Actor, partitions: Sequence[str]
 ) -> dict[str, str]:
     """End every run of some partitions that is queued or in work, and whatever would begin by itself.
 
@@ -39,13 +42,30 @@ def cancel(
     beams of a case that were to be asked for stand as cancelled. `retry` begins all of them anew.
 
     Returns:
-        Run or backfill id by partition, of what was ended or ends.
+        Run or backfill id by partition, of what was ended or ends; the audit keeps them.
 
     Raises:
         InputError: Nothing is queued or in work.
-        ConfigurationError: The services cannot be reached.
+        UnreachableError: The services cannot be reached.
         InfrastructureError: Something goes on; all else is cancelled.
+        NotAllowedError: The actor does not have the right ``act``.
     """
+    ended: dict[str, str] = {}
+    with audited(site, actor, Right.ACT, Action.CANCEL, partitions[0]) as told:
+        try:
+            _cancel(instance, site, services, partitions, ended)
+        finally:
+            told |= ended
+    return ended
+
+
+def _cancel(
+    instance: dg.DagsterInstance,
+    site: Site,
+    services: GraphQL,
+    partitions: Sequence[str],
+    ended: dict[str, str],
+) -> None:
     backfills = {
         name: backfill
         for backfill, names in services.backfills().items()
@@ -54,7 +74,7 @@ def cancel(
     }
     for backfill in set(backfills.values()):
         services.cancel_backfill(backfill)
-    ended = {**backfills, **_take_back_tries(instance, site, partitions)}
+    ended |= backfills | _take_back_tries(instance, site, partitions)
     until = time.monotonic() + _STARTING_SECONDS
     while True:
         runs, problems, starting = _end_runs(instance, services, partitions)
@@ -69,7 +89,6 @@ def cancel(
         raise InfrastructureError(f"not cancelled: {'; '.join(problems)}{done}")
     if not ended:
         raise InputError(f"nothing to cancel: no run of {partitions[0]} is queued or in work")
-    return ended
 
 
 def await_end(
@@ -87,7 +106,7 @@ def await_end(
         What goes on when the patience is at its end, in words; empty where nothing does.
 
     Raises:
-        ConfigurationError: The services cannot be reached any more.
+        UnreachableError: The services cannot be reached any more.
     """
     until = time.monotonic() + patience_seconds
     while True:

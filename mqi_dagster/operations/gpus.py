@@ -6,13 +6,16 @@ import re
 from pathlib import Path
 from typing import Any
 
-from mqi_dagster.errors import ConfigurationError, UnreachableError
+from mqi_dagster.errors import InputError, UnreachableError
+from mqi_dagster.ledger.audit import Action
 from mqi_dagster.ledger.leases import absence
 from mqi_dagster.ledger.ledger import Ledger
 from mqi_dagster.ledger.slots import Slot
 from mqi_dagster.lifecycle.jobs import POOL
+from mqi_dagster.operations.audited import audited
 from mqi_dagster.operations.instance import open_instance, pool_limit, set_pool_limit, simulations_at_once
 from mqi_dagster.operations.sites import open_site
+from mqi_dagster.people.rights import Actor, Right
 from mqi_dagster.resources.gpu_pool import GpuPool
 from mqi_dagster.resources.site import Site
 from mqi_dagster.worklist.pool import PoolRow, pool_rows
@@ -86,7 +89,7 @@ def _find(site: Site, name: str) -> Slot:
     in_service = [slot for slot in found if slot.in_service] or found
     if len(in_service) != 1:
         known = ", ".join(slot.name for slot in site.ledger.slots.all())
-        raise ConfigurationError(f"{name} is no slot of the pool (known: {known})")
+        raise InputError(f"{name} is no slot of the pool (known: {known})")
     return in_service[0]
 
 
@@ -106,11 +109,12 @@ def sampled(site: Site) -> str:
     return ""
 
 
-def switch_off(site: Site, name: str, reason: str) -> tuple[str, int]:
+def switch_off(site: Site, actor: Actor, name: str, reason: str) -> tuple[str, int]:
     """Take a slot out of the pool; the beam that has it keeps it to its end.
 
     Args:
         site: The site.
+        actor: Who does it.
         name: Host and index or UUID of the slot.
         reason: Shown to everybody who waits.
 
@@ -118,38 +122,43 @@ def switch_off(site: Site, name: str, reason: str) -> tuple[str, int]:
         The slot's name, and how many runs may simulate or wait now.
 
     Raises:
-        ConfigurationError: It is no slot, or the reason is no line of at most 200 characters.
+        InputError: It is no slot, or the reason is no line of at most 200 characters.
+        NotAllowedError: The actor does not have the right ``pool``.
     """
-    if not REASON.fullmatch(reason):
-        raise ConfigurationError("a reason is one line of at most 200 characters")
-    found = _find(site, name)
-    site.ledger.slots.switch_off(found.host, found.kind.value, found.index, reason)
-    return found.name, _adapt(site)
+    with audited(site, actor, Right.POOL, Action.GPU_OFF, name, reason=reason[:200]):
+        if not REASON.fullmatch(reason):
+            raise InputError("a reason is one line of at most 200 characters")
+        found = _find(site, name)
+        site.ledger.slots.switch_off(found.host, found.kind.value, found.index, reason)
+        return found.name, _adapt(site)
 
 
-def switch_on(site: Site, name: str) -> tuple[str, int]:
+def switch_on(site: Site, actor: Actor, name: str) -> tuple[str, int]:
     """Put a slot back into the pool; see :func:`switch_off`."""
-    found = _find(site, name)
-    site.ledger.slots.switch_on(found.host, found.kind.value, found.index)
-    return found.name, _adapt(site)
+    with audited(site, actor, Right.POOL, Action.GPU_ON, name):
+        found = _find(site, name)
+        site.ledger.slots.switch_on(found.host, found.kind.value, found.index)
+        return found.name, _adapt(site)
 
 
-def set_limit(site: Site, runs: int | None) -> int:
+def set_limit(site: Site, actor: Actor, runs: int | None) -> int:
     """Set how many runs may simulate or wait for a slot at once; None: slots and buffer say so.
 
     Returns:
         How many it are now.
 
     Raises:
-        ConfigurationError: More than the slots and `execution.pool_buffer` allow.
+        InputError: More than the slots and `execution.pool_buffer` allow.
+        NotAllowedError: The actor does not have the right ``pool``.
     """
-    settings = site.settings
-    at_once = simulations_at_once(settings, site.ledger, switched_off_too=True)
-    buffer = settings.execution.pool_buffer
-    if runs is not None and runs > at_once + buffer:
-        raise ConfigurationError(
-            f"{runs} runs are more than {at_once} simulations and a buffer of {buffer}: the others would only"
-            " wait; raise execution.pool_buffer where that is wanted"
-        )
-    site.ledger.slots.set_pool_limit(POOL, runs)
-    return _adapt(site)
+    settings, limit = site.settings, "auto" if runs is None else str(runs)
+    with audited(site, actor, Right.POOL, Action.POOL_LIMIT, POOL, limit=limit):
+        at_once = simulations_at_once(settings, site.ledger, switched_off_too=True)
+        buffer = settings.execution.pool_buffer
+        if runs is not None and runs > at_once + buffer:
+            raise InputError(
+                f"{runs} runs are more than {at_once} simulations and a buffer of {buffer}: the others would"
+                " only wait; raise execution.pool_buffer where that is wanted"
+            )
+        site.ledger.slots.set_pool_limit(POOL, runs)
+        return _adapt(site)

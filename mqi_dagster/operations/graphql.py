@@ -6,7 +6,7 @@ import urllib.request
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from mqi_dagster.errors import ConfigurationError, InfrastructureError
+from mqi_dagster.errors import InfrastructureError, UnreachableError
 
 _TIMEOUT_SECONDS = 60.0
 _FAULT = "... on PythonError { message } ... on UnauthorizedError { message }"
@@ -53,7 +53,7 @@ class GraphQL:
             The new run's id.
 
         Raises:
-            ConfigurationError: Nobody answers at the address.
+            UnreachableError: Nobody answers at the address.
             InfrastructureError: The services refuse, and say why.
         """
         answer = self._answer("launchRunReexecution", "LaunchRunSuccess", _REEXECUTE, {"run": run_id})
@@ -66,7 +66,7 @@ class GraphQL:
             The backfill's id.
 
         Raises:
-            ConfigurationError: Nobody answers at the address.
+            UnreachableError: Nobody answers at the address.
             InfrastructureError: The services refuse, and say why.
         """
         wanted = {
@@ -87,7 +87,7 @@ class GraphQL:
             at_once: Mark it as cancelled without asking anybody: of a run that nobody has begun.
 
         Raises:
-            ConfigurationError: Nobody answers at the address.
+            UnreachableError: Nobody answers at the address.
             InfrastructureError: The services refuse, and say why.
         """
         policy = "MARK_AS_CANCELED_IMMEDIATELY" if at_once else "SAFE_TERMINATE"
@@ -98,7 +98,7 @@ class GraphQL:
         """The partitions of every backfill that is in work, by its id.
 
         Raises:
-            ConfigurationError: Nobody answers at the address.
+            UnreachableError: Nobody answers at the address.
             InfrastructureError: The services refuse, and say why.
         """
         answer = self._answer("partitionBackfillsOrError", "PartitionBackfills", _BACKFILLS, {})
@@ -108,7 +108,7 @@ class GraphQL:
         """Have a backfill make no further run, and end those that it has made.
 
         Raises:
-            ConfigurationError: Nobody answers at the address.
+            UnreachableError: Nobody answers at the address.
             InfrastructureError: The services refuse, and say why.
         """
         wanted = {"backfill": backfill_id}
@@ -130,7 +130,7 @@ class GraphQL:
         """The answer to a query, with ``data`` and, where something is wrong with it, ``errors``.
 
         Raises:
-            ConfigurationError: Nobody answers at the address.
+            UnreachableError: Nobody answers at the address.
             InfrastructureError: What answers is not Dagster, or answers with an error of HTTP.
         """
         request = urllib.request.Request(
@@ -144,7 +144,7 @@ class GraphQL:
         except urllib.error.HTTPError as error:
             raise InfrastructureError(f"the services answer with status {error.code}") from None
         except (urllib.error.URLError, OSError):
-            raise ConfigurationError(
+            raise UnreachableError(
                 f"nobody answers at {self._address}; start the services with `mqi dev`"
             ) from None
         except ValueError:

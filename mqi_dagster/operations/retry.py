@@ -6,13 +6,17 @@ from contextlib import suppress
 import dagster as dg
 
 from mqi_dagster.assets.pipelines import PIPELINES
+from mqi_dagster.dagster_internals import BACKFILL_ID_TAG
 from mqi_dagster.errors import InfrastructureError, InputError, KeyRejectedError, MqiError, Where
+from mqi_dagster.ledger.audit import Action
 from mqi_dagster.lifecycle.case_reading import run_facts
 from mqi_dagster.lifecycle.case_status import RunFacts
 from mqi_dagster.lifecycle.pipeline import Pipeline, level_of
 from mqi_dagster.lifecycle.runs import RunState, latest_run_of
+from mqi_dagster.operations.audited import alone, audited
 from mqi_dagster.operations.graphql import GraphQL
 from mqi_dagster.operations.services import Pages, Services
+from mqi_dagster.people.rights import Actor, Right
 from mqi_dagster.resources.site import Site
 
 
@@ -71,6 +75,7 @@ def retry(
     instance: dg.DagsterInstance,
     site: Site,
     services: GraphQL,
+    actor: Actor,
     partitions: Sequence[str],
     pipelines: Collection[Pipeline] = PIPELINES,
 ) -> dict[str, str]:
@@ -78,30 +83,54 @@ def retry(
 
     A run that the services know is re-executed from its failure. One that `mqi case run` has executed, or
     that its operator has cancelled, is repeated as a backfill: what was made before is found in the store.
+    What was launched by an earlier call, and has not come to its end, is not launched again.
 
     Returns:
-        Run or backfill id by partition.
+        Run or backfill id by partition; the audit keeps them.
 
     Raises:
-        InputError: Nothing failed.
+        InputError: Nothing failed, or all of it is to run again already.
         MqiError: The services cannot be reached, or refuse.
+        NotAllowedError: The actor does not have the right ``act``.
     """
-    latest = {partition: run_facts(instance, site.ledger, partition) for partition in partitions}
-    failed = {partition: facts for partition, facts in latest.items() if facts.broken() is not None}
-    if not failed:
-        raise InputError(_nothing(latest))
     launched: dict[str, str] = {}
-    for partition, facts in failed.items():
-        try:
-            launched[partition] = _launch(services, pipelines, partition, facts)
-        except MqiError as error:
-            done = f" (launched before: {', '.join(launched)})" if launched else ""
-            raise type(error)(f"{partition}: {error.message}{done}") from None
+    with audited(site, actor, Right.ACT, Action.RETRY, partitions[0]) as told, alone(site, "retry"):
+        latest = {partition: run_facts(instance, site.ledger, partition) for partition in partitions}
+        failed = {partition: facts for partition, facts in latest.items() if facts.broken() is not None}
+        if not failed:
+            raise InputError(_nothing(latest))
+        awaited = _awaited(instance, services, failed)
+        if len(awaited) == len(failed):
+            of = ", ".join(sorted(set(awaited.values())))
+            raise InputError(f"nothing to retry: all that has failed is to run again already (backfill {of})")
+        for partition, facts in failed.items():
+            if partition in awaited:
+                continue
+            try:
+                launched[partition] = told[partition] = _launch(services, pipelines, partition, facts)
+            except MqiError as error:
+                done = f" (launched before: {', '.join(launched)})" if launched else ""
+                raise type(error)(f"{partition}: {error.message}{done}") from None
     return launched
 
 
+def _awaited(instance: dg.DagsterInstance, services: GraphQL, partitions: Collection[str]) -> dict[str, str]:
+    """Backfill by partition, of those for which one is in work that has made no run of them yet."""
+    found: dict[str, str] = {}
+    for backfill, names in services.backfills().items():
+        for partition in set(names).intersection(partitions):
+            run = latest_run_of(instance, partition)
+            if run is None or run.tags.get(BACKFILL_ID_TAG) != backfill:
+                found[partition] = backfill
+    return found
+
+
 def _nothing(latest: dict[str, RunFacts]) -> str:
-    going_on = [name for name, run in latest.items() if run.state in (RunState.WAITING, RunState.WORKING)]
+    going_on = [
+        f"{name} (run {facts.run_id})"
+        for name, facts in latest.items()
+        if facts.state in (RunState.WAITING, RunState.WORKING)
+    ]
     if going_on:
         return f"nothing to retry: {', '.join(going_on)} is still in work and nothing has failed"
     return "nothing to retry: nothing has failed"

@@ -12,7 +12,7 @@ from mqi_dagster.delivery.inbox_tree import KeptTree
 from mqi_dagster.delivery.survey import changed_ns
 from mqi_dagster.errors import InfrastructureError, InputsAwayError, PrivacyError
 from mqi_dagster.ledger.alarms import AlarmKind
-from mqi_dagster.ledger.arrivals import Arrival
+from mqi_dagster.ledger.arrivals import Arrival, taken_again
 from mqi_dagster.lifecycle.arrived import ArrivedCase, cases_of, refused, survey
 from mqi_dagster.lifecycle.boundary import is_passing, safe_text
 from mqi_dagster.lifecycle.case_reading import read_case
@@ -31,9 +31,6 @@ from mqi_dagster.partitions import CASE
 from mqi_dagster.plan.model import IonPlan
 from mqi_dagster.resources.site import Site
 from mqi_dagster.resources.site_folders import inbox_trouble
-
-_AGAIN = "~"
-"""Behind a fingerprint: the files are the same by name, size and time, and are to be taken in again."""
 
 
 def failed_cases(site: Site) -> dict[str, Arrival]:
@@ -61,7 +58,7 @@ def fingerprint_of(
 
     A file that was repaired with its size and time kept, and a folder that was moved or renamed, leave the
     fingerprint of the files as it was; the case is taken in anew all the same where its intake has failed,
-    and after a move wherever it is not concluded.
+    and after a move wherever it is not concluded, or where a person has asked for it (`take_again`).
 
     Args:
         instance: Dagster's.
@@ -72,7 +69,7 @@ def fingerprint_of(
         present: Keyed hashes of all arrivals' paths.
         now: UTC.
     """
-    if row is None or row.fingerprint.partition(_AGAIN)[0] != found.fingerprint:
+    if row is None or row.files != found.fingerprint:
         return found.fingerprint
     moved = row.arrival != found.arrival_hash and row.arrival not in present
     if row.is_open or row.requested_at is None or not (moved or found.case in failed):
@@ -85,7 +82,7 @@ def fingerprint_of(
         since_ns = None if concluded else int(now.timestamp() * 1e9)
     else:
         since_ns = _repaired_ns(found, row, run)
-    return row.fingerprint if since_ns is None else f"{found.fingerprint}{_AGAIN}{since_ns:x}"
+    return row.fingerprint if since_ns is None else taken_again(found.fingerprint, since_ns)
 
 
 def _repaired_ns(found: ArrivedCase, row: Arrival, run: dg.DagsterRun) -> int | None:
@@ -97,9 +94,8 @@ def _repaired_ns(found: ArrivedCase, row: Arrival, run: dg.DagsterRun) -> int | 
 
 def _asked_ns(row: Arrival) -> int:
     """From when on a change of the files is a repair [ns]."""
-    known = row.fingerprint.partition(_AGAIN)[2]
     asked_at = row.requested_at.timestamp() if row.requested_at is not None else 0.0
-    return int(known, 16) if known else int(asked_at * 1e9)
+    return int(asked_at * 1e9) if row.again_ns is None else row.again_ns
 
 
 def outdated_case(

@@ -14,6 +14,7 @@ from starlette.concurrency import run_in_threadpool
 
 from mqi_dagster.errors import InfrastructureError, NotAllowedError, SignInError
 from mqi_dagster.ledger.accounts import Session
+from mqi_dagster.ledger.audit import Action, Outcome
 from mqi_dagster.operations.people import SignedIn, actor_of, bearer
 from mqi_dagster.people.passwords import fingerprint
 from mqi_dagster.people.rights import Actor, Right
@@ -137,10 +138,12 @@ class Needs:
 
     Args:
         right: Which; None: whoever is signed in.
+        action: What the route does: that it was refused is in the audit.
     """
 
-    def __init__(self, right: Right | None) -> None:
+    def __init__(self, right: Right | None, action: Action | None = None) -> None:
         self.right = right
+        self.action = action
 
     async def __call__(self, request: Request) -> Visitor:
         """The visitor.
@@ -155,9 +158,20 @@ class Needs:
             raise SignInError("sign in first")
         if visitor.session is not None and request.method not in READS:
             await _require_form(request, visitor)
-        if self.right is not None:
+        if self.right is None:
+            return visitor
+        try:
             visitor.actor.require(self.right)
+        except NotAllowedError:
+            if self.action is not None:
+                await run_in_threadpool(self._note_refusal, request, visitor.actor)
+            raise
         return visitor
+
+    def _note_refusal(self, request: Request, actor: Actor) -> None:
+        subject = "/".join(str(value) for value in request.path_params.values())
+        audit = request.app.state.site.ledger.audit
+        audit.add(actor.name, actor.via, self.action, subject, Outcome.REFUSED)
 
 
 async def _require_form(request: Request, visitor: Visitor) -> None:

@@ -6,7 +6,7 @@ from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from http import HTTPStatus
 from pathlib import Path
-from urllib.parse import quote
+from urllib.parse import quote, urlsplit
 
 from fastapi import Depends, FastAPI, Request, Response
 from fastapi.exceptions import RequestValidationError
@@ -28,8 +28,9 @@ from mqi_dagster.operations.page_guard import App, PageGuard, Receive, Scope, Se
 from mqi_dagster.resources.site import Site
 from mqi_dagster.web import words
 from mqi_dagster.web.access import READS, Doorkeeper, public
+from mqi_dagster.web.acting import Acting, kind_of
 from mqi_dagster.web.live import Live
-from mqi_dagster.web.pages import case, course, login, worklist
+from mqi_dagster.web.pages import actions, case, course, login, worklist
 from mqi_dagster.web.render import Pages
 from mqi_dagster.web.reports import Reports
 
@@ -81,7 +82,9 @@ def create_app(site: Site, live: Live | None = None) -> FastAPI:
     app.state.doorkeeper = Doorkeeper(site)
     app.state.pages = Pages(site)
     app.state.reports = Reports(site, board)
-    for router in (login.router, worklist.router, case.router, course.router):
+    acting = Acting(site)
+    app.state.pages.offer(asked=acting.asked, reviewed=acting.review, kind_of=kind_of)
+    for router in (login.router, worklist.router, case.router, course.router, actions.router):
         app.include_router(router)
     app.mount("/static", StaticFiles(directory=Path(__file__).parent / "static"), name="static")
     app.add_api_route("/healthz", _healthz, dependencies=[Depends(public)], include_in_schema=False)
@@ -175,4 +178,14 @@ async def _answer_error(request: Request, error: Exception) -> Response:
         return RedirectResponse(f"{pages.prefix}/login?next={quote(path + query)}", HTTPStatus.SEE_OTHER)
     status = status_of(error, request.method)
     message = error.message if isinstance(error, MqiError) else ""
-    return pages.page(request, "error.html", None, status=status.value, title=status.phrase, message=message)
+    title, back = status.phrase, _back(request)
+    return pages.page(
+        request, "error.html", None, status=status.value, title=title, message=message, back=back
+    )
+
+
+def _back(request: Request) -> str:
+    """The page of ours whose form was refused; empty where it is none."""
+    came = urlsplit(request.headers.get("referer", ""))
+    ours = request.method == "POST" and came.netloc == request.url.netloc and not came.path.startswith("//")
+    return came.path if ours else ""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from datetime import datetime
 from functools import partial
 from pathlib import Path
@@ -65,6 +65,10 @@ class Pages:
         base = ui.origins[0] if ui.origins else f"http://{ui.host}:{ui.port}"
         return f"{base}/assets/{quote(asset)}?view=partitions&partition={quote(partition)}"
 
+    def offer(self, **functions: Callable[..., Any]) -> None:
+        """Functions that templates may call by these names."""
+        self._templates.globals.update(functions)
+
     def part(self, template: str, visitor: Visitor | Crowd | None, **values: Any) -> str:
         """A part of a page."""
         return self._templates.get_template(template).render(visitor=visitor, **values)
@@ -96,6 +100,7 @@ class Pages:
             language=words.LANGUAGE.get(),
             path=request.url.path.removeprefix(self.prefix) or "/",
             zone=self._site.settings.site.timezone,
+            done=words.done(request.query_params.get("done", "")),
             **values,
         )
         return HTMLResponse(html, status, headers)

@@ -50,6 +50,22 @@ def word(value: StrEnum) -> str:
     return _(value.value.replace("_", " "))
 
 
+def done(code: str) -> str:
+    """What was done, by the code in the address of the page after it; empty of any other text."""
+    return {
+        "retry": _("What has failed runs again."),
+        "cancel": _("It is cancelled."),
+        "cancelling": _("It is being cancelled: this page shows when it has ended."),
+        "priority": _("The priority is set."),
+        "retake": _("It is taken in again at the next look."),
+        "accepted": _("The result is accepted, with your signature."),
+        "rejected": _("The result is rejected, with your signature."),
+        "gpu-off": _("The slot is out of service."),
+        "gpu-on": _("The slot is in service."),
+        "dismiss": _("The alarm is dismissed."),
+    }.get(code, "")
+
+
 def accepted(header: str, otherwise: Language) -> Language:
     """The language that a browser asks for first of those that there are."""
     for part in header.split(","):

@@ -7,12 +7,14 @@ from pathlib import Path
 import dagster as dg
 import pytest
 
-from mqi_dagster.errors import ConfigurationError
+from mqi_dagster.errors import InputError
 from mqi_dagster.lifecycle import run_requests
 from mqi_dagster.operations.priority import make_urgent
+from mqi_dagster.people.rights import Actor
 from mqi_dagster.synthetic.request import BuiltInPlan
 from tests.chain.chain import Chain
 
+OWNER = Actor.of_this_account()
 ONE = BuiltInPlan(beams=1, layers=1, spots=4, layer_seconds=0.02, energies_mev=(100.0,))
 
 
@@ -27,7 +29,7 @@ def arrived(chain: Chain, *seeds: int) -> list[str]:
 def test_the_intake_of_an_urgent_case_is_asked_for_first_and_its_run_says_so(tmp_path: Path) -> None:
     chain = Chain(tmp_path / "site")
     first, second, third = arrived(chain, 1, 2, 3)
-    assert make_urgent(chain.instance, chain.site, third, 9) == 0
+    assert make_urgent(chain.instance, chain.site, OWNER, third, 9) == 0
     requests = chain.tick("case_arrivals", launch=False)
     assert [request.partition_key for request in requests] == [third, first, second]
     assert [request.tags["dagster/priority"] for request in requests] == ["9", "0", "0"]
@@ -43,7 +45,7 @@ def test_an_urgent_case_overtakes_cases_whose_beams_were_put_off(
     chain.tick("case_arrivals")
     monkeypatch.setattr(run_requests, "QUEUED_AT_MOST", 0)
     assert chain.tick("beams_to_simulate") == [], "the queue is full: all three are put off"
-    make_urgent(chain.instance, chain.site, third, 1)
+    make_urgent(chain.instance, chain.site, OWNER, third, 1)
     (overtaken,) = chain.tick("beams_to_simulate", launch=False)
     assert overtaken.partition_key == f"{third}__b02", "a full queue keeps only ordinary cases out"
     limited = {"mqi/case": third, "mqi/gpu": "simulation", "mqi/upload": "local", "dagster/priority": "1"}
@@ -62,7 +64,7 @@ def test_runs_that_wait_get_the_priority_and_those_in_work_keep_theirs(tmp_path:
         chain.instance.create_run_for_job(job, tags=tags, status=status)
         for status in (dg.DagsterRunStatus.NOT_STARTED, dg.DagsterRunStatus.STARTED)
     )
-    assert make_urgent(chain.instance, chain.site, case, 4) == 1
+    assert make_urgent(chain.instance, chain.site, OWNER, case, 4) == 1
 
     def priority(run: dg.DagsterRun) -> str:
         found = chain.instance.get_run_by_id(run.run_id)
@@ -74,5 +76,5 @@ def test_runs_that_wait_get_the_priority_and_those_in_work_keep_theirs(tmp_path:
 
 def test_a_case_that_nobody_knows_gets_none(tmp_path: Path) -> None:
     chain = Chain(tmp_path / "site")
-    with pytest.raises(ConfigurationError, match="no case P1"):
-        make_urgent(chain.instance, chain.site, "P1.fx0001", 4)
+    with pytest.raises(InputError, match="no case P1"):
+        make_urgent(chain.instance, chain.site, OWNER, "P1.fx0001", 4)

@@ -15,7 +15,7 @@ from typer.testing import CliRunner, Result
 
 from mqi_dagster.cli.app import app
 from mqi_dagster.embedded_engine.install import Installation
-from mqi_dagster.errors import ConfigurationError, InputError
+from mqi_dagster.errors import ConfigurationError, InputError, UnreachableError
 from mqi_dagster.machine import Machines
 from mqi_dagster.synthetic.defects import parse_defect
 from mqi_dagster.synthetic.delivery import simulate_delivery
@@ -220,7 +220,7 @@ def test_retry_asks_the_services_for_what_failed_alone(
     result = mqi("case", "retry", case, "--site", failed_site, "--json")
     assert result.exit_code == 0, result.exception
     assert json.loads(result.stdout) == {case: "abcd"}
-    wanted = asked[0]["variables"]["backfill"]
+    wanted = asked[-1]["variables"]["backfill"]
     assert wanted["assetSelection"] == [{"path": ["case_manifest"]}]
     assert wanted["partitionNames"] == [case]
     assert (
@@ -233,7 +233,7 @@ def test_retry_without_services_says_how_to_start_them(failed_site: Path) -> Non
     settings.write_text(settings.read_text() + "ui: {port: 1}\n")
     case = json.loads(mqi("case", "list", "--site", failed_site, "--json").stdout)[0]["case"]
     result = mqi("case", "retry", case, "--site", failed_site)
-    assert isinstance(result.exception, ConfigurationError) and "mqi dev" in str(result.exception)
+    assert isinstance(result.exception, UnreachableError) and "mqi dev" in str(result.exception)
 
 
 def test_whoever_wants_the_services_to_hurry_is_sent_to_the_right_command() -> None:

@@ -360,7 +360,7 @@ def _ask_again(out: Path, damaged: str, services: tuple[int, list[dict[str, Any]
     result = mqi("course", "retry", damaged, "--site", out, "--json")
     assert result.exit_code == 0, result.exception
     assert answer(result) == {damaged: "abcd"}
-    wanted = asked[0]["variables"]["backfill"]
+    wanted = asked[-1]["variables"]["backfill"]
     assert wanted["assetSelection"] == [{"path": [asset]} for asset in ASSETS]
     assert wanted["partitionNames"] == [damaged]
 

@@ -21,11 +21,13 @@ from mqi_dagster.lifecycle.retention import Removable, RemovableKind, remove, sp
 from mqi_dagster.moments import in_zone
 from mqi_dagster.operations.case_report import case_report
 from mqi_dagster.operations.retry import GraphQL, retry
+from mqi_dagster.people.rights import Actor
 from mqi_dagster.sensors.arrivals import fingerprint_of
 from mqi_dagster.worklist import BeamStatus, CaseStatus, Worklist
 from tests.chain import ended_runs
 from tests.chain.chain import ONE_BEAM, Chain, deliver_other_records
 
+OWNER = Actor.of_this_account()
 NOT_HANDED_OVER = "its latest dose has not been handed over: materialise handed_over"
 NOT_CONCLUDED = "its conclusion has not been started yet"
 DELIVERED_ANEW = (
@@ -227,6 +229,9 @@ class Services(GraphQL):
     def __init__(self) -> None:
         super().__init__("http://127.0.0.1:0")
 
+    def backfills(self) -> dict[str, list[str]]:
+        return {}
+
     def reexecute_from_failure(self, run_id: str) -> str:
         return run_id
 
@@ -267,7 +272,7 @@ def takeable(chain: Chain, case: str) -> list[Removable]:
 
 def retried(chain: Chain, case: str) -> list[str]:
     try:
-        return list(retry(chain.instance, chain.site, Services(), [case, f"{case}__b02"]))
+        return list(retry(chain.instance, chain.site, Services(), OWNER, [case, f"{case}__b02"]))
     except InputError as error:
         assert "nothing to retry" in error.message
         return []

@@ -12,7 +12,7 @@ import dagster as dg
 import pytest
 
 from mqi_dagster.compute import run_workers
-from mqi_dagster.errors import ConfigurationError, InfrastructureError, InputError
+from mqi_dagster.errors import InfrastructureError, InputError, UnreachableError
 from mqi_dagster.ledger.leases import Lease, Need
 from mqi_dagster.ledger.outcomes import RunVerdict
 from mqi_dagster.ledger.slots import SlotKind
@@ -21,10 +21,12 @@ from mqi_dagster.operations import cancel as cancelling
 from mqi_dagster.operations.cancel import await_end, cancel, going_on
 from mqi_dagster.operations.graphql import GraphQL
 from mqi_dagster.operations.retry import partitions_of, retry
+from mqi_dagster.people.rights import Actor
 from mqi_dagster.resources.gpu_pool import GpuPool
 from tests.chain.chain import PLAN, Chain
 from tests.chain.ended_runs import BEAM, CASE, evaluate, lost, made, queued, started
 
+OWNER = Actor.of_this_account()
 OTHER = f"{CASE}__b03"
 OF_ANOTHER_CASE = "P123456789.fx0002__b02"
 
@@ -91,19 +93,19 @@ def test_what_is_queued_or_in_work_ends_and_nothing_else(chain: Chain, services:
         started(chain, partition=OF_ANOTHER_CASE),
     )
     never_begun = made(chain, "intake", CASE, dg.DagsterRunStatus.NOT_STARTED, {})
-    found = cancel(chain.instance, chain.site, services, [CASE, BEAM, OTHER])
+    found = cancel(chain.instance, chain.site, services, OWNER, [CASE, BEAM, OTHER])
     assert found == {CASE: never_begun.run_id, BEAM: at_work.run_id, OTHER: waiting.run_id}
     assert [status(chain, run) for run in (at_work, waiting, never_begun, elsewhere)] == [
         *("CANCELING", "CANCELED", "CANCELED", "STARTED")
     ]
     assert going_on(chain.instance, chain.site, [BEAM]) == [f"{BEAM}: run {at_work.run_id} is canceling"]
-    assert cancel(chain.instance, chain.site, services, [BEAM]) == {BEAM: at_work.run_id}
+    assert cancel(chain.instance, chain.site, services, OWNER, [BEAM]) == {BEAM: at_work.run_id}
     assert services.ended == [at_work.run_id], "a worker is interrupted once"
     chain.instance.report_run_canceled(at_work)
     assert await_end(chain.instance, chain.site, services, [CASE, BEAM, OTHER]) == []
     assert stage(chain, BEAM) == ("cancelled", "`mqi case retry` once the cause is gone")
     with pytest.raises(InputError, match=f"^nothing to cancel: no run of {BEAM} is queued or in work$"):
-        cancel(chain.instance, chain.site, services, [BEAM])
+        cancel(chain.instance, chain.site, services, OWNER, [BEAM])
 
 
 def test_what_goes_on_after_the_wait_is_named_with_its_slot(chain: Chain, services: Services) -> None:
@@ -113,7 +115,7 @@ def test_what_goes_on_after_the_wait_is_named_with_its_slot(chain: Chain, servic
     lease = chain.site.ledger.leases.acquire(BEAM, run.run_id, need, stale_after=timedelta(seconds=60))
     assert isinstance(lease, Lease)
     chain.site.ledger.leases.set_job(lease, "hpc", "4711")
-    cancel(chain.instance, chain.site, services, [BEAM])
+    cancel(chain.instance, chain.site, services, OWNER, [BEAM])
     chain.instance.report_run_canceled(run)
     assert await_end(chain.instance, chain.site, services, [BEAM], 0.0) == [
         f"{BEAM}: {lease.name} is not free, job 4711 is not known to have ended"
@@ -127,15 +129,15 @@ def test_a_try_that_was_to_come_is_taken_back(chain: Chain, services: Services, 
     if judged:
         (request,) = evaluate(chain, "run_outcomes", keep_cursor=False)
         assert request.tags["mqi/retry_of"] == run.run_id
-    assert cancel(chain.instance, chain.site, services, [BEAM]) == {BEAM: run.run_id}
+    assert cancel(chain.instance, chain.site, services, OWNER, [BEAM]) == {BEAM: run.run_id}
     assert evaluate(chain, "run_outcomes") == []
     assert chain.site.ledger.outcomes.open_retries() == []
     outcome = chain.site.ledger.outcomes.get_many([run.run_id])[run.run_id]
     assert outcome.verdict is RunVerdict.CANCELLED
     assert stage(chain, BEAM) == ("cancelled", "`mqi case retry` once the cause is gone")
     with pytest.raises(InputError):
-        cancel(chain.instance, chain.site, services, [BEAM])
-    assert retry(chain.instance, chain.site, services, [BEAM]) == {BEAM: "backfill"}
+        cancel(chain.instance, chain.site, services, OWNER, [BEAM])
+    assert retry(chain.instance, chain.site, services, OWNER, [BEAM]) == {BEAM: "backfill"}
     assert services.asked == [("interpreted_csvs", "tps_file", "raw_dose", "rt_dose", "handed_over", BEAM)]
 
 
@@ -151,7 +153,7 @@ def test_a_job_that_was_left_for_a_try_that_is_taken_back_is_given_up(
     lost(chain, run)
     evaluate(chain, "run_outcomes")
     assert ended == [], "the next run would take it over"
-    cancel(chain.instance, chain.site, services, [BEAM])
+    cancel(chain.instance, chain.site, services, OWNER, [BEAM])
     evaluate(chain, "reaper")
     assert (ended, chain.site.ledger.leases.all()) == ([BEAM], [])
 
@@ -167,7 +169,7 @@ def test_a_run_that_is_just_starting_is_interrupted_once_it_can_be(
         )
 
     monkeypatch.setattr(cancelling.time, "sleep", rest)
-    assert cancel(chain.instance, chain.site, services, [BEAM]) == {BEAM: run.run_id}
+    assert cancel(chain.instance, chain.site, services, OWNER, [BEAM]) == {BEAM: run.run_id}
     assert status(chain, run) == "CANCELING"
 
 
@@ -179,7 +181,7 @@ def test_one_that_cannot_be_ended_is_named_and_keeps_no_other(
         dg.DagsterRun("beam", status=dg.DagsterRunStatus.STARTED, tags={"dagster/partition": BEAM})
     )
     with pytest.raises(InfrastructureError) as refused:
-        cancel(chain.instance, chain.site, services, [BEAM, OTHER])
+        cancel(chain.instance, chain.site, services, OWNER, [BEAM, OTHER])
     assert refused.value.message == (
         f"not cancelled: {BEAM}: its run is not the services': Ctrl-C ends it in the terminal that it runs in"
         f" (cancelled: {OTHER})"
@@ -187,7 +189,7 @@ def test_one_that_cannot_be_ended_is_named_and_keeps_no_other(
     started(chain, partition=OF_ANOTHER_CASE)
     services.refuse = True
     with pytest.raises(InfrastructureError, match=r"the services refuse: Unable to terminate run$"):
-        cancel(chain.instance, chain.site, services, [OF_ANOTHER_CASE])
+        cancel(chain.instance, chain.site, services, OWNER, [OF_ANOTHER_CASE])
 
 
 def test_the_worker_of_a_run_whose_code_location_has_forgotten_it_is_ended_here(
@@ -201,7 +203,7 @@ def test_the_worker_of_a_run_whose_code_location_has_forgotten_it_is_ended_here(
         raise InfrastructureError("the services refuse: Unable to terminate run")
 
     monkeypatch.setattr(services, "terminate", forgotten)
-    assert cancel(chain.instance, chain.site, services, [BEAM]) == {BEAM: run.run_id}
+    assert cancel(chain.instance, chain.site, services, OWNER, [BEAM]) == {BEAM: run.run_id}
     assert ended == [run.run_id]
 
 
@@ -215,7 +217,7 @@ def test_a_process_that_no_code_location_has_forked_is_never_ended(
 
 def test_a_backfill_of_nothing_else_makes_no_further_run(chain: Chain, services: Services) -> None:
     services.open = {"mine": [BEAM], "wider": [BEAM, OF_ANOTHER_CASE], "of all": []}
-    assert cancel(chain.instance, chain.site, services, [CASE, BEAM]) == {BEAM: "mine"}
+    assert cancel(chain.instance, chain.site, services, OWNER, [CASE, BEAM]) == {BEAM: "mine"}
     assert services.ended == ["mine"]
 
 
@@ -232,21 +234,21 @@ def test_beams_that_were_still_to_be_asked_for_are_asked_for_by_a_retry_alone(
     chain: Chain, services: Services, taken_in: str
 ) -> None:
     first, second = f"{taken_in}__b02", f"{taken_in}__b03"
-    assert cancel(chain.instance, chain.site, services, [second]).keys() == {second}
+    assert cancel(chain.instance, chain.site, services, OWNER, [second]).keys() == {second}
     (request,) = chain.tick("beams_to_simulate", launch=False)
     assert request.partition_key == first
     partitions = partitions_of(chain.instance, chain.site, taken_in, None)
-    assert cancel(chain.instance, chain.site, services, partitions).keys() == {first}
+    assert cancel(chain.instance, chain.site, services, OWNER, partitions).keys() == {first}
     assert chain.tick("beams_to_simulate") == []
     found = read_case(chain.instance, chain.site, taken_in)
     assert {beam.stage.value for beam in found.beams.values()} == {"cancelled"}
     assert found.case.stage.value == "cancelled"
-    assert retry(chain.instance, chain.site, services, partitions).keys() == {first, second}
+    assert retry(chain.instance, chain.site, services, OWNER, partitions).keys() == {first, second}
 
 
 def test_services_that_are_away_are_said_to_be(chain: Chain) -> None:
     with socket.socket() as unused:
         unused.bind(("127.0.0.1", 0))
         away = GraphQL(f"http://127.0.0.1:{unused.getsockname()[1]}")
-        with pytest.raises(ConfigurationError, match=r"^nobody answers at .*; start the services"):
-            cancel(chain.instance, chain.site, away, [BEAM])
+        with pytest.raises(UnreachableError, match=r"^nobody answers at .*; start the services"):
+            cancel(chain.instance, chain.site, away, OWNER, [BEAM])

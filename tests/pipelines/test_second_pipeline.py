@@ -26,6 +26,7 @@ from mqi_dagster.lifecycle.pipeline import Pipeline
 from mqi_dagster.lifecycle.run_requests import asking
 from mqi_dagster.operations.graphql import GraphQL
 from mqi_dagster.operations.retry import partitions_of, retry
+from mqi_dagster.people.rights import Actor
 from mqi_dagster.worklist import CaseStatus, Work, Worklist
 from tests.chain.chain import Chain
 from tests.chain.ended_runs import evaluate
@@ -33,6 +34,7 @@ from tests.pipelines.series import IMAGES, folder, images
 
 GOOD, AWAY, MIXED = "S000000001", "S000000002", "S000000003"
 PIPELINES: Sequence[Pipeline] = (PROTON, IMAGES)
+OWNER = Actor.of_this_account()
 SERVICES = RemoteJobOrigin(
     RemoteRepositoryOrigin(RegisteredCodeLocationOrigin("mqi"), "repository"), "series"
 )
@@ -144,6 +146,9 @@ class Recording(GraphQL):
     def __init__(self) -> None:
         self.asked: list[tuple[str, ...]] = []
 
+    def backfills(self) -> dict[str, list[str]]:
+        return {}
+
     def reexecute_from_failure(self, run_id: str) -> str:
         self.asked.append((run_id,))
         return "again"
@@ -158,7 +163,7 @@ def test_a_person_can_retry_it_by_its_key(chain: Chain) -> None:
     (run,) = run_all(chain)
     assert partitions_of(chain.instance, chain.site, MIXED, None, PIPELINES) == [MIXED]
     services = Recording()
-    assert retry(chain.instance, chain.site, services, [MIXED], PIPELINES) == {MIXED: "again"}
+    assert retry(chain.instance, chain.site, services, OWNER, [MIXED], PIPELINES) == {MIXED: "again"}
     assert services.asked == [(run.run_id,)]
     for name in (AWAY, "S1", "series"):
         with pytest.raises(InputError):

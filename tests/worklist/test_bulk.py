@@ -14,10 +14,12 @@ from sqlalchemy import Engine, event
 
 from mqi_dagster.operations.priority import make_urgent
 from mqi_dagster.partitions import beam_key
+from mqi_dagster.people.rights import Actor
 from mqi_dagster.worklist import CaseState, Stage, Work
 from tests.worklist.between import Snapshot, snapshot, wrong
 from tests.worklist.seeded import BEGAN, Seeded
 
+OWNER = Actor.of_this_account()
 GPU = {"mqi/gpu": "simulation"}
 
 
@@ -151,14 +153,14 @@ def test_a_board_that_is_open_shows_what_was_made_urgent_meanwhile(seeded: Seede
 
     assert shown() == [(0, 0, "starts next"), (0, 0, "starts next")]
     seeded.now = BEGAN + timedelta(seconds=70)
-    assert make_urgent(seeded.instance, seeded.site, cases[1], 5) == 1
+    assert make_urgent(seeded.instance, seeded.site, OWNER, cases[1], 5) == 1
     work.snapshot(BEGAN + timedelta(seconds=71))
     assert shown() == [(0, 0, "starts next; 1 of higher priority go first"), (5, 5, "starts next")]
     # Whom nothing in the queue speaks for: only its arrival says so.
     seeded.arrive("P000000003.fx0001", asked=False)
     work.snapshot(BEGAN + timedelta(seconds=100))
     seeded.now = BEGAN + timedelta(seconds=110)
-    make_urgent(seeded.instance, seeded.site, "P000000003.fx0001", 7)
+    make_urgent(seeded.instance, seeded.site, OWNER, "P000000003.fx0001", 7)
     work.snapshot(BEGAN + timedelta(seconds=111))
     urgent = work.case("P000000003.fx0001")
     assert urgent is not None and urgent.priority == 7

@@ -32,6 +32,10 @@
     while (at) { const next = at.nextSibling; at.remove(); at = next; }
   }
 
+  // What was done is told once, and not again when the page is loaded anew.
+  const here = new URL(location.href);
+  if (here.searchParams.has("done")) { here.searchParams.delete("done"); history.replaceState(null, "", here); }
+
   for (const place of document.querySelectorAll("[data-stream]")) {
     let timer;
     const alive = () => {

@@ -96,7 +96,7 @@ def test_of_a_service_under_a_service_manager_the_journal_is_named(settings: Set
     with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as manager:
         assert manager.stdout is not None and manager.stdout.readline()
         tails, elsewhere = service_tails(settings)
-        assert [tail.name for tail in tails] == ["code", "pages", "viewer", "watch"]
+        assert [tail.name for tail in tails] == ["code", "pages", "viewer", "web", "watch"]
         said = (
             "a service manager keeps the logs of daemon: journalctl --follow --unit mqi-daemon,"
             " or in containers docker compose logs --follow daemon"

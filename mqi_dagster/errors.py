@@ -186,6 +186,21 @@ class SignInError(MqiError):
     code = "sign-in"
 
 
+class TooManyTriesError(SignInError):
+    """Too many tries have failed.
+
+    Args:
+        message: As for every error.
+        seconds: After these the next try is taken.
+    """
+
+    code = "too-many-tries"
+
+    def __init__(self, message: str, seconds: int) -> None:
+        super().__init__(message)
+        self.seconds = seconds
+
+
 class EngineError(MqiError):
     """The engine failed, or what it left behind is not a valid dose of this beam."""
 

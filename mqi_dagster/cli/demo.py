@@ -18,6 +18,7 @@ from rich.text import Text
 
 from mqi_dagster.assets.pipelines import PIPELINES
 from mqi_dagster.cli.results_table import results_table
+from mqi_dagster.cli.site import show_way_in
 from mqi_dagster.embedded_engine.install import VERSION, install_engine
 from mqi_dagster.errors import MqiError
 from mqi_dagster.lifecycle.arrived import given_folder
@@ -120,6 +121,7 @@ SETTINGS = {
     "intake.scan_interval_seconds": 5,
     "engine.histories": 200_000.0,
     "ui.port": 3010,
+    "web.port": 8010,
 }
 """What differs from the defaults in a site that the demo makes: quicker looks, fewer histories, and pages
 beside those of a site that people work with."""
@@ -150,11 +152,13 @@ def run_demo(folder: Path, timeout_seconds: float, console: Console) -> None:
     running = services.running()
     if running is None:
         with console.status("starting Dagster: code location, daemon, pages"):
-            free = port_is_free(settings.ui.host, settings.ui.port)
+            ui, web = settings.ui, settings.web
+            free = port_is_free(ui.host, ui.port) and port_is_free(web.host, web.port)
             running = start_services(services, settings, None if free else 0)
-        if running.port != settings.ui.port:
-            console.print(f"port {settings.ui.port} is taken: the pages have another one this time")
-    console.print(f"pages: [bold]{running.pages.address}[/]")
+        if not free:
+            console.print(f"port {ui.port} or {web.port} is taken: all pages have other ones this time")
+    show_way_in(site, running, console)
+    console.print(f"Dagster's pages: {running.pages.address}")
     delivered = _deliver(settings, console)
     with open_instance(settings) as instance:
         case = given_folder(site, delivered)[0].case
@@ -164,7 +168,9 @@ def run_demo(folder: Path, timeout_seconds: float, console: Console) -> None:
         console.print(results_table(beam_rows(instance, site, case)))
     console.print(f"\npaths begin at {escape(str(folder.resolve()))}", soft_wrap=True)
     console.print(f"case {case} handed over, {time.monotonic() - began:.0f} s after the start")
-    console.print(f"lineage, plots and logs: [bold]{running.pages.address}[/] (ends with `make stop`)")
+    show_way_in(site, running, console)
+    console.print(f"Dagster's pages, with lineage and logs: {running.pages.address}")
+    console.print("`make stop` ends them")
 
 
 def _install(settings: Settings, console: Console) -> None:

@@ -4,11 +4,13 @@ import signal
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from datetime import timedelta
 from pathlib import Path
 from types import FrameType
 from typing import TYPE_CHECKING, Annotated
 
 import typer
+from rich.console import Console
 from rich.markup import escape
 from rich.text import Text
 
@@ -21,12 +23,15 @@ from mqi_dagster.operations.sites import (
     SETTINGS_NAME,
     SITE_VARIABLE,
     local_zone,
+    open_site,
     require_site,
     site_to_stop,
 )
 
 if TYPE_CHECKING:
-    from mqi_dagster.operations.services import Keeper, Running
+    from mqi_dagster.operations.running import Running
+    from mqi_dagster.operations.services import Keeper
+    from mqi_dagster.resources.site import Site
 
 # What imports Dagster is imported by the command that needs it: `mqi --help` answers at once.
 
@@ -101,7 +106,8 @@ def dev(
     ] = None,
     as_json: JsonOption = False,
 ) -> None:
-    """Start Dagster's pages, daemon and code location for a site, with persistent storage."""
+    """Start the services of a site: its pages, Dagster's pages, daemon and code location, and the watch."""
+    from mqi_dagster.operations.running import web_address
     from mqi_dagster.operations.services import Keeper, Services, start_services, stop_services
 
     console = output(stderr=as_json)
@@ -112,12 +118,15 @@ def dev(
         """Where the pages are, and what more is to be said where they ran before."""
         inbox, logs = str(settings.paths.inbox), str(services.logs)
         if as_json:
-            facts = {"pages": running.pages.address, "inbox": inbox, "logs": logs}
+            ours = web_address(settings, running)
+            facts = {"pages": ours, "dagster": running.pages.address, "inbox": inbox, "logs": logs}
             print_json({**facts, "already_running": already is not None})
-        elif already is not None:
+            return
+        if already is not None:
             console.print(f"already running: {running.pages.address}{already}")
-        else:
-            console.print(f"Dagster's pages: [bold]{running.pages.address}[/]")
+        show_way_in(open_site(site), running, console)
+        if already is None:
+            console.print(f"Dagster's pages: {running.pages.address}")
             console.print(f"inbox: {escape(inbox)}")
             console.print(f"logs:  {escape(logs)}")
 
@@ -126,10 +135,11 @@ def dev(
         unheard = "" if port in (None, before.port) else "; --port counts once they were stopped"
         tell(before, unheard)
         return
-    with console.status("starting the code location, the daemon and the pages"):
+    with console.status("starting the code location, the daemon and all pages"):
         running = start_services(services, settings, port)
     if running.same_start(before):
-        tell(running, "; the watch is started again")
+        again = ", ".join(before.dead()) if before is not None else ""
+        tell(running, f"; started again: {again}")
         return
     tell(running)
     if detach:
@@ -146,6 +156,26 @@ def dev(
     finally:
         if running.same_start(services.recorded()):
             stop_services(services, settings)
+
+
+def show_way_in(site: "Site", running: "Running", console: Console) -> None:
+    """Say where our own pages are, and how whoever has started them signs in."""
+    from mqi_dagster.operations.people import LINK_VALID, way_in
+    from mqi_dagster.operations.running import web_address
+
+    if not running.web_port:
+        return
+    address, found = web_address(site.settings, running), way_in(site)
+    console.print(f"pages: [bold]{address}[/]", soft_wrap=True)
+    if found.code:
+        link = Text(f"{address}/login/link?code={found.code}", style="bold")
+        minutes = LINK_VALID // timedelta(minutes=1)
+        console.print(Text("sign in: ") + link, soft_wrap=True)
+        console.print(f"         works once, within {minutes} minutes, as {found.name}")
+    elif found.name:
+        console.print(f"sign in as {found.name}")
+    else:
+        console.print("sign in as one of the accounts of `mqi user list`; `mqi user link NAME` makes a link")
 
 
 def _watch(keeper: "Keeper") -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections.abc import Callable, Collection
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Any
@@ -146,21 +146,28 @@ class Accounts:
                 for table in (SESSION, SIGN_IN_LINK):
                     connection.execute(delete(table).where(table.c.user == name))
 
-    def failed(self, name: str, free: int, longest: timedelta) -> None:
-        """Count a wrong password; from the ``free``-th one on each locks the account for twice as long."""
+    def failed(self, name: str, lock_of: Callable[[int], timedelta | None]) -> None:
+        """Count a wrong password.
+
+        Args:
+            name: Of the account.
+            lock_of: For how long so many in a row lock it.
+        """
         with self._database.write() as connection:
             row = connection.execute(select(USER.c.failures).where(USER.c.name == name)).one_or_none()
             if row is None:
                 return
             failures = row.failures + 1
-            locked = None
-            if failures >= free:
-                locked = self._database.clock() + min(
-                    longest, timedelta(seconds=30 * 2 ** min(failures - free, 20))
-                )
+            lock = lock_of(failures)
+            locked = None if lock is None else self._database.clock() + lock
             connection.execute(
                 update(USER).where(USER.c.name == name).values(failures=failures, locked_until=locked)
             )
+
+    def rehash(self, name: str, password: str) -> None:
+        """Keep the same password under another hash: no session ends."""
+        with self._database.write() as connection:
+            connection.execute(update(USER).where(USER.c.name == name).values(password=password))
 
     def succeeded(self, name: str) -> None:
         """Forget wrong passwords."""
@@ -220,6 +227,22 @@ class Sessions:
         with self._database.write() as connection:
             connection.execute(delete(SESSION).where(SESSION.c.fingerprint == fingerprint))
 
+    def of(self, user: str, idle: timedelta, longest: timedelta) -> list[Session]:
+        """The browsers in which an account is signed in, the one that was used last first; see `find`."""
+        now = self._database.clock()
+        query = select(SESSION).where(
+            SESSION.c.user == user, SESSION.c.seen_at > now - idle, SESSION.c.created_at > now - longest
+        )
+        with self._database.read() as connection:
+            rows = connection.execute(query.order_by(SESSION.c.seen_at.desc()))
+            return [Session(**row._mapping) for row in rows]
+
+    def end_of(self, user: str, *, but: str = "") -> int:
+        """Sign an account out of every browser but one; how many there were."""
+        ended = delete(SESSION).where(SESSION.c.user == user, SESSION.c.fingerprint != but)
+        with self._database.write() as connection:
+            return connection.execute(ended).rowcount
+
     def add_link(self, fingerprint: str, user: str, valid: timedelta) -> None:
         """Keep a link that signs a browser in once."""
         now = self._database.clock()
@@ -229,15 +252,20 @@ class Sessions:
                 insert(SIGN_IN_LINK).values(fingerprint=fingerprint, user=user, expires_at=now + valid)
             )
 
-    def take_link(self, fingerprint: str) -> str | None:
-        """Use a link up; the account that it is for, None where it is used, expired or invented."""
-        taken = (
-            delete(SIGN_IN_LINK)
-            .where(
-                SIGN_IN_LINK.c.fingerprint == fingerprint, SIGN_IN_LINK.c.expires_at > self._database.clock()
-            )
-            .returning(SIGN_IN_LINK.c.user)
+    def of_link(self, fingerprint: str, *, use: bool) -> str | None:
+        """The account that a link is for, None where it is used, expired or invented.
+
+        Args:
+            fingerprint: Of its secret.
+            use: Whether it is used up.
+        """
+        valid = and_(
+            SIGN_IN_LINK.c.fingerprint == fingerprint, SIGN_IN_LINK.c.expires_at > self._database.clock()
         )
+        if not use:
+            with self._database.read() as connection:
+                return connection.execute(select(SIGN_IN_LINK.c.user).where(valid)).scalar_one_or_none()
+        taken = delete(SIGN_IN_LINK).where(valid).returning(SIGN_IN_LINK.c.user)
         with self._database.write() as connection:
             return connection.execute(taken).scalar_one_or_none()
 

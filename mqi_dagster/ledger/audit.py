@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from datetime import datetime
 from enum import StrEnum
 
-from sqlalchemy import Row, and_, func, insert, or_, select
+from sqlalchemy import ColumnElement, Row, and_, func, insert, or_, select
 
 from mqi_dagster.errors import StoreError, shown
 from mqi_dagster.ledger.database import Database
@@ -102,6 +102,25 @@ def _row(row: Row[tuple[object, ...]]) -> AuditRow:
     return AuditRow(**{**values, "action": Action(values["action"]), "outcome": Outcome(values["outcome"])})
 
 
+def _wanted(
+    subject: str, actor: str, action: Action | None, since: datetime | None, until: datetime | None
+) -> list[ColumnElement[bool]]:
+    """What rows have to fulfil; see `Audit.newest`."""
+    wanted: list[ColumnElement[bool]] = []
+    if subject:
+        part = AUDIT.c.subject.startswith(f"{subject}__", autoescape=True)
+        wanted.append(or_(AUDIT.c.subject == subject, part))
+    if actor:
+        wanted.append(AUDIT.c.actor == actor)
+    if action is not None:
+        wanted.append(AUDIT.c.action == action.value)
+    if since is not None:
+        wanted.append(AUDIT.c.at >= since)
+    if until is not None:
+        wanted.append(AUDIT.c.at < until)
+    return wanted
+
+
 class Audit:
     """The rows of the audit. The database itself refuses to change or remove one."""
 
@@ -148,7 +167,15 @@ class Audit:
         return AuditRow(**values)
 
     def newest(
-        self, limit: int, *, before: int | None = None, subject: str = "", actor: str = ""
+        self,
+        limit: int,
+        *,
+        before: int | None = None,
+        subject: str = "",
+        actor: str = "",
+        action: Action | None = None,
+        since: datetime | None = None,
+        until: datetime | None = None,
     ) -> list[AuditRow]:
         """Rows, the newest first.
 
@@ -157,23 +184,31 @@ class Audit:
             before: Only rows with lower numbers.
             subject: Only about this partition and its parts, or this other subject.
             actor: Only of this actor.
+            action: Only of this kind.
+            since: Only from this moment on.
+            until: Only before this moment.
         """
         query = select(AUDIT).order_by(AUDIT.c.number.desc()).limit(limit)
+        query = query.where(*_wanted(subject, actor, action, since, until))
         if before is not None:
             query = query.where(AUDIT.c.number < before)
-        if subject:
-            part = AUDIT.c.subject.startswith(f"{subject}__", autoescape=True)
-            query = query.where(or_(AUDIT.c.subject == subject, part))
-        if actor:
-            query = query.where(AUDIT.c.actor == actor)
         with self._database.read() as connection:
             return [_row(row) for row in connection.execute(query)]
 
-    def every(self) -> Iterator[AuditRow]:
-        """All rows, the oldest first, some at a time."""
-        after = 0
+    def every(
+        self,
+        *,
+        subject: str = "",
+        actor: str = "",
+        action: Action | None = None,
+        since: datetime | None = None,
+        until: datetime | None = None,
+    ) -> Iterator[AuditRow]:
+        """All rows, the oldest first, some at a time; see `newest`."""
+        after, wanted = 0, _wanted(subject, actor, action, since, until)
         while True:
-            query = select(AUDIT).where(AUDIT.c.number > after).order_by(AUDIT.c.number).limit(_AT_ONCE)
+            query = select(AUDIT).where(AUDIT.c.number > after, *wanted)
+            query = query.order_by(AUDIT.c.number).limit(_AT_ONCE)
             with self._database.read() as connection:
                 rows = [_row(row) for row in connection.execute(query)]
             yield from rows

@@ -15,15 +15,17 @@ from mqi_dagster.moments import local
 from mqi_dagster.operations.audited import audited
 from mqi_dagster.people import passwords
 from mqi_dagster.people.rights import Actor, Right, Role, rights_of
+from mqi_dagster.people.tries import SignInTries, lock_of
 from mqi_dagster.resources.site import Site
+from mqi_dagster.settings.web import Language
 
 _NAME = re.compile(r"[a-z][a-z0-9._@-]{0,99}")
-_FREE_FAILURES = 5
-_LONGEST_LOCK = timedelta(hours=1)
 LINK_VALID = timedelta(minutes=15)
 TOKEN_PREFIX = "mqi_"
 LONGEST_TOKEN = timedelta(days=366)
 _WRONG = "name or password is wrong"
+NOBODY = "nobody"
+"""Stands in the audit for a name that has no account; no account has this one."""
 
 
 def roles_in(names: Iterable[str]) -> frozenset[Role]:
@@ -88,7 +90,7 @@ def add_user(
         InputError: The name or the password is not good, or there is such an account.
         NotAllowedError: The actor does not have the right ``people``.
     """
-    if not _NAME.fullmatch(name):
+    if not _NAME.fullmatch(name) or name == NOBODY:
         raise InputError("a login has small letters, digits and . _ @ -, and begins with a letter")
     if password is not None:
         passwords.require_good(password, name)
@@ -96,6 +98,16 @@ def add_user(
         stored = None if password is None else passwords.hashed(password)
         site.ledger.accounts.add(name, full_name[:200] or name, roles, stored)
     return require_account(site, name)
+
+
+def people(site: Site, actor: Actor) -> list[Account]:
+    """Every account, by login.
+
+    Raises:
+        NotAllowedError: The actor does not have the right ``people``.
+    """
+    actor.require(Right.PEOPLE)
+    return site.ledger.accounts.all()
 
 
 def change_user(
@@ -142,11 +154,11 @@ def set_password(site: Site, actor: Actor, name: str, password: str, *, present:
     """
     own = name == actor.name
     account = require_account(site, name)
-    if own and account.password is not None:
-        require_password(site, account, present or "")
     passwords.require_good(password, name)
     right = Right.LOOK if own else Right.PEOPLE
     with audited(site, actor, right, Action.PASSWORD_CHANGED, name):
+        if own and account.password is not None:
+            require_password(site, account, present or "")
         site.ledger.accounts.change(name, password=passwords.hashed(password))
 
 
@@ -164,38 +176,59 @@ def require_password(site: Site, account: Account, password: str) -> None:
     Raises:
         SignInError: It is wrong, or the account is locked for a while.
     """
-    now = site.ledger.database.clock()
-    if account.locked_until is not None and account.locked_until > now:
-        raise SignInError(
-            f"too many wrong passwords: locked until {local(account.locked_until, site.timezone)}"
-        )
+    _require_unlocked(site, account.locked_until)
     if not passwords.matches(account.password, password):
-        site.ledger.accounts.failed(account.name, _FREE_FAILURES, _LONGEST_LOCK)
+        site.ledger.accounts.failed(account.name, lock_of)
         raise SignInError(_WRONG)
     if account.failures:
         site.ledger.accounts.succeeded(account.name)
     if account.password is not None and passwords.is_dated(account.password):
-        site.ledger.accounts.change(account.name, password=passwords.hashed(password))
+        site.ledger.accounts.rehash(account.name, passwords.hashed(password))
 
 
-def check_password(site: Site, name: str, password: str) -> Account:
-    """The account that a name and a password belong to; every try is in the audit.
+def _require_unlocked(site: Site, until: datetime | None) -> None:
+    if until is not None and until > site.ledger.database.clock():
+        raise SignInError(f"too many wrong passwords: locked until {local(until, site.timezone)}")
+
+
+def check_password(site: Site, name: str, password: str, tries: SignInTries, address: str) -> Account:
+    """The account that a name and a password belong to; every failure is in the audit.
+
+    A name without an account is refused as one with an account is, and takes as long.
+
+    Args:
+        site: The site.
+        name: As it was typed; what may be a password in the wrong field is written down nowhere.
+        password: As it was typed.
+        tries: Those that have failed before.
+        address: Of whoever asks.
 
     Raises:
         SignInError: They belong to none, or the account is disabled or locked.
+        TooManyTriesError: Too many tries from this address have failed, or many are made at this moment.
     """
-    account = site.ledger.accounts.get(name)
-    try:
-        if account is None or account.disabled_at is not None:
-            passwords.matches(None, password)
-            raise SignInError(_WRONG)
-        require_password(site, account, password)
-    except SignInError as error:
-        site.ledger.audit.add(
-            name, "pages", Action.SIGNED_IN, name, Outcome.REFUSED, {"cause": error.message}
-        )
-        raise
+    name = name.strip().lower()
+    tries.require_few(address, site.ledger.database.clock())
+    with tries.turn():
+        account = site.ledger.accounts.get(name)
+        try:
+            if account is None or account.disabled_at is not None:
+                _require_unlocked(site, tries.locked_until(name))
+                passwords.matches(None, password)
+                tries.unknown(name, site.ledger.database.clock())
+                raise SignInError(_WRONG)
+            require_password(site, account, password)
+        except SignInError as error:
+            tries.failed(address, site.ledger.database.clock())
+            refused_sign_in(site, NOBODY if account is None else name, "password", error.message, address)
+            raise
     return account
+
+
+def refused_sign_in(site: Site, name: str, via: str, cause: str, address: str) -> None:
+    """Write into the audit that somebody was not let in."""
+    details = {"by": via, "from": address, "cause": cause}
+    site.ledger.audit.add(name, "pages", Action.SIGNED_IN, name, Outcome.REFUSED, details)
 
 
 @dataclass(frozen=True, slots=True)
@@ -206,24 +239,27 @@ class SignedIn:
     session: Session
 
 
-def sign_in(site: Site, account: Account, via: str) -> SignedIn:
-    """Sign a browser in as an account that has proved itself.
+def sign_in(site: Site, account: Account, via: str, address: str = "") -> SignedIn:
+    """Sign a browser in as an account that has proved itself; sessions that are over are removed.
 
     Args:
         site: The site.
         account: Whose.
         via: ``password``, ``link``, ``oidc`` or ``proxy``.
+        address: Of the browser.
 
     Raises:
         SignInError: The account is disabled.
     """
     if account.disabled_at is not None:
+        refused_sign_in(site, account.name, via, "disabled", address)
         raise SignInError("this account is disabled: an admin enables it")
+    web, sessions = site.settings.web, site.ledger.sessions
+    sessions.remove_ended(timedelta(minutes=web.idle_minutes), timedelta(hours=web.session_hours))
     secret = passwords.new_secret()
-    session = site.ledger.sessions.begin(
-        passwords.fingerprint(secret), account.name, passwords.new_secret(), via
-    )
-    site.ledger.audit.add(account.name, "pages", Action.SIGNED_IN, account.name, details={"by": via})
+    session = sessions.begin(passwords.fingerprint(secret), account.name, passwords.new_secret(), via)
+    details = {"by": via, **({"from": address} if address else {})}
+    site.ledger.audit.add(account.name, "pages", Action.SIGNED_IN, account.name, details=details)
     return SignedIn(secret, session)
 
 
@@ -231,6 +267,47 @@ def sign_out(site: Site, session: Session) -> None:
     """Sign a browser out."""
     site.ledger.sessions.end(session.fingerprint)
     site.ledger.audit.add(session.user, "pages", Action.SIGNED_OUT, session.user)
+
+
+def sessions_of(site: Site, actor: Actor, name: str) -> list[Session]:
+    """Where an account is signed in, the browser that was used last first.
+
+    Raises:
+        NotAllowedError: It is another's, and the actor does not have the right ``people``.
+    """
+    actor.require(Right.LOOK if name == actor.name else Right.PEOPLE)
+    web = site.settings.web
+    idle, longest = timedelta(minutes=web.idle_minutes), timedelta(hours=web.session_hours)
+    return site.ledger.sessions.of(name, idle, longest)
+
+
+def end_sessions(site: Site, actor: Actor, name: str, *, but: str = "") -> int:
+    """Sign an account out of every browser.
+
+    Args:
+        site: The site.
+        actor: Who does it.
+        name: Whose; one's own, or with the right ``people``.
+        but: Fingerprint of one that goes on.
+
+    Returns:
+        How many there were.
+
+    Raises:
+        NotAllowedError: It is another's, and the actor does not have the right ``people``.
+    """
+    right = Right.LOOK if name == actor.name else Right.PEOPLE
+    with audited(site, actor, right, Action.SIGNED_OUT, name, where="everywhere") as told:
+        count = site.ledger.sessions.end_of(name, but=but)
+        told["browsers"] = str(count)
+    return count
+
+
+def choose_language(site: Site, actor: Actor, language: Language | None) -> None:
+    """Set the language of one's own pages; None: the browser's."""
+    chosen = "" if language is None else language.value
+    with audited(site, actor, Right.LOOK, Action.USER_CHANGED, actor.name, language=chosen):
+        site.ledger.accounts.change(actor.name, language=chosen)
 
 
 def make_link(site: Site, actor: Actor, name: str) -> str:
@@ -248,17 +325,54 @@ def make_link(site: Site, actor: Actor, name: str) -> str:
     return secret
 
 
-def take_link(site: Site, secret: str) -> Account:
-    """The account that a link is for; it is used up.
+def take_link(site: Site, secret: str, *, use: bool = True) -> Account:
+    """The account that a link is for.
+
+    Args:
+        site: The site.
+        secret: Of the link.
+        use: Whether it is used up; else it is only looked at, as programs that read mails do.
 
     Raises:
         SignInError: It is used, expired or invented.
     """
-    name = site.ledger.sessions.take_link(passwords.fingerprint(secret))
+    name = site.ledger.sessions.of_link(passwords.fingerprint(secret), use=use)
     account = None if name is None else site.ledger.accounts.get(name)
     if account is None:
         raise SignInError("this link was used, or has expired: `mqi user link NAME` makes another")
     return account
+
+
+@dataclass(frozen=True, slots=True)
+class WayIn:
+    """How whoever has started the services signs in."""
+
+    name: str
+    """Login of an account; empty where theirs is unknown."""
+    code: str = ""
+    """Of a link that signs in once; empty where there is a password, or another way."""
+
+
+_OWNER = frozenset({Role.ADMIN, Role.APPROVER, Role.PHYSICIST, Role.ENGINEER})
+
+
+def way_in(site: Site) -> WayIn:
+    """How this account of the machine signs in: the site's first account is made for it."""
+    actor = Actor.of_this_account()
+    login = actor.name.partition(":")[2].lower()
+    name = login if _NAME.fullmatch(login) else "owner"
+    accounts = {account.name: account for account in site.ledger.accounts.all()}
+    if not accounts:
+        account = add_user(site, actor, name, _OWNER)
+    elif name in accounts:
+        account = accounts[name]
+    else:
+        return WayIn("")
+    web = site.settings.web
+    elsewhere = web.openid is not None or web.proxy_login is not None
+    if account.password is not None or account.disabled_at is not None or elsewhere:
+        return WayIn(name)
+    return WayIn(name, make_link(site, actor, name))
 
 
 @dataclass(frozen=True, slots=True)
@@ -319,6 +433,16 @@ def revoke_token(site: Site, actor: Actor, identity: str) -> None:
         site.ledger.tokens.revoke(identity)
 
 
+def tokens_of(site: Site, actor: Actor, name: str | None = None) -> list[Token]:
+    """The tokens of an account, or of all, the newest first; also those that are worth nothing any more.
+
+    Raises:
+        NotAllowedError: They are another's, and the actor does not have the right ``people``.
+    """
+    actor.require(Right.LOOK if name == actor.name else Right.PEOPLE)
+    return site.ledger.tokens.all(name)
+
+
 def bearer(site: Site, secret: str) -> Actor | None:
     """Whom a token stands for; None where it is expired, revoked or invented."""
     found = site.ledger.tokens.find(passwords.fingerprint(secret))
@@ -329,6 +453,6 @@ def bearer(site: Site, secret: str) -> Actor | None:
     return actor_of(account, f"token:{token.id}", scopes)
 
 
-def expired(token: Token) -> bool:
+def expired(token: Token, now: datetime | None = None) -> bool:
     """Whether a token is worth nothing any more."""
-    return token.revoked_at is not None or token.expires_at <= datetime.now(UTC)
+    return token.revoked_at is not None or token.expires_at <= (now or datetime.now(UTC))

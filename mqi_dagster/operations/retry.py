@@ -15,7 +15,8 @@ from mqi_dagster.lifecycle.pipeline import Pipeline, level_of
 from mqi_dagster.lifecycle.runs import RunState, latest_run_of
 from mqi_dagster.operations.audited import alone, audited
 from mqi_dagster.operations.graphql import GraphQL
-from mqi_dagster.operations.services import Pages, Services
+from mqi_dagster.operations.running import Pages
+from mqi_dagster.operations.services import Services
 from mqi_dagster.people.rights import Actor, Right
 from mqi_dagster.resources.site import Site
 

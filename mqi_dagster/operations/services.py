@@ -11,12 +11,12 @@ import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, replace
 from datetime import timedelta
 from pathlib import Path
 
 from mqi_dagster.compute.run_workers import end_workers, fail_orphaned_runs
-from mqi_dagster.errors import ConfigurationError, InfrastructureError, MqiError
+from mqi_dagster.errors import ConfigurationError, InfrastructureError
 from mqi_dagster.execution.code_location import answers, remove_sockets, socket_path
 from mqi_dagster.execution.processes import (
     end_group,
@@ -29,53 +29,13 @@ from mqi_dagster.files import remove_unchanged, write_whole
 from mqi_dagster.ledger.ledger import Ledger
 from mqi_dagster.ledger.location import announce_server, ledger_url
 from mqi_dagster.operations import service_locks
-from mqi_dagster.operations.graphql import GraphQL
 from mqi_dagster.operations.instance import open_instance, set_pool_limit, write_instance
 from mqi_dagster.operations.logs import COLOURS
+from mqi_dagster.operations.running import STARTED_AGAIN, Running, record_of, recorded
 from mqi_dagster.operations.service_locks import Service, ever_held
 from mqi_dagster.resources.site import SETTINGS_VARIABLE
 from mqi_dagster.settings import Settings
 from mqi_dagster.store.store import Store
-
-_QUERY = """{ workspaceOrError { __typename ... on Workspace { locationEntries {
-  loadStatus locationOrLoadError { __typename ... on PythonError { message } } } } } }"""
-_TIMEOUT_SECONDS = 10.0
-
-
-@dataclass(frozen=True, slots=True)
-class Pages:
-    """The pages at one address."""
-
-    host: str
-    port: int
-
-    @property
-    def address(self) -> str:
-        """Where a browser finds them."""
-        host = {"0.0.0.0": "127.0.0.1", "::": "[::1]"}.get(self.host, self.host)
-        return f"http://{host}:{self.port}"
-
-    def loaded(self) -> bool:
-        """Whether they answer and show the code location.
-
-        Raises:
-            ConfigurationError: They answer, and say that the code location cannot be loaded.
-        """
-        try:
-            content = GraphQL(self.address).ask(_QUERY, {}, _TIMEOUT_SECONDS)
-        except MqiError:
-            return False
-        entries = (content.get("data") or {}).get("workspaceOrError", {}).get("locationEntries") or []
-        for entry in entries:
-            outcome = entry.get("locationOrLoadError") or {}
-            if outcome.get("__typename") == "PythonError":
-                raise ConfigurationError(
-                    f"the code location cannot be loaded: {str(outcome.get('message')).strip()}"
-                )
-        return bool(entries) and all(
-            (entry.get("locationOrLoadError") or {}).get("__typename") == "RepositoryLocation"
-            for entry in entries
-        )
 
 
 def write_workspace(settings: Settings) -> Path:
@@ -140,43 +100,8 @@ _GRACE_SECONDS = {
     Service.CODE: 15.0,
 }
 """For each service that `mqi dev` starts what its end may take, in the order in which they are ended."""
-_STARTED_AGAIN = (Service.WATCH, Service.WEB)
-"""Nothing that is at work needs them: where they alone end they are started again."""
 _READY_SECONDS = 120.0
 _POLL_SECONDS = 0.1
-
-
-@dataclass(frozen=True, slots=True)
-class Running:
-    """The services as they were started."""
-
-    host: str
-    port: int
-    processes: dict[Service, str]
-    """``<pid>:<start time>`` by service."""
-    web_port: int = 0
-    """Of our own pages; 0 of services that an earlier version has started without them."""
-
-    @property
-    def pages(self) -> Pages:
-        """Dagster's pages."""
-        return Pages(self.host, self.port)
-
-    def dead(self) -> list[Service]:
-        """The services that do not live any more."""
-        return [service for service, job in self.processes.items() if not process_alive(job)]
-
-    def same_start(self, other: Running | None) -> bool:
-        """Whether both are of one start of the services, in which some may have been started again."""
-        if other is None:
-            return False
-        mine, theirs = ({**one.processes, **dict.fromkeys(_STARTED_AGAIN, "")} for one in (self, other))
-        return (self.host, self.port, mine) == (other.host, other.port, theirs)
-
-
-def _service(name: str) -> Service:
-    # As version 0.1 has recorded it.
-    return Service.CODE if name == "code-location" else Service(name)
 
 
 class Services:
@@ -191,20 +116,12 @@ class Services:
         self.settings_file = settings_file.resolve()
         self._settings = settings
         self._state = settings.paths.state
-        self._record = self._state / "services.json"
+        self._record = record_of(settings)
         self.logs = self._state / "logs"
 
     def recorded(self) -> Running | None:
         """What was started last and not ended since, alive or not."""
-        try:
-            content = json.loads(self._record.read_text(encoding="utf-8"))
-            processes = {_service(name): str(job) for name, job in dict(content["processes"]).items()}
-            web_port = int(content.get("web_port", 0))
-            return Running(str(content["host"]), int(content["port"]), processes, web_port)
-        except FileNotFoundError:
-            return None
-        except (OSError, ValueError, KeyError, TypeError) as error:
-            raise InfrastructureError("the record of the services (services.json) is damaged") from error
+        return recorded(self._settings)
 
     def running(self) -> Running | None:
         """The services, if all of them live."""
@@ -250,7 +167,7 @@ class Services:
             The services as they are then.
         """
         dead = running.dead()
-        if not dead or not set(dead).issubset(_STARTED_AGAIN):
+        if not dead or not set(dead).issubset(STARTED_AGAIN):
             return running
         jobs = {service: self._start(service, running) for service in dead}
         again = replace(running, processes={**running.processes, **jobs})
@@ -258,18 +175,28 @@ class Services:
         return again
 
     def await_ready(self, running: Running) -> None:
-        """Return when the pages answer and the code location is loaded.
+        """Return when all pages answer and the code location is loaded.
 
         Raises:
             InfrastructureError: A service ended, or the location cannot be loaded, or it takes too long.
         """
         limit = time.monotonic() + _READY_SECONDS
-        while not running.pages.loaded():
+        while not (running.pages.loaded() and self._web_listens(running)):
             self.require_alive(running)
             if time.monotonic() > limit:
                 raise InfrastructureError(f"the pages do not answer; their log: {self.logs}")
             time.sleep(_POLL_SECONDS)
         self.require_alive(running)
+
+    def _web_listens(self, running: Running) -> bool:
+        if Service.WEB not in running.processes:
+            return True
+        host = {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(self._settings.web.host, self._settings.web.host)
+        try:
+            socket.create_connection((host, running.web_port), 1.0).close()
+        except OSError:
+            return False
+        return True
 
     def require_alive(self, running: Running) -> None:
         """Check that every service lives.
@@ -385,13 +312,13 @@ class Keeper:
         """
         found = self._recorded()
         dead = found.dead() if found is not None else []
-        alone = set(dead).issubset(_STARTED_AGAIN)
+        alone = set(dead).issubset(STARTED_AGAIN)
         if dead and (not alone or self._clock() >= self._rests_until):
             # `mqi stop` ends the processes before their record: only what nobody stops has died by itself.
             with self._services.alone():
                 found = self._recorded()
                 dead = found.dead() if found is not None else []
-                if found is not None and dead and set(dead).issubset(_STARTED_AGAIN):
+                if found is not None and dead and set(dead).issubset(STARTED_AGAIN):
                     words = self._services.last_words(dead[0])
                     self._services.start_again(found)
                     self._say(f"the service {dead[0]} has ended ({words}) and is started again")
@@ -528,7 +455,7 @@ def become_service(
     service_locks.take(settings, service)
     if service is Service.CODE:
         _make_ready(settings)
-    elif service not in _STARTED_AGAIN:
+    elif service not in STARTED_AGAIN:
         _await_code(settings)
     ui = settings.ui
     usual = {Service.VIEWER: ui.viewer_port, Service.WEB: settings.web.port}.get(service, ui.port)

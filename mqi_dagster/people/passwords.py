@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import secrets
+from functools import cache
 
 from argon2 import PasswordHasher
 from argon2.exceptions import InvalidHashError, VerificationError
@@ -11,10 +12,18 @@ from argon2.exceptions import InvalidHashError, VerificationError
 from mqi_dagster.errors import InputError
 
 SHORTEST, LONGEST = 12, 200
-"""Characters of a password: NIST SP 800-63B asks for length, and for nothing else."""
+"""Characters of a password: NIST SP 800-63B asks for length, and that it is none of the common ones."""
+_COMMON = ("password", "qwerty", "asdf", "1234", "abcd", "letmein", "welcome", "admin", "iloveyou")
+_UNCOMMON = 8
+"""Characters that are left of a password without its account's name and the words that everybody tries."""
 _HASHER = PasswordHasher()
 """Argon2id with the parameters of RFC 9106 for little memory, as the library has them."""
-_NOBODY = _HASHER.hash(secrets.token_hex(16))
+
+
+@cache
+def _nobody() -> str:
+    """A hash that no password has."""
+    return _HASHER.hash(secrets.token_hex(16))
 
 
 def require_good(password: str, name: str) -> None:
@@ -25,8 +34,11 @@ def require_good(password: str, name: str) -> None:
     """
     if not SHORTEST <= len(password) <= LONGEST:
         raise InputError(f"a password has from {SHORTEST} to {LONGEST} characters")
-    if len(set(password)) < 5 or name.casefold() in password.casefold():
-        raise InputError("a password has at least 5 different characters, and not the name of the account")
+    rest = password.casefold()
+    for word in (name.casefold(), *_COMMON):
+        rest = rest.replace(word, "")
+    if len(set(password)) < 5 or len(rest) < _UNCOMMON:
+        raise InputError("this password is guessed easily: take some words that do not belong together")
 
 
 def hashed(password: str) -> str:
@@ -44,7 +56,7 @@ def matches(stored: str | None, password: str) -> bool:
     if len(password) > LONGEST:
         return False
     try:
-        return _HASHER.verify(stored or _NOBODY, password) and stored is not None
+        return _HASHER.verify(stored or _nobody(), password) and stored is not None
     except (VerificationError, InvalidHashError):
         return False
 

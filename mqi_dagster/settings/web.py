@@ -5,8 +5,9 @@ from __future__ import annotations
 from enum import StrEnum
 from pathlib import Path
 from typing import Annotated, Self
+from urllib.parse import urlsplit
 
-from pydantic import Field, model_validator
+from pydantic import Field, IPvAnyNetwork, model_validator
 
 from mqi_dagster.settings.section import Section
 
@@ -28,8 +29,8 @@ class ProxyLogin(Section):
         description="Header in which the proxy tells the login (`X-Remote-User`); it removes one that a"
         " browser sends.",
     )
-    addresses: tuple[str, ...] = Field(
-        min_length=1, description="Addresses of the proxy; the header counts from nobody else."
+    addresses: tuple[IPvAnyNetwork, ...] = Field(
+        min_length=1, description="Addresses or networks of the proxy; the header counts from nobody else."
     )
 
 
@@ -41,6 +42,13 @@ class OpenIdConnect(Section):
     client_secret_file: Path = Field(description="File with the secret, mode 0600.")
     claim: str = Field("preferred_username", description="Claim that is the login here.")
     name: str = Field("single sign-on", description="The provider as the button names it.")
+
+    @model_validator(mode="after")
+    def _nothing_in_clear(self) -> Self:
+        parts = urlsplit(self.issuer)
+        if parts.scheme == "http" and parts.hostname not in ("127.0.0.1", "::1", "localhost"):
+            raise ValueError("web.openid.issuer begins with https://, but for a provider on this machine")
+        return self
 
 
 class Web(Section):
@@ -69,6 +77,18 @@ class Web(Section):
     session_hours: Annotated[float, Field(gt=0)] = Field(12.0, description="Signed out after so long anyway.")
     proxy_login: ProxyLogin | None = Field(None, description="Trust the login that a proxy has asked for.")
     openid: OpenIdConnect | None = Field(None, description="Sign-in at an OpenID Connect provider.")
+
+    def address(self, port: int | None = None) -> str:
+        """Where a browser finds them: the first of the origins, else where they listen.
+
+        Args:
+            port: In place of ``port``, where they were started with another one.
+        """
+        if self.origins and port in (None, self.port):
+            return f"{self.origins[0]}{self.prefix}"
+        host = {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(self.host, self.host)
+        scheme = "http" if self.tls_certificate is None else "https"
+        return f"{scheme}://{f'[{host}]' if ':' in host else host}:{port or self.port}{self.prefix}"
 
     @model_validator(mode="after")
     def _both_of_tls(self) -> Self:

@@ -18,6 +18,7 @@ from mqi_dagster.ledger.audit import Action, Outcome
 from mqi_dagster.operations.people import SignedIn, actor_of, bearer
 from mqi_dagster.people.passwords import fingerprint
 from mqi_dagster.people.rights import Actor, Right
+from mqi_dagster.people.tries import SignInTries
 from mqi_dagster.resources.site import Site
 
 READS = ("GET", "HEAD", "OPTIONS")
@@ -34,6 +35,8 @@ class Visitor:
     """That the account has chosen; empty: the browser's."""
     session: Session | None = None
     """None of a program with a token."""
+    sets_password: bool = False
+    """Whether the account has no password yet, and came by a link."""
 
     @property
     def name(self) -> str:
@@ -73,13 +76,28 @@ class Doorkeeper:
     def __init__(self, site: Site) -> None:
         self._site = site
         web = site.settings.web
+        self._prefix, self._behind_proxy = web.prefix, web.behind_proxy
         self.secure = web.tls_certificate is not None or web.behind_proxy
-        self.cookie = "__Host-mqi" if self.secure and not web.prefix else "mqi-session"
+        self.tries = SignInTries()
+        # Without TLS sites of one machine are told apart by their ports alone, which cookies do not see.
+        self.cookie = self.cookie_name("mqi" if self.secure else f"mqi-{web.port}")
         self._path = web.prefix or "/"
         self._idle = timedelta(minutes=web.idle_minutes)
         self._longest = timedelta(hours=web.session_hours)
         self._known: dict[str, Visitor] = {}
         """Signed-in visitors as they were last: while the ledger is away they may still look."""
+
+    def cookie_name(self, name: str) -> str:
+        """A cookie's name, which says as much of where it is sent to as browsers hold it to."""
+        if not self.secure:
+            return name
+        return f"__Secure-{name}" if self._prefix else f"__Host-{name}"
+
+    def address(self, request: Request) -> str:
+        """Where a request comes from, which a proxy in front knows."""
+        if self._behind_proxy and (told := request.headers.getlist("x-forwarded-for")):
+            return told[-1].rpartition(",")[2].strip()[:45]
+        return request.client.host if request.client is not None else ""
 
     def visitor(self, request: Request) -> Visitor | None:
         """Whoever asks; None where nobody is signed in.
@@ -111,26 +129,34 @@ class Doorkeeper:
             self._known.pop(key, None)
             return None
         session, account = found
-        visitor = Visitor(actor_of(account, "pages"), account.full_name, account.language, session)
+        sets_password = account.password is None and session.via == "link"
+        visitor = Visitor(
+            actor_of(account, "pages"), account.full_name, account.language, session, sets_password
+        )
         self._known[key] = visitor
         return visitor
 
-    def let_in(self, response: Response, signed_in: SignedIn) -> None:
+    def let_in(self, request: Request, response: Response, signed_in: SignedIn) -> None:
         """Give a browser its cookie, in place of any that it had: none from before the sign-in goes on."""
+        if before := request.cookies.get(self.cookie):
+            self._site.ledger.sessions.end(fingerprint(before))
+        self.give(response, self.cookie, signed_in.secret, int(self._longest.total_seconds()))
+
+    def let_out(self, response: Response) -> None:
+        """Take a browser's cookie away."""
+        self.give(response, self.cookie, "", 0)
+
+    def give(self, response: Response, name: str, value: str, seconds: int) -> None:
+        """Give a browser a cookie that no script reads, for so long; 0 takes it away."""
         response.set_cookie(
-            self.cookie,
-            signed_in.secret,
-            max_age=int(self._longest.total_seconds()),
-            path="/" if self.cookie.startswith("__Host-") else self._path,
+            name,
+            value,
+            max_age=seconds,
+            path=self._path,
             secure=self.secure,
             httponly=True,
             samesite="lax",
         )
-
-    def let_out(self, response: Response) -> None:
-        """Take a browser's cookie away."""
-        path = "/" if self.cookie.startswith("__Host-") else self._path
-        response.delete_cookie(self.cookie, path=path, secure=self.secure, httponly=True, samesite="lax")
 
 
 class Needs:

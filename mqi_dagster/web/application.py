@@ -10,27 +10,33 @@ from urllib.parse import quote, urlsplit
 
 from fastapi import Depends, FastAPI, Request, Response
 from fastapi.exceptions import RequestValidationError
-from fastapi.responses import JSONResponse, RedirectResponse
+from fastapi.responses import RedirectResponse
 from fastapi.staticfiles import StaticFiles
 from starlette.exceptions import HTTPException
 from starlette.middleware.base import BaseHTTPMiddleware
 
 from mqi_dagster import __version__
-from mqi_dagster.errors import (
-    InfrastructureError,
-    InputError,
-    KeyRejectedError,
-    MqiError,
-    NotAllowedError,
-    SignInError,
-)
+from mqi_dagster.errors import MqiError, SignInError
 from mqi_dagster.operations.page_guard import App, PageGuard, Receive, Scope, Send
+from mqi_dagster.operations.single_sign_on import OpenIdSignIn
 from mqi_dagster.resources.site import Site
 from mqi_dagster.web import words
-from mqi_dagster.web.access import READS, Doorkeeper, public
+from mqi_dagster.web.access import Doorkeeper, public
 from mqi_dagster.web.acting import Acting, kind_of
 from mqi_dagster.web.live import Live
-from mqi_dagster.web.pages import actions, case, course, login, worklist
+from mqi_dagster.web.once import Once
+from mqi_dagster.web.pages import (
+    account,
+    actions,
+    audit,
+    case,
+    course,
+    login,
+    people,
+    single_sign_on,
+    worklist,
+)
+from mqi_dagster.web.problems import problem, status_of
 from mqi_dagster.web.render import Pages
 from mqi_dagster.web.reports import Reports
 
@@ -43,12 +49,6 @@ _HEADERS = {
     "Cross-Origin-Opener-Policy": "same-origin",
     "Permissions-Policy": "camera=(), microphone=(), geolocation=()",
 }
-_STATUS: tuple[tuple[type[MqiError], HTTPStatus], ...] = (
-    (SignInError, HTTPStatus.UNAUTHORIZED),
-    (NotAllowedError, HTTPStatus.FORBIDDEN),
-    (InfrastructureError, HTTPStatus.SERVICE_UNAVAILABLE),
-    (KeyRejectedError, HTTPStatus.NOT_FOUND),
-)
 API = "/api/"
 
 
@@ -71,7 +71,6 @@ def create_app(site: Site, live: Live | None = None) -> FastAPI:
     app = FastAPI(
         title="mqi_dagster",
         version=__version__,
-        root_path=web.prefix,
         lifespan=lifespan,
         docs_url=None,
         redoc_url=None,
@@ -84,7 +83,10 @@ def create_app(site: Site, live: Live | None = None) -> FastAPI:
     app.state.reports = Reports(site, board)
     acting = Acting(site)
     app.state.pages.offer(asked=acting.asked, reviewed=acting.review, kind_of=kind_of)
-    for router in (login.router, worklist.router, case.router, course.router, actions.router):
+    app.state.openid = None if web.openid is None else OpenIdSignIn(web.openid)
+    app.state.once = Once()
+    own = (login.router, single_sign_on.router, account.router, people.router, audit.router)
+    for router in (*own, worklist.router, case.router, course.router, actions.router):
         app.include_router(router)
     app.mount("/static", StaticFiles(directory=Path(__file__).parent / "static"), name="static")
     app.add_api_route("/healthz", _healthz, dependencies=[Depends(public)], include_in_schema=False)
@@ -92,6 +94,7 @@ def create_app(site: Site, live: Live | None = None) -> FastAPI:
         app.add_exception_handler(error, _answer_error)
     app.add_middleware(BaseHTTPMiddleware, dispatch=_dressed)
     app.add_middleware(BodyLimit)
+    app.add_middleware(Prefixed, prefix=web.prefix)
     app.add_middleware(PageGuard, names=[web.host], origins=web.origins, forms=True, setting="web.origins")
     return app
 
@@ -116,6 +119,23 @@ async def _dressed(request: Request, call_next: Callable[[Request], Awaitable[Re
     return response
 
 
+class Prefixed:
+    """An ASGI application below a prefix, which a proxy in front may have taken off."""
+
+    def __init__(self, app: App, prefix: str) -> None:
+        self._app = app
+        self._prefix = prefix
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Pass a request on with its whole address."""
+        if self._prefix and scope["type"] in ("http", "websocket"):
+            path = scope["path"]
+            below = path == self._prefix or path.startswith(f"{self._prefix}/")
+            whole = path if below else f"{self._prefix}{path}"
+            scope = {**scope, "root_path": self._prefix, "path": whole}
+        await self._app(scope, receive, send)
+
+
 class BodyLimit:
     """An ASGI application that refuses what is larger than `LARGEST_BODY`."""
 
@@ -135,36 +155,6 @@ class BodyLimit:
             return dict(message)
 
         await self._app(scope, limited, send)
-
-
-def status_of(error: Exception, method: str) -> HTTPStatus:
-    """The status of HTTP that an error becomes."""
-    if isinstance(error, HTTPException):
-        return HTTPStatus(error.status_code)
-    if isinstance(error, RequestValidationError):
-        return HTTPStatus.UNPROCESSABLE_ENTITY
-    for kind, status in _STATUS:
-        if isinstance(error, kind):
-            return status
-    if isinstance(error, InputError):
-        return HTTPStatus.NOT_FOUND if method in READS else HTTPStatus.CONFLICT
-    return HTTPStatus.INTERNAL_SERVER_ERROR
-
-
-def problem(error: Exception, method: str) -> JSONResponse:
-    """An error as RFC 9457 wants it."""
-    status = status_of(error, method)
-    content: dict[str, object] = {"type": "about:blank", "title": status.phrase, "status": status.value}
-    if isinstance(error, MqiError):
-        content |= {"type": f"urn:mqi:error:{error.code}", "detail": error.message}
-    elif isinstance(error, RequestValidationError):
-        content["errors"] = [
-            {"where": ".".join(map(str, one["loc"])), "what": one["msg"]} for one in error.errors()
-        ]
-    elif isinstance(error, HTTPException) and error.detail != status.phrase:
-        content["detail"] = str(error.detail)
-    headers = {"WWW-Authenticate": "Bearer"} if status is HTTPStatus.UNAUTHORIZED else None
-    return JSONResponse(content, status, headers, "application/problem+json")
 
 
 async def _answer_error(request: Request, error: Exception) -> Response:

@@ -14,7 +14,7 @@ from fastapi.responses import HTMLResponse
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
 from mqi_dagster.errors import LONGEST_MESSAGE, shown
-from mqi_dagster.moments import in_zone
+from mqi_dagster.moments import in_zone, local
 from mqi_dagster.resources.site import Site
 from mqi_dagster.web import words
 from mqi_dagster.web.access import Crowd, Visitor
@@ -56,6 +56,7 @@ class Pages:
             fixed=lambda value, digits: "–" if value is None else f"{value:,.{digits}f}",
             shown=lambda path: shown(str(path), LONGEST_MESSAGE),
             in_zone=lambda text: in_zone(text, zone),
+            dated=lambda value, seconds=False: local(value, zone, seconds=seconds) if value else "",
             iso=lambda value: value.isoformat() if isinstance(value, datetime) else "",
         )
 

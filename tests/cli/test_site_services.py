@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import io
 import json
+import os
+import signal
 import socket
 import subprocess
 import sys
@@ -224,13 +226,13 @@ def test_a_watch_that_has_ended_ends_no_other_service_and_is_started_again(
         end_group(found.processes["daemon"], 0)
         with pytest.raises(InfrastructureError, match="the service daemon was ended by SIGKILL"):
             watching.result()
-    assert said == ["the watch has ended (out of memory) and is started again"]
+    assert said == ["the service watch has ended (out of memory) and is started again"]
 
 
 def test_services_that_somebody_has_stopped_did_not_die(
     services: Services, without_watch: Running, look_after: Callable[[Keeper, Path], None]
 ) -> None:
-    services.start_watch_again(without_watch)
+    services.start_again(without_watch)
     keeper = Keeper(services, without_watch, print)
     with ThreadPoolExecutor(1) as pool:
         watching = pool.submit(look_after, keeper, services.settings_file)
@@ -261,7 +263,7 @@ def test_mqi_dev_starts_a_watch_that_is_missing_and_nothing_else(
     (tmp_path / "mqi.yaml").write_text("site: {timezone: Asia/Seoul}\n")
     monkeypatch.setattr(Services, "await_ready", lambda *_: None)
     done = CliRunner().invoke(app, ["dev", "--site", str(tmp_path)], catch_exceptions=False)
-    assert done.output == "already running: http://127.0.0.1:3999; the watch is started again\n"
+    assert done.output == "already running: http://127.0.0.1:3999; started again: watch\n"
     found = services.running()
     assert found is not None and found.processes["daemon"] == without_watch.processes["daemon"]
 
@@ -303,18 +305,30 @@ def test_a_site_starts_once_answers_and_ends_without_a_trace(tmp_path: Path) -> 
         )
         with urllib.request.urlopen(request, timeout=20) as answer:
             assert len(json.load(answer)["data"]["repositoriesOrError"]["nodes"]) == 1
+        ours = f"http://127.0.0.1:{running['web_port']}"
+        head, link, *_ = started.stdout.splitlines()
+        assert head == f"pages: {ours}"
+        assert link.startswith(f"sign in: {ours}/login/link?code=")
+        with urllib.request.urlopen(link.removeprefix("sign in: "), timeout=20) as answer:
+            assert "Sign in as " in answer.read().decode()
         again = mqi("dev", "--site", site, "--detach")
-        assert (again.returncode, again.stdout) == (0, f"already running: {address}\n")
+        assert again.returncode == 0
+        assert again.stdout.splitlines()[:2] == [f"already running: {address}", f"pages: {ours}"]
+        os.kill(int(running["processes"]["web"].partition(":")[0]), signal.SIGKILL)
+        wait_for(lambda: not process_alive(running["processes"]["web"]), "its end")
+        again = mqi("dev", "--site", site, "--detach")
+        assert again.stdout.splitlines()[0] == f"already running: {address}; started again: web"
+        running = json.loads((site / "state/services.json").read_text())
         joining = mqi("service", "viewer", "--site", site)
         assert (joining.returncode, joining.stderr) == (
             1,
             "mqi: `mqi dev` runs this site: mqi stop ends it\n",
         )
-        assert held(read_settings(site / "mqi.yaml")) == ["code", "daemon", "pages", "watch"]
+        assert held(read_settings(site / "mqi.yaml")) == ["code", "daemon", "pages", "web", "watch"]
     finally:
         ended = mqi("stop", "--site", site)
     assert (ended.returncode, ended.stdout) == (0, "ended\n")
-    assert sorted(running["processes"]) == ["code", "daemon", "pages", "watch"]
+    assert sorted(running["processes"]) == ["code", "daemon", "pages", "watch", "web"]
     assert not any(process_alive(job) for job in running["processes"].values())
     assert mqi("stop", "--site", site).stdout == "nothing was running\n"
     logs = "".join(path.read_text() for path in (site / "state/logs").glob("*.log"))

@@ -23,7 +23,7 @@ def values(unit: Path, key: str) -> list[str]:
 
 
 def test_every_service_has_a_unit_that_runs_the_command_of_its_name() -> None:
-    names = ("code", "daemon", "pages", "viewer", "watch")
+    names = ("code", "daemon", "pages", "viewer", "watch", "web")
     assert [unit.stem for unit in UNITS] == [f"mqi-{name}" for name in names]
     assert {service.value for service in Service} == {unit.stem.removeprefix("mqi-") for unit in UNITS}
     command = typer.main.get_command(app).commands["service"]  # type: ignore[attr-defined]
@@ -87,7 +87,7 @@ def test_the_compose_file_names_every_image_with_its_version_and_no_secret() -> 
         *("init", "command", "hostname", "environment", "shm_size", "healthcheck", "ports"),
     }
     services = content["services"]
-    assert set(services) == {"db", "code", "daemon", "pages", "viewer", "watch", "proxy"}
+    assert set(services) == {"db", "code", "daemon", "pages", "viewer", "watch", "web", "proxy"}
     for name, service in services.items():
         assert set(service) <= known, name
         assert re.fullmatch(

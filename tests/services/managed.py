@@ -17,7 +17,7 @@ from typing import Any
 from tests.services.stack import MQI, Stack
 from tests.waiting import wait_for
 
-NAMES = ("code", "daemon", "pages", "watch", "viewer")
+NAMES = ("code", "daemon", "pages", "watch", "viewer", "web")
 
 
 def free_ports(count: int) -> list[int]:
@@ -32,12 +32,12 @@ def free_ports(count: int) -> list[int]:
 
 
 class ManagedStack(Stack):
-    """A site whose five services are run one by one."""
+    """A site whose services are run one by one."""
 
     def __init__(self, folder: Path, settings: Mapping[str, Any] | None = None) -> None:
-        self.port, self.viewer_port = free_ports(2)
+        self.port, self.viewer_port, self.web_port = free_ports(3)
         ui = {"port": self.port, "viewer_port": self.viewer_port}
-        super().__init__(folder, {**(settings or {}), "ui": ui})
+        super().__init__(folder, {**(settings or {}), "ui": ui, "web": {"port": self.web_port}})
         self.units: dict[str, subprocess.Popen[bytes]] = {}
         (self.site / "state" / "logs").mkdir(parents=True, exist_ok=True)
 

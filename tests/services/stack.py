@@ -37,7 +37,7 @@ MACHINES = Path(__file__).parents[2] / "mqi_dagster" / "config" / "machines"
 MQI = Path(sys.executable).with_name("mqi")
 BEAM_ASSETS = ("interpreted_csvs", "tps_file", "raw_dose", "rt_dose", "handed_over")
 CASE_ASSETS = ("case_manifest", "case_handed_over")
-SERVICES = ("code", "daemon", "pages", "watch")
+SERVICES = ("code", "daemon", "pages", "watch", "web")
 HOLD = 600.0
 """Seconds of an engine that runs, on the slowest machine, until it is interrupted or told to end."""
 _OPENING = threading.Lock()

@@ -1,4 +1,4 @@
-"""The five services as systemd runs them: what survives the death of one, and who may start what."""
+"""The services as systemd runs them: what survives the death of one, and who may start what."""
 
 from __future__ import annotations
 
@@ -76,8 +76,8 @@ def test_no_service_runs_twice_and_no_other_way_of_starting_them_joins_in(manage
             ("service", "daemon"),
             "the service daemon of this site runs already: systemctl stop mqi.target ends it",
         ),
-        (("dev", "--detach"), "a service manager runs code, daemon, pages, viewer, watch of this site"),
-        (("stop",), "a service manager runs code, daemon, pages, viewer, watch of this site"),
+        (("dev", "--detach"), "a service manager runs code, daemon, pages, viewer, web, watch of this site"),
+        (("stop",), "a service manager runs code, daemon, pages, viewer, web, watch of this site"),
     ]:
         done = managed.refused(*arguments)
         assert word in done, done

@@ -58,9 +58,12 @@ def test_a_link_signs_in_once_and_a_disabled_account_is_out_at_once(
 ) -> None:
     account("anna", Role.VIEWER)
     code = make_link(seeded.site, OWNER, "anna")
-    assert browser.client.get(f"/login/link?code={code}").status_code == 303
+    for _ in range(2):
+        assert "Sign in as anna" in browser.get(f"/login/link?code={code}"), "looking uses nothing up"
+    assert browser.client.post("/login/link", data={"code": code}).status_code == 303
     browser.get("/")
-    assert browser.client.get(f"/login/link?code={code}", headers={"accept": "text/html"}).status_code != 200
+    assert "was used, or has expired" in browser.get(f"/login/link?code={code}", 401)
+    assert browser.client.post("/login/link", data={"code": code}).status_code == 401
     change_user(seeded.site, OWNER, "anna", disabled=True)
     browser.get("/", 303)
 

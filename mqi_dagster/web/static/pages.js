@@ -35,6 +35,7 @@
   // What was done is told once, and not again when the page is loaded anew.
   const here = new URL(location.href);
   if (here.searchParams.has("done")) { here.searchParams.delete("done"); history.replaceState(null, "", here); }
+  for (const secret of document.querySelectorAll("input[readonly]")) secret.addEventListener("focus", () => secret.select());
 
   for (const place of document.querySelectorAll("[data-stream]")) {
     let timer;

@@ -20,6 +20,7 @@ from mqi_dagster.cli.exit_codes import ExitCode
 from mqi_dagster.cli.gpu import gpu_app
 from mqi_dagster.cli.logs import logs
 from mqi_dagster.cli.model import model_app
+from mqi_dagster.cli.people import audit_app, token_app, user_app
 from mqi_dagster.cli.retention import retention
 from mqi_dagster.cli.screen import output
 from mqi_dagster.cli.simulate import simulate
@@ -46,6 +47,9 @@ app.add_typer(course_app, name="course")
 app.add_typer(cluster_app, name="cluster")
 app.add_typer(gpu_app, name="gpu")
 app.add_typer(model_app, name="model")
+app.add_typer(user_app, name="user")
+app.add_typer(token_app, name="token")
+app.add_typer(audit_app, name="audit")
 
 
 def _say_version(wanted: bool) -> None:

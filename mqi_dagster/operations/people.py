@@ -131,6 +131,7 @@ def change_user(
     }
     details = {key: value for key, value in wanted.items() if value is not None}
     with audited(site, actor, Right.PEOPLE, Action.USER_CHANGED, name, **details):
+        require_account(site, name)
         if name == actor.name and (disabled or (roles is not None and Role.ADMIN not in roles)):
             raise InputError("nobody takes the administration from themselves: another admin does")
         site.ledger.accounts.change(name, roles=roles, full_name=full_name, disabled=disabled)

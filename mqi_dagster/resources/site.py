@@ -1,31 +1,33 @@
 """One installation: its settings, and the rooms opened with them."""
 
+from __future__ import annotations
+
 import os
 from datetime import timedelta
 from functools import cached_property
 from pathlib import Path
+from typing import TYPE_CHECKING
 from zoneinfo import ZoneInfo
 
-from mqi_dagster.engine_contract.job_view import TPS_NAME
 from mqi_dagster.errors import ConfigurationError
-from mqi_dagster.execution.job import Executor
-from mqi_dagster.execution.local import LocalExecutor
-from mqi_dagster.execution.sign_of_life import SignsOfLife
 from mqi_dagster.files import private_folder
-from mqi_dagster.handover.access import access_of
-from mqi_dagster.handover.folder import FolderTarget
-from mqi_dagster.handover.sftp import SftpTarget
-from mqi_dagster.handover.target import Target
-from mqi_dagster.hpc.connection import Connection
-from mqi_dagster.hpc.executor import SlurmExecutor
-from mqi_dagster.hu_table import HuTables, read_hu_tables
 from mqi_dagster.ledger.ledger import Ledger
 from mqi_dagster.ledger.location import ledger_url
-from mqi_dagster.machine import Machines, read_machines
-from mqi_dagster.pseudonyms import Pseudonyms, read_secret
 from mqi_dagster.settings import LOCAL, Settings, read_settings
-from mqi_dagster.store.known_folders import KnownFolder
-from mqi_dagster.store.store import Store
+
+if TYPE_CHECKING:
+    from mqi_dagster.execution.job import Executor
+    from mqi_dagster.execution.sign_of_life import SignsOfLife
+    from mqi_dagster.handover.target import Target
+    from mqi_dagster.hpc.connection import Connection
+    from mqi_dagster.hpc.executor import SlurmExecutor
+    from mqi_dagster.hu_table import HuTables
+    from mqi_dagster.machine import Machines
+    from mqi_dagster.pseudonyms import Pseudonyms
+    from mqi_dagster.store.known_folders import KnownFolder
+    from mqi_dagster.store.store import Store
+
+# Each room is imported by whoever opens it: a command that needs one of them does not wait for the others.
 
 SETTINGS_VARIABLE = "MQI_SETTINGS"
 
@@ -45,7 +47,7 @@ class Site:
         self._connections: dict[str, Connection] = {}
 
     @classmethod
-    def from_environment(cls) -> "Site":
+    def from_environment(cls) -> Site:
         """The site whose settings file the environment variable ``MQI_SETTINGS`` names."""
         return cls(Path(os.environ.get(SETTINGS_VARIABLE, "site/mqi.yaml")))
 
@@ -66,11 +68,15 @@ class Site:
     @cached_property
     def machines(self) -> Machines:
         """The machines of the site."""
+        from mqi_dagster.machine import read_machines
+
         return read_machines(self.settings.paths.machines)
 
     @cached_property
     def hu_tables(self) -> HuTables:
         """The HU tables of the site's scanners."""
+        from mqi_dagster.hu_table import read_hu_tables
+
         return read_hu_tables(self.settings.paths.hu_tables)
 
     @cached_property
@@ -80,6 +86,8 @@ class Site:
         Raises:
             ConfigurationError: It is missing, open to others, or another one.
         """
+        from mqi_dagster.pseudonyms import Pseudonyms, read_secret
+
         found = Pseudonyms(read_secret(self.settings.site.secret_file))
         self.ledger.key_check.require(found.check)
         return found
@@ -102,6 +110,8 @@ class Site:
     @cached_property
     def store(self) -> Store:
         """The store."""
+        from mqi_dagster.store.store import Store
+
         return Store(self.settings.paths.data)
 
     @cached_property
@@ -117,6 +127,8 @@ class Site:
     @cached_property
     def local_executor(self) -> Executor:
         """Runs jobs on this machine."""
+        from mqi_dagster.execution.local import LocalExecutor
+
         return LocalExecutor(self.settings.paths.state)
 
     def executor_on(self, host: str) -> SlurmExecutor | None:
@@ -124,6 +136,9 @@ class Site:
 
         Jobs may still be on a cluster that the settings do not simulate on any more.
         """
+        from mqi_dagster.engine_contract.job_view import TPS_NAME
+        from mqi_dagster.hpc.executor import SlurmExecutor
+
         known = self.settings.hosts.get(host)
         if known is None or known.slurm is None:
             return None
@@ -133,6 +148,8 @@ class Site:
 
     def connection_to(self, host: str) -> Connection:
         """A connection to a host of the settings, kept for as long as this process lives."""
+        from mqi_dagster.hpc.connection import Connection
+
         if host not in self._connections:
             self._connections[host] = Connection(self.settings.hosts[host])
         return self._connections[host]
@@ -140,6 +157,11 @@ class Site:
     @cached_property
     def target(self) -> Target:
         """Where results are handed over: a folder of this machine, or one of a host."""
+        from mqi_dagster.handover.access import access_of
+        from mqi_dagster.handover.folder import FolderTarget
+        from mqi_dagster.handover.sftp import SftpTarget
+        from mqi_dagster.hpc.connection import Connection
+
         handover = self.settings.handover
         if handover.target == LOCAL:
             return FolderTarget(handover.folder, access_of(handover))
@@ -148,6 +170,8 @@ class Site:
 
     def known_folder(self, role: str, folder: Path) -> KnownFolder:
         """A folder that may lie on a share, with what is known of it."""
+        from mqi_dagster.store.known_folders import KnownFolder
+
         return KnownFolder(self.settings.paths.state / "folders.json", role, folder)
 
     @property
@@ -158,6 +182,8 @@ class Site:
     @cached_property
     def signs_of_life(self) -> SignsOfLife:
         """Which run workers of this machine live."""
+        from mqi_dagster.execution.sign_of_life import SignsOfLife
+
         return SignsOfLife(self.settings.paths.state / "workers")
 
     @property

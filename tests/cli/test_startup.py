@@ -20,6 +20,7 @@ from tests.cli.mqi_command import MQI
 
 HEAVY = ("dagster", "sqlalchemy", "paramiko", "polars", "matplotlib")
 SCIENCE = ("pydicom", "numpy")
+NO_LEDGER = tuple(name for name in HEAVY if name != "sqlalchemy")
 PROGRAM = """
 import sys
 sys.argv[0] = "mqi"
@@ -76,6 +77,10 @@ def place(tmp_path_factory: pytest.TempPathFactory, machines: Machines) -> Path:
         ("case list --help", (*HEAVY, *SCIENCE)),
         ("case check --help", (*HEAVY, *SCIENCE)),
         ("case check case", (*HEAVY, "requests")),
+        ("user --help", (*HEAVY, *SCIENCE)),
+        ("user list", (*NO_LEDGER, *SCIENCE)),
+        ("token list", (*NO_LEDGER, *SCIENCE)),
+        ("audit verify", (*NO_LEDGER, *SCIENCE)),
     ],
 )
 def test_a_command_loads_no_library_that_it_does_not_need(

@@ -269,6 +269,12 @@ class Sessions:
         with self._database.write() as connection:
             return connection.execute(taken).scalar_one_or_none()
 
+    def forget_all(self) -> None:
+        """End every session, and make every link worthless."""
+        with self._database.write() as connection:
+            for table in (SESSION, SIGN_IN_LINK):
+                connection.execute(delete(table))
+
     def remove_ended(self, idle: timedelta, longest: timedelta) -> int:
         """Remove sessions that are over; how many there were."""
         now = self._database.clock()

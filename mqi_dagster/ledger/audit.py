@@ -48,6 +48,8 @@ class Action(StrEnum):
     TOKEN_REVOKED = "token_revoked"
     LINK_MADE = "link_made"
     AUDIT_READ = "audit_read"
+    RESTORED = "restored"
+    """The site was made of a backup: what was done after that is not in it."""
     DAGSTER_ENTERED = "dagster_entered"
     """Somebody was let through to Dagster's own pages."""
 

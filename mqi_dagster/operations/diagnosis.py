@@ -56,6 +56,7 @@ from mqi_dagster.operations.services import Services
 from mqi_dagster.operations.settings_text import configuration_problems
 from mqi_dagster.operations.site_folder import is_run_site, require_own_secret
 from mqi_dagster.operations.sites import local_zone, settings_path, usable_settings
+from mqi_dagster.operations.web_diagnosis import examine_web
 from mqi_dagster.resources.site import Site
 from mqi_dagster.resources.site_folders import inbox_trouble, target_trouble
 from mqi_dagster.settings import LOCAL, Settings, read_settings
@@ -179,6 +180,7 @@ def _of_the_site(file: Path, settings: Settings) -> Iterator[ProbeFinding]:
     if not any(one.subject == "Dagster" and one.verdict is ProbeVerdict.FAULT for one in of_dagster):
         yield from guarded("health", "see Dagster", lambda: examine_health(site, opened, seen))
     yield from guarded("alarms", "see the ledger", lambda: examine_alarms(settings, opened, seen))
+    yield from guarded("pages", "see docs/production.md", lambda: examine_web(settings, opened))
     yield examine_way_in(settings)
     yield examine_retention(settings)
 

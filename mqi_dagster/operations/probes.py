@@ -466,12 +466,12 @@ def examine_units(settings: Settings) -> Iterator[ProbeFinding]:
 
 
 def examine_way_in(settings: Settings) -> ProbeFinding:
-    """Whether the pages, which have no login, are open to other machines."""
+    """Whether Dagster's pages, which have no login, are open to other machines."""
     host = settings.ui.host
     if host in _LOOPBACK:
-        return ok("way in", f"the pages listen on {host} alone")
-    advice = "listen on 127.0.0.1, behind a proxy with a login (docs/production.md)"
-    return warning("way in", f"the pages listen on {host} and have no login", advice)
+        return ok("way in", f"Dagster's pages listen on {host} alone")
+    advice = "listen on 127.0.0.1, behind a proxy that asks our pages who somebody is (docs/production.md)"
+    return warning("way in", f"Dagster's pages listen on {host} and have no login", advice)
 
 
 def examine_retention(settings: Settings) -> ProbeFinding:

@@ -11,6 +11,7 @@ import yaml
 from mqi_dagster.compute.run_workers import fail_orphaned_runs
 from mqi_dagster.errors import ConfigurationError, InfrastructureError
 from mqi_dagster.files import private_folder, sha256_file, whole_file, write_whole
+from mqi_dagster.ledger.audit import Action
 from mqi_dagster.ledger.glance import LEDGER_FILE, ledger_file
 from mqi_dagster.ledger.ledger import Ledger
 from mqi_dagster.ledger.location import ledger_url, server_url
@@ -31,6 +32,7 @@ from mqi_dagster.operations.backup import (
 from mqi_dagster.operations.instance import open_instance, set_pool_limit, write_instance
 from mqi_dagster.operations.services import Services
 from mqi_dagster.operations.sites import SETTINGS_NAME
+from mqi_dagster.people.rights import Actor
 from mqi_dagster.resources.gpu_pool import this_host
 from mqi_dagster.settings import LOCAL, Settings, parse_settings, read_content
 
@@ -131,6 +133,11 @@ def _put_back(backup: Path, manifest: BackupManifest, settings: Settings, *, ove
         set_pool_limit(instance, settings, ledger)
         # Whatever was in work then is in nobody's hands here.
         fail_orphaned_runs(instance)
+    # Who was signed in when the backup was made may have been signed out since.
+    ledger.sessions.forget_all()
+    actor = Actor.of_this_account()
+    details = {"backup of": f"{manifest.made_at:%Y-%m-%d %H:%M} UTC"}
+    ledger.audit.add(actor.name, actor.via, Action.RESTORED, "site", details=details)
     for lease in ledger.leases.all():
         host = settings.hosts.get(lease.host)
         if lease.host != this_host() and (host is None or host.slurm is None):

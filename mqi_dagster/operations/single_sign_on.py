@@ -38,6 +38,7 @@ _ALGORITHMS = ("RS256", "RS384", "RS512", "PS256", "PS384", "PS512", "ES256", "E
 _SCOPE = "openid profile email"
 _KNOWN_SECONDS = 3600.0
 _SECONDS = 10.0
+_SECRET = "the secret of web.openid"
 _CLOCKS_DIFFER_SECONDS = 60
 _AWAY = "the single sign-on does not answer: try again in a while, or sign in by a password"
 
@@ -120,9 +121,19 @@ class OpenIdSignIn:
             raise SignInError(f"{self._settings.name} has not verified this mail address")
         return login.strip().lower(), str(begun["target"])
 
+    def check(self) -> str:
+        """The provider's name for itself, where it answers and the secret can be read.
+
+        Raises:
+            ConfigurationError: The file of the secret cannot be used.
+            InfrastructureError: The provider does not answer, or not as one.
+        """
+        read_password(self._settings.client_secret_file, _SECRET)
+        return str(self._discovered()["issuer"])
+
     def _token(self, callback: str, code: str, verifier: str) -> dict[str, Any]:
         provider, settings = self._discovered(), self._settings
-        secret = read_password(settings.client_secret_file, "the secret of web.openid")
+        secret = read_password(settings.client_secret_file, _SECRET)
         form = {
             "grant_type": "authorization_code",
             "code": code,

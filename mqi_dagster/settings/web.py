@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ipaddress
 from enum import StrEnum
 from pathlib import Path
 from typing import Annotated, Self
@@ -77,6 +78,24 @@ class Web(Section):
     session_hours: Annotated[float, Field(gt=0)] = Field(12.0, description="Signed out after so long anyway.")
     proxy_login: ProxyLogin | None = Field(None, description="Trust the login that a proxy has asked for.")
     openid: OpenIdConnect | None = Field(None, description="Sign-in at an OpenID Connect provider.")
+
+    @property
+    def only_here(self) -> bool:
+        """Whether they are reached from this machine alone, as far as the address says it for sure."""
+        try:
+            return ipaddress.ip_address(self.host).is_loopback
+        except ValueError:
+            return self.host == "localhost"
+
+    @property
+    def in_clear(self) -> str:
+        """Why passwords would cross a network in clear; empty where they do not."""
+        if self.only_here or self.tls_certificate is not None or self.behind_proxy:
+            return ""
+        return (
+            f"web.host is {self.host}: passwords would cross the network in clear. Set web.tls_certificate"
+            " and web.tls_key, or web.behind_proxy where a proxy in front speaks TLS"
+        )
 
     def address(self, port: int | None = None) -> str:
         """Where a browser finds them: the first of the origins, else where they listen.

@@ -7,12 +7,12 @@ from __future__ import annotations
 
 import argparse
 import asyncio
-import ipaddress
 import sys
 
 import uvicorn
 
 from mqi_dagster.errors import ConfigurationError, MqiError
+from mqi_dagster.operations.certificate import require_certificate
 from mqi_dagster.resources.site import Site
 from mqi_dagster.web.application import create_app
 
@@ -23,26 +23,15 @@ def require_safe(site: Site) -> None:
     """Check that nobody can reach the pages without proving who they are.
 
     Raises:
-        ConfigurationError: They listen beyond this machine without accounts, or without TLS or a proxy.
+        ConfigurationError: They listen beyond this machine without accounts, or without TLS or a proxy, or
+            the certificate cannot be used.
     """
     web = site.settings.web
-    if is_loopback(web.host):
-        return
-    if web.tls_certificate is None and not web.behind_proxy:
-        raise ConfigurationError(
-            f"web.host is {web.host}: passwords would cross the network in clear. Set web.tls_certificate and"
-            " web.tls_key, or web.behind_proxy where a proxy in front speaks TLS"
-        )
-    if not site.ledger.accounts.all():
+    if web.in_clear:
+        raise ConfigurationError(web.in_clear)
+    require_certificate(web)
+    if not web.only_here and all(one.disabled_at is not None for one in site.ledger.accounts.all()):
         raise ConfigurationError("nobody has an account yet: `mqi user add NAME --role admin` makes one")
-
-
-def is_loopback(host: str) -> bool:
-    """Whether an address is reached from this machine alone."""
-    try:
-        return ipaddress.ip_address(host).is_loopback
-    except ValueError:
-        return host == "localhost"
 
 
 def server_of(site: Site, port: int | None = None) -> uvicorn.Server:

@@ -82,7 +82,7 @@ def test_every_fault_is_found_with_advice(site: Path, monkeypatch: pytest.Monkey
     assert faults == {"secret", "inbox", "Dagster", "ledger", "engine mine", "GPUs"}
     assert all(found[name]["advice"] for name in faults)
     assert found["secret"]["found"] == "the site's secret has mode 0644; make it 0600"
-    assert found["ledger"]["found"] == "revision 9999, this version writes 0009"
+    assert found["ledger"]["found"] == "revision 9999, this version writes 0010"
     assert found["time zone"]["verdict"] == "warning"
 
 

@@ -13,17 +13,19 @@ import dagster as dg
 import pytest
 import yaml
 from alembic import command
+from sqlalchemy import text
 from typer.testing import CliRunner
 
 from mqi_dagster.cli.app import app
-from mqi_dagster.errors import ConfigurationError, MqiError, StoreError
+from mqi_dagster.errors import ConfigurationError, InfrastructureError, MqiError, SignInError, StoreError
 from mqi_dagster.ledger.leases import Lease, Need
 from mqi_dagster.ledger.ledger import Ledger
 from mqi_dagster.ledger.location import ledger_url
 from mqi_dagster.ledger.slots import Slot, SlotKind
-from mqi_dagster.operations import service_locks
+from mqi_dagster.operations import people, service_locks
 from mqi_dagster.operations.instance import open_instance
 from mqi_dagster.operations.service_locks import Service
+from mqi_dagster.people.rights import Actor, Right, Role
 from mqi_dagster.resources.gpu_pool import this_host
 from mqi_dagster.resources.site import Site
 from mqi_dagster.settings import Settings, read_settings
@@ -203,6 +205,31 @@ def test_a_run_that_was_in_work_is_in_nobodys_hands_after_a_restore(tmp_path: Pa
     mqi("restore", tmp_path / "backup", tmp_path / "other")
     with open_instance(read_settings(tmp_path / "other/mqi.yaml")) as instance:
         assert [one.status for one in instance.get_runs()] == [dg.DagsterRunStatus.FAILURE]
+
+
+def test_people_tokens_and_audit_come_back_and_nobody_is_signed_in(site: Path, tmp_path: Path) -> None:
+    opened, actor = Site(site / "mqi.yaml"), Actor.of_this_account()
+    anna = people.add_user(opened, actor, "anna", [Role.ADMIN])
+    people.make_token(opened, actor, "anna", "tables", [Right.LOOK], timedelta(days=1))
+    code = people.make_link(opened, actor, "anna")
+    browser = people.sign_in(opened, anna, "password")
+    noted = opened.ledger.audit.newest(1)[0]
+    opened.ledger.close()
+    mqi("backup", tmp_path / "backup", "--site", site)
+    mqi("restore", tmp_path / "backup", tmp_path / "other", *elsewhere(site))
+    other = Site(tmp_path / "other" / "mqi.yaml")
+    assert [one.name for one in people.people(other, actor)] == ["anna"]
+    assert [one.name for one in people.tokens_of(other, actor)] == ["tables"]
+    day = timedelta(days=1)
+    assert other.ledger.sessions.find(browser.session.fingerprint, day, day) is None
+    with pytest.raises(SignInError):
+        people.take_link(other, code)
+    newest = other.ledger.audit.verify(number=noted.number, expected=noted.hash)
+    assert newest is not None and (newest.number, newest.action) == (noted.number + 1, "restored")
+    with pytest.raises(InfrastructureError, match="the audit is only added to"):  # noqa: SIM117
+        with other.ledger.database.write() as connection:
+            connection.execute(text("DELETE FROM mqi_audit"))
+    other.ledger.close()
 
 
 def test_no_slot_of_another_machine_is_held_after_a_restore(tmp_path: Path) -> None:

@@ -77,9 +77,21 @@ class BeamEntry(ManifestPart):
     def label(self) -> str:
         """What stands beside its key: name, energies and gantry angle."""
         low, high = self.energies_mev
-        energies = f"{high:.1f} MeV" if low == high else f"{low:.1f}-{high:.1f} MeV"
-        gantry = "" if self.gantry_deg is None else f"gantry {self.gantry_deg:g}°"
-        return ", ".join(part for part in (self.shown_name, energies, gantry) if part)
+        return beam_label(self.shown_name, low, high, self.gantry_deg)
+
+
+def beam_label(name: str, low_mev: float, high_mev: float, gantry_deg: float | None) -> str:
+    """What people are told of a beam beside its key.
+
+    Args:
+        name: On one line and without the patient's identity; may be empty.
+        low_mev: Lowest energy of its delivered layers [MeV].
+        high_mev: Highest one [MeV].
+        gantry_deg: None where nobody knows.
+    """
+    energies = f"{high_mev:.1f} MeV" if low_mev == high_mev else f"{low_mev:.1f}-{high_mev:.1f} MeV"
+    gantry = "" if gantry_deg is None else f"gantry {gantry_deg:g}°"
+    return ", ".join(part for part in (name, energies, gantry) if part)
 
 
 class DeliveryEntry(ManifestPart):
@@ -134,6 +146,8 @@ class CaseManifest(ManifestPart):
     """Files in the case folder that no step uses."""
     notes: tuple[str, ...] = ()
     """What the checks found worth saying without failing the case, without paths and identifiers."""
+    plan_label: str = ""
+    """RT Plan Label for people, on one line and without the patient's identity; empty as `shown_name` is."""
 
     def beam(self, number: int) -> BeamEntry:
         """The beam of a DICOM BeamNumber; KeyError if it was not delivered."""

@@ -192,13 +192,16 @@ class Sessions:
             )
         return session
 
-    def find(self, fingerprint: str, idle: timedelta, longest: timedelta) -> tuple[Session, Account] | None:
-        """A session that goes on, with its account, and note that it is in use.
+    def find(
+        self, fingerprint: str, idle: timedelta, longest: timedelta, *, in_use: bool = True
+    ) -> tuple[Session, Account] | None:
+        """A session that goes on, with its account.
 
         Args:
             fingerprint: Of the secret in the cookie.
             idle: For so long it may be unused.
             longest: For so long it lasts, used or not.
+            in_use: Whether it is noted that it is in use.
         """
         now = self._database.clock()
         alive = and_(SESSION.c.seen_at > now - idle, SESSION.c.created_at > now - longest)
@@ -215,7 +218,7 @@ class Sessions:
         if row is None or account is None:
             return None
         session = Session(**row._mapping)
-        if now - session.seen_at > min(_SEEN_EVERY, idle / 4):
+        if in_use and now - session.seen_at > min(_SEEN_EVERY, idle / 4):
             with self._database.write() as connection:
                 connection.execute(
                     update(SESSION).where(SESSION.c.fingerprint == fingerprint).values(seen_at=now)

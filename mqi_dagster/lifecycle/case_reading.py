@@ -11,6 +11,7 @@ from mqi_dagster.delivery.manifest import CaseManifest
 from mqi_dagster.ledger.arrivals import Arrival
 from mqi_dagster.ledger.ledger import Ledger
 from mqi_dagster.lifecycle.beam import beams_of, find_manifest, inventory_of
+from mqi_dagster.lifecycle.case_facts import facts_of
 from mqi_dagster.lifecycle.case_status import (
     BeamFacts,
     PartitionStatus,
@@ -93,7 +94,7 @@ def read_case(instance: dg.DagsterInstance, site: Site, case: str) -> CaseReadin
     if not beams:
         is_partition = instance.has_dynamic_partition(CASE.name, case)
         over = results_removed(arrival, is_partition, latest.run)
-    status = case_status(arrival, latest, manifest, beams or None, over)
+    status = case_status(arrival, latest, facts_of(manifest) if manifest else None, beams or None, over)
     return CaseReading(status, beams, manifest, arrival, events)
 
 

@@ -10,11 +10,11 @@ from collections.abc import Callable, Collection, Iterable, Mapping
 from dataclasses import dataclass, replace
 from datetime import datetime
 
-from mqi_dagster.delivery.manifest import CaseManifest
 from mqi_dagster.ledger.arrivals import Arrival
 from mqi_dagster.ledger.cluster_jobs import ClusterJob
 from mqi_dagster.ledger.outcomes import RunOutcome, RunVerdict
 from mqi_dagster.ledger.progress import ProgressReport
+from mqi_dagster.lifecycle.case_facts import CaseFacts
 from mqi_dagster.lifecycle.failures import CANCELLED, Cause, goes_on_by_itself, next_step
 from mqi_dagster.lifecycle.jobs import beam_job, conclusion_job, intake_job
 from mqi_dagster.lifecycle.materialisations import (
@@ -397,7 +397,7 @@ def reported_stage(report: ProgressReport) -> tuple[Stage, str]:
 def case_status(
     arrival: Arrival | None,
     latest: RunFacts,
-    manifest: CaseManifest | None,
+    facts: CaseFacts | None,
     beams: Mapping[int, PartitionStatus] | None,
     concluded: bool,
 ) -> PartitionStatus:
@@ -406,20 +406,20 @@ def case_status(
     Args:
         arrival: What the ledger knows of its arrival.
         latest: Its latest run.
-        manifest: Its manifest, where that makes a difference.
+        facts: What its inventory says, where that makes a difference.
         beams: Where its beams stand, by number; None where it has not been taken in.
         concluded: Whether it was concluded with the results that its beams have now, or had when they were
             removed.
     """
     percents = [beam.percent for _, beam in sorted((beams or {}).items())]
-    found = _case_status(arrival, latest, manifest, beams, concluded)
+    found = _case_status(arrival, latest, facts, beams, concluded)
     return replace(found, percent=sum(percents) / len(percents) if percents else 0.0)
 
 
 def _case_status(
     arrival: Arrival | None,
     latest: RunFacts,
-    manifest: CaseManifest | None,
+    facts: CaseFacts | None,
     beams: Mapping[int, PartitionStatus] | None,
     concluded: bool,
 ) -> PartitionStatus:
@@ -441,7 +441,7 @@ def _case_status(
         return broken
     for _, beam in sorted(failed.items()):
         return PartitionStatus(CaseState.FAILED, beam.stage, beam.reason, beam.next_step)
-    return _not_failed(arrival, manifest, beams, concluded)
+    return _not_failed(arrival, facts, beams, concluded)
 
 
 def _failed(beams: Collection[int]) -> str:
@@ -450,7 +450,7 @@ def _failed(beams: Collection[int]) -> str:
 
 def _not_failed(
     arrival: Arrival | None,
-    manifest: CaseManifest | None,
+    facts: CaseFacts | None,
     beams: Mapping[int, PartitionStatus] | None,
     concluded: bool,
 ) -> PartitionStatus:
@@ -466,14 +466,13 @@ def _not_failed(
             return PartitionStatus(CaseState.WAITING, Stage.WAITING, reason)
     if not concluded:
         return PartitionStatus(CaseState.WAITING, Stage.WAITING, "its conclusion has not been started yet")
-    if manifest is not None and manifest.partial:
-        return PartitionStatus(CaseState.PARTIAL, Stage.CONCLUDED, _missing(manifest))
+    if facts is not None and facts.partial:
+        return PartitionStatus(CaseState.PARTIAL, Stage.CONCLUDED, _missing(facts))
     return PartitionStatus(CaseState.COMPLETE, Stage.CONCLUDED)
 
 
-def _missing(manifest: CaseManifest) -> str:
+def _missing(facts: CaseFacts) -> str:
     """What a partial case lacks."""
-    if manifest.missing_beams:
-        return "no delivery of beam " + ", ".join(str(number) for number in manifest.missing_beams)
-    beams = ", ".join(str(beam.number) for beam in manifest.beams if not beam.complete)
-    return f"layers of beam {beams} were not delivered"
+    if facts.missing_beams:
+        return "no delivery of beam " + ", ".join(map(str, facts.missing_beams))
+    return f"layers of beam {', '.join(map(str, facts.incomplete_beams))} were not delivered"

@@ -176,6 +176,31 @@ def sensors(
     return found
 
 
+@dataclass(frozen=True, slots=True)
+class SensorSeen:
+    """A sensor as Dagster's daemon has left it."""
+
+    name: str
+    on: bool
+    """Whether nobody has switched it off."""
+    ticked_at: datetime | None
+    """Its last evaluation."""
+
+
+def sensors_seen(instance: dg.DagsterInstance, pipelines: Iterable[Pipeline]) -> list[SensorSeen]:
+    """The sensors of a site that were evaluated once, by name; one question for all."""
+    if instance.schedule_storage is None:
+        return []
+    names = {*(name for pipeline in pipelines for name in pipeline.sensors), *SENSORS}
+    found = []
+    for state in instance.all_instigator_state(instigator_type=InstigatorType.SENSOR):
+        if state.name in names:
+            seconds = getattr(state.instigator_data, "last_tick_timestamp", None)
+            at = None if seconds is None else datetime.fromtimestamp(seconds, UTC)
+            found.append(SensorSeen(state.name, state.status is not InstigatorStatus.STOPPED, at))
+    return sorted(found, key=lambda one: one.name)
+
+
 def _sensor(
     instance: dg.DagsterInstance,
     settings: Settings,

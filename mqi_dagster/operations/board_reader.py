@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gc
+import logging
 import threading
 import time
 from collections.abc import Callable
@@ -18,10 +19,13 @@ from mqi_dagster.resources.site import Site
 from mqi_dagster.worklist import Work, Worklist
 from mqi_dagster.worklist.reading import plain_errors
 
+_log = logging.getLogger(__name__)
 _STATEMENT_MS = 60_000
 """As the ledger's: whoever reads the whole of a large log for the first time takes his time."""
 _RECYCLE_SECONDS = 600
 _LABELS_AT_ONCE = 50
+_PATIENCE_SECONDS = 2.0
+"""Whoever only looks says that the ledger is away, and asks again."""
 _OVERFLOW = 2
 """Beside the one that is kept, for as long as an engine's log is looked up."""
 
@@ -31,18 +35,26 @@ class BoardReader:
 
     Args:
         site: The site.
-        history: How long a concluded case is still listed.
+        history: How long a concluded case is still listed; None for all of them.
         causes_at_once: First causes of failures that one snapshot reads at most; None for all.
         again: Whether it reads again and again, and so keeps its connections to a server in between.
+        labels_at_once: Cases of which one snapshot of such a reader reads at most what their inventories say.
     """
 
     def __init__(
-        self, site: Site, history: timedelta, causes_at_once: int | None = None, *, again: bool = False
+        self,
+        site: Site,
+        history: timedelta | None,
+        causes_at_once: int | None = None,
+        *,
+        again: bool = False,
+        labels_at_once: int = _LABELS_AT_ONCE,
     ) -> None:
         self._site = site
         self._history = history
         self._causes_at_once = causes_at_once
         self._again = again
+        self._labels_at_once = labels_at_once if again else None
         self.instance: dg.DagsterInstance | None = None
         """Dagster's records, once they could be opened."""
         self._ledger: Ledger | None = None
@@ -60,6 +72,7 @@ class BoardReader:
                 with plain_errors():
                     self.instance = self._open()
                 self._ledger = self._site.open_ledger_for_reading()
+                self._ledger.database.patience_seconds = _PATIENCE_SECONDS
                 self._worklist = Worklist(
                     self.instance,
                     self._site,
@@ -67,10 +80,10 @@ class BoardReader:
                     self._ledger,
                     history=self._history,
                     causes_at_once=self._causes_at_once,
-                    labels_at_once=_LABELS_AT_ONCE if self._again else None,
+                    labels_at_once=self._labels_at_once,
                 )
             return self._worklist.snapshot()
-        except InfrastructureError:
+        except Exception:
             # Whoever comes back may be of another revision, and connections that were kept are dead.
             self._worklist = self.instance = None
             if self._ledger is not None:
@@ -96,12 +109,16 @@ class BackgroundReader:
         reader: What reads.
         seconds: From one snapshot to the next.
         tell: Called after every snapshot.
+        goes_on: Whether it goes on whatever happens, as a server does that outlives an update of the site.
     """
 
-    def __init__(self, reader: BoardReader, seconds: float, tell: Callable[[], None]) -> None:
+    def __init__(
+        self, reader: BoardReader, seconds: float, tell: Callable[[], None], *, goes_on: bool = False
+    ) -> None:
         self._reader = reader
         self._seconds = seconds
         self._tell = tell
+        self._goes_on = goes_on
         self._stop = threading.Event()
         self._thread = threading.Thread(target=self._run, daemon=True)
         self.work: Work | None = None
@@ -128,8 +145,18 @@ class BackgroundReader:
             except InfrastructureError as error:
                 self.error = error.message
             except ConfigurationError as error:
-                self.refused = error
-                self._tell()
-                return
+                self.error = error.message
+                if not self._goes_on:
+                    self.refused = error
+                    self._tell()
+                    return
+            except Exception as error:
+                if not self._goes_on:
+                    raise
+                # Else nobody would ever see more than what was read last.
+                _log.exception("the boards cannot be read")
+                self.error = (
+                    f"the boards cannot be read: {type(error).__name__}; the log of the pages says more"
+                )
             self._tell()
             self._stop.wait(max(0.05, self._seconds - (time.monotonic() - began)))

@@ -8,7 +8,6 @@ from typing import Any
 
 from mqi_dagster.errors import InputError, UnreachableError
 from mqi_dagster.ledger.audit import Action
-from mqi_dagster.ledger.leases import absence
 from mqi_dagster.ledger.ledger import Ledger
 from mqi_dagster.ledger.slots import Slot
 from mqi_dagster.lifecycle.jobs import POOL
@@ -18,7 +17,7 @@ from mqi_dagster.operations.sites import open_site
 from mqi_dagster.people.rights import Actor, Right
 from mqi_dagster.resources.gpu_pool import GpuPool
 from mqi_dagster.resources.site import Site
-from mqi_dagster.worklist.pool import PoolRow, pool_rows
+from mqi_dagster.worklist.pool import PoolRow, pool_rows, state_of
 
 REASON = re.compile(r"[^\x00-\x1f\x7f]{1,200}")
 
@@ -49,26 +48,13 @@ def _row(row: PoolRow) -> dict[str, Any]:
         "index": slot.index,
         "uuid": slot.uuid,
         "in_pool": slot.usable,
-        "state": _state(row),
+        "state": state_of(row),
         "beam": None if lease is None else lease.partition,
         "run": None if lease is None else lease.owner,
         "memory_mb": slot.memory_mb or (None if seen is None else seen.memory_mb),
         **{name: None if seen is None else getattr(seen, name) for name in _SEEN},
         "seen_at": None if seen is None else seen.seen_at.isoformat(timespec="seconds"),
     }
-
-
-def _state(row: PoolRow) -> str:
-    slot, lease, seen = row.slot, row.lease, row.seen
-    if not row.pooled and seen is not None:
-        return {True: "in use", False: "free", None: "not of the pool"}[seen.allocated]
-    if slot.switched_off_at is not None:
-        return f"off: {slot.switched_off_reason}"
-    if not slot.in_service:
-        return absence(None if seen is None else seen.seen_at)
-    if lease is None and seen is not None and seen.foreign_processes:
-        return f"{seen.foreign_processes} foreign processes"
-    return "leased" if lease is not None else "free"
 
 
 def open_pool(place: Path) -> Site:

@@ -72,6 +72,19 @@ def identity_of(site: Site, instance: dg.DagsterInstance, actor: Actor, partitio
     return found
 
 
+def is_of_patient(site: Site, instance: dg.DagsterInstance, partition: str, words: str) -> bool:
+    """Whether a partition is of a patient with this ID, or whose name holds these words.
+
+    Nobody is told more of it here; whoever searches notes that by itself.
+    """
+    found = _remembered(site, instance, root_of(partition))
+    if found is None:
+        return False
+    wanted = words.casefold()
+    plain = found.name.replace(", ", " ").casefold()
+    return wanted == found.patient_id.casefold() or wanted in found.name.casefold() or wanted in plain
+
+
 def _remembered(site: Site, instance: dg.DagsterInstance, unit: str) -> Identity | None:
     key, now = (site.settings_file, unit), time.monotonic()
     at, found = _known.get(key, (0.0, None))

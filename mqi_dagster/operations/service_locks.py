@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+from dataclasses import dataclass
+from datetime import UTC, datetime
 from enum import StrEnum
 from pathlib import Path
 
@@ -62,6 +64,27 @@ def take(settings: Settings, service: Service, *, by: str = "") -> int:
 def held(settings: Settings) -> list[Service]:
     """The services that run now, whoever has started them."""
     return [service for service in Service if is_held(_path(settings, service))]
+
+
+@dataclass(frozen=True, slots=True)
+class ServiceSeen:
+    """A service that has run here once."""
+
+    service: Service
+    runs: bool
+    started_at: datetime
+    """When it was started last."""
+
+
+def seen(settings: Settings) -> tuple[ServiceSeen, ...]:
+    """Every service of a site that has ever run, whether it runs now, and since when."""
+    found = []
+    for service in Service:
+        path = _path(settings, service)
+        runs = is_held(path)
+        if runs is not None:
+            found.append(ServiceSeen(service, runs, datetime.fromtimestamp(path.stat().st_mtime, UTC)))
+    return tuple(found)
 
 
 def managed(settings: Settings) -> list[Service]:

@@ -128,6 +128,8 @@ class IonPlan:
     setup_beam_numbers: tuple[int, ...]
     identifiers: tuple[str, ...]
     """Every text of the plan that names a person, for scrubbing what engines print."""
+    label: str = ""
+    """RT Plan Label as it stands there."""
     identity: Identity = UNKNOWN
     """What names must not hold."""
 

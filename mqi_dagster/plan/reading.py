@@ -127,6 +127,7 @@ def _plan(dataset: Dataset) -> IonPlan:
         ),
         setup_beam_numbers=tuple(beam for beam in by_number if beam not in treatment),
         identifiers=identifiers_of(dataset),
+        label=text(dataset, "RTPlanLabel"),
         identity=identity_of(dataset),
     )
 

@@ -2,17 +2,26 @@
 
 from __future__ import annotations
 
+import asyncio
 import hmac
 import secrets
+import time
+from collections import OrderedDict
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
-from datetime import timedelta
+from datetime import UTC, datetime, timedelta
 from typing import Annotated
 
 from fastapi import Depends, Request, Response
 from starlette.concurrency import run_in_threadpool
 
-from mqi_dagster.errors import InfrastructureError, NotAllowedError, SignInError
+from mqi_dagster.errors import (
+    ConfigurationError,
+    InfrastructureError,
+    MqiError,
+    NotAllowedError,
+    SignInError,
+)
 from mqi_dagster.ledger.accounts import Session
 from mqi_dagster.ledger.audit import Action, Outcome
 from mqi_dagster.operations.people import SignedIn, actor_of, bearer
@@ -22,6 +31,9 @@ from mqi_dagster.people.tries import SignInTries
 from mqi_dagster.resources.site import Site
 
 READS = ("GET", "HEAD", "OPTIONS")
+PATIENCE_SECONDS = 3.0
+"""For so long a ledger is asked who somebody is; then those who were here before may still look."""
+_REMEMBERED = 1000
 CSRF_FIELD, CSRF_HEADER = "csrf", "x-csrf-token"
 
 
@@ -84,8 +96,10 @@ class Doorkeeper:
         self._path = web.prefix or "/"
         self._idle = timedelta(minutes=web.idle_minutes)
         self._longest = timedelta(hours=web.session_hours)
-        self._known: dict[str, Visitor] = {}
+        self._known: OrderedDict[str, Visitor] = OrderedDict()
         """Signed-in visitors as they were last: while the ledger is away they may still look."""
+        self._asking: dict[object, float] = {}
+        """When each question began that the ledger has not answered yet."""
 
     def cookie_name(self, name: str) -> str:
         """A cookie's name, which says as much of where it is sent to as browsers hold it to."""
@@ -99,8 +113,33 @@ class Doorkeeper:
             return told[-1].rpartition(",")[2].strip()[:45]
         return request.client.host if request.client is not None else ""
 
-    def visitor(self, request: Request) -> Visitor | None:
+    async def find(self, request: Request, *, in_use: bool = True) -> Visitor | None:
+        """Whoever asks, as `visitor` says, however long the ledger takes.
+
+        A ledger that hangs is asked no more until it has answered: its silence must not take every thread.
+        """
+        now = time.monotonic()
+        if now - min(list(self._asking.values()), default=now) <= PATIENCE_SECONDS:
+            asked = asyncio.ensure_future(run_in_threadpool(self._ask, request, in_use))
+            if await asyncio.wait({asked}, timeout=PATIENCE_SECONDS) and asked.done():
+                return asked.result()
+            asked.add_done_callback(lambda late: late.cancelled() or late.exception())
+        return self._as_before(self._cookie_of(request), InfrastructureError("the ledger does not answer"))
+
+    def _ask(self, request: Request, in_use: bool) -> Visitor | None:
+        question = object()
+        self._asking[question] = time.monotonic()
+        try:
+            return self.visitor(request, in_use=in_use)
+        finally:
+            del self._asking[question]
+
+    def visitor(self, request: Request, *, in_use: bool = True) -> Visitor | None:
         """Whoever asks; None where nobody is signed in.
+
+        Args:
+            request: What they ask.
+            in_use: Whether it keeps them signed in: a page that brings itself up to date does not.
 
         Raises:
             SignInError: There is a token, and it is worth nothing.
@@ -112,19 +151,29 @@ class Doorkeeper:
             if actor is None:
                 raise SignInError("this token is not known here, was revoked, or has expired")
             return Visitor(actor, actor.name)
-        secret = request.cookies.get(self.cookie, "")
-        return self._of_cookie(fingerprint(secret)) if secret else None
+        key = self._cookie_of(request)
+        return self._of_cookie(key, in_use) if key else None
 
-    def _of_cookie(self, key: str) -> Visitor | None:
+    def _cookie_of(self, request: Request) -> str:
+        """What the ledger knows a browser's session by; empty where it brings none."""
+        secret = request.cookies.get(self.cookie, "")
+        return fingerprint(secret) if secret else ""
+
+    def _as_before(self, key: str, away: MqiError) -> Visitor:
+        known = self._known.get(key)
+        session = known.session if known is not None else None
+        if known is None or session is None or datetime.now(UTC) - session.created_at > self._longest:
+            raise away
+        # Nothing can be done without the ledger, and what is shown is of before.
+        looks = frozenset({Right.LOOK}) & known.actor.rights
+        return Visitor(Actor(known.name, looks, "pages"), known.full_name, known.language, session)
+
+    def _of_cookie(self, key: str, in_use: bool) -> Visitor | None:
         try:
-            found = self._site.ledger.sessions.find(key, self._idle, self._longest)
-        except InfrastructureError:
-            known = self._known.get(key)
-            if known is None:
-                raise
-            # Nothing can be done without the ledger, and what is shown is of before.
-            looks = frozenset({Right.LOOK}) & known.actor.rights
-            return Visitor(Actor(known.name, looks, "pages"), known.full_name, known.language, known.session)
+            found = self._site.ledger.sessions.find(key, self._idle, self._longest, in_use=in_use)
+        except (InfrastructureError, ConfigurationError) as away:
+            # Also one of another revision, until this program or the ledger is brought up to date.
+            return self._as_before(key, away)
         if found is None:
             self._known.pop(key, None)
             return None
@@ -134,6 +183,9 @@ class Doorkeeper:
             actor_of(account, "pages"), account.full_name, account.language, session, sets_password
         )
         self._known[key] = visitor
+        self._known.move_to_end(key)
+        while len(self._known) > _REMEMBERED:
+            self._known.popitem(last=False)
         return visitor
 
     def let_in(self, request: Request, response: Response, signed_in: SignedIn) -> None:
@@ -178,12 +230,17 @@ class Needs:
             SignInError: Nobody is signed in.
             NotAllowedError: The right is missing, or the form does not come from a page of this session.
         """
-        doorkeeper: Doorkeeper = request.app.state.doorkeeper
-        visitor = await run_in_threadpool(doorkeeper.visitor, request)
-        if visitor is None:
-            raise SignInError("sign in first")
+        visitor = await self.visitor(request)
         if visitor.session is not None and request.method not in READS:
             await _require_form(request, visitor)
+        return visitor
+
+    async def visitor(self, request: Request, *, in_use: bool = True) -> Visitor:
+        """The same for one who only looks; see `Doorkeeper.visitor`."""
+        doorkeeper: Doorkeeper = request.app.state.doorkeeper
+        visitor = await doorkeeper.find(request, in_use=in_use)
+        if visitor is None:
+            raise SignInError("sign in first")
         if self.right is None:
             return visitor
         try:
@@ -227,8 +284,11 @@ def still(request: Request, needs: Needs) -> GoesOn:
         if await request.is_disconnected():
             return False
         try:
-            await needs(request)
-        except (SignInError, NotAllowedError, InfrastructureError):
+            await needs.visitor(request, in_use=False)
+        except (SignInError, NotAllowedError):
+            return False
+        except MqiError:
+            # The ledger is away, and this process has not seen this visitor before: the page says why.
             return False
         return True
 

@@ -8,6 +8,7 @@ from http import HTTPStatus
 from pathlib import Path
 from urllib.parse import quote, urlsplit
 
+from anyio.to_thread import current_default_thread_limiter
 from fastapi import Depends, FastAPI, Request, Response
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import RedirectResponse
@@ -23,12 +24,14 @@ from mqi_dagster.resources.site import Site
 from mqi_dagster.web import words
 from mqi_dagster.web.access import Doorkeeper, public
 from mqi_dagster.web.acting import Acting, kind_of
+from mqi_dagster.web.identities import Identities
 from mqi_dagster.web.live import Live
 from mqi_dagster.web.once import Once
 from mqi_dagster.web.pages import (
     account,
     actions,
     audit,
+    board,
     case,
     course,
     login,
@@ -41,6 +44,7 @@ from mqi_dagster.web.render import Pages
 from mqi_dagster.web.reports import Reports
 
 LARGEST_BODY = 1 << 20
+_THREADS = 200
 _HEADERS = {
     "Content-Security-Policy": "default-src 'self'; img-src 'self' data:; object-src 'none';"
     " base-uri 'none'; form-action 'self'; frame-ancestors 'none'",
@@ -59,13 +63,15 @@ def create_app(site: Site, live: Live | None = None) -> FastAPI:
         site: The site.
         live: Reads its boards; None: as usual.
     """
-    board = live or Live(site)
+    boards = live or Live(site)
 
     @asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
-        await board.start()
+        # A database that hangs must not keep every thread from whoever asks for what is read already.
+        current_default_thread_limiter().total_tokens = _THREADS
+        await boards.start()
         yield
-        await board.stop()
+        await boards.stop()
 
     web = site.settings.web
     app = FastAPI(
@@ -77,16 +83,17 @@ def create_app(site: Site, live: Live | None = None) -> FastAPI:
         openapi_url=None,
     )
     app.state.site = site
-    app.state.live = board
+    app.state.live = boards
     app.state.doorkeeper = Doorkeeper(site)
     app.state.pages = Pages(site)
-    app.state.reports = Reports(site, board)
+    app.state.reports = Reports(site, boards)
     acting = Acting(site)
     app.state.pages.offer(asked=acting.asked, reviewed=acting.review, kind_of=kind_of)
     app.state.openid = None if web.openid is None else OpenIdSignIn(web.openid)
     app.state.once = Once()
     own = (login.router, single_sign_on.router, account.router, people.router, audit.router)
-    for router in (*own, worklist.router, case.router, course.router, actions.router):
+    app.state.identities = Identities(site)
+    for router in (*own, worklist.router, board.router, case.router, course.router, actions.router):
         app.include_router(router)
     app.mount("/static", StaticFiles(directory=Path(__file__).parent / "static"), name="static")
     app.add_api_route("/healthz", _healthz, dependencies=[Depends(public)], include_in_schema=False)

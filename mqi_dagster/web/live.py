@@ -4,30 +4,58 @@ from __future__ import annotations
 
 import asyncio
 import hashlib
+import secrets
 import threading
-from collections import OrderedDict
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
-from typing import Any
+from typing import Any, TypeVar
 
 import dagster as dg
 
 from mqi_dagster.errors import MqiError
+from mqi_dagster.ledger.alarms import AlarmKind
 from mqi_dagster.lifecycle.health import HealthProblem
 from mqi_dagster.operations.alarms import found_now
 from mqi_dagster.operations.board_reader import BackgroundReader, BoardReader
+from mqi_dagster.operations.service_locks import ServiceSeen, seen
 from mqi_dagster.resources.site import Site
 from mqi_dagster.web import words
 from mqi_dagster.web.access import Crowd, Visitor
+from mqi_dagster.web.gpu_history import GpuHistory
 from mqi_dagster.web.render import Pages
 from mqi_dagster.worklist import Work
 
+Made = TypeVar("Made")
 EVERY_SECONDS = 2.0
 BEAT_SECONDS = 10.0
-"""After so long without a change a stream says that it lives."""
-_KEPT = 200
+"""After so long without a change a stream says that it lives; as often it is asked who still may look."""
+SILENT_SECONDS = 10.0
+"""After so long without an answer the records count as away, even if nothing has failed."""
+_FIRST_SECONDS = 25.0
+"""The first reading of a large site takes its time."""
+_WATCH_SECONDS = 2.0
+_SIGNS_EVERY = timedelta(seconds=10)
+"""So often last signs of life are shown anew where nothing else has changed."""
 _AWAY_AGAIN = timedelta(seconds=10)
+_KEPT = 200
+_CAUSES_AT_ONCE, _LABELS_AT_ONCE = 20, 200
+"""A page that was just opened shows at once, and the causes of many failures one after the other."""
+AWAY = frozenset(
+    {
+        AlarmKind.DAEMON_AWAY,
+        AlarmKind.CODE_AWAY,
+        AlarmKind.SERVICES_AWAY,
+        AlarmKind.WATCH_AWAY,
+        AlarmKind.INBOX_AWAY,
+        AlarmKind.DICOM_AWAY,
+        AlarmKind.TARGET_AWAY,
+        AlarmKind.CLUSTER_AWAY,
+        AlarmKind.LEDGER_AWAY,
+        AlarmKind.RECORDS_AWAY,
+    }
+)
+"""What is told first on every live page."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,6 +70,16 @@ class Seen:
     """Why it cannot be read now; empty where it can. ``work`` is of before."""
     away: tuple[HealthProblem, ...] = ()
     """What does not work at this moment, where the boards cannot be read."""
+    services: tuple[ServiceSeen, ...] = ()
+    """The site's processes."""
+
+    @property
+    def missing(self) -> list[tuple[str, str]]:
+        """What is away at this moment: its kind, and what is wrong and what to do."""
+        if self.error:
+            return [(one.kind.value, one.text) for one in self.away]
+        alarms = self.work.alarms if self.work is not None else []
+        return [(one.kind, one.text) for one in alarms if one.kind in AWAY]
 
 
 class Live:
@@ -54,24 +92,38 @@ class Live:
 
     def __init__(self, site: Site, seconds: float = EVERY_SECONDS) -> None:
         self._site = site
-        self._board = BoardReader(site, timedelta.max, again=True)
-        self._reader = BackgroundReader(self._board, seconds, self._told_from_thread)
+        self._board = BoardReader(site, None, _CAUSES_AT_ONCE, again=True, labels_at_once=_LABELS_AT_ONCE)
+        self._reader = BackgroundReader(self._board, seconds, self._told_from_thread, goes_on=True)
         self._loop: asyncio.AbstractEventLoop | None = None
+        self._watching: asyncio.Task[None] | None = None
+        self._looking: asyncio.Task[None] | None = None
         self._changed = asyncio.Event()
-        self._away_at = datetime.min.replace(tzinfo=UTC)
-        self._rendered: OrderedDict[tuple[object, ...], str] = OrderedDict()
-        self._rendering = threading.Lock()
+        self._told_at = datetime.min.replace(tzinfo=UTC)
+        self._looked_at = self._signs_at = self._told_at
+        self._made: dict[tuple[object, ...], Any] = {}
+        self._made_of = -1
+        self._making = threading.RLock()
+        self.gpus = GpuHistory()
+        self.began = secrets.token_hex(4)
+        """Tells what this process has read from what another one has, where both count versions."""
         self.seen = Seen(0, None, "")
         self.streams = 0
         """How many are open."""
+        self.failures = 0
+        """Readings that have failed since the start."""
 
     async def start(self) -> None:
         """Begin to read; call it in the loop that serves the pages."""
         self._loop = asyncio.get_running_loop()
+        self._told_at = datetime.now(UTC)
         self._reader.start()
+        self._watching = asyncio.create_task(self._watch())
 
     async def stop(self) -> None:
         """Read no more, and end the streams."""
+        for task in (self._watching, self._looking):
+            if task is not None:
+                task.cancel()
         await asyncio.to_thread(self._reader.stop)
         self._loop = None
         self._changed.set()
@@ -86,32 +138,64 @@ class Live:
         """Whether nothing is pushed any more."""
         return self._loop is None
 
-    def _told_from_thread(self) -> None:
-        refused = self._reader.refused
-        error = refused.message if refused is not None else self._reader.error or ""
-        work, before = self._reader.work, self.seen
-        away = before.away if error else ()
-        if error and datetime.now(UTC) - self._away_at > _AWAY_AGAIN:
-            self._away_at = datetime.now(UTC)
-            try:
-                away = tuple(found_now(self._site))
-            except MqiError as failure:
-                error = f"{error}; {failure.message}"
-        same = error == before.error and away == before.away and _content(work) == _content(before.work)
-        seen = Seen(before.version + (not same), work, error, away)
-        loop = self._loop
-        if loop is not None:
-            loop.call_soon_threadsafe(self._publish, seen, same)
+    # What is read
 
-    def _publish(self, seen: Seen, same: bool) -> None:
-        self.seen = seen
+    def _told_from_thread(self) -> None:
+        work, error, loop = self._reader.work, self._reader.error or "", self._loop
+        if loop is not None:
+            loop.call_soon_threadsafe(self._told, work, error)
+
+    def _told(self, work: Work | None, error: str) -> None:
+        self._told_at = datetime.now(UTC)
+        self.failures += bool(error)
+        if not error:
+            self.gpus.add(work.gpus if work is not None else ())
+        self._publish(work=work, error=error, away=self.seen.away if error else ())
+
+    def _publish(self, **changes: Any) -> None:
+        before = self.seen
+        after = replace(before, **changes)
+        now = datetime.now(UTC)
+        same = _content(before) == _content(after)
+        if same and now - self._signs_at > _SIGNS_EVERY:
+            same = _signs(before.work) == _signs(after.work)
+        if not same:
+            self._signs_at = now
+        self.seen = replace(after, version=before.version + (not same))
         if not same:
             changed, self._changed = self._changed, asyncio.Event()
             changed.set()
 
+    async def _watch(self) -> None:
+        """Look at what does not depend on the records, and whether these have answered of late."""
+        while True:
+            try:
+                self._publish(services=await asyncio.to_thread(seen, self._site.settings))
+            except (MqiError, OSError):
+                self._publish(services=())
+            silent = (datetime.now(UTC) - self._told_at).total_seconds()
+            if silent > (SILENT_SECONDS if self.seen.work is not None else _FIRST_SECONDS):
+                text = f"they have not answered since {self._told_at:%Y-%m-%d %H:%M:%S} UTC"
+                self._publish(error=text)
+            looks = self._looking is not None and not self._looking.done()
+            if self.seen.error and not looks and datetime.now(UTC) - self._looked_at > _AWAY_AGAIN:
+                # By itself: whoever is away may keep it waiting for long.
+                self._looked_at = datetime.now(UTC)
+                self._looking = asyncio.create_task(self._look())
+            await asyncio.sleep(_WATCH_SECONDS)
+
+    async def _look(self) -> None:
+        try:
+            found = tuple(await asyncio.to_thread(found_now, self._site))
+        except MqiError:
+            # What the error of the boards says itself.
+            found = ()
+        if self.seen.error:
+            self._publish(away=found)
+
     async def first(self, seconds: float = 10.0) -> Seen:
         """What was read last; the first reading is waited for."""
-        if self.seen.version == 0:
+        if self.seen.work is None and not self.seen.error:
             await self._wait(seconds)
         return self.seen
 
@@ -121,16 +205,28 @@ class Live:
         except TimeoutError:
             return
 
-    def rendered(self, key: tuple[object, ...], render: Callable[[], str]) -> str:
-        """A part of a page, made once for all who see the same, until something changes."""
-        whole = (self.seen.version, *key)
-        with self._rendering:
-            found = self._rendered.get(whole)
-            if found is None:
-                found = self._rendered[whole] = render()
-                while len(self._rendered) > _KEPT:
-                    self._rendered.popitem(last=False)
+    async def after(self, version: int, seconds: float = BEAT_SECONDS) -> Seen:
+        """What was read last; a change of what was read as ``version`` is waited for."""
+        if version == self.seen.version and not self.stopped:
+            await self._wait(seconds)
+        return self.seen
+
+    # What is shown
+
+    def made(self, key: tuple[object, ...], make: Callable[[], Made]) -> Made:
+        """What is made of the boards, once for all who want the same, until something changes."""
+        version = self.seen.version
+        with self._making:
+            if self._made_of != version or len(self._made) > _KEPT:
+                self._made_of, self._made = version, {}
+            if key not in self._made:
+                self._made[key] = make()
+            found: Made = self._made[key]
         return found
+
+    def rendered(self, key: tuple[object, ...], render: Callable[[], str]) -> str:
+        """A part of a page; see `made`."""
+        return self.made(("rendered", *key), render)
 
     def part(
         self,
@@ -166,7 +262,7 @@ class Live:
             goes_on: Whether whoever looks is still signed in and may.
         """
         self.streams += 1
-        told = ""
+        told, asked_at = "", asyncio.get_running_loop().time()
         try:
             while not self.stopped:
                 version = self.seen.version
@@ -177,25 +273,27 @@ class Live:
                     yield {"event": "part", "data": html}
                 else:
                     yield {"event": "beat", "data": ""}
-                if version == self.seen.version:
-                    await self._wait(BEAT_SECONDS)
-                if not await goes_on():
-                    yield {"event": "end", "data": ""}
-                    return
+                await self.after(version)
+                now = asyncio.get_running_loop().time()
+                if now - asked_at >= BEAT_SECONDS - 1.0:
+                    asked_at = now
+                    if not await goes_on():
+                        yield {"event": "end", "data": ""}
+                        return
         finally:
             self.streams -= 1
 
 
-def _content(work: Work | None) -> tuple[object, ...]:
+def _content(seen: Seen) -> tuple[object, ...]:
     """What of it is a change: not that it was looked at once more."""
-    if work is None:
-        return ()
-    return (
-        work.daemon_alive,
-        work.concluded_cases,
-        work.cases,
-        work.beams,
-        work.gpus,
-        work.queue,
-        work.alarms,
-    )
+    found: tuple[object, ...] = (seen.error, seen.away, seen.services, seen.work is None)
+    work = seen.work
+    if work is not None:
+        found += (work.daemon_alive, work.concluded_cases, work.cases, work.beams, work.gpus, work.queue)
+        found += (work.alarms, [(one.cluster, one.failing_since, one.failure) for one in work.clusters])
+    return found
+
+
+def _signs(work: Work | None) -> tuple[object, ...]:
+    """The last signs of life, which come again and again."""
+    return () if work is None else (work.daemon_seen, work.sensors, work.clusters, work.targets)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from datetime import datetime
+from datetime import datetime, tzinfo
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -12,14 +12,37 @@ from urllib.parse import quote
 from fastapi import Request
 from fastapi.responses import HTMLResponse
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
+from markupsafe import Markup, escape
 
+from mqi_dagster.assets.pipelines import PIPELINES
 from mqi_dagster.errors import LONGEST_MESSAGE, shown
 from mqi_dagster.moments import in_zone, local
+from mqi_dagster.partitions import find_key, root_of
 from mqi_dagster.resources.site import Site
 from mqi_dagster.web import words
 from mqi_dagster.web.access import Crowd, Visitor
 
 _HERE = Path(__file__).parent
+
+
+def _harmless(value: object) -> object:
+    """What stands in a page: control characters, and marks that turn the direction of writing, are shown."""
+    if type(value) is not str or value.isprintable():
+        return value
+    return "\n".join(
+        "\t".join(shown(part, len(part)) for part in line.split("\t")) for line in value.split("\n")
+    )
+
+
+def _said(text: str, zone: tzinfo) -> Markup:
+    """A message as people read it: moments in the site's zone, commands set apart."""
+    parts = str(_harmless(in_zone(text, zone))).split("`")
+    if len(parts) % 2 == 0:
+        return escape("`".join(parts))
+    return Markup("").join(
+        Markup("<code>{}</code>").format(part) if number % 2 else escape(part)
+        for number, part in enumerate(parts)
+    )
 
 
 class Pages:
@@ -39,6 +62,7 @@ class Pages:
             trim_blocks=True,
             lstrip_blocks=True,
             extensions=["jinja2.ext.i18n"],
+            finalize=_harmless,
         )
         # The module of the extension adds these, which no stub knows.
         self._templates.install_gettext_callables(  # type: ignore[attr-defined]
@@ -46,16 +70,21 @@ class Pages:
         )
         self._templates.globals["url"] = lambda path: f"{self.prefix}{path}"
         self._templates.globals["dagster"] = self._dagster
+        self._kinds = [pipeline.units.kind for pipeline in PIPELINES]
+        self._templates.globals["page_of"] = lambda row: (
+            f"{self.prefix}/{row.kind}/{quote(row.case, safe='')}"
+        )
         zone = site.timezone
         self._templates.filters.update(
             word=words.word,
-            said=words._,
+            translated=words._,
             moment=partial(words.moment, zone=zone),
             duration=words.duration,
             number=words.number,
             fixed=lambda value, digits: "–" if value is None else f"{value:,.{digits}f}",
             shown=lambda path: shown(str(path), LONGEST_MESSAGE),
             in_zone=lambda text: in_zone(text, zone),
+            said=partial(_said, zone=zone),
             dated=lambda value, seconds=False: local(value, zone, seconds=seconds) if value else "",
             iso=lambda value: value.isoformat() if isinstance(value, datetime) else "",
         )
@@ -69,6 +98,11 @@ class Pages:
     def offer(self, **functions: Callable[..., Any]) -> None:
         """Functions that templates may call by these names."""
         self._templates.globals.update(functions)
+
+    def link(self, subject: str) -> str:
+        """Address of the page of a case, a beam's case or the like; empty of what has no page."""
+        key = find_key(root_of(subject), self._kinds)
+        return f"{self.prefix}/{key.kind.name}/{quote(key.text, safe='')}" if key is not None else ""
 
     def part(self, template: str, visitor: Visitor | Crowd | None, **values: Any) -> str:
         """A part of a page."""

@@ -5,7 +5,6 @@ from __future__ import annotations
 import io
 from contextvars import ContextVar
 from datetime import datetime, tzinfo
-from enum import StrEnum
 from functools import cache
 from pathlib import Path
 
@@ -15,6 +14,7 @@ from babel.messages.pofile import read_po
 from babel.support import NullTranslations, Translations
 
 from mqi_dagster.settings.web import Language
+from mqi_dagster.worklist import Stage
 
 LANGUAGE: ContextVar[Language] = ContextVar("language", default=Language.ENGLISH)
 """Of the request that is answered."""
@@ -45,9 +45,9 @@ def ngettext(one: str, many: str, count: int) -> str:
     return str(catalogue(LANGUAGE.get()).ungettext(one, many, count))
 
 
-def word(value: StrEnum) -> str:
+def word(value: str) -> str:
     """A state, stage, role or the like, as people say it."""
-    return _(value.value.replace("_", " "))
+    return _(value.words if isinstance(value, Stage) else str(value).replace("_", " "))
 
 
 def done(code: str) -> str:

@@ -21,9 +21,12 @@ def alarms(found: Iterable[HealthProblem], raised: Iterable[Alarm]) -> list[Alar
     for one in found:
         known = stored.pop((one.kind, one.subject), None)
         since = known.first_at if known is not None else one.since
-        listed.append(AlarmStatus(kind=one.kind.value, subject=one.subject, text=one.text, since=since))
+        number = known.id if known is not None else None
+        listed.append(
+            AlarmStatus(id=number, kind=one.kind.value, subject=one.subject, text=one.text, since=since)
+        )
     listed += [
-        AlarmStatus(kind=one.kind.value, subject=one.subject, text=one.text, since=one.first_at)
+        AlarmStatus(id=one.id, kind=one.kind.value, subject=one.subject, text=one.text, since=one.first_at)
         for one in stored.values()
     ]
     return listed

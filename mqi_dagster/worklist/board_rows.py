@@ -11,9 +11,10 @@ from pydantic import BaseModel, ConfigDict
 
 from mqi_dagster.ledger.arrivals import Arrival
 from mqi_dagster.ledger.cluster_jobs import ClusterJob
+from mqi_dagster.lifecycle.case_facts import CaseFacts
 from mqi_dagster.lifecycle.case_status import BeamFacts, PartitionStatus, RunFacts
 from mqi_dagster.lifecycle.stages import CaseState, Stage
-from mqi_dagster.partitions import CASE
+from mqi_dagster.partitions import CASE, PartitionKind
 
 
 class StatusRow(BaseModel):
@@ -28,6 +29,14 @@ class CaseStatus(StatusRow):
     case: str
     fraction: int | None
     """None of what is no fraction of a plan."""
+    kind: str = CASE.name
+    """Of its partition: ``case``, ``course``."""
+    machine: str = ""
+    """Id of the treatment machine; empty before it is taken in, and where there is none."""
+    plan: str = ""
+    """Label of the plan, without the patient's identity; empty as above."""
+    beam_names: tuple[str, ...] = ()
+    """Of its beams by number, without the patient's identity; empty as above."""
     arrived: datetime | None
     """First sight; None where the ledger does not know the case."""
     state: CaseState
@@ -78,6 +87,8 @@ class BeamStatus(StatusRow):
     """Id of its job on a cluster."""
     job_state: str | None = None
     """State of that job, with Slurm's own word for it."""
+    job_place: str | None = None
+    """Its cluster, and on which node it is or why it waits."""
     attempt: int | None = None
     """Number of the attempt at the simulation; None before the first, and once it is handed over."""
     priority: int = 0
@@ -98,6 +109,8 @@ class GpuStatus(StatusRow):
     slot: bool
     """Whether beams lease it here; what a cluster gives to jobs by itself is only seen."""
     in_service: bool
+    status: str = ""
+    """Whether it is leased, free or in use, or why it is not given out."""
     owner: str | None
     """Beam that has leased it."""
     leased_at: datetime | None
@@ -128,9 +141,42 @@ class QueueStatus(StatusRow):
     """How many runs are queued for each reason."""
 
 
+class ClusterStatus(StatusRow):
+    """One cluster, as the last polls of its jobs went."""
+
+    cluster: str
+    polled_at: datetime | None
+    """The last poll that got an answer."""
+    failing_since: datetime | None
+    failure: str
+    """Why the last poll got none; empty where it did."""
+    used_bytes: float | None
+    """What our folders took there when it was measured last."""
+
+
+class SensorStatus(StatusRow):
+    """One sensor of Dagster's daemon."""
+
+    sensor: str
+    on: bool
+    ticked_at: datetime | None
+    """Its last evaluation."""
+
+
+class TargetStatus(StatusRow):
+    """Where results are handed over."""
+
+    target: str
+    """``local``, or the name of a host."""
+    handed_over_at: datetime | None
+    """When it has taken something last."""
+
+
 class AlarmStatus(StatusRow):
     """Something that a person should know now."""
 
+    id: int | None = None
+    """Number in the ledger; None of what is seen now and stands in no ledger yet."""
     kind: str
     subject: str
     text: str
@@ -156,6 +202,9 @@ class Work(StatusRow):
     gpus: list[GpuStatus]
     queue: QueueStatus
     alarms: list[AlarmStatus]
+    clusters: list[ClusterStatus] = []
+    sensors: list[SensorStatus] = []
+    targets: list[TargetStatus] = []
 
 
 @dataclass(frozen=True, slots=True)
@@ -201,6 +250,7 @@ def beam_row(case: str, number: int, beam: BeamKnown, now: datetime) -> BeamStat
         slot=facts.slot if status.at_work else None,
         job=job.job_id if job is not None else None,
         job_state=job_words(job) if job is not None else None,
+        job_place=": ".join(filter(None, (job.cluster, job.reason))) if job is not None else None,
         attempt=facts.attempt,
         priority=latest.priority,
         since=latest.since,
@@ -214,24 +264,32 @@ def job_words(job: ClusterJob) -> str:
 
 
 def unit_row(
+    kind: PartitionKind,
     unit: str,
     arrival: Arrival | None,
     latest: RunFacts,
     status: PartitionStatus,
     parts: Mapping[int, PartitionStatus] | None = None,
+    facts: CaseFacts | None = None,
 ) -> CaseStatus:
     """The row of a case, or of what is worked on whole in another pipeline.
 
     Args:
+        kind: Of its partition.
         unit: Key of its partition.
         arrival: What the ledger knows of its arrival.
         latest: Its latest run.
         status: Where it stands.
         parts: Where its beams stand; None where it has not been taken in, or has none.
+        facts: What its inventory says, once it was read.
     """
     key = CASE.find(unit)
     return CaseStatus(
         case=unit,
+        kind=kind.name,
+        machine=facts.machine if facts is not None else "",
+        plan=facts.plan if facts is not None else "",
+        beam_names=facts.names if facts is not None else (),
         fraction=key.number if key is not None else None,
         arrived=arrival.first_seen if arrival is not None else None,
         state=status.state,

@@ -7,8 +7,7 @@ from datetime import timedelta
 
 import dagster as dg
 
-from mqi_dagster.delivery.manifest import CaseManifest
-from mqi_dagster.lifecycle.beam import beams_of
+from mqi_dagster.lifecycle.case_facts import CaseFacts
 from mqi_dagster.lifecycle.case_status import (
     BeamFacts,
     RunFacts,
@@ -62,11 +61,19 @@ class CaseIndex(PartitionIndex):
 
     def _read(self, units: Collection[str]) -> Collection[str]:
         """Read together what their rows are derived from; further cases, whose words were read now."""
+        self._manifests.read([case for case in units if self._may_be_told_apart(case)])
         read = self._read_words(units)
         finished = list(self._finished_beams(units))
         for asset in (DOSE, HANDED_OVER):
             self._from.events.read_latest(asset, finished)
         return read
+
+    def _may_be_told_apart(self, case: str) -> bool:
+        """Whether its row may ask for the inventory, as that of every concluded case does."""
+        run = self._from.runs.latest.get(case)
+        done = run is None or run.state is RunState.DONE
+        taken_in = done and self._from.events.number(MANIFEST, case) is not None
+        return taken_in and not self._manifests.is_read(case) and not self._is_old(case)
 
     def _read_words(self, cases: Iterable[str]) -> list[str]:
         """Read names of beams and what was not delivered as planned together, never case by case.
@@ -123,23 +130,24 @@ class CaseIndex(PartitionIndex):
     def _rows(self, case: str) -> tuple[CaseStatus, dict[int, BeamStatus]]:
         events, arrival = self._from.events, self._from.ledger.arrivals.get(case)
         latest = self._facts(case, arrival.priority if arrival is not None else 0)
-        keys, manifest = events.parts_of(case), None
+        keys, facts = events.parts_of(case), None
         taken_in = events.number(MANIFEST, case) is not None
         if taken_in and (not keys or self._from.runs.intakes[case] > 1):
-            manifest, keys = self._by_manifest(case, keys)
+            facts, keys = self._by_manifest(case, keys)
         if not taken_in or not keys:
             status = case_status(arrival, latest, None, None, self._is_removed(case))
-            return unit_row(case, arrival, latest, status), {}
+            return unit_row(self._kind, case, arrival, latest, status), {}
         beams = self._beams(case, keys)
-        if manifest is None and self._to_be_told_apart(latest, beams):
-            manifest, named = self._by_manifest(case, keys)
+        if facts is None and self._to_be_told_apart(latest, beams):
+            facts, named = self._by_manifest(case, keys)
             if named != keys:
                 keys, beams = named, self._beams(case, named)
         parts = {number: beam.status for number, beam in beams.items()}
         over = bool(parts) and all(part.stage is Stage.HANDED_OVER for part in parts.values())
         concluded = over and self._manifests.concluded(case, keys)
-        status = case_status(arrival, latest, manifest, parts, concluded)
-        row = self._with_delivery(unit_row(case, arrival, latest, status, parts))
+        status = case_status(arrival, latest, facts, parts, concluded)
+        row = unit_row(self._kind, case, arrival, latest, status, parts, self._known_facts(case))
+        row = self._with_delivery(row)
         return row, {number: beam_row(case, number, beam, self._now) for number, beam in beams.items()}
 
     def _with_delivery(self, row: CaseStatus) -> CaseStatus:
@@ -150,9 +158,9 @@ class CaseIndex(PartitionIndex):
         reason = "; ".join(part for part in (row.reason, wrong) if part)
         return row.model_copy(update={"reason": reason})
 
-    def _by_manifest(self, case: str, keys: dict[int, str]) -> tuple[CaseManifest | None, dict[int, str]]:
-        manifest = self._manifests.of(case)
-        return manifest, beams_of(manifest) if manifest is not None else keys
+    def _by_manifest(self, case: str, keys: dict[int, str]) -> tuple[CaseFacts | None, dict[int, str]]:
+        facts = self._manifests.of(case)
+        return facts, facts.beams(case) if facts is not None else keys
 
     @staticmethod
     def _to_be_told_apart(latest: RunFacts, beams: dict[int, BeamKnown]) -> bool:
@@ -167,17 +175,17 @@ class CaseIndex(PartitionIndex):
     def _beams(self, case: str, keys: dict[int, str]) -> dict[int, BeamKnown]:
         arrival = self._from.ledger.arrivals.get(case)
         priority = arrival.priority if arrival is not None else 0
-        labels, found = self._labels(case), {}
+        known, found = self._known_facts(case), {}
+        labels = known.labels if known is not None else {}
         for number, key in keys.items():
             latest = self._facts(key, priority)
             facts = self._beam_facts(key, latest)
             found[number] = BeamKnown(key, labels.get(number, ""), latest, facts, beam_status(latest, facts))
         return found
 
-    def _labels(self, case: str) -> dict[int, str]:
-        """What stands beside the keys of a case's beams, once it was read."""
-        manifest = self._manifests.of(case) if self._manifests.is_read(case) else None
-        return {} if manifest is None else {beam.number: beam.label for beam in manifest.beams}
+    def _known_facts(self, case: str) -> CaseFacts | None:
+        """What its inventory says, once it was read."""
+        return self._manifests.of(case) if self._manifests.is_read(case) else None
 
     def _beam_facts(self, beam: str, latest: RunFacts) -> BeamFacts:
         if latest.state in (RunState.NONE, RunState.DONE):

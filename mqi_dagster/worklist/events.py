@@ -30,6 +30,7 @@ class EventIndex:
         self._kinds = [level.kind for level in levels_of(pipelines)]
         self._assets = [asset for pipeline in pipelines for asset in pipeline.status_assets]
         self._made: dict[str, dict[str, int]] = {asset: {} for asset in self._assets}
+        self._newest_of: dict[str, int] = {}
         self._by_number: dict[int, Materialisation | None] = {}
         self._newest = 0
         self._last: int | None = None
@@ -50,6 +51,13 @@ class EventIndex:
         if number not in self._by_number:
             self._by_number[number] = made_by_number(self._instance, asset, [number]).get(number)
         return self._by_number[number]
+
+    def newest(self, asset: str) -> Materialisation | None:
+        """The latest materialisation of an asset, of whatever partition."""
+        number = self._newest_of.get(asset)
+        if number is not None and number not in self._by_number:
+            self._by_number[number] = made_by_number(self._instance, asset, [number]).get(number)
+        return None if number is None else self._by_number[number]
 
     def before(self, asset: str, key: str, number: int) -> Materialisation | None:
         """The latest materialisation with a lower number."""
@@ -81,6 +89,7 @@ class EventIndex:
         whole = self._whole_at is None or now - self._whole_at > _WHOLE_EVERY_SECONDS
         if whole:
             self._made = {asset: {} for asset in self._assets}
+            self._newest_of.clear()
             self._newest, self._last = 0, None
             self._pages.clear()
             self._keys.clear()
@@ -108,6 +117,8 @@ class EventIndex:
         made = self._made[asset]
         changed = {partition for partition, number in found.items() if made.get(partition) != number}
         made.update(found)
+        if found:
+            self._newest_of[asset] = max(found.values())
         return changed
 
     def _read_keys(self, kind: PartitionKind) -> set[str]:

@@ -1,8 +1,9 @@
-"""The manifests of cases, each read once, and whether a case is concluded with what its beams have now."""
+"""What the inventories of cases say, each read once, and whether a case is concluded with what it has now."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Mapping
+from typing import TypeVar
 
 import dagster as dg
 
@@ -10,6 +11,7 @@ from mqi_dagster.delivery.manifest import CaseManifest
 from mqi_dagster.delivery.verdict import AS_PLANNED
 from mqi_dagster.errors import StoreError
 from mqi_dagster.lifecycle.beam import inventory_of, manifest_in
+from mqi_dagster.lifecycle.case_facts import CaseFacts, facts_in, facts_of
 from mqi_dagster.lifecycle.case_status import counts_since, unchanged_since_conclusion, why_not_handed_over
 from mqi_dagster.lifecycle.conclusion_request import DELIVERY, NOT_COMPARED
 from mqi_dagster.lifecycle.lineage import digest_in, records_of, text_in
@@ -19,6 +21,12 @@ from mqi_dagster.partitions import root_of
 from mqi_dagster.resources.site import Site
 from mqi_dagster.worklist.events import EventIndex
 from mqi_dagster.worklist.ledger_snapshot import LedgerSnapshot
+
+Value = TypeVar("Value")
+
+
+def _delivery_in(_: str, record: dg.EventLogRecord) -> str | None:
+    return text_in(record, DELIVERY)
 
 
 class Manifests:
@@ -45,12 +53,12 @@ class Manifests:
         self._pipeline = pipeline
         self._events = events
         self._ledger = ledger
-        self._read: dict[str, tuple[int | None, CaseManifest | None]] = {}
+        self._read: dict[str, tuple[int | None, CaseFacts | None]] = {}
         self._delivery: dict[str, tuple[int | None, str]] = {}
         self._inventories: dict[str, tuple[int | None, Inventory]] = {}
 
-    def of(self, case: str) -> CaseManifest | None:
-        """The manifest of a case; None where it has none, or it is damaged."""
+    def of(self, case: str) -> CaseFacts | None:
+        """What the inventory of a case says; None where it has none, or nobody knows."""
         made = self._events.number(MANIFEST, case)
         found = self._read.get(case)
         if found is None or found[0] != made:
@@ -59,23 +67,35 @@ class Manifests:
         return found[1]
 
     def read(self, cases: Collection[str]) -> None:
-        """Read the manifests of cases; the event log is asked for all of them together."""
-        for case, (number, digest) in self._latest(MANIFEST, cases, digest_in).items():
-            self._read[case] = (number, self._published(case, digest) if digest is not None else None)
+        """Read what :meth:`of` says of cases; the event log is asked for all of them together.
+
+        The manifest itself, which is long, is opened only where its materialisation does not say it.
+        """
+        self._read |= self._latest(MANIFEST, cases, self._facts)
+
+    def _facts(self, case: str, record: dg.EventLogRecord) -> CaseFacts | None:
+        found = facts_in(record)
+        if found is None:
+            manifest = self._published(case, digest_in(record))
+            found = None if manifest is None else facts_of(manifest)
+        return found
 
     def _latest(
-        self, asset: str, cases: Collection[str], value_of: Callable[[dg.EventLogRecord], str | None]
-    ) -> dict[str, tuple[int | None, str | None]]:
-        """Number of each case's latest materialisation, and a value of it."""
+        self, asset: str, cases: Collection[str], value_of: Callable[[str, dg.EventLogRecord], Value | None]
+    ) -> dict[str, tuple[int | None, Value | None]]:
+        """Number of each case's latest materialisation, and what it says: a record itself is long."""
         made = {case: self._events.number(asset, case) for case in cases}
-        numbers = {number for number in made.values() if number is not None}
-        texts = {record.storage_id: value_of(record) for record in records_of(self._instance, asset, numbers)}
-        return {
-            case: (number, None if number is None else texts.get(number)) for case, number in made.items()
+        of_number = {number: case for case, number in made.items() if number is not None}
+        values = {
+            record.storage_id: value_of(of_number[record.storage_id], record)
+            for record in records_of(self._instance, asset, of_number.keys())
         }
+        return {case: (number, values.get(number or 0)) for case, number in made.items()}
 
-    def _published(self, case: str, digest: str) -> CaseManifest | None:
+    def _published(self, case: str, digest: str | None) -> CaseManifest | None:
         try:
+            if digest is None:
+                return None
             return manifest_in(self._site.store.resolve(case, None, MANIFEST, digest), case)
         except StoreError:
             return None
@@ -93,8 +113,7 @@ class Manifests:
 
     def read_deliveries(self, cases: Collection[str]) -> None:
         """Read what :meth:`delivery` says of cases; the event log is asked for all of them together."""
-        latest = self._latest(CONCLUDED, cases, lambda record: text_in(record, DELIVERY))
-        for case, (number, said) in latest.items():
+        for case, (number, said) in self._latest(CONCLUDED, cases, _delivery_in).items():
             wrong = "" if said in (None, AS_PLANNED, NOT_COMPARED) else f"not delivered as planned: {said}"
             self._delivery[case] = (number, wrong)
 
@@ -128,5 +147,6 @@ class Manifests:
     def _inventory(self, case: str) -> Inventory:
         made, found = self._events.number(MANIFEST, case), self._inventories.get(case)
         if found is None or found[0] != made:
-            found = self._inventories[case] = made, inventory_of(self.of(case))
+            digests = self._latest(MANIFEST, [case], lambda _, record: digest_in(record))
+            found = self._inventories[case] = made, inventory_of(self._published(case, digests[case][1]))
         return found[1]

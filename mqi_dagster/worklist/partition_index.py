@@ -59,6 +59,7 @@ class PartitionIndex(ABC):
     ) -> None:
         self._instance = instance
         self._pipeline = pipeline
+        self._kind = pipeline.units.kind
         self._from = known
         self._history = history
         self._causes_at_once = causes_at_once
@@ -70,7 +71,13 @@ class PartitionIndex(ABC):
         self._parts: dict[str, dict[int, BeamStatus]] = {}
         self._settled: set[str] = set()
         """Concluded units that are not listed any more."""
-        self._sorted: tuple[list[str], list[tuple[str, int]]] | None = None
+        self._sorted = False
+        self._listed: tuple[list[CaseStatus], list[BeamStatus]] = [], []
+        """The rows in their order; other lists wherever one of them changes."""
+        self._places: tuple[dict[str, int], dict[tuple[str, int], int]] = {}, {}
+        """Where they stand in these."""
+        self._changed: set[str] = set()
+        """Units of which a row has changed, and not its place."""
         self._counted: tuple[Counter[Stage], Counter[Stage]] | None = None
         self._queue = Queue({}, 0, 0)
         self._now = datetime.min
@@ -92,7 +99,7 @@ class PartitionIndex(ABC):
         self._units.clear()
         self._parts.clear()
         self._settled.clear()
-        self._sorted = None
+        self._sorted = False
 
     @property
     def known(self) -> Iterable[str]:
@@ -121,8 +128,16 @@ class PartitionIndex(ABC):
         self._from.ledger.read_ends(failed)
         for unit in {*wanted, *self._read(wanted)}:
             self._derive(unit)
-        if self._sorted is None:
+        if not self._sorted:
             self._sort()
+        elif self._changed:
+            units, parts = self._listed[0].copy(), self._listed[1].copy()
+            for unit in self._changed:
+                units[self._places[0][unit]] = self._units[unit]
+                for number, row in self._parts[unit].items():
+                    parts[self._places[1][unit, number]] = row
+            self._listed = units, parts
+        self._changed.clear()
 
     def _failed_runs(self, units: Iterable[str]) -> Iterable[str]:
         for unit in units:
@@ -141,13 +156,17 @@ class PartitionIndex(ABC):
             self._settled.discard(unit)
             if known:
                 row, parts = self._rows(unit)
+        if row == before and parts == parts_before:
+            # The same objects stay listed: whoever compares two lists is told by that.
+            return
+        self._changed.add(unit)
         if row is None:
             self._units.pop(unit, None)
             self._parts.pop(unit, None)
         else:
             self._units[unit], self._parts[unit] = row, parts
         if _order_of(before) != _order_of(row) or _orders(parts_before) != _orders(parts):
-            self._sorted = None
+            self._sorted = False
 
     def _is_known(self, unit: str) -> bool:
         """Whether there is such a unit: in the pages anybody can add a partition of any part."""
@@ -195,7 +214,12 @@ class PartitionIndex(ABC):
         units = sorted(self._units, key=lambda unit: (board_order(self._units[unit]), unit))
         every = [(row, (unit, number)) for unit, rows in self._parts.items() for number, row in rows.items()]
         every.sort(key=lambda one: (board_order(one[0]), one[1]))
-        self._sorted = units, [of for _, of in every]
+        self._sorted = True
+        self._listed = [self._units[unit] for unit in units], [row for row, _ in every]
+        self._places = (
+            {unit: place for place, unit in enumerate(units)},
+            {of: place for place, (_, of) in enumerate(every)},
+        )
         self._counted = (
             Counter(row.stage for row in self._units.values()),
             Counter(row.stage for row, _ in every),
@@ -203,11 +227,11 @@ class PartitionIndex(ABC):
 
     def units(self) -> list[CaseStatus]:
         """The listed units, those in work first."""
-        return [self._units[unit] for unit in (self._sorted or ([], []))[0]]
+        return self._listed[0]
 
     def parts(self) -> list[BeamStatus]:
         """The parts of the listed units, those in work first."""
-        return [self._parts[unit][number] for unit, number in (self._sorted or ([], []))[1]]
+        return self._listed[1]
 
     def units_in(self, stage: Stage) -> int:
         """How many listed units are at a stage."""

@@ -6,7 +6,7 @@ from collections.abc import Iterable, Iterator
 from typing import NamedTuple
 
 from mqi_dagster.ledger.gpus import GpuUsage
-from mqi_dagster.ledger.leases import Lease
+from mqi_dagster.ledger.leases import Lease, absence
 from mqi_dagster.ledger.slots import Slot, SlotKind
 from mqi_dagster.worklist.board_rows import GpuStatus
 
@@ -36,6 +36,20 @@ def pool_rows(slots: Iterable[Slot], leases: Iterable[Lease], seen: Iterable[Gpu
         yield PoolRow(slot, False, None, one)
 
 
+def state_of(row: PoolRow) -> str:
+    """Whether a slot or a device is leased, free or in use, or why it is not given out."""
+    slot, lease, seen = row.slot, row.lease, row.seen
+    if not row.pooled and seen is not None:
+        return {True: "in use", False: "free", None: "not of the pool"}[seen.allocated]
+    if slot.switched_off_at is not None:
+        return f"off: {slot.switched_off_reason}"
+    if not slot.in_service:
+        return absence(None if seen is None else seen.seen_at)
+    if lease is None and seen is not None and seen.foreign_processes:
+        return f"{seen.foreign_processes} foreign processes"
+    return "leased" if lease is not None else "free"
+
+
 def gpu_status(row: PoolRow) -> GpuStatus:
     """A row as the board has it."""
     slot, lease, seen = row.slot, row.lease, row.seen
@@ -46,6 +60,7 @@ def gpu_status(row: PoolRow) -> GpuStatus:
         uuid=slot.uuid,
         slot=row.pooled,
         in_service=slot.usable,
+        status=state_of(row),
         owner=lease.partition if lease is not None else None,
         leased_at=lease.acquired_at if lease is not None else None,
         heartbeat_at=lease.heartbeat_at if lease is not None else None,

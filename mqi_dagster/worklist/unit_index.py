@@ -32,7 +32,7 @@ class UnitIndex(PartitionIndex):
         jobs = self._pipeline.units.jobs
         command = self._pipeline.command
         status = unit_status(jobs, arrival, latest, lambda: self._concluded(unit), command)
-        return unit_row(unit, arrival, latest, status), {}
+        return unit_row(self._kind, unit, arrival, latest, status), {}
 
     def _concluded(self, unit: str) -> bool:
         arrival = self._from.ledger.arrivals.get(unit)

@@ -5,11 +5,13 @@ from __future__ import annotations
 from collections.abc import Collection, Iterable, Iterator
 from datetime import UTC, datetime, timedelta
 from heapq import merge
+from itertools import chain
 
 import dagster as dg
 
 from mqi_dagster.ledger.ledger import Ledger
-from mqi_dagster.lifecycle.health import HealthProblem, health
+from mqi_dagster.lifecycle.health import HealthProblem, SensorSeen, health, sensors_seen
+from mqi_dagster.lifecycle.materialisations import HANDED_OVER
 from mqi_dagster.lifecycle.pipeline import Pipeline, levels_of
 from mqi_dagster.lifecycle.runs import RunState
 from mqi_dagster.lifecycle.stages import Stage, WorkPhase
@@ -17,7 +19,15 @@ from mqi_dagster.lifecycle.uptime import Heartbeat
 from mqi_dagster.partitions import CASE, PartitionKind, find_key
 from mqi_dagster.resources.site import Site
 from mqi_dagster.worklist.alarms import alarms
-from mqi_dagster.worklist.board_rows import BeamStatus, CaseStatus, QueueStatus, Work
+from mqi_dagster.worklist.board_rows import (
+    BeamStatus,
+    CaseStatus,
+    ClusterStatus,
+    QueueStatus,
+    SensorStatus,
+    TargetStatus,
+    Work,
+)
 from mqi_dagster.worklist.case_index import CaseIndex
 from mqi_dagster.worklist.events import EventIndex
 from mqi_dagster.worklist.ledger_snapshot import LedgerSnapshot
@@ -86,9 +96,12 @@ class Worklist:
                 index = UnitIndex(instance, pipeline, known, history=history, causes_at_once=causes_at_once)
             self._indexes[pipeline.units.kind] = index
         self._kinds = [level.kind for level in levels_of(pipelines)]
+        self._together: (
+            tuple[list[tuple[list[CaseStatus], list[BeamStatus]]], list[CaseStatus], list[BeamStatus]] | None
+        ) = None
         self._events_at: datetime | None = None
         self._limits: tuple[datetime, Limits] | None = None
-        self._health: tuple[datetime, Heartbeat, list[HealthProblem]] | None = None
+        self._health: tuple[datetime, Heartbeat, list[HealthProblem], list[SensorSeen]] | None = None
 
     def snapshot(self, now: datetime | None = None) -> Work:
         """Everything at this moment.
@@ -107,7 +120,7 @@ class Worklist:
         arrivals = self._ledger.refresh(now)
         runs = self._runs.refresh()
         events = self._read_events(now, bool(runs))
-        (heartbeat, found), limits = self._read_health(now), self._read_limits(now)
+        (heartbeat, found, sensors), limits = self._read_health(now), self._read_limits(now)
         before, self._queue = self._queue, Queue.of(self._runs, limits, heartbeat.alive)
         if runs is None or events is None:
             changed = self._everything()
@@ -125,7 +138,7 @@ class Worklist:
         changed |= self._units(working)
         for kind, index in self._indexes.items():
             index.update((unit for unit, of in changed.items() if of is kind), self._queue, now)
-        return self._work(now, heartbeat, limits, found)
+        return self._work(now, heartbeat, limits, found, sensors)
 
     def _read_events(self, now: datetime, runs_changed: bool) -> set[str] | None:
         """Nothing is made without a run, but for what a person reports; partitions may come by themselves."""
@@ -172,11 +185,11 @@ class Worklist:
                     wanted.add(beam)
         return wanted
 
-    def _read_health(self, now: datetime) -> tuple[Heartbeat, list[HealthProblem]]:
+    def _read_health(self, now: datetime) -> tuple[Heartbeat, list[HealthProblem], list[SensorSeen]]:
         if self._health is None or now - self._health[0] >= _HEALTH_EVERY:
             heartbeat = Heartbeat.of(self._instance, now)
             found = health(self._instance, self._site, self._pipelines, self._opened, now, heartbeat)
-            self._health = (now, heartbeat, found)
+            self._health = (now, heartbeat, found, sensors_seen(self._instance, self._pipelines))
         return self._health[1:]
 
     def _read_limits(self, now: datetime) -> Limits:
@@ -184,18 +197,28 @@ class Worklist:
             self._limits = (now, Limits.of(self._instance))
         return self._limits[1]
 
-    def _work(self, now: datetime, heartbeat: Heartbeat, limits: Limits, found: list[HealthProblem]) -> Work:
+    def _work(
+        self,
+        now: datetime,
+        heartbeat: Heartbeat,
+        limits: Limits,
+        found: list[HealthProblem],
+        sensors: list[SensorSeen],
+    ) -> Work:
         indexes = self._indexes.values()
+        cases, beams = self._listed()
         reasons: dict[str, int] = {}
         for reason, _ in self._queue.reasons.values():
             reasons[reason] = reasons.get(reason, 0) + 1
         leases = self._ledger.leases.values()
-        return Work(
+        handed_over = self._events.newest(HANDED_OVER)
+        # These rows are made of what was read: nothing has to be validated for every one of them again.
+        return Work.model_construct(
             at=now,
             daemon_seen=heartbeat.seen,
             daemon_alive=heartbeat.alive,
-            cases=list(merge(*(index.units() for index in indexes), key=board_order)),
-            beams=[row for index in indexes for row in index.parts()],
+            cases=cases,
+            beams=beams,
             concluded_cases=sum(index.concluded for index in indexes),
             gpus=[gpu_status(row) for row in pool_rows(self._ledger.slots, leases, self._ledger.gpus)],
             queue=QueueStatus(
@@ -210,7 +233,32 @@ class Worklist:
                 reasons=reasons,
             ),
             alarms=alarms(found, self._ledger.alarms),
+            clusters=[
+                ClusterStatus(**{name: getattr(one, name) for name in ClusterStatus.model_fields})
+                for one in self._ledger.clusters
+            ],
+            sensors=[SensorStatus(sensor=one.name, on=one.on, ticked_at=one.ticked_at) for one in sensors],
+            targets=[
+                TargetStatus(
+                    target=self._site.settings.handover.target,
+                    handed_over_at=handed_over.at if handed_over is not None else None,
+                )
+            ],
         )
+
+    def _listed(self) -> tuple[list[CaseStatus], list[BeamStatus]]:
+        """The rows of all pipelines, put together anew only where one of them has changed."""
+        rows = [(index.units(), index.parts()) for index in self._indexes.values()]
+        if self._together is None or any(
+            now is not before
+            for one, other in zip(rows, self._together[0], strict=True)
+            for now, before in zip(one, other, strict=True)
+        ):
+            units, parts = ([some for some in of if some] for of in zip(*rows, strict=True))
+            cases = units[0] if len(units) == 1 else list(merge(*units, key=board_order))
+            beams = parts[0] if len(parts) == 1 else list(chain.from_iterable(parts))
+            self._together = rows, cases, beams
+        return self._together[1:]
 
     def every_case(self, kind: PartitionKind | None = None) -> Iterator[CaseStatus]:
         """The cases as the last snapshot saw them, the latest arrival first, those without one at the end.

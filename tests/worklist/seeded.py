@@ -34,6 +34,7 @@ from mqi_dagster.execution.locks import hold
 from mqi_dagster.ledger.ledger import Ledger
 from mqi_dagster.ledger.outcomes import RunOutcome, RunVerdict
 from mqi_dagster.ledger.tables import ARRIVAL
+from mqi_dagster.lifecycle import case_facts
 from mqi_dagster.lifecycle.uptime import WATCH_LOCK
 from mqi_dagster.partitions import beam_key
 from mqi_dagster.resources.site import Site
@@ -230,14 +231,14 @@ class Seeded:
                 )
             )
 
-    def made(self, asset: str, partitions: Iterable[str]) -> None:
+    def made(self, asset: str, partitions: Iterable[str], metadata: Mapping[str, Any] | None = None) -> None:
         """Materialisations in the index of the event log; what is handed over is the dose."""
         storage = self.instance.event_log_storage
         assert isinstance(storage, SqlEventLogStorage)
         rows = [
             {
                 "run_id": "",
-                "event": serialize_value(self._materialised(asset, partition)),
+                "event": serialize_value(self._materialised(asset, partition, metadata or {})),
                 "dagster_event_type": "ASSET_MATERIALIZATION",
                 "timestamp": self.now.replace(tzinfo=None),
                 "step_key": asset,
@@ -249,10 +250,9 @@ class Seeded:
         with storage.index_connection() as connection:
             connection.execute(SqlEventLogStorageTable.insert(), rows)
 
-    def _materialised(self, asset: str, partition: str) -> EventLogEntry:
-        made = dg.AssetMaterialization(
-            asset, partition=partition, metadata={"digest": f"digest of {asset}", **_SOURCE.get(asset, {})}
-        )
+    def _materialised(self, asset: str, partition: str, metadata: Mapping[str, Any]) -> EventLogEntry:
+        values = {"digest": f"digest of {asset}", **_SOURCE.get(asset, {}), **metadata}
+        made = dg.AssetMaterialization(asset, partition=partition, metadata=values)
         event = DagsterEvent(
             dg.DagsterEventType.ASSET_MATERIALIZATION.value,
             "beam",
@@ -280,6 +280,47 @@ class Seeded:
         finally:
             path.unlink(missing_ok=True)
             os.close(lock)
+
+    def taken_in(
+        self, cases: Iterable[str], beams: int = 3, machine: str = "G1", plan: str = ""
+    ) -> list[str]:
+        """Cases whose inventories say what those of the real intake say; the keys of their beams."""
+        cases = list(cases)
+        rows = [
+            {
+                case_facts.BEAM: number,
+                case_facts.NAME: f"Field {number}",
+                case_facts.LOWEST: 80.0,
+                case_facts.HIGHEST: 150.0 + number,
+                case_facts.GANTRY: "90",
+                case_facts.COMPLETE: True,
+            }
+            for number in range(1, beams + 1)
+        ]
+        self.arrivals(cases)
+        self.partitions("case", cases)
+        self.runs([("intake", case, "SUCCESS", {}) for case in cases])
+        metadata = {
+            case_facts.MACHINE: machine,
+            case_facts.PLAN_LABEL: plan,
+            case_facts.PARTIAL: False,
+            case_facts.MISSING: "none",
+            case_facts.BEAM_TABLE: dg.MetadataValue.table([dg.TableRecord(row) for row in rows]),
+        }
+        self.made("case_manifest", cases, metadata)
+        keys = [beam_key(case, number) for case in cases for number in range(1, beams + 1)]
+        self.partitions("beam", keys)
+        return keys
+
+    def concluded(self, cases: Iterable[str], **inventory: Any) -> None:
+        """Cases that are concluded with all of their beams."""
+        cases = list(cases)
+        keys = self.taken_in(cases, **inventory)
+        self.runs([("beam", key, "SUCCESS", {"mqi/gpu": "simulation"}) for key in keys])
+        for asset in ("rt_dose", "handed_over"):
+            self.made(asset, keys)
+        self.runs([("conclusion", case, "SUCCESS", {}) for case in cases])
+        self.made("case_handed_over", cases)
 
     # A whole site
 

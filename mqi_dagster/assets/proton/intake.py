@@ -9,6 +9,7 @@ from mqi_dagster.delivery.manifest import CaseManifest, InputFile, beam_inputs
 from mqi_dagster.delivery.validation import build_manifest
 from mqi_dagster.errors import DeliveryError, MqiError, Where
 from mqi_dagster.execution.scrub import Scrubber
+from mqi_dagster.lifecycle import case_facts
 from mqi_dagster.lifecycle.arrived import ArrivedCase, find_case, inputs_away
 from mqi_dagster.lifecycle.beam import MANIFEST_FILE, hu_table_of, read_manifest, require_unchanged
 from mqi_dagster.lifecycle.boundary import Boundary, is_passing, tried_again
@@ -57,24 +58,27 @@ def manifest_digest(site: Site, manifest: CaseManifest) -> str:
 
 def _metadata(manifest: CaseManifest) -> dict[str, Any]:
     return {
-        "machine": manifest.machine_id,
+        case_facts.MACHINE: manifest.machine_id,
+        case_facts.PLAN_LABEL: manifest.plan_label,
         "fraction": manifest.fraction,
         "clinical fraction": manifest.clinical_fraction or 0,
-        "partial": manifest.partial,
-        "missing beams": ", ".join(str(number) for number in manifest.missing_beams) or "none",
+        case_facts.PARTIAL: manifest.partial,
+        case_facts.MISSING: ", ".join(str(number) for number in manifest.missing_beams) or "none",
         "deliveries": len(manifest.deliveries),
         "files": len(every_file(manifest)),
         "CT images": len(manifest.ct_series),
-        "beam table": dg.MetadataValue.table(
+        case_facts.BEAM_TABLE: dg.MetadataValue.table(
             records=[
                 dg.TableRecord(
                     {
-                        "beam": beam.number,
-                        "name": beam.shown_name,
-                        "lowest energy [MeV]": round(beam.energies_mev[0], 2),
-                        "highest energy [MeV]": round(beam.energies_mev[1], 2),
-                        "gantry angle [°]": "unknown" if beam.gantry_deg is None else f"{beam.gantry_deg:g}",
-                        "complete": beam.complete,
+                        case_facts.BEAM: beam.number,
+                        case_facts.NAME: beam.shown_name,
+                        case_facts.LOWEST: round(beam.energies_mev[0], 2),
+                        case_facts.HIGHEST: round(beam.energies_mev[1], 2),
+                        case_facts.GANTRY: (
+                            case_facts.UNKNOWN if beam.gantry_deg is None else f"{beam.gantry_deg:g}"
+                        ),
+                        case_facts.COMPLETE: beam.complete,
                         "layers": len(beam.layers),
                         "planned MU": round(sum(layer.planned_mu for layer in beam.layers), 3),
                         "delivered MU": round(sum(layer.delivered_mu for layer in beam.layers), 3),
@@ -82,7 +86,7 @@ def _metadata(manifest: CaseManifest) -> dict[str, Any]:
                 )
                 for beam in sorted(manifest.beams, key=lambda beam: beam.number)
             ]
-            or [dg.TableRecord({"beam": 0})]
+            or [dg.TableRecord({case_facts.BEAM: 0})]
         ),
         "notes": "; ".join(manifest.notes) or "none",
     }
@@ -123,15 +127,16 @@ def _build(site: Site, found: ArrivedCase) -> CaseManifest:
 def _for_people(manifest: CaseManifest, plan: IonPlan) -> CaseManifest:
     """The inventory with what is shown beside the keys of its beams."""
     scrubber = Scrubber(plan.identifiers)
+
+    def shown(text: str) -> str:
+        line = " ".join("".join(char if char.isprintable() else " " for char in text).split())
+        return scrubber.text(line)[:_LONGEST_NAME]
+
     beams = []
     for entry in manifest.beams:
-        line = " ".join("".join(char if char.isprintable() else " " for char in entry.name).split())
-        changes = {
-            "shown_name": scrubber.text(line)[:_LONGEST_NAME],
-            "gantry_deg": plan.beam(entry.number).gantry_angle_deg,
-        }
-        beams.append(entry.model_copy(update=changes))
-    return manifest.model_copy(update={"beams": tuple(beams)})
+        gantry = plan.beam(entry.number).gantry_angle_deg
+        beams.append(entry.model_copy(update={"shown_name": shown(entry.name), "gantry_deg": gantry}))
+    return manifest.model_copy(update={"beams": tuple(beams), "plan_label": shown(plan.label)})
 
 
 @dg.asset(

@@ -18,7 +18,7 @@ from tests.cli.mqi_command import MQI
 
 CASES = ("P000000001.fx0001", "P000000002.fx0001", "Q000000001.fx0001")
 COURSE = "RAAAAAAAA2.c01"
-SERVICES = ("code", "daemon", "pages", "viewer", "watch")
+SERVICES = ("code", "daemon", "pages", "viewer", "web", "watch")
 
 
 @pytest.fixture(scope="module")
@@ -66,7 +66,7 @@ def offered(place: Path, line: str, **environment: str) -> list[str]:
         ("mqi gpu off g", ["gpuserver/cpu0", "gpuserver/cpu1"]),
         ("mqi model check r", ["rules_ct"]),
         ("mqi case list --state in", ["in-work"]),
-        ("mqi service w", ["watch"]),
+        ("mqi service d", ["daemon"]),
         ("mqi case can", ["cancel"]),
     ],
 )  # fmt: skip

@@ -146,7 +146,7 @@ def test_a_shell_is_told_how_to_complete() -> None:
     assert "--install-completion" in ended.stdout
     asked = subprocess.run(
         [MQI],
-        env={"_MQI_COMPLETE": "complete_bash", "COMP_WORDS": "mqi set", "COMP_CWORD": "1"},
+        env={**os.environ, "_MQI_COMPLETE": "complete_bash", "COMP_WORDS": "mqi set", "COMP_CWORD": "1"},
         capture_output=True,
         text=True,
         check=False,

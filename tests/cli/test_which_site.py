@@ -100,6 +100,7 @@ WITHOUT_JSON = {
     "demo": "for people: `mqi case show --json` tells the same",
     "course demo": "for people: `mqi course show --json` tells the same",
     "service": "becomes another process",
+    "web": "becomes another process",
     "settings-reference": "is a page of Markdown",
     "model weights": "is a section of a YAML file",
 }

@@ -201,6 +201,18 @@ class TooManyTriesError(SignInError):
         self.seconds = seconds
 
 
+class KeyReusedError(InputError):
+    """An idempotency key comes once more, with another request."""
+
+    code = "key-reused"
+
+
+class AtWorkError(InputError):
+    """The first request with an idempotency key is not answered yet."""
+
+    code = "at-work"
+
+
 class EngineError(MqiError):
     """The engine failed, or what it left behind is not a valid dose of this beam."""
 

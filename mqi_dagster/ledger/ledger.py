@@ -18,6 +18,7 @@ from mqi_dagster.ledger.clusters import Clusters
 from mqi_dagster.ledger.database import Database, utc_now
 from mqi_dagster.ledger.fractions import Fractions
 from mqi_dagster.ledger.gpus import Gpus
+from mqi_dagster.ledger.idempotency import Idempotency
 from mqi_dagster.ledger.key_check import KeyCheck
 from mqi_dagster.ledger.leases import Leases
 from mqi_dagster.ledger.notices import Notices
@@ -31,6 +32,7 @@ from mqi_dagster.ledger.tables import (
     ATTEMPT,
     CLUSTER_JOB,
     NOTICE,
+    NOTICED_STATUS,
     PROGRESS,
     RUN_OUTCOME,
     WAITING,
@@ -66,6 +68,7 @@ class Ledger:
         self.tokens = Tokens(database)
         self.audit = Audit(database)
         self.signatures = Signatures(database)
+        self.idempotency = Idempotency(database)
 
     @classmethod
     def open(cls, url: str, clock: Callable[[], datetime] = utc_now) -> Self:
@@ -106,6 +109,7 @@ class Ledger:
                 WAITING.c.partition,
                 PROGRESS.c.partition,
                 RUN_OUTCOME.c.partition,
+                NOTICED_STATUS.c.partition,
             ):
                 connection.execute(delete(column.table).where(_of(column, case)))
             now = self.database.clock()

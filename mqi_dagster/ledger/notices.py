@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import secrets
+from collections.abc import Collection
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from enum import StrEnum
 
-from sqlalchemy import Connection, Row, func, insert, select, update
+from sqlalchemy import Connection, Row, delete, func, insert, select, update
 
-from mqi_dagster.ledger.database import Database
-from mqi_dagster.ledger.tables import ALARM, NOTICE, NOTICE_CHANNEL
+from mqi_dagster.ledger.database import Database, batched
+from mqi_dagster.ledger.tables import ALARM, NOTICE, NOTICE_CHANNEL, NOTICED_STATUS
 
 
 class NoticeEvent(StrEnum):
@@ -18,6 +20,7 @@ class NoticeEvent(StrEnum):
     RAISED = "alarm_raised"
     CLEARED = "alarm_cleared"
     CONCLUDED = "case_concluded"
+    STATUS = "status_changed"
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,11 +32,25 @@ class Notice:
     event: NoticeEvent
     reference: str
     kind: str
-    """Kind of the alarm; empty where it is none."""
+    """Kind of the alarm, or of the partition whose status has changed; empty where it is neither."""
     subject: str
     """Case key, beam key, or name of a host or folder role."""
     text: str
     happened_at: datetime
+    state: str = ""
+    """Of the partition from then on; empty where no status has changed."""
+
+
+@dataclass(frozen=True, slots=True)
+class SeenStatus:
+    """Where a partition stands, as somebody has seen it."""
+
+    partition: str
+    kind: str
+    state: str
+    run_id: str
+    """The run that has failed, empty where none has: failed once more is another status."""
+    text: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,6 +89,11 @@ def _state(connection: Connection, channel: str) -> ChannelState | None:
     return None if row is None else ChannelState(**row._mapping)
 
 
+def _noticed(connection: Connection) -> dict[str, tuple[str, str]]:
+    rows = connection.execute(select(NOTICED_STATUS)).all()
+    return {row.partition: (row.state, row.run_id) for row in rows}
+
+
 def add_notice(
     connection: Connection,
     event: NoticeEvent,
@@ -80,6 +102,7 @@ def add_notice(
     subject: str,
     text: str,
     happened_at: datetime,
+    state: str = "",
 ) -> None:
     """Write a notice in the transaction of what it is about; the same event and reference once."""
     known = select(NOTICE.c.id).where(NOTICE.c.event == event.value, NOTICE.c.reference == reference)
@@ -92,6 +115,7 @@ def add_notice(
                 subject=subject,
                 text=text,
                 happened_at=happened_at,
+                state=state,
             )
         )
 
@@ -131,15 +155,66 @@ class Notices:
             rows = connection.execute(select(NOTICE_CHANNEL).order_by(NOTICE_CHANNEL.c.channel)).all()
         return [ChannelState(**row._mapping) for row in rows]
 
-    def due(self, channel: str, limit: int) -> list[Notice]:
-        """What a channel has to send now, oldest first; nothing while it waits for its next try."""
+    def record_statuses(self, seen: Collection[SeenStatus], happened_at: datetime) -> int:
+        """Write a notice for each partition that stands elsewhere than the last notice of it said.
+
+        Of what stood there when such notices began there is none. Whoever sees it, and however often, writes
+        each change once.
+
+        Args:
+            seen: Every partition of the site.
+            happened_at: When it was seen.
+
+        Returns:
+            How many notices were written.
+        """
+        now = {"": ("", ""), **{one.partition: (one.state, one.run_id) for one in seen}}
+        with self._database.read() as connection:
+            if _noticed(connection) == now:
+                return 0
+        with self._database.write() as connection:
+            before = _noticed(connection)
+            changed = {key: mark for key, mark in now.items() if before.get(key) != mark}
+            for keys in batched([*changed, *(before.keys() - now.keys())]):
+                connection.execute(delete(NOTICED_STATUS).where(NOTICED_STATUS.c.partition.in_(keys)))
+            rows = [
+                {"partition": key, "state": state, "run_id": run} for key, (state, run) in changed.items()
+            ]
+            if rows:
+                connection.execute(insert(NOTICED_STATUS), rows)
+            told = [one for one in seen if one.partition in changed] if before else []
+            for one in told:
+                add_notice(
+                    connection, NoticeEvent.STATUS, secrets.token_hex(16), one.kind, one.partition, one.text,
+                    happened_at, one.state,
+                )  # fmt: skip
+        return len(told)
+
+    def due(self, channel: str, limit: int, events: Collection[str] | None = None) -> list[Notice]:
+        """What a channel has to send now, oldest first; nothing while it waits for its next try.
+
+        Args:
+            channel: Name of the channel.
+            limit: How many at most.
+            events: What it sends at all; None: everything.
+        """
         state, now = self.channel(channel), self._database.clock()
         # A moment further away than any wait is of a clock that was set back.
         if state.next_try_at is not None and now < state.next_try_at <= now + timedelta(days=1):
             return []
         query = select(NOTICE).where(NOTICE.c.id > state.notified_id).order_by(NOTICE.c.id).limit(limit)
+        if events is not None:
+            query = query.where(NOTICE.c.event.in_(sorted(events)))
         with self._database.read() as connection:
-            return [_notice(row) for row in connection.execute(query).all()]
+            newest = connection.execute(select(func.max(NOTICE.c.id))).scalar_one() or 0
+            found = [_notice(row) for row in connection.execute(query).all()]
+        if not found and newest > state.notified_id:
+            passed = update(NOTICE_CHANNEL).where(
+                NOTICE_CHANNEL.c.channel == channel, NOTICE_CHANNEL.c.notified_id < newest
+            )
+            with self._database.write() as connection:
+                connection.execute(passed.values(notified_id=newest))
+        return found
 
     def mark_notified(self, channel: str, notice: Notice, *, missed: str = "") -> None:
         """Write down that a channel has sent a notice, and with it all before.

@@ -308,7 +308,17 @@ NOTICE = Table(
     Column("subject", String(200), nullable=False),
     Column("text", String, nullable=False),
     Column("happened_at", UtcDateTime, nullable=False),
+    Column("state", String(20), nullable=False, server_default=""),
     UniqueConstraint("event", "reference", name="mqi_notice_once"),
+)
+
+NOTICED_STATUS = Table(
+    "mqi_noticed_status",
+    METADATA,
+    # Of which a notice was written last; the row without a name says that there are such notices.
+    Column("partition", String(255), primary_key=True),
+    Column("state", String(20), nullable=False),
+    Column("run_id", String(200), nullable=False),
 )
 
 NOTICE_CHANNEL = Table(

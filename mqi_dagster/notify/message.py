@@ -14,6 +14,7 @@ _WORDS = {
     "alarm_raised": "Alarm",
     "alarm_cleared": "Alarm cleared",
     "case_concluded": "Case concluded",
+    "status_changed": "Status",
     "test": "Test",
 }
 
@@ -26,13 +27,15 @@ class Message:
     """Rises with every notice of a site; a receiver that gets one twice knows it by this."""
     site: str
     event: str
-    """``alarm_raised``, ``alarm_cleared``, ``case_concluded`` or ``test``."""
+    """``alarm_raised``, ``alarm_cleared``, ``case_concluded``, ``status_changed`` or ``test``."""
     kind: str
-    """Kind of the alarm; empty where it is none."""
+    """Kind of the alarm, or of the partition whose status has changed; empty where it is neither."""
     subject: str
     text: str
     happened_at: datetime
     """In the zone that its readers live in."""
+    state: str = ""
+    """Of the partition from then on; empty where no status has changed."""
 
     def __post_init__(self) -> None:
         """Whatever an input has brought into it is escaped, for a mail and a page as for a terminal."""

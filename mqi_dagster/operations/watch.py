@@ -3,7 +3,8 @@
 Dagster's daemon raises all alarms by a sensor that the code location evaluates: either of them dead, nobody
 would. This process needs neither. It looks every few seconds, raises and clears what concerns the services
 and sensors, looks after inbox and disks while nobody else does, and tells the notices while the sensor
-`notifications` cannot. Where the ledger itself is away, it tells that without one.
+`notifications` cannot. Where the ledger itself is away, it tells that without one. Changes of status become
+notices here, where a channel is to tell them.
 """
 
 from __future__ import annotations
@@ -30,6 +31,7 @@ from mqi_dagster.lifecycle.health import HealthProblem
 from mqi_dagster.lifecycle.uptime import WATCH_LOCK, Heartbeat, note_daemon
 from mqi_dagster.notify.message import Channel, Message, channels_of
 from mqi_dagster.operations.instance import open_instance
+from mqi_dagster.operations.status_notices import StatusNotices, is_wanted
 from mqi_dagster.resources.site import Site
 from mqi_dagster.resources.site_folders import is_of_the_folder
 from mqi_dagster.sensors.notifications import notify
@@ -75,6 +77,7 @@ class Watch:
         self._clock = clock
         self._site = Site(settings_file)
         self._instance: dg.DagsterInstance | None = None
+        self._statuses: StatusNotices | None = None
         self._began: datetime | None = None
         self._seen: dict[Key, datetime] = {}
         """What stands, and since when this process sees it."""
@@ -97,6 +100,7 @@ class Watch:
         if ledger is not None:
             try:
                 self._write(ledger, found, nobody_else)
+                self._note_statuses(found)
                 if nobody_else and not _is_silenced(found):
                     self._send_notices()
             except MqiError as error:
@@ -118,7 +122,7 @@ class Watch:
     def _forget_ledger(self) -> None:
         with suppress(Exception):
             self._site.ledger.close()
-        self._site = Site(self._file)
+        self._site, self._statuses = Site(self._file), None
 
     def _services(self, ledger: Ledger | None, now: datetime) -> list[HealthProblem]:
         try:
@@ -172,6 +176,18 @@ class Watch:
                 ledger.alarms.clear(kind, subject)
                 self._say(f"cleared {kind.value} ({subject})")
 
+    def _note_statuses(self, found: list[HealthProblem]) -> None:
+        """Here and nowhere else: this process is the only one, and looks whatever else is dead."""
+        if not is_wanted(self._site) or any(one.kind is AlarmKind.RECORDS_AWAY for one in found):
+            return
+        if self._statuses is None:
+            self._statuses = StatusNotices(self._site)
+        try:
+            self._statuses.look()
+        except MqiError as error:
+            # What is away is told of itself, and what changed meanwhile stands there the next time.
+            self._say(f"changes of status cannot be read: {error.message}")
+
     def _send_notices(self) -> None:
         for channel in channels_of(self._site.settings.notifications):
             _, failure = notify(self._site, channel)
@@ -202,8 +218,8 @@ class Watch:
     def _send(self, event: str, one: HealthProblem, now: datetime) -> bool:
         """Whether nobody has to be told any more: one channel has taken it, or there is none."""
         notifications = self._site.settings.notifications
-        channels = list(channels_of(notifications))
-        if event not in {wanted.value for wanted in notifications.tell} or not channels:
+        channels = [one for one in channels_of(notifications) if event in notifications.told_by(one.name)]
+        if not channels:
             return True
         message = Message(
             id=0,

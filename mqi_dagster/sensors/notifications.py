@@ -71,24 +71,23 @@ def _one_at_a_time(site: Site, channel: Channel) -> Iterator[bool]:
 
 
 def _notify(site: Site, channel: Channel) -> tuple[int, str | None]:
-    wanted = {event.value for event in site.settings.notifications.tell}
+    wanted = {event.value for event in site.settings.notifications.told_by(channel.name)}
     state = site.ledger.notices.channel(channel.name)
     # What is not told at all says nothing about whom the last one has missed.
     missed = state.failure if state.tries == 0 else ""
     started, sent = time.monotonic(), 0
-    for notice in site.ledger.notices.due(channel.name, _AT_ONCE):
-        if notice.event.value in wanted:
-            if time.monotonic() - started > SECONDS_PER_TICK:
-                break
-            try:
-                channel.send(message_of(site, notice))
-                missed = ""
-            except PartlyTakenError as error:
-                missed = error.message
-            except MqiError as error:
-                site.ledger.notices.mark_failed(channel.name, error.message, _wait(site, state))
-                return sent, error.message
-            sent += 1
+    for notice in site.ledger.notices.due(channel.name, _AT_ONCE, wanted):
+        if time.monotonic() - started > SECONDS_PER_TICK:
+            break
+        try:
+            channel.send(message_of(site, notice))
+            missed = ""
+        except PartlyTakenError as error:
+            missed = error.message
+        except MqiError as error:
+            site.ledger.notices.mark_failed(channel.name, error.message, _wait(site, state))
+            return sent, error.message
+        sent += 1
         site.ledger.notices.mark_notified(channel.name, notice, missed=missed)
     return sent, missed or None
 
@@ -109,4 +108,5 @@ def message_of(site: Site, notice: Notice) -> Message:
         subject=notice.subject,
         text=in_zone(notice.text, site.timezone),
         happened_at=notice.happened_at.astimezone(site.timezone),
+        state=notice.state,
     )

@@ -59,6 +59,9 @@ class Webhook(Section):
     timeout_seconds: Annotated[float, Field(gt=0, le=5)] = Field(
         3.0, description="How long the receiver may take."
     )
+    tell: tuple[NotifiedEvent, ...] | None = Field(
+        None, description="What is posted, in place of `notifications.tell`; null: that."
+    )
 
     @field_validator("url")
     @classmethod
@@ -94,6 +97,9 @@ class Mail(Section):
     timeout_seconds: Annotated[float, Field(gt=0, le=5)] = Field(
         3.0, description="How long the server may take for one answer."
     )
+    tell: tuple[NotifiedEvent, ...] | None = Field(
+        None, description="What is mailed, in place of `notifications.tell`; null: that."
+    )
 
     @model_validator(mode="after")
     def _secrets_are_safe(self) -> Self:
@@ -109,7 +115,8 @@ class Notifications(Section):
 
     tell: tuple[NotifiedEvent, ...] = Field(
         (NotifiedEvent.ALARM_RAISED, NotifiedEvent.ALARM_CLEARED, NotifiedEvent.CASE_CONCLUDED),
-        description="Of `alarm_raised`, `alarm_cleared`, `case_concluded`.",
+        description="Of `alarm_raised`, `alarm_cleared`, `case_concluded`, and `status_changed`: each case,"
+        " beam and course that waits, is in work, has failed or is complete from then on.",
     )
     retry_seconds: Seconds = Field(
         30.0, description="First wait after a receiver did not take a notice; doubles each time."
@@ -119,3 +126,8 @@ class Notifications(Section):
     )
     webhook: Webhook | None = Field(None, description="Where notices are posted; null: nowhere.")
     mail: Mail | None = Field(None, description="How notices are mailed; null: not at all.")
+
+    def told_by(self, channel: str) -> frozenset[NotifiedEvent]:
+        """What a channel tells, `webhook` or `mail`."""
+        own = {"webhook": self.webhook, "mail": self.mail}.get(channel)
+        return frozenset(self.tell if own is None or own.tell is None else own.tell)

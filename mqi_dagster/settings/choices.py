@@ -84,3 +84,4 @@ class NotifiedEvent(StrEnum):
     ALARM_RAISED = "alarm_raised"
     ALARM_CLEARED = "alarm_cleared"
     CASE_CONCLUDED = "case_concluded"
+    STATUS_CHANGED = "status_changed"

@@ -252,7 +252,8 @@ class Needs:
         return visitor
 
     def _note_refusal(self, request: Request, actor: Actor) -> None:
-        subject = "/".join(str(value) for value in request.path_params.values())
+        values = request.path_params
+        subject = str(values.get("key", "/".join(map(str, values.values()))))
         audit = request.app.state.site.ledger.audit
         audit.add(actor.name, actor.via, self.action, subject, Outcome.REFUSED)
 

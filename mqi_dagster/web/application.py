@@ -9,7 +9,8 @@ from pathlib import Path
 from urllib.parse import quote, urlsplit
 
 from anyio.to_thread import current_default_thread_limiter
-from fastapi import Depends, FastAPI, Request, Response
+from fastapi import FastAPI, Request, Response
+from fastapi import HTTPException as TooLarge
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import RedirectResponse
 from fastapi.staticfiles import StaticFiles
@@ -21,9 +22,11 @@ from mqi_dagster.errors import MqiError, SignInError
 from mqi_dagster.operations.page_guard import App, PageGuard, Receive, Scope, Send
 from mqi_dagster.operations.single_sign_on import OpenIdSignIn
 from mqi_dagster.resources.site import Site
-from mqi_dagster.web import words
-from mqi_dagster.web.access import Doorkeeper, public
+from mqi_dagster.web import monitoring, words
+from mqi_dagster.web.access import Doorkeeper
 from mqi_dagster.web.acting import Acting, kind_of
+from mqi_dagster.web.api.description import api
+from mqi_dagster.web.api.events import Changes
 from mqi_dagster.web.identities import Identities
 from mqi_dagster.web.live import Live
 from mqi_dagster.web.once import Once
@@ -70,7 +73,9 @@ def create_app(site: Site, live: Live | None = None) -> FastAPI:
         # A database that hangs must not keep every thread from whoever asks for what is read already.
         current_default_thread_limiter().total_tokens = _THREADS
         await boards.start()
+        app.state.changes.start()
         yield
+        app.state.changes.stop()
         await boards.stop()
 
     web = site.settings.web
@@ -87,28 +92,26 @@ def create_app(site: Site, live: Live | None = None) -> FastAPI:
     app.state.doorkeeper = Doorkeeper(site)
     app.state.pages = Pages(site)
     app.state.reports = Reports(site, boards)
+    app.state.changes = Changes(boards)
+    app.state.metrics = monitoring.registry_of(site, boards)
     acting = Acting(site)
     app.state.pages.offer(asked=acting.asked, reviewed=acting.review, kind_of=kind_of)
     app.state.openid = None if web.openid is None else OpenIdSignIn(web.openid)
     app.state.once = Once()
     own = (login.router, single_sign_on.router, account.router, people.router, audit.router)
     app.state.identities = Identities(site)
-    for router in (*own, worklist.router, board.router, case.router, course.router, actions.router):
+    work = (worklist.router, board.router, case.router, course.router, actions.router)
+    for router in (*own, *work, monitoring.router, api):
         app.include_router(router)
     app.mount("/static", StaticFiles(directory=Path(__file__).parent / "static"), name="static")
-    app.add_api_route("/healthz", _healthz, dependencies=[Depends(public)], include_in_schema=False)
     for error in (MqiError, HTTPException, RequestValidationError):
         app.add_exception_handler(error, _answer_error)
-    app.add_middleware(BaseHTTPMiddleware, dispatch=_dressed)
+    # Below the other, which makes a group of its error.
     app.add_middleware(BodyLimit)
+    app.add_middleware(BaseHTTPMiddleware, dispatch=_dressed)
     app.add_middleware(Prefixed, prefix=web.prefix)
     app.add_middleware(PageGuard, names=[web.host], origins=web.origins, forms=True, setting="web.origins")
     return app
-
-
-def _healthz() -> dict[str, str]:
-    """Whether this process answers."""
-    return {"status": "ok"}
 
 
 async def _dressed(request: Request, call_next: Callable[[Request], Awaitable[Response]]) -> Response:
@@ -158,7 +161,8 @@ class BodyLimit:
             message = await receive()
             read += len(message.get("body", b""))
             if read > LARGEST_BODY:
-                raise HTTPException(HTTPStatus.REQUEST_ENTITY_TOO_LARGE)
+                # FastAPI takes any other error for a body that it cannot read.
+                raise TooLarge(HTTPStatus.REQUEST_ENTITY_TOO_LARGE)
             return dict(message)
 
         await self._app(scope, limited, send)

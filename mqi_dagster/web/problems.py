@@ -9,9 +9,11 @@ from fastapi.responses import JSONResponse
 from starlette.exceptions import HTTPException
 
 from mqi_dagster.errors import (
+    AtWorkError,
     InfrastructureError,
     InputError,
     KeyRejectedError,
+    KeyReusedError,
     MqiError,
     NotAllowedError,
     SignInError,
@@ -26,6 +28,7 @@ _STATUS: tuple[tuple[type[MqiError], HTTPStatus], ...] = (
     (NotAllowedError, HTTPStatus.FORBIDDEN),
     (InfrastructureError, HTTPStatus.SERVICE_UNAVAILABLE),
     (KeyRejectedError, HTTPStatus.NOT_FOUND),
+    (KeyReusedError, HTTPStatus.UNPROCESSABLE_ENTITY),
 )
 
 
@@ -56,4 +59,6 @@ def problem(error: Exception, method: str) -> JSONResponse:
     elif isinstance(error, HTTPException) and error.detail != status.phrase:
         content["detail"] = str(error.detail)
     headers = {"WWW-Authenticate": "Bearer"} if status is HTTPStatus.UNAUTHORIZED else {}
+    if isinstance(error, AtWorkError | InfrastructureError):
+        headers = {"Retry-After": "1" if isinstance(error, AtWorkError) else "5"}
     return JSONResponse(content, status, headers, MEDIA_TYPE)

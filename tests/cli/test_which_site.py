@@ -101,6 +101,7 @@ WITHOUT_JSON = {
     "course demo": "for people: `mqi course show --json` tells the same",
     "service": "becomes another process",
     "web": "becomes another process",
+    "audit export": "is JSON lines, or CSV, as it is",
     "settings-reference": "is a page of Markdown",
     "model weights": "is a section of a YAML file",
 }

@@ -78,6 +78,7 @@ def test_a_webhook_posts_the_message_as_json(posted: Posted) -> None:
         "event": "alarm_raised",
         "kind": "beam_failed",
         "subject": "P1.fx0001__b02",
+        "state": "",
         "text": "exit code 3. What to do: mqi case retry",
         "happened_at": "2026-03-01T12:00:00+00:00",
         "title": "[QA room] Alarm: beam failed P1.fx0001__b02",

@@ -7,6 +7,7 @@ import shutil
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -16,6 +17,8 @@ from mqi_dagster.operations.instance import open_instance, write_instance
 from mqi_dagster.operations.people import add_user
 from mqi_dagster.people.rights import Actor, Role
 from mqi_dagster.web.application import create_app
+from mqi_dagster.web.live import Live
+from tests.web.programs import Program, make_program
 from tests.worklist.seeded import Seeded
 
 PASSWORD = "correct horse battery"
@@ -81,7 +84,9 @@ def seeded(empty_instance: Path, tmp_path: Path) -> Iterator[Seeded]:
 def client(seeded: Seeded) -> Iterator[TestClient]:
     """The application, asked without a network; it follows no redirection."""
     with TestClient(
-        create_app(seeded.site), base_url="http://127.0.0.1:8000", follow_redirects=False
+        create_app(seeded.site, Live(seeded.site, 0.1)),
+        base_url="http://127.0.0.1:8000",
+        follow_redirects=False,
     ) as made:
         yield made
 
@@ -100,3 +105,9 @@ def account(seeded: Seeded) -> Callable[[str, Role], None]:
 def browser(client: TestClient) -> Browser:
     """A browser."""
     return Browser(client)
+
+
+@pytest.fixture
+def program(client: TestClient, seeded: Seeded) -> Callable[..., Program]:
+    """Makes a program of an account with some roles."""
+    return partial(make_program, client, seeded)

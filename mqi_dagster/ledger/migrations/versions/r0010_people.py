@@ -1,4 +1,4 @@
-"""People: accounts, sessions, tokens, signatures, and the audit, of which no row changes or goes."""
+"""People: accounts, sessions, tokens, signatures, notices of status, and the audit, of which no row goes."""
 
 from __future__ import annotations
 
@@ -91,6 +91,13 @@ def upgrade() -> None:
         sa.Column("body", sa.String, nullable=False),
         sa.Column("at", _MOMENT, nullable=False),
     )
+    op.add_column("mqi_notice", sa.Column("state", sa.String(20), nullable=False, server_default=""))
+    op.create_table(
+        "mqi_noticed_status",
+        sa.Column("partition", sa.String(255), primary_key=True),
+        sa.Column("state", sa.String(20), nullable=False),
+        sa.Column("run_id", sa.String(200), nullable=False),
+    )
     if op.get_bind().dialect.name == "sqlite":
         for change in ("UPDATE", "DELETE"):
             op.execute(
@@ -110,6 +117,8 @@ def upgrade() -> None:
 
 def downgrade() -> None:
     """Take the tables away."""
+    op.drop_column("mqi_notice", "state")
+    op.drop_table("mqi_noticed_status")
     for table in ("idempotency", "signature", "audit", "token", "sign_in_link", "session", "user"):
         op.drop_table(f"mqi_{table}")
     if op.get_bind().dialect.name == "postgresql":

@@ -6,7 +6,7 @@ from collections.abc import Collection
 from datetime import datetime
 
 from mqi_dagster.assets.pipelines import PIPELINES
-from mqi_dagster.errors import InfrastructureError, MqiError
+from mqi_dagster.errors import MqiError
 from mqi_dagster.lifecycle.pipeline import levels_of
 from mqi_dagster.lifecycle.stages import CaseState
 from mqi_dagster.operations.asked import Asked, asked_of
@@ -43,7 +43,7 @@ class Acting:
         """What people have asked for; None while the audit cannot be read."""
         try:
             return asked_of(self._site, partition)
-        except InfrastructureError:
+        except MqiError:
             return None
 
     def review(self, row: CaseStatus, beams: Collection[BeamStatus] = ()) -> Review | None:

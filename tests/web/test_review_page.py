@@ -4,15 +4,19 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator
+from dataclasses import replace
 from datetime import UTC, datetime
 
 import pytest
 from dagster._daemon.types import DaemonHeartbeat
 from starlette.testclient import TestClient
 
+from mqi_dagster.ledger.signatures import Signature
 from mqi_dagster.operations.instance import open_instance, write_instance
 from mqi_dagster.operations.people import add_user
-from mqi_dagster.people.rights import Role
+from mqi_dagster.operations.review import Review, Verdict
+from mqi_dagster.people.rights import Actor, Role
+from mqi_dagster.web.access import Visitor
 from mqi_dagster.web.application import create_app
 from tests.chain.chain import ONE_BEAM, Chain
 from tests.web.conftest import OWNER, PASSWORD, Browser
@@ -86,6 +90,30 @@ def test_a_case_is_accepted_and_one_that_has_changed_since_is_shown_again(
         *[("rejected", "failed"), ("rejected", "begun")],
         *[("accepted", "failed"), ("accepted", "begun")],
     ]
+
+
+def test_the_page_of_a_case_says_who_has_signed_it(browser: Browser, chain: Chain) -> None:
+    (case,) = chain.runs_of("conclusion")
+    browser.sign_in("kim")
+    browser.get("/")
+    state = browser.client.app.state  # type: ignore[attr-defined]
+    (row,) = state.live.seen.work.cases
+
+    def shown(visitor: Actor) -> str:
+        return str(state.pages.part("_review.html", Visitor(visitor), partition=case, row=row))
+
+    assert "by Dr. kim (kim)" in shown(OWNER) and "Accept or reject…" in shown(OWNER)
+    assert "Accept or reject…" not in shown(replace(OWNER, rights=frozenset()))
+
+
+def test_a_void_signature_names_what_has_changed(browser: Browser) -> None:
+    signed = Signature(
+        1, "P", Verdict.ACCEPTED, "", "kim", "Dr. Kim", {"rt_dose of beam 2": "a"}, datetime.now(UTC)
+    )
+    review = Review("P", {"rt_dose of beam 2": "b"}, "", (signed,))
+    page = browser.client.app.state.pages.part("_signature.html", None, review=review)  # type: ignore[attr-defined]
+    assert '<span class="state failed">void</span>' in page
+    assert "rt_dose of beam 2 is another result than the one that was signed" in page
 
 
 def test_whoever_may_not_sign_reads_who_has(browser: Browser, chain: Chain) -> None:

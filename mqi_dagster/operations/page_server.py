@@ -32,10 +32,11 @@ class GuardedWebserver(DagsterWebserver[Any, Any]):
         context: Dagster's workspace.
         names: See `PageGuard`.
         origins: See `PageGuard`.
+        prefix: Path below which they are.
     """
 
-    def __init__(self, context: Any, names: Sequence[str], origins: Sequence[str]) -> None:
-        super().__init__(context, live_data_poll_rate=_POLL_MILLISECONDS)
+    def __init__(self, context: Any, names: Sequence[str], origins: Sequence[str], prefix: str = "") -> None:
+        super().__init__(context, prefix, live_data_poll_rate=_POLL_MILLISECONDS)
         self._names, self._allowed_origins = names, origins
 
     def build_middleware(self) -> list[Middleware]:
@@ -50,6 +51,7 @@ def main() -> None:
     parser.add_argument("--workspace", required=True)
     parser.add_argument("--host", required=True)
     parser.add_argument("--port", type=int, required=True)
+    parser.add_argument("--path-prefix", default="")
     parser.add_argument("--origin", action="append", default=[])
     parser.add_argument("--read-only", action="store_true")
     wanted = parser.parse_args()
@@ -61,7 +63,9 @@ def main() -> None:
             read_only=wanted.read_only,
             workspace_load_target=WorkspaceFileTarget([wanted.workspace]),
         ) as context:
-            app = GuardedWebserver(context, [wanted.host], wanted.origin).create_asgi_app()
+            app = GuardedWebserver(
+                context, [wanted.host], wanted.origin, wanted.path_prefix
+            ).create_asgi_app()
             uvicorn.run(app, host=wanted.host, port=wanted.port, log_level="warning", lifespan="off")
 
 

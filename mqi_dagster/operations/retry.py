@@ -25,7 +25,7 @@ def services_of(site: Site) -> GraphQL:
     """The site's services as `mqi dev` has started them, or where the settings say that they are."""
     running = Services(site.settings_file, site.settings).running()
     ui = site.settings.ui
-    return GraphQL((running.pages if running is not None else Pages(ui.host, ui.port)).address)
+    return GraphQL((running.pages if running is not None else Pages(ui.host, ui.port, ui.prefix)).address)
 
 
 def partitions_of(

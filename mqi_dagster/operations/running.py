@@ -25,12 +25,13 @@ class Pages:
 
     host: str
     port: int
+    prefix: str = ""
 
     @property
     def address(self) -> str:
-        """Where a browser finds them."""
+        """Where they listen."""
         host = {"0.0.0.0": "127.0.0.1", "::": "[::1]"}.get(self.host, self.host)
-        return f"http://{host}:{self.port}"
+        return f"http://{host}:{self.port}{self.prefix}"
 
     def loaded(self) -> bool:
         """Whether they answer and show the code location.
@@ -65,11 +66,13 @@ class Running:
     """``<pid>:<start time>`` by service."""
     web_port: int = 0
     """Of our own pages; 0 of services that an earlier version has started without them."""
+    prefix: str = ""
+    """Path below which Dagster's pages are."""
 
     @property
     def pages(self) -> Pages:
         """Dagster's pages."""
-        return Pages(self.host, self.port)
+        return Pages(self.host, self.port, self.prefix)
 
     def dead(self) -> list[Service]:
         """The services that do not live any more."""
@@ -97,8 +100,8 @@ def recorded(settings: Settings) -> Running | None:
     try:
         content = json.loads(record_of(settings).read_text(encoding="utf-8"))
         processes = {_service(name): str(job) for name, job in dict(content["processes"]).items()}
-        web_port = int(content.get("web_port", 0))
-        return Running(str(content["host"]), int(content["port"]), processes, web_port)
+        web_port, prefix = int(content.get("web_port", 0)), str(content.get("prefix", ""))
+        return Running(str(content["host"]), int(content["port"]), processes, web_port, prefix)
     except FileNotFoundError:
         return None
     except (OSError, ValueError, KeyError, TypeError) as error:

@@ -58,6 +58,7 @@ def command_of(service: Service, settings: Settings, host: str, port: int) -> li
     workspace = str(settings.paths.state / "workspace.yaml")
     pages = [sys.executable, "-m", "mqi_dagster.operations.page_server", "--workspace", workspace]
     pages += ["--host", host, "--port", str(port)]
+    pages += ["--path-prefix", settings.ui.prefix] if settings.ui.prefix else []
     pages += [part for origin in settings.ui.origins for part in ("--origin", origin)]
     commands: dict[Service, Sequence[str]] = {
         Service.CODE: [
@@ -149,7 +150,7 @@ class Services:
         web = self._settings.web
         # Beside other pages than the usual ones nobody expects ours at their usual port.
         own = _usable_port(web.host, 0 if port is not None else web.port, "web.port")
-        running = Running(host, number, {}, own)
+        running = Running(host, number, {}, own, self._settings.ui.prefix)
         for service in reversed(_GRACE_SECONDS):
             running.processes[service] = self._start(service, running)
             self._write(running)

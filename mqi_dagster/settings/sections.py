@@ -254,8 +254,18 @@ class Ui(Section):
     viewer_port: Annotated[int, Field(ge=1, le=65535)] = Field(
         3001, description="Port of `mqi service viewer`: the same pages, on which nothing can be changed."
     )
+    prefix: str = Field(
+        "",
+        pattern=r"^(/[A-Za-z0-9._-]+)*$",
+        description="Path below which they are (`/dagster`), beside our own pages under one name.",
+    )
     origins: tuple[Origin, ...] = Field(
         (),
         description="Addresses of a proxy in front of the pages (`https://mqi.example.org`): requests by any"
         " other name than those, this machine's loopback and addresses in digits are refused.",
     )
+
+    @property
+    def address(self) -> str:
+        """Where a browser finds them."""
+        return f"{self.origins[0] if self.origins else f'http://{self.host}:{self.port}'}{self.prefix}"

@@ -19,6 +19,7 @@ from starlette.middleware.base import BaseHTTPMiddleware
 
 from mqi_dagster import __version__
 from mqi_dagster.errors import MqiError, SignInError
+from mqi_dagster.operations.gate import DagsterGate
 from mqi_dagster.operations.page_guard import App, PageGuard, Receive, Scope, Send
 from mqi_dagster.operations.single_sign_on import OpenIdSignIn
 from mqi_dagster.resources.site import Site
@@ -37,6 +38,7 @@ from mqi_dagster.web.pages import (
     board,
     case,
     course,
+    gate,
     login,
     people,
     single_sign_on,
@@ -56,7 +58,7 @@ _HEADERS = {
     "Cross-Origin-Opener-Policy": "same-origin",
     "Permissions-Policy": "camera=(), microphone=(), geolocation=()",
 }
-API = "/api/"
+API, GATE = "/api/", "/gate/"
 
 
 def create_app(site: Site, live: Live | None = None) -> FastAPI:
@@ -98,7 +100,8 @@ def create_app(site: Site, live: Live | None = None) -> FastAPI:
     app.state.pages.offer(asked=acting.asked, reviewed=acting.review, kind_of=kind_of)
     app.state.openid = None if web.openid is None else OpenIdSignIn(web.openid)
     app.state.once = Once()
-    own = (login.router, single_sign_on.router, account.router, people.router, audit.router)
+    app.state.gate = DagsterGate(site)
+    own = (login.router, single_sign_on.router, account.router, people.router, audit.router, gate.router)
     app.state.identities = Identities(site)
     work = (worklist.router, board.router, case.router, course.router, actions.router)
     for router in (*own, *work, monitoring.router, api):
@@ -172,7 +175,7 @@ async def _answer_error(request: Request, error: Exception) -> Response:
     pages: Pages = request.app.state.pages
     path = request.url.path.removeprefix(pages.prefix)
     wants_page = "text/html" in request.headers.get("accept", "")
-    if path.startswith(API) or not wants_page:
+    if path.startswith((API, GATE)) or not wants_page:
         return problem(error, request.method)
     if isinstance(error, SignInError) and request.method == "GET":
         query = f"?{request.url.query}" if request.url.query else ""

@@ -71,6 +71,8 @@ def test_an_address_that_guesses_is_slowed_down_and_the_right_password_waits_wit
     browser: Browser, account: Add, seeded: Seeded
 ) -> None:
     account("anna", Role.VIEWER)
+    began = datetime.now(UTC)
+    seeded.site.ledger.database.clock = lambda: began
     for number in range(30):
         assert attempt(browser, f"somebody{number}").status_code == 401
     answer = attempt(browser, "anna", PASSWORD)
@@ -81,7 +83,7 @@ def test_an_address_that_guesses_is_slowed_down_and_the_right_password_waits_wit
     assert len(refused) == 30, "what is not even tried fills no disk"
     assert {row.actor for row in refused} == {"nobody"}
     assert '"from": "testclient"' in refused[0].details
-    seeded.site.ledger.database.clock = lambda: datetime.now(UTC) + timedelta(seconds=11)
+    seeded.site.ledger.database.clock = lambda: began + timedelta(seconds=11)
     browser.sign_in("anna")
 
 
@@ -116,6 +118,8 @@ def test_locks_grow_and_what_is_remembered_of_strangers_is_bounded() -> None:
 
 def test_behind_a_proxy_the_address_is_the_one_that_the_proxy_has_seen(seeded: Seeded, account: Add) -> None:
     account("anna", Role.VIEWER)
+    began = datetime.now(UTC)
+    seeded.site.ledger.database.clock = lambda: began
     with visited(seeded, behind_proxy=True, origins=("https://mqi.example.org",)) as browser:
         for number in range(30):
             attempt(browser, f"somebody{number}", **{"x-forwarded-for": f"10.0.0.{number}, 192.0.2.7"})

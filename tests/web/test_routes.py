@@ -23,6 +23,29 @@ ROUTES = {
     "POST /login": PUBLIC,
     "GET /login/link": PUBLIC,
     "POST /logout": SIGNED_IN,
+    "POST /login/link": PUBLIC,
+    "GET /login/oidc": PUBLIC,
+    "GET /login/oidc/callback": PUBLIC,
+    "GET /login/proxy": PUBLIC,
+    "GET /account": SIGNED_IN,
+    "POST /account/language": SIGNED_IN,
+    "POST /account/password": SIGNED_IN,
+    "POST /account/sessions": SIGNED_IN,
+    "POST /account/tokens": SIGNED_IN,
+    "POST /account/tokens/{token}/revoke": SIGNED_IN,
+    "GET /people": "people",
+    "POST /people": "people",
+    "GET /people/{name}": "people",
+    "POST /people/{name}": "people",
+    "POST /people/{name}/{what}": "people",
+    "POST /people/{name}/tokens/{token}/revoke": "people",
+    "GET /audit": "audit",
+    "GET /audit/export": "audit",
+    "POST /audit/verify": "audit",
+    "GET /gate/dagster": "look",
+    "POST /patients": "identity",
+    "GET /board": "look",
+    "GET /stream/board": "look",
     "GET /": "look",
     "GET /stream/worklist": "look",
     "GET /case/{key}": "look",
@@ -94,7 +117,7 @@ RIGHTS = {
 STREAMS = ("GET /stream/", "GET /api/v1/events")
 """They have no end: whoever may is let in by the same dependency as everywhere."""
 VALUES = {"key": "P9.fx0001", "units": "cases", "host": "here", "gpu": "0", "slot": "gpu0", "number": "1"} | {
-    "name": "x", "asset": "x",
+    "name": "x", "asset": "x", "token": "x", "what": "disable",
 }  # fmt: skip
 """In the place of each part of an address."""
 

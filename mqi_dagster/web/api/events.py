@@ -72,14 +72,18 @@ class Changes:
     def look(self) -> None:
         """Note what differs in what was read last."""
         seen = self._live.seen
-        if seen.work is None or seen.version == self._version:
+        if seen.version == self._version:
+            return
+        # Also of what could not be read: else the next change would not be waited for.
+        self._version = seen.version
+        if seen.work is None:
             return
         rows = {key_of(row): row for row in rows_of(seen.work)}
         if self._rows is not None:
             for change in changes_between(self._rows, rows, seen.work):
                 self._kept.append(change)
                 self._count += 1
-        self._rows, self._version = rows, seen.version
+        self._rows = rows
 
     def name(self, number: int) -> str:
         """The id of an event."""

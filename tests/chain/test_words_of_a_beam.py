@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import io
 import re
-from datetime import UTC, datetime
+from datetime import UTC
 from pathlib import Path
 
 import dagster as dg
@@ -81,12 +81,7 @@ def test_tables_and_boards_say_it_beside_the_key(chain: Chain) -> None:
     assert label in detail_line(row, UTC).plain
 
 
-def test_a_board_reads_the_names_of_some_cases_at_a_look(chain: Chain) -> None:
-    work = Worklist(chain.instance, chain.site, PIPELINES, chain.site.ledger, labels_at_once=0)
-    assert {row.label for row in work.snapshot(datetime.now(UTC)).beams} == {""}
-
-
-def test_the_names_of_further_cases_are_read_at_the_next_looks(tmp_path: Path) -> None:
+def test_the_names_of_cases_that_were_taken_in_are_read_together_at_the_first_look(tmp_path: Path) -> None:
     chain = Chain(tmp_path / "site")
     for seed in (1, 2, 3):
         chain.deliver(plan=ONE_BEAM, seed=seed)
@@ -94,9 +89,8 @@ def test_the_names_of_further_cases_are_read_at_the_next_looks(tmp_path: Path) -
     beams = [f"{case}__b02" for case in chain.runs_of("intake")]
     assert len(beams) == 3
     chain.instance.add_dynamic_partitions("beam", beams)
-    work = Worklist(chain.instance, chain.site, PIPELINES, chain.site.ledger, labels_at_once=1)
-    named = [sum(bool(row.label) for row in work.snapshot().beams) for _ in range(4)]
-    assert named == [1, 2, 3, 3]
+    work = Worklist(chain.instance, chain.site, PIPELINES, chain.site.ledger, labels_at_once=0)
+    assert [sum(bool(row.label) for row in work.snapshot().beams) for _ in range(2)] == [3, 3]
 
 
 def test_a_name_that_holds_a_number_of_the_examination_is_shown_without_it(tmp_path: Path) -> None:

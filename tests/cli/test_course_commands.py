@@ -201,9 +201,9 @@ def test_show_tells_what_belongs_to_it_and_where_that_lies(story: Story) -> None
     found = answer(mqi("course", "show", story.course, "--site", story.out, "--json"))
     told = {one["role"]: one["words"] for one in found["objects"]}
     assert told == {
-        "plan": "plan, 60 Gy, 30 fractions",
+        "plan": "60 Gy, 30 fractions",
         "dose": "PLAN, PHYSICAL, GY",
-        "structure set": "drawn, 2 structures",
+        "structure set": "2 structures",
         "series": "CT, 3 images, analysed",
     }
     assert all(Path(one["path"]).is_file() for one in found["objects"])

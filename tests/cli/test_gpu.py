@@ -12,7 +12,7 @@ import yaml
 from typer.testing import CliRunner
 
 from mqi_dagster.cli.app import app
-from mqi_dagster.errors import ConfigurationError
+from mqi_dagster.errors import InputError
 from mqi_dagster.execution.gpus import local_gpus
 from mqi_dagster.ledger.gpus import GpuUsage
 from mqi_dagster.ledger.leases import Lease, Need
@@ -109,7 +109,7 @@ def test_a_persons_limit_is_kept_by_init_and_cannot_exceed_slots_and_buffer(site
     assert "at most 1 runs" in gpu(site, "set-limit", "1")
     initialise(site, {})
     assert limit(site) == 1
-    with pytest.raises(ConfigurationError, match="5 runs are more than 2 simulations and a buffer of 2"):
+    with pytest.raises(InputError, match="5 runs are more than 2 simulations and a buffer of 2"):
         gpu(site, "set-limit", "5")
     assert limit(site) == 1, "what was refused has changed nothing"
     gpu(site, "off", f"{HERE}/0", "--reason", "noisy")
@@ -122,7 +122,7 @@ def test_a_persons_limit_is_kept_by_init_and_cannot_exceed_slots_and_buffer(site
 
 @pytest.mark.parametrize("name", ["elsewhere/0", f"{HERE}/9", "0", f"{HERE}/"])
 def test_a_slot_that_is_not_there_is_named(site: Path, name: str) -> None:
-    with pytest.raises(ConfigurationError, match="is no slot of the pool"):
+    with pytest.raises(InputError, match="is no slot of the pool"):
         gpu(site, "off", name, "--reason", "?")
 
 

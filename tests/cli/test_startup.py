@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 import os
-import sqlite3
 import subprocess
 import sys
-from contextlib import closing
 from pathlib import Path
 
 import pytest
@@ -14,6 +12,7 @@ import pytest
 from mqi_dagster import __version__
 from mqi_dagster.machine import PACKAGED_MACHINES, Machines
 from mqi_dagster.operations.settings_text import settings_file
+from mqi_dagster.resources.site import Site
 from mqi_dagster.synthetic.delivery import simulate_delivery
 from mqi_dagster.synthetic.request import BuiltInPlan, DeliveryRequest, Layout
 from tests.cli.mqi_command import MQI
@@ -44,10 +43,9 @@ def place(tmp_path_factory: pytest.TempPathFactory, machines: Machines) -> Path:
     logs = folder / "site" / "state" / "logs"
     logs.mkdir(parents=True)
     (logs / "daemon.log").write_text("2026-03-01 12:00:00 +0000 - ticking\n")
-    with closing(sqlite3.connect(folder / "site" / "state" / "ledger.sqlite")) as ledger:
-        ledger.execute('CREATE TABLE mqi_arrival ("case" TEXT, kind TEXT, first_seen TEXT)')
-        ledger.execute("INSERT INTO mqi_arrival VALUES ('P000000001.fx0001', 'case', '2026-03-01')")
-        ledger.commit()
+    ledger = Site(folder / "site" / "mqi.yaml").ledger
+    ledger.arrivals.record("place", "P000000001.fx0001", "f" * 16, True, "", None)
+    ledger.close()
     plan = BuiltInPlan(beams=1, layers=2, spots=4, layer_seconds=0.1)
     request = DeliveryRequest(plan=plan, layout=Layout.SIMPLE, case_name="case")
     simulate_delivery(request, machines.named("GENERIC"), folder)

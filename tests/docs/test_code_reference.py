@@ -48,7 +48,7 @@ def test_every_page_that_is_named_exists() -> None:
     named = {
         (page.name, name)
         for page in pages
-        for name in re.findall(r"\b[\w-]+\.md\b", page.read_text(encoding="utf-8"))
+        for name in re.findall(r"\b[\w.-]+\.md\b", page.read_text(encoding="utf-8"))
     }
     assert {pair for pair in named if pair[1] not in there} == set()
 

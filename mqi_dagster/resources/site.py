@@ -6,6 +6,9 @@ from functools import cached_property
 from pathlib import Path
 from zoneinfo import ZoneInfo
 
+from mqi_dagster.dicom.dicomweb import DicomWebPacs
+from mqi_dagster.dicom.orthanc_pacs import OrthancPacs
+from mqi_dagster.dicom.pacs import Pacs
 from mqi_dagster.engine_contract.job_view import TPS_NAME
 from mqi_dagster.errors import ConfigurationError
 from mqi_dagster.execution.job import Executor
@@ -109,11 +112,6 @@ class Site:
         """Runs engines: on this machine, or on the cluster that the settings name."""
         return self.executor_on(self.settings.execution.simulation) or self.local_executor
 
-    @property
-    def model_executor(self) -> Executor:
-        """Runs segmentation models: on this machine, or on the cluster that the settings name."""
-        return self.executor_on(self.settings.radiotherapy.segmentation.host) or self.local_executor
-
     @cached_property
     def local_executor(self) -> Executor:
         """Runs jobs on this machine."""
@@ -145,6 +143,20 @@ class Site:
             return FolderTarget(handover.folder, access_of(handover))
         connection = Connection(self.settings.hosts[handover.target])
         return SftpTarget(connection, str(handover.folder), access_of(handover))
+
+    @cached_property
+    def pacs(self) -> Pacs:
+        """The PACS of segmentation on request.
+
+        Raises:
+            ConfigurationError: The settings name none, or its password cannot be read.
+        """
+        wanted = self.settings.on_request
+        if wanted.orthanc is not None:
+            return OrthancPacs(wanted.orthanc)
+        if wanted.dicomweb is not None:
+            return DicomWebPacs(wanted.dicomweb)
+        raise ConfigurationError("there is no PACS: on_request.orthanc or on_request.dicomweb names one")
 
     def known_folder(self, role: str, folder: Path) -> KnownFolder:
         """A folder that may lie on a share, with what is known of it."""

@@ -34,7 +34,9 @@ from mqi_dagster.ledger.tables import (
     PROGRESS,
     RUN_OUTCOME,
     WAITING,
+    WORK_JOB,
 )
+from mqi_dagster.ledger.work import Workers, WorkJobs
 
 
 class Ledger:
@@ -66,6 +68,8 @@ class Ledger:
         self.tokens = Tokens(database)
         self.audit = Audit(database)
         self.signatures = Signatures(database)
+        self.work = WorkJobs(database)
+        self.workers = Workers(database)
 
     @classmethod
     def open(cls, url: str, clock: Callable[[], datetime] = utc_now) -> Self:
@@ -106,6 +110,7 @@ class Ledger:
                 WAITING.c.partition,
                 PROGRESS.c.partition,
                 RUN_OUTCOME.c.partition,
+                WORK_JOB.c.partition,
             ):
                 connection.execute(delete(column.table).where(_of(column, case)))
             now = self.database.clock()

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, MutableMapping
 from contextlib import asynccontextmanager
 from http import HTTPStatus
 from pathlib import Path
+from typing import Any
 from urllib.parse import quote
 
 from fastapi import Depends, FastAPI, Request, Response
@@ -20,6 +21,7 @@ from mqi_dagster.errors import (
     InfrastructureError,
     InputError,
     KeyRejectedError,
+    LeaseLostError,
     MqiError,
     NotAllowedError,
     SignInError,
@@ -28,6 +30,7 @@ from mqi_dagster.operations.page_guard import App, PageGuard, Receive, Scope, Se
 from mqi_dagster.resources.site import Site
 from mqi_dagster.web import words
 from mqi_dagster.web.access import READS, Doorkeeper, public
+from mqi_dagster.web.api import work
 from mqi_dagster.web.live import Live
 from mqi_dagster.web.pages import login, worklist
 from mqi_dagster.web.render import Pages
@@ -44,6 +47,7 @@ _HEADERS = {
 _STATUS: tuple[tuple[type[MqiError], HTTPStatus], ...] = (
     (SignInError, HTTPStatus.UNAUTHORIZED),
     (NotAllowedError, HTTPStatus.FORBIDDEN),
+    (LeaseLostError, HTTPStatus.CONFLICT),
     (InfrastructureError, HTTPStatus.SERVICE_UNAVAILABLE),
     (KeyRejectedError, HTTPStatus.NOT_FOUND),
 )
@@ -62,7 +66,8 @@ def create_app(site: Site, live: Live | None = None) -> FastAPI:
     @asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
         await board.start()
-        yield
+        async with work.tended(site, app.state.work):
+            yield
         await board.stop()
 
     web = site.settings.web
@@ -77,9 +82,10 @@ def create_app(site: Site, live: Live | None = None) -> FastAPI:
     )
     app.state.site = site
     app.state.live = board
+    app.state.work = site.work_queue()
     app.state.doorkeeper = Doorkeeper(site)
     app.state.pages = Pages(site)
-    for router in (login.router, worklist.router):
+    for router in (login.router, worklist.router, work.router):
         app.include_router(router)
     app.mount("/static", StaticFiles(directory=Path(__file__).parent / "static"), name="static")
     app.add_api_route("/healthz", _healthz, dependencies=[Depends(public)], include_in_schema=False)
@@ -119,7 +125,7 @@ class BodyLimit:
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Pass a request on, and no more of its body than is allowed."""
-        read = 0
+        read, begun = 0, False
 
         async def limited() -> dict[str, object]:
             nonlocal read
@@ -129,7 +135,19 @@ class BodyLimit:
                 raise HTTPException(HTTPStatus.REQUEST_ENTITY_TOO_LARGE)
             return dict(message)
 
-        await self._app(scope, limited, send)
+        async def noted(message: MutableMapping[str, Any]) -> None:
+            nonlocal begun
+            begun = True
+            await send(message)
+
+        try:
+            await self._app(scope, limited, noted)
+        except (HTTPException, ExceptionGroup):
+            # What lies between wraps it in a group.
+            if read <= LARGEST_BODY or begun:
+                raise
+            refused = HTTPException(HTTPStatus.REQUEST_ENTITY_TOO_LARGE)
+            await problem(refused, scope["method"])(scope, receive, send)
 
 
 def status_of(error: Exception, method: str) -> HTTPStatus:

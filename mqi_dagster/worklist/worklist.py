@@ -189,7 +189,7 @@ class Worklist:
         reasons: dict[str, int] = {}
         for reason, _ in self._queue.reasons.values():
             reasons[reason] = reasons.get(reason, 0) + 1
-        leases = self._ledger.leases.values()
+        leases = [*self._ledger.leases.values(), *self._ledger.work]
         return Work(
             at=now,
             daemon_seen=heartbeat.seen,

@@ -95,7 +95,7 @@ def _segmented(
     results = store.open()
     course = load_course(context.instance, results, site, context.partition_key)
     options = site.settings.radiotherapy.segmentation
-    here = site.settings.slurm_of(options.host) is None
+    here = site.settings.is_here(options.host)
     plan = planned(course, models, options, site.pseudonyms, here=here)
     published = found_segmentations(context.instance, results, asset, course.key, plan)
     if published is not None:

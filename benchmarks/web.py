@@ -37,7 +37,7 @@ from mqi_dagster.resources.site import SETTINGS_VARIABLE
 from tests.postgres.postgres_server import running_postgres
 from tests.worklist.seeded import Seeded
 
-COOKIE = "mqi-session"
+COOKIE = "mqi-8000"
 VIEWS = {
     "as it opens": "/",
     "searched for": "/?q=field+2",

@@ -65,9 +65,11 @@ class Changes:
             self._task.cancel()
 
     async def _follow(self) -> None:
+        version = 0
         while True:
             self.look()
-            await self._live.after(self._version)
+            # Also where nothing could be read yet: whoever does not wait here takes the loop from all others.
+            version = (await self._live.after(version)).version
 
     def look(self) -> None:
         """Note what differs in what was read last."""

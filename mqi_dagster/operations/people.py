@@ -151,8 +151,9 @@ def set_password(site: Site, actor: Actor, name: str, password: str, *, present:
     Raises:
         InputError: The new password is not good, or there is no such account.
         SignInError: The present one is wrong.
-        NotAllowedError: It is another's, and the actor does not have the right ``people``.
+        NotAllowedError: It is another's, and the actor does not have the right ``people``; or it is a token.
     """
+    _require_person(actor)
     own = name == actor.name
     account = require_account(site, name)
     passwords.require_good(password, name)
@@ -311,13 +312,20 @@ def choose_language(site: Site, actor: Actor, language: Language | None) -> None
         site.ledger.accounts.change(actor.name, language=chosen)
 
 
+def _require_person(actor: Actor) -> None:
+    """What a token could give itself would be more than its scopes."""
+    if actor.via.startswith("token:"):
+        raise NotAllowedError("a token makes no tokens and no links, and sets no passwords: a person does")
+
+
 def make_link(site: Site, actor: Actor, name: str) -> str:
     """A secret that signs a browser in once as an account, within `LINK_VALID`.
 
     Raises:
         InputError: There is no such account, or it is disabled.
-        NotAllowedError: The actor does not have the right ``people``.
+        NotAllowedError: The actor does not have the right ``people``, or is a token.
     """
+    _require_person(actor)
     with audited(site, actor, Right.PEOPLE, Action.LINK_MADE, name):
         if require_account(site, name).disabled_at is not None:
             raise InputError(f"the account {name!r} is disabled")
@@ -406,8 +414,7 @@ def make_token(
         raise InputError(f"a token is valid for 1 to {LONGEST_TOKEN.days} days")
     if not purpose.isprintable() or not 0 < len(purpose) <= 100:
         raise InputError("say in one line of at most 100 characters what the token is for")
-    if actor.via.startswith("token:"):
-        raise NotAllowedError("a token makes no tokens")
+    _require_person(actor)
     account = require_account(site, name)
     secret, identity = TOKEN_PREFIX + passwords.new_secret(), secrets.token_hex(6)
     right = Right.LOOK if name == actor.name else Right.PEOPLE

@@ -14,8 +14,8 @@ from datetime import UTC, datetime, timedelta
 from sqlalchemy import text
 from starlette.testclient import TestClient
 
-from mqi_dagster.operations.people import bearer
-from mqi_dagster.people.rights import Role
+from mqi_dagster.operations.people import add_user, bearer, make_token
+from mqi_dagster.people.rights import Right, Role
 from tests.web.conftest import OWNER, PASSWORD, Browser
 from tests.worklist.seeded import Seeded
 
@@ -131,6 +131,23 @@ def test_what_a_token_cannot_be_made_for_is_told(browser: Browser, account: Add)
     secret = secret_in(browser.get("/account"))
     program = another(browser).client
     assert program.get("/people", headers={"authorization": f"Bearer {secret}"}).status_code == 403
+
+
+def test_a_token_gives_itself_nothing_that_its_scopes_do_not(
+    browser: Browser, account: Add, seeded: Seeded
+) -> None:
+    add_user(seeded.site, OWNER, "boss", [Role.ADMIN])
+    made = make_token(seeded.site, OWNER, "boss", "x", {Right.LOOK, Right.PEOPLE}, timedelta(days=1))
+    headers = {"authorization": f"Bearer {made.secret}"}
+    for path, data in (
+        ("/account/password", {"new": OTHER, "again": OTHER}),
+        ("/account/tokens", {"purpose": "more", "scope": "audit"}),
+        ("/people/boss/link", {}),
+    ):
+        assert browser.client.post(path, data=data, headers=headers).status_code == 403, path
+    boss = seeded.site.ledger.accounts.get("boss")
+    assert boss is not None and boss.password is None
+    assert len(seeded.site.ledger.tokens.all()) == 1
 
 
 def test_the_language_that_is_chosen_holds_in_every_browser(browser: Browser, account: Add) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
@@ -68,7 +69,13 @@ class OrthancPacs:
         asked: list[dict[str, str]] = [{"StudyDate": f"{_days_ago(days)}-"} for days in _NEWEST_DAYS]
         asked.append({"PatientID": "*"})
         if text:
-            asked = [{key: f"*{text}*"} for key in ("PatientName", "PatientID", "StudyDescription")]
+            # Patient IDs are found by the plain letters in them alone.
+            plain = re.sub(r"\s*[^ -~]+\s*", "*", text)
+            asked = [
+                {"PatientName": f"*{text}*"},
+                {"PatientID": f"*{plain}*"},
+                {"StudyDescription": f"*{text}*"},
+            ]
         studies: dict[str, Mapping[str, Any]] = {}
         for query in asked:
             wanted = {"Level": "Study", "Query": query, "Expand": True, "Limit": _FOUND_AT_MOST}

@@ -114,7 +114,7 @@ class PacsHttp:
             raise InfrastructureError(f"what answers is no {self._what}", where=self.where) from None
 
 
-def _said(content: bytes) -> str:
+def _said(content: bytes | bytearray) -> str:
     """What an Orthanc says of an error, which is one of its own fixed texts."""
     try:
         return f": {shown(str(json.loads(content)['OrthancError']))}"

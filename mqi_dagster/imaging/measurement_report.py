@@ -19,6 +19,7 @@ from highdicom.sr import (
     ObservationContext,
     ObserverContext,
     ReferencedSegment,
+    SourceSeriesForSegmentation,
     TrackingIdentifier,
     VolumetricROIMeasurementsAndQualitativeEvaluations,
 )
@@ -86,6 +87,8 @@ def write_measurement_report(
         for kind in ("InstanceCreation", "Content", "Series"):
             setattr(made, f"{kind}Date", date)
             setattr(made, f"{kind}Time", time or "000000")
+        # The last item is highdicom's own, with the moment of now.
+        del made.ContributingEquipmentSequence[-1].ContributionDateTime
         buffer = BytesIO()
         made.save_as(buffer)
     try:
@@ -110,7 +113,12 @@ def _content(
             tracking_identifier=TrackingIdentifier(
                 uid=derived_uid(digest, f"segment {number}"), identifier=region.tg263 or region.name
             ),
-            referenced_segment=ReferencedSegment.from_segmentation(seg, number),
+            referenced_segment=ReferencedSegment(
+                seg.SOPClassUID,
+                seg.SOPInstanceUID,
+                number,
+                source_series=SourceSeriesForSegmentation(images.headers[0].SeriesInstanceUID),
+            ),
             finding_type=CodedConcept(*region.code),
             finding_category=CodedConcept(*region.category),
             algorithm_id=AlgorithmIdentification(algorithm.name, algorithm.version, family=family),

@@ -5,6 +5,7 @@ The same inputs give the same bytes: UIDs come from the digest, dates are those 
 
 from __future__ import annotations
 
+import logging
 import re
 import warnings
 from collections.abc import Callable, Iterator, Sequence
@@ -34,6 +35,9 @@ from mqi_dagster.errors import ImageError, InfrastructureError, Where, shown
 from mqi_dagster.files import write_whole
 from mqi_dagster.imaging.image_grid import ImageGrid
 from mqi_dagster.imaging.source_images import SourceImages
+
+# It names the images that it reads.
+logging.getLogger("highdicom").setLevel(logging.WARNING)
 
 Mask = NDArray[np.bool_]
 

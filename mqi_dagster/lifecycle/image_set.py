@@ -22,7 +22,7 @@ from mqi_dagster.lifecycle.lineage import resolve
 from mqi_dagster.lifecycle.materialisations import IMAGES
 from mqi_dagster.partitions import IMAGE_SET, image_set_key, model_of
 from mqi_dagster.resources.site import Site
-from mqi_dagster.settings import LOCAL
+from mqi_dagster.settings import LOCAL, Settings
 from mqi_dagster.store.published import Published
 from mqi_dagster.store.store import Store
 
@@ -74,8 +74,13 @@ def read_stored(published: Published) -> StoredObjects:
     return StoredObjects.model_validate_json(published.path(RECEIPT).read_bytes())
 
 
+def sources_folder(settings: Settings) -> Path:
+    """Where it stands what each image set is made of, a file each."""
+    return settings.paths.state / "image_sets"
+
+
 def _source_file(site: Site, key: str) -> Path:
-    return site.settings.paths.state / "image_sets" / f"{IMAGE_SET.key(key).text}.json"
+    return sources_folder(site.settings) / f"{IMAGE_SET.key(key).text}.json"
 
 
 def write_source(site: Site, key: str, source: ImageSetSource) -> None:
@@ -103,8 +108,8 @@ def read_source(site: Site, key: str) -> ImageSetSource:
 
 def image_sets_of(site: Site, identifiers: Sequence[str]) -> list[tuple[str, ImageSetSource]]:
     """Image sets that one of some series of the PACS is part of, by key; what cannot be read is none."""
-    folder, found = site.settings.paths.state / "image_sets", []
-    for path in sorted(folder.glob("*.json")):
+    found = list[tuple[str, ImageSetSource]]()
+    for path in sorted(sources_folder(site.settings).glob("*.json")):
         with suppress(InputError):
             source = read_source(site, path.stem)
             if not set(source.series).isdisjoint(identifiers):

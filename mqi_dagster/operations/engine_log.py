@@ -40,7 +40,7 @@ def engine_log(instance: dg.DagsterInstance, site: Site, beam: BeamStatus) -> tu
 
 
 def partition_tails(instance: dg.DagsterInstance, site: Site, name: str) -> list[Tail]:
-    """The logs of a beam's engine, of the models of a course or image set, or of all beams of a case, to follow.
+    """The logs of a beam's engine, of the models of a course or image set, or of a case's beams.
 
     Raises:
         InputError: There is no such case, beam or course, or the case has not been taken in.

@@ -1,4 +1,4 @@
-"""A real Orthanc as the PACS, by its REST API and by DICOMweb; in each fault nothing is half stored or twice."""
+"""A real Orthanc as the PACS, by REST and by DICOMweb: in no fault is anything half stored or twice."""
 
 from __future__ import annotations
 
@@ -124,7 +124,9 @@ def test_series_are_found_fetched_and_stored(server: Server, way: str, tmp_path:
         store_proven(pacs, images(12, made=made, **utf8, SeriesDescription="changed")[0])
     assert pacs.file(first) == fresh
     with pytest.raises(InputError, match="not in the PACS any more"):
-        pacs.file("1.2/3.4/5.6" if way == "dicomweb" else f"{'0' * 8}-{'0' * 8}-{'0' * 8}-{'0' * 8}-{'0' * 8}")
+        pacs.file(
+            "1.2/3.4/5.6" if way == "dicomweb" else f"{'0' * 8}-{'0' * 8}-{'0' * 8}-{'0' * 8}-{'0' * 8}"
+        )
     assert pacs.series("1.2.3.4") is None
 
 
@@ -241,4 +243,3 @@ def test_what_was_stored_is_promised_to_be_kept(tmp_path: Path) -> None:
         "whom it does not know": "unreachable: the PACS refuses the request for storage commitment",
         "nobody": "unreachable: the PACS does not take the request for storage commitment",
     }
-

@@ -8,9 +8,14 @@ from email.message import EmailMessage
 from email.utils import format_datetime
 
 from mqi_dagster.errors import ConfigurationError, NotTakenError, PartlyTakenError
+from mqi_dagster.languages import translated
+from mqi_dagster.languages.messages import message as in_language
 from mqi_dagster.notify.message import Message
 from mqi_dagster.settings import Mail, MailSecurity
 from mqi_dagster.settings.passwords import read_password
+
+LISTED = "`mqi alarms` lists what stands."
+"""Last line of every mail."""
 
 
 class MailChannel:
@@ -80,11 +85,12 @@ class MailChannel:
         mail = EmailMessage()
         mail["From"] = settings.sender
         mail["To"] = ", ".join(settings.recipients)
-        mail["Subject"] = " ".join(message.title.split())
+        mail["Subject"] = " ".join(message.title_in(settings.language).split())
         mail["Date"] = format_datetime(message.happened_at)
         # The same for every try, so that a mail that comes twice can be told from two.
         mail["Message-ID"] = f"<{message.event}.{message.id}.{int(message.happened_at.timestamp())}@mqi>"
         mail["Auto-Submitted"] = "auto-generated"
+        text = in_language(message.text, settings.language)
         when = f"{message.happened_at:%Y-%m-%d %H:%M:%S %Z}"
-        mail.set_content(f"{message.text}\n\n{when}\n`mqi alarms` lists what stands.\n")
+        mail.set_content(f"{text}\n\n{when}\n{translated(LISTED, settings.language)}\n")
         return mail

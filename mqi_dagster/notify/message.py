@@ -8,15 +8,18 @@ from datetime import datetime
 from typing import Protocol
 
 from mqi_dagster.errors import shown, shown_message
+from mqi_dagster.languages import translated
 from mqi_dagster.settings import Notifications
+from mqi_dagster.settings.web import Language
 
-_WORDS = {
+WORDS = {
     "alarm_raised": "Alarm",
     "alarm_cleared": "Alarm cleared",
     "case_concluded": "Case concluded",
     "status_changed": "Status",
     "test": "Test",
 }
+"""What an event is called."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,9 +47,14 @@ class Message:
 
     @property
     def title(self) -> str:
+        """One line for people, in English."""
+        return self.title_in(Language.ENGLISH)
+
+    def title_in(self, language: Language) -> str:
         """One line for people."""
-        what = " ".join(part for part in (self.kind.replace("_", " "), self.subject) if part)
-        return f"[{self.site}] {_WORDS[self.event]}: {what}"
+        kind = translated(self.kind.replace("_", " "), language)
+        what = " ".join(part for part in (kind, self.subject) if part)
+        return f"[{self.site}] {translated(WORDS[self.event], language)}: {what}"
 
 
 class Channel(Protocol):

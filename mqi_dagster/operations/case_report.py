@@ -213,15 +213,16 @@ def places(site: Site, report: CaseReport) -> Iterator[tuple[str, Path]]:
     for delivery in report.deliveries:
         yield f"delivery {delivery.number}", delivery.folder
     for beam in report.beams:
-        key, words = beam_key(report.row.case, beam.result.beam), f"beam {beam.result.beam}"
+        number = beam.result.beam
+        key = beam_key(report.row.case, number)
         for asset, digest in beam.result.digests.items():
             found = published(site, asset, key, digest)
             if found is not None:
-                yield f"{words}: {asset}", found.folder
+                yield f"beam {number}: {asset}", found.folder
         if (site.engine_logs / key).is_dir():
-            yield f"{words}: logs of the engine", site.engine_logs / key
+            yield f"beam {number}: logs of the engine", site.engine_logs / key
         if beam.result.rt_dose is not None:
-            yield f"{words}: RT Dose at the target", Path(beam.result.rt_dose)
+            yield f"beam {number}: RT Dose at the target", Path(beam.result.rt_dose)
 
 
 def _words(job: ClusterJob) -> str:

@@ -11,6 +11,7 @@ from pydantic import Field, field_validator, model_validator
 
 from mqi_dagster.settings.choices import MailSecurity, NotifiedEvent
 from mqi_dagster.settings.section import Seconds, Section
+from mqi_dagster.settings.web import Language
 
 Minutes = Annotated[float, Field(gt=0)]
 Address = Annotated[str, Field(pattern=r"^[A-Za-z0-9._%+-]+@[A-Za-z0-9.-]+$")]
@@ -94,6 +95,9 @@ class Mail(Section):
     password_file: Path | None = Field(None, description="Its password, mode 0600.")
     sender: Address = Field(description="Address that the mails come from.")
     recipients: Annotated[tuple[Address, ...], Field(min_length=1)] = Field(description="Who gets them.")
+    language: Language = Field(
+        Language.ENGLISH, description="Language of subjects and labels, `en` or `ko`; causes are English."
+    )
     timeout_seconds: Annotated[float, Field(gt=0, le=5)] = Field(
         3.0, description="How long the server may take for one answer."
     )

@@ -77,7 +77,7 @@ class Pages:
         zone = site.timezone
         self._templates.filters.update(
             word=words.word,
-            translated=words._,
+            translated=words.message,
             moment=partial(words.moment, zone=zone),
             duration=words.duration,
             number=words.number,

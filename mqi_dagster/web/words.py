@@ -2,42 +2,23 @@
 
 from __future__ import annotations
 
-import io
 from contextvars import ContextVar
 from datetime import datetime, tzinfo
-from functools import cache
-from pathlib import Path
 
 from babel.dates import format_datetime
-from babel.messages.mofile import write_mo
-from babel.messages.pofile import read_po
-from babel.support import NullTranslations, Translations
 
+from mqi_dagster.languages import catalogue, messages, translated
 from mqi_dagster.settings.web import Language
 from mqi_dagster.worklist import Stage
 
 LANGUAGE: ContextVar[Language] = ContextVar("language", default=Language.ENGLISH)
 """Of the request that is answered."""
-_TRANSLATIONS = Path(__file__).parent / "translations"
 _MINUTE, _HOUR, _DAY = 60.0, 3600.0, 86400.0
-
-
-@cache
-def catalogue(language: Language) -> NullTranslations:
-    """The texts of a language; English ones stand in the code and the templates."""
-    path = _TRANSLATIONS / f"{language.value}.po"
-    if not path.is_file():
-        return NullTranslations()
-    compiled = io.BytesIO()
-    with path.open("rb") as stream:
-        write_mo(compiled, read_po(stream, locale=language.value))
-    compiled.seek(0)
-    return Translations(compiled)
 
 
 def _(text: str) -> str:
     """A text in the reader's language."""
-    return str(catalogue(LANGUAGE.get()).ugettext(text)) if text else ""
+    return translated(text, LANGUAGE.get())
 
 
 def ngettext(one: str, many: str, count: int) -> str:
@@ -48,6 +29,11 @@ def ngettext(one: str, many: str, count: int) -> str:
 def word(value: str) -> str:
     """A state, stage, role or the like, as people say it."""
     return _(value.words if isinstance(value, Stage) else str(value).replace("_", " "))
+
+
+def message(text: str) -> str:
+    """A message of a rule or an error, as far as the reader's language has it."""
+    return messages.message(str(text), LANGUAGE.get())
 
 
 def done(code: str) -> str:

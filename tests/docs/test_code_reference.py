@@ -10,6 +10,7 @@ import pytest
 from mqi_dagster.cli.code_reference import TABLES, written
 from mqi_dagster.ledger.alarms import AlarmKind
 from mqi_dagster.operations.settings_text import settings_reference
+from mqi_dagster.people.rights import RIGHTS
 from tests.cli.mqi_command import mqi
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -42,13 +43,29 @@ def test_the_alarms_of_the_guide_are_those_of_the_code() -> None:
     assert set(re.findall(r"^\| `([a-z_]+)`", section, re.MULTILINE)) == {kind.value for kind in AlarmKind}
 
 
+def test_the_rights_of_each_role_are_those_of_the_code() -> None:
+    table = (
+        (DOCS / "administration.md")
+        .read_text(encoding="utf-8")
+        .partition("| right |")[2]
+        .partition("\n\n")[0]
+    )
+    roles = [cell.strip() for cell in table.splitlines()[0].strip("|").split("|")]
+    given: dict[str, set[str]] = {role: set() for role in roles}
+    for line in table.splitlines()[2:]:
+        right, *cells = line.strip("|").split("|")
+        for role, cell in zip(roles, cells, strict=True):
+            given[role] |= {right.strip()[1:].partition("`")[0]} if cell.strip() else set()
+    assert given == {role.value: {right.value for right in rights} for role, rights in RIGHTS.items()}
+
+
 def test_every_page_that_is_named_exists() -> None:
     pages = [*sorted(ROOT.glob("*.md")), *sorted(DOCS.glob("*.md"))]
     there = {page.name for page in pages}
     named = {
         (page.name, name)
         for page in pages
-        for name in re.findall(r"\b[\w-]+\.md\b", page.read_text(encoding="utf-8"))
+        for name in re.findall(r"\b[\w.-]+\.md\b", page.read_text(encoding="utf-8"))
     }
     assert {pair for pair in named if pair[1] not in there} == set()
 

@@ -8,6 +8,7 @@ import json
 import ssl
 from collections.abc import Iterator
 from datetime import UTC, datetime
+from email.header import decode_header, make_header
 from pathlib import Path
 from typing import Any
 
@@ -151,6 +152,17 @@ def test_a_mail_reaches_every_recipient(mails: Mails) -> None:
     assert b"exit code 3. What to do: mqi case retry" in body and b"2026-03-01 12:00:00 UTC" in body
     mail(mails.port).send(MESSAGE)
     assert mails.got[1][2]["Message-ID"] == content["Message-ID"], "one that comes twice can be told"
+
+
+def test_a_mail_speaks_the_language_of_the_settings(mails: Mails) -> None:
+    mail(mails.port, language="ko").send(MESSAGE)
+    ((_, _, content),) = mails.got
+    assert str(make_header(decode_header(content["Subject"]))) == "[QA room] 경보: 빔 실패 P1.fx0001__b02"
+    payload = content.get_payload(decode=True)
+    assert isinstance(payload, bytes)
+    body = payload.decode().replace("\r\n", "\n")
+    assert body.startswith("exit code 3. 조치: mqi case retry\n"), "causes stay as they are"
+    assert "현재 경보는 `mqi alarms`로 볼 수 있습니다." in body
 
 
 @pytest.mark.parametrize("kind", ["starttls", "tls"])

@@ -16,6 +16,7 @@ from starlette.testclient import TestClient
 from mqi_dagster.ledger.audit import Action
 from tests.chain.chain import ONE_BEAM, PLAN, Chain, faulty_engine, quick_engine
 from tests.web.real_sites import as_, chain_on_disk, pages_of
+from tests.web.test_languages import english
 
 IDENTITY = ("ZQ-4711", "Findmich", "Petra", "1947-08-13", "19470813")
 BEAM_NAME = "<i>1&'\""
@@ -96,6 +97,21 @@ def test_a_name_that_somebody_has_typed_is_text_and_no_markup(cases: Cases) -> N
     page = as_(cases.client, "vera").get(f"/case/{cases.done}")
     assert "<i>1" not in page
     assert "&lt;i&gt;1&amp;&#39;&#34;" in page
+
+
+def test_a_korean_page_of_a_case_has_no_english_but_names(cases: Cases) -> None:
+    names = set(
+        re.findall("[A-Za-z]{2,}", f"{cases.done} {cases.chain.site.settings.site.name} GENERIC TX vera")
+    )
+    names |= {"Frame", "of", "Reference", "JavaScript", "Gy", "systemd"}
+    for result in ("interpreted csvs", "tps file", "raw dose", "rt dose", "handed over"):
+        names |= set(result.split())
+    browser = as_(cases.client, "vera")
+    answer = browser.client.get(
+        f"/case/{cases.done}", headers={"accept": "text/html", "accept-language": "ko"}
+    )
+    assert "전달 MU" in answer.text and "계획대로" in answer.text
+    assert english(answer.text) - names == set()
 
 
 def test_every_picture_of_the_page_is_one(cases: Cases) -> None:

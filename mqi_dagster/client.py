@@ -143,7 +143,7 @@ class Client:
         """The cases, page by page.
 
         Args:
-            **wanted: ``state`` and ``stage`` (lists), ``q``, ``sort``, ``order``, as docs/api.md tells them.
+            **wanted: ``state``, ``stage``, ``machine`` (lists), ``q``, ``sort``, ``order``: see docs/api.md.
         """
         return self._rows("cases", CaseStatus, wanted)
 

@@ -60,15 +60,17 @@ def selection(
     Raises:
         InputError: There is no such action or day.
     """
+
+    def begins(day: str, later: int = 0) -> datetime | None:
+        after = date.fromisoformat(day) + timedelta(days=later) if day else None
+        return None if after is None else datetime.combine(after, time(), site.timezone).astimezone(UTC)
+
     try:
-        days = [date.fromisoformat(day) if day else None for day in (first, last)]
-    except ValueError:
+        since, until = begins(first), begins(last, 1)
+    except (ValueError, OverflowError):
         raise InputError("a day is written as 2026-01-31") from None
     if action and action not in tuple(Action):
         raise InputError(f"an action is one of {', '.join(Action)}")
-    since = None if days[0] is None else datetime.combine(days[0], time(), site.timezone).astimezone(UTC)
-    ends = None if days[1] is None else days[1] + timedelta(days=1)
-    until = None if ends is None else datetime.combine(ends, time(), site.timezone).astimezone(UTC)
     return Selection(actor, subject, Action(action) if action else None, since, until)
 
 

@@ -95,7 +95,7 @@ def create_app(site: Site, live: Live | None = None) -> FastAPI:
     app.state.pages = Pages(site)
     app.state.reports = Reports(site, boards)
     app.state.changes = Changes(boards)
-    app.state.metrics = monitoring.registry_of(site, boards)
+    app.state.metrics = monitoring.registry_of(boards)
     acting = Acting(site)
     app.state.pages.offer(asked=acting.asked, reviewed=acting.review, kind_of=kind_of)
     app.state.openid = None if web.openid is None else OpenIdSignIn(web.openid)

@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 import ipaddress
-import threading
 from collections import Counter
 from collections.abc import Iterable
-from datetime import UTC, datetime, timedelta
+from datetime import UTC, datetime
 from http import HTTPStatus
 
 from fastapi import APIRouter, Depends, Request, Response
@@ -17,22 +16,16 @@ from prometheus_client.metrics_core import Metric
 from prometheus_client.registry import Collector
 
 from mqi_dagster import __version__
-from mqi_dagster.assets.pipelines import PIPELINES
-from mqi_dagster.errors import MqiError
-from mqi_dagster.lifecycle.health import sensors_seen
-from mqi_dagster.operations.instance import open_instance
 from mqi_dagster.people.rights import Right
 from mqi_dagster.resources.site import Site
 from mqi_dagster.web.access import Needs, public
 from mqi_dagster.web.api.rows import kind_of, rows_of
 from mqi_dagster.web.live import Live
 from mqi_dagster.worklist import CaseState, Work
-from mqi_dagster.worklist.reading import plain_errors
 
 router = APIRouter(include_in_schema=False)
 LATE_SECONDS = 30.0
 """Boards that were read so long ago cannot be read."""
-_TICKS_EVERY = timedelta(seconds=10)
 
 
 class NeedsFromAway:
@@ -94,10 +87,10 @@ def metrics(request: Request) -> Response:
     return Response(generate_latest(registry), media_type=CONTENT_TYPE_LATEST)
 
 
-def registry_of(site: Site, live: Live) -> CollectorRegistry:
+def registry_of(live: Live) -> CollectorRegistry:
     """What `/metrics` shows."""
     registry = CollectorRegistry()
-    registry.register(_SiteCollector(site, live))
+    registry.register(_SiteCollector(live))
     ProcessCollector(registry=registry)
     return registry
 
@@ -116,10 +109,8 @@ def _gauge(name: str, text: str, values: Iterable[tuple[tuple[str, ...], float]]
 class _SiteCollector(Collector):
     """Numbers of the boards as they were read last; no label is a partition, a person or a host."""
 
-    def __init__(self, site: Site, live: Live) -> None:
-        self._site, self._live = site, live
-        self._asking = threading.Lock()
-        self._ticks: tuple[datetime, dict[str, datetime]] | None = None
+    def __init__(self, live: Live) -> None:
+        self._live = live
 
     def collect(self) -> Iterable[Metric]:
         """Every number."""
@@ -131,26 +122,8 @@ class _SiteCollector(Collector):
         yield failed
         readable = seen.work is not None and not seen.error
         yield _gauge("boards_readable", "1 where the boards can be read.", [((), readable)])
-        yield _gauge(
-            "sensor_tick_age_seconds", "Since a sensor was evaluated.",
-            [((name,), _age(at, now)) for name, at in sorted(self._read_ticks(now).items())], "sensor",
-        )  # fmt: skip
         if seen.work is not None:
             yield from _of_work(seen.work, now)
-
-    def _read_ticks(self, now: datetime) -> dict[str, datetime]:
-        with self._asking:
-            if self._ticks is None or now - self._ticks[0] > _TICKS_EVERY:
-                before = {} if self._ticks is None else self._ticks[1]
-                try:
-                    with plain_errors(), open_instance(self._site.settings) as instance:
-                        seen = sensors_seen(instance, PIPELINES)
-                        ticks = {one.name: one.ticked_at for one in seen if one.ticked_at is not None}
-                        self._ticks = now, ticks
-                except MqiError:
-                    # That they are away mqi_boards_readable says; the ages go on to rise.
-                    self._ticks = now, before
-            return self._ticks[1]
 
 
 def _of_work(work: Work, now: datetime) -> Iterable[Metric]:
@@ -192,5 +165,10 @@ def _of_work(work: Work, now: datetime) -> Iterable[Metric]:
     if work.daemon_seen is not None:
         age = _age(work.daemon_seen, now)
         yield _gauge("daemon_heartbeat_age_seconds", "Since Dagster's daemon gave a sign.", [((), age)])
+    yield _gauge(
+        "sensor_tick_age_seconds", "Since a sensor was evaluated.",
+        [((one.sensor,), _age(one.ticked_at, now)) for one in work.sensors if one.ticked_at is not None],
+        "sensor",
+    )  # fmt: skip
     kinds = Counter(alarm.kind for alarm in work.alarms)
     yield _gauge("alarms", "Alarms that stand.", [((kind,), kinds[kind]) for kind in sorted(kinds)], "kind")

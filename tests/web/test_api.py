@@ -68,6 +68,7 @@ def test_lists_are_filtered_and_ordered(program: Programs) -> None:
         "q=p000000002": [WAITING],
         "q=NOT%3C/b%3E": [FAILED],
         "q=nowhere": [],
+        "machine=G1": [],
         "sort=key&order=desc": [WAITING, FAILED],
         "sort=priority": [FAILED, WAITING],
         "sort=percent&order=desc": [WAITING, FAILED],
@@ -160,6 +161,9 @@ def test_the_audit_is_read_in_pages_and_says_that_it_was(program: Programs) -> N
     assert [row["number"] for row in second["items"]] == [numbers[-1] - 1, numbers[-1] - 2]
     assert [row["action"] for row in admin.get("audit?actor=admin")["items"]] == ["audit_read"]
     huge = urlsafe_b64encode(b'["audit", 99999999999999999999]').decode()
+    assert admin.get("audit?action=signed_in&first=2026-01-01&last=9998-12-31")["items"] == []
+    for question in ("action=slept", "first=yesterday", "last=9999-12-31", "first=0001-01-01"):
+        assert admin.get(f"audit?{question}", 422)["status"] == 422
     for question in ("cursor=WyJhdWRpdCIsICJ4Il0", f"cursor={huge}", "subject=%00", "actor=%0a"):
         assert admin.get(f"audit?{question}", 422)["status"] == 422
     assert program(Role.PHYSICIST).get("audit", 403)["type"] == "urn:mqi:error:not-allowed"

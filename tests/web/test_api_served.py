@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import os
 import re
-import shutil
 import subprocess
 import threading
 from collections.abc import Iterator
@@ -19,15 +18,14 @@ import pytest
 
 from mqi_dagster.client import Client
 from mqi_dagster.errors import SignInError
-from mqi_dagster.operations.instance import open_instance, write_instance
 from mqi_dagster.operations.people import add_user, make_token, revoke_token
 from mqi_dagster.people.rights import Right, Role
 from mqi_dagster.resources.site import Site
-from mqi_dagster.settings import parse_settings
 from mqi_dagster.web.server import server_of
-from tests.chain.chain import PLAN, Chain, quick_engine
+from tests.chain.chain import PLAN, Chain
 from tests.waiting import wait_for
 from tests.web.programs import OWNER
+from tests.web.real_sites import chain_on_disk
 from tests.worklist.seeded import Seeded
 
 pytestmark = pytest.mark.slow
@@ -63,12 +61,7 @@ def token_of(site: Site, folder: Path) -> tuple[Path, str]:
 @pytest.fixture(scope="module")
 def concluded(tmp_path_factory: pytest.TempPathFactory, empty_instance: Path) -> Iterator[Chain]:
     """A site with a case of two beams that is concluded."""
-    folder = tmp_path_factory.mktemp("concluded")
-    shutil.copytree(empty_instance, folder / "dagster")
-    settings = parse_settings({"site": {"timezone": "Asia/Seoul"}}, folder)
-    write_instance(settings)
-    with open_instance(settings) as instance:
-        chain = Chain(folder, {"engine": quick_engine()}, instance=instance)
+    with chain_on_disk(tmp_path_factory.mktemp("concluded"), empty_instance) as chain:
         chain.deliver(plan=PLAN)
         chain.tick_sensors(rounds=3)
         yield chain
@@ -110,6 +103,9 @@ def test_every_example_of_the_page_works(concluded: Chain, tmp_path: Path) -> No
     script = re.sub(r'^(ask .*(?:/events|/retry)")$', r"\1 || echo $?", script, flags=re.MULTILINE)
     with served(concluded.site) as address, Client(address, file.read_text().strip()) as program:
         wait_for(lambda: [one.state for one in program.cases()] == ["complete"], "the case is seen")
+        (row,) = program.cases()
+        assert row.machine
+        assert list(program.cases(machine=[row.machine, "another"])) == [row]
         script = re.sub(r"^export MQI_URL=.*$", f"export MQI_URL={address}", script, flags=re.MULTILINE)
         script = re.sub(r"^export MQI_TOKEN_FILE=.*$", "", script, flags=re.MULTILINE)
         done = subprocess.run(

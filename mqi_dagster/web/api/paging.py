@@ -15,7 +15,7 @@ from starlette.exceptions import HTTPException
 
 from mqi_dagster.web.api.models import LONGEST_PAGE
 from mqi_dagster.web.api.rows import AnyRow, key_of
-from mqi_dagster.worklist import BeamStatus, CaseState, Stage
+from mqi_dagster.worklist import BeamStatus, CaseState, CaseStatus, Stage
 from mqi_dagster.worklist.partition_index import board_order
 
 Row = TypeVar("Row", bound=AnyRow)
@@ -48,6 +48,7 @@ class Listing(Paging):
 
     state: list[CaseState] = Field([], description="Only in one of these states.")
     stage: list[Stage] = Field([], description="Only at one of these stages.")
+    machine: list[str] = Field([], max_length=50, description="Only cases of one of these machines.")
     q: str = Field("", max_length=200, description="Only with this text in key, label or reason.")
     sort: Sort = Field(Sort.BOARD, description="By what they are ordered.")
     order: Literal["asc", "desc"] = Field("asc", description="Which end comes first.")
@@ -64,6 +65,8 @@ _PLACES: dict[Sort, Callable[[AnyRow], tuple[float, ...]]] = {
 
 def _is_wanted(row: AnyRow, wanted: Listing) -> bool:
     if (wanted.state and row.state not in wanted.state) or (wanted.stage and row.stage not in wanted.stage):
+        return False
+    if wanted.machine and not (isinstance(row, CaseStatus) and row.machine in wanted.machine):
         return False
     label = row.label if isinstance(row, BeamStatus) else ""
     text = wanted.q.casefold()

@@ -4,16 +4,17 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
-from datetime import timedelta
 from http import HTTPStatus
 from typing import Annotated, TypeVar
 from urllib.parse import urlencode
 
 from fastapi import APIRouter, Depends, Header, Path, Query, Request, Response
 from pydantic import BaseModel, Field, RootModel
+from starlette.exceptions import HTTPException
 
-from mqi_dagster.errors import InfrastructureError, KeyRejectedError, StoreError
+from mqi_dagster.errors import InfrastructureError, InputError, KeyRejectedError, StoreError
 from mqi_dagster.ledger.audit import Action
+from mqi_dagster.operations.audit import SUBJECT, read_audit, selection
 from mqi_dagster.operations.course_results import CourseResult, course_result
 from mqi_dagster.operations.instance import open_instance
 from mqi_dagster.operations.results import BeamRow, beam_rows
@@ -31,7 +32,6 @@ from mqi_dagster.worklist.reading import plain_errors
 
 router = APIRouter()
 Found = TypeVar("Found", CaseStatus, BeamStatus)
-_AUDIT = "audit"
 
 
 @dataclass(frozen=True, slots=True)
@@ -237,6 +237,9 @@ class AuditQuery(Paging):
         "", pattern=ONE_LINE, max_length=255, description="Only about this partition and its parts."
     )
     actor: str = Field("", pattern=ONE_LINE, max_length=100, description="Only of this actor.")
+    action: Action | None = Field(None, description="Only of this kind.")
+    first: str = Field("", max_length=10, description="From this day in the site's zone on, `2026-01-31`.")
+    last: str = Field("", max_length=10, description="Up to this day, that counts.")
 
 
 @router.get("/audit")
@@ -248,18 +251,17 @@ def audit(
 ) -> Page[AuditEntry]:
     """The audit, the newest row first; that it was read stands in it, too."""
     site: Site = request.app.state.site
-    before = read_cursor(wanted.cursor, _AUDIT) if wanted.cursor else (None,)
+    before = read_cursor(wanted.cursor, SUBJECT) if wanted.cursor else (None,)
     if len(before) != 1 or not (before[0] is None or (type(before[0]) is int and 0 < before[0] < 2**31)):
         raise foreign_cursor()
-    now = site.ledger.database.clock()
-    if not site.ledger.audit.was_told(visitor.name, Action.AUDIT_READ, _AUDIT, now - timedelta(hours=1)):
-        site.ledger.audit.add(visitor.name, visitor.actor.via, Action.AUDIT_READ, _AUDIT)
-    rows = site.ledger.audit.newest(
-        wanted.limit + 1, before=before[0], subject=wanted.subject, actor=wanted.actor
-    )
+    try:
+        chosen = selection(site, wanted.actor, wanted.subject, wanted.action or "", wanted.first, wanted.last)
+    except InputError as error:
+        raise HTTPException(HTTPStatus.UNPROCESSABLE_ENTITY, error.message) from None
+    rows = read_audit(site, visitor.actor, chosen, wanted.limit + 1, before=before[0])
     following = None
     if len(rows) > wanted.limit:
-        following = write_cursor(_AUDIT, (rows[wanted.limit - 1].number,))
+        following = write_cursor(SUBJECT, (rows[wanted.limit - 1].number,))
         response.headers["Link"] = _next(request, following)
     items = [AuditEntry.model_validate(row) for row in rows[: wanted.limit]]
-    return Page(items=items, total=None, next=following, at=now)
+    return Page(items=items, total=None, next=following, at=site.ledger.database.clock())

@@ -122,3 +122,9 @@ def web_address(settings: Settings, running: Running | None = None) -> str:
     """
     found = running or recorded(settings)
     return settings.web.address(found.web_port if found is not None and found.web_port else None)
+
+
+def dagster_address(settings: Settings) -> str:
+    """Where a browser finds Dagster's pages: by the proxy in front, else as they are recorded or set."""
+    found = recorded(settings)
+    return settings.ui.address if settings.ui.origins or found is None else found.pages.address

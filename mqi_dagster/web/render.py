@@ -17,6 +17,7 @@ from markupsafe import Markup, escape
 from mqi_dagster.assets.pipelines import PIPELINES
 from mqi_dagster.errors import LONGEST_MESSAGE, shown
 from mqi_dagster.moments import in_zone, local
+from mqi_dagster.operations.running import dagster_address
 from mqi_dagster.partitions import find_key, root_of
 from mqi_dagster.resources.site import Site
 from mqi_dagster.web import words
@@ -55,6 +56,7 @@ class Pages:
     def __init__(self, site: Site) -> None:
         self._site = site
         self.prefix = site.settings.web.prefix
+        self._dagster_address = dagster_address(site.settings)
         self._templates = Environment(
             loader=FileSystemLoader(_HERE / "templates"),
             autoescape=True,
@@ -91,9 +93,7 @@ class Pages:
 
     def _dagster(self, asset: str, partition: str) -> str:
         """Address of exactly this partition of an asset in Dagster's pages."""
-        ui = self._site.settings.ui
-        base = ui.origins[0] if ui.origins else f"http://{ui.host}:{ui.port}"
-        return f"{base}/assets/{quote(asset)}?view=partitions&partition={quote(partition)}"
+        return f"{self._dagster_address}/assets/{quote(asset)}?view=partitions&partition={quote(partition)}"
 
     def offer(self, **functions: Callable[..., Any]) -> None:
         """Functions that templates may call by these names."""

@@ -21,12 +21,14 @@ MUTATION = 'mutation { setConcurrencyLimit(concurrencyKey: "%s", limit: 1) }'
 
 @contextmanager
 def served(
-    instance: dg.DagsterInstance, *, guarded: bool = True, origins: Sequence[str] = ()
+    instance: dg.DagsterInstance, *, guarded: bool = True, origins: Sequence[str] = (), prefix: str = ""
 ) -> Iterator[int]:
     """The port of running pages."""
     with WorkspaceProcessContext(instance, InProcessWorkspaceLoadTarget([])) as context:
         pages: DagsterWebserver[Any, Any] = (
-            GuardedWebserver(context, ["127.0.0.1"], origins) if guarded else DagsterWebserver(context)
+            GuardedWebserver(context, ["127.0.0.1"], origins, prefix)
+            if guarded
+            else DagsterWebserver(context)
         )
         with listening(pages.create_asgi_app()) as port:
             yield port

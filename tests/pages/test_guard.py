@@ -6,6 +6,7 @@ import asyncio
 import base64
 import http.client
 import json
+import re
 import socket
 from collections.abc import Iterator, MutableMapping
 from pathlib import Path
@@ -223,6 +224,20 @@ def test_without_the_guard_all_of_them_do() -> None:
         assert handshake(number, "http://evil.example.com") == 101
 
 
+def test_below_a_prefix_dagsters_pages_are_whole_and_guarded_alike(instance: dg.DagsterInstance) -> None:
+    with served(instance, prefix="/dagster") as number:
+        connection = http.client.HTTPConnection("127.0.0.1", number, timeout=60)
+        connection.request("GET", "/dagster/runs")
+        page = connection.getresponse().read().decode()
+        assert 'window.__webpack_public_path__ = "/dagster"' in page
+        script = re.search(r'src="(/dagster/[^"]+\.js)"', page)
+        assert script and ask(number, "GET", script[1], {}) == 200
+        query = json.dumps({"query": "{ version }"})
+        assert ask(number, "POST", "/dagster/graphql", {"Content-Type": "application/json"}, query) == 200
+        assert ask(number, "POST", "/dagster/graphql", {"Content-Type": "text/plain"}, query) == 415
+        assert ask(number, "GET", "/dagster/graphql?query=x", {}) == 405
+
+
 def test_both_services_of_the_pages_are_behind_the_guard_with_the_origins_of_the_settings() -> None:
     settings = Settings.model_validate(
         {"site": {"timezone": "Asia/Seoul"}, "ui": {"origins": [PROXY, "http://pages.clinic:8080"]}}
@@ -236,6 +251,10 @@ def test_both_services_of_the_pages_are_behind_the_guard_with_the_origins_of_the
             *("--origin", "http://pages.clinic:8080"),
         ]
         assert ("--read-only" in command) is (service is Service.VIEWER)
+        assert "--path-prefix" not in command
+    below = Settings.model_validate({"site": {"timezone": "Asia/Seoul"}, "ui": {"prefix": "/dagster"}})
+    command = command_of(Service.PAGES, below, "127.0.0.1", 3000)
+    assert command[command.index("--path-prefix") + 1] == "/dagster"
 
 
 @pytest.mark.parametrize(

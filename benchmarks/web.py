@@ -34,10 +34,10 @@ from mqi_dagster.operations.instance import open_instance, write_instance
 from mqi_dagster.operations.people import add_user, sign_in
 from mqi_dagster.people.rights import Actor, Role
 from mqi_dagster.resources.site import SETTINGS_VARIABLE
+from mqi_dagster.web.access import Doorkeeper
 from tests.postgres.postgres_server import running_postgres
 from tests.worklist.seeded import Seeded
 
-COOKIE = "mqi-session"
 VIEWS = {
     "as it opens": "/",
     "searched for": "/?q=field+2",
@@ -46,6 +46,7 @@ VIEWS = {
     "board": "/board",
 }
 ASKED = 50
+Cookies = dict[str, str]
 
 
 def seed(site: Seeded, cases: int) -> str:
@@ -106,19 +107,20 @@ def memory_mib(process: int) -> float:
     return int(Path(f"/proc/{process}/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE") / 2**20
 
 
-def sessions(site: Seeded, count: int) -> list[str]:
-    """Secrets of so many signed-in browsers."""
+def sessions(site: Seeded, count: int) -> list[Cookies]:
+    """Cookies of so many signed-in browsers."""
     site.site.ledger.database.clock = lambda: datetime.now(UTC)
     account = add_user(
         site.site, Actor.of_this_account(), "vera", [Role.VIEWER], password="benchmark of pages"
     )
-    return [sign_in(site.site, account, "password").secret for _ in range(count)]
+    cookie = Doorkeeper(site.site).cookie
+    return [{cookie: sign_in(site.site, account, "password").secret} for _ in range(count)]
 
 
-def pages(port: int, secret: str) -> dict[str, list[float]]:
+def pages(port: int, cookies: Cookies) -> dict[str, list[float]]:
     """Seconds of each view, once it was asked for."""
     found: dict[str, list[float]] = {}
-    with httpx.Client(base_url=f"http://127.0.0.1:{port}", cookies={COOKIE: secret}, timeout=120) as client:
+    with httpx.Client(base_url=f"http://127.0.0.1:{port}", cookies=cookies, timeout=120) as client:
         for name, path in VIEWS.items():
             client.get(path).raise_for_status()
             for _ in range(ASKED):
@@ -128,13 +130,11 @@ def pages(port: int, secret: str) -> dict[str, list[float]]:
     return found
 
 
-async def listen(port: int, secret: str, counted: dict[str, int]) -> None:
+async def listen(port: int, cookies: Cookies, counted: dict[str, int]) -> None:
     """Read a stream for as long as it is let."""
     limits = httpx.Timeout(120, read=120)
     async with (
-        httpx.AsyncClient(
-            base_url=f"http://127.0.0.1:{port}", cookies={COOKIE: secret}, timeout=limits
-        ) as client,
+        httpx.AsyncClient(base_url=f"http://127.0.0.1:{port}", cookies=cookies, timeout=limits) as client,
         client.stream("GET", "/stream/worklist?state=work") as answer,
     ):
         answer.raise_for_status()
@@ -144,12 +144,17 @@ async def listen(port: int, secret: str, counted: dict[str, int]) -> None:
 
 
 async def streamed(
-    site: Seeded, process: int, port: int, secrets: list[str], case: str, options: argparse.Namespace
+    site: Seeded,
+    process: int,
+    port: int,
+    browsers: list[Cookies],
+    case: str,
+    options: argparse.Namespace,
 ) -> dict[str, Any]:
     """Figures of open streams, idle and busy."""
     counted: dict[str, int] = {}
-    tasks = [asyncio.create_task(listen(port, secret, counted)) for secret in secrets]
-    while counted.get("part", 0) < len(secrets):
+    tasks = [asyncio.create_task(listen(port, cookies, counted)) for cookies in browsers]
+    while counted.get("part", 0) < len(browsers):
         await asyncio.sleep(0.2)
         for task in tasks:
             if task.done():
@@ -191,16 +196,16 @@ def measured(name: str, folder: Path, section: dict[str, object] | None, options
         began = time.monotonic()
         case = seed(site, options.cases)
         print(f"{name}: {options.cases:,} cases seeded in {time.monotonic() - began:.0f} s", flush=True)
-        secrets = sessions(site, options.streams)
+        browsers = sessions(site, options.streams)
         with served(site) as (process, port):
-            times = pages(port, secrets[0])
+            times = pages(port, browsers[0])
             for view, seconds in times.items():
                 print(
                     f"  {view:24} median {1000 * statistics.median(seconds):6.0f} ms,"
                     f" worst {1000 * max(seconds):6.0f} ms",
                     flush=True,
                 )
-            found = asyncio.run(streamed(site, process, port, secrets, case, options))
+            found = asyncio.run(streamed(site, process, port, browsers, case, options))
         site.site.ledger.close()
     memory = ", ".join(f"{one:.0f}" for one in found["memory"])
     idle = f"{found['idle']:.1%} of a core, {found['idle_parts']} parts"

@@ -65,7 +65,7 @@ def facts_in(record: dg.EventLogRecord) -> CaseFacts | None:
     if made is not None:
         values = {name: value.value for name, value in made.metadata.items()}
     try:
-        return _facts({**values, BEAM_TABLE: [dict(row.data) for row in values[BEAM_TABLE]]})
+        return _facts({**values, BEAM_TABLE: [dict(row.data) for row in values[BEAM_TABLE].records]})
     except (KeyError, TypeError, ValueError, AttributeError):
         return None
 

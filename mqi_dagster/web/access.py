@@ -233,6 +233,7 @@ class Needs:
         visitor = await self.visitor(request)
         if visitor.session is not None and request.method not in READS:
             await _require_form(request, visitor)
+        request.state.rights = visitor.actor.rights
         return visitor
 
     async def visitor(self, request: Request, *, in_use: bool = True) -> Visitor:
@@ -279,18 +280,19 @@ GoesOn = Callable[[], Awaitable[bool]]
 
 
 def still(request: Request, needs: Needs) -> GoesOn:
-    """Asks again whether whoever opened a stream is signed in and may."""
+    """Asks again whether whoever opened a stream is signed in, and may what they might when they did."""
 
     async def goes_on() -> bool:
         if await request.is_disconnected():
             return False
         try:
-            await needs.visitor(request, in_use=False)
+            visitor = await needs.visitor(request, in_use=False)
         except (SignInError, NotAllowedError):
             return False
         except MqiError:
             # The ledger is away, and this process has not seen this visitor before: the page says why.
             return False
-        return True
+        # With other rights the page is another one, and is loaded anew.
+        return bool(visitor.actor.rights == request.state.rights)
 
     return goes_on

@@ -40,10 +40,10 @@ class GpuHistory:
         """Keep what was sampled since; a GPU that is not known any more is forgotten."""
         before, self._samples = self._samples, {}
         for gpu in gpus:
-            if gpu.seen_at is None or gpu.utilisation_percent is None:
-                continue
             key = gpu.host, gpu.uuid
             samples = self._samples[key] = before.get(key) or deque(maxlen=_MOST)
+            if gpu.seen_at is None or gpu.utilisation_percent is None:
+                continue
             if not samples or gpu.seen_at - samples[-1][0] >= _EVERY:
                 samples.append((gpu.seen_at, gpu.utilisation_percent))
 

@@ -24,12 +24,11 @@ from mqi_dagster.web import words
 from mqi_dagster.web.access import Crowd, Visitor
 from mqi_dagster.web.gpu_history import GpuHistory
 from mqi_dagster.web.render import Pages
-from mqi_dagster.worklist import Work
+from mqi_dagster.worklist import BeamStatus, Work
 
 Made = TypeVar("Made")
 EVERY_SECONDS = 2.0
 BEAT_SECONDS = 10.0
-"""After so long without a change a stream says that it lives; as often it is asked who still may look."""
 SILENT_SECONDS = 10.0
 """After so long without an answer the records count as away, even if nothing has failed."""
 _FIRST_SECONDS = 25.0
@@ -88,12 +87,14 @@ class Live:
     Args:
         site: The site.
         seconds: From one reading to the next.
+        beat: After so long without a change a stream says that it lives, and asks who still may look.
     """
 
-    def __init__(self, site: Site, seconds: float = EVERY_SECONDS) -> None:
+    def __init__(self, site: Site, seconds: float = EVERY_SECONDS, beat: float = BEAT_SECONDS) -> None:
         self._site = site
         self._board = BoardReader(site, None, _CAUSES_AT_ONCE, again=True, labels_at_once=_LABELS_AT_ONCE)
         self._reader = BackgroundReader(self._board, seconds, self._told_from_thread, goes_on=True)
+        self._beat = beat
         self._loop: asyncio.AbstractEventLoop | None = None
         self._watching: asyncio.Task[None] | None = None
         self._looking: asyncio.Task[None] | None = None
@@ -156,7 +157,7 @@ class Live:
         before = self.seen
         after = replace(before, **changes)
         now = datetime.now(UTC)
-        same = _content(before) == _content(after)
+        same = _content(before) == _content(after) and _same_beams(before.work, after.work)
         if same and now - self._signs_at > _SIGNS_EVERY:
             same = _signs(before.work) == _signs(after.work)
         if not same:
@@ -273,9 +274,9 @@ class Live:
                     yield {"event": "part", "data": html}
                 else:
                     yield {"event": "beat", "data": ""}
-                await self.after(version)
+                await self.after(version, self._beat)
                 now = asyncio.get_running_loop().time()
-                if now - asked_at >= BEAT_SECONDS - 1.0:
+                if now - asked_at >= 0.9 * self._beat:
                     asked_at = now
                     if not await goes_on():
                         yield {"event": "end", "data": ""}
@@ -289,9 +290,25 @@ def _content(seen: Seen) -> tuple[object, ...]:
     found: tuple[object, ...] = (seen.error, seen.away, seen.services, seen.work is None)
     work = seen.work
     if work is not None:
-        found += (work.daemon_alive, work.concluded_cases, work.cases, work.beams, work.gpus, work.queue)
+        found += (work.daemon_alive, work.concluded_cases, work.cases, work.gpus, work.queue)
         found += (work.alarms, [(one.cluster, one.failing_since, one.failure) for one in work.clusters])
     return found
+
+
+def _same_beams(before: Work | None, after: Work | None) -> bool:
+    """Whether nothing but time has passed for the beams; a page reckons by itself how long one runs."""
+    if before is None or after is None or before.beams is after.beams:
+        return True
+    pairs = zip(before.beams, after.beams, strict=False)
+    return len(before.beams) == len(after.beams) and all(
+        one is other or _without_time(one) == _without_time(other) for one, other in pairs
+    )
+
+
+def _without_time(beam: BeamStatus) -> BeamStatus:
+    left = beam.remaining_seconds
+    minutes = None if left is None else left // 60
+    return beam.model_copy(update={"elapsed_seconds": None, "remaining_seconds": minutes})
 
 
 def _signs(work: Work | None) -> tuple[object, ...]:

@@ -25,6 +25,9 @@ SAME_REGION_OVERLAP = 0.30
 SAME_DOSE_GY = 0.01
 """Prescriptions that differ by less are the same."""
 
+REPLANS_IN_SUM = "replans_in_sum"
+"""Fact of a sum: its plans that stand in place of another one of it. Their prescriptions do not add up."""
+
 _BOOST = re.compile(r"\b(boost|bst|cone ?down|phase ?(?:2|3|ii|iii)|ph ?[23])\b")
 _WITHIN = re.compile(r"\b(s?sib|simult\w*|integr\w*|concomitant\w*)\b")
 """What says that a boost is given within the fractions of the plan."""
@@ -318,6 +321,9 @@ def _plan_sum(candidates: _Candidates) -> _Verdict | None:
         facts["rejected_plans_in_sum"] = tuple(sorted(rejected))
     if not_for_treatment:
         facts["plans_in_sum_not_for_treatment"] = tuple(sorted(not_for_treatment))
+    summed = [_PlanDose(uid, candidates.plans.get(uid), ()) for uid in sorted(set(first.plan_uids))]
+    if replans := tuple(one.uid for one in summed if _replan_evidence(one, summed)):
+        facts[REPLANS_IN_SUM] = replans
     parts = [dose for one in candidates.plan_doses for dose in one.doses]
     covers = len(candidates.sums) == 1 and len(set(first.plan_uids)) > 1 and not uncovered
     if covers and not candidates.unclear and not rejected and not not_for_treatment:

@@ -8,7 +8,7 @@ from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 import numpy as np
 from pydicom.uid import RTIonPlanStorage
 
-from mqi_dagster.courses.dose_rules import DoseRule
+from mqi_dagster.courses.dose_rules import REPLANS_IN_SUM, DoseRule
 from mqi_dagster.courses.inventory import CourseInventory, FindingCode, Reason
 from mqi_dagster.courses.objects import Plan
 from mqi_dagster.dicom.ct_images import position_name
@@ -393,23 +393,25 @@ def _dose_scaling(course: CheckedCourse, tally: Tally) -> None:
         one.plan_uid: max((target.dose_gy for target in one.targets if target.dose_gy), default=None)
         for one in course.inventory.prescriptions
     }
-    for names, uids, lowest, highest in _totals(course):
+    for names, uids, lowest, highest, adds_up in _totals(course):
         known = [dose for uid in uids if (dose := prescribed.get(uid)) is not None]
         if not uids or len(known) < len(uids):
             tally.note(f"{names}: maximum {highest:.4g} Gy, beside no known prescription")
             continue
-        rx = sum(known)
-        text = f"{names}: maximum {highest:.4g} Gy, prescribed {rx:.4g} Gy"
-        if highest < rx / IMPLAUSIBLE or lowest > rx * IMPLAUSIBLE:
+        # Of a plan and what replaced it parts were delivered: the total is between the two and their sum.
+        least, most = sum(known) if adds_up else max(known), sum(known)
+        rx = f"{most:.4g}" if adds_up else f"{least:.4g} to {most:.4g}"
+        text = f"{names}: maximum {highest:.4g} Gy, prescribed {rx} Gy"
+        if highest < least / IMPLAUSIBLE or lowest > most * IMPLAUSIBLE:
             tally.fail(text)
-        elif highest < LEAST_OF_PRESCRIBED * rx or lowest > MOST_OF_PRESCRIBED * rx:
+        elif highest < LEAST_OF_PRESCRIBED * least or lowest > MOST_OF_PRESCRIBED * most:
             tally.warn(text)
         else:
             tally.note(text)
 
 
-def _totals(course: CheckedCourse) -> Iterator[tuple[str, frozenset[str], float, float]]:
-    """Each total dose: how it is called, its plans, and between what its maximum is [Gy].
+def _totals(course: CheckedCourse) -> Iterator[tuple[str, frozenset[str], float, float, bool]]:
+    """Each total dose: how it is called, its plans, its maximum [Gy] from and to, if prescriptions add up.
 
     The maximum of a sum is not below the highest and not above the sum of the maxima of its parts.
     """
@@ -430,7 +432,8 @@ def _totals(course: CheckedCourse) -> Iterator[tuple[str, frozenset[str], float,
             plans = frozenset(uid for _, dose, _ in parts for uid in dose.plan_uids)
             if len(plans) == 1 and any(dose.summation_type == "MULTI_PLAN" for _, dose, _ in parts):
                 plans = frozenset()  # what it is the sum of is not said
-            yield " + ".join(name for name, _, _ in parts), plans, max(maxima), sum(maxima)
+            names = " + ".join(name for name, _, _ in parts)
+            yield names, plans, max(maxima), sum(maxima), REPLANS_IN_SUM not in decision.facts
 
 
 def _dose_rule(course: CheckedCourse, tally: Tally) -> None:

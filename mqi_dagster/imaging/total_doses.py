@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from mqi_dagster.courses.dose_rules import DoseRule
+from mqi_dagster.courses.dose_rules import REPLANS_IN_SUM, DoseDecision, DoseRule
 from mqi_dagster.courses.inventory import CourseInventory
 from mqi_dagster.courses.objects import Dose
 from mqi_dagster.errors import shown
@@ -67,7 +67,7 @@ def total_doses(inventory: CourseInventory) -> tuple[list[TotalDose], list[DoseN
                 continue
             fault = _fault(doses)
             if fault is None:
-                totals.append(_total(decision.rule, doses, inventory))
+                totals.append(_total(decision, doses, inventory))
             else:
                 refused += [DoseNotUsed(dose_uid=uid, cause=fault[0], reason=fault[1]) for uid in uids]
     told = {uid for total in totals for uid in total.uids} | {one.dose_uid for one in refused}
@@ -96,10 +96,12 @@ def _fault(doses: Sequence[Dose]) -> tuple[NotUsedCause, str] | None:
     return None
 
 
-def _total(rule: DoseRule, doses: tuple[Dose, ...], inventory: CourseInventory) -> TotalDose:
+def _total(decision: DoseDecision, doses: tuple[Dose, ...], inventory: CourseInventory) -> TotalDose:
     prescription_gy, source = _prescription(doses, inventory)
+    if prescription_gy is not None and decision.facts.get(REPLANS_IN_SUM) and len(_plans_of(doses)) > 1:
+        prescription_gy, source = None, "a plan of the dose stands in place of another one of it"
     return TotalDose(
-        rule=rule,
+        rule=decision.rule,
         doses=doses,
         label=_label(doses, inventory),
         dose_type=doses[0].dose_type,

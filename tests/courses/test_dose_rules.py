@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import pytest
 
@@ -355,6 +355,17 @@ class TestPlanSums:
         ]
         assert found[1].facts["rejected_plans_in_sum"] == (MADE.uid(30, 2),)
         assert decisions(*plans, total) == ["ambiguous_no_sum -3"]
+
+    @pytest.mark.parametrize(
+        "of", [{"related": ("PREDECESSOR", 1)}, {"label": "replan"}, {"day": "20240301"}], ids=str
+    )
+    def test_one_that_holds_a_plan_and_its_replan_says_so(self, of: dict[str, Any]) -> None:
+        total = MADE.dose(3, plans=[1, 2], summation="MULTI_PLAN")
+        (found,) = all_decisions(MADE.plan(1), MADE.plan(2, **of), *TWO_DOSES, total)
+        assert decided(found) == "PLAN_SUM_used 3 -1 -2"
+        assert found.facts["replans_in_sum"] == (MADE.uid(30, 2),)
+        (found,) = all_decisions(*self.PLANS, total)
+        assert "replans_in_sum" not in found.facts
 
     def test_one_that_holds_a_plan_of_a_phantom_is_no_total(self) -> None:
         plans = [self.PLANS[0], MADE.plan(2, dose_gy=10.0, PlanIntent="VERIFICATION")]

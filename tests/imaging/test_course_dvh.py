@@ -460,6 +460,19 @@ def test_a_sum_of_which_one_plan_prescribes_nothing_has_no_prescription(tmp_path
     assert used.prescription_source == "one of the plans states no Target Prescription Dose"
 
 
+def test_a_sum_that_holds_a_replan_has_no_prescription(tmp_path: Path) -> None:
+    plans = [MADE.plan(dose_gy=50.0), MADE.plan(2, dose_gy=50.0, related=("PREDECESSOR", 1))]
+    total = dose(MADE, lambda x, y, z: 48 + 0 * x, 3, plans=[1, 2], summation="MULTI_PLAN")
+    content, metrics, _ = made(tmp_path, *plans, total)
+    (used,) = content.doses
+    assert (used.prescription_gy, used.prescription_source) == (
+        None, "a plan of the dose stands in place of another one of it",
+    )  # fmt: skip
+    row = only(metrics, ROI_Name="PTV")
+    assert row["DmeanGy"] == pytest.approx(48.0)
+    assert row["D95%"] is None
+
+
 @pytest.mark.parametrize(
     ("beams", "prescription_gy", "source"),
     [

@@ -459,6 +459,14 @@ CASES: dict[str, tuple[str, Callable[[], list[bytes]], Verdict, str]] = {
         ],
         PASS, "dose 1 + dose 2: maximum 71 Gy, prescribed 69 Gy",
     ),
+    "a sum of a plan and its replan": (
+        "dose_scaling",
+        lambda: [
+            *sound(), MADE.plan(2, related=("PREDECESSOR", 1), ApprovalStatus="APPROVED"),
+            MADE.dose(2, plans=[1, 2], summation="MULTI_PLAN", **pixels(62)),
+        ],
+        PASS, "dose 2: maximum 62 Gy, prescribed 60 to 120 Gy",
+    ),
     "beams of which each is a part": (
         "dose_scaling",
         lambda: [

@@ -131,11 +131,13 @@ class CaseIndex(PartitionIndex):
         events, arrival = self._from.events, self._from.ledger.arrivals.get(case)
         latest = self._facts(case, arrival.priority if arrival is not None else 0)
         keys, facts = events.parts_of(case), None
-        taken_in = events.number(MANIFEST, case) is not None
+        removed = self._is_removed(case)
+        # What a removed case was taken in with may still be told by events: its beams are gone all the same.
+        taken_in = not removed and events.number(MANIFEST, case) is not None
         if taken_in and (not keys or self._from.runs.intakes[case] > 1):
             facts, keys = self._by_manifest(case, keys)
         if not taken_in or not keys:
-            status = case_status(arrival, latest, None, None, self._is_removed(case))
+            status = case_status(arrival, latest, None, None, removed)
             return unit_row(self._kind, case, arrival, latest, status), {}
         beams = self._beams(case, keys)
         if facts is None and self._to_be_told_apart(latest, beams):

@@ -94,6 +94,9 @@ class Accounts:
 
     def get(self, name: str) -> Account | None:
         """An account; None where there is none."""
+        if not name.isprintable():
+            # PostgreSQL takes no NUL in a text.
+            return None
         with self._database.read() as connection:
             row = connection.execute(select(USER).where(USER.c.name == name)).one_or_none()
         return None if row is None else _account(row)
@@ -335,6 +338,8 @@ class Tokens:
 
     def get(self, identity: str) -> Token | None:
         """A token by its id, valid or not."""
+        if not identity.isprintable():
+            return None
         with self._database.read() as connection:
             row = connection.execute(select(TOKEN).where(TOKEN.c.id == identity)).one_or_none()
         return None if row is None else _token(row)

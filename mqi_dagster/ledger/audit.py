@@ -101,7 +101,13 @@ class AuditRow:
 
 def _row(row: Row[tuple[object, ...]]) -> AuditRow:
     values = dict(row._mapping)
-    return AuditRow(**{**values, "action": Action(values["action"]), "outcome": Outcome(values["outcome"])})
+    try:
+        said = {"action": Action(values["action"]), "outcome": Outcome(values["outcome"])}
+    except ValueError:
+        raise StoreError(
+            f"row {values['number']} of the audit was changed, or written by a later version"
+        ) from None
+    return AuditRow(**{**values, **said})
 
 
 def _wanted(

@@ -18,8 +18,8 @@ from mqi_dagster.resources.site import Site
 
 SUBJECT = "audit"
 _ONCE_IN = timedelta(hours=1)
-_FORMULA = ("=", "+", "-", "@", "\t", "\r")
-"""What a spreadsheet would compute."""
+_FORMULA = tuple("=+-@\uff1d\uff0b\uff0d\uff20\t\r\n")
+"""What a spreadsheet would compute; the wide ones where East Asian letters are typed."""
 
 
 class ExportFormat(StrEnum):
@@ -69,6 +69,8 @@ def selection(
         since, until = begins(first), begins(last, 1)
     except (ValueError, OverflowError):
         raise InputError("a day is written as 2026-01-31") from None
+    if not (actor + subject).isprintable():
+        raise InputError("an actor and a subject are one line that can be printed")
     if action and action not in tuple(Action):
         raise InputError(f"an action is one of {', '.join(Action)}")
     return Selection(actor, subject, Action(action) if action else None, since, until)

@@ -11,7 +11,7 @@ import dagster as dg
 
 from mqi_dagster.compute import segmentation_run
 from mqi_dagster.compute.simulated_beam import LOG_NAME
-from mqi_dagster.errors import InfrastructureError, InputError, MqiError, Where
+from mqi_dagster.errors import InfrastructureError, InputError, KeyRejectedError, MqiError, Where
 from mqi_dagster.execution.scrub import Scrubber
 from mqi_dagster.lifecycle.beam import load_beam
 from mqi_dagster.operations.logs import Scrub, Tail
@@ -58,6 +58,18 @@ def engine_log(
     if kept is None:
         return "none", ["no engine has run for this beam here yet"]
     return f"attempt {kept.stem.rpartition('-')[2]}", _lines(_end_of(kept))
+
+
+def model_log(log: Path) -> list[str]:
+    """The lines at the end of what the program of a model has printed, as they may be shown.
+
+    Raises:
+        KeyRejectedError: There is no such log any more.
+    """
+    try:
+        return _lines(_end_of(log))
+    except FileNotFoundError:
+        raise KeyRejectedError("there is no such log any more") from None
 
 
 def partition_tails(instance: dg.DagsterInstance, site: Site, name: str) -> list[Tail]:

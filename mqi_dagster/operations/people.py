@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 import secrets
+import threading
 from collections.abc import Collection, Iterable
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
@@ -24,6 +25,7 @@ LINK_VALID = timedelta(minutes=15)
 TOKEN_PREFIX = "mqi_"
 LONGEST_TOKEN = timedelta(days=366)
 _WRONG = "name or password is wrong"
+_CHECKING = threading.Lock()
 NOBODY = "nobody"
 """Stands in the audit for a name that has no account; no account has this one."""
 
@@ -94,9 +96,10 @@ def add_user(
         raise InputError("a login has small letters, digits and . _ @ -, and begins with a letter")
     if password is not None:
         passwords.require_good(password, name)
+    _require_full_name(full_name)
     with audited(site, actor, Right.PEOPLE, Action.USER_ADDED, name, roles=" ".join(sorted(roles))):
         stored = None if password is None else passwords.hashed(password)
-        site.ledger.accounts.add(name, full_name[:200] or name, roles, stored)
+        site.ledger.accounts.add(name, full_name or name, roles, stored)
     return require_account(site, name)
 
 
@@ -130,12 +133,19 @@ def change_user(
         "disabled": None if disabled is None else str(disabled).lower(),
     }
     details = {key: value for key, value in wanted.items() if value is not None}
+    _require_full_name(full_name or "")
     with audited(site, actor, Right.PEOPLE, Action.USER_CHANGED, name, **details):
         require_account(site, name)
         if name == actor.name and (disabled or (roles is not None and Role.ADMIN not in roles)):
             raise InputError("nobody takes the administration from themselves: another admin does")
         site.ledger.accounts.change(name, roles=roles, full_name=full_name, disabled=disabled)
     return require_account(site, name)
+
+
+def _require_full_name(full_name: str) -> None:
+    """A signature shows it: it holds nothing that makes a line be read otherwise than it is written."""
+    if len(full_name) > 200 or not full_name.isprintable():
+        raise InputError("a full name is one line of at most 200 characters that can be printed")
 
 
 def set_password(site: Site, actor: Actor, name: str, password: str, *, present: str | None = None) -> None:
@@ -178,10 +188,13 @@ def require_password(site: Site, account: Account, password: str) -> None:
     Raises:
         SignInError: It is wrong, or the account is locked for a while.
     """
-    _require_unlocked(site, account.locked_until)
-    if not passwords.matches(account.password, password):
-        site.ledger.accounts.failed(account.name, lock_of)
-        raise SignInError(_WRONG)
+    # One after the other: beside each other wrong ones would pass the lock.
+    with _CHECKING:
+        account = require_account(site, account.name)
+        _require_unlocked(site, account.locked_until)
+        if not passwords.matches(account.password, password):
+            site.ledger.accounts.failed(account.name, lock_of)
+            raise SignInError(_WRONG)
     if account.failures:
         site.ledger.accounts.succeeded(account.name)
     if account.password is not None and passwords.is_dated(account.password):

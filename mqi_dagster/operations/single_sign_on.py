@@ -23,10 +23,11 @@ from joserfc import jwt
 from joserfc.errors import JoseError
 from joserfc.jwk import KeySet, OctKey
 
-from mqi_dagster.errors import InfrastructureError, SignInError, shown
+from mqi_dagster.errors import InfrastructureError, SignInError, TooManyTriesError, shown
 from mqi_dagster.ledger.accounts import Account
 from mqi_dagster.operations.people import NOBODY, refused_sign_in
 from mqi_dagster.people.passwords import new_secret
+from mqi_dagster.people.tries import SignInTries
 from mqi_dagster.resources.site import Site
 from mqi_dagster.settings.passwords import read_password
 from mqi_dagster.settings.web import OpenIdConnect, ProxyLogin
@@ -38,6 +39,9 @@ _ALGORITHMS = ("RS256", "RS384", "RS512", "PS256", "PS384", "PS512", "ES256", "E
 _SCOPE = "openid profile email"
 _KNOWN_SECONDS = 3600.0
 _SECONDS = 10.0
+_AWAY_SECONDS = 5.0
+"""A provider that does not answer is asked no sooner: whoever waits for it holds a thread."""
+_AT_ONCE = 8
 _SECRET = "the secret of web.openid"
 _CLOCKS_DIFFER_SECONDS = 60
 _AWAY = "the single sign-on does not answer: try again in a while, or sign in by a password"
@@ -56,9 +60,24 @@ class OpenIdSignIn:
         self._settings = settings
         self._signs = OctKey.generate_key(256)
         self._reading = threading.Lock()
+        self._few = threading.BoundedSemaphore(_AT_ONCE)
         self._provider: Mapping[str, Any] = {}
         self._keys: KeySet | None = None
-        self._known_until = 0.0
+        self._known_until = self._away_until = 0.0
+
+    @contextmanager
+    def few_at_once(self) -> Iterator[None]:
+        """A block that asks the provider: while that is slow, strangers must not take every thread.
+
+        Raises:
+            TooManyTriesError: Many are in it already.
+        """
+        if not self._few.acquire(blocking=False):
+            raise TooManyTriesError("too many sign in at this moment: try again", 1)
+        try:
+            yield
+        finally:
+            self._few.release()
 
     def begin(self, callback: str, target: str) -> tuple[str, str]:
         """Where the browser goes, and what it keeps for `finish`.
@@ -69,8 +88,10 @@ class OpenIdSignIn:
 
         Raises:
             InfrastructureError: The provider does not answer, or not as one.
+            TooManyTriesError: Many are on their way to it at this moment.
         """
-        provider = self._discovered()
+        with self.few_at_once():
+            provider = self._discovered()
         kept = {name: new_secret() for name in ("state", "nonce", "verifier")}
         address = prepare_grant_uri(
             provider["authorization_endpoint"],
@@ -117,7 +138,7 @@ class OpenIdSignIn:
         login = claims.get(name)
         if not isinstance(login, str) or not login.strip():
             raise SignInError(f"{self._settings.name} does not say who you are: it sends no {name}")
-        if name == "email" and claims.get("email_verified") is False:
+        if name == "email" and claims.get("email_verified", True) not in (True, "true"):
             raise SignInError(f"{self._settings.name} has not verified this mail address")
         return login.strip().lower(), str(begun["target"])
 
@@ -194,16 +215,30 @@ class OpenIdSignIn:
     def _discovered(self) -> Mapping[str, Any]:
         with self._reading:
             if not self._provider or time.monotonic() > self._known_until:
+                if time.monotonic() < self._away_until:
+                    raise InfrastructureError(_AWAY)
                 address = f"{self._settings.issuer.rstrip('/')}/.well-known/openid-configuration"
-                found = _json(address)
-                needed = ("issuer", "authorization_endpoint", "token_endpoint", "jwks_uri")
-                if any(not isinstance(found.get(name), str) for name in needed):
-                    raise InfrastructureError("what web.openid.issuer names is no OpenID Connect provider")
-                if found["issuer"] != self._settings.issuer:
-                    raise InfrastructureError("the provider calls itself otherwise than web.openid.issuer")
+                try:
+                    found = _json(address)
+                except InfrastructureError:
+                    self._away_until = time.monotonic() + _AWAY_SECONDS
+                    raise
+                self._require_provider(found)
                 self._provider, self._keys = found, None
                 self._known_until = time.monotonic() + _KNOWN_SECONDS
             return self._provider
+
+    def _require_provider(self, found: Mapping[str, Any]) -> None:
+        needed = ("issuer", "authorization_endpoint", "token_endpoint", "jwks_uri")
+        if any(not isinstance(found.get(name), str) for name in needed):
+            raise InfrastructureError("what web.openid.issuer names is no OpenID Connect provider")
+        if found["issuer"] != self._settings.issuer:
+            raise InfrastructureError("the provider calls itself otherwise than web.openid.issuer")
+        asked = [str(found.get(name, "https://")) for name in (*needed, "userinfo_endpoint")]
+        if self._settings.issuer.startswith("https://") and any(
+            not one.startswith("https://") for one in asked
+        ):
+            raise InfrastructureError("the provider names addresses that do not begin with https://")
 
     def _key_set(self, fresh: bool) -> KeySet:
         provider = self._discovered()
@@ -236,20 +271,27 @@ def _unproved(error: Exception) -> NoReturn:
 
 
 def account_by_provider(
-    site: Site, provider: OpenIdSignIn, callback: str, kept: str, said: Mapping[str, str], address: str
+    site: Site,
+    provider: OpenIdSignIn,
+    callback: str,
+    kept: str,
+    said: Mapping[str, str],
+    tries: SignInTries,
+    address: str,
 ) -> tuple[Account, str]:
     """The account that the provider vouches for, and the page that was wanted; see `OpenIdSignIn.finish`.
 
     Raises:
         SignInError: There is none here, or nobody is vouched for.
+        TooManyTriesError: Many are on their way from the provider at this moment.
     """
-    with _refusals_audited(site, "oidc", address):
+    with provider.few_at_once(), _refusals_audited(site, "oidc", tries, address):
         login, target = provider.finish(callback, kept, said)
         return _account(site, login), target
 
 
 def account_by_proxy(
-    site: Site, proxy: ProxyLogin, client: str, headers: Sequence[str], address: str
+    site: Site, proxy: ProxyLogin, client: str, headers: Sequence[str], tries: SignInTries, address: str
 ) -> Account:
     """The account that a proxy in front has asked for.
 
@@ -258,12 +300,13 @@ def account_by_proxy(
         proxy: Which proxy, and which header.
         client: Address of whoever has sent the request.
         headers: The values of that header.
+        tries: Those that have failed before.
         address: Of the browser.
 
     Raises:
         SignInError: It was not sent by the proxy, or says nothing, or there is no such account here.
     """
-    with _refusals_audited(site, "proxy", address):
+    with _refusals_audited(site, "proxy", tries, address):
         try:
             trusted = any(ipaddress.ip_address(client) in one for one in proxy.addresses)
         except ValueError:
@@ -276,11 +319,15 @@ def account_by_proxy(
 
 
 @contextmanager
-def _refusals_audited(site: Site, via: str, address: str) -> Iterator[None]:
+def _refusals_audited(site: Site, via: str, tries: SignInTries, address: str) -> Iterator[None]:
+    """A stranger may be refused as often as they like, but must not fill the disk with it."""
     try:
         yield
     except SignInError as error:
-        refused_sign_in(site, NOBODY, via, error.message, address)
+        now = site.ledger.database.clock()
+        if not tries.waits(address, now):
+            tries.failed(address, now)
+            refused_sign_in(site, NOBODY, via, error.message, address)
         raise
 
 

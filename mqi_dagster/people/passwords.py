@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import secrets
+import threading
 from functools import cache
 
 from argon2 import PasswordHasher
@@ -16,6 +17,8 @@ SHORTEST, LONGEST = 12, 200
 _COMMON = ("password", "qwerty", "asdf", "1234", "abcd", "letmein", "welcome", "admin", "iloveyou")
 _UNCOMMON = 8
 """Characters that are left of a password without its account's name and the words that everybody tries."""
+_AT_ONCE = threading.Semaphore(2)
+"""Each hash takes 64 MB while it is made."""
 _HASHER = PasswordHasher()
 """Argon2id with the parameters of RFC 9106 for little memory, as the library has them."""
 
@@ -43,7 +46,8 @@ def require_good(password: str, name: str) -> None:
 
 def hashed(password: str) -> str:
     """The Argon2id hash of a password, with its salt and parameters."""
-    return _HASHER.hash(password)
+    with _AT_ONCE:
+        return _HASHER.hash(password)
 
 
 def matches(stored: str | None, password: str) -> bool:
@@ -56,7 +60,8 @@ def matches(stored: str | None, password: str) -> bool:
     if len(password) > LONGEST:
         return False
     try:
-        return _HASHER.verify(stored or _nobody(), password) and stored is not None
+        with _AT_ONCE:
+            return _HASHER.verify(stored or _nobody(), password) and stored is not None
     except (VerificationError, InvalidHashError):
         return False
 

@@ -1,4 +1,4 @@
-"""Failed tries to sign in by a password: how long an account is locked, and what a stranger may cost.
+"""Failed tries to sign in: how long an account is locked, and what a stranger may cost.
 
 What is counted here is kept in memory, bounded, and gone with the process; of accounts the ledger counts.
 """
@@ -64,12 +64,13 @@ class SignInTries:
         Raises:
             TooManyTriesError: Too many of its tries have failed.
         """
-        failures = self._failures(address, now)
-        if failures > _OF_AN_ADDRESS - 1:
-            seconds = ceil((failures - _OF_AN_ADDRESS + 1) * _FORGIVEN_EVERY.total_seconds())
-            raise TooManyTriesError(
-                f"too many failed tries from this address: wait {seconds} s", max(1, seconds)
-            )
+        if seconds := self.waits(address, now):
+            raise TooManyTriesError(f"too many failed tries from this address: wait {seconds} s", seconds)
+
+    def waits(self, address: str, now: datetime) -> int:
+        """For how many seconds an address may try no more; 0 where it may."""
+        over = self._failures(address, now) - _OF_AN_ADDRESS + 1
+        return max(1, ceil(over * _FORGIVEN_EVERY.total_seconds())) if over > 0 else 0
 
     def failed(self, address: str, now: datetime) -> None:
         """Count a failed try of an address; one is forgiven every few seconds."""

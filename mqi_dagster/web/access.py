@@ -8,7 +8,7 @@ import secrets
 import time
 from collections import OrderedDict
 from collections.abc import Awaitable, Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
 from typing import Annotated
 
@@ -124,7 +124,8 @@ class Doorkeeper:
             if await asyncio.wait({asked}, timeout=PATIENCE_SECONDS) and asked.done():
                 return asked.result()
             asked.add_done_callback(lambda late: late.cancelled() or late.exception())
-        return self._as_before(self._cookie_of(request), InfrastructureError("the ledger does not answer"))
+        away = InfrastructureError("the ledger does not answer")
+        return self._as_before(self._cookie_of(request), away, in_use)
 
     def _ask(self, request: Request, in_use: bool) -> Visitor | None:
         question = object()
@@ -159,11 +160,15 @@ class Doorkeeper:
         secret = request.cookies.get(self.cookie, "")
         return fingerprint(secret) if secret else ""
 
-    def _as_before(self, key: str, away: MqiError) -> Visitor:
-        known = self._known.get(key)
+    def _as_before(self, key: str, away: MqiError, in_use: bool) -> Visitor:
+        known, now = self._known.get(key), datetime.now(UTC)
         session = known.session if known is not None else None
-        if known is None or session is None or datetime.now(UTC) - session.created_at > self._longest:
+        if known is None or session is None:
             raise away
+        if now - session.created_at > self._longest or now - session.seen_at > self._idle:
+            raise away
+        if in_use:
+            self._known[key] = replace(known, session=replace(session, seen_at=now))
         # Nothing can be done without the ledger, and what is shown is of before.
         looks = frozenset({Right.LOOK}) & known.actor.rights
         return Visitor(Actor(known.name, looks, "pages"), known.full_name, known.language, session)
@@ -173,7 +178,7 @@ class Doorkeeper:
             found = self._site.ledger.sessions.find(key, self._idle, self._longest, in_use=in_use)
         except (InfrastructureError, ConfigurationError) as away:
             # Also one of another revision, until this program or the ledger is brought up to date.
-            return self._as_before(key, away)
+            return self._as_before(key, away, in_use)
         if found is None:
             self._known.pop(key, None)
             return None
@@ -192,10 +197,12 @@ class Doorkeeper:
         """Give a browser its cookie, in place of any that it had: none from before the sign-in goes on."""
         if before := request.cookies.get(self.cookie):
             self._site.ledger.sessions.end(fingerprint(before))
+            self._known.pop(fingerprint(before), None)
         self.give(response, self.cookie, signed_in.secret, int(self._longest.total_seconds()))
 
-    def let_out(self, response: Response) -> None:
-        """Take a browser's cookie away."""
+    def let_out(self, request: Request, response: Response) -> None:
+        """Take a browser's cookie away; it is worth nothing from then on, also while the ledger is away."""
+        self._known.pop(self._cookie_of(request), None)
         self.give(response, self.cookie, "", 0)
 
     def give(self, response: Response, name: str, value: str, seconds: int) -> None:

@@ -6,22 +6,26 @@ import asyncio
 import hashlib
 import secrets
 import threading
+from collections import Counter
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
 from typing import Any, TypeVar
 
 import dagster as dg
+from fastapi import Request, Response
+from sse_starlette.sse import EventSourceResponse
 
-from mqi_dagster.errors import MqiError
+from mqi_dagster.errors import MqiError, TooManyTriesError
 from mqi_dagster.ledger.alarms import AlarmKind
 from mqi_dagster.lifecycle.health import HealthProblem
 from mqi_dagster.operations.alarms import found_now
 from mqi_dagster.operations.board_reader import BackgroundReader, BoardReader
 from mqi_dagster.operations.service_locks import ServiceSeen, seen
+from mqi_dagster.people.rights import Right
 from mqi_dagster.resources.site import Site
 from mqi_dagster.web import words
-from mqi_dagster.web.access import Crowd, Visitor
+from mqi_dagster.web.access import Crowd, Needs, Visitor, still
 from mqi_dagster.web.gpu_history import GpuHistory
 from mqi_dagster.web.render import Pages
 from mqi_dagster.worklist import BeamStatus, Work
@@ -29,6 +33,8 @@ from mqi_dagster.worklist import BeamStatus, Work
 Made = TypeVar("Made")
 EVERY_SECONDS = 2.0
 BEAT_SECONDS = 10.0
+MOST_STREAMS = 200
+"""That one account may have open: each is asked about again and again."""
 SILENT_SECONDS = 10.0
 """After so long without an answer the records count as away, even if nothing has failed."""
 _FIRST_SECONDS = 25.0
@@ -108,8 +114,8 @@ class Live:
         self.began = secrets.token_hex(4)
         """Tells what this process has read from what another one has, where both count versions."""
         self.seen = Seen(0, None, "")
-        self.streams = 0
-        """How many are open."""
+        self.open: Counter[str] = Counter()
+        """Open streams by account."""
         self.failures = 0
         """Readings that have failed since the start."""
 
@@ -128,6 +134,16 @@ class Live:
         await asyncio.to_thread(self._reader.stop)
         self._loop = None
         self._changed.set()
+
+    @property
+    def streams(self) -> int:
+        """How many are open."""
+        return self.open.total()
+
+    def require_few(self, name: str) -> None:
+        """Check that an account may open another stream; TooManyTriesError where it has too many."""
+        if self.open[name] >= MOST_STREAMS:
+            raise TooManyTriesError(f"{name} has {MOST_STREAMS} live pages open: close some", 10)
 
     @property
     def instance(self) -> dg.DagsterInstance | None:
@@ -254,15 +270,16 @@ class Live:
         return found.replace(crowd.csrf, visitor.csrf)
 
     async def stream(
-        self, render: Callable[[], Awaitable[str]], goes_on: Callable[[], Awaitable[bool]]
+        self, render: Callable[[], Awaitable[str]], goes_on: Callable[[], Awaitable[bool]], name: str
     ) -> AsyncIterator[dict[str, str]]:
         """Server-sent events: ``part`` with HTML whenever it differs, ``beat`` while it does not, ``end``.
 
         Args:
             render: Makes the part.
             goes_on: Whether whoever looks is still signed in and may.
+            name: Of their account.
         """
-        self.streams += 1
+        self.open[name] += 1
         told, asked_at = "", asyncio.get_running_loop().time()
         try:
             while not self.stopped:
@@ -282,7 +299,18 @@ class Live:
                         yield {"event": "end", "data": ""}
                         return
         finally:
-            self.streams -= 1
+            self.open[name] -= 1
+
+
+def pushed(request: Request, visitor: Visitor, render: Callable[[], Awaitable[str]]) -> Response:
+    """The answer of a route that pushes a part of a page; see `Live.stream`.
+
+    Raises:
+        TooManyTriesError: The account has too many of them open.
+    """
+    live: Live = request.app.state.live
+    live.require_few(visitor.name)
+    return EventSourceResponse(live.stream(render, still(request, Needs(Right.LOOK)), visitor.name))
 
 
 def _content(seen: Seen) -> tuple[object, ...]:

@@ -36,7 +36,9 @@ class Once:
         self._lock = threading.Lock()
 
     def keep(self, visitor: Visitor, told: Told) -> None:
-        """Keep it for this visitor's next page."""
+        """Keep it for this visitor's next page; a program has none, and reads no secret of its account."""
+        if visitor.session is None:
+            return
         with self._lock:
             self._told[visitor.name] = told
             while len(self._told) > _KEPT:
@@ -45,7 +47,7 @@ class Once:
     def take(self, visitor: Visitor) -> Told | None:
         """What this page tells."""
         with self._lock:
-            return self._told.pop(visitor.name, None)
+            return None if visitor.session is None else self._told.pop(visitor.name, None)
 
 
 def afterwards(request: Request, visitor: Visitor, path: str, act: Callable[[], Told]) -> Response:

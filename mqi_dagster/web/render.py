@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Mapping
 from datetime import datetime, tzinfo
 from functools import partial
@@ -24,10 +25,15 @@ from mqi_dagster.web import words
 from mqi_dagster.web.access import Crowd, Visitor
 
 _HERE = Path(__file__).parent
+_UNSEEN = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u061c\u200b-\u200f\u2028-\u202e\u2060-\u206f\ufeff]")
+"""Control characters, and marks that turn the direction of writing; line ends and tabs belong to HTML."""
 
 
 def _harmless(value: object) -> object:
     """What stands in a page: control characters, and marks that turn the direction of writing, are shown."""
+    if isinstance(value, Markup):
+        # A text of the catalogue, with values in it that somebody may have typed.
+        return Markup(_UNSEEN.sub(lambda found: found[0].encode("unicode_escape").decode(), value))
     if type(value) is not str or value.isprintable():
         return value
     return "\n".join(

@@ -102,14 +102,15 @@ class Changes:
         known = began == self._live.began and self._count - len(self._kept) <= number <= self._count
         return number if known else None
 
-    async def stream(self, last: str, goes_on: GoesOn) -> AsyncIterator[dict[str, str]]:
+    async def stream(self, last: str, goes_on: GoesOn, name: str = "") -> AsyncIterator[dict[str, str]]:
         """Server-sent events: ``status`` with each change, ``reset`` where some lack, ``beat``, ``end``.
 
         Args:
             last: Id of the last event that the client has; empty where it has none.
             goes_on: Whether whoever listens is still signed in and may.
+            name: Of their account.
         """
-        self._live.streams += 1
+        self._live.open[name] += 1
         try:
             begun = self.position(last) if last else self._count
             position = -1 if begun is None else begun
@@ -131,7 +132,7 @@ class Changes:
                     break
             yield {"event": "end", "data": ""}
         finally:
-            self._live.streams -= 1
+            self._live.open[name] -= 1
 
 
 @router.get("/events", response_class=EventSourceResponse)
@@ -144,4 +145,6 @@ async def events(
     `beat` that the stream lives; `end` that it is over, and whether to come again.
     """
     changes: Changes = request.app.state.changes
-    return EventSourceResponse(changes.stream(last_event_id, still(request, Needs(Right.LOOK))))
+    request.app.state.live.require_few(visitor.name)
+    goes_on = still(request, Needs(Right.LOOK))
+    return EventSourceResponse(changes.stream(last_event_id, goes_on, visitor.name))

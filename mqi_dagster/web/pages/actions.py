@@ -9,7 +9,7 @@ from typing import Annotated
 from urllib.parse import quote
 
 import dagster as dg
-from fastapi import APIRouter, Depends, Form, Request, Response
+from fastapi import APIRouter, Depends, Form, Path, Request, Response
 from fastapi.responses import RedirectResponse
 
 from mqi_dagster.errors import InputError, KeyRejectedError, SignInError
@@ -216,7 +216,7 @@ def put_back(
 def dismiss_alarm(
     request: Request,
     visitor: Annotated[Visitor, Depends(Needs(Right.ALARMS, Action.ALARM_DISMISSED))],
-    number: int,
+    number: Annotated[int, Path(ge=0, lt=2**31)],
 ) -> Response:
     """Clear an alarm that a person has seen."""
     dismiss(request.app.state.site, visitor.actor, number)

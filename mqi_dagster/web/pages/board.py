@@ -7,13 +7,11 @@ from datetime import UTC, datetime
 from typing import Any
 
 from fastapi import APIRouter, Request, Response
-from sse_starlette.sse import EventSourceResponse
 from starlette.concurrency import run_in_threadpool
 
-from mqi_dagster.people.rights import Right
-from mqi_dagster.web.access import LOOKS, Needs, Visitor, still
+from mqi_dagster.web.access import LOOKS, Visitor
 from mqi_dagster.web.gpu_history import HEIGHT, WIDTH
-from mqi_dagster.web.live import Live
+from mqi_dagster.web.live import Live, pushed
 from mqi_dagster.web.render import Pages
 from mqi_dagster.worklist import Stage
 
@@ -57,6 +55,5 @@ async def show_board(request: Request, visitor: LOOKS) -> Response:
 @router.get("/stream/board")
 async def stream_board(request: Request, visitor: LOOKS) -> Response:
     """What of it changes."""
-    live: Live = request.app.state.live
     render = lambda: run_in_threadpool(_part, request, visitor)  # noqa: E731
-    return EventSourceResponse(live.stream(render, still(request, Needs(Right.LOOK))))
+    return pushed(request, visitor, render)

@@ -7,7 +7,6 @@ from typing import Annotated
 
 from fastapi import APIRouter, Depends, Path, Query, Request, Response
 from fastapi.responses import PlainTextResponse
-from sse_starlette.sse import EventSourceResponse
 from starlette.concurrency import run_in_threadpool
 
 from mqi_dagster.errors import InfrastructureError, KeyRejectedError, MqiError
@@ -19,8 +18,8 @@ from mqi_dagster.operations.identity import identity_of
 from mqi_dagster.operations.noted_reads import require_noted
 from mqi_dagster.partitions import CASE, beam_key
 from mqi_dagster.people.rights import Right
-from mqi_dagster.web.access import LOOKS, Needs, Visitor, still
-from mqi_dagster.web.live import Live
+from mqi_dagster.web.access import LOOKS, Needs, Visitor
+from mqi_dagster.web.live import Live, pushed
 from mqi_dagster.web.render import Pages
 from mqi_dagster.web.reports import CasePage, Reports
 from mqi_dagster.worklist import BeamStatus, CaseStatus
@@ -80,10 +79,9 @@ def _case(request: Request, visitor: Visitor, key: str) -> Response:
 @router.get("/stream/case/{key}")
 async def stream_case(request: Request, visitor: LOOKS, key: str) -> Response:
     """What of it changes."""
-    live: Live = request.app.state.live
     request.app.state.reports.rows(CASE, key)
     render = lambda: run_in_threadpool(_part, request, visitor, key)  # noqa: E731
-    return EventSourceResponse(live.stream(render, still(request, Needs(Right.LOOK))))
+    return pushed(request, visitor, render)
 
 
 @router.get("/case/{key}/files")

@@ -7,19 +7,19 @@ from typing import Annotated
 
 from fastapi import APIRouter, Depends, Request, Response
 from fastapi.responses import FileResponse, PlainTextResponse
-from sse_starlette.sse import EventSourceResponse
 from starlette.concurrency import run_in_threadpool
 
 from mqi_dagster.errors import InfrastructureError, KeyRejectedError, MqiError
 from mqi_dagster.ledger.audit import Action
 from mqi_dagster.lifecycle.materialisations import COURSE_REPORT
 from mqi_dagster.operations.course_report import course_file, places
+from mqi_dagster.operations.engine_log import model_log
 from mqi_dagster.operations.identity import identity_of
 from mqi_dagster.operations.noted_reads import require_noted
 from mqi_dagster.partitions import COURSE
 from mqi_dagster.people.rights import Right
-from mqi_dagster.web.access import LOOKS, Needs, Visitor, still
-from mqi_dagster.web.live import Live
+from mqi_dagster.web.access import LOOKS, Needs, Visitor
+from mqi_dagster.web.live import Live, pushed
 from mqi_dagster.web.pages.case import SEES_PLACES
 from mqi_dagster.web.render import Pages
 from mqi_dagster.web.reports import CoursePage, Reports
@@ -70,10 +70,9 @@ def _course(request: Request, visitor: Visitor, key: str) -> Response:
 @router.get("/stream/course/{key}")
 async def stream_course(request: Request, visitor: LOOKS, key: str) -> Response:
     """What of it changes."""
-    live: Live = request.app.state.live
     request.app.state.reports.rows(COURSE, key)
     render = lambda: run_in_threadpool(_part, request, visitor, key)  # noqa: E731
-    return EventSourceResponse(live.stream(render, still(request, Needs(Right.LOOK))))
+    return pushed(request, visitor, render)
 
 
 @router.get("/course/{key}/files")
@@ -124,6 +123,6 @@ def show_log(request: Request, visitor: LOOKS, key: str, number: int) -> Respons
     row, _ = reports.rows(COURSE, key)
     models = reports.course(row).details.models
     log = models[number].log if 0 <= number < len(models) else None
-    if log is None or not log.is_file():
+    if log is None:
         raise KeyRejectedError("there is no such log any more")
-    return PlainTextResponse(log.read_bytes().decode(errors="replace"))
+    return PlainTextResponse("\n".join((*model_log(log), "")))

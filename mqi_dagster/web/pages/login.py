@@ -114,5 +114,5 @@ def log_out(request: Request, visitor: SIGNED_IN) -> Response:
     if visitor.session is not None:
         sign_out(request.app.state.site, visitor.session)
     response = RedirectResponse(f"{pages.prefix}/login", HTTPStatus.SEE_OTHER)
-    doorkeeper.let_out(response)
+    doorkeeper.let_out(request, response)
     return response

@@ -57,9 +57,8 @@ def come_from_provider(request: Request) -> Response:
     provider, cookie = _provider(request), door.cookie_name("mqi-oidc")
     kept, said = request.cookies.get(cookie, ""), dict(request.query_params)
     try:
-        account, target = account_by_provider(
-            request.app.state.site, provider, _callback(request), kept, said, door.address(request)
-        )
+        site, callback, address = request.app.state.site, _callback(request), door.address(request)
+        account, target = account_by_provider(site, provider, callback, kept, said, door.tries, address)
         response = enter(request, account, "oidc", target)
     except MqiError as error:
         response = show_form(request, "/", error)
@@ -77,7 +76,7 @@ def log_in_by_proxy(request: Request, next: Target = "/") -> Response:
     client = request.client.host if request.client is not None else ""
     said = request.headers.getlist(proxy.header)
     try:
-        account = account_by_proxy(site, proxy, client, said, door.address(request))
+        account = account_by_proxy(site, proxy, client, said, door.tries, door.address(request))
         return enter(request, account, "proxy", next)
     except SignInError as error:
         return show_form(request, next, error)

@@ -10,16 +10,15 @@ from urllib.parse import urlencode
 
 from fastapi import APIRouter, Depends, Form, Request, Response
 from fastapi.responses import RedirectResponse
-from sse_starlette.sse import EventSourceResponse
 from starlette.concurrency import run_in_threadpool
 
 from mqi_dagster.assets.pipelines import PIPELINES
 from mqi_dagster.errors import InfrastructureError
 from mqi_dagster.operations.patient_search import find_patient
 from mqi_dagster.people.rights import Right
-from mqi_dagster.web.access import LOOKS, Needs, Visitor, still
+from mqi_dagster.web.access import LOOKS, Needs, Visitor
 from mqi_dagster.web.identities import Identities
-from mqi_dagster.web.live import Live
+from mqi_dagster.web.live import Live, pushed
 from mqi_dagster.web.render import Pages
 from mqi_dagster.web.words import _
 from mqi_dagster.worklist.selection import Column, Selection, Turn, machines_of, select
@@ -159,10 +158,9 @@ async def show_worklist(request: Request, visitor: LOOKS) -> Response:
 @router.get("/stream/worklist")
 async def stream_worklist(request: Request, visitor: LOOKS) -> Response:
     """What of it changes."""
-    live: Live = request.app.state.live
     view = View.of(request.query_params)
     render = lambda: run_in_threadpool(_part, request, visitor, view)  # noqa: E731
-    return EventSourceResponse(live.stream(render, still(request, Needs(Right.LOOK))))
+    return pushed(request, visitor, render)
 
 
 @router.post("/patients")

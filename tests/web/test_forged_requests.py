@@ -13,6 +13,7 @@ from mqi_dagster.ledger.audit import Action
 from mqi_dagster.operations.people import add_user, make_link, make_token
 from mqi_dagster.people.rights import Right, Role
 from mqi_dagster.web import access
+from mqi_dagster.web.live import Live
 from tests.web.conftest import OWNER, PASSWORD, Browser
 from tests.web.test_people_pages import another, secret_in
 from tests.web.test_routes import PUBLIC, ROUTES, STREAMS, VALUES
@@ -35,8 +36,8 @@ MORE_FORGED = {
 FIELDS = (
     "name", "password", "next", "code", "state", "iss", "full_name", "role", "purpose", "days", "scope",
     "present", "new", "again", "language", "number", "hash", "patient", "priority", "verdict", "seen", "kind",
-    "reason", "q", "machine", "since", "keys", "sort", "order", "page", "looked", "actor", "subject", "action", "first",
-    "last", "before", "format", "plane", "at", "window", "dose", "attempt", "done",
+    "reason", "q", "machine", "since", "keys", "sort", "order", "page", "looked", "actor", "subject",
+    "action", "first", "last", "before", "format", "plane", "at", "window", "dose", "attempt", "done",
 )  # fmt: skip
 """Every field and parameter of the pages."""
 PAGES = [route for route in ROUTES if "/api/" not in route and not route.startswith(STREAMS)]
@@ -182,6 +183,14 @@ def test_a_full_name_that_reads_otherwise_than_it_is_written_is_none(boss: Brows
     seeded.site.ledger.accounts.add("lee", "Dr. \u202e<b>\x1b", ["viewer"], None)
     page = boss.get(f"/login/link?code={make_link(seeded.site, OWNER, 'lee')}")
     assert "Sign in as Dr. \\u202e&lt;b&gt;\\x1b" in page
+
+
+def test_an_account_has_so_many_live_pages_and_no_more(boss: Browser) -> None:
+    live: Live = boss.client.app.state.live  # type: ignore[attr-defined]
+    live.open["boss"] = 200
+    for path in ("/stream/board", "/stream/worklist", f"/stream/case/{FAILED}", "/api/v1/events"):
+        answer = boss.client.get(path)
+        assert (answer.status_code, answer.json()["type"]) == (429, "urn:mqi:error:too-many-tries"), path
 
 
 def test_bodies_that_are_too_large_or_too_deep_are_refused(boss: Browser) -> None:

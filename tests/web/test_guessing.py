@@ -6,6 +6,7 @@ import re
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from http.cookies import SimpleCookie
 from typing import Any
@@ -14,17 +15,20 @@ import httpx
 import pytest
 from starlette.testclient import TestClient
 
+from mqi_dagster.errors import InfrastructureError, SignInError
 from mqi_dagster.ledger.audit import Outcome
-from mqi_dagster.operations.people import change_user
+from mqi_dagster.operations.people import actor_of, change_user, require_account, set_password
 from mqi_dagster.people import passwords
 from mqi_dagster.people.rights import Role
 from mqi_dagster.people.tries import SignInTries, lock_of
 from mqi_dagster.settings.web import Web
+from mqi_dagster.web.access import Doorkeeper
 from mqi_dagster.web.application import create_app
 from tests.web.conftest import OWNER, PASSWORD, Browser
 from tests.worklist.seeded import Seeded
 
 Add = Callable[..., None]
+FAILED = "P000000001.fx0001"
 NOW = datetime(2026, 1, 5, 8, 0, tzinfo=UTC)
 
 
@@ -103,6 +107,57 @@ def test_tries_made_at_the_same_moment_pass_no_lock(browser: Browser, account: A
     found = seeded.site.ledger.accounts.get("anna")
     assert found is not None and found.failures == 5
     assert {answer.status_code for answer in answers} <= {401, 429}
+
+
+def test_the_present_password_cannot_be_guessed_many_at_a_time_by_whoever_has_the_browser(
+    account: Add, seeded: Seeded
+) -> None:
+    account("anna", Role.VIEWER)
+    anna = actor_of(require_account(seeded.site, "anna"), "pages")
+
+    def guess(number: int) -> str:
+        with pytest.raises(SignInError) as refused:
+            set_password(seeded.site, anna, "anna", "staple gun wallpaper", present=f"guess {number}")
+        return refused.value.message
+
+    with ThreadPoolExecutor(8) as pool:
+        said = list(pool.map(guess, range(16)))
+    assert said.count("name or password is wrong") == 5
+    assert require_account(seeded.site, "anna").failures == 5
+    with pytest.raises(SignInError, match="locked until"):
+        set_password(seeded.site, anna, "anna", "staple gun wallpaper", present=PASSWORD)
+
+
+def test_while_the_ledger_is_away_only_those_who_are_signed_in_still_look(
+    browser: Browser, account: Add, seeded: Seeded, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    account("anna", Role.PHYSICIST)
+    door: Doorkeeper = browser.client.app.state.doorkeeper  # type: ignore[attr-defined]
+    sessions, away = seeded.site.ledger.sessions, pytest.MonkeyPatch()
+
+    def refuse(*arguments: object, **options: object) -> None:
+        raise InfrastructureError("the ledger is away")
+
+    browser.sign_in("anna")
+    csrf = browser.csrf()
+    with away.context() as patch:
+        patch.setattr(sessions, "find", refuse)
+        page = browser.get("/")
+        assert "P000000001.fx0001" in page and "/patients" not in page, "rights are checked anew"
+        assert browser.client.post(f"/case/{FAILED}/retake", data={"csrf": csrf}).status_code == 403
+        # Whoever has been away for longer than the idle time is out, as with the ledger.
+        ((key, known),) = door._known.items()
+        assert known.session is not None
+        before = known.session.seen_at - timedelta(minutes=31)
+        door._known[key] = replace(known, session=replace(known.session, seen_at=before))
+        browser.get("/", 503)
+    browser.get("/")
+    stolen = dict(browser.client.cookies)
+    browser.post("/logout")
+    browser.client.cookies.update(stolen)
+    with away.context() as patch:
+        patch.setattr(sessions, "find", refuse)
+        browser.get("/", 503)
 
 
 def test_locks_grow_and_what_is_remembered_of_strangers_is_bounded() -> None:

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import threading
 import time
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
@@ -13,11 +16,14 @@ import pytest
 from joserfc.jwk import OctKey, RSAKey
 from starlette.testclient import TestClient
 
+from mqi_dagster.errors import InfrastructureError
 from mqi_dagster.ledger.audit import Outcome
+from mqi_dagster.operations import single_sign_on
 from mqi_dagster.operations.people import change_user
 from mqi_dagster.people.rights import Role
 from mqi_dagster.settings.web import OpenIdConnect, ProxyLogin, Web
 from mqi_dagster.web.application import create_app
+from tests.waiting import wait_for
 from tests.web.conftest import OWNER, Browser
 from tests.web.provider import CLIENT, SECRET, Provider
 from tests.worklist.seeded import Seeded
@@ -224,6 +230,74 @@ def test_a_provider_that_is_away_leaves_the_password(
         assert answer.status_code == 503
         assert "sign in by a password" in answer.text
         browser.sign_in("anna")
+
+
+def test_a_stranger_who_comes_back_from_nowhere_fills_no_disk(
+    browser: Browser, account: Add, seeded: Seeded
+) -> None:
+    account("anna", Role.VIEWER)
+    began = seeded.site.ledger.database.clock()
+    seeded.site.ledger.database.clock = lambda: began
+    before = seeded.site.ledger.audit.newest(1)[0].number
+    for _ in range(40):
+        assert browser.client.get("/login/oidc/callback?state=x&code=y").status_code == 401
+    assert seeded.site.ledger.audit.newest(1)[0].number == before + 30
+    # Whoever the provider vouches for gets in all the same.
+    assert come_back(browser, at_provider(browser)).status_code == 303
+
+
+def test_a_provider_that_hangs_takes_few_threads_and_is_not_asked_again_at_once(
+    browser: Browser, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    entered, asked = threading.Event(), list[str]()
+    go_on = threading.Event()
+
+    def hang(address: str, **options: object) -> httpx.Response:
+        asked.append(address)
+        entered.set()
+        assert go_on.wait(60)
+        raise httpx.ReadTimeout("it hangs")
+
+    monkeypatch.setattr(single_sign_on.httpx, "get", hang)
+    with ThreadPoolExecutor(12) as pool:
+        begun = [pool.submit(browser.client.get, "/login/oidc") for _ in range(12)]
+        wait_for(lambda: sum(one.done() for one in begun) == 4, "those that do not wait")
+        go_on.set()
+        statuses = sorted(one.result().status_code for one in begun)
+    assert statuses == [429] * 4 + [503] * 8
+    assert len(asked) == 1
+    assert browser.client.get("/login/oidc").status_code == 503
+    assert len(asked) == 1
+    browser.get("/login")
+
+
+@pytest.mark.parametrize(
+    "name", ["authorization_endpoint", "token_endpoint", "jwks_uri", "userinfo_endpoint"]
+)
+def test_a_provider_behind_tls_sends_nobody_where_there_is_none(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str
+) -> None:
+    issuer = "https://sso.example.org"
+    found = {one: f"{issuer}/{one}" for one in ("authorization_endpoint", "token_endpoint", "jwks_uri")}
+    found |= {"issuer": issuer, name: "http://sso.example.org/x"}
+    monkeypatch.setattr(single_sign_on, "_json", lambda address: found)
+    openid = OpenIdConnect(issuer=issuer, client_id=CLIENT, client_secret_file=tmp_path / "x")
+    with pytest.raises(InfrastructureError, match="do not begin with https://"):
+        single_sign_on.OpenIdSignIn(openid).begin("https://mqi.example.org/login/oidc/callback", "/")
+
+
+def test_a_mail_address_that_the_provider_has_not_verified_is_no_login(
+    seeded: Seeded, provider: Provider, account: Add
+) -> None:
+    account("anna@example.org", Role.VIEWER)
+    secret = seeded.site.settings_file.parent / "openid-secret"
+    secret.touch(mode=0o600)
+    secret.write_text(SECRET)
+    openid = OpenIdConnect(issuer=provider.issuer, client_id=CLIENT, client_secret_file=secret, claim="email")
+    with visited(seeded, openid=openid) as browser:
+        for verified, status in ((True, 303), ("true", 303), (None, 303), (False, 401), ("false", 401)):
+            provider.lies = {"email": "Anna@example.org", "email_verified": verified}
+            assert come_back(browser, at_provider(browser)).status_code == status, verified
 
 
 def test_a_provider_in_clear_is_on_this_machine() -> None:

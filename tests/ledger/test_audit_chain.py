@@ -99,6 +99,10 @@ def test_a_row_that_was_written_anew_with_its_hash_does_not_fit_to_the_next(
     assert [one.actor for one in ledger.audit.every()][:3] == ["anna", "eve", "anna"]
     with pytest.raises(StoreError, match="row 3 of"):
         ledger.audit.verify()
+    written = next(one for one in ledger.audit.every() if one.number == 2)
+    unguarded(ledger, f"UPDATE mqi_audit SET previous = '{written.hash}' WHERE number = 3")
+    with pytest.raises(StoreError, match="row 3 of"):
+        ledger.audit.verify()
 
 
 def test_a_whole_history_in_the_place_of_another_is_found_by_a_row_that_was_noted(

@@ -193,6 +193,17 @@ def test_an_account_has_so_many_live_pages_and_no_more(boss: Browser) -> None:
         assert (answer.status_code, answer.json()["type"]) == (429, "urn:mqi:error:too-many-tries"), path
 
 
+def test_what_was_made_for_others_is_shown_to_nobody_with_less_rights(boss: Browser, seeded: Seeded) -> None:
+    add_user(seeded.site, OWNER, "vera", [Role.VIEWER], password=PASSWORD)
+    vera = another(boss)
+    vera.sign_in("vera")
+    for path in (f"/case/{FAILED}", "/board", "/"):
+        whole = boss.get(path)
+        assert vera.csrf() not in whole and boss.csrf() not in vera.get(path)
+        assert set(re.findall(r'action="([^"]*)"', vera.get(path))) - {"/"} == {"/logout"}, path
+    assert f'action="/case/{FAILED}/retry"' in boss.get(f"/case/{FAILED}")
+
+
 def test_bodies_that_are_too_large_or_too_deep_are_refused(boss: Browser) -> None:
     big = boss.client.post("/login", data={"name": "boss", "password": "x" * (1 << 20)})
     assert big.status_code == 413

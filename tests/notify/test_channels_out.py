@@ -7,6 +7,7 @@ import hmac
 import json
 import ssl
 from collections.abc import Iterator
+from dataclasses import replace
 from datetime import UTC, datetime
 from email.header import decode_header, make_header
 from pathlib import Path
@@ -152,6 +153,24 @@ def test_a_mail_reaches_every_recipient(mails: Mails) -> None:
     assert b"exit code 3. What to do: mqi case retry" in body and b"2026-03-01 12:00:00 UTC" in body
     mail(mails.port).send(MESSAGE)
     assert mails.got[1][2]["Message-ID"] == content["Message-ID"], "one that comes twice can be told"
+
+
+def test_what_an_input_has_brought_into_a_message_is_one_line_of_a_mail_and_no_header(
+    mails: Mails, posted: Posted
+) -> None:
+    typed = "P1\r\nBcc: eve@evil.example\x1b[2J\u202e<script>"
+    forged = replace(MESSAGE, subject=typed, text=f"{typed}\n.\r\nQUIT")
+    mail(mails.port).send(forged)
+    ((_, recipients, content),) = mails.got
+    assert recipients == ["physics@clinic.example", "it@clinic.example"] and content["Bcc"] is None
+    subject = " ".join(str(make_header(decode_header(content["Subject"]))).split())
+    assert subject == "[QA room] Alarm: beam failed P1\\r\\nBcc: eve@evil.example\\x1b[2J\\u202e<script>"
+    body = content.get_payload(decode=True)
+    assert isinstance(body, bytes) and b"\x1b" not in body and "\u202e".encode() not in body
+    assert content.get_content_type() == "text/plain" and b"QUIT" in body
+    webhook(posted.port).send(forged)
+    told = json.loads(posted.bodies[0])
+    assert told["subject"].isprintable() and told["title"].isprintable()
 
 
 def test_a_mail_speaks_the_language_of_the_settings(mails: Mails) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -14,9 +15,13 @@ from PIL import Image
 from starlette.testclient import TestClient
 
 from mqi_dagster.ledger.audit import Action
+from mqi_dagster.operations.people import add_user
+from mqi_dagster.people.rights import Role
 from tests.chain.chain import ONE_BEAM, PLAN, Chain, faulty_engine, quick_engine
+from tests.web.conftest import OWNER, PASSWORD
 from tests.web.real_sites import as_, chain_on_disk, pages_of
 from tests.web.test_languages import english
+from tests.web.test_routes import ROUTES, STREAMS, VALUES
 
 IDENTITY = ("ZQ-4711", "Findmich", "Petra", "1947-08-13", "19470813")
 BEAM_NAME = "<i>1&'\""
@@ -188,6 +193,34 @@ def test_without_the_right_nothing_says_whose_it_is(cases: Cases, name: str) -> 
         told = [page, *(cases.client.get(one).text for one in addresses(page, "/case/") if "log" in one)]
         assert not [one for one in IDENTITY for text in told if one in text]
         assert cases.chain.site.ledger.audit.newest(10, subject=case, actor=name) == []
+
+
+@pytest.mark.parametrize(
+    "name", ["vera", *(pytest.param(one, marks=pytest.mark.slow) for one in ("ed", "boss", "robot"))]
+)
+def test_no_route_tells_whose_it_is_to_whoever_may_not_know(
+    cases: Cases, name: str, caplog: pytest.LogCaptureFixture, capfd: pytest.CaptureFixture[str]
+) -> None:
+    site = cases.chain.site
+    for login, role in (("boss", Role.ADMIN), ("robot", Role.SERVICE)):
+        if site.ledger.accounts.get(login) is None:
+            add_user(site, OWNER, login, [role], password=PASSWORD)
+    as_(cases.client, name)
+    asked = [route.removeprefix("GET ") for route in ROUTES if route.startswith("GET")]
+    told: list[str] = []
+    with caplog.at_level(logging.DEBUG):
+        for path in (one for one in asked if not f"GET {one}".startswith(STREAMS)):
+            for case in cases.every:
+                key = f"{case}__b02" if "beams/{key}" in path else case
+                address = path.format_map({**VALUES, "key": key, "number": "2", "name": "spot-map"})
+                answer = cases.client.get(address, headers={"accept": "text/html"})
+                told += [answer.text, str(answer.headers), str(answer.url)]
+    told += [caplog.text, *capfd.readouterr()]
+    assert len(told) > 300
+    assert not [(one, text[:200]) for one in IDENTITY for text in told if one in text]
+    rows = site.ledger.audit.newest(200, actor=name)
+    assert not [row for row in rows if row.action is Action.IDENTITY_READ]
+    assert not [one for one in IDENTITY for row in site.ledger.audit.every() if one in str(row)]
 
 
 def test_real_places_are_for_those_who_may_see_them_and_in_the_audit(cases: Cases) -> None:

@@ -13,7 +13,9 @@ import pytest
 from PIL import Image
 from starlette.testclient import TestClient
 
+from mqi_dagster.errors import KeyRejectedError
 from mqi_dagster.ledger.audit import Action
+from mqi_dagster.operations.engine_log import model_log
 from tests.radiotherapy.reported_courses import IDENTITY, ReportedCourses, made, whole
 from tests.web.real_sites import as_, courses_on_disk, pages_of
 
@@ -116,6 +118,16 @@ def test_real_places_are_for_those_who_may_see_them(courses: Courses) -> None:
     tree = str(courses.site.tree)
     assert tree not in as_(courses.client, "vera").get(f"/course/{courses.done}")
     assert tree in as_(courses.client, "ed").get(f"/course/{courses.done}/files")
+
+
+def test_what_a_model_has_printed_is_shown_from_its_end_without_marks_that_do_something(
+    tmp_path: Path,
+) -> None:
+    log = tmp_path / "model.log"
+    log.write_bytes(b"x" * 300_000 + b"\nred \x1b[31m\xe2\x80\xae<b>\x00\xff\nend\n")
+    assert model_log(log) == ["red  [31m <b> \ufffd", "end"]
+    with pytest.raises(KeyRejectedError):
+        model_log(tmp_path / "other.log")
 
 
 @pytest.mark.parametrize(

@@ -52,6 +52,12 @@ def _said(text: str, zone: tzinfo) -> Markup:
     )
 
 
+def _beside(text: str, subject: str) -> str:
+    """A message as it stands beside what it is about: the key of that is not said once more."""
+    root = re.escape(root_of(subject))
+    return re.sub(rf"{root}__b0*(\d+)", r"\1", re.sub(rf"^\w+ {root}(?:, |: )", "", text))
+
+
 class Pages:
     """The templates of a site's pages.
 
@@ -93,6 +99,7 @@ class Pages:
             shown=lambda path: shown(str(path), LONGEST_MESSAGE),
             in_zone=lambda text: in_zone(text, zone),
             said=partial(_said, zone=zone),
+            beside=_beside,
             dated=lambda value, seconds=False: local(value, zone, seconds=seconds) if value else "",
             iso=lambda value: value.isoformat() if isinstance(value, datetime) else "",
         )

@@ -259,8 +259,9 @@ def beam_row(case: str, number: int, beam: BeamKnown, now: datetime) -> BeamStat
 
 
 def job_words(job: ClusterJob) -> str:
-    """State of a job, with Slurm's own word for it where there is one."""
-    return f"{job.state.value} ({job.scheduler_state})" if job.scheduler_state else job.state.value
+    """State of a job, with Slurm's own word for it where that says more."""
+    told = job.scheduler_state
+    return f"{job.state.value} ({told})" if told.lower() not in ("", job.state.value) else job.state.value
 
 
 def unit_row(

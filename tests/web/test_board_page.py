@@ -70,7 +70,7 @@ def test_the_board_shows_every_part_of_a_busy_site(
     assert "waiting for a slot 1 of 1 is leased" in row_of(page, f"beam-{keys[1]}")
     assert row_of(page, f"beam-{keys[2]}") == ""
     gpu = row_of(page, "gpu-node1-gpu0-GPU-0")
-    assert f"node1/gpu0 leased RTX A5000 for {keys[0]} , since" in gpu
+    assert f"node1/gpu0 leased RTX A5000 for {keys[0]} · " in gpu
     assert "12.0 of 24.0 GiB 96 % in use · 71 °C" in gpu
     assert row_of(page, "gpu-node1-gpu1-GPU-1").startswith("node1/gpu1 off &lt;loud&gt; fan")
     alarm = row_of(page, f"alarm-beam_stuck-{keys[0]}")

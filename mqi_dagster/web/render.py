@@ -91,6 +91,7 @@ class Pages:
         zone = site.timezone
         self._templates.filters.update(
             word=words.word,
+            job=words.job,
             translated=words.message,
             moment=partial(words.moment, zone=zone),
             duration=words.duration,

@@ -31,6 +31,12 @@ def word(value: str) -> str:
     return _(value.words if isinstance(value, Stage) else str(value).replace("_", " "))
 
 
+def job(text: str) -> str:
+    """The state of a job on a cluster, as the boards say it: with the scheduler's own word behind it."""
+    state, bracket, own = text.partition(" (")
+    return word(state) + bracket + own if state else ""
+
+
 def message(text: str) -> str:
     """A message of a rule or an error, as far as the reader's language has it."""
     return messages.message(str(text), LANGUAGE.get())

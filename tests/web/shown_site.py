@@ -11,6 +11,7 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
+import dagster as dg
 from dagster._core.definitions.run_request import InstigatorType
 from dagster._core.remote_origin import (
     GrpcServerCodeLocationOrigin,
@@ -30,12 +31,14 @@ from mqi_dagster.operations.review import Verdict, review
 from mqi_dagster.operations.service_locks import Service, take
 from mqi_dagster.partitions import beam_key
 from mqi_dagster.people.rights import Actor, Right, Role
+from mqi_dagster.resources.site import Site
 from mqi_dagster.synthetic.request import BuiltInPlan
 from mqi_dagster.web.live import Live
 from mqi_dagster.worklist import GpuStatus
 from tests.chain.chain import Chain, faulty_engine, quick_engine
 from tests.chain.ended_runs import evaluate
-from tests.radiotherapy.reported_courses import ReportedCourses, made, whole
+from tests.courses.made_objects import Made
+from tests.radiotherapy.reported_courses import ReportedCourses, whole
 from tests.web.conftest import OWNER, PASSWORD
 from tests.worklist.seeded import Seeded
 
@@ -56,8 +59,8 @@ PEOPLE = {
 class Rows(Seeded):
     """Rows written into the records of a real site."""
 
-    def __init__(self, chain: Chain) -> None:
-        self.instance, self.site, self.now = chain.instance, chain.site, datetime.now(UTC)
+    def __init__(self, site: Site, instance: dg.DagsterInstance) -> None:
+        self.site, self.instance, self.now = site, instance, datetime.now(UTC)
 
 
 class Courses(ReportedCourses):
@@ -204,7 +207,7 @@ def shown_site(folder: Path, engine: Mapping[str, Any] | None = None) -> Iterato
     with open_instance(chain.site.settings) as chain.instance:
         for name, (full_name, roles) in PEOPLE.items():
             add_user(chain.site, OWNER, name, roles, full_name=full_name, password=PASSWORD)
-        rows = Rows(chain)
+        rows = Rows(chain.site, chain.instance)
         rows.now -= timedelta(hours=20)
         rows.concluded(
             [f"PK{number}7QDX4NTA.fx000{number}" for number in (1, 2, 3)], plan="LUNG 2A", machine="G1"
@@ -224,7 +227,7 @@ def shown_site(folder: Path, engine: Mapping[str, Any] | None = None) -> Iterato
         evaluate(chain, "run_outcomes")
         working = deliver(chain, 4, 12, THREE)
         chain.site.ledger.arrivals.record("place", "PM3W7TQ2LC.fx0001", "f" * 16, False, GROWS, None)
-        courses, one = Courses(chain), made(1)
+        courses, one = Courses(chain), Made(1, patient_id="QA-0009", name="Phantom^Thorax")
         courses.add(one, whole(one))
         course = courses.scan()[one.patient_id]
         assert courses.run("course_inventory", course)
@@ -234,7 +237,7 @@ def shown_site(folder: Path, engine: Mapping[str, Any] | None = None) -> Iterato
         locks = [take(chain.site.settings, service) for service in Service if service is not Service.VIEWER]
         live = Live(chain.site, 0.5)
         an_hour(live)
-        rows = Rows(chain)
+        rows = Rows(chain.site, chain.instance)
         with rows.served(), beating(at_work(chain, rows, working), lambda: beat_of_daemon(rows)):
             yield Shown(chain, live, done, failed, working, refused, course)
         for lock in locks:

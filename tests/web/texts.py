@@ -18,6 +18,7 @@ from mqi_dagster.imaging.segmentation_files import SegmentationState
 from mqi_dagster.languages.messages import MESSAGES
 from mqi_dagster.ledger import attempts, audit
 from mqi_dagster.ledger.alarms import AlarmKind
+from mqi_dagster.ledger.cluster_jobs import ClusterJobState
 from mqi_dagster.lifecycle import failures
 from mqi_dagster.lifecycle.stages import CaseState, Stage
 from mqi_dagster.notify.mail import LISTED
@@ -79,7 +80,7 @@ def _spoken(values: Iterable[str]) -> Iterator[str]:
 def _values() -> Iterator[str]:
     """What is said of states, roles and the like, and what people can do about a failure."""
     enums = (CaseState, Stage, Role, AlarmKind, audit.Action, audit.Outcome, attempts.Outcome, ReviewState,
-             SegmentationState, Verdict, Overlay, Plane, Reason)  # fmt: skip
+             SegmentationState, Verdict, Overlay, Plane, Reason, ClusterJobState)  # fmt: skip
     for values in enums:
         yield from _spoken(values)
     yield from (value.value for value in Standing if value is not Standing.LATEST)

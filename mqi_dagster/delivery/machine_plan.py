@@ -55,7 +55,7 @@ def read_machine_plan(path: Path, preset: Preset) -> MachinePlan:
     if len(raw) % _RECORD.itemsize:
         raise DeliveryError(
             f"the machine plan has {len(raw)} bytes, which is no whole number of {_RECORD.itemsize}-byte"
-            " records: truncated?",
+            " records: it seems cut short",
             where=_WHERE,
         )
     records = np.frombuffer(raw, dtype=_RECORD)
@@ -67,7 +67,7 @@ def read_machine_plan(path: Path, preset: Preset) -> MachinePlan:
     expected_flags[[0, -2, -1]] = 0
     if not np.array_equal(records["flag"], expected_flags):
         raise DeliveryError(
-            "the machine plan's flags do not end with its last spot: truncated?", where=_WHERE
+            "the machine plan's flags do not end with its last spot: it seems cut short", where=_WHERE
         )
     times_us = records["time_us"].astype(np.int64)
     if times_us[0] != 0 or np.any(np.diff(times_us) < 0):

@@ -39,7 +39,8 @@ def _checked_rows(path: Path) -> int:
         raise DeliveryError("the record is empty", where=_WHERE)
     if size % ROW_BYTES:
         raise DeliveryError(
-            f"the record has {size} bytes, which is no whole number of {ROW_BYTES}-byte rows: it seems cut short",
+            f"the record has {size} bytes, which is no whole number of {ROW_BYTES}-byte rows:"
+            " it seems cut short",
             where=_WHERE,
         )
     return size // ROW_BYTES

@@ -4,15 +4,17 @@
 
 For SQLite and for PostgreSQL, one after the other: a site of so many cases is seeded, most of them concluded,
 with 200 runs in Dagster's queue and 8 beams in work. Its pages run as `mqi web` runs them, in a process of
-their own. Then one browser asks for the worklist again and again, in several views; so many streams are
-opened by as many sessions, first while nothing changes, then while the priority of a case changes, until so
-many events were pushed.
+their own. Once they have read every case one browser asks for the worklist again and again, in several views;
+so many streams are opened by as many sessions, first while nothing changes, then while the priority of a case
+changes, until so many events were pushed. On a busy machine the time of the processor tells more than the
+time on the wall: it is told beside it, and holds what the boards cost that are read meanwhile.
 """
 
 from __future__ import annotations
 
 import argparse
 import asyncio
+import contextlib
 import os
 import socket
 import statistics
@@ -46,6 +48,10 @@ VIEWS = {
     "board": "/board",
 }
 ASKED = 50
+_AT_ONCE = 4
+"""Browsers that open the page at the same moment."""
+_FLAT_MIB = 5.0
+"""Within so much the memory stays over the second half of the events."""
 Cookies = dict[str, str]
 
 
@@ -117,27 +123,39 @@ def sessions(site: Seeded, count: int) -> list[Cookies]:
     return [{cookie: sign_in(site.site, account, "password").secret} for _ in range(count)]
 
 
-def pages(port: int, cookies: Cookies) -> dict[str, list[float]]:
-    """Seconds of each view, once it was asked for."""
-    found: dict[str, list[float]] = {}
-    with httpx.Client(base_url=f"http://127.0.0.1:{port}", cookies=cookies, timeout=120) as client:
+def pages(process: int, port: int, cookies: Cookies, cases: int) -> dict[str, tuple[list[float], float]]:
+    """Seconds of each view once every case was read, and CPU seconds of one on average."""
+    found: dict[str, tuple[list[float], float]] = {}
+    # A server that has closed a kept connection just now resets it.
+    limits = httpx.Limits(max_keepalive_connections=0)
+    with httpx.Client(
+        base_url=f"http://127.0.0.1:{port}", cookies=cookies, timeout=300, limits=limits
+    ) as client:
+        while f"of {cases}<" not in client.get(VIEWS["searched for"]).raise_for_status().text:
+            time.sleep(2)
         for name, path in VIEWS.items():
             client.get(path).raise_for_status()
+            seconds, cpu = [], cpu_seconds(process)
             for _ in range(ASKED):
                 began = time.monotonic()
                 client.get(path).raise_for_status()
-                found.setdefault(name, []).append(time.monotonic() - began)
+                seconds.append(time.monotonic() - began)
+            found[name] = seconds, (cpu_seconds(process) - cpu) / ASKED
     return found
 
 
-async def listen(port: int, cookies: Cookies, counted: dict[str, int]) -> None:
-    """Read a stream for as long as it is let."""
+async def listen(port: int, cookies: Cookies, counted: dict[str, int], turn: asyncio.Semaphore) -> None:
+    """Open a page, and read its stream for as long as it is let."""
     limits = httpx.Timeout(120, read=120)
     async with (
         httpx.AsyncClient(base_url=f"http://127.0.0.1:{port}", cookies=cookies, timeout=limits) as client,
-        client.stream("GET", "/stream/worklist?state=work") as answer,
+        contextlib.AsyncExitStack() as opened,
     ):
-        answer.raise_for_status()
+        async with turn:
+            (await client.get("/?state=work")).raise_for_status()
+            stream = client.stream("GET", "/stream/worklist?state=work")
+            answer = await opened.enter_async_context(stream)
+            answer.raise_for_status()
         async for line in answer.aiter_lines():
             if line.startswith("event: "):
                 counted[line[7:]] = counted.get(line[7:], 0) + 1
@@ -153,17 +171,17 @@ async def streamed(
 ) -> dict[str, Any]:
     """Figures of open streams, idle and busy."""
     counted: dict[str, int] = {}
-    tasks = [asyncio.create_task(listen(port, cookies, counted)) for cookies in browsers]
+    turn = asyncio.Semaphore(_AT_ONCE)
+    tasks = [asyncio.create_task(listen(port, cookies, counted, turn)) for cookies in browsers]
     while counted.get("part", 0) < len(browsers):
         await asyncio.sleep(0.2)
         for task in tasks:
             if task.done():
                 task.result()
-    # Names and machines of all cases are read little by little after the start.
-    await asyncio.sleep(options.settle)
     began, cpu, parts = time.monotonic(), cpu_seconds(process), counted["part"]
     await asyncio.sleep(options.idle)
     idle = (cpu_seconds(process) - cpu) / (time.monotonic() - began)
+    load = os.getloadavg()[0]
     idle_parts = counted["part"] - parts
     step, memory, start = 0, [memory_mib(process)], counted["part"]
     began, cpu = time.monotonic(), cpu_seconds(process)
@@ -180,6 +198,7 @@ async def streamed(
     await asyncio.gather(*tasks, return_exceptions=True)
     return {
         "idle": idle,
+        "load": load,
         "idle_parts": idle_parts,
         "busy": busy,
         "memory": memory,
@@ -198,25 +217,29 @@ def measured(name: str, folder: Path, section: dict[str, object] | None, options
         print(f"{name}: {options.cases:,} cases seeded in {time.monotonic() - began:.0f} s", flush=True)
         browsers = sessions(site, options.streams)
         with served(site) as (process, port):
-            times = pages(port, browsers[0])
-            for view, seconds in times.items():
+            times = pages(process, port, browsers[0], options.cases)
+            for view, (seconds, cpu) in times.items():
                 print(
-                    f"  {view:24} median {1000 * statistics.median(seconds):6.0f} ms,"
-                    f" worst {1000 * max(seconds):6.0f} ms",
+                    f"  {view:24} median {1000 * statistics.median(seconds):5.0f} ms,"
+                    f" worst {1000 * max(seconds):5.0f} ms, CPU {1000 * cpu:5.0f} ms",
                     flush=True,
                 )
             found = asyncio.run(streamed(site, process, port, browsers, case, options))
         site.site.ledger.close()
     memory = ", ".join(f"{one:.0f}" for one in found["memory"])
-    idle = f"{found['idle']:.1%} of a core, {found['idle_parts']} parts"
+    idle = f"{found['idle']:.1%} of a core, {found['idle_parts']} parts, load {found['load']:.1f}"
     print(f"  {options.streams} streams, nothing changes: {idle}")
     print(f"  {options.streams} streams, a case changes:  {found['busy']:.1%} of a core")
     print(f"  memory over {found['pushed']:,} events [MiB]: {memory}")
-    met = found["idle"] < 0.1 and all(statistics.median(one) < 0.3 for one in times.values())
-    print(
-        f"  pages below 300 ms, idle streams below 10 % of a core: {'met' if met else 'NOT MET'}", flush=True
-    )
-    return met
+    half = found["memory"][len(found["memory"]) // 2 :]
+    met = {
+        "pages below 300 ms": all(statistics.median(one) < 0.3 for one, _ in times.values()),
+        "idle streams below 10 % of a core": found["idle"] < 0.1,
+        "memory flat over the second half": half[-1] - half[0] < _FLAT_MIB,
+    }
+    for bar, holds in met.items():
+        print(f"  {bar}: {'met' if holds else 'NOT MET'}", flush=True)
+    return all(met.values())
 
 
 def main() -> int:
@@ -228,7 +251,6 @@ def main() -> int:
     parser.add_argument("--streams", type=int, default=100)
     parser.add_argument("--events", type=int, default=10_000, help="parts that are pushed, to all together")
     parser.add_argument("--idle", type=float, default=60, help="seconds in which nothing changes")
-    parser.add_argument("--settle", type=float, default=60, help="seconds before that")
     parser.add_argument("--database", choices=("sqlite", "postgresql"), action="append")
     options = parser.parse_args()
     met = True

@@ -103,16 +103,16 @@ def build_definitions(
         pipelines: What it works on.
     """
     interval = _interval(site)
-    unhurried = max(interval, UNHURRIED_SECONDS)
+    prompt = min(PROMPT_SECONDS, max(interval, UNHURRIED_SECONDS))
     described = [pipeline for pipeline, _ in pipelines]
     common = dg.Definitions(
         jobs=[job.definition for level in levels_of(described) for job in level.jobs],
         sensors=[
             run_outcomes(interval, described),
             reaper(interval),
-            gpu_monitor(unhurried),
-            alarms(min(PROMPT_SECONDS, unhurried), described),
-            notifications(min(PROMPT_SECONDS, unhurried)),
+            gpu_monitor(prompt),
+            alarms(prompt, described),
+            notifications(prompt),
             retention(site.settings_file.is_file() and site.settings.retention.daily),
         ],
         resources={**resources_of(site), **(resources or {})},

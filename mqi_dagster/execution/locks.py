@@ -7,8 +7,15 @@ import os
 import time
 from pathlib import Path
 
+from mqi_dagster.settings import Settings
+
 _TRIES = 25
 _WAIT_SECONDS = 0.2
+
+
+def service_lock(settings: Settings, service: str) -> Path:
+    """The lock that a service of a site holds for as long as it lives."""
+    return settings.paths.state / f"service-{service}.lock"
 
 
 def hold(path: Path, *, tries: int = _TRIES) -> int | None:

@@ -80,6 +80,10 @@ class SlurmExecutor:
         self.intervals = slurm.intervals
         self.poll_seconds = min(1.0, slurm.intervals.poll_seconds / 2)
 
+    def look(self) -> None:
+        """See whether the cluster answers; see `Watcher.look`."""
+        self._watcher.look()
+
     @property
     def engine_folder(self) -> PurePosixPath:
         """What stands for the engine's folder until the job knows it."""
@@ -207,7 +211,14 @@ class SlurmExecutor:
         result = parse_result(row.result) if row.result else None
         if row.state.ended and result is None:
             return LogPiece()
-        return log.read(offset, ended_in=result.start if result is not None else None)
+        try:
+            return log.read(offset, ended_in=result.start if result is not None else None)
+        except UnreachableError:
+            seen = self._ledger.clusters.get(self.name)
+            if seen is not None and seen.failing_since is None:
+                # Whoever looks is told by the poll, which may not be due for a while.
+                self._ledger.clusters.poll_soon(self.name)
+            raise
 
     def fetch(self, job: Job, handle: JobHandle) -> dict[str, Path]:
         """Download the outputs, each equal to what its job has noted.

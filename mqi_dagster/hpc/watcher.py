@@ -55,8 +55,17 @@ class Watcher:
         self._ledger = ledger
         self._clock = clock
 
-    def poll_if_due(self) -> bool:
-        """Poll all open jobs, if that is due and nobody else does it; whether it was done."""
+    def look(self) -> None:
+        """Find out whether the cluster answers, where no job has anybody ask: whoever looks should know."""
+        if not self._ledger.jobs.open(self._name):
+            self.poll_if_due(idle=True)
+
+    def poll_if_due(self, *, idle: bool = False) -> bool:
+        """Poll all open jobs, if that is due and nobody else does it; whether it was done.
+
+        Args:
+            idle: Whether the cluster is also asked where there are none.
+        """
         shortest = timedelta(seconds=self._intervals.poll_seconds)
         turn = self._ledger.clusters.take_turn(
             self._name, shortest=shortest, hold=timedelta(seconds=_HOLD_SECONDS)
@@ -64,7 +73,7 @@ class Watcher:
         if turn is None:
             return False
         try:
-            changed = self._poll()
+            changed = self._poll(idle)
         except UnreachableError as error:
             interval = timedelta(seconds=self._longer(turn, _FAILED_POLLS_GROW))
             self._ledger.clusters.end_turn(turn, next_in=interval, interval=interval, failure=error.message)
@@ -73,17 +82,18 @@ class Watcher:
             # Nobody else has to wait for one who was interrupted.
             self._ledger.clusters.leave_turn(turn)
             raise
-        interval = shortest if changed else timedelta(seconds=self._longer(turn, _SLOWER))
-        self._ledger.clusters.end_turn(turn, next_in=interval, interval=interval)
+        interval = shortest if changed or idle else timedelta(seconds=self._longer(turn, _SLOWER))
+        # Who looks at an idle one comes as seldom himself: it is due whenever he does.
+        self._ledger.clusters.end_turn(turn, next_in=interval / 2 if idle else interval, interval=interval)
         return True
 
     def _longer(self, turn: ClusterPoll, factor: float) -> float:
         grown = max(turn.interval_seconds, self._intervals.poll_seconds) * factor
         return min(grown, max(self._intervals.poll_maximum_seconds, self._intervals.poll_seconds))
 
-    def _poll(self) -> int:
+    def _poll(self, idle: bool) -> int:
         jobs = self._ledger.jobs.open(self._name)
-        if not jobs:
+        if not jobs and not idle:
             return 0
         placed = [(job, folder_of(job, self._root)) for job in jobs]
         seen = poll_jobs(self._connection, ((job.job_id, folder) for job, folder in placed if job.job_id))

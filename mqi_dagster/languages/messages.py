@@ -91,6 +91,7 @@ MESSAGES = (
     "Start it again: `mqi stop` and `mqi dev`, or `systemctl restart mqi-{name}`",
     "the service watch does not run: nobody would tell that the others do not. {step}",
     "Dagster's daemon does not run: nothing is started and no sensor looks. {step}",
+    "no answer since {time} UTC: {cause}. What waits for it goes on by itself once it answers",
     "the code location does not answer: no sensor looks and no run starts. Its log says whether it cannot be"
     " loaded. {step}",
     "the sensor {name} is switched off, and what it does is not done. Switch it on in the pages",

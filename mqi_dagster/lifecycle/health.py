@@ -37,7 +37,7 @@ FAILING_SECONDS = 45
 UNHURRIED_SECONDS = 10
 """Between two ticks of sensors that no case waits for, at least."""
 PROMPT_SECONDS = 15
-"""Between two ticks of `alarms` and `notifications`, at most, however seldom a site looks at its inbox."""
+"""Between two ticks of those that tell what is away, at most, however seldom a site looks at its inbox."""
 RETENTION_SECONDS = 600
 """Between two ticks of the sensor `retention`."""
 SENSORS = ("run_outcomes", "reaper", "gpu_monitor", "alarms", "notifications", "retention")
@@ -68,12 +68,8 @@ def tick_seconds(name: str, settings: Settings) -> int:
     if name == "retention":
         return RETENTION_SECONDS
     scan = settings.intake.scan_interval_seconds
-    unhurried = max(scan, UNHURRIED_SECONDS)
-    return {
-        "gpu_monitor": unhurried,
-        "alarms": min(unhurried, PROMPT_SECONDS),
-        "notifications": min(unhurried, PROMPT_SECONDS),
-    }.get(name, scan)
+    prompt = min(max(scan, UNHURRIED_SECONDS), PROMPT_SECONDS)
+    return prompt if name in ("gpu_monitor", "alarms", "notifications") else scan
 
 
 def health(

@@ -15,6 +15,7 @@ from pathlib import Path
 import dagster as dg
 
 from mqi_dagster.execution.code_location import socket_path
+from mqi_dagster.execution.locks import is_held, service_lock
 from mqi_dagster.files import write_whole
 from mqi_dagster.settings import Settings
 
@@ -22,6 +23,8 @@ WATCH_LOCK = "watch.lock"
 """Held by the service `watch` for as long as it lives; below the state folder."""
 SILENT_SECONDS = 75
 """Without a sign of life of Dagster's daemon, which gives one every 30 s: two were missed."""
+_DAEMON = "daemon"
+"""The service that is Dagster's daemon."""
 _DAEMONS = ("SENSOR", "QUEUED_RUN_COORDINATOR")
 _RECORD = "daemon.json"
 _AWAY = ""
@@ -30,7 +33,7 @@ _AWAY = ""
 
 @dataclass(frozen=True, slots=True)
 class Heartbeat:
-    """Whether Dagster's daemon lives, as far as its own heartbeats say."""
+    """Whether Dagster's daemon lives: by its process, and by heartbeats, which one that hangs gives not."""
 
     seen: datetime | None
     alive: bool
@@ -38,8 +41,14 @@ class Heartbeat:
     """What it calls itself: another name after each start."""
 
     @classmethod
-    def of(cls, instance: dg.DagsterInstance, now: datetime) -> Heartbeat:
-        """The heartbeat of an instance's daemon."""
+    def of(cls, instance: dg.DagsterInstance, settings: Settings, now: datetime) -> Heartbeat:
+        """The heartbeat of a site's daemon.
+
+        Args:
+            instance: Dagster's records.
+            settings: Of the site.
+            now: The time.
+        """
         beats = instance.run_storage.get_daemon_heartbeats()
         known = [beats[name] for name in _DAEMONS if name in beats]
         if not known:
@@ -47,6 +56,8 @@ class Heartbeat:
         newest = max(known, key=lambda beat: beat.timestamp)
         seen = datetime.fromtimestamp(newest.timestamp, UTC)
         alive = abs(now - seen) <= timedelta(seconds=SILENT_SECONDS)
+        # The last sign of a process that has ended would be believed for as long.
+        alive = alive and is_held(service_lock(settings, _DAEMON)) is not False
         return cls(seen, alive, (newest.daemon_id or _AWAY) if alive else _AWAY)
 
 
@@ -86,6 +97,7 @@ def evaluated_since(settings: Settings, heartbeat: Heartbeat) -> datetime | None
     moments = [
         _time_of(settings.paths.state / WATCH_LOCK),
         _time_of(socket_path(settings)),
+        _time_of(service_lock(settings, _DAEMON)),
         daemon_since(settings, heartbeat),
     ]
     return max((moment for moment in moments if moment is not None), default=None)

@@ -86,7 +86,7 @@ def found_now(site: Site) -> list[HealthProblem]:
         found.append(health.ledger_away(error))
     try:
         with plain_errors(), open_instance(site.settings) as instance:
-            beat = Heartbeat.of(instance, at)
+            beat = Heartbeat.of(instance, site.settings, at)
             found += health.services(instance, site, PIPELINES, ledger, at, beat)
     except MqiError as error:
         found.append(health.records_away(error))

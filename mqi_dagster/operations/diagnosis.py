@@ -74,7 +74,8 @@ def examine_health(site: Site, ledger: Ledger | None, seen: set[AlarmKind]) -> I
     """
     now = datetime.now(UTC)
     with plain_errors(), open_instance(site.settings) as instance:
-        found = services(instance, site, PIPELINES, ledger, now, Heartbeat.of(instance, now))
+        beat = Heartbeat.of(instance, site.settings, now)
+        found = services(instance, site, PIPELINES, ledger, now, beat)
     for one in found:
         since = "" if one.since is None else f"since {one.since:%Y-%m-%d %H:%M} UTC: "
         seen.add(one.kind)

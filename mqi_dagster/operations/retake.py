@@ -45,7 +45,7 @@ def retake(instance: dg.DagsterInstance, site: Site, actor: Actor, key: str) -> 
             CASE.key(key)
         if (row := arrivals.get(key)) is None:
             raise InputError("it is not known here, or has not come through the inbox", where=place)
-        if not Heartbeat.of(instance, datetime.now(UTC)).alive:
+        if not Heartbeat.of(instance, site.settings, datetime.now(UTC)).alive:
             raise UnreachableError("Dagster's daemon does not run: nothing is taken in; `mqi dev` starts it")
         run = latest_run_of(instance, key)
         if run is not None and run.status in UNFINISHED:

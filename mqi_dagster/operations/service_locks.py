@@ -6,10 +6,9 @@ import os
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from enum import StrEnum
-from pathlib import Path
 
 from mqi_dagster.errors import ConfigurationError
-from mqi_dagster.execution.locks import hold, is_held
+from mqi_dagster.execution.locks import hold, is_held, service_lock
 from mqi_dagster.settings import Settings
 
 
@@ -33,10 +32,6 @@ _TRIES = 5
 """Whoever only looks holds a lock for a moment."""
 
 
-def _path(settings: Settings, service: Service) -> Path:
-    return settings.paths.state / f"service-{service}.lock"
-
-
 def take(settings: Settings, service: Service, *, by: str = "") -> int:
     """Hold a service's lock until this process ends, also as another program; the descriptor.
 
@@ -49,7 +44,7 @@ def take(settings: Settings, service: Service, *, by: str = "") -> int:
         ConfigurationError: Another process is this service already.
     """
     settings.paths.state.mkdir(parents=True, exist_ok=True)
-    lock = hold(_path(settings, service), tries=_TRIES)
+    lock = hold(service_lock(settings, service), tries=_TRIES)
     if lock is None:
         stop = "systemctl stop mqi.target" if service in managed(settings) else "mqi stop"
         raise ConfigurationError(f"the service {service} of this site runs already: {stop} ends it")
@@ -63,7 +58,7 @@ def take(settings: Settings, service: Service, *, by: str = "") -> int:
 
 def held(settings: Settings) -> list[Service]:
     """The services that run now, whoever has started them."""
-    return [service for service in Service if is_held(_path(settings, service))]
+    return [service for service in Service if is_held(service_lock(settings, service))]
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,7 +75,7 @@ def seen(settings: Settings) -> tuple[ServiceSeen, ...]:
     """Every service of a site that has ever run, whether it runs now, and since when."""
     found = []
     for service in Service:
-        path = _path(settings, service)
+        path = service_lock(settings, service)
         runs = is_held(path)
         if runs is not None:
             found.append(ServiceSeen(service, runs, datetime.fromtimestamp(path.stat().st_mtime, UTC)))
@@ -89,9 +84,9 @@ def seen(settings: Settings) -> tuple[ServiceSeen, ...]:
 
 def managed(settings: Settings) -> list[Service]:
     """The services that a service manager runs now."""
-    return [service for service in held(settings) if _path(settings, service).read_text() != DEV]
+    return [service for service in held(settings) if service_lock(settings, service).read_text() != DEV]
 
 
 def ever_held(settings: Settings) -> bool:
     """Whether services of this site have ever run."""
-    return any(_path(settings, service).exists() for service in Service)
+    return any(service_lock(settings, service).exists() for service in Service)

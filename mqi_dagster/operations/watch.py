@@ -14,7 +14,7 @@ import sys
 import time
 from collections.abc import Callable
 from contextlib import suppress
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import dagster as dg
@@ -28,7 +28,7 @@ from mqi_dagster.ledger.ledger import Ledger
 from mqi_dagster.lifecycle import health
 from mqi_dagster.lifecycle.boundary import safe_text
 from mqi_dagster.lifecycle.health import HealthProblem
-from mqi_dagster.lifecycle.uptime import WATCH_LOCK, Heartbeat, note_daemon
+from mqi_dagster.lifecycle.uptime import SILENT_SECONDS, WATCH_LOCK, Heartbeat, note_daemon
 from mqi_dagster.notify.message import Channel, Message, channels_of
 from mqi_dagster.operations.instance import open_instance
 from mqi_dagster.operations.status_notices import StatusNotices, is_wanted
@@ -39,8 +39,8 @@ from mqi_dagster.worklist.reading import plain_errors
 
 POLL_SECONDS = 15.0
 SETTLED_SECONDS = 30.0
-"""For so long a code location may be away: it is restarted within that. And for so long after the watch's own
-start the daemon may give no sign: they are started together."""
+"""For so long code location or daemon may be away: they are restarted within that. And for so long after the
+watch's own start the daemon may give no sign: they are started together."""
 _WATCHED = (
     AlarmKind.SERVICES_AWAY,
     AlarmKind.DAEMON_AWAY,
@@ -129,7 +129,7 @@ class Watch:
             with plain_errors():
                 if self._instance is None:
                     self._instance = open_instance(self._site.settings)
-                beat = Heartbeat.of(self._instance, now)
+                beat = Heartbeat.of(self._instance, self._site.settings, now)
                 note_daemon(self._site.settings, beat)
                 return health.services(self._instance, self._site, PIPELINES, ledger, now, beat)
         except Exception as error:  # noqa: BLE001 - whatever it is, it is what has to be told
@@ -149,10 +149,11 @@ class Watch:
         )
 
     def _is_settled(self, one: HealthProblem, now: datetime) -> bool:
-        if one.kind is AlarmKind.CODE_AWAY:
-            since = self._seen[one.kind, one.subject]
-        elif one.kind is AlarmKind.DAEMON_AWAY:
+        silent = one.since is None or now - one.since > timedelta(seconds=SILENT_SECONDS)
+        if one.kind is AlarmKind.DAEMON_AWAY and silent:
             since = self._began or now
+        elif one.kind in (AlarmKind.CODE_AWAY, AlarmKind.DAEMON_AWAY):
+            since = self._seen[one.kind, one.subject]
         else:
             return True
         return (now - since).total_seconds() >= SETTLED_SECONDS

@@ -329,7 +329,7 @@ def standing_alarms(
 def _of_the_site(
     instance: dg.DagsterInstance, site: Site, pipelines: Collection[Pipeline], now: datetime
 ) -> list[health.HealthProblem]:
-    heartbeat = Heartbeat.of(instance, now)
+    heartbeat = Heartbeat.of(instance, site.settings, now)
     note_daemon(site.settings, heartbeat)
     return [
         *health.sensors(instance, site.settings, pipelines, now, heartbeat),

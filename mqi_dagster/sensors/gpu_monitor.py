@@ -1,4 +1,4 @@
-"""What the GPUs are doing, and which of the pool are there: looked at, written down, and never assigned."""
+"""What the GPUs do, which of the pool are there, and whether idle clusters answer; nothing is assigned."""
 
 from contextlib import suppress
 
@@ -17,7 +17,8 @@ def gpu_monitor(interval: int) -> dg.SensorDefinition:
         name="gpu_monitor",
         minimum_interval_seconds=interval,
         default_status=dg.DefaultSensorStatus.RUNNING,
-        description="Writes memory, use, temperature, clocks and foreign processes of the GPUs down.",
+        description="Writes memory, use, temperature, clocks and foreign processes of the GPUs down, and"
+        " whether clusters answer that nobody waits for.",
     )
     def sensor(
         context: dg.SensorEvaluationContext, site: dg.ResourceParam[Site], gpu_pool: GpuPoolResource
@@ -27,6 +28,9 @@ def gpu_monitor(interval: int) -> dg.SensorDefinition:
             # One that is lost while no beam asks for it should be known; wrong settings, each beam tells.
             with suppress(ConfigurationError):
                 pool.declare()
+        for name in {settings.execution.simulation, settings.radiotherapy.segmentation.host}:
+            if (cluster := site.executor_on(name)) is not None:
+                cluster.look()
         host_name = settings.execution.gpu_monitoring
         try:
             seen = pool.sample(host_name)

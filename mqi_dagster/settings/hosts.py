@@ -66,7 +66,7 @@ class Intervals(Section):
     """How often the cluster is asked, and how long its silences are believed."""
 
     poll_seconds: Seconds = Field(10.0, description="Least time between two polls of all jobs.")
-    poll_maximum_seconds: Seconds = Field(30.0, description="Most, reached while nothing changes.")
+    poll_maximum_seconds: Seconds = Field(15.0, description="Most, reached while nothing changes.")
     tail_seconds: Seconds = Field(5.0, description="How often a running engine's log is read.")
     result_wait_seconds: Seconds = Field(
         60.0, description="How long a completed job's result may be late (network file systems)."

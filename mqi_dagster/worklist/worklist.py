@@ -9,6 +9,7 @@ from itertools import chain
 
 import dagster as dg
 
+from mqi_dagster.ledger.alarms import AlarmKind
 from mqi_dagster.ledger.ledger import Ledger
 from mqi_dagster.lifecycle.health import HealthProblem, SensorSeen, health, sensors_seen
 from mqi_dagster.lifecycle.materialisations import HANDED_OVER
@@ -187,7 +188,7 @@ class Worklist:
 
     def _read_health(self, now: datetime) -> tuple[Heartbeat, list[HealthProblem], list[SensorSeen]]:
         if self._health is None or now - self._health[0] >= _HEALTH_EVERY:
-            heartbeat = Heartbeat.of(self._instance, now)
+            heartbeat = Heartbeat.of(self._instance, self._site.settings, now)
             found = health(self._instance, self._site, self._pipelines, self._opened, now, heartbeat)
             self._health = (now, heartbeat, found, sensors_seen(self._instance, self._pipelines))
         return self._health[1:]
@@ -232,7 +233,7 @@ class Worklist:
                 inbox=sum(index.units_in(stage) for index in indexes for stage in (Stage.INBOX, Stage.TREE)),
                 reasons=reasons,
             ),
-            alarms=alarms(found, self._ledger.alarms),
+            alarms=alarms([*found, *self._silent_clusters()], self._ledger.alarms),
             clusters=[
                 ClusterStatus(**{name: getattr(one, name) for name in ClusterStatus.model_fields})
                 for one in self._ledger.clusters
@@ -245,6 +246,19 @@ class Worklist:
                 )
             ],
         )
+
+    def _silent_clusters(self) -> Iterator[HealthProblem]:
+        """Clusters that are used and did not answer when they were asked last, long before that is told."""
+        settings = self._site.settings
+        used = {settings.execution.simulation, settings.radiotherapy.segmentation.host}
+        used.update(lease.host for lease in self._ledger.leases.values())
+        for one in self._ledger.clusters:
+            if one.failing_since is not None and one.cluster in used:
+                text = (
+                    f"no answer since {one.failing_since:%Y-%m-%d %H:%M} UTC: {one.failure}."
+                    " What waits for it goes on by itself once it answers"
+                )
+                yield HealthProblem(AlarmKind.CLUSTER_AWAY, one.cluster, text, one.failing_since)
 
     def _listed(self) -> tuple[list[CaseStatus], list[BeamStatus]]:
         """The rows of all pipelines, put together anew only where one of them has changed."""

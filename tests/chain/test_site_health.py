@@ -137,7 +137,7 @@ class Living:
 
     def seen(self) -> dict[str, str]:
         """What whoever looks finds: subject by kind."""
-        beat = Heartbeat.of(self.instance, self.now)
+        beat = Heartbeat.of(self.instance, self.site.settings, self.now)
         found = health.health(self.instance, self.site, PIPELINES, self.site.ledger, self.now, beat)
         return {one.kind.value: one.subject for one in found}
 
@@ -166,6 +166,7 @@ def test_two_minutes_are_enough_for_every_alarm() -> None:
     host = Host.model_fields
     longest = {
         "daemon_away": SILENT_SECONDS + POLL_SECONDS,
+        "daemon_away, its process has ended": SETTLED_SECONDS + 2 * POLL_SECONDS,
         "code_away": SETTLED_SECONDS + 2 * POLL_SECONDS,
         "watch_away": by_sensor,
         "sensor_stopped": max(by_sensor, POLL_SECONDS),
@@ -198,6 +199,23 @@ def test_a_daemon_that_gives_no_sign_is_an_alarm_and_gone_with_the_next_one(livi
     living.beat()
     assert living.seen() == living.raised() == {}
     assert living.lines[1] == "cleared daemon_away (daemon)"
+
+
+def test_a_daemon_whose_process_has_ended_is_seen_at_once_and_a_restart_is_no_alarm(living: Living) -> None:
+    living.start()
+    daemon = hold(living.site.settings.paths.state / "service-daemon.lock")
+    assert daemon is not None
+    living.beat()
+    assert living.after(1).seen() == living.raised() == {}
+    os.close(daemon)
+    assert living.after(1).seen() == {"daemon_away": "daemon"}
+    assert living.raised() == living.after(29).raised() == {}
+    daemon = hold(living.site.settings.paths.state / "service-daemon.lock")
+    assert daemon is not None
+    assert living.seen() == living.raised() == {}, "its first sign is still to come"
+    os.close(daemon)
+    assert living.raised() == {}
+    assert living.after(30).raised() == {"daemon_away": "daemon"}
 
 
 def test_a_daemon_that_is_started_together_with_the_watch_is_no_alarm(living: Living) -> None:
@@ -497,7 +515,7 @@ def test_one_full_disk_is_one_alarm_that_names_all_that_lies_on_it(living: Livin
         (living.folder / name).mkdir(exist_ok=True)
     alarms = living.site.settings.alarms.model_copy(update={"disk_free_gb": 1e9})
     living.site.__dict__["settings"] = living.site.settings.model_copy(update={"alarms": alarms})
-    beat = Heartbeat.of(living.instance, living.now)
+    beat = Heartbeat.of(living.instance, living.site.settings, living.now)
     (found,) = health.health(living.instance, living.site, PIPELINES, living.site.ledger, living.now, beat)
     assert (found.kind.value, found.subject) == ("disk_full", "data")
     assert "GB free for data, state, dagster_home, inbox, handover, the limit is" in found.text

@@ -8,10 +8,12 @@ from pathlib import Path
 
 import pytest
 
-from mqi_dagster.execution.job import JobHandle, JobState, JobStatus
+from mqi_dagster.execution.job import JobHandle, JobState, JobStatus, LogPiece
 from mqi_dagster.hpc.connection import Connection
+from mqi_dagster.hpc.engine_log import EngineLog
+from mqi_dagster.hpc.errors import ConnectError
 from mqi_dagster.hpc.executor import SlurmExecutor
-from mqi_dagster.hpc.polling import PollResult, parse_result
+from mqi_dagster.hpc.polling import PollResult, QueueRecord, parse_result
 from mqi_dagster.hpc.verdict import judge
 from mqi_dagster.ledger.database import sqlite_url
 from mqi_dagster.ledger.ledger import Ledger
@@ -20,6 +22,7 @@ from tests.hpc.hpc_cases import (
     FOLDER,
     JOB_ID,
     KEY,
+    NAME,
     NOW,
     SUBMITTED,
     make_job,
@@ -79,3 +82,29 @@ def test_a_job_that_waits_for_a_silent_cluster_raises_an_alarm_after_a_while(
     assert alarms[0] == ""
     assert alarms[1].startswith("cluster hpc has not answered since ")
     assert alarms[1].endswith("UTC: no route")
+
+
+def test_a_log_that_cannot_be_read_has_the_cluster_asked_at_once(
+    ledger: Ledger, nowhere: Connection, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def away(*_: object, **__: object) -> LogPiece:
+        raise ConnectError("no route")
+
+    monkeypatch.setattr(EngineLog, "read", away)
+    slurm, hour = make_slurm(), timedelta(hours=1)
+    ledger.jobs.reserve("hpc", KEY, BEAM, "P1.fx0001/b01")
+    ledger.jobs.mark_submitted("hpc", KEY, JOB_ID)
+    runs = PollResult({JOB_ID: QueueRecord("RUNNING", "None", NAME, KEY, SUBMITTED, "n1")}, {}, {}, {})
+    ledger.jobs.observe("hpc", [judge(make_row(submitted=SUBMITTED), FOLDER, runs, slurm.intervals, NOW)])
+    executor = SlurmExecutor("hpc", nowhere.host, slurm, ledger, "moqui_tps.in")
+    for failure, due in ((None, True), ("no route", False)):
+        ledger.clusters.poll_soon("hpc")
+        turn = ledger.clusters.take_turn("hpc", shortest=hour, hold=hour)
+        assert turn is not None
+        ledger.clusters.end_turn(turn, next_in=hour, interval=hour, failure=failure)
+        with pytest.raises(ConnectError):
+            executor.tail(make_job(Path("/x")), JobHandle("hpc", JOB_ID), 0)
+        again = ledger.clusters.take_turn("hpc", shortest=hour, hold=hour)
+        assert (again is not None) is due, "one that is known to be silent is asked more and more seldom"
+        if again is not None:
+            ledger.clusters.leave_turn(again)

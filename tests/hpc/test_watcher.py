@@ -119,6 +119,26 @@ def test_without_jobs_the_cluster_is_not_asked(cluster: Cluster, watching: Watch
     assert cluster.asked == []
 
 
+def test_a_cluster_without_jobs_is_asked_by_who_wants_to_know_whether_it_answers(
+    ledger: Ledger, cluster: Cluster, watching: Watcher, clock: Clock
+) -> None:
+    cluster.fails = ConnectError("no route")
+    watching.look()
+    look = ledger.clusters.get("hpc")
+    assert look is not None and (look.failing_since, look.failure) == (NOW, "no route")
+    cluster.fails = None
+    clock.forward(30)
+    for _ in range(3):
+        watching.look()
+        clock.forward(9.5)
+    look = ledger.clusters.get("hpc")
+    assert look is not None and (look.failing_since, look.interval_seconds) == (None, 10)
+    assert cluster.asked == [[]] * 4
+    submitted(ledger, cluster, 0)
+    watching.look()
+    assert len(cluster.asked) == 4, "its job's run asks"
+
+
 def test_looks_grow_rarer_while_nothing_changes_and_not_beyond_the_limit(
     ledger: Ledger, cluster: Cluster, watching: Watcher, clock: Clock
 ) -> None:

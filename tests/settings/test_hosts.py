@@ -50,7 +50,7 @@ def test_a_host_needs_little_more_than_its_name_and_a_key() -> None:
     assert slurm.wanted_gpus == ("--gres", "gpu:1")
     assert (slurm.retention.keep, slurm.retention.failed_days) == (Keep.FAILED, 14)
     intervals = slurm.intervals
-    assert (intervals.poll_seconds, intervals.poll_maximum_seconds, intervals.tail_seconds) == (10, 30, 5)
+    assert (intervals.poll_seconds, intervals.poll_maximum_seconds, intervals.tail_seconds) == (10, 15, 5)
     assert (intervals.result_wait_seconds, intervals.absent_seconds, intervals.lost_seconds) == (60, 30, 120)
     assert (intervals.unknown_submission_seconds, intervals.alarm_seconds) == (20, 600)
     assert (intervals.retry_seconds, intervals.retry_maximum_seconds) == (2, 300)

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 from collections.abc import Awaitable, Callable
+from pathlib import Path
 from typing import Any
 
 from starlette.testclient import TestClient
 
 from mqi_dagster.web.api.events import Changes
+from mqi_dagster.web.live import BEAT_SECONDS, Live, Seen
 from tests.waiting import wait_for
 from tests.worklist.seeded import Seeded
 
@@ -119,3 +122,36 @@ def test_a_stream_ends_when_whoever_listens_may_not_any_more(client: TestClient,
     listen(client, changes, begun["id"], "end", until_told, told)
     assert [one["event"] for one in told if one["event"] != "beat"] == ["status", "end"]
     assert client.app.state.live.streams == 0  # type: ignore[attr-defined]
+
+
+class Asked(Live):
+    """Boards that count how often somebody waits for their next change."""
+
+    waits = 0
+
+    async def after(self, version: int, seconds: float = BEAT_SECONDS) -> Seen:
+        """What was read last; who asks again and again without waiting is held up."""
+        self.waits += 1
+        if self.waits > 50:
+            await asyncio.Event().wait()
+        return await super().after(version, seconds)
+
+
+def test_while_the_boards_cannot_be_read_nobody_spins(tmp_path: Path) -> None:
+    async def follow() -> Asked:
+        live = Asked(Seeded(tmp_path / "site", None).site)
+        changes = Changes(live)
+        await live.start()
+        while not live.seen.error:
+            await live.after(live.seen.version)
+        live.waits = 0
+        changes.start()
+        for _ in range(1000):
+            await asyncio.sleep(0)
+        changes.stop()
+        await live.stop()
+        return live
+
+    live = asyncio.run(follow())
+    assert live.seen.work is None and "no Dagster instance yet" in live.seen.error
+    assert 1 <= live.waits <= 1 + live.seen.version

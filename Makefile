@@ -13,7 +13,7 @@ SLURM_SITE ?= site-slurm
 CLUSTER ?= /var/tmp/mqi-cluster
 
 .PHONY: install install-imaging install-dev demo demo-course demo-slurm cluster cluster-stop stop dev test test-gate test-all test-chaos test-postgres mutate \
-  lint docs snapshot benchmarks benchmark-load clean
+  lint docs snapshot benchmarks benchmark-load benchmark-pages clean
 
 help:
 	@echo "make demo          a generated case through the whole platform, and its pages"
@@ -33,6 +33,7 @@ help:
 	@echo "make snapshot      what the code location declares, as tests/assets/definitions.txt"
 	@echo "make benchmarks    figures side by side with the alternatives"
 	@echo "make benchmark-load  10,000 waiting beams on SQLite and on PostgreSQL, about 45 minutes"
+	@echo "make benchmark-pages  10,000 cases and 100 open pages on both, about 30 minutes"
 
 # An installation of minutes says how far it is.
 define progress_of
@@ -153,6 +154,9 @@ benchmarks: install-dev
 
 benchmark-load: install-dev
 	@$(BIN)/python -m benchmarks.load
+
+benchmark-pages: install-dev
+	@$(BIN)/python -m benchmarks.web
 
 clean:
 	@rm -rf $(VENV) build .pytest_cache .mypy_cache .ruff_cache .hypothesis

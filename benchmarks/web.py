@@ -152,7 +152,9 @@ async def listen(port: int, cookies: Cookies, counted: dict[str, int], turn: asy
         contextlib.AsyncExitStack() as opened,
     ):
         async with turn:
-            (await client.get("/?state=work")).raise_for_status()
+            # Who is not known yet is asked to come again while a busy ledger does not answer in time.
+            while (await client.get("/?state=work")).status_code == httpx.codes.SERVICE_UNAVAILABLE:
+                await asyncio.sleep(1)
             stream = client.stream("GET", "/stream/worklist?state=work")
             answer = await opened.enter_async_context(stream)
             answer.raise_for_status()
@@ -181,8 +183,11 @@ async def streamed(
     began, cpu, parts = time.monotonic(), cpu_seconds(process), counted["part"]
     await asyncio.sleep(options.idle)
     idle = (cpu_seconds(process) - cpu) / (time.monotonic() - began)
-    load = os.getloadavg()[0]
-    idle_parts = counted["part"] - parts
+    print(
+        f"  {len(browsers)} streams, nothing changes: {idle:.1%} of a core,"
+        f" {counted['part'] - parts} parts, load {os.getloadavg()[0]:.1f}",
+        flush=True,
+    )
     step, memory, start = 0, [memory_mib(process)], counted["part"]
     began, cpu = time.monotonic(), cpu_seconds(process)
     while (pushed := counted["part"] - start) < options.events:
@@ -198,8 +203,6 @@ async def streamed(
     await asyncio.gather(*tasks, return_exceptions=True)
     return {
         "idle": idle,
-        "load": load,
-        "idle_parts": idle_parts,
         "busy": busy,
         "memory": memory,
         "pushed": counted["part"] - start,
@@ -227,8 +230,6 @@ def measured(name: str, folder: Path, section: dict[str, object] | None, options
             found = asyncio.run(streamed(site, process, port, browsers, case, options))
         site.site.ledger.close()
     memory = ", ".join(f"{one:.0f}" for one in found["memory"])
-    idle = f"{found['idle']:.1%} of a core, {found['idle_parts']} parts, load {found['load']:.1f}"
-    print(f"  {options.streams} streams, nothing changes: {idle}")
     print(f"  {options.streams} streams, a case changes:  {found['busy']:.1%} of a core")
     print(f"  memory over {found['pushed']:,} events [MiB]: {memory}")
     half = found["memory"][len(found["memory"]) // 2 :]

@@ -87,22 +87,28 @@ class Database:
         self.clock = clock
 
     @classmethod
-    def open(cls, url: str, clock: Callable[[], datetime] = utc_now) -> Self:
+    def open(
+        cls, url: str, clock: Callable[[], datetime] = utc_now, *, patience_seconds: float | None = None
+    ) -> Self:
         """Open the ledger, making or migrating its tables first where needed.
 
         Args:
             url: ``sqlite:////folder/ledger.db`` or ``postgresql://…``.
             clock: Tells the time in UTC; replaced in tests.
+            patience_seconds: How long a server that is away is waited for; None: as usual.
 
         Raises:
             ConfigurationError: The URL is of no known kind, or a newer program has written the ledger.
             InfrastructureError: The database cannot be reached.
         """
         engine = _engine(url)
+        patience = cls.patience_seconds if patience_seconds is None else patience_seconds
         with _plain_errors():
-            if _revision(engine, cls.patience_seconds) != REVISION:
+            if _revision(engine, patience) != REVISION:
                 _migrate(engine)
-        return cls(engine, clock)
+        made = cls(engine, clock)
+        made.patience_seconds = patience
+        return made
 
     @classmethod
     def open_reading(cls, url: str, clock: Callable[[], datetime] = utc_now) -> Self:

@@ -71,9 +71,15 @@ class Ledger:
         self.idempotency = Idempotency(database)
 
     @classmethod
-    def open(cls, url: str, clock: Callable[[], datetime] = utc_now) -> Self:
+    def open(
+        cls,
+        url: str,
+        clock: Callable[[], datetime] = utc_now,
+        *,
+        patience_seconds: float | None = None,
+    ) -> Self:
         """Open a ledger, making or migrating its tables first where needed; see `Database.open`."""
-        return cls(Database.open(url, clock))
+        return cls(Database.open(url, clock, patience_seconds=patience_seconds))
 
     @classmethod
     def open_reading(cls, url: str, clock: Callable[[], datetime] = utc_now) -> Self:

@@ -45,6 +45,7 @@ class Site:
         self.given = given
         self._clusters: dict[str, SlurmExecutor] = {}
         self._connections: dict[str, Connection] = {}
+        self._ledger_patience: float | None = None
 
     @classmethod
     def from_environment(cls) -> Site:
@@ -101,7 +102,13 @@ class Site:
     def ledger(self) -> Ledger:
         """The ledger, migrated to this code's revision."""
         private_folder(self.settings.paths.state)
-        return Ledger.open(ledger_url(self.settings))
+        return Ledger.open(ledger_url(self.settings), patience_seconds=self._ledger_patience)
+
+    def wait_for_ledger(self, seconds: float) -> None:
+        """Wait only so long for a ledger on a server that is away: people wait for the answer."""
+        self._ledger_patience = seconds
+        if "ledger" in self.__dict__:
+            self.ledger.database.patience_seconds = seconds
 
     def open_ledger_for_reading(self) -> Ledger:
         """The ledger as it stands, for one who must not change anything; see `Ledger.open_reading`."""

@@ -14,6 +14,7 @@ from mqi_dagster.operations.instance import open_instance
 from mqi_dagster.operations.review import Review, review_of
 from mqi_dagster.partitions import find_key
 from mqi_dagster.resources.site import Site
+from mqi_dagster.web.live import Live
 from mqi_dagster.worklist import BeamStatus, CaseStatus
 from mqi_dagster.worklist.reading import plain_errors
 
@@ -33,14 +34,17 @@ class Acting:
 
     Args:
         site: The site.
+        live: Knows whether the records are away, for which no page waits.
     """
 
-    def __init__(self, site: Site) -> None:
-        self._site = site
+    def __init__(self, site: Site, live: Live) -> None:
+        self._site, self._live = site, live
         self._reviews: dict[str, tuple[object, Review]] = {}
 
     def asked(self, partition: str) -> list[Asked] | None:
         """What people have asked for; None while the audit cannot be read."""
+        if self._live.seen.error:
+            return None
         try:
             return asked_of(self._site, partition)
         except MqiError:
@@ -48,6 +52,8 @@ class Acting:
 
     def review(self, row: CaseStatus, beams: Collection[BeamStatus] = ()) -> Review | None:
         """What people have said of a result; None where there is none yet, or it cannot be read."""
+        if self._live.seen.error:
+            return None
         try:
             latest = self._site.ledger.signatures.latest([row.case]).get(row.case)
             if latest is None and row.state not in _SIGNED:

@@ -24,7 +24,7 @@ from mqi_dagster.operations.page_guard import App, PageGuard, Receive, Scope, Se
 from mqi_dagster.operations.single_sign_on import OpenIdSignIn
 from mqi_dagster.resources.site import Site
 from mqi_dagster.web import monitoring, words
-from mqi_dagster.web.access import Doorkeeper
+from mqi_dagster.web.access import PATIENCE_SECONDS, Doorkeeper
 from mqi_dagster.web.acting import Acting, kind_of
 from mqi_dagster.web.api.description import api
 from mqi_dagster.web.api.events import Changes
@@ -69,6 +69,7 @@ def create_app(site: Site, live: Live | None = None) -> FastAPI:
         live: Reads its boards; None: as usual.
     """
     boards = live or Live(site)
+    site.wait_for_ledger(PATIENCE_SECONDS)
 
     @asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
@@ -96,7 +97,7 @@ def create_app(site: Site, live: Live | None = None) -> FastAPI:
     app.state.reports = Reports(site, boards)
     app.state.changes = Changes(boards)
     app.state.metrics = monitoring.registry_of(boards)
-    acting = Acting(site)
+    acting = Acting(site, boards)
     app.state.pages.offer(asked=acting.asked, reviewed=acting.review, kind_of=kind_of)
     app.state.openid = None if web.openid is None else OpenIdSignIn(web.openid)
     app.state.once = Once()

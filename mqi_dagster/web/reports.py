@@ -78,7 +78,7 @@ class Reports:
     def instance(self) -> dg.DagsterInstance:
         """Dagster's records; InfrastructureError while they are away."""
         found = self._live.instance
-        if found is None:
+        if found is None or self._live.seen.error:
             raise InfrastructureError(self._live.seen.error or "the records are away: try again in a minute")
         return found
 
@@ -104,6 +104,8 @@ class Reports:
 
     def deeds(self) -> int:
         """Number of the newest row of the audit: what a page tells of people's deeds is of then."""
+        if self._live.seen.error:
+            return 0
         try:
             newest = self._site.ledger.audit.newest(1)
         except InfrastructureError:

@@ -42,7 +42,7 @@ AFTER_END = {
 SLACK_SECONDS = 2.0
 SEEN_BY_THE_BOARD = {
     *("daemon_away", "code_away", "watch_away", "services_away", "sensor_failing", "sensor_stopped"),
-    *("inbox_away", "target_away", "disk_full"),
+    *("inbox_away", "target_away", "cluster_away", "disk_full"),
 }
 """Alarms that a board finds by itself at its own moment, whether the ledger has them or not."""
 

@@ -284,3 +284,20 @@ def test_a_handed_over_beam_waits_for_the_conclusion_of_its_case(seeded: Seeded)
     seeded.made("case_handed_over", [CASE])
     case, _ = stands(seeded)
     assert (case.state, case.stage, case.beams_done) == (CaseState.COMPLETE, Stage.CONCLUDED, 1)
+
+
+def test_a_silent_cluster_that_somebody_waits_for_is_told_before_it_is_an_alarm(seeded: Seeded) -> None:
+    seeded.daemon_alive()
+    ledger, minute = seeded.ledger(), timedelta(minutes=1)
+    turn = ledger.clusters.take_turn("farm", shortest=minute, hold=minute)
+    assert turn is not None
+    ledger.clusters.end_turn(turn, next_in=minute, interval=minute, failure="no route to host")
+    assert seeded.worklist().snapshot(BEGAN).alarms == [], "nobody uses it"
+    ledger.slots.declare("farm", [Slot(SlotKind.GPU, 0)])
+    ledger.leases.acquire(BEAM, "run", Need(SlotKind.GPU, "farm"), stale_after=minute)
+    (told,) = seeded.worklist().snapshot(BEGAN).alarms
+    assert (told.id, told.kind, told.subject, told.since) == (None, "cluster_away", "farm", BEGAN)
+    assert told.text == (
+        "no answer since 2026-03-04 08:00 UTC: no route to host."
+        " What waits for it goes on by itself once it answers"
+    )

@@ -99,6 +99,10 @@ class BoardReader:
             instance.optimize_for_webserver(
                 statement_timeout=_STATEMENT_MS, pool_recycle=_RECYCLE_SECONDS, max_overflow=_OVERFLOW
             )
+            if self._site.settings.database.host is not None:
+                from mqi_dagster.resources.server_records import share_connections
+
+                share_connections(instance)
         return instance
 
 

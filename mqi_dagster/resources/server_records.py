@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from typing import Any
 
 import dagster as dg
-from dagster_postgres import DagsterPostgresStorage, PostgresEventLogStorage
+from dagster_postgres import DagsterPostgresStorage, PostgresEventLogStorage, PostgresScheduleStorage
 from sqlalchemy import create_engine
 
 from mqi_dagster.dagster_internals import ConfigurableClassData, UserConfigSchema
@@ -62,6 +62,14 @@ class ServerRecords(DagsterPostgresStorage):
     ) -> ServerRecords:
         """From what stands in ``dagster.yaml``."""
         return cls(str(config_value["postgres_url"]), inst_data)
+
+
+def share_connections(instance: dg.DagsterInstance) -> None:
+    """Ask for ticks by the connections of events, of an instance whose storages keep some each."""
+    events, ticks = instance.event_log_storage, instance.schedule_storage
+    if isinstance(events, PostgresEventLogStorage) and isinstance(ticks, PostgresScheduleStorage):
+        ticks._engine.dispose()
+        ticks._engine = events._engine
 
 
 def make_tables(postgres_url: str) -> None:

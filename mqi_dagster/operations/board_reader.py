@@ -26,6 +26,8 @@ _RECYCLE_SECONDS = 600
 _LABELS_AT_ONCE = 50
 _PATIENCE_SECONDS = 2.0
 """Whoever only looks says that the ledger is away, and asks again."""
+_LONGEST_REST_SECONDS = 5.0
+"""After a failure, so that what comes back is seen soon."""
 _OVERFLOW = 2
 """Beside the one that is kept, for as long as an engine's log is looked up."""
 
@@ -59,6 +61,7 @@ class BoardReader:
         """Dagster's records, once they could be opened."""
         self._ledger: Ledger | None = None
         self._worklist: Worklist | None = None
+        self._dropped = False
 
     def snapshot(self) -> Work:
         """Everything at this moment.
@@ -85,14 +88,18 @@ class BoardReader:
             return self._worklist.snapshot()
         except Exception:
             # Whoever comes back may be of another revision, and connections that were kept are dead.
+            self._dropped |= self.instance is not None
             self._worklist = self.instance = None
             if self._ledger is not None:
                 self._ledger.close()
             raise
 
     def _open(self) -> dg.DagsterInstance:
-        # Nothing of Dagster closes the connections of an instance that is dropped.
-        gc.collect()
+        if self._dropped:
+            # Nothing of Dagster closes the connections of an instance that is dropped. To look for garbage
+            # holds up every other thread: it is not done while nothing can be opened anyway.
+            gc.collect()
+            self._dropped = False
         instance = open_instance(self._site.settings)
         if self._again:
             # Dagster opens a connection for every question else, which is most of what a snapshot costs.
@@ -163,4 +170,7 @@ class BackgroundReader:
                     f"the boards cannot be read: {type(error).__name__}; the log of the pages says more"
                 )
             self._tell()
-            self._stop.wait(max(0.05, self._seconds - (time.monotonic() - began)))
+            took = time.monotonic() - began
+            # What fails must not keep this process from everything else, however slow the machine is.
+            rest = 0.0 if self.error is None else min(3 * took, _LONGEST_REST_SECONDS)
+            self._stop.wait(max(0.05, self._seconds - took, rest))

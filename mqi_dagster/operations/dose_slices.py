@@ -46,6 +46,10 @@ _ROUNDING = 1e-6
 _WHERE = Where(kind="RT Dose")
 
 
+class _WithoutCtError(Exception):
+    """The CT cannot be read now."""
+
+
 class Plane(StrEnum):
     """A plane of the patient, across z, y and x."""
 
@@ -208,10 +212,18 @@ class DoseSlices:
         dose, facts = self._dose(instance, beam)
         if window not in WINDOWS or not 0 <= at < facts.planes[plane.across].count:
             raise InputError("there is no such slice or window", where=_WHERE)
-        return self._pictures.get(
-            (beam, dose.digest, plane, at, window, overlay),
-            lambda: draw(dose, facts, self._ct_of(dose), plane, at, window, overlay),
-        )
+
+        def drawn() -> bytes:
+            ct = self._ct_of(dose)
+            if ct is None and dose.frame is not DoseFrame.PHANTOM:
+                raise _WithoutCtError
+            return draw(dose, facts, ct, plane, at, window, overlay)
+
+        try:
+            return self._pictures.get((beam, dose.digest, plane, at, window, overlay), drawn)
+        except _WithoutCtError:
+            # It is not kept: the next one may have its CT again.
+            return draw(dose, facts, None, plane, at, window, overlay)
 
     def _dose(self, instance: dg.DagsterInstance, beam: str) -> tuple[ShownDose, DoseFacts]:
         digest = latest_digest(instance, RT_DOSE, beam)
@@ -240,7 +252,7 @@ class DoseSlices:
         return dose, dose.facts()
 
     def _ct_of(self, dose: ShownDose) -> CtImages | None:
-        """The CT of a dose in a patient; None where it cannot be read any more."""
+        """The CT of a dose in a patient; None where it cannot be read now."""
         if dose.frame is DoseFrame.PHANTOM:
             return None
         key = hashlib.sha256("".join(one.sha256 for one in dose.images).encode()).hexdigest()
@@ -317,7 +329,7 @@ def _under(
         return np.where(points[..., 1] >= surface, _WATER, _AIR), ""
     unknown = np.full(points.shape[:2], np.nan)
     if ct is None:
-        return unknown, "the CT cannot be read any more"
+        return unknown, "the CT cannot be read now"
     if ct.grid.frame_of_reference_uid != dose.frame_of_reference_uid:
         return unknown, "the CT lies in another Frame of Reference"
     return trilinear(ct.values, ct.grid.to_indices(points)), ""

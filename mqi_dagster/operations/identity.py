@@ -28,7 +28,8 @@ from mqi_dagster.resources.site import Site
 
 _READ = ("PatientName", "PatientID", "PatientBirthDate", "PatientSex", "RTPlanLabel", "RTPlanDate")
 _FOUND_SECONDS, _MISSING_SECONDS = 600.0, 60.0
-_REMEMBERED = 2000
+_REMEMBERED = 50_000
+"""More than there are plans: a search goes on from what earlier ones have read."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,14 +73,14 @@ def identity_of(site: Site, instance: dg.DagsterInstance, actor: Actor, partitio
     return found
 
 
-def is_of_patient(site: Site, instance: dg.DagsterInstance, partition: str, words: str) -> bool:
-    """Whether a partition is of a patient with this ID, or whose name holds these words.
+def is_of_patient(site: Site, instance: dg.DagsterInstance, partition: str, words: str) -> bool | None:
+    """Whether a partition is of a patient with this ID, or whose name holds these words; None: nobody knows.
 
     Nobody is told more of it here; whoever searches notes that by itself.
     """
     found = _remembered(site, instance, root_of(partition))
     if found is None:
-        return False
+        return None
     wanted = words.casefold()
     plain = found.name.replace(", ", " ").casefold()
     return wanted == found.patient_id.casefold() or wanted in found.name.casefold() or wanted in plain
@@ -91,6 +92,7 @@ def _remembered(site: Site, instance: dg.DagsterInstance, unit: str) -> Identity
     if key not in _known or now - at > (_MISSING_SECONDS if found is None else _FOUND_SECONDS):
         found = _read(site, instance, unit)
         _known[key] = now, found
+        _known.move_to_end(key)
         while len(_known) > _REMEMBERED:
             _known.popitem(last=False)
     return found

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import hashlib
 import re
 from dataclasses import dataclass
 
@@ -23,6 +24,11 @@ class Picture:
     words: str
     """What it shows."""
     png: bytes
+
+    @property
+    def digest(self) -> str:
+        """Tells it from another one of the same name, in its address."""
+        return hashlib.sha256(self.png).hexdigest()[:12]
 
 
 def pictures_of(instance: dg.DagsterInstance, beam: str) -> dict[str, Picture]:

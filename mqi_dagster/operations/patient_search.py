@@ -18,6 +18,8 @@ from mqi_dagster.resources.site import Site
 
 _SECONDS = 5.0
 _SHORTEST = 2
+_TRIED = 3
+"""Fractions of a plan that are asked one after the other until the files of one can be read."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,6 +29,8 @@ class FoundPatient:
     keys: tuple[str, ...]
     looked: int
     """How many plans and courses were looked into."""
+    unread: int
+    """Of how many of them nobody can say now whose they are."""
     of: int
     """How many there are; what was read stays in memory for a while, so that another search comes further."""
 
@@ -62,13 +66,16 @@ def find_patient(
         # All fractions of a plan are of one patient.
         together.setdefault(unit if key is None else key.stem, []).append(unit)
     found: list[str] = []
-    looked, until = 0, time.monotonic() + seconds
+    looked, unread, until = 0, 0, time.monotonic() + seconds
     with audited(site, actor, Right.IDENTITY, Action.IDENTITY_READ, "patient search") as told:
         for same in together.values():
             if time.monotonic() > until:
                 break
             looked += 1
-            if is_of_patient(site, instance, same[0], words):
+            answers = (is_of_patient(site, instance, one, words) for one in same[:_TRIED])
+            known = next((answer for answer in answers if answer is not None), None)
+            unread += known is None
+            if known:
                 found += same
-        told["found"] = str(len(found))
-    return FoundPatient(tuple(found), looked, len(together))
+        told["found"], told["unread"] = str(len(found)), str(unread)
+    return FoundPatient(tuple(found), looked, unread, len(together))

@@ -21,6 +21,8 @@ from mqi_dagster.resources.site import Site
 from mqi_dagster.settings.web import Language
 
 _NAME = re.compile(r"[a-z][a-z0-9._@-]{0,99}")
+_FORGOTTEN = timedelta(minutes=15)
+"""For so long whoever came by a link sets a password without the present one."""
 LINK_VALID = timedelta(minutes=15)
 TOKEN_PREFIX = "mqi_"
 LONGEST_TOKEN = timedelta(days=366)
@@ -148,7 +150,15 @@ def _require_full_name(full_name: str) -> None:
         raise InputError("a full name is one line of at most 200 characters that can be printed")
 
 
-def set_password(site: Site, actor: Actor, name: str, password: str, *, present: str | None = None) -> None:
+def set_password(
+    site: Site,
+    actor: Actor,
+    name: str,
+    password: str,
+    *,
+    present: str | None = None,
+    session: Session | None = None,
+) -> None:
     """Give an account another password, which signs it out everywhere.
 
     Args:
@@ -157,6 +167,7 @@ def set_password(site: Site, actor: Actor, name: str, password: str, *, present:
         name: Whose; one's own with the present password, or with the right ``people``.
         password: The new one.
         present: The present one, where it is one's own.
+        session: In which it is done: whoever has just come by a link need not know the present one.
 
     Raises:
         InputError: The new password is not good, or there is no such account.
@@ -168,10 +179,18 @@ def set_password(site: Site, actor: Actor, name: str, password: str, *, present:
     account = require_account(site, name)
     passwords.require_good(password, name)
     right = Right.LOOK if own else Right.PEOPLE
-    with audited(site, actor, right, Action.PASSWORD_CHANGED, name):
+    with audited(site, actor, right, Action.PASSWORD_CHANGED, name) as told:
         if own and account.password is not None:
-            require_password(site, account, present or "")
+            if session is not None and may_forget(session, site.ledger.database.clock()):
+                told["by"] = "link"
+            else:
+                require_password(site, account, present or "")
         site.ledger.accounts.change(name, password=passwords.hashed(password))
+
+
+def may_forget(session: Session, now: datetime) -> bool:
+    """Whether a session lets its account set a password without the present one: a link began it of late."""
+    return session.via == "link" and now - session.created_at <= _FORGOTTEN
 
 
 def require_account(site: Site, name: str) -> Account:

@@ -138,7 +138,7 @@ class OpenIdSignIn:
         login = claims.get(name)
         if not isinstance(login, str) or not login.strip():
             raise SignInError(f"{self._settings.name} does not say who you are: it sends no {name}")
-        if name == "email" and claims.get("email_verified", True) not in (True, "true"):
+        if name == "email" and claims.get("email_verified") not in (True, "true"):
             raise SignInError(f"{self._settings.name} has not verified this mail address")
         return login.strip().lower(), str(begun["target"])
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import hashlib
+import logging
 import secrets
 import threading
 from collections import Counter
@@ -30,6 +31,7 @@ from mqi_dagster.web.gpu_history import GpuHistory
 from mqi_dagster.web.render import Pages
 from mqi_dagster.worklist import BeamStatus, Work
 
+_log = logging.getLogger(__name__)
 Made = TypeVar("Made")
 EVERY_SECONDS = 2.0
 BEAT_SECONDS = 10.0
@@ -190,6 +192,8 @@ class Live:
                 self._publish(services=await asyncio.to_thread(seen, self._site.settings))
             except (MqiError, OSError):
                 self._publish(services=())
+            except Exception:  # noqa: BLE001 - silence of the records must be seen all the same
+                _log.exception("the services cannot be looked at")
             silent = (datetime.now(UTC) - self._told_at).total_seconds()
             if silent > (SILENT_SECONDS if self.seen.work is not None else _FIRST_SECONDS):
                 text = f"they have not answered since {self._told_at:%Y-%m-%d %H:%M:%S} UTC"

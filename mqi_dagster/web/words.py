@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from contextvars import ContextVar
 from datetime import datetime, tzinfo
+from math import floor, log10
 
 from babel.dates import format_datetime
 
@@ -80,7 +81,7 @@ def duration(seconds: float | None) -> str:
     if seconds is None:
         return ""
     if seconds < _MINUTE:
-        return _("{seconds} s").format(seconds=round(seconds))
+        return _("{seconds} s").format(seconds=int(seconds))
     if seconds < _HOUR:
         return _("{minutes} min").format(minutes=int(seconds // _MINUTE))
     if seconds < _DAY:
@@ -96,5 +97,4 @@ def number(value: float | None, digits: int = 3) -> str:
         return "–"
     if value == 0.0:
         return "0"
-    before = len(str(int(abs(value)))) if abs(value) >= 1.0 else 0
-    return f"{value:,.{max(0, digits - before)}f}" if before or abs(value) >= 1e-3 else f"{value:.{digits}g}"
+    return f"{value:,.{max(0, digits - 1 - floor(log10(abs(value))))}f}"

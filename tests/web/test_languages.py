@@ -104,6 +104,10 @@ def test_moments_durations_and_numbers_are_of_the_language(language: Language, s
         assert many.format(count=1).startswith(said[4])
         assert words.word(Stage.MAKING_RT_DOSE) == said[5]
         assert words.number(1234.5, 5) == "1,234.5"
+        assert [words.number(value) for value in (0.00123, 0.0125, 45.678, 12345.6, 0.0, None)] == [
+            "0.00123", "0.0125", "45.7", "12,346", "0", "–"
+        ]  # fmt: skip
+        assert words.duration(59.7).startswith("59")
     finally:
         words.LANGUAGE.reset(before)
 

@@ -14,7 +14,7 @@ from datetime import UTC, datetime, timedelta
 from sqlalchemy import text
 from starlette.testclient import TestClient
 
-from mqi_dagster.operations.people import add_user, bearer, make_token
+from mqi_dagster.operations.people import add_user, bearer, make_link, make_token
 from mqi_dagster.people.rights import Right, Role
 from tests.web.conftest import OWNER, PASSWORD, Browser
 from tests.worklist.seeded import Seeded
@@ -85,6 +85,28 @@ def test_whoever_came_by_a_link_sets_a_password_without_a_present_one(browser: B
     bert.post("/account/password", new=OTHER, again=OTHER)
     assert "You have no password yet" not in bert.get("/")
     bert.sign_in("bert", OTHER)
+
+
+def test_whoever_forgot_a_password_sets_another_one_by_a_link_of_late(
+    browser: Browser, account: Add, seeded: Seeded
+) -> None:
+    account("anna", Role.PHYSICIST)
+    for minutes, status in ((16, "is wrong"), (14, "The password is set")):
+        anna = another(browser)
+        link = make_link(seeded.site, OWNER, "anna")
+        assert anna.client.post("/login/link", data={"code": link}).status_code == 303
+        now = datetime.now(UTC) + timedelta(minutes=minutes)
+        seeded.site.ledger.database.clock = lambda now=now: now
+        page = anna.get("/account")
+        assert ('name="present"' in page) is (minutes > 15)
+        anna.post("/account/password", new=OTHER, again=OTHER)
+        assert status in told(anna.get("/account")), minutes
+        seeded.site.ledger.database.clock = lambda: datetime.now(UTC)
+    another(browser).sign_in("anna", OTHER)
+    anna = another(browser)
+    anna.sign_in("anna", OTHER)
+    anna.post("/account/password", new=PASSWORD, again=PASSWORD)
+    assert "The password is set" not in told(anna.get("/account")), "of a session by password"
 
 
 def test_a_token_is_shown_once_and_worthless_when_revoked_or_expired(

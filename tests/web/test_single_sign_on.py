@@ -295,7 +295,7 @@ def test_a_mail_address_that_the_provider_has_not_verified_is_no_login(
     secret.write_text(SECRET)
     openid = OpenIdConnect(issuer=provider.issuer, client_id=CLIENT, client_secret_file=secret, claim="email")
     with visited(seeded, openid=openid) as browser:
-        for verified, status in ((True, 303), ("true", 303), (None, 303), (False, 401), ("false", 401)):
+        for verified, status in ((True, 303), ("true", 303), (None, 401), (False, 401), ("false", 401)):
             provider.lies = {"email": "Anna@example.org", "email_verified": verified}
             assert come_back(browser, at_provider(browser)).status_code == status, verified
 

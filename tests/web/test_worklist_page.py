@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 import shutil
+from collections import OrderedDict
 from collections.abc import Callable, Iterator
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -13,8 +14,10 @@ from starlette.testclient import TestClient
 
 from mqi_dagster.ledger.alarms import AlarmKind
 from mqi_dagster.ledger.audit import Action
+from mqi_dagster.operations import identity
 from mqi_dagster.operations.instance import write_instance
 from mqi_dagster.people.rights import Role
+from mqi_dagster.web.pages import worklist
 from tests.chain.chain import ONE_BEAM
 from tests.waiting import wait_for
 from tests.web.conftest import Browser
@@ -186,7 +189,24 @@ def test_a_patient_is_found_by_id_or_name_and_no_address_has_them(
     else:
         assert len(keys_in(page)) == 1 and found in page
     newest = pages.app.state.site.ledger.audit.newest(20, subject="patient search")
-    assert newest[0].details == f'{{"found": "{int(found is not None)}"}}'
+    assert newest[0].details == f'{{"found": "{int(found is not None)}", "unread": "0"}}'
+
+
+def test_what_a_search_has_found_and_cannot_list_or_read_is_told(
+    pages: TestClient, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    anna = as_(pages, "anna")
+    monkeypatch.setattr(worklist, "_MOST_KEYS", 1)
+    address = anna.client.post("/patients", data={"csrf": anna.csrf(), "patient": "oe"}).headers["location"]
+    page = anna.get(address)
+    assert "2 cases and courses were found, and not all of them are listed" in page
+    assert len(keys_in(page)) == 1
+    monkeypatch.setattr(identity, "_known", OrderedDict())
+    monkeypatch.setattr(identity, "_read", lambda *_: None)
+    address = anna.client.post("/patients", data={"csrf": anna.csrf(), "patient": "oe"}).headers["location"]
+    page = anna.get(address)
+    assert keys_in(page) == []
+    assert "Of 2 plans and courses it cannot be read at this moment whose they are" in page
 
 
 def test_whoever_may_not_see_patients_may_not_search_them(pages: TestClient) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 from collections import deque
 from collections.abc import AsyncIterator, Iterator, Mapping
 from itertools import islice
@@ -18,6 +19,7 @@ from mqi_dagster.web.api.rows import AnyRow, key_of, kind_of, rows_of
 from mqi_dagster.web.live import Live
 from mqi_dagster.worklist import Work
 
+_log = logging.getLogger(__name__)
 router = APIRouter()
 KEPT = 10_000
 _AT_ONCE = 200
@@ -66,7 +68,10 @@ class Changes:
 
     async def _follow(self) -> None:
         while True:
-            self.look()
+            try:
+                self.look()
+            except Exception:  # noqa: BLE001 - one change that cannot be told must stop no other
+                _log.exception("changes of status cannot be told")
             await self._live.after(self._version)
 
     def look(self) -> None:

@@ -39,6 +39,8 @@ def show_account(request: Request, visitor: SIGNED_IN) -> Response:
         visitor,
         told=once.take(visitor),
         account=account,
+        by_link=visitor.session is not None
+        and people.may_forget(visitor.session, site.ledger.database.clock()),
         roles=[role for role in Role if role.value in account.roles],
         explained=explained,
         came_by=came_by,
@@ -81,7 +83,7 @@ def set_password(
         nonlocal changed
         if new != again:
             raise InputError(_("The two new passwords differ."))
-        people.set_password(site, visitor.actor, visitor.name, new, present=present)
+        people.set_password(site, visitor.actor, visitor.name, new, present=present, session=visitor.session)
         changed = True
         return Told(_("The password is set; every other browser was signed out."))
 

@@ -97,13 +97,17 @@ def show_files(request: Request, visitor: SEES_PLACES, key: str) -> Response:
 
 
 @router.get("/case/{key}/beam/{number}/picture/{name}.png")
-def show_picture(request: Request, visitor: LOOKS, key: str, number: BeamNumber, name: str) -> Response:
+def show_picture(
+    request: Request, visitor: LOOKS, key: str, number: BeamNumber, name: str, of: str = ""
+) -> Response:
     """A picture of a beam, as it stands in its metadata."""
     reports: Reports = request.app.state.reports
     found = reports.case(*reports.rows(CASE, key)).pictures.get(number, {}).get(name)
     if found is None:
         raise KeyRejectedError("there is no such picture")
-    return Response(found.png, media_type="image/png", headers=PRIVATE)
+    # At the address of an earlier one it is shown, and not kept.
+    kept = PRIVATE if of == found.digest else None
+    return Response(found.png, media_type="image/png", headers=kept)
 
 
 @router.get("/case/{key}/beam/{number}/slice.png")

@@ -27,7 +27,8 @@ router = APIRouter(include_in_schema=False)
 KINDS = tuple(pipeline.units.kind.name for pipeline in PIPELINES)
 DAYS = (1, 7, 30)
 _LONGEST_TEXT = 100
-_MOST_KEYS = 100
+_MOST_KEYS = 200
+"""So many fit into an address."""
 _LARGEST_FIRST = (Column.PROGRESS, Column.ARRIVED, Column.PRIORITY)
 _Word = TypeVar("_Word", Turn, Column)
 
@@ -39,6 +40,10 @@ class View:
     selection: Selection
     looked: str = ""
     """How far a search for a patient has come, where not to its end."""
+    found: int = 0
+    """How many a search has found, where they are more than are shown."""
+    unread: int = 0
+    """Of how many plans and courses a search could not tell whose they are."""
 
     @classmethod
     def of(cls, query: Mapping[str, str]) -> View:
@@ -65,6 +70,8 @@ class View:
                 page=number("page") or 1,
             ),
             looked=query.get("looked", "")[:20],
+            found=number("found") or 0,
+            unread=number("unread") or 0,
         )
 
     def query(self, **changes: object) -> str:
@@ -77,6 +84,11 @@ class View:
             "machine": now.machine,
             "since": now.days,
             "keys": None if now.keys is None else ",".join(sorted(now.keys)),
+            **(
+                {}
+                if now.keys is None
+                else {"looked": self.looked, "found": self.found, "unread": self.unread}
+            ),
             "sort": now.column if now.column is not Column.TURN else None,
             "order": None if now.descending is (now.column in _LARGEST_FIRST) else self._way,
             **changes,
@@ -182,4 +194,8 @@ def search_patient(
     query = {"keys": ",".join(found.keys[:_MOST_KEYS])}
     if found.looked < found.of:
         query["looked"] = f"{found.looked}/{found.of}"
+    if len(found.keys) > _MOST_KEYS:
+        query["found"] = str(len(found.keys))
+    if found.unread:
+        query["unread"] = str(found.unread)
     return RedirectResponse(f"{pages.prefix}/?{urlencode(query)}", HTTPStatus.SEE_OTHER)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from mqi_dagster.errors import InputError, UnreachableError
 from mqi_dagster.ledger.audit import Action
@@ -18,6 +18,9 @@ from mqi_dagster.people.rights import Actor, Right
 from mqi_dagster.resources.gpu_pool import GpuPool
 from mqi_dagster.resources.site import Site
 from mqi_dagster.worklist.pool import PoolRow, pool_rows, state_of
+
+if TYPE_CHECKING:
+    import dagster as dg
 
 REASON = re.compile(r"[^\x00-\x1f\x7f]{1,200}")
 
@@ -79,10 +82,12 @@ def _find(site: Site, name: str) -> Slot:
     return in_service[0]
 
 
-def _adapt(site: Site) -> int:
-    """Bring the limit of the pool in step with what is switched off; the limit."""
-    with open_instance(site.settings) as instance:
-        set_pool_limit(instance, site.settings, site.ledger)
+def _adapt(site: Site, instance: dg.DagsterInstance) -> int:
+    """Bring the limit of the pool in step with what is switched off; the limit.
+
+    The instance is open before anything is changed: while Dagster's records are away nothing is.
+    """
+    set_pool_limit(instance, site.settings, site.ledger)
     return pool_limit(site.settings, site.ledger)
 
 
@@ -115,16 +120,18 @@ def switch_off(site: Site, actor: Actor, name: str, reason: str) -> tuple[str, i
         if not REASON.fullmatch(reason):
             raise InputError("a reason is one line of at most 200 characters")
         found = _find(site, name)
-        site.ledger.slots.switch_off(found.host, found.kind.value, found.index, reason)
-        return found.name, _adapt(site)
+        with open_instance(site.settings) as instance:
+            site.ledger.slots.switch_off(found.host, found.kind.value, found.index, reason)
+            return found.name, _adapt(site, instance)
 
 
 def switch_on(site: Site, actor: Actor, name: str) -> tuple[str, int]:
     """Put a slot back into the pool; see :func:`switch_off`."""
     with audited(site, actor, Right.POOL, Action.GPU_ON, name):
         found = _find(site, name)
-        site.ledger.slots.switch_on(found.host, found.kind.value, found.index)
-        return found.name, _adapt(site)
+        with open_instance(site.settings) as instance:
+            site.ledger.slots.switch_on(found.host, found.kind.value, found.index)
+            return found.name, _adapt(site, instance)
 
 
 def set_limit(site: Site, actor: Actor, runs: int | None) -> int:
@@ -146,5 +153,6 @@ def set_limit(site: Site, actor: Actor, runs: int | None) -> int:
                 f"{runs} runs are more than {at_once} simulations and a buffer of {buffer}: the others would"
                 " only wait; raise execution.pool_buffer where that is wanted"
             )
-        site.ledger.slots.set_pool_limit(POOL, runs)
-        return _adapt(site)
+        with open_instance(site.settings) as instance:
+            site.ledger.slots.set_pool_limit(POOL, runs)
+            return _adapt(site, instance)

@@ -182,8 +182,10 @@ def test_bodies_that_make_no_sense_are_refused(program: Programs) -> None:
 def test_a_signature_needs_the_password_and_a_result(program: Programs, seeded: Seeded) -> None:
     add_user(seeded.site, OWNER, "approver", [Role.APPROVER], password="correct horse battery")
     approver = program(Role.APPROVER)
-    path, body = f"cases/{FAILED}/review", {"verdict": "rejected", "reason": "it is short"}
-    assert approver.get(path)["state"] == "not reviewed"
+    path = f"cases/{FAILED}/review"
+    shown = approver.get(path)
+    assert shown["state"] == "not reviewed"
+    body = {"verdict": "rejected", "reason": "it is short", "seen": shown["seen"]}
     assert (
         approver.post(path, {**body, "password": "wrong"}, 401, key="one")["type"] == "urn:mqi:error:sign-in"
     )
@@ -193,7 +195,7 @@ def test_a_signature_needs_the_password_and_a_result(program: Programs, seeded: 
     with seeded.site.ledger.database.read() as connection:
         (kept,) = connection.exec_driver_sql("SELECT request, body FROM mqi_idempotency").all()
     assert "horse" not in f"{kept}"
-    for wrong in ({"verdict": "perhaps"}, {"reason": "two\nlines"}, {"password": 1}):
+    for wrong in ({"seen": None}, {"verdict": "perhaps"}, {"reason": "two\nlines"}, {"password": 1}):
         assert approver.post(path, {**body, "password": "x", **wrong}, 422)["errors"]
     half = '{"verdict": "accepted", "password": "\\ud800"}'
     assert approver.ask("POST", path, content=half, headers=JSON).status_code == 422

@@ -125,8 +125,8 @@ class ReviewBody(Body):
     """One line; needed to reject."""
     password: Annotated[str, Field(max_length=200, repr=False)]
     """Of the account, once more."""
-    seen: str | None = None
-    """`seen` of the review that was read: nothing else is signed; None: whatever stands at that moment."""
+    seen: str = Field(max_length=200)
+    """`seen` of the review that was read: nothing else is signed."""
 
 
 class SignatureRow(StatusRow):

@@ -1,7 +1,7 @@
 // What is pushed takes the place of what stood there; everything else works without this script.
 "use strict";
 (() => {
-  const STALLED_MS = 30000;
+  const STALLED_MS = 30000, REFUSED_MS = 5000;
   const stalled = document.querySelector(".stalled");
 
   // Replace what differs and leave the rest alone, so that focus, selection and open details stay.
@@ -44,8 +44,9 @@
   const part = (unit, value) => new Intl.NumberFormat(language, { style: "unit", unit, unitDisplay: "short" }).format(value);
   function told(time) {
     const seconds = Math.max(0, (Date.now() - new Date(time.dateTime)) / 1000);
-    const at = STEPS.findIndex(([, size]) => seconds >= size);
-    const [unit, size] = STEPS[at < 0 ? 3 : at];
+    const found = STEPS.findIndex(([, size]) => seconds >= size);
+    const at = found < 0 ? 3 : found;
+    const [unit, size] = STEPS[at];
     const whole = Math.floor(seconds / size);
     if ("age" in time.dataset) return unit === "second" ? ages.format(0, unit) : ages.format(-whole, unit);
     const [below, part_of] = STEPS[at + 1] || [];
@@ -64,11 +65,12 @@
 
   for (const place of document.querySelectorAll("[data-stream]")) {
     let timer;
-    const alive = () => {
+    let refused = false;
+    const wait = (milliseconds) => {
       clearTimeout(timer);
-      stalled.hidden = true;
-      timer = setTimeout(() => { stalled.hidden = false; }, STALLED_MS);
+      timer = setTimeout(() => { stalled.hidden = false; }, milliseconds);
     };
+    const alive = () => { refused = false; stalled.hidden = true; wait(STALLED_MS); };
     const source = new EventSource(place.dataset.stream);
     source.addEventListener("part", (event) => {
       alive();
@@ -83,7 +85,8 @@
     });
     source.addEventListener("beat", alive);
     source.addEventListener("end", () => { source.close(); location.reload(); });
-    source.addEventListener("error", () => { if (source.readyState === EventSource.CLOSED) setTimeout(() => location.reload(), 5000); });
+    // A connection that is lost is opened again by itself: soon, or it is told.
+    source.addEventListener("error", () => { if (!refused) { refused = true; wait(REFUSED_MS); } if (source.readyState === EventSource.CLOSED) setTimeout(() => location.reload(), 5000); });
     alive();
   }
 

@@ -39,6 +39,8 @@ class Heartbeat:
     alive: bool
     daemon: str = _AWAY
     """What it calls itself: another name after each start."""
+    of_service: bool = False
+    """Whether the site's service, which holds a lock for as long as it lives, is there."""
 
     @classmethod
     def of(cls, instance: dg.DagsterInstance, settings: Settings, now: datetime) -> Heartbeat:
@@ -55,10 +57,13 @@ class Heartbeat:
             return cls(None, False)
         newest = max(known, key=lambda beat: beat.timestamp)
         seen = datetime.fromtimestamp(newest.timestamp, UTC)
-        alive = abs(now - seen) <= timedelta(seconds=SILENT_SECONDS)
-        # The last sign of a process that has ended would be believed for as long.
-        alive = alive and is_held(service_lock(settings, _DAEMON)) is not False
-        return cls(seen, alive, (newest.daemon_id or _AWAY) if alive else _AWAY)
+        held = is_held(service_lock(settings, _DAEMON))
+        noted = _known(settings)
+        # The last sign of a process that has ended would be believed for as long. One that somebody has
+        # started without the service calls itself otherwise, and is judged by its own signs.
+        ended = held is False and noted is not None and newest.daemon_id == noted.service
+        alive = abs(now - seen) <= timedelta(seconds=SILENT_SECONDS) and not ended
+        return cls(seen, alive, (newest.daemon_id or _AWAY) if alive else _AWAY, held is True)
 
 
 def note_daemon(settings: Settings, heartbeat: Heartbeat) -> None:
@@ -69,10 +74,17 @@ def note_daemon(settings: Settings, heartbeat: Heartbeat) -> None:
         heartbeat: Of the daemon, as it is now.
     """
     known = _known(settings)
-    if known is not None and known[0] == heartbeat.daemon:
+    service = "" if known is None else known.service
+    if heartbeat.of_service and heartbeat.daemon != _AWAY:
+        service = heartbeat.daemon
+    if known is not None and (known.daemon, known.service) == (heartbeat.daemon, service):
         return
     since = daemon_since(settings, heartbeat)
-    entry = {"daemon": heartbeat.daemon, "since": since.isoformat() if since is not None else None}
+    entry = {
+        "daemon": heartbeat.daemon,
+        "since": since.isoformat() if since is not None else None,
+        "service": service,
+    }
     # On a full disk, which is an alarm of its own, the daemon counts as one that has just come back.
     with suppress(OSError):
         write_whole(_record(settings), json.dumps(entry, indent=1).encode())
@@ -83,8 +95,7 @@ def daemon_since(settings: Settings, heartbeat: Heartbeat) -> datetime | None:
     known = _known(settings)
     if known is None or not heartbeat.alive:
         return None
-    daemon, since = known
-    return since if daemon == heartbeat.daemon else heartbeat.seen
+    return known.since if known.daemon == heartbeat.daemon else heartbeat.seen
 
 
 def evaluated_since(settings: Settings, heartbeat: Heartbeat) -> datetime | None:
@@ -115,11 +126,22 @@ def _record(settings: Settings) -> Path:
     return settings.paths.state / _RECORD
 
 
-def _known(settings: Settings) -> tuple[str, datetime | None] | None:
+@dataclass(frozen=True, slots=True)
+class _Known:
+    """What was noted of the daemon."""
+
+    daemon: str
+    since: datetime | None
+    service: str
+    """The daemon that the site's service was last."""
+
+
+def _known(settings: Settings) -> _Known | None:
     try:
         content = json.loads(_record(settings).read_text(encoding="utf-8"))
         since = content["since"]
-        return str(content["daemon"]), datetime.fromisoformat(since) if since is not None else None
+        at = datetime.fromisoformat(since) if since is not None else None
+        return _Known(str(content["daemon"]), at, str(content.get("service", "")))
     except (OSError, ValueError, KeyError, TypeError):
         # Nothing depends on it but this: what cannot be read is written anew.
         return None

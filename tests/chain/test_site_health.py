@@ -216,6 +216,8 @@ def test_a_daemon_whose_process_has_ended_is_seen_at_once_and_a_restart_is_no_al
     os.close(daemon)
     assert living.raised() == {}
     assert living.after(30).raised() == {"daemon_away": "daemon"}
+    living.beat("started by hand")
+    assert living.seen() == living.raised() == {}
 
 
 def test_a_daemon_that_is_started_together_with_the_watch_is_no_alarm(living: Living) -> None:

@@ -347,7 +347,7 @@ class CourseModels:
         name = f"{one.record.model} on {one.record.series}"
         task = ModelTask(self.course.key, name, which, one.digest, one.model, given)
         tried = runs.run(task, staging / one.record.folder)
-        steps = tuple(str(step) for step in tried.steps)
+        steps = tried.words
         if tried.record is None:
             return one.record.model_copy(update={"reason": tried.reason, "steps": steps}), one.way
         found = tried.record

@@ -17,6 +17,7 @@ from mqi_dagster.compute.slots import GPU_VARIABLE, wait_for_slot
 from mqi_dagster.errors import EngineError, InfrastructureError, JobCancelledError, StoreError, Where, shown
 from mqi_dagster.execution.job import Executor, Job, JobState, JobStatus
 from mqi_dagster.execution.scrub import Scrubber
+from mqi_dagster.execution.work import SEGMENT, GpuNeed, Needs, Work
 from mqi_dagster.files import sha256_file
 from mqi_dagster.imaging.models.card import Model, ModelCard
 from mqi_dagster.imaging.models.job_files import (
@@ -37,7 +38,7 @@ from mqi_dagster.ledger.leases import AtOnce
 from mqi_dagster.ledger.slots import SlotKind
 from mqi_dagster.lifecycle.stages import WorkPhase
 from mqi_dagster.processes.causes import MAY_PASS, Cause, cause_of_exit, cause_of_text, exit_words
-from mqi_dagster.processes.levels import Device, Level, Step, next_level, step_down
+from mqi_dagster.processes.levels import ON_A_GPU, Device, Level, Step, next_model_level
 from mqi_dagster.processes.worker_counts import THREAD_VARIABLES
 from mqi_dagster.resources.gpu_pool import GpuPool
 from mqi_dagster.resources.site import Site
@@ -49,7 +50,6 @@ LABEL_MAP, RECORD = "segmentation.nii.gz", "segmentation.json"
 _PROGRAM = ("-P", "-m", "mqi_dagster.imaging.models.segment_job")
 _BACKOFF = Backoff(1.0, 60.0, jitter=0.5)
 """Waits before another try where less is not what helps."""
-_ON_A_GPU = (Device.GPU, Device.GPU_IN_PIECES)
 _LINES_TOLD, _LONGEST_LINE = 5, 150
 """Of what a program has printed, that stand in the reason of its failure."""
 
@@ -80,6 +80,8 @@ class Tried:
     regions: tuple[SegmentedRegion, ...] = ()
     record: MadeRecord | None = None
     """None where it has failed."""
+    words: tuple[str, ...] = ()
+    """Those tries for people, among them the ones that a worker has made within one job."""
     said: str = ""
     """What its program has printed at last, and the name of its log."""
 
@@ -133,30 +135,37 @@ class ModelRuns:
             JobCancelledError: Somebody has cancelled the job.
             ConfigurationError: There is no GPU; or the program of a job cannot be started at all.
         """
-        steps: list[Step] = []
+        steps, words = list[Step](), list[str]()
         level = begins_at(task.model.card, self.options)
         while True:
             attempt = len(steps) + 1
             try:
-                regions, record = self._tried(task, level, target)
+                regions, record = self._tried(task, level, target, words)
             except TryFailedError as error:
                 retry = attempt < self.site.settings.execution.attempts
-                after = lower(level, error.cause, task.model.card, self.options, retry=retry)
+                after = self._after(level, error.cause, task.model.card, retry=retry)
                 step = Step(task.name, attempt, level, None, error.cause, error.message, after)
                 self.context.log.warning("Segmentation: %s", step)
                 steps.append(step)
+                words.append(str(step))
                 if after is None:
-                    return Tried(tuple(steps), said=error.said)
+                    return Tried(tuple(steps), words=tuple(words), said=error.said)
                 if error.cause in MAY_PASS:
                     Retrying(self.context.log, None).sleep(_BACKOFF.seconds(attempt))
                 level = after
                 continue
-            return Tried(tuple(steps), regions, record)
+            return Tried(tuple(steps), regions, record, tuple(words))
+
+    def _after(self, level: Level, cause: Cause, card: ModelCard, *, retry: bool) -> Level | None:
+        if self.site.settings.pull_of(self.options.host) is None:
+            return lower(level, cause, card, self.options, retry=retry)
+        # The worker has gone down as far as there is a way.
+        return level if cause in MAY_PASS and retry else None
 
     def _tried(
-        self, task: ModelTask, level: Level, target: Path
+        self, task: ModelTask, level: Level, target: Path, words: list[str]
     ) -> tuple[tuple[SegmentedRegion, ...], MadeRecord]:
-        work = _ModelTry(self, task, level)
+        work = _ModelTry(self, task, level, words)
         work.acquire()
         with work:
             return work.segment(target)
@@ -171,15 +180,10 @@ def begins_at(card: ModelCard, options: Segmentation) -> Level:
 
 
 def lower(level: Level, cause: Cause, card: ModelCard, options: Segmentation, *, retry: bool) -> Level | None:
-    """The level of a model's next try; None where it has failed. See `next_level`.
-
-    A model that has no pieces goes past them, and none goes on on the processor where the settings forbid it.
-    """
-    after = next_level(level, cause, retry=retry)
-    if after is not None and after.device is Device.GPU_IN_PIECES and not card.in_pieces:
-        after = step_down(after, cause) or (level if cause in MAY_PASS and retry else None)
-    leaves_gpu = after is not None and after.device is Device.CPU and level.device in _ON_A_GPU
-    return None if leaves_gpu and not options.allow_fallback else after
+    """The level of a model's next try; None where it has failed. See `next_model_level`."""
+    return next_model_level(
+        level, cause, in_pieces=card.in_pieces, allow_cpu=options.allow_fallback, retry=retry
+    )
 
 
 class _ModelRun(JobRun):
@@ -197,7 +201,7 @@ class _ModelRun(JobRun):
 class _ModelTry(LeasedWork[_ModelRun]):
     """One try of a model at one level, as a context manager."""
 
-    def __init__(self, runs: ModelRuns, task: ModelTask, level: Level) -> None:
+    def __init__(self, runs: ModelRuns, task: ModelTask, level: Level, words: list[str]) -> None:
         super().__init__(
             runs.context,
             runs.site,
@@ -214,10 +218,11 @@ class _ModelTry(LeasedWork[_ModelRun]):
         self._runs = runs
         self._task = task
         self._level = level
+        self._words = words
 
     def acquire(self) -> None:
         """Wait for a slot of the kind that the level is for."""
-        gpu, memory = self._level.device in _ON_A_GPU, self._task.model.card.memory.gpu_mb
+        gpu, memory = self._level.device in ON_A_GPU, self._task.model.card.memory.gpu_mb
         pool, at_once = self._runs.pool, self._runs.at_once
         self._lease = wait_for_slot(
             self._context,
@@ -239,6 +244,7 @@ class _ModelTry(LeasedWork[_ModelRun]):
         job = self._prepared()
         run = self._watching(job)
         status = run.run()
+        self._words.extend(status.steps)
         try:
             self._raise_failure(status, run.said.decode(errors="replace"))
         except TryFailedError as error:
@@ -288,6 +294,20 @@ class _ModelTry(LeasedWork[_ModelRun]):
             log=LOG_NAME,
             timeout_seconds=self._runs.options.timeout_seconds,
             environment=self._environment(),
+            work=Work(needs=self._needs()),
+        )
+
+    def _needs(self) -> Needs:
+        """What a worker must have that asks for the job."""
+        card = self._task.model.card
+        fallback = GpuNeed.WANTED if self._runs.options.allow_fallback else GpuNeed.NEEDED
+        return Needs(
+            program=SEGMENT,
+            model=card.name,
+            card_sha256=card.digest(),
+            gpu=fallback if self._level.device in ON_A_GPU else GpuNeed.NO,
+            gpu_memory_mb=card.memory.gpu_mb,
+            memory_mb=card.memory.ram_mb,
         )
 
     @property
@@ -299,9 +319,11 @@ class _ModelTry(LeasedWork[_ModelRun]):
     @property
     def _models(self) -> str | None:
         """Folder in which the model lies where the job runs."""
-        if self._slurm is None:
-            return str(self._task.model.folder.parent)
-        return self._slurm.models
+        if self._slurm is not None:
+            return self._slurm.models
+        here = self._site.settings.is_here(self._runs.options.host)
+        # A worker has its own folder.
+        return str(self._task.model.folder.parent) if here else None
 
     @property
     def _gpu(self) -> str | None:
@@ -313,7 +335,7 @@ class _ModelTry(LeasedWork[_ModelRun]):
         wanted, level = self._runs.options, self._level.device
         split = wanted.force_split and self._task.model.card.in_pieces
         return JobOptions(
-            device="gpu" if level in _ON_A_GPU else "cpu",
+            device="gpu" if level in ON_A_GPU else "cpu",
             threads=self._runs.threads,
             in_pieces=split or level is Device.GPU_IN_PIECES,
             gpu=self._gpu,

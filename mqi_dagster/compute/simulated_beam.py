@@ -22,6 +22,7 @@ from mqi_dagster.errors import (
 )
 from mqi_dagster.execution.job import Executor, Job, JobState, JobStatus
 from mqi_dagster.execution.scrub import Scrubber
+from mqi_dagster.execution.work import ENGINE, GpuNeed, Needs, Work
 from mqi_dagster.hu_table import HuTable
 from mqi_dagster.lifecycle.beam import BeamAtWork, require_unchanged
 from mqi_dagster.lifecycle.digests import tps_file_digest
@@ -168,6 +169,7 @@ class SimulatedBeam(LeasedWork[EngineRun]):
             timeout_seconds=self._site.settings.engine.timeout_seconds,
             environment=engine_environment(self._held, self._site.settings),
             success_exit_codes=self._profile.success_exit_codes,
+            work=self._work_of_a_worker(),
         )
         started = mark_start(view)
         engine = self._watching(job)
@@ -185,6 +187,16 @@ class SimulatedBeam(LeasedWork[EngineRun]):
         engine.clear()
         self._progress.done(engine.parser.histories)
         return published
+
+    def _work_of_a_worker(self) -> Work:
+        """What a worker is told that asks for the job."""
+        needs = Needs(
+            program=ENGINE,
+            version=self._version if self._profile.version_command is not None else "",
+            gpu=GpuNeed.NEEDED if self._profile.needs_gpu else GpuNeed.NO,
+            gpu_memory_mb=self._profile.gpu_memory_mb,
+        )
+        return Work(needs=needs, arguments={"tps": TPS_NAME}, marked=(TPS_NAME,))
 
     def _raise_failure(self, status: JobStatus, parser: ProgressParser) -> None:
         if status.state is JobState.TIMED_OUT:

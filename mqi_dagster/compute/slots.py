@@ -120,7 +120,7 @@ def _say(context: dg.AssetExecutionContext, site: Site, beam: str, refusal: Refu
 
 def gpus_seen(lease: Lease, settings: Settings) -> int:
     """How many GPUs the engine under a lease sees, at least 1: what it counts from 0 in its TPS file."""
-    if settings.slurm_of(settings.execution.simulation) is not None:
+    if not settings.is_here(settings.execution.simulation):
         return settings.engine.in_use().gpus_per_beam
     return len(lease.slots)
 
@@ -131,6 +131,9 @@ def engine_environment(lease: Lease, settings: Settings) -> dict[str, str]:
     if cluster is not None:
         # Which GPU it is, Slurm tells the job itself.
         return {THREADS_VARIABLE: str(cluster[1].cpus)}
+    if settings.pull_of(settings.execution.simulation) is not None:
+        # A worker tells its engine itself.
+        return {}
     if lease.kind is SlotKind.GPU:
         return {GPU_VARIABLE: ",".join(slot.uuid for slot in lease.slots)}
     cores = len(os.sched_getaffinity(0))

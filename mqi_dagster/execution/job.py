@@ -8,7 +8,11 @@ from enum import StrEnum
 from pathlib import Path, PurePosixPath
 from typing import Protocol
 
+from mqi_dagster.execution.work import Work
 from mqi_dagster.settings import Intervals
+
+MARK = "/@job-folder@"
+"""Stands for the engine's folder in its input and its command: only the job knows where that will be."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,6 +38,8 @@ class Job:
     environment: Mapping[str, str] = field(default_factory=dict)
     success_exit_codes: tuple[int, ...] = (0,)
     """Exit codes worth looking at the outputs."""
+    work: Work | None = None
+    """What a worker that asks for work is told in place of ``argv`` and ``environment``."""
 
 
 class JobState(StrEnum):
@@ -75,6 +81,8 @@ class JobStatus:
     """What people should know of a job that has not ended, empty where there is nothing."""
     out_of_memory: bool = False
     """Whether the scheduler has ended it for want of memory."""
+    steps: tuple[str, ...] = ()
+    """Tries within the job that went on with less, in words."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -175,4 +183,24 @@ class Executor(Protocol):
 
     def give_up(self, job: Job, reason: str) -> None:
         """Let the next submission of the same key start the engine anew, though this job has ended."""
+        ...
+
+
+class RemoteExecutor(Executor, Protocol):
+    """An executor of another machine, whose jobs outlive the run that has submitted them."""
+
+    def ended(self, partition: str, /) -> bool:
+        """Whether nothing of a partition whose run is gone can be at work there any more.
+
+        Raises:
+            MqiError: That cannot be asked now.
+        """
+        ...
+
+    def cancel_beam(self, partition: str, /) -> None:
+        """Cancel whatever of a partition is there.
+
+        Raises:
+            MqiError: It is not confirmed; that it is not wanted is written down.
+        """
         ...

@@ -49,6 +49,7 @@ class LocalExecutor:
 
     Args:
         state: Folder for what it must remember across a crash; made where it is missing.
+        any_thread: Whether the thread that submits a job outlives it, although it is not the main one.
     """
 
     name = "local"
@@ -56,7 +57,8 @@ class LocalExecutor:
     intervals = None
     engine_folder = None
 
-    def __init__(self, state: Path) -> None:
+    def __init__(self, state: Path, *, any_thread: bool = False) -> None:
+        self._any_thread = any_thread
         self.starts = state / "engine_starts"
         """One line, the job's key, for every engine that was started."""
         self._records = state / "engine_jobs"
@@ -96,14 +98,14 @@ class LocalExecutor:
             EngineInputError: An input is missing or differs from the manifest.
             InfrastructureError: The disk or the machine failed.
         """
-        if threading.current_thread() is not threading.main_thread():
+        if not self._any_thread and threading.current_thread() is not threading.main_thread():
             raise ConfigurationError("an engine can only be started from the main thread of its worker")
         known = self._children.get(_identity(job))
         if known is not None and self._status(job, known).state is not JobState.CANCELLED:
             return known.handle
         record = self._records / _identity(job)
         self._end_leftover(record)
-        _verify_inputs(job)
+        verify_inputs(job)
         try:
             child = self._start(job)
             write_whole(record, child.handle.job_id.encode("ascii"))
@@ -235,6 +237,16 @@ class LocalExecutor:
         child = self._children.get(_identity(job))
         return child if child is not None and child.handle == handle else None
 
+    def end_leftovers(self) -> None:
+        """End what an earlier process has left of its jobs.
+
+        Raises:
+            InfrastructureError: Something of them cannot be ended.
+        """
+        for record in self._records.iterdir():
+            self._end_leftover(record)
+            record.unlink(missing_ok=True)
+
     def _end_leftover(self, record: Path) -> None:
         try:
             job_id = record.read_text(encoding="ascii")
@@ -263,7 +275,12 @@ def _disk(error: OSError) -> InfrastructureError:
     return InfrastructureError(f"the engine's work folder failed: {reason}", where=_ENGINE)
 
 
-def _verify_inputs(job: Job) -> None:
+def verify_inputs(job: Job) -> None:
+    """Check that a job's inputs are those of its manifest.
+
+    Raises:
+        EngineInputError: One is missing, is another one, or lies outside the job's folder.
+    """
     for number, (name, wanted) in enumerate(sorted(job.manifest.items()), start=1):
         which = f"input {number} of {len(job.manifest)}"
         parts = PurePosixPath(name)

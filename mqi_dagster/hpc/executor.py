@@ -20,13 +20,13 @@ from mqi_dagster.errors import (
     UnreachableError,
     Where,
 )
-from mqi_dagster.execution.job import Job, JobHandle, JobState, JobStatus, LogPiece
+from mqi_dagster.execution.job import MARK, Job, JobHandle, JobState, JobStatus, LogPiece
 from mqi_dagster.hpc import slurm as commands
 from mqi_dagster.hpc.connection import Connection
 from mqi_dagster.hpc.engine_log import EngineLog
 from mqi_dagster.hpc.errors import PathRejectedError, RemoteCommandError, SubmitRejectedError
 from mqi_dagster.hpc.files import get_resume
-from mqi_dagster.hpc.job_script import INPUT, MARK, job_script
+from mqi_dagster.hpc.job_script import INPUT, job_script
 from mqi_dagster.hpc.naming import JobFolder, job_name
 from mqi_dagster.hpc.polling import Result, parse_result
 from mqi_dagster.hpc.retention import Housekeeping

@@ -8,13 +8,11 @@ from collections.abc import Mapping, Sequence
 from pathlib import PurePosixPath
 
 from mqi_dagster.errors import ConfigurationError
-from mqi_dagster.execution.job import Job
+from mqi_dagster.execution.job import MARK, Job
 from mqi_dagster.hpc.naming import JobFolder
 from mqi_dagster.hpc.shell import script
 from mqi_dagster.settings import VARIABLE_NAME, VARIABLE_VALUE, Slurm
 
-MARK = "/@job-folder@"
-"""Stands for the engine's folder in its input and its command: only the job knows where that will be."""
 INPUT = "input"
 _CONTROL = re.compile(r"[\x00-\x1f\x7f]")
 

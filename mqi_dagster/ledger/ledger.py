@@ -36,7 +36,9 @@ from mqi_dagster.ledger.tables import (
     PROGRESS,
     RUN_OUTCOME,
     WAITING,
+    WORK_JOB,
 )
+from mqi_dagster.ledger.work import Workers, WorkJobs
 
 
 class Ledger:
@@ -69,6 +71,8 @@ class Ledger:
         self.audit = Audit(database)
         self.signatures = Signatures(database)
         self.idempotency = Idempotency(database)
+        self.work = WorkJobs(database)
+        self.workers = Workers(database)
 
     @classmethod
     def open(cls, url: str, clock: Callable[[], datetime] = utc_now) -> Self:
@@ -110,6 +114,7 @@ class Ledger:
                 PROGRESS.c.partition,
                 RUN_OUTCOME.c.partition,
                 NOTICED_STATUS.c.partition,
+                WORK_JOB.c.partition,
             ):
                 connection.execute(delete(column.table).where(_of(column, case)))
             now = self.database.clock()

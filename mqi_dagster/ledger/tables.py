@@ -25,7 +25,7 @@ from sqlalchemy import (
     text,
 )
 
-REVISION = "0010"
+REVISION = "0011"
 VERSION_TABLE = "mqi_ledger_version"
 
 
@@ -424,4 +424,46 @@ IDEMPOTENCY = Table(
     Column("status", Integer),
     Column("body", String, nullable=False),
     Column("at", UtcDateTime, nullable=False),
+)
+
+WORK_JOB = Table(
+    "mqi_work_job",
+    METADATA,
+    Column("id", String(32), primary_key=True),
+    Column("host", String(200), nullable=False),
+    Column("key", String(200), nullable=False),
+    Column("partition", String(200), nullable=False),
+    # What a worker is told, as JSON.
+    Column("request", String, nullable=False),
+    Column("state", String(20), nullable=False),
+    # Rises with every lease, so that whoever comes back late is recognised.
+    Column("token", Integer, nullable=False),
+    Column("claims", Integer, nullable=False),
+    # Of the secret of a lease its hash alone.
+    Column("lease", String(64)),
+    Column("claim", String(32)),
+    Column("account", String(100)),
+    Column("worker", String(100)),
+    Column("slot", String(20)),
+    Column("heartbeat_at", UtcDateTime),
+    Column("phase", String, nullable=False),
+    Column("exit_code", Integer),
+    Column("reason", String, nullable=False),
+    Column("result", String),
+    Column("created_at", UtcDateTime, nullable=False),
+    Column("changed_at", UtcDateTime, nullable=False),
+    Column("ended_at", UtcDateTime),
+    Column("cancel_requested_at", UtcDateTime),
+    Column("removed_at", UtcDateTime),
+    Index("mqi_work_job_state", "state", "host"),
+    Index("mqi_work_job_partition", "partition"),
+)
+
+WORKER = Table(
+    "mqi_worker",
+    METADATA,
+    Column("name", String(100), primary_key=True),
+    Column("account", String(100), nullable=False),
+    Column("capabilities", String, nullable=False),
+    Column("seen_at", UtcDateTime, nullable=False),
 )

@@ -46,5 +46,5 @@ def _clusters(site: Site) -> Iterator[tuple[str, SlurmExecutor]]:
     # Also those that nothing is simulated on any more.
     for name in sorted(site.settings.hosts):
         executor = site.executor_on(name)
-        if executor is not None:
+        if isinstance(executor, SlurmExecutor):
             yield name, executor

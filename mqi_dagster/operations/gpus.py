@@ -35,7 +35,8 @@ _SEEN = (
 
 def gpu_rows(ledger: Ledger) -> list[dict[str, Any]]:
     """One row a slot, and one a GPU that is seen and in no pool."""
-    return [_row(row) for row in pool_rows(ledger.slots.all(), ledger.leases.all(), ledger.gpus.all())]
+    leases = [*ledger.leases.all(), *ledger.work.leases()]
+    return [_row(row) for row in pool_rows(ledger.slots.all(), leases, ledger.gpus.all())]
 
 
 def _row(row: PoolRow) -> dict[str, Any]:

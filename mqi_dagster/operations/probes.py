@@ -35,7 +35,8 @@ from mqi_dagster.ledger.tables import REVISION
 from mqi_dagster.operations import service_locks
 from mqi_dagster.operations.backup import LAST_BACKUP
 from mqi_dagster.operations.service_locks import Service
-from mqi_dagster.settings import LOCAL, HandoverAccess, Host, Settings, Slurm
+from mqi_dagster.pull.queue import lively
+from mqi_dagster.settings import LOCAL, HandoverAccess, Host, Pull, Settings, Slurm
 
 
 class ProbeVerdict(StrEnum):
@@ -162,12 +163,24 @@ def examine_hosts(settings: Settings, ledger: Ledger | None) -> Iterator[ProbeFi
         ledger: For what is known of clusters from earlier; None where there is none yet.
     """
     for name, host in settings.hosts.items():
+        if host.pull is not None:
+            yield _workers(name, host.pull, ledger)
+            continue
         connection = Connection(host)
         probe = partial(_host, settings, name, host, connection, ledger)
         try:
             yield from guarded(f"host {name}", "see docs/slurm.md", probe)
         finally:
             connection.drop()
+
+
+def _workers(name: str, pull: Pull, ledger: Ledger | None) -> ProbeFinding:
+    subject = f"workers of {name}"
+    workers = [] if ledger is None else lively(ledger, pull)
+    if not workers:
+        return warning(subject, "none asks for work now", "start `mqi web`, then `mqi-worker run` there")
+    words = (f"{one.worker} ({', '.join(sorted(one.programs)) or 'no program'})" for one in workers)
+    return ok(subject, f"ask for work: {', '.join(words)}")
 
 
 def _host(

@@ -140,8 +140,8 @@ def _put_back(backup: Path, manifest: BackupManifest, settings: Settings, *, ove
     ledger.audit.add(actor.name, actor.via, Action.RESTORED, "site", details=details)
     for lease in ledger.leases.all():
         host = settings.hosts.get(lease.host)
-        if lease.host != this_host() and (host is None or host.slurm is None):
-            # Of another machine, where nobody works for this site; a job on a cluster is taken over.
+        if lease.host != this_host() and (host is None or not (host.slurm or host.pull)):
+            # Of another machine, where nobody works for this site; what runs elsewhere is taken over.
             ledger.leases.release(lease)
 
 

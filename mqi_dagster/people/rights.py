@@ -34,6 +34,8 @@ class Right(StrEnum):
     """Read and export the audit."""
     PEOPLE = "people"
     """Add and change accounts, and revoke the tokens of others."""
+    WORK = "work"
+    """Ask for jobs and send their results: the right of a worker's token."""
 
 
 class Role(StrEnum):
@@ -45,6 +47,7 @@ class Role(StrEnum):
     ENGINEER = "engineer"
     ADMIN = "admin"
     SERVICE = "service"
+    WORKER = "worker"
 
 
 _PHYSICIST = frozenset({Right.LOOK, Right.IDENTITY, Right.PLACES, Right.ACT, Right.ALARMS})
@@ -58,6 +61,7 @@ RIGHTS: Mapping[Role, frozenset[Right]] = MappingProxyType(
         ),
         Role.ADMIN: frozenset({Right.LOOK, Right.AUDIT, Right.PEOPLE}),
         Role.SERVICE: frozenset({Right.LOOK, Right.ACT}),
+        Role.WORKER: frozenset({Right.WORK}),
     }
 )
 

@@ -22,6 +22,7 @@ class Device(StrEnum):
     CPU = "cpu"
 
 
+ON_A_GPU = (Device.GPU, Device.GPU_IN_PIECES)
 _NEXT_DEVICE = {Device.GPU: Device.GPU_IN_PIECES, Device.GPU_IN_PIECES: Device.CPU}
 
 
@@ -111,3 +112,22 @@ def next_level(level: Level, cause: Cause, *, retry: bool) -> Level | None:
     if cause in WANT_OF_MEMORY and lower is not None:
         return lower
     return lower or level if cause in MAY_PASS and retry else None
+
+
+def next_model_level(
+    level: Level, cause: Cause, *, in_pieces: bool, allow_cpu: bool, retry: bool
+) -> Level | None:
+    """The level of a model's next try; None where it has failed. See `next_level`.
+
+    Args:
+        level: Of the try that has ended.
+        cause: Why it ended.
+        in_pieces: Whether the model can work in pieces; one that cannot goes past them.
+        allow_cpu: Whether one that began on the GPU may go on on the processor.
+        retry: Whether a try that promises no less is left.
+    """
+    after = next_level(level, cause, retry=retry)
+    if after is not None and after.device is Device.GPU_IN_PIECES and not in_pieces:
+        after = step_down(after, cause) or (level if cause in MAY_PASS and retry else None)
+    leaves_gpu = after is not None and after.device is Device.CPU and level.device in ON_A_GPU
+    return None if leaves_gpu and not allow_cpu else after

@@ -17,7 +17,7 @@ from mqi_dagster.ledger.leases import AtOnce, Lease, Need
 from mqi_dagster.ledger.outcomes import RunVerdict
 from mqi_dagster.ledger.slots import Slot, SlotKind
 from mqi_dagster.resources.site import Site
-from mqi_dagster.settings import LOCAL, Settings, Slurm
+from mqi_dagster.settings import LOCAL, Settings
 from mqi_dagster.settings.radiotherapy import ModelDevice
 
 
@@ -107,18 +107,21 @@ def model_slots(settings: Settings, known: Iterable[Slot]) -> tuple[str, list[Sl
         known: The slots of every host as the ledger knows them.
     """
     courses = settings.radiotherapy
-    host, cluster = courses.segmentation.host, settings.slurm_of(courses.segmentation.host)
+    host = courses.segmentation.host
     if courses.dicom_root is None or not (courses.segmentation.enabled or courses.custom_models.enabled):
         return host, []
-    if cluster is not None:
-        return host, _cluster_slots(cluster[1])
+    if not settings.is_here(host):
+        return host, _jobs_at_once(settings, host)
     gpus = _gpu_slots(settings, known) if courses.segmentation.device is ModelDevice.GPU else []
     return this_host(), [*gpus, *_cpu_slots(settings)]
 
 
-def _cluster_slots(slurm: Slurm) -> list[Slot]:
-    kind = SlotKind.CPU if slurm.wanted_gpus is None else SlotKind.GPU
-    return [Slot(kind, index) for index in range(slurm.slots)]
+def _jobs_at_once(settings: Settings, host: str) -> list[Slot]:
+    """The slots of a cluster, or of workers: a job each, wherever it runs there."""
+    cluster, pull = settings.slurm_of(host), settings.pull_of(host)
+    kind = SlotKind.GPU if cluster is not None and cluster[1].wanted_gpus else SlotKind.CPU
+    count = cluster[1].slots if cluster is not None else pull.slots if pull is not None else 0
+    return [Slot(kind, index) for index in range(count)]
 
 
 def simulation_slots(settings: Settings, known: Iterable[Slot] = ()) -> tuple[str, list[Slot]]:
@@ -132,16 +135,15 @@ def simulation_slots(settings: Settings, known: Iterable[Slot] = ()) -> tuple[st
         ConfigurationError: See `local_slots`.
     """
     host_name = settings.execution.simulation
-    cluster = settings.slurm_of(host_name)
-    if cluster is None:
+    if settings.is_here(host_name):
         return this_host(), local_slots(settings, known)
-    return host_name, _cluster_slots(cluster[1])
+    return host_name, _jobs_at_once(settings, host_name)
 
 
 def slots_of_a_beam(settings: Settings) -> int:
-    """How many slots of where simulations run a beam takes; on a cluster a slot is a job."""
-    cluster = settings.slurm_of(settings.execution.simulation)
-    return settings.engine.in_use().gpus_per_beam if cluster is None else 1
+    """How many slots of where simulations run a beam takes; elsewhere than here a slot is a job."""
+    here = settings.is_here(settings.execution.simulation)
+    return settings.engine.in_use().gpus_per_beam if here else 1
 
 
 class GpuPool:
@@ -163,8 +165,8 @@ class GpuPool:
         settings = self._site.settings
         (host, slots), _ = self._declared()
         profile = settings.engine.in_use()
-        if not profile.needs_gpu or settings.slurm_of(settings.execution.simulation) is not None:
-            # What is free on a cluster, Slurm knows.
+        if not profile.needs_gpu or not settings.is_here(settings.execution.simulation):
+            # What is free on a cluster, Slurm knows; and of workers, whoever of them asks.
             return Need(slots[0].kind, host)
         sample_age = timedelta(seconds=settings.execution.gpu_look_seconds)
         return Need(SlotKind.GPU, host, slots_of_a_beam(settings), profile.gpu_memory_mb, sample_age)
@@ -182,8 +184,8 @@ class GpuPool:
         """
         settings = self._site.settings
         _, (host, slots) = self._declared()
-        if settings.slurm_of(settings.radiotherapy.segmentation.host) is not None:
-            # What is free on a cluster, Slurm knows.
+        if not settings.is_here(settings.radiotherapy.segmentation.host):
+            # As for beams.
             return Need(slots[0].kind, host, at_once=at_once)
         if not gpu:
             return Need(SlotKind.CPU, host, at_once=at_once)

@@ -16,14 +16,15 @@ from mqi_dagster.ledger.location import ledger_url
 from mqi_dagster.settings import LOCAL, Settings, read_settings
 
 if TYPE_CHECKING:
-    from mqi_dagster.execution.job import Executor
+    from mqi_dagster.execution.job import Executor, RemoteExecutor
     from mqi_dagster.execution.sign_of_life import SignsOfLife
     from mqi_dagster.handover.target import Target
     from mqi_dagster.hpc.connection import Connection
-    from mqi_dagster.hpc.executor import SlurmExecutor
     from mqi_dagster.hu_table import HuTables
     from mqi_dagster.machine import Machines
     from mqi_dagster.pseudonyms import Pseudonyms
+    from mqi_dagster.pull.queue import WorkQueue
+    from mqi_dagster.pull.spool import Spool
     from mqi_dagster.store.known_folders import KnownFolder
     from mqi_dagster.store.store import Store
 
@@ -43,7 +44,7 @@ class Site:
     def __init__(self, settings_file: Path, *, given: Path | None = None) -> None:
         self.settings_file = settings_file
         self.given = given
-        self._clusters: dict[str, SlurmExecutor] = {}
+        self._remote: dict[str, RemoteExecutor] = {}
         self._connections: dict[str, Connection] = {}
 
     @classmethod
@@ -116,12 +117,12 @@ class Site:
 
     @cached_property
     def executor(self) -> Executor:
-        """Runs engines: on this machine, or on the cluster that the settings name."""
+        """Runs engines: on this machine, or where the host is or works that the settings name."""
         return self.executor_on(self.settings.execution.simulation) or self.local_executor
 
     @property
     def model_executor(self) -> Executor:
-        """Runs segmentation models: on this machine, or on the cluster that the settings name."""
+        """Runs segmentation models: on this machine, or where the host is or works that the settings name."""
         return self.executor_on(self.settings.radiotherapy.segmentation.host) or self.local_executor
 
     @cached_property
@@ -131,20 +132,36 @@ class Site:
 
         return LocalExecutor(self.settings.paths.state)
 
-    def executor_on(self, host: str) -> SlurmExecutor | None:
-        """The executor of a cluster by its name, None for a name that is none.
+    def executor_on(self, host: str) -> RemoteExecutor | None:
+        """The executor of a cluster, or of workers, by its name; None for a name that is none.
 
         Jobs may still be on a cluster that the settings do not simulate on any more.
         """
-        from mqi_dagster.engine_contract.job_view import TPS_NAME
-        from mqi_dagster.hpc.executor import SlurmExecutor
-
         known = self.settings.hosts.get(host)
-        if known is None or known.slurm is None:
-            return None
-        if host not in self._clusters:
-            self._clusters[host] = SlurmExecutor(host, known, known.slurm, self.ledger, TPS_NAME)
-        return self._clusters[host]
+        if host not in self._remote and known is not None:
+            if known.slurm is not None:
+                from mqi_dagster.engine_contract.job_view import TPS_NAME
+                from mqi_dagster.hpc.executor import SlurmExecutor
+
+                self._remote[host] = SlurmExecutor(host, known, known.slurm, self.ledger, TPS_NAME)
+            elif known.pull is not None:
+                from mqi_dagster.pull.executor import PullExecutor
+
+                self._remote[host] = PullExecutor(host, known.pull, self.ledger, self._spool)
+        return self._remote.get(host)
+
+    @property
+    def _spool(self) -> Spool:
+        from mqi_dagster.pull.spool import Spool
+
+        return Spool(self.settings.paths.state / "pull")
+
+    def work_queue(self) -> WorkQueue:
+        """The jobs that workers ask for; one for as long as they are served."""
+        from mqi_dagster.pull.queue import WorkQueue
+
+        pulls = {name: host.pull for name, host in self.settings.hosts.items() if host.pull is not None}
+        return WorkQueue(self.ledger, self._spool, pulls)
 
     def connection_to(self, host: str) -> Connection:
         """A connection to a host of the settings, kept for as long as this process lives."""

@@ -194,6 +194,11 @@ def _jobs(
         if late := _late(queued, lambda _: limit, now):
             text = f"{_who(late)} in the cluster's queue{_why(late)}."
             yield AlarmKind.BEAMS_WAITING, name, f"{text} {limit_words(limit, 'alarms.waiting_minutes')}"
+    hosts = {lease.partition: lease.host for lease in leases}
+    for name in [name for name, host in site.settings.hosts.items() if host.pull is not None]:
+        if late := _late([wait for wait in waits if hosts.get(wait.partition) == name], lambda _: limit, now):
+            text = f"{_who(late)} for a worker{_why(late)}. `mqi doctor` names those that ask for work."
+            yield AlarmKind.BEAMS_WAITING, name, f"{text} {limit_words(limit, 'alarms.waiting_minutes')}"
 
 
 def _held(jobs: Sequence[ClusterJob]) -> str:

@@ -16,7 +16,7 @@ from mqi_dagster.settings.choices import (
 from mqi_dagster.settings.engine import Engine, Phantom
 from mqi_dagster.settings.engine_profiles import EngineProfile, built_in_profiles
 from mqi_dagster.settings.gpus import DeclaredGpu
-from mqi_dagster.settings.hosts import Host, Intervals, JumpHost, Slurm
+from mqi_dagster.settings.hosts import Host, Intervals, JumpHost, Pull, Slurm
 from mqi_dagster.settings.limits import DeliveryLimits
 from mqi_dagster.settings.model import (
     Settings,
@@ -60,6 +60,7 @@ __all__ = [
     "Notifications",
     "OutputFormat",
     "Phantom",
+    "Pull",
     "Ready",
     "RtDose",
     "Samples",

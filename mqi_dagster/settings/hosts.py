@@ -1,4 +1,4 @@
-"""Other machines, reached by SSH: how to get there, and what of Slurm a cluster needs to be told.
+"""Other machines: how to get there by SSH, and what of Slurm a cluster needs to be told; or who may ask.
 
 Every value that reaches a shell or an ``#SBATCH`` line matches one of the patterns below, so that none can
 hold a blank, a quote, a line break or anything else with a meaning there.
@@ -31,6 +31,7 @@ Module = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.+/-]{0,99}$")]
 VariableValue = Annotated[str, Field(pattern=f"^{VARIABLE_VALUE}$")]
 Resource = Annotated[str, Field(pattern=r"^[A-Za-z0-9_][A-Za-z0-9_.:,-]{0,99}$")]
 Argument = Annotated[str, Field(pattern=r"^[^\x00-\x1f\x7f]{1,1000}$")]
+Account = Annotated[str, Field(pattern=r"^[a-z][a-z0-9._@-]{0,99}$")]
 
 
 class Login(Section):
@@ -173,10 +174,40 @@ class Slurm(Section):
         return sum(int(count) if count.isdigit() else 1 for count in counts)
 
 
-class Host(Login):
-    """A machine of another name, reached by SSH."""
+class Pull(Section):
+    """Workers that ask for jobs (`mqi-worker`), wherever they are and however few can reach them."""
 
-    user: Word = Field(description="Account there: an ordinary one.")
+    slots: Count = Field(
+        8, description="Jobs at once, at work or waiting for a worker: the slots of the pool."
+    )
+    lease_seconds: Annotated[float, Field(ge=0.5, le=3600)] = Field(
+        60.0, description="A worker that is not heard of for so long loses its job to the next one."
+    )
+    claims: Count = Field(3, description="A job that has cost so many workers their life has failed.")
+    accounts: tuple[Account, ...] = Field(
+        (), description="Accounts whose workers are given its jobs; none named: every one with the right."
+    )
+    folder: Path | None = Field(
+        None, description="A mounted folder by which its jobs are given out, in place of HTTPS."
+    )
+    largest_output_mb: Count = Field(8192, description="Largest output that a worker may send [MB].")
+    keep_days: Annotated[float, Field(ge=0)] = Field(
+        14.0, description="Days after which what a job that failed has left here goes."
+    )
+    alarm_seconds: Seconds = Field(
+        600.0, description="A job for which no worker is there is an alarm after this time."
+    )
+
+
+class Host(Login):
+    """A machine of another name, reached by SSH; or workers that nobody has to reach."""
+
+    host: HostName = Field("-", description="Name or address; needed but for `pull`, as are the next four.")
+    user: Word = Field("-", description="Account there: an ordinary one.")
+    key_file: Path = Field(Path("-"), description="Private key, mode 0600, without a passphrase.")
+    known_hosts: Path = Field(
+        Path("-"), description="Its host key in OpenSSH's form; no other key is accepted."
+    )
     jump: JumpHost | None = Field(None, description="A machine through which the connection goes.")
     connect_seconds: Seconds = Field(10.0, description="Limit for a connection to stand.")
     call_seconds: Seconds = Field(60.0, description="Limit for an answer to a command.")
@@ -186,3 +217,13 @@ class Host(Login):
     breaker_failures: Count = Field(5, description="Failed connections in a row after which none is tried.")
     breaker_seconds: Seconds = Field(60.0, description="... for this time.")
     slurm: Slurm | None = Field(None, description="The Slurm cluster behind it, where simulations run there.")
+    pull: Pull | None = Field(None, description="Workers that ask for its jobs; nothing of SSH beside it.")
+
+    @model_validator(mode="after")
+    def _reached_or_asking(self) -> Self:
+        login = {"host", "user", "key_file", "known_hosts"}
+        if self.pull is None and (missing := sorted(login - self.model_fields_set)):
+            raise ValueError(f"{', '.join(missing)}: needed of a host that is reached by SSH")
+        if self.pull is not None and (beside := sorted(self.model_fields_set - {"pull"})):
+            raise ValueError(f"{beside[0]}: a host with pull is not reached, so it has nothing beside it")
+        return self

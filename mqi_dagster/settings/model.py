@@ -15,7 +15,7 @@ from mqi_dagster.settings.alarms import AlarmSettings, Notifications
 from mqi_dagster.settings.database import DatabaseSettings
 from mqi_dagster.settings.engine import Engine
 from mqi_dagster.settings.engine_profiles import EngineProfile
-from mqi_dagster.settings.hosts import Host, Slurm
+from mqi_dagster.settings.hosts import Host, Pull, Slurm
 from mqi_dagster.settings.limits import DeliveryLimits
 from mqi_dagster.settings.radiotherapy import Radiotherapy
 from mqi_dagster.settings.retention import SiteRetention
@@ -70,13 +70,16 @@ class Settings(Section):
         }
         if LOCAL in self.hosts:
             raise ValueError(f"no host can be called {LOCAL!r}: that is this machine")
-        for key, (host_name, needs_slurm) in host_names.items():
+        for key, (host_name, runs_jobs) in host_names.items():
             if host_name == LOCAL:
                 continue
             if host_name not in self.hosts:
                 raise ValueError(f"{key}: no host {host_name!r} stands under hosts")
-            if needs_slurm and self.hosts[host_name].slurm is None:
-                raise ValueError(f"{key}: the host {host_name!r} has no slurm section")
+            host = self.hosts[host_name]
+            if runs_jobs and host.slurm is None and host.pull is None:
+                raise ValueError(f"{key}: the host {host_name!r} has no slurm section, and no pull")
+            if not runs_jobs and host.pull is not None:
+                raise ValueError(f"{key}: the host {host_name!r} has pull: nobody reaches it")
         models = self.slurm_of(self.radiotherapy.segmentation.host)
         if models is not None and models[1].model_command is None:
             raise ValueError("radiotherapy.segmentation.host: its slurm section has no model_command")
@@ -86,7 +89,10 @@ class Settings(Section):
     def _gpus_of_a_beam(self) -> Self:
         host_name, wanted = self.execution.simulation, self.engine.in_use().gpus_per_beam
         cluster = self.slurm_of(host_name)
-        if cluster is None:
+        if self.pull_of(host_name) is not None:
+            if wanted > 1:
+                raise ValueError(f"the engine's gpus_per_beam is {wanted}: a slot of a worker has one GPU")
+        elif cluster is None:
             declared = len(self.execution.gpus)
             if 0 < declared < wanted:
                 raise ValueError(
@@ -100,13 +106,21 @@ class Settings(Section):
         return self
 
     def slurm_of(self, host_name: str) -> tuple[Host, Slurm] | None:
-        """The cluster of a stage, None where it runs on this machine."""
-        if host_name == LOCAL:
+        """The cluster of a stage, None where it runs on this machine or workers ask for it."""
+        if host_name == LOCAL or self.pull_of(host_name) is not None:
             return None
         host = self.hosts[host_name]
         if host.slurm is None:
             raise ConfigurationError(f"the host {host_name!r} has no slurm section")
         return host, host.slurm
+
+    def is_here(self, host_name: str) -> bool:
+        """Whether a stage runs on this machine."""
+        return self.slurm_of(host_name) is None and self.pull_of(host_name) is None
+
+    def pull_of(self, host_name: str) -> Pull | None:
+        """The workers of a stage, None where nobody asks for it."""
+        return None if host_name == LOCAL else self.hosts[host_name].pull
 
     def engine_profile(self) -> EngineProfile:
         """The profile in use, with the commands as they are called where simulations run."""

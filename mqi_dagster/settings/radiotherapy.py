@@ -97,7 +97,7 @@ class Segmentation(Section):
     workers: Workers = Field(
         1, description="Courses at once, where there are slots for them: a GPU each, or `execution.slots`."
     )
-    host: HostName = Field(LOCAL, description="Where models run: `local`, or a host with `slurm`.")
+    host: HostName = Field(LOCAL, description="Where models run: `local`, or a host with `slurm` or `pull`.")
     device: ModelDevice = Field(ModelDevice.CPU, description="`gpu` or `cpu`: where models begin.")
     allow_fallback: bool = Field(
         True,

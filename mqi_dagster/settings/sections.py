@@ -126,7 +126,9 @@ HostName = Annotated[str, Field(pattern=r"^[A-Za-z0-9_-]+$")]
 class Execution(Section):
     """Where each stage runs, `local` or a name under `hosts`, and how much runs at once."""
 
-    simulation: HostName = Field(LOCAL, description="Where engines run: `local`, or a host with `slurm`.")
+    simulation: HostName = Field(
+        LOCAL, description="Where engines run: `local`, or a host with `slurm` or `pull`."
+    )
     gpu_monitoring: HostName = Field(
         LOCAL,
         description="Whose GPUs the sensor gpu_monitor looks at: `local`, a host (by nvidia-smi), or a host "

@@ -26,6 +26,7 @@ from mqi_dagster.resources.site import Site
 from mqi_dagster.web import monitoring, words
 from mqi_dagster.web.access import Doorkeeper
 from mqi_dagster.web.acting import Acting, kind_of
+from mqi_dagster.web.api import work as work_api
 from mqi_dagster.web.api.description import api
 from mqi_dagster.web.api.events import Changes
 from mqi_dagster.web.identities import Identities
@@ -76,7 +77,8 @@ def create_app(site: Site, live: Live | None = None) -> FastAPI:
         current_default_thread_limiter().total_tokens = _THREADS
         await boards.start()
         app.state.changes.start()
-        yield
+        async with work_api.tended(site, app.state.work):
+            yield
         app.state.changes.stop()
         await boards.stop()
 
@@ -91,6 +93,7 @@ def create_app(site: Site, live: Live | None = None) -> FastAPI:
     )
     app.state.site = site
     app.state.live = boards
+    app.state.work = site.work_queue()
     app.state.doorkeeper = Doorkeeper(site)
     app.state.pages = Pages(site)
     app.state.reports = Reports(site, boards)
@@ -104,7 +107,7 @@ def create_app(site: Site, live: Live | None = None) -> FastAPI:
     own = (login.router, single_sign_on.router, account.router, people.router, audit.router, gate.router)
     app.state.identities = Identities(site)
     work = (worklist.router, board.router, case.router, course.router, actions.router)
-    for router in (*own, *work, monitoring.router, api):
+    for router in (*own, *work, monitoring.router, work_api.router, api):
         app.include_router(router)
     app.mount("/static", StaticFiles(directory=Path(__file__).parent / "static"), name="static")
     for error in (MqiError, HTTPException, RequestValidationError):

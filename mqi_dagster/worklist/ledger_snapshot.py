@@ -40,6 +40,8 @@ class LedgerSnapshot:
         self.slots: list[Slot] = []
         self.leases: dict[str, Lease] = {}
         """By beam."""
+        self.work: list[Lease] = []
+        """What workers have in their slots."""
         self.gpus: list[GpuUsage] = []
         self.alarms: list[Alarm] = []
         self.outcomes: dict[str, RunOutcome] = {}
@@ -54,6 +56,7 @@ class LedgerSnapshot:
         changed = self._arrivals(now) | self._retries()
         self.slots, leases = self._ledger.leases.with_slots()
         self.leases = {lease.partition: lease for lease in leases}
+        self.work = self._ledger.work.leases()
         self.gpus = self._ledger.gpus.all()
         self.alarms = self._ledger.alarms.open()
         self.clusters = self._ledger.clusters.all()

@@ -210,7 +210,7 @@ class Worklist:
         reasons: dict[str, int] = {}
         for reason, _ in self._queue.reasons.values():
             reasons[reason] = reasons.get(reason, 0) + 1
-        leases = self._ledger.leases.values()
+        leases = [*self._ledger.leases.values(), *self._ledger.work]
         handed_over = self._events.newest(HANDED_OVER)
         # These rows are made of what was read: nothing has to be validated for every one of them again.
         return Work.model_construct(

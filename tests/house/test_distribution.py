@@ -8,12 +8,14 @@ import sys
 import tomllib
 from pathlib import Path
 
+import grimp
 import yaml
 
 from mqi_dagster import __version__
 
 ROOT = Path(__file__).resolve().parents[2]
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))
+EXTRAS = PROJECT["project"]["optional-dependencies"]
 
 
 def test_the_package_says_that_it_is_typed_wherever_it_is_installed() -> None:
@@ -27,6 +29,25 @@ def test_the_version_is_one_and_the_changelog_tells_of_it() -> None:
     assert __version__ in told
     compose = (ROOT / "deploy" / "production" / "compose.yaml").read_text(encoding="utf-8")
     assert f"image: mqi-dagster:{__version__}\n" in compose
+
+
+def test_the_distribution_of_the_worker_holds_what_it_imports_and_no_dagster() -> None:
+    project = tomllib.loads((ROOT / "deploy" / "worker" / "pyproject.toml").read_text(encoding="utf-8"))
+    graph = grimp.build_graph("mqi_dagster", include_external_packages=True)
+    rooms = ("mqi_dagster.worker", "mqi_dagster.embedded_engine", "mqi_dagster.imaging.models")
+    needed = {one for room in rooms for one in graph.find_upstream_modules(room, as_package=True)}
+    packages = set(project["tool"]["setuptools"]["packages"])
+    ours = {one for one in needed if one.split(".")[0] == "mqi_dagster"}
+    assert {one if one in packages else one.rpartition(".")[0] for one in ours} <= packages
+    extras = project["project"]["optional-dependencies"].values()
+    asked = [one for part in (project["project"]["dependencies"], *extras) for one in part]
+    names = {re.split(r"[>=<]", one)[0].lower() for one in asked}
+    modules = {"yaml": "pyyaml", "pynvml": "nvidia-ml-py", "pydantic_core": "pydantic"}
+    outside = {modules.get(one, one.lower()) for one in needed - ours} - set(sys.stdlib_module_names)
+    # The last one makes ONNX files of another environment's models.
+    assert outside - {"torch"} == names
+    assert PROJECT["project"]["requires-python"] == project["project"]["requires-python"]
+    assert set(asked) <= {*PROJECT["project"]["dependencies"], *EXTRAS["imaging"]}
 
 
 def test_the_hooks_fetch_nothing_and_are_the_checkers_of_make_lint() -> None:

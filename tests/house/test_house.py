@@ -42,7 +42,12 @@ def test_checkers_find_nothing(command: tuple[str, ...]) -> None:
 
 
 def test_locks_hold_names_versions_and_hashes_only() -> None:
-    for name in ("requirements.lock", "requirements-dev.lock", "requirements-imaging.lock"):
+    for name in (
+        "requirements.lock",
+        "requirements-dev.lock",
+        "requirements-imaging.lock",
+        "requirements-worker.lock",
+    ):
         text = (ROOT / name).read_text()
         assert "==" in text and "--hash=sha256:" in text
         assert not re.search(r"https?://|file:|--index|--find-links|--trusted-host", text), name
@@ -57,6 +62,7 @@ def test_run_time_lock_is_part_of_the_development_lock() -> None:
     # What both have is the same version: one environment holds them.
     names = {pin.partition("==")[0] for pin in base}
     assert {pin for pin in pins("requirements-imaging.lock") if pin.partition("==")[0] in names} <= base
+    assert pins("requirements-worker.lock") <= base | pins("requirements-imaging.lock")
 
 
 def test_no_file_has_a_name_that_says_nothing() -> None:

@@ -9,6 +9,8 @@ from typing import Any
 import pytest
 
 from mqi_dagster.errors import ConfigurationError
+from mqi_dagster.ledger.slots import Slot, SlotKind
+from mqi_dagster.resources.gpu_pool import simulation_slots
 from mqi_dagster.settings import Keep, Settings, Slurm, parse_settings
 
 BASE = Path("/srv/site")
@@ -250,3 +252,47 @@ def test_the_engine_is_called_as_it_is_called_where_it_runs() -> None:
     assert remote.needs_gpu is True, "the rest is the profile's"
     here = parse(changes | {"execution.simulation": "local"}).engine_profile()
     assert (here.command, here.version_command) == (("moqui_SMC", "{tps}"), None)
+
+
+PULL = {"lease_seconds": 30}
+
+
+def test_workers_are_a_host_that_nobody_reaches() -> None:
+    found = parse({"hosts.lab": {"pull": PULL}, "execution.simulation": "lab"})
+    assert (found.hosts["lab"].pull, found.slurm_of("lab")) == (found.pull_of("lab"), None)
+    assert (found.is_here("lab"), found.is_here("local")) == (False, True)
+    assert simulation_slots(found) == ("lab", [Slot(SlotKind.CPU, index) for index in range(8)])
+
+
+@pytest.mark.parametrize(
+    ("changes", "said"),
+    [
+        ({"hosts.lab": {"pull": {**PULL, "slots": 0}}}, "hosts.lab.pull.slots"),
+        ({"hosts.lab": {"pull": {"accounts": ["A B"]}}}, "hosts.lab.pull.accounts"),
+        ({"hosts.lab": {"pull": {}, "host": "login"}}, "host: a host with pull is not reached"),
+        (
+            {"hosts.pc": {"host": "login"}},
+            "key_file, known_hosts, user: needed of a host that is reached by SSH",
+        ),
+        ({"hosts.lab": {"pull": {}}, "execution.gpu_monitoring": "lab"}, "has pull: nobody reaches it"),
+        (
+            {"hosts.lab": {"pull": {}}, "handover.target": "lab", "handover.folder": "/a/b"},
+            "has pull: nobody",
+        ),
+        (
+            {
+                "hosts.lab": {"pull": {}},
+                "execution.simulation": "lab",
+                "engine.profile": "moqui",
+                "engine.profiles": {
+                    "moqui": {"command": ["m", "{tps}"], "needs_gpu": True, "gpus_per_beam": 2}
+                },
+            },
+            "a slot of a worker has one GPU",
+        ),
+    ],
+)
+def test_what_workers_cannot_have_is_refused_by_name(changes: dict[str, object], said: str) -> None:
+    with pytest.raises(ConfigurationError) as raised:
+        parse(changes)
+    assert said in raised.value.message

@@ -68,7 +68,7 @@ def _segmentation(
             at_once = AtOnce(stage_limit(courses, stage), COURSE.has, f"radiotherapy.{section}.workers")
             course = load_course(context.instance, results, site, context.partition_key)
             options = courses.segmentation
-            here = site.settings.slurm_of(options.host) is None
+            here = site.settings.is_here(options.host)
             plan = planned(course, models, options, site.pseudonyms, here=here)
             published = found_segmentations(context.instance, results, asset, course.key, plan)
             if published is not None:

@@ -17,7 +17,7 @@ from mqi_dagster.errors import InputError
 from mqi_dagster.files import whole_file
 from mqi_dagster.moments import in_zone, local
 from mqi_dagster.operations.sites import DEFAULT_SITE, open_site
-from mqi_dagster.people.rights import Actor, Right, Role
+from mqi_dagster.people.rights import PROGRAMS, Actor, Right, Role
 from mqi_dagster.settings.passwords import read_password
 
 if TYPE_CHECKING:
@@ -105,7 +105,7 @@ def add_user(
         opened, Actor.of_this_account(), name, roles, full_name=full_name or "", password=password
     )
     elsewhere = opened.settings.web.openid is not None or opened.settings.web.proxy_login is not None
-    wanted = password is None and roles != {Role.SERVICE} and not elsewhere if link is None else link
+    wanted = password is None and not set(roles) <= PROGRAMS and not elsewhere if link is None else link
     address = _link(opened, name) if wanted else None
     words = [f"the account {name} is added"] + ([_about_link(), address] if address else [])
     _tell(as_json, {"name": name, "roles": sorted(roles), "link": address}, *words)

@@ -54,12 +54,12 @@ class SharedFolder:
         root: The folder, which an administrator has made.
 
     Raises:
-        ConfigurationError: It is not there, a link, or everybody may write there.
+        ConfigurationError: It is not there, a link, or everybody may write there, or put another one there.
     """
 
     def __init__(self, root: Path) -> None:
         self._root = root
-        mode = _require_own(root)
+        mode = require_safe(root)
         self.file_mode = 0o660 if mode & stat.S_IWGRP else 0o600
         """Of what is written there."""
         for shelf in Shelf:
@@ -106,6 +106,19 @@ class SharedFolder:
     def remove(self, shelf: Shelf, name: str) -> None:
         """Remove a file of it; nothing where there is none."""
         self.path(shelf, name).unlink(missing_ok=True)
+
+
+def require_safe(root: Path) -> int:
+    """The mode of the shared folder; see `SharedFolder` for the errors."""
+    mode = _require_own(root)
+    here, above = root.lstat(), root.parent.stat()
+    ours = here.st_uid in (0, os.geteuid()) or here.st_dev != above.st_dev
+    if above.st_mode & stat.S_IWOTH and not ours:
+        raise ConfigurationError(
+            "the shared folder belongs to another account, in a folder where everybody may make one: make it"
+            " elsewhere (/srv), or mount it"
+        )
+    return mode
 
 
 def _require_own(path: Path) -> int:

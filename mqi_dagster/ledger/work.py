@@ -48,7 +48,7 @@ class WorkJob:
     """A value of `execution.job.JobState`."""
     token: int
     claims: int
-    """Leases since it was submitted that were not given back unharmed."""
+    """Workers that have begun it since it was submitted, and have not given it back unharmed."""
     lease: str | None
     """SHA-256 of the secret that its worker shows."""
     claim: str | None
@@ -186,21 +186,20 @@ class Workers:
         self._database = database
 
     def hear(self, name: str, account: str, capabilities: str | None = None) -> None:
-        """Note that a worker lives, and what it can do; None: as before."""
+        """Note that a worker lives, and what it can do; None: as before, where it is known at all."""
         now, this = self._database.clock(), WORKER.c.name == name
         with self._database.read() as connection:
             row = connection.execute(select(WORKER).where(this)).one_or_none()
-        if capabilities is None and row is not None:
-            capabilities = row.capabilities
-        if capabilities is None or (
-            row is not None
-            and abs(now - row.seen_at) < _HEARD_EVERY
-            and (row.account, row.capabilities) == (account, capabilities)
-        ):
+        values: dict[str, Any] = {"account": account}
+        if capabilities is not None:
+            values["capabilities"] = capabilities
+        same = row is not None and all(row._mapping[key] == value for key, value in values.items())
+        if same and row is not None and abs(now - row.seen_at) < _HEARD_EVERY:
             return
-        values = {"account": account, "capabilities": capabilities, "seen_at": now}
+        values["seen_at"] = now
         with self._database.write() as connection:
-            if connection.execute(update(WORKER).where(this).values(values)).rowcount == 0:
+            known = connection.execute(update(WORKER).where(this).values(values)).rowcount > 0
+            if not known and capabilities is not None:
                 connection.execute(insert(WORKER).values(name=name, **values))
 
     def forget(self, name: str) -> None:

@@ -59,6 +59,7 @@ class BoardReader:
         """Dagster's records, once they could be opened."""
         self._ledger: Ledger | None = None
         self._worklist: Worklist | None = None
+        self._dropped = False
 
     def snapshot(self) -> Work:
         """Everything at this moment.
@@ -85,14 +86,18 @@ class BoardReader:
             return self._worklist.snapshot()
         except Exception:
             # Whoever comes back may be of another revision, and connections that were kept are dead.
+            self._dropped |= self.instance is not None
             self._worklist = self.instance = None
             if self._ledger is not None:
                 self._ledger.close()
             raise
 
     def _open(self) -> dg.DagsterInstance:
-        # Nothing of Dagster closes the connections of an instance that is dropped.
-        gc.collect()
+        if self._dropped:
+            # Nothing of Dagster closes the connections of an instance that is dropped. To look for garbage
+            # holds up every other thread: it is not done while nothing can be opened anyway.
+            gc.collect()
+            self._dropped = False
         instance = open_instance(self._site.settings)
         if self._again:
             # Dagster opens a connection for every question else, which is most of what a snapshot costs.
@@ -159,4 +164,6 @@ class BackgroundReader:
                     f"the boards cannot be read: {type(error).__name__}; the log of the pages says more"
                 )
             self._tell()
-            self._stop.wait(max(0.05, self._seconds - (time.monotonic() - began)))
+            took = time.monotonic() - began
+            # What fails must not keep this process from everything else, however slow the machine is.
+            self._stop.wait(max(0.05, self._seconds - took, 0.0 if self.error is None else 3 * took))

@@ -19,6 +19,7 @@ from sqlalchemy import NullPool, create_engine, text
 from sqlalchemy.exc import DBAPIError, SQLAlchemyError
 
 from mqi_dagster.errors import ConfigurationError, MqiError
+from mqi_dagster.execution.work_folder import require_safe
 from mqi_dagster.handover.access import access_of
 from mqi_dagster.handover.sftp import SftpTarget
 from mqi_dagster.hpc.connection import Connection
@@ -176,6 +177,11 @@ def examine_hosts(settings: Settings, ledger: Ledger | None) -> Iterator[ProbeFi
 
 def _workers(name: str, pull: Pull, ledger: Ledger | None) -> ProbeFinding:
     subject = f"workers of {name}"
+    if pull.folder is not None:
+        try:
+            require_safe(pull.folder)
+        except ConfigurationError as error:
+            return fault(subject, error.message, f"hosts.{name}.pull.folder, or INFERENCE_REQUEST_DIR")
     workers = [] if ledger is None else lively(ledger, pull)
     if not workers:
         return warning(subject, "none asks for work now", "start `mqi web`, then `mqi-worker run` there")

@@ -50,6 +50,9 @@ class Role(StrEnum):
     WORKER = "worker"
 
 
+PROGRAMS = frozenset({Role.SERVICE, Role.WORKER})
+"""Of accounts that nobody signs in with: programs bring tokens."""
+
 _PHYSICIST = frozenset({Right.LOOK, Right.IDENTITY, Right.PLACES, Right.ACT, Right.ALARMS})
 RIGHTS: Mapping[Role, frozenset[Right]] = MappingProxyType(
     {

@@ -96,9 +96,12 @@ class WorkQueue:
         self._ledger = ledger
         self.spool = spool
         self._hosts = hosts
-        self._since = self._ledger.database.clock()
-        """While nobody served the workers, none of them could send a heartbeat."""
         self._away = set[str]()
+        self.begin()
+
+    def begin(self) -> None:
+        """From now on workers are heard: until here none of them could send a heartbeat."""
+        self._since = self._ledger.database.clock()
 
     def hear(self, account: str, has: Capabilities) -> None:
         """Note a worker and its devices; one without any says farewell.
@@ -117,6 +120,10 @@ class WorkQueue:
             self._note_gpus(host, has.devices)
         else:
             self._ledger.workers.forget(has.worker)
+
+    def hear_again(self, account: str, worker: str) -> None:
+        """Note that a worker goes on waiting; one that has said farewell meanwhile stays away."""
+        self._ledger.workers.hear(worker, account)
 
     def _note_gpus(self, host: str, devices: Iterable[Device]) -> None:
         gpus = [
@@ -152,7 +159,7 @@ class WorkQueue:
         rows = [row for row in rows if row.host in self._hosts and serves(self._hosts[row.host], account)]
         for row in rows:
             if (row.claim, row.account, row.worker) == (asked.id, account, asked.has.worker):
-                return self._lease(row, account, asked, device, row.claims)
+                return self._lease(row, account, asked, device)
         waiting = [row for row in rows if row.state == WAITING]
         if not waiting or self._switched_off(asked.has.worker, device):
             return None
@@ -165,7 +172,7 @@ class WorkQueue:
                 strict = needs.model_copy(update={"gpu": GpuNeed.NEEDED})
                 if able(self._ledger, self._hosts[row.host], strict):
                     continue
-            if (offer := self._lease(row, account, asked, device, row.claims + 1)) is not None:
+            if (offer := self._lease(row, account, asked, device)) is not None:
                 return offer
         return None
 
@@ -176,12 +183,11 @@ class WorkQueue:
             for slot in self._ledger.slots.all()
         )
 
-    def _lease(self, row: WorkJob, account: str, asked: Claim, device: Device, claims: int) -> Offer | None:
+    def _lease(self, row: WorkJob, account: str, asked: Claim, device: Device) -> Offer | None:
         return self.lease(
             row,
             secrets.token_urlsafe(24),
             account=account,
-            claims=claims,
             claim=asked.id,
             worker=asked.has.worker,
             slot=f"{device.kind}{device.index}",
@@ -200,7 +206,7 @@ class WorkQueue:
             state=RUNNING,
             token=row.token + 1,
             lease=_fingerprint(secret),
-            heartbeat_at=self._ledger.database.clock(),
+            heartbeat_at=None,
             result=None,
             **values,
         )
@@ -238,7 +244,9 @@ class WorkQueue:
             self._ledger.workers.hear(row.worker, account)
             self._note_gpus(devices_of(row.worker), () if told.device is None else (told.device,))
         size = self.spool.add_log(row.id, row.token, told.offset, told.log.encode("latin-1"))
-        changed = self._kept(row, phase=told.phase)
+        # An offer whose answer was lost has cost nobody his life.
+        begun = {"claims": row.claims + 1} if row.heartbeat_at is None else {}
+        changed = self._kept(row, phase=told.phase, **begun)
         return Pulse(goes_on=changed.cancel_requested_at is None, log_bytes=size)
 
     def _kept(self, row: WorkJob, **values: Any) -> WorkJob:
@@ -315,21 +323,26 @@ class WorkQueue:
         if row.cancel_requested_at is not None:
             values |= {"state": JobState.CANCELLED.value, "reason": "cancelled"}
         elif not counted:
-            values["claims"] = row.claims - 1
-        elif row.claims >= most:
+            values["claims"] = row.claims - (row.heartbeat_at is not None)
+        elif row.heartbeat_at is not None and row.claims >= most:
             values |= {"state": JobState.FAILED.value, "reason": f"given up after {most} workers: {reason}"}
         self._ledger.work.change(row, **values)
+
+    def end_silent(self, row: WorkJob, quiet_seconds: float) -> None:
+        """End the lease of a job whose worker was silent for longer than that lasts."""
+        if quiet_seconds > self._hosts[row.host].lease_seconds:
+            self.give_back(row, f"worker {row.worker or '?'} was not heard of for {quiet_seconds:.0f} s")
 
     def tend(self) -> None:
         """End the leases of workers that are silent, and take their devices out of service."""
         now = self._ledger.database.clock()
         for row in self._ledger.work.all(states=(RUNNING,)):
             pull = self._hosts.get(row.host)
+            if pull is None or (row.account == FOLDER_ACCOUNT and pull.folder is not None):
+                # Whoever looks into the folder sees who lives there.
+                continue
             quiet = now - max(row.heartbeat_at or row.changed_at, self._since)
-            if pull is not None and abs(quiet.total_seconds()) > pull.lease_seconds:
-                self.give_back(
-                    row, f"worker {row.worker or '?'} was not heard of for {quiet.total_seconds():.0f} s"
-                )
+            self.end_silent(row, abs(quiet.total_seconds()))
         lively = {one.name for one in self._workers()}
         for one in self._ledger.workers.all():
             if one.name in lively:

@@ -10,6 +10,7 @@ import logging
 import os
 import secrets
 import shutil
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -45,6 +46,8 @@ class FolderExchange:
         self._queue = queue
         self._seen: dict[str, int] = {}
         """Time of each file that beats, as it was last."""
+        self._alive: dict[str, float] = {}
+        """When each lease was last seen to live, however long the look before that took."""
 
     def exchange(self) -> None:
         """Put out what waits, take in what has come, remove what belongs to no lease.
@@ -61,8 +64,11 @@ class FolderExchange:
                 if row.state == WAITING:
                     self._put_out(folder, row)
                 elif row.account == ACCOUNT:
-                    self._take_in(folder, row, f"{row.id}.{row.token}")
+                    self._look_at(folder, row, f"{row.id}.{row.token}")
         at_work = {f"{row.id}.{row.token}" for row in self._ledger.work.all(self._host, states=OPEN)}
+        self._alive = {name: when for name, when in self._alive.items() if name in at_work}
+        kept = at_work | set(folder.names(Shelf.WORKERS))
+        self._seen = {file: when for file, when in self._seen.items() if file.partition("/")[2] in kept}
         for shelf in set(Shelf) - {Shelf.WORKERS}:
             for name in folder.names(shelf):
                 lease = LEASE_NAME.match(name)
@@ -93,11 +99,19 @@ class FolderExchange:
             whole_file(folder.path(Shelf.INPUTS, name), folder.file_mode) as target,
         ):
             shutil.copyfileobj(source, target, LARGEST_PIECE)
-        offer = self._queue.lease(row, secret, account=ACCOUNT, claims=row.claims + 1)
+        offer = self._queue.lease(row, secret, account=ACCOUNT)
         if offer is not None:
             folder.write(Shelf.WAITING, name, offer.model_dump_json().encode())
 
-    def _take_in(self, folder: SharedFolder, row: WorkJob, name: str) -> None:
+    def _look_at(self, folder: SharedFolder, row: WorkJob, name: str) -> None:
+        now = time.monotonic()
+        self._alive.setdefault(name, now)
+        try:
+            self._take_in(folder, row, name, now)
+        finally:
+            self._queue.end_silent(row, now - self._alive[name])
+
+    def _take_in(self, folder: SharedFolder, row: WorkJob, name: str, now: float) -> None:
         waits = os.path.lexists(folder.path(Shelf.WAITING, name))
         try:
             shelf = Shelf.WAITING if waits else Shelf.CLAIMED
@@ -109,12 +123,13 @@ class FolderExchange:
             folder.remove(Shelf.WAITING, name)
             self._queue.release(row.id, ACCOUNT, lease)
         elif waits:
-            self._queue.beat(row.id, ACCOUNT, lease, Heartbeat(phase=""))
+            self._alive[name] = now
         else:
-            self._watch(folder, row, name, lease)
+            self._watch(folder, row, name, lease, now)
 
-    def _watch(self, folder: SharedFolder, row: WorkJob, name: str, lease: str) -> None:
+    def _watch(self, folder: SharedFolder, row: WorkJob, name: str, lease: str, now: float) -> None:
         if self._changed(folder, Shelf.BEATS, name):
+            self._alive[name] = now
             told = Heartbeat.model_validate_json(folder.read(Shelf.BEATS, name))
             if row.worker != told.worker:
                 row = self._ledger.work.change(row, worker=told.worker) or row

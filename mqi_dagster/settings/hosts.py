@@ -188,7 +188,9 @@ class Pull(Section):
         (), description="Accounts whose workers are given its jobs; none named: every one with the right."
     )
     folder: Path | None = Field(
-        None, description="A mounted folder by which its jobs are given out, in place of HTTPS."
+        None,
+        description="A mounted folder by which its jobs are given out, in place of HTTPS; where none stands"
+        " here, that of the variable `INFERENCE_REQUEST_DIR`.",
     )
     largest_output_mb: Count = Field(8192, description="Largest output that a worker may send [MB].")
     keep_days: Annotated[float, Field(ge=0)] = Field(

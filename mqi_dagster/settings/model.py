@@ -5,6 +5,8 @@ Relative paths resolve against the folder of the file, never against the working
 
 from __future__ import annotations
 
+import os
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any, Self, TypeVar
 
@@ -34,6 +36,8 @@ from mqi_dagster.settings.sections import (
 from mqi_dagster.settings.web import Web
 from mqi_dagster.yaml_file import problems, read_yaml
 
+REQUEST_FOLDER_VARIABLE = "INFERENCE_REQUEST_DIR"
+"""Names the folder of the host that has `pull`, where the settings name none."""
 _Part = TypeVar("_Part", bound=Section)
 
 
@@ -198,9 +202,24 @@ def read_content(path: Path) -> dict[str, Any]:
 
 
 def read_settings(path: Path) -> Settings:
-    """Read a site's settings file.
+    """Read a site's settings file; ``INFERENCE_REQUEST_DIR`` is the folder of its workers.
 
     Raises:
         ConfigurationError: The file cannot be read, is not YAML, or does not fit the types.
     """
-    return parse_settings(read_content(path), path.resolve().parent)
+    return _with_request_folder(parse_settings(read_content(path), path.resolve().parent), os.environ)
+
+
+def _with_request_folder(settings: Settings, environment: Mapping[str, str]) -> Settings:
+    folder = environment.get(REQUEST_FOLDER_VARIABLE)
+    asked = {name: host.pull for name, host in settings.hosts.items() if host.pull and not host.pull.folder}
+    if not folder or not asked:
+        return settings
+    if len(asked) > 1 or not Path(folder).is_absolute():
+        raise ConfigurationError(
+            f"{REQUEST_FOLDER_VARIABLE} names one folder, absolutely, for one host with pull: name the folder"
+            f" of each in the settings (hosts.{min(asked)}.pull.folder) and remove the variable"
+        )
+    ((name, pull),) = asked.items()
+    host = settings.hosts[name].model_copy(update={"pull": pull.model_copy(update={"folder": Path(folder)})})
+    return settings.model_copy(update={"hosts": {**settings.hosts, name: host}})

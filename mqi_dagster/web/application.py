@@ -107,7 +107,7 @@ def create_app(site: Site, live: Live | None = None) -> FastAPI:
     own = (login.router, single_sign_on.router, account.router, people.router, audit.router, gate.router)
     app.state.identities = Identities(site)
     work = (worklist.router, board.router, case.router, course.router, actions.router)
-    for router in (*own, *work, monitoring.router, work_api.router, api):
+    for router in (*own, *work, monitoring.router, api):
         app.include_router(router)
     app.mount("/static", StaticFiles(directory=Path(__file__).parent / "static"), name="static")
     for error in (MqiError, HTTPException, RequestValidationError):

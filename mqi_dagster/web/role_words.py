@@ -19,6 +19,7 @@ def explained(right: Right) -> str:
         Right.DAGSTER: _("use Dagster's own pages, where everything can be started"),
         Right.AUDIT: _("read, export and verify the audit"),
         Right.PEOPLE: _("add and change accounts, and revoke tokens"),
+        Right.WORK: _("ask for jobs and send their results: a worker's"),
     }[right]
 
 

@@ -11,7 +11,7 @@ import sys
 import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from types import FrameType
+from queue import SimpleQueue
 
 from mqi_dagster import __version__
 from mqi_dagster.errors import ConfigurationError, MqiError
@@ -59,26 +59,29 @@ def run(configuration: Configuration) -> int:
         ConfigurationError: Something of the configuration cannot be used.
     """
     stopping, failed = Stopping(), list[BaseException]()
-
-    def stop(number: int, frame: FrameType | None) -> None:
-        if configuration.drain == "release" or stopping.asked.is_set():
-            stopping.now.set()
-        stopping.asked.set()
+    # What may be put into from a signal's handler, whatever that has interrupted.
+    told: SimpleQueue[str] = SimpleQueue()
 
     def ended(died: threading.ExceptHookArgs) -> None:
         threading.__excepthook__(died)
         failed.append(died.exc_value or SystemExit(1))
         stopping.asked.set()
 
+    def live(slot: Slot) -> None:
+        try:
+            slot.run()
+        finally:
+            told.put("ended")
+
     _take(configuration.work)
     programs, way = Programs(configuration), way_of(configuration)
     for words in programs.problems:
         _LOG.warning("%s", words)
     for number in (signal.SIGTERM, signal.SIGINT):
-        signal.signal(number, stop)
+        signal.signal(number, lambda number, frame: told.put("stop"))
     threading.excepthook = ended
     slots = [Slot(n, configuration, programs, way, stopping) for n in range(len(programs.devices))]
-    threads = [threading.Thread(target=slot.run, name=f"slot-{n}") for n, slot in enumerate(slots)]
+    threads = [threading.Thread(target=live, args=(slot,), name=f"slot-{n}") for n, slot in enumerate(slots)]
     has = programs.capabilities()
     _LOG.info(
         "%s asks for work: %s; models: %s; %d slots (%s)",
@@ -90,6 +93,14 @@ def run(configuration: Configuration) -> int:
     )
     for thread in threads:
         thread.start()
+    living = len(threads)
+    while living:
+        if told.get() == "ended":
+            living -= 1
+            continue
+        if configuration.drain == "release" or stopping.asked.is_set():
+            stopping.now.set()
+        stopping.asked.set()
     for thread in threads:
         thread.join()
     try:

@@ -22,6 +22,7 @@ _LOOPBACK = ("127.0.0.1", "::1", "localhost")
 _OLD_NAMES = {
     "DEVICE": "device",
     "REQUEST_DIR": "folder",
+    "INFERENCE_REQUEST_DIR": "folder",
     "POLL_INTERVAL": "wait_seconds",
     "MODEL_PATH": "models",
 }

@@ -117,7 +117,7 @@ class HttpsWay:
 
     def hello(self) -> str:
         """See `Way.hello`."""
-        return f"{_read(Hello, self._call('GET', '')).site} knows this worker's token"
+        return f"{_read(Hello, self._call('GET', '/hello')).site} knows this worker's token"
 
     def tell(self, has: Capabilities) -> None:
         """See `Way.tell`."""
@@ -130,9 +130,9 @@ class HttpsWay:
         asked = Claim(id=claim_id, has=has, slot=slot, wait_seconds=self._wait_seconds)
         limit = httpx.Timeout(self._call_seconds + self._wait_seconds, connect=_CONNECT_SECONDS)
         answer = self._call("POST", "/claim", content=asked.model_dump_json(), timeout=limit)
-        offer = None if answer.status_code == httpx.codes.NO_CONTENT else _read(Offer, answer)
+        # Also after one that is not understood: another worker may understand it.
         del self._claims[slot]
-        return offer
+        return None if answer.status_code == httpx.codes.NO_CONTENT else _read(Offer, answer)
 
     def inputs(self, offer: Offer, target: Path) -> None:
         """See `Way.inputs`."""

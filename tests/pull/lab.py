@@ -34,7 +34,8 @@ with trace.open("a") as stream:
     stream.write(f"start {Path('name').read_text()} {os.getpid()}\\n")
 print("begins", flush=True)
 end = time.monotonic() + seconds
-while time.monotonic() < end and not Path("let-go").exists():
+let_go = trace.with_name("let-go." + Path("name").read_text())
+while time.monotonic() < end and not let_go.exists():
     select.select([], [], [], 0.02)
 code = int(Path("code").read_text())
 if code:
@@ -47,6 +48,8 @@ print("is done", flush=True)
 """
 """A program: what it is told stands in small files, and it leaves two outputs, one of some megabytes."""
 OUTPUTS = ("out/deep/copy", "out/names")
+LEASE_SECONDS = 10.0
+"""Short, and long enough for a machine that has much else to do."""
 
 
 def free_port() -> int:
@@ -73,7 +76,7 @@ class Lab:
         self.settings_file = settings_file or folder / "site" / "mqi.yaml"
         if settings_file is None:
             self.settings_file.parent.mkdir()
-            section = {"lease_seconds": 2.0, **(pull or {})}
+            section = {"lease_seconds": LEASE_SECONDS, **(pull or {})}
             content = {"site": {"timezone": "Asia/Seoul"}, "hosts": {"lab": {"pull": section}}}
             self.settings_file.write_text(yaml.safe_dump(content))
         self.site = Site(self.settings_file)
@@ -135,7 +138,7 @@ class Lab:
             "work": "work",
             "device": "cpu",
             "wait_seconds": 2,
-            "call_seconds": 5,
+            "call_seconds": 30,
             "programs": {"copy": {"command": [sys.executable, str(program), str(self.trace)]}},
             **values,
         }
@@ -189,7 +192,7 @@ class Lab:
     def job(
         self, name: str, *, seconds: float = 0.0, code: int = 0, needs: dict[str, Any] | None = None
     ) -> Job:
-        """A job of the program ``copy``; it ends once `let_go` was called, or after some seconds."""
+        """A job of the program ``copy``; it ends once it is let go (`let_go`), or after some seconds."""
         folder = self.folder / "jobs" / name
         folder.mkdir(parents=True, exist_ok=True)
         inputs = {"name": name, "seconds": str(seconds), "code": str(code)}
@@ -226,10 +229,9 @@ class Lab:
         lines = [line.split() for line in self.trace.read_text().splitlines()]
         return [int(line[2]) for line in lines if line[1] == name][-1]
 
-    def let_go(self, worker: str) -> None:
-        """Let the jobs of a worker end that are at work now."""
-        for folder in (self.folder / worker / "work" / "jobs").glob("*/work"):
-            (folder / "let-go").touch()
+    def let_go(self, name: str) -> None:
+        """Let a job end, on whichever worker it is at work and however often it is begun."""
+        (self.folder / f"let-go.{name}").touch()
 
 
 def ended(process: subprocess.Popen[bytes], seconds: float = 240) -> int:

@@ -23,7 +23,7 @@ from tests.pull.conftest import MakeLab
 from tests.waiting import wait_for
 
 ENGINE = [sys.executable, "-m", "mqi_dagster.embedded_engine.command"]
-PULL = {"hosts": {"lab": {"pull": {"lease_seconds": 5}}}}
+PULL = {"hosts": {"lab": {"pull": {"lease_seconds": 30}}}}
 IDENTITY = ("IDENTIFYING-0815", "Doe", "Jane")
 
 

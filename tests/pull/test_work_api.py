@@ -22,6 +22,7 @@ from mqi_dagster.pull.queue import WorkQueue
 from mqi_dagster.web.application import create_app
 from tests.pull.conftest import MakeLab
 from tests.pull.lab import OUTPUTS, Lab
+from tests.waiting import wait_for
 
 CLAIM = "1" * 32
 CPU = {"kind": "cpu", "index": 0}
@@ -107,7 +108,7 @@ def test_only_a_token_with_the_right_to_work_asks_for_work(lab: Lab, client: Tes
     for role, scope in ((Role.PHYSICIST, Right.LOOK), (Role.WORKER, Right.LOOK), (Role.ADMIN, Right.WORK)):
         headers = {"authorization": f"Bearer {lab.token(f'a-{role.value}-{scope.value}', role, scope)}"}
         assert client.post("/api/v1/work/claim", json=asked, headers=headers).status_code == 403
-        assert client.get("/api/v1/work", headers=headers).status_code == 403
+        assert client.get("/api/v1/work/hello", headers=headers).status_code == 403
 
 
 def test_a_worker_has_no_right_but_to_work(one: Asking) -> None:
@@ -207,10 +208,10 @@ def test_the_job_of_a_silent_worker_goes_to_the_next_and_the_late_one_is_refused
     handle = lab.executor.submit(job := lab.job("alpha"))
     late = one.claim()
     one.beat(late, log="of the first")
-    later[0] = 1.9
+    later[0] = 9.0
     queue.tend()
     assert one.beat(late).status_code == 200
-    later[0] = 4.0
+    later[0] = 20.0
     queue.tend()
     assert lab.executor.poll(job, handle).state is JobState.WAITING
     offer = two.claim("2" * 32)
@@ -231,9 +232,11 @@ def test_a_server_that_was_away_takes_no_lease(lab: Lab, one: Asking, later: lis
     offer = one.claim()
     later[0] = 100.0
     started_again = lab.site.work_queue()
+    later[0] = 200.0
+    started_again.begin()
     started_again.tend()
     assert one.beat(offer).status_code == 200
-    later[0] = 101.0
+    later[0] = 201.0
     started_again.tend()
     assert one.beat(offer).status_code == 200
 
@@ -243,12 +246,49 @@ def test_a_job_that_costs_one_worker_after_the_other_its_life_has_failed(
 ) -> None:
     handle = lab.executor.submit(job := lab.job("alpha"))
     for number in range(3):
-        assert one.claim(f"{number:032x}")
-        later[0] += 10
+        one.beat(one.claim(f"{number:032x}"))
+        later[0] += 11
         queue.tend()
     status = lab.executor.poll(job, handle)
     assert (status.state, one.claim("f" * 32)) == (JobState.FAILED, {})
-    assert status.reason == "given up after 3 workers: worker one was not heard of for 10 s"
+    assert status.reason == "given up after 3 workers: worker one was not heard of for 11 s"
+
+
+def test_an_offer_whose_answer_was_lost_has_cost_nobody_his_life(
+    lab: Lab, one: Asking, queue: WorkQueue, later: list[float]
+) -> None:
+    handle = lab.executor.submit(job := lab.job("alpha"))
+    for number in range(9):
+        assert one.claim(f"{number:032x}")
+        later[0] += 11
+        queue.tend()
+    assert lab.executor.poll(job, handle).state is JobState.WAITING
+    assert one.beat(one.claim("f" * 32)).status_code == 200
+
+
+def test_whoever_asks_again_and_again_without_an_answer_keeps_no_lease(
+    lab: Lab, one: Asking, two: Asking, queue: WorkQueue, later: list[float]
+) -> None:
+    lab.executor.submit(lab.job("alpha"))
+    for _ in range(3):
+        assert one.claim()
+        later[0] += 4
+    queue.tend()
+    assert two.claim("2" * 32)
+
+
+def test_a_question_that_still_waits_when_its_worker_says_farewell_brings_it_not_back(
+    lab: Lab, one: Asking, client: TestClient, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("mqi_dagster.web.api.work._HEARD_SECONDS", 0.0)
+    asked = {"id": CLAIM, "has": one.has(), "slot": 0, "wait_seconds": 3}
+    farewell = {"id": "2" * 32, "has": one.has(devices=[])}
+    with ThreadPoolExecutor(1) as pool:
+        waits = pool.submit(client.post, "/api/v1/work/claim", json=asked, headers=one.headers)
+        wait_for(lambda: lab.site.ledger.workers.all(), "it is heard")
+        assert client.post("/api/v1/work/claim", json=farewell, headers=one.headers).status_code == 204
+        assert waits.result().status_code == 204
+    assert (lab.site.ledger.workers.all(), lab.site.ledger.slots.all()) == ([], [])
 
 
 def test_a_job_that_is_given_back_unharmed_counts_as_never_taken(lab: Lab, one: Asking) -> None:
@@ -345,7 +385,7 @@ def test_a_cancelled_job_whose_worker_is_silent_is_never_given_out_again(
     handle = lab.executor.submit(job := lab.job("alpha"))
     one.claim()
     lab.executor.cancel_beam(job.name)
-    later[0] = 10.0
+    later[0] = 11.0
     queue.tend()
     assert lab.executor.poll(job, handle).state is JobState.CANCELLED
 

@@ -45,6 +45,7 @@ def test_the_names_of_the_earlier_worker_are_understood(tmp_path: Path) -> None:
     found = read_configuration(None, old)
     assert (found.device, found.wait_seconds, found.folder) == ("gpu", 30.0, Path("/mnt/requests"))
     assert found.models == tmp_path
+    assert read_configuration(None, {"INFERENCE_REQUEST_DIR": "/mnt/x"}).folder == Path("/mnt/x")
     assert read_configuration(None, {**HTTPS, "DEVICE": "cpu", "MQI_WORKER_DEVICE": "auto"}).device == "auto"
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 from pathlib import Path
 from typing import Any
@@ -64,7 +65,7 @@ def test_the_job_of_a_killed_worker_is_done_by_the_next(way: tuple[Lab, dict[str
     wait_for(lambda: gone(program), "its program is gone with it")
     lab.work("fourth", **options)
     wait_for(lambda: len(lab.starts("gamma")) == 2, "the next worker begins", report=lab.report)
-    lab.let_go("fourth")
+    lab.let_go("gamma")
     assert lab.finished(job, handle).state is JobState.SUCCEEDED, lab.report()
     row = lab.site.ledger.work.require(handle.job_id)
     assert (row.worker, row.token) == ("fourth", 2 if not options else row.token)
@@ -95,15 +96,15 @@ def test_two_workers_with_two_slots_each_run_every_job_once(lab: Lab) -> None:
 
 
 def test_a_server_that_is_killed_costs_no_job(make_lab: MakeLab) -> None:
-    lab = make_lab({"lease_seconds": 4.0})
+    lab = make_lab()
     lab.serve()
-    lab.work("one")
+    lab.work("one", call_seconds=5)
     job = lab.job("alpha", seconds=600)
     handle = lab.executor.submit(job)
     lab.pid("alpha")
     lab.kill_server()
     wait_for(lambda: "did not get through" in lab.said("one"), "the worker has noticed")
-    lab.let_go("one")
+    lab.let_go("alpha")
     wait_for(lambda: "WARNING the server does not answer" in lab.said("one"), "its result waits")
     lab.serve()
     assert lab.finished(job, handle).state is JobState.SUCCEEDED, lab.report()
@@ -119,7 +120,7 @@ def test_a_worker_that_is_stopped_finishes_its_job_or_gives_it_back(lab: Lab, dr
     program = lab.pid("alpha")
     stop(worker)
     if drain == "finish":
-        lab.let_go("one")
+        lab.let_go("alpha")
     assert ended(worker) == 0
     assert gone(program)
     state = lab.executor.poll(job, handle).state
@@ -157,6 +158,22 @@ def test_a_folder_that_everybody_may_write_to_is_refused(make_lab: MakeLab, tmp_
     shared.chmod(0o770)
     (shared / "waiting").symlink_to(tmp_path)
     with pytest.raises(ConfigurationError, match="is a link or no folder"):
+        lab.executor.submit(lab.job("alpha"))
+
+
+def test_a_folder_that_somebody_else_has_put_where_everybody_may_is_refused(
+    make_lab: MakeLab, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    everybody = tmp_path / "tmp"
+    shared = everybody / "mri_inference_requests"
+    shared.mkdir(parents=True, mode=0o755)
+    everybody.chmod(0o1777)
+    lab = make_lab({"folder": str(shared)})
+    if os.geteuid() == 0:
+        os.chown(shared, 4711, -1)
+    else:
+        monkeypatch.setattr(os, "geteuid", lambda: 4711)
+    with pytest.raises(ConfigurationError, match="the shared folder belongs to another account"):
         lab.executor.submit(lab.job("alpha"))
 
 

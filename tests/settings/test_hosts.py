@@ -7,11 +7,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import yaml
 
 from mqi_dagster.errors import ConfigurationError
 from mqi_dagster.ledger.slots import Slot, SlotKind
 from mqi_dagster.resources.gpu_pool import simulation_slots
-from mqi_dagster.settings import Keep, Settings, Slurm, parse_settings
+from mqi_dagster.settings import Keep, Settings, Slurm, parse_settings, read_settings
 
 BASE = Path("/srv/site")
 HOST = {"host": "login.example", "user": "moqui", "key_file": "keys/id", "known_hosts": "keys/known_hosts"}
@@ -296,3 +297,23 @@ def test_what_workers_cannot_have_is_refused_by_name(changes: dict[str, object],
     with pytest.raises(ConfigurationError) as raised:
         parse(changes)
     assert said in raised.value.message
+
+
+def test_the_request_folder_of_the_environment_is_that_of_the_one_host_that_has_none(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def folders(**pulls: object) -> list[Path | None]:
+        hosts = {name: {"pull": pull} for name, pull in pulls.items()}
+        (tmp_path / "mqi.yaml").write_text(yaml.safe_dump({"site": {"timezone": "UTC"}, "hosts": hosts}))
+        return [host.pull.folder for host in read_settings(tmp_path / "mqi.yaml").hosts.values() if host.pull]
+
+    assert folders(lab={}) == [None]
+    monkeypatch.setenv("INFERENCE_REQUEST_DIR", "/mnt/requests")
+    assert folders(lab={}) == [Path("/mnt/requests")]
+    assert folders(lab={"folder": "/srv/own"}, other={}) == [Path("/srv/own"), Path("/mnt/requests")]
+    assert folders() == []
+    with pytest.raises(ConfigurationError, match="names one folder, absolutely, for one host with pull"):
+        folders(lab={}, other={})
+    monkeypatch.setenv("INFERENCE_REQUEST_DIR", "requests")
+    with pytest.raises(ConfigurationError, match="absolutely"):
+        folders(lab={})

@@ -80,6 +80,14 @@ ROUTES = {
     "GET /api/v1/openapi.json": SIGNED_IN,
     "GET /api/v1/me": SIGNED_IN,
     "GET /api/v1/work": "look",
+    "GET /api/v1/work/hello": "work",
+    "POST /api/v1/work/claim": "work",
+    "GET /api/v1/work/{job_id}/inputs": "work",
+    "POST /api/v1/work/{job_id}/heartbeat": "work",
+    "PUT /api/v1/work/{job_id}/outputs/{number}": "work",
+    "POST /api/v1/work/{job_id}/complete": "work",
+    "POST /api/v1/work/{job_id}/fail": "work",
+    "POST /api/v1/work/{job_id}/release": "work",
     "GET /api/v1/cases": "look",
     "GET /api/v1/cases/{key}": "look",
     "GET /api/v1/cases/{key}/beams": "look",
@@ -112,12 +120,13 @@ RIGHTS = {
     Role.ENGINEER: "look places act pool alarms dagster",
     Role.ADMIN: "look audit people",
     Role.SERVICE: "look act",
+    Role.WORKER: "work",
 }
 """What each role may."""
 STREAMS = ("GET /stream/", "GET /api/v1/events")
 """They have no end: whoever may is let in by the same dependency as everywhere."""
 VALUES = {"key": "P9.fx0001", "units": "cases", "host": "here", "gpu": "0", "slot": "gpu0", "number": "1"} | {
-    "name": "x", "asset": "x", "token": "x", "what": "disable",
+    "name": "x", "asset": "x", "token": "x", "what": "disable", "job_id": "0" * 32,
 }  # fmt: skip
 """In the place of each part of an address."""
 

@@ -11,7 +11,7 @@ from fastapi.routing import APIRoute
 from mqi_dagster import __version__
 from mqi_dagster.people.rights import Right
 from mqi_dagster.web.access import READS, SIGNED_IN, Needs
-from mqi_dagster.web.api import actions, events, reading
+from mqi_dagster.web.api import actions, events, reading, work
 from mqi_dagster.web.api.models import Problem
 from mqi_dagster.web.problems import MEDIA_TYPE
 
@@ -24,10 +24,11 @@ something takes an `Idempotency-Key`: sent again with it, nothing is done twice.
 
 
 def _is_json(request: Request) -> None:
-    """What is sent is JSON."""
+    """What is sent is JSON, but for what is put somewhere as it is."""
     kind = request.headers.get("content-type", "").split(";")[0].strip().lower()
-    if request.method not in READS and kind not in ("", "application/json"):
-        raise HTTPException(415, "send application/json")
+    wanted = "application/octet-stream" if request.method == "PUT" else "application/json"
+    if request.method not in READS and kind not in ("", wanted):
+        raise HTTPException(415, f"send {wanted}")
 
 
 api = APIRouter(
@@ -36,7 +37,7 @@ api = APIRouter(
     responses={"default": {"description": "It did not work.", "content": {MEDIA_TYPE: {}}, "model": Problem}},
     generate_unique_id_function=lambda route: route.name,
 )
-_ROUTERS = (reading.router, actions.router, events.router)
+_ROUTERS = (reading.router, actions.router, events.router, work.router)
 for _router in _ROUTERS:
     api.include_router(_router)
 

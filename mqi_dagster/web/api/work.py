@@ -15,7 +15,6 @@ from starlette.concurrency import run_in_threadpool
 
 from mqi_dagster.errors import KeyRejectedError, MqiError
 from mqi_dagster.execution.work import (
-    API,
     LEASE_HEADER,
     Claim,
     Ended,
@@ -37,8 +36,11 @@ _LOG = logging.getLogger(__name__)
 _LOOK_SECONDS = 0.5
 _HEARD_SECONDS = 10.0
 _TEND_SECONDS = 1.0
+_STOOD_STILL_SECONDS = 10.0
 
-router = APIRouter(prefix=API, tags=["work"])
+_PIECE = {"requestBody": {"content": {"application/octet-stream": {"schema": {"type": "string"}}}}}
+
+router = APIRouter(prefix="/work", tags=["work"])
 WORKS = Annotated[Visitor, Depends(Needs(Right.WORK))]
 LEASE = Annotated[str, Header(alias=LEASE_HEADER, max_length=200)]
 
@@ -51,7 +53,7 @@ def _queue(request: Request) -> WorkQueue:
 QUEUE = Annotated[WorkQueue, Depends(_queue)]
 
 
-@router.get("")
+@router.get("/hello")
 def hello(request: Request, visitor: WORKS) -> Hello:
     """Who answers, for whoever has the right to ask for work."""
     site: Site = request.app.state.site
@@ -62,11 +64,13 @@ def hello(request: Request, visitor: WORKS) -> Hello:
 async def claim(request: Request, visitor: WORKS, queue: QUEUE, asked: Claim) -> Offer | Response:
     """A job for a free slot of a worker; waits for one as long as is asked for."""
     clock = asyncio.get_running_loop().time
-    until, heard = clock() + asked.wait_seconds, -_HEARD_SECONDS
+    heard = clock()
+    until = heard + asked.wait_seconds
+    await run_in_threadpool(queue.hear, visitor.name, asked.has)
     while not await request.is_disconnected():
         if clock() - heard > _HEARD_SECONDS:
             heard = clock()
-            await run_in_threadpool(queue.hear, visitor.name, asked.has)
+            await run_in_threadpool(queue.hear_again, visitor.name, asked.has.worker)
         offer = await run_in_threadpool(queue.take, visitor.name, asked)
         if offer is not None:
             return offer
@@ -91,7 +95,7 @@ def heartbeat(visitor: WORKS, queue: QUEUE, job_id: str, lease: LEASE, told: Hea
     return queue.beat(job_id, visitor.name, lease, told)
 
 
-@router.put("/{job_id}/outputs/{number}")
+@router.put("/{job_id}/outputs/{number}", openapi_extra=_PIECE)
 async def output(
     request: Request,
     visitor: WORKS,
@@ -131,29 +135,40 @@ def release(visitor: WORKS, queue: QUEUE, job_id: str, lease: LEASE) -> None:
 async def tended(site: Site, queue: WorkQueue) -> AsyncIterator[None]:
     """End leases that have run out, and exchange files with shared folders, while the block lasts."""
     pulls = {name: host.pull for name, host in site.settings.hosts.items() if host.pull is not None}
-    steps: list[Callable[[], None]] = [queue.tend]
+    queue.begin()
+    steps: list[tuple[Callable[[], None], Callable[[], None]]] = [(queue.tend, queue.begin)] if pulls else []
     steps += [
-        FolderExchange(name, pull.folder, site.ledger, queue).exchange
+        (FolderExchange(name, pull.folder, site.ledger, queue).exchange, _nothing)
         for name, pull in pulls.items()
         if pull.folder is not None
     ]
-    task = asyncio.create_task(_tend(steps)) if pulls else None
+    tasks = [asyncio.create_task(_again_and_again(*step)) for step in steps]
     try:
         yield
     finally:
-        if task is not None:
+        for task in tasks:
             task.cancel()
 
 
-async def _tend(steps: list[Callable[[], None]]) -> None:
-    said = ""
+def _nothing() -> None:
+    """For whoever is not late."""
+
+
+async def _again_and_again(step: Callable[[], None], late: Callable[[], None]) -> None:
+    """Take a step every second, whatever comes of it; ``late`` before one that comes much too late."""
+    clock, said = asyncio.get_running_loop().time, ""
+    before = clock()
     while True:
-        for step in steps:
-            try:
-                await run_in_threadpool(step)
-            except (MqiError, OSError) as error:
-                words = error.message if isinstance(error, MqiError) else str(error.strerror)
-                if words != said:
-                    _LOG.warning("jobs of workers: %s", words)
-                said = words
+        if clock() - before > _STOOD_STILL_SECONDS:
+            # A server that stood still has heard nobody.
+            late()
+        before = clock()
+        try:
+            await run_in_threadpool(step)
+            words = ""
+        except (MqiError, OSError, ValueError) as error:
+            words = error.message if isinstance(error, MqiError) else f"it fails ({type(error).__name__})"
+            if words != said:
+                _LOG.warning("jobs of workers: %s", words)
+        said = words
         await asyncio.sleep(_TEND_SECONDS)

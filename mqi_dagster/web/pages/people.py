@@ -11,7 +11,7 @@ from starlette.exceptions import HTTPException
 
 from mqi_dagster.operations import people
 from mqi_dagster.operations.running import web_address
-from mqi_dagster.people.rights import Right, Role
+from mqi_dagster.people.rights import PROGRAMS, Right, Role
 from mqi_dagster.web.access import Needs, Visitor
 from mqi_dagster.web.once import Once, Told, afterwards
 from mqi_dagster.web.render import Pages
@@ -67,7 +67,7 @@ def add_person(
     def act() -> Told:
         site = request.app.state.site
         people.add_user(site, visitor.actor, login, people.roles_in(role), full_name=full_name.strip())
-        if people.roles_in(role) == {Role.SERVICE}:
+        if set(people.roles_in(role)) <= PROGRAMS:
             return Told(_("The account {name} is added.").format(name=login))
         text = _("The account {name} is added. This link signs its owner in once, within {minutes} minutes:")
         return _link(request, visitor, login, text)

@@ -28,6 +28,7 @@ IDENTITY = ("IDENTIFYING-0815", "Doe", "Jane")
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(1800)
 def test_a_course_is_segmented_by_a_worker_as_it_is_here(tmp_path: Path, make_lab: MakeLab) -> None:
     for name in ("here", "there"):
         write_course(tmp_path / name / "dicom")
@@ -53,6 +54,7 @@ def test_a_course_is_segmented_by_a_worker_as_it_is_here(tmp_path: Path, make_la
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(1800)
 def test_a_beam_that_a_worker_has_simulated_has_the_bits_of_one_simulated_here(
     tmp_path: Path, make_lab: MakeLab
 ) -> None:
@@ -90,7 +92,12 @@ def test_a_beam_that_a_worker_has_simulated_has_the_bits_of_one_simulated_here(
         for chain in (local, far)
     ]
     assert doses[0] == doses[1] and doses[0]
+    assert [row.worker for row in lab.site.ledger.work.all()] == ["one"]
     content = b"".join(path.read_bytes() for path in sorted(seen.rglob("*")) if path.is_file())
+    kept = (seen, lab.folder / "one", far.settings_file.parent / "state" / "pull")
+    names = [str(path) for folder in kept for path in folder.rglob("*")]
+    logs = [lab.said("one"), (lab.folder / "server.log").read_text()]
+    content += "\n".join([*names, *logs, *(row.request for row in lab.site.ledger.work.all())]).encode()
     told = pydicom.dcmread(next(far.inbox.rglob("*.dcm")))
     for identity in (told.PatientID, str(told.PatientName), told.PatientBirthDate):
         assert identity and str(identity).encode() not in content

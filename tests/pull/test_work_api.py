@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import io
+import re
 import tarfile
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -139,6 +140,7 @@ def test_what_a_worker_is_told_says_nothing_of_whose_job_it_is(lab: Lab, one: As
         ]
     )
     assert "P1.fx0001" not in str(offer)
+    assert re.fullmatch(r"[0-9a-f]{32}", offer["id"])
     packed = one.call("GET", f"{offer['id']}/inputs", offer["lease"])
     assert packed.headers["content-length"] == str(len(packed.content))
     assert "content-encoding" not in packed.headers

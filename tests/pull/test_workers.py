@@ -16,7 +16,8 @@ from tests.pull.conftest import MakeLab
 from tests.pull.lab import Lab, ended, stop
 from tests.waiting import wait_for
 
-pytestmark = pytest.mark.slow
+# A busy machine takes minutes until a server and its workers have started.
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(1800)]
 
 
 def test_a_job_goes_out_and_its_outputs_come_back(way: tuple[Lab, dict[str, Any]]) -> None:
@@ -67,8 +68,7 @@ def test_the_job_of_a_killed_worker_is_done_by_the_next(way: tuple[Lab, dict[str
     wait_for(lambda: len(lab.starts("gamma")) == 2, "the next worker begins", report=lab.report)
     lab.let_go("gamma")
     assert lab.finished(job, handle).state is JobState.SUCCEEDED, lab.report()
-    row = lab.site.ledger.work.require(handle.job_id)
-    assert (row.worker, row.token) == ("fourth", 2 if not options else row.token)
+    assert lab.site.ledger.work.require(handle.job_id).worker == "fourth"
 
 
 def test_a_cancelled_job_ends_on_the_computer_of_the_worker(way: tuple[Lab, dict[str, Any]]) -> None:

@@ -72,8 +72,12 @@ async def claim(request: Request, visitor: WORKS, queue: QUEUE, asked: Claim) ->
             heard = clock()
             await run_in_threadpool(queue.hear_again, visitor.name, asked.has.worker)
         offer = await run_in_threadpool(queue.take, visitor.name, asked)
-        if offer is not None:
+        if offer is not None and not await request.is_disconnected():
             return offer
+        if offer is not None:
+            # Nobody is there any more who would take it.
+            await run_in_threadpool(queue.release, offer.id, visitor.name, offer.lease)
+            break
         if clock() >= until:
             break
         await asyncio.sleep(min(_LOOK_SECONDS, max(0.0, until - clock())))

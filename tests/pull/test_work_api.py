@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import hashlib
 import io
 import re
@@ -9,17 +10,21 @@ import tarfile
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime, timedelta
-from typing import Any
+from typing import Any, cast
 
 import pytest
+from fastapi import Request
 from httpx import Response
 from starlette.testclient import TestClient
 
 from mqi_dagster.errors import UnreachableError
 from mqi_dagster.execution.job import JobState
+from mqi_dagster.execution.work import Claim
 from mqi_dagster.operations.gpus import gpu_rows
-from mqi_dagster.people.rights import Right, Role
+from mqi_dagster.people.rights import Actor, Right, Role
 from mqi_dagster.pull.queue import WorkQueue
+from mqi_dagster.web.access import Visitor
+from mqi_dagster.web.api.work import claim
 from mqi_dagster.web.application import create_app
 from tests.pull.conftest import MakeLab
 from tests.pull.lab import OUTPUTS, Lab
@@ -291,6 +296,23 @@ def test_a_question_that_still_waits_when_its_worker_says_farewell_brings_it_not
         assert client.post("/api/v1/work/claim", json=farewell, headers=one.headers).status_code == 204
         assert waits.result().status_code == 204
     assert (lab.site.ledger.workers.all(), lab.site.ledger.slots.all()) == ([], [])
+
+
+def test_an_offer_for_whoever_has_gone_meanwhile_goes_back_at_once(
+    lab: Lab, one: Asking, queue: WorkQueue
+) -> None:
+    class Gone:
+        answers = iter([False, True])
+
+        async def is_disconnected(self) -> bool:
+            return next(self.answers)
+
+    handle = lab.executor.submit(job := lab.job("alpha"))
+    asked = Claim.model_validate({"id": CLAIM, "has": one.has(), "slot": 0})
+    visitor = Visitor(Actor("lab-account", frozenset({Right.WORK}), "token:1"))
+    asyncio.run(claim(cast(Request, Gone()), visitor, queue, asked))
+    assert lab.executor.poll(job, handle).state is JobState.WAITING
+    assert [(row.claims, row.token) for row in lab.site.ledger.work.all()] == [(0, 1)]
 
 
 def test_a_job_that_is_given_back_unharmed_counts_as_never_taken(lab: Lab, one: Asking) -> None:

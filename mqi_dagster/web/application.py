@@ -16,6 +16,7 @@ from fastapi.responses import RedirectResponse
 from fastapi.staticfiles import StaticFiles
 from starlette.exceptions import HTTPException
 from starlette.middleware.base import BaseHTTPMiddleware
+from starlette.requests import ClientDisconnect
 
 from mqi_dagster import __version__
 from mqi_dagster.errors import MqiError, SignInError
@@ -110,7 +111,7 @@ def create_app(site: Site, live: Live | None = None) -> FastAPI:
     for router in (*own, *work, monitoring.router, api):
         app.include_router(router)
     app.mount("/static", StaticFiles(directory=Path(__file__).parent / "static"), name="static")
-    for error in (MqiError, HTTPException, RequestValidationError):
+    for error in (MqiError, HTTPException, RequestValidationError, ClientDisconnect):
         app.add_exception_handler(error, _answer_error)
     # Below the other, which makes a group of its error.
     app.add_middleware(BodyLimit)

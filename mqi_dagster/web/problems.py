@@ -7,6 +7,7 @@ from http import HTTPStatus
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse
 from starlette.exceptions import HTTPException
+from starlette.requests import ClientDisconnect
 
 from mqi_dagster.errors import (
     AtWorkError,
@@ -40,6 +41,9 @@ def status_of(error: Exception, method: str) -> HTTPStatus:
         return HTTPStatus(error.status_code)
     if isinstance(error, RequestValidationError):
         return HTTPStatus.UNPROCESSABLE_ENTITY
+    if isinstance(error, ClientDisconnect):
+        # Nobody reads it.
+        return HTTPStatus.BAD_REQUEST
     for kind, status in _STATUS:
         if isinstance(error, kind):
             return status

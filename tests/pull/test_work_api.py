@@ -359,6 +359,35 @@ def test_an_output_comes_in_pieces_and_what_is_damaged_begins_anew(
     assert lab.executor.fetch(job, handle)[OUTPUTS[1]].read_bytes() == content
 
 
+def test_a_line_that_is_cut_within_an_output_is_no_failure_of_the_server(
+    one: Asking, lab: Lab, client: TestClient
+) -> None:
+    lab.executor.submit(lab.job("alpha"))
+    offer = one.claim()
+    headers = {"host": "127.0.0.1:8000", **one.headers, "mqi-lease": offer["lease"]}
+    scope = {
+        "type": "http",
+        "http_version": "1.1",
+        "method": "PUT",
+        "scheme": "http",
+        "path": f"/api/v1/work/{offer['id']}/outputs/1",
+        "query_string": b"offset=0&size=5&sha256=" + b"0" * 64,
+        "headers": [(key.encode(), value.encode()) for key, value in headers.items()],
+    }
+    parts = iter([{"type": "http.request", "body": b"ab", "more_body": True}])
+    sent = list[Any]()
+
+    async def receive() -> Any:
+        return next(parts, {"type": "http.disconnect"})
+
+    async def send(message: Any) -> None:
+        sent.append(message)
+
+    asyncio.run(client.app(scope, receive, send))
+    assert [message.get("status") for message in sent[:1]] in ([], [400])
+    assert one.beat(offer).status_code == 200
+
+
 def test_a_job_without_its_outputs_has_failed(lab: Lab, one: Asking) -> None:
     handle = lab.executor.submit(job := lab.job("alpha"))
     offer = one.claim()

@@ -192,6 +192,10 @@ def test_each_role_gets_in_where_its_rights_say_and_nowhere_else(
                 continue
             allowed = right in (PUBLIC, SIGNED_IN, *rights.split()) or (right == HERE and "look" in rights)
             status = requests(route, token)
+            if role is Role.WORKER and " /account" in route:
+                # Its account is not its own: what leaks from a laboratory's computer can only work.
+                assert status in (403, 422), route
+                continue
             assert (status not in (401, 403)) == allowed or right == PUBLIC, (role, route, status)
             assert status < 500, (role, route, status)
 

@@ -50,6 +50,8 @@ print("is done", flush=True)
 OUTPUTS = ("out/deep/copy", "out/names")
 LEASE_SECONDS = 10.0
 """Short, and long enough for a machine that has much else to do."""
+PATIENCE_SECONDS = 900.0
+"""When a failure is certain."""
 
 
 def free_port() -> int:
@@ -108,7 +110,7 @@ class Lab:
         with (self.folder / "server.log").open("ab") as log:
             self.server = subprocess.Popen(command, env=environment, stdout=log, stderr=log)
         self.processes.append(self.server)
-        wait_for(lambda: self.answers(host), "the server answers", 240, report=self.report)
+        wait_for(lambda: self.answers(host), "the server answers", PATIENCE_SECONDS, report=self.report)
 
     def answers(self, host: str) -> bool:
         """Whether the server answers."""
@@ -211,7 +213,7 @@ class Lab:
             work=Work(needs=Needs(program="copy", **(needs or {}))),
         )
 
-    def finished(self, job: Job, handle: JobHandle, seconds: float = 240) -> JobStatus:
+    def finished(self, job: Job, handle: JobHandle, seconds: float = PATIENCE_SECONDS) -> JobStatus:
         """The end of a job."""
         wait_for(
             lambda: self.executor.poll(job, handle).state.ended, "the job's end", seconds, report=self.report
@@ -234,7 +236,7 @@ class Lab:
         (self.folder / f"let-go.{name}").touch()
 
 
-def ended(process: subprocess.Popen[bytes], seconds: float = 240) -> int:
+def ended(process: subprocess.Popen[bytes], seconds: float = PATIENCE_SECONDS) -> int:
     """The exit code of a process, once it has ended."""
     return process.wait(seconds)
 

@@ -48,7 +48,7 @@ print("is done", flush=True)
 """
 """A program: what it is told stands in small files, and it leaves two outputs, one of some megabytes."""
 OUTPUTS = ("out/deep/copy", "out/names")
-LEASE_SECONDS = 10.0
+LEASE_SECONDS = 30.0
 """Short, and long enough for a machine that has much else to do."""
 PATIENCE_SECONDS = 900.0
 """When a failure is certain."""

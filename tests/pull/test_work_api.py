@@ -74,6 +74,12 @@ class Asking:
 
 
 @pytest.fixture
+def lab(make_lab: MakeLab) -> Lab:
+    """A site with workers, and a clock that is turned on by hand."""
+    return make_lab({"lease_seconds": 10.0})
+
+
+@pytest.fixture
 def queue(lab: Lab) -> WorkQueue:
     """The server's side."""
     return lab.site.work_queue()

@@ -8,6 +8,9 @@ from mqi_dagster.assets.proton import handover, intake, interpretation, rt_dose,
 from mqi_dagster.assets.proton.pipeline import PROTON
 from mqi_dagster.assets.radiotherapy import cohort, dvh, organise, radiomics, report, segmentation, structures
 from mqi_dagster.assets.radiotherapy.pipeline import RADIOTHERAPY
+from mqi_dagster.assets.segmentation import export, images
+from mqi_dagster.assets.segmentation import segmentation as image_set_segmentation
+from mqi_dagster.assets.segmentation.pipeline import SEGMENTATION
 from mqi_dagster.compute.run_launcher import watched_executor
 from mqi_dagster.lifecycle.health import PROMPT_SECONDS, UNHURRIED_SECONDS
 from mqi_dagster.lifecycle.jobs import cohort_job
@@ -21,6 +24,7 @@ from mqi_dagster.sensors.cohort import cohort as cohort_sensor
 from mqi_dagster.sensors.conclusion import cases_to_conclude
 from mqi_dagster.sensors.courses import dicom_arrivals
 from mqi_dagster.sensors.gpu_monitor import gpu_monitor
+from mqi_dagster.sensors.image_sets import image_sets
 from mqi_dagster.sensors.notifications import notifications
 from mqi_dagster.sensors.outcomes import run_outcomes
 from mqi_dagster.sensors.reaper import reaper
@@ -84,9 +88,29 @@ def radiotherapy(site: Site, pipelines: Sequence[Pipeline]) -> dg.Definitions:
     )
 
 
+def segmentation_on_request(site: Site, pipelines: Sequence[Pipeline]) -> dg.Definitions:
+    """Assets, checks and the sensor of segmentation on request.
+
+    Args:
+        site: The installation.
+        pipelines: Those of the site, which share the queue.
+    """
+    interval = (
+        site.settings.on_request.poll_seconds if site.settings_file.is_file() else _UNCONFIGURED_INTERVAL
+    )
+    return dg.Definitions(
+        assets=[images.image_set, image_set_segmentation.segmentation, export.segmentation_stored],
+        sensors=[image_sets(interval, pipelines)],
+    )
+
+
 Loaded = tuple[Pipeline, Callable[[Site, Sequence[Pipeline]], dg.Definitions]]
 """A pipeline, and what Dagster loads of it beside its jobs."""
-LOADED: tuple[Loaded, ...] = ((PROTON, proton), (RADIOTHERAPY, radiotherapy))
+LOADED: tuple[Loaded, ...] = (
+    (PROTON, proton),
+    (RADIOTHERAPY, radiotherapy),
+    (SEGMENTATION, segmentation_on_request),
+)
 
 
 def build_definitions(

@@ -14,7 +14,9 @@ from typing import Self
 LONGEST_MESSAGE = 4000
 LONGEST_NAME = 200
 COURSE_KEY = r"R[A-Z2-7]{9}\.c[0-9]{2,9}"
-"""Of a key of a course, matched in full: all else in its place is that of a case."""
+"""Of a key of a course, matched in full."""
+IMAGE_SET_KEY = r"S[A-Z2-7]{9}\.(?!.*__)[A-Za-z0-9][A-Za-z0-9_-]{0,63}"
+"""Of a key of an image set, matched in full: all else in its place is that of a case."""
 
 
 def shown(text: str, longest: int = LONGEST_NAME) -> str:
@@ -70,7 +72,8 @@ class Where:
     def __str__(self) -> str:
         parts = []
         if self.case is not None:
-            kind = "course" if re.fullmatch(COURSE_KEY, self.case) else "case"
+            kinds = {"course": COURSE_KEY, "image set": IMAGE_SET_KEY}
+            kind = next((kind for kind, key in kinds.items() if re.fullmatch(key, self.case)), "case")
             parts.append(f"{kind} {shown(self.case)}")
         if self.beam is not None:
             parts.append(f"beam {shown(self.beam)}")
@@ -160,6 +163,12 @@ class UnknownScannerError(InputError):
     """The images are of a scanner that no HU table of the site is for."""
 
     code = "unknown-scanner"
+
+
+class UnknownSeriesError(InputError):
+    """The PACS has no series of an identifier."""
+
+    code = "unknown-series"
 
 
 class KeyRejectedError(InputError):

@@ -1,5 +1,5 @@
-"""Kinds of partitions and their keys: `<plan>.fx<NNNN>` of a case, `<case>__b<NN>` of a beam, and
-`<patient>.c<NN>` of a course."""
+"""Kinds of partitions and their keys: `<plan>.fx<NNNN>` of a case, `<case>__b<NN>` of a beam,
+`<patient>.c<NN>` of a course, and `<series>.<model>` of an image set."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from dataclasses import dataclass
 
 import dagster as dg
 
-from mqi_dagster.errors import KeyRejectedError
+from mqi_dagster.errors import IMAGE_SET_KEY, KeyRejectedError
 
 LINEAGE_ONLY = dg.SpecificPartitionsPartitionMapping([])
 """Mapping between two kinds of partitions: an edge in the graph that names no partition of the other side.
@@ -106,6 +106,19 @@ CASE = PartitionKind(
 )
 BEAM = PartitionKind("beam", rf"(?P<stem>.+){_PART_OF}b(?P<number>[0-9]{{2,9}})", digits=2, parent=CASE)
 COURSE = PartitionKind("course", r"(?P<stem>R[A-Z2-7]{9})\.c(?P<number>[0-9]{2,9})", digits=2)
+IMAGE_SET = PartitionKind("image_set", rf"(?=(?P<stem>S[A-Z2-7]{{9}})){IMAGE_SET_KEY}")
+_FOLDERS = {COURSE: "courses", IMAGE_SET: "image_sets"}
+"""Of the kinds of which each partition is worked on whole, in the store."""
+
+
+def whole_kind(key: str) -> PartitionKind:
+    """The kind of a key whose partition is worked on whole: what is of no other kind is a case."""
+    return next((kind for kind in _FOLDERS if kind.has(key)), CASE)
+
+
+def folder_of(kind: PartitionKind) -> str:
+    """Name of the folder in the store that the partitions of a kind have."""
+    return _FOLDERS.get(kind, "cases")
 
 
 def find_key(text: str, kinds: Iterable[PartitionKind] = (CASE, BEAM)) -> PartitionKey | None:
@@ -150,6 +163,24 @@ def course_key(patient: str, number: int) -> str:
         number: Of the course among the patient's, in the order of first sight.
     """
     return COURSE.key(f"{patient}.c{number:02d}").text
+
+
+def image_set_key(series: str, model: str) -> str:
+    """Key of an image set.
+
+    Args:
+        series: Pseudonym of its series (`Pseudonyms.series`).
+        model: Name of the model that it is for.
+
+    Raises:
+        KeyRejectedError: The model's name is none that may stand in a key.
+    """
+    return IMAGE_SET.key(f"{series}.{model}").text
+
+
+def model_of(key: PartitionKey) -> str:
+    """Name of the model that an image set is for."""
+    return key.text.removeprefix(f"{key.stem}.")
 
 
 def beam_key(case: str, number: int) -> str:

@@ -2,5 +2,6 @@
 
 from mqi_dagster.assets.proton.pipeline import PROTON
 from mqi_dagster.assets.radiotherapy.pipeline import RADIOTHERAPY
+from mqi_dagster.assets.segmentation.pipeline import SEGMENTATION
 
-PIPELINES = (PROTON, RADIOTHERAPY)
+PIPELINES = (PROTON, RADIOTHERAPY, SEGMENTATION)

@@ -23,6 +23,7 @@ from mqi_dagster.cli.model import model_app
 from mqi_dagster.cli.people import audit_app, token_app, user_app
 from mqi_dagster.cli.retention import retention
 from mqi_dagster.cli.screen import output
+from mqi_dagster.cli.segmentation import segmentation_app
 from mqi_dagster.cli.simulate import simulate
 from mqi_dagster.cli.site import demo, dev, init, service, stop, web
 from mqi_dagster.cli.top import top
@@ -44,6 +45,7 @@ app.command("settings-reference")(reference)
 app.add_typer(engine_app, name="engine")
 app.add_typer(case_app, name="case")
 app.add_typer(course_app, name="course")
+app.add_typer(segmentation_app, name="segmentation")
 app.add_typer(cluster_app, name="cluster")
 app.add_typer(gpu_app, name="gpu")
 app.add_typer(model_app, name="model")

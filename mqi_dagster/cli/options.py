@@ -10,7 +10,7 @@ import typer
 
 from mqi_dagster.cli.completion import completed
 from mqi_dagster.lifecycle.stages import CaseState
-from mqi_dagster.operations.completion import beams, cases, courses
+from mqi_dagster.operations.completion import beams, cases, courses, image_sets
 from mqi_dagster.operations.sites import SITE_VARIABLE
 
 SiteOption = Annotated[
@@ -43,6 +43,14 @@ CourseArgument = Annotated[
     str,
     typer.Argument(
         help="Key of the course, as `mqi course list` names it.", autocompletion=completed(courses)
+    ),
+]
+ImageSetArgument = Annotated[
+    str,
+    typer.Argument(
+        metavar="REQUEST",
+        help="Key of the request, as `mqi segmentation list` names it.",
+        autocompletion=completed(image_sets),
     ),
 ]
 BeamOption = Annotated[int | None, typer.Option("--beam", help="Only the beam of this BeamNumber.")]

@@ -32,7 +32,6 @@ from mqi_dagster.lifecycle.course_results import made_of
 from mqi_dagster.lifecycle.lineage import latest_digest, reusable
 from mqi_dagster.processes.levels import Device
 from mqi_dagster.processes.progress import Progress
-from mqi_dagster.processes.worker_counts import processors
 from mqi_dagster.pseudonyms import Pseudonyms
 from mqi_dagster.resources.gpu_pool import GpuPool
 from mqi_dagster.resources.site import Site
@@ -146,7 +145,7 @@ def _of_model(
             )
         given = one.inputs or {"": one.series}
         runs = card is not None and bool(one.inputs) and not reason
-        way = None if card is None or not runs else _way_asked(card, options, program)
+        way = None if card is None or not runs else way_asked(card, options, program)
         digest = digest_of(
             model=name,
             card=None if card is None else card.digest(),
@@ -168,7 +167,8 @@ class Way:
     """What is known of the version of its program."""
 
 
-def _way_asked(card: ModelCard, options: SegmentationSettings, program: Mapping[str, str]) -> Way:
+def way_asked(card: ModelCard, options: SegmentationSettings, program: Mapping[str, str]) -> Way:
+    """How a model is run where nothing is in the way."""
     gpu = begins_at(card, options).device is not Device.CPU
     always = card.totalsegmentator is not None and card.totalsegmentator.force_split
     return Way("gpu" if gpu else "cpu", always or (options.force_split and card.in_pieces), program)
@@ -246,7 +246,8 @@ class CourseModels:
         begin, records, failed = time.monotonic(), list[Segmentation](), list[str]()
         before = self._before()
         as_made = made_otherwise(self.plan, None if before is None else before[0])
-        runs = self._runs()
+        options = self.site.settings.radiotherapy.segmentation
+        runs = ModelRuns.of(self.context, self.site, self.pool, options, self.at_once)
         with self.store.stage(self.course.key, None, self.asset) as staging, self._kept() as kept:
             images = _Images(self.course, self.site, kept)
             for number, one in enumerate(self.plan, start=1):
@@ -289,20 +290,6 @@ class CourseModels:
         """The series that models are given; None where the result is the same whatever images there are."""
         given = [series for one in self.plan for series in (one.inputs or {}).values()]
         return given if self.plan else None
-
-    def _runs(self) -> ModelRuns:
-        options = self.site.settings.radiotherapy.segmentation
-        cluster = self.site.settings.slurm_of(options.host)
-        share = max(1, processors() // self.at_once.most) if cluster is None else cluster[1].cpus
-        return ModelRuns(
-            self.context,
-            self.site,
-            self.site.model_executor,
-            self.pool,
-            options,
-            options.proc_threads or share,
-            self.at_once,
-        )
 
     @contextmanager
     def _kept(self) -> Iterator[Path]:

@@ -38,7 +38,7 @@ from mqi_dagster.ledger.slots import SlotKind
 from mqi_dagster.lifecycle.stages import WorkPhase
 from mqi_dagster.processes.causes import MAY_PASS, Cause, cause_of_exit, cause_of_text, exit_words
 from mqi_dagster.processes.levels import Device, Level, Step, next_level, step_down
-from mqi_dagster.processes.worker_counts import THREAD_VARIABLES
+from mqi_dagster.processes.worker_counts import THREAD_VARIABLES, processors
 from mqi_dagster.resources.gpu_pool import GpuPool
 from mqi_dagster.resources.site import Site
 from mqi_dagster.settings import Slurm
@@ -59,11 +59,11 @@ class ModelTask:
     """A model, and the images that it is given."""
 
     key: str
-    """Of the course."""
+    """Of the course or image set."""
     name: str
     """Model and series, for people."""
     number: str
-    """Which of how many of the course it is: ``2 of 3``."""
+    """Which of how many of them it is: ``2 of 3``."""
     digest: str
     """Of what it makes."""
     model: Model
@@ -110,7 +110,7 @@ class TryFailedError(ModelError):
 
 @dataclass(frozen=True, slots=True)
 class ModelRuns:
-    """How the models of a course are run."""
+    """How the models of a course or an image set are run."""
 
     context: dg.AssetExecutionContext
     site: Site
@@ -120,6 +120,21 @@ class ModelRuns:
     threads: int
     """Of one model."""
     at_once: AtOnce
+
+    @classmethod
+    def of(
+        cls,
+        context: dg.AssetExecutionContext,
+        site: Site,
+        pool: GpuPool,
+        options: Segmentation,
+        at_once: AtOnce,
+    ) -> "ModelRuns":
+        """On the host that the options name, each with its share of the processors."""
+        cluster = site.settings.slurm_of(options.host)
+        share = max(1, processors() // at_once.most) if cluster is None else cluster[1].cpus
+        executor = site.executor_on(options.host) or site.local_executor
+        return cls(context, site, executor, pool, options, options.proc_threads or share, at_once)
 
     def run(self, task: ModelTask, target: Path) -> Tried:
         """Run a model until it is done, or until there is nothing lower to try it at.
@@ -224,7 +239,9 @@ class _ModelTry(LeasedWork[_ModelRun]):
             self._site,
             pool,
             self._key,
-            lambda: pool.declare_for_model(gpu=gpu, gpu_memory_mb=memory, at_once=at_once),
+            lambda: pool.declare_for_model(
+                self._runs.options.host, gpu=gpu, gpu_memory_mb=memory, at_once=at_once
+            ),
         )
 
     def segment(self, target: Path) -> tuple[tuple[SegmentedRegion, ...], MadeRecord]:
@@ -270,8 +287,12 @@ class _ModelTry(LeasedWork[_ModelRun]):
         (self.work / "tmp").mkdir()
         inputs = {f"{INPUTS}/{role}.nii.gz": path for role, path in self._task.images.items()}
         for name, path in inputs.items():
-            # The same file under another name; the job gives its program copies.
-            os.link(path, self.work / name)
+            try:
+                # The same file under another name; the job gives its program copies.
+                os.link(path, self.work / name)
+            except OSError:
+                # It lies on another disk.
+                shutil.copyfile(path, self.work / name)
         card = self._task.model.card
         told = ModelJob(
             model=card.name, card_sha256=card.digest(), root=self._models, options=self._options()

@@ -6,29 +6,19 @@ one SOP Instance UID, and names nobody. What Orthanc deletes stays here.
 
 from __future__ import annotations
 
-import base64
 import hashlib
-import http.client
+import http
 import json
-import urllib.error
-import urllib.request
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
+from mqi_dagster.dicom.pacs_http import PacsHttp, RefusedError, UnusableError
 from mqi_dagster.dicom.reading import LARGEST_BYTES
-from mqi_dagster.errors import (
-    ConfigurationError,
-    InfrastructureError,
-    InputsAwayError,
-    UnreachableError,
-    Where,
-)
+from mqi_dagster.errors import InfrastructureError, InputsAwayError, Where
 from mqi_dagster.files import write_whole
-from mqi_dagster.no_redirect import NoRedirect
-from mqi_dagster.settings.passwords import read_password
 from mqi_dagster.settings.radiotherapy import OrthancSource
 
 FOLDER = "orthanc"
@@ -96,20 +86,15 @@ class Orthanc:
 
     Args:
         source: Where it is, and who asks.
+        section: Of the settings, where it stands.
 
     Raises:
         ConfigurationError: Its password cannot be read.
     """
 
-    def __init__(self, source: OrthancSource) -> None:
-        self.url, self._timeout = source.url.rstrip("/"), source.timeout_seconds
-        self._headers = {"User-Agent": "mqi-dagster"}
-        if source.user is not None and source.password_file is not None:
-            password = read_password(source.password_file, "Orthanc's password_file")
-            pair = base64.b64encode(f"{source.user}:{password}".encode()).decode("ascii")
-            self._headers["Authorization"] = f"Basic {pair}"
-        # Never through a proxy: patients go from Orthanc to here, and nowhere else.
-        self._opener = urllib.request.build_opener(urllib.request.ProxyHandler({}), NoRedirect)
+    def __init__(self, source: OrthancSource, section: str = "radiotherapy.orthanc") -> None:
+        self.url = source.url.rstrip("/")
+        self.http = PacsHttp(source, "Orthanc", section)
 
     def version(self) -> str:
         """Its version.
@@ -186,41 +171,16 @@ class Orthanc:
             return None
 
     def _get(self, path: str, largest: int = _LARGEST_ANSWER) -> bytes:
-        request = urllib.request.Request(f"{self.url}{path}", headers=self._headers)
-        try:
-            with self._opener.open(request, timeout=self._timeout) as answer:
-                content = bytes(answer.read(largest + 1))
-                expected = answer.headers.get("Content-Length")
-        except urllib.error.HTTPError as error:
-            error.close()
-            if error.code == http.HTTPStatus.NOT_FOUND:
-                raise _AbsentError("it does not hold that (any more)", where=_WHERE) from None
-            if error.code in (http.HTTPStatus.UNAUTHORIZED, http.HTTPStatus.FORBIDDEN):
-                raise ConfigurationError(
-                    "it refuses the user: radiotherapy.orthanc.user and its password", where=_WHERE
-                ) from None
-            raise _RefusedError(f"it answers HTTP {error.code}", where=_WHERE) from None
-        except (OSError, http.client.HTTPException) as error:
-            reason = getattr(error, "reason", error)
-            words = getattr(reason, "strerror", None) or type(reason).__name__
-            raise UnreachableError(f"it cannot be reached: {words}", where=_WHERE) from None
-        if len(content) > largest:
-            raise _UnusableError(f"its answer is larger than {largest:,} bytes", where=_WHERE)
-        if expected is not None and expected.isdigit() and len(content) != int(expected):
-            raise _RefusedError("its answer ends early", where=_WHERE)
-        return content
+        answer = self.http.send("GET", path, largest=largest)
+        if answer.status_code == http.HTTPStatus.NOT_FOUND:
+            raise _AbsentError("it does not hold that (any more)", where=_WHERE)
+        if not answer.is_success:
+            raise RefusedError(f"it answers HTTP {answer.status_code}", where=_WHERE)
+        return answer.content
 
 
 class _AbsentError(InfrastructureError):
     """Orthanc does not hold what was asked for."""
-
-
-class _RefusedError(UnreachableError):
-    """Orthanc does not give what was asked for, and perhaps that alone."""
-
-
-class _UnusableError(InfrastructureError):
-    """What Orthanc gives cannot be taken."""
 
 
 def _checked(identifier: str) -> str:
@@ -347,7 +307,7 @@ class _Copying:
         try:
             self._copied += _copied(self.orthanc, identifier, self._tree)
             self.failed.pop(identifier, None)
-        except (_RefusedError, _UnusableError) as error:
+        except (RefusedError, UnusableError) as error:
             self.failed[identifier] = error.message
             if len(self.failed) > _FAILED_AT_MOST:
                 raise
@@ -399,7 +359,7 @@ def _copied(orthanc: Orthanc, identifier: str, tree: _Tree) -> bool:
         # Deleted since; where a copy of it is here, it stays.
         return False
     if (_md5(content) != md5) if md5 is not None else orthanc.size(identifier) not in (None, len(content)):
-        raise _UnusableError("a file has come otherwise than Orthanc says that it is", where=_WHERE)
+        raise UnusableError("a file has come otherwise than Orthanc says that it is", where=_WHERE)
     if place.exists() and place.read_bytes() == content:
         return False
     tree.write(place, content)

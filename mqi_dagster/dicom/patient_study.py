@@ -48,6 +48,13 @@ def patient_and_study(source: Dataset) -> FileDataset:
     return dataset
 
 
+def completed(dataset: Dataset) -> None:
+    """Give a data set, empty, what of patient and study it may have empty and does not have at all."""
+    for keyword in _TAKEN:
+        if keyword not in dataset and keyword != "StudyInstanceUID":
+            setattr(dataset, keyword, "")
+
+
 def study_id(source: Dataset) -> str:
     """The Study ID, or where there is none 15 characters of the SHA-256 of the Study Instance UID.
 

@@ -11,6 +11,8 @@ from pathlib import Path
 from mqi_dagster.errors import ConfigurationError
 from mqi_dagster.settings import Settings
 
+LOCATION = "mqi"
+"""Its name in Dagster."""
 _SOCKET_LENGTH = 100
 """A Unix socket's path may have 107 characters."""
 _ANSWER_SECONDS = 5.0

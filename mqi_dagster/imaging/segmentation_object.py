@@ -5,6 +5,7 @@ The same inputs give the same bytes: UIDs come from the digest, dates are those 
 
 from __future__ import annotations
 
+import logging
 import re
 import warnings
 from collections.abc import Callable, Iterator, Sequence
@@ -25,13 +26,18 @@ from highdicom.sr import CodedConcept
 from numpy.typing import NDArray
 from pydicom.dataset import Dataset
 
+from mqi_dagster.dicom.elements import text_of
 from mqi_dagster.dicom.own_objects import MANUFACTURER, derived_uid
 from mqi_dagster.dicom.patient_study import study_id
 from mqi_dagster.dicom.reading import decoding
+from mqi_dagster.dose.encoding import decimal_string
 from mqi_dagster.errors import ImageError, InfrastructureError, Where, shown
 from mqi_dagster.files import write_whole
 from mqi_dagster.imaging.image_grid import ImageGrid
 from mqi_dagster.imaging.source_images import SourceImages
+
+# It names the images that it reads.
+logging.getLogger("highdicom").setLevel(logging.WARNING)
 
 Mask = NDArray[np.bool_]
 
@@ -137,6 +143,10 @@ def write_segmentation(path: Path, images: SourceImages, request: SegmentationRe
 
 
 def _made(images: SourceImages, request: SegmentationRequest) -> Segmentation:
+    for header in images.headers:
+        if not text_of(header, "SliceThickness"):
+            # Of the segment, which has no gaps: each of its voxels reaches to the next plane.
+            header.SliceThickness = decimal_string(images.grid.spacing_mm[0])
     made = Segmentation(
         source_images=list(images.headers),
         pixel_array=_pixels(request.segments, images.grid),

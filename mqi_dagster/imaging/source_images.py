@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pydicom.dataset import Dataset
 
 from mqi_dagster.dicom.elements import text_of
+from mqi_dagster.dicom.patient_study import completed
 from mqi_dagster.errors import ImageError, Where
 from mqi_dagster.imaging.image_grid import ImageGrid, ImageSeries, image_plane, image_series
 
@@ -61,4 +62,6 @@ def source_images(headers: Sequence[Dataset]) -> SourceImages:
     by_uid = {text_of(header, "SOPInstanceUID"): header for header in headers}
     if len(by_uid) != len(headers):
         raise ImageError("two images have the same SOPInstanceUID", where=_WHERE)
+    for header in headers:
+        completed(header)
     return SourceImages(series, tuple(by_uid[uid] for uid in series.instance_uids))

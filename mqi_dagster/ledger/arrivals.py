@@ -140,6 +140,47 @@ class Arrivals:
                 connection.execute(insert(ARRIVAL).values(**new))
             return _arrival(connection.execute(query).one())
 
+    def take(self, arrival: str, case: str, fingerprint: str, kind: str, until: datetime) -> bool:
+        """Write down what was asked for, and take its launch upon oneself; whether nobody else has done so.
+
+        Args:
+            arrival: Keyed hash of what it is known by.
+            case: Key of its partition.
+            fingerprint: Changes with every change of what it is made of.
+            kind: Name of the kind of its partition.
+            until: From then on whoever has taken it is given up. It ends before with `release`.
+        """
+        with self._database.write() as connection:
+            now, this = self._database.clock(), ARRIVAL.c.case == case
+            seen = {"arrival": arrival, "fingerprint": fingerprint, "ready": True, "reason": ""}
+            row = connection.execute(select(ARRIVAL).where(this)).one_or_none()
+            if row is None:
+                new = {
+                    **seen,
+                    "case": case,
+                    "kind": kind,
+                    "priority": 0,
+                    "first_seen": now,
+                    "changed_at": now,
+                }
+                connection.execute(insert(ARRIVAL).values(**new, next_check=until))
+                return True
+            changed = any(row._mapping[name] != value for name, value in seen.items())
+            values: dict[str, object] = {**seen, "changed_at": now} if changed else {}
+            removed = row.results_removed_at
+            if removed is not None and (row.requested_at is None or row.requested_at <= removed):
+                values["requested_fingerprint"] = None
+            free = row.next_check is None or row.next_check <= now
+            if free:
+                values["next_check"] = until
+            if values:
+                connection.execute(update(ARRIVAL).where(this).values(**values))
+            return free
+
+    def release(self, case: str) -> None:
+        """Whoever took the launch upon oneself is done with it."""
+        self._mark(case, "next_check", None)
+
     def set_priority(self, case: str, priority: int) -> Arrival:
         """Say how urgent a case is: higher ones come first, 0 is ordinary.
 
@@ -230,7 +271,9 @@ class Arrivals:
             marked = connection.execute(
                 update(ARRIVAL)
                 .where(ARRIVAL.c.case == case)
-                .values(requested_fingerprint=fingerprint, requested_at=self._database.clock())
+                .values(
+                    requested_fingerprint=fingerprint, requested_at=self._database.clock(), next_check=None
+                )
             )
             if marked.rowcount == 0:
                 raise InfrastructureError(f"case {case} was requested but never seen")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass
 from datetime import datetime
 from enum import StrEnum
@@ -12,7 +12,7 @@ from enum import StrEnum
 from sqlalchemy import ColumnElement, Row, and_, func, insert, or_, select
 
 from mqi_dagster.errors import StoreError, shown
-from mqi_dagster.ledger.database import Database
+from mqi_dagster.ledger.database import Database, batched
 from mqi_dagster.ledger.tables import AUDIT
 
 FIRST = "0" * 64
@@ -29,6 +29,7 @@ class Action(StrEnum):
     """Somebody was shown whose a case or course is."""
     PLACES_READ = "places_read"
     """Somebody was shown where files really lie."""
+    SEGMENTATION_REQUESTED = "segmentation_requested"
     RETRY = "retry"
     CANCEL = "cancel"
     PRIORITY = "priority"
@@ -196,6 +197,20 @@ class Audit:
             query = query.where(AUDIT.c.number < before)
         with self._database.read() as connection:
             return [_row(row) for row in connection.execute(query)]
+
+    def newest_of(self, action: Action, subjects: Collection[str]) -> dict[str, AuditRow]:
+        """The newest row that tells that an action began, by its subject."""
+        found: dict[str, AuditRow] = {}
+        for some in batched(subjects):
+            of_these = and_(
+                AUDIT.c.subject.in_(some),
+                AUDIT.c.action == action.value,
+                AUDIT.c.outcome == Outcome.BEGUN.value,
+            )
+            with self._database.read() as connection:
+                rows = connection.execute(select(AUDIT).where(of_these).order_by(AUDIT.c.number))
+                found |= {row.subject: _row(row) for row in rows}
+        return found
 
     def every(
         self,

@@ -22,8 +22,16 @@ _NEXT = {
     "check": "compare the numbers with the limits in the settings; a retry alone gives the same",
     "other": "`mqi case retry` once the cause is gone",
 }
+_OTHER_INPUTS = {
+    "course": "correct the files in the tree: what has changed is organised anew",
+    "segmentation": "complete or correct the series in the PACS, then ask for it again, or ask with others",
+}
+"""What to do about inputs that are wrong, where they do not come from the inbox: by command."""
 _KINDS = {
     "plan": "input",
+    "image": "input",
+    "dicom": "input",
+    "unknown-series": "input",
     "delivery": "input",
     "unknown-machine": "configuration",
     "privacy": "input",
@@ -66,12 +74,13 @@ def next_step(code: str | None, command: str = "case", *, served: bool = True) -
 
     Args:
         code: Class of its error.
-        command: What follows `mqi` in the commands for what has failed: ``case`` or ``course``.
+        command: What follows `mqi` in the commands for what has failed: ``case``, ``course``
+            or ``segmentation``.
         served: Whether the services have launched its run: no other run can be asked of them again.
     """
     kind = _KINDS.get(code or "", code if code in _NEXT else "other")
-    if kind == "input" and command != "case":
-        return "correct the files in the tree: what has changed is organised anew"
+    if kind == "input" and command in _OTHER_INPUTS:
+        return _OTHER_INPUTS[command]
     text = _NEXT[kind].replace("`mqi case ", f"`mqi {command} ")
     return text if served else text.replace(f"`mqi {command} retry`", "run the same command again")
 

@@ -70,6 +70,7 @@ def tick_seconds(name: str, settings: Settings) -> int:
     scan = settings.intake.scan_interval_seconds
     unhurried = max(scan, UNHURRIED_SECONDS)
     return {
+        "image_sets": settings.on_request.poll_seconds,
         "gpu_monitor": unhurried,
         "alarms": min(unhurried, PROMPT_SECONDS),
         "notifications": min(unhurried, PROMPT_SECONDS),

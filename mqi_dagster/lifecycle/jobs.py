@@ -1,5 +1,5 @@
-"""The runs of the pipelines: one per arrival, per beam, per concluded case and per course, one of all
-courses; and tags."""
+"""The runs of the pipelines: one per arrival, per beam, per concluded case, per course and per image set, one
+of all courses; and tags."""
 
 from collections.abc import Mapping
 
@@ -10,6 +10,7 @@ from mqi_dagster.lifecycle.stages import Stage
 
 CASE_TAG = "mqi/case"
 COURSE_TAG = "mqi/course"
+IMAGE_SET_TAG = "mqi/image_set"
 GPU_TAG = "mqi/gpu"
 UPLOAD_TAG = "mqi/upload"
 PRIORITY_TAG = "dagster/priority"
@@ -56,6 +57,11 @@ def course_tags(course: str, target: str, priority: int) -> dict[str, str]:
     return {**intake_tags(course, target, priority), COURSE_TAG: "course"}
 
 
+def image_set_tags(image_set: str, target: str, priority: int) -> dict[str, str]:
+    """Tags of a run of an image set: few more of them run at once than ``on_request.workers``."""
+    return {**intake_tags(image_set, target, priority), IMAGE_SET_TAG: "image set"}
+
+
 intake_job = asset_job(
     "intake",
     Step("case_manifest", ("case_manifest",), Stage.INTAKE),
@@ -89,6 +95,15 @@ course_job = asset_job(
     Step("course_report", ("course_report",), Stage.CONCLUDING),
     description="The whole way of one course, from its objects to its page and its quality report.",
     tags=course_tags,
+    concludes=True,
+)
+segmentation_job = asset_job(
+    "segmentation_on_request",
+    Step("image_set", ("image_set",), Stage.FETCHING),
+    Step("segmentation", ("segmentation",), Stage.SEGMENTING),
+    Step("segmentation_stored", ("segmentation_stored",), Stage.STORING),
+    description="The whole way of one image set, from the PACS and back to it.",
+    tags=image_set_tags,
     concludes=True,
 )
 cohort_job = dg.define_asset_job(

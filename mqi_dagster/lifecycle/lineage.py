@@ -9,7 +9,7 @@ from mqi_dagster.dagster_internals import PartitionKeyFilter
 from mqi_dagster.delivery.summary import SUMMARY_NAME
 from mqi_dagster.errors import KeyRejectedError, StoreError, Where
 from mqi_dagster.lifecycle.raw_dose_files import RECORD_FILE, read_record
-from mqi_dagster.partitions import BEAM, CASE, COURSE, PartitionKey, PartitionKind, beam_folder, root_of
+from mqi_dagster.partitions import BEAM, CASE, PartitionKey, PartitionKind, beam_folder, root_of, whole_kind
 from mqi_dagster.store.published import Published
 from mqi_dagster.store.store import COHORT, Store
 
@@ -24,12 +24,12 @@ _AT_ONCE = 500
 
 
 def store_folder(key: str) -> tuple[str, str | None]:
-    """Case and beam folder in the store of a key; a course, or all of them, stands in place of a case.
+    """Case and beam folder in the store of a key; what has no beams stands in place of a case.
 
     Raises:
         KeyRejectedError: It is none.
     """
-    if COURSE.has(key) or key == COHORT:
+    if whole_kind(key) is not CASE or key == COHORT:
         return key, None
     if key == root_of(key):
         return checked_key(CASE, key).text, None

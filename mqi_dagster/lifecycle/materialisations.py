@@ -10,6 +10,7 @@ from typing import Protocol
 import dagster as dg
 
 from mqi_dagster.lifecycle.lineage import DIGEST, RT_DOSE, latest_record, records_of, text_in
+from mqi_dagster.partitions import CASE, COURSE, IMAGE_SET
 
 MANIFEST = "case_manifest"
 INTEGRITY = "integrity"
@@ -24,7 +25,11 @@ RESULTS = "results"
 
 INVENTORY = "course_inventory"
 COURSE_REPORT = "course_report"
-_SOURCES = {HANDED_OVER: RT_DOSE, CONCLUDED: RESULTS, COURSE_REPORT: INVENTORY}
+IMAGES, SEGMENTED = "image_set", "segmentation"
+STORED = "segmentation_stored"
+LAST_ASSETS = {CASE: CONCLUDED, COURSE: COURSE_REPORT, IMAGE_SET: STORED}
+"""By kind what concludes a partition that is worked on whole."""
+_SOURCES = {HANDED_OVER: RT_DOSE, CONCLUDED: RESULTS, COURSE_REPORT: INVENTORY, STORED: IMAGES}
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,7 +44,7 @@ class Materialisation:
     """None where a person only reported it in the pages."""
     source: str | None = None
     """Of a hand-over the digest of the dose, of a conclusion that of the results, of the report of a course
-    that of its inventory; None for others."""
+    that of its inventory, of a stored segmentation that of its images; None for others."""
     inputs: str | None = None
     """Of a hand-over the digest of the inputs of its dose; None where earlier code has made it."""
 

@@ -19,15 +19,15 @@ from mqi_dagster.errors import ConfigurationError
 from mqi_dagster.files import size_of
 from mqi_dagster.lifecycle.jobs import PARTITION_TAG
 from mqi_dagster.lifecycle.lineage import latest_record
-from mqi_dagster.lifecycle.materialisations import CONCLUDED, COURSE_REPORT
-from mqi_dagster.partitions import CASE, COURSE, PartitionKind, root_of
+from mqi_dagster.lifecycle.materialisations import LAST_ASSETS
+from mqi_dagster.partitions import PartitionKind, folder_of, root_of, whole_kind
 from mqi_dagster.resources.site import Site
 
 
 def unit_of(site: Site, key: str) -> tuple[PartitionKind, Path]:
-    """The kind of a case or course by its key, and its folder in the store."""
-    kind, folder = (COURSE, "courses") if COURSE.has(key) else (CASE, "cases")
-    return kind, site.settings.paths.data / folder / key
+    """The kind of a case, course or image set by its key, and its folder in the store."""
+    kind = whole_kind(key)
+    return kind, site.settings.paths.data / folder_of(kind) / key
 
 
 def removed_cases(
@@ -94,7 +94,7 @@ def note_removed(instance: dg.DagsterInstance, site: Site) -> None:
         if arrival.is_open or asked is None or (removed is not None and removed > asked):
             continue
         case = arrival.case
-        last = COURSE_REPORT if COURSE.has(case) else CONCLUDED
+        last = LAST_ASSETS[whole_kind(case)]
         if not _is_there(instance, site, case) and latest_record(instance, last, case):
             site.ledger.arrivals.mark_results_removed(case)
 

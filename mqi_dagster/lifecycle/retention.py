@@ -22,14 +22,13 @@ from mqi_dagster.lifecycle.jobs import (
     conclusion_job,
     course_job,
     intake_job,
+    segmentation_job,
 )
 from mqi_dagster.lifecycle.lineage import ancestry, digest_in, latest_digest
 from mqi_dagster.lifecycle.materialisations import (
     CONCLUDED,
-    COURSE_REPORT,
     DOSE,
     HANDED_OVER,
-    INVENTORY,
     MANIFEST,
     EventLog,
     latest_made,
@@ -42,11 +41,28 @@ from mqi_dagster.lifecycle.record_retention import (
     unit_of,
 )
 from mqi_dagster.lifecycle.runs import UNFINISHED, latest_run_succeeded
-from mqi_dagster.partitions import BEAM, CASE, COURSE, beam_key, part_key, parts_of, root_of
+from mqi_dagster.partitions import (
+    BEAM,
+    CASE,
+    COURSE,
+    IMAGE_SET,
+    beam_key,
+    folder_of,
+    part_key,
+    parts_of,
+    root_of,
+    whole_kind,
+)
 from mqi_dagster.resources.site import Site
 from mqi_dagster.store.store import COHORT, CURRENT
 
-_CASE_LEVEL, _COURSE_LEVEL = "_case", "_course"
+_CASE_LEVEL = "_case"
+_JOBS = {
+    _CASE_LEVEL: (intake_job, conclusion_job),
+    "_course": (course_job,),
+    "_image_set": (segmentation_job,),
+}
+"""By the folder of a unit in the store; that of a beam has its own name."""
 _COHORT_TABLES = "cohort_tables"
 _FROM_INPUTS = "from its inputs, where they are kept"
 _NEVER = "never"
@@ -64,8 +80,8 @@ def concluded_before(instance: dg.DagsterInstance, site: Site, case: str, limit:
         case: Case key, or key of a course.
         limit: What was made before it is old.
     """
-    if COURSE.has(case):
-        return _course_concluded_before(instance, site, case, limit)
+    if whole_kind(case) is not CASE:
+        return _whole_concluded_before(instance, site, case, limit)
     reading = read_case(instance, site, case)
     events, arrival = reading.events, reading.arrival
     taken_in = events.latest(MANIFEST, case)
@@ -86,17 +102,19 @@ def concluded_before(instance: dg.DagsterInstance, site: Site, case: str, limit:
     return all(one is None or one.at < limit for one in made)
 
 
-def _course_concluded_before(instance: dg.DagsterInstance, site: Site, course: str, limit: datetime) -> bool:
-    events, arrival = EventLog(instance), site.ledger.arrivals.get(course)
-    organised, report = events.latest(INVENTORY, course), events.latest(COURSE_REPORT, course)
-    if organised is None or report is None or report.source != organised.digest:
+def _whole_concluded_before(instance: dg.DagsterInstance, site: Site, key: str, limit: datetime) -> bool:
+    """Of a course or an image set, which have no parts."""
+    events, arrival = EventLog(instance), site.ledger.arrivals.get(key)
+    job = course_job if COURSE.has(key) else segmentation_job
+    taken, last = (events.latest(asset, key) for asset in (job.assets[0], job.assets[-1]))
+    if taken is None or last is None or last.source != taken.digest:
         return False
-    if not latest_run_succeeded(instance, course):
+    if not latest_run_succeeded(instance, key):
         return False
     more_came = arrival is not None and arrival.fingerprint != arrival.requested_fingerprint
-    if arrival is not None and more_came and arrival.changed_at > organised.at:
+    if arrival is not None and more_came and arrival.changed_at > taken.at:
         return False
-    made = (events.latest(asset, course) for asset in course_job.assets)
+    made = (events.latest(asset, key) for asset in job.assets)
     return all(one is None or one.at < limit for one in made)
 
 
@@ -111,9 +129,13 @@ class RemovableKind(StrEnum):
     SUPERSEDED = "replaced result"
     CASE = "case"
     COURSE = "course"
+    IMAGE_SET = "image set"
     ENGINE_LOG = "engine log"
     RUN_OUTPUT = "output of a run"
     RECORDS = "runs of a removed case"
+
+
+_UNITS = (RemovableKind.CASE, RemovableKind.COURSE, RemovableKind.IMAGE_SET)
 
 
 @dataclass(frozen=True, slots=True)
@@ -176,15 +198,16 @@ def spare(
 
 
 def _units(site: Site) -> Iterator[Path]:
-    """The folders in the store of cases and of courses, and that of all courses together."""
-    for kind, name in ((CASE, "cases"), (COURSE, "courses")):
-        folder = site.settings.paths.data / name
+    """The folders in the store of cases, courses and image sets, and that of all courses together."""
+    for kind in (CASE, COURSE, IMAGE_SET):
+        folder = site.settings.paths.data / folder_of(kind)
         found = sorted(folder.iterdir()) if folder.is_dir() else []
         yield from (one for one in found if kind.has(one.name) or (kind is COURSE and one.name == COHORT))
 
 
 def _kind_of(key: str) -> RemovableKind:
-    return RemovableKind.COURSE if COURSE.has(key) or key == COHORT else RemovableKind.CASE
+    kinds = {COURSE: RemovableKind.COURSE, IMAGE_SET: RemovableKind.IMAGE_SET}
+    return kinds.get(COURSE if key == COHORT else whole_kind(key), RemovableKind.CASE)
 
 
 def _of_unit(instance: dg.DagsterInstance, site: Site, folder: Path, now: datetime) -> Iterator[Removable]:
@@ -211,7 +234,7 @@ def remove(instance: dg.DagsterInstance, site: Site, thing: Removable) -> bool:
         InfrastructureError: It cannot be removed.
     """
     with _told(f"{thing.kind} {thing.name} cannot be removed"):
-        if thing.kind in (RemovableKind.CASE, RemovableKind.COURSE, RemovableKind.RECORDS):
+        if thing.kind in (*_UNITS, RemovableKind.RECORDS):
             # Between the listing and this, and between this and the removal, more of the case may have come.
             if _wanted_again(instance, site, thing.name):
                 return False
@@ -358,9 +381,9 @@ def _superseded(
 
 
 def _key_of(level: Path) -> str:
-    """Case, course or beam key of a folder in the store."""
+    """Key of what a folder in the store is of."""
     case = level.parent.name
-    return case if level.name in (_CASE_LEVEL, _COURSE_LEVEL) else part_key(case, level.name)
+    return case if level.name in _JOBS else part_key(case, level.name)
 
 
 def _needed_of_level(instance: dg.DagsterInstance, site: Site, level: Path) -> set[tuple[str, str]] | None:
@@ -368,15 +391,14 @@ def _needed_of_level(instance: dg.DagsterInstance, site: Site, level: Path) -> s
         tables = instance.fetch_materializations(dg.AssetKey(_COHORT_TABLES), limit=1).records
         named = digest_in(tables[0]) if tables else None
         return None if named is None else {(_COHORT_TABLES, named)}
-    key, course = _key_of(level), level.name == _COURSE_LEVEL
-    jobs = {_CASE_LEVEL: (intake_job, conclusion_job), _COURSE_LEVEL: (course_job,)}.get(
-        level.name, (beam_job,)
-    )
-    needed = _needed(instance, site, key, [asset for job in jobs for asset in job.assets])
-    report = latest_made(instance, COURSE_REPORT, key) if course and needed is not None else None
-    if needed is not None and report is not None and report.source is not None:
-        # A course that was organised anew has the report of before until its next one is made.
-        needed.add((INVENTORY, report.source))
+    key, jobs = _key_of(level), _JOBS.get(level.name, (beam_job,))
+    assets = [asset for job in jobs for asset in job.assets]
+    needed = _needed(instance, site, key, assets)
+    if needed is not None and whole_kind(key) is not CASE:
+        last = latest_made(instance, assets[-1], key)
+        if last is not None and last.source is not None:
+            # What was taken anew has the last result of before until its next one is made.
+            needed.add((assets[0], last.source))
     return needed
 
 
@@ -411,10 +433,10 @@ def _call_off(
 
 
 def forget_partitions(instance: dg.DagsterInstance, case: str, beams: list[str]) -> None:
-    """Remove the partitions of a case and of its beams, or that of a course."""
+    """Remove the partitions of a case and of its beams, or that of a course or image set."""
     for beam in beams:
         instance.delete_dynamic_partition(BEAM.name, beam)
-    kind = COURSE if COURSE.has(case) else CASE
+    kind = whole_kind(case)
     if instance.has_dynamic_partition(kind.name, case):
         instance.delete_dynamic_partition(kind.name, case)
 

@@ -43,6 +43,8 @@ class Stage(StrEnum):
     """By one model: others may follow."""
     MAKING_STRUCTURES = "making_structures"
     MAKING_TABLES = "making_tables"
+    FETCHING = "fetching"
+    STORING = "storing"
     WAITING_FOR_TARGET = "waiting_for_target"
     """The hand-over target is away."""
     HANDED_OVER = "handed_over"
@@ -79,6 +81,8 @@ _WORDS = {
     Stage.MAKING_RT_DOSE: "making the RT Dose",
     Stage.MAKING_STRUCTURES: "making the structures",
     Stage.MAKING_TABLES: "making the tables",
+    Stage.FETCHING: "fetching the images",
+    Stage.STORING: "storing the result",
     Stage.WAITING_FOR_TARGET: "waiting for the target",
     Stage.HANDED_OVER: "handed over",
     Stage.BEAMS: "beams at work",
@@ -102,6 +106,8 @@ _AT_WORK = frozenset(
         Stage.SEGMENTED,
         Stage.MAKING_STRUCTURES,
         Stage.MAKING_TABLES,
+        Stage.FETCHING,
+        Stage.STORING,
         Stage.WAITING_FOR_TARGET,
         Stage.CONCLUDING,
     }
@@ -123,6 +129,8 @@ class WorkPhase(StrEnum):
     """A model and a series; others may follow."""
     MAKING_STRUCTURES = "making structures"
     MAKING_TABLES = "making tables"
+    FETCHING = "fetching"
+    STORING = "storing"
     VERIFYING = "verifying"
     SIMULATED = "simulated"
     WAITING_FOR_TARGET = "waiting for the target"
@@ -141,6 +149,8 @@ _BY_PHASE: dict[str, Stage] = {
     WorkPhase.SEGMENTED: Stage.SEGMENTED,
     WorkPhase.MAKING_STRUCTURES: Stage.MAKING_STRUCTURES,
     WorkPhase.MAKING_TABLES: Stage.MAKING_TABLES,
+    WorkPhase.FETCHING: Stage.FETCHING,
+    WorkPhase.STORING: Stage.STORING,
     WorkPhase.VERIFYING: Stage.VERIFYING,
     WorkPhase.SIMULATED: Stage.MAKING_RT_DOSE,
     WorkPhase.WAITING_FOR_TARGET: Stage.WAITING_FOR_TARGET,

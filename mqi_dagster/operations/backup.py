@@ -22,6 +22,7 @@ from mqi_dagster.ledger.database import revision_of, standing_still
 from mqi_dagster.ledger.glance import LEDGER_FILE, ledger_file
 from mqi_dagster.ledger.location import ledger_url, server_url
 from mqi_dagster.ledger.tables import REVISION, VERSION_TABLE
+from mqi_dagster.lifecycle.image_set import sources_folder
 from mqi_dagster.operations.instance import INSTANCE_FILE
 from mqi_dagster.operations.site_folder import require_own_secret
 from mqi_dagster.operations.sites import SETTINGS_NAME
@@ -240,6 +241,8 @@ PACKAGE = "mqi-dagster"
 LAST_BACKUP = "last-backup.json"
 DUMP = "database.dump"
 DAGSTER, MACHINES, HU_TABLES, DATA, SECRET = "dagster", "machines", "hu", "data", "secret"
+IMAGE_SETS = "image_sets"
+"""What each was asked for: without it nobody knows which series of the PACS a request is of."""
 """Names inside a backup."""
 
 
@@ -298,8 +301,12 @@ def make_backup(settings_file: Path, settings: Settings, folder: Path, *, data: 
 def _copy_settings(settings_file: Path, settings: Settings, target: Path) -> None:
     _copy_file(settings_file, target / SETTINGS_NAME)
     _copy_file(settings.site.secret_file, target / SECRET)
-    for name, folder in ((MACHINES, settings.paths.machines), (HU_TABLES, settings.paths.hu_tables)):
-        for path in sorted(folder.glob("*.yaml")):
+    for name, folder, pattern in (
+        (MACHINES, settings.paths.machines, "*.yaml"),
+        (HU_TABLES, settings.paths.hu_tables, "*.yaml"),
+        (IMAGE_SETS, sources_folder(settings), "*.json"),
+    ):
+        for path in sorted(folder.glob(pattern)):
             _copy_file(path, target / name / path.name)
     instance = settings.paths.dagster_home / INSTANCE_FILE
     if instance.is_file():

@@ -24,6 +24,7 @@ from mqi_dagster.dagster_server_internals import (
     configure_loggers,
     setup_interrupt_handlers,
 )
+from mqi_dagster.execution.code_location import LOCATION
 
 DEFINITIONS = "mqi_dagster.definitions"
 WARM = "mqi_dagster.operations.warm_process"
@@ -63,7 +64,7 @@ def main() -> None:
             logger=logger,
             server_threadpool_executor=threads,
             loadable_target_origin=definitions,
-            location_name="mqi",
+            location_name=LOCATION,
         ),
         logger=logger,
         threadpool_executor=threads,

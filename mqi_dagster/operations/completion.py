@@ -21,6 +21,11 @@ def courses(site: Path | None, begin: str) -> Iterable[str]:
     return [] if site is None else glance.case_keys(require_site(site)[1], begin, "course")
 
 
+def image_sets(site: Path | None, begin: str) -> Iterable[str]:
+    """Keys of image sets, the latest first."""
+    return [] if site is None else glance.case_keys(require_site(site)[1], begin, "image_set")
+
+
 def beams(site: Path | None, begin: str) -> Iterable[str]:
     """Keys of beams that have been in work, the latest first."""
     return [] if site is None else glance.beam_keys(require_site(site)[1], begin)

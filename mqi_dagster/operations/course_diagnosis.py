@@ -1,4 +1,4 @@
-"""What `mqi doctor` looks at for courses: the tree, Orthanc, models, GPU and memory."""
+"""What `mqi doctor` looks at for courses and segmentation on request: sources, models, GPU and memory."""
 
 from __future__ import annotations
 
@@ -19,6 +19,7 @@ from mqi_dagster.imaging.models.card import FoundModel, Model, ModelCard, Progra
 from mqi_dagster.imaging.models.isolation import isolation
 from mqi_dagster.imaging.models.program_version import program_version, version_words
 from mqi_dagster.imaging.models.weights import verify_weights
+from mqi_dagster.lifecycle.image_set import asked_models
 from mqi_dagster.operations.probes import ProbeFinding, fault, finding, ok, warning
 from mqi_dagster.processes.worker_counts import available_memory_bytes, courses_at_once
 from mqi_dagster.resources.dicom_source import read_record
@@ -53,6 +54,21 @@ def examine_courses(site: Site) -> Iterator[ProbeFinding]:
         yield from _isolation(settings, usable)
         yield from _device(settings, usable)
         yield _memory(settings, usable)
+
+
+def examine_on_request(site: Site) -> Iterator[ProbeFinding]:
+    """Everything that segmentation on request needs; one line where the settings name no PACS."""
+    if not site.settings.on_request.has_pacs:
+        yield ok("PACS", "not set up: on_request.orthanc and on_request.dicomweb name none")
+        return
+    advice = "start it, or correct on_request.orthanc or on_request.dicomweb"
+    yield finding("PACS", advice, lambda: f"{site.pacs.version()} answers")
+    yield from _extra()
+    usable = [one for one in asked_models(site) if not one.reason]
+    if not usable:
+        yield fault("models on request", "none of on_request.models can be used", "mqi model list")
+    for model in usable if site.settings.on_request.host == LOCAL else ():
+        yield _model(model)
 
 
 def _tree(site: Site, root: Path) -> str:

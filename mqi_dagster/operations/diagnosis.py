@@ -31,7 +31,7 @@ from mqi_dagster.ledger.location import ledger_url
 from mqi_dagster.lifecycle.health import services
 from mqi_dagster.lifecycle.uptime import Heartbeat
 from mqi_dagster.machine import read_machines
-from mqi_dagster.operations.course_diagnosis import examine_courses
+from mqi_dagster.operations.course_diagnosis import examine_courses, examine_on_request
 from mqi_dagster.operations.instance import open_instance, pool_limit, pool_limit_of
 from mqi_dagster.operations.probes import (
     ProbeFinding,
@@ -164,6 +164,7 @@ def _of_the_site(file: Path, settings: Settings) -> Iterator[ProbeFinding]:
         yield from guarded("engine", advice, lambda: _engine(settings))
         yield from guarded("GPUs", advice, lambda: [_gpus(settings)])
     yield from guarded("courses", advice, lambda: examine_courses(site))
+    yield from guarded("PACS", advice, lambda: examine_on_request(site))
     records = list(guarded("ledger", "restore the backup", lambda: examine_records(settings)))
     yield from records
     opened = _opened(settings, records[-1])

@@ -16,7 +16,7 @@ from mqi_dagster.execution.scrub import Scrubber
 from mqi_dagster.lifecycle.beam import load_beam
 from mqi_dagster.operations.logs import Scrub, Tail
 from mqi_dagster.operations.retry import partitions_of
-from mqi_dagster.partitions import BEAM, COURSE
+from mqi_dagster.partitions import BEAM, CASE, whole_kind
 from mqi_dagster.resources.site import Site
 from mqi_dagster.worklist import BeamStatus
 
@@ -61,12 +61,13 @@ def engine_log(
 
 
 def partition_tails(instance: dg.DagsterInstance, site: Site, name: str) -> list[Tail]:
-    """The logs of a beam's engine, of the models of a course, or of all beams of a case, to be followed.
+    """The logs of a beam's engine, of the models of a course or image set, or of a case's beams.
 
     Raises:
         InputError: There is no such case, beam or course, or the case has not been taken in.
     """
-    keys = [key for key in partitions_of(instance, site, name, None) if BEAM.has(key) or COURSE.has(key)]
+    found = partitions_of(instance, site, name, None)
+    keys = [key for key in found if BEAM.has(key) or whole_kind(key) is not CASE]
     if not keys:
         raise InputError("the case has not been taken in, so that no engine has run", where=Where(case=name))
     return [_partition_tail(instance, site, key) for key in keys]

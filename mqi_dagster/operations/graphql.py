@@ -7,12 +7,20 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from mqi_dagster.errors import InfrastructureError, UnreachableError
+from mqi_dagster.execution.code_location import LOCATION
+from mqi_dagster.lifecycle.jobs import PARTITION_TAG
 
 _TIMEOUT_SECONDS = 60.0
+_REPOSITORY = {"repositoryName": "__repository__", "repositoryLocationName": LOCATION}
 _FAULT = "... on PythonError { message } ... on UnauthorizedError { message }"
 
 _REEXECUTE = f"""mutation($run: String!) {{
   launchRunReexecution(reexecutionParams: {{parentRunId: $run, strategy: FROM_FAILURE}}) {{
+    __typename ... on LaunchRunSuccess {{ run {{ runId }} }} {_FAULT}
+  }} }}"""
+
+_LAUNCH = f"""mutation($run: ExecutionParams!) {{
+  launchRun(executionParams: $run) {{
     __typename ... on LaunchRunSuccess {{ run {{ runId }} }} {_FAULT}
   }} }}"""
 
@@ -57,6 +65,28 @@ class GraphQL:
             InfrastructureError: The services refuse, and say why.
         """
         answer = self._answer("launchRunReexecution", "LaunchRunSuccess", _REEXECUTE, {"run": run_id})
+        return str(answer["run"]["runId"])
+
+    def launch(self, job: str, partition: str, tags: Mapping[str, str]) -> str:
+        """Launch a run of a job for a partition.
+
+        Returns:
+            The run's id.
+
+        Raises:
+            ConfigurationError: Nobody answers at the address.
+            InfrastructureError: The services refuse, and say why.
+        """
+        wanted = {
+            "selector": {**_REPOSITORY, "jobName": job},
+            "runConfigData": {},
+            "executionMetadata": {
+                "tags": [
+                    {"key": key, "value": value} for key, value in {**tags, PARTITION_TAG: partition}.items()
+                ]
+            },
+        }
+        answer = self._answer("launchRun", "LaunchRunSuccess", _LAUNCH, {"run": wanted})
         return str(answer["run"]["runId"])
 
     def backfill(self, assets: Sequence[str], partitions: Sequence[str], title: str) -> str:

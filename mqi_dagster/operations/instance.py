@@ -15,10 +15,10 @@ from mqi_dagster.errors import ConfigurationError, InfrastructureError
 from mqi_dagster.files import private_folder, write_whole
 from mqi_dagster.ledger.ledger import Ledger
 from mqi_dagster.ledger.location import DATABASE_VARIABLE, announce_server, database_lost, server_url
-from mqi_dagster.lifecycle.jobs import CASE_TAG, COURSE_TAG, GPU_TAG, POOL, UPLOAD_TAG
+from mqi_dagster.lifecycle.jobs import CASE_TAG, COURSE_TAG, GPU_TAG, IMAGE_SET_TAG, POOL, UPLOAD_TAG
 from mqi_dagster.processes.worker_counts import courses_at_once
-from mqi_dagster.resources.gpu_pool import model_slots, simulation_slots, slots_of_a_beam
-from mqi_dagster.settings import Settings
+from mqi_dagster.resources.gpu_pool import model_slots, simulation_slots, slots_of_a_beam, this_host
+from mqi_dagster.settings import LOCAL, Settings
 from mqi_dagster.yaml_file import read_yaml
 
 INSTANCE_FILE = "dagster.yaml"
@@ -54,7 +54,7 @@ _IN_FILES = {
 def simulations_at_once(
     settings: Settings, ledger: Ledger | None = None, *, switched_off_too: bool = False
 ) -> int:
-    """How many beams, or courses at their models, the slots are enough for.
+    """How many beams, or courses and image sets at their models, the slots are enough for.
 
     As the settings say where no GPU was ever seen. A GPU that is not seen now counts: it may come back at any
     time, and until then who needs it waits in sight.
@@ -66,7 +66,7 @@ def simulations_at_once(
     """
     known = () if ledger is None else ledger.slots.all()
     try:
-        places = simulation_slots(settings, known), model_slots(settings, known)
+        beams_at, models = simulation_slots(settings, known), model_slots(settings, known)
     except ConfigurationError:
         return settings.execution.slots
     off = {
@@ -74,11 +74,12 @@ def simulations_at_once(
         for slot in known
         if slot.switched_off_at and not switched_off_too
     }
-    beams, models = (
+    places = (beams_at, *((this_host() if name == LOCAL else name, slots) for name, slots in models.items()))
+    beams, *others = (
         Counter(slot.kind for slot in slots if (host, slot.kind, slot.uuid or slot.index) not in off)
         for host, slots in places
     )
-    return max(beams.total() // slots_of_a_beam(settings), *models.values(), 0)
+    return max([beams.total() // slots_of_a_beam(settings), 0, *(n for one in others for n in one.values())])
 
 
 def instance_settings(
@@ -123,6 +124,7 @@ def instance_settings(
         {"key": GPU_TAG, "limit": max(1, most)},
         {"key": CASE_TAG, "value": each, "limit": RUNS_PER_CASE},
         {"key": COURSE_TAG, "limit": min(beside, courses_at_once(settings.radiotherapy))},
+        {"key": IMAGE_SET_TAG, "limit": settings.on_request.workers + settings.execution.pool_buffer},
     ]
     if settings.handover.max_runs is not None:
         tags.append({"key": UPLOAD_TAG, "value": each, "limit": settings.handover.max_runs})

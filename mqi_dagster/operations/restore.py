@@ -16,12 +16,14 @@ from mqi_dagster.ledger.glance import LEDGER_FILE, ledger_file
 from mqi_dagster.ledger.ledger import Ledger
 from mqi_dagster.ledger.location import ledger_url, server_url
 from mqi_dagster.ledger.tables import REVISION
+from mqi_dagster.lifecycle.image_set import sources_folder
 from mqi_dagster.operations import service_locks
 from mqi_dagster.operations.backup import (
     DAGSTER,
     DATA,
     DUMP,
     HU_TABLES,
+    IMAGE_SETS,
     MACHINES,
     SECRET,
     BackupManifest,
@@ -116,6 +118,7 @@ def _put_back(backup: Path, manifest: BackupManifest, settings: Settings, *, ove
         DAGSTER: paths.dagster_home,
         MACHINES: paths.machines,
         HU_TABLES: paths.hu_tables,
+        IMAGE_SETS: sources_folder(settings),
         DATA: paths.data,
     }
     for name in manifest.files:

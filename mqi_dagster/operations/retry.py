@@ -94,8 +94,34 @@ def retry(
         MqiError: The services cannot be reached, or refuse.
         NotAllowedError: The actor does not have the right ``act``.
     """
+    with audited(site, actor, Right.ACT, Action.RETRY, partitions[0]) as told:
+        return repeat(instance, site, services, partitions, pipelines, told)
+
+
+def repeat(
+    instance: dg.DagsterInstance,
+    site: Site,
+    services: GraphQL,
+    partitions: Sequence[str],
+    pipelines: Collection[Pipeline],
+    told: dict[str, str],
+) -> dict[str, str]:
+    """What `retry` does, within something else that was asked for.
+
+    Args:
+        instance: Dagster's records.
+        site: The site.
+        services: The running services.
+        partitions: Keys.
+        pipelines: Those of the site.
+        told: Gets the run or backfill id by partition, one after the other.
+
+    Raises:
+        InputError: Nothing failed, or all of it is to run again already.
+        MqiError: The services cannot be reached, or refuse.
+    """
     launched: dict[str, str] = {}
-    with audited(site, actor, Right.ACT, Action.RETRY, partitions[0]) as told, alone(site, "retry"):
+    with alone(site, "retry"):
         latest = {partition: run_facts(instance, site.ledger, partition) for partition in partitions}
         failed = {partition: facts for partition, facts in latest.items() if facts.broken() is not None}
         if not failed:

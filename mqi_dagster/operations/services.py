@@ -17,7 +17,7 @@ from pathlib import Path
 
 from mqi_dagster.compute.run_workers import end_workers, fail_orphaned_runs
 from mqi_dagster.errors import ConfigurationError, InfrastructureError
-from mqi_dagster.execution.code_location import answers, remove_sockets, socket_path
+from mqi_dagster.execution.code_location import LOCATION, answers, remove_sockets, socket_path
 from mqi_dagster.execution.processes import (
     end_group,
     ended_by_signal,
@@ -41,7 +41,7 @@ from mqi_dagster.store.store import Store
 def write_workspace(settings: Settings) -> Path:
     """Write the file that tells daemon and pages where the code location answers."""
     path = settings.paths.state / "workspace.yaml"
-    entry = {"grpc_server": {"socket": str(socket_path(settings)), "location_name": "mqi"}}
+    entry = {"grpc_server": {"socket": str(socket_path(settings)), "location_name": LOCATION}}
     write_whole(path, json.dumps({"load_from": [entry]}, indent=1).encode())
     return path
 

@@ -20,6 +20,8 @@ class Right(StrEnum):
     """See whose cases and courses are; every such look is in the audit."""
     PLACES = "places"
     """See where files really lie."""
+    REQUEST = "request"
+    """Look series up in the PACS under pseudonyms, and ask for their segmentation."""
     ACT = "act"
     """Retry, cancel, order by priority, take an arrival again."""
     POOL = "pool"
@@ -47,17 +49,17 @@ class Role(StrEnum):
     SERVICE = "service"
 
 
-_PHYSICIST = frozenset({Right.LOOK, Right.IDENTITY, Right.PLACES, Right.ACT, Right.ALARMS})
+_PHYSICIST = frozenset({Right.LOOK, Right.IDENTITY, Right.PLACES, Right.REQUEST, Right.ACT, Right.ALARMS})
 RIGHTS: Mapping[Role, frozenset[Right]] = MappingProxyType(
     {
         Role.VIEWER: frozenset({Right.LOOK}),
         Role.PHYSICIST: _PHYSICIST,
         Role.APPROVER: _PHYSICIST | {Right.REVIEW},
         Role.ENGINEER: frozenset(
-            {Right.LOOK, Right.PLACES, Right.ACT, Right.POOL, Right.ALARMS, Right.DAGSTER}
+            {Right.LOOK, Right.PLACES, Right.REQUEST, Right.ACT, Right.POOL, Right.ALARMS, Right.DAGSTER}
         ),
         Role.ADMIN: frozenset({Right.LOOK, Right.AUDIT, Right.PEOPLE}),
-        Role.SERVICE: frozenset({Right.LOOK, Right.ACT}),
+        Role.SERVICE: frozenset({Right.LOOK, Right.REQUEST, Right.ACT}),
     }
 )
 

@@ -10,6 +10,7 @@ import dagster as dg
 from pydantic import PrivateAttr
 
 from mqi_dagster.delivery.manifest import CaseManifest
+from mqi_dagster.dicom.pacs import Pacs
 from mqi_dagster.dose.grid import DoseGrid
 from mqi_dagster.execution.job import Executor
 from mqi_dagster.handover.target import Target
@@ -89,6 +90,17 @@ class TargetResource(dg.ConfigurableResource[Target]):
         return self.site.target
 
 
+class PacsResource(dg.ConfigurableResource[Pacs]):
+    """The PACS of segmentation on request, as the section `on_request` says: an Orthanc by its REST API, or
+    any by DICOMweb."""
+
+    site: dg.ResourceDependency[Site]
+
+    def open(self) -> Pacs:
+        """The PACS of the settings."""
+        return self.site.pacs
+
+
 class NotifierResource(dg.ConfigurableResource[Iterator[Channel]]):
     """Who is told of alarms and concluded cases: the webhook and the mail server of the section
     `notifications`."""
@@ -113,5 +125,6 @@ def resources_of(site: Site) -> dict[str, object]:
         "store": StoreResource(site=whole),
         "parsed_inputs": ParsedInputsResource(),
         "target": TargetResource(site=whole),
+        "pacs": PacsResource(site=whole),
         "notifier": NotifierResource(site=whole),
     }

@@ -97,8 +97,8 @@ def _gpu_slots(settings: Settings, known: Iterable[Slot]) -> list[Slot]:
     return [*there, *away]
 
 
-def model_slots(settings: Settings, known: Iterable[Slot]) -> tuple[str, list[Slot]]:
-    """Host and slots of where segmentation models run; none where no course is worked on.
+def model_slots(settings: Settings, known: Iterable[Slot]) -> dict[str, list[Slot]]:
+    """Slots of where segmentation models run, by the setting that names it; none where nothing is segmented.
 
     On this machine its CPU slots, and its GPUs where models begin there; on a cluster jobs at once.
 
@@ -106,14 +106,20 @@ def model_slots(settings: Settings, known: Iterable[Slot]) -> tuple[str, list[Sl
         settings: Of the site.
         known: The slots of every host as the ledger knows them.
     """
-    courses = settings.radiotherapy
-    host, cluster = courses.segmentation.host, settings.slurm_of(courses.segmentation.host)
-    if courses.dicom_root is None or not (courses.segmentation.enabled or courses.custom_models.enabled):
-        return host, []
+    courses, wanted = settings.radiotherapy, list[str]()
+    if courses.dicom_root is not None and (courses.segmentation.enabled or courses.custom_models.enabled):
+        wanted.append(courses.segmentation.host)
+    if settings.on_request.has_pacs:
+        wanted.append(settings.on_request.host)
+    return {host: _model_slots(settings, known, host) for host in wanted}
+
+
+def _model_slots(settings: Settings, known: Iterable[Slot], host: str) -> list[Slot]:
+    cluster = settings.slurm_of(host)
     if cluster is not None:
-        return host, _cluster_slots(cluster[1])
-    gpus = _gpu_slots(settings, known) if courses.segmentation.device is ModelDevice.GPU else []
-    return this_host(), [*gpus, *_cpu_slots(settings)]
+        return _cluster_slots(cluster[1])
+    on_gpus = settings.radiotherapy.segmentation.device is ModelDevice.GPU
+    return [*(_gpu_slots(settings, known) if on_gpus else ()), *_cpu_slots(settings)]
 
 
 def _cluster_slots(slurm: Slurm) -> list[Slot]:
@@ -169,24 +175,26 @@ class GpuPool:
         sample_age = timedelta(seconds=settings.execution.gpu_look_seconds)
         return Need(SlotKind.GPU, host, slots_of_a_beam(settings), profile.gpu_memory_mb, sample_age)
 
-    def declare_for_model(self, *, gpu: bool, gpu_memory_mb: int, at_once: AtOnce) -> Need:
+    def declare_for_model(self, host: str, *, gpu: bool, gpu_memory_mb: int, at_once: AtOnce) -> Need:
         """Write the slots into the ledger; what a segmentation model needs of them.
 
         Args:
+            host: Where it runs, as the settings name it.
             gpu: Whether it computes on a GPU.
             gpu_memory_mb: What it needs of it. Where no GPU has as much, any will do: it steps down there.
-            at_once: How many courses may have their models at work.
+            at_once: How many courses or image sets may have their models at work.
 
         Raises:
             ConfigurationError: There is no GPU; see `local_slots`, too.
         """
         settings = self._site.settings
-        _, (host, slots) = self._declared()
-        if settings.slurm_of(settings.radiotherapy.segmentation.host) is not None:
+        _, models = self._declared()
+        slots = models[host]
+        if settings.slurm_of(host) is not None:
             # What is free on a cluster, Slurm knows.
             return Need(slots[0].kind, host, at_once=at_once)
         if not gpu:
-            return Need(SlotKind.CPU, host, at_once=at_once)
+            return Need(SlotKind.CPU, this_host(), at_once=at_once)
         gpus = [slot for slot in slots if slot.kind is SlotKind.GPU]
         if not gpus:
             raise ConfigurationError(
@@ -196,15 +204,16 @@ class GpuPool:
             )
         enough = any(slot.memory_mb >= gpu_memory_mb for slot in gpus)
         age = timedelta(seconds=settings.execution.gpu_look_seconds)
-        return Need(SlotKind.GPU, host, 1, gpu_memory_mb if enough else 0, age, at_once)
+        return Need(SlotKind.GPU, this_host(), 1, gpu_memory_mb if enough else 0, age, at_once)
 
-    def _declared(self) -> tuple[tuple[str, list[Slot]], tuple[str, list[Slot]]]:
+    def _declared(self) -> tuple[tuple[str, list[Slot]], dict[str, list[Slot]]]:
         """Declare the slots of simulations and of models, each on their host."""
         known = self._site.ledger.slots.all()
         simulations = simulation_slots(self._site.settings, known)
         models = model_slots(self._site.settings, known)
         hosts: dict[str, dict[tuple[SlotKind, str | int], Slot]] = {}
-        for host, slots in (models, simulations):
+        for name, slots in (*models.items(), simulations):
+            host = this_host() if name == LOCAL else name
             hosts.setdefault(host, {}).update({(slot.kind, slot.uuid or slot.index): slot for slot in slots})
         for host, both in hosts.items():
             if both:

@@ -16,6 +16,7 @@ from mqi_dagster.ledger.location import ledger_url
 from mqi_dagster.settings import LOCAL, Settings, read_settings
 
 if TYPE_CHECKING:
+    from mqi_dagster.dicom.pacs import Pacs
     from mqi_dagster.execution.job import Executor
     from mqi_dagster.execution.sign_of_life import SignsOfLife
     from mqi_dagster.handover.target import Target
@@ -119,11 +120,6 @@ class Site:
         """Runs engines: on this machine, or on the cluster that the settings name."""
         return self.executor_on(self.settings.execution.simulation) or self.local_executor
 
-    @property
-    def model_executor(self) -> Executor:
-        """Runs segmentation models: on this machine, or on the cluster that the settings name."""
-        return self.executor_on(self.settings.radiotherapy.segmentation.host) or self.local_executor
-
     @cached_property
     def local_executor(self) -> Executor:
         """Runs jobs on this machine."""
@@ -167,6 +163,23 @@ class Site:
             return FolderTarget(handover.folder, access_of(handover))
         connection = Connection(self.settings.hosts[handover.target])
         return SftpTarget(connection, str(handover.folder), access_of(handover))
+
+    @cached_property
+    def pacs(self) -> Pacs:
+        """The PACS of segmentation on request.
+
+        Raises:
+            ConfigurationError: The settings name none, or its password cannot be read.
+        """
+        from mqi_dagster.dicom.dicomweb import DicomWebPacs
+        from mqi_dagster.dicom.orthanc_pacs import OrthancPacs
+
+        wanted = self.settings.on_request
+        if wanted.orthanc is not None:
+            return OrthancPacs(wanted.orthanc)
+        if wanted.dicomweb is not None:
+            return DicomWebPacs(wanted.dicomweb)
+        raise ConfigurationError("there is no PACS: on_request.orthanc or on_request.dicomweb names one")
 
     def known_folder(self, role: str, folder: Path) -> KnownFolder:
         """A folder that may lie on a share, with what is known of it."""

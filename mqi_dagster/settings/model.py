@@ -17,6 +17,7 @@ from mqi_dagster.settings.engine import Engine
 from mqi_dagster.settings.engine_profiles import EngineProfile
 from mqi_dagster.settings.hosts import Host, Slurm
 from mqi_dagster.settings.limits import DeliveryLimits
+from mqi_dagster.settings.on_request import OnRequest
 from mqi_dagster.settings.radiotherapy import Radiotherapy
 from mqi_dagster.settings.retention import SiteRetention
 from mqi_dagster.settings.section import Section
@@ -50,6 +51,7 @@ class Settings(Section):
     rt_dose: RtDose = Field(default_factory=lambda: RtDose.model_validate({}))
     handover: Handover = Field(default_factory=lambda: Handover.model_validate({}))
     radiotherapy: Radiotherapy = Field(default_factory=lambda: Radiotherapy.model_validate({}))
+    on_request: OnRequest = Field(default_factory=lambda: OnRequest.model_validate({}))
     database: DatabaseSettings = Field(default_factory=lambda: DatabaseSettings.model_validate({}))
     retention: SiteRetention = Field(default_factory=lambda: SiteRetention.model_validate({}))
     ui: Ui = Field(default_factory=lambda: Ui.model_validate({}))
@@ -67,6 +69,7 @@ class Settings(Section):
             "execution.gpu_monitoring": (self.execution.gpu_monitoring, False),
             "handover.target": (self.handover.target, False),
             "radiotherapy.segmentation.host": (self.radiotherapy.segmentation.host, True),
+            "on_request.host": (self.on_request.host, True),
         }
         if LOCAL in self.hosts:
             raise ValueError(f"no host can be called {LOCAL!r}: that is this machine")
@@ -77,9 +80,10 @@ class Settings(Section):
                 raise ValueError(f"{key}: no host {host_name!r} stands under hosts")
             if needs_slurm and self.hosts[host_name].slurm is None:
                 raise ValueError(f"{key}: the host {host_name!r} has no slurm section")
-        models = self.slurm_of(self.radiotherapy.segmentation.host)
-        if models is not None and models[1].model_command is None:
-            raise ValueError("radiotherapy.segmentation.host: its slurm section has no model_command")
+        for key in ("radiotherapy.segmentation.host", "on_request.host"):
+            models = self.slurm_of(host_names[key][0])
+            if models is not None and models[1].model_command is None:
+                raise ValueError(f"{key}: its slurm section has no model_command")
         return self
 
     @model_validator(mode="after")

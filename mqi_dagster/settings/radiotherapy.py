@@ -64,7 +64,7 @@ _THIS_MACHINE = ("127.0.0.1", "::1", "localhost")
 
 
 class OrthancSource(Section):
-    """An Orthanc whose changes are followed; what is new is copied below `dicom_root`."""
+    """An Orthanc, and who asks it."""
 
     url: str = Field(
         pattern=r"^https?://[A-Za-z0-9.:\[\]-]+(/[A-Za-z0-9._/-]*)?$", description="Of its REST API."
@@ -203,7 +203,9 @@ class Radiotherapy(Section):
     """The radiotherapy pipeline."""
 
     dicom_root: Path | None = Field(None, description="Tree of DICOM files; null: there is none.")
-    orthanc: OrthancSource | None = Field(None, description="An Orthanc as the source.")
+    orthanc: OrthancSource | None = Field(
+        None, description="An Orthanc whose changes are followed; what is new is copied below `dicom_root`."
+    )
     scan_minutes: Annotated[float, Field(gt=0)] = Field(5.0, description="How often the tree is scanned.")
     max_days: Annotated[int, Field(ge=0)] | None = Field(
         None, description="Plans of one Frame of Reference farther apart are of different courses."

@@ -1,7 +1,8 @@
 """The store: every result under its case, beam, asset and digest, published by rename.
 
 ``<root>/cases/<case>/<beam>/<asset>/<digest>/``; what belongs to the whole case has ``_case`` as its beam.
-In the same way ``<root>/courses/<course>/_course/<asset>/<digest>/``, and ``_cohort`` for all courses.
+In the same way ``<root>/courses/<course>/_course/<asset>/<digest>/``, with ``_cohort`` for all courses, and
+``<root>/image_sets/<image set>/_image_set/<asset>/<digest>/``.
 """
 
 from __future__ import annotations
@@ -17,7 +18,7 @@ from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
-from mqi_dagster.errors import COURSE_KEY, ConfigurationError, StoreError, Where
+from mqi_dagster.errors import COURSE_KEY, IMAGE_SET_KEY, ConfigurationError, StoreError, Where
 from mqi_dagster.files import (
     private_folder,
     remove_unchanged,
@@ -39,10 +40,15 @@ from mqi_dagster.store.published import (
 )
 
 LAYOUT = 1
-_CASE_LEVEL, _COURSE_LEVEL = "_case", "_course"
+_CASE_LEVEL = "_case"
 COHORT = "_cohort"
 """In place of a key: what is made of all courses together."""
-_COURSE = re.compile(rf"{COURSE_KEY}|{COHORT}")
+_WHOLE = (
+    (re.compile(rf"{COURSE_KEY}|{COHORT}"), "courses", "_course"),
+    (re.compile(IMAGE_SET_KEY), "image_sets", "_image_set"),
+)
+"""What has no beams: its keys, its folder, and what stands there in place of a beam."""
+_LEVELS = (_CASE_LEVEL, *(level for _, _, level in _WHOLE))
 CURRENT = "current"
 """Link to the newest result of an asset, for people; code never reads a result by it."""
 
@@ -60,13 +66,14 @@ class Store:
 
     def __init__(self, root: Path) -> None:
         self.root = root
-        self._cases, self._courses = root / "cases", root / "courses"
+        self._cases = root / "cases"
+        self._units = (self._cases, *(root / folder for _, folder, _ in _WHOLE))
         self._staging = root / ".staging"
         self._quarantine = root / ".quarantine"
         with plain_os_errors(Where(kind="store")):
             private_folder(root)
             self._check_layout()
-            for folder in (self._cases, self._courses, self._staging, self._quarantine):
+            for folder in (*self._units, self._staging, self._quarantine):
                 folder.mkdir(mode=0o700, exist_ok=True)
 
     def _check_layout(self) -> None:
@@ -190,11 +197,11 @@ class Store:
         Raises:
             InfrastructureError: A file cannot be read.
         """
-        for folder in sorted([*self._cases.glob("*/*/*/*"), *self._courses.glob("*/*/*/*")]):
+        for folder in sorted(one for unit in self._units for one in unit.glob("*/*/*/*")):
             case, beam, asset, digest = folder.parts[-4:]
             if folder.is_symlink() or digest.startswith("."):
                 continue
-            where = _where(case, None if beam in (_CASE_LEVEL, _COURSE_LEVEL) else beam, asset)
+            where = _where(case, None if beam in _LEVELS else beam, asset)
             try:
                 read_published(folder, asset, digest, where).verify()
             except StoreError as error:
@@ -228,12 +235,13 @@ class Store:
             return remove_unchanged(self._staging, older_than)
 
     def _folder(self, case: str, beam: str | None, asset: str) -> Path:
-        if beam in (_CASE_LEVEL, _COURSE_LEVEL):
+        if beam in _LEVELS:
             raise StoreError("a beam folder cannot have the name of the case level")
-        if _COURSE.fullmatch(case):
-            if beam is not None:
-                raise StoreError("a course has no beams")
-            return self._courses / case / _COURSE_LEVEL / checked_name(asset, "asset")
+        for keys, folder, level in _WHOLE:
+            if keys.fullmatch(case):
+                if beam is not None:
+                    raise StoreError("only a case has beams")
+                return self.root / folder / case / level / checked_name(asset, "asset")
         level = _CASE_LEVEL if beam is None else checked_name(beam, "beam folder")
         return self._cases / checked_name(case, "case key") / level / checked_name(asset, "asset")
 

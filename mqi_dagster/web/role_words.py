@@ -12,6 +12,7 @@ def explained(right: Right) -> str:
         Right.LOOK: _("see where everything stands, under pseudonyms"),
         Right.IDENTITY: _("see whose cases and courses are; every look is in the audit"),
         Right.PLACES: _("see where files really lie"),
+        Right.REQUEST: _("look up series of the PACS under pseudonyms, and ask for their segmentation"),
         Right.ACT: _("retry, cancel, order by priority, take in again"),
         Right.POOL: _("take GPUs out of service and put them back"),
         Right.ALARMS: _("dismiss alarms"),

@@ -127,6 +127,7 @@ def test_the_instance_has_the_limits(site: Path) -> None:
                 {"key": "mqi/gpu", "limit": 3},
                 {"key": "mqi/case", "value": {"applyLimitPerUniqueValue": True}, "limit": 4},
                 {"key": "mqi/course", "limit": 5},
+                {"key": "mqi/image_set", "limit": 4},
             ],
         },
         "pools": {"granularity": "run"},

@@ -107,11 +107,11 @@ ROUTES = {
 """Right by route."""
 RIGHTS = {
     Role.VIEWER: "look",
-    Role.PHYSICIST: "look identity places act alarms",
-    Role.APPROVER: "look identity places act alarms review",
-    Role.ENGINEER: "look places act pool alarms dagster",
+    Role.PHYSICIST: "look identity places request act alarms",
+    Role.APPROVER: "look identity places request act alarms review",
+    Role.ENGINEER: "look places request act pool alarms dagster",
     Role.ADMIN: "look audit people",
-    Role.SERVICE: "look act",
+    Role.SERVICE: "look request act",
 }
 """What each role may."""
 STREAMS = ("GET /stream/", "GET /api/v1/events")

@@ -85,7 +85,7 @@ def _values() -> Iterator[str]:
     yield from (value.value for value in Standing if value is not Standing.LATEST)
     yield from (units.shown for units in DoseUnits)
     yield from WINDOWS
-    yield from (pipeline.units.kind.name for pipeline in PIPELINES)
+    yield from _spoken(pipeline.units.kind.name for pipeline in PIPELINES)
     yield from STATUSES
     codes, commands = (None, *failures._NEXT, *failures._KINDS), [one.command for one in PIPELINES]
     for code, command, served in product(codes, commands, (True, False)):

@@ -36,6 +36,7 @@ Fraction = Annotated[float, Field(ge=0, lt=1)]
 Triple = tuple[Count, Count, Count]
 
 Device = Literal["gpu", "cpu", "mps"]
+Plane = Literal["axial", "coronal", "sagittal"]
 Runtime = Literal["onnx", "command", "totalsegmentator", "nnunet", "rules"]
 OUR_ENVIRONMENT: frozenset[Runtime] = frozenset({"onnx", "rules"})
 """The runtimes that share a process with the platform; the others have an environment of their own."""
@@ -62,6 +63,13 @@ class ModelInput(Section):
         min_length=1,
         max_length=200,
         description="Regular expression that the whole Series Description has to match, letter case aside.",
+    )
+    contrast: bool | None = Field(
+        default=None, description="Whether the images have to name a contrast agent, or must name none."
+    )
+    plane: Plane | None = Field(default=None, description="Of the patient, that the images lie nearest to.")
+    spacing_mm: tuple[Millimetres, Millimetres] | None = Field(
+        default=None, description="Between which the spacing of voxels has to be, along every axis."
     )
 
     @field_validator("series")
@@ -91,6 +99,9 @@ class Region(Section):
         default=(), description="Labels of other regions whose voxels are its voxels, too."
     )
     volume_cm3: tuple[Finite, Finite] = Field(description="Between which volumes it is plausible.")
+    pieces: Count | None = Field(
+        default=None, description="In how many connected pieces it is plausible, at most."
+    )
 
     @field_validator("volume_cm3")
     @classmethod
@@ -460,9 +471,9 @@ class ModelCard(Section):
         """SHA-256 (hex) of what a result depends on: not of words for people, nor of places of programs."""
         words = {"summary", "licence", "memory", "limits"}
         # Which series was taken is in the digests of its images.
-        content = self.model_dump(
-            mode="json", exclude={**dict.fromkeys(words, True), "inputs": {"__all__": {"series"}}}
-        )
+        asked = set(ModelInput.model_fields) - {"role", "description"}
+        parts = {"inputs": {"__all__": asked}, "regions": {"__all__": {"pieces"}}}
+        content = self.model_dump(mode="json", exclude={**dict.fromkeys(words, True), **parts})
         section = content[self.runtime]
         section["argv"] = section.get("argv", [])[1:]
         for name in ("program", "time_limit_s", "version_command"):
@@ -497,6 +508,8 @@ class FoundModel:
     card: ModelCard | None
     reason: str
     """Why it cannot be used; empty where it can."""
+    missing: tuple[str, ...] = ()
+    """Files of weights that are not here, where nothing else is in the way: they may be where it runs."""
 
 
 def read_card(folder: Path) -> ModelCard:
@@ -567,7 +580,7 @@ def _found(folder: Path) -> FoundModel:
         return FoundModel(folder, folder.name, None, error.message)
     missing = [one.file for one in card.weights if not (folder / one.file).is_file()]
     reason = f"weights are missing: {', '.join(missing)}" if missing else ""
-    return FoundModel(folder, card.name, card, reason)
+    return FoundModel(folder, card.name, card, reason, tuple(missing))
 
 
 def filled(words: Sequence[str], values: Mapping[str, str]) -> list[str]:

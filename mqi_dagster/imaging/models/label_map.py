@@ -202,6 +202,13 @@ def _counts(labels: Labels, highest: int) -> NDArray[np.int64]:
     return counts
 
 
+def connected_pieces(mask: NDArray[np.bool_]) -> int:
+    """How many pieces a mask consists of, joined by faces."""
+    pieces = sitk.ConnectedComponentImageFilter()
+    pieces.Execute(sitk.GetImageFromArray(mask.astype(np.uint8)))
+    return int(pieces.GetObjectCount())
+
+
 def voxel_mm3(image: sitk.Image) -> float:
     """Volume of one voxel."""
     return float(np.prod(image.GetSpacing()))

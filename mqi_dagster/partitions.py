@@ -121,6 +121,11 @@ def folder_of(kind: PartitionKind) -> str:
     return _FOLDERS.get(kind, "cases")
 
 
+def in_address(kind: str) -> str:
+    """The name of a kind as the addresses of its pages have it."""
+    return kind.replace("_", "-")
+
+
 def find_key(text: str, kinds: Iterable[PartitionKind] = (CASE, BEAM)) -> PartitionKey | None:
     """A key, taken apart; None where it is of none of the kinds: in the pages anybody can add a partition."""
     for kind in kinds:

@@ -10,11 +10,9 @@ from http import HTTPStatus
 from typing import Any
 from urllib.parse import urlencode
 
-import httpx
-
 from mqi_dagster.dicom.elements import text_of
 from mqi_dagster.dicom.pacs import PACS, PacsImage, PacsSeries, acquired_at, checked_identifier
-from mqi_dagster.dicom.pacs_http import PacsHttp
+from mqi_dagster.dicom.pacs_http import Answer, PacsHttp
 from mqi_dagster.dicom.reading import read_dicom
 from mqi_dagster.errors import HandoverError, InfrastructureError, InputError, UnknownSeriesError
 from mqi_dagster.settings.on_request import DicomWeb
@@ -117,7 +115,7 @@ class DicomWebPacs:
             raise InfrastructureError("it does not give one object where one is asked for", where=PACS)
         return parts[0]
 
-    def _parts(self, answer: httpx.Response) -> Iterator[bytes]:
+    def _parts(self, answer: Answer) -> Iterator[bytes]:
         """The parts of a multipart answer (RFC 2046)."""
         with self._http.understood():
             fields = answer.headers["content-type"].split("boundary=")[1].split(";")[0].strip(' "')

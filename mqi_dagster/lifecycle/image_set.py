@@ -40,6 +40,8 @@ class ImageSetSource(BaseModel):
     model: str
     series: tuple[str, ...]
     """Identifiers in the PACS, in the order in which they were named: the first is the main one."""
+    host: str | None = None
+    """Where the model runs; None: where `on_request.host` says."""
 
 
 class ImageSetFacts(BaseModel):
@@ -106,6 +108,22 @@ def read_source(site: Site, key: str) -> ImageSetSource:
         ) from None
 
 
+def host_of(site: Site, key: str) -> str:
+    """Where the model of an image set runs: `local`, or a host of `hosts`.
+
+    Raises:
+        ConfigurationError: It was asked for at a host that the settings do not name any more.
+    """
+    wanted = site.settings.on_request
+    host = read_source(site, key).host or wanted.host
+    if host not in (LOCAL, *site.settings.hosts):
+        raise ConfigurationError(
+            "it was asked for at a host that the settings do not name any more: ask for it again",
+            where=Where(case=key),
+        )
+    return host
+
+
 def image_sets_of(site: Site, identifiers: Sequence[str]) -> list[tuple[str, ImageSetSource]]:
     """Image sets that one of some series of the PACS is part of, by key; what cannot be read is none."""
     found = list[tuple[str, ImageSetSource]]()
@@ -123,9 +141,10 @@ def asked_models(site: Site) -> list[FoundModel]:
     One whose weights are missing here can be used all the same where it runs elsewhere.
     """
     wanted = site.settings.on_request
+    elsewhere = {wanted.host, wanted.laboratory or LOCAL} != {LOCAL}
     found = find_models(model_folders(site.settings.radiotherapy.custom_models.root))
     return [
-        FoundModel(one.folder, one.name, one.card, "") if one.missing and wanted.host != LOCAL else one
+        FoundModel(one.folder, one.name, one.card, "") if one.missing and elsewhere else one
         for one in found
         if wanted.models is None or one.name in wanted.models
     ]

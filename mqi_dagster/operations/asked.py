@@ -15,7 +15,7 @@ from mqi_dagster.worklist import BeamStatus, CaseStatus
 
 _ROWS = 60
 """Of the audit, that are looked through: each action has two."""
-_ACTIONS = (Action.RETRY, Action.CANCEL, Action.RETAKE, Action.PRIORITY)
+_ACTIONS = (Action.SEGMENTATION_REQUESTED, Action.RETRY, Action.CANCEL, Action.RETAKE, Action.PRIORITY)
 
 
 class Standing(StrEnum):
@@ -53,7 +53,7 @@ class Asked:
             identity: Of the run or backfill.
             row: Where its partition stands.
         """
-        asked_for = self.action is Action.RETRY
+        asked_for = self.action in (Action.RETRY, Action.SEGMENTATION_REQUESTED)
         if asked_for and (row.run is None or row.since is None or row.since < self.at):
             return Standing.AWAITED
         # A backfill has a short name of its own, and makes one run of a partition.

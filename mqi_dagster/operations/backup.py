@@ -241,9 +241,9 @@ PACKAGE = "mqi-dagster"
 LAST_BACKUP = "last-backup.json"
 DUMP = "database.dump"
 DAGSTER, MACHINES, HU_TABLES, DATA, SECRET = "dagster", "machines", "hu", "data", "secret"
+"""Names inside a backup."""
 IMAGE_SETS = "image_sets"
 """What each was asked for: without it nobody knows which series of the PACS a request is of."""
-"""Names inside a backup."""
 
 
 def make_backup(settings_file: Path, settings: Settings, folder: Path, *, data: bool) -> BackupManifest:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from datetime import UTC, datetime
 from pathlib import Path
 
 import dagster as dg
@@ -12,7 +11,6 @@ from mqi_dagster.assets.pipelines import PIPELINES
 from mqi_dagster.courses.chosen_series import chosen_series
 from mqi_dagster.courses.inventory import CourseInventory
 from mqi_dagster.courses.places import Place, file_at
-from mqi_dagster.dagster_internals import PartitionKeyFilter
 from mqi_dagster.errors import (
     ConfigurationError,
     InfrastructureError,
@@ -24,11 +22,20 @@ from mqi_dagster.imaging.quality_control import Verdict, checks_of
 from mqi_dagster.imaging.segmentation_files import SEGMENTATIONS, SegmentationState, read_segmentations
 from mqi_dagster.lifecycle.course import course_in
 from mqi_dagster.lifecycle.jobs import course_job
-from mqi_dagster.lifecycle.lineage import digest_in, latest_digest, latest_record
+from mqi_dagster.lifecycle.lineage import latest_digest
 from mqi_dagster.lifecycle.materialisations import COURSE_REPORT, INVENTORY
 from mqi_dagster.lifecycle.stages import CaseState
 from mqi_dagster.operations.course_identities import CourseIdentity, identities_of
 from mqi_dagster.operations.course_results import made, page_in, quality_in, verdict_in
+from mqi_dagster.operations.unit_results import (
+    CheckRow,
+    QualityRow,
+    ResultRow,
+    evaluated,
+    judged,
+    results_of,
+    worst_first,
+)
 from mqi_dagster.partitions import COURSE
 from mqi_dagster.resources.site import Site
 from mqi_dagster.worklist import CaseStatus, Worklist
@@ -64,17 +71,6 @@ class AsideRow(StatusRow):
     path: Path
 
 
-class ResultRow(StatusRow):
-    """A result of a course."""
-
-    asset: str
-    digest: str | None
-    """None where a person only reported it in the pages."""
-    made_at: datetime
-    folder: Path | None
-    """None where it is not in the store any more."""
-
-
 class ModelRow(StatusRow):
     """What a model has made of a series."""
 
@@ -98,29 +94,6 @@ class FileRow(StatusRow):
     name: str
     size: int
     """Bytes."""
-
-
-class QualityRow(StatusRow):
-    """A check of a course, and what it is worth."""
-
-    asset: str
-    name: str
-    verdict: Verdict
-    text: str
-    """What was found."""
-    advice: str = ""
-    """What to do."""
-
-
-class CheckRow(StatusRow):
-    """A check of a result."""
-
-    asset: str
-    check: str
-    passed: bool
-    severity: str
-    text: str
-    """What was found, and what to do."""
 
 
 class CourseDetails(StatusRow):
@@ -178,17 +151,18 @@ def details_of(instance: dg.DagsterInstance, site: Site, row: CaseStatus) -> Cou
         row: Where it stands.
     """
     course = row.case
-    results = tuple(_results(instance, site, course))
+    results = tuple(results_of(instance, site, course, course_job.assets))
     digests = {one.asset: one.digest for one in results}
     report = made(site, course, COURSE_REPORT, digests.get(COURSE_REPORT))
     failed = row.state is CaseState.FAILED
+    names = {asset: [check.name for check in checks_of(asset)] for asset in digests}
     found = CourseDetails(
         row=row,
         verdict=verdict_in(report),
         page=page_in(report),
         results=results,
         models=tuple(_models(site, course, digests)),
-        checks=tuple(_checks(instance, course, digests)),
+        checks=tuple(evaluated(instance, course, names)),
         first_cause=row.reason if failed else None,
         next_step=row.next_step if failed else None,
     )
@@ -239,17 +213,8 @@ def quality_of(site: Site, details: CourseDetails) -> list[QualityRow]:
             for one in reported.checks
         ]
     else:
-        missed = {"ERROR": Verdict.FAIL}
-        found = [
-            QualityRow(
-                asset=one.asset,
-                name=one.check,
-                verdict=Verdict.PASS if one.passed else missed.get(one.severity, Verdict.WARNING),
-                text=one.text,
-            )
-            for one in details.checks
-        ]
-    return sorted(found, key=lambda one: -list(Verdict).index(one.verdict))
+        found = [judged(one) for one in details.checks]
+    return worst_first(found)
 
 
 def files_of(site: Site, details: CourseDetails, kinds: tuple[str, ...]) -> Iterator[FileRow]:
@@ -284,20 +249,6 @@ def _patient(site: Site, course: str) -> CourseIdentity | None:
         return None
 
 
-def _results(instance: dg.DagsterInstance, site: Site, course: str) -> Iterator[ResultRow]:
-    for asset in course_job.assets:
-        record = latest_record(instance, asset, course)
-        if record is not None:
-            digest = digest_in(record)
-            published = made(site, course, asset, digest)
-            yield ResultRow(
-                asset=asset,
-                digest=digest,
-                made_at=datetime.fromtimestamp(record.timestamp, UTC),
-                folder=None if published is None else published.folder,
-            )
-
-
 def _models(site: Site, course: str, digests: Mapping[str, str | None]) -> Iterator[ModelRow]:
     for asset in _SEGMENTATIONS:
         published = made(site, course, asset, digests.get(asset))
@@ -325,29 +276,6 @@ def _models(site: Site, course: str, digests: Mapping[str, str | None]) -> Itera
 def _log_named(site: Site, course: str, reason: str) -> Path | None:
     """The log that the reason of a failure names."""
     return next((one for one in (site.engine_logs / course).glob("*.log") if one.name in reason), None)
-
-
-def _checks(
-    instance: dg.DagsterInstance, course: str, digests: Mapping[str, str | None]
-) -> Iterator[CheckRow]:
-    """The latest evaluation of every check of what was made."""
-    for asset in digests:
-        for check in checks_of(asset):
-            history = instance.event_log_storage.get_asset_check_execution_history(
-                dg.AssetCheckKey(dg.AssetKey(asset), check.name),
-                limit=1,
-                partition_filter=PartitionKeyFilter(key=course),
-            )
-            event = history[0].event if history else None
-            evaluation = None if event is None else event.asset_check_evaluation
-            if evaluation is not None:
-                yield CheckRow(
-                    asset=asset,
-                    check=check.name,
-                    passed=evaluation.passed,
-                    severity=evaluation.severity.value,
-                    text=evaluation.description or "",
-                )
 
 
 def _objects(root: Path, inventory: CourseInventory) -> Iterator[ObjectRow]:

@@ -32,7 +32,7 @@ from mqi_dagster.resources.site import Site
 
 Floats = NDArray[np.float64]
 
-_LONGEST_SIDE = 512
+LONGEST_SIDE = 512
 """Dots of a slice."""
 _PERCENTS = (20, 40, 60, 80, 95)
 """Of the maximum."""
@@ -74,9 +74,9 @@ class Overlay(StrEnum):
     NONE = "nothing"
 
 
-_AXES = "zyx"
+AXES = "zyx"
 WINDOWS = {one.name: one for one in CT_WINDOWS}
-_ENDS = {"z": ("I", "S"), "y": ("A", "P"), "x": ("R", "L")}
+ENDS = {"z": ("I", "S"), "y": ("A", "P"), "x": ("R", "L")}
 """What lies at low and high coordinates of a patient (PS3.3 C.7.6.1.1.1, head first supine)."""
 
 
@@ -143,9 +143,9 @@ class ShownDose:
                     start=int(highest[plane.across]),
                     first_mm=float(steps[0]),
                     step_mm=self.spacing_mm[plane.across],
-                    across=dicom_axis(_AXES[plane.across]),
-                    along=dicom_axis(_AXES[along]),
-                    down=dicom_axis(_AXES[down]),
+                    across=dicom_axis(AXES[plane.across]),
+                    along=dicom_axis(AXES[along]),
+                    down=dicom_axis(AXES[down]),
                 )
             )
         maximum = float(self.values[highest])
@@ -273,14 +273,12 @@ def draw(
     within = plane.within
     steps = [dose.axes_mm[axis] for axis in within]
     sizes = [len(one) * dose.spacing_mm[axis] for one, axis in zip(steps, within, strict=True)]
-    mm_per_dot = max(sizes) / _LONGEST_SIDE
+    mm_per_dot = max(sizes) / LONGEST_SIDE
     places = []
     for one, axis, size in zip(steps, within, sizes, strict=True):
         dots = np.arange(max(1, round(size / mm_per_dot)))
         places.append(one[0] - dose.spacing_mm[axis] / 2 + mm_per_dot * (dots + 0.5))
-    ends = [
-        _ENDS[_AXES[axis]] if facts.in_patient else (f"-{_AXES[axis]}", f"+{_AXES[axis]}") for axis in within
-    ]
+    ends = [ENDS[AXES[axis]] if facts.in_patient else (f"-{AXES[axis]}", f"+{AXES[axis]}") for axis in within]
     if plane is not Plane.AXIAL:
         # Towards the head is up.
         places[0], ends[0] = places[0][::-1], ends[0][::-1]
@@ -291,7 +289,7 @@ def draw(
     hounsfield, note = _under(dose, ct, plane, at, places)
     return dose_slice(
         hounsfield,
-        _bilinear(np.take(dose.values, at, axis=plane.across), *indices),
+        bilinear(np.take(dose.values, at, axis=plane.across), *indices),
         window=WINDOWS[window],
         maximum=facts.maximum,
         wash=overlay in (Overlay.BOTH, Overlay.WASH),
@@ -377,7 +375,7 @@ def _unchanged(entry: InputFile) -> bytes:
     return content
 
 
-def _bilinear(values: NDArray[np.float32], down: Floats, across: Floats) -> Floats:
+def bilinear(values: NDArray[np.float32], down: Floats, across: Floats) -> Floats:
     """Values at fractional rows and columns; half a dot beyond the outermost ones theirs stand."""
     rows = _between(values, down)
     return np.ascontiguousarray(_between(rows.T, across).T)

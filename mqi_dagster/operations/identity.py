@@ -1,4 +1,4 @@
-"""Whose a case or a course is: read from its DICOM files when it is shown, and noted in the audit."""
+"""Whose a case, a course or an image set is: read from its DICOM files when shown, and in the audit."""
 
 from __future__ import annotations
 
@@ -19,9 +19,12 @@ from mqi_dagster.ledger.audit import Action
 from mqi_dagster.lifecycle.arrived import find_case
 from mqi_dagster.lifecycle.beam import find_manifest
 from mqi_dagster.lifecycle.course import load_course
+from mqi_dagster.lifecycle.image_set import FACTS, ImageSetAtWork
+from mqi_dagster.lifecycle.lineage import resolve
+from mqi_dagster.lifecycle.materialisations import IMAGES
 from mqi_dagster.operations.course_identities import identities_of
 from mqi_dagster.operations.noted_reads import may_see_noted
-from mqi_dagster.partitions import CASE, COURSE, root_of
+from mqi_dagster.partitions import CASE, COURSE, IMAGE_SET, root_of
 from mqi_dagster.people.rights import Actor, Right
 from mqi_dagster.plan.elements import text
 from mqi_dagster.resources.site import Site
@@ -58,7 +61,7 @@ def identity_of(site: Site, instance: dg.DagsterInstance, actor: Actor, partitio
         site: The site.
         instance: Dagster's records.
         actor: Who looks.
-        partition: Key of a case, a beam or a course.
+        partition: Key of a case, a beam, a course or an image set.
 
     Returns:
         None where the actor may not see it, the look cannot be noted, or its files do not tell (any more).
@@ -100,6 +103,8 @@ def _read(site: Site, instance: dg.DagsterInstance, unit: str) -> Identity | Non
     try:
         if CASE.has(unit):
             return _of_case(site, instance, unit)
+        if IMAGE_SET.has(unit):
+            return _of_image_set(site, instance, unit)
         return _of_course(site, instance, unit) if COURSE.has(unit) else None
     except (MqiError, OSError):
         # Why its files cannot be read, its own status says.
@@ -130,6 +135,13 @@ def _of_course(site: Site, instance: dg.DagsterInstance, course: str) -> Identit
         for one in identities_of(site, [course]):
             return Identity(_name_of(one.names[0] if one.names else ""), shown(one.patient_id))
     return None
+
+
+def _of_image_set(site: Site, instance: dg.DagsterInstance, key: str) -> Identity:
+    images = ImageSetAtWork(key, resolve(instance, site.store, IMAGES, key, only=(FACTS,)))
+    first = images.files(images.main_role)[0]
+    images.published.verify([str(first.relative_to(images.published.folder))])
+    return _in(first.read_bytes())
 
 
 def _in(content: bytes) -> Identity:

@@ -116,6 +116,8 @@ class RequestStanding(_Part):
     """What a person can do about its failure."""
     series: tuple[str, ...]
     """Identifiers in the PACS, the main one first; empty where they are not known here any more."""
+    host: str
+    """Where its model runs: `local`, or a host of `hosts`."""
     requested_at: datetime
     requested_by: str
     """Login, or ``system`` for what is segmented by itself."""
@@ -154,7 +156,12 @@ def find_series(
 
 
 def ask(
-    site: Site, instance: dg.DagsterInstance, actor: Actor, identifiers: Sequence[str], model: str
+    site: Site,
+    instance: dg.DagsterInstance,
+    actor: Actor,
+    identifiers: Sequence[str],
+    model: str,
+    host: str | None = None,
 ) -> RequestStanding:
     """Ask for the segmentation of some series of the PACS, and have it begin at once.
 
@@ -168,6 +175,7 @@ def ask(
         actor: Who asks.
         identifiers: Of the series, as the PACS calls them, in any order; the first one is the main one.
         model: Name of the model.
+        host: Where it runs: `local`, or a host of `hosts`; None: where the settings say.
 
     Raises:
         NotAllowedError: The actor does not have the right ``request``.
@@ -178,12 +186,13 @@ def ask(
     """
     present, fingerprint = None, ""
     if actor.may(Right.REQUEST):
+        require_pacs(site)
         present = present_series(site, site.pacs, usable_model(site, model).card, identifiers)
         fingerprint = fingerprint_of(site, site.pacs, present)
     subject = present.key if present is not None else shown(model)
     with audited(site, actor, Right.REQUEST, Action.SEGMENTATION_REQUESTED, subject) as told:
         assert present is not None
-        write_source(site, present.key, ImageSetSource(model=model, series=tuple(identifiers)))
+        write_source(site, present.key, ImageSetSource(model=model, series=tuple(identifiers), host=host))
         arrivals, until = site.ledger.arrivals, datetime.now(UTC) + timedelta(seconds=LAUNCH_SECONDS)
         if arrivals.take(present.arrival, present.key, fingerprint, IMAGE_SET.name, until):
             try:
@@ -191,6 +200,16 @@ def ask(
             finally:
                 arrivals.release(present.key)
     return standing(site, instance, present.key)
+
+
+def require_pacs(site: Site) -> None:
+    """Check that there is a PACS to ask.
+
+    Raises:
+        InputError: The settings name none.
+    """
+    if not site.settings.on_request.has_pacs:
+        raise InputError("there is no PACS: on_request.orthanc or on_request.dicomweb names one")
 
 
 def _start(site: Site, instance: dg.DagsterInstance, key: str, told: dict[str, str]) -> None:
@@ -289,6 +308,7 @@ def _standing(
         SEGMENTATION.command,
     )
     state = _state(status.state, latest)
+    source = _source(site, key)
     run = latest.run if latest.run is not None and state is not RequestState.PENDING else None
     return RequestStanding(
         key=key,
@@ -298,7 +318,8 @@ def _standing(
         percent=status.percent,
         reason=status.reason,
         next_step=status.next_step,
-        series=_series(site, key),
+        series=() if source is None else source.series,
+        host=(source and source.host) or site.settings.on_request.host,
         requested_at=row.first_seen if asked is None else asked.at,
         requested_by=BY_ITSELF if asked is None else asked.actor,
         started_at=None if run is None else run.started,
@@ -316,11 +337,11 @@ def _state(state: CaseState, latest: RunFacts) -> RequestState:
     return RequestState.PROCESSING if latest.state is RunState.WORKING else RequestState.PENDING
 
 
-def _series(site: Site, key: str) -> tuple[str, ...]:
+def _source(site: Site, key: str) -> ImageSetSource | None:
     try:
-        return read_source(site, key).series
+        return read_source(site, key)
     except InputError:
-        return ()
+        return None
 
 
 def _result(site: Site, instance: dg.DagsterInstance, key: str, run: RunRow | None) -> RequestResult | None:

@@ -291,7 +291,7 @@ def _judge(
             ledger.alarms.clear_all(_OF_A_RUN, [shown(partition)])
         for level in levels_of(pipelines):
             if any(job.concludes and job.name == run.job_name for job in level.jobs):
-                text = f"{level.kind.name} {partition} has concluded"
+                text = f"{level.kind.name.replace('_', ' ')} {partition} has concluded"
                 ledger.notices.record_conclusion(run.run_id, partition, text, ended_at)
         return None
     if _BAD.get(run.status) is not event.event_log_entry.get_dagster_event().event_type:

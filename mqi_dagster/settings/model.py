@@ -70,6 +70,7 @@ class Settings(Section):
             "handover.target": (self.handover.target, False),
             "radiotherapy.segmentation.host": (self.radiotherapy.segmentation.host, True),
             "on_request.host": (self.on_request.host, True),
+            "on_request.laboratory": (self.on_request.laboratory or LOCAL, True),
         }
         if LOCAL in self.hosts:
             raise ValueError(f"no host can be called {LOCAL!r}: that is this machine")
@@ -80,7 +81,7 @@ class Settings(Section):
                 raise ValueError(f"{key}: no host {host_name!r} stands under hosts")
             if needs_slurm and self.hosts[host_name].slurm is None:
                 raise ValueError(f"{key}: the host {host_name!r} has no slurm section")
-        for key in ("radiotherapy.segmentation.host", "on_request.host"):
+        for key in ("radiotherapy.segmentation.host", "on_request.host", "on_request.laboratory"):
             models = self.slurm_of(host_names[key][0])
             if models is not None and models[1].model_command is None:
                 raise ValueError(f"{key}: its slurm section has no model_command")

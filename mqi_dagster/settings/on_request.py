@@ -14,6 +14,8 @@ from mqi_dagster.settings.sections import LOCAL, HostName
 Port = Annotated[int, Field(ge=1, le=65535)]
 AeTitle = Annotated[str, Field(pattern=r"^[!-\[\]-~]([ -\[\]-~]{0,14}[!-\[\]-~])?$")]
 
+ModelName = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_-]{0,63}$")]
+
 
 class DicomWeb(OrthancSource):
     """A PACS that speaks DICOMweb (QIDO-RS, WADO-RS, STOW-RS)."""
@@ -34,7 +36,7 @@ class StorageCommitment(Section):
 class ByItself(Section):
     """New series of a kind, each segmented without a request."""
 
-    model: str = Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_-]{0,63}$", description="A model with one input.")
+    model: ModelName = Field(description="A model with one input.")
     modality: str = Field(pattern=r"^[A-Z]{2,16}$", description="Of the series.")
     description: str = Field(
         ".*", description="Regular expression of the whole Series Description, letter case aside."
@@ -62,6 +64,18 @@ class OnRequest(Section):
     )
     by_itself: tuple[ByItself, ...] = Field((), description="Series that are segmented without a request.")
     host: HostName = Field(LOCAL, description="Where models run: `local`, or a host of `hosts`.")
+    laboratory: HostName | None = Field(
+        None,
+        description="Where models run of who asks for `use_local`, or where `USE_LOCAL_INFERENCE` is true.",
+    )
+    model: ModelName | None = Field(
+        None,
+        description="That requests by `/api/mri` are for, which name none; null: the only one that takes"
+        " as many series.",
+    )
+    wait_seconds: Seconds = Field(
+        300.0, description="For so long a request by `/api/mri` waits for its result."
+    )
     workers: Count = Field(2, description="Image sets at once, where there are slots for them.")
     structured_report: bool = Field(
         False, description="Whether a DICOM report with the volumes is stored beside each segmentation."

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import base64
 import hmac
 import secrets
 import time
@@ -113,42 +114,46 @@ class Doorkeeper:
             return told[-1].rpartition(",")[2].strip()[:45]
         return request.client.host if request.client is not None else ""
 
-    async def find(self, request: Request, *, in_use: bool = True) -> Visitor | None:
+    async def find(self, request: Request, *, in_use: bool = True, basic: bool = False) -> Visitor | None:
         """Whoever asks, as `visitor` says, however long the ledger takes.
 
         A ledger that hangs is asked no more until it has answered: its silence must not take every thread.
         """
         now = time.monotonic()
         if now - min(list(self._asking.values()), default=now) <= PATIENCE_SECONDS:
-            asked = asyncio.ensure_future(run_in_threadpool(self._ask, request, in_use))
+            asked = asyncio.ensure_future(run_in_threadpool(self._ask, request, in_use, basic))
             if await asyncio.wait({asked}, timeout=PATIENCE_SECONDS) and asked.done():
                 return asked.result()
             asked.add_done_callback(lambda late: late.cancelled() or late.exception())
         return self._as_before(self._cookie_of(request), InfrastructureError("the ledger does not answer"))
 
-    def _ask(self, request: Request, in_use: bool) -> Visitor | None:
+    def _ask(self, request: Request, in_use: bool, basic: bool) -> Visitor | None:
         question = object()
         self._asking[question] = time.monotonic()
         try:
-            return self.visitor(request, in_use=in_use)
+            return self.visitor(request, in_use=in_use, basic=basic)
         finally:
             del self._asking[question]
 
-    def visitor(self, request: Request, *, in_use: bool = True) -> Visitor | None:
+    def visitor(self, request: Request, *, in_use: bool = True, basic: bool = False) -> Visitor | None:
         """Whoever asks; None where nobody is signed in.
 
         Args:
             request: What they ask.
             in_use: Whether it keeps them signed in: a page that brings itself up to date does not.
+            basic: Whether a token may come as the password of HTTP Basic, which old programs alone send.
 
         Raises:
             SignInError: There is a token, and it is worth nothing.
             InfrastructureError: The ledger is away, and this visitor was not here before.
         """
         scheme, _, secret = request.headers.get("authorization", "").partition(" ")
-        if scheme.lower() == "bearer":
+        login = None
+        if basic and scheme.lower() == "basic":
+            login, secret = _basic(secret)
+        if login is not None or scheme.lower() == "bearer":
             actor = bearer(self._site, secret.strip())
-            if actor is None:
+            if actor is None or login not in (None, actor.name):
                 raise SignInError("this token is not known here, was revoked, or has expired")
             return Visitor(actor, actor.name)
         key = self._cookie_of(request)
@@ -211,17 +216,28 @@ class Doorkeeper:
         )
 
 
+def _basic(credentials: str) -> tuple[str, str]:
+    """Login and password of HTTP Basic; empty where it is none."""
+    try:
+        login, _, password = base64.b64decode(credentials, validate=True).decode().partition(":")
+    except ValueError:
+        return "", ""
+    return login, password
+
+
 class Needs:
     """A dependency of a route: whoever asks is signed in and has a right.
 
     Args:
         right: Which; None: whoever is signed in.
         action: What the route does: that it was refused is in the audit.
+        basic: Whether a token may come by HTTP Basic; see `Doorkeeper.visitor`.
     """
 
-    def __init__(self, right: Right | None, action: Action | None = None) -> None:
+    def __init__(self, right: Right | None, action: Action | None = None, *, basic: bool = False) -> None:
         self.right = right
         self.action = action
+        self._basic = basic
 
     async def __call__(self, request: Request) -> Visitor:
         """The visitor.
@@ -239,7 +255,7 @@ class Needs:
     async def visitor(self, request: Request, *, in_use: bool = True) -> Visitor:
         """The same for one who only looks; see `Doorkeeper.visitor`."""
         doorkeeper: Doorkeeper = request.app.state.doorkeeper
-        visitor = await doorkeeper.find(request, in_use=in_use)
+        visitor = await doorkeeper.find(request, in_use=in_use, basic=self._basic)
         if visitor is None:
             raise SignInError("sign in first")
         if self.right is None:

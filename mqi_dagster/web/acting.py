@@ -12,7 +12,7 @@ from mqi_dagster.lifecycle.stages import CaseState
 from mqi_dagster.operations.asked import Asked, asked_of
 from mqi_dagster.operations.instance import open_instance
 from mqi_dagster.operations.review import Review, review_of
-from mqi_dagster.partitions import find_key
+from mqi_dagster.partitions import find_key, in_address
 from mqi_dagster.resources.site import Site
 from mqi_dagster.worklist import BeamStatus, CaseStatus
 from mqi_dagster.worklist.reading import plain_errors
@@ -25,7 +25,7 @@ _SIGNED = (CaseState.COMPLETE, CaseState.PARTIAL)
 def kind_of(partition: str) -> str:
     """The kind of a unit, or of that which something is a part of, as its address says it; empty of none."""
     key = find_key(partition, KINDS)
-    return (key.parent or key).kind.name if key is not None else ""
+    return in_address((key.parent or key).kind.name) if key is not None else ""
 
 
 class Acting:

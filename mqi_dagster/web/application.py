@@ -26,6 +26,7 @@ from mqi_dagster.resources.site import Site
 from mqi_dagster.web import monitoring, words
 from mqi_dagster.web.access import Doorkeeper
 from mqi_dagster.web.acting import Acting, kind_of
+from mqi_dagster.web.api import laboratory
 from mqi_dagster.web.api.description import api
 from mqi_dagster.web.api.events import Changes
 from mqi_dagster.web.identities import Identities
@@ -39,6 +40,7 @@ from mqi_dagster.web.pages import (
     case,
     course,
     gate,
+    image_set,
     login,
     people,
     single_sign_on,
@@ -103,8 +105,8 @@ def create_app(site: Site, live: Live | None = None) -> FastAPI:
     app.state.gate = DagsterGate(site)
     own = (login.router, single_sign_on.router, account.router, people.router, audit.router, gate.router)
     app.state.identities = Identities(site)
-    work = (worklist.router, board.router, case.router, course.router, actions.router)
-    for router in (*own, *work, monitoring.router, api):
+    work = (worklist.router, board.router, case.router, course.router, image_set.router, actions.router)
+    for router in (*own, *work, monitoring.router, laboratory.router, api):
         app.include_router(router)
     app.mount("/static", StaticFiles(directory=Path(__file__).parent / "static"), name="static")
     for error in (MqiError, HTTPException, RequestValidationError):

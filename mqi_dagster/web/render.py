@@ -18,7 +18,7 @@ from mqi_dagster.assets.pipelines import PIPELINES
 from mqi_dagster.errors import LONGEST_MESSAGE, shown
 from mqi_dagster.moments import in_zone, local
 from mqi_dagster.operations.running import dagster_address
-from mqi_dagster.partitions import find_key, root_of
+from mqi_dagster.partitions import find_key, in_address, root_of
 from mqi_dagster.resources.site import Site
 from mqi_dagster.web import words
 from mqi_dagster.web.access import Crowd, Visitor
@@ -74,7 +74,7 @@ class Pages:
         self._templates.globals["dagster"] = self._dagster
         self._kinds = [pipeline.units.kind for pipeline in PIPELINES]
         self._templates.globals["page_of"] = lambda row: (
-            f"{self.prefix}/{row.kind}/{quote(row.case, safe='')}"
+            f"{self.prefix}/{in_address(row.kind)}/{quote(row.case, safe='')}"
         )
         zone = site.timezone
         self._templates.filters.update(
@@ -102,7 +102,9 @@ class Pages:
     def link(self, subject: str) -> str:
         """Address of the page of a case, a beam's case or the like; empty of what has no page."""
         key = find_key(root_of(subject), self._kinds)
-        return f"{self.prefix}/{key.kind.name}/{quote(key.text, safe='')}" if key is not None else ""
+        return (
+            f"{self.prefix}/{in_address(key.kind.name)}/{quote(key.text, safe='')}" if key is not None else ""
+        )
 
     def part(self, template: str, visitor: Visitor | Crowd | None, **values: Any) -> str:
         """A part of a page."""

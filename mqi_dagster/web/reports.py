@@ -1,4 +1,4 @@
-"""Everything about one case or course for its page, read once until its row changes."""
+"""Everything about one case, course or image set for its page, read once until its row changes."""
 
 from __future__ import annotations
 
@@ -14,14 +14,16 @@ from mqi_dagster.operations.course_report import (
     TABLES,
     CourseDetails,
     FileRow,
-    QualityRow,
     details_of,
     files_of,
     quality_of,
 )
 from mqi_dagster.operations.dose_slices import DoseFacts, DoseSlices
+from mqi_dagster.operations.image_set_report import ImageSetDetails, image_set_details
 from mqi_dagster.operations.kept import Kept
 from mqi_dagster.operations.metadata_pictures import Picture, pictures_of
+from mqi_dagster.operations.segmentation_slices import SegmentationFacts, SegmentationSlices
+from mqi_dagster.operations.unit_results import QualityRow
 from mqi_dagster.partitions import PartitionKind, beam_key
 from mqi_dagster.resources.site import Site
 from mqi_dagster.web.live import Live
@@ -54,13 +56,22 @@ class CoursePage:
     """Names of the pictures of its report."""
 
 
+@dataclass(frozen=True, slots=True)
+class ImageSetPage:
+    """What the page of an image set shows beside its row."""
+
+    details: ImageSetDetails
+    slices: SegmentationFacts | str
+    """In place of what cannot be shown, why; empty where there is nothing yet."""
+
+
 def _size(page: CasePage) -> int:
     pictures = (one for of_beam in page.pictures.values() for one in of_beam.values())
     return _REPORT_BYTES + sum(len(one.png) for one in pictures)
 
 
 class Reports:
-    """Reads what the pages of cases and courses show.
+    """Reads what the pages of cases, courses and image sets show.
 
     Args:
         site: The site.
@@ -72,6 +83,8 @@ class Reports:
         self.slices = DoseSlices(site)
         self._cases = Kept[CasePage](_KEPT_BYTES, _size)
         self._courses = Kept[CoursePage](_KEPT_COURSES)
+        self._image_sets = Kept[ImageSetPage](_KEPT_COURSES)
+        self.regions = SegmentationSlices(site)
         self._rows: tuple[int, dict[str, CaseStatus], dict[str, list[BeamStatus]]] = (-1, {}, {})
 
     @property
@@ -99,7 +112,7 @@ class Reports:
                 parts.setdefault(beam.case, []).append(beam)
             self._rows = seen.version, units, parts
         if not kind.has(key) or key not in units:
-            raise KeyRejectedError(f"the {kind.name} is not known here")
+            raise KeyRejectedError(f"the {kind.name.replace('_', ' ')} is not known here")
         return units[key], sorted(parts.get(key, ()), key=lambda one: one.number)
 
     def deeds(self) -> int:
@@ -122,6 +135,21 @@ class Reports:
     def course(self, row: CaseStatus) -> CoursePage:
         """What the page of a course shows; errors as `case`."""
         return self._courses.get((row.case, _mark(row, ())), lambda: self._course(row))
+
+    def image_set(self, row: CaseStatus) -> ImageSetPage:
+        """What the page of an image set shows; errors as `case`."""
+        return self._image_sets.get((row.case, _mark(row, ())), lambda: self._image_set(row))
+
+    def _image_set(self, row: CaseStatus) -> ImageSetPage:
+        with plain_errors():
+            details = image_set_details(self.instance, self._site, row.case)
+        slices: SegmentationFacts | str = ""
+        if details.found is not None and details.facts is not None:
+            try:
+                slices = self.regions.facts(self.instance, row.case)
+            except MqiError as error:
+                slices = error.message
+        return ImageSetPage(details, slices)
 
     def _course(self, row: CaseStatus) -> CoursePage:
         with plain_errors():

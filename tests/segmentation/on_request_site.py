@@ -210,6 +210,9 @@ class InProcess(GraphQL):
         self.outcomes += [self._of.run(partition) for partition in partitions]
         return "backfill"
 
+    def backfills(self) -> dict[str, list[str]]:
+        return {}
+
     def _require(self) -> None:
         if self.away:
             raise ConfigurationError("nobody answers")

@@ -30,8 +30,25 @@ NAMES = re.compile(
 )
 """Keys, names and settings, which are the same in every language."""
 TERMS = {
-    *("ID", "CSV", "JSON", "Lines", "MeV", "GPU", "GB", "GiB", "MU", "mm", "KST", "RT", "DICOM", "CT", "HU"),
-    *("Dagster", "Enter", "Esc", "mqi", "Mqi", "anna", "daemon", "local"),
+    *(
+        "ID",
+        "CSV",
+        "JSON",
+        "Lines",
+        "MeV",
+        "GPU",
+        "GB",
+        "GiB",
+        "MU",
+        "mm",
+        "KST",
+        "RT",
+        "DICOM",
+        "CT",
+        "HU",
+        "PACS",
+    ),
+    *("PACS", "Dagster", "Enter", "Esc", "mqi", "Mqi", "anna", "daemon", "local"),
 }
 
 

@@ -25,6 +25,7 @@ from mqi_dagster.notify.message import WORDS
 from mqi_dagster.operations.asked import Standing
 from mqi_dagster.operations.dose_slices import WINDOWS, Overlay, Plane
 from mqi_dagster.operations.review import ReviewState
+from mqi_dagster.operations.segmentation_slices import Shown
 from mqi_dagster.people.rights import Role
 
 PACKAGE = Path(__file__).resolve().parents[2] / "mqi_dagster"
@@ -79,12 +80,12 @@ def _spoken(values: Iterable[str]) -> Iterator[str]:
 def _values() -> Iterator[str]:
     """What is said of states, roles and the like, and what people can do about a failure."""
     enums = (CaseState, Stage, Role, AlarmKind, audit.Action, audit.Outcome, attempts.Outcome, ReviewState,
-             SegmentationState, Verdict, Overlay, Plane, Reason)  # fmt: skip
+             SegmentationState, Verdict, Overlay, Plane, Reason, Shown)  # fmt: skip
     for values in enums:
         yield from _spoken(values)
     yield from (value.value for value in Standing if value is not Standing.LATEST)
     yield from (units.shown for units in DoseUnits)
-    yield from WINDOWS
+    yield from (*WINDOWS, "whole range")
     yield from _spoken(pipeline.units.kind.name for pipeline in PIPELINES)
     yield from STATUSES
     codes, commands = (None, *failures._NEXT, *failures._KINDS), [one.command for one in PIPELINES]

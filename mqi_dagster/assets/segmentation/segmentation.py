@@ -22,7 +22,7 @@ from mqi_dagster.imaging.segmentation_files import (
 )
 from mqi_dagster.ledger.leases import AtOnce
 from mqi_dagster.lifecycle.boundary import tried_again
-from mqi_dagster.lifecycle.image_set import ImageSetAtWork, load_image_set, model_for
+from mqi_dagster.lifecycle.image_set import ImageSetAtWork, host_of, load_image_set, model_for
 from mqi_dagster.lifecycle.jobs import POOL
 from mqi_dagster.lifecycle.lineage import DIGEST, checked_key, latest_digest, require_passed, reusable
 from mqi_dagster.lifecycle.materialisations import IMAGES, SEGMENTED
@@ -97,8 +97,9 @@ def _made(
 ) -> Published:
     """The segmentation as it was asked for: found, or made, with less where it was too much."""
     key, card, wanted = images.key, model.card, site.settings.on_request
-    options = site.settings.radiotherapy.segmentation.model_copy(update={"host": wanted.host})
-    program = program_version(model) if site.settings.slurm_of(wanted.host) is None else {}
+    host = host_of(site, key)
+    options = site.settings.radiotherapy.segmentation.model_copy(update={"host": host})
+    program = program_version(model) if site.settings.slurm_of(host) is None else {}
     way = way_asked(card, options, program)
     asked = digest_of(
         asset=SEGMENTED, code=CODE, images=images.published.digest, card=card.digest(), way=asdict(way)

@@ -11,7 +11,7 @@ from fastapi.routing import APIRoute
 from mqi_dagster import __version__
 from mqi_dagster.people.rights import Right
 from mqi_dagster.web.access import READS, SIGNED_IN, Needs
-from mqi_dagster.web.api import actions, events, reading
+from mqi_dagster.web.api import actions, events, reading, requests
 from mqi_dagster.web.api.models import Problem
 from mqi_dagster.web.problems import MEDIA_TYPE
 
@@ -36,7 +36,7 @@ api = APIRouter(
     responses={"default": {"description": "It did not work.", "content": {MEDIA_TYPE: {}}, "model": Problem}},
     generate_unique_id_function=lambda route: route.name,
 )
-_ROUTERS = (reading.router, actions.router, events.router)
+_ROUTERS = (reading.router, requests.router, actions.router, events.router)
 for _router in _ROUTERS:
     api.include_router(_router)
 

@@ -68,6 +68,7 @@ class Kind(StrEnum):
     CASE = "case"
     BEAM = "beam"
     COURSE = "course"
+    IMAGE_SET = "image_set"
 
 
 class StatusChange(StatusRow):

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from http import HTTPStatus
 from typing import Annotated, TypeVar
@@ -19,7 +19,8 @@ from mqi_dagster.operations.course_results import CourseResult, course_result
 from mqi_dagster.operations.instance import open_instance
 from mqi_dagster.operations.results import BeamRow, beam_rows
 from mqi_dagster.operations.review import review_of
-from mqi_dagster.partitions import CASE, COURSE
+from mqi_dagster.operations.segmentation_request import RequestStanding, standing
+from mqi_dagster.partitions import CASE, COURSE, IMAGE_SET, PartitionKind, whole_kind
 from mqi_dagster.people.rights import Right
 from mqi_dagster.resources.site import Site
 from mqi_dagster.web.access import LOOKS, SIGNED_IN, Needs, Visitor
@@ -89,7 +90,7 @@ def _next(request: Request, cursor: str) -> str:
 
 
 def require_known(snapshot: Snapshot, units: Units, key: str) -> None:
-    """Check that there is a case, beam or course of a key.
+    """Check that there is a case, beam, course or image set of a key.
 
     Raises:
         KeyRejectedError: There is none.
@@ -99,12 +100,15 @@ def require_known(snapshot: Snapshot, units: Units, key: str) -> None:
         raise KeyRejectedError(f"none of the {units.value} has this key; GET {units.value} lists them")
 
 
-def _case(work: Work, key: str, *, course: bool) -> CaseStatus:
-    what = "course" if course else "case"
-    kind = COURSE if course else CASE
-    found = next((row for row in work.cases if row.case == key), None) if kind.has(key) else None
+def _of(work: Work, kind: PartitionKind) -> Iterator[CaseStatus]:
+    return (row for row in work.cases if whole_kind(row.case) is kind)
+
+
+def _case(work: Work, key: str, kind: PartitionKind) -> CaseStatus:
+    found = next((row for row in _of(work, kind) if row.case == key), None)
     if found is None:
-        raise KeyRejectedError(f"no {what} has this key; GET {what}s lists them")
+        what = kind.name
+        raise KeyRejectedError(f"no {what.replace('_', ' ')} has this key; GET {what}s lists them")
     return found
 
 
@@ -124,21 +128,21 @@ def work(visitor: LOOKS, snapshot: SEEN) -> Response:
 @router.get("/cases", response_model=Page[CaseStatus])
 def cases(request: Request, visitor: LOOKS, snapshot: SEEN, wanted: LISTING) -> Response:
     """The cases."""
-    rows = (row for row in snapshot.work.cases if not COURSE.has(row.case))
+    rows = _of(snapshot.work, CASE)
     return _listed(request, snapshot, rows, wanted, Page[CaseStatus])
 
 
 @router.get("/cases/{key}", response_model=CaseStatus)
 def case(key: str, visitor: LOOKS, snapshot: SEEN) -> Response:
     """One case."""
-    row = _case(snapshot.work, key, course=False)
+    row = _case(snapshot.work, key, CASE)
     return snapshot.answer(lambda: row)
 
 
 @router.get("/cases/{key}/beams", response_model=Page[BeamStatus])
 def beams_of_case(request: Request, key: str, visitor: LOOKS, snapshot: SEEN, wanted: LISTING) -> Response:
     """The beams of a case."""
-    _case(snapshot.work, key, course=False)
+    _case(snapshot.work, key, CASE)
     rows = (row for row in snapshot.work.beams if row.case == key)
     return _listed(request, snapshot, rows, wanted, Page[BeamStatus])
 
@@ -147,7 +151,7 @@ def beams_of_case(request: Request, key: str, visitor: LOOKS, snapshot: SEEN, wa
 @router.get("/cases/{key}/results", response_model_exclude={"__all__": {"rt_dose"}})
 def results_of_case(request: Request, key: str, visitor: LOOKS, snapshot: SEEN) -> list[BeamRow]:
     """What came of the beams of a case, in numbers; nothing before it was taken in."""
-    _case(snapshot.work, key, course=False)
+    _case(snapshot.work, key, CASE)
     site: Site = request.app.state.site
     with plain_errors(), open_instance(site.settings) as instance:
         try:
@@ -174,25 +178,51 @@ def beam(key: str, visitor: LOOKS, snapshot: SEEN) -> Response:
 @router.get("/courses", response_model=Page[CaseStatus])
 def courses(request: Request, visitor: LOOKS, snapshot: SEEN, wanted: LISTING) -> Response:
     """The courses."""
-    rows = (row for row in snapshot.work.cases if COURSE.has(row.case))
+    rows = _of(snapshot.work, COURSE)
     return _listed(request, snapshot, rows, wanted, Page[CaseStatus])
 
 
 @router.get("/courses/{key}", response_model=CaseStatus)
 def course(key: str, visitor: LOOKS, snapshot: SEEN) -> Response:
     """One course."""
-    row = _case(snapshot.work, key, course=True)
+    row = _case(snapshot.work, key, COURSE)
     return snapshot.answer(lambda: row)
 
 
 @router.get("/courses/{key}/results", response_model_exclude={"page"})
 def results_of_course(request: Request, key: str, visitor: LOOKS, snapshot: SEEN) -> CourseResult:
     """What came of a course: its verdict, and the digests of what was made."""
-    row = _case(snapshot.work, key, course=True)
+    row = _case(snapshot.work, key, COURSE)
     site: Site = request.app.state.site
     with plain_errors(), open_instance(site.settings) as instance:
         found = course_result(instance, site, key, None)
     return found.model_copy(update={"status": row.state, "error": row.reason or None})
+
+
+@router.get("/image_sets", response_model=Page[CaseStatus])
+def image_sets(request: Request, visitor: LOOKS, snapshot: SEEN, wanted: LISTING) -> Response:
+    """The image sets that are segmented on request."""
+    return _listed(request, snapshot, _of(snapshot.work, IMAGE_SET), wanted, Page[CaseStatus])
+
+
+@router.get("/image_sets/{key}", response_model=CaseStatus)
+def image_set(key: str, visitor: LOOKS, snapshot: SEEN) -> Response:
+    """One image set."""
+    row = _case(snapshot.work, key, IMAGE_SET)
+    return snapshot.answer(lambda: row)
+
+
+# Identifiers of a PACS are for whoever may ask.
+@router.get(
+    "/image_sets/{key}/results",
+    response_model_exclude={"series": True, "result": {"segmentation", "report"}},
+)
+def results_of_image_set(request: Request, key: str, visitor: LOOKS, snapshot: SEEN) -> RequestStanding:
+    """Where its request stands, and what the model has found: volumes in mm³ and voxels."""
+    _case(snapshot.work, key, IMAGE_SET)
+    site: Site = request.app.state.site
+    with plain_errors(), open_instance(site.settings) as instance:
+        return standing(site, instance, key)
 
 
 @router.get("/{units}/{key}/review")

@@ -1,10 +1,10 @@
-"""Rows of cases, courses and beams alike."""
+"""Rows of cases, courses, image sets and beams alike."""
 
 from __future__ import annotations
 
 from enum import StrEnum
 
-from mqi_dagster.partitions import COURSE
+from mqi_dagster.partitions import whole_kind
 from mqi_dagster.web.api.models import Kind
 from mqi_dagster.worklist import BeamStatus, CaseStatus, Work
 
@@ -15,13 +15,14 @@ class Units(StrEnum):
     CASES = "cases"
     BEAMS = "beams"
     COURSES = "courses"
+    IMAGE_SETS = "image_sets"
 
 
 AnyRow = CaseStatus | BeamStatus
 
 
 def rows_of(work: Work) -> list[AnyRow]:
-    """Every row of a partition: cases and courses, then beams."""
+    """Every row of a partition: cases, courses and image sets, then beams."""
     return [*work.cases, *work.beams]
 
 
@@ -34,4 +35,4 @@ def kind_of(row: AnyRow) -> Kind:
     """Kind of the partition of a row."""
     if isinstance(row, BeamStatus):
         return Kind.BEAM
-    return Kind.COURSE if COURSE.has(row.case) else Kind.CASE
+    return Kind(whole_kind(row.case).name)

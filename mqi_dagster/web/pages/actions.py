@@ -47,7 +47,7 @@ def unit_at(request: Request, key: str) -> PartitionKey:
     kind = request.url.path.removeprefix(pages.prefix).split("/")[1]
     found = find_key(key, KINDS)
     if found is None or kind_of(key) != kind:
-        raise KeyRejectedError(f"the {kind} is not known here")
+        raise KeyRejectedError(f"the {kind.replace('-', ' ')} is not known here")
     return found
 
 
@@ -72,6 +72,7 @@ def _page_of(unit: PartitionKey) -> str:
 
 @router.post("/case/{key}/retry")
 @router.post("/course/{key}/retry")
+@router.post("/image-set/{key}/retry")
 def retry_failed(
     request: Request, visitor: Annotated[Visitor, Depends(Needs(Right.ACT, Action.RETRY))], unit: UNIT
 ) -> Response:
@@ -84,6 +85,7 @@ def retry_failed(
 
 @router.post("/case/{key}/cancel")
 @router.post("/course/{key}/cancel")
+@router.post("/image-set/{key}/cancel")
 def cancel_runs(
     request: Request, visitor: Annotated[Visitor, Depends(Needs(Right.ACT, Action.CANCEL))], unit: UNIT
 ) -> Response:
@@ -97,6 +99,7 @@ def cancel_runs(
 
 @router.post("/case/{key}/priority")
 @router.post("/course/{key}/priority")
+@router.post("/image-set/{key}/priority")
 def set_priority(
     request: Request,
     visitor: Annotated[Visitor, Depends(Needs(Right.ACT, Action.PRIORITY))],
@@ -139,6 +142,7 @@ def _review_page(
 
 @router.get("/case/{key}/review")
 @router.get("/course/{key}/review")
+@router.get("/image-set/{key}/review")
 def show_review(request: Request, visitor: LOOKS, unit: UNIT) -> Response:
     """What people have said of the results, and the form to sign them."""
     return _review_page(request, visitor, unit)
@@ -146,6 +150,7 @@ def show_review(request: Request, visitor: LOOKS, unit: UNIT) -> Response:
 
 @router.post("/case/{key}/review")
 @router.post("/course/{key}/review")
+@router.post("/image-set/{key}/review")
 def sign(
     request: Request,
     visitor: Annotated[Visitor, Depends(Needs(Right.REVIEW, Action.REVIEW))],

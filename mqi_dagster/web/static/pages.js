@@ -93,7 +93,7 @@
     const mm = (Number(figure.dataset.first) + Number(range.value) * Number(figure.dataset.step)).toFixed(1);
     figure.querySelector("output").value = mm;
     range.setAttribute("aria-valuetext", `${mm} mm`);
-    const asked = new URLSearchParams({ plane: figure.dataset.plane, at: range.value, window: form.elements.window.value, dose: form.elements.dose.value });
+    const asked = new URLSearchParams({ plane: figure.dataset.plane, at: range.value, }); for (const one of form.querySelectorAll("select")) asked.set(one.name, one.value);
     const address = `${form.action}?${asked}`;
     if (figure.dataset.busy) { figure.dataset.next = address; return; }
     const show = (wanted) => {

@@ -95,7 +95,7 @@ def test_what_an_address_does_not_understand_it_leaves_out(vera: Browser, query:
 def test_what_somebody_searches_for_does_nothing_in_the_page(vera: Browser) -> None:
     page = vera.get("/?q=%22%3E%3Cscript%3Ealert(1)%3C/script%3E&machine=%3Cb%3E")
     assert "<script>alert" not in page and "<b>" not in page
-    assert "None of the 2 cases and courses fits these filters." in page
+    assert "None of the 2 cases, courses and image sets fits these filters." in page
 
 
 def test_control_characters_and_html_in_a_row_are_shown_and_do_nothing(vera: Browser, seeded: Seeded) -> None:
@@ -182,7 +182,7 @@ def test_a_patient_is_found_by_id_or_name_and_no_address_has_them(
     assert re.fullmatch(r"/\?keys=([A-Z0-9]+\.fx0001)?", address)
     page = anna.get(address)
     if found is None:
-        assert "No case or course of this patient was found." in page
+        assert "No case, course or image set of this patient was found." in page
     else:
         assert len(keys_in(page)) == 1 and found in page
     newest = pages.app.state.site.ledger.audit.newest(20, subject="patient search")

@@ -131,7 +131,7 @@ def _part(request: Request, visitor: Visitor, view: View) -> str:
 def _column_names() -> list[tuple[Column, str]]:
     return [
         (Column.TURN, _("Status")),
-        (Column.CASE, _("Case or course")),
+        (Column.CASE, _("Case, course or image set")),
         (Column.STAGE, _("Stage")),
         (Column.PROGRESS, _("Progress")),
         (Column.MACHINE, _("Machine")),

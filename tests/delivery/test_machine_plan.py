@@ -71,7 +71,7 @@ def test_damage_is_refused(
 def test_a_part_of_a_record_is_refused(tmp_path: Path, machines: Machines) -> None:
     path = _file(tmp_path, THREE_SPOTS)
     path.write_bytes(path.read_bytes()[:-3])
-    with pytest.raises(DeliveryError, match="truncated"):
+    with pytest.raises(DeliveryError, match="cut short"):
         read_machine_plan(path, machines.named("G2").preset)
 
 

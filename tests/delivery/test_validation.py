@@ -426,7 +426,7 @@ FAULTS: dict[str, tuple[Callable[[Path], object], str, int | None, str]] = {
         lambda f: record(f, 4).write_bytes(record(f, 4).read_bytes()[:-5]),
         "record",
         4,
-        "truncated",
+        "cut short",
     ),
     "record empty": (lambda f: record(f, 4).write_bytes(b""), "record", 4, "the record is empty"),
     "record of another layer": (
@@ -496,7 +496,7 @@ FAULTS: dict[str, tuple[Callable[[Path], object], str, int | None, str]] = {
         lambda f: machine_plan(f, 4).write_bytes(machine_plan(f, 4).read_bytes()[:-3]),
         "machine plan",
         4,
-        "truncated",
+        "cut short",
     ),
     "unlisted record": (
         lambda f: shutil.copyfile(record(f, 4), f / "02_1010009_001_003_010.ptn"),

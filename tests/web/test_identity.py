@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import OrderedDict
 from datetime import UTC, datetime, timedelta
 
 import pytest
@@ -72,7 +73,7 @@ def test_another_file_in_place_of_the_plan_is_not_believed(
     taken: Chain, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     case, _ = _by_outcome(taken)
-    monkeypatch.setattr(identity, "_known", {})
+    monkeypatch.setattr(identity, "_known", OrderedDict())
     plan = next(path for path in taken.inbox.rglob("*.dcm") if b"4711" in path.read_bytes())
     content = plan.read_bytes()
     plan.write_bytes(content.replace(b"4711", b"4713"))

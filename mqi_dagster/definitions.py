@@ -9,7 +9,7 @@ from mqi_dagster.assets.proton.pipeline import PROTON
 from mqi_dagster.assets.radiotherapy import cohort, dvh, organise, radiomics, report, segmentation, structures
 from mqi_dagster.assets.radiotherapy.pipeline import RADIOTHERAPY
 from mqi_dagster.compute.run_launcher import watched_executor
-from mqi_dagster.lifecycle.health import PROMPT_SECONDS, UNHURRIED_SECONDS
+from mqi_dagster.lifecycle.health import prompt_seconds
 from mqi_dagster.lifecycle.jobs import cohort_job
 from mqi_dagster.lifecycle.pipeline import Pipeline, levels_of
 from mqi_dagster.resources.composed import resources_of
@@ -103,7 +103,7 @@ def build_definitions(
         pipelines: What it works on.
     """
     interval = _interval(site)
-    prompt = min(PROMPT_SECONDS, max(interval, UNHURRIED_SECONDS))
+    prompt = prompt_seconds(interval)
     described = [pipeline for pipeline, _ in pipelines]
     common = dg.Definitions(
         jobs=[job.definition for level in levels_of(described) for job in level.jobs],

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import re
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from enum import StrEnum
 from itertools import combinations
@@ -25,8 +25,8 @@ SAME_REGION_OVERLAP = 0.30
 SAME_DOSE_GY = 0.01
 """Prescriptions that differ by less are the same."""
 
-REPLANS_IN_SUM = "replans_in_sum"
-"""Fact of a sum: its plans that stand in place of another one of it. Their prescriptions do not add up."""
+_REPLANS_IN_SUM = "replans_in_sum"
+"""Fact of a sum: its plans that stand in place of another one of it."""
 
 _BOOST = re.compile(r"\b(boost|bst|cone ?down|phase ?(?:2|3|ii|iii)|ph ?[23])\b")
 _WITHIN = re.compile(r"\b(s?sib|simult\w*|integr\w*|concomitant\w*)\b")
@@ -87,6 +87,10 @@ class DoseDecision(Part):
     not_used: tuple[str, ...] = ()
     """Those that are no part of the total."""
     facts: dict[str, Fact]
+
+    def adds_up(self, plans: Collection[str]) -> bool:
+        """Whether what the plans of one of its doses prescribe adds up: not where one replaces another."""
+        return len(plans) < 2 or _REPLANS_IN_SUM not in self.facts
 
 
 class TargetDose(Part):
@@ -323,7 +327,7 @@ def _plan_sum(candidates: _Candidates) -> _Verdict | None:
         facts["plans_in_sum_not_for_treatment"] = tuple(sorted(not_for_treatment))
     summed = [_PlanDose(uid, candidates.plans.get(uid), ()) for uid in sorted(set(first.plan_uids))]
     if replans := tuple(one.uid for one in summed if _replan_evidence(one, summed)):
-        facts[REPLANS_IN_SUM] = replans
+        facts[_REPLANS_IN_SUM] = replans
     parts = [dose for one in candidates.plan_doses for dose in one.doses]
     covers = len(candidates.sums) == 1 and len(set(first.plan_uids)) > 1 and not uncovered
     if covers and not candidates.unclear and not rejected and not not_for_treatment:

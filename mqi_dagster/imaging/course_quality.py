@@ -8,7 +8,7 @@ from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 import numpy as np
 from pydicom.uid import RTIonPlanStorage
 
-from mqi_dagster.courses.dose_rules import REPLANS_IN_SUM, DoseRule
+from mqi_dagster.courses.dose_rules import DoseRule
 from mqi_dagster.courses.inventory import CourseInventory, FindingCode, Reason
 from mqi_dagster.courses.objects import Plan
 from mqi_dagster.dicom.ct_images import position_name
@@ -433,7 +433,7 @@ def _totals(course: CheckedCourse) -> Iterator[tuple[str, frozenset[str], float,
             if len(plans) == 1 and any(dose.summation_type == "MULTI_PLAN" for _, dose, _ in parts):
                 plans = frozenset()  # what it is the sum of is not said
             names = " + ".join(name for name, _, _ in parts)
-            yield names, plans, max(maxima), sum(maxima), REPLANS_IN_SUM not in decision.facts
+            yield names, plans, max(maxima), sum(maxima), decision.adds_up(plans)
 
 
 def _dose_rule(course: CheckedCourse, tally: Tally) -> None:

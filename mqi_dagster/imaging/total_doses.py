@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from mqi_dagster.courses.dose_rules import REPLANS_IN_SUM, DoseDecision, DoseRule
+from mqi_dagster.courses.dose_rules import DoseDecision, DoseRule
 from mqi_dagster.courses.inventory import CourseInventory
 from mqi_dagster.courses.objects import Dose
 from mqi_dagster.errors import shown
@@ -98,7 +98,7 @@ def _fault(doses: Sequence[Dose]) -> tuple[NotUsedCause, str] | None:
 
 def _total(decision: DoseDecision, doses: tuple[Dose, ...], inventory: CourseInventory) -> TotalDose:
     prescription_gy, source = _prescription(doses, inventory)
-    if prescription_gy is not None and decision.facts.get(REPLANS_IN_SUM) and len(_plans_of(doses)) > 1:
+    if prescription_gy is not None and not decision.adds_up(_plans_of(doses)):
         prescription_gy, source = None, "a plan of the dose stands in place of another one of it"
     return TotalDose(
         rule=decision.rule,

@@ -34,9 +34,9 @@ LATE_SECONDS = 60
 """A sensor that was to be evaluated so long ago stands still."""
 FAILING_SECONDS = 45
 """For so long a single failed tick may be an accident; two in a row are none."""
-UNHURRIED_SECONDS = 10
+_UNHURRIED_SECONDS = 10
 """Between two ticks of sensors that no case waits for, at least."""
-PROMPT_SECONDS = 15
+_PROMPT_SECONDS = 15
 """Between two ticks of those that tell what is away, at most, however seldom a site looks at its inbox."""
 RETENTION_SECONDS = 600
 """Between two ticks of the sensor `retention`."""
@@ -68,8 +68,12 @@ def tick_seconds(name: str, settings: Settings) -> int:
     if name == "retention":
         return RETENTION_SECONDS
     scan = settings.intake.scan_interval_seconds
-    prompt = min(max(scan, UNHURRIED_SECONDS), PROMPT_SECONDS)
-    return prompt if name in ("gpu_monitor", "alarms", "notifications") else scan
+    return prompt_seconds(scan) if name in ("gpu_monitor", "alarms", "notifications") else scan
+
+
+def prompt_seconds(scan: int) -> int:
+    """Between two ticks of the sensors that tell what is away, by how often the inbox is looked at [s]."""
+    return min(max(scan, _UNHURRIED_SECONDS), _PROMPT_SECONDS)
 
 
 def health(

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from contextvars import ContextVar
 from datetime import datetime, tzinfo
-from math import floor, log10
+from math import floor, isfinite, log10
 
 from babel.dates import format_datetime
 
@@ -93,7 +93,7 @@ def duration(seconds: float | None) -> str:
 
 def number(value: float | None, digits: int = 3) -> str:
     """A number with so many significant digits, without a power of ten; a dash where there is none."""
-    if value is None:
+    if value is None or not isfinite(value):
         return "–"
     if value == 0.0:
         return "0"

@@ -107,6 +107,7 @@ def test_moments_durations_and_numbers_are_of_the_language(language: Language, s
         assert [words.number(value) for value in (0.00123, 0.0125, 45.678, 12345.6, 0.0, None)] == [
             "0.00123", "0.0125", "45.7", "12,346", "0", "–"
         ]  # fmt: skip
+        assert words.number(float("nan")) == "–"
         assert words.duration(59.7).startswith("59")
     finally:
         words.LANGUAGE.reset(before)
